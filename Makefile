@@ -1,0 +1,39 @@
+# The commands of this project. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON := .venv/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help setup setup-lab bpf demo test check bench soak guest openapi lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup:  ## install what this machine lacks: system packages, the Python environment, the capture program
+	@scripts/setup
+
+demo: setup  ## the main job: protect a real Debian guest, lose it, bring it up from the vault
+	@$(PYTHON) -m farshore.lab.demo
+
+check: setup  ## lint, types, import contracts
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports
+
+test: setup check  ## every test (as root; under 40 minutes on 2 cores)
+	@$(PYTHON) -m pytest
+
+bench: setup  ## every benchmark, with its peers, side by side
+	@for name in $$(benchmarks/run --list); do benchmarks/run $$name; done
+
+lock:  ## make the hashed requirements anew (no download addresses in them)
+	@.venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --universal \
+	  --python-version 3.11 --group dev --all-extras --no-emit-package farshore \
+	  --custom-compile-command "make lock" -o requirements.txt pyproject.toml
+
+openapi:  ## write docs/api/openapi.json anew
+	@$(PYTHON) -m farshore.configuration_server.openapi docs/api/openapi.json
+
+clean:  ## remove what the build made (the guest image cache stays)
+	@rm -rf .venv dist src/farshore/mobility/capture/capture.bpf.o

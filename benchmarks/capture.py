@@ -1,0 +1,182 @@
+"""capture: what seeing every write costs the machine that writes.
+
+fio writes to a file on ext4 on a loop device, 4 KiB at random and 256 KiB in sequence, 16 in flight, O_DIRECT: bare,
+then with capture in data mode and a reader that views every record and drops it, in turn (A B, B A, …). A round's ratio
+compares two runs that follow each other, so that a machine that is busy with other things spoils it least; medians
+over the rounds. ``value`` is the smaller of the two ratios of IOPS. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks._table import result, show
+from farshore.mobility.capture import Capture
+from farshore.mobility.capture.disks import disk_at
+from farshore.model.errors import TryLater
+from farshore.model.identifiers import DiskNumber
+from farshore.model.states import CaptureMode
+
+MIB = 1 << 20
+DISK_BYTES = 640 * MIB
+FILE_BYTES = 512 * MIB
+WORKLOADS = {"4 KiB random": ("randwrite", "4k"), "256 KiB sequential": ("write", "256k")}
+DISK = DiskNumber(0)
+SCRATCH = Path(__file__).parents[1] / ".cache"
+TARGET = 0.95
+
+
+@dataclass
+class Rounds:
+    """IOPS of each round of one workload, and what the reader saw meanwhile."""
+
+    bare: list[float] = field(default_factory=list)
+    captured: list[float] = field(default_factory=list)
+    reader_seconds: list[float] = field(default_factory=list)
+    overflows: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """Captured ÷ bare, the median of the rounds."""
+        return statistics.median(with_it / without for with_it, without in zip(self.captured, self.bare, strict=True))
+
+
+class Reader:
+    """Drains the ring as the mobility service does, keeps nothing; goes back to data mode if the ring overflowed."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.overflows = 0
+        self.processor_seconds = 0.0
+        self._capture = capture
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="reader")
+        self._thread.start()
+
+    def _work(self) -> None:
+        started = resource.getrusage(resource.RUSAGE_THREAD)
+        while not self._stop.is_set():
+            batch = self._capture.drain(16 * MIB)
+            if batch is not None:
+                batch.records["length"].sum()
+                batch.release()
+                continue
+            if self._capture.mode is CaptureMode.BITMAP:
+                self.overflows += 1
+                with contextlib.suppress(TryLater):
+                    self._capture.begin_data_mode()
+            self._stop.wait(0.005)
+        ended = resource.getrusage(resource.RUSAGE_THREAD)
+        self.processor_seconds = ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
+
+    def stop(self) -> None:
+        """Wait for its end."""
+        self._stop.set()
+        self._thread.join()
+
+
+def main(argv: list[str]) -> int:
+    """Run the benchmark; 0 on success."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within 50 seconds")
+    options = parser.parse_args(argv)
+    rounds, seconds = (5, 1.2) if options.quick else (11, 5.0)
+    deadline = time.monotonic() + (30 if options.quick else 600)
+    found = {name: Rounds() for name in WORKLOADS}
+    with _file_on_loop_ext4() as (device, file):
+        for number in range(rounds):
+            if number and time.monotonic() > deadline:  # a machine busy with other things
+                break
+            for name, (pattern, size) in WORKLOADS.items():
+                one = found[name]
+                if number % 2:
+                    one.captured.append(_with_capture(device, file, pattern, size, seconds, one))
+                one.bare.append(_fio(file, pattern, size, seconds))
+                if not number % 2:
+                    one.captured.append(_with_capture(device, file, pattern, size, seconds, one))
+    rows = [
+        [
+            name,
+            f"{statistics.median(one.bare):,.0f}",
+            f"{statistics.median(one.captured):,.0f}",
+            f"{one.ratio:.3f}",
+            f"{statistics.median(one.reader_seconds) / seconds:.1%}",
+            str(one.overflows),
+        ]
+        for name, one in found.items()
+    ]
+    done = len(next(iter(found.values())).bare)
+    show(
+        f"capture: fio on ext4 on a loop device, {done} rounds of {seconds:g} s each way, medians",
+        ["", "bare IOPS", "captured IOPS", "ratio", "reader, of a core", "overflows"],
+        rows,
+        "The reader views each record's header and gives the space back; shipping is not part of this figure.",
+    )
+    ratios = {name: round(one.ratio, 4) for name, one in found.items()}
+    peers = {f"bare, {name}, IOPS": round(statistics.median(one.bare), 1) for name, one in found.items()}
+    overflows = sum(one.overflows for one in found.values())
+    result("capture", min(ratios.values()), "ratio", TARGET, peers, ratios=ratios, overflows=overflows)
+    return 0
+
+
+def _with_capture(device: Path, file: Path, pattern: str, size: str, seconds: float, into: Rounds) -> float:
+    with Capture({DISK: disk_at(device)}, scratch=file.parent) as capture:
+        capture.begin_data_mode()
+        reader = Reader(capture)
+        try:
+            iops = _fio(file, pattern, size, seconds)
+        finally:
+            reader.stop()
+        into.overflows += reader.overflows
+        into.reader_seconds.append(reader.processor_seconds)
+        return iops
+
+
+def _fio(file: Path, pattern: str, size: str, seconds: float) -> float:
+    """Write IOPS."""
+    command = (
+        f"fio --name=load --filename={file} --rw={pattern} --bs={size} --size={FILE_BYTES} --overwrite=1"
+        f" --ioengine=libaio --iodepth=16 --direct=1 --time_based --runtime={seconds * 1000:.0f}ms"
+        " --output-format=json"
+    )
+    done = subprocess.run(command.split(), capture_output=True, check=True)
+    return float(json.loads(done.stdout)["jobs"][0]["write"]["iops"])
+
+
+@contextlib.contextmanager
+def _file_on_loop_ext4() -> Iterator[tuple[Path, Path]]:
+    """A loop device and a written-out file on its file system."""
+    SCRATCH.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=SCRATCH)))
+        image, mount = folder / "disk.img", folder / "mount"
+        mount.mkdir()
+        _run("fallocate", "-l", str(DISK_BYTES), str(image))
+        device = _run("losetup", "-f", "--show", "--direct-io=on", str(image))
+        stack.callback(_run, "losetup", "-d", device)
+        _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
+        _run("mount", device, str(mount))
+        stack.callback(_run, "umount", str(mount))
+        file = mount / "load"
+        _run("dd", "if=/dev/zero", f"of={file}", "bs=4M", f"count={FILE_BYTES >> 22}", "oflag=direct", "conv=fsync")
+        time.sleep(0.5)
+        yield Path(device), file
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,715 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Sees every write to the protected disks as it is submitted, and keeps it: in data mode with its bytes, in one ring
+ * for all disks; in bitmap mode as dirty bits. docs/decisions/2026-11-22-capture-order.md argues why the ring's order
+ * is right and why each write ends in exactly one of the two places; 2026-11-22-capture-layout.md beside it has the
+ * layouts that user space (src/farshore/mobility/capture/) shares.
+ *
+ * Rules that everything below keeps:
+ *  - A write that cannot be put into the ring whole is put into the bitmap whole, and from that moment on the program
+ *    is in bitmap mode. Only user space leaves bitmap mode.
+ *  - A program run reads the state word once and acts on that value to its end, so that user space, having changed it
+ *    and waited for an RCU grace period, knows that nobody acts on the old one any more.
+ */
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#define BLOCK 4096
+#define SECTOR_SHIFT 9
+#define OP_MASK 0xff
+#define MAX_DISKS 64
+#define MAX_EXCLUSIONS 2048
+#define MAX_FLYING 65536
+#define MAX_MERGED 65536
+#define STATUS_AGAIN 12 /* BLK_STS_AGAIN: a bio that was not to wait; its submitter tries again */
+#define MAX_WORDS_MARKED (1 << 20)
+/* Records of the largest bio the kernel can build (4 GiB - 512) when every record holds one sector. */
+#define MAX_RECORDS (8 << 20)
+
+/* State word: bit 0 data mode, bit 1 bitmap slot in use, bits 8.. generation. */
+#define STATE_DATA 1ULL
+#define STATE_SLOT(state) (((state) >> 1) & 1)
+#define STATE_GENERATION(state) ((u8)((state) >> 8))
+
+enum kind { KIND_WRITE = 1, KIND_ZERO = 2, KIND_DISCARD = 3, KIND_FLUSH = 4 };
+enum flag { FLAG_FUA = 1, FLAG_PREFLUSH = 2 };
+/* 0 and 5 are user space's. */
+enum cause {
+	CAUSE_RING_FULL = 1,
+	CAUSE_READ_FAULT = 2,
+	CAUSE_NO_ADDRESS = 3,
+	CAUSE_UNKNOWN_OP = 4,
+	CAUSE_WRITE_FAILED = 6,
+};
+
+struct record {
+	u64 sector; /* of the whole disk, 512 bytes each */
+	u64 time;   /* CLOCK_MONOTONIC, ns */
+	u32 length; /* bytes */
+	u16 disk;
+	u8 kind;
+	u8 flags;
+	u8 data[BLOCK];
+};
+
+struct control {
+	u64 state;
+	u64 address;	   /* K: address of a page's bytes = (struct page address << 6) + K; 0 while unknown */
+	u64 address_source;	   /* 1 kernel symbols, 2 a buffer head */
+	u64 cause;	   /* why the program went to bitmap mode by itself */
+	u64 since;	   /* when it did; CLOCK_MONOTONIC, ns */
+	u64 slot_words;	   /* u64 words of one bitmap slot; set before attaching */
+	u64 whole[2];	   /* by slot: disks, one bit each, all of whose blocks count as dirty */
+	u64 strangers;	   /* writes completed that were submitted before the program was attached */
+	u64 last_stranger; /* when the last of them completed */
+	u64 untracked;	   /* writes that found no room in `flying` */
+	u64 lost;	   /* entries of `flying` whose completion was not seen */
+};
+
+struct disk {
+	u32 number; /* what records carry */
+	u32 index;  /* 0 .. MAX_DISKS - 1: the place in `counters` and in `whole` */
+	u64 first_word;
+	u64 words;
+	u32 shift; /* log2 of the sectors that one bit stands for */
+	u32 first_exclusion;
+	u32 exclusions;
+	u32 unused;
+};
+
+struct exclusion {
+	u64 start; /* sectors; ends are exclusive; sorted and disjoint within a disk */
+	u64 end;
+};
+
+struct counters {
+	u64 bios;
+	u64 written;	/* bytes of writes and write-zeroes submitted */
+	u64 discarded;	/* bytes of discards submitted */
+	u64 captured;	/* of both, bytes put into the ring */
+	u64 mapped;	/* of both, bytes put into the bitmap */
+	u64 excluded;	/* of both, bytes left out on purpose */
+	u64 flushes;
+	u64 written_done;	/* bytes of `written` that have completed, less those refused */
+	u64 discarded_done;
+	u64 written_refused;	/* bytes that came back undone with an error: the kernel does not count them */
+	u64 discarded_refused;
+	u64 failed;	/* bytes of the writes that ended with an error: in the bitmap too */
+	u64 recorded;	/* bytes of the records in the ring, also of writes that then did not fit; added after them */
+};
+
+struct flight {
+	u64 sector;
+	u64 time;
+	u32 length;
+	u16 index;
+	u8 generation;
+	u8 discard;
+	u64 left; /* bytes that have not come to an end; 0: the entry is dead */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* set by the loader */
+} ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct control);
+} control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2); /* set by the loader: two slots */
+	__type(key, u32);
+	__type(value, u64);
+} bitmap SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_DISKS);
+	__type(key, u64); /* major << 32 | first minor */
+	__type(value, struct disk);
+} disks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_EXCLUSIONS);
+	__type(key, u32);
+	__type(value, struct exclusion);
+} excluded SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MAX_DISKS);
+	__type(key, u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_FLYING);
+	__type(key, u64); /* the bio's address */
+	__type(value, struct flight);
+} flying SEC(".maps");
+
+extern const void page_offset_base __ksym __weak;
+extern const void vmemmap_base __ksym __weak;
+
+#define REQ_OP(name) \
+	(bpf_core_enum_value_exists(enum req_op, name) ? (u32)bpf_core_enum_value(enum req_op, name) : (u32)name)
+#define REQ_FLAG(name) \
+	(1U << (bpf_core_enum_value_exists(enum req_flag_bits, name) ? \
+		bpf_core_enum_value(enum req_flag_bits, name) : name))
+
+static __always_inline struct control *the_control(void)
+{
+	u32 zero = 0;
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+/* Even per-CPU figures: an interrupt may run the same program between a load and its store. */
+#define ADD(where, n) __sync_fetch_and_add(&(where), (n))
+
+static __always_inline u64 disk_key(struct gendisk *gendisk)
+{
+	return (u64)(u32)gendisk->major << 32 | (u32)gendisk->first_minor;
+}
+
+/* ---- bitmap ---- */
+
+struct marking {
+	u64 first_bit;
+	u64 last_bit;
+	u64 first_word; /* of the range, within the disk's area */
+	u64 area;	/* index in `bitmap` of the disk's area in the slot in use */
+};
+
+static long mark_word(u32 i, struct marking *m)
+{
+	u64 word = m->first_word + i;
+	u64 mask = ~0ULL;
+	if (word == m->first_bit >> 6)
+		mask &= ~0ULL << (m->first_bit & 63);
+	if (word == m->last_bit >> 6)
+		mask &= ~0ULL >> (63 - (m->last_bit & 63));
+	u32 key = m->area + word;
+	u64 *bits = bpf_map_lookup_elem(&bitmap, &key);
+	if (bits && (*bits & mask) != mask)
+		__sync_fetch_and_or(bits, mask);
+	return 0;
+}
+
+/* Note that these bytes of the disk are to be copied. */
+static __always_inline void mark(struct control *ctl, struct disk *disk, u64 state, u64 sector, u32 length)
+{
+	struct marking m;
+	u64 slot = STATE_SLOT(state);
+	if (!length)
+		return;
+	m.first_bit = sector >> (disk->shift & 63);
+	m.last_bit = (sector + (((u64)length - 1) >> SECTOR_SHIFT)) >> (disk->shift & 63);
+	m.first_word = m.first_bit >> 6;
+	m.area = slot * ctl->slot_words + disk->first_word;
+	u64 last_word = m.last_bit >> 6;
+	/* A disk that has grown, or a discard of terabytes: nothing finer than "all of it" would be right or quick. */
+	if (last_word >= disk->words || last_word - m.first_word >= MAX_WORDS_MARKED) {
+		__sync_fetch_and_or(&ctl->whole[slot], 1ULL << (disk->index & 63));
+		return;
+	}
+	if (last_word == m.first_word)
+		mark_word(0, &m);
+	else
+		bpf_loop(last_word - m.first_word + 1, mark_word, &m, 0);
+}
+
+static __always_inline void to_bitmap_mode(struct control *ctl, u64 state, u64 cause)
+{
+	/* Only the run that makes the change writes why; and it never undoes a change made by user space meanwhile. */
+	if (__sync_val_compare_and_swap(&ctl->state, state, state & ~STATE_DATA) == state) {
+		ctl->cause = cause;
+		ctl->since = bpf_ktime_get_ns();
+	}
+}
+
+/* ---- ring ---- */
+
+struct copying {
+	u64 vec; /* struct bio_vec * */
+	u64 sector;
+	u64 time;
+	u64 address;
+	u32 left;
+	u32 index;
+	u32 done; /* bytes of vec[index] that are behind us */
+	u32 cause;
+	u16 disk;
+	u8 flags;
+};
+
+static long copy_block(u32 i, struct copying *c)
+{
+	struct {
+		u64 page;
+		u32 len;
+		u32 offset;
+	} segment;
+
+	/* struct bio_vec has had these 16 bytes since 2.6; CO-RE cannot index an array through an unknown pointer. */
+	if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)(c->vec + (u64)c->index * sizeof(segment)))) {
+		c->cause = CAUSE_READ_FAULT;
+		return 1;
+	}
+	u32 n = BLOCK - (((u32)c->sector << SECTOR_SHIFT) & (BLOCK - 1));
+	if (c->done >= segment.len) { /* an empty or finished segment */
+		c->index++;
+		c->done = 0;
+		return 0;
+	}
+	if (n > segment.len - c->done)
+		n = segment.len - c->done;
+	if (n > c->left)
+		n = c->left;
+
+	struct record *record = bpf_ringbuf_reserve(&ring, sizeof(struct record), 0);
+	if (!record) {
+		c->cause = CAUSE_RING_FULL;
+		return 1;
+	}
+	record->sector = c->sector;
+	record->time = c->time;
+	record->length = n;
+	record->disk = c->disk;
+	record->kind = KIND_WRITE;
+	record->flags = c->flags;
+	void *from = (void *)((segment.page << 6) + c->address + segment.offset + c->done);
+	long error;
+	if (n == BLOCK) {
+		error = bpf_probe_read_kernel(record->data, BLOCK, from);
+	} else {
+		u64 part = n;
+		asm volatile("%0 &= 4095" : "+r"(part)); /* a bound that the verifier can see */
+		error = bpf_probe_read_kernel(record->data, part, from);
+	}
+	if (error) {
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		c->cause = CAUSE_READ_FAULT;
+		return 1;
+	}
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+
+	c->sector += n >> SECTOR_SHIFT;
+	c->left -= n;
+	c->done += n;
+	if (c->done >= segment.len) {
+		c->index++;
+		c->done = 0;
+	}
+	return c->left ? 0 : 1;
+}
+
+/* One record without data: a range or a flush marker. 0 or the cause of failure. */
+static __always_inline u32 put_plain(u64 sector, u32 length, u16 disk, u8 kind, u8 flags)
+{
+	struct record *record = bpf_ringbuf_reserve(&ring, sizeof(struct record), 0);
+	if (!record)
+		return CAUSE_RING_FULL;
+	record->sector = sector;
+	record->time = bpf_ktime_get_ns();
+	record->length = length;
+	record->disk = disk;
+	record->kind = kind;
+	record->flags = flags;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static __always_inline u32 put_data(struct bio *bio, struct control *ctl, u16 disk, u8 flags, u32 *recorded)
+{
+	struct copying c = {
+		.vec = (u64)BPF_CORE_READ(bio, bi_io_vec),
+		.sector = bio->bi_iter.bi_sector,
+		.time = bpf_ktime_get_ns(),
+		.address = ctl->address,
+		.left = bio->bi_iter.bi_size,
+		.index = bio->bi_iter.bi_idx,
+		.done = bio->bi_iter.bi_bvec_done,
+		.disk = disk,
+		.flags = flags,
+	};
+	if (!c.address)
+		return CAUSE_NO_ADDRESS;
+	u32 size = c.left;
+	bpf_loop(MAX_RECORDS, copy_block, &c, 0);
+	*recorded = size - c.left;
+	if (c.cause)
+		return c.cause;
+	return c.left ? CAUSE_READ_FAULT : 0;
+}
+
+/* Not a zone operation or one that is newer than this program. */
+static __always_inline int is_known(u32 op)
+{
+	return op == REQ_OP(REQ_OP_WRITE) || op == REQ_OP(REQ_OP_WRITE_ZEROES) || op == REQ_OP(REQ_OP_DISCARD) ||
+	       op == REQ_OP(REQ_OP_SECURE_ERASE);
+}
+
+/* The whole write into the ring. 0 or the cause of failure; then some of it may be there all the same. */
+static __always_inline u32 put(struct bio *bio, struct control *ctl, u32 op, u64 sector, u32 length, u16 disk, u8 flags,
+			       u32 *recorded)
+{
+	u32 failure;
+	if (op == REQ_OP(REQ_OP_WRITE))
+		return put_data(bio, ctl, disk, flags, recorded);
+	if (op == REQ_OP(REQ_OP_WRITE_ZEROES))
+		failure = put_plain(sector, length, disk, KIND_ZERO, flags);
+	else if (is_known(op))
+		failure = put_plain(sector, length, disk, KIND_DISCARD, flags);
+	else
+		failure = CAUSE_UNKNOWN_OP;
+	*recorded = failure ? 0 : length;
+	return failure;
+}
+
+/* ---- page addresses ---- */
+
+/* Where the kernel lists the two bases of its memory map, K follows from them. */
+static __always_inline void learn_from_symbols(struct control *ctl)
+{
+	u64 linear = 0, map = 0;
+	if (bpf_core_type_size(struct page) != 64)
+		return;
+	if (!&page_offset_base || !&vmemmap_base)
+		return;
+	if (bpf_probe_read_kernel(&linear, sizeof(linear), &page_offset_base))
+		return;
+	if (bpf_probe_read_kernel(&map, sizeof(map), &vmemmap_base))
+		return;
+	if (!linear || !map)
+		return;
+	ctl->address_source = 1;
+	ctl->address = linear - (map << 6);
+}
+
+SEC("tp_btf/block_dirty_buffer")
+int BPF_PROG(learn_address, struct buffer_head *buffer)
+{
+	struct control *ctl = the_control();
+	u64 head[2] = {};
+	if (!ctl || ctl->address || bpf_core_type_size(struct page) != 64)
+		return 0;
+	u64 page = (u64)BPF_CORE_READ(buffer, b_page);
+	u64 data = (u64)BPF_CORE_READ(buffer, b_data);
+	/*
+	 * Within a folio of several pages b_data may lie pages behind b_page, and K would come out too large: only a
+	 * page of its own will do, neither head (flag) nor tail (low bit of the second word) of a compound.
+	 */
+	if (bpf_probe_read_kernel(head, sizeof(head), (void *)page))
+		return 0;
+	u64 head_bit = bpf_core_enum_value_exists(enum pageflags, PG_head) ?
+		       bpf_core_enum_value(enum pageflags, PG_head) : PG_head;
+	if (head[0] >> (head_bit & 63) & 1 || head[1] & 1)
+		return 0;
+	if (page < 1ULL << 63 || data < 1ULL << 63)
+		return 0;
+	ctl->address_source = 2;
+	ctl->address = (data & ~(u64)(BLOCK - 1)) - (page << 6);
+	return 0;
+}
+
+/* ---- writes in flight ---- */
+
+static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u64 sector, u32 length, u8 generation,
+				     u8 discard)
+{
+	struct flight flight = {
+		.sector = sector,
+		.time = bpf_ktime_get_ns(),
+		.length = length,
+		.index = index,
+		.generation = generation,
+		.discard = discard,
+		.left = length,
+	};
+	if (!length)
+		return;
+	struct flight *old = bpf_map_lookup_elem(&flying, &bio);
+	if (old) {
+		/* The kernel reuses the address, so that bio is gone: its completion passed us by. */
+		if (old->left)
+			ADD(ctl->lost, 1);
+		*old = flight;
+	} else if (bpf_map_update_elem(&flying, &bio, &flight, BPF_NOEXIST)) {
+		ADD(ctl->untracked, 1);
+	}
+}
+
+/* ---- exclusions ---- */
+
+/* Is all of the range within one excluded extent? What lies across an edge is captured. */
+static __always_inline int is_excluded(struct disk *disk, u64 sector, u32 length)
+{
+	u64 end = sector + (length >> SECTOR_SHIFT);
+	u32 low = disk->first_exclusion, high = low + disk->exclusions;
+	if (low == high)
+		return 0;
+	for (int i = 0; i < 12; i++) { /* 2^11 = MAX_EXCLUSIONS */
+		if (low >= high)
+			break;
+		u32 middle = (low + high) / 2;
+		struct exclusion *x = bpf_map_lookup_elem(&excluded, &middle);
+		if (!x)
+			break;
+		if (end > x->end && sector >= x->end)
+			low = middle + 1;
+		else if (sector < x->start)
+			high = middle;
+		else
+			return end <= x->end;
+	}
+	return 0;
+}
+
+/* ---- submission ---- */
+
+SEC("tp_btf/block_bio_queue")
+int BPF_PROG(on_queue, struct bio *bio)
+{
+	u32 opf = bio->bi_opf;
+	u32 op = opf & OP_MASK;
+	u32 flush_op = REQ_OP(REQ_OP_FLUSH);
+	if (!(op & 1) && op != flush_op)
+		return 0;
+
+	u64 key = disk_key(bio->bi_bdev->bd_disk);
+	struct disk *disk = bpf_map_lookup_elem(&disks, &key);
+	if (!disk)
+		return 0;
+	struct control *ctl = the_control();
+	u32 number = disk->number;
+	u32 index = disk->index;
+	struct counters *count = bpf_map_lookup_elem(&counters, &index);
+	if (!ctl || !count)
+		return 0;
+
+	u64 state = *(volatile u64 *)&ctl->state;
+	u64 sector = bio->bi_iter.bi_sector;
+	u32 length = bio->bi_iter.bi_size;
+	u8 flags = 0;
+	u32 failure = 0;
+	if (opf & REQ_FLAG(__REQ_FUA))
+		flags |= FLAG_FUA;
+	if (opf & REQ_FLAG(__REQ_PREFLUSH) || op == flush_op)
+		flags |= FLAG_PREFLUSH;
+	if (!ctl->address)
+		learn_from_symbols(ctl);
+
+	ADD(count->bios, 1);
+	if (flags & FLAG_PREFLUSH) {
+		ADD(count->flushes, 1);
+		/* The marker goes before the write that carries the flag: that write is not part of what is flushed. */
+		if (state & STATE_DATA)
+			failure = put_plain(0, 0, number, KIND_FLUSH, flags);
+	}
+	if (op == flush_op || (op == REQ_OP(REQ_OP_WRITE) && !length)) {
+		if (failure)
+			to_bitmap_mode(ctl, state, failure);
+		return 0;
+	}
+
+	u8 discard = op == REQ_OP(REQ_OP_DISCARD);
+	if (discard)
+		ADD(count->discarded, length);
+	else
+		ADD(count->written, length);
+	take_off(ctl, (u64)bio, index, sector, length, STATE_GENERATION(state), discard);
+
+	if (is_excluded(disk, sector, length)) {
+		ADD(count->excluded, length);
+		if (failure)
+			to_bitmap_mode(ctl, state, failure);
+		return 0;
+	}
+	if (state & STATE_DATA) {
+		u32 recorded = 0;
+		if (!failure)
+			failure = put(bio, ctl, op, sector, length, number, flags, &recorded);
+		ADD(count->recorded, recorded);
+		if (!failure) {
+			ADD(count->captured, length);
+			return 0;
+		}
+	}
+	if (is_known(op))
+		mark(ctl, disk, state, sector, length);
+	else /* where it writes is not known */
+		__sync_fetch_and_or(&ctl->whole[STATE_SLOT(state)], 1ULL << (index & 63));
+	ADD(count->mapped, length);
+	if (failure)
+		to_bitmap_mode(ctl, state, failure);
+	return 0;
+}
+
+/* ---- completion ---- */
+
+/*
+ * What a request brings home ends here, by block_rq_complete; bios that never became a request (refused ones, those of
+ * drivers without requests) end by block_bio_complete, which the kernel holds back for the others. Both count bytes
+ * off the flight of the bio that was queued: the block layer may have split it into fragments and merged those with
+ * others.
+ */
+
+/* Was the bio split off another by the block layer? Such a fragment was never queued itself; bi_private is the other. */
+static __always_inline u64 whole_bio(struct bio *bio)
+{
+	struct gendisk *gendisk = BPF_CORE_READ(bio, bi_bdev, bd_disk);
+	u64 split;
+	if (bpf_core_field_exists(gendisk->bio_split))
+		split = (u64)gendisk + bpf_core_field_offset(struct gendisk, bio_split);
+	else
+		split = (u64)BPF_CORE_READ(gendisk, queue) + bpf_core_field_offset(struct request_queue, bio_split);
+	return (u64)BPF_CORE_READ(bio, bi_pool) == split ? (u64)BPF_CORE_READ(bio, bi_private) : 0;
+}
+
+static __always_inline u64 disk_key_of(struct bio *bio)
+{
+	struct gendisk *gendisk = BPF_CORE_READ(bio, bi_bdev, bd_disk);
+	return (u64)(u32)BPF_CORE_READ(gendisk, major) << 32 | (u32)BPF_CORE_READ(gendisk, first_minor);
+}
+
+static __always_inline struct flight *find_flight(struct bio *bio, u64 *key)
+{
+	*key = (u64)bio;
+	struct flight *flight = bpf_map_lookup_elem(&flying, key);
+	if (flight)
+		return flight;
+	*key = whole_bio(bio);
+	return *key ? bpf_map_lookup_elem(&flying, key) : NULL;
+}
+
+/*
+ * `bytes` of a flight have come to an end; `refused` of them never reached the disk. With an error the disk's content
+ * there is not known, while the ring may say it was written: bitmap mode makes user space look. A write that is only
+ * to be tried again is no reason for that, as it comes again; the bits remain in case it does not.
+ */
+static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, struct flight *flight, u64 bytes,
+				 u64 refused, u32 error)
+{
+	u32 index = flight->index;
+	struct counters *count = bpf_map_lookup_elem(&counters, &index);
+	if (error) {
+		u64 id = disk_key_of(bio);
+		struct disk *disk = bpf_map_lookup_elem(&disks, &id);
+		u64 state = *(volatile u64 *)&ctl->state;
+		if (disk)
+			mark(ctl, disk, state, flight->sector, flight->length);
+		else /* another path to the disk (NVMe multipath) */
+			__sync_fetch_and_or(&ctl->whole[STATE_SLOT(state)], 1ULL << (index & 63));
+		if (count)
+			ADD(count->failed, bytes);
+		if (error != STATUS_AGAIN && state & STATE_DATA)
+			to_bitmap_mode(ctl, state, CAUSE_WRITE_FAILED);
+	}
+	if (count) {
+		if (flight->discard) {
+			ADD(count->discarded_done, bytes - refused);
+			ADD(count->discarded_refused, refused);
+		} else {
+			ADD(count->written_done, bytes - refused);
+			ADD(count->written_refused, refused);
+		}
+	}
+	if (__sync_fetch_and_sub(&flight->left, bytes) == bytes)
+		bpf_map_delete_elem(&flying, &key); /* should this fail, left = 0 says that the entry is dead */
+}
+
+static __always_inline void note_stranger(struct control *ctl, struct bio *bio)
+{
+	u64 id = disk_key_of(bio);
+	if (!bpf_map_lookup_elem(&disks, &id))
+		return;
+	ADD(ctl->strangers, 1);
+	ctl->last_stranger = bpf_ktime_get_ns();
+}
+
+struct landing {
+	u64 bio;
+	u32 left;
+	u32 error;
+};
+
+static long land_next(u32 i, struct landing *l)
+{
+	struct bio *bio = (struct bio *)l->bio;
+	struct control *ctl = the_control();
+	u64 key;
+	if (!bio || !ctl)
+		return 1;
+	u64 bytes = BPF_CORE_READ(bio, bi_iter.bi_size);
+	if (bytes > l->left)
+		bytes = l->left;
+	struct flight *flight = find_flight(bio, &key);
+	if (!flight)
+		note_stranger(ctl, bio);
+	else if (flight->left) {
+		if (bytes > flight->left)
+			bytes = flight->left;
+		land(ctl, bio, key, flight, bytes, 0, l->error);
+	}
+	l->left -= bytes;
+	l->bio = (u64)BPF_CORE_READ(bio, bi_next);
+	return l->left ? 0 : 1;
+}
+
+SEC("tp_btf/block_rq_complete")
+int BPF_PROG(on_request_done, struct request *request, int error, unsigned int bytes)
+{
+	if (!(request->cmd_flags & 1) || !bytes)
+		return 0;
+	struct bio *first = request->bio;
+	if (!first)
+		return 0;
+	/* Most requests of a machine may be for disks that we do not watch: be quick about them. */
+	u64 id = disk_key(first->bi_bdev->bd_disk);
+	if (!bpf_map_lookup_elem(&disks, &id)) {
+		u64 key = (u64)BPF_CORE_READ(request, bio);
+		if (!bpf_map_lookup_elem(&flying, &key)) /* found: another path to a disk of ours */
+			return 0;
+	}
+	struct landing l = { .bio = (u64)BPF_CORE_READ(request, bio), .left = bytes, .error = error };
+	if (!land_next(0, &l)) /* more than one bio */
+		bpf_loop(MAX_MERGED, land_next, &l, 0);
+	return 0;
+}
+
+SEC("tp_btf/block_bio_complete")
+int BPF_PROG(on_bio_done, struct request_queue *queue, struct bio *bio)
+{
+	u64 key;
+	struct control *ctl = the_control();
+	if (!(bio->bi_opf & 1) || !ctl)
+		return 0;
+	struct flight *flight = find_flight(bio, &key);
+	if (!flight) {
+		note_stranger(ctl, bio);
+		return 0;
+	}
+	u64 left = flight->left;
+	u64 size = bio->bi_iter.bi_size;
+	if (size > left)
+		size = left;
+	/* A fragment answers for its own bytes; the bio itself, coming last, for all that is left. */
+	u64 bytes = key == (u64)ctx[1] ? left : size;
+	u32 error = bio->bi_status;
+	if (bytes)
+		land(ctl, bio, key, flight, bytes, error ? size : 0, error);
+	return 0;
+}
+
+char _license[] SEC("license") = "GPL";

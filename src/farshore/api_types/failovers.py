@@ -1,0 +1,45 @@
+"""Failover and test failover."""
+
+from __future__ import annotations
+
+import enum
+from typing import Dict
+
+from farshore.api_types.body import Body
+from farshore.api_types.points import PointChoice
+
+
+class FailoverKind(enum.Enum):
+    """A test runs beside production on an isolated network and is cleaned up."""
+
+    TEST = "test"
+    FAILOVER = "failover"
+
+
+class FailoverRequest(Body):
+    """``POST /v1/machines/{machine}/failovers``; answered with a Job. ``forward`` maps host ports to guest ports."""
+
+    kind: FailoverKind
+    point: PointChoice = PointChoice(latest=True)
+    site: str = "qemu"
+    forward: Dict[int, int] = {}
+
+
+class Failover(Body):
+    """One recovered machine at a recovery site."""
+
+    id: str
+    machine: str
+    kind: FailoverKind
+    point_epoch: int
+    point_sequence: int
+    point_time: int
+    site: str
+    state: str
+    forward: Dict[int, int] = {}
+    address: str = ""
+    requested: int
+    running: int = 0
+    message: str = ""
+    """What went wrong, where ``state`` is failed."""
+    job: str = ""

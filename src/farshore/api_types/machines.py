@@ -1,0 +1,300 @@
+"""Enrolment, heartbeats and views of protected machines."""
+
+from __future__ import annotations
+
+import enum
+from typing import Dict, List, Optional
+
+from pydantic import Field
+
+from farshore.api_types.body import Body
+from farshore.model.machine import Firmware
+from farshore.model.states import CaptureMode, MachineState
+
+
+class Disk(Body):
+    """farshore.model.machine.DiskDescription."""
+
+    number: int
+    name: str
+    size: int
+    logical_block_size: int = 512
+    serial: str = ""
+    boot: bool = False
+    excluded: bool = False
+
+
+class Nic(Body):
+    """farshore.model.machine.NicDescription."""
+
+    name: str
+    mac: str
+    addresses: List[str] = []
+
+
+class Description(Body):
+    """farshore.model.machine.MachineDescription."""
+
+    hostname: str
+    firmware: Firmware
+    processors: int
+    memory: int
+    operating_system: str
+    kernel: str
+    architecture: str
+    hardware_id: str = ""
+    disks: List[Disk] = []
+    nics: List[Nic] = []
+
+
+class EnrolmentRequest(Body):
+    """``POST /v1/enrolments``: a one-time token buys a certificate. ``request`` is a PEM PKCS#10 request."""
+
+    token: str
+    request: str
+    description: Description
+
+
+class Enrolment(Body):
+    """The certificate names the machine in its URI SAN ``farshore://machine/<id>``. PEM texts."""
+
+    machine: str
+    certificate: str
+    authority: str
+
+
+class Authority(Body):
+    """``GET /v1/authority``, open to all: the PEM certificate whose SHA-256 fingerprint came with the token."""
+
+    certificate: str
+
+
+class EpochKind(enum.Enum):
+    """Why an epoch begins."""
+
+    INITIAL = "initial"
+    RESYNC = "resync"
+    HEAL = "heal"
+    """From the dirty bitmap: only the blocks that were missed are copied."""
+
+
+class EpochRequest(Body):
+    """``POST /v1/machines/self/epochs``. ``run`` is a random id of this run of the agent; a new run fences the old."""
+
+    run: str
+    kind: EpochKind
+    description: Description
+    parent_epoch: int = 0
+    parent_sequence: int = 0
+    """For HEAL: the epoch that the bitmap continues, and its last acknowledged sequence. The server grants a HEAL only
+    on top of a consistent epoch of the same machine; else it answers RESYNC or INITIAL."""
+
+
+class EpochGrant(Body):
+    """Leave to send one epoch. ``hash_key`` is the vault's chunk hash key, 32 bytes in hex."""
+
+    epoch: int
+    kind: EpochKind
+    """The server may answer INITIAL to a RESYNC where the vault holds no complete epoch, or RESYNC to a HEAL."""
+    parent_epoch: int = 0
+    """0: none."""
+    parent_sequence: int = 0
+    process_server: str
+    """Base URL, https://host:port."""
+    hash_key: str
+
+
+class CommandKind(enum.Enum):
+    """What the configuration server may ask of an agent."""
+
+    POINT = "point"
+    RESYNC = "resync"
+
+
+class Command(Body):
+    """One thing to do; the agent reports its id in ``done`` once it is in the stream."""
+
+    id: str
+    kind: CommandKind
+    point_kind: str = "crash-consistent"
+    name: str = ""
+
+
+class CommandResult(Body):
+    """The outcome of one command; ``error`` is empty on success."""
+
+    id: str
+    error: str = ""
+    epoch: int = 0
+    sequence: int = 0
+    time: int = 0
+
+
+class DiskAccount(Body):
+    """Bytes since capture began: the probe's, the capture's, and the kernel's own count."""
+
+    disk: int
+    seen: int
+    captured: int
+    bitmap: int
+    excluded: int
+    kernel: int
+    verdict: str
+
+
+class Progress(Body):
+    """A copy under way. Bytes; ``remaining_seconds`` is an estimate, 0 when unknown."""
+
+    total: int = 0
+    done: int = 0
+    sent: int = 0
+    remaining_seconds: float = 0
+
+
+class Heartbeat(Body):
+    """``POST /v1/machines/self/heartbeat``: what the agent sees. Times are ns since 1970 UTC."""
+
+    run: str
+    version: str
+    epoch: int = 0
+    kind: Optional[EpochKind] = None
+    consistent: bool = False
+    mode: Optional[CaptureMode] = None
+    mode_cause: str = ""
+    mode_since: int = 0
+    captured_sequence: int = 0
+    acknowledged_sequence: int = 0
+    acknowledged_time: int = 0
+    """Time of the newest acknowledged record."""
+    spilled_bytes: int = 0
+    accounts: List[DiskAccount] = []
+    progress: Optional[Progress] = None
+    warnings: List[str] = []
+    results: List[CommandResult] = []
+
+
+class Desired(Body):
+    """The answer to a heartbeat: what should be. ``protect`` False with ``standby`` True: another site runs this
+    machine now, so capture nothing and send nothing."""
+
+    protect: bool
+    standby: bool = False
+    process_server: str = ""
+    crash_consistent_every: int = 5
+    app_consistent_every: int = 0
+    exclude_disks: List[int] = []
+    bandwidth_limit: int = 0
+    """Bytes a second, 0: none."""
+    cpu_share: float = 0.40
+    """Share of the machine's processors that a copy may take while its other programs want them too."""
+    memory_limit: int = 256 << 20
+    commands: List[Command] = []
+    heartbeat_every: float = 2.0
+
+
+class Machine(Body):
+    """A protected machine as users see it."""
+
+    id: str
+    name: str
+    state: MachineState
+    policy: str
+    description: Description
+    epoch: int = 0
+    mode: Optional[CaptureMode] = None
+    mode_cause: str = ""
+    mode_since: int = 0
+    last_seen: int = 0
+    rpo_seconds: Optional[float] = None
+    """Age of the newest durable point; None while there is none."""
+    lag: Dict[str, float] = {}
+    """Seconds by stage: capture, spill, network, spool, seal, store."""
+    progress: Optional[Progress] = None
+    accounts: List[DiskAccount] = []
+    warnings: List[str] = []
+
+
+class TokenRequest(Body):
+    """``POST /v1/enrolment-tokens``."""
+
+    name: str = ""
+    valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
+    policy: str = "default"
+    protect: bool = True
+    """Protect the machine as soon as it has enrolled."""
+    machine: str = ""
+    """Enrol this machine (id or name) once more: it keeps its id and points, its old certificates open nothing then."""
+
+
+class Token(Body):
+    """A one-time enrolment token, shown once. ``authority_fingerprint`` pins the CA at first contact."""
+
+    token: str
+    authority_fingerprint: str
+    expires: int
+    server_url: str = ""
+    """Where machines reach the configuration server."""
+
+
+class TokenView(Body):
+    """A token as it is listed: never its secret. ``used`` is 0 until a machine, ``machine``, enrolled with it."""
+
+    id: str
+    name: str
+    created: int
+    expires: int
+    used: int = 0
+    machine: str = ""
+
+
+class RenewalRequest(Body):
+    """``POST /v1/machines/self/certificate`` and ``/v1/process-servers/self/certificate``: a PEM PKCS#10 request,
+    answered with an Enrolment. The old certificate stays good until it expires."""
+
+    request: str
+
+
+class MachineAddition(Body):
+    """``POST /v1/machines``: install the mobility service over SSH, enrol, protect. Answered with a Job.
+
+    ``private_key`` (OpenSSH or PEM) is sealed at rest and forgotten when the job ends. ``host_key_fingerprint``
+    (``SHA256:…``) pins the host's key; empty trusts the key of first contact, and keeps to it afterwards."""
+
+    host: str
+    port: int = Field(default=22, ge=1, le=65535)
+    user: str = "root"
+    private_key: str
+    host_key_fingerprint: str = ""
+    name: str = ""
+    policy: str = "default"
+    protect: bool = True
+    server_url: str = ""
+    """Where the machine reaches this server; empty: the first advertised address."""
+    disks: List[str] = []
+    """Device paths to protect; empty: every whole disk."""
+
+
+class ProtectionRequest(Body):
+    """``PUT /v1/machines/{machine}/protection``. None leaves a value as it is."""
+
+    policy: Optional[str] = None
+    exclude_disks: Optional[List[int]] = None
+    bandwidth_limit: Optional[int] = Field(default=None, ge=0)
+    """Bytes a second, 0: none."""
+
+
+class CheckSeverity(enum.Enum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(Body):
+    """One line of ``GET /v1/machines/{machine}/check``: what was looked at, how it stands, what to do about it."""
+
+    subject: str
+    severity: CheckSeverity
+    message: str
+    remedy: str = ""

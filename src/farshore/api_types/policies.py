@@ -1,0 +1,36 @@
+"""Replication policies, as users read and write them."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from pydantic import Field
+
+from farshore.api_types.body import Body
+
+DAY = 86400
+
+
+class Policy(Body):
+    """farshore.model.policy.ReplicationPolicy; durations in seconds. ``POST /v1/policies`` creates one."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    rpo_threshold: int = Field(default=900, ge=1)
+    crash_consistent_every: int = Field(default=5, ge=1)
+    app_consistent_every: int = Field(default=0, ge=0)
+    hot_window: int = Field(default=DAY, ge=0, le=30 * DAY)
+    keep_hourly: int = Field(default=48, ge=0)
+    keep_daily: int = Field(default=14, ge=0)
+    keep_weekly: int = Field(default=0, ge=0)
+
+
+class PolicyChange(Body):
+    """``PATCH /v1/policies/{name}``: only what is given changes."""
+
+    rpo_threshold: Optional[int] = Field(default=None, ge=1)
+    crash_consistent_every: Optional[int] = Field(default=None, ge=1)
+    app_consistent_every: Optional[int] = Field(default=None, ge=0)
+    hot_window: Optional[int] = Field(default=None, ge=0, le=30 * DAY)
+    keep_hourly: Optional[int] = Field(default=None, ge=0)
+    keep_daily: Optional[int] = Field(default=None, ge=0)
+    keep_weekly: Optional[int] = Field(default=None, ge=0)

@@ -1,0 +1,42 @@
+"""JSON answers of the process server's data plane; the bodies sent to it are binary (docs/formats)."""
+
+from __future__ import annotations
+
+from typing import List
+
+from farshore.api_types.body import Body
+
+
+class Protocol(Body):
+    """``GET /v1/protocol``: the batch versions understood, newest first."""
+
+    batch_versions: List[int]
+    maximum_batch_bytes: int
+
+
+class StreamStatus(Body):
+    """``GET /v1/streams/{machine}/{epoch}``: where to go on. Sequences are the next expected ones."""
+
+    machine: str
+    epoch: int
+    next_journal: int
+    next_base: int
+    base_complete: bool
+    base_chunks: int = 0
+    """Chunks of this epoch's copy that the server has been told of (compared or sent). Fewer than the agent has
+    told: the server has restarted, so the agent compares from the start again."""
+
+
+class Acknowledgement(Body):
+    """``POST /v1/streams/{machine}/{epoch}/batches``: everything below these is durable in the spool."""
+
+    next_journal: int
+    next_base: int
+
+
+class BaseCompletion(Body):
+    """``POST /v1/streams/{machine}/{epoch}/base``: the copy is complete; the state is consistent from this journal
+    sequence on. Answered (with StreamStatus) once chunks, base map and epoch are durable in the vault."""
+
+    consistent_from: int
+    time: int

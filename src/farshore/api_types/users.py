@@ -1,0 +1,48 @@
+"""People and programs that may call the API."""
+
+from __future__ import annotations
+
+import enum
+
+from pydantic import Field
+
+from farshore.api_types.body import Body
+
+
+class Role(enum.Enum):
+    """What a user may do; each may do all that the next one may."""
+
+    CONTRIBUTOR = "contributor"
+    """Everything, users and policies included."""
+    OPERATOR = "operator"
+    """Protect, cut points, fail over."""
+    READER = "reader"
+    """Look."""
+
+
+class UserRequest(Body):
+    """``POST /v1/users``. With a PEM PKCS#10 ``request`` the private key stays with the user; without one the server
+    makes a key and answers it, once."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    role: Role = Role.READER
+    request: str = ""
+
+
+class User(Body):
+    """A user. ``expires`` is when the newest certificate does."""
+
+    name: str
+    role: Role
+    created: int
+    expires: int = 0
+
+
+class UserCredential(Body):
+    """The answer to a UserRequest: PEM texts. ``key`` is empty where the request came with one of its own."""
+
+    name: str
+    role: Role
+    certificate: str
+    key: str
+    authority: str

@@ -1,0 +1,62 @@
+"""Queries over epochs: who may continue a machine's stream.
+
+Fencing is one write transaction: it closes the open epoch and, for a grant, adds the next. An agent or process server
+that still holds the old number is refused from then on.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import EpochRow
+from farshore.model.errors import NotFound
+from farshore.model.identifiers import Epoch, MachineId
+
+
+def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
+    """One epoch. Raises NotFound."""
+    row = tx.get(EpochRow, (machine, epoch))
+    if row is None:
+        raise NotFound(f"Machine {machine} has no epoch {epoch}.", remedy="Ask for a new epoch.")
+    return row
+
+
+def newest(tx: Transaction, machine: str) -> EpochRow | None:
+    """The newest epoch, open or closed."""
+    ordered = select(EpochRow).where(EpochRow.machine == machine).order_by(EpochRow.epoch.desc())
+    return tx.scalar(ordered.limit(1))
+
+
+def newest_consistent(tx: Transaction, machine: str) -> EpochRow | None:
+    """The newest epoch with usable points: what a resync can build on."""
+    usable = select(EpochRow).where(EpochRow.machine == machine, EpochRow.consistent)
+    return tx.scalar(usable.order_by(EpochRow.epoch.desc()).limit(1))
+
+
+def close_open(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
+    """Fence: whoever holds an epoch of this machine may send nothing more."""
+    still_open = update(EpochRow).where(EpochRow.machine == machine, EpochRow.closed == 0)
+    tx.execute(still_open.values(closed=now, close_reason=reason))
+    tx.expire_all()
+
+
+def add(tx: Transaction, row: EpochRow) -> None:
+    """A grant."""
+    tx.add(row)
+    tx.flush()
+
+
+def history(tx: Transaction, machine: str) -> list[EpochRow]:
+    """All epochs of a machine, oldest first."""
+    return list(tx.scalars(select(EpochRow).where(EpochRow.machine == machine).order_by(EpochRow.epoch)))
+
+
+def is_drained(row: EpochRow, since: int) -> bool:
+    """Whether all that was received of an epoch is in the vault, by a report made after ``since``."""
+    return row.reported > since and row.stored >= row.received
+
+
+def drained(tx: Transaction, machine: MachineId, epoch: Epoch, since: int) -> bool:
+    """``is_drained`` of one epoch. Raises NotFound."""
+    return is_drained(get(tx, machine, epoch), since)

@@ -1,0 +1,78 @@
+"""Queries over events (what happened, who asked for it) and alerts (what is wrong now)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from farshore.api_types.events import Severity
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import AlertRow, EventRow
+
+
+def record(
+    tx: Transaction,
+    *,
+    time: int,
+    kind: str,
+    actor: str,
+    subject: str,
+    message: str,
+    severity: Severity = Severity.INFORMATION,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Write one line of the log, in the transaction of the change that it tells of."""
+    tx.add(
+        EventRow(
+            time=time,
+            kind=kind,
+            severity=severity.value,
+            actor=actor,
+            subject=subject,
+            message=message,
+            detail=detail or {},
+        )
+    )
+
+
+def listed(
+    tx: Transaction,
+    *,
+    after: int = 0,
+    subject: str | None = None,
+    kind: str | None = None,
+    actor: str | None = None,
+    limit: int = 100,
+) -> list[EventRow]:
+    """Events newest first; ``after`` is the id of the last one seen, ``kind`` and ``actor`` may be prefixes."""
+    wanted = select(EventRow).where(EventRow.id > after).order_by(EventRow.id.desc()).limit(limit)
+    if subject is not None:
+        wanted = wanted.where(EventRow.subject == subject)
+    if kind is not None:
+        wanted = wanted.where(EventRow.kind.startswith(kind, autoescape=True))
+    if actor is not None:
+        wanted = wanted.where(EventRow.actor.startswith(actor, autoescape=True))
+    return list(tx.scalars(wanted))
+
+
+def open_alert(tx: Transaction, kind: str, subject: str) -> AlertRow | None:
+    """The alert of this kind about this subject that has not been cleared."""
+    wanted = select(AlertRow).where(AlertRow.kind == kind, AlertRow.subject == subject, AlertRow.cleared == 0)
+    return tx.scalar(wanted.limit(1))
+
+
+def open_alerts(tx: Transaction) -> list[AlertRow]:
+    """All alerts that have not been cleared, oldest first."""
+    return list(tx.scalars(select(AlertRow).where(AlertRow.cleared == 0).order_by(AlertRow.id)))
+
+
+def alerts(tx: Transaction, limit: int = 100) -> list[AlertRow]:
+    """Alerts newest first, cleared ones too."""
+    return list(tx.scalars(select(AlertRow).order_by(AlertRow.id.desc()).limit(limit)))
+
+
+def raise_alert(tx: Transaction, row: AlertRow) -> None:
+    """A condition has come up."""
+    tx.add(row)
+    tx.flush()

@@ -1,0 +1,86 @@
+"""Queries over machines and what their agents are asked to do."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, update
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import CommandRow, MachineRow
+from farshore.model.errors import NotFound, WrongState
+from farshore.model.identifiers import MachineId
+from farshore.model.states import MachineState, check_transition
+
+
+def every(tx: Transaction) -> list[MachineRow]:
+    """All machines, by name."""
+    return list(tx.scalars(select(MachineRow).order_by(MachineRow.name)))
+
+
+def get(tx: Transaction, machine: str) -> MachineRow:
+    """A machine by its id, else by its name. Raises NotFound."""
+    row = tx.get(MachineRow, machine) or tx.scalar(select(MachineRow).where(MachineRow.name == machine))
+    if row is None:
+        raise NotFound(f"There is no machine {machine!r}.", remedy="See `farshore machine list`.")
+    return row
+
+
+def add(tx: Transaction, row: MachineRow) -> None:
+    """A machine that has just enrolled; its name is made unique by a number."""
+    wanted, number = row.name, 2
+    while tx.scalar(select(func.count()).select_from(MachineRow).where(MachineRow.name == row.name)):
+        row.name, number = f"{wanted}-{number}", number + 1
+    tx.add(row)
+    tx.flush()
+
+
+def with_hardware(tx: Transaction, hardware_id: str) -> list[MachineRow]:
+    """Machines that run, or ran, on the hardware with this DMI UUID."""
+    return list(tx.scalars(select(MachineRow).where(MachineRow.hardware_id == hardware_id))) if hardware_id else []
+
+
+def set_state(row: MachineRow, state: MachineState) -> None:
+    """Move a machine on. Raises WrongState where the table of transitions does not allow it."""
+    check_transition(MachineState(row.state), state)
+    row.state = state.value
+
+
+def delete(tx: Transaction, row: MachineRow) -> None:
+    """Forget a machine; its data in the vault stays until retention ends it. Raises WrongState while protected."""
+    if row.state not in (MachineState.ENROLLED.value, MachineState.UNPROTECTED.value):
+        raise WrongState(
+            f"{row.name} is {row.state}.", remedy=f"End its protection first: farshore machine unprotect {row.name}."
+        )
+    tx.delete(row)
+
+
+def count_by_server(tx: Transaction) -> dict[str, int]:
+    """How many machines send to each process server."""
+    counted = select(MachineRow.process_server, func.count()).group_by(MachineRow.process_server)
+    return {str(server): number for server, number in tx.execute(counted) if server is not None}
+
+
+def ask(tx: Transaction, command: CommandRow) -> None:
+    """Have the agent do something; a command with the same id is asked for once."""
+    if tx.get(CommandRow, command.id) is None:
+        tx.add(command)
+        tx.flush()
+
+
+def open_commands(tx: Transaction, machine: str) -> list[CommandRow]:
+    """What the agent has not answered yet, oldest first."""
+    waiting = select(CommandRow).where(CommandRow.machine == machine, CommandRow.done == 0)
+    return list(tx.scalars(waiting.order_by(CommandRow.created, CommandRow.id)))
+
+
+def command(tx: Transaction, command_id: str) -> CommandRow:
+    """One command. Raises NotFound."""
+    row = tx.get(CommandRow, command_id)
+    if row is None:
+        raise NotFound(f"There is no command {command_id}.", remedy="Ask for it again.")
+    return row
+
+
+def abandon_commands(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
+    """Nobody will answer what was asked: the machine is gone or fenced."""
+    waiting = update(CommandRow).where(CommandRow.machine == machine, CommandRow.done == 0)
+    tx.execute(waiting.values(done=now, error=reason))

@@ -1,0 +1,1 @@
+"""Schema changes, oldest first; each file is one step up and the same step down."""

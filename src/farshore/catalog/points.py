@@ -1,0 +1,87 @@
+"""Queries over the index of recovery points. The vault holds the points; this makes them quick to list."""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import delete, func, select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import PointRow
+from farshore.model.errors import NotFound
+from farshore.model.point import PointKind
+
+
+def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
+    """The id of a point that was given none: the same for the same position, however often it is reported."""
+    return str(uuid.uuid5(uuid.UUID(machine), f"{epoch}:{sequence}:{kind}"))
+
+
+def record(tx: Transaction, row: PointRow) -> bool:
+    """Index one point; False where it was known already."""
+    known = select(PointRow.id).where(
+        PointRow.machine == row.machine,
+        PointRow.epoch == row.epoch,
+        PointRow.sequence == row.sequence,
+        PointRow.kind == row.kind,
+        PointRow.name == row.name,
+    )
+    if tx.get(PointRow, row.id) is not None or tx.scalar(known) is not None:
+        return False
+    tx.add(row)
+    tx.flush()
+    return True
+
+
+def listed(
+    tx: Transaction,
+    machine: str,
+    *,
+    limit: int = 100,
+    before: int | None = None,
+    after: int | None = None,
+    kind: PointKind | None = None,
+    name: str | None = None,
+) -> list[PointRow]:
+    """Points newest first; ``after`` ≤ time < ``before``, in ns."""
+    wanted = select(PointRow).where(PointRow.machine == machine)
+    if before is not None:
+        wanted = wanted.where(PointRow.time < before)
+    if after is not None:
+        wanted = wanted.where(PointRow.time >= after)
+    if kind is not None:
+        wanted = wanted.where(PointRow.kind == kind.value)
+    if name is not None:
+        wanted = wanted.where(PointRow.name == name)
+    newest_first = wanted.order_by(PointRow.time.desc(), PointRow.epoch.desc(), PointRow.sequence.desc())
+    return list(tx.scalars(newest_first.limit(limit)))
+
+
+def get(tx: Transaction, machine: str, point: str) -> PointRow:
+    """One point of a machine by its id. Raises NotFound."""
+    row = tx.get(PointRow, point)
+    if row is None or row.machine != machine:
+        raise NotFound(f"There is no point {point!r} of this machine.", remedy="See `farshore point list`.")
+    return row
+
+
+def newest_crash_consistent(tx: Transaction, machine: str) -> int:
+    """Time of the newest indexed crash-consistent point, 0 for none."""
+    times = select(func.max(PointRow.time)).where(
+        PointRow.machine == machine, PointRow.kind == PointKind.CRASH_CONSISTENT.value
+    )
+    return tx.scalar(times) or 0
+
+
+def counts(tx: Transaction) -> dict[str, int]:
+    """How many points of each machine are indexed."""
+    counted = select(PointRow.machine, func.count()).group_by(PointRow.machine)
+    return dict(tx.execute(counted).all())
+
+
+def replace_before(tx: Transaction, machine: str, before: int, rows: list[PointRow]) -> None:
+    """Have exactly these points of a machine from before a time (ns) listed; later ones stay as they are."""
+    tx.execute(delete(PointRow).where(PointRow.machine == machine, PointRow.time < before))
+    tx.expire_all()
+    for row in rows:
+        record(tx, row)

@@ -1,0 +1,40 @@
+"""Queries over sealed secrets and remembered SSH host keys."""
+
+from __future__ import annotations
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import HostKeyRow, SecretRow
+from farshore.model.errors import NotFound
+
+
+def keep(tx: Transaction, row: SecretRow) -> None:
+    """Keep a sealed secret for a job."""
+    tx.add(row)
+
+
+def get(tx: Transaction, secret: str) -> bytes:
+    """A sealed secret. Raises NotFound."""
+    row = tx.get(SecretRow, secret)
+    if row is None:
+        raise NotFound("The secret of this job is gone.", remedy="Start the job again.")
+    return row.sealed
+
+
+def drop(tx: Transaction, secret: str) -> None:
+    """Forget a secret; it may be gone already."""
+    row = tx.get(SecretRow, secret)
+    if row is not None:
+        tx.delete(row)
+
+
+def host_key(tx: Transaction, host: str) -> str:
+    """The fingerprint that ``host`` showed at first contact, empty for none."""
+    row = tx.get(HostKeyRow, host)
+    return "" if row is None else row.fingerprint
+
+
+def remember_host_key(tx: Transaction, host: str, fingerprint: str, now: int) -> None:
+    """Keep to a host's key from now on."""
+    row = tx.get(HostKeyRow, host) or HostKeyRow(host=host)
+    row.fingerprint, row.seen = fingerprint, now
+    tx.add(row)

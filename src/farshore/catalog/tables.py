@@ -1,0 +1,252 @@
+"""The tables, as typed SQLAlchemy models.
+
+Rows are what queries answer inside a transaction; REST bodies are made of them in the configuration server. Times are
+nanoseconds since 1970 UTC, 0 for "not yet". States and kinds are stored by their public text. A change here needs a
+migration in ``migrations/versions``; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, MetaData, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+RowNumber = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only in a column that is an INTEGER and nothing else."""
+JsonObject = dict[str, Any]
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations can name them as well."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {int: BigInteger, JsonObject: JSON, list[Any]: JSON}  # noqa: RUF012 - SQLAlchemy's interface
+
+
+class PolicyRow(Base):
+    """A replication policy; durations in seconds."""
+
+    __tablename__ = "policies"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    rpo_threshold: Mapped[int]
+    crash_consistent_every: Mapped[int]
+    app_consistent_every: Mapped[int]
+    hot_window: Mapped[int]
+    keep_hourly: Mapped[int]
+    keep_daily: Mapped[int]
+    keep_weekly: Mapped[int]
+
+
+class ProcessServerRow(Base):
+    """A process server and what it reported last."""
+
+    __tablename__ = "process_servers"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    url: Mapped[str]
+    version: Mapped[str] = mapped_column(default="")
+    registered: Mapped[int] = mapped_column(default=0)
+    last_seen: Mapped[int] = mapped_column(default=0)
+    spool_bytes: Mapped[int] = mapped_column(default=0)
+    spool_limit: Mapped[int] = mapped_column(default=0)
+    store_trouble: Mapped[str] = mapped_column(default="")
+
+
+class MachineRow(Base):
+    """A machine, where it stands, what is wanted of it and what its agent said last."""
+
+    __tablename__ = "machines"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[str] = mapped_column(String(32))
+    enrolled: Mapped[int]
+    policy: Mapped[str] = mapped_column(ForeignKey("policies.name"))
+    description: Mapped[JsonObject]
+    hardware_id: Mapped[str] = mapped_column(default="", index=True)
+    # Desired
+    protect: Mapped[bool] = mapped_column(default=False)
+    exclude_disks: Mapped[list[Any]] = mapped_column(default=list)
+    bandwidth_limit: Mapped[int] = mapped_column(default=0)
+    process_server: Mapped[str | None] = mapped_column(ForeignKey("process_servers.id"))
+    # Who may send: the newest epoch, and the run of the agent that it was granted to.
+    epoch: Mapped[int] = mapped_column(default=0)
+    run: Mapped[str] = mapped_column(default="")
+    # Observed
+    heartbeat: Mapped[JsonObject] = mapped_column(default=dict)
+    last_seen: Mapped[int] = mapped_column(default=0)
+    newest_point_time: Mapped[int] = mapped_column(default=0)
+    last_app_consistent: Mapped[int] = mapped_column(default=0)
+    lag: Mapped[JsonObject] = mapped_column(default=dict)
+
+
+class EpochRow(Base):
+    """One grant. ``closed`` is 0 while its holder may send; ``parent_epoch`` 0 means that it stands alone."""
+
+    __tablename__ = "epochs"
+    machine: Mapped[str] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    run: Mapped[str]
+    process_server: Mapped[str]
+    parent_epoch: Mapped[int] = mapped_column(default=0)
+    parent_sequence: Mapped[int] = mapped_column(default=0)
+    description: Mapped[JsonObject]
+    granted: Mapped[int]
+    closed: Mapped[int] = mapped_column(default=0)
+    close_reason: Mapped[str] = mapped_column(default="")
+    consistent: Mapped[bool] = mapped_column(default=False)
+    consistent_from: Mapped[int] = mapped_column(default=0)
+    consistent_time: Mapped[int] = mapped_column(default=0)
+    # As the process server reported: the newest sequence received, and stored in the vault.
+    received: Mapped[int] = mapped_column(default=0)
+    stored: Mapped[int] = mapped_column(default=0)
+    stored_time: Mapped[int] = mapped_column(default=0)
+    reported: Mapped[int] = mapped_column(default=0)
+
+
+class PointRow(Base):
+    """A recovery point, durable in the vault."""
+
+    __tablename__ = "points"
+    __table_args__ = (
+        UniqueConstraint("machine", "epoch", "sequence", "kind", "name"),
+        Index("ix_points_machine_time", "machine", "time"),
+    )
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    machine: Mapped[str] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"))
+    epoch: Mapped[int]
+    sequence: Mapped[int]
+    time: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(default="")
+
+
+class CommandRow(Base):
+    """Something that an agent is asked to do; handed out with each heartbeat until its result comes."""
+
+    __tablename__ = "commands"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    machine: Mapped[str] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    point_kind: Mapped[str] = mapped_column(String(32), default="")
+    name: Mapped[str] = mapped_column(default="")
+    created: Mapped[int]
+    done: Mapped[int] = mapped_column(default=0)
+    error: Mapped[str] = mapped_column(default="")
+    epoch: Mapped[int] = mapped_column(default=0)
+    sequence: Mapped[int] = mapped_column(default=0)
+    time: Mapped[int] = mapped_column(default=0)
+
+
+class FailoverRow(Base):
+    """A recovered machine at a recovery site, tests included."""
+
+    __tablename__ = "failovers"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    machine: Mapped[str] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(32))
+    site: Mapped[str] = mapped_column(String(32))
+    request: Mapped[JsonObject]
+    point_epoch: Mapped[int] = mapped_column(default=0)
+    point_sequence: Mapped[int] = mapped_column(default=0)
+    point_time: Mapped[int] = mapped_column(default=0)
+    forward: Mapped[JsonObject] = mapped_column(default=dict)
+    address: Mapped[str] = mapped_column(default="")
+    requested: Mapped[int]
+    running: Mapped[int] = mapped_column(default=0)
+    ended: Mapped[int] = mapped_column(default=0)
+    job: Mapped[str] = mapped_column(default="")
+    message: Mapped[str] = mapped_column(default="")
+
+
+class TokenRow(Base):
+    """A one-time enrolment token, by the SHA-256 of its secret."""
+
+    __tablename__ = "enrolment_tokens"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(default="")
+    created: Mapped[int]
+    created_by: Mapped[str]
+    expires: Mapped[int]
+    policy: Mapped[str] = mapped_column(String(64))
+    protect: Mapped[bool]
+    used: Mapped[int] = mapped_column(default=0)
+    machine: Mapped[str] = mapped_column(default="")
+
+
+class UserRow(Base):
+    """Somebody who may call the API."""
+
+    __tablename__ = "users"
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created: Mapped[int]
+
+
+class CertificateRow(Base):
+    """A certificate that was issued. One that is not here, or is revoked, opens nothing."""
+
+    __tablename__ = "certificates"
+    __table_args__ = (Index("ix_certificates_kind_subject", "kind", "subject"),)
+    serial: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str]
+    issued: Mapped[int]
+    expires: Mapped[int]
+    revoked: Mapped[int] = mapped_column(default=0)
+
+
+class EventRow(Base):
+    """What happened, and who asked for it."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    time: Mapped[int] = mapped_column(index=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    severity: Mapped[str] = mapped_column(String(16))
+    actor: Mapped[str]
+    subject: Mapped[str] = mapped_column(index=True)
+    message: Mapped[str]
+    detail: Mapped[JsonObject] = mapped_column(default=dict)
+
+
+class AlertRow(Base):
+    """A condition that needs somebody; open while ``cleared`` is 0."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (Index("ix_alerts_kind_subject_cleared", "kind", "subject", "cleared"),)
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    kind: Mapped[str] = mapped_column(String(64))
+    severity: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str]
+    message: Mapped[str]
+    remedy: Mapped[str]
+    raised: Mapped[int]
+    cleared: Mapped[int] = mapped_column(default=0)
+
+
+class SecretRow(Base):
+    """Something that a job needs and that must not be read from the database: sealed, and dropped with its job."""
+
+    __tablename__ = "secrets"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created: Mapped[int]
+
+
+class HostKeyRow(Base):
+    """The SSH host key that a host showed at first contact."""
+
+    __tablename__ = "host_keys"
+    host: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    seen: Mapped[int]

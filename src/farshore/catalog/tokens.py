@@ -1,0 +1,55 @@
+"""Queries over one-time enrolment tokens. Only a token's digest is kept."""
+
+from __future__ import annotations
+
+import hashlib
+
+from sqlalchemy import select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import TokenRow
+from farshore.model.errors import NotFound, Unauthenticated
+
+
+def digest(token: str) -> str:
+    """What is stored of a token: it has 256 random bits, so a plain hash does."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def add(tx: Transaction, row: TokenRow) -> None:
+    """A new token."""
+    tx.add(row)
+
+
+def every(tx: Transaction) -> list[TokenRow]:
+    """All tokens, newest first."""
+    return list(tx.scalars(select(TokenRow).order_by(TokenRow.created.desc())))
+
+
+def spend(tx: Transaction, token: str, now: int) -> TokenRow:
+    """Use a token up. Raises Unauthenticated for one that is unknown, expired or used already."""
+    row = tx.scalar(select(TokenRow).where(TokenRow.digest == digest(token)))
+    remedy = "Make a new one: farshore token create."
+    if row is None:
+        raise Unauthenticated("This enrolment token is not known here.", remedy=remedy)
+    if row.used:
+        raise Unauthenticated("This enrolment token was used already.", remedy=remedy)
+    if row.expires <= now:
+        raise Unauthenticated("This enrolment token has expired.", remedy=remedy)
+    row.used = now
+    tx.flush()
+    return row
+
+
+def revoke(tx: Transaction, token_id: str) -> None:
+    """Drop a token. Raises NotFound."""
+    row = tx.get(TokenRow, token_id)
+    if row is None:
+        raise NotFound(f"There is no token {token_id}.", remedy="See `farshore token list`.")
+    tx.delete(row)
+
+
+def machine_of(tx: Transaction, token_id: str) -> str:
+    """The machine that enrolled with a token, empty for none."""
+    row = tx.get(TokenRow, token_id)
+    return row.machine if row is not None and row.used else ""

@@ -1,0 +1,73 @@
+"""Queries over users and over the certificates of everybody."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, update
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import CertificateRow, UserRow
+from farshore.model.errors import NotFound, WrongState
+
+
+def every(tx: Transaction) -> list[UserRow]:
+    """All users, by name."""
+    return list(tx.scalars(select(UserRow).order_by(UserRow.name)))
+
+
+def find(tx: Transaction, name: str) -> UserRow | None:
+    """A user, if there is one of that name."""
+    return tx.get(UserRow, name)
+
+
+def get(tx: Transaction, name: str) -> UserRow:
+    """A user. Raises NotFound."""
+    row = tx.get(UserRow, name)
+    if row is None:
+        raise NotFound(f"There is no user {name!r}.", remedy="See `farshore user list`.")
+    return row
+
+
+def add(tx: Transaction, row: UserRow) -> None:
+    """A new user. Raises WrongState where the name is taken."""
+    if tx.get(UserRow, row.name) is not None:
+        raise WrongState(f"There is a user {row.name!r} already.", remedy="Choose another name, or delete that one.")
+    tx.add(row)
+    tx.flush()
+
+
+def count_with_role(tx: Transaction, role: str) -> int:
+    """How many users have a role."""
+    return tx.scalar(select(func.count()).select_from(UserRow).where(UserRow.role == role)) or 0
+
+
+def delete(tx: Transaction, row: UserRow) -> None:
+    """Forget a user; revoke the certificates as well."""
+    tx.delete(row)
+
+
+def record_certificate(tx: Transaction, row: CertificateRow) -> None:
+    """Note a certificate that was issued."""
+    tx.add(row)
+    tx.flush()
+
+
+def certificate(tx: Transaction, serial: str) -> CertificateRow | None:
+    """An issued certificate by its serial number (lower-case hex)."""
+    return tx.get(CertificateRow, serial)
+
+
+def newest_expiry(tx: Transaction, kind: str, subject: str) -> int:
+    """When the last good certificate of somebody expires, 0 for none."""
+    good = select(func.max(CertificateRow.expires)).where(
+        CertificateRow.kind == kind, CertificateRow.subject == subject, CertificateRow.revoked == 0
+    )
+    return tx.scalar(good) or 0
+
+
+def revoke_certificates(tx: Transaction, kind: str, subject: str, now: int) -> None:
+    """Every certificate of somebody opens nothing from now on."""
+    good = update(CertificateRow).where(
+        CertificateRow.kind == kind, CertificateRow.subject == subject, CertificateRow.revoked == 0
+    )
+    tx.execute(good.values(revoked=now))
+    tx.expire_all()

@@ -1,0 +1,76 @@
+"""``farshore job``: long operations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.jobs import Job
+from farshore.cli.connection import AsJson, management
+from farshore.cli.following import finish
+from farshore.cli.output import ago, duration, moment, out, print_fields, print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, help="Long operations: list, show, watch, cancel.")
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
+
+
+@app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20, as_json: AsJson = False
+) -> None:
+    """List jobs, the newest first."""
+    jobs = management().jobs(limit)
+    if as_json:
+        print_json(jobs)
+        return
+    rows = [[job.id, job.kind, job.subject, job.state.value, ago(job.created), job.error] for job in jobs]
+    print_table(("Job", "Kind", "Subject", "State", "Started", "Error"), rows, "There are no jobs.")
+
+
+@app.command()
+def show(job: JobId, as_json: AsJson = False) -> None:
+    """Show a job with its steps."""
+    found = management().job(job)
+    if as_json:
+        print_json(found)
+        return
+    print_job(found)
+
+
+@app.command()
+def watch(job: JobId, as_json: AsJson = False) -> None:
+    """Follow a job until it ends; exit status 1 if it failed."""
+    api = management()
+    finish(api, api.job(job), as_json=as_json)
+
+
+@app.command()
+def cancel(job: JobId, as_json: AsJson = False) -> None:
+    """Stop a job before its next step. What it has done stays: `farshore failover cleanup` removes a failover."""
+    cancelled = management().transport.post(f"/v1/jobs/{job}/cancel", None, Job)
+    print_json(cancelled) if as_json else out.print(f"Job {job} is {cancelled.state.value}.")
+
+
+def print_job(job: Job) -> None:
+    """A job and its steps."""
+    print_fields(
+        [
+            ("Job", job.id),
+            ("Kind", job.kind),
+            ("Subject", job.subject),
+            ("State", f"{job.state.value} ({job.fraction:.0%})"),
+            ("Started", moment(job.created)),
+            ("Ended", moment(job.ended) if job.ended else ""),
+            ("Error", job.error),
+            ("Remedy", job.remedy),
+            *((name, str(value)) for name, value in job.result.items()),
+        ]
+    )
+    rows = []
+    for step in job.steps:
+        took = duration((step.ended - step.started) / 1e9) if step.ended and step.started else ""
+        rows.append([step.name, step.state.value, took, step.detail])
+    if rows:
+        out.print()
+        print_table(("Step", "State", "Took", "Detail"), rows, "")

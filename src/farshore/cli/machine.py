@@ -1,0 +1,241 @@
+"""``farshore machine``: protected machines."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from farshore.api_types.jobs import Job
+from farshore.api_types.machines import CheckSeverity, Finding, Machine, MachineAddition, ProtectionRequest
+from farshore.cli.connection import AsJson, MachineName, NoWait, management
+from farshore.cli.following import finish
+from farshore.cli.output import ago, duration, moment, out, print_done, print_fields, print_json, print_table, size
+from farshore.client.management import Management
+from farshore.model.errors import NotFound
+from farshore.model.states import MachineState
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+app = typer.Typer(no_args_is_help=True, help="Protected machines: add, show, protect, watch.")
+
+
+@app.command()
+def add(
+    host: Annotated[str, typer.Argument(help="Name or address that this server reaches by SSH.", show_default=False)],
+    ssh_key: Annotated[Path, typer.Option(help="Private key for SSH, without a passphrase.", show_default=False)],
+    user: Annotated[str, typer.Option(help="root, or a user with sudo without a password.")] = "root",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")] = 22,
+    name: Annotated[str, typer.Option(help="What to call the machine; empty: its host name.")] = "",
+    policy: Annotated[str, typer.Option(help="Replication policy.")] = "default",
+    protect: Annotated[bool, typer.Option(help="Protect it as soon as it has enrolled.")] = True,
+    host_key: Annotated[str, typer.Option(help="Pin the host's key: SHA256:… Empty: trust the first contact.")] = "",
+    server_url: Annotated[str, typer.Option(help="Where the machine reaches this server; empty: as advertised.")] = "",
+    disk: Annotated[list[str] | None, typer.Option(help="Protect only this disk (/dev/vda); repeat it.")] = None,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Install the mobility service on a machine over SSH, enrol and protect it.
+
+    The key is used by the server for this job only; it is sealed while the job runs and forgotten afterwards.
+
+    Example: `farshore machine add 192.0.2.10 --user admin --ssh-key ~/.ssh/id_ed25519 --policy gold`
+    """
+    try:
+        key = ssh_key.read_text()
+    except OSError as error:
+        raise NotFound(f"{ssh_key} cannot be read ({error.strerror}).", remedy="Give a private key file.") from error
+    request = MachineAddition(
+        host=host,
+        port=port,
+        user=user,
+        private_key=key,
+        host_key_fingerprint=host_key,
+        name=name,
+        policy=policy,
+        protect=protect,
+        server_url=server_url,
+        disks=disk or [],
+    )
+    api = management()
+    job = finish(api, api.transport.post("/v1/machines", request, Job), as_json=as_json, no_wait=no_wait)
+    if not as_json and not no_wait and "name" in job.result:
+        out.print(f"{job.result['name']} reports. Follow its first copy: farshore machine watch {job.result['name']}")
+
+
+@app.command("list")
+def list_machines(as_json: AsJson = False) -> None:
+    """List machines with their state and the age of their newest point."""
+    machines = management().machines()
+    if as_json:
+        print_json(machines)
+        return
+    if machines:
+        out.print(_table(machines))
+    else:
+        out.print("There are no machines yet. Add one: farshore machine add HOST --ssh-key FILE")
+
+
+@app.command()
+def show(machine: MachineName, as_json: AsJson = False) -> None:
+    """Show a machine: state, capture mode, lag by stage, disks and what the accounts say."""
+    found = management().machine(machine)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+@app.command()
+def check(machine: MachineName, as_json: AsJson = False) -> None:
+    """List what stands in the way of protecting a machine well; exit status 1 where something must be done."""
+    findings = management().transport.get_list(f"/v1/machines/{machine}/check", Finding)
+    if as_json:
+        print_json(findings)
+    else:
+        rows = [[found.severity.value, found.subject, found.message, found.remedy] for found in findings]
+        print_table(("Severity", "What", "Finding", "Remedy"), rows, "Nothing was looked at.")
+    if any(found.severity is CheckSeverity.ERROR for found in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def protect(
+    machine: MachineName,
+    policy: Annotated[str | None, typer.Option(help="Follow this policy from now on.")] = None,
+    exclude_disk: Annotated[list[int] | None, typer.Option(help="Leave this disk out; repeat it.")] = None,
+    include_disk: Annotated[list[int] | None, typer.Option(help="Take this disk in again; repeat it.")] = None,
+    bandwidth_limit: Annotated[int | None, typer.Option(min=0, help="MiB a second; 0: none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Protect a machine, or change how it is protected.
+
+    Example: `farshore machine protect db1 --policy gold --exclude-disk 2`
+    """
+    api = management()
+    excluded = None
+    if exclude_disk or include_disk:
+        now = {disk.number for disk in api.machine(machine).description.disks if disk.excluded}
+        excluded = sorted((now | set(exclude_disk or [])) - set(include_disk or []))
+    limit = None if bandwidth_limit is None else bandwidth_limit << 20
+    request = ProtectionRequest(policy=policy, exclude_disks=excluded, bandwidth_limit=limit)
+    found = api.transport.put(f"/v1/machines/{machine}/protection", request, Machine)
+    print_json(found) if as_json else out.print(f"{found.name} is to be protected (policy {found.policy}).")
+
+
+@app.command()
+def unprotect(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """End a machine's protection. Its points stay until retention ends them."""
+    if not yes:
+        typer.confirm(f"End the protection of {machine}?", abort=True)
+    management().transport.delete(f"/v1/machines/{machine}/protection")
+    print_done(f"{machine} is no longer protected.", as_json, unprotected=machine)
+
+
+@app.command()
+def resync(machine: MachineName, as_json: AsJson = False) -> None:
+    """Compare a machine with its copy and send what differs. Its points stay usable meanwhile."""
+    management().transport.post(f"/v1/machines/{machine}/resync", None, Machine)
+    done = f"{machine} will resync. Follow it: farshore machine watch {machine}"
+    print_done(done, as_json, resync=machine)
+
+
+@app.command()
+def delete(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Forget a machine that is not protected. What the vault holds of it stays until retention ends it."""
+    if not yes:
+        typer.confirm(f"Forget {machine}?", abort=True)
+    management().transport.delete(f"/v1/machines/{machine}")
+    print_done(f"{machine} is forgotten.", as_json, deleted=machine)
+
+
+@app.command()
+def watch(
+    machine: Annotated[str | None, typer.Argument(help="Only this one.", show_default=False)] = None,
+    until_protected: Annotated[bool, typer.Option("--until-protected", help="End once it is protected.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Watch machines: state, progress of copies, RPO, lag. End with Ctrl-C.
+
+    Where nobody looks, or with --json, each look is printed below the last: with --json, one line of JSON for each.
+    """
+    api = management()
+    with Live(console=out, auto_refresh=False) if out.is_terminal and not as_json else nullcontext() as live:
+        while True:
+            machines = _some(api, machine)
+            if live is not None:
+                live.update(_table(machines), refresh=True)
+            elif as_json:
+                typer.echo(json.dumps([one.model_dump(mode="json") for one in machines]))
+            else:
+                out.print(_table(machines))
+            if until_protected and machines and all(one.state is MachineState.PROTECTED for one in machines):
+                return
+            time.sleep(every)
+
+
+def _some(api: Management, machine: str | None) -> list[Machine]:
+    return api.machines() if machine is None else [api.machine(machine)]
+
+
+def _table(machines: list[Machine]) -> Table:
+    columns = ("Machine", "State", "Mode", "Copy", "RPO", "Lag", "Policy", "Seen")
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for machine in machines:
+        rpo = "-" if machine.rpo_seconds is None else duration(machine.rpo_seconds)
+        mode = machine.mode.value if machine.mode else "-"
+        lag = duration(sum(machine.lag.values())) if machine.lag else "-"
+        table.add_row(
+            machine.name, machine.state.value, mode, _copy(machine), rpo, lag, machine.policy, ago(machine.last_seen)
+        )
+    return table
+
+
+def _copy(machine: Machine) -> str:
+    progress = machine.progress
+    if progress is None or not progress.total or progress.done >= progress.total:
+        return "-"
+    left = f", {duration(progress.remaining_seconds)} left" if progress.remaining_seconds else ""
+    return f"{progress.done / progress.total:.0%} of {size(progress.total)}{left}"
+
+
+def _print(machine: Machine) -> None:
+    description = machine.description
+    mode = ""
+    if machine.mode:
+        since = f" since {moment(machine.mode_since)}" if machine.mode_since else ""
+        mode = f"{machine.mode.value}{since}{f': {machine.mode_cause}' if machine.mode_cause else ''}"
+    print_fields(
+        [
+            ("Machine", machine.name),
+            ("Id", machine.id),
+            ("State", machine.state.value),
+            ("Policy", machine.policy),
+            ("Newest point", "none yet" if machine.rpo_seconds is None else f"{duration(machine.rpo_seconds)} old"),
+            ("Capture", mode),
+            ("Copy", "" if _copy(machine) == "-" else _copy(machine)),
+            ("Lag", ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in machine.lag.items())),
+            ("Epoch", str(machine.epoch) if machine.epoch else ""),
+            ("Last seen", ago(machine.last_seen)),
+            ("System", f"{description.operating_system}, Linux {description.kernel}, {description.architecture}"),
+            ("Hardware", f"{description.processors} CPU, {size(description.memory)}, {description.firmware.value}"),
+            ("Networks", ", ".join(f"{nic.name} {' '.join(nic.addresses)}" for nic in description.nics)),
+            *(("Warning", warning) for warning in machine.warnings),
+        ]
+    )
+    accounts = {account.disk: account for account in machine.accounts}
+    rows = []
+    for disk in description.disks:
+        account = accounts.get(disk.number)
+        counted = [size(account.seen), size(account.captured), account.verdict] if account else ["-", "-", "-"]
+        use = "excluded" if disk.excluded else "boot" if disk.boot else ""
+        rows.append([str(disk.number), disk.name, size(disk.size), use, *counted])
+    out.print()
+    print_table(("Disk", "Name", "Size", "", "Written", "Captured", "Accounts"), rows, "It has told of no disks.")

@@ -1,0 +1,116 @@
+"""``farshore``: puts the command groups together and says what went wrong in words."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from farshore import __version__
+from farshore.cli import event, failover, job, machine, point, policy, token, up, user
+from farshore.cli.output import err
+from farshore.model.errors import FarshoreError
+
+EXAMPLES = """Protect running machines, and bring them up elsewhere when they are lost.
+
+A first session, on the machine that is to be the server:
+
+    farshore up --detach --advertise dr.example.com
+
+    farshore machine add web1.example.com --user root --ssh-key ~/.ssh/id_ed25519
+
+    farshore point list web1
+
+    farshore failover test web1 --forward 2222:22
+
+    farshore failover run web1
+
+Exit status: 0 done; 1 a job failed or an internal error; 2 refused; 3 damaged data; 75 try later; 77 not allowed.
+"""
+
+LOADED_WHEN_USED = {"vault": "farshore.cli.vault"}
+"""Groups that need the storage engine, which takes longer to load than most commands take to run."""
+
+
+class Groups(TyperGroup):
+    """The registry of command groups, those among them that are loaded when they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, in the order of the help."""
+        return [*super().list_commands(ctx), *LOADED_WHEN_USED]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command or group of that name."""
+        module = LOADED_WHEN_USED.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        group = typer.main.get_command(importlib.import_module(module).app)
+        group.name = cmd_name
+        return group
+
+
+commands = typer.Typer(
+    name="farshore",
+    cls=Groups,
+    help=EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+commands.command()(up.up)
+commands.command()(up.down)
+commands.command()(up.status)
+commands.add_typer(machine.app, name="machine")
+commands.add_typer(policy.app, name="policy")
+commands.add_typer(point.app, name="point")
+commands.add_typer(failover.app, name="failover")
+commands.add_typer(job.app, name="job")
+commands.add_typer(event.app, name="event")
+commands.add_typer(token.app, name="token")
+commands.add_typer(user.app, name="user")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"farshore {__version__}")
+        raise typer.Exit
+
+
+@commands.callback()
+def options(
+    credentials: Annotated[
+        Path | None,
+        typer.Option(help="Credentials file of a user. Also: FARSHORE_CREDENTIALS.", show_default=False),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Server to use instead of the one in the credentials. Also: FARSHORE_URL.")
+    ] = None,
+    _show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
+    if credentials is not None:
+        os.environ["FARSHORE_CREDENTIALS"] = str(credentials)
+    if url is not None:
+        os.environ["FARSHORE_URL"] = url
+
+
+def app() -> None:
+    """The program. Errors of ours end it with their message, their remedy and their exit status."""
+    try:
+        commands()
+    except FarshoreError as error:
+        err.print(f"[red]Error:[/red] {error.message}")
+        err.print(f"Remedy: {error.remedy}")
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    app()

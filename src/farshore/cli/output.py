@@ -1,0 +1,126 @@
+"""How commands print: tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from farshore.model.errors import Malformed
+
+NANOSECONDS = 1_000_000_000
+
+WIDE = 250
+"""Columns where nobody looks: a pipe or a file gets every table whole."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: BaseModel | Sequence[BaseModel] | object) -> None:
+    """One JSON document on standard output."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    elif isinstance(value, (list, tuple)):
+        value = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_done(sentence: str, as_json: bool, **fields: object) -> None:
+    """What was done: a sentence, or ``fields`` as one JSON object."""
+    if as_json:
+        print_json(fields)
+    else:
+        out.print(sentence)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+    """A table, or the sentence ``empty`` where there is nothing to show."""
+    if not rows:
+        out.print(empty)
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def print_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Names and values, one to a line; fields without a value are left out."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in fields:
+        if value:
+            table.add_row(name, value)
+    out.print(table)
+
+
+def moment(nanoseconds: int) -> str:
+    """ISO 8601 in UTC with milliseconds; a dash for 0."""
+    if not nanoseconds:
+        return "-"
+    seconds, rest = divmod(nanoseconds, NANOSECONDS)
+    stamp = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03d}Z"
+
+
+def ago(nanoseconds: int) -> str:
+    """How long since then; a dash for 0."""
+    return "-" if not nanoseconds else f"{duration((time.time_ns() - nanoseconds) / NANOSECONDS)} ago"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 0:
+        seconds = 0
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {left} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def size(count: float) -> str:
+    """Bytes with a binary unit."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def parse_time(text: str) -> int:
+    """ISO 8601 (UTC unless it names a zone), or ``5m`` for five minutes ago, as ns since 1970 UTC. Raises Malformed."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if text[-1:] in units and text[:-1].replace(".", "", 1).isdigit():
+        return time.time_ns() - int(float(text[:-1]) * units[text[-1]] * NANOSECONDS)
+    whole, _, fraction = text.partition(".")
+    digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))]
+    try:
+        stamp = datetime.datetime.fromisoformat(whole + fraction[len(digits) :])
+    except ValueError as error:
+        raise Malformed(
+            f"{text!r} is not a time.", remedy="Write it as 2026-01-31T12:00:00Z, or 5m for five minutes ago."
+        ) from error
+    if stamp.tzinfo is None:
+        stamp = stamp.replace(tzinfo=datetime.UTC)
+    return int(stamp.timestamp()) * NANOSECONDS + int(digits.ljust(9, "0")[:9] or 0)
+
+
+def parse_seconds(text: str) -> int:
+    """A duration: ``90``, ``90s``, ``15m``, ``24h``, ``7d``. Raises Malformed."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    if not number.isdigit():
+        raise Malformed(f"{text!r} is not a duration.", remedy="Write it as 90s, 15m, 24h or 7d.")
+    return int(number) * units[unit]

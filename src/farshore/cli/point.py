@@ -1,0 +1,93 @@
+"""``farshore point``: recovery points, and the options that choose one."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.points import Point, PointChoice, PointRequest
+from farshore.cli.connection import AsJson, MachineName, NoWait, management
+from farshore.cli.following import finish
+from farshore.cli.output import moment, parse_time, print_json, print_table
+from farshore.model.errors import Malformed
+from farshore.model.point import PointKind
+from farshore.model.position import Position
+
+app = typer.Typer(no_args_is_help=True, help="Recovery points: the moments that a machine can be brought back to.")
+
+
+@app.command("list")
+def list_points(
+    machine: MachineName,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 20,
+    after: Annotated[str | None, typer.Option(help="Only from this time on: 2026-01-31T12:00:00Z, or 10m.")] = None,
+    before: Annotated[str | None, typer.Option(help="Only before this time.")] = None,
+    kind: Annotated[PointKind | None, typer.Option(help="Only of this kind.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only with this name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List points, the newest first.
+
+    Any moment between two points can be recovered as well: give it to `farshore failover` with --time.
+    """
+    found = management().transport.get_list(
+        f"/v1/machines/{machine}/points",
+        Point,
+        limit=limit,
+        after=parse_time(after) if after else None,
+        before=parse_time(before) if before else None,
+        kind=kind.value if kind else None,
+        name=name,
+    )
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [moment(point.time), point.kind.value, point.name, f"{point.epoch}:{point.sequence}", point.id]
+        for point in found
+    ]
+    print_table(("Time", "Kind", "Name", "Position", "Id"), rows, f"{machine} has no recovery points yet.")
+
+
+@app.command()
+def create(
+    machine: MachineName,
+    name: Annotated[str, typer.Option(help="A name to find it by.")] = "",
+    kind: Annotated[PointKind, typer.Option(help="How much is to be at rest.")] = PointKind.CRASH_CONSISTENT,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut a point now, and wait until it is in the vault.
+
+    Example: `farshore point create db1 --name before-upgrade --kind app-consistent`
+    """
+    api = management()
+    job = finish(api, api.request_point(machine, PointRequest(kind=kind, name=name)), as_json=as_json, no_wait=no_wait)
+    if not as_json and not no_wait:
+        where = f"{job.result['epoch']}:{job.result['sequence']}"
+        print_table(("Time", "Kind", "Name", "Position"), [[moment(job.result["time"]), kind.value, name, where]], "")
+
+
+def choice(point: str, time: str, position: str, latest_app_consistent: bool) -> PointChoice:
+    """The state that options name; the latest where they name none. Raises Malformed where they name several."""
+    if sum([bool(point), bool(time), bool(position), latest_app_consistent]) > 1:
+        raise Malformed(
+            "Several points are asked for.", remedy="Give one of --point, --time, --position, --latest-app-consistent."
+        )
+    if point:
+        return PointChoice(id=point) if _is_id(point) else PointChoice(name=point)
+    if time:
+        return PointChoice(time=parse_time(time))
+    if position:
+        return PointChoice(position=str(Position.parse(position)))
+    return PointChoice(latest_app_consistent=True) if latest_app_consistent else PointChoice(latest=True)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True

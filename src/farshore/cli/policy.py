@@ -1,0 +1,135 @@
+"""``farshore policy``: replication policies."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.policies import Policy, PolicyChange
+from farshore.cli.connection import AsJson, management
+from farshore.cli.output import duration, parse_seconds, print_done, print_fields, print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, help="Replication policies: how machines are protected, how long points stay.")
+
+Name = Annotated[str, typer.Argument(help="The policy's name.", show_default=False)]
+Rpo = Annotated[str | None, typer.Option(help="Alert when the newest point is older: 5m.", show_default=False)]
+Crash = Annotated[str | None, typer.Option(help="List a crash-consistent point every: 5s.", show_default=False)]
+App = Annotated[str | None, typer.Option(help="Cut an app-consistent point every: 1h; 0: never.", show_default=False)]
+Hot = Annotated[str | None, typer.Option(help="Any write can be recovered for: 24h, up to 30d.", show_default=False)]
+Hourly = Annotated[int | None, typer.Option(min=0, help="Hourly points kept after that.", show_default=False)]
+Daily = Annotated[int | None, typer.Option(min=0, help="Daily points kept after those.", show_default=False)]
+Weekly = Annotated[int | None, typer.Option(min=0, help="Weekly points kept after those.", show_default=False)]
+
+
+@app.command("list")
+def list_policies(as_json: AsJson = False) -> None:
+    """List policies."""
+    policies = management().transport.get_list("/v1/policies", Policy)
+    if as_json:
+        print_json(policies)
+        return
+    rows = [
+        [
+            policy.name,
+            duration(policy.rpo_threshold),
+            duration(policy.hot_window),
+            f"{policy.keep_hourly} / {policy.keep_daily} / {policy.keep_weekly}",
+        ]
+        for policy in policies
+    ]
+    print_table(("Policy", "RPO alert", "Any second for", "Hourly / daily / weekly"), rows, "There are no policies.")
+
+
+@app.command()
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Show a policy."""
+    _print(management().transport.get(f"/v1/policies/{name}", Policy), as_json)
+
+
+@app.command()
+def create(
+    name: Name,
+    rpo_threshold: Rpo = None,
+    crash_consistent_every: Crash = None,
+    app_consistent_every: App = None,
+    hot_window: Hot = None,
+    keep_hourly: Hourly = None,
+    keep_daily: Daily = None,
+    keep_weekly: Weekly = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a policy; what is not given has the default policy's value.
+
+    Example: `farshore policy create gold --rpo-threshold 1m --hot-window 7d --app-consistent-every 1h`
+    """
+    values = _values(
+        rpo_threshold, crash_consistent_every, app_consistent_every, hot_window, keep_hourly, keep_daily, keep_weekly
+    )
+    _print(
+        management().transport.post("/v1/policies", Policy.model_validate({"name": name, **values}), Policy), as_json
+    )
+
+
+@app.command()
+def update(
+    name: Name,
+    rpo_threshold: Rpo = None,
+    crash_consistent_every: Crash = None,
+    app_consistent_every: App = None,
+    hot_window: Hot = None,
+    keep_hourly: Hourly = None,
+    keep_daily: Daily = None,
+    keep_weekly: Weekly = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a policy; its machines follow within seconds."""
+    values = _values(
+        rpo_threshold, crash_consistent_every, app_consistent_every, hot_window, keep_hourly, keep_daily, keep_weekly
+    )
+    change = PolicyChange.model_validate(values)
+    _print(management().transport.call("PATCH", f"/v1/policies/{name}", change, Policy), as_json)
+
+
+@app.command()
+def delete(name: Name, as_json: AsJson = False) -> None:
+    """Delete a policy that no machine follows."""
+    management().transport.delete(f"/v1/policies/{name}")
+    print_done(f"Policy {name} is deleted.", as_json, deleted=name)
+
+
+def _values(
+    rpo: str | None,
+    crash: str | None,
+    app_consistent: str | None,
+    hot: str | None,
+    hourly: int | None,
+    daily: int | None,
+    weekly: int | None,
+) -> dict[str, int]:
+    durations = {
+        "rpo_threshold": rpo,
+        "crash_consistent_every": crash,
+        "app_consistent_every": app_consistent,
+        "hot_window": hot,
+    }
+    counts = {"keep_hourly": hourly, "keep_daily": daily, "keep_weekly": weekly}
+    given = {name: parse_seconds(text) for name, text in durations.items() if text is not None}
+    return {**given, **{name: count for name, count in counts.items() if count is not None}}
+
+
+def _print(policy: Policy, as_json: bool) -> None:
+    if as_json:
+        print_json(policy)
+        return
+    app_points = duration(policy.app_consistent_every) if policy.app_consistent_every else "never"
+    print_fields(
+        [
+            ("Policy", policy.name),
+            ("Alert when the newest point is older than", duration(policy.rpo_threshold)),
+            ("Crash-consistent point listed every", duration(policy.crash_consistent_every)),
+            ("App-consistent point every", app_points),
+            ("Any second can be recovered for", duration(policy.hot_window)),
+            ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
+        ]
+    )

@@ -1,0 +1,297 @@
+"""Keeps the servers of an installation running: starts them, starts them again when they crash, stops them.
+
+One lock file says whether an installation runs. The servers inherit its descriptor, so that the lock is held as long as
+one of them lives, even where their supervisor was killed; ``run/state.json`` then tells which processes to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from farshore.cli.output import err
+from farshore.client.credentials import Credentials
+from farshore.client.management import Management
+from farshore.client.transport import Transport
+from farshore.model.errors import FarshoreError, TryLater, WrongState
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+STEADY_SECONDS = 30.0
+"""A server that ran so long starts again with the first pause."""
+MOST_FAILURES = 6
+STOP_SECONDS = 15.0
+POLL_SECONDS = 0.2
+LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The folder of an installation, and what lies where in it."""
+
+    home: Path
+
+    @property
+    def credentials(self) -> Path:
+        """The administrator's."""
+        return self.home / "admin.json"
+
+    @property
+    def vault_key(self) -> Path:
+        """The vault owner's key."""
+        return self.home / "vault.key"
+
+    @property
+    def run(self) -> Path:
+        """Folder of the lock and the state."""
+        return self.home / "run"
+
+    @property
+    def log(self) -> Path:
+        """Where a detached installation writes."""
+        return self.home / "log" / "farshore.log"
+
+    def api(self) -> Management:
+        """The API with the administrator's credentials. Raises NotFound, Refused, Malformed."""
+        return Management(Transport.from_credentials(Credentials.load(self.credentials)))
+
+    def started(self) -> int:
+        """When the present supervisor started, ns since 1970 UTC; 0 where none did."""
+        return int(self.state().get("started", 0))
+
+    def state(self) -> dict[str, int]:
+        """Process ids by name, and ``started``; empty where nothing was written."""
+        try:
+            found = json.loads((self.run / "state.json").read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        return {str(name): int(value) for name, value in found.items()}
+
+    def commands(self) -> dict[str, list[str]]:
+        """How each server is started, in order."""
+        python = [sys.executable, "-m"]
+        settings = self.home / "process-server" / "settings.toml"
+        return {
+            "configuration server": [*python, "farshore.configuration_server.main", "--home", str(self.home)],
+            "process server": [*python, "farshore.process_server.main", "--settings", str(settings)],
+        }
+
+
+class Child:
+    """One server: its process, and when to start it again."""
+
+    def __init__(self, name: str, command: list[str], lock: int) -> None:
+        self.name = name
+        self._command = command
+        self._lock = lock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pause = FIRST_PAUSE
+        self._due = 0.0
+        self._began = 0.0
+        self.failures = 0
+        self.was_steady = False
+        self.last_status = 0
+
+    @property
+    def pid(self) -> int:
+        """Its process id, 0 while there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it never ran for long and fails again and again: then somebody must look."""
+        return self.failures >= MOST_FAILURES and not self.was_steady
+
+    def tend(self) -> bool:
+        """Note that it ended, start it when that is due; True where its process changed."""
+        now = time.monotonic()
+        if self._process is not None:
+            status = self._process.poll()
+            if status is None:
+                return False
+            if now - self._began >= STEADY_SECONDS:
+                self.failures, self._pause, self.was_steady = 0, FIRST_PAUSE, True
+            self._process, self.last_status = None, status
+            self.failures += 1
+            self._due, self._pause = now + self._pause, min(LONGEST_PAUSE, self._pause * 2)
+            err.print(f"The {self.name} ended with status {status}; it starts again in {self._due - now:.1f} s.")
+            return True
+        if now < self._due:
+            return False
+        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, pass_fds=(self._lock,))
+        self._began = now
+        return True
+
+    def stop(self, give_up: float) -> None:
+        """End it: politely, then not."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(max(0.1, give_up - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            err.print(f"The {self.name} did not end by itself.")
+            self._process.kill()
+            self._process.wait()
+
+
+def run(installation: Installation, when_started: Callable[[], None]) -> None:
+    """Run the servers until SIGTERM or SIGINT. Raises WrongState where they run already, TryLater where one of them
+    cannot stay up."""
+    stopping = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with _locked(installation) as lock:
+            children = [Child(name, command, lock) for name, command in installation.commands().items()]
+            _tend_until(stopping, installation, children, when_started)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def start_in_background(installation: Installation) -> None:
+    """Start a supervisor that outlives this command; returns once it holds the lock."""
+    installation.log.parent.mkdir(mode=0o700, exist_ok=True)
+    command = [sys.executable, "-m", "farshore.cli.supervisor", str(installation.home)]
+    with installation.log.open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+    while process.poll() is None and installation.state().get("supervisor") != process.pid:
+        time.sleep(POLL_SECONDS / 4)
+
+
+def stop(installation: Installation) -> bool:
+    """End the supervisor, or what it left behind when it was killed; False where nothing ran."""
+    if not is_running(installation):
+        return False
+    state = installation.state()
+    ours = [pid for name, pid in state.items() if name != "started" and pid and _is_ours(pid)]
+    supervisor_pid = state.get("supervisor", 0)
+    targets = [supervisor_pid] if supervisor_pid in ours else ours
+    for signal_number, patience in ((signal.SIGTERM, STOP_SECONDS + 5), (signal.SIGKILL, 5.0)):
+        for pid in targets if signal_number is signal.SIGTERM else ours:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal_number)
+        give_up = time.monotonic() + patience
+        while time.monotonic() < give_up:
+            if not is_running(installation) and not any(_is_ours(pid) for pid in ours):
+                return True
+            time.sleep(POLL_SECONDS / 2)
+    raise TryLater(f"The installation in {installation.home} does not end.", remedy="See its log.")
+
+
+def is_running(installation: Installation) -> bool:
+    """Whether any process of the installation lives."""
+    path = installation.run / "lock"
+    if not path.exists():
+        return False
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def check_not_running(installation: Installation) -> None:
+    """Raise WrongState where a supervisor runs; end what a killed one left behind."""
+    if not is_running(installation):
+        return
+    supervisor_pid = installation.state().get("supervisor", 0)
+    if supervisor_pid and _is_ours(supervisor_pid):
+        raise WrongState(f"The installation in {installation.home} is running.", remedy="Stop it first: farshore down.")
+    stop(installation)
+
+
+def last_log_lines(installation: Installation) -> str:
+    """The end of a detached installation's log."""
+    try:
+        lines = installation.log.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(lines[-LOG_LINES:])
+
+
+def _tend_until(
+    stopping: threading.Event, installation: Installation, children: list[Child], when_started: Callable[[], None]
+) -> None:
+    began = time.time_ns()
+    starter = threading.Thread(target=when_started, name="ready", daemon=True)
+    try:
+        while not stopping.is_set():
+            changed = [child.tend() for child in children]
+            if any(changed):
+                _write_state(installation, began, children)
+                if not starter.ident:
+                    starter.start()
+            hopeless = next((child for child in children if child.is_hopeless), None)
+            if hopeless is not None:
+                raise TryLater(
+                    f"The {hopeless.name} ended {hopeless.failures} times, with status {hopeless.last_status}.",
+                    remedy="See what it said above.",
+                )
+            stopping.wait(POLL_SECONDS)
+    finally:
+        give_up = time.monotonic() + STOP_SECONDS
+        # The process server first: its last reports still find somebody.
+        for child in reversed(children):
+            child.stop(give_up)
+
+
+def _write_state(installation: Installation, began: int, children: list[Child]) -> None:
+    state = {"started": began, "supervisor": os.getpid(), **{child.name: child.pid for child in children}}
+    path = installation.run / "state.json"
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(state))
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(installation: Installation) -> Iterator[int]:
+    installation.run.mkdir(mode=0o700, exist_ok=True)
+    with (installation.run / "lock").open("w+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WrongState(
+                f"The installation in {installation.home} is running.", remedy="Stop it first: farshore down."
+            ) from error
+        yield file.fileno()
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether this process id belongs to a program of ours, and not to one that was given the number later."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"farshore" in command
+
+
+def main() -> int:
+    """The detached supervisor."""
+    try:
+        run(Installation(Path(sys.argv[1])), when_started=lambda: None)
+    except FarshoreError as error:
+        err.print(str(error))
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""``farshore token``: one-time enrolment tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.machines import TokenRequest, TokenView
+from farshore.cli.connection import AsJson, management
+from farshore.cli.output import moment, out, parse_seconds, print_done, print_fields, print_json, print_table
+
+app = typer.Typer(no_args_is_help=True, help="One-time tokens with which machines enrol.")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="What to call the machine; empty: its host name.")] = "",
+    valid: Annotated[str, typer.Option(help="How long it can be used: 15m, 1h, 7d.")] = "1h",
+    policy: Annotated[str, typer.Option(help="The machine's replication policy.")] = "default",
+    protect: Annotated[bool, typer.Option(help="Protect the machine as soon as it has enrolled.")] = True,
+    machine: Annotated[str, typer.Option(help="Enrol this machine once more: it keeps its id and its points.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a token for a machine on which you install the mobility service by hand.
+
+    On the machine: `farshore-mobility enroll --server URL --authority-fingerprint FINGERPRINT`, and give it the token
+    on its standard input. `farshore machine add` does all of this over SSH.
+    """
+    request = TokenRequest(
+        name=name, valid_seconds=parse_seconds(valid), policy=policy, protect=protect, machine=machine
+    )
+    token = management().create_token(request)
+    if as_json:
+        print_json(token)
+        return
+    print_fields(
+        [
+            ("Token", token.token),
+            ("Server", token.server_url),
+            ("Authority fingerprint", token.authority_fingerprint),
+            ("Valid until", moment(token.expires)),
+        ]
+    )
+    out.print("It is shown only now, and can be used once.")
+
+
+@app.command("list")
+def list_tokens(as_json: AsJson = False) -> None:
+    """List tokens, without their secrets."""
+    tokens = management().transport.get_list("/v1/enrolment-tokens", TokenView)
+    if as_json:
+        print_json(tokens)
+        return
+    rows = [
+        [token.id, token.name, moment(token.expires), moment(token.used) if token.used else "", token.machine]
+        for token in tokens
+    ]
+    print_table(("Token", "For", "Valid until", "Used", "Machine"), rows, "There are no tokens.")
+
+
+@app.command()
+def revoke(
+    token: Annotated[str, typer.Argument(metavar="TOKEN-ID", help="From `farshore token list`.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Make a token useless."""
+    management().transport.delete(f"/v1/enrolment-tokens/{token}")
+    print_done("Revoked.", as_json, revoked=token)

@@ -1,0 +1,173 @@
+"""``farshore up``, ``down`` and ``status``: a whole installation on this machine.
+
+``up`` sets up what is missing, then keeps a configuration server and a process server running. It speaks to them like
+any other client; it starts them as programs and shares no code with them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.events import Alert
+from farshore.api_types.servers import ProcessServer, ServerStatus, VaultStatus
+from farshore.cli import supervisor
+from farshore.cli.connection import AsJson, home, management
+from farshore.cli.output import ago, err, out, print_done, print_fields, print_json, print_table, size
+from farshore.cli.supervisor import Installation
+from farshore.model.errors import FarshoreError, TryLater
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.2
+SETUP = "farshore.configuration_server.setup"
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="State folder. Also: FARSHORE_HOME. [default: /var/lib/farshore]")
+]
+
+
+def up(
+    state: HomeOption = None,
+    listen: Annotated[str | None, typer.Option(help="Address to listen on; all unless told otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API.", show_default="443")] = None,
+    process_server_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port that machines replicate to.", show_default="9443")
+    ] = None,
+    advertise: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address at which machines reach this server; repeat it. They are told the first."),
+    ] = None,
+    vault: Annotated[
+        str | None, typer.Option(help="Where the copies go: file:///path, s3://bucket, az://container, gs://bucket.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Run in the background, and return once it answers.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole Farshore installation on this machine: configuration server, process server, vault.
+
+    The first time it sets itself up: certificate authority, keys, catalog, a vault in a local folder, and the
+    administrator's credentials (admin.json, mode 0600), which the other commands use by themselves. Options are
+    remembered. It runs in the foreground until Ctrl-C or SIGTERM, and starts again what crashes.
+
+    Example: `farshore up --detach --advertise dr.example.com --vault s3://dr-vault`
+    """
+    installation = Installation(state or home())
+    given: dict[str, object] = {
+        "--listen": listen,
+        "--port": port,
+        "--process-server-port": process_server_port,
+        "--vault-url": vault,
+    }
+    arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+    arguments += [part for name in advertise or [] for part in ("--advertise", name)]
+    supervisor.check_not_running(installation)
+    done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+    if detach:
+        supervisor.start_in_background(installation)
+        try:
+            _wait_until_ready(installation)
+        except FarshoreError:
+            err.print(supervisor.last_log_lines(installation))
+            supervisor.stop(installation)
+            raise
+        _greet(installation, as_json)
+        return
+    supervisor.run(installation, when_started=lambda: _report_ready(installation, as_json))
+
+
+def down(state: HomeOption = None, as_json: AsJson = False) -> None:
+    """Stop the installation on this machine. Recovered machines keep running."""
+    stopped = supervisor.stop(Installation(state or home()))
+    print_done("Stopped." if stopped else "It was not running.", as_json, stopped=stopped)
+
+
+def status(state: HomeOption = None, as_json: AsJson = False) -> None:
+    """Show how the installation is: servers, vault, what is wrong. Exit status 75 where it does not answer."""
+    running = supervisor.is_running(Installation(state or home()))
+    api = management()
+    server = api.transport.get("/v1/status", ServerStatus)
+    process_servers = api.transport.get_list("/v1/process-servers", ProcessServer)
+    vault = api.transport.get("/v1/vault", VaultStatus)
+    alerts = api.transport.get_list("/v1/alerts", Alert)
+    machines = api.machines()
+    if as_json:
+        print_json(
+            {
+                "version": server.version,
+                "authority_fingerprint": server.authority_fingerprint,
+                "supervised_here": running,
+                "process_servers": [one.model_dump(mode="json") for one in process_servers],
+                "vault": vault.model_dump(mode="json"),
+                "machines": len(machines),
+                "alerts": [alert.model_dump(mode="json") for alert in alerts],
+            }
+        )
+        return
+    print_fields(
+        [
+            ("Configuration server", f"{api.transport.url}, version {server.version}"),
+            ("Authority", server.authority_fingerprint),
+            ("Vault", f"{vault.url}{'' if vault.reachable else f' [red]{vault.trouble}[/red]'}"),
+            ("Machines", str(len(machines))),
+        ]
+    )
+    out.print()
+    rows = [
+        [
+            one.url,
+            "well" if one.healthy else "[red]silent or full[/red]",
+            ago(one.last_seen),
+            f"{size(one.spool_bytes)} of {size(one.spool_limit)}",
+            str(one.machines),
+            one.store_trouble,
+        ]
+        for one in process_servers
+    ]
+    columns = ("Process server", "State", "Seen", "Spool", "Machines", "Store")
+    print_table(columns, rows, "No process server has registered.")
+    for alert in alerts:
+        out.print(f"[red]{alert.message}[/red] {alert.remedy}")
+
+
+def _wait_until_ready(installation: Installation) -> None:
+    """Until the API answers and a process server reports. Raises the last reason for which it is not so."""
+    give_up = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            servers = installation.api().transport.get_list("/v1/process-servers", ProcessServer)
+            if any(server.healthy and server.last_seen >= installation.started() for server in servers):
+                return
+            trouble = TryLater("The process server does not report.", remedy="See the log.")
+        except TryLater as error:
+            trouble = error
+        if time.monotonic() > give_up or not supervisor.is_running(installation):
+            raise trouble
+        time.sleep(POLL_SECONDS)
+
+
+def _report_ready(installation: Installation, as_json: bool) -> None:
+    try:
+        _wait_until_ready(installation)
+    except FarshoreError as error:
+        err.print(f"[yellow]Not ready yet:[/yellow] {error}")
+    else:
+        _greet(installation, as_json)
+
+
+def _greet(installation: Installation, as_json: bool) -> None:
+    if as_json:
+        url, credentials, key = installation.api().transport.url, installation.credentials, installation.vault_key
+        print_json({"url": url, "credentials": str(credentials), "vault_key": str(key)})
+        return
+    err.print(f"[green]Farshore is ready[/green] at {installation.api().transport.url}.")
+    err.print(f"Administrator's credentials: {installation.credentials}")
+    err.print(f"Key of the vault: {installation.vault_key}. Keep a copy elsewhere: without it no copy can be read.")

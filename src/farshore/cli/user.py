@@ -1,0 +1,59 @@
+"""``farshore user``: people and programs that may call the API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.users import Role, User, UserCredential, UserRequest
+from farshore.cli.connection import AsJson, credentials_file, management
+from farshore.cli.output import moment, out, print_done, print_json, print_table
+from farshore.client.credentials import Credentials
+from farshore.model.errors import Refused
+
+app = typer.Typer(no_args_is_help=True, help="Users: contributors (all), operators (protect, fail over), readers.")
+
+
+@app.command("list")
+def list_users(as_json: AsJson = False) -> None:
+    """List users."""
+    users = management().transport.get_list("/v1/users", User)
+    if as_json:
+        print_json(users)
+        return
+    rows = [[user.name, user.role.value, moment(user.created), moment(user.expires)] for user in users]
+    print_table(("User", "Role", "Since", "Certificate until"), rows, "There are no users.")
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, '.', '_' and '-'.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="File to write the credentials to (0600).", show_default=False)],
+    role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.READER,
+    url: Annotated[str, typer.Option(help="Server URL for the file; empty: the one that you use.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a user and write the credentials file that `farshore --credentials FILE` takes.
+
+    Example: `farshore user add backup-desk --role operator --output backup-desk.json`
+    """
+    if output.exists():
+        raise Refused(f"{output} exists.", remedy="Choose another file; credentials are never overwritten.")
+    made = management().transport.post("/v1/users", UserRequest(name=name, role=role), UserCredential)
+    reached = url or Credentials.load(credentials_file()).url
+    Credentials(reached, made.authority, made.certificate, made.key).save(output)
+    if as_json:
+        print_json({"name": made.name, "role": made.role.value, "credentials": str(output)})
+    else:
+        out.print(f"User {made.name} ({made.role.value}): credentials are in {output}. Hand it over on a safe way.")
+
+
+@app.command()
+def delete(
+    name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Delete a user; the certificate opens nothing from now on."""
+    management().transport.delete(f"/v1/users/{name}")
+    print_done(f"User {name} is deleted.", as_json, deleted=name)

@@ -1,0 +1,208 @@
+"""``farshore vault``: a vault opened directly, with its URL and key, while no server runs.
+
+The one command group that does not speak REST: it must work when everything but the bucket and the key is gone.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from farshore.cli import vault_files, vault_upkeep
+from farshore.cli.vault_opening import (
+    AsJson,
+    KeyFile,
+    MachineOption,
+    PassphraseFile,
+    VaultUrl,
+    find_machine,
+    hostname,
+    open_vault,
+    owner_key,
+    parse_choice,
+    parse_time,
+    print_json,
+    show_time,
+)
+from farshore.export.image.convert import ImageFormat, write_image
+from farshore.model.errors import Malformed, NotFound
+from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
+
+app = typer.Typer(no_args_is_help=True, help="Use a vault directly: only its URL and its key are needed.")
+
+app.add_typer(vault_upkeep.app)
+app.add_typer(vault_files.app)
+
+
+@app.command()
+def init(vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
+    """Make a vault; a key file that does not exist is made too."""
+    new = key is not None and not key.exists()
+    owner = OwnerKey.generate_file(key) if key is not None and new else owner_key(key, passphrase_file)
+    made = Vault.create(open_store(vault), owner)
+    if as_json:
+        print_json({"vault": made.id, "url": vault})
+    else:
+        Console().print(f"Vault {made.id} is ready in {vault}. Keep the key safe: without it nothing can be read.")
+
+
+@app.command("ls")
+def list_machines(
+    vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False
+) -> None:
+    """List the machines that the vault holds."""
+    opened = open_vault(vault, key, passphrase_file)
+    rows = [_machine_row(opened, machine) for machine in opened.machines()]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("Machine", "Host", "Disks", "Points", "Oldest", "Newest")
+    for row in rows:
+        sizes = ", ".join(f"{disk['number']}: {disk['size'] / (1 << 30):.1f} GiB" for disk in row["disks"])
+        table.add_row(row["machine"], row["host"], sizes, str(row["points"]), row["oldest"], row["newest"])
+    Console().print(table)
+
+
+@app.command()
+def points(
+    vault: VaultUrl,
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    machine: MachineOption = "",
+    after: Annotated[str, typer.Option(help="Only points from this time on.")] = "",
+    before: Annotated[str, typer.Option(help="Only points before this time.")] = "",
+    limit: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the recovery points of a machine."""
+    found = find_machine(open_vault(vault, key, passphrase_file), machine)
+    timeline = found.timeline()
+    listed = found.points(
+        after=parse_time(after) if after else None,
+        before=parse_time(before) if before else None,
+        limit=limit,
+        timeline=timeline,
+    )
+    gaps = timeline.gaps()
+    if gaps:
+        Console(stderr=True).print(
+            f"[red]{len(gaps)} stored segments follow a gap and cannot be used.[/red] Run `farshore vault verify`."
+        )
+    if as_json:
+        print_json(
+            [
+                {
+                    "id": point.id,
+                    "time": show_time(point.time),
+                    "position": str(point.position),
+                    "kind": point.kind.value,
+                    "name": point.name,
+                }
+                for point in listed
+            ]
+        )
+        return
+    table = Table("Time", "Kind", "Name", "Position", "Id")
+    for point in listed:
+        table.add_row(show_time(point.time), point.kind.value, point.name, str(point.position), point.id)
+    Console().print(table)
+
+
+@app.command()
+def restore(
+    vault: VaultUrl,
+    output: Annotated[Path, typer.Option(help="File or block device to write.")],
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    machine: MachineOption = "",
+    point: Annotated[str, typer.Option(help="A point's id or name.")] = "",
+    time: Annotated[str, typer.Option(help="The last state by this time, 2026-01-31T12:00:00Z.")] = "",
+    position: Annotated[str, typer.Option(help="The state at EPOCH:SEQUENCE: any single write.")] = "",
+    latest: Annotated[bool, typer.Option("--latest", help="The newest point (the default).")] = False,
+    latest_app_consistent: Annotated[
+        bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")
+    ] = False,
+    disk: Annotated[int | None, typer.Option(help="Disk number; not needed where there is only one.")] = None,
+    image: Annotated[
+        ImageFormat, typer.Option("--format", help="qcow2, vhd and vmdk need qemu-img.")
+    ] = ImageFormat.RAW,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a raw file that exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one disk as it was at a point to a raw file (sparse), a block device or an image for another hypervisor."""
+    found = find_machine(open_vault(vault, key, passphrase_file), machine)
+    choice = parse_choice(point, time, position, latest, latest_app_consistent)
+    chosen = found.resolve(choice)
+    disks = found.disks(chosen.position)
+    if disk is None and len(disks) != 1:
+        raise Malformed("The machine has several disks.", remedy=f"Say --disk with one of {sorted(disks)}.")
+    number = DiskNumber(disk) if disk is not None else next(iter(disks))
+    source = found.open(chosen.position, number)
+    size = source.size
+    label = f"disk {number} at {show_time(chosen.time)}"
+    try:
+        with _progress(as_json) as progress:
+            task = progress.add_task(label, total=size)
+            if image is ImageFormat.RAW:
+                restore_to_raw(
+                    source, output, lambda done, _total: progress.update(task, completed=done), replace=replace
+                )
+            else:
+                write_image(source, output, image, lambda part: progress.update(task, completed=int(part * size)))
+    finally:
+        source.close()
+    if as_json:
+        print_json(
+            {
+                "machine": found.id,
+                "disk": number,
+                "position": str(chosen.position),
+                "time": show_time(chosen.time),
+                "size": size,
+                "format": image.value,
+                "output": str(output),
+            }
+        )
+    else:
+        Console().print(f"{output}: {label} ({chosen.position}).")
+
+
+def _machine_row(vault: Vault, machine: MachineId) -> dict[str, Any]:
+    empty = {"machine": machine, "host": "", "disks": [], "points": 0, "oldest": "", "newest": ""}
+    try:
+        found = vault.machine(machine)
+    except NotFound:
+        return {**empty, "host": "(erased)"}
+    timeline = found.timeline()
+    listed = found.points(timeline=timeline)
+    host = hostname(vault, machine)
+    if not listed:
+        return {**empty, "host": host}
+    disks = found.disks(listed[-1].position, timeline)
+    return {
+        "machine": machine,
+        "host": host,
+        "disks": [{"number": number, "size": size} for number, size in sorted(disks.items())],
+        "points": len(listed),
+        "oldest": show_time(listed[0].time),
+        "newest": show_time(listed[-1].time),
+    }
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=quiet or not sys.stderr.isatty(),
+    )

@@ -1,0 +1,102 @@
+"""What the vault commands share: their options, and opening a vault and finding a machine in it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farshore.model.errors import Malformed, NotFound
+from farshore.model.identifiers import MachineId
+from farshore.model.position import Position
+from farshore.vault import AtTime, Choice, Latest, MachineVault, Named, OwnerKey, Vault, open_store
+
+VaultUrl = Annotated[str, typer.Option("--vault", envvar="FARSHORE_VAULT", help="file:///…, s3://…, az://… or gs://…")]
+KeyFile = Annotated[Path | None, typer.Option("--key", help="The owner's key file.")]
+PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", help="A file with the owner's passphrase.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MachineOption = Annotated[str, typer.Option("--machine", help="Id or host name; not needed where there is only one.")]
+
+
+def open_vault(url: str, key: Path | None, passphrase_file: Path | None) -> Vault:
+    """The vault. Raises NotFound, WrongKey, Malformed, the store's errors."""
+    return Vault.open(open_store(url), owner_key(key, passphrase_file))
+
+
+def owner_key(key: Path | None, passphrase_file: Path | None) -> OwnerKey:
+    """The owner's key from exactly one of the two. Raises Malformed, NotFound, Refused."""
+    if (key is None) == (passphrase_file is None):
+        raise Malformed("The vault needs its owner's key.", remedy="Give either --key or --passphrase-file.")
+    if key is not None:
+        return OwnerKey.from_file(key)
+    assert passphrase_file is not None
+    try:
+        return OwnerKey.from_passphrase(passphrase_file.read_text(encoding="utf-8").rstrip("\n"))
+    except OSError as cause:
+        raise NotFound(f"{passphrase_file} cannot be read.", remedy="Give a file with the passphrase.") from cause
+
+
+def find_machine(vault: Vault, wanted: str) -> MachineVault:
+    """The machine with that id or host name; the only one where ``wanted`` is empty. Raises NotFound, Malformed."""
+    machines = vault.machines()
+    if not wanted:
+        if len(machines) == 1:
+            return vault.machine(machines[0])
+        raise Malformed(f"The vault holds {len(machines)} machines.", remedy="Say --machine; see `farshore vault ls`.")
+    if wanted in machines:
+        return vault.machine(MachineId(wanted))
+    named = [machine for machine in machines if hostname(vault, machine) == wanted]
+    if len(named) == 1:
+        return vault.machine(named[0])
+    raise NotFound(f"The vault holds {len(named) or 'no'} machines {wanted!r}.", remedy="See `farshore vault ls`.")
+
+
+def hostname(vault: Vault, machine: MachineId) -> str:
+    """Empty for a machine without a description or without a key."""
+    try:
+        return vault.machine(machine).machine_description().hostname
+    except NotFound:
+        return ""
+
+
+def parse_choice(point: str, time: str, position: str, latest: bool, latest_app_consistent: bool) -> Choice:
+    """The state that the options name. Raises Malformed where they name several."""
+    given = [bool(point), bool(time), bool(position), latest, latest_app_consistent]
+    if sum(given) > 1:
+        raise Malformed("Several points are asked for.", remedy="Give one of --point, --time, --position, --latest.")
+    if point:
+        return Named(point)
+    if time:
+        return AtTime(parse_time(time))
+    if position:
+        return Position.parse(position)
+    return Latest.APP_CONSISTENT if latest_app_consistent else Latest.ANY
+
+
+def parse_time(text: str) -> int:
+    """ISO 8601 (UTC unless it names a zone) as ns since 1970 UTC. Raises Malformed."""
+    whole, dot, fraction = text.partition(".")
+    digits = ""
+    while dot and fraction[:1].isdigit():
+        digits, fraction = digits + fraction[0], fraction[1:]
+    try:
+        moment = datetime.datetime.fromisoformat(whole + (fraction if dot else ""))
+    except ValueError as cause:
+        raise Malformed(f"{text!r} is not a time.", remedy="Write it as 2026-01-31T12:00:00Z.") from cause
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp()) * 1_000_000_000 + int(digits.ljust(9, "0")[:9] or 0)
+
+
+def show_time(time: int) -> str:
+    """ISO 8601 with microseconds, UTC."""
+    moment = datetime.datetime.fromtimestamp(time // 1_000_000_000, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time // 1000 % 1_000_000:06d}Z"
+
+
+def print_json(value: object) -> None:
+    """To standard output."""
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,137 @@
+"""What a program shows to prove who it is, and what it trusts: one JSON file that only its owner may read.
+
+The file holds the server's URL and three PEM texts: the authority that the server's certificate must come from,
+our certificate and its private key. The key reaches OpenSSL through an anonymous memory file, never through a
+second file on disk.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import ssl
+import stat
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Tuple
+
+from farshore.model.errors import Malformed, NotFound, Refused
+
+_PRIVATE = 0o600
+_FIRST_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """``url`` is the server's base URL (https://host[:port]); the rest are PEM texts."""
+
+    url: str
+    authority: str
+    certificate: str
+    key: str = field(repr=False)
+
+    def context(self) -> ssl.SSLContext:
+        """A TLS context that trusts only ``authority`` and shows ``certificate``. Raises Malformed."""
+        return client_context(self.authority, self.certificate, self.key)
+
+    def save(self, path: Path) -> None:
+        """Write the file, mode 0600, so that after a crash the old or the new one is there whole."""
+        write_private(path, json.dumps(asdict(self), indent=1).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Credentials:
+        """Read the file. Raises NotFound, Refused where others could read it, Malformed."""
+        text = read_private(path)
+        try:
+            fields = json.loads(text)
+            return cls(**{name: str(fields[name]) for name in ("url", "authority", "certificate", "key")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise Malformed(f"{path} is not a credentials file.", remedy="Enrol again to write a new one.") from error
+
+
+def client_context(authority: str, certificate: str = "", key: str = "") -> ssl.SSLContext:
+    """A context for connecting: TLS 1.2 or newer, the peer verified by name against ``authority`` alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=authority)
+        if certificate:
+            load_key_pair(context, certificate, key)
+    except (ssl.SSLError, ValueError) as error:
+        raise Malformed("A certificate or key is not valid PEM.", remedy="Enrol again to get new ones.") from error
+    return context
+
+
+def load_key_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Give ``context`` a certificate and its private key (PEM texts) without a key file on disk."""
+    pem = f"{certificate.rstrip()}\n{key.rstrip()}\n".encode()
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("farshore-key")
+        try:
+            os.write(descriptor, pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.NamedTemporaryFile() as file:  # created with mode 0600
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+
+
+def fingerprint(certificate: str) -> str:
+    """SHA-256 of the first certificate in a PEM text, as 64 hex digits. Raises Malformed."""
+    found = _FIRST_CERTIFICATE.search(certificate)
+    if found is None:
+        raise Malformed("This is not a PEM certificate.", remedy="Check the address of the server.")
+    return hashlib.sha256(base64.b64decode(found.group(1))).hexdigest()
+
+
+def same_fingerprint(one: str, other: str) -> bool:
+    """Whether two fingerprints are equal, however they are written (colons, upper case)."""
+    return bool(one) and one.replace(":", "").lower() == other.replace(":", "").lower()
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file's contents durably; only the owner may read it."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), _PRIVATE)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_private(path: Path) -> bytes:
+    """Read a file that holds a secret. Raises NotFound, and Refused where anybody else could read it too."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid not in _trusted_owners():
+                raise Refused(
+                    f"{path} can be read by others than its owner, or is not yours.",
+                    remedy=f"Run: chown $(id -u) {path} && chmod 600 {path}",
+                )
+            return file.read()
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no {path}.", remedy="Enrol this machine, or name another file.") from error
+    except PermissionError as error:
+        raise Refused(f"{path} cannot be read.", remedy="Run this as the file's owner.") from error
+
+
+def _trusted_owners() -> Tuple[int, ...]:
+    return (0, os.geteuid())

@@ -1,0 +1,78 @@
+"""The agent's side of a process server's data plane: records, chunks and where to go on after a break.
+
+Bodies are the buffers of farshore.formats, handed to the socket as they are. Batches and chunks are idempotent; the
+caller has its own retry loop (it must choose between waiting and spilling), so nothing is repeated here but what a
+dropped idle connection costs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from urllib3.util import Retry
+
+from farshore.api_types.streams import Acknowledgement, BaseCompletion, Protocol, StreamStatus
+from farshore.client.transport import AGAIN, Buffer, Transport
+from farshore.formats.batch import Batch
+from farshore.formats.batch import encode as encode_batch
+from farshore.formats.chunk_exchange import Chunks, Comparison, encode_chunks, encode_comparison
+from farshore.model.errors import Unsupported
+from farshore.model.identifiers import DiskNumber
+
+_STALE = Retry(total=None, connect=0, read=1, other=1, status=0, redirect=False, allowed_methods=None)
+"""One more try where a kept-alive connection was closed under us; a server that is not there is told at once."""
+
+
+class DataPlane:
+    """One stream, ``(machine, epoch)``, at a process server. For several threads; the caller orders the batches."""
+
+    def __init__(self, transport: Transport, machine: str, epoch: int) -> None:
+        self._transport = transport
+        self._root = f"/v1/streams/{machine}/{epoch}"
+
+    def protocol(self) -> Protocol:
+        """The versions that the server understands."""
+        return self._transport.get("/v1/protocol", Protocol)
+
+    def status(self) -> StreamStatus:
+        """Where to go on: the next sequences that the server expects."""
+        return self._transport.get(self._root, StreamStatus)
+
+    def send(self, batch: Batch) -> Acknowledgement:
+        """Send one batch; when this returns, its records are durable. Raises Gap, Fenced, Busy, Unreachable …"""
+        return self.send_encoded(encode_batch(batch))
+
+    def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
+        """Send a batch that is encoded already (from the .hrl file)."""
+        data = self._transport.request("POST", f"{self._root}/batches", buffers, retries=_STALE)
+        return Acknowledgement.model_validate_json(data)
+
+    def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
+        """One formats.chunk_exchange.Verdict for each hash."""
+        path = f"{self._root}/chunks/compare"
+        answer = self._transport.request("POST", path, encode_comparison(comparison), retries=AGAIN)
+        verdicts = np.frombuffer(answer, np.uint8)
+        if len(verdicts) != len(comparison.hashes):
+            raise Unsupported(
+                f"The server compared {len(verdicts)} of {len(comparison.hashes)} chunks.",
+                remedy="Upgrade the older of the two sides.",
+            )
+        return verdicts
+
+    def send_chunks(self, disk: DiskNumber, rows: npt.NDArray[Any], parts: Sequence[Buffer]) -> None:
+        """Send chunks that the other side lacks (rows as in formats.chunk_exchange.Chunks, their bytes in ``parts``).
+
+        Durable once the base is complete; completion is refused where the server lost any of it.
+        """
+        header = encode_chunks(Chunks(disk, rows, b""))[:-1]
+        self._transport.request("POST", f"{self._root}/chunks", [*header, *parts], retries=_STALE)
+
+    def complete_base(self, completion: BaseCompletion) -> StreamStatus:
+        """Declare the copy complete; answered once the epoch is durable in the vault."""
+        return self._transport.post(f"{self._root}/base", completion, StreamStatus, repeatable=True)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()

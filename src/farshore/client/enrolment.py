@@ -1,0 +1,39 @@
+"""First contact: a machine or program without a certificate buys one with a one-time token.
+
+The token's giver also tells the authority's fingerprint. The authority's certificate is fetched without trust,
+compared with that fingerprint, and only then is the token sent, over a connection verified against it.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from farshore.api_types.machines import Authority, Enrolment, EnrolmentRequest
+from farshore.client.credentials import client_context, fingerprint, same_fingerprint
+from farshore.client.problems import insecure_request
+from farshore.client.transport import Transport
+from farshore.model.errors import Unauthenticated, Unsupported
+
+_SECONDS = 10.0
+
+
+def pinned_authority(url: str, pin: str) -> str:
+    """The PEM text of the server's authority, if its fingerprint is ``pin``. Raises Unauthenticated, Unreachable."""
+    data = insecure_request(f"{url.rstrip('/')}/v1/authority", _SECONDS)
+    try:
+        certificate = Authority.model_validate_json(data).certificate
+    except ValidationError as error:
+        raise Unsupported(f"{url} is not a Farshore server.", remedy="Check the address and port.") from error
+    if not same_fingerprint(fingerprint(certificate), pin):
+        raise Unauthenticated(
+            f"The authority of {url} has the fingerprint {fingerprint(certificate)}, not the one given.",
+            remedy="Do not enrol here: check the address, or make a new token and use its fingerprint.",
+        )
+    return certificate
+
+
+def enrol(url: str, pin: str, request: EnrolmentRequest) -> Enrolment:
+    """Trade the token in ``request`` for a certificate. Not repeatable: the token is spent by it."""
+    authority = pinned_authority(url, pin)
+    with Transport(url, client_context(authority)) as transport:
+        return transport.post("/v1/enrolments", request, Enrolment)

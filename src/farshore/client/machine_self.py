@@ -1,0 +1,36 @@
+"""What a protected machine says to the configuration server about itself."""
+
+from __future__ import annotations
+
+from farshore.api_types.machines import (
+    Desired,
+    Enrolment,
+    EpochGrant,
+    EpochRequest,
+    Heartbeat,
+    RenewalRequest,
+)
+from farshore.client.transport import Transport
+
+
+class MachineSelf:
+    """Calls with a machine's certificate."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def open_epoch(self, request: EpochRequest) -> EpochGrant:
+        """Ask for leave to send a new epoch. Raises Fenced or WrongState where this machine must not send."""
+        return self._transport.post("/v1/machines/self/epochs", request, EpochGrant)
+
+    def heartbeat(self, heartbeat: Heartbeat) -> Desired:
+        """Tell how things are, hear how they should be."""
+        return self._transport.post("/v1/machines/self/heartbeat", heartbeat, Desired)
+
+    def renew(self, request: RenewalRequest) -> Enrolment:
+        """A new certificate for the same machine."""
+        return self._transport.post("/v1/machines/self/certificate", request, Enrolment)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()

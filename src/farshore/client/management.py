@@ -1,0 +1,58 @@
+"""What users ask of the configuration server: the calls behind the CLI and the console."""
+
+from __future__ import annotations
+
+from typing import List, Optional
+
+from farshore.api_types.failovers import Failover, FailoverRequest
+from farshore.api_types.jobs import Job
+from farshore.api_types.machines import Machine, Token, TokenRequest
+from farshore.api_types.points import Point, PointRequest
+from farshore.client.transport import Transport
+
+
+class Management:
+    """Calls with a user's certificate. ``transport`` is open to calls that have no method here."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+
+    def machines(self) -> List[Machine]:
+        """Every machine."""
+        return self.transport.get_list("/v1/machines", Machine)
+
+    def machine(self, machine: str) -> Machine:
+        """One machine by id or name. Raises NotFound."""
+        return self.transport.get(f"/v1/machines/{machine}", Machine)
+
+    def points(self, machine: str, limit: Optional[int] = None) -> List[Point]:
+        """A machine's recovery points, newest first."""
+        return self.transport.get_list(f"/v1/machines/{machine}/points", Point, limit=limit)
+
+    def request_point(self, machine: str, request: PointRequest) -> Job:
+        """Cut a recovery point now."""
+        return self.transport.post(f"/v1/machines/{machine}/points", request, Job)
+
+    def fail_over(self, machine: str, request: FailoverRequest) -> Job:
+        """Bring the machine up at a recovery site, for real or as a test."""
+        return self.transport.post(f"/v1/machines/{machine}/failovers", request, Job)
+
+    def failovers(self) -> List[Failover]:
+        """Recovered machines, tests included."""
+        return self.transport.get_list("/v1/failovers", Failover)
+
+    def jobs(self, limit: Optional[int] = None) -> List[Job]:
+        """Long operations, newest first."""
+        return self.transport.get_list("/v1/jobs", Job, limit=limit)
+
+    def job(self, job: str) -> Job:
+        """One long operation. Raises NotFound."""
+        return self.transport.get(f"/v1/jobs/{job}", Job)
+
+    def create_token(self, request: TokenRequest) -> Token:
+        """A one-time enrolment token."""
+        return self.transport.post("/v1/enrolment-tokens", request, Token)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.transport.close()

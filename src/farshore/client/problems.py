@@ -1,0 +1,105 @@
+"""Other people's errors turned into ours, once, at the edge: problem answers and urllib3's exceptions."""
+
+from __future__ import annotations
+
+import ssl
+import warnings
+from typing import Optional
+
+import urllib3
+from pydantic import ValidationError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning, MaxRetryError
+
+from farshore.api_types.body import Problem
+from farshore.model.errors import (
+    Busy,
+    FarshoreError,
+    Forbidden,
+    Gap,
+    NotFound,
+    Refused,
+    TryLater,
+    Unauthenticated,
+    Unreachable,
+    by_code,
+)
+
+_PREFIX = "urn:farshore:"
+_BY_STATUS = {401: Unauthenticated, 403: Forbidden, 404: NotFound}
+_CODES = by_code()
+
+
+def error_from_answer(status: int, body: bytes, retry_after: Optional[str] = None) -> FarshoreError:
+    """The error that an answer with ``status`` >= 400 stands for."""
+    try:
+        problem = Problem.model_validate_json(body)
+    except ValidationError:
+        return _without_problem(status, retry_after)
+    kind = _CODES.get(problem.type[len(_PREFIX) :] if problem.type.startswith(_PREFIX) else "")
+    detail = problem.detail or problem.title
+    remedy = problem.remedy or "See the server's log for more."
+    if kind is None:
+        kind = TryLater if status >= 500 else Refused
+    if issubclass(kind, Gap):
+        return kind(detail, remedy=remedy, expected=problem.expected)
+    if issubclass(kind, TryLater):
+        return kind(detail, remedy=remedy, after=problem.retry_after or _seconds(retry_after))
+    return kind(detail, remedy=remedy)
+
+
+def error_from_transport(error: HTTPError, url: str) -> FarshoreError:
+    """The error behind one of urllib3's. A TLS refusal is final; everything else may pass."""
+    cause: BaseException = error
+    while True:
+        inner = cause.reason if isinstance(cause, MaxRetryError) else (cause.args[0] if cause.args else None)
+        if isinstance(inner, BaseException):
+            cause = inner
+        else:
+            break
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return Unauthenticated(
+            f"The server at {url} did not show a certificate of our authority for that name ({cause.verify_message}).",
+            remedy="Check the address and that the server advertises it; if its authority was renewed, enrol again.",
+        )
+    if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
+        return Unauthenticated(
+            f"The server at {url} refused our certificate ({cause.reason}).",
+            remedy="Enrol again: the certificate is expired, revoked or from another authority.",
+        )
+    return Unreachable(
+        f"The server at {url} did not answer ({type(cause).__name__}: {cause}).",
+        remedy="Check that it runs and that its port is open; the call may be repeated.",
+    )
+
+
+def _without_problem(status: int, retry_after: Optional[str]) -> FarshoreError:
+    message = f"The server answered {status} without saying why."
+    if status == 429:
+        return Busy(message, remedy="Repeat the call later.", after=_seconds(retry_after))
+    if status >= 500:
+        return Unreachable(message, remedy="Repeat the call later.", after=_seconds(retry_after))
+    kind = _BY_STATUS.get(status, Refused)
+    return kind(message, remedy="Check that the address is that of a Farshore server of the same version.")
+
+
+def _seconds(text: Optional[str]) -> Optional[float]:
+    return float(text) if text and text.isdigit() else None
+
+
+def insecure_request(url: str, timeout: float) -> bytes:
+    """GET ``url`` without checking who answers: only for what is checked by its fingerprint afterwards."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        warnings.catch_warnings(),
+        urllib3.PoolManager(ssl_context=context, assert_hostname=False, retries=False, timeout=timeout) as pool,
+    ):
+        warnings.simplefilter("ignore", InsecureRequestWarning)  # unverified is what is asked for here
+        try:
+            answer = pool.request("GET", url)
+        except HTTPError as error:
+            raise error_from_transport(error, url) from error
+    if answer.status != 200:
+        raise error_from_answer(answer.status, answer.data)
+    return answer.data

@@ -1,0 +1,157 @@
+"""Requests to one Farshore server: pooled connections, mutual TLS, retries with jitter, bodies and errors typed.
+
+Every other module of this package is a thin list of calls over ``Transport``. It may be used from several threads.
+"""
+
+from __future__ import annotations
+
+import ssl
+from types import TracebackType
+from typing import Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union, cast
+from urllib.parse import urlencode
+
+import urllib3
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from urllib3.exceptions import HTTPError
+from urllib3.util import Retry, Timeout
+
+from farshore.client.credentials import Credentials
+from farshore.client.problems import error_from_answer, error_from_transport
+from farshore.model.errors import Unsupported
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Parameter = Union[str, int, float, bool, None]
+Buffer = Union[bytes, bytearray, memoryview]
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+AGAIN = Retry(
+    total=5,
+    backoff_factor=0.2,
+    backoff_jitter=0.3,
+    backoff_max=5,
+    status_forcelist=(502, 503, 504),
+    allowed_methods=None,
+    raise_on_status=False,
+    redirect=False,
+)
+"""For calls that may be repeated without harm."""
+ONCE = Retry(total=0, redirect=False, raise_on_status=False)
+"""For calls that may not, and for callers that have a retry loop of their own."""
+
+
+class Transport:
+    """``url`` is the server's base URL. Every method raises the classes of farshore.model.errors and no others."""
+
+    def __init__(
+        self, url: str, context: ssl.SSLContext, *, connections: int = 8, read_seconds: float = READ_SECONDS
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._pool = urllib3.PoolManager(
+            num_pools=2,
+            maxsize=connections,
+            ssl_context=context,
+            timeout=Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            blocksize=1 << 17,
+        )
+
+    @classmethod
+    def from_credentials(cls, credentials: Credentials, url: Optional[str] = None) -> Transport:
+        """A transport to ``url``, by default to the server that the credentials were made for."""
+        return cls(url or credentials.url, credentials.context())
+
+    def get(self, path: str, answer: Type[Answer], **parameters: Parameter) -> Answer:
+        """GET one object. ``parameters`` that are None are left out of the query."""
+        return self.call("GET", path + _query(parameters), None, answer)
+
+    def get_list(self, path: str, item: Type[Answer], **parameters: Parameter) -> List[Answer]:
+        """GET a JSON array of ``item``."""
+        data = self.request("GET", path + _query(parameters), retries=AGAIN)
+        return _parsed(TypeAdapter(List[item]), data)  # type: ignore[valid-type]
+
+    def post(self, path: str, body: Optional[BaseModel], answer: Type[Answer], *, repeatable: bool = False) -> Answer:
+        """POST a body for an answer; ``repeatable`` says that doing it twice does no harm."""
+        return self.call("POST", path, body, answer, repeatable=repeatable)
+
+    def put(self, path: str, body: BaseModel, answer: Type[Answer]) -> Answer:
+        """PUT one object."""
+        return self.call("PUT", path, body, answer)
+
+    def delete(self, path: str) -> None:
+        """DELETE one object."""
+        self.request("DELETE", path, retries=AGAIN)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Optional[BaseModel],
+        answer: Type[Answer],
+        *,
+        repeatable: Optional[bool] = None,
+    ) -> Answer:
+        """Any method; JSON both ways. What is not said to be repeatable is, unless it is a POST."""
+        repeat = method != "POST" if repeatable is None else repeatable
+        buffers: List[Buffer] = [] if body is None else [body.model_dump_json().encode()]
+        data = self.request(method, path, buffers, content_type="application/json", retries=AGAIN if repeat else ONCE)
+        return _parsed(TypeAdapter(answer), data)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        buffers: Sequence[Buffer] = (),
+        *,
+        content_type: str = "application/octet-stream",
+        retries: Retry = ONCE,
+        headers: Optional[Mapping[str, str]] = None,
+    ) -> bytes:
+        """The raw call. ``buffers`` go out one after another as the body, without being joined or copied."""
+        url = self.url + path
+        sent: Dict[str, str] = {"Accept": "application/json", **(headers or {})}
+        if buffers or method in ("POST", "PUT", "PATCH"):
+            sent["Content-Type"] = content_type
+            sent["Content-Length"] = str(sum(len(buffer) for buffer in buffers))
+        body = cast(List[bytes], list(buffers)) or None  # a list, so that a retry can go through it again
+        try:
+            response = self._pool.request(method, url, body=body, headers=sent, retries=retries, redirect=False)
+        except HTTPError as error:
+            raise error_from_transport(error, self.url) from error
+        if response.status >= 300:
+            raise error_from_answer(response.status, response.data, response.headers.get("Retry-After"))
+        return response.data
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._pool.clear()
+
+    def __enter__(self) -> Transport:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+
+Parsed = TypeVar("Parsed")
+
+
+def _parsed(adapter: TypeAdapter[Parsed], data: bytes) -> Parsed:
+    try:
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "body"
+        raise Unsupported(
+            f"The server's answer is not understood here ({where}: {error.errors()[0]['msg']}).",
+            remedy="Upgrade the older of the two sides.",
+        ) from error
+
+
+def _query(parameters: Mapping[str, Parameter]) -> str:
+    given = {name: _text(value) for name, value in parameters.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""
+
+
+def _text(value: Parameter) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

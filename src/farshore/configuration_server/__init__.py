@@ -1,0 +1,1 @@
+"""The configuration server: REST API, certificate authority, jobs, the watch over RPO."""

@@ -1,0 +1,43 @@
+"""What mobility services call: epochs and heartbeats, each with the machine's own certificate."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat
+from farshore.catalog import machines, process_servers
+from farshore.configuration_server.web.callers import Installation, MachineCaller
+from farshore.protection.assignment import choose
+from farshore.protection.granting import grant
+from farshore.protection.heartbeats import observe
+
+router = APIRouter(prefix="/v1/machines/self", tags=["mobility service"])
+
+
+@router.post("/epochs", status_code=201)
+def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Installation) -> EpochGrant:
+    """Leave to send a new epoch; whoever held an older one is fenced from here on."""
+    now = installation.clock.now()
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        server = choose(row, process_servers.every(tx), machines.count_by_server(tx), now)
+        epoch = grant(tx, row, request, server, now)
+        return EpochGrant(
+            epoch=epoch.epoch,
+            kind=EpochKind(epoch.kind),
+            parent_epoch=epoch.parent_epoch,
+            parent_sequence=epoch.parent_sequence,
+            process_server=server.url,
+            hash_key=installation.vault.hash_key,
+        )
+
+
+@router.post("/heartbeat")
+def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired:
+    """What the agent sees, answered with what should be."""
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        answer = observe(tx, row, seen, installation.clock.now())
+        if row.process_server is None:
+            return answer
+        return answer.model_copy(update={"process_server": process_servers.get(tx, row.process_server).url})

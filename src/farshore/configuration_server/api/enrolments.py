@@ -1,0 +1,105 @@
+"""First contact: the authority's certificate, enrolment with a one-time token, renewal, and the tokens themselves."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from farshore import __version__
+from farshore.api_types.machines import (
+    Authority,
+    Enrolment,
+    EnrolmentRequest,
+    RenewalRequest,
+    Token,
+    TokenRequest,
+    TokenView,
+)
+from farshore.api_types.servers import ServerStatus
+from farshore.catalog import events, machines, process_servers, tokens
+from farshore.configuration_server.api import views
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.web.callers import (
+    Installation,
+    MachineCaller,
+    Operator,
+    ProcessServerCaller,
+    Reader,
+)
+from farshore.protection.enrolment import create_token, enrol
+
+router = APIRouter(prefix="/v1", tags=["enrolment"])
+
+
+@router.get("/status")
+def status(installation: Installation) -> ServerStatus:
+    """What this server is. Open to all."""
+    return ServerStatus(version=__version__, authority_fingerprint=installation.issuer.authority.fingerprint)
+
+
+@router.get("/authority")
+def authority(installation: Installation) -> Authority:
+    """The authority's certificate. Open to all; compare its SHA-256 fingerprint with the one that came with a token."""
+    return Authority(certificate=installation.issuer.authority.certificate)
+
+
+@router.post("/enrolments", status_code=201)
+def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolment:
+    """Trade a one-time token for a machine's certificate. Open to all who have a token."""
+    with installation.catalog.writing() as tx:
+        row = enrol(tx, request.token, request.description, installation.clock.now())
+        signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
+        return Enrolment(machine=row.id, certificate=signed, authority=installation.issuer.authority.certificate)
+
+
+@router.post("/machines/self/certificate", status_code=201)
+def renew_machine(request: RenewalRequest, machine: MachineCaller, installation: Installation) -> Enrolment:
+    """A new certificate for the calling machine."""
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
+    return Enrolment(machine=machine, certificate=signed, authority=installation.issuer.authority.certificate)
+
+
+@router.post("/process-servers/self/certificate", status_code=201)
+def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, installation: Installation) -> Enrolment:
+    """A new certificate for the calling process server, for the names that this installation advertises."""
+    with installation.catalog.writing() as tx:
+        process_servers.get(tx, server)
+        names = installation.settings.names
+        signed = installation.issuer.sign(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
+    return Enrolment(machine=server, certificate=signed, authority=installation.issuer.authority.certificate)
+
+
+@router.post("/enrolment-tokens", status_code=201)
+def make_token(request: TokenRequest, user: Operator, installation: Installation) -> Token:
+    """A one-time token. Its secret is answered here and never again."""
+    with installation.catalog.writing() as tx:
+        made = create_token(tx, request, user.actor, installation.clock.now())
+    return Token(
+        token=made.secret,
+        authority_fingerprint=installation.issuer.authority.fingerprint,
+        expires=made.expires,
+        server_url=installation.settings.base_url,
+    )
+
+
+@router.get("/enrolment-tokens")
+def list_tokens(_user: Reader, installation: Installation) -> list[TokenView]:
+    """All tokens, used ones too, without their secrets."""
+    with installation.catalog.reading() as tx:
+        return [views.token(row) for row in tokens.every(tx)]
+
+
+@router.delete("/enrolment-tokens/{token}", status_code=204)
+def revoke_token(token: str, user: Operator, installation: Installation) -> None:
+    """Make a token useless."""
+    with installation.catalog.writing() as tx:
+        tokens.revoke(tx, token)
+        events.record(
+            tx,
+            time=installation.clock.now(),
+            kind="token.revoked",
+            actor=user.actor,
+            subject=f"token/{token}",
+            message="Enrolment token revoked.",
+        )

@@ -1,0 +1,40 @@
+"""The log of events and the alerts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from farshore.api_types.events import Alert, Event
+from farshore.catalog import events
+from farshore.configuration_server.api import views
+from farshore.configuration_server.web.callers import Installation, Reader
+
+router = APIRouter(prefix="/v1", tags=["events"])
+Limit = Annotated[int, Query(ge=1, le=10_000)]
+
+
+@router.get("/events")
+def list_events(
+    _user: Reader,
+    installation: Installation,
+    after: int = 0,
+    subject: str | None = None,
+    kind: str | None = None,
+    actor: str | None = None,
+    limit: Limit = 100,
+) -> list[Event]:
+    """Events newest first. ``after`` is the id of the last one seen; ``kind`` and ``actor`` may be prefixes
+    (``actor=user/`` is the audit log)."""
+    with installation.catalog.reading() as tx:
+        found = events.listed(tx, after=after, subject=subject, kind=kind, actor=actor, limit=limit)
+        return [views.event(row) for row in found]
+
+
+@router.get("/alerts")
+def list_alerts(_user: Reader, installation: Installation, all: bool = False, limit: Limit = 100) -> list[Alert]:  # noqa: A002
+    """What is wrong now; with ``all`` also what was, newest first."""
+    with installation.catalog.reading() as tx:
+        rows = events.alerts(tx, limit) if all else events.open_alerts(tx)
+        return [views.alert(row) for row in rows]

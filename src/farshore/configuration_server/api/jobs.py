@@ -1,0 +1,42 @@
+"""Long operations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from farshore.api_types.jobs import Job
+from farshore.catalog import events
+from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.model.identifiers import JobId
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+
+@router.get("")
+def list_jobs(_user: Reader, installation: Installation, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
+    """The newest jobs first, without their steps."""
+    return installation.jobs.listed(limit)
+
+
+@router.get("/{job}")
+def show_job(job: str, _user: Reader, installation: Installation) -> Job:
+    """One job with its steps."""
+    return installation.jobs.show(JobId(job))
+
+
+@router.post("/{job}/cancel")
+def cancel_job(job: str, user: Operator, installation: Installation) -> Job:
+    """Stop a job before its next step."""
+    cancelled = installation.jobs.cancel(JobId(job))
+    with installation.catalog.writing() as tx:
+        events.record(
+            tx,
+            time=installation.clock.now(),
+            kind="job.cancelled",
+            actor=user.actor,
+            subject=f"job/{job}",
+            message=f"The {cancelled.kind} job was cancelled.",
+        )
+    return cancelled

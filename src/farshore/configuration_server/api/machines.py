@@ -1,0 +1,154 @@
+"""Protected machines, as users see and steer them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from farshore.api_types.jobs import Job
+from farshore.api_types.machines import Finding, Machine, MachineAddition, ProtectionRequest
+from farshore.catalog import events, machines, policies, secrets, users
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import CommandRow, MachineRow, SecretRow
+from farshore.configuration_server.api import views
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.jobs.push import PUSH
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
+from farshore.model.errors import NotFound, WrongState
+from farshore.model.identifiers import MachineId, new_id
+from farshore.model.states import MachineState
+from farshore.protection.checks import check_machine
+from farshore.protection.granting import ELSEWHERE, fence
+
+router = APIRouter(prefix="/v1/machines", tags=["machines"])
+
+
+@router.get("")
+def list_machines(_user: Reader, installation: Installation) -> list[Machine]:
+    """All machines."""
+    now = installation.clock.now()
+    with installation.catalog.reading() as tx:
+        return [views.machine(row, now) for row in machines.every(tx)]
+
+
+@router.post("", status_code=202)
+def add_machine(request: MachineAddition, user: Operator, installation: Installation) -> Job:
+    """Install the mobility service over SSH, as a job."""
+    secret, now = new_id(), installation.clock.now()
+    with installation.catalog.writing() as tx:
+        policies.get(tx, request.policy)
+        sealed = installation.sealer.seal(secret, request.private_key.encode())
+        secrets.keep(tx, SecretRow(id=secret, sealed=sealed, created=now))
+        events.record(
+            tx,
+            time=now,
+            kind="machine.add",
+            actor=user.actor,
+            subject=f"host/{request.host}",
+            message=f"The mobility service is to be installed on {request.host}.",
+        )
+    asked = request.model_dump(mode="json", exclude={"private_key"})
+    asked["server_url"] = request.server_url or installation.settings.base_url
+    work = {"subject": request.host, "secret": secret, "actor": user.actor, "request": asked}
+    return installation.jobs.start(PUSH, work)
+
+
+@router.get("/{machine}")
+def show_machine(machine: str, _user: Reader, installation: Installation) -> Machine:
+    """One machine, by id or name."""
+    with installation.catalog.reading() as tx:
+        return views.machine(machines.get(tx, machine), installation.clock.now())
+
+
+@router.delete("/{machine}", status_code=204)
+def delete_machine(machine: str, user: Contributor, installation: Installation) -> None:
+    """Forget a machine that is not protected; its certificates open nothing then. Its data in the vault stays."""
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        machines.delete(tx, row)
+        users.revoke_certificates(tx, "machine", row.id, installation.clock.now())
+        _tell(tx, installation, user, row, "machine.deleted", f"{row.name} was forgotten.")
+
+
+@router.get("/{machine}/check")
+def check(machine: str, _user: Reader, installation: Installation) -> list[Finding]:
+    """What stands in the way of protecting this machine well, each with its remedy."""
+    with installation.catalog.reading() as tx:
+        return check_machine(machines.get(tx, machine), installation.clock.now())
+
+
+@router.put("/{machine}/protection")
+def protect(machine: str, request: ProtectionRequest, user: Operator, installation: Installation) -> Machine:
+    """Protect a machine, or change how: policy, excluded disks, bandwidth."""
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        if row.state == MachineState.UNPROTECTED.value:
+            machines.set_state(row, MachineState.ENROLLED)
+        if request.policy is not None:
+            row.policy = policies.get(tx, request.policy).name
+        if request.exclude_disks is not None:
+            _check_disks(row, request.exclude_disks)
+            row.exclude_disks = sorted(set(request.exclude_disks))
+        if request.bandwidth_limit is not None:
+            row.bandwidth_limit = request.bandwidth_limit
+        row.protect = True
+        detail = request.model_dump(mode="json", exclude_none=True)
+        _tell(tx, installation, user, row, "machine.protect", f"{row.name} is to be protected.", detail)
+        return views.machine(row, installation.clock.now())
+
+
+@router.delete("/{machine}/protection", status_code=204)
+def unprotect(machine: str, user: Operator, installation: Installation) -> None:
+    """End a machine's protection. Its points stay until retention ends them."""
+    now = installation.clock.now()
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        if MachineState(row.state) in ELSEWHERE - {MachineState.COMMITTED}:
+            raise WrongState(f"{row.name} is {row.state}.", remedy="Commit or clean up the failover first.")
+        machines.set_state(row, MachineState.UNPROTECTED)
+        row.protect = False
+        fence(tx, row, now, "protection was ended")
+        _tell(tx, installation, user, row, "machine.unprotect", f"Protection of {row.name} has ended.")
+
+
+@router.post("/{machine}/resync", status_code=202)
+def resync(machine: str, user: Operator, installation: Installation) -> Machine:
+    """Compare the machine with its copy and send what differs, beginning with the agent's next heartbeat."""
+    now = installation.clock.now()
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
+            raise WrongState(f"{row.name} is {row.state}.", remedy="Only a protected machine can be resynced.")
+        machines.ask(tx, CommandRow(id=new_id(), machine=MachineId(row.id), kind="resync", created=now))
+        _tell(tx, installation, user, row, "machine.resync", f"A resync of {row.name} was asked for.")
+        return views.machine(row, now)
+
+
+def _check_disks(row: MachineRow, numbers: list[int]) -> None:
+    present = {disk["number"] for disk in row.description["disks"]}
+    unknown = sorted(set(numbers) - present)
+    if unknown:
+        raise NotFound(
+            f"{row.name} has no disk {unknown[0]}.", remedy=f"Its disks are {sorted(present)}: farshore machine show."
+        )
+
+
+def _tell(
+    tx: Transaction,
+    installation: Services,
+    user: Identity,
+    row: MachineRow,
+    kind: str,
+    message: str,
+    detail: dict[str, object] | None = None,
+) -> None:
+    assert user.kind is Kind.USER
+    events.record(
+        tx,
+        time=installation.clock.now(),
+        kind=kind,
+        actor=user.actor,
+        subject=f"machine/{row.id}",
+        message=message,
+        detail=detail,
+    )

@@ -1,0 +1,72 @@
+"""Replication policies."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from farshore.api_types.policies import Policy, PolicyChange
+from farshore.catalog import events, policies
+from farshore.catalog.database import Transaction
+from farshore.configuration_server.api import views
+from farshore.configuration_server.identity import Identity
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Contributor, Installation, Reader
+from farshore.model.policy import ReplicationPolicy
+
+router = APIRouter(prefix="/v1/policies", tags=["policies"])
+
+
+@router.get("")
+def list_policies(_user: Reader, installation: Installation) -> list[Policy]:
+    """All policies."""
+    with installation.catalog.reading() as tx:
+        return [views.policy(row) for row in policies.every(tx)]
+
+
+@router.get("/{name}")
+def show_policy(name: str, _user: Reader, installation: Installation) -> Policy:
+    """One policy."""
+    with installation.catalog.reading() as tx:
+        return views.policy(policies.get(tx, name))
+
+
+@router.post("", status_code=201)
+def create_policy(request: Policy, user: Contributor, installation: Installation) -> Policy:
+    """A new policy."""
+    with installation.catalog.writing() as tx:
+        row = policies.create(tx, ReplicationPolicy(**request.model_dump()))
+        _tell(tx, installation, user, "policy.created", request.name, request.model_dump())
+        return views.policy(row)
+
+
+@router.patch("/{name}")
+def change_policy(name: str, request: PolicyChange, user: Contributor, installation: Installation) -> Policy:
+    """Change some of a policy's values; its machines follow with their next heartbeat."""
+    values = request.model_dump(exclude_none=True)
+    with installation.catalog.writing() as tx:
+        row = policies.change(tx, name, values)
+        _tell(tx, installation, user, "policy.changed", name, values)
+        return views.policy(row)
+
+
+@router.delete("/{name}", status_code=204)
+def delete_policy(name: str, user: Contributor, installation: Installation) -> None:
+    """Drop a policy that no machine follows."""
+    with installation.catalog.writing() as tx:
+        policies.delete(tx, name)
+        _tell(tx, installation, user, "policy.deleted", name, {})
+
+
+def _tell(
+    tx: Transaction, installation: Services, user: Identity, kind: str, name: str, detail: dict[str, object]
+) -> None:
+    verb = kind.partition(".")[2]
+    events.record(
+        tx,
+        time=installation.clock.now(),
+        kind=kind,
+        actor=user.actor,
+        subject=f"policy/{name}",
+        message=f"Policy {name} was {verb}.",
+        detail=detail,
+    )

@@ -1,0 +1,158 @@
+"""Rows of the catalog as REST bodies."""
+
+from __future__ import annotations
+
+from farshore.api_types.events import Alert, Event, Severity
+from farshore.api_types.failovers import Failover, FailoverKind
+from farshore.api_types.machines import Description, Heartbeat, Machine, TokenView
+from farshore.api_types.points import Point
+from farshore.api_types.policies import Policy
+from farshore.api_types.servers import ProcessServer
+from farshore.api_types.users import Role, User
+from farshore.catalog.tables import (
+    AlertRow,
+    EventRow,
+    FailoverRow,
+    MachineRow,
+    PointRow,
+    PolicyRow,
+    ProcessServerRow,
+    TokenRow,
+    UserRow,
+)
+from farshore.model.point import PointKind
+from farshore.model.states import MachineState
+from farshore.protection.assignment import is_healthy
+from farshore.protection.watch import rpo_seconds
+
+
+def machine(row: MachineRow, now: int) -> Machine:
+    """A machine with what its agent and process server said last."""
+    seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
+    description = Description.model_validate(row.description)
+    excluded = set(row.exclude_disks)
+    disks = [
+        disk.model_copy(update={"excluded": disk.excluded or disk.number in excluded}) for disk in description.disks
+    ]
+    lag = dict(row.lag)
+    if seen is not None and seen.captured_sequence > seen.acknowledged_sequence and seen.acknowledged_time:
+        lag["network"] = max(0.0, (row.last_seen - seen.acknowledged_time) / 1e9)
+    return Machine(
+        id=row.id,
+        name=row.name,
+        state=MachineState(row.state),
+        policy=row.policy,
+        description=description.model_copy(update={"disks": disks}),
+        epoch=row.epoch,
+        mode=seen.mode if seen else None,
+        mode_cause=seen.mode_cause if seen else "",
+        mode_since=seen.mode_since if seen else 0,
+        last_seen=row.last_seen,
+        rpo_seconds=rpo_seconds(row.newest_point_time, now),
+        lag=lag,
+        progress=seen.progress if seen else None,
+        accounts=seen.accounts if seen else [],
+        warnings=seen.warnings if seen else [],
+    )
+
+
+def point(row: PointRow) -> Point:
+    """A recovery point."""
+    return Point(
+        id=row.id,
+        machine=row.machine,
+        epoch=row.epoch,
+        sequence=row.sequence,
+        time=row.time,
+        kind=PointKind(row.kind),
+        name=row.name,
+    )
+
+
+def policy(row: PolicyRow) -> Policy:
+    """A replication policy."""
+    return Policy(
+        name=row.name,
+        rpo_threshold=row.rpo_threshold,
+        crash_consistent_every=row.crash_consistent_every,
+        app_consistent_every=row.app_consistent_every,
+        hot_window=row.hot_window,
+        keep_hourly=row.keep_hourly,
+        keep_daily=row.keep_daily,
+        keep_weekly=row.keep_weekly,
+    )
+
+
+def failover(row: FailoverRow) -> Failover:
+    """A recovered machine."""
+    return Failover(
+        id=row.id,
+        machine=row.machine,
+        kind=FailoverKind(row.kind),
+        point_epoch=row.point_epoch,
+        point_sequence=row.point_sequence,
+        point_time=row.point_time,
+        site=row.site,
+        state=row.state,
+        forward={int(host): int(guest) for host, guest in row.forward.items()},
+        address=row.address,
+        requested=row.requested,
+        running=row.running,
+        message=row.message,
+        job=row.job,
+    )
+
+
+def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessServer:
+    """A process server and how it is."""
+    return ProcessServer(
+        id=row.id,
+        url=row.url,
+        version=row.version,
+        last_seen=row.last_seen,
+        healthy=is_healthy(row, now),
+        spool_bytes=row.spool_bytes,
+        spool_limit=row.spool_limit,
+        store_trouble=row.store_trouble,
+        machines=machines,
+    )
+
+
+def token(row: TokenRow) -> TokenView:
+    """A token without its secret."""
+    return TokenView(
+        id=row.id, name=row.name, created=row.created, expires=row.expires, used=row.used, machine=row.machine
+    )
+
+
+def user(row: UserRow, expires: int) -> User:
+    """A user."""
+    return User(name=row.name, role=Role(row.role), created=row.created, expires=expires)
+
+
+def event(row: EventRow) -> Event:
+    """A line of the log."""
+    return Event(
+        id=row.id,
+        time=row.time,
+        kind=row.kind,
+        severity=Severity(row.severity),
+        actor=row.actor,
+        subject=row.subject,
+        message=row.message,
+        detail=row.detail,
+    )
+
+
+def alert(row: AlertRow) -> Alert:
+    """An alert."""
+    return Alert(
+        id=row.id,
+        kind=row.kind,
+        severity=Severity(row.severity),
+        subject=row.subject,
+        message=row.message,
+        remedy=row.remedy,
+        raised=row.raised,
+        cleared=row.cleared,
+    )

@@ -1,0 +1,64 @@
+"""Makes the ASGI application of one installation."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from farshore import __version__
+from farshore.configuration_server.api import (
+    agents,
+    enrolments,
+    events,
+    failovers,
+    jobs,
+    machines,
+    points,
+    policies,
+    process_servers,
+    users,
+    vault,
+)
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web import problems
+from farshore.configuration_server.web.bounds import BoundedBodies
+
+ROUTERS = (
+    enrolments.router,
+    agents.router,
+    process_servers.router,
+    machines.router,
+    points.router,
+    policies.router,
+    failovers.router,
+    jobs.router,
+    events.router,
+    users.router,
+    vault.router,
+)
+DESCRIPTION = """The management API of a Farshore installation. Every call but `/v1/status`, `/v1/authority` and
+`/v1/enrolments` needs a client certificate of the installation's own authority. Errors are problem documents
+(RFC 9457) whose `type` is `urn:farshore:<code>`; docs/errors.md lists the codes."""
+
+
+def create_application(services: Services | None) -> FastAPI:
+    """The application; without services it can only describe itself."""
+    app = FastAPI(
+        title="Farshore",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.services = services
+    app.add_middleware(BoundedBodies)
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,63 @@
+"""Who is calling: read from the URI SAN of a client certificate that TLS has already verified."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from farshore.model.errors import Unauthenticated
+
+SCHEME = "farshore://"
+URI = re.compile(r"farshore://(machine|process-server|user|server)/([A-Za-z0-9][A-Za-z0-9._-]{0,62})")
+
+
+class Kind(enum.Enum):
+    """Kinds of certificate holders."""
+
+    MACHINE = "machine"
+    PROCESS_SERVER = "process-server"
+    USER = "user"
+    SERVER = "server"
+    """The configuration server itself."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``name`` is a user's name, else an id."""
+
+    kind: Kind
+    name: str
+
+    @property
+    def uri(self) -> str:
+        """As it stands in a certificate."""
+        return f"{SCHEME}{self.kind.value}/{self.name}"
+
+    @property
+    def actor(self) -> str:
+        """As it stands in the log of events."""
+        return f"{self.kind.value}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A verified client certificate: its holder and its serial number in lower-case hex."""
+
+    identity: Identity
+    serial: str
+
+
+def peer_from_certificate(certificate: Mapping[str, Any]) -> Peer:
+    """Read ``ssl.SSLObject.getpeercert()``. Raises Unauthenticated where the certificate names nobody, or several."""
+    uris = [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+    named = [match for uri in uris if (match := URI.fullmatch(uri))]
+    if len(named) != 1:
+        raise Unauthenticated(
+            "The certificate shown does not name a Farshore user, machine or server.",
+            remedy="Use the certificate that this installation gave you.",
+        )
+    serial = str(certificate.get("serialNumber", "")).lower().lstrip("0")
+    return Peer(Identity(Kind(named[0][1]), named[0][2]), serial)

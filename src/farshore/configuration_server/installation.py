@@ -1,0 +1,137 @@
+"""First-run set-up, and its repair: everything that an installation's folder must hold, made where it is missing.
+
+Each file is written whole or not at all, and each step looks before it acts, so a set-up that was cut off is completed
+by the next. Certificates are made anew when the advertised names change or their end draws near.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from pathlib import Path
+
+from cryptography import x509
+
+from farshore.api_types.users import Role
+from farshore.catalog import policies, users
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import UserRow
+from farshore.catalog.upgrade import upgrade
+from farshore.client.credentials import Credentials, read_private, write_private
+from farshore.configuration_server.clock import utc
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.pki.authority import Authority, general_name
+from farshore.configuration_server.pki.issuing import Issuer
+from farshore.configuration_server.sealing import KEY_BYTES
+from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, Settings
+from farshore.configuration_server.vault_access import ensure_vault
+from farshore.model.identifiers import new_id
+from farshore.model.ports import Clock
+
+RENEW_BEFORE = datetime.timedelta(days=30)
+ADMIN = "admin"
+AUTHORITY_FILE = "authority.pem"
+SERVER_FILE = "server.json"
+SEALING_FILE = "sealing.key"
+
+
+def set_up(settings: Settings, clock: Clock) -> None:
+    """Make or complete an installation."""
+    os.umask(0o077)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.chmod(0o700)
+    settings.pki.mkdir(exist_ok=True)
+    settings.process_server_home.mkdir(exist_ok=True)
+    settings.save()
+    _ensure_authority(settings, clock)
+    _ensure_sealing_key(settings)
+    catalog = Catalog(settings.catalog)
+    upgrade(catalog.engine)
+    issuer = Issuer(load_authority(settings), clock)
+    with catalog.writing() as tx:
+        policies.ensure_default(tx)
+    _ensure_credentials(settings.pki / SERVER_FILE, Kind.SERVER, settings, catalog, issuer, clock)
+    process_server = settings.process_server_home / CREDENTIALS_FILE_NAME
+    _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
+    _ensure_admin(settings, catalog, issuer, clock)
+    catalog.close()
+    ensure_vault(settings.vault, settings.owner_key_file)
+
+
+def load_authority(settings: Settings) -> Authority:
+    """The authority of an installation. Raises NotFound, Refused, Malformed."""
+    text = read_private(settings.pki / AUTHORITY_FILE).decode()
+    return Authority.from_pem(text, text)
+
+
+def load_server_credentials(settings: Settings) -> Credentials:
+    """The configuration server's own certificate and key."""
+    return Credentials.load(settings.pki / SERVER_FILE)
+
+
+def load_sealing_key(settings: Settings) -> bytes:
+    """The key that secrets of running jobs are sealed with."""
+    return read_private(settings.home / SEALING_FILE)
+
+
+def _ensure_authority(settings: Settings, clock: Clock) -> None:
+    path = settings.pki / AUTHORITY_FILE
+    if not path.exists():
+        made = Authority.create("Farshore authority", utc(clock))
+        # One file, so that certificate and key are there together or not at all.
+        write_private(path, (made.certificate + made.key).encode())
+
+
+def _ensure_sealing_key(settings: Settings) -> None:
+    path = settings.home / SEALING_FILE
+    if not path.exists():
+        write_private(path, os.urandom(KEY_BYTES))
+
+
+def _ensure_credentials(
+    path: Path, kind: Kind, settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock
+) -> None:
+    holder = Identity(kind, new_id())
+    if path.exists():
+        present = Credentials.load(path)
+        certificate = x509.load_pem_x509_certificate(present.certificate.encode())
+        if _is_good(certificate, settings.names, clock):
+            _move(path, present, settings)
+            return
+        holder = Identity(kind, _holder(certificate))
+    with catalog.writing() as tx:
+        pem, key = issuer.issue(tx, holder, settings.names)
+    Credentials(settings.local_url, issuer.authority.certificate, pem, key).save(path)
+
+
+def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:
+    path = settings.admin_credentials
+    if path.exists():
+        present = Credentials.load(path)
+        if _is_good(x509.load_pem_x509_certificate(present.certificate.encode()), (), clock):
+            _move(path, present, settings)
+            return
+    with catalog.writing() as tx:
+        if users.find(tx, ADMIN) is None:
+            users.add(tx, UserRow(name=ADMIN, role=Role.CONTRIBUTOR.value, created=clock.now()))
+        pem, key = issuer.issue(tx, Identity(Kind.USER, ADMIN))
+    Credentials(settings.local_url, issuer.authority.certificate, pem, key).save(path)
+
+
+def _move(path: Path, present: Credentials, settings: Settings) -> None:
+    """The server may have got another port."""
+    if present.url != settings.local_url:
+        dataclasses.replace(present, url=settings.local_url).save(path)
+
+
+def _is_good(certificate: x509.Certificate, names: tuple[str, ...], clock: Clock) -> bool:
+    held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    lasting = certificate.not_valid_after_utc - utc(clock) > RENEW_BEFORE
+    return lasting and all(general_name(name) in held for name in names)
+
+
+def _holder(certificate: x509.Certificate) -> str:
+    held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = held.get_values_for_type(x509.UniformResourceIdentifier)
+    return str(uri).rpartition("/")[2]

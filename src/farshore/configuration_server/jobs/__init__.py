@@ -1,0 +1,1 @@
+"""Long operations: DBOS workflows, started, listed, watched and cancelled."""

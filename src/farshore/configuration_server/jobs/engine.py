@@ -1,0 +1,166 @@
+"""Launches DBOS and maps its workflows to jobs.
+
+In: job definitions of recovery and protection. Out: farshore.api_types.jobs.Job. Relies on: one configuration server
+per job database (SQLite), or several on one PostgreSQL database; DBOS resumes what a kill cut off when it launches.
+A job's kind and subject come from its workflow's name and its request's ``subject``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from dbos import DBOS, DBOSConfig, SetWorkflowID, StepInfo, WorkflowStatus
+from dbos._error import DBOSException
+
+from farshore.api_types.jobs import Job, JobStep
+from farshore.model.errors import FarshoreError, NotFound, Unsupported, WrongState
+from farshore.model.identifiers import JobId, new_id
+from farshore.model.states import JobState
+from farshore.protection.durable import JobDefinition, Request, forget_progress, progress_of
+
+log = logging.getLogger(__name__)
+
+APPLICATION = "farshore"
+GENERATION = "1"
+"""Recovery of unfinished jobs is bound to it. Raise it only where a job's order of steps changes."""
+
+STATES = {
+    "PENDING": JobState.RUNNING,
+    "ENQUEUED": JobState.QUEUED,
+    "DELAYED": JobState.WAITING,
+    "SUCCESS": JobState.SUCCEEDED,
+    "ERROR": JobState.FAILED,
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": JobState.FAILED,
+    "CANCELLED": JobState.CANCELLED,
+}
+ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+NANOSECONDS = 1_000_000
+
+
+class JobEngine:
+    """The jobs of one configuration server. Make it before ``launch``; the definitions' workflows must be imported."""
+
+    def __init__(self, database_url: str, definitions: Iterable[JobDefinition]) -> None:
+        self._definitions = {definition.kind: definition for definition in definitions}
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "system_database_url": database_url,
+            "application_version": GENERATION,
+            "executor_id": "configuration-server",
+            "log_level": "WARNING",
+            "enable_otlp": False,
+        }
+        self._dbos = DBOS(config=config)
+
+    def launch(self) -> None:
+        """Start the engine; unfinished jobs go on from their last completed step."""
+        DBOS.launch()
+
+    def close(self, patience: int = 0) -> None:
+        """Stop. What still runs after ``patience`` seconds goes on at the next launch."""
+        DBOS.destroy(workflow_completion_timeout_sec=patience)
+
+    def start(self, kind: str, request: Request, job: JobId | None = None) -> Job:
+        """Start a job; with the id of one that exists already, that one is answered and nothing is started twice."""
+        definition = self._definitions.get(kind)
+        if definition is None:
+            raise Unsupported(f"This server has no {kind} jobs.", remedy="Upgrade the configuration server.")
+        chosen = job or JobId(new_id())
+        with SetWorkflowID(chosen):
+            DBOS.start_workflow(definition.run, request)
+        return self.show(chosen)
+
+    def show(self, job: JobId) -> Job:
+        """One job with its steps. Raises NotFound."""
+        found = DBOS.list_workflows(workflow_ids=[job])
+        if not found or found[0].name not in self._definitions:
+            raise NotFound(f"There is no job {job}.", remedy="See `farshore job list`.")
+        return self._describe(found[0], steps=True)
+
+    def listed(self, limit: int = 100) -> list[Job]:
+        """The newest jobs first, without their steps."""
+        rows = DBOS.list_workflows(name=list(self._definitions), limit=limit, sort_desc=True)
+        return [self._describe(row, steps=False) for row in rows]
+
+    def cancel(self, job: JobId) -> Job:
+        """Ask a job to stop before its next step. Raises NotFound, WrongState where it has ended."""
+        before = self.show(job)
+        if before.state in ENDED:
+            raise WrongState(f"Job {job} has {before.state.value} already.", remedy="There is nothing to cancel.")
+        DBOS.cancel_workflow(job)
+        return self.show(job)
+
+    def _describe(self, row: WorkflowStatus, *, steps: bool) -> Job:
+        definition = self._definitions[row.name]
+        state = STATES[row.status]
+        if state in ENDED:
+            forget_progress(row.workflow_id)
+        shown = self._steps(row.workflow_id, definition, state not in ENDED) if steps else []
+        message, remedy = _failure(row)
+        return Job(
+            id=row.workflow_id,
+            kind=row.name,
+            subject=str(_request_of(row).get("subject", "")),
+            state=state,
+            created=(row.created_at or 0) * NANOSECONDS,
+            ended=(row.completed_at or row.updated_at or 0) * NANOSECONDS if state in ENDED else 0,
+            fraction=1.0 if state is JobState.SUCCEEDED else _fraction(row.workflow_id, definition, shown),
+            steps=shown,
+            error=message,
+            remedy=remedy,
+            result=row.output if state is JobState.SUCCEEDED and isinstance(row.output, dict) else {},
+        )
+
+    def _steps(self, job: str, definition: JobDefinition, active: bool) -> list[JobStep]:
+        """The steps of the definition, then those that came on top (undoing, for one)."""
+        recorded = {step["function_name"]: step for step in DBOS.list_workflow_steps(job)}
+        reached = max((number for number, name in enumerate(definition.steps) if name in recorded), default=-1)
+        extra = [name for name in recorded if name not in definition.steps and not name.startswith("DBOS.")]
+        shown = []
+        for number, name in enumerate(definition.steps):
+            if name in recorded:
+                shown.append(_recorded_step(recorded[name]))
+            elif number < reached:
+                shown.append(JobStep(name=name, state=JobState.SUCCEEDED, detail="not needed"))
+            elif active and number == reached + 1 and not extra:
+                progress = progress_of(job)
+                shown.append(JobStep(name=name, state=JobState.RUNNING, detail=progress.detail if progress else ""))
+            else:
+                shown.append(JobStep(name=name, state=JobState.QUEUED if active else JobState.CANCELLED))
+        return shown + [_recorded_step(recorded[name]) for name in extra]
+
+
+def _recorded_step(step: StepInfo) -> JobStep:
+    error = step["error"]
+    return JobStep(
+        name=step["function_name"],
+        state=JobState.SUCCEEDED if error is None else JobState.FAILED,
+        started=(step["started_at_epoch_ms"] or 0) * NANOSECONDS,
+        ended=(step["completed_at_epoch_ms"] or 0) * NANOSECONDS,
+        detail=str(error) if error is not None else "",
+    )
+
+
+def _fraction(job: str, definition: JobDefinition, shown: list[JobStep]) -> float:
+    done = sum(step.state is JobState.SUCCEEDED and step.name in definition.steps for step in shown)
+    progress = progress_of(job)
+    within = progress.fraction if progress is not None else 0.0
+    return min(0.99, (done + within) / max(1, len(definition.steps)))
+
+
+def _request_of(row: WorkflowStatus) -> dict[str, Any]:
+    arguments = row.input["args"] if row.input else ()
+    return arguments[0] if arguments and isinstance(arguments[0], dict) else {}
+
+
+def _failure(row: WorkflowStatus) -> tuple[str, str]:
+    error = row.error
+    if error is None:
+        return "", ""
+    if isinstance(error, FarshoreError):
+        return error.message, error.remedy
+    if isinstance(error, DBOSException):
+        return str(error), "See the server's log, then start the job again."
+    return f"{type(error).__name__}: {error}", "This is a defect: see the server's log, and report it."

@@ -1,0 +1,90 @@
+"""The job that cuts a point: ask the agent, wait for its mark in the stream, wait until that is in the vault."""
+
+from __future__ import annotations
+
+import time
+
+from dbos import DBOS
+
+from farshore.catalog import epochs, machines
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import CommandRow
+from farshore.model.errors import Refused, TryLater, WrongState
+from farshore.model.ports import Clock
+from farshore.protection.durable import JobDefinition, Request, Result
+
+POINT = "point"
+ASK, MARK, STORE = "ask the agent", "mark the stream", "store in the vault"
+PATIENCE = 180.0
+POLL = 0.2
+
+
+def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
+    """Make the job's definition. Its request: ``subject`` (machine id), ``kind``, ``name``."""
+
+    @DBOS.step(name=ASK)
+    def ask(request: Request, command: str) -> None:
+        with catalog.writing() as tx:
+            row = CommandRow(
+                id=command,
+                machine=request["subject"],
+                kind="point",
+                point_kind=request["kind"],
+                name=request["name"],
+                created=clock.now(),
+            )
+            machines.ask(tx, row)
+
+    @DBOS.step(name=MARK)
+    def mark(command: str) -> Result:
+        give_up = clock.monotonic() + PATIENCE
+        while clock.monotonic() < give_up:
+            with catalog.reading() as tx:
+                row = machines.command(tx, command)
+                if row.done and row.error:
+                    raise Refused(
+                        f"The agent could not cut the point: {row.error}",
+                        remedy="See the machine's warnings: farshore machine show.",
+                    )
+                if row.done:
+                    return {"epoch": row.epoch, "sequence": row.sequence, "time": row.time}
+            time.sleep(POLL)
+        _withdraw(command)
+        raise TryLater(
+            f"The agent did not cut the point within {PATIENCE:.0f} seconds.",
+            remedy="Check that the machine runs and reaches this server.",
+        )
+
+    @DBOS.step(name=STORE)
+    def store(request: Request, where: Result) -> None:
+        give_up = clock.monotonic() + PATIENCE
+        while clock.monotonic() < give_up:
+            with catalog.reading() as tx:
+                epoch = epochs.get(tx, request["subject"], where["epoch"])
+                if epoch.stored >= where["sequence"]:
+                    if epoch.consistent and epoch.consistent_from <= where["sequence"]:
+                        return
+                    raise WrongState(
+                        "The point was cut while the machine's copy was not whole yet.",
+                        remedy="Ask again once the machine is protected.",
+                    )
+            time.sleep(POLL)
+        raise TryLater(
+            "The point is cut but not stored yet.", remedy="It will appear once the process server has caught up."
+        )
+
+    def _withdraw(command: str) -> None:
+        with catalog.writing() as tx:
+            row = machines.command(tx, command)
+            if not row.done:
+                row.done, row.error = clock.now(), "nobody waits for it any more"
+
+    @DBOS.workflow(name=POINT)
+    def run(request: Request) -> Result:
+        command = str(DBOS.workflow_id)
+        ask(request, command)
+        where = mark(command)
+        store(request, where)
+        return where
+
+    return JobDefinition(POINT, run, (ASK, MARK, STORE))

@@ -1,0 +1,104 @@
+"""The job that brings a machine in: install the mobility service over SSH, wait until it reports.
+
+The SSH key never enters the job's record: it is kept sealed in the catalog under an id, and dropped when the job ends,
+however it ends. The one-time token is made inside the step that uses it, so that no record holds it either.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from dbos import DBOS
+
+from farshore.api_types.machines import TokenRequest
+from farshore.catalog import machines, secrets, tokens
+from farshore.catalog.database import Catalog
+from farshore.configuration_server.sealing import Sealer
+from farshore.model.errors import TryLater
+from farshore.model.ports import Clock
+from farshore.protection.durable import JobDefinition, Request, Result, report_progress
+from farshore.protection.enrolment import create_token
+from farshore.protection.installation import Installer, PushTarget
+
+PUSH = "push-install"
+INSTALL, GREET, FORGET = "install the mobility service", "wait until it reports", "forget the SSH key"
+TOKEN_SECONDS = 1800
+PATIENCE = 300.0
+POLL = 0.5
+
+
+@dataclass(frozen=True)
+class PushParts:
+    """What the job works with."""
+
+    catalog: Catalog
+    clock: Clock
+    sealer: Sealer
+    authority_fingerprint: str
+    installer: Installer
+
+
+def push_job(parts: PushParts) -> JobDefinition:
+    """Make the job's definition. Its request: ``subject`` (host), ``secret`` (id of the sealed key), ``request``
+    (a MachineAddition without its key), ``actor``."""
+    catalog, clock = parts.catalog, parts.clock
+
+    @DBOS.step(name=INSTALL)
+    def install(request: Request) -> str:
+        asked = request["request"]
+        host = f"{asked['host']}:{asked['port']}"
+        with catalog.writing() as tx:
+            sealed = secrets.get(tx, request["secret"])
+            known = asked["host_key_fingerprint"] or secrets.host_key(tx, host)
+            wanted = TokenRequest(
+                name=asked["name"], valid_seconds=TOKEN_SECONDS, policy=asked["policy"], protect=asked["protect"]
+            )
+            token = create_token(tx, wanted, request["actor"], clock.now())
+        target = PushTarget(
+            host=asked["host"],
+            port=asked["port"],
+            user=asked["user"],
+            private_key=parts.sealer.open(request["secret"], sealed).decode(),
+            host_key_fingerprint=known,
+            token=token.secret,
+            server_url=asked["server_url"],
+            authority_fingerprint=parts.authority_fingerprint,
+            disks=tuple(asked["disks"]),
+        )
+        shown = parts.installer(target, report_progress)
+        if shown:
+            with catalog.writing() as tx:
+                secrets.remember_host_key(tx, host, shown, clock.now())
+        return token.id
+
+    @DBOS.step(name=GREET)
+    def greet(request: Request, token: str) -> Result:
+        give_up = clock.monotonic() + PATIENCE
+        while clock.monotonic() < give_up:
+            with catalog.reading() as tx:
+                machine = tokens.machine_of(tx, token)
+                if not machine:
+                    return {"host": request["subject"], "note": "the machine was enrolled already"}
+                row = machines.get(tx, machine)
+                if row.last_seen:
+                    return {"machine": row.id, "name": row.name}
+            time.sleep(POLL)
+        raise TryLater(
+            f"The mobility service on {request['subject']} is installed and enrolled, but does not report.",
+            remedy="On the machine: journalctl -u farshore-mobility; check that it reaches this server's address.",
+        )
+
+    @DBOS.step(name=FORGET)
+    def forget(request: Request) -> None:
+        with catalog.writing() as tx:
+            secrets.drop(tx, request["secret"])
+
+    @DBOS.workflow(name=PUSH)
+    def run(request: Request) -> Result:
+        try:
+            return greet(request, install(request))
+        finally:
+            forget(request)
+
+    return JobDefinition(PUSH, run, (INSTALL, GREET, FORGET))

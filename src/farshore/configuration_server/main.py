@@ -1,0 +1,129 @@
+"""The configuration server program: serves an installation that ``setup.py`` has made. The only wiring place."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from farshore.catalog.database import Catalog
+from farshore.catalog.upgrade import upgrade
+from farshore.configuration_server import installation
+from farshore.configuration_server.application import create_application
+from farshore.configuration_server.clock import SystemClock
+from farshore.configuration_server.jobs.engine import JobEngine
+from farshore.configuration_server.jobs.failover import start_requested
+from farshore.configuration_server.jobs.point import point_job
+from farshore.configuration_server.jobs.push import PushParts, push_job
+from farshore.configuration_server.periodic import Periodic
+from farshore.configuration_server.pki.issuing import Issuer
+from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.settings import Settings, home_from_environment, load
+from farshore.configuration_server.vault_access import OpenVault
+from farshore.configuration_server.watching import look
+from farshore.configuration_server.web.protocol import CertificateProtocol, server_context
+from farshore.export.launch import ExportLauncher
+from farshore.model.errors import FarshoreError
+from farshore.protection.push.install import PushInstaller
+from farshore.protection.tending import compact_all, thin_all
+from farshore.recovery.context import RecoveryContext
+from farshore.recovery.jobs import recovery_jobs
+from farshore.recovery.upkeep import keep_up
+from farshore.sites.registry import open_site
+from farshore.telemetry import logs
+
+log = logging.getLogger(__name__)
+SHUTDOWN_SECONDS = 5
+LOOK_EVERY = 2.0
+KEEP_UP_EVERY = 5.0
+COMPACT_EVERY = 60.0
+THIN_EVERY = 3600.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; the exit status is that of the error's class."""
+    options = _parser().parse_args(arguments)
+    logs.configure("configuration-server")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        serve(load(options.home))
+    except FarshoreError as error:
+        log.error("%s", error)
+        return error.exit_status
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """Serve an installation until SIGTERM or SIGINT."""
+    clock = SystemClock()
+    catalog = Catalog(settings.catalog)
+    upgrade(catalog.engine)
+    issuer = Issuer(installation.load_authority(settings), clock)
+    sealer = Sealer(installation.load_sealing_key(settings))
+    vault = OpenVault.open(settings.vault, settings.owner_key_file)
+    recovery = RecoveryContext(
+        catalog=catalog,
+        clock=clock,
+        folder=settings.home / "failovers",
+        vault_url=vault.url,
+        vault_key=vault.vault_key,
+        site=lambda kind: open_site(kind, settings.home / "sites" / kind),
+        exports=ExportLauncher(),
+        sleep=time.sleep,
+    )
+    push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller())
+    jobs = JobEngine(settings.jobs, [point_job(catalog, clock), push_job(push), *recovery_jobs(recovery)])
+    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock)
+    rounds = [
+        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock)),
+        Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
+        Periodic("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
+        Periodic("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
+    ]
+    own = installation.load_server_credentials(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_application(services),
+            host=settings.listen,
+            port=settings.port,
+            http=CertificateProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ssl_context_factory=server_context(own.authority, own.certificate, own.key, settings.tls_ciphers),
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+    )
+    jobs.launch()
+    start_requested(jobs, catalog)
+    for each in rounds:
+        each.start()
+    log.info("Serving on %s:%d", settings.listen, settings.port)
+    try:
+        server.run()
+    finally:
+        for each in rounds:
+            each.stop()
+        jobs.close()
+        catalog.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="farshore-configuration-server", description="Serves an installation.")
+    home = home_from_environment()
+    parser.add_argument("--home", type=Path, default=home, help="folder of the installation (FARSHORE_HOME)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""What the API's endpoints work with; made once in main.py, reached through ``request.app.state``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farshore.catalog.database import Catalog
+from farshore.configuration_server.jobs.engine import JobEngine
+from farshore.configuration_server.pki.issuing import Issuer
+from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.settings import Settings
+from farshore.configuration_server.vault_access import VaultAccess
+from farshore.model.ports import Clock
+
+
+@dataclass(frozen=True)
+class Services:
+    """One installation's parts."""
+
+    settings: Settings
+    catalog: Catalog
+    issuer: Issuer
+    vault: VaultAccess
+    jobs: JobEngine
+    sealer: Sealer
+    clock: Clock

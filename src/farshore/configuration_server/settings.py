@@ -1,0 +1,159 @@
+"""Where the configuration server keeps its state and how it is reached.
+
+Read from ``<home>/configuration-server.toml`` (written by ``setup``), overridden by FARSHORE_* variables. No setting is
+a secret: those lie in 0600 files beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from farshore.model.errors import Malformed, NotFound
+
+DEFAULT_HOME = Path("/var/lib/farshore")
+FILE_NAME = "configuration-server.toml"
+PROCESS_SERVER_FILE_NAME = "settings.toml"
+CREDENTIALS_FILE_NAME = "credentials.json"
+
+
+class Settings(BaseSettings):
+    """``advertise``: the names and addresses at which machines reach this server; they are told the first."""
+
+    model_config = SettingsConfigDict(env_prefix="FARSHORE_", extra="forbid", frozen=True)
+
+    home: Path = DEFAULT_HOME
+    listen: str = "0.0.0.0"  # noqa: S104 - machines reach it from outside
+    port: int = Field(default=443, ge=1, le=65535)
+    process_server_port: int = Field(default=9443, ge=1, le=65535)
+    advertise: tuple[str, ...] = ("127.0.0.1", "localhost")
+    vault_url: str = ""
+    catalog_url: str = ""
+    jobs_url: str = ""
+    spool_limit: int = Field(default=4 << 30, ge=64 << 20)
+    tls_ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose values are handed to the constructor."""
+        return env_settings, init_settings
+
+    @property
+    def base_url(self) -> str:
+        """What machines are told."""
+        return f"https://{_bracketed(self.advertise[0])}:{self.port}"
+
+    @property
+    def local_url(self) -> str:
+        """What programs on this machine use."""
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def process_server_url(self) -> str:
+        """Where machines reach the process server that ``farshore up`` starts."""
+        return f"https://{_bracketed(self.advertise[0])}:{self.process_server_port}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names and addresses that the server certificates hold."""
+        return tuple(dict.fromkeys((*self.advertise, "127.0.0.1", "localhost")))
+
+    @property
+    def catalog(self) -> str:
+        """The catalog's database."""
+        return self.catalog_url or f"sqlite:///{self.home / 'catalog.sqlite'}"
+
+    @property
+    def jobs(self) -> str:
+        """The jobs' database."""
+        return self.jobs_url or f"sqlite:///{self.home / 'jobs.sqlite'}"
+
+    @property
+    def vault(self) -> str:
+        """The vault: a folder beside the catalog unless told otherwise."""
+        return self.vault_url or f"file://{self.home / 'vault'}"
+
+    @property
+    def owner_key_file(self) -> Path:
+        """The key that opens the vault. Keep a copy of it elsewhere."""
+        return self.home / "vault.key"
+
+    @property
+    def pki(self) -> Path:
+        """Folder of the authority and of this server's certificate."""
+        return self.home / "pki"
+
+    @property
+    def admin_credentials(self) -> Path:
+        """What the CLI uses by default."""
+        return self.home / "admin.json"
+
+    @property
+    def process_server_home(self) -> Path:
+        """State of the process server that ``farshore up`` starts."""
+        return self.home / "process-server"
+
+    def save(self) -> None:
+        """Write our file and the process server's. Defaults are written too, so that they can be read and edited."""
+        _write_toml(self.home / FILE_NAME, self.model_dump(mode="json", exclude={"home"}))
+        _write_toml(
+            self.process_server_home / PROCESS_SERVER_FILE_NAME,
+            {
+                "state": str(self.process_server_home),
+                "credentials": str(self.process_server_home / CREDENTIALS_FILE_NAME),
+                "listen": self.listen,
+                "port": self.process_server_port,
+                "url": self.process_server_url,
+            },
+        )
+
+
+def load(home: Path) -> Settings:
+    """Read the settings of an installation. Raises NotFound where there is none, Malformed with the field named."""
+    path = home / FILE_NAME
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no installation in {home}.", remedy="Run `farshore up` to make one.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise Malformed(f"{path} is not TOML: {error}.", remedy="Correct the file.") from error
+    return checked({**values, "home": home})
+
+
+def checked(values: dict[str, object]) -> Settings:
+    """Settings from plain values. Raises Malformed with the field named."""
+    try:
+        return Settings(**values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise Malformed(f"Setting {field!r}: {first['msg']}.", remedy="Correct it, then start again.") from error
+
+
+def home_from_environment() -> Path:
+    """FARSHORE_HOME, else the default."""
+    return Path(os.environ.get("FARSHORE_HOME") or DEFAULT_HOME)
+
+
+def _write_toml(path: Path, values: dict[str, object]) -> None:
+    # JSON's strings, numbers and arrays of those are TOML's as well.
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+    temporary = path.with_suffix(".new")
+    temporary.write_text(f"# Written by `farshore up`, from its options. Restart after a change.\n{text}")
+    temporary.replace(path)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,65 @@
+"""Makes or completes an installation: ``python -m farshore.configuration_server.setup``, run by ``farshore up``.
+
+A program of its own, for it needs neither web framework nor job engine, and they take seconds to load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from farshore.configuration_server.clock import SystemClock
+from farshore.configuration_server.installation import set_up
+from farshore.configuration_server.settings import Settings, checked, home_from_environment, load
+from farshore.model.errors import FarshoreError, NotFound
+from farshore.telemetry import logs
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Set up; the exit status is that of the error's class."""
+    options = _parser().parse_args(arguments)
+    logs.configure("setup", level="WARNING")
+    try:
+        set_up(_settings(options), SystemClock())
+    except FarshoreError as error:
+        log.error("%s", error)
+        return error.exit_status
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """What the installation has, overridden by what is given now."""
+    try:
+        present = load(options.home).model_dump()
+    except NotFound:
+        present = {"home": options.home}
+    given = {
+        name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None
+    }
+    return checked({**present, **given})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Makes or completes an installation; what is not given stays as it is."
+    )
+    home = home_from_environment()
+    parser.add_argument("--home", type=Path, default=home, help="folder of the installation (FARSHORE_HOME)")
+    parser.add_argument("--listen", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port of the REST API")
+    parser.add_argument("--process-server-port", type=int, help="port of the process server's data plane")
+    parser.add_argument(
+        "--advertise", action="append", help="a name or address that machines use; they are told the first"
+    )
+    parser.add_argument("--vault-url", help="file:///path, s3://bucket, az://container, gs://bucket")
+    parser.add_argument("--catalog-url", help="another database than the SQLite file of the installation")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

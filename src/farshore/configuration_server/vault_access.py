@@ -1,0 +1,110 @@
+"""The vault as the control plane sees it: where it is and which keys go with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from farshore.model.errors import Damaged, FarshoreError, NotFound
+from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.stores.registry import open_store
+from farshore.vault.vault import Vault, read_descriptor
+
+
+class VaultAccess(Protocol):
+    """What the API needs of a vault. One object serves all threads."""
+
+    @property
+    def url(self) -> str:
+        """The store's URL."""
+        ...
+
+    @property
+    def vault_id(self) -> str:
+        """The vault's own id."""
+        ...
+
+    @property
+    def vault_key(self) -> str:
+        """The vault key in hex, for process servers over mutual TLS. Never logged."""
+        ...
+
+    @property
+    def hash_key(self) -> str:
+        """The chunk hash key in hex, for agents."""
+        ...
+
+    def check(self) -> str:
+        """What is wrong with the vault, empty when nothing is."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedVaultAccess:
+    """A vault that is described and never touched: for tests of the API alone."""
+
+    url: str
+    vault_id: str = "00000000-0000-0000-0000-000000000000"
+    vault_key: str = field(default="00" * 32, repr=False)
+    hash_key: str = field(default="00" * 32, repr=False)
+    trouble: str = ""
+
+    def check(self) -> str:
+        """What it was told to say."""
+        return self.trouble
+
+
+class OpenVault:
+    """A vault opened with its owner's key."""
+
+    def __init__(self, url: str, vault: Vault) -> None:
+        self.url = url
+        self.vault = vault
+
+    @classmethod
+    def open(cls, url: str, key_file: Path) -> OpenVault:
+        """Open it. Raises NotFound, WrongKey and what stores raise."""
+        return cls(url, Vault.open(open_store(url), OwnerKey.from_file(key_file)))
+
+    @property
+    def vault_id(self) -> str:
+        """See VaultAccess."""
+        return self.vault.id
+
+    @property
+    def vault_key(self) -> str:
+        """See VaultAccess."""
+        return self.vault.key_hex
+
+    @property
+    def hash_key(self) -> str:
+        """See VaultAccess."""
+        return self.vault.chunk_hash_key.hex()
+
+    def check(self) -> str:
+        """See VaultAccess: whether the descriptor can be read."""
+        try:
+            read_descriptor(self.vault.store)
+        except FarshoreError as error:
+            return error.message
+        return ""
+
+
+def ensure_vault(url: str, key_file: Path) -> OpenVault:
+    """Open the vault; at the first run make its owner's key and the vault itself.
+
+    Raises Damaged where a vault has lost its descriptor: a new one in its place would hide that.
+    """
+    if not key_file.exists():
+        OwnerKey.generate_file(key_file)
+    try:
+        return OpenVault.open(url, key_file)
+    except NotFound as error:
+        store = open_store(url)
+        if next(iter(store.list("")), None) is not None:
+            raise Damaged(
+                f"There are objects in {url}, but no vault.farshore, which describes the vault.",
+                remedy="Restore that object from a copy, or choose an empty place for a new vault.",
+            ) from error
+        return OpenVault(url, Vault.create(store, OwnerKey.from_file(key_file)))

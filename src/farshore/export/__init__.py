@@ -1,0 +1,1 @@
+"""A recovery point as a block device: NBD server, copy-on-write overlay, images. Sources come in as BlockSource."""

@@ -1,0 +1,1 @@
+"""A recovery point as an image file for other hypervisors and clouds."""

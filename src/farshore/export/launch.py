@@ -1,0 +1,107 @@
+"""Starts, finds and stops export processes. The processes outlive whoever started them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from farshore.export.run_folder import FAILED, ExportState, RunFolder
+from farshore.export.settings import ExportSettings
+from farshore.model.errors import FarshoreError, TryLater, by_code
+
+_START_SECONDS = 60.0
+_END_SECONDS = 20.0
+_POLL_SECONDS = 0.03
+_LOG_TAIL = 400
+
+
+class ExportLauncher:
+    """The export of one run folder: the folder in which ``settings.socket`` lies."""
+
+    def start(self, settings: ExportSettings) -> None:
+        """Have the export served: at once if it is already. Raises the error that it met while opening."""
+        folder = settings.socket.parent
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        run = RunFolder(folder)
+        if run.holder() is None:
+            run.forget()
+            self._spawn(settings, run)
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            state = run.reported()
+            if state is not None:
+                if state.state != FAILED:
+                    return
+                raise _error_of(state)
+            if run.holder() is None and run.reported() is None:
+                raise TryLater(f"The export process ended: {_tail(run.log)}", remedy=f"See {run.log}, then try again.")
+            time.sleep(_POLL_SECONDS)
+        raise TryLater(f"The export did not open within {_START_SECONDS:.0f} s.", remedy="Is the store reachable?")
+
+    def serving(self, folder: Path) -> bool:
+        """Whether an export process of ``folder`` lives."""
+        return RunFolder(folder).holder() is not None
+
+    def hydrate(self, folder: Path) -> None:
+        """Have the overlays filled up in the background: by the process that serves now, and by later ones."""
+        RunFolder(folder).want_hydration()
+
+    def state(self, folder: Path) -> ExportState | None:
+        """What the export of ``folder`` said last."""
+        return RunFolder(folder).reported()
+
+    def stop(self, folder: Path) -> None:
+        """Have it ended, its overlays flushed. Nothing to do where there is none."""
+        run = RunFolder(folder)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            process = run.holder()
+            if process:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+            end = time.monotonic() + _END_SECONDS
+            while run.holder() is not None and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
+            if run.holder() is None:
+                run.forget()
+                return
+        raise TryLater(f"The export process of {folder} does not end.", remedy="Look what holds it.")
+
+    def _spawn(self, settings: ExportSettings, run: RunFolder) -> None:
+        with run.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "farshore.export.serve", str(run.folder)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+        try:
+            # It detaches as soon as it has read its settings, so this wait is short and leaves no zombie.
+            process.communicate(settings.document(), timeout=_START_SECONDS)
+        except (subprocess.TimeoutExpired, BrokenPipeError) as error:
+            process.kill()
+            process.wait()
+            raise TryLater(f"The export process did not start: {_tail(run.log)}", remedy=f"See {run.log}.") from error
+
+
+def _error_of(state: ExportState) -> FarshoreError:
+    kind = by_code().get(state.code, TryLater)
+    try:
+        return kind(state.message, remedy=state.remedy)
+    except TypeError:
+        # An error with fields of its own; its text says it all here.
+        return TryLater(state.message, remedy=state.remedy)
+
+
+def _tail(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace")[-_LOG_TAIL:].strip().splitlines()
+    except OSError:
+        return "there is no log"
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,191 @@
+"""Listens on Unix sockets and loopback TCP, and gives each client the export that it asks for.
+
+One thread accepts; each client's handshake and its connection run on threads of their own, so that a client that
+says nothing holds up nobody. ``close`` ends the connections after the requests under way; the devices are the
+caller's to close afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from farshore.export.device import Device
+from farshore.export.nbd.negotiation import Negotiation, Offer, Outcome, ProtocolViolation
+from farshore.export.nbd.transmission import Connection
+from farshore.export.nbd.wire import TransmissionFlag
+from farshore.model.errors import Refused
+
+log = logging.getLogger(__name__)
+
+_HANDSHAKE_SECONDS = 30.0
+_MAXIMUM_CLIENTS = 128
+_SOCKET_BYTES = 4 << 20
+# Socket option numbers of Linux that Python does not name: beyond the system's limit where we may.
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+
+_COMMON_FLAGS = (
+    TransmissionFlag.HAS_FLAGS
+    | TransmissionFlag.SEND_FLUSH
+    | TransmissionFlag.SEND_DF
+    # One device stands behind all connections and its flush covers them all.
+    | TransmissionFlag.CAN_MULTI_CONN
+)
+_WRITABLE_FLAGS = TransmissionFlag.SEND_FUA | TransmissionFlag.SEND_TRIM | TransmissionFlag.SEND_WRITE_ZEROES
+
+
+class NbdServer:
+    """Serves ``devices`` by export name; the empty name means ``default``."""
+
+    def __init__(self, devices: Mapping[str, Device], *, default: str = "") -> None:
+        self._devices = devices
+        self._offers = {name: _offer(name, device) for name, device in devices.items()}
+        self._default = default
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._changed = threading.Condition()
+        self._clients = 0
+        self._connections: set[Connection] = set()
+        self._closing = False
+        self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
+
+    def listen_unix(self, path: Path) -> None:
+        """Add a Unix socket at ``path``, mode 0600; one left there by a dead process is replaced."""
+        if len(str(path)) > 107:
+            raise Refused(f"{path} is too long for a socket's path.", remedy="Use a run folder with a shorter path.")
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        self._listen(listener)
+
+    def listen_loopback(self, port: int = 0) -> int:
+        """Add a TCP socket on 127.0.0.1 (0: any free port); the port. Anyone on this host may connect to it."""
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        self._listen(listener)
+        return int(listener.getsockname()[1])
+
+    def _listen(self, listener: socket.socket) -> None:
+        listener.listen(64)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+
+    def start(self) -> None:
+        """Accept clients from now on."""
+        self._acceptor.start()
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Stop listening, end all connections, wait for what is under way. False if some work did not end in time."""
+        self._closing = True
+        self._wake.send(b"x")
+        if self._acceptor.is_alive():
+            self._acceptor.join()
+        for key in list(self._selector.get_map().values()):
+            listener = key.fileobj
+            assert isinstance(listener, socket.socket)
+            listener.close()
+        self._selector.close()
+        self._wake.close()
+        with self._changed:
+            for connection in self._connections:
+                connection.close()
+            return self._changed.wait_for(lambda: not self._connections, timeout)
+
+    def _accept(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._woken:
+                    return
+                assert isinstance(key.fileobj, socket.socket)
+                try:
+                    peer, _ = key.fileobj.accept()
+                except OSError as error:
+                    # The client has left again, or file descriptors have run out: others may still be served.
+                    log.warning("An NBD client could not be accepted: %s.", error)
+                    continue
+                with self._changed:
+                    full = self._clients >= _MAXIMUM_CLIENTS
+                    self._clients += not full
+                if full:
+                    log.warning("An NBD client was turned away: %d are connected.", _MAXIMUM_CLIENTS)
+                    peer.close()
+                    continue
+                threading.Thread(target=self._welcome, args=(peer,), name="nbd", daemon=True).start()
+
+    def _welcome(self, peer: socket.socket) -> None:
+        connection = None
+        try:
+            _enlarge(peer)
+            connection = self._shake_hands(peer)
+        except (OSError, ProtocolViolation) as error:
+            log.info("An NBD handshake failed: %s.", error)
+        if connection is None:
+            peer.close()
+            with self._changed:
+                self._clients -= 1
+            return
+        connection.serve()
+
+    def _shake_hands(self, peer: socket.socket) -> Connection | None:
+        negotiation = Negotiation(self._offers, self._default)
+        peer.settimeout(_HANDSHAKE_SECONDS)
+        peer.sendall(negotiation.greeting())
+        while negotiation.outcome is None:
+            answer = negotiation.receive(_receive(peer, negotiation.needed))
+            if answer:
+                peer.sendall(answer)
+        if negotiation.outcome is Outcome.CLOSED or negotiation.offer is None:
+            return None
+        peer.settimeout(None)
+        connection = Connection(
+            peer,
+            self._devices[negotiation.offer.name],
+            structured=negotiation.structured,
+            allocation_context=negotiation.allocation_context,
+            on_close=self._forget,
+        )
+        with self._changed:
+            self._connections.add(connection)
+            if self._closing:
+                connection.close()
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        with self._changed:
+            self._connections.discard(connection)
+            self._clients -= 1
+            self._changed.notify_all()
+
+
+def _offer(name: str, device: Device) -> Offer:
+    flags = _COMMON_FLAGS | (_WRITABLE_FLAGS if device.writable else TransmissionFlag.READ_ONLY)
+    return Offer(name, device.size, int(flags))
+
+
+def _receive(peer: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = peer.recv(count - len(data))
+        if not piece:
+            raise ProtocolViolation("the client went away amid the handshake")
+        data += piece
+    return bytes(data)
+
+
+def _enlarge(peer: socket.socket) -> None:
+    """Room for several large replies, so that a sender is not woken for each 200 KiB."""
+    if peer.family == socket.AF_INET:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for forced, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
+        try:
+            peer.setsockopt(socket.SOL_SOCKET, forced, _SOCKET_BYTES)
+        except PermissionError:
+            peer.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BYTES)

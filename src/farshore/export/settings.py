@@ -1,0 +1,71 @@
+"""What an export process is told: one JSON document on its standard input, so that the vault's key never appears in
+arguments, environment or files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class VaultDisk(BaseModel):
+    """A disk of a machine at a position (``EPOCH:SEQUENCE``) in the export's vault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["vault"] = "vault"
+    machine: str
+    position: str
+    disk: int
+
+    @property
+    def identity(self) -> str:
+        """Names the state: two sources with one identity hold the same bytes."""
+        return f"{self.machine} {self.position} disk {self.disk}"
+
+
+class FileDisk(BaseModel):
+    """A raw image or block device that nobody writes to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["file"] = "file"
+    path: Path
+
+    @property
+    def identity(self) -> str:
+        """The path; that the file stays as it is, is the caller's promise."""
+        return f"file {self.path}"
+
+
+class ExportedDisk(BaseModel):
+    """One export: its NBD name, what it shows, and the overlay's folder (None: read-only)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    source: VaultDisk | FileDisk = Field(discriminator="kind")
+    overlay: Path | None = None
+
+
+class ExportSettings(BaseModel):
+    """One export process. ``port`` 0: no TCP listener, else one on 127.0.0.1.
+
+    ``cache_bytes``: plaintext kept in memory, over all disks.
+    ``hydrate_rate``: how many bytes a second hydration (farshore.export.hydration) may copy, 0 for no limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    socket: Path
+    disks: tuple[ExportedDisk, ...]
+    vault_url: str = ""
+    vault_key: SecretStr = SecretStr("")
+    """Hex."""
+    port: int = 0
+    cache_bytes: int = 256 << 20
+    hydrate_rate: int = 0
+
+    def document(self) -> bytes:
+        """As the export process reads it, the key included."""
+        fields = self.model_dump(mode="json")
+        fields["vault_key"] = self.vault_key.get_secret_value()
+        return json.dumps(fields).encode()

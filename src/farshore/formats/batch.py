@@ -1,0 +1,109 @@
+"""The batch: how records travel from a mobility service to its process server, and lie in the .hrl file.
+
+Byte table: docs/formats/batch.md. A batch is idempotent: (machine, epoch, role, first sequence, count) names it.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import uuid
+from dataclasses import dataclass
+from typing import List, Union
+
+import numpy as np
+from blake3 import blake3
+
+from farshore.formats.record import RECORD, RECORD_BYTES, Records, check_records, payload_offsets
+from farshore.model.errors import Damaged, Malformed, Unsupported
+from farshore.model.identifiers import Epoch, MachineId, Sequence
+
+MAGIC = b"FARBATCH"
+VERSION = 1
+HEADER = struct.Struct("<8sHBB16sIQIIQ8x16s")
+"""magic, version, role, reserved, machine, epoch, first sequence, records, payload bytes, base time ns, digest."""
+HEADER_BYTES = HEADER.size
+DIGEST_BYTES = 16
+MAXIMUM_BYTES = 32 << 20
+"""A receiver refuses a larger batch; senders aim at 4 MiB."""
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class Role(enum.IntEnum):
+    """Which part of an epoch a batch belongs to; each role has its own dense sequence from 1."""
+
+    JOURNAL = 0
+    """Captured writes, in order."""
+    BASE = 1
+    """Copied blocks: they lie below every journal record of the epoch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``payload`` holds the bytes of all records that have some, in order. ``base_time`` is ns since 1970 UTC."""
+
+    machine: MachineId
+    epoch: Epoch
+    role: Role
+    first_sequence: Sequence
+    base_time: int
+    records: Records
+    payload: Buffer
+
+    @property
+    def end_sequence(self) -> Sequence:
+        """The sequence after the last record: what the next batch must begin with."""
+        return Sequence(self.first_sequence + len(self.records))
+
+
+def encode(batch: Batch) -> List[Buffer]:
+    """The buffers that make up the batch on the wire, in order, without copying the payload."""
+    table = np.ascontiguousarray(batch.records).data.cast("B") if len(batch.records) else memoryview(b"")
+    prefix = HEADER.pack(
+        MAGIC,
+        VERSION,
+        batch.role,
+        0,
+        uuid.UUID(batch.machine).bytes,
+        batch.epoch,
+        batch.first_sequence,
+        len(batch.records),
+        len(batch.payload),
+        batch.base_time,
+        bytes(DIGEST_BYTES),
+    )
+    digest = blake3(prefix).update(table).update(batch.payload).digest(DIGEST_BYTES)
+    return [prefix[:-DIGEST_BYTES] + digest, table, batch.payload]
+
+
+def decode(data: Buffer) -> Batch:
+    """Read one whole batch; records and payload are views of ``data``.
+
+    Raises Malformed for what is not a batch, Unsupported for another version, Damaged where the digest differs.
+    """
+    view = memoryview(data)
+    if len(view) < HEADER_BYTES or bytes(view[:8]) != MAGIC:
+        raise Malformed("These bytes are not a batch.", remedy="Send the output of formats.batch.encode.")
+    _, version, role, _, machine, epoch, first, count, length, base_time, digest = HEADER.unpack_from(view)
+    if version != VERSION:
+        raise Unsupported(f"Batch version {version} is not known here.", remedy="Upgrade the older side.")
+    table_end = HEADER_BYTES + count * RECORD_BYTES
+    if len(view) != table_end + length or role not in (Role.JOURNAL, Role.BASE):
+        raise Malformed("The batch is cut short or too long.", remedy="Send it again whole.")
+    check = blake3(view[: HEADER_BYTES - DIGEST_BYTES]).update(bytes(DIGEST_BYTES)).update(view[HEADER_BYTES:])
+    if check.digest(DIGEST_BYTES) != digest:
+        raise Damaged("The batch was altered on its way.", remedy="Send it again; if it recurs, check the memory.")
+    records = np.frombuffer(view, RECORD, count, HEADER_BYTES)
+    check_records(records)
+    if int(payload_offsets(records)[-1]) != length:
+        raise Malformed("The records do not add up to the payload.", remedy="Resync the machine.")
+    return Batch(
+        MachineId(str(uuid.UUID(bytes=machine))),
+        Epoch(epoch),
+        Role(role),
+        Sequence(first),
+        base_time,
+        records,
+        view[table_end:],
+    )

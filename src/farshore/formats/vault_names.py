@@ -1,0 +1,171 @@
+"""Names of the objects in a vault: the one place that builds and reads them.
+
+Table: docs/formats/names.md. Names sort as their numbers do, so a listing comes in stream order.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Optional
+
+from farshore.formats.batch import Role
+from farshore.model.errors import Malformed
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Sequence
+from farshore.model.position import Position
+
+DESCRIPTOR = "vault.farshore"
+CHUNK_KEY = "keys/chunks"
+CHUNKS = "chunks/"
+MACHINES = "machines/"
+LEASES = "leases/"
+CONDEMNED = "collection/condemned"
+_MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_LETTER = {Role.JOURNAL: "j", Role.BASE: "b"}
+_ROLE = {letter: role for role, letter in _LETTER.items()}
+
+
+def machine_folder(machine: MachineId) -> str:
+    """The prefix of everything of one machine. Raises Malformed for an id that is not a UUID."""
+    if not _MACHINE.fullmatch(machine):
+        raise Malformed(f"{machine!r} is not a machine id.", remedy="Use the id that `farshore vault ls` shows.")
+    return f"{MACHINES}{machine}/"
+
+
+def machine_key(machine: MachineId) -> str:
+    """The wrapped key of a machine; deleting it makes the machine's data unreadable for ever."""
+    return machine_folder(machine) + "key"
+
+
+def description(machine: MachineId, number: int) -> str:
+    """A version of the machine's description."""
+    return f"{machine_folder(machine)}descriptions/{number:016x}"
+
+
+def epoch(machine: MachineId, number: Epoch) -> str:
+    """The document that says that an epoch's base is complete."""
+    return f"{machine_folder(machine)}epochs/{number:08x}"
+
+
+def base_map(machine: MachineId, number: Epoch, disk: DiskNumber) -> str:
+    """The base map of one disk in one epoch."""
+    return f"{machine_folder(machine)}bases/{number:08x}-{disk:04x}"
+
+
+def point(machine: MachineId, position: Position, point_id: PointId) -> str:
+    """A named, requested or app-consistent point. Raises Malformed for an id with other characters."""
+    if not _POINT_ID.fullmatch(point_id):
+        raise Malformed(f"{point_id!r} is not a point id.", remedy="Use letters, digits, - and _, at most 64.")
+    return f"{machine_folder(machine)}points/{position.epoch:08x}-{position.sequence:016x}-{point_id}"
+
+
+def chunk_pack(salt: bytes) -> str:
+    """A chunk pack is named by its salt."""
+    text = salt.hex()
+    return f"{CHUNKS}{text[:2]}/{text}"
+
+
+def layer_data(machine: MachineId, salt: bytes) -> str:
+    """Blocks that a layer holds itself; named by the object's salt."""
+    return f"{machine_folder(machine)}data/{salt.hex()}"
+
+
+def segments_folder(machine: MachineId, number: Epoch, role: Role) -> str:
+    """The prefix of an epoch's segments of one role."""
+    return f"{machine_folder(machine)}segments/{number:08x}/{_LETTER[role]}/"
+
+
+def segments_before(machine: MachineId, number: Epoch, role: Role, first: int) -> str:
+    """A name that sorts before every segment that can hold sequence ``first``, and not much further before."""
+    return f"{segments_folder(machine, number, role)}{max(0, (first >> _BUCKET_BITS) - 1):011x}"
+
+
+def lease(kind: str, number: str) -> str:
+    """Somebody reads or copies."""
+    return f"{LEASES}{kind}-{number}"
+
+
+@dataclass(frozen=True)
+class SegmentName:
+    """``[first, end)`` are sequences, fewer than SEGMENT_RECORDS; ``last_time`` is ns since 1970 UTC."""
+
+    machine: MachineId
+    epoch: Epoch
+    role: Role
+    first: Sequence
+    end: Sequence
+    last_time: int
+
+    def __str__(self) -> str:
+        return (
+            f"{segments_folder(self.machine, self.epoch, self.role)}{self.first >> _BUCKET_BITS:011x}/"
+            f"{self.first:016x}-{self.end:016x}-{self.last_time:016x}"
+        )
+
+    @classmethod
+    def parse(cls, name: str) -> Optional[SegmentName]:
+        """Read a segment's name; None for anything else."""
+        found = _SEGMENT.fullmatch(name)
+        if not found:
+            return None
+        return cls(
+            MachineId(found[1]),
+            Epoch(int(found[2], 16)),
+            _ROLE[found[3]],
+            Sequence(int(found[4], 16)),
+            Sequence(int(found[5], 16)),
+            int(found[6], 16),
+        )
+
+
+@dataclass(frozen=True)
+class LayerName:
+    """A layer over the journal sequences ``[first, end)``. ``tier`` counts merges of indexes; DATA_TIER holds blocks
+    of its own, and states inside its range are gone. ``last_time`` is ns since 1970 UTC."""
+
+    machine: MachineId
+    epoch: Epoch
+    tier: int
+    first: Sequence
+    end: Sequence
+    last_time: int
+
+    def __str__(self) -> str:
+        return (
+            f"{layers_folder(self.machine)}{self.epoch:08x}-{self.tier:02x}-"
+            f"{self.first:016x}-{self.end:016x}-{self.last_time:016x}"
+        )
+
+    @classmethod
+    def parse(cls, name: str) -> Optional[LayerName]:
+        """Read a layer's name; None for anything else."""
+        found = _LAYER.fullmatch(name)
+        if not found:
+            return None
+        return cls(
+            MachineId(found[1]),
+            Epoch(int(found[2], 16)),
+            int(found[3], 16),
+            Sequence(int(found[4], 16)),
+            Sequence(int(found[5], 16)),
+            int(found[6], 16),
+        )
+
+
+def layers_folder(machine: MachineId) -> str:
+    """The prefix of a machine's layers."""
+    return f"{machine_folder(machine)}layers/"
+
+
+DATA_TIER = 0xFF
+_BUCKET_BITS = 20
+SEGMENT_RECORDS = 1 << _BUCKET_BITS
+_SEGMENT = re.compile(
+    rf"{MACHINES}({_MACHINE.pattern})/segments/([0-9a-f]{{8}})/([jb])/[0-9a-f]{{11}}/"
+    r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})"
+)
+_LAYER = re.compile(
+    rf"{MACHINES}({_MACHINE.pattern})/layers/([0-9a-f]{{8}})-([0-9a-f]{{2}})-"
+    r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})"
+)

@@ -1,0 +1,86 @@
+"""What the demo shows: a line for each stage with its time, a bar where progress is known, the closing table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+LOG_WIDTH = 140
+"""Where the output is no terminal: wide enough that no line wraps."""
+
+
+@dataclass
+class Finding:
+    """One line of the closing table. ``good`` None: a figure without a verdict."""
+
+    what: str
+    result: str
+    good: bool | None = None
+
+
+@dataclass
+class Stage:
+    """A stage under way: ``tell`` changes what is said of it, ``fraction`` its bar."""
+
+    _progress: Progress
+    _task: TaskID
+    name: str
+    note: str = ""
+
+    def tell(self, note: str, fraction: float | None = None) -> None:
+        """Say what is going on; ``fraction`` is 0…1."""
+        self.note = note
+        self._progress.update(self._task, note=note)
+        if fraction is not None:
+            self._progress.update(self._task, total=1.0, completed=fraction)
+
+
+@dataclass
+class Display:
+    """Stages as they run, and findings for the end. Works on a terminal and in a log."""
+
+    console: Console = field(default_factory=lambda: Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
+    findings: list[Finding] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Run a stage; prints one line when it is over."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24))
+        columns_after = (TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+        start = time.monotonic()
+        live = self.console.is_terminal
+        with Progress(*columns, *columns_after, console=self.console, transient=True, disable=not live) as progress:
+            stage = Stage(progress, progress.add_task(name, total=None, note=""), name)
+            yield stage
+        took = time.monotonic() - start
+        note = f"  {stage.note}" if stage.note else ""
+        self.console.print(f"[green]✓[/green] {name:<46} {took:6.1f} s{note}", highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print as it is."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def find(self, what: str, result: str, good: bool | None = None) -> None:
+        """Add a line to the closing table."""
+        self.findings.append(Finding(what, result, good))
+
+    def close(self) -> bool:
+        """Print the table; True if no finding is bad."""
+        table = Table(title="What was seen", title_justify="left")
+        table.add_column("What")
+        table.add_column("Result")
+        table.add_column("")
+        marks = {None: "", True: "[green]good[/green]", False: "[red]BAD[/red]"}
+        for finding in self.findings:
+            table.add_row(finding.what, finding.result, marks[finding.good])
+        table.add_row("The whole demo", f"{time.monotonic() - self.began:.0f} s", "")
+        self.console.print(table)
+        return all(finding.good is not False for finding in self.findings)

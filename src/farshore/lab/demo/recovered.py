@@ -1,0 +1,63 @@
+"""Looking at a recovered machine from outside: does its database answer, is it whole, what does it hold?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from farshore.lab.command import HOST_SEEN_FROM_GUEST
+from farshore.lab.counter import Database, rows
+from farshore.lab.image import GuestImage
+from farshore.lab.shell import Shell
+from farshore.model.errors import Unreachable
+
+ANSWER_SECONDS = 300.0
+
+
+class Recovered:
+    """A machine that a failover brought up, behind two ports of this host."""
+
+    def __init__(self, image: GuestImage, ssh: int, database: int) -> None:
+        self._image = image
+        self._ssh = ssh
+        self.database = Database(database, image.database_password())
+
+    def wait_for_rows(self, seconds: float = ANSWER_SECONDS) -> list[int]:
+        """The counter's rows, as soon as PostgreSQL has recovered itself. Raises Unreachable."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return rows(self.database)
+            except Unreachable:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def shell(self) -> Shell:
+        """Root's shell in it. Close it after use."""
+        shell = Shell(self._ssh, self._image.ssh_key, self._image.host_key)
+        shell.wait(ANSWER_SECONDS)
+        return shell
+
+    def check_database(self) -> str:
+        """Full check of every table and index by pg_amcheck; empty if clean, else what it said."""
+        with self.shell() as shell:
+            done = shell.run(
+                "cd /tmp && runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_amcheck "
+                "--database=demo --heapallindexed --jobs=2 2>&1",
+                check=False,
+                seconds=ANSWER_SECONDS,
+            )
+        return "" if done.status == 0 else (done.output.strip()[-400:] or f"status {done.status}")
+
+    def reaches_host(self, port: int) -> bool:
+        """Whether the machine can open a connection to this host: a rehearsal must not."""
+        with self.shell() as shell:
+            probe = f"timeout 5 bash -c 'exec 3<>/dev/tcp/{HOST_SEEN_FROM_GUEST}/{port}'"
+            return shell.run(probe, check=False, seconds=60).status == 0
+
+
+def console_tail(folder: Path, lines: int = 15) -> str:
+    """The end of a recovered machine's console, for a failure's message; empty if there is none."""
+    logs = sorted(folder.rglob("console.log"))
+    return "\n".join(logs[-1].read_text(errors="replace").splitlines()[-lines:]) if logs else ""

@@ -1,0 +1,312 @@
+"""The demo's story, stage by stage, told by an operator at the ``farshore`` command.
+
+Protect a Debian machine under load; look whether the vault holds what its disk holds; lose it in the middle of the
+load; bring it up, and rehearse an earlier second beside it. Each stage measures what it claims.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from farshore.lab.command import HOST_SEEN_FROM_GUEST
+from farshore.lab.counter import Acknowledged, Counter, Database, judge, newest_by_its_own_clock
+from farshore.lab.demo.display import Display, Stage
+from farshore.lab.demo.operator import Operator
+from farshore.lab.demo.recovered import Recovered
+from farshore.lab.demo.sameness import Range, compare, snapshot_hashes
+from farshore.lab.disk_layout import Layout
+from farshore.lab.guest import Guest, free_ports
+from farshore.lab.image import GuestImage, ensure_image
+from farshore.lab.load import start_pgbench
+from farshore.lab.recipe import GuestRecipe
+from farshore.model.errors import Refused, Unreachable
+
+NAME = "onprem"
+PROTECT_SECONDS = 900.0
+POLL_SECONDS = 3.0
+"""A look costs a second of processor time, which is the guest's as well."""
+QUIET_POINT = "quiet"
+FREEZE_LIMIT = 60
+LOAD_SECONDS = 12.0
+EARLIER_SECONDS = 8.0
+
+
+class Story:
+    """One demo in ``folder``, which ``clean_up`` leaves to the caller to delete."""
+
+    def __init__(self, folder: Path, display: Display) -> None:
+        self._folder = folder
+        self._display = display
+        self._operator = Operator(folder / "home")
+        self._recipe = GuestRecipe()
+        self._guest: Guest | None = None
+        self._counter: Counter | None = None
+
+    def tell(self) -> None:
+        """Everything, in order. Raises what goes wrong; findings that are merely bad go on the table."""
+        image = self._prepare()
+        guest = self._power_on(image)
+        self._protect(guest)
+        self._points()
+        self._compare_at_rest(guest)
+        record = self._disaster(guest)
+        earlier = record[-1].time - int(EARLIER_SECONDS * 1e9)
+        self._fail_over(image, record)
+        self._rehearse(image, record, earlier)
+
+    def clean_up(self) -> None:
+        """Stop everything that this demo, or one before it in the same folder, started."""
+        if self._counter is not None:
+            self._counter.stop()
+        if self._guest is not None:
+            self._guest.kill()
+        home = self._operator.home
+        if (home / "admin.json").exists():
+            subprocess.run(["pkill", "-KILL", "-f", str(self._folder / "guest")], check=False)
+            subprocess.run(["pkill", "-KILL", "-f", f"qemu-system.*{home}"], check=False)
+            subprocess.run(["pkill", "-KILL", "-f", f"farshore.export.*{home}"], check=False)
+            try:
+                self._operator.run("down", seconds=60)
+            except (Refused, subprocess.TimeoutExpired):
+                subprocess.run(["pkill", "-KILL", "-f", str(home)], check=False)
+
+    def _prepare(self) -> GuestImage:
+        with self._display.stage("A stock Debian 12 guest with PostgreSQL") as stage:
+            stage.tell("from the cache, or built now (two minutes)")
+            image = ensure_image(self._recipe)
+            stage.tell("")
+        with self._display.stage("farshore up: servers, vault, certificates") as stage:
+            self._port, data_port = free_ports(2)
+            self._operator.run(
+                *("up", "--detach", "--port", str(self._port), "--process-server-port", str(data_port)),
+                *("--advertise", HOST_SEEN_FROM_GUEST, "--advertise", "127.0.0.1"),
+            )
+            mode = (self._operator.home / "admin.json").stat().st_mode & 0o777
+            stage.tell(f"https://127.0.0.1:{self._port}, credentials mode {mode:04o}")
+            self._display.find("Administrator's credentials", f"file mode {mode:04o}", good=mode == 0o600)
+        return image
+
+    def _power_on(self, image: GuestImage) -> Guest:
+        with self._display.stage("The on-premises machine starts") as stage:
+            stage.tell("finding out whether this host can run it by KVM")
+            guest = self._guest = Guest(image, self._folder / "guest")
+            stage.tell(f"by {guest.accelerator.name}")
+            guest.start()
+            guest.wait_until_up()
+            guest.wait_for_database()
+            database = Database(guest.ports.database, image.database_password())
+            self._counter = Counter(database, self._folder / "acknowledged.jsonl")
+            self._counter.start()
+            start_pgbench(guest.shell)
+            stage.tell(f"by {guest.accelerator.name}; pgbench and a commit every 100 ms run in it")
+        return guest
+
+    def _protect(self, guest: Guest) -> None:
+        with self._display.stage("Push installation over SSH") as stage:
+            fingerprint = subprocess.run(
+                ["ssh-keygen", "-lf", str(guest.image.host_key)], capture_output=True, text=True, check=True
+            ).stdout.split()[1]
+            self._operator.ask(
+                *("machine", "add", "127.0.0.1", "--port", str(guest.ports.ssh), "--user", "root", "--name", NAME),
+                *("--ssh-key", str(guest.image.ssh_key), "--host-key", fingerprint),
+                *("--server-url", f"https://{HOST_SEEN_FROM_GUEST}:{self._port}"),
+            )
+            stage.tell("no compiler, pip or internet there; enrolled by a one-time token")
+        with self._display.stage("Initial replication of the whole boot disk") as stage:
+            began = time.monotonic()
+            machine = self._wait_until_protected(stage, began)
+            total = sum(disk["size"] for disk in machine["description"]["disks"])
+            took = time.monotonic() - began
+            stage.tell(f"{total / 2**30:.1f} GiB while the load ran")
+            self._display.find("Initial replication", f"{total / 2**30:.1f} GiB in {took:.0f} s, load running")
+
+    def _wait_until_protected(self, stage: Stage, began: float) -> Any:
+        while True:
+            machine = self._operator.ask("machine", "show", NAME)
+            if machine["state"] == "protected":
+                return machine
+            progress = machine.get("progress")
+            if progress and progress["total"]:
+                share = progress["done"] / progress["total"]
+                stage.tell(f"{progress['done'] >> 20} of {progress['total'] >> 20} MiB", share)
+            if time.monotonic() - began > PROTECT_SECONDS:
+                raise Unreachable(
+                    f"{NAME} is {machine['state']} after {PROTECT_SECONDS:.0f} s.",
+                    remedy="Run the demo with --keep, and read journalctl -u farshore-mobility in the guest.",
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _points(self) -> None:
+        with self._display.stage("Recovery points appear") as stage:
+            time.sleep(LOAD_SECONDS)
+            points = self._operator.ask("point", "list", NAME, "--limit", "50")
+            times = sorted(point["time"] for point in points)
+            gaps = [(after - before) / 1e9 for before, after in itertools.pairwise(times)]
+            widest = max(gaps, default=0.0)
+            stage.tell(f"{len(points)} so far")
+            self._display.find("Recovery points", f"{len(points)}, at most {widest:.1f} s apart", good=len(points) >= 2)
+            machine = self._operator.ask("machine", "show", NAME)
+            accounts = machine["accounts"]
+            written = sum(account["seen"] for account in accounts)
+            same = all(account["verdict"] in ("ok", "unsettled") for account in accounts) and bool(accounts)
+            self._display.find("Bytes seen, captured, counted by the kernel", f"agree over {written >> 20} MiB", same)
+        self._display.say(self._operator.run("point", "list", NAME, "--limit", "5"))
+
+    def _compare_at_rest(self, guest: Guest) -> None:
+        """Freeze the guest's file system, mark the moment, and compare every block with what the vault has for it."""
+        with self._display.stage("Every block: the vault against the source disk") as stage:
+            left_out = self._left_out(guest)
+            stage.tell("file system frozen")
+            # Should anything go wrong meanwhile, the guest thaws by itself.
+            thaw = f"setsid sh -c 'sleep {FREEZE_LIMIT}; fsfreeze -u /' >/dev/null 2>&1 </dev/null &"
+            guest.shell.run(f"fsfreeze -f / && {{ {thaw} }}")
+            try:
+                _wait_until_quiet(guest.disk)
+                self._operator.ask("point", "create", NAME, "--name", QUIET_POINT)
+                source, size = snapshot_hashes(guest.disk)
+            finally:
+                guest.shell.run("fsfreeze -u /", check=False)
+            stage.tell("restoring the point with no server's help")
+            restored = self._folder / "restored.raw"
+            home = self._operator.home
+            disk = self._operator.ask("machine", "show", NAME)["description"]["disks"][0]["number"]
+            self._operator.run(
+                *("vault", "restore", "--vault", f"file://{home / 'vault'}", "--key", str(home / "vault.key")),
+                *("--machine", NAME, "--point", QUIET_POINT, "--disk", str(disk), "--output", str(restored)),
+            )
+            replica, _ = snapshot_hashes(restored)
+            restored.unlink()
+            outcome = compare(source, replica, left_out)
+            stage.tell(f"{outcome.compared} of {outcome.blocks} blocks ({size >> 20} MiB)")
+        good = not outcome.differing
+        result = f"{outcome.compared} equal ({outcome.digest[:16]}…)" if good else f"differ: {outcome.differing}"
+        self._display.find("Blocks at the frozen point (swap, .hrl left out)", result, good)
+
+    def _left_out(self, guest: Guest) -> list[Range]:
+        """Bytes of the disk that are not replicated on purpose: swap, and the agent's own spill file."""
+        layout = Layout(self._recipe.disk_bytes, self._recipe.swap_bytes)
+        swap = (layout.swap.start, layout.swap.start + layout.swap.length)
+        listed = guest.shell.run("filefrag -b4096 -v /var/lib/farshore-mobility/*.hrl 2>/dev/null || true").output
+        return [swap, *_extents(listed, layout.root.start)]
+
+    def _disaster(self, guest: Guest) -> tuple[Acknowledged, ...]:
+        counter = self._counter
+        if counter is None:
+            raise Refused("The counter does not run.", remedy="Tell the story from its beginning.")
+        time.sleep(LOAD_SECONDS)
+        with self._display.stage("Disaster: SIGKILL in the middle of the load") as stage:
+            guest.kill()
+            counter.stop()
+            record = counter.acknowledged()
+            stage.tell(f"{len(record)} commits had been acknowledged")
+        return record
+
+    def _fail_over(self, image: GuestImage, record: tuple[Acknowledged, ...]) -> None:
+        ssh, database = free_ports(2)
+        machine = Recovered(image, ssh, database)
+        with self._display.stage("farshore failover run: boot from the vault over NBD") as stage:
+            requested = time.monotonic()
+            job = self._in_background(
+                "failover", "run", NAME, "--forward", f"{ssh}:22", "--forward", f"{database}:5432"
+            )
+            found = machine.wait_for_rows()
+            rto = time.monotonic() - requested
+            job.join()
+            stage.tell(f"PostgreSQL answered after {rto:.1f} s")
+        verdict = judge(record, found)
+        self._display.find("RPO: last acknowledged commit lost", f"{verdict.rpo:.2f} s ({verdict.lost} rows)")
+        self._display.find("RTO: request to PostgreSQL answering", f"{rto:.1f} s")
+        self._display.find(
+            "The counter's rows", f"{verdict.recovered}, {len(verdict.holes)} missing", good=not verdict.holes
+        )
+        with self._display.stage("pg_amcheck of the recovered database"):
+            complaint = machine.check_database()
+        self._display.find("pg_amcheck --heapallindexed", complaint or "clean", good=not complaint)
+
+    def _rehearse(self, image: GuestImage, record: tuple[Acknowledged, ...], moment: int) -> None:
+        ssh, database = free_ports(2)
+        machine = Recovered(image, ssh, database)
+        text = datetime.datetime.fromtimestamp(moment / 1e9, datetime.UTC).isoformat().replace("+00:00", "Z")
+        with self._display.stage(f"Test failover to {EARLIER_SECONDS:.0f} s earlier, isolated") as stage:
+            requested = time.monotonic()
+            ports = ("--forward", f"{ssh}:22", "--forward", f"{database}:5432")
+            job = self._in_background("failover", "test", NAME, "--time", text, *ports)
+            found = machine.wait_for_rows()
+            rto = time.monotonic() - requested
+            job.join()
+            isolated = not machine.reaches_host(self._port)
+            stage.tell(f"PostgreSQL answered after {rto:.1f} s")
+        verdict = judge(record, found)
+        # Points bear the machine's own time, and so do the rows; an emulated machine's clock is not the host's.
+        late = newest_by_its_own_clock(machine.database) - moment / 1e9
+        self._display.find("Test failover: newest row against the second asked for", f"{late:+.2f} s", -5.0 < late <= 0)
+        self._display.find("Test failover: rows missing", str(len(verdict.holes)), good=not verdict.holes)
+        self._display.find("Test failover: isolated from this host", "yes" if isolated else "no", good=isolated)
+        with self._display.stage("Cleaning the test up") as stage:
+            tests = [one for one in self._operator.ask("failover", "list") if one["kind"] == "test"]
+            self._operator.ask("failover", "cleanup", tests[0]["id"])
+            left = self._remains(tests[0]["id"])
+            stage.tell("nothing left behind" if not left else f"left behind: {left}")
+        self._display.find("Test failover: left behind after clean-up", "nothing" if not left else str(left), not left)
+
+    def _remains(self, failover: str) -> list[str]:
+        """Processes and files that still bear the failover's id, the servers' databases and logs aside."""
+        processes = subprocess.run(["pgrep", "-af", failover], capture_output=True, text=True, check=False).stdout
+        files = [str(path) for path in self._operator.home.rglob(f"*{failover}*")]
+        return [line for line in processes.splitlines() if "pgrep" not in line] + files
+
+    def _in_background(self, *words: str) -> _Answer:
+        return _Answer(self._operator, words)
+
+
+class _Answer:
+    """A command that runs while its effect is watched; ``join`` raises what it raised."""
+
+    def __init__(self, operator: Operator, words: tuple[str, ...]) -> None:
+        self._operator = operator
+        self._words = words
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for it to end."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            self._operator.ask(*self._words)
+        except (Refused, subprocess.TimeoutExpired) as error:
+            self._error = error
+
+
+def _wait_until_quiet(disk: Path) -> None:
+    """Return when the image has not been written to for two seconds; the guest's kernel may still be settling."""
+    quiet_since, last = time.monotonic(), disk.stat().st_mtime_ns
+    end = quiet_since + 20
+    while time.monotonic() - quiet_since < 2:
+        time.sleep(0.2)
+        now = disk.stat().st_mtime_ns
+        if now != last:
+            quiet_since, last = time.monotonic(), now
+        if time.monotonic() > end:
+            raise Unreachable("The frozen disk is still being written to.", remedy="Does something write beside '/'?")
+
+
+def _extents(listed: str, start: int) -> list[Range]:
+    """Byte ranges on the whole disk from ``filefrag -b4096 -v``, for a file system that begins at byte ``start``."""
+    found = []
+    for line in listed.splitlines():
+        columns = line.split(":")
+        if len(columns) >= 4 and columns[0].strip().isdecimal():
+            first, last = (int(number) for number in columns[2].replace(" ", "").split(".."))
+            found.append((start + first * 4096, start + (last + 1) * 4096))
+    return found

@@ -1,0 +1,151 @@
+"""The batches that are not acknowledged yet, oldest first: a bounded part in memory, the rest in the .hrl file.
+
+The pump puts batches in, the sender takes them out in order. While nothing waits in the file, batches stay in memory
+up to a bound; beyond it, and until the file is empty again, new ones go to the file. When the file is full too,
+``put`` raises NoSpace: the pump then leaves the rest in the capture ring, which ends in bitmap mode, never in a hole.
+A batch read from the file stays in it until it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from itertools import islice
+from typing import Deque, List, NamedTuple, Optional
+
+from farshore.mobility.batches import EncodedBatch
+from farshore.mobility.spill import HrlFile
+from farshore.model.errors import Damaged, NoSpace
+from farshore.model.identifiers import Sequence
+
+MEMORY_BYTES = 64 << 20
+_REFILL_BYTES = 8 << 20
+
+
+class _Waiting(NamedTuple):
+    batch: EncodedBatch
+    spilled_end: int
+    """Logical offset behind the batch in the file; 0 for one that was never there."""
+
+
+class Backlog:
+    """Safe for one thread that puts and one that takes. ``spill`` None: memory only."""
+
+    def __init__(self, spill: Optional[HrlFile], *, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._spill = spill
+        self._memory_bytes = memory_bytes
+        self._waiting: Deque[_Waiting] = deque()
+        self._bytes = 0
+        self._loaded = spill.end if spill else 0  # logical offset up to which the file's batches are in memory too
+        self._changed = threading.Condition()
+        self._closed = False
+        self.acknowledged = Sequence(1)
+        """The next sequence that the server expects."""
+        self.acknowledged_time = 0
+
+    @property
+    def last_acknowledged(self) -> Sequence:
+        """The newest sequence that the server has; 0: none."""
+        return Sequence(self.acknowledged - 1)
+
+    @property
+    def loaded(self) -> int:
+        """Batches held in memory."""
+        with self._changed:
+            return len(self._waiting)
+
+    @property
+    def memory(self) -> int:
+        """Bytes held in memory."""
+        with self._changed:
+            return self._bytes
+
+    @property
+    def spilled(self) -> int:
+        """Bytes in the file that are not acknowledged."""
+        with self._changed:
+            return self._spill.used if self._spill else 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything put in has been acknowledged."""
+        with self._changed:
+            return not self._waiting and not self._unloaded()
+
+    def put(self, batch: EncodedBatch) -> None:
+        """Add the newest batch. Raises NoSpace, having taken nothing."""
+        with self._changed:
+            if not self._unloaded() and self._bytes + batch.size <= self._memory_bytes:
+                self._append(_Waiting(batch, 0))
+            elif self._spill is not None:
+                self._spill.append(batch)
+            elif not self._waiting:
+                self._append(_Waiting(batch, 0))  # larger than the bound, and alone
+            else:
+                raise NoSpace(
+                    "The batches that wait for the process server fill their memory.",
+                    remedy="Check the connection to the process server.",
+                )
+            self._changed.notify_all()
+
+    def head(self, timeout: float) -> Optional[EncodedBatch]:
+        """The oldest batch, which stays; None if there is none within ``timeout`` seconds or the backlog is closed.
+
+        Raises Damaged where a batch cannot be read back from the file.
+        """
+        with self._changed:
+            self._refill()
+            if not self._waiting and not self._closed:
+                self._changed.wait(timeout)
+                self._refill()
+            return self._waiting[0].batch if self._waiting and not self._closed else None
+
+    def behind_head(self, count: int) -> List[EncodedBatch]:
+        """Up to ``count`` batches that follow the oldest, as far as they are in memory already; they stay."""
+        with self._changed:
+            return [] if self._closed else [waiting.batch for waiting in islice(self._waiting, 1, 1 + count)]
+
+    def acknowledge(self, expected: Sequence) -> None:
+        """Drop what the server has: all that ends at or before ``expected``, its next sequence."""
+        with self._changed:
+            while self._waiting and self._waiting[0].batch.end <= expected:
+                done = self._waiting.popleft()
+                self._bytes -= done.batch.size
+                self.acknowledged_time = done.batch.time
+                if done.spilled_end and self._spill is not None:
+                    self._spill.advance(done.spilled_end)
+            self.acknowledged = max(self.acknowledged, expected)
+            self._changed.notify_all()
+
+    def wait_acknowledged(self, sequence: Sequence, timeout: float) -> bool:
+        """Wait until the server has everything up to and including ``sequence``."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._closed or self.acknowledged > sequence, timeout) and (
+                self.acknowledged > sequence
+            )
+
+    def close(self) -> None:
+        """Wake whoever waits; the file keeps what it has."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _append(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        self._bytes += waiting.batch.size
+
+    def _unloaded(self) -> bool:
+        return self._spill is not None and self._loaded < self._spill.end
+
+    def _refill(self) -> None:
+        while self._unloaded() and self._bytes < _REFILL_BYTES:
+            assert self._spill is not None
+            expected = self._waiting[-1].batch.end if self._waiting else None
+            found = self._spill.read(self._loaded, expected)
+            if found is None:
+                raise Damaged(
+                    f"{self._spill.path} cannot be read back; the writes in it are lost to the stream.",
+                    remedy="Check that disk; the machine is being resynchronised.",
+                )
+            self._loaded = found[1]
+            self._append(_Waiting(found[0], found[1]))

@@ -1,0 +1,177 @@
+"""The machine's whole disks, as sysfs describes them, and which of them the mounted file systems lie on.
+
+Only the bottom of the stack is captured: writes to LVM, md and partitions arrive there. Reads /sys and /proc, opens
+no device.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
+
+from farshore.model.errors import NotFound
+from farshore.model.identifiers import SECTOR
+
+SYS_BLOCK = Path("/sys/block")
+SYS_DEVICES = Path("/sys/dev/block")
+MOUNTS = Path("/proc/self/mountinfo")
+_REMOVABLE = ("sr", "fd")
+_MADE_UP = ("loop", "ram", "zram", "nbd", "dm-", "md")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part of a disk; ``start`` and ``size`` in bytes."""
+
+    name: str
+    device: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A whole disk; ``size`` in bytes."""
+
+    name: str
+    major: int
+    minor: int
+    size: int
+    logical_block_size: int = SECTOR
+    physical_block_size: int = SECTOR
+    serial: str = ""
+    wwid: str = ""
+    partitions: Tuple[Partition, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """As in /sys/dev/block."""
+        return f"{self.major}:{self.minor}"
+
+    @property
+    def path(self) -> Path:
+        """The device node."""
+        return Path("/dev") / self.name
+
+    @property
+    def sectors(self) -> int:
+        """Sectors of 512 bytes."""
+        return self.size // SECTOR
+
+
+def find_disks() -> List[Disk]:
+    """The disks of this machine that hold data of their own: no loop, RAM, network, device-mapper or md devices."""
+    return [
+        disk
+        for disk in map(_read_disk, sorted(SYS_BLOCK.iterdir()))
+        if disk.size and not disk.name.startswith(_REMOVABLE + _MADE_UP) and not _is_hidden(disk.name)
+    ]
+
+
+def disk_at(path: Path) -> Disk:
+    """The whole disk behind a device node (its own or a partition's). Raises NotFound if there is none."""
+    number = path.stat().st_rdev
+    return disk_of(f"{os.major(number)}:{os.minor(number)}")
+
+
+def disk_of(device: str) -> Disk:
+    """The whole disk that "major:minor" is, or is a partition of."""
+    link = SYS_DEVICES / device
+    if not link.exists():
+        raise NotFound(f"There is no block device {device}.", remedy="Check that the disk is still attached.")
+    place = link.resolve()
+    return _read_disk(place.parent if (place / "partition").exists() else place)
+
+
+def bottom_disks(device: str) -> FrozenSet[str]:
+    """The whole disks ("major:minor") at the bottom of a stack of LVM, md, dm-crypt and partitions."""
+    found: Set[str] = set()
+    waiting = [device]
+    while waiting:
+        place = (SYS_DEVICES / waiting.pop()).resolve()
+        if (place / "partition").exists():
+            place = place.parent
+        slaves = sorted((place / "slaves").iterdir()) if (place / "slaves").exists() else []
+        if slaves:
+            waiting.extend(_text(slave / "dev") for slave in slaves)
+        elif (place / "dev").exists():
+            found.add(_text(place / "dev"))
+    return frozenset(found)
+
+
+def mounted_on() -> Dict[str, FrozenSet[str]]:
+    """For each mounted file system on a block device its mount point and the whole disks below it."""
+    found: Dict[str, FrozenSet[str]] = {}
+    for mount_point, device in _mounts():
+        disks = bottom_disks(device)
+        if disks:
+            found[mount_point] = disks
+    return found
+
+
+def _mounts() -> Iterator[Tuple[str, str]]:
+    for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split()
+        source = fields[fields.index("-") + 2]
+        device = fields[2]
+        if device.startswith("0:"):  # btrfs shows a number of its own
+            device = _device_number(source)
+        if device:
+            yield fields[4].encode().decode("unicode_escape"), device
+
+
+def _device_number(source: str) -> str:
+    if not source.startswith("/dev/") or not Path(source).is_block_device():
+        return ""
+    number = Path(source).stat().st_rdev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def _read_disk(place: Path) -> Disk:
+    major, minor = _text(place / "dev").split(":")
+    return Disk(
+        name=place.name.replace("!", "/"),
+        major=int(major),
+        minor=int(minor),
+        size=int(_text(place / "size")) * SECTOR,
+        logical_block_size=int(_text(place / "queue/logical_block_size") or SECTOR),
+        physical_block_size=int(_text(place / "queue/physical_block_size") or SECTOR),
+        serial=_first(place, ("serial", "device/serial", "device/vpd_pg80")),
+        wwid=_first(place, ("wwid", "device/wwid")),
+        partitions=tuple(
+            Partition(
+                name=part.name,
+                device=_text(part / "dev"),
+                start=int(_text(part / "start")) * SECTOR,
+                size=int(_text(part / "size")) * SECTOR,
+            )
+            for part in sorted(place.iterdir(), key=_partition_number)
+            if (part / "partition").exists()
+        ),
+    )
+
+
+def _partition_number(part: Path) -> int:
+    return int(_text(part / "partition") or 0)
+
+
+def _is_hidden(name: str) -> bool:
+    return _text(SYS_BLOCK / name.replace("/", "!") / "hidden") == "1"
+
+
+def _first(place: Path, names: Tuple[str, ...]) -> str:
+    return next(filter(None, (_text(place / name) for name in names)), "")
+
+
+def _text(path: Path) -> str:
+    raw = _bytes(path)
+    return "" if raw is None else "".join(c for c in raw.decode("ascii", "replace") if c.isprintable()).strip()
+
+
+def _bytes(path: Path) -> Optional[bytes]:
+    try:
+        return path.read_bytes()
+    except OSError:  # not every disk has every attribute, and some answer with an I/O error
+        return None

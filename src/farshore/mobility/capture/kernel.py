@@ -1,0 +1,70 @@
+"""Small facts of the running kernel that capture relies on: grace periods, clocks, a disk's own counts."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from farshore.model.errors import Unsupported
+
+_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
+_MEMBARRIER_QUERY = 0
+_MEMBARRIER_GLOBAL = 1
+_SECTOR = 512
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def has_grace_period() -> bool:
+    """Whether ``grace_period`` works here; it does not on kernels booted with nohz_full."""
+    number = _MEMBARRIER.get(platform.machine())
+    if number is None:
+        return False
+    supported: int = _LIBC.syscall(number, _MEMBARRIER_QUERY, 0, 0)
+    return supported > 0 and bool(supported & _MEMBARRIER_GLOBAL)
+
+
+def grace_period() -> None:
+    """Return once every run of a BPF program that was under way at the call has ended.
+
+    membarrier's GLOBAL command is an RCU grace period, and tracing programs run inside RCU read-side sections.
+    Takes some milliseconds. Raises Unsupported where the kernel refuses it.
+    """
+    if _LIBC.syscall(_MEMBARRIER[platform.machine()], _MEMBARRIER_GLOBAL, 0, 0) != 0:
+        raise Unsupported(
+            f"membarrier failed: {os.strerror(ctypes.get_errno())}.",
+            remedy="Boot without nohz_full, or use scan mode.",
+        )
+
+
+def wall_clock_offset() -> int:
+    """Nanoseconds to add to a ring record's time to get Unix time; ask again now and then, as clocks are set."""
+    return time.time_ns() - time.monotonic_ns()
+
+
+@dataclass(frozen=True)
+class DiskStat:
+    """The kernel's own count of a whole disk, in bytes: requests that have completed."""
+
+    written: int
+    discarded: int
+
+
+def read_stat(device: str) -> DiskStat:
+    """``device`` is "major:minor"."""
+    fields = Path(f"/sys/dev/block/{device}/stat").read_text(encoding="ascii").split()
+    return DiskStat(int(fields[6]) * _SECTOR, int(fields[13]) * _SECTOR)
+
+
+def request_timeout(device: str) -> float:
+    """Seconds after which the kernel gives a request up and resets the device."""
+    path = Path(f"/sys/dev/block/{device}/queue/io_timeout")
+    return int(path.read_text(encoding="ascii")) / 1000 if path.exists() else 30.0
+
+
+def writes_in_flight(device: str) -> int:
+    """Write requests that the disk is working on now, as the kernel reports it."""
+    return int(Path(f"/sys/dev/block/{device}/inflight").read_text(encoding="ascii").split()[1])

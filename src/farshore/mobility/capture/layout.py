@@ -1,0 +1,130 @@
+"""What the capture program and user space share, byte for byte: the twin of the structures in bpf/capture.bpf.c.
+
+docs/decisions/2026-11-22-capture-layout.md explains the fields. A unit test compares sizes with the built object.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from typing import Any
+
+import numpy as np
+
+BLOCK_SECTORS = 8
+MAX_DISKS = 64
+MAX_EXCLUSIONS = 2048
+GENERATIONS = 256
+"""How many the program tells apart."""
+MAX_FLYING = 65536
+
+RING_HEADER_BUSY = 1 << 31
+RING_HEADER_DISCARDED = 1 << 30
+
+RING_RECORD: np.dtype[Any] = np.dtype(
+    [
+        ("header", "<u4"),  # length of the rest; the two highest bits are the flags above
+        ("page", "<u4"),
+        ("sector", "<u8"),  # of the whole disk, 512 bytes each
+        ("time", "<u8"),  # CLOCK_MONOTONIC, ns
+        ("length", "<u4"),  # bytes
+        ("disk", "<u2"),
+        ("kind", "u1"),  # farshore.formats.record.RecordKind: WRITE, ZERO, DISCARD or FLUSH
+        ("flags", "u1"),
+        ("data", "u1", (4096,)),  # its first ``length`` bytes, for WRITE only
+    ]
+)
+RING_RECORD_BYTES = RING_RECORD.itemsize
+
+FLAG_FUA = 1
+FLAG_PREFLUSH = 2
+
+STATE_DATA = 1
+STATE_SLOT = 2
+STATE_GENERATION_SHIFT = 8
+
+
+class Cause(enum.IntEnum):
+    """Why the program is in bitmap mode."""
+
+    STARTED = 0
+    RING_FULL = 1
+    READ_FAULT = 2
+    NO_ADDRESS = 3
+    UNKNOWN_OPERATION = 4
+    REQUESTED = 5
+    WRITE_FAILED = 6
+
+
+class Control(ctypes.Structure):
+    """The one element of map ``control``."""
+
+    _fields_ = (
+        ("state", ctypes.c_uint64),
+        ("address", ctypes.c_uint64),
+        ("address_source", ctypes.c_uint64),
+        ("cause", ctypes.c_uint64),
+        ("since", ctypes.c_uint64),
+        ("slot_words", ctypes.c_uint64),
+        ("whole", ctypes.c_uint64 * 2),
+        ("strangers", ctypes.c_uint64),
+        ("last_stranger", ctypes.c_uint64),
+        ("untracked", ctypes.c_uint64),
+        ("lost", ctypes.c_uint64),
+    )
+
+
+class DiskEntry(ctypes.Structure):
+    """A value of map ``disks``; the key is major << 32 | first minor."""
+
+    _fields_ = (
+        ("number", ctypes.c_uint32),
+        ("index", ctypes.c_uint32),
+        ("first_word", ctypes.c_uint64),
+        ("words", ctypes.c_uint64),
+        ("shift", ctypes.c_uint32),
+        ("first_exclusion", ctypes.c_uint32),
+        ("exclusions", ctypes.c_uint32),
+        ("unused", ctypes.c_uint32),
+    )
+
+
+class ExclusionEntry(ctypes.Structure):
+    """An element of map ``excluded``: sectors, the end exclusive."""
+
+    _fields_ = (("start", ctypes.c_uint64), ("end", ctypes.c_uint64))
+
+
+FLIGHT: np.dtype[Any] = np.dtype(
+    [
+        ("sector", "<u8"),
+        ("time", "<u8"),
+        ("length", "<u4"),
+        ("index", "<u2"),
+        ("generation", "u1"),
+        ("discard", "u1"),
+        ("left", "<u8"),  # bytes that have not come to an end
+    ]
+)
+"""A value of map ``flying``: a write submitted and not completed; the key is its address in the kernel."""
+
+COUNTERS: np.dtype[Any] = np.dtype(
+    [
+        (name, "<u8")
+        for name in (
+            "bios",
+            "written",
+            "discarded",
+            "captured",
+            "mapped",
+            "excluded",
+            "flushes",
+            "written_done",
+            "discarded_done",
+            "written_refused",
+            "discarded_refused",
+            "failed",
+            "recorded",
+        )
+    ]
+)

@@ -1,0 +1,225 @@
+"""The capture program in the kernel: load, attach, its maps as Python values.
+
+Mechanism only: what to do with modes, slots and disks is decided in face.py. Needs root. Every failure of the kernel
+or of libbpf is raised as Refused or Unsupported with what libbpf printed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Dict, Optional, Type
+
+import numpy as np
+import numpy.typing as npt
+
+from farshore.mobility.capture.layout import (
+    COUNTERS,
+    FLIGHT,
+    MAX_FLYING,
+    STATE_DATA,
+    STATE_GENERATION_SHIFT,
+    STATE_SLOT,
+    Control,
+    DiskEntry,
+    ExclusionEntry,
+)
+from farshore.mobility.capture.libbpf import Library, ProgramInfo
+from farshore.mobility.capture.ring import Ring
+from farshore.model.errors import Unsupported
+
+OBJECT = Path(__file__).with_name("capture.bpf.o")
+# In this order: the completion hooks first, so that no write is seen going and not coming back.
+HOOKS = ("on_request_done", "on_bio_done", "on_queue")
+LEARNING_HOOK = "learn_address"
+
+
+class Program:
+    """The loaded program. ``slot_words`` is the size of each of the two bitmap slots in 64-bit words."""
+
+    def __init__(self, *, ring_bytes: int, slot_words: int, object_path: Path = OBJECT) -> None:
+        if not object_path.exists():
+            raise Unsupported(
+                f"{object_path.name} is missing.", remedy="Build it with `make -C bpf`, or install again."
+            )
+        self.library = Library()
+        self._object = self.library.bpf_object__open_file(str(object_path).encode(), None)
+        if not self._object:
+            raise self.library.error(f"Opening {object_path.name}")
+        self._links: Dict[str, Any] = {}
+        try:
+            self._set_size("ring", ring_bytes)
+            self._set_size("bitmap", 2 * slot_words)
+            if self.library.bpf_object__load(self._object) != 0:
+                raise self.library.error("Loading the capture program")
+            self._descriptors = {
+                name: self._map_descriptor(name)
+                for name in ("ring", "control", "bitmap", "disks", "excluded", "counters", "flying")
+            }
+        except BaseException:
+            self.close()
+            raise
+        self._control_page = mmap.mmap(self._descriptors["control"], mmap.PAGESIZE)
+        self.control = Control.from_buffer(self._control_page)
+        self.control.slot_words = slot_words
+        self.slot_words = slot_words
+        size = -(-2 * slot_words * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._bitmap_pages = mmap.mmap(self._descriptors["bitmap"], size)
+        words: npt.NDArray[np.uint64] = np.frombuffer(self._bitmap_pages, np.uint64, 2 * slot_words)
+        self.slots = (words[:slot_words], words[slot_words:])
+        """The two bitmap slots; only the one that the state word does not name may be cleared."""
+        self.ring = Ring(self._descriptors["ring"], ring_bytes)
+        self._processors = int(self.library.libbpf_num_possible_cpus())
+
+    def attach(self) -> None:
+        """Begin to see writes. Raises if the kernel lacks a hook."""
+        for name in (*HOOKS, LEARNING_HOOK):
+            self._attach(name)
+
+    def stop_learning(self) -> None:
+        """Detach the hook that learns where pages lie in memory: it is of no use once that is known."""
+        self._detach(LEARNING_HOOK)
+
+    def detach(self) -> None:
+        """See nothing any more. The maps stay."""
+        for name in list(self._links):
+            self._detach(name)
+
+    def close(self) -> None:
+        """Detach and unload. Harmless if done twice."""
+        self.detach()
+        if self._object:
+            self.library.bpf_object__close(self._object)
+            self._object = None
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    # ---- state word ----
+
+    def in_data_mode(self) -> bool:
+        """Whether writes go to the ring now."""
+        return bool(self.control.state & STATE_DATA)
+
+    def slot(self) -> int:
+        """The bitmap slot in use, 0 or 1."""
+        return 1 if self.control.state & STATE_SLOT else 0
+
+    def generation(self) -> int:
+        """Counts entries into data mode."""
+        return int(self.control.state) >> STATE_GENERATION_SHIFT
+
+    def set_state(self, *, data: bool, slot: int, generation: int) -> None:
+        """One store: a program run sees all of the change or none of it."""
+        self.control.state = (
+            (STATE_DATA if data else 0) | (STATE_SLOT if slot else 0) | generation << STATE_GENERATION_SHIFT
+        )
+
+    # ---- maps ----
+
+    def put_disk(self, device: int, entry: DiskEntry) -> None:
+        """Watch a disk, or replace what is known of it, at once for each program run."""
+        self._update("disks", ctypes.c_uint64(device), entry)
+
+    def remove_disk(self, device: int) -> None:
+        """Watch it no more; unknown disks are passed over."""
+        self.library.bpf_map_delete_elem(self._descriptors["disks"], ctypes.byref(ctypes.c_uint64(device)))
+
+    def put_exclusion(self, index: int, start: int, end: int) -> None:
+        """Write one element of the array that disk entries point into."""
+        self._update("excluded", ctypes.c_uint32(index), ExclusionEntry(start, end))
+
+    def counters(self, index: int) -> npt.NDArray[Any]:
+        """One record of dtype COUNTERS: the sums over all processors, each at least as new as the call."""
+        per_processor = np.frombuffer(self._lookup("counters", index, COUNTERS.itemsize), COUNTERS)
+        total = np.zeros((), COUNTERS)
+        for name in COUNTERS.names or ():
+            total[name] = per_processor[name].sum()
+        return total
+
+    def clear_counters(self, index: int) -> None:
+        """Begin a disk's counts at zero."""
+        empty = (ctypes.c_uint8 * (COUNTERS.itemsize * self._processors))()
+        self._update("counters", ctypes.c_uint32(index), empty)
+
+    def flying(self) -> npt.NDArray[Any]:
+        """Writes submitted and not yet completed (dtype FLIGHT): every one that is so throughout the call."""
+        keys = (ctypes.c_uint64 * MAX_FLYING)()
+        values = bytearray(FLIGHT.itemsize * MAX_FLYING)
+        value_buffer = (ctypes.c_uint8 * len(values)).from_buffer(values)
+        count = ctypes.c_uint32(MAX_FLYING)
+        position = ctypes.c_uint64()
+        failed = self.library.bpf_map_lookup_batch(
+            self._descriptors["flying"],
+            None,
+            ctypes.byref(position),
+            ctypes.byref(keys),
+            ctypes.byref(value_buffer),
+            ctypes.byref(count),
+            None,
+        )
+        if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: that was all
+            raise self.library.error("Reading map flying")
+        flights: npt.NDArray[Any] = np.frombuffer(values, FLIGHT, count.value)
+        return flights[flights["left"] > 0]
+
+    def missed(self, name: str = "on_queue") -> int:
+        """Runs of a hook that the kernel left out, as they would have interrupted another run on that processor."""
+        program = self._program(name)
+        info = ProgramInfo()
+        size = ctypes.c_uint32(ctypes.sizeof(info))
+        if self.library.bpf_obj_get_info_by_fd(self.library.bpf_program__fd(program), ctypes.byref(info), size) != 0:
+            raise self.library.error("Asking for the capture program's statistics")
+        return int(info.recursion_misses)
+
+    # ---- inside ----
+
+    def _attach(self, name: str) -> None:
+        link = self.library.bpf_program__attach(self._program(name))
+        if not link:
+            error = self.library.error(f"Attaching {name}")
+            self.detach()
+            raise error
+        self._links[name] = link
+
+    def _detach(self, name: str) -> None:
+        link = self._links.pop(name, None)
+        if link is not None:
+            self.library.bpf_link__destroy(link)
+
+    def _program(self, name: str) -> Any:
+        return self.library.bpf_object__find_program_by_name(self._object, name.encode())
+
+    def _map(self, name: str) -> Any:
+        found = self.library.bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise Unsupported(f"The capture program has no map {name}.", remedy="Build it again with `make -C bpf`.")
+        return found
+
+    def _map_descriptor(self, name: str) -> int:
+        descriptor: int = self.library.bpf_map__fd(self._map(name))
+        return descriptor
+
+    def _set_size(self, name: str, entries: int) -> None:
+        if self.library.bpf_map__set_max_entries(self._map(name), entries) != 0:
+            raise self.library.error(f"Setting the size of map {name}")
+
+    def _update(self, name: str, key: Any, value: Any) -> None:
+        if self.library.bpf_map_update_elem(self._descriptors[name], ctypes.byref(key), ctypes.byref(value), 0) != 0:
+            raise self.library.error(f"Writing map {name}")
+
+    def _lookup(self, name: str, index: int, size: int) -> bytearray:
+        value = bytearray(size * self._processors)  # per-CPU values lie 8 bytes apart at least: our sizes are multiples
+        buffer = (ctypes.c_uint8 * len(value)).from_buffer(value)
+        key = ctypes.c_uint32(index)
+        if self.library.bpf_map_lookup_elem(self._descriptors[name], ctypes.byref(key), buffer) != 0:
+            raise self.library.error(f"Reading map {name}")
+        return value

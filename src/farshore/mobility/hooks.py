@@ -1,0 +1,71 @@
+"""Scripts that make applications quiet before an app-consistent point, and wake them afterwards.
+
+Every executable file in the folder is run with the argument ``freeze``, in the order of their names, and with
+``thaw`` in the reverse order. One that fails or takes too long makes the point fail; those that had succeeded are
+still told to thaw.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import List, Optional, Type
+
+from farshore.model.errors import TryLater
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path("/etc/farshore/app-consistent.d")
+HOOK_SECONDS = 60.0
+
+
+class Quiesced:
+    """``with Quiesced(folder): …``: applications are quiet inside. Raises TryLater, having woken them again."""
+
+    def __init__(self, folder: Path = FOLDER, seconds: float = HOOK_SECONDS) -> None:
+        self._folder = folder
+        self._seconds = seconds
+        self._quiet: List[Path] = []
+
+    def __enter__(self) -> Quiesced:
+        try:
+            for script in self._scripts():
+                self._run(script, "freeze")
+                self._quiet.append(script)
+        except BaseException:
+            self._wake()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._wake()
+
+    def _scripts(self) -> List[Path]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if path.is_file() and os.access(path, os.X_OK))
+
+    def _wake(self) -> None:
+        while self._quiet:
+            try:
+                self._run(self._quiet.pop(), "thaw")
+            except TryLater as error:
+                log.error("An application may still be quiet: %s", error)
+
+    def _run(self, script: Path, word: str) -> None:
+        try:
+            done = subprocess.run(
+                [str(script), word], stdin=subprocess.DEVNULL, capture_output=True, timeout=self._seconds, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise self._failed(script, word, str(error)) from error
+        if done.returncode != 0:
+            raise self._failed(script, word, done.stderr.decode("utf-8", "replace").strip()[-500:])
+
+    def _failed(self, script: Path, word: str, why: str) -> TryLater:
+        return TryLater(f"{script} {word} failed: {why}.", remedy=f"Run it by hand, mend it, or remove it: {script}")

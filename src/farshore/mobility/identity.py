@@ -1,0 +1,71 @@
+"""The machine's identity: its key, made here and never leaving, and the certificate bought with a token."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Tuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from farshore.api_types.machines import Description, Enrolment, EnrolmentRequest, RenewalRequest
+from farshore.client.credentials import Credentials
+from farshore.client.enrolment import enrol
+from farshore.client.machine_self import MachineSelf
+from farshore.mobility.settings import Settings
+from farshore.model.errors import Malformed
+from farshore.model.identifiers import MachineId
+
+_SCHEME = "farshore://machine/"
+_RENEW_DAYS = 120
+
+
+def new_key_and_request(hostname: str) -> Tuple[str, str]:
+    """A private key and a PKCS#10 request for it, both PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostname[:64] or "machine")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    form = serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    return private.decode(), request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def enrol_machine(settings: Settings, url: str, pin: str, token: str, description: Description) -> MachineId:
+    """Buy a certificate with ``token`` and keep it. Raises Unauthenticated, Unreachable …"""
+    key, request = new_key_and_request(description.hostname)
+    made = enrol(url, pin, EnrolmentRequest(token=token, request=request, description=description))
+    _keep(settings.credentials, url, made, key)
+    return MachineId(made.machine)
+
+
+def renew_if_old(settings: Settings, server: MachineSelf, hostname: str) -> bool:
+    """Get a new certificate, with a new key, when the old one ends within four months."""
+    old = Credentials.load(settings.credentials)
+    ends = x509.load_pem_x509_certificate(old.certificate.encode()).not_valid_after_utc
+    now = datetime.datetime.now(datetime.timezone.utc)
+    if ends - now > datetime.timedelta(days=_RENEW_DAYS):
+        return False
+    key, request = new_key_and_request(hostname)
+    _keep(settings.credentials, old.url, server.renew(RenewalRequest(request=request)), key)
+    return True
+
+
+def machine_of(credentials: Credentials) -> MachineId:
+    """The machine that the certificate names. Raises Malformed."""
+    try:
+        certificate = x509.load_pem_x509_certificate(credentials.certificate.encode())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise Malformed("This is not a machine's certificate.", remedy="Enrol this machine with a token.") from error
+    for name in names.get_values_for_type(x509.UniformResourceIdentifier):
+        if name.startswith(_SCHEME):
+            return MachineId(name[len(_SCHEME) :])
+    raise Malformed("The certificate is not a machine's.", remedy="Enrol this machine with a token.")
+
+
+def _keep(path: Path, url: str, made: Enrolment, key: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    Credentials(url, made.authority, made.certificate, key).save(path)

@@ -1,0 +1,196 @@
+"""The mobility service's command line and its only wiring place.
+
+``farshore-mobility enroll`` trades a token (on standard input, never an argument) for a certificate, ``run`` is the
+service, ``status`` shows its last report, ``check`` tells what this machine allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Iterator, Optional, Sequence, Tuple
+
+from farshore import __version__
+from farshore.api_types.machines import EpochGrant
+from farshore.client.credentials import Credentials
+from farshore.client.data_plane import DataPlane
+from farshore.client.machine_self import MachineSelf
+from farshore.client.transport import Transport
+from farshore.mobility.capture.probe import probe
+from farshore.mobility.clock import SystemClock
+from farshore.mobility.description import describe
+from farshore.mobility.epoch_run import Limits
+from farshore.mobility.identity import enrol_machine, machine_of, renew_if_old
+from farshore.mobility.protected_disks import DiskNumbers, protected_disks
+from farshore.mobility.replication import Replication
+from farshore.mobility.reporting import Reporter
+from farshore.mobility.session import Session
+from farshore.mobility.settings import STATE, Settings
+from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.model.errors import FarshoreError, Malformed, NotFound, WrongState
+from farshore.model.identifiers import new_id
+from farshore.telemetry.logs import configure
+
+log = logging.getLogger("farshore.mobility")
+_DEFAULT_SHARE = 0.10
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one command; its exit status."""
+    options = _parser().parse_args(arguments)
+    configure("mobility", level=options.log_level, as_json=options.log_json)
+    settings = Settings(
+        state=options.state,
+        disks=tuple(options.disk),
+        ring_bytes=options.ring_mib << 20,
+        spill_bytes=options.spill_mib << 20,
+    )
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status: int = options.command(settings, options)
+        return status
+    except FarshoreError as error:
+        sys.stderr.write(f"{error.message}\n{error.remedy}\n")
+        return error.exit_status
+
+
+def enroll(settings: Settings, options: argparse.Namespace) -> int:
+    """Trade the token for a certificate; does nothing where this machine has one for that server."""
+    if settings.credentials.exists() and not options.again:
+        known = Credentials.load(settings.credentials)
+        if known.url == options.server.rstrip("/"):
+            sys.stdout.write(f"{machine_of(known)}\n")
+            return 0
+        raise WrongState(f"This machine is enrolled with {known.url}.", remedy="Add --again to enrol it anew.")
+    token = sys.stdin.readline().strip()
+    if not token:
+        raise Malformed("There is no token on standard input.", remedy="Make one: farshore token create")
+    numbers = DiskNumbers(settings.disk_numbers)
+    description = describe(protected_disks(numbers, settings.disks, None, ()))
+    url = options.server.rstrip("/")
+    sys.stdout.write(f"{enrol_machine(settings, url, options.authority_fingerprint, token, description)}\n")
+    return 0
+
+
+def run(settings: Settings, _options: argparse.Namespace) -> int:
+    """The service, until SIGTERM."""
+    credentials = Credentials.load(settings.credentials)
+    machine = machine_of(credentials)
+    clock = SystemClock()
+    stop = threading.Event()
+    with settings.lock.open("w") as lock:
+        _lock_or_refuse(lock.fileno())
+        identifier = new_id()
+        limits = Limits(Bandwidth(clock), Courtesy(clock, _DEFAULT_SHARE))
+        server = MachineSelf(Transport.from_credentials(credentials))
+
+        def plane(grant: EpochGrant) -> DataPlane:
+            transport = Transport.from_credentials(Credentials.load(settings.credentials), grant.process_server)
+            return DataPlane(transport, machine, grant.epoch)
+
+        replication = Replication(machine, identifier, settings, server, plane, clock, limits)
+        session = Session(settings, server, replication, Reporter(identifier, replication, clock), clock)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        log.info("The mobility service begins.", extra={"fields": {"version": __version__, "machine": machine}})
+        renewal = threading.Thread(target=_renew_daily, args=(settings, server, stop), daemon=True)
+        heartbeats = threading.Thread(target=session.run, args=(stop,), daemon=True)
+        renewal.start()
+        heartbeats.start()
+        worker = threading.Thread(target=_guarded, args=(replication, stop), daemon=True)
+        worker.start()
+        while worker.is_alive():  # the main thread has to be the one that signals wake
+            worker.join(0.5)
+            if stop.is_set():
+                replication.interrupt()
+        session.wake()
+        heartbeats.join(1.0)
+        server.close()
+    log.info("The mobility service ends.")
+    return 0 if stop.is_set() else 1
+
+
+def status(settings: Settings, _options: argparse.Namespace) -> int:
+    """Show what the running service reported last."""
+    try:
+        sys.stdout.write(settings.status.read_text(encoding="utf-8") + "\n")
+    except FileNotFoundError as error:
+        raise NotFound("The service has not reported yet.", remedy="Start it, or look at its log.") from error
+    return 0
+
+
+def check(settings: Settings, _options: argparse.Namespace) -> int:
+    """Tell, as JSON, what this machine allows, and which disks would be protected."""
+    ability = probe()
+    disks = protected_disks(DiskNumbers(settings.disk_numbers), settings.disks, None, ())
+    report = {
+        "mode": ability.mode.value,
+        "obstacles": [{"reason": one.reason, "remedy": one.remedy} for one in ability.obstacles],
+        "description": describe(disks).model_dump(mode="json"),
+    }
+    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def _guarded(replication: Replication, stop: threading.Event) -> None:
+    try:
+        replication.run(stop)
+    except Exception:
+        log.exception("The mobility service failed; systemd starts it again.")
+
+
+def _renew_daily(settings: Settings, server: MachineSelf, stop: threading.Event) -> None:
+    while not stop.wait(24 * 3600):
+        try:
+            if renew_if_old(settings, server, os.uname().nodename):
+                log.info("The certificate was renewed; it is used from the next start on.")
+        except FarshoreError as error:
+            log.warning("The certificate could not be renewed: %s", error)
+
+
+def _lock_or_refuse(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WrongState(
+            "The mobility service runs already.", remedy="Stop it first: systemctl stop farshore-mobility"
+        ) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="farshore-mobility", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--state", type=Path, default=STATE, help="state directory (default: %(default)s)")
+    parser.add_argument(
+        "--disk", type=Path, action="append", default=[], help="protect this disk only; may be repeated (default: all)"
+    )
+    parser.add_argument("--ring-mib", type=int, default=64, help="capture ring, a power of two (default: %(default)s)")
+    parser.add_argument("--spill-mib", type=int, default=512, help=".hrl file; 0: none (default: %(default)s)")
+    parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--log-json", action="store_true")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    enrolling = commands.add_parser("enroll", help="trade a token, read from standard input, for a certificate")
+    enrolling.add_argument("--server", required=True, help="URL of the configuration server")
+    enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
+    enrolling.add_argument("--again", action="store_true", help="even though this machine is enrolled already")
+    enrolling.set_defaults(command=enroll)
+    for name, command, text in _plain_commands():
+        commands.add_parser(name, help=text).set_defaults(command=command)
+    return parser
+
+
+def _plain_commands() -> Iterator[Tuple[str, object, str]]:
+    yield "run", run, "the service itself"
+    yield "status", status, "show the running service's last report"
+    yield "check", check, "tell what this machine allows"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

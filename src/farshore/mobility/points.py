@@ -1,0 +1,55 @@
+"""Cutting recovery points: at once, with the file systems still, or with the applications quiet as well."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Callable, FrozenSet, Iterator, Protocol, Sequence
+
+from farshore.formats.point_payload import PointPayload
+from farshore.mobility.capture.disks import mounted_on
+from farshore.mobility.freezing import Freeze, order_of_freezing
+from farshore.mobility.hooks import FOLDER, Quiesced
+from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.pump import Milestone
+from farshore.model.point import PointKind
+
+_SECONDS = 60.0
+
+
+class Stream(Protocol):
+    """What cuts points into the stream: an epoch run."""
+
+    def cut(self, point: PointPayload, still: Callable[[], bool]) -> Milestone:
+        """Put a recovery point into the stream at this very moment, if ``still`` holds after it."""
+        ...
+
+
+def take_point(
+    point: PointPayload, stream: Stream, disks: Sequence[ProtectedDisk], *, hooks: Path = FOLDER
+) -> Milestone:
+    """Cut a point of the kind asked for and return where it came to lie. Raises TryLater; nothing stays frozen."""
+    devices = frozenset(one.disk.device for one in disks)
+    with _applications_quiet(point.kind, hooks):
+        if point.kind is PointKind.CRASH_CONSISTENT:
+            milestone = stream.cut(point, lambda: True)
+        else:
+            milestone = _cut_frozen(point, stream, devices)
+    milestone.wait(_SECONDS)
+    return milestone
+
+
+def _cut_frozen(point: PointPayload, stream: Stream, devices: FrozenSet[str]) -> Milestone:
+    with Freeze(order_of_freezing(mounted_on(), devices)) as freeze:
+        milestone = stream.cut(point, freeze.holds)
+        freeze.thaw()
+    return milestone
+
+
+@contextlib.contextmanager
+def _applications_quiet(kind: PointKind, hooks: Path) -> Iterator[None]:
+    if kind is not PointKind.APP_CONSISTENT:
+        yield
+        return
+    with Quiesced(hooks):
+        yield

@@ -1,0 +1,109 @@
+"""Which disks are protected, under which numbers, and what of them is left out.
+
+A disk keeps its number for as long as the agent's state lasts: by its world-wide name or serial number, else by its
+name. Left out are swap areas and the agent's own .hrl file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
+
+from farshore.client.credentials import read_private, write_private
+from farshore.mobility.capture.disks import SYS_BLOCK, Disk, disk_at, find_disks, mounted_on
+from farshore.mobility.capture.extents import SectorRange, file_ranges, join, swap_ranges
+from farshore.mobility.disk_reader import CopiedDisk
+from farshore.model.errors import NotFound, Refused, Unsupported
+from farshore.model.identifiers import SECTOR, DiskNumber
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ProtectedDisk:
+    """A disk with its number and the sectors of it that are not shipped."""
+
+    number: DiskNumber
+    disk: Disk
+    excluded: Tuple[SectorRange, ...]
+    boot: bool = False
+
+    def copied(self) -> CopiedDisk:
+        """For the copy."""
+        ranges = tuple((one.start * SECTOR, one.end * SECTOR) for one in self.excluded)
+        return CopiedDisk(self.number, self.disk.path, self.disk.size, ranges)
+
+
+class DiskNumbers:
+    """The numbers given so far, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            known = json.loads(read_private(path))
+        except NotFound:
+            known = {}
+        self._known: Dict[str, int] = {str(name): int(number) for name, number in known.items()}
+
+    def number(self, disk: Disk) -> DiskNumber:
+        """The disk's number; a new disk gets the next one that was never given."""
+        identity = disk.wwid or disk.serial or disk.name
+        if identity not in self._known:
+            self._known[identity] = max(self._known.values(), default=-1) + 1
+            write_private(self._path, json.dumps(self._known).encode())
+        return DiskNumber(self._known[identity])
+
+
+def protected_disks(
+    numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path], without: Sequence[int]
+) -> List[ProtectedDisk]:
+    """All disks of the machine, or those ``given``, less the numbers in ``without``. Raises NotFound."""
+    disks = [disk_at(path) for path in given] if given else find_disks()
+    if not disks:
+        raise NotFound("This machine has no disk that can be protected.", remedy="Name one with --disk.")
+    excluded = _excluded(spill)
+    root = mounted_on().get("/", frozenset())
+    found = [
+        ProtectedDisk(numbers.number(disk), disk, excluded.get(disk.device, ()), disk.device in root) for disk in disks
+    ]
+    return [one for one in found if one.number not in without]
+
+
+def disks_seen() -> FrozenSet[Tuple[str, str]]:
+    """(name, size) of every block device: a cheap look that tells whether a closer one is due."""
+    found = set()
+    for place in SYS_BLOCK.iterdir():
+        with contextlib.suppress(OSError):  # it is just going
+            found.add((place.name, (place / "size").read_text(encoding="ascii")))
+    return frozenset(found)
+
+
+def spill_is_safe(path: Path, disks: Sequence[Disk]) -> bool:
+    """Whether the .hrl file at ``path`` may be written to: not if its own writes would be captured."""
+    try:
+        file_ranges(path)
+    except (Unsupported, Refused) as error:
+        below = mounted_on().get(str(_mount_point(path)), frozenset())
+        if below & {disk.device for disk in disks}:
+            log.warning("There will be no .hrl file: %s", error)
+            return False
+    return True
+
+
+def _mount_point(path: Path) -> Path:
+    return next(place for place in path.resolve().parents if place.is_mount())
+
+
+def _excluded(spill: Optional[Path]) -> Mapping[str, Tuple[SectorRange, ...]]:
+    found: Dict[str, List[SectorRange]] = {}
+    places = swap_ranges()
+    if spill is not None:
+        with contextlib.suppress(Unsupported):  # spill_is_safe: then it is on another disk
+            places.append(file_ranges(spill))
+    for disk, ranges in places:
+        found.setdefault(disk.device, []).extend(ranges)
+    return {device: join(ranges) for device, ranges in found.items()}

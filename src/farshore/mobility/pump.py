@@ -1,0 +1,278 @@
+"""From the capture ring to the backlog: drains, converts, numbers, and puts recovery points where they belong.
+
+The only writer of an epoch's journal. A *milestone* is a ring position at which somebody wants to know the sequence
+reached, with or without a POINT record put exactly there: records before the position come before it in the stream,
+all others after it. When the machine is idle, MARK records keep the newest point young. When the capture has gone to
+bitmap mode, what is left in the ring is still a prefix of all writes: it is drained, and then this run of the pump
+has ended.
+
+An epoch that is not consistent yet need not end with it. No point of it can be used before its ``consistent_from``, so
+up to there the journal need not be in order, only complete: the blocks that were missed are read again and *mended*
+into the journal. A block that is read when everything before ring position P has been drained is put before all
+records from P on; whatever was written meanwhile follows it once more, and the end is the same.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from typing import Callable, Iterator, List, Optional, Protocol
+
+from farshore.formats.point_payload import PointPayload
+from farshore.mobility.backlog import Backlog
+from farshore.mobility.batches import EncodedBatch, Journal
+from farshore.mobility.records import Fragments, Piece, convert, mark_piece, point_piece
+from farshore.model.errors import NoSpace, TryLater
+from farshore.model.identifiers import Sequence
+from farshore.model.ports import Clock
+from farshore.model.states import CaptureMode
+
+BATCH_RING_BYTES = 4 << 20
+CUT_SECONDS = 0.1
+"""A record waits at least this long for company, so that there are few requests when there is little to send,"""
+LONGEST_CUT_SECONDS = 1.0
+"""and at most this long, or until the batch before it is acknowledged: on a slow machine batches grow by themselves."""
+POLL_SECONDS = 0.04
+MARK_SECONDS = 1.0
+
+
+class DrainedRecords(Protocol):
+    """Records in the ring; ``release`` gives their room back."""
+
+    @property
+    def records(self) -> Fragments:
+        """Layout capture.layout.RING_RECORD."""
+        ...
+
+    def release(self) -> None:
+        """The records are not used any more."""
+        ...
+
+
+class RecordSource(Protocol):
+    """What the pump needs of the capture."""
+
+    @property
+    def mode(self) -> CaptureMode:
+        """BITMAP: nothing is added to the ring any more."""
+        ...
+
+    def position(self) -> int:
+        """How far the ring has been written."""
+        ...
+
+    def drained(self) -> int:
+        """How far it has been drained."""
+        ...
+
+    def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[DrainedRecords]:
+        """The next records, none from position ``until`` on."""
+        ...
+
+
+class Milestone:
+    """Resolved by the pump once everything before ``position`` is in the journal. Fails where that cannot be."""
+
+    def __init__(self, position: int, point: Optional[PointPayload] = None) -> None:
+        self.position = position
+        self.point = point
+        self.sequence = Sequence(0)
+        self.time = 0
+        """Nanoseconds since 1970 UTC."""
+        self._reached = threading.Event()
+        self._failed = False
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it is reached. Raises TryLater if the epoch ended before, or after ``seconds``."""
+        if not self._reached.wait(seconds) or self._failed:
+            raise TryLater(
+                "The stream did not come that far.",
+                remedy="The machine is being healed, or is very busy; ask again in a minute.",
+            )
+
+    @property
+    def reached(self) -> bool:
+        """Whether ``sequence`` and ``time`` are set."""
+        return self._reached.is_set() and not self._failed
+
+    def resolve(self, sequence: Sequence, time: int) -> None:
+        """The pump is there."""
+        self.sequence, self.time = sequence, time
+        self._reached.set()
+
+    def fail(self) -> None:
+        """It will never be reached."""
+        self._failed = True
+        self._reached.set()
+
+
+class PumpState(enum.Enum):
+    """What a step did."""
+
+    WORKED = "worked"
+    IDLE = "idle"
+    HELD = "held"
+    """The backlog is full: the ring keeps the rest."""
+    ENDED = "ended"
+    """Bitmap mode, and the ring is empty: this epoch's journal is complete."""
+
+
+class Pump:
+    """One thread calls ``run``; any thread may ask for milestones."""
+
+    def __init__(
+        self,
+        source: RecordSource,
+        journal: Journal,
+        backlog: Backlog,
+        clock: Clock,
+    ) -> None:
+        self._source = source
+        self._journal = journal
+        self._backlog = backlog
+        self._clock = clock
+        self._held: Optional[EncodedBatch] = None
+        self._milestones: List[Milestone] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._ended = False
+        self._opening = True
+        self._mending: Optional[Iterator[Piece]] = None
+        self._whole = True
+        self._mended_last = False
+        self._last_cut = clock.monotonic()
+        self._last_time = 0
+
+    @property
+    def captured(self) -> Sequence:
+        """The newest sequence given."""
+        return Sequence(self._journal.next_sequence - 1)
+
+    def milestone(self, point: Optional[PointPayload] = None, still: Callable[[], bool] = lambda: True) -> Milestone:
+        """Ask for one where the ring has been written to now; it fails unless ``still`` holds after that instant.
+
+        In data mode, asked after the position, every write until now lies before that position; in bitmap mode some
+        may not be in the ring at all, so the milestone fails. So it does while missed blocks are still to be mended.
+        """
+        with self._lock:
+            made = Milestone(self._source.position(), point)
+            if self._ended or not self._whole or self._source.mode is not CaptureMode.DATA or not still():
+                made.fail()
+            else:
+                self._milestones.append(made)
+        self._wake.set()
+        return made
+
+    def opened(self) -> None:
+        """Data mode has begun: from now on bitmap mode means that the epoch has ended."""
+        self._opening = False
+
+    def reopen(self) -> None:
+        """After an end: another run will follow, and the journal is not whole until ``mend`` is through."""
+        with self._lock:
+            self._ended, self._opening, self._whole, self._mending = False, True, False, None
+
+    def mend(self, pieces: Iterator[Piece]) -> None:
+        """Put these blocks, read one piece at a time, into the journal while draining goes on."""
+        self._mending = pieces
+        self._wake.set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every write so far is in the base or the journal."""
+        return self._whole
+
+    def run(self, stop: threading.Event) -> PumpState:
+        """Drain until the epoch has ended (ENDED) or ``stop`` is set (IDLE)."""
+        state = PumpState.IDLE
+        try:
+            while not stop.is_set():
+                state = self.step() if self._due() else PumpState.IDLE
+                if state is PumpState.ENDED:
+                    return state
+                if state is not PumpState.WORKED:
+                    self._wake.wait(POLL_SECONDS)
+                    self._wake.clear()
+            return PumpState.IDLE
+        finally:
+            self._end()
+
+    def step(self) -> PumpState:
+        """One batch at most, from what there is."""
+        if self._held is not None and not self._put(self._held):
+            return PumpState.HELD
+        now = int(self._clock.monotonic() * 1e9)
+        written = self._source.position()
+        bitmap = self._source.mode is not CaptureMode.DATA  # after ``now``: in data mode all until then is in the ring
+        with self._lock:
+            milestone = self._milestones[0] if self._milestones else None
+        if self._mending is not None and not bitmap and self._mend_now(written):
+            return self._mend_next(self._mending)
+        drained = self._source.drain(BATCH_RING_BYTES, None if milestone is None else milestone.position)
+        if drained is not None:
+            piece = convert(drained.records)
+            drained.release()
+            self._emit(piece)
+            return PumpState.WORKED
+        if milestone is not None and self._source.drained() >= milestone.position:
+            self._reach(milestone, now)
+            return PumpState.WORKED
+        if self._source.drained() < written:
+            return PumpState.IDLE  # the next record is still being written
+        if bitmap:
+            ended = not self._opening and self._source.drained() >= self._source.position()
+            return PumpState.ENDED if ended else PumpState.IDLE
+        if self._whole and now - self._last_time >= MARK_SECONDS * 1e9:
+            self._emit(mark_piece(now))
+        return PumpState.IDLE
+
+    def _due(self) -> bool:
+        if self._milestones or self._held is not None or self._mending is not None:
+            return True
+        if self._source.position() - self._source.drained() >= BATCH_RING_BYTES:
+            return True
+        age = self._clock.monotonic() - self._last_cut
+        return age >= LONGEST_CUT_SECONDS or (age >= CUT_SECONDS and self._backlog.empty)
+
+    def _reach(self, milestone: Milestone, now: int) -> None:
+        with self._lock:
+            self._milestones.remove(milestone)
+        if milestone.point is not None:
+            self._emit(point_piece(milestone.point, now))
+        milestone.resolve(self.captured, self._journal.latest or self._clock.now())
+
+    def _mend_now(self, written: int) -> bool:
+        """Every other time, and not while the ring is filling up."""
+        self._mended_last = not self._mended_last
+        return self._mended_last and written - self._source.drained() < BATCH_RING_BYTES
+
+    def _mend_next(self, pieces: Iterator[Piece]) -> PumpState:
+        piece = next(pieces, None)
+        if piece is None:
+            self._mending = None
+            with self._lock:
+                self._whole = True
+        else:
+            self._emit(piece)
+        return PumpState.WORKED
+
+    def _emit(self, piece: Piece) -> None:
+        self._last_cut = self._clock.monotonic()
+        self._last_time = int(piece.times[-1])
+        self._put(self._journal.batch(piece))
+
+    def _put(self, batch: EncodedBatch) -> bool:
+        try:
+            self._backlog.put(batch)
+        except NoSpace:
+            self._held = batch
+            return False
+        self._held = None
+        return True
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+            for milestone in self._milestones:
+                milestone.fail()
+            self._milestones.clear()

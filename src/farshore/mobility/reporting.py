@@ -1,0 +1,95 @@
+"""What the agent tells of itself: the heartbeat, and the same as a file for ``farshore-mobility status``."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Sequence
+
+from farshore import __version__
+from farshore.api_types.machines import CommandResult, DiskAccount, Heartbeat
+from farshore.mobility.capture.accounting import State, Verdict
+from farshore.mobility.capture.capture import Capture
+from farshore.mobility.capture.kernel import read_stat
+from farshore.mobility.replication import Replication
+from farshore.model.identifiers import DiskNumber
+from farshore.model.ports import Clock
+from farshore.model.states import CaptureMode
+
+
+class Reporter:
+    """Builds heartbeats. The kernel's counts are told from the moment at which the capture began."""
+
+    def __init__(self, run: str, replication: Replication, clock: Clock) -> None:
+        self._run = run
+        self._replication = replication
+        self._clock = clock
+        self._capture_started = 0
+        self._kernel_base: Dict[DiskNumber, int] = {}
+
+    def heartbeat(self, results: Sequence[CommandResult]) -> Heartbeat:
+        """How things are now."""
+        replication = self._replication
+        run, capture = replication.current, replication.capture
+        beat = Heartbeat(run=self._run, version=__version__, results=list(results), warnings=self._warnings())
+        if capture is not None:
+            beat = beat.model_copy(update={**self._mode(capture), "accounts": self._accounts(capture)})
+        if run is None:
+            return beat
+        return beat.model_copy(
+            update={
+                "epoch": run.grant.epoch,
+                "kind": run.grant.kind,
+                "consistent": run.consistent,
+                "captured_sequence": run.captured,
+                "acknowledged_sequence": run.acknowledged,
+                "acknowledged_time": run.acknowledged_time,
+                "spilled_bytes": run.spilled,
+                "progress": run.progress(),
+            }
+        )
+
+    def _mode(self, capture: Capture) -> Dict[str, object]:
+        status = capture.status()
+        cause = "" if status.cause is None else status.cause.name.lower().replace("_", " ")
+        since = self._clock.now() - int(self._clock.monotonic() * 1e9) + status.since
+        return {"mode": status.mode, "mode_cause": cause, "mode_since": since}
+
+    def _warnings(self) -> List[str]:
+        replication = self._replication
+        found = [replication.trouble] if replication.trouble else []
+        if replication.current is not None and not replication.current.reachable:
+            found.append("The process server cannot be reached.")
+        if replication.capture is not None and replication.capture.mode is not CaptureMode.DATA:
+            found.append("Changes are only noted in the bitmap; the next points come when they have been copied.")
+        return found
+
+    def _accounts(self, capture: Capture) -> List[DiskAccount]:
+        run = self._replication.current
+        verdicts = {} if run is None else run.verdicts
+        if self._capture_started != self._replication.capture_started:
+            self._capture_started = self._replication.capture_started
+            self._kernel_base.clear()
+        accounts = []
+        for one in self._replication.disks:
+            counters = capture.counters().get(one.number)
+            if counters is None:
+                continue
+            stat = read_stat(one.disk.device)
+            total = stat.written + stat.discarded
+            # What had completed before is in the kernel's count: each look brings the base closer, from above.
+            base = total - counters.written_done - counters.discarded_done
+            base = min(base, self._kernel_base.get(one.number, base))
+            self._kernel_base[one.number] = base
+            seen = counters.written + counters.discarded
+            verdict = verdicts.get(one.number, Verdict(State.UNSETTLED))
+            accounts.append(
+                DiskAccount(
+                    disk=one.number,
+                    seen=seen,
+                    captured=counters.captured,
+                    bitmap=counters.mapped,
+                    excluded=counters.excluded,
+                    kernel=total - base,
+                    verdict=verdict.state.value if not verdict.gap else f"gap of {verdict.gap} bytes",
+                )
+            )
+        return accounts

@@ -1,0 +1,54 @@
+"""Going on after a passing trouble: wait, with jitter and growing pauses, until it passes or we are told to stop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from typing import Callable, TypeVar
+
+from farshore.model.errors import TryLater
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
+Result = TypeVar("Result")
+
+
+class Stopped(Exception):
+    """The work was told to stop; not an error."""
+
+
+class Pauses:
+    """The pauses between attempts."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._next = FIRST_PAUSE
+
+    def rest(self, error: TryLater) -> None:
+        """Wait after ``error``. Raises Stopped."""
+        seconds = max(error.after or 0.0, self._next * random.uniform(0.5, 1.0))
+        self._next = min(LONGEST_PAUSE, self._next * 2)
+        if self._stop.wait(seconds):
+            raise Stopped
+
+    def reset(self) -> None:
+        """It went well: begin with short pauses again."""
+        self._next = FIRST_PAUSE
+
+
+def until_done(work: Callable[[], Result], stop: threading.Event, what: str) -> Result:
+    """Repeat ``work`` while it raises TryLater. Raises Stopped, and at once whatever else it raises."""
+    pauses = Pauses(stop)
+    told = False
+    while not stop.is_set():
+        try:
+            return work()
+        except TryLater as error:
+            if not told:
+                log.warning("%s waits: %s", what, error)
+                told = True
+            pauses.rest(error)
+    raise Stopped

@@ -1,0 +1,44 @@
+"""What can be set on the protected machine itself; everything else is said by the configuration server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Tuple
+
+STATE = Path("/var/lib/farshore-mobility")
+RUNTIME = Path("/run/farshore-mobility")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``disks`` empty: all of the machine's. Sizes in bytes; ``spill_bytes`` 0: no .hrl file."""
+
+    state: Path = STATE
+    disks: Tuple[Path, ...] = ()
+    ring_bytes: int = 64 << 20
+    spill_bytes: int = 512 << 20
+
+    @property
+    def credentials(self) -> Path:
+        """The certificate and key that enrolment brought."""
+        return self.state / "credentials.json"
+
+    @property
+    def disk_numbers(self) -> Path:
+        """The disks' numbers."""
+        return self.state / "disks.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the service runs: two would fence each other without end."""
+        return self.state / "lock"
+
+    @property
+    def status(self) -> Path:
+        """What ``farshore-mobility status`` shows. In memory: on a disk it would be shipped every few seconds."""
+        return (RUNTIME if self.state == STATE else self.state) / "status.json"
+
+    def spill(self, machine: str) -> Path:
+        """The .hrl file."""
+        return self.state / f"{machine}.hrl"

@@ -1,0 +1,185 @@
+"""The .hrl file: the part of the journal that waits on disk while the process server is away.
+
+A bounded, preallocated ring of frames (formats.hrl). Nothing is synchronised to stable storage: the file extends the
+agent's memory over an outage of the network or the server and over the agent's own crash, while a crash of the whole
+machine ends in a resync by hash whatever the file holds. Used under the backlog's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Iterator, Optional, Tuple, Type
+
+from farshore.formats.batch import Buffer
+from farshore.formats.hrl import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    SLOTS,
+    HrlHeader,
+    decode_frame,
+    decode_headers,
+    encode_frame,
+    encode_header,
+)
+from farshore.mobility.batches import EncodedBatch, read_back
+from farshore.model.errors import Damaged, Malformed, NoSpace
+from farshore.model.identifiers import Epoch, MachineId, Sequence
+
+_GET_FLAGS = 0x80086601  # FS_IOC_GETFLAGS
+_SET_FLAGS = 0x40086602  # FS_IOC_SETFLAGS
+_NO_COPY_ON_WRITE = 0x00800000
+
+
+class HrlFile:
+    """``start``, ``end`` and the offsets given out are logical offsets, see formats.hrl."""
+
+    def __init__(self, path: Path, machine: MachineId, capacity: int) -> None:
+        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace where there is no room for it."""
+        self.path = path
+        self._machine = machine
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._slot = 0
+        try:
+            header = self._read_header(capacity)
+            if header is None:
+                self._allocate(capacity)
+                header = HrlHeader(machine, Epoch(0), capacity, 0)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self.capacity = capacity
+        self.epoch = header.epoch
+        self.start = header.start
+        self.end = header.start
+        if self.epoch:
+            for _, _, end in self._scan(header.start):
+                self.end = end
+
+    @property
+    def used(self) -> int:
+        """Bytes of frames that are not acknowledged."""
+        return self.end - self.start
+
+    def begin(self, epoch: Epoch) -> None:
+        """Forget all frames: what is appended from now on belongs to ``epoch``."""
+        self.epoch = epoch
+        self.advance(self.end)
+
+    def append(self, batch: EncodedBatch) -> None:
+        """Keep a batch. Raises NoSpace, having kept nothing, where the ring is full."""
+        length = batch.size
+        if self.used + FRAME_BYTES + length > self.capacity:
+            raise NoSpace(
+                f"{self.path} is full ({self.used >> 20} MiB wait for the process server).",
+                remedy="Check the connection to the process server; meanwhile only changed blocks are noted.",
+            )
+        checksum = 0
+        position = self.end + FRAME_BYTES
+        for buffer in batch.buffers:
+            checksum = zlib.crc32(buffer, checksum)
+            self._write(position, buffer)
+            position += len(buffer)
+        self._write(self.end, encode_frame(self.end, length, checksum))
+        self.end = position
+
+    def read(self, offset: int, expected: Optional[Sequence] = None) -> Optional[Tuple[EncodedBatch, int]]:
+        """The batch at ``offset`` and the offset after it; None at the end, torn or not."""
+        frame = decode_frame(self._read(offset, FRAME_BYTES), offset, self.capacity)
+        if frame is None:
+            return None
+        data = self._read(offset + FRAME_BYTES, frame.length)
+        if zlib.crc32(data) != frame.checksum:
+            return None
+        try:
+            batch = read_back(data, self._machine, self.epoch, expected)
+        except (Damaged, Malformed):
+            return None
+        return None if batch is None else (batch, frame.end)
+
+    def advance(self, offset: int) -> None:
+        """Frames before ``offset`` are acknowledged; their room may be used again."""
+        self.start = offset
+        header = HrlHeader(self._machine, self.epoch, self.capacity, offset)
+        self._slot ^= 1
+        os.pwrite(self._descriptor, encode_header(header), SLOTS[self._slot])
+
+    def close(self) -> None:
+        """Close the file; its frames stay."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> HrlFile:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def _scan(self, offset: int) -> Iterator[Tuple[EncodedBatch, int, int]]:
+        expected: Optional[Sequence] = None
+        found = self.read(offset, expected)
+        while found is not None and found[1] - self.start <= self.capacity:
+            batch, end = found
+            yield batch, offset, end
+            offset, expected = end, batch.end
+            found = self.read(offset, expected)
+
+    def _read_header(self, capacity: int) -> Optional[HrlHeader]:
+        """The header of a file that can go on being used; None where it must be laid out anew."""
+        block = os.pread(self._descriptor, HEADER_BYTES, 0)
+        if os.fstat(self._descriptor).st_size != HEADER_BYTES + capacity:
+            return None
+        try:
+            header = decode_headers(block)
+        except (Malformed, Damaged):
+            return None
+        return header if header.machine == self._machine and header.capacity == capacity else None
+
+    def _allocate(self, capacity: int) -> None:
+        """Give the file its blocks, once: their addresses must stay, as capture leaves them out."""
+        os.ftruncate(self._descriptor, 0)
+        _forbid_copy_on_write(self._descriptor)
+        try:
+            os.posix_fallocate(self._descriptor, 0, HEADER_BYTES + capacity)
+        except OSError as error:
+            os.ftruncate(self._descriptor, 0)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(
+                    f"There is no room for {self.path} ({capacity >> 20} MiB).",
+                    remedy="Free some space, or set a smaller spill size.",
+                ) from error
+            raise
+        os.pwrite(self._descriptor, encode_header(HrlHeader(self._machine, Epoch(0), capacity, 0)), SLOTS[0])
+        os.fsync(self._descriptor)
+
+    def _write(self, offset: int, buffer: Buffer) -> None:
+        view = memoryview(buffer).cast("B") if len(buffer) else memoryview(b"")
+        while view:
+            at = offset % self.capacity
+            written = os.pwrite(self._descriptor, view[: self.capacity - at], HEADER_BYTES + at)
+            view, offset = view[written:], offset + written
+
+    def _read(self, offset: int, length: int) -> bytes:
+        at = offset % self.capacity
+        data = os.pread(self._descriptor, min(length, self.capacity - at), HEADER_BYTES + at)
+        if len(data) < length:
+            data += os.pread(self._descriptor, length - len(data), HEADER_BYTES)
+        return data
+
+
+def _forbid_copy_on_write(descriptor: int) -> None:
+    """btrfs moves a block each time it is overwritten unless told otherwise while the file is empty."""
+    flags = bytearray(8)
+    try:
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        (value,) = struct.unpack_from("<i", flags)
+        fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("<q", value | _NO_COPY_ON_WRITE))
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):  # the file system has no such flag
+            raise

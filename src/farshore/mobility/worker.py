@@ -1,0 +1,57 @@
+"""Threads whose failure is somebody's business."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Callable, Optional
+
+from farshore.mobility.retrying import Stopped
+from farshore.model.errors import Damaged, FarshoreError
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs ``work(stop)`` in a thread; when it ends, by itself or by an error of ours, ``changed`` is set."""
+
+    def __init__(self, name: str, work: Callable[[threading.Event], object], changed: threading.Event) -> None:
+        self._work = work
+        self._changed = changed
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.error: Optional[FarshoreError] = None
+        self.finished = False
+        """It came to its end without an error and without having been stopped."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still works."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self._stop.set()
+
+    def join(self) -> None:
+        """Ask it to end and wait until it has."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._work(self._stop)
+            self.finished = not self._stop.is_set()
+        except Stopped:
+            self.finished = False
+        except FarshoreError as error:
+            self.error = error
+        except Exception as error:  # a fault of ours must end the epoch, never stall it
+            log.exception("The %s failed.", self._thread.name)
+            self.error = Damaged(
+                f"The {self._thread.name} failed ({type(error).__name__}: {error}).",
+                remedy="See the log of the mobility service; the machine is being resynchronised.",
+            )
+        finally:
+            self._changed.set()

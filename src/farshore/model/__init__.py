@@ -1,0 +1,1 @@
+"""The vocabulary of the product: ids, positions, machines, points, policies, states, errors. Pure."""

@@ -1,0 +1,57 @@
+"""What a machine is made of: all that a recovery site must know to build it again."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Tuple
+
+from farshore.model.identifiers import DiskNumber
+
+
+class Firmware(enum.Enum):
+    """How the machine starts."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+@dataclass(frozen=True)
+class DiskDescription:
+    """One whole disk. ``size`` is in bytes, a multiple of 512."""
+
+    number: DiskNumber
+    name: str
+    """The kernel's name at the source (vda); it may change, the number does not."""
+    size: int
+    logical_block_size: int = 512
+    serial: str = ""
+    boot: bool = False
+    excluded: bool = False
+
+
+@dataclass(frozen=True)
+class NicDescription:
+    """One network card."""
+
+    name: str
+    mac: str
+    addresses: Tuple[str, ...] = ()
+    """In CIDR notation."""
+
+
+@dataclass(frozen=True)
+class MachineDescription:
+    """A protected machine as its mobility service sees it. ``memory`` is in bytes."""
+
+    hostname: str
+    firmware: Firmware
+    processors: int
+    memory: int
+    operating_system: str
+    kernel: str
+    architecture: str
+    hardware_id: str = ""
+    """The DMI product UUID: it tells a recovered twin from the machine it was copied from."""
+    disks: Tuple[DiskDescription, ...] = ()
+    nics: Tuple[NicDescription, ...] = field(default=())

@@ -1,0 +1,23 @@
+"""Replication policies: how a machine is to be protected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ReplicationPolicy:
+    """All durations in seconds."""
+
+    name: str = "default"
+    rpo_threshold: int = 900
+    """An alert is raised when the newest point is older than this; replication itself is not changed by it."""
+    crash_consistent_every: int = 5
+    app_consistent_every: int = 0
+    """0: none."""
+    hot_window: int = 24 * 3600
+    """Within it any second, any write in fact, can be recovered."""
+    keep_hourly: int = 48
+    """How many hourly points stay after the hot window; then daily, then weekly ones."""
+    keep_daily: int = 14
+    keep_weekly: int = 0

@@ -1,0 +1,47 @@
+"""The few promises by which one layer uses another without knowing it."""
+
+from __future__ import annotations
+
+from typing import Iterator, NamedTuple, Protocol
+
+
+class Extent(NamedTuple):
+    """A run of bytes: half-open, ``[offset, offset + length)``."""
+
+    offset: int
+    length: int
+    zero: bool
+    """True where the run is known to read as zeroes without looking."""
+
+
+class BlockSource(Protocol):
+    """A disk at a recovery point, read-only. Safe to call from several threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, a multiple of 512."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``offset``; any alignment. Raises Damaged or TryLater, never guesses."""
+        ...
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """The runs of ``[offset, offset + length)``, in order, without holes, neighbours differing in ``zero``."""
+        ...
+
+    def close(self) -> None:
+        """Release what the source holds open."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, passed in so that tests can move it."""
+
+    def now(self) -> int:
+        """Nanoseconds since 1970 UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never jumps."""
+        ...

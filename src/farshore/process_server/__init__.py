@@ -1,0 +1,1 @@
+"""The process server: receives machines' streams, keeps them in a spool, seals them, stores them in the vault."""

@@ -1,0 +1,1 @@
+"""Base copies: what makes an epoch whole below its journal."""

@@ -1,0 +1,209 @@
+"""The base copies under way, one for each epoch that has begun one.
+
+What a copy rests on is decided at its first request: the parent position is the last record of the parent epoch
+that this server or the vault has, and it is in the vault before the first comparison, because chunks are compared
+with the replica as it was there. A HEAL epoch copies only what the dirty bitmap names, so for it the parent must
+reach at least as far as the agent was acknowledged.
+
+A chunk counts as durable when the epoch is complete, not before: completion makes packs and maps durable and is
+refused while a chunk is missing (see coverage).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from farshore.api_types.machines import Description, EpochKind
+from farshore.api_types.servers import StreamGrant
+from farshore.api_types.streams import BaseCompletion
+from farshore.formats.batch import Role
+from farshore.formats.chunk_exchange import Chunks, Comparison, Verdict
+from farshore.model.errors import TryLater, WrongState
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
+from farshore.model.machine import DiskDescription, MachineDescription, NicDescription
+from farshore.model.position import Position
+from farshore.process_server.copying.coverage import Coverage
+from farshore.process_server.streams.registry import Streams
+from farshore.process_server.streams.stream import Stream
+from farshore.vault.base_copy import BaseCopy
+from farshore.vault.epochs import EpochRecord
+
+_log = logging.getLogger(__name__)
+
+STORE_SECONDS = 25.0
+"""How long one request waits for the vault; the agent repeats it."""
+
+Key = tuple[MachineId, Epoch]
+
+
+class Copy:
+    """The copy of one epoch. Comparisons and chunks may come on several connections at once."""
+
+    def __init__(self, stream: Stream, grant: StreamGrant, parent: Position | None) -> None:
+        self.parent = parent
+        self.kind = grant.kind
+        self.last_used = time.monotonic()
+        disks = [(DiskNumber(disk.number), disk.size) for disk in grant.description.disks if not disk.excluded]
+        self._stream = stream
+        self._description = grant.description
+        self._base: BaseCopy = stream.vault.base_copy(stream.epoch, disks, parent)
+        self._coverage = Coverage(disks)
+        self._lock = threading.Lock()
+        self._completing = threading.Lock()
+
+    @property
+    def told(self) -> int:
+        """Chunks compared or taken in so far."""
+        with self._lock:
+            return self._coverage.told
+
+    def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
+        """One Verdict a chunk. Raises Malformed, Damaged and the vault's errors."""
+        self.last_used = time.monotonic()
+        verdicts = self._base.compare(comparison)
+        with self._lock:
+            self._coverage.add_run(comparison.disk, comparison.first_chunk, verdicts == Verdict.HAVE)
+        return verdicts
+
+    def put(self, chunks: Chunks) -> None:
+        """Take in chunks. Raises Damaged where one does not have its hash, Malformed and the vault's errors."""
+        self.last_used = time.monotonic()
+        self._base.put(chunks)
+        with self._lock:
+            self._coverage.add(chunks.disk, chunks.rows["chunk"].astype(np.int64))
+
+    def complete(self, completion: BaseCompletion) -> None:
+        """Make the epoch visible in the vault: overlay and journal, chunks, maps, description, then its document.
+
+        Raises WrongState where the copy is not whole, TryLater while the vault is behind. May be repeated.
+        """
+        if not self._completing.acquire(timeout=STORE_SECONDS):
+            raise TryLater("The epoch is being completed.", remedy="Repeat the request.", after=1)
+        try:
+            if not self._stream.base_complete:
+                self._complete(completion)
+        finally:
+            self._completing.release()
+
+    def close(self) -> None:
+        """Release the replica that was compared with."""
+        self._base.close()
+
+    def _complete(self, completion: BaseCompletion) -> None:
+        stream = self._stream
+        if self.kind is not EpochKind.HEAL:
+            with self._lock:
+                missing = self._coverage.missing()
+            if missing:
+                raise WrongState(
+                    f"The copy is not whole: {missing}.",
+                    remedy="Compare all chunks again; those that the vault has need not be sent again.",
+                )
+        base_end = stream.next_sequence(Role.BASE)
+        stream.wait_stored(Role.BASE, base_end, STORE_SECONDS)
+        stream.wait_stored(Role.JOURNAL, completion.consistent_from + 1, STORE_SECONDS)
+        disks = self._base.finish()
+        stream.vault.put_description(_described(self._description), stream.epoch)
+        record = EpochRecord(
+            epoch=stream.epoch,
+            kind=self.kind.value,
+            parent=self.parent,
+            consistent_from=Sequence(completion.consistent_from),
+            time=completion.time,
+            base_end=Sequence(base_end),
+            disks=disks,
+            description=stream.epoch,
+        )
+        if not stream.vault.put_epoch(record):
+            record = stream.vault.timeline().record(stream.epoch)
+        stream.base_is_complete(record.consistent_from)
+        _log.info(
+            "Machine %s: epoch %d is consistent from %d on.", stream.machine, stream.epoch, record.consistent_from
+        )
+
+
+class Copies:
+    """Copies by stream. Safe to use from several threads."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._copies: dict[Key, Copy] = {}
+        self._opening: dict[Key, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, stream: Stream, grant: StreamGrant) -> Copy:
+        """The epoch's copy, begun if need be. Raises WrongState where it is complete, TryLater, the vault's errors."""
+        if stream.base_complete:
+            raise WrongState("This epoch's base is complete.", remedy="Open a new epoch to copy again.")
+        key = (stream.machine, stream.epoch)
+        with self._lock:
+            found = self._copies.get(key)
+            opening = self._opening.setdefault(key, threading.Lock())
+        if found is not None:
+            return found
+        with opening:
+            with self._lock:
+                found = self._copies.get(key)
+            if found is None:
+                found = Copy(stream, grant, self._parent(stream, grant))
+                with self._lock:
+                    self._copies[key] = found
+        return found
+
+    def told(self, stream: Stream) -> int:
+        """How many chunks a stream's copy has been told of."""
+        with self._lock:
+            found = self._copies.get((stream.machine, stream.epoch))
+        return 0 if found is None else found.told
+
+    def drop(self, stream: Stream) -> None:
+        """Forget the copy of a stream that is complete or closed."""
+        with self._lock:
+            found = self._copies.pop((stream.machine, stream.epoch), None)
+            self._opening.pop((stream.machine, stream.epoch), None)
+        if found is not None:
+            found.close()
+
+    def _parent(self, stream: Stream, grant: StreamGrant) -> Position | None:
+        if not grant.parent_epoch:
+            return None
+        parent = self._streams.find(stream.machine, Epoch(grant.parent_epoch))
+        end = parent.next_sequence(Role.JOURNAL)
+        if grant.kind is EpochKind.HEAL and end - 1 < grant.parent_sequence:
+            raise WrongState(
+                f"This server has epoch {grant.parent_epoch} up to {end - 1}, not {grant.parent_sequence}.",
+                remedy="The agent asks for a resync by hash instead.",
+            )
+        parent.wait_stored(Role.JOURNAL, end, STORE_SECONDS)
+        return Position(parent.epoch, Sequence(end - 1))
+
+
+def _described(body: Description) -> MachineDescription:
+    return MachineDescription(
+        hostname=body.hostname,
+        firmware=body.firmware,
+        processors=body.processors,
+        memory=body.memory,
+        operating_system=body.operating_system,
+        kernel=body.kernel,
+        architecture=body.architecture,
+        hardware_id=body.hardware_id,
+        disks=tuple(
+            DiskDescription(
+                DiskNumber(disk.number),
+                disk.name,
+                disk.size,
+                disk.logical_block_size,
+                disk.serial,
+                disk.boot,
+                disk.excluded,
+            )
+            for disk in body.disks
+        ),
+        nics=tuple(NicDescription(nic.name, nic.mac, tuple(nic.addresses)) for nic in body.nics),
+    )

@@ -1,0 +1,132 @@
+"""From a request to the part that answers it.
+
+Before a body is read, the certificate must name the machine in the path and the epoch must be open: an alien or
+fenced sender costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Callable
+
+from pydantic import BaseModel, ValidationError
+
+from farshore.api_types.streams import Acknowledgement, BaseCompletion, Protocol, StreamStatus
+from farshore.formats import batch as batches
+from farshore.formats import chunk_exchange
+from farshore.formats.batch import Role
+from farshore.model.errors import Forbidden, Malformed, NotFound, Unauthenticated
+from farshore.model.identifiers import Epoch, MachineId
+from farshore.process_server.copying.copies import Copies
+from farshore.process_server.listening.exchange import Answer, Request
+from farshore.process_server.streams.registry import Streams
+from farshore.process_server.streams.stream import Stream
+
+_STREAM = re.compile(r"/v1/streams/([0-9a-f-]{36})/([0-9]{1,10})(/batches|/chunks|/chunks/compare|/base|)")
+_DOCUMENT_BYTES = 64 << 10
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request about one stream whose sender was checked."""
+
+    request: Request
+    machine: MachineId
+    epoch: Epoch
+
+
+class Routes:
+    """A Handler. ``completed`` is told of each epoch that became visible."""
+
+    def __init__(self, streams: Streams, copies: Copies, completed: Callable[[Stream, BaseCompletion], None]) -> None:
+        self._streams = streams
+        self._copies = copies
+        self._completed = completed
+        self._calls: dict[tuple[str, str], Callable[[Call], Answer]] = {
+            ("GET", ""): self._status,
+            ("POST", "/batches"): self._batch,
+            ("POST", "/chunks/compare"): self._compare,
+            ("POST", "/chunks"): self._chunks,
+            ("POST", "/base"): self._base,
+        }
+
+    def __call__(self, request: Request) -> Answer:
+        """Answer one request. Raises any FarshoreError."""
+        if request.peer is None:
+            raise Unauthenticated("No certificate was shown.", remedy="Enrol the machine first.")
+        if (request.method, request.path) == ("GET", "/v1/protocol"):
+            return _json(Protocol(batch_versions=[batches.VERSION], maximum_batch_bytes=batches.MAXIMUM_BYTES))
+        found = _STREAM.fullmatch(request.path)
+        call = self._calls.get((request.method, found[3])) if found else None
+        if found is None or call is None:
+            raise NotFound(f"There is no {request.method} {request.path}.", remedy="Check the versions of both sides.")
+        if request.peer.kind != "machine" or request.peer.name != found[1]:
+            raise Forbidden(
+                f"The certificate of {request.peer.kind} {request.peer.name} does not open the stream of {found[1]}.",
+                remedy="A machine sends its own stream only; enrol the machine again if it was cloned.",
+            )
+        return call(Call(request, MachineId(found[1]), Epoch(int(found[2]))))
+
+    def _status(self, call: Call) -> Answer:
+        stream, _ = self._streams.granted(call.machine, call.epoch)
+        return _json(self._standing(stream))
+
+    def _batch(self, call: Call) -> Answer:
+        stream, _ = self._streams.granted(call.machine, call.epoch)
+        batch = batches.decode(call.request.body(batches.MAXIMUM_BYTES))
+        if (batch.machine, batch.epoch) != (call.machine, call.epoch):
+            raise Malformed("The batch is of another stream.", remedy="Send it to its own stream's address.")
+        if not len(batch.records):
+            raise Malformed("The batch holds no records.", remedy="Send a MARK record where nothing was written.")
+        stream.receive(batch)
+        next_journal, next_base = stream.next_sequence(Role.JOURNAL), stream.next_sequence(Role.BASE)
+        return _json(Acknowledgement(next_journal=next_journal, next_base=next_base))
+
+    def _compare(self, call: Call) -> Answer:
+        stream, grant = self._streams.granted(call.machine, call.epoch)
+        comparison = chunk_exchange.decode_comparison(call.request.body(batches.MAXIMUM_BYTES))
+        verdicts = self._copies.get(stream, grant).compare(comparison)
+        return Answer(200, BINARY, [verdicts.tobytes()])
+
+    def _chunks(self, call: Call) -> Answer:
+        stream, grant = self._streams.granted(call.machine, call.epoch)
+        chunks = chunk_exchange.decode_chunks(call.request.body(batches.MAXIMUM_BYTES))
+        self._copies.get(stream, grant).put(chunks)
+        return _json(self._standing(stream))
+
+    def _base(self, call: Call) -> Answer:
+        stream, grant = self._streams.granted(call.machine, call.epoch)
+        completion = _parsed(BaseCompletion, call.request.body(_DOCUMENT_BYTES))
+        if not stream.base_complete:
+            self._copies.get(stream, grant).complete(completion)
+            self._completed(stream, completion)
+        self._copies.drop(stream)
+        return _json(self._standing(stream))
+
+    def _standing(self, stream: Stream) -> StreamStatus:
+        return StreamStatus(
+            machine=stream.machine,
+            epoch=stream.epoch,
+            next_journal=stream.next_sequence(Role.JOURNAL),
+            next_base=stream.next_sequence(Role.BASE),
+            base_complete=stream.base_complete,
+            base_chunks=self._copies.told(stream),
+        )
+
+
+def _json(body: BaseModel) -> Answer:
+    return Answer(200, JSON, [body.model_dump_json().encode()])
+
+
+def _parsed(kind: type[BaseCompletion], data: memoryview) -> BaseCompletion:
+    try:
+        return kind.model_validate_json(bytes(data))
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "body"
+        raise Malformed(
+            f"The body is not what the protocol says ({where}: {error.errors()[0]['msg']}).",
+            remedy="Check the versions of both sides.",
+        ) from error

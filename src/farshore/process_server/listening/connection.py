@@ -1,0 +1,206 @@
+"""One TLS connection: handshake and request heads without blocking, bodies straight into a buffer.
+
+A connection takes a worker only while bytes of it are there to work on: a handshake or a head that is incomplete
+goes back to the watcher. Heads are parsed by h11, which refuses what is ambiguous; a body has a Content-Length and
+is received by ``recv_into``, with no copy between OpenSSL and the worker's buffer.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+import ssl
+import time
+from http import HTTPStatus
+from typing import Sequence
+
+import h11
+
+from farshore.formats.batch import Buffer
+from farshore.model.errors import Malformed, TryLater, Unauthenticated
+from farshore.process_server.listening.exchange import Answer
+from farshore.process_server.listening.peer import Peer, peer_of
+
+BODY_SECONDS = 30.0
+"""How long a body may pause."""
+SEND_SECONDS = 30.0
+_HEAD_BYTES = 16384
+_DRAIN_BYTES = 64 << 20
+_JOIN_BYTES = 4096
+"""Below this an answer goes out as one TLS record."""
+
+
+class Turn(enum.Enum):
+    """What the watcher does with a connection after a worker had it."""
+
+    WATCH = "watch"
+    CLOSE = "close"
+    REQUEST = "request"
+    """A whole request head is there."""
+
+
+class ConnectionLost(Exception):
+    """The peer closed or broke the connection."""
+
+
+class Connection:
+    """``head`` and ``length`` are of the current request. Used by one thread at a time."""
+
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setblocking(False)
+        self.address = raw.getpeername()
+        self.socket = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+        self.last_used = time.monotonic()
+        self.peer: Peer | None = None
+        self.head: h11.Request | None = None
+        self.length = 0
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
+        self._shaken = False
+        self._left = 0
+        """Bytes of the body still to be received."""
+        self._early = memoryview(b"")
+        """The part of the body that came with the head."""
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self.socket.fileno()
+
+    def advance(self) -> Turn:
+        """Go on with handshake or head as far as the bytes that have arrived allow. Never blocks."""
+        self.last_used = time.monotonic()
+        try:
+            self.socket.setblocking(False)
+            if not self._shaken:
+                self.socket.do_handshake()
+                self._shaken = True
+                certificate = self.socket.getpeercert()
+                self.peer = peer_of(certificate) if certificate else None
+            while True:
+                event = self._parser.next_event()
+                if isinstance(event, h11.Request):
+                    self._begin(event)
+                    return Turn.REQUEST
+                if event is not h11.NEED_DATA:
+                    return Turn.CLOSE
+                data = self.socket.recv(_HEAD_BYTES)
+                self._parser.receive_data(data)
+                if not data:
+                    return Turn.CLOSE
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return Turn.WATCH
+        except (OSError, h11.RemoteProtocolError, Unauthenticated):
+            return Turn.CLOSE
+
+    def read_body(self, buffer: memoryview) -> None:
+        """Fill ``buffer``, which is as long as the body. Raises TryLater where the peer stops, ConnectionLost."""
+        if self.head is not None and self._parser.they_are_waiting_for_100_continue:
+            self._send([b"HTTP/1.1 100 Continue\r\n\r\n"])
+        early = len(self._early)
+        buffer[:early] = self._early
+        at, end = early, len(buffer)
+        self.socket.settimeout(BODY_SECONDS)
+        try:
+            while at < end:
+                received = self.socket.recv_into(buffer[at:])
+                if not received:
+                    raise ConnectionLost
+                at += received
+        except TimeoutError as error:
+            raise TryLater("The body did not arrive in time.", remedy="Repeat the request.", after=1) from error
+        except OSError as error:
+            raise ConnectionLost from error
+        self._left = 0
+
+    def answer(self, answer: Answer) -> Turn:
+        """Send an answer and get ready for the next request. Raises ConnectionLost."""
+        close = self._left > _DRAIN_BYTES or _wants_close(self.head)
+        length = sum(len(part) for part in answer.body)
+        lines = [
+            f"HTTP/1.1 {answer.status} {_reason(answer.status)}",
+            f"Content-Type: {answer.content_type}",
+            f"Content-Length: {length}",
+            *(f"{name}: {value}" for name, value in answer.headers.items()),
+        ]
+        if close:
+            lines.append("Connection: close")
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        self._send([head, *answer.body] if length > _JOIN_BYTES else [head + b"".join(answer.body)])
+        if self._left and not close:
+            self._drain()
+        rest, _ = self._parser.trailing_data if self.length == 0 else (b"", False)
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
+        if rest:
+            self._parser.receive_data(rest)
+        self.head = None
+        self.last_used = time.monotonic()
+        return Turn.CLOSE if close else Turn.WATCH
+
+    def _drain(self) -> None:
+        """Take in a body that nobody wanted: the peer sends all of it before it looks for the answer."""
+        scratch = memoryview(bytearray(_HEAD_BYTES))
+        left = self._left - len(self._early)
+        self.socket.settimeout(BODY_SECONDS)
+        try:
+            while left > 0:
+                received = self.socket.recv_into(scratch[: min(left, len(scratch))])
+                if not received:
+                    raise ConnectionLost
+                left -= received
+        except OSError as error:
+            raise ConnectionLost from error
+        self._left = 0
+
+    def has_more(self) -> bool:
+        """Whether bytes of a next request wait inside TLS, where the watcher would not see them."""
+        return self.socket.pending() > 0 or bool(self._parser.trailing_data[0])
+
+    def close(self) -> None:
+        """End the connection, politely where it is no work."""
+        try:
+            if self._shaken:
+                self.socket.setblocking(False)
+                self.socket.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer has gone or does not answer at once; closing is all that is left to do
+        self.socket.close()
+
+    def _begin(self, head: h11.Request) -> None:
+        headers = dict(head.headers)
+        if b"transfer-encoding" in headers:
+            raise h11.RemoteProtocolError("a body needs a Content-Length")
+        self.head = head
+        self.length = self._left = int(headers.get(b"content-length", b"0"))
+        self._early = memoryview(b"")
+        if self.length:
+            early, _ = self._parser.trailing_data
+            if len(early) > self.length:
+                raise h11.RemoteProtocolError("a request was sent before the last one was answered")
+            self._early = memoryview(early)
+
+    def _send(self, buffers: Sequence[Buffer]) -> None:
+        self.socket.settimeout(SEND_SECONDS)
+        try:
+            for buffer in buffers:
+                self.socket.sendall(buffer)
+        except OSError as error:
+            raise ConnectionLost from error
+
+
+def _wants_close(head: h11.Request | None) -> bool:
+    return head is not None and (dict(head.headers).get(b"connection", b"").lower() == b"close")
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+def too_large(length: int, limit: int) -> Malformed:
+    """The error for a body over a handler's limit."""
+    return Malformed(
+        f"The body has {length} bytes; at most {limit} are taken.",
+        remedy="Send smaller pieces; GET /v1/protocol tells the limit.",
+    )

@@ -1,0 +1,37 @@
+"""A request as a handler sees it, and the answer it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Mapping, Sequence
+
+from farshore.formats.batch import Buffer
+from farshore.process_server.listening.peer import Peer
+
+
+@dataclass(frozen=True)
+class Request:
+    """``path`` is without query. ``body`` reads the whole body on its first call, into memory that is used again
+    after the answer: keep no view of it. It raises Malformed where the body is larger than the handler allows."""
+
+    method: str
+    path: str
+    peer: Peer | None
+    """None: the client showed no certificate."""
+    length: int
+    body: Callable[[int], memoryview] = field(repr=False)
+    """``body(limit)``."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``body`` goes out as its buffers stand."""
+
+    status: int
+    content_type: str
+    body: Sequence[Buffer] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Request], Answer]
+"""Called in a worker thread. It may raise any FarshoreError, which becomes a problem answer."""

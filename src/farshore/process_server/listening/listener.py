@@ -1,0 +1,183 @@
+"""The listening socket, the watcher of idle connections, and the workers.
+
+Measured against cheroot before it was chosen (docs/decisions/2026-11-22-data-plane-server.md). What counts is that
+bodies land in a buffer that exists already, that a handshake or an idle machine holds no thread, and that many small
+requests cost little.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from farshore.model.errors import FarshoreError
+from farshore.process_server.listening.connection import Connection, ConnectionLost, Turn, too_large
+from farshore.process_server.listening.exchange import Answer, Handler, Request
+from farshore.process_server.listening.problems import problem_answer
+
+_log = logging.getLogger(__name__)
+
+WORKERS = 32
+KEPT_BUFFER = 8 << 20
+"""A worker's buffer grows to this and stays; a larger body gets one of its own."""
+IDLE_SECONDS = 300.0
+HANDSHAKE_SECONDS = 15.0
+_TICK_SECONDS = 1.0
+_ACCEPT_AT_ONCE = 64
+_ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
+
+
+class Listener:
+    """``port`` 0 takes a free one; ``address`` tells it. Bodies in flight take at most workers × body limit."""
+
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext, handler: Handler, *, workers: int = WORKERS
+    ) -> None:
+        self._context = context
+        self._handler = handler
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=host == "::")
+        self._socket.setblocking(False)
+        self._epoll = select.epoll()
+        self._connections: dict[int, Connection] = {}
+        self._busy: set[int] = set()
+        self._lock = threading.Lock()
+        self._memory = threading.local()
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="data-plane")
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="data-plane-watcher", daemon=True)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that it listens on."""
+        name = self._socket.getsockname()
+        return name[0], name[1]
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Answer what is being worked on, then close everything."""
+        self._stopping.set()
+        self._watcher.join()
+        self._workers.shutdown(wait=True)
+        self._socket.close()
+        with self._lock:
+            connections = list(self._connections.values())
+            self._connections.clear()
+        for connection in connections:
+            connection.close()
+        self._epoll.close()
+
+    def _watch(self) -> None:
+        last_sweep = time.monotonic()
+        while not self._stopping.is_set():
+            for descriptor, _ in self._epoll.poll(_TICK_SECONDS):
+                if descriptor == self._socket.fileno():
+                    self._accept()
+                    continue
+                with self._lock:
+                    connection = self._connections.get(descriptor)
+                    self._busy.add(descriptor)
+                if connection is not None:
+                    self._workers.submit(self._work, connection)
+            if time.monotonic() - last_sweep > _TICK_SECONDS:
+                last_sweep = time.monotonic()
+                self._sweep(last_sweep)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            try:
+                raw, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # EMFILE, ECONNABORTED: the next one may do better
+                _log.warning("A connection could not be accepted: %s.", error)
+                return
+            try:
+                connection = Connection(raw, self._context)
+            except OSError:
+                raw.close()  # reset before we came to it
+                continue
+            with self._lock:
+                self._connections[connection.fileno()] = connection
+            self._epoll.register(connection.fileno(), _ONCE)
+
+    def _sweep(self, now: float) -> None:
+        with self._lock:
+            old = [
+                connection
+                for descriptor, connection in self._connections.items()
+                if descriptor not in self._busy
+                and now - connection.last_used > (IDLE_SECONDS if connection.peer else HANDSHAKE_SECONDS)
+            ]
+            self._busy.update(connection.fileno() for connection in old)
+        for connection in old:
+            self._close(connection)
+
+    def _work(self, connection: Connection) -> None:
+        try:
+            while True:
+                turn = connection.advance()
+                if turn is Turn.REQUEST:
+                    turn = connection.answer(self._serve(connection))
+                    if turn is Turn.WATCH and connection.has_more():
+                        continue
+                break
+        except ConnectionLost:
+            turn = Turn.CLOSE
+        except Exception:  # a bug of ours must cost one connection, not a worker  # noqa: BLE001
+            _log.exception("A request from %s failed.", connection.address)
+            turn = Turn.CLOSE
+        if turn is Turn.CLOSE or self._stopping.is_set():
+            self._close(connection)
+            return
+        with self._lock:
+            self._busy.discard(connection.fileno())
+        self._epoll.modify(connection.fileno(), _ONCE)
+
+    def _serve(self, connection: Connection) -> Answer:
+        head = connection.head
+        assert head is not None
+        kept: list[memoryview] = []
+
+        def body(limit: int) -> memoryview:
+            if not kept:
+                if connection.length > limit:
+                    raise too_large(connection.length, limit)
+                kept.append(self._buffer(connection.length))
+                connection.read_body(kept[0])
+            return kept[0]
+
+        path = head.target.decode("ascii").partition("?")[0]
+        request = Request(head.method.decode("ascii"), path, connection.peer, connection.length, body)
+        try:
+            return self._handler(request)
+        except FarshoreError as error:
+            return problem_answer(error)
+
+    def _buffer(self, length: int) -> memoryview:
+        if length > KEPT_BUFFER:
+            return memoryview(bytearray(length))
+        kept: bytearray | None = getattr(self._memory, "buffer", None)
+        if kept is None or len(kept) < length:
+            size = 1 << max(16, (length - 1).bit_length())
+            kept = self._memory.buffer = bytearray(min(size, KEPT_BUFFER))
+        return memoryview(kept)[:length]
+
+    def _close(self, connection: Connection) -> None:
+        descriptor = connection.fileno()
+        with self._lock:
+            self._connections.pop(descriptor, None)
+            self._busy.discard(descriptor)
+        # Before the descriptor is closed, so that its number cannot come back while it is still watched.
+        if descriptor >= 0:
+            self._epoll.unregister(descriptor)
+        connection.close()

@@ -1,0 +1,172 @@
+"""Tells the configuration server how the streams stand and which points are new, once a second or so.
+
+Points and epochs are kept until a report that named them was answered; the receiver takes repeats. Should it be
+away for long, crash-consistent points are thinned here, oldest first: they can all be found in the vault.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Callable, Protocol
+
+from farshore.api_types.servers import EpochReport, PointReport, ServerReport, StreamReport
+from farshore.api_types.streams import BaseCompletion
+from farshore.formats.batch import Role
+from farshore.model.errors import FarshoreError
+from farshore.model.identifiers import Epoch, MachineId
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.process_server.spool.log import SpoolLog
+from farshore.process_server.storing.segments import Stored
+from farshore.process_server.storing.uploader import Uploader
+from farshore.process_server.streams.registry import Streams
+from farshore.process_server.streams.stream import Stream
+
+_log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 1.0
+REFRESH_SECONDS = 10.0
+MOST_POINTS = 20_000
+_POINTS_A_REPORT = 2_000
+
+
+class ReportSink(Protocol):
+    """farshore.client.process_server_self.ProcessServerSelf."""
+
+    def report(self, report: ServerReport) -> None:
+        """Raises TryLater and others."""
+        ...
+
+
+class Reporter:
+    """``url`` is where agents reach this server. ``refresh`` is called now and then from the same thread."""
+
+    def __init__(self, sink: ReportSink, url: str, version: str, log: SpoolLog, refresh: Callable[[], None]) -> None:
+        self._sink, self._url, self._version = sink, url, version
+        self._log = log
+        self._refresh = refresh
+        self._points: list[PointReport] = []
+        self._epochs: list[EpochReport] = []
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._silent = False
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self._streams: Streams | None = None
+        self._uploader: Uploader | None = None
+
+    def start(self, streams: Streams, uploader: Uploader) -> None:
+        """Begin to report."""
+        self._streams, self._uploader = streams, uploader
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Report once more, then end."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def stored(self, stream: Stream, role: Role, stored: Stored) -> None:
+        """A segment is in the vault; its end is a point where the epoch is consistent by then."""
+        if role is not Role.JOURNAL or not stream.base_complete:
+            return
+        found = [_point(point) for point in stored.points if point.position.sequence >= stream.consistent_from]
+        if stored.end - 1 >= stream.consistent_from:
+            found.append(_segment_end(stream.machine, stream.epoch, stored.end, stored.last_time))
+        self._add(found)
+
+    def opened(self, stream: Stream) -> None:
+        """A stream was opened: its newest point may have been stored before a crash and never been told."""
+        lane = stream.lanes[Role.JOURNAL]
+        if stream.base_complete and lane.stored > 1 and lane.stored - 1 >= stream.consistent_from:
+            self._add([_segment_end(stream.machine, stream.epoch, lane.stored, lane.stored_time)])
+
+    def completed(self, stream: Stream, completion: BaseCompletion) -> None:
+        """An epoch became visible in the vault."""
+        report = EpochReport(
+            machine=stream.machine, epoch=stream.epoch, consistent_from=stream.consistent_from, time=completion.time
+        )
+        with self._lock:
+            self._epochs.append(report)
+        self.opened(stream)
+
+    def _add(self, points: list[PointReport]) -> None:
+        with self._lock:
+            self._points += points
+            if len(self._points) > MOST_POINTS:
+                named = [point for point in self._points if point.kind != PointKind.CRASH_CONSISTENT.value]
+                others = [point for point in self._points if point.kind == PointKind.CRASH_CONSISTENT.value]
+                self._points = named + others[len(others) // 2 :]
+
+    def _run(self) -> None:
+        next_refresh = time.monotonic() + REFRESH_SECONDS
+        while not self._stopping.wait(REPORT_SECONDS):
+            self._report()
+            if time.monotonic() >= next_refresh:
+                self._refresh()
+                next_refresh = time.monotonic() + REFRESH_SECONDS
+        self._report()
+
+    def _report(self) -> None:
+        assert self._streams is not None
+        assert self._uploader is not None
+        with self._lock:
+            points, epochs = self._points[:_POINTS_A_REPORT], self._epochs[:]
+        report = ServerReport(
+            url=self._url,
+            version=self._version,
+            spool_bytes=self._log.waiting_bytes,
+            spool_limit=self._log.limit,
+            store_trouble=self._uploader.trouble,
+            streams=[self._standing(stream) for stream in self._streams.all()],
+            points=points,
+            epochs=epochs,
+        )
+        try:
+            self._sink.report(report)
+        except FarshoreError as error:
+            if not self._silent:
+                _log.warning("The configuration server takes no reports: %s", error)
+            self._silent = True
+            return
+        if self._silent:
+            _log.info("The configuration server takes reports again.")
+            self._silent = False
+        told = {id(point) for point in points}
+        with self._lock:
+            self._points = [point for point in self._points if id(point) not in told]
+            self._epochs = self._epochs[len(epochs) :]
+
+    def _standing(self, stream: Stream) -> StreamReport:
+        now = time.monotonic()
+        with stream.changed:
+            lane = stream.lanes[Role.JOURNAL]
+            return StreamReport(
+                machine=stream.machine,
+                epoch=stream.epoch,
+                received=lane.durable - 1,
+                stored=lane.stored - 1,
+                stored_time=lane.stored_time,
+                spooled_bytes=sum(one.waiting_bytes for one in stream.lanes.values()),
+                lag_spool=stream.lag_spool,
+                lag_seal=max(0.0, now - lane.waiting_since) if lane.waiting and lane.waiting_since else 0.0,
+                lag_store=stream.lag_store,
+            )
+
+
+def _point(point: RecoveryPoint) -> PointReport:
+    return PointReport(
+        machine=point.machine,
+        epoch=point.position.epoch,
+        sequence=point.position.sequence,
+        time=point.time,
+        kind=point.kind.value,
+        name=point.name,
+        id=point.id,
+    )
+
+
+def _segment_end(machine: MachineId, epoch: Epoch, end: int, time_ns: int) -> PointReport:
+    return PointReport(
+        machine=machine, epoch=epoch, sequence=end - 1, time=time_ns, kind=PointKind.CRASH_CONSISTENT.value
+    )

@@ -1,0 +1,109 @@
+"""The parts of a process server, put together over a vault and a configuration server.
+
+``main`` makes it from settings; tests and benchmarks make it over doubles of the configuration server.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from typing import Protocol
+
+from farshore.api_types.servers import ProcessServerSettings
+from farshore.api_types.streams import BaseCompletion
+from farshore.model.errors import TryLater
+from farshore.process_server.copying.copies import Copies
+from farshore.process_server.data_plane.routes import Routes
+from farshore.process_server.listening.listener import WORKERS, Listener
+from farshore.process_server.reporting import Reporter, ReportSink
+from farshore.process_server.spool.disk import SpoolDisk
+from farshore.process_server.spool.log import FILE_BYTES, SpoolLog
+from farshore.process_server.storing.uploader import THREADS, Uploader
+from farshore.process_server.streams.grants import Grants, GrantSource
+from farshore.process_server.streams.registry import Streams
+from farshore.process_server.streams.stream import Stream
+from farshore.vault.vault import Vault
+
+_log = logging.getLogger(__name__)
+
+_RESUME_PAUSE = 1.0
+_LONGEST_RESUME_PAUSE = 15.0
+
+
+class ControlPlane(GrantSource, ReportSink, Protocol):
+    """What the server asks of the configuration server once it runs."""
+
+
+class ProcessServer:
+    """Made, started, stopped once. ``settings`` are those that the configuration server gave."""
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        vault: Vault,
+        settings: ProcessServerSettings,
+        disk: SpoolDisk,
+        context: ssl.SSLContext,
+        host: str,
+        port: int,
+        version: str,
+        *,
+        url: str = "",
+        workers: int = WORKERS,
+        uploads: int = THREADS,
+        spool_file_bytes: int = FILE_BYTES,
+    ) -> None:
+        self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
+        self.reporter = Reporter(control, url, version, self.log, self._refresh)
+        self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads)
+        self.streams = Streams(
+            vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
+        )
+        self.copies = Copies(self.streams)
+        routes = Routes(self.streams, self.copies, self._completed)
+        self.listener = Listener(host, port, context, routes, workers=workers)
+
+    def start(self) -> None:
+        """Take over what the spool holds, then take requests. Raises the vault's refusals; waits out its TryLater."""
+        frames = self.log.recover()
+        self.streams.recovered(frames)
+        self.log.start()
+        self.uploader.start()
+        pause = _RESUME_PAUSE
+        while True:
+            try:
+                self.streams.resume()
+                break
+            except TryLater as error:
+                _log.warning("The vault cannot be read yet: %s", error)
+                time.sleep(pause)
+                pause = min(_LONGEST_RESUME_PAUSE, pause * 2)
+        if frames:
+            _log.info("The spool held %d batches from before; they are stored first.", len(frames))
+        self.reporter.start(self.streams, self.uploader)
+        self.listener.start()
+
+    def stop(self) -> None:
+        """Answer what is being worked on, finish the uploads under way, and leave the rest to the next start."""
+        self.listener.stop()
+        self.uploader.stop()
+        self.log.stop()
+        self.reporter.stop()
+
+    def _opened(self, stream: Stream) -> None:
+        self.uploader.add(stream)
+        self.reporter.opened(stream)
+
+    def _closed(self, stream: Stream) -> None:
+        self.uploader.remove(stream)
+        self.copies.drop(stream)
+
+    def _completed(self, stream: Stream, completion: BaseCompletion) -> None:
+        self.reporter.completed(stream, completion)
+
+    def _refresh(self) -> None:
+        self.streams.refresh()
+        for stream in self.streams.all():
+            if stream.fenced:
+                self.copies.drop(stream)  # nobody can complete it any more, and it holds memory for every chunk

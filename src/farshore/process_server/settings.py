@@ -1,0 +1,56 @@
+"""Settings of the process server: a TOML file named by FARSHORE_SETTINGS or --settings, and FARSHORE_* variables.
+
+Nothing secret is among them: the credentials lie in a file that only the owner may read, and the vault key comes
+from the configuration server and stays in memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Settings(BaseSettings):
+    """Variables win over the file."""
+
+    model_config = SettingsConfigDict(env_prefix="FARSHORE_PROCESS_SERVER_", extra="forbid", frozen=True)
+
+    state: Path = Path("/var/lib/farshore/process-server")
+    """Folder for the spool; made where it is missing."""
+    credentials: Path = Path("/var/lib/farshore/process-server/credentials.json")
+    """URL of the configuration server, authority, certificate and key (farshore.client.credentials)."""
+    listen: str = "0.0.0.0"  # noqa: S104 - agents come from outside
+    port: int = Field(9443, ge=0, le=65535)
+    url: str = ""
+    """Where agents reach this server, https://host:port; empty: this host's name."""
+    ciphers: str = ""
+    """OpenSSL cipher list for TLS 1.2; empty: the defaults."""
+    workers: int = Field(32, ge=2, le=512)
+    """Requests worked on at once; each may hold a body of up to 32 MiB."""
+    uploads: int = Field(3, ge=1, le=64)
+    """Segments put into the vault at once."""
+    spool_file_bytes: int = Field(64 << 20, ge=1 << 16)
+    ready_file: Path | None = None
+    """Written with the listening address once the server takes requests."""
+    log_level: str = "INFO"
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Settings from ``path`` (TOML) and the environment. Raises pydantic's ValidationError."""
+
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    return WithFile()

@@ -1,0 +1,95 @@
+"""Frames of the spool made into segments and points of the vault. One path for a first run and after a crash.
+
+Order of durable effects, each safe to repeat: the segment, then the documents of the points in it; only then does
+the caller release the frames. A crash between any two finds the frames in the spool and does it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterator, Sequence
+
+import numpy as np
+
+from farshore.formats.batch import Role
+from farshore.formats.point_payload import decode_point
+from farshore.formats.record import RecordKind, payload_offsets
+from farshore.formats.spool import FrameFlag
+from farshore.model.errors import Malformed
+from farshore.model.identifiers import Sequence as RecordSequence
+from farshore.model.point import RecoveryPoint
+from farshore.model.position import Position
+from farshore.process_server.spool.file import FrameReference
+from farshore.process_server.streams.stream import Stream
+from farshore.vault.segments import SealedBatch, SegmentBuilder
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One segment that is in the vault. ``last_time`` is ns since 1970 UTC; ``end`` the sequence after the last."""
+
+    frames: tuple[FrameReference, ...]
+    end: int
+    last_time: int
+    points: tuple[RecoveryPoint, ...]
+
+
+def store_frames(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[Stored]:
+    """Store neighbouring frames of one lane, segment by segment. Raises the vault's errors between two of them.
+
+    Frames that were sealed under different salts (a restart, a failed spool write) become segments of their own.
+    """
+    for group in _groups(stream, frames):
+        yield _store_segment(stream, group)
+
+
+def _groups(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[list[tuple[FrameReference, SealedBatch]]]:
+    group: list[tuple[FrameReference, SealedBatch]] = []
+    builder: SegmentBuilder | None = None
+    for frame in frames:
+        sealed = stream.vault.sealed_batch(frame.body())
+        if builder is not None and not builder.accepts(sealed):
+            yield group
+            group, builder = [], None
+        if builder is None:
+            builder = stream.vault.recovered_builder([sealed])
+        else:
+            builder.add(sealed)
+        group.append((frame, sealed))
+    if group:
+        yield group
+
+
+def _store_segment(stream: Stream, group: Sequence[tuple[FrameReference, SealedBatch]]) -> Stored:
+    segment = stream.vault.recovered_builder([sealed for _, sealed in group]).build()
+    stream.vault.put_segment(segment)
+    points = [point for frame, sealed in group for point in _put_points(stream, frame, sealed)]
+    return Stored(tuple(frame for frame, _ in group), segment.segment.end, segment.segment.last_time, tuple(points))
+
+
+def store_points(stream: Stream, frame: FrameReference) -> None:
+    """The points of a frame whose segment was stored before a crash, and perhaps nothing after it."""
+    _put_points(stream, frame, None)
+
+
+def _put_points(stream: Stream, frame: FrameReference, sealed: SealedBatch | None) -> list[RecoveryPoint]:
+    if FrameFlag.POINTS not in frame.header.flags or frame.header.role is not Role.JOURNAL:
+        return []
+    points = list(_points(stream, sealed or stream.vault.sealed_batch(frame.body())))
+    for point in points:
+        stream.vault.put_point(point)
+    return points
+
+
+def _points(stream: Stream, sealed: SealedBatch) -> Iterator[RecoveryPoint]:
+    offsets = payload_offsets(sealed.records)
+    payload = memoryview(stream.vault.payload_of(sealed))
+    for number in np.flatnonzero(sealed.records["kind"] == RecordKind.POINT):
+        sequence = sealed.first_sequence + int(number)
+        try:
+            told = decode_point(payload[int(offsets[number]) : int(offsets[number + 1])])
+        except Malformed:
+            continue  # acknowledged long ago: a point that nobody can read is none, and the writes around it count
+        time = sealed.header.base_time + 1000 * int(sealed.records["time_us"][number])
+        position = Position(stream.epoch, RecordSequence(sequence))
+        yield RecoveryPoint(told.id, stream.machine, position, time, told.kind, told.name)

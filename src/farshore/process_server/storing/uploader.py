@@ -1,0 +1,149 @@
+"""The uploaders: a few threads that take the next due lane, fairly, and put its frames into the vault.
+
+Lanes wait in a ring; each gets one segment's worth at a time and goes to the end, so a machine with a gigabyte
+waiting delays a neighbour by one segment per thread at most. A lane is uploaded by one thread at a time, so its
+segments appear in the vault in order. While all threads are busy, lanes gather more: with a slow store, segments
+grow instead of the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Callable, NamedTuple
+
+from farshore.formats.batch import Role
+from farshore.model.errors import FarshoreError, TryLater
+from farshore.process_server.spool.file import FrameReference
+from farshore.process_server.spool.log import SpoolLog
+from farshore.process_server.storing.segments import Stored, store_frames
+from farshore.process_server.streams.lane import Lane
+from farshore.process_server.streams.stream import Stream
+
+_log = logging.getLogger(__name__)
+
+THREADS = 3
+_REFUSED_PAUSE = 10.0
+"""Before the next try where the store refuses: wrong credentials do not heal within a second."""
+_LONGEST_SLEEP = 1.0
+
+OnStored = Callable[[Stream, Role, Stored], None]
+
+
+class _Entry(NamedTuple):
+    stream: Stream
+    role: Role
+
+    @property
+    def lane(self) -> Lane:
+        return self.stream.lanes[self.role]
+
+
+class Uploader:
+    """``on_stored`` is called after each segment. ``seal_every`` is in seconds and may be changed while running."""
+
+    def __init__(self, log: SpoolLog, on_stored: OnStored, seal_every: float, threads: int = THREADS) -> None:
+        self.seal_every = seal_every
+        self.trouble = ""
+        """What the store's last error was; empty while it works."""
+        self._log = log
+        self._on_stored = on_stored
+        self._ring: deque[_Entry] = deque()
+        self._changed = threading.Condition()
+        self._rung = 0
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"uploader-{number}", daemon=True) for number in range(threads)
+        ]
+
+    def add(self, stream: Stream) -> None:
+        """Look after a stream's lanes from now on."""
+        with self._changed:
+            self._ring.extend(_Entry(stream, role) for role in stream.lanes)
+            self._changed.notify()
+
+    def remove(self, stream: Stream) -> None:
+        """Forget a stream that has nothing waiting."""
+        with self._changed:
+            self._ring = deque(entry for entry in self._ring if entry.stream is not stream)
+
+    def wake(self) -> None:
+        """Something may be due earlier than was thought."""
+        with self._changed:
+            self._rung += 1
+            self._changed.notify()
+
+    def start(self) -> None:
+        """Begin to upload."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish the uploads under way. What still waits stays in the spool."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _run(self) -> None:
+        while True:
+            found = self._next()
+            if found is None:
+                return
+            entry, frames = found
+            try:
+                self._store(entry, frames)
+            finally:
+                with entry.stream.changed:
+                    entry.lane.is_free()
+                self.wake()
+
+    def _next(self) -> tuple[_Entry, list[FrameReference]] | None:
+        with self._changed:
+            while not self._stopping:
+                rung = self._rung
+                sleep = _LONGEST_SLEEP
+                for _ in range(len(self._ring)):
+                    entry = self._ring[0]
+                    self._ring.rotate(-1)
+                    # The stream's lock is held by nobody who waits for ours: wake() is called without it.
+                    with entry.stream.changed:
+                        due = entry.lane.due_in(time.monotonic(), self.seal_every)
+                        if due == 0:
+                            return entry, entry.lane.take()
+                    if due is not None:
+                        sleep = min(sleep, due)
+                if rung == self._rung:
+                    self._changed.wait(sleep)
+            return None
+
+    def _store(self, entry: _Entry, frames: list[FrameReference]) -> None:
+        stream = entry.stream
+        began = time.monotonic()
+        try:
+            for stored in store_frames(stream, frames):
+                with stream.changed:
+                    entry.lane.is_stored(stored.frames, stored.last_time, time.monotonic())
+                    stream.lag_store = time.monotonic() - began
+                    stream.changed.notify_all()
+                self._log.release(stored.frames)
+                self._on_stored(stream, entry.role, stored)
+                self.trouble = ""
+        except FarshoreError as error:
+            self._failed(entry, error)
+        except OSError as error:
+            # Releasing an emptied spool file failed. Its frames are in the vault; the next start clears the file.
+            _log.warning("A spool file could not be removed: %s.", error)
+
+    def _failed(self, entry: _Entry, error: FarshoreError) -> None:
+        at_least = (error.after or 0) if isinstance(error, TryLater) else _REFUSED_PAUSE
+        with entry.stream.changed:
+            pause = entry.lane.store_failed(time.monotonic(), at_least)
+            first = entry.lane.failures == 1
+        self.trouble = str(error)
+        level = logging.WARNING if first else logging.DEBUG
+        _log.log(level, "Machine %s: storing waits %.1f s: %s", entry.stream.machine, pause, error)

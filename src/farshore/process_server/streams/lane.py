@@ -1,0 +1,124 @@
+"""One dense sequence of a stream (its journal or its base overlay) on its way from arrival to the vault.
+
+Four marks move forward, in this order: ``accepted`` (sealed and queued for the spool), ``durable`` (in the spool:
+acknowledged), ``stored`` (in the vault). Each is the next sequence that has not got there. The rules are here, free
+of locks and threads; Stream guards a lane with its own lock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Sequence
+
+from farshore.model.errors import Gap
+from farshore.process_server.spool.file import FrameReference
+
+SEGMENT_BYTES = 8 << 20
+"""A segment is stored when this much waits, whatever its age; a larger one is cut here."""
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 15.0
+
+
+@dataclass
+class Lane:
+    """Sequences are the next expected ones. Times are of the monotonic clock, in seconds."""
+
+    accepted: int = 1
+    durable: int = 1
+    stored: int = 1
+    stored_time: int = 0
+    """Time of the newest stored record, ns since 1970 UTC."""
+    waiting: deque[FrameReference] = field(default_factory=deque)
+    """Durable and not stored, in order."""
+    waiting_bytes: int = 0
+    waiting_since: float = 0.0
+    """When the oldest waiting frame became durable."""
+    storing: bool = False
+    not_before: float = 0.0
+    failures: int = 0
+    hurry: bool = False
+    """Store what waits without waiting for more."""
+
+    def check_next(self, first: int, end: int) -> bool:
+        """Whether ``[first, end)`` is new; False: all of it was accepted before. Raises Gap for anything between."""
+        if end <= self.accepted:
+            return False
+        if first != self.accepted:
+            raise Gap(
+                f"Sequence {self.accepted} is expected next, not {first}.",
+                remedy="Go on from the expected sequence; if it is gone, open a new epoch.",
+                expected=self.accepted,
+            )
+        return True
+
+    def placed(self, frame: FrameReference, now: float) -> None:
+        """A frame is durable in the spool."""
+        if not self.waiting and not self.storing:
+            self.waiting_since = now
+        self.waiting.append(frame)
+        self.waiting_bytes += frame.body_length
+        self.durable = frame.header.end_sequence
+        self.accepted = max(self.accepted, self.durable)
+
+    def restored(self, frame: FrameReference) -> bool:
+        """Take over a frame from before a restart; False: it is stored already. Raises Gap where one is missing."""
+        header = frame.header
+        if header.end_sequence <= self.durable:
+            return False
+        if header.first_sequence > self.durable:
+            raise Gap(
+                f"The spool lacks sequences {self.durable} to {header.first_sequence - 1} of this stream.",
+                remedy="The machine opens a new epoch and resyncs.",
+                expected=self.durable,
+            )
+        self.placed(frame, 0.0)
+        return True
+
+    def due_in(self, now: float, seal_every: float) -> float | None:
+        """Seconds until something should be stored; 0: now; None: nothing to do until more arrives."""
+        if not self.waiting or self.storing:
+            return None
+        pause = max(0.0, self.not_before - now)
+        if self.hurry or self.waiting_bytes >= SEGMENT_BYTES:
+            return pause
+        return max(pause, self.waiting_since + seal_every - now, 0.0)
+
+    def take(self) -> list[FrameReference]:
+        """The next frames to store together: at least one, at most a segment's worth. They stay counted as waiting."""
+        taken: list[FrameReference] = []
+        size = 0
+        for frame in self.waiting:
+            if taken and size + frame.body_length > SEGMENT_BYTES:
+                break
+            taken.append(frame)
+            size += frame.body_length
+        self.storing = True
+        return taken
+
+    def is_stored(self, frames: Sequence[FrameReference], last_time: int, now: float) -> None:
+        """These frames, the first of those waiting, are in the vault."""
+        for frame in frames:
+            taken = self.waiting.popleft()
+            assert taken is frame
+            self.waiting_bytes -= frame.body_length
+            self.stored = frame.header.end_sequence
+        self.stored_time = max(self.stored_time, last_time)
+        self.waiting_since = now
+        self.failures = 0
+        self.not_before = 0.0
+
+    def is_free(self) -> None:
+        """The upload that ``take`` began has ended."""
+        self.storing = False
+        if not self.waiting:
+            self.hurry = False
+
+    def store_failed(self, now: float, at_least: float) -> float:
+        """Wait before the next try, longer each time, with jitter. Answers the pause in seconds."""
+        self.failures += 1
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * float(1 << min(self.failures, 10)))
+        pause = max(at_least, pause * (0.5 + random.random() / 2))
+        self.not_before = now + pause
+        return pause

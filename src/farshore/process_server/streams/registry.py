@@ -1,0 +1,150 @@
+"""All open streams of this process server.
+
+A stream is opened by its first request, or at the start for what the spool holds: its marks come from the vault's
+listing, then from the spool's frames. What the spool holds is stored whether the stream may still send or not: it
+was acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Callable, Iterable
+
+from farshore.api_types.servers import StreamGrant
+from farshore.formats.batch import Role
+from farshore.model.errors import Gap
+from farshore.model.identifiers import Epoch, MachineId
+from farshore.process_server.spool import log as spool
+from farshore.process_server.spool.file import FrameReference
+from farshore.process_server.storing.segments import store_points
+from farshore.process_server.streams.grants import Grants
+from farshore.process_server.streams.stream import Stream
+from farshore.vault.vault import Vault
+
+_log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 900.0
+"""A stream that nobody has used for so long and that has nothing waiting is closed."""
+
+Key = tuple[MachineId, Epoch]
+
+
+class Streams:
+    """``opened`` is told of each stream before anybody else sees it. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        log: spool.SpoolLog,
+        grants: Grants,
+        opened: Callable[[Stream], None],
+        closed: Callable[[Stream], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._vault = vault
+        self._log = log
+        self._grants = grants
+        self._opened, self._closed, self._wake = opened, closed, wake
+        self._open: dict[Key, Stream] = {}
+        self._opening: dict[Key, threading.Lock] = {}
+        self._recovered: dict[Key, list[FrameReference]] = {}
+        self._lock = threading.Lock()
+
+    def recovered(self, frames: Iterable[FrameReference]) -> None:
+        """Take over what a spool held at the start; call before anything else."""
+        for frame in frames:
+            self._recovered.setdefault((frame.header.machine, frame.header.epoch), []).append(frame)
+
+    def resume(self) -> None:
+        """Open every stream that the spool holds frames of. Raises the vault's errors; then call it again."""
+        for machine, epoch in list(self._recovered):
+            self._get_or_open(machine, epoch)
+
+    def granted(self, machine: MachineId, epoch: Epoch) -> tuple[Stream, StreamGrant]:
+        """The stream, for a sender. Raises NotFound, Fenced, Unreachable and the vault's errors."""
+        grant = self._grants.get(machine, epoch)
+        stream = self._get_or_open(machine, epoch)
+        stream.check_open()
+        stream.last_used = time.monotonic()
+        return stream, grant
+
+    def find(self, machine: MachineId, epoch: Epoch) -> Stream:
+        """The stream, for this server's own use: as the vault and the spool know it."""
+        return self._get_or_open(machine, epoch)
+
+    def all(self) -> list[Stream]:
+        """Every open stream."""
+        with self._lock:
+            return list(self._open.values())
+
+    def refresh(self) -> None:
+        """Ask which streams may go on, fence those that may not, close those that are idle."""
+        for key in self._grants.refresh():
+            with self._lock:
+                stream = self._open.get(key)
+            if stream is not None:
+                stream.fence()
+        now = time.monotonic()
+        for stream in self.all():
+            if now - stream.last_used > IDLE_SECONDS:
+                self._close_if_idle(stream)
+
+    def _get_or_open(self, machine: MachineId, epoch: Epoch) -> Stream:
+        key = (machine, epoch)
+        with self._lock:
+            stream = self._open.get(key)
+            if stream is not None:
+                return stream
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:
+            with self._lock:
+                stream = self._open.get(key)
+            if stream is None:
+                stream = self._read_marks(machine, epoch)
+                self._opened(stream)
+                with self._lock:
+                    self._open[key] = stream
+                    self._recovered.pop(key, None)
+                    older = [other for (one, at), other in self._open.items() if one == machine and at < epoch]
+                for other in older:
+                    other.fence()
+        return stream
+
+    def _read_marks(self, machine: MachineId, epoch: Epoch) -> Stream:
+        vault = self._vault.machine(machine, create=True)
+        stream = Stream(machine, epoch, vault, self._log, self._wake)
+        timeline = vault.timeline()
+        record = timeline.epochs.get(epoch)
+        if record is not None:
+            stream.base_is_complete(record.consistent_from)
+        for role, lane in stream.lanes.items():
+            run = timeline.run(epoch, role)
+            lane.accepted = lane.durable = lane.stored = run.end
+            if run.chain:
+                lane.stored_time = run.chain[-1].segment.last_time
+        dropped: list[FrameReference] = []
+        for frame in self._recovered.get((machine, epoch), ()):
+            try:
+                if not stream.lanes[frame.header.role].restored(frame):
+                    store_points(stream, frame)
+                    dropped.append(frame)
+            except Gap as error:
+                _log.error("Machine %s epoch %d: %s", machine, epoch, error)
+                dropped.append(frame)
+        self._log.release(dropped)
+        for role in stream.lanes:
+            self._log.expect(spool.Lane(machine, epoch, role), stream.next_sequence(role))
+        return stream
+
+    def _close_if_idle(self, stream: Stream) -> None:
+        with stream.changed:
+            if any(lane.waiting or lane.storing or lane.accepted != lane.stored for lane in stream.lanes.values()):
+                return
+        with self._lock:
+            self._open.pop((stream.machine, stream.epoch), None)
+        self._grants.forget(stream.machine, stream.epoch)
+        for role in Role:
+            self._log.forget_lane(spool.Lane(stream.machine, stream.epoch, role))
+        self._closed(stream)

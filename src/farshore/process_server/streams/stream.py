@@ -1,0 +1,211 @@
+"""One stream, ``(machine, epoch)``: takes batches in order, seals them, spools them, and knows how far each has got.
+
+A batch is sealed in the request's thread, one at a time for each lane and in sequence, then queued for the spool;
+the acknowledgement waits for the disk while the next batch is sealed already. A batch that comes a little before
+its predecessor (two connections of one agent) waits for it.
+
+Lock order: the uploaders' lock, then a stream's, then the spool's. The spool calls ``_placed`` without its lock, and
+``wake`` is called without a stream's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Callable, Iterator
+
+import numpy as np
+
+from farshore.formats.batch import Batch, Role
+from farshore.formats.record import RecordKind
+from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
+from farshore.model.errors import FarshoreError, Fenced, TryLater, WrongState
+from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.process_server.spool import log as spool
+from farshore.process_server.spool.file import FrameReference
+from farshore.process_server.streams.lane import Lane
+from farshore.vault.machine import MachineVault
+from farshore.vault.segments import SegmentBuilder
+
+EARLY_SECONDS = 2.0
+"""How long a batch waits for the one before it."""
+SPOOL_SECONDS = 30.0
+SALT_BYTES = 64 << 20
+"""After so much sealed data a new salt is taken: it bounds what one derived key encrypts."""
+
+
+class Stream:
+    """Times are of the monotonic clock unless they are of records. Safe to use from several threads."""
+
+    def __init__(
+        self, machine: MachineId, epoch: Epoch, vault: MachineVault, log: spool.SpoolLog, wake: Callable[[], None]
+    ) -> None:
+        self.machine = machine
+        self.epoch = epoch
+        self.vault = vault
+        self.lanes = {Role.JOURNAL: Lane(), Role.BASE: Lane()}
+        self.changed = threading.Condition()
+        self.base_complete = False
+        self.consistent_from = 0
+        self.last_used = time.monotonic()
+        self.lag_spool = 0.0
+        self.lag_store = 0.0
+        self._fenced = False
+        self._sealing: set[Role] = set()
+        self._builders: dict[Role, SegmentBuilder] = {}
+        self._sealed_bytes: dict[Role, int] = {Role.JOURNAL: 0, Role.BASE: 0}
+        self._log = log
+        self._wake = wake
+
+    def receive(self, batch: Batch) -> None:
+        """Return once every record of ``batch`` is durable.
+
+        Raises Gap, Fenced, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
+        before, is to be sent again.
+        """
+        began = self.last_used = time.monotonic()
+        with self._turn(batch) as new:
+            ticket = self._seal_and_queue(batch) if new else None
+        if ticket is None:
+            self._wait_durable(batch)
+            return
+        try:
+            ticket.result(SPOOL_SECONDS)
+        except TimeoutError as error:
+            raise TryLater("The spool's disk is slow.", remedy="Repeat the batch.", after=1) from error
+        except FarshoreError:
+            self._rewind(batch.role)
+            raise
+        self.lag_spool = time.monotonic() - began
+
+    def next_sequence(self, role: Role) -> int:
+        """The sequence after the last durable one."""
+        with self.changed:
+            return self.lanes[role].durable
+
+    def fence(self) -> None:
+        """Take no more batches: another epoch, or a failover, has taken this one's place."""
+        with self.changed:
+            self._fenced = True
+            self.changed.notify_all()
+
+    def base_is_complete(self, consistent_from: int) -> None:
+        """The epoch's document is in the vault."""
+        with self.changed:
+            self.base_complete = True
+            self.consistent_from = consistent_from
+            self.changed.notify_all()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the stream takes no more."""
+        return self._fenced
+
+    def check_open(self) -> None:
+        """Raise Fenced where the stream takes no more."""
+        if self._fenced:
+            raise Fenced(
+                f"Epoch {self.epoch} of machine {self.machine} is closed.",
+                remedy="The agent asks the configuration server for a new epoch by itself.",
+            )
+
+    def wait_stored(self, role: Role, end: int, seconds: float) -> None:
+        """Return once everything below ``end`` is in the vault. Raises TryLater."""
+        deadline = time.monotonic() + seconds
+        lane = self.lanes[role]
+        with self.changed:
+            lane.hurry = lane.stored < end
+        self._wake()
+        with self.changed:
+            while lane.stored < end:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TryLater(
+                        f"Records {lane.stored} to {end - 1} are not in the vault yet.",
+                        remedy="Repeat the request; if this lasts, check the vault's store.",
+                        after=1,
+                    )
+                self.changed.wait(left)
+
+    @contextmanager
+    def _turn(self, batch: Batch) -> Iterator[bool]:
+        """The right to seal the next batch of a lane; False where this one was accepted before."""
+        deadline = time.monotonic() + EARLY_SECONDS
+        with self.changed:
+            lane = self.lanes[batch.role]
+            while batch.role in self._sealing or lane.accepted < batch.first_sequence:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._fenced:
+                    break
+                self.changed.wait(left)
+            self.check_open()
+            if batch.role is Role.BASE and self.base_complete:
+                raise WrongState("This epoch's base is complete.", remedy="Open a new epoch to copy again.")
+            if batch.role in self._sealing:
+                raise TryLater("An earlier batch is still being sealed.", remedy="Repeat the batch.", after=0.5)
+            new = lane.check_next(batch.first_sequence, batch.end_sequence)
+            if new:
+                self._sealing.add(batch.role)
+        try:
+            yield new
+        finally:
+            if new:
+                with self.changed:
+                    self._sealing.discard(batch.role)
+                    self.changed.notify_all()
+
+    def _seal_and_queue(self, batch: Batch) -> Future[FrameReference]:
+        """Called in the lane's turn only."""
+        builder = self._builders.get(batch.role)
+        if builder is None or self._sealed_bytes[batch.role] > SALT_BYTES:
+            builder = self._builders[batch.role] = self.vault.segment_builder(self.epoch, batch.role)
+            self._sealed_bytes[batch.role] = 0
+        sealed = builder.seal(batch)
+        self._sealed_bytes[batch.role] += sealed.size
+        times = batch.records["time_us"]
+        header = FrameHeader(
+            FrameKind.BATCH,
+            self.machine,
+            self.epoch,
+            batch.role,
+            batch.first_sequence,
+            batch.end_sequence,
+            batch.base_time + 1000 * int(times.max(initial=0)),
+            FrameFlag.POINTS if bool(np.any(batch.records["kind"] == RecordKind.POINT)) else FrameFlag.NONE,
+        )
+        ticket = self._log.append(header, sealed.to_buffers(), self._placed)
+        with self.changed:
+            self.lanes[batch.role].accepted = batch.end_sequence
+            self.changed.notify_all()
+        return ticket
+
+    def _placed(self, frame: FrameReference) -> None:
+        with self.changed:
+            lane = self.lanes[frame.header.role]
+            lane.placed(frame, time.monotonic())
+            # The uploaders sleep until the lane's due time, so they must hear of a first frame and of a full segment.
+            tell = len(lane.waiting) == 1 or lane.due_in(time.monotonic(), 3600.0) == 0
+            self.changed.notify_all()
+        if tell:
+            self._wake()
+
+    def _wait_durable(self, batch: Batch) -> None:
+        deadline = time.monotonic() + SPOOL_SECONDS
+        with self.changed:
+            lane = self.lanes[batch.role]
+            while lane.durable < batch.end_sequence:
+                left = deadline - time.monotonic()
+                if left <= 0 or lane.accepted < batch.end_sequence:
+                    raise TryLater("The batch is not durable yet.", remedy="Repeat the batch.", after=0.5)
+                self.changed.wait(left)
+
+    def _rewind(self, role: Role) -> None:
+        """A frame was lost before it was durable; the spool knows what it wants next."""
+        tail = self._log.tail(spool.Lane(self.machine, self.epoch, role))
+        with self.changed:
+            lane = self.lanes[role]
+            lane.accepted = lane.durable if tail is None else Sequence(max(lane.durable, tail))
+            self._builders.pop(role, None)
+            self.changed.notify_all()

@@ -1,0 +1,107 @@
+"""A machine becomes known: it trades a one-time token for an identity.
+
+In: the token and the machine's description of itself. Out: its row in the catalog. The certificate is signed by the
+caller, in the same transaction, so that a token is spent exactly when an identity was given for it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from farshore.api_types.events import Severity
+from farshore.api_types.machines import Description, TokenRequest
+from farshore.catalog import events, machines, policies, tokens, users
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import MachineRow, TokenRow
+from farshore.model.errors import Malformed
+from farshore.model.identifiers import MachineId, new_id
+from farshore.model.states import MachineState
+
+TOKEN_BYTES = 32
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """``secret`` is shown to its creator and kept nowhere."""
+
+    id: str
+    secret: str
+    expires: int
+
+
+def create_token(tx: Transaction, request: TokenRequest, creator: str, now: int) -> NewToken:
+    """A one-time token. Raises NotFound for an unknown policy or machine."""
+    policies.get(tx, request.policy)
+    bound = machines.get(tx, request.machine).id if request.machine else ""
+    token = NewToken(new_id(), secrets.token_urlsafe(TOKEN_BYTES), now + request.valid_seconds * SECOND)
+    tokens.add(
+        tx,
+        TokenRow(
+            id=token.id,
+            digest=tokens.digest(token.secret),
+            name=request.name,
+            created=now,
+            created_by=creator,
+            expires=token.expires,
+            policy=request.policy,
+            protect=request.protect,
+            machine=bound,
+        ),
+    )
+    subject = f"token/{token.id}"
+    events.record(tx, time=now, kind="token.created", actor=creator, subject=subject, message="Enrolment token made.")
+    return token
+
+
+def enrol(tx: Transaction, token: str, description: Description, now: int) -> MachineRow:
+    """Spend the token for a machine's identity: a new one, or the one that the token is bound to.
+
+    Raises Unauthenticated for a token that is no good, Malformed for a description that contradicts itself.
+    """
+    check_description(description)
+    spent = tokens.spend(tx, token, now)
+    if spent.machine:
+        row = machines.get(tx, spent.machine)
+        users.revoke_certificates(tx, "machine", row.id, now)
+        row.description = description.model_dump(mode="json")
+        row.hardware_id = description.hardware_id
+        _tell(tx, row, "machine.enrolled-again", f"{row.name} has enrolled again.", now)
+        return row
+    twins = machines.with_hardware(tx, description.hardware_id)
+    row = MachineRow(
+        id=MachineId(new_id()),
+        name=spent.name or description.hostname,
+        state=MachineState.ENROLLED.value,
+        enrolled=now,
+        policy=spent.policy,
+        description=description.model_dump(mode="json"),
+        hardware_id=description.hardware_id,
+        protect=spent.protect,
+    )
+    machines.add(tx, row)
+    spent.machine = row.id
+    _tell(tx, row, "machine.enrolled", f"{row.name} has enrolled.", now)
+    if twins:
+        names = ", ".join(twin.name for twin in twins)
+        message = f"{row.name} has the hardware id of {names}: is it the same machine?"
+        _tell(tx, row, "machine.same-hardware", message, now, Severity.WARNING)
+    return row
+
+
+def check_description(description: Description) -> None:
+    """Raise Malformed where a description cannot be true."""
+    numbers = [disk.number for disk in description.disks]
+    if len(set(numbers)) != len(numbers) or any(not 0 <= number < 65535 for number in numbers):
+        raise Malformed("Two disks share a number, or one is out of range.", remedy="Number disks 0 … 65534, once.")
+    for disk in description.disks:
+        if disk.size <= 0 or disk.size % 512:
+            raise Malformed(f"Disk {disk.name} has {disk.size} bytes.", remedy="A size is a multiple of 512.")
+
+
+def _tell(
+    tx: Transaction, row: MachineRow, kind: str, message: str, now: int, severity: Severity = Severity.INFORMATION
+) -> None:
+    actor = subject = f"machine/{row.id}"
+    events.record(tx, time=now, kind=kind, actor=actor, subject=subject, message=message, severity=severity)

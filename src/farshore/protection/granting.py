@@ -1,0 +1,143 @@
+"""Who may send a machine's stream: opens epochs and fences the ones before.
+
+One write transaction decides; see farshore.catalog.epochs. The kind that an agent asks for is a wish: an epoch may only
+build on one whose state is known to be whole, so a HEAL may become a RESYNC, and a RESYNC an INITIAL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farshore.api_types.machines import EpochKind, EpochRequest
+from farshore.catalog import epochs, events, machines
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
+from farshore.model.errors import Fenced, WrongState
+from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.position import Position
+from farshore.model.states import MachineState
+from farshore.protection.enrolment import check_description
+
+ELSEWHERE = frozenset({MachineState.FAILING_OVER, MachineState.FAILED_OVER, MachineState.COMMITTED})
+"""States in which another site runs the machine, or is about to."""
+
+SUCCEEDED = "a new epoch was granted"
+"""Why an epoch was closed that its own agent went on from."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What an epoch will be, and what it stands on; ``parent`` None: on nothing."""
+
+    kind: EpochKind
+    parent: Position | None
+
+
+def grant(tx: Transaction, machine: MachineRow, request: EpochRequest, server: ProcessServerRow, now: int) -> EpochRow:
+    """Open the next epoch for this run of the agent; whoever held one before is fenced.
+
+    Raises Fenced where another site runs this machine or the request comes from other hardware, WrongState where the
+    machine is not to be protected, Malformed for an impossible description.
+    """
+    _check_allowed(machine, request)
+    check_description(request.description)
+    basis = choose_basis(tx, machine, request)
+    epochs.close_open(tx, MachineId(machine.id), now, SUCCEEDED)
+    number = machine.epoch + 1
+    description = request.description.model_dump(mode="json")
+    row = EpochRow(
+        machine=machine.id,
+        epoch=number,
+        kind=basis.kind.value,
+        run=request.run,
+        process_server=server.id,
+        parent_epoch=basis.parent.epoch if basis.parent else 0,
+        parent_sequence=basis.parent.sequence if basis.parent else 0,
+        description=description,
+        granted=now,
+    )
+    epochs.add(tx, row)
+    machine.epoch, machine.run, machine.process_server = number, request.run, server.id
+    machine.description = description
+    machine.hardware_id = machine.hardware_id or request.description.hardware_id
+    before = MachineState(machine.state)
+    first = before in (MachineState.ENROLLED, MachineState.INITIAL_REPLICATION)
+    machines.set_state(machine, MachineState.INITIAL_REPLICATION if first else MachineState.RESYNC)
+    events.record(
+        tx,
+        time=now,
+        kind="epoch.granted",
+        actor=f"machine/{machine.id}",
+        subject=f"machine/{machine.id}",
+        message=f"Epoch {number} of {machine.name} begins ({basis.kind.value}).",
+        detail={"epoch": number, "kind": basis.kind.value, "asked": request.kind.value, "run": request.run},
+    )
+    return row
+
+
+def choose_basis(tx: Transaction, machine: MachineRow, request: EpochRequest) -> Basis:
+    """What the new epoch may build on."""
+    whole = epochs.newest_consistent(tx, machine.id)
+    if request.kind is EpochKind.INITIAL or whole is None:
+        return Basis(EpochKind.INITIAL, None)
+    if request.kind is EpochKind.HEAL and _may_heal(tx, machine, whole, request):
+        # Everything up to here is durable at the process server, and the bitmap holds everything after it.
+        return Basis(EpochKind.HEAL, _position(whole.epoch, request.parent_sequence))
+    return Basis(EpochKind.RESYNC, _position(whole.epoch, max(whole.stored, whole.consistent_from)))
+
+
+def fence(tx: Transaction, machine: MachineRow, now: int, reason: str) -> None:
+    """Nobody may send this machine's stream any more, until an epoch is granted again."""
+    epochs.close_open(tx, MachineId(machine.id), now, reason)
+    machines.abandon_commands(tx, MachineId(machine.id), now, reason)
+
+
+def check_open(row: EpochRow) -> None:
+    """Raise Fenced for a closed epoch."""
+    if row.closed:
+        raise Fenced(
+            f"Epoch {row.epoch} of machine {row.machine} is closed: {row.close_reason}.",
+            remedy="Ask the configuration server what to do: the agent does so by itself.",
+        )
+
+
+def _check_allowed(machine: MachineRow, request: EpochRequest) -> None:
+    state = MachineState(machine.state)
+    if state in ELSEWHERE:
+        raise Fenced(
+            f"{machine.name} is {state.value}: another site runs it.",
+            remedy="This machine must stand by. To bring it home again, protect the recovered machine first.",
+        )
+    if state is MachineState.UNPROTECTED or not machine.protect:
+        raise WrongState(
+            f"{machine.name} is not to be protected.", remedy=f"Run: farshore machine protect {machine.name}"
+        )
+    theirs = request.description.hardware_id
+    if theirs and machine.hardware_id and theirs != machine.hardware_id:
+        raise Fenced(
+            f"This agent has the certificate of {machine.name}, but runs on other hardware ({theirs}).",
+            remedy="If the machine was moved on purpose, enrol it again with a token made for it: "
+            f"farshore token create --machine {machine.name}",
+        )
+
+
+def _may_heal(tx: Transaction, machine: MachineRow, whole: EpochRow, request: EpochRequest) -> bool:
+    """Whether the agent's bitmap can still tell all that changed since ``parent``: the same run has captured without a
+    break, through ``whole`` and any heals of it that were not finished."""
+    if whole.epoch != request.parent_epoch or request.parent_sequence < whole.consistent_from:
+        return False
+    since = [row for row in epochs.history(tx, machine.id) if row.epoch > whole.epoch]
+    heals = all(row.kind == EpochKind.HEAL.value and row.parent_epoch == whole.epoch for row in since)
+    unbroken = all(row.run == request.run and row.close_reason in ("", SUCCEEDED) for row in (whole, *since))
+    same_disks = _disks(whole.description) == _disks(request.description.model_dump(mode="json"))
+    return heals and unbroken and same_disks
+
+
+def _disks(description: dict[str, object]) -> list[tuple[object, object]]:
+    disks = description["disks"]
+    assert isinstance(disks, list)
+    return [(disk["number"], disk["size"]) for disk in disks if not disk["excluded"]]
+
+
+def _position(epoch: int, sequence: int) -> Position:
+    return Position(Epoch(epoch), Sequence(sequence))

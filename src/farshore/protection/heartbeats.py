@@ -1,0 +1,82 @@
+"""What agents report, and what they are told to do: observed state in, desired state out.
+
+The agent closes the gap between the two by itself; nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+from farshore.api_types.events import Severity
+from farshore.api_types.machines import Command, CommandKind, Desired, Heartbeat
+from farshore.catalog import events, machines, policies
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import MachineRow
+from farshore.model.states import MachineState
+from farshore.protection.granting import ELSEWHERE
+
+MAXIMUM_WARNINGS = 50
+
+
+def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> Desired:
+    """Note what an agent says and answer what should be.
+
+    A run of the agent that holds an older epoch is told to stand by, and leaves no trace: another run, or another
+    site, has taken its place.
+    """
+    if heartbeat.epoch and heartbeat.run != machine.run:
+        return Desired(protect=False, standby=True)
+    _note_results(tx, machine, heartbeat, now)
+    _note_mode(tx, machine, heartbeat, now)
+    seen = heartbeat.model_dump(mode="json", exclude={"results"})
+    seen["warnings"] = seen["warnings"][:MAXIMUM_WARNINGS]
+    machine.heartbeat = seen
+    machine.last_seen = now
+    return desired(tx, machine)
+
+
+def desired(tx: Transaction, machine: MachineRow) -> Desired:
+    """What a machine's agent should be doing."""
+    state = MachineState(machine.state)
+    if state in ELSEWHERE:
+        return Desired(protect=False, standby=True)
+    if not machine.protect or state is MachineState.UNPROTECTED:
+        return Desired(protect=False)
+    policy = policies.get(tx, machine.policy)
+    return Desired(
+        protect=True,
+        crash_consistent_every=policy.crash_consistent_every,
+        app_consistent_every=policy.app_consistent_every,
+        exclude_disks=machine.exclude_disks,
+        bandwidth_limit=machine.bandwidth_limit,
+        commands=[
+            Command(id=row.id, kind=CommandKind(row.kind), point_kind=row.point_kind, name=row.name)
+            for row in machines.open_commands(tx, machine.id)
+        ],
+    )
+
+
+def _note_results(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
+    waiting = {row.id: row for row in machines.open_commands(tx, machine.id)}
+    for result in heartbeat.results:
+        row = waiting.get(result.id)
+        if row is not None:
+            row.done, row.error = now, result.error
+            row.epoch, row.sequence, row.time = result.epoch, result.sequence, result.time
+
+
+def _note_mode(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
+    before = machine.heartbeat.get("mode")
+    after = heartbeat.mode.value if heartbeat.mode is not None else None
+    if before == after or after is None:
+        return
+    degraded = after != "data"
+    events.record(
+        tx,
+        time=now,
+        kind="capture.mode",
+        actor=f"machine/{machine.id}",
+        subject=f"machine/{machine.id}",
+        severity=Severity.WARNING if degraded else Severity.INFORMATION,
+        message=f"Capture of {machine.name} is in {after} mode"
+        + (f": {heartbeat.mode_cause}." if heartbeat.mode_cause else "."),
+        detail={"before": before, "after": after},
+    )

@@ -1,0 +1,202 @@
+"""The mobility service as one archive for one Python version: no pip, compiler or internet needed where it goes.
+
+It holds our own modules, the libraries they use unpacked from their wheels, the capture program, libbpf with what
+libbpf needs, a launcher and the systemd unit. Everything is built from the network once and then kept in the cache;
+the release's name is a digest of its contents, so an unchanged one is never sent or installed twice.
+"""
+
+from __future__ import annotations
+
+import compileall
+import gzip
+import hashlib
+import io
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from uv import find_uv_bin
+
+import farshore
+from farshore import __version__
+from farshore.model.errors import TryLater, Unsupported
+
+OLDEST, NEWEST = (3, 9), (3, 14)
+REQUIREMENTS = ("blake3>=1.0", "cryptography>=44", "numpy>=2.0", "pydantic>=2.9", "urllib3>=2.2")
+PLATFORM = "x86_64-manylinux_2_28"
+OUR_PACKAGES = ("api_types", "client", "formats", "mobility", "model", "telemetry")
+UNIT = "farshore-mobility.service"
+_HERE = Path(__file__).parent
+_ROOT = Path(farshore.__file__).parent
+_CAPTURE = Path("mobility/capture/capture.bpf.o")
+_LIBRARIES = Path("farshore/mobility/capture/lib")
+_LIBBPF = ("libbpf.so.1", "libbpf.so.0")
+_SYSTEM = ("libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "ld-linux")
+_NEEDLESS = ("tests", "f2py", "pycparser")
+_DOWNLOAD_SECONDS = 600
+_COMPRESSION = 5
+_LAUNCHER = """\
+#!/usr/bin/env -S {python} -I
+import sys
+
+sys.path.insert(0, "/opt/farshore/releases/{release}/site")
+from farshore.mobility.main import main
+
+sys.exit(main())
+"""
+
+PythonVersion = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """``path`` is a .tar.gz with one folder, named ``release``, in it."""
+
+    release: str
+    path: Path
+
+
+def default_cache() -> Path:
+    """Where bundles are kept: FARSHORE_CACHE, or the user's cache folder."""
+    given = os.environ.get("FARSHORE_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "farshore"
+
+
+def build_bundle(python: PythonVersion, cache: Path) -> Bundle:
+    """The bundle for a guest's Python (3.9 … 3.14, x86-64). Raises Unsupported, TryLater where wheels cannot be had."""
+    if not OLDEST <= python <= NEWEST:
+        raise Unsupported(
+            f"The mobility service does not run on Python {_dotted(python)}.",
+            remedy=f"Install Python {_dotted(OLDEST)} to {_dotted(NEWEST)} on the machine.",
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    wheels = _wheels(python, cache)
+    files = dict(_our_files()) | dict(_shared_libraries())
+    release = _release(python, wheels, files)
+    path = cache / f"mobility-{release}.tar.gz"
+    if not path.exists():
+        _write(path, release, wheels, files)
+    return Bundle(release, path)
+
+
+def _wheels(python: PythonVersion, cache: Path) -> Path:
+    """A folder with the libraries for this Python, unpacked and trimmed; made once."""
+    digest = hashlib.sha256("\n".join((*REQUIREMENTS, *_NEEDLESS, PLATFORM)).encode()).hexdigest()[:12]
+    folder = cache / f"wheels-{_dotted(python)}-{digest}"
+    if folder.exists():
+        return folder
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".wheels-") as made:
+        target = Path(made) / "site"
+        _download(python, target)
+        shutil.rmtree(target / "bin", ignore_errors=True)
+        for name in _NEEDLESS:
+            for needless in [path for path in target.rglob(name) if path.is_dir()]:
+                shutil.rmtree(needless)
+        for stub in list(target.rglob("*.pyi")):
+            stub.unlink()
+        _precompile(python, target)
+        target.replace(folder)
+    return folder
+
+
+def _download(python: PythonVersion, target: Path) -> None:
+    command = [find_uv_bin(), "pip", "install", "--no-config", "--quiet", "--target", str(target)]
+    command += ["--only-binary", ":all:", "--python-version", _dotted(python), "--python-platform", PLATFORM]
+    try:
+        subprocess.run([*command, *REQUIREMENTS], check=True, capture_output=True, timeout=_DOWNLOAD_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", b"") or b""
+        raise TryLater(
+            f"The libraries for Python {_dotted(python)} could not be fetched: {said.decode(errors='replace')[-400:]}",
+            remedy="Check this server's way to its Python package index; it is needed once for each Python version.",
+        ) from error
+
+
+def _precompile(python: PythonVersion, folder: Path) -> None:
+    """Spare the machine the compiling, where our own Python is of the same version."""
+    if sys.version_info[:2] == python:
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(folder, quiet=2, invalidation_mode=mode, stripdir=str(folder))
+
+
+def _our_files() -> Iterator[tuple[str, bytes]]:
+    """Our modules and the capture program by their place below ``site``."""
+    if not (_ROOT / _CAPTURE).exists():
+        raise Unsupported("The capture program has not been built.", remedy="Run `make -C bpf` on this server.")
+    yield "farshore/__init__.py", (_ROOT / "__init__.py").read_bytes()
+    for package in OUR_PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            yield f"farshore/{path.relative_to(_ROOT)}", path.read_bytes()
+    yield f"farshore/{_CAPTURE}", (_ROOT / _CAPTURE).read_bytes()
+
+
+def _shared_libraries() -> Iterator[tuple[str, bytes]]:
+    """This host's libbpf, and the libraries that it needs beside the C library."""
+    listed = _output("ldconfig", "-p").splitlines()
+    known = {line.split()[0]: line.rsplit(" => ", 1)[1] for line in listed if " => " in line and "x86-64" in line}
+    libbpf = next((known[name] for name in _LIBBPF if name in known), None)
+    if libbpf is None:
+        raise Unsupported("This server has no libbpf to bring along.", remedy="Install it (Debian: libbpf1).")
+    yield str(_LIBRARIES / Path(libbpf).name), Path(libbpf).read_bytes()
+    for line in _output("ldd", libbpf).splitlines():
+        name, arrow, rest = line.strip().partition(" => ")
+        if arrow and not name.startswith(_SYSTEM):
+            yield str(_LIBRARIES / name), Path(rest.split()[0]).read_bytes()
+
+
+def _output(*command: str) -> str:
+    environment = os.environ | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def _release(python: PythonVersion, wheels: Path, files: dict[str, bytes]) -> str:
+    digest = hashlib.sha256(_LAUNCHER.encode() + (_HERE / UNIT).read_bytes())
+    for name in sorted(path.name for path in wheels.glob("*.dist-info")):
+        digest.update(name.encode() + b"\0")
+    for name, data in sorted(files.items()):
+        digest.update(name.encode() + b"\0" + data)
+    return f"{__version__}-python{_dotted(python)}-{digest.hexdigest()[:12]}"
+
+
+def _write(path: Path, release: str, wheels: Path, files: dict[str, bytes]) -> None:
+    python = "python" + release.split("-python", 1)[1].split("-", 1)[0]
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".bundle-")
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as raw,
+            gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=_COMPRESSION, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            archive.add(wheels, f"{release}/site", filter=_as_root)
+            for name, data in sorted(files.items()):
+                _put(archive, f"{release}/site/{name}", data)
+            launcher = _LAUNCHER.format(python=python, release=release)
+            _put(archive, f"{release}/bin/farshore-mobility", launcher.encode(), mode=0o755)
+            _put(archive, f"{release}/{UNIT}", (_HERE / UNIT).read_bytes())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+
+
+def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
+
+
+def _put(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), mode
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def _dotted(python: PythonVersion) -> str:
+    return ".".join(map(str, python))

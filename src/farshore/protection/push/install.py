@@ -1,0 +1,87 @@
+"""Brings the mobility service to a machine, enrols it and starts it. Every step may be repeated.
+
+Releases lie side by side in /opt/farshore/releases; /opt/farshore/current points to the one in use, so an upgrade is
+one rename. The enrolment token goes to the agent's standard input, never into an argument list or a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from pathlib import Path
+
+from farshore.protection.installation import PushTarget, Reporter
+from farshore.protection.push.bundle import UNIT, Bundle, build_bundle, default_cache
+from farshore.protection.push.ssh import Shell, connect
+from farshore.protection.push.survey import survey
+
+PROGRAM = "/opt/farshore/current/bin/farshore-mobility"
+_UNPACK = """\
+set -eu
+umask 022
+mkdir -p /opt/farshore/releases
+rm -rf /opt/farshore/releases/.new
+mkdir /opt/farshore/releases/.new
+tar -xzf {archive} -C /opt/farshore/releases/.new
+rm -f {archive}
+rm -rf /opt/farshore/releases/{release}
+mv /opt/farshore/releases/.new/{release} /opt/farshore/releases/{release}
+rmdir /opt/farshore/releases/.new
+ln -sfn releases/{release} /opt/farshore/.current
+mv -fT /opt/farshore/.current /opt/farshore/current
+"""
+_CONFIGURE = """\
+set -eu
+umask 077
+mkdir -p /etc/farshore/app-consistent.d
+printf 'FARSHORE_OPTIONS="%s"\\n' {options} > /etc/farshore/mobility.conf
+install -m 0644 /opt/farshore/current/{unit} /etc/systemd/system/{unit}
+systemctl daemon-reload
+"""
+_START = """\
+set -eu
+systemctl enable --quiet {unit}
+systemctl restart {unit}
+cd /opt/farshore/releases
+for old in *; do [ "$old" = {release} ] || rm -rf "$old"; done
+"""
+
+
+class PushInstaller:
+    """A protection.installation.Installer; ``cache`` is where bundles are kept."""
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache or default_cache()
+
+    def __call__(self, target: PushTarget, report: Reporter) -> str:
+        """Install on the target, telling ``report`` how far it is; the fingerprint of the host's key."""
+        return asyncio.run(self._install(target, report))
+
+    async def _install(self, target: PushTarget, report: Reporter) -> str:
+        report(0.0, f"connecting to {target.host}")
+        async with connect(target) as shell:
+            report(0.1, "looking around")
+            found = await survey(shell, target.host, target.user)
+            report(0.2, f"making the bundle for Python {found.python[0]}.{found.python[1]}")
+            bundle = await asyncio.to_thread(build_bundle, found.python, self._cache)
+            if found.release != bundle.release:
+                report(0.4, "copying the bundle")
+                await self._bring(shell, bundle)
+            report(0.7, "enrolling")
+            options = " ".join(f"--disk {shlex.quote(disk)}" for disk in target.disks)
+            configure = _CONFIGURE.format(options=shlex.quote(options), unit=UNIT)
+            await shell.run(configure, "Configuring the mobility service")
+            enrol = [PROGRAM, *options.split(), "enroll", "--server", target.server_url]
+            enrol += ["--authority-fingerprint", target.authority_fingerprint]
+            await shell.run_with_input(shlex.join(enrol), target.token + "\n", "Enrolling the machine")
+            report(0.9, "starting the mobility service")
+            await shell.run(_START.format(unit=UNIT, release=bundle.release), "Starting the mobility service")
+            report(1.0, "the mobility service runs")
+            return shell.fingerprint
+
+    async def _bring(self, shell: Shell, bundle: Bundle) -> None:
+        folder = (await shell.run("mktemp -d /tmp/farshore-XXXXXXXX", "Making room", as_root=False)).strip()
+        archive = f"{folder}/{bundle.path.name}"
+        await shell.upload(bundle.path, archive)
+        unpack = _UNPACK.format(archive=shlex.quote(archive), release=bundle.release)
+        await shell.run(unpack + f"rmdir {shlex.quote(folder)}\n", "Unpacking the bundle")

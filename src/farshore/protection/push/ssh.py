@@ -1,0 +1,122 @@
+"""SSH as the push installation needs it: a pinned or first-seen host key, commands with input, our errors.
+
+The host's key is checked before we authenticate. With a fingerprint given, it must be that one. Without one, the key
+shown at first contact is trusted and its fingerprint handed back, so that the caller can pin it from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncssh
+
+from farshore.model.errors import Forbidden, Malformed, Refused, Unreachable
+from farshore.protection.installation import PushTarget
+
+_CONNECT_SECONDS = 30.0
+_COMMAND_SECONDS = 600.0
+
+
+class _HostCheck(asyncssh.SSHClient):
+    """Accepts the expected key, or any where none is expected; remembers what was shown."""
+
+    def __init__(self, expected: str) -> None:
+        self._expected = expected
+        self.shown = ""
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """asyncssh asks this for every key that is not in known_hosts, which is empty here."""
+        del host, addr, port  # the caller's promise is about the key alone
+        self.shown = key.get_fingerprint()
+        return not self._expected or self.shown == self._expected
+
+
+class Shell:
+    """Commands on the machine, as root: directly, or through sudo where the user is another one."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, target: PushTarget, fingerprint: str) -> None:
+        self._connection = connection
+        self._target = target
+        self.fingerprint = fingerprint
+
+    async def run(self, script: str, doing: str, *, as_root: bool = True) -> str:
+        """Run a shell script, given on its standard input; its output. Raises Refused with what it said."""
+        prefix = "sudo -n " if as_root and self._target.user != "root" else ""
+        return await self._finish(f"{prefix}sh -s", script, doing)
+
+    async def run_with_input(self, command: str, text: str, doing: str) -> str:
+        """Run one command as root with ``text`` (a secret, perhaps) on its standard input."""
+        prefix = "sudo -n " if self._target.user != "root" else ""
+        return await self._finish(prefix + command, text, doing)
+
+    async def upload(self, path: Path, remote: str) -> None:
+        """Copy a file there."""
+        try:
+            async with self._connection.start_sftp_client() as sftp:
+                await sftp.put(str(path), remote)
+        except (asyncssh.SFTPError, OSError) as error:
+            raise Refused(
+                f"Copying {path.name} to {self._target.host} failed: {error}.",
+                remedy="Make room in /tmp there, and see that SFTP is allowed.",
+            ) from error
+
+    async def _finish(self, command: str, text: str, doing: str) -> str:
+        try:
+            done = await self._connection.run(command, input=text, timeout=_COMMAND_SECONDS)
+        except asyncssh.TimeoutError as error:
+            raise Unreachable(f"{doing} on {self._target.host} took too long.", remedy="Try again.") from error
+        except (asyncssh.Error, OSError) as error:
+            raise Unreachable(
+                f"The connection to {self._target.host} broke ({error}).", remedy="Try again; it goes on where it was."
+            ) from error
+        if done.exit_status != 0:
+            said = str(done.stderr or done.stdout).strip()[-600:]
+            raise Refused(
+                f"{doing} on {self._target.host} failed (status {done.exit_status}): {said}",
+                remedy="Mend what it says there, then add the machine again: what is done already is kept.",
+            )
+        return str(done.stdout)
+
+
+@asynccontextmanager
+async def connect(target: PushTarget) -> AsyncIterator[Shell]:
+    """Log in. Raises Unreachable, Forbidden (key refused, host key changed), Malformed (not a private key)."""
+    check = _HostCheck(target.host_key_fingerprint)
+    try:
+        key = asyncssh.import_private_key(target.private_key)
+    except asyncssh.KeyImportError as error:
+        raise Malformed(
+            "The SSH key is not a private key, or has a passphrase.", remedy="Give a key without one."
+        ) from error
+    try:
+        connection = await asyncssh.connect(
+            target.host,
+            target.port,
+            username=target.user,
+            client_keys=[key],
+            known_hosts=([], [], []),
+            client_factory=lambda: check,
+            agent_path=None,
+            config=None,
+            connect_timeout=_CONNECT_SECONDS,
+            keepalive_interval=15,
+        )
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise Forbidden(
+            f"{target.host} shows the host key {check.shown}, not the one expected ({target.host_key_fingerprint}).",
+            remedy="If the machine was installed anew, give its new fingerprint with --host-key.",
+        ) from error
+    except asyncssh.PermissionDenied as error:
+        raise Forbidden(
+            f"{target.user}@{target.host} does not accept the SSH key.",
+            remedy="Add its public half to the user's ~/.ssh/authorized_keys there, or name another user.",
+        ) from error
+    except (asyncssh.Error, OSError, TimeoutError) as error:
+        raise Unreachable(
+            f"{target.host} port {target.port} cannot be reached by SSH ({error}).",
+            remedy="Check the address, the port and that sshd runs.",
+        ) from error
+    async with connection:
+        yield Shell(connection, target, check.shown)

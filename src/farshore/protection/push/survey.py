@@ -1,0 +1,87 @@
+"""A look at the machine before anything is brought there: what it is, and what stands in the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farshore.model.errors import NoSpace, Refused, Unsupported
+from farshore.protection.push.bundle import NEWEST, OLDEST, PythonVersion
+from farshore.protection.push.ssh import Shell
+
+NEEDED_KIB = 300 << 10
+SURVEY = """\
+echo user=$(id -u)
+echo architecture=$(uname -m)
+echo kernel=$(uname -r)
+[ -e /sys/kernel/btf/vmlinux ] && echo btf=yes
+command -v systemctl >/dev/null && [ -d /run/systemd/system ] && echo systemd=yes
+for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9; do
+  command -v $p >/dev/null && echo python=$($p -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+done
+mkdir -p /opt
+echo space=$(df -Pk /opt | awk 'NR==2 {print $4}')
+echo temporary=$(df -Pk /tmp | awk 'NR==2 {print $4}')
+echo release=$(readlink /opt/farshore/current 2>/dev/null)
+exit 0
+"""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """``release`` is what is installed already, or empty. ``btf`` False: the service will have to scan."""
+
+    kernel: str
+    python: PythonVersion
+    btf: bool
+    release: str
+
+
+async def survey(shell: Shell, host: str, user: str) -> Survey:
+    """Look. Raises Refused (no root), Unsupported (architecture, Python, no systemd), NoSpace."""
+    try:
+        text = await shell.run(SURVEY, "A first look around")
+    except Refused as error:
+        if user == "root":
+            raise
+        raise Refused(
+            f"{user} cannot become root on {host} without a password.",
+            remedy=f"Allow it (visudo: {user} ALL=(ALL) NOPASSWD: ALL), or name root.",
+        ) from error
+    return read_survey(text, host)
+
+
+def read_survey(text: str, host: str) -> Survey:
+    """The survey's output as a value; raises as ``survey`` does."""
+    facts: dict[str, str] = {}
+    pythons: list[PythonVersion] = []
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        if name == "python" and value.count(".") == 1:
+            major, minor = value.split(".")
+            pythons.append((int(major), int(minor)))
+        else:
+            facts[name] = value.strip()
+    if facts.get("user") != "0":
+        raise Refused(f"The login on {host} is not root's.", remedy="Name root, or a user who may use sudo.")
+    if facts.get("architecture") != "x86_64":
+        raise Unsupported(
+            f"{host} is {facts.get('architecture')}; the mobility service runs on x86_64.",
+            remedy="This machine cannot be protected by this release.",
+        )
+    usable = next((version for version in pythons if OLDEST <= version <= NEWEST), None)
+    if usable is None:
+        raise Unsupported(
+            f"{host} has no Python that the mobility service runs on (found: {_listed(pythons)}).",
+            remedy="Install Python 3.9 or newer there, for example: apt-get install python3",
+        )
+    if facts.get("systemd") != "yes":
+        raise Unsupported(f"{host} does not run systemd.", remedy="Install the mobility service there by hand.")
+    for place, folder in (("space", "/opt"), ("temporary", "/tmp")):  # noqa: S108 - on that machine
+        if int(facts.get(place) or 0) < NEEDED_KIB:
+            raise NoSpace(f"{folder} on {host} has less than {NEEDED_KIB >> 10} MiB free.", remedy="Make room there.")
+    release = facts.get("release", "").rsplit("/", 1)[-1]
+    return Survey(facts.get("kernel", ""), usable, facts.get("btf") == "yes", release)
+
+
+def _listed(pythons: list[PythonVersion]) -> str:
+    return ", ".join(f"{major}.{minor}" for major, minor in pythons) or "none"

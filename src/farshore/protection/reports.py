@@ -1,0 +1,105 @@
+"""What process servers report: how streams stand, new recovery points, epochs that became consistent.
+
+A report is repeated until it is answered, so applying one twice changes nothing. Crash-consistent points come with
+every segment; the index keeps one per ``crash_consistent_every`` of the policy, the vault keeps them all.
+"""
+
+from __future__ import annotations
+
+from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport, StreamName, StreamReport
+from farshore.catalog import events, machines, points, policies
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import EpochRow, MachineRow, PointRow, ProcessServerRow
+from farshore.model.point import PointKind
+from farshore.model.states import MachineState
+
+SECOND = 1_000_000_000
+BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
+
+
+def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: int) -> ReportAnswer:
+    """Bring the catalog up to date and say which of the streams are closed."""
+    server.url, server.version, server.last_seen = report.url, report.version, now
+    server.spool_bytes, server.spool_limit = report.spool_bytes, report.spool_limit
+    server.store_trouble = report.store_trouble
+    books = _Books(tx)
+    for consistent in report.epochs:
+        found = books.find(consistent.machine, consistent.epoch)
+        if found is not None and not found[1].consistent:
+            found[1].consistent = True
+            found[1].consistent_from, found[1].consistent_time = consistent.consistent_from, consistent.time
+            _becomes_protected(tx, *found, now)
+    closed: list[StreamName] = []
+    for stream in report.streams:
+        found = books.find(stream.machine, stream.epoch)
+        if found is None or found[1].closed:
+            closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
+        if found is not None:
+            _note_stream(*found, stream, now)
+    for point in report.points:
+        found = books.find(point.machine, point.epoch)
+        if found is not None:
+            _note_point(tx, *found, point)
+    return ReportAnswer(closed=closed)
+
+
+class _Books:
+    """Rows of machines and epochs, each fetched once; what has been deleted here is ignored."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    def find(self, machine: str, epoch: int) -> tuple[MachineRow, EpochRow] | None:
+        row = self._tx.get(MachineRow, machine)
+        granted = self._tx.get(EpochRow, (machine, epoch))
+        return None if row is None or granted is None else (row, granted)
+
+
+def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, now: int) -> None:
+    current = epoch.epoch == machine.epoch and not epoch.closed
+    if not current or machine.state not in BECOMING:
+        return
+    machines.set_state(machine, MachineState.PROTECTED)
+    events.record(
+        tx,
+        time=now,
+        kind="machine.protected",
+        actor=f"process-server/{epoch.process_server}",
+        subject=f"machine/{machine.id}",
+        message=f"{machine.name} is protected: epoch {epoch.epoch} is whole.",
+        detail={"epoch": epoch.epoch, "consistent_from": epoch.consistent_from},
+    )
+
+
+def _note_stream(machine: MachineRow, epoch: EpochRow, stream: StreamReport, now: int) -> None:
+    epoch.received = max(epoch.received, stream.received)
+    epoch.stored = max(epoch.stored, stream.stored)
+    epoch.stored_time = max(epoch.stored_time, stream.stored_time)
+    epoch.reported = now
+    if epoch.consistent and epoch.stored >= epoch.consistent_from:
+        machine.newest_point_time = max(machine.newest_point_time, epoch.stored_time)
+    if epoch.epoch == machine.epoch:
+        machine.lag = {"spool": stream.lag_spool, "seal": stream.lag_seal, "store": stream.lag_store}
+
+
+def _note_point(tx: Transaction, machine: MachineRow, epoch: EpochRow, point: PointReport) -> None:
+    if not epoch.consistent or point.sequence < epoch.consistent_from:
+        return
+    machine.newest_point_time = max(machine.newest_point_time, point.time)
+    kind = PointKind(point.kind)
+    if kind is PointKind.CRASH_CONSISTENT and not point.name and not point.id:
+        every = policies.get(tx, machine.policy).crash_consistent_every * SECOND
+        if point.time - points.newest_crash_consistent(tx, machine.id) < every:
+            return
+    if kind is PointKind.APP_CONSISTENT:
+        machine.last_app_consistent = max(machine.last_app_consistent, point.time)
+    row = PointRow(
+        id=point.id or points.point_id(machine.id, point.epoch, point.sequence, point.kind),
+        machine=machine.id,
+        epoch=point.epoch,
+        sequence=point.sequence,
+        time=point.time,
+        kind=point.kind,
+        name=point.name,
+    )
+    points.record(tx, row)

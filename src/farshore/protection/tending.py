@@ -1,0 +1,123 @@
+"""Tends the vault: indexes over its journal, retention by policy, garbage collection, and the catalog's list of points.
+
+In: an open vault and the policies of the catalog. Each round may be stopped, repeated, or run beside another. A machine
+whose data is damaged or out of reach is told and left; the others are tended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from farshore.catalog import machines, points, policies
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import PointRow, PolicyRow
+from farshore.model.errors import FarshoreError, NotFound
+from farshore.model.identifiers import MachineId
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.policy import ReplicationPolicy
+from farshore.vault.collection import collect
+from farshore.vault.compaction import compact
+from farshore.vault.machine import MachineVault
+from farshore.vault.retention import Plan, apply_retention
+from farshore.vault.vault import Vault
+
+log = logging.getLogger(__name__)
+SECOND = 1_000_000_000
+
+
+def compact_all(vault: Vault) -> None:
+    """Write the indexes that are due, so that a point opens quickly however long its journal is."""
+    for machine in vault.machines():
+        try:
+            made = compact(vault.machine(machine))
+        except FarshoreError as error:
+            log.warning("The journal of machine %s was not indexed: %s", machine, error)
+        else:
+            if made:
+                log.info("Journal indexed. machine=%s layers=%d", machine, len(made))
+
+
+def thin_all(vault: Vault, catalog: Catalog) -> None:
+    """Merge and drop what the policies no longer keep, and list in the catalog what stays."""
+    known = _policies(catalog)
+
+    def policy_of(machine: MachineId) -> ReplicationPolicy:
+        # A machine that was forgotten keeps the default's points: forgetting it must not hurry its end.
+        return known.get(machine, ReplicationPolicy())
+
+    for machine in vault.machines():
+        try:
+            found = vault.machine(machine)
+            plan, _ = apply_retention(found, policy_of(machine))
+            if machine in known:
+                reindex_cold(catalog, found, plan, policy_of(machine))
+        except NotFound:
+            continue  # erased on purpose
+        except FarshoreError as error:
+            log.warning("The points of machine %s were not thinned: %s", machine, error)
+    done = collect(vault, policy_of)
+    if done.deleted_objects:
+        log.info("Collected. objects=%d bytes=%d", done.deleted_objects, done.deleted)
+
+
+def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: ReplicationPolicy) -> None:
+    """Behind the hot window, have the catalog list the points that the plan keeps, and no others."""
+    listed = machine.points()
+    if not listed:
+        return
+    limit = max(point.time for point in listed) - policy.hot_window * SECOND
+    kept = [
+        point
+        for point in listed
+        if point.time < limit
+        and point.position.epoch in plan
+        and plan[point.position.epoch].keeps(point.position.sequence)
+    ]
+    rows = [_row(machine.id, point) for point in thinned(kept, policy.crash_consistent_every * SECOND)]
+    with catalog.writing() as tx:
+        points.replace_before(tx, machine.id, limit, rows)
+
+
+def thinned(listed: Iterable[RecoveryPoint], every: int) -> Iterable[RecoveryPoint]:
+    """Of points in the order of time, nameless crash-consistent ones at least ``every`` ns apart, and all others."""
+    last: int | None = None
+    for point in listed:
+        plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name
+        if plain and last is not None and point.time - last < every:
+            continue
+        last = point.time if plain else last
+        yield point
+
+
+def _row(machine: MachineId, point: RecoveryPoint) -> PointRow:
+    position, kind = point.position, point.kind.value
+    plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name
+    return PointRow(
+        id=points.point_id(machine, position.epoch, position.sequence, kind) if plain else point.id,
+        machine=machine,
+        epoch=position.epoch,
+        sequence=position.sequence,
+        time=point.time,
+        kind=kind,
+        name=point.name,
+    )
+
+
+def _policies(catalog: Catalog) -> dict[MachineId, ReplicationPolicy]:
+    with catalog.reading() as tx:
+        by_name = {row.name: _policy(row) for row in policies.every(tx)}
+        return {MachineId(row.id): by_name[row.policy] for row in machines.every(tx)}
+
+
+def _policy(row: PolicyRow) -> ReplicationPolicy:
+    return ReplicationPolicy(
+        name=row.name,
+        rpo_threshold=row.rpo_threshold,
+        crash_consistent_every=row.crash_consistent_every,
+        app_consistent_every=row.app_consistent_every,
+        hot_window=row.hot_window,
+        keep_hourly=row.keep_hourly,
+        keep_daily=row.keep_daily,
+        keep_weekly=row.keep_weekly,
+    )

@@ -1,0 +1,137 @@
+"""What is wrong now: the watch over RPO, silent programs and trouble that they report.
+
+``conditions`` is pure; ``reconcile`` brings the open alerts in line with it. An alert is raised once and cleared once,
+each with its event, however often the watch looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from farshore.api_types.events import Severity
+from farshore.catalog import events
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import AlertRow, MachineRow, PolicyRow, ProcessServerRow
+from farshore.model.states import MachineState
+from farshore.protection.assignment import SILENT_AFTER
+
+SECOND = 1_000_000_000
+AGENT_SILENT_AFTER = 30 * SECOND
+SPOOL_FILLING = 0.8
+WATCHED = frozenset({MachineState.PROTECTED.value, MachineState.RESYNC.value})
+LIVE = WATCHED | {MachineState.INITIAL_REPLICATION.value}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that needs somebody. ``kind`` and ``subject`` tell one from another."""
+
+    kind: str
+    subject: str
+    severity: Severity
+    message: str
+    remedy: str
+
+
+def rpo_seconds(newest_point_time: int, now: int) -> float | None:
+    """Age of the newest durable point in seconds; None while there is none. Clocks may differ: never below 0."""
+    return max(0.0, (now - newest_point_time) / SECOND) if newest_point_time else None
+
+
+def conditions(
+    machines: Iterable[MachineRow], policies: Sequence[PolicyRow], servers: Iterable[ProcessServerRow], now: int
+) -> list[Condition]:
+    """Everything that is wrong."""
+    by_name = {policy.name: policy for policy in policies}
+    found: list[Condition] = []
+    for machine in machines:
+        found.extend(_of_machine(machine, by_name[machine.policy], now))
+    for server in servers:
+        found.extend(_of_server(server, now))
+    return found
+
+
+def reconcile(tx: Transaction, present: Sequence[Condition], now: int) -> None:
+    """Raise what is new, clear what has passed."""
+    wanted = {(condition.kind, condition.subject): condition for condition in present}
+    for alert in events.open_alerts(tx):
+        condition = wanted.pop((alert.kind, alert.subject), None)
+        if condition is not None:
+            alert.message = condition.message
+            continue
+        alert.cleared = now
+        _tell(tx, f"alert.cleared.{alert.kind}", alert.subject, Severity.INFORMATION, f"Over: {alert.message}", now)
+    for condition in wanted.values():
+        row = AlertRow(
+            kind=condition.kind,
+            severity=condition.severity.value,
+            subject=condition.subject,
+            message=condition.message,
+            remedy=condition.remedy,
+            raised=now,
+        )
+        events.raise_alert(tx, row)
+        _tell(tx, f"alert.raised.{row.kind}", row.subject, condition.severity, condition.message, now)
+
+
+def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Condition]:
+    subject = f"machine/{machine.id}"
+    rpo = rpo_seconds(machine.newest_point_time, now)
+    if machine.state in WATCHED and rpo is not None and rpo > policy.rpo_threshold:
+        yield Condition(
+            "rpo-exceeded",
+            subject,
+            Severity.ERROR,
+            f"The newest recovery point of {machine.name} is older than {policy.rpo_threshold} seconds.",
+            f"See which stage lags: farshore machine show {machine.name}",
+        )
+    if machine.state in LIVE and machine.last_seen and now - machine.last_seen > AGENT_SILENT_AFTER:
+        yield Condition(
+            "agent-silent",
+            subject,
+            Severity.ERROR,
+            f"The mobility service of {machine.name} does not report.",
+            "Check that the machine runs, reaches this server, and: systemctl status farshore-mobility",
+        )
+    mode = machine.heartbeat.get("mode")
+    if machine.state in LIVE and mode not in (None, "data"):
+        yield Condition(
+            "capture-degraded",
+            subject,
+            Severity.WARNING,
+            f"Capture of {machine.name} is in {mode} mode: {machine.heartbeat.get('mode_cause') or 'cause unknown'}.",
+            "It heals by itself; if it recurs, the machine writes faster than it can send.",
+        )
+
+
+def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
+    subject = f"process-server/{server.id}"
+    if now - server.last_seen > SILENT_AFTER:
+        yield Condition(
+            "process-server-silent",
+            subject,
+            Severity.ERROR,
+            f"The process server at {server.url} does not report.",
+            "Check that it runs and reaches this server.",
+        )
+    if server.store_trouble:
+        yield Condition(
+            "store-trouble",
+            subject,
+            Severity.ERROR,
+            f"The process server at {server.url} cannot store: {server.store_trouble}",
+            "Its spool holds the data meanwhile; see to the object store.",
+        )
+    if server.spool_limit and server.spool_bytes > SPOOL_FILLING * server.spool_limit:
+        yield Condition(
+            "spool-filling",
+            subject,
+            Severity.WARNING,
+            f"The spool of the process server at {server.url} is more than {SPOOL_FILLING:.0%} full.",
+            "Agents will be slowed down when it is full: see why the object store is slower than they are.",
+        )
+
+
+def _tell(tx: Transaction, kind: str, subject: str, severity: Severity, message: str, now: int) -> None:
+    events.record(tx, time=now, kind=kind, actor="server", subject=subject, severity=severity, message=message)

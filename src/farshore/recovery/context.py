@@ -1,0 +1,101 @@
+"""What the steps of a recovery work with. Made once by the configuration server's main."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from farshore.catalog.database import Catalog
+from farshore.export.settings import ExportSettings
+from farshore.model.identifiers import MachineId
+from farshore.model.ports import Clock
+from farshore.sites.port import FailoverId, RecoverySite
+from farshore.vault.machine import MachineVault
+from farshore.vault.stores.registry import open_store
+from farshore.vault.vault import Vault
+
+
+class Exports(Protocol):
+    """farshore.export.launch.ExportLauncher, or a double of it."""
+
+    def start(self, settings: ExportSettings) -> None:
+        """Have the disks served, by a process that outlives this one."""
+        ...
+
+    def stop(self, folder: Path) -> None:
+        """Have them served no longer."""
+        ...
+
+    def serving(self, folder: Path) -> bool:
+        """Whether they are."""
+        ...
+
+    def hydrate(self, folder: Path) -> None:
+        """Have the overlays filled up from the vault in the background, now and after a new start."""
+        ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long steps wait, in seconds."""
+
+    drain: float = 60.0
+    """For the process server to store what it received."""
+    silent_server: float = 10.0
+    """A process server that has said nothing for so long is not waited for."""
+    answer: float = 600.0
+    """For the recovered machine to answer on its first forwarded port."""
+    settle: float = 2.0
+    """How long a machine without forwarded ports must have been running to count as started."""
+    poll: float = 0.2
+
+
+@dataclass(frozen=True)
+class RecoveryContext:
+    """``folder`` holds a folder for each failover; ``site`` opens a site by its kind."""
+
+    catalog: Catalog
+    clock: Clock
+    folder: Path
+    vault_url: str
+    vault_key: str = field(repr=False)
+    """Hex."""
+    site: Callable[[str], RecoverySite]
+    exports: Exports
+    sleep: Callable[[float], None]
+    patience: Patience = Patience()
+
+    def machine_vault(self, machine: str) -> MachineVault:
+        """The machine as the vault holds it now. Raises NotFound, and the store's errors."""
+        vault = Vault.open_with_vault_key(open_store(self.vault_url), bytes.fromhex(self.vault_key))
+        return vault.machine(MachineId(machine))
+
+    def files(self, failover: str) -> FailoverFiles:
+        """Where a failover keeps its files."""
+        return FailoverFiles(self.folder.absolute() / failover)
+
+
+@dataclass(frozen=True)
+class FailoverFiles:
+    """The files of one failover: the export's run files and the overlays."""
+
+    folder: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "nbd.sock"
+
+    @property
+    def boot(self) -> Path:
+        """Holds the host's boot id at the last start of the machine."""
+        return self.folder / "boot"
+
+    def overlay(self, disk: int) -> Path:
+        return self.folder / f"disk-{disk}"
+
+
+def failover_id(text: str) -> FailoverId:
+    """The id as the sites know it."""
+    return FailoverId(text)

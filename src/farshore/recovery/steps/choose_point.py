@@ -1,0 +1,50 @@
+"""Turns what was asked for (latest, a name, a time …) into one position, once: later steps and repeats use it."""
+
+from __future__ import annotations
+
+from farshore.api_types.failovers import FailoverRequest
+from farshore.api_types.points import PointChoice
+from farshore.catalog import points
+from farshore.catalog.database import Transaction
+from farshore.model.errors import NotFound, Refused
+from farshore.model.identifiers import Epoch, Sequence
+from farshore.model.position import Position
+from farshore.recovery.context import RecoveryContext
+from farshore.recovery.standing import BEFORE, rows
+from farshore.vault.points import AtTime, Choice, Latest, Named
+
+
+def choose_point(context: RecoveryContext, failover: str) -> str:
+    """The position, as EPOCH:SEQUENCE. Raises NotFound where there is no such point, Refused for an unclear wish."""
+    with context.catalog.reading() as tx:
+        row, _ = rows(tx, failover)
+        machine = row.machine
+        asked = FailoverRequest.model_validate({key: value for key, value in row.request.items() if key != BEFORE})
+        choice = _choice(tx, machine, asked.point)
+    point = context.machine_vault(machine).resolve(choice)
+    with context.catalog.writing() as tx:
+        row, _ = rows(tx, failover)
+        row.point_epoch, row.point_sequence = point.position.epoch, point.position.sequence
+        row.point_time = point.time
+    return str(point.position)
+
+
+def _choice(tx: Transaction, machine: str, point: PointChoice) -> Choice:
+    wishes = [name for name in ("id", "name", "time", "position") if getattr(point, name) is not None]
+    wishes += [name for name in ("latest_app_consistent",) if getattr(point, name)]
+    if len(wishes) > 1:
+        raise Refused(f"The point is asked for by {' and by '.join(wishes)}.", remedy="Choose one of them.")
+    if point.latest_app_consistent:
+        return Latest.APP_CONSISTENT
+    if point.time is not None:
+        return AtTime(point.time)
+    if point.position is not None:
+        return Position.parse(point.position)
+    if point.id is not None:
+        try:
+            known = points.get(tx, machine, point.id)
+        except NotFound:
+            # The catalog is an index: the vault may know more.
+            return Named(point.id)
+        return Position(Epoch(known.epoch), Sequence(known.sequence))
+    return Latest.ANY if point.name is None else Named(point.name)

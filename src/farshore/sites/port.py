@@ -1,0 +1,131 @@
+"""What a recovery site promises.
+
+recovery hands a site a ``RecoveryOrder`` whose disks are NBD exports; the site knows nothing of vaults or points.
+Everything is keyed by the failover's id, and every method may be repeated after a crash at any moment with the same
+outcome: a site finds out what exists by looking at the far side (its hypervisor, its folders), never by remembering.
+Abilities that only some sites have are small protocols of their own, asked for with ``isinstance``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NewType, Protocol, runtime_checkable
+
+from farshore.model.machine import MachineDescription
+
+FailoverId = NewType("FailoverId", str)
+"""One recovered machine, from order to destruction: a UUID in canonical text form."""
+
+
+@dataclass(frozen=True)
+class AttachedDisk:
+    """A disk of the recovered machine: export ``export`` of the NBD server at Unix socket ``socket``."""
+
+    number: int
+    size: int
+    socket: Path
+    export: str
+    logical_block_size: int = 512
+    serial: str = ""
+    boot: bool = False
+
+
+@dataclass(frozen=True)
+class RecoveryOrder:
+    """What to build. ``forward`` maps ports of this host (loopback) to ports of the guest."""
+
+    failover: FailoverId
+    name: str
+    machine: MachineDescription
+    disks: tuple[AttachedDisk, ...]
+    isolated: bool
+    """True: the machine reaches nothing but what connects to it; for tests beside production."""
+    forward: Mapping[int, int] = field(default_factory=dict)
+
+
+class Condition(enum.Enum):
+    """How a recovered machine is, seen from outside."""
+
+    ABSENT = "absent"
+    STOPPED = "stopped"
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Held, by a person or because a disk did not answer; nothing is lost."""
+
+
+@dataclass(frozen=True)
+class RecoveredMachine:
+    """``address`` is where it is reached (forwarded ports are on it); ``detail`` says more where something is odd."""
+
+    failover: FailoverId
+    condition: Condition
+    address: str = ""
+    detail: str = ""
+
+
+class RecoverySite(Protocol):
+    """One place to recover to. Methods raise TryLater, Refused or Damaged; safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """What failover requests call it."""
+        ...
+
+    def check(self, order: RecoveryOrder) -> None:
+        """Raise Refused, with the remedy, where the order can be seen to be impossible. Changes nothing."""
+        ...
+
+    def create(self, order: RecoveryOrder) -> None:
+        """Have the machine defined, not running. Repeating it with the same order changes nothing; an order with the
+        same id and other content replaces one that is not running."""
+        ...
+
+    def start(self, failover: FailoverId) -> RecoveredMachine:
+        """Have it running. Raises NotFound where it was not created; does nothing where it runs already."""
+        ...
+
+    def status(self, failover: FailoverId) -> RecoveredMachine:
+        """How it is. Condition.ABSENT rather than an error where there is none."""
+        ...
+
+    def stop(self, failover: FailoverId, *, grace: float) -> None:
+        """Have it stopped: asked to shut down, after ``grace`` seconds cut off (0: at once)."""
+        ...
+
+    def destroy(self, failover: FailoverId) -> None:
+        """Have nothing of it left, running or not; the disks are not the site's. Absent already is fine."""
+        ...
+
+    def present(self) -> tuple[FailoverId, ...]:
+        """All that exist here, whoever remembers them: what a clean-up must look at."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A site that pauses a machine whose disk does not answer, instead of failing its reads."""
+
+    def resume(self, failover: FailoverId) -> None:
+        """Let a paused machine go on."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A site that can tell whether a service in the machine accepts connections, where a plain connection cannot."""
+
+    def answers(self, failover: FailoverId, port: int) -> bool:
+        """Whether the guest accepts a connection at host port ``port`` of the order's ``forward``."""
+        ...
+
+
+@runtime_checkable
+class HasConsole(Protocol):
+    """A site that keeps what the machine says on its serial console."""
+
+    def console(self, failover: FailoverId) -> Path:
+        """A text file; it may not exist yet."""
+        ...

@@ -1,0 +1,163 @@
+"""The QEMU command line of a recovered machine. Pure: order in, argument list out.
+
+Choices that matter for the data: a guest's flush travels through virtio-blk and the NBD driver to the overlay's
+fdatasync; a disk that does not answer pauses the guest instead of failing its reads (``rerror``/``werror``), and QEMU
+reconnects to an export that was started anew. The machine's DMI UUID is the failover's id, not the source's: an agent
+that wakes up in the recovered machine is thereby told from the machine that it was copied from.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from farshore.model.errors import Refused
+from farshore.model.machine import Firmware, NicDescription
+from farshore.sites.port import AttachedDisk, RecoveryOrder
+from farshore.sites.qemu.accelerator import QEMU
+
+RECONNECT_SECONDS = 300
+"""How long QEMU waits for an export to come back before it reports an error (which pauses the guest)."""
+_MIB = 1 << 20
+_MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one machine at this site. Paths of sockets must stay below 108 bytes."""
+
+    folder: Path
+
+    @property
+    def order(self) -> Path:
+        return self.folder / "order.json"
+
+    @property
+    def command(self) -> Path:
+        return self.folder / "command.json"
+
+    @property
+    def pid(self) -> Path:
+        return self.folder / "qemu.pid"
+
+    @property
+    def monitor(self) -> Path:
+        return self.folder / "qmp.sock"
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def variables(self) -> Path:
+        return self.folder / "uefi-variables.fd"
+
+
+@dataclass(frozen=True)
+class Host:
+    """What this host offers. ``firmware`` is the UEFI code image, None where it has none."""
+
+    accelerator: str
+    processors: int
+    firmware: Path | None
+
+
+def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host) -> list[str]:
+    """Arguments to start ``order`` with. Raises Refused for a machine that this host cannot run."""
+    machine = order.machine
+    if machine.architecture not in ("x86_64", "amd64"):
+        raise Refused(
+            f"{order.name} is a {machine.architecture} machine.", remedy="Choose a site that runs this architecture."
+        )
+    if len(str(files.monitor)) > 107:
+        raise Refused(f"{files.folder} is too long a path.", remedy="Give the site a folder with a shorter path.")
+    command = [QEMU, "-name", f"{_literal(order.name)},debug-threads=on", "-uuid", order.failover]
+    command += ["-smbios", f"type=1,manufacturer=Farshore,product=Recovered machine,serial=farshore-{order.failover}"]
+    command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"]
+    command += ["-machine", "q35,vmport=off", *_processor(machine.processors, host)]
+    command += ["-m", str(max(64, machine.memory // _MIB)), "-rtc", "base=utc"]
+    command += _firmware(order, files, host)
+    command += ["-chardev", f"socket,id=monitor,server=on,wait=off,path={_literal(files.monitor)}"]
+    command += ["-mon", "chardev=monitor,mode=control"]
+    command += ["-chardev", f"file,id=console,append=on,path={_literal(files.console)}", "-serial", "chardev:console"]
+    command += ["-device", "virtio-rng-pci"]
+    for disk in order.disks:
+        command += _disk(disk)
+    for number, nic in enumerate(machine.nics):
+        command += _nic(number, nic, order)
+    # -daemonize itself forks and starts a session, which the stricter settings forbid.
+    command += ["-sandbox", "on,obsolete=deny"]
+    return [*command, "-daemonize", "-pidfile", str(files.pid)]
+
+
+def _processor(wanted: int, host: Host) -> list[str]:
+    if host.accelerator == "kvm":
+        return ["-accel", "kvm", "-cpu", "host", "-smp", str(max(1, wanted))]
+    # Emulated processors beyond the real ones only wait for one another. Westmere has what today's distributions
+    # ask for (x86-64-v2) and AES; QEMU's "max" takes twice as long to boot, for instructions that are slow to emulate.
+    count = max(1, min(wanted, host.processors))
+    return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Westmere", "-smp", str(count)]
+
+
+def _firmware(order: RecoveryOrder, files: RunFiles, host: Host) -> list[str]:
+    if order.machine.firmware is Firmware.BIOS:
+        return []
+    if host.firmware is None:
+        raise Refused(f"{order.name} starts by UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
+    return [
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_literal(host.firmware)}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,file={_literal(files.variables)}"),
+    ]
+
+
+def _disk(disk: AttachedDisk) -> list[str]:
+    name = f"disk{disk.number}"
+    node = f"driver=nbd,node-name={name},export={_literal(disk.export)},server.type=unix"
+    node += f",server.path={_literal(disk.socket)}"
+    device = f"virtio-blk-pci,drive={name},write-cache=on,rerror=stop,werror=stop"
+    device += f",logical_block_size={disk.logical_block_size},physical_block_size=4096"
+    if disk.serial:
+        device += f",serial={_literal(disk.serial[:20])}"
+    if disk.boot:
+        device += ",bootindex=1"
+    return ["-blockdev", f"{node},discard=unmap,reconnect-delay={RECONNECT_SECONDS}", "-device", device]
+
+
+def _nic(number: int, nic: NicDescription, order: RecoveryOrder) -> list[str]:
+    backend = f"user,id=net{number},ipv6=off"
+    if order.isolated:
+        backend += ",restrict=on"
+    address, settings = _network(nic)
+    backend += settings
+    if number == 0:
+        for port, guest in sorted(order.forward.items()):
+            backend += f",hostfwd=tcp:127.0.0.1:{port}-{address}:{guest}"
+    card = f"virtio-net-pci,netdev=net{number},romfile="
+    if _MAC.fullmatch(nic.mac):
+        card += f",mac={nic.mac}"
+    return ["-netdev", backend, "-device", card]
+
+
+def _literal(text: object) -> str:
+    """A value of an option: names come from the source machine, and a comma would begin another option."""
+    return str(text).replace(",", ",,")
+
+
+def _network(nic: NicDescription) -> tuple[str, str]:
+    """The guest's address, and settings that let it keep it: the virtual network is the one it came from."""
+    for text in nic.addresses:
+        try:
+            interface = ipaddress.ip_interface(text)
+        except ValueError:
+            continue
+        if interface.version != 4 or not 8 <= interface.network.prefixlen <= 28 or interface.ip.is_link_local:
+            continue
+        network = interface.network
+        # The virtual router and name server take the last addresses, clear of the guest's own.
+        last = [network.broadcast_address - step for step in range(1, 4)]
+        router, names = [address for address in last if address != interface.ip][:2]
+        settings = f",net={network},host={router},dns={names},dhcpstart={interface.ip}"
+        return str(interface.ip), settings
+    return "", ""

@@ -1,0 +1,82 @@
+"""Logging, set up once by each program's main.
+
+One line per event on standard error, where systemd's journal picks it up: as text with a syslog priority under
+systemd, or as JSON for collectors. Fields given as ``extra={"fields": {...}}`` follow the message. Whatever looks
+like a PEM key is cut out of every line, as a last line of defence: no caller may log secrets to begin with.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from typing import Any, Dict, Mapping, TextIO
+
+from farshore.model.errors import FarshoreError
+
+_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
+
+
+def configure(program: str, *, level: str = "INFO", as_json: bool = False, stream: TextIO = sys.stderr) -> None:
+    """Send all records at ``level`` and above to ``stream``; replaces what was configured before."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines(program) if as_json else TextLines(journal="JOURNAL_STREAM" in os.environ))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are ours to tell
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells every channel
+
+
+class TextLines(logging.Formatter):
+    """``time LEVEL logger: message key=value …``; under the journal the priority instead of time and level."""
+
+    def __init__(self, *, journal: bool) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as one line (and its traceback, where there is one)."""
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        text = _SECRET.sub("[key removed]", f"{record.name}: {record.getMessage()}{fields}{_traceback(self, record)}")
+        if self._journal:
+            return f"<{_PRIORITY.get(record.levelno, 6)}>{text}"
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return f"{stamp}.{int(record.msecs):03d}Z {record.levelname} {text}"
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._program = program
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as one line."""
+        entry: Dict[str, Any] = {
+            "time": record.created,
+            "level": record.levelname,
+            "program": self._program,
+            "logger": record.name,
+            "message": _SECRET.sub("[key removed]", record.getMessage() + _traceback(self, record)),
+        }
+        entry.update(_fields(record))
+        return json.dumps(entry, default=str)
+
+
+def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = getattr(record, "fields", {})
+    return fields
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    if not record.exc_info or record.exc_info[1] is None:
+        return ""
+    if isinstance(record.exc_info[1], FarshoreError):  # expected: the sentence says it all
+        return f" {record.exc_info[1]}"
+    return "\n" + formatter.formatException(record.exc_info)

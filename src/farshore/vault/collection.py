@@ -1,0 +1,170 @@
+"""Garbage collection: objects that nothing kept needs are condemned, and deleted in a later run, a grace period after.
+
+Order, which makes it safe beside readers, writers, other collectors and crashes: leases are listed first, then
+objects; what is needed by a kept state, a leased state or an epoch not yet complete is alive; the rest is written to
+the list of the condemned, with the time at which each was first found dead; only what was condemned at least a grace
+period ago, and is still dead, is deleted, listings of states before the objects that they lead to. A reader takes its
+lease, then looks whether what it opens is condemned. A copy of a base takes its lease, then leaves condemned chunks
+out; while it runs, no chunk that was condemned after it began is deleted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from farshore.formats import vault_names
+from farshore.formats.base_map import decode_index
+from farshore.formats.batch import Role
+from farshore.formats.container import Kind
+from farshore.formats.vault_names import DATA_TIER, SegmentName
+from farshore.model.errors import NotFound
+from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.policy import ReplicationPolicy
+from farshore.model.position import Position
+from farshore.vault.condemned import read_condemned, write_condemned
+from farshore.vault.leases import LeaseKind, LeaseRecord, live_leases
+from farshore.vault.machine import MachineVault
+from farshore.vault.objects import open_object
+from farshore.vault.retention import Plan, plan_retention
+from farshore.vault.stores.port import Listed
+from farshore.vault.timeline import StoredLayer, Timeline
+from farshore.vault.vault import Vault
+
+GRACE = 24 * 3600 * 1_000_000_000
+_ORDER = ("layers", "points", "epochs", "descriptions", "key", "segments", "data", "bases")
+"""Deletion goes in this order within a machine: first what leads to states, then what they are made of."""
+
+
+@dataclass
+class Collection:
+    """What a run found and did. Sizes in bytes."""
+
+    alive: int = 0
+    condemned: int = 0
+    deleted: int = 0
+    deleted_objects: int = 0
+    alive_by_machine: dict[MachineId, int] = field(default_factory=dict)
+
+
+PolicyOf = Callable[[MachineId], ReplicationPolicy]
+
+
+def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | None = None) -> Collection:
+    """One run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once."""
+    moment = time.time_ns() if now is None else now
+    leases = live_leases(vault.store, vault.chunk_key, moment)
+    dead, summary = find_dead(vault, policy_of, leases)
+    before = read_condemned(vault.store, vault.chunk_key)
+    condemned = {name: before.get(name, moment) for name in dead}
+    if condemned or before:
+        write_condemned(vault.store, vault.chunk_key, condemned)
+    copies = [lease.began for lease in leases if lease.kind is LeaseKind.COPY]
+    due = [name for name, since in condemned.items() if name in before and moment - since >= grace]
+    for name in sorted(due, key=_turn):
+        if name.startswith(vault_names.CHUNKS) and any(began < condemned[name] for began in copies):
+            continue
+        vault.store.delete(name)
+        summary.deleted += dead[name]
+        summary.deleted_objects += 1
+        del condemned[name]
+    if due:
+        write_condemned(vault.store, vault.chunk_key, condemned)
+    summary.condemned = sum(dead[name] for name in condemned)
+    return summary
+
+
+def find_dead(vault: Vault, policy_of: PolicyOf, leases: list[LeaseRecord]) -> tuple[Mapping[str, int], Collection]:
+    """Every object that nothing needs, with its size, and the sizes of what is alive."""
+    summary = Collection()
+    dead: dict[str, int] = {}
+    salts: set[bytes] = set()
+    for machine_id in vault.machines():
+        listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
+        try:
+            machine = vault.machine(machine_id)
+        except NotFound:  # erased
+            dead.update({name: item.size for name, item in listed.items()})
+            continue
+        pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
+        timeline = machine.timeline(with_condemned=True)
+        plan = plan_retention(timeline, machine.points(timeline=timeline), policy_of(machine_id), pins)
+        alive = _alive(machine, timeline, plan, listed)
+        alive_bytes = 0
+        for name, item in listed.items():
+            if name in alive:
+                alive_bytes += item.size
+                if "/bases/" in name:
+                    salts |= _chunk_packs(vault, machine, item)
+            else:
+                dead[name] = item.size
+        summary.alive_by_machine[machine_id] = alive_bytes
+        summary.alive += alive_bytes
+    for item in vault.store.list(vault_names.CHUNKS):
+        if bytes.fromhex(item.name.rpartition("/")[2]) in salts:
+            summary.alive += item.size
+        else:
+            dead[item.name] = item.size
+    return dead, summary
+
+
+def _alive(machine: MachineVault, timeline: Timeline, plan: Plan, listed: Mapping[str, Listed]) -> set[str]:
+    """The names of a machine's objects that its plan needs; what is not understood is left alone."""
+    newest = max(timeline.epochs, default=Epoch(0))
+    alive = {vault_names.machine_key(machine.id)}
+    for number, epoch in plan.items():
+        record = timeline.record(number)
+        alive.add(vault_names.epoch(machine.id, number))
+        alive.add(vault_names.description(machine.id, record.description))
+        alive |= {vault_names.base_map(machine.id, number, disk.number) for disk in record.disks if disk.mapped}
+        spans = set(epoch.spans())
+        merged = {(one.layer.first, one.layer.end) for one in timeline.data_layers(number)}
+        for one in timeline.layers(number):
+            name = one.layer
+            in_span = name.tier == DATA_TIER and (name.first, name.end) in spans
+            if in_span or (epoch.hot_from is not None and name.first >= epoch.hot_from):
+                alive.add(one.object.name)
+                alive |= machine.source_names(machine.layer(one))
+        for begin, end in spans - merged:
+            # Not merged yet: everything that the state is made of stays.
+            for piece in timeline.between(number, begin, end):
+                alive.add(piece.stored.object.name)
+                if isinstance(piece.stored, StoredLayer):
+                    alive |= machine.source_names(machine.layer(piece.stored))
+    descriptions = sorted(name for name in listed if "/descriptions/" in name)
+    alive |= set(descriptions[-1:])
+    return alive | {name for name in listed if name not in alive and _stays(name, plan, newest)}
+
+
+def _stays(name: str, plan: Plan, newest: Epoch) -> bool:
+    """Whether an object that no layer and no document names is needed, by its own name."""
+    segment = SegmentName.parse(name)
+    if segment is not None:
+        epoch = plan.get(segment.epoch)
+        if segment.epoch > newest:
+            return True
+        if epoch is None:
+            return False
+        return segment.role is Role.BASE or (epoch.hot_from is not None and segment.end > epoch.hot_from)
+    kind, _, rest = name.split("/", 2)[2].partition("/")
+    if kind == "points":
+        number, sequence, _ = rest.split("-", 2)
+        position = Position(Epoch(int(number, 16)), Sequence(int(sequence, 16)))
+        epoch = plan.get(position.epoch)
+        return position.epoch > newest or (epoch is not None and epoch.keeps(position.sequence))
+    if kind == "bases":
+        return int(rest.partition("-")[0], 16) > newest
+    return kind not in ("layers", "data", "epochs", "descriptions")
+
+
+def _chunk_packs(vault: Vault, machine: MachineVault, item: Listed) -> set[bytes]:
+    opened = open_object(vault.store, machine.key, item.name, item.size, Kind.BASE_MAP)
+    return {salt.tobytes() for salt in decode_index(opened.index, item.name).salts}
+
+
+def _turn(name: str) -> tuple[int, str]:
+    if name.startswith(vault_names.CHUNKS):
+        return len(_ORDER), name
+    kind = name.split("/", 3)[2]
+    return (_ORDER.index(kind) if kind in _ORDER else 0), name

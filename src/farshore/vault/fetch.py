@@ -1,0 +1,91 @@
+"""Bringing opened packs and chunks to readers: from the cache, or from the store in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from farshore.formats import vault_names
+from farshore.formats.batch import Buffer
+from farshore.vault.cache import Bytes, PackCache
+from farshore.vault.objects import OpenedObject
+from farshore.vault.sealing import PackOpener, SealingKey
+from farshore.vault.stores.port import Store
+
+
+class StoredChunk(NamedTuple):
+    """A chunk's place in its pack object; ``raw`` and ``stored`` in bytes."""
+
+    ordinal: int
+    offset: int
+    stored: int
+    raw: int
+
+
+class Fetcher:
+    """Brings the plaintext of packs. Safe to use from several threads."""
+
+    def __init__(self, store: Store, chunk_key: SealingKey, cache: PackCache, threads: ThreadPoolExecutor) -> None:
+        self._store, self._chunk_key, self.cache, self._threads = store, chunk_key, cache, threads
+
+    def packs(self, wanted: Sequence[tuple[OpenedObject, Sequence[int]]]) -> dict[tuple[str, int], Bytes]:
+        """Packs by object name and number. Raises Damaged, NotFound, Unreachable."""
+        found: dict[tuple[str, int], Bytes] = {}
+        missing: list[tuple[OpenedObject, list[int]]] = []
+        for opened, numbers in wanted:
+            lacking = self._held(opened.name, numbers, found)
+            if lacking:
+                missing.append((opened, lacking))
+        runner = map if len(missing) < 2 else self._threads.map
+        for (opened, lacking), data in zip(missing, runner(_read_packs, missing), strict=True):
+            for number, pack in zip(lacking, data, strict=True):
+                found[opened.name, number] = self.cache.put(opened.name, number, pack)
+        return found
+
+    def chunks(self, wanted: Mapping[bytes, Sequence[StoredChunk]]) -> dict[tuple[str, int], Bytes]:
+        """Chunks by pack object name and ordinal; ``wanted`` lists them by the pack object's salt."""
+        found: dict[tuple[str, int], Bytes] = {}
+        missing: list[tuple[bytes, list[StoredChunk]]] = []
+        for salt, rows in wanted.items():
+            lacking = set(self._held(vault_names.chunk_pack(salt), [row.ordinal for row in rows], found))
+            if lacking:
+                missing.append((salt, [row for row in rows if row.ordinal in lacking]))
+        runner = map if len(missing) < 2 else self._threads.map
+        for (salt, rows), data in zip(missing, runner(self._read_chunks, missing), strict=True):
+            name = vault_names.chunk_pack(salt)
+            for row, chunk in zip(rows, data, strict=True):
+                found[name, row.ordinal] = self.cache.put(name, row.ordinal, chunk)
+        return found
+
+    def chunks_once(self, wanted: Mapping[bytes, Sequence[StoredChunk]]) -> dict[tuple[str, int], Buffer]:
+        """As `chunks`, past the cache and in this thread: for who reads each chunk once."""
+        found: dict[tuple[str, int], Buffer] = {}
+        for salt, rows in wanted.items():
+            name = vault_names.chunk_pack(salt)
+            for row, chunk in zip(rows, self._read_chunks((salt, list(rows))), strict=True):
+                found[name, row.ordinal] = chunk
+        return found
+
+    def _held(self, name: str, numbers: Sequence[int], found: dict[tuple[str, int], Bytes]) -> list[int]:
+        """Put what the cache holds into ``found``; answer the rest."""
+        lacking = []
+        for number in numbers:
+            held = self.cache.get(name, number)
+            if held is None:
+                lacking.append(number)
+            else:
+                found[name, number] = held
+        return lacking
+
+    def _read_chunks(self, item: tuple[bytes, list[StoredChunk]]) -> list[Buffer]:
+        salt, rows = item
+        name = vault_names.chunk_pack(salt)
+        opener = PackOpener(self._chunk_key, salt, name)
+        sealed = self._store.get_ranges(name, [row.offset for row in rows], [row.stored for row in rows])
+        return [opener.open(data, row.ordinal, row.raw) for data, row in zip(sealed, rows, strict=True)]
+
+
+def _read_packs(item: tuple[OpenedObject, list[int]]) -> list[Buffer]:
+    opened, numbers = item
+    return opened.read_packs(numbers)

@@ -1,0 +1,218 @@
+"""The levels of a view: records indexed in memory, layers read page by page, and base maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from farshore.formats import vault_names
+from farshore.formats.base_map import ENTRY as MAP_ENTRY
+from farshore.formats.base_map import INHERIT, ZERO
+from farshore.formats.batch import Buffer
+from farshore.formats.chunk_pack import Hashes
+from farshore.formats.layer import ZERO_SOURCE, Blocks, Table
+from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber
+from farshore.vault.base_maps import BaseMap, chunk_length
+from farshore.vault.block_index import FULL, BlockIndex
+from farshore.vault.blocks import EntryFiller, Mask, Need, zero
+from farshore.vault.cache import Bytes
+from farshore.vault.fetch import Fetcher, StoredChunk
+from farshore.vault.layers import Layer
+from farshore.vault.objects import OpenedObject
+
+BLOCKS_PER_CHUNK = CHUNK // BLOCK
+
+
+class EntryLevel:
+    """Entries and zeroed ranges of blocks, wherever they come from."""
+
+    def __init__(
+        self,
+        entries: Callable[[int, int], tuple[Blocks, Table]],
+        zeroed: Callable[[int, int], list[tuple[int, int]]],
+        filler: EntryFiller,
+        whole: Callable[[], BlockIndex],
+    ) -> None:
+        self._entries, self._zeroed, self.filler = entries, zeroed, filler
+        self.whole = whole
+        """Everything the level says, for those who want it in another order than the disk's."""
+
+    def fill(self, first: int, need: Need, out: Bytes) -> None:
+        """See Level."""
+        blocks, entries = self._entries(first, len(need))
+        if len(blocks):
+            self.filler.fill(blocks - first, entries, need, out)
+        for start, end in self._zeroed(first, len(need)):
+            zero(start - first, end - first, need, out)
+
+    def zero_or_unknown(self, first: int, need: Need) -> Mask:
+        """See Level."""
+        found = np.zeros(len(need), np.bool_)
+        blocks, entries = self._entries(first, len(need))
+        if len(blocks):
+            blocks = blocks - first
+            whole_zero = (entries["source"] == ZERO_SOURCE) & (entries["mask"] == FULL)
+            found[blocks[whole_zero & (need[blocks] == FULL)]] = True
+            # A block that data falls into as well is not known to be zero.
+            found[blocks[entries["source"] != ZERO_SOURCE]] = False
+            need[blocks] = 0
+        for start, end in self._zeroed(first, len(need)):
+            chosen = slice(start - first, end - first)
+            found[chosen] |= need[chosen] == FULL
+            need[chosen] = 0
+        return found
+
+    def chunk_hashes(self, first: int, unknown: Mask, known: Mask, out: Hashes) -> None:
+        """See Level."""
+        del known, out  # nobody keeps the hashes of chunks that were written to
+        block, count = first * BLOCKS_PER_CHUNK, len(unknown) * BLOCKS_PER_CHUNK
+        blocks, _ = self._entries(block, count)
+        unknown[(blocks - block) // BLOCKS_PER_CHUNK] = False
+        for start, end in self._zeroed(block, count):
+            unknown[(start - block) // BLOCKS_PER_CHUNK : -(-(end - block) // BLOCKS_PER_CHUNK)] = False
+
+
+def index_level(index: BlockIndex, sources: list[OpenedObject], fetcher: Fetcher) -> EntryLevel:
+    """Records indexed in memory."""
+    return EntryLevel(index.entries_of, index.zeroed, EntryFiller(sources.__getitem__, fetcher), lambda: index)
+
+
+def layer_level(layer: Layer, disk: DiskNumber, source: Callable[[int], OpenedObject], fetcher: Fetcher) -> EntryLevel:
+    """One disk of a stored layer; ``source`` opens a row of its sources."""
+    return EntryLevel(
+        lambda first, count: layer.entries_of(disk, first, count, fetcher.cache),
+        lambda first, count: layer.zeroed(disk, first, count),
+        EntryFiller(source, fetcher),
+        lambda: layer.whole(disk, fetcher.cache),
+    )
+
+
+class MapLevel:
+    """The base map of one epoch."""
+
+    def __init__(self, base: BaseMap, fetcher: Fetcher) -> None:
+        self._base = base
+        self._fetcher = fetcher
+        self.size = base.index.size
+        """The disk's bytes when it was copied."""
+
+    def fill(self, first: int, need: Need, out: Bytes) -> None:
+        """See Level."""
+        chunks, starts, entries = self._needed(first, need)
+        wanted: dict[bytes, list[StoredChunk]] = {}
+        places: list[tuple[int, int, tuple[str, int]]] = []
+        ends = np.append(starts[1:], min(len(need), self._base.chunks * BLOCKS_PER_CHUNK - first))
+        used = np.logical_or.reduceat(need != 0, starts) if len(starts) else np.zeros(0, np.bool_)
+        packs = entries["pack"]
+        for place in np.flatnonzero(used & (packs == ZERO)).tolist():
+            zero(int(starts[place]), int(ends[place]), need, out)
+        chosen = np.flatnonzero(used & (packs < INHERIT))
+        for place, (pack, ordinal, offset, stored) in zip(chosen.tolist(), entries[chosen].tolist(), strict=True):
+            salt = self._base.index.salts[pack].tobytes()
+            chunk = int(chunks[place])
+            row = StoredChunk(ordinal, offset, stored, chunk_length(chunk, self._base.index.size))
+            wanted.setdefault(salt, []).append(row)
+            places.append((chunk, int(starts[place]), (vault_names.chunk_pack(salt), ordinal)))
+        found = self._fetcher.chunks(wanted)
+        for chunk, low, key in places:
+            _copy(found[key], chunk, low, first, need, out)
+
+    def stored_runs(self, begin: int, end: int) -> Iterator[tuple[int, list[Buffer]]]:
+        """The stored chunks among ``[begin, end)``, opened, as runs of neighbours: the byte offset of the first and the
+        chunks. All others are zero or inherited. Raises Damaged, NotFound, Unreachable."""
+        end = min(end, self._base.chunks)
+        entries = self._entries(begin, end)
+        wanted: dict[bytes, list[StoredChunk]] = {}
+        keys: dict[int, tuple[str, int]] = {}
+        for place in np.flatnonzero(entries["pack"] < INHERIT).tolist():
+            pack, ordinal, offset, stored = entries[place].tolist()
+            salt = self._base.index.salts[pack].tobytes()
+            row = StoredChunk(ordinal, offset, stored, chunk_length(begin + place, self._base.index.size))
+            wanted.setdefault(salt, []).append(row)
+            keys[begin + place] = (vault_names.chunk_pack(salt), ordinal)
+        found = self._fetcher.chunks_once(wanted)
+        first, run = 0, list[Buffer]()
+        for chunk, key in keys.items():
+            if run and chunk != first + len(run):
+                yield first * CHUNK, run
+                run = []
+            first = first if run else chunk
+            run.append(found[key])
+        if run:
+            yield first * CHUNK, run
+
+    def zero_or_unknown(self, first: int, need: Need) -> Mask:
+        """See Level."""
+        found = np.zeros(len(need), np.bool_)
+        _, starts, entries = self._needed(first, need)
+        if len(starts):
+            end = min(len(need), self._base.chunks * BLOCKS_PER_CHUNK - first)
+            packs = np.repeat(entries["pack"], np.diff(np.append(starts, end)))
+            found[:end] = (packs == ZERO) & (need[:end] == FULL)
+            need[:end][packs != INHERIT] = 0
+        return found
+
+    def chunk_hashes(self, first: int, unknown: Mask, known: Mask, out: Hashes) -> None:
+        """See Level."""
+        for place in np.flatnonzero(unknown).tolist():
+            if first + place >= self._base.chunks:
+                break
+            pack = int(self._entry(first + place)["pack"])
+            digest = self._hash(first + place)
+            if pack != INHERIT or digest.any():
+                out[place] = digest
+                known[place] = True
+                unknown[place] = False
+
+    def _needed(self, first: int, need: Need) -> tuple[Blocks, Blocks, Table]:
+        """The chunks of this map that a read touches, where each begins in ``need``, and their entries."""
+        begin = first // BLOCKS_PER_CHUNK
+        end = min(-(-(first + len(need)) // BLOCKS_PER_CHUNK), self._base.chunks)
+        chunks = np.arange(begin, max(begin, end))
+        return chunks, np.maximum(chunks * BLOCKS_PER_CHUNK - first, 0), self._entries(begin, end)
+
+    def _entries(self, begin: int, end: int) -> Table:
+        """The entries of the chunks ``[begin, end)``."""
+        size = self._base.index.page_chunks
+        parts: list[Table] = []
+        for page in range(begin // size, -(-end // size)):
+            table = self._page(page)
+            parts.append(table[max(0, begin - page * size) : end - page * size])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.zeros(0, MAP_ENTRY)
+
+    def _entry(self, chunk: int) -> Table:
+        page, within = divmod(chunk, self._base.index.page_chunks)
+        row: Table = self._page(page)[within]
+        return row
+
+    def _page(self, page: int) -> Table:
+        data = self._fetcher.cache.load(self._base.opened.name, 2 * page, lambda: self._base.entries(page).tobytes())
+        entries: Table = data.view(MAP_ENTRY)
+        return entries
+
+    def _hash(self, chunk: int) -> Bytes:
+        page, within = divmod(chunk, self._base.index.page_chunks)
+        cache, name = self._fetcher.cache, self._base.opened.name
+        data = cache.load(name, 2 * page + 1, lambda: self._base.hashes(page).tobytes())
+        return data[within * 32 : within * 32 + 32]
+
+
+def _copy(data: Bytes, chunk: int, low: int, first: int, need: Need, out: Bytes) -> None:
+    """Copy what is needed of a chunk; a short last chunk is followed by zeroes."""
+    high = min((chunk + 1) * BLOCKS_PER_CHUNK - first, len(need))
+    skip = (low + first) * BLOCK - chunk * CHUNK
+    piece = data[skip : skip + (high - low) * BLOCK]
+    mine = need[low:high]
+    if (mine == FULL).all():
+        target = out[low * BLOCK : high * BLOCK]
+        target[: len(piece)] = piece
+        target[len(piece) :] = 0
+    else:
+        source = np.zeros((high - low) * BLOCK, np.uint8)
+        source[: len(piece)] = piece
+        wanted = np.unpackbits(mine, bitorder="little").astype(np.bool_)
+        out[low * BLOCK : high * BLOCK].reshape(-1, SECTOR)[wanted] = source.reshape(-1, SECTOR)[wanted]
+    mine[:] = 0

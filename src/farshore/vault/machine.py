@@ -1,0 +1,426 @@
+"""One machine in a vault: what is written of it and what is read back.
+
+Writing: descriptions, segments, base copies, epochs and points, each a conditional or idempotent put. Reading:
+points, and a disk at any position. An epoch's states become visible with its document, which is written last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Sequence as Several
+
+import numpy as np
+
+from farshore.formats import vault_names
+from farshore.formats.batch import Buffer, Role
+from farshore.formats.container import Kind
+from farshore.formats.layer import Table
+from farshore.formats.segment import SegmentIndex, decode_index
+from farshore.formats.vault_names import SegmentName
+from farshore.model.errors import Damaged, NotFound
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Sequence
+from farshore.model.machine import MachineDescription
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.ports import BlockSource
+from farshore.model.position import Position
+from farshore.vault import machine_descriptions, points
+from farshore.vault.base_copy import BaseCopy
+from farshore.vault.base_maps import BaseMap
+from farshore.vault.block_index import Part, build_index
+from farshore.vault.blocks import Level
+from farshore.vault.cache import PackCache, SourceCache
+from farshore.vault.chunks import ChunkStore
+from farshore.vault.condemned import read_condemned
+from farshore.vault.epochs import EpochRecord
+from farshore.vault.fetch import Fetcher
+from farshore.vault.layers import Layer
+from farshore.vault.leases import Lease, LeaseKind, take_lease
+from farshore.vault.levels import MapLevel, index_level, layer_level
+from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
+from farshore.vault.parent_disk import ParentDisk
+from farshore.vault.points import AtTime, Choice, Latest, Named
+from farshore.vault.sealing import SealingKey
+from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
+from farshore.vault.stores.port import Listed, Store
+from farshore.vault.timeline import Piece, StoredLayer, StoredSegment, Timeline, load_timeline
+from farshore.vault.view import DiskView
+
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the machines of one vault share."""
+
+    chunk_key: SealingKey
+    hash_key: bytes
+    chunks: ChunkStore
+    cache: PackCache
+
+
+class MachineVault:
+    """Made by Vault.machine. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        machine: MachineId,
+        key: SealingKey,
+        shared: Shared,
+    ) -> None:
+        self.id = machine
+        self._store, self.key = store, key
+        self._chunk_key, self._hash_key = shared.chunk_key, shared.hash_key
+        self._chunks, self.cache = shared.chunks, shared.cache
+        self._sources = SourceCache()
+
+    # Writing
+
+    def segment_builder(self, epoch: Epoch, role: Role) -> SegmentBuilder:
+        """A builder for the next segment of a stream."""
+        return SegmentBuilder(self.key, self.id, epoch, role)
+
+    def sealed_batch(self, data: Buffer) -> SealedBatch:
+        """A sealed batch back from a spool. Raises Damaged, WrongKey, Unsupported."""
+        return SealedBatch.from_buffer(data, self.key)
+
+    def payload_of(self, batch: SealedBatch) -> bytes:
+        """The payload of a sealed batch, opened. Raises Damaged."""
+        return batch.payload(self.key)
+
+    def recovered_builder(self, batches: Several[SealedBatch]) -> SegmentBuilder:
+        """A builder over neighbouring sealed batches of one salt, epoch and role."""
+        return SegmentBuilder.from_sealed(self.key, batches)
+
+    def put_segment(self, segment: SegmentObject) -> None:
+        """Store a segment; one with the same name holds the same records, so finding it there is success."""
+        self._store.put_if_absent(segment.name, segment.buffers)
+
+    def put_point(self, point: RecoveryPoint) -> None:
+        """Store a point. Its records must be durable in the vault before."""
+        name = vault_names.point(self.id, point.position, point.id)
+        document = seal_document(self.key, name, points.to_fields(point))
+        self._store.put_if_absent(document.name, document.buffers)
+
+    def put_description(self, description: MachineDescription, number: int) -> None:
+        """Store a version of the machine's description; ``number`` grows: ns since 1970 UTC, or the epoch."""
+        name = vault_names.description(self.id, number)
+        document = seal_document(self.key, name, machine_descriptions.to_fields(description))
+        self._store.put_if_absent(document.name, document.buffers)
+
+    def put_epoch(self, record: EpochRecord) -> bool:
+        """Make an epoch visible: its base maps and overlay must be durable. False where it was visible already."""
+        name = vault_names.epoch(self.id, record.epoch)
+        document = seal_document(self.key, name, record.to_fields())
+        return self._store.put_if_absent(document.name, document.buffers)
+
+    def put_object(self, name: str, buffers: list[Buffer]) -> None:
+        """Store a layer or another sealed object; one with the same name says the same."""
+        self._store.put_if_absent(name, buffers)
+
+    def base_copy(self, epoch: Epoch, disks: Several[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
+        """Begin the copy of an epoch's base by chunk hashes; ``disks`` lists numbers and sizes in bytes.
+
+        Raises NotFound or Damaged where the parent cannot be opened.
+        """
+        lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, parent)
+        condemned = read_condemned(self._store, self._chunk_key)
+        self._chunks.forget({name for name in condemned if name.startswith(vault_names.CHUNKS)})
+        sources: dict[DiskNumber, ParentDisk] = {}
+        if parent is not None:
+            timeline = self.timeline()
+            for number, _ in disks:
+                if timeline.record(parent.epoch).disk(number) is not None:
+                    sources[number] = ParentDisk(self._view(timeline, parent, number), self._hash_key)
+        return BaseCopy(self._store, self.key, self.id, epoch, disks, parent, self._chunks, sources, lease)
+
+    # Reading
+
+    def timeline(self, *, with_condemned: bool = False) -> Timeline:
+        """What is there now, without what a collector has condemned unless that is asked for.
+
+        Raises the store's errors, Damaged, WrongKey."""
+        condemned: Set[str] = set()
+        if not with_condemned:
+            folder = vault_names.machine_folder(self.id)
+            condemned = {name for name in read_condemned(self._store, self._chunk_key) if name.startswith(folder)}
+        return load_timeline(self._store, self.key, self.id, self.layer, condemned)
+
+    def points(
+        self,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        timeline: Timeline | None = None,
+    ) -> list[RecoveryPoint]:
+        """Recovery points by position, oldest first; times (ns) bound them half-open; ``limit`` keeps the newest."""
+        timeline = timeline or self.timeline()
+        found = points.crash_consistent(timeline)
+        found += [point for point in self._stored_points() if points.recoverable(timeline, point.position)]
+        found.sort(key=lambda point: (point.position, point.kind is not PointKind.CRASH_CONSISTENT))
+        chosen = [
+            point
+            for point in found
+            if (after is None or point.time >= after) and (before is None or point.time < before)
+        ]
+        return chosen if limit is None else chosen[max(0, len(chosen) - limit) :]
+
+    def latest(self) -> RecoveryPoint:
+        """The newest point. Raises NotFound where there is none. Reads no more than it must."""
+        return self._latest(self.timeline())
+
+    def resolve(self, choice: Choice) -> RecoveryPoint:
+        """The state that ``choice`` asks for. Raises NotFound, Damaged."""
+        timeline = self.timeline()
+        if isinstance(choice, Position):
+            points.check_recoverable(timeline, choice)
+            return self._at_position(timeline, choice)
+        if isinstance(choice, AtTime):
+            return self._at_time(timeline, choice.time)
+        if choice is Latest.ANY:
+            return self._latest(timeline)
+        listed = self.points(timeline=timeline)
+        if isinstance(choice, Named):
+            position = points.parse_position(choice.text)
+            if position is not None and not any(point.id == choice.text for point in listed):
+                points.check_recoverable(timeline, position)
+                return self._at_position(timeline, position)
+            return points.find(listed, choice.text)
+        return points.newest(listed, PointKind.APP_CONSISTENT)
+
+    def open(self, position: Position, disk: DiskNumber) -> BlockSource:
+        """One disk at a position, which stays in the vault until the source is closed.
+
+        Raises NotFound, Damaged (a missing, cut or altered object), WrongKey.
+        """
+        # The lease comes before the listing that is relied on: see collection.
+        lease = take_lease(self._store, self._chunk_key, LeaseKind.READ, self.id, position)
+        try:
+            timeline = self.timeline()
+            points.check_recoverable(timeline, position)
+            return self._view(timeline, position, disk, lease)
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
+
+    def disks(self, position: Position, timeline: Timeline | None = None) -> dict[DiskNumber, int]:
+        """The disks at a position and their sizes in bytes. Raises NotFound."""
+        record = (timeline or self.timeline()).record(position.epoch)
+        return {disk.number: disk.size for disk in record.disks}
+
+    def machine_description(self, position: Position | None = None) -> MachineDescription:
+        """The machine as it was at a position, or is now. Raises NotFound."""
+        folder = vault_names.machine_folder(self.id) + "descriptions/"
+        names = [item.name for item in self._store.list(folder)]
+        if not names:
+            raise NotFound(f"The vault holds no description of machine {self.id}.", remedy="Run `farshore vault ls`.")
+        name = names[-1]
+        if position is not None:
+            number = self.timeline().record(position.epoch).description
+            wanted = vault_names.description(self.id, number)
+            name = wanted if wanted in names else name
+        return machine_descriptions.from_fields(read_document(self._store, self.key, name), name)
+
+    # Parts of the above
+
+    def base_map(self, epoch: Epoch, disk: DiskNumber) -> BaseMap:
+        """A stored base map. Raises NotFound, Damaged, WrongKey."""
+        name = vault_names.base_map(self.id, epoch, disk)
+        found = BaseMap(self._open(self._listed(name), Kind.BASE_MAP))
+        found.check(self.id, epoch, disk)
+        return found
+
+    def segment_index(self, stored: StoredSegment) -> tuple[OpenedObject, SegmentIndex]:
+        """A segment's index, checked against its name. Raises NotFound, Damaged, WrongKey."""
+        opened = self._open(stored.object, Kind.SEGMENT)
+        index = decode_index(opened.index, opened.name)
+        name = stored.segment
+        if (index.machine, index.epoch, index.role, index.first_sequence, index.end_sequence) != (
+            name.machine, name.epoch, name.role, name.first, name.end,
+        ):  # fmt: skip
+            raise Damaged(
+                f"{opened.name} holds other records than its name says.", remedy="Run `farshore vault verify`."
+            )
+        return opened, index
+
+    def layer(self, stored: StoredLayer) -> Layer:
+        """An opened layer. Raises NotFound, Damaged, WrongKey."""
+        return Layer(self._open(stored.object, Kind.LAYER), stored.layer)
+
+    def layer_source(self, layer: Layer, row: int) -> OpenedObject:
+        """The object that a layer's entries with that source point into. Raises NotFound, Damaged, WrongKey."""
+        return self.source(layer.name.epoch, layer.sources[row])
+
+    def source(self, epoch: Epoch, source: Table) -> OpenedObject:
+        """The object that a row of a layer's sources names. Raises NotFound, Damaged, WrongKey."""
+        name = self._source_name(epoch, source)
+        kind = Kind.LAYER_DATA if any(source["salt"].tobytes()) else Kind.SEGMENT
+        return self._sources.load(name, lambda: self._open(Listed(name, int(source["size"]), 0), kind))
+
+    def source_names(self, layer: Layer) -> set[str]:
+        """The objects that a layer needs."""
+        return {self._source_name(layer.name.epoch, source) for source in layer.sources}
+
+    def _source_name(self, epoch: Epoch, source: Table) -> str:
+        salt = source["salt"].tobytes()
+        if any(salt):
+            return vault_names.layer_data(self.id, salt)
+        first, end, time = int(source["first"]), int(source["end"]), int(source["last_time"])
+        return str(SegmentName(self.id, epoch, Role.JOURNAL, Sequence(first), Sequence(end), time))
+
+    def _chain(self, timeline: Timeline, position: Position) -> list[EpochRecord]:
+        """The epochs that a position rests on, newest first."""
+        chain = [timeline.record(position.epoch)]
+        while (parent := chain[-1].parent) is not None:
+            if parent.epoch >= chain[-1].epoch:
+                raise Damaged(
+                    f"Epoch {chain[-1].epoch} names a parent that is not older.", remedy="Resync the machine."
+                )
+            chain.append(timeline.record(parent.epoch))
+        return chain
+
+    def _view(self, timeline: Timeline, position: Position, disk: DiskNumber, lease: Lease | None = None) -> DiskView:
+        chain = self._chain(timeline, position)
+        current = chain[0].disk(disk)
+        if current is None:
+            raise NotFound(
+                f"Machine {self.id} has no disk {disk} at {position}.", remedy="See `farshore vault points`."
+            )
+        threads = ThreadPoolExecutor(_READERS, thread_name_prefix="vault-read")
+        try:
+            fetcher = Fetcher(self._store, self._chunk_key, self.cache, threads)
+            levels: list[Level] = []
+            last = position.sequence
+            for record in chain:
+                levels.extend(self._levels(timeline, record, last, disk, fetcher, threads))
+                if record.parent is not None:
+                    last = record.parent.sequence
+            return DiskView(f"disk {disk} of machine {self.id} at {position}", current.size, levels, threads, lease)
+        except NotFound as cause:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise Damaged(
+                f"Position {position} of machine {self.id} cannot be opened: {cause.message}",
+                remedy="Choose another point; run `farshore vault verify` to see what else is affected.",
+            ) from cause
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def _levels(
+        self,
+        timeline: Timeline,
+        record: EpochRecord,
+        last: Sequence,
+        disk: DiskNumber,
+        fetcher: Fetcher,
+        threads: ThreadPoolExecutor,
+    ) -> list[Level]:
+        """What one epoch adds, newest first: journal, overlay, base map."""
+        levels: list[Level] = []
+        pieces = timeline.overlay(record.epoch, record.base_end) + timeline.cover(record.epoch, last)
+        opened = list(threads.map(self._open_piece, pieces))
+        waiting: list[tuple[Piece, OpenedObject, SegmentIndex]] = []
+        for piece, found in zip(pieces, opened, strict=True):
+            if isinstance(found, Layer):
+                levels.extend(_segments_level(waiting, disk, fetcher))
+                waiting = []
+                levels.append(layer_level(found, disk, partial(self.layer_source, found), fetcher))
+            else:
+                waiting.append((piece, *found))
+        levels.extend(_segments_level(waiting, disk, fetcher))
+        levels.reverse()
+        known = record.disk(disk)
+        if known is not None and known.mapped:
+            levels.append(MapLevel(self.base_map(record.epoch, disk), fetcher))
+        return levels
+
+    def _open_piece(self, piece: Piece) -> Layer | tuple[OpenedObject, SegmentIndex]:
+        if isinstance(piece.stored, StoredLayer):
+            return self.layer(piece.stored)
+        return self.segment_index(piece.stored)
+
+    def _listed(self, name: str) -> Listed:
+        folder = name.rpartition("/")[0] + "/"
+        for item in self._store.list(folder):
+            if item.name == name:
+                return item
+        raise NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.")
+
+    def _open(self, item: Listed, kind: Kind) -> OpenedObject:
+        return open_object(self._store, self.key, item.name, item.size, kind)
+
+    def _stored_points(self) -> list[RecoveryPoint]:
+        names = [item.name for item in self._store.list(vault_names.machine_folder(self.id) + "points/")]
+        with ThreadPoolExecutor(_READERS) as readers:
+            documents = list(readers.map(lambda name: read_document(self._store, self.key, name), names))
+        return [points.from_fields(fields, name) for fields, name in zip(documents, names, strict=True)]
+
+    def _latest(self, timeline: Timeline) -> RecoveryPoint:
+        for epoch in sorted(timeline.epochs, reverse=True):
+            record = timeline.epochs[epoch]
+            sequence, time = timeline.newest(epoch) or (Sequence(0), record.time)
+            if sequence >= record.consistent_from:
+                position = Position(epoch, sequence)
+                prefix = vault_names.point(self.id, position, PointId("0"))[:-1]
+                for item in self._store.list(vault_names.machine_folder(self.id) + "points/", after=prefix):
+                    if not item.name.startswith(prefix):
+                        break
+                    return points.from_fields(read_document(self._store, self.key, item.name), item.name)
+                return points.crash_point(self.id, position, time)
+        raise NotFound("The vault holds no recovery point of this machine.", remedy="Wait for the first one.")
+
+    def _at_position(self, timeline: Timeline, position: Position) -> RecoveryPoint:
+        for point in self.points(timeline=timeline):
+            if point.position == position:
+                return point
+        stored = timeline.around(position.epoch, position.sequence)
+        if stored is not None:
+            _, index = self.segment_index(stored)
+            upto = index.records["time_us"][: position.sequence - index.first_sequence + 1]
+            return points.crash_point(self.id, position, index.base_time + 1000 * int(upto.max()))
+        return points.crash_point(self.id, position, timeline.record(position.epoch).time)
+
+    def _at_time(self, timeline: Timeline, time: int) -> RecoveryPoint:
+        listed = self.points(timeline=timeline)
+        if time > points.newest(listed).time:
+            raise NotFound("The newest state in the vault is older than that time.", remedy="Ask for the latest point.")
+        younger = next((point for point in listed if point.time > time), None)
+        older = [point for point in listed if point.time <= time]
+        if younger is not None and (not older or younger.position.epoch == older[-1].position.epoch):
+            # The time may lie within the segment that ends at the younger point.
+            record = timeline.record(younger.position.epoch)
+            stored = timeline.around(younger.position.epoch, younger.position.sequence)
+            found = None if stored is None else self._within(record, stored, time)
+            if found is not None:
+                return found
+        if not older:
+            raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")
+        return older[-1]
+
+    def _within(self, record: EpochRecord, stored: StoredSegment, time: int) -> RecoveryPoint | None:
+        """The last consistent state in a segment by ``time``."""
+        _, index = self.segment_index(stored)
+        # Up to the first record that is younger: a clock that goes back never moves a younger write before the time.
+        young = np.maximum.accumulate(index.records["time_us"].astype(np.int64)) * 1000 + index.base_time > time
+        count = int(np.argmax(young)) if young.any() else len(young)
+        sequence = Sequence(index.first_sequence + count - 1)
+        if not count or sequence < record.consistent_from:
+            return None
+        reached = index.base_time + 1000 * int(index.records["time_us"][:count].max())
+        return points.crash_point(self.id, Position(stored.segment.epoch, sequence), reached)
+
+
+def _segments_level(
+    waiting: list[tuple[Piece, OpenedObject, SegmentIndex]], disk: DiskNumber, fetcher: Fetcher
+) -> list[Level]:
+    """Neighbouring segments as one level; none where they say nothing of the disk."""
+    parts = [
+        Part(source, index.records, piece.begin - index.first_sequence, piece.end - index.first_sequence)
+        for source, (piece, _, index) in enumerate(waiting)
+    ]
+    blocks = build_index(parts, disk)
+    return [] if blocks.empty else [index_level(blocks, [opened for _, opened, _ in waiting], fetcher)]

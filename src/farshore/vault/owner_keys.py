@@ -1,0 +1,146 @@
+"""The owner's key: what opens a vault, and the port behind which a cloud key store can hold it.
+
+The owner's key wraps the vault key in a slot of the vault's descriptor; several slots may hold it under several
+owner keys. Rotation writes a new slot and removes the old one: no data is touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Mapping, Protocol
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from farshore.model.errors import Damaged, Malformed, NotFound, Refused, WrongKey
+
+Slot = Mapping[str, Any]
+"""One entry of the descriptor's ``slots``; JSON."""
+_FILE_HEADER = "farshore-owner-key-1:"
+
+
+class KeyWrapper(Protocol):
+    """Wraps and unwraps a vault key. An implementation for a cloud key store keeps its own key out of this process."""
+
+    def wrap(self, secret: bytes, vault_id: str) -> Slot:
+        """A slot that only this wrapper can open; bound to the vault's id."""
+        ...
+
+    def unwrap(self, slot: Slot, vault_id: str) -> bytes | None:
+        """The secret; None where the slot is of another kind or key. Raises Damaged where only the check matches."""
+        ...
+
+
+class OwnerKey:
+    """An owner's key held here: from a key file or a passphrase."""
+
+    def __init__(self, secret: bytes, kind: str) -> None:
+        self._secret = secret
+        self._kind = kind
+
+    @classmethod
+    def from_file(cls, path: Path) -> OwnerKey:
+        """Read a key file. Raises NotFound, Malformed, and Refused where others than its user may read it."""
+        try:
+            status = path.stat()
+            text = path.read_text(encoding="ascii").strip()
+        except FileNotFoundError as cause:
+            raise NotFound(f"There is no key file {path}.", remedy="Give the path of the vault's key file.") from cause
+        except (OSError, UnicodeDecodeError) as cause:
+            raise Malformed(f"{path} cannot be read as a key file.", remedy="Give the vault's key file.") from cause
+        if status.st_mode & 0o077:
+            raise Refused(f"Others may read the key file {path}.", remedy=f"Run: chmod 600 {path}")
+        if not text.startswith(_FILE_HEADER):
+            raise Malformed(f"{path} is not an owner key file.", remedy="Give the file that `vault init` wrote.")
+        try:
+            secret = bytes.fromhex(text[len(_FILE_HEADER) :])
+        except ValueError as cause:
+            raise Malformed(f"{path} is not an owner key file.", remedy="Restore it from its backup.") from cause
+        if len(secret) != 32:
+            raise Malformed(f"{path} is cut short.", remedy="Restore it from its backup.")
+        return cls(secret, "key-file")
+
+    @classmethod
+    def generate_file(cls, path: Path) -> OwnerKey:
+        """Write a new key file (0600, durable). Raises Refused where the file exists: a key is never overwritten."""
+        secret = secrets.token_bytes(32)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as cause:
+            raise Refused(f"{path} exists.", remedy="Choose another name; a key file is never overwritten.") from cause
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(f"{_FILE_HEADER}{secret.hex()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return cls(secret, "key-file")
+
+    @classmethod
+    def from_passphrase(cls, passphrase: str) -> OwnerKey:
+        """A key that is stretched from a passphrase with Argon2id, with a salt of each vault's own."""
+        return cls(passphrase.encode(), "passphrase")
+
+    def wrap(self, secret: bytes, vault_id: str) -> Slot:
+        """See KeyWrapper."""
+        slot: dict[str, Any] = {"kind": self._kind, "salt": _text(os.urandom(16)), "nonce": _text(os.urandom(12))}
+        if self._kind == "passphrase":
+            slot["argon2id"] = {"iterations": 3, "memory_kib": 65536, "lanes": 2}
+        key = self._stretched(slot)
+        slot["check"] = _check(key)
+        slot["wrapped"] = _text(AESGCM(key).encrypt(_bytes(slot["nonce"]), secret, vault_id.encode()))
+        return slot
+
+    def unwrap(self, slot: Slot, vault_id: str) -> bytes | None:
+        """See KeyWrapper."""
+        if slot.get("kind") != self._kind:
+            return None
+        try:
+            key = self._stretched(slot)
+            if slot["check"] != _check(key):
+                return None
+            return AESGCM(key).decrypt(_bytes(slot["nonce"]), _bytes(slot["wrapped"]), vault_id.encode())
+        except (InvalidTag, KeyError, TypeError, ValueError) as cause:
+            raise Damaged(
+                "The vault's descriptor was altered: the key is right, but the wrapped key does not open.",
+                remedy="Restore vault.farshore from a copy.",
+            ) from cause
+
+    def _stretched(self, slot: Slot) -> bytes:
+        salt = _bytes(slot["salt"])
+        if self._kind == "key-file":
+            return bytes(blake3(self._secret + salt, derive_key_context="farshore vault 1 owner key").digest(32))
+        cost = slot["argon2id"]
+        return Argon2id(
+            salt=salt,
+            length=32,
+            iterations=min(int(cost["iterations"]), 64),
+            lanes=min(int(cost["lanes"]), 16),
+            memory_cost=min(int(cost["memory_kib"]), 4 << 20),
+        ).derive(self._secret)
+
+
+def unwrap_any(owner: KeyWrapper, slots: list[Slot], vault_id: str) -> bytes:
+    """The vault key out of the slot that ``owner`` opens. Raises WrongKey, Damaged."""
+    for slot in slots:
+        secret = owner.unwrap(slot, vault_id)
+        if secret is not None:
+            return secret
+    raise WrongKey(
+        "This key does not open the vault.", remedy="Give the key file or passphrase that the vault was made with."
+    )
+
+
+def _check(key: bytes) -> str:
+    return blake3(key, derive_key_context="farshore vault 1 owner key check").digest(8).hex()
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

@@ -1,0 +1,145 @@
+"""Recovery points of a machine: listing them, and finding the state that somebody asks for."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from farshore.model.errors import Damaged, Malformed, NotFound
+from farshore.model.identifiers import Epoch, MachineId, PointId, Sequence
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.position import Position
+from farshore.vault.timeline import Piece, Timeline
+
+
+class Latest(enum.Enum):
+    """Choices that need no value."""
+
+    ANY = "latest"
+    APP_CONSISTENT = "latest-app-consistent"
+
+
+@dataclass(frozen=True)
+class AtTime:
+    """The last state whose records were all written by ``time``, ns since 1970 UTC."""
+
+    time: int
+
+
+@dataclass(frozen=True)
+class Named:
+    """A point's id or name; of several with the name, the newest."""
+
+    text: str
+
+
+Choice = Latest | AtTime | Named | Position
+
+
+def to_fields(point: RecoveryPoint) -> dict[str, Any]:
+    """The document (docs/formats/point.md)."""
+    return {
+        "format": 1,
+        "id": point.id,
+        "machine": point.machine,
+        "position": [point.position.epoch, point.position.sequence],
+        "time": point.time,
+        "kind": point.kind.value,
+        "name": point.name,
+    }
+
+
+def from_fields(fields: dict[str, Any], name: str) -> RecoveryPoint:
+    """Read the document ``name``. Raises Damaged."""
+    try:
+        epoch, sequence = fields["position"]
+        return RecoveryPoint(
+            PointId(str(fields["id"])),
+            MachineId(str(fields["machine"])),
+            Position(Epoch(int(epoch)), Sequence(int(sequence))),
+            int(fields["time"]),
+            PointKind(fields["kind"]),
+            str(fields["name"]),
+        )
+    except (KeyError, TypeError, ValueError) as cause:
+        raise Damaged(f"{name} does not describe a point.", remedy="Run `farshore vault verify`.") from cause
+
+
+def crash_consistent(timeline: Timeline) -> list[RecoveryPoint]:
+    """The points at the ends of segments, oldest first, and the base of each complete epoch that needs no journal."""
+    found: list[RecoveryPoint] = []
+    for epoch in sorted(timeline.epochs):
+        record = timeline.epochs[epoch]
+        if record.consistent_from == 0:
+            found.append(crash_point(timeline.machine, Position(epoch, Sequence(0)), record.time))
+        for sequence, time in timeline.ends(epoch):
+            if sequence >= record.consistent_from:
+                found.append(crash_point(timeline.machine, Position(epoch, sequence), time))
+    return found
+
+
+def recoverable(timeline: Timeline, position: Position) -> bool:
+    """Whether the state at ``position`` is consistent and stored without a gap."""
+    try:
+        check_recoverable(timeline, position)
+    except (NotFound, Damaged):
+        return False
+    return True
+
+
+def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
+    """What holds the journal up to ``position``. Raises NotFound or Damaged, saying why, where it cannot be opened."""
+    record = timeline.record(position.epoch)
+    if position.sequence < record.consistent_from:
+        raise NotFound(
+            f"Position {position} lies before the copy of its epoch was complete ({record.consistent_from}).",
+            remedy="Choose one of the points that `farshore vault points` lists.",
+        )
+    last = timeline.last(position.epoch)
+    if position.sequence > last:
+        gaps = [gap for gap in timeline.gaps() if gap.segment.epoch == position.epoch]
+        if gaps and position.sequence < max(gap.segment.end for gap in gaps):
+            raise Damaged(
+                f"Records {last + 1} to {gaps[0].segment.first - 1} of epoch {position.epoch} are missing from the "
+                f"vault; position {position} needs them.",
+                remedy="Choose an older point; a resync of the machine makes new ones.",
+            )
+        raise NotFound(
+            f"Position {position} has not reached the vault; the newest is {last}.",
+            remedy="Choose an older point or wait.",
+        )
+    return timeline.cover(position.epoch, position.sequence)
+
+
+def find(points: list[RecoveryPoint], text: str) -> RecoveryPoint:
+    """The point with that id, else the newest with that name. Raises NotFound."""
+    for point in points:
+        if point.id == text:
+            return point
+    named = [point for point in points if point.name == text]
+    if named:
+        return named[-1]
+    raise NotFound(f"There is no point {text!r}.", remedy="Run `farshore vault points` to see the points.")
+
+
+def newest(points: list[RecoveryPoint], kind: PointKind | None = None) -> RecoveryPoint:
+    """The newest point, of one kind where given. Raises NotFound."""
+    for point in reversed(points):
+        if kind is None or point.kind is kind:
+            return point
+    what = "recovery point" if kind is None else f"{kind.value} recovery point"
+    raise NotFound(f"The vault holds no {what} of this machine.", remedy="Wait for one, or choose another kind.")
+
+
+def parse_position(text: str) -> Position | None:
+    """A position, where ``text`` is one."""
+    try:
+        return Position.parse(text)
+    except Malformed:
+        return None
+
+
+def crash_point(machine: MachineId, position: Position, time: int) -> RecoveryPoint:
+    """A point that the stream holds by itself: its id is its position."""
+    return RecoveryPoint(PointId(str(position)), machine, position, time, PointKind.CRASH_CONSISTENT)

@@ -1,0 +1,1 @@
+"""Object stores: the port, a durable local folder, and everything that obstore reaches."""

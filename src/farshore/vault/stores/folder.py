@@ -1,0 +1,199 @@
+"""A vault in a local folder: atomic, fsync'd, and safe against a power cut.
+
+Own code and not obstore's LocalStore, which does not fsync files or folders. An object is written to a temporary
+name in its folder, fsync'd, and given its name by link(2) (create only) or rename(2) (replace); then the folder is
+fsync'd, and once, the folders above that it was the first to need. Temporary files begin with ``.`` and are never
+listed; `sweep` removes those that a crash left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Iterator, Sequence
+
+from farshore.formats.batch import Buffer
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable
+from farshore.vault.stores.direct import WORTH_IT, write_direct
+from farshore.vault.stores.port import Listed
+
+_COALESCE = 65536
+_TEMPORARY = ".part-"
+
+
+class FolderStore:
+    """A Store (see stores.port) in a folder, which is made when the first object is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder.absolute()
+        self._numbers = itertools.count()
+        self._known: set[Path] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"file://{self._root}"
+
+    def put(self, name: str, buffers: Sequence[Buffer]) -> None:
+        with _translated(name), self._written(name, buffers) as (temporary, final):
+            temporary.rename(final)
+            _sync_folder(final.parent)
+
+    def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
+        with _translated(name), self._written(name, buffers) as (temporary, final):
+            try:
+                os.link(temporary, final)
+            except FileExistsError:
+                # The other writer may not have reached its own fsync of the folder yet.
+                _sync_folder(final.parent)
+                return False
+            _sync_folder(final.parent)
+            return True
+
+    def get(self, name: str) -> Buffer:
+        with _translated(name):
+            return (self._root / name).read_bytes()
+
+    def get_range(self, name: str, start: int, length: int) -> Buffer:
+        with _translated(name), _opened(self._root / name) as handle:
+            return _read(handle, name, start, length)
+
+    def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
+        found: list[Buffer] = []
+        with _translated(name), _opened(self._root / name) as handle:
+            for start, length in zip(starts, lengths, strict=True):
+                found.append(_read(handle, name, start, length))
+        return found
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        with _translated(prefix):
+            yield from self._walk(prefix, after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        with _translated(prefix), contextlib.suppress(FileNotFoundError):
+            return sorted(entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir())
+        return []
+
+    def delete(self, name: str) -> None:
+        with _translated(name), contextlib.suppress(FileNotFoundError):
+            path = self._root / name
+            path.unlink()
+            _sync_folder(path.parent)
+
+    def sweep(self, older_than: float = 3600) -> int:
+        """Remove temporary files that are older than that many seconds; answer how many there were."""
+        removed = 0
+        with _translated("temporary files"):
+            for folder, _, files in os.walk(self._root):
+                for file in files:
+                    path = Path(folder, file)
+                    if file.startswith(_TEMPORARY) and path.stat().st_mtime < time.time() - older_than:
+                        path.unlink(missing_ok=True)
+                        removed += 1
+        return removed
+
+    @contextlib.contextmanager
+    def _written(self, name: str, buffers: Sequence[Buffer]) -> Iterator[tuple[Path, Path]]:
+        final = self._root / name
+        self._ensure(final.parent)
+        temporary = final.parent / f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                size = sum(memoryview(buffer).nbytes for buffer in buffers)
+                if size < WORTH_IT or not write_direct(handle, buffers, size):
+                    _write_all(handle, buffers)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            yield temporary, final
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _ensure(self, folder: Path) -> None:
+        with self._lock:
+            if folder in self._known and folder.is_dir():
+                return
+            missing = list(itertools.takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
+            for path in reversed(missing):
+                path.mkdir(mode=0o700, exist_ok=True)
+                _sync_folder(path.parent)
+            self._known.add(folder)
+
+    def _walk(self, prefix: str, after: str) -> Iterator[Listed]:
+        try:
+            entries = [entry for entry in os.scandir(self._root / prefix) if not entry.name.startswith(_TEMPORARY)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        # A folder sorts as its objects do: with the slash that follows it.
+        for entry in sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir()):
+            name = f"{prefix}{entry.name}"
+            if entry.is_dir():
+                if f"{name}0" > after:  # "0" is the character after "/"
+                    yield from self._walk(f"{name}/", after)
+            elif name > after:
+                with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
+                    status = entry.stat()
+                    yield Listed(name, status.st_size, status.st_mtime_ns)
+
+
+def _write_all(handle: int, buffers: Sequence[Buffer]) -> None:
+    waiting = [memoryview(buffer).cast("B") for buffer in buffers if len(memoryview(buffer).cast("B"))]
+    while waiting:
+        written = os.writev(handle, waiting[:512])
+        while waiting and written >= len(waiting[0]):
+            written -= len(waiting.pop(0))
+        if written:
+            waiting[0] = waiting[0][written:]
+
+
+def _read(handle: int, name: str, start: int, length: int) -> bytes:
+    data = os.pread(handle, length, start)
+    while len(data) < length:
+        more = os.pread(handle, length - len(data), start + len(data))
+        if not more:
+            raise Damaged(f"{name} is cut short.", remedy="Run `farshore vault verify`.")
+        data += more
+    return data
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FarshoreError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as cause:
+        raise NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.") from cause
+    except PermissionError as cause:
+        raise Forbidden(f"The vault's folder refuses access to {name}.", remedy="Give its user the rights.") from cause
+    except OSError as cause:
+        if cause.errno == errno.EROFS:
+            raise Forbidden(f"The vault's folder is read-only: {name}.", remedy="Mount it for writing.") from cause
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace("The vault's disk is full.", remedy="Free space or enlarge the disk.") from cause
+        raise Unreachable(
+            f"The vault's folder failed on {name}: {cause.strerror}.", remedy="Check the disk and the mount."
+        ) from cause

@@ -1,0 +1,107 @@
+"""A vault in Azure Blob, S3, GCS or memory, through obstore. Foreign errors end here.
+
+Conditional puts are single requests, so an object is at most what one request may carry; the vault's objects are
+tens of MiB. obstore retries by itself within its retry configuration; what still fails is Unreachable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator, Sequence
+
+import obstore
+from obstore import exceptions
+from obstore.store import ObjectStore
+
+from farshore.formats.batch import Buffer
+from farshore.model.errors import Damaged, Forbidden, NotFound, Unreachable, Unsupported
+from farshore.vault.stores.port import Listed
+
+_COALESCE = 128 << 10
+
+
+class RemoteStore:
+    """A Store (see stores.port) over an obstore object. ``url`` must hold no credentials."""
+
+    def __init__(self, inner: ObjectStore, url: str) -> None:
+        self._inner = inner
+        self._url = url
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def put(self, name: str, buffers: Sequence[Buffer]) -> None:
+        with _translated(name):
+            obstore.put(self._inner, name, b"".join(buffers), mode="overwrite", use_multipart=False)
+
+    def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
+        with _translated(name):
+            try:
+                obstore.put(self._inner, name, b"".join(buffers), mode="create", use_multipart=False)
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                return False
+            return True
+
+    def get(self, name: str) -> Buffer:
+        with _translated(name):
+            return memoryview(obstore.get(self._inner, name).bytes())
+
+    def get_range(self, name: str, start: int, length: int) -> Buffer:
+        with _translated(name):
+            return _whole(memoryview(obstore.get_range(self._inner, name, start=start, length=length)), length, name)
+
+    def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
+        with _translated(name):
+            found = obstore.get_ranges(self._inner, name, starts=starts, lengths=lengths, coalesce=_COALESCE)
+            return [_whole(memoryview(data), length, name) for data, length in zip(found, lengths, strict=True)]
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        with _translated(prefix):
+            last = ""
+            for page in obstore.list(self._inner, prefix, offset=after or None, chunk_size=1000):
+                for meta in page:
+                    if meta["path"] <= last:
+                        raise Unsupported("The store lists its objects out of order.", remedy="Use another store.")
+                    last = meta["path"]
+                    if last <= after:  # not every store begins behind the offset: some ignore it, some include it
+                        continue
+                    yield Listed(last, meta["size"], int(meta["last_modified"].timestamp() * 1e9))
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        with _translated(prefix):
+            found = obstore.list_with_delimiter(self._inner, prefix)
+            return sorted(folder.rstrip("/").rpartition("/")[2] for folder in found["common_prefixes"])
+
+    def delete(self, name: str) -> None:
+        with _translated(name), contextlib.suppress(FileNotFoundError, exceptions.NotFoundError):
+            obstore.delete(self._inner, name)
+
+
+def _whole(view: memoryview, length: int, name: str) -> memoryview:
+    if len(view) != length:
+        raise Damaged(f"{name} is cut short.", remedy="Run `farshore vault verify`.")
+    return view
+
+
+@contextlib.contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, exceptions.NotFoundError) as cause:
+        raise NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.") from cause
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as cause:
+        raise Forbidden(
+            "The store refuses these credentials.", remedy="Check the account, its key and its rights on the vault."
+        ) from cause
+    except (exceptions.NotSupportedError, NotImplementedError) as cause:
+        raise Unsupported(f"The store cannot do this: {cause}", remedy="Use a store with conditional puts.") from cause
+    except (exceptions.BaseError, OSError, ValueError) as cause:
+        raise Unreachable(
+            f"The store failed on {name}: {_brief(cause)}", remedy="Try again; check the store."
+        ) from cause
+
+
+def _brief(cause: Exception) -> str:
+    """The first line: what follows can be whole responses."""
+    return str(cause).strip().partition("\n")[0][:300]

@@ -1,0 +1,108 @@
+"""Upkeep of a vault: compaction, retention and collection of every machine in turn; and what its bytes are for.
+
+One function for whoever runs it, a server by the clock or a person by hand: each part is safe beside all others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from farshore.formats import vault_names
+from farshore.model.errors import FarshoreError, NotFound
+from farshore.model.identifiers import MachineId
+from farshore.model.policy import ReplicationPolicy
+from farshore.vault.collection import GRACE, Collection, PolicyOf, collect, find_dead
+from farshore.vault.compaction import compact
+from farshore.vault.leases import live_leases
+from farshore.vault.retention import apply_retention
+from farshore.vault.vault import Vault
+
+_DAY = 24 * 3600 * 1_000_000_000
+
+
+@dataclass
+class Upkeep:
+    """What a run did. ``troubles`` has the error of each machine whose part failed; the others were done."""
+
+    layers: int = 0
+    merged: int = 0
+    collection: Collection | None = None
+    troubles: dict[MachineId, FarshoreError] = field(default_factory=dict)
+
+
+def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
+    """Compact, apply retention, collect. Collection is left out where a machine's part failed: it would not know what
+    that machine needs. May be stopped and repeated at any time, and run on several servers at once."""
+    done = Upkeep()
+    leases = live_leases(vault.store, vault.chunk_key, time.time_ns())
+    for machine_id in vault.machines():
+        try:
+            machine = vault.machine(machine_id)
+        except NotFound:  # erased
+            continue
+        pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
+        try:
+            done.layers += len(compact(machine))
+            done.merged += len(apply_retention(machine, policy_of(machine_id), pins)[1])
+        except FarshoreError as error:
+            done.troubles[machine_id] = error
+    if not done.troubles:
+        done.collection = collect(vault, policy_of, grace)
+    return done
+
+
+@dataclass
+class MachineUsage:
+    """Bytes of one machine, by what they are and by the age of their objects in days. Chunks are shared and counted
+    with the vault."""
+
+    by_kind: dict[str, int] = field(default_factory=dict)
+    by_age_days: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.by_kind.values())
+
+
+@dataclass
+class Usage:
+    """Bytes of a vault. ``reclaimable`` is what the policy asked about would free, chunks included."""
+
+    machines: dict[MachineId, MachineUsage] = field(default_factory=dict)
+    chunks: int = 0
+    other: int = 0
+    reclaimable: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.chunks + self.other + sum(machine.total for machine in self.machines.values())
+
+
+def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int] = time.time_ns) -> Usage:
+    """What takes how much; with ``policy_of``, what collection under it would free as things stand."""
+    found = Usage()
+    moment = now()
+    for item in vault.store.list(""):
+        if item.name.startswith(vault_names.CHUNKS):
+            found.chunks += item.size
+        elif item.name.startswith(vault_names.MACHINES):
+            _, machine, kind = item.name.split("/", 3)[:3]
+            mine = found.machines.setdefault(MachineId(machine), MachineUsage())
+            mine.by_kind[kind] = mine.by_kind.get(kind, 0) + item.size
+            age = max(0, moment - item.modified) // _DAY
+            mine.by_age_days[age] = mine.by_age_days.get(age, 0) + item.size
+        else:
+            found.other += item.size
+    if policy_of is not None:
+        dead, _ = find_dead(vault, policy_of, live_leases(vault.store, vault.chunk_key, moment))
+        found.reclaimable = sum(dead.values())
+    return found
+
+
+def one_policy(policy: ReplicationPolicy) -> PolicyOf:
+    """The same policy for every machine."""
+    return lambda _machine: policy

@@ -1,0 +1,170 @@
+"""A vault: its descriptor, its keys, its machines.
+
+The owner's key opens the vault key; the vault key opens the key of the chunks, the keys of the machines, and gives
+the key that chunks are hashed with. A process server gets the vault key itself, over mutual TLS, and never the
+owner's.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from farshore.formats import vault_names
+from farshore.model.errors import Damaged, NotFound, Refused, Unsupported, WrongKey
+from farshore.model.identifiers import MachineId, VaultId, new_id
+from farshore.vault.cache import PackCache
+from farshore.vault.chunks import ChunkStore
+from farshore.vault.machine import MachineVault, Shared
+from farshore.vault.objects import read_document, seal_document
+from farshore.vault.owner_keys import KeyWrapper, Slot, unwrap_any
+from farshore.vault.sealing import SealingKey
+from farshore.vault.stores.port import Store
+
+FORMAT = 1
+
+
+class Vault:
+    """An open vault. Safe to use from several threads. Memory: the pack cache (64 MiB unless told otherwise)."""
+
+    def __init__(self, store: Store, vault_id: VaultId, key: SealingKey, cache_bytes: int = 64 << 20) -> None:
+        self.store = store
+        self.id = vault_id
+        self._key = key
+        self.cache = PackCache(cache_bytes)
+        self.chunk_hash_key = key.derive("chunk hash")
+        """32 bytes; agents hash chunks with it."""
+        self.chunk_key = self._wrapped_key(vault_names.CHUNK_KEY, create=True)
+        """Seals what the machines share: chunks, leases, the list of the condemned."""
+        chunks = ChunkStore(store, self.chunk_key, self.chunk_hash_key)
+        self._shared = Shared(self.chunk_key, self.chunk_hash_key, chunks, self.cache)
+        self._machines: dict[MachineId, MachineVault] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def create(cls, store: Store, owner: KeyWrapper) -> Vault:
+        """Make a vault in an empty store. Raises Refused where there is one already."""
+        vault_id = VaultId(new_id())
+        secret = secrets.token_bytes(32)
+        descriptor = {
+            "format": FORMAT,
+            "product": "farshore",
+            "vault": vault_id,
+            "created": time.time_ns(),
+            "slots": [owner.wrap(secret, vault_id)],
+        }
+        if not store.put_if_absent(vault_names.DESCRIPTOR, [_descriptor_text(descriptor)]):
+            raise Refused(f"There is a vault in {store.url} already.", remedy="Open it, or choose another place.")
+        return cls(store, vault_id, SealingKey(secret))
+
+    @classmethod
+    def open(cls, store: Store, owner: KeyWrapper) -> Vault:
+        """Open with the owner's key. Raises NotFound, WrongKey, Damaged, Unsupported."""
+        descriptor = read_descriptor(store)
+        vault_id = VaultId(descriptor["vault"])
+        return cls(store, vault_id, SealingKey(unwrap_any(owner, descriptor["slots"], vault_id)))
+
+    @classmethod
+    def open_with_vault_key(cls, store: Store, secret: bytes) -> Vault:
+        """Open with the vault key itself. Raises NotFound, WrongKey, Damaged, Unsupported."""
+        return cls(store, VaultId(read_descriptor(store)["vault"]), SealingKey(secret))
+
+    def add_owner(self, owner: KeyWrapper) -> None:
+        """Let another owner key open the vault too. No data is touched."""
+        secret, vault_id = self._key.secret, self.id
+        self._change_slots(lambda slots: [*slots, owner.wrap(secret, vault_id)])
+
+    def remove_owner(self, owner: KeyWrapper) -> None:
+        """Take an owner key's slots away. Raises WrongKey where it has none, Refused where no other key is left."""
+
+        def without(slots: list[Slot]) -> list[Slot]:
+            rest = [slot for slot in slots if owner.unwrap(slot, self.id) is None]
+            if len(rest) == len(slots):
+                raise WrongKey("This key does not open the vault.", remedy="Give the key that is to be removed.")
+            if not rest:
+                raise Refused("It is the vault's only key.", remedy="Add the new key first.")
+            return rest
+
+        self._change_slots(without)
+
+    def _change_slots(self, change: Callable[[list[Slot]], list[Slot]]) -> None:
+        descriptor = read_descriptor(self.store)
+        descriptor["slots"] = change(descriptor["slots"])
+        self.store.put(vault_names.DESCRIPTOR, [_descriptor_text(descriptor)])
+
+    @property
+    def key_hex(self) -> str:
+        """The vault key, for the process server; never to be logged or stored."""
+        return self._key.secret.hex()
+
+    def chunk_store(self) -> ChunkStore:
+        """The vault's chunks."""
+        return self._shared.chunks
+
+    def machines(self) -> list[MachineId]:
+        """The machines that the vault holds something of, sorted."""
+        return [MachineId(name) for name in self.store.folders(vault_names.MACHINES)]
+
+    def machine(self, machine: MachineId, create: bool = False) -> MachineVault:
+        """One machine; ``create`` makes its key if it has none. Raises NotFound where it has none, Malformed."""
+        with self._lock:
+            found = self._machines.get(machine)
+            if found is None:
+                name = vault_names.machine_key(machine)
+                try:
+                    key = self._wrapped_key(name, create)
+                except NotFound as cause:
+                    raise NotFound(
+                        f"The vault holds no key of machine {machine}: it was never protected here, or was erased.",
+                        remedy="Run `farshore vault ls` to see the machines.",
+                    ) from cause
+                found = self._machines[machine] = MachineVault(self.store, machine, key, self._shared)
+            return found
+
+    def erase_machine(self, machine: MachineId) -> None:
+        """Delete the machine's key: nothing of it can be read again, by anybody. Its objects go with the next
+        collection."""
+        with self._lock:
+            self.store.delete(vault_names.machine_key(machine))
+            self._machines.pop(machine, None)
+
+    def _wrapped_key(self, name: str, create: bool) -> SealingKey:
+        try:
+            fields = read_document(self.store, self._key, name)
+        except NotFound:
+            if not create:
+                raise
+            document = seal_document(self._key, name, {"format": 1, "key": secrets.token_hex(32)})
+            self.store.put_if_absent(name, document.buffers)
+            # Of two creators at once one wins; both go on with what is there.
+            fields = read_document(self.store, self._key, name)
+        try:
+            return SealingKey(bytes.fromhex(fields["key"]))
+        except (KeyError, TypeError, ValueError, WrongKey) as cause:
+            raise Damaged(f"{name} holds no key.", remedy="Restore the object from a copy.") from cause
+
+
+def _descriptor_text(descriptor: dict[str, Any]) -> bytes:
+    return json.dumps(descriptor, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def read_descriptor(store: Store) -> dict[str, Any]:
+    """The vault's descriptor. Raises NotFound where there is no vault, Damaged, Unsupported."""
+    try:
+        data = bytes(store.get(vault_names.DESCRIPTOR))
+    except NotFound as cause:
+        raise NotFound(f"There is no vault in {store.url}.", remedy="Check the URL, or run `vault init`.") from cause
+    try:
+        fields = json.loads(data)
+        version = fields["format"]
+        if not isinstance(fields["vault"], str) or not isinstance(fields["slots"], list):
+            raise ValueError("a field has another type")
+    except (ValueError, KeyError, TypeError) as cause:
+        raise Damaged("The vault's descriptor is damaged.", remedy="Restore vault.farshore from a copy.") from cause
+    if version != FORMAT:
+        raise Unsupported(f"The vault has format {version}.", remedy="Use a newer release of Farshore.")
+    return dict(fields)

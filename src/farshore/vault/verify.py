@@ -1,0 +1,248 @@
+"""Verification: is everything there that the points need, does it open, and if not, what is lost.
+
+The structure is checked by opening every index, which is authenticated, and by following every reference. ``data``
+reads and opens packs too, all or a random share of them: every byte of a pack is authenticated. A finding names the
+object, the disk and the bytes of it that are affected, and the first position whose state is. Other points stay
+usable.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from farshore.formats import vault_names
+from farshore.formats.base_map import INHERIT
+from farshore.formats.batch import Role
+from farshore.formats.chunk_pack import decode_index
+from farshore.formats.container import Kind
+from farshore.formats.record import RecordKind, payload_offsets
+from farshore.model.errors import Damaged, NotFound, Refused
+from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, Epoch, MachineId
+from farshore.vault.base_maps import BaseMap
+from farshore.vault.epochs import EpochRecord
+from farshore.vault.machine import MachineVault
+from farshore.vault.objects import OpenedObject, open_object
+from farshore.vault.stores.port import Listed
+from farshore.vault.timeline import StoredLayer, StoredSegment, Timeline
+from farshore.vault.vault import Vault
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. ``disk`` and the byte range are -1 where it concerns more than that; ``from_position``
+    is the first state affected, as EPOCH:SEQUENCE, later ones of its epoch may be too; empty for none or unknown."""
+
+    object: str
+    problem: str
+    machine: str = ""
+    disk: int = -1
+    start: int = -1
+    end: int = -1
+    from_position: str = ""
+
+
+@dataclass
+class Report:
+    """``objects`` and ``packs`` were opened; sizes in bytes."""
+
+    objects: int = 0
+    packs: int = 0
+    bytes_read: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+def verify(
+    vault: Vault,
+    *,
+    data: bool = False,
+    sample: float = 1.0,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Check a whole vault. ``sample`` is the share of packs read with ``data``. Raises Unreachable, Forbidden only."""
+    return _Verification(vault, data, sample, seed, progress or (lambda _name: None)).run()
+
+
+class _Verification:
+    def __init__(self, vault: Vault, data: bool, sample: float, seed: int, progress: Callable[[str], None]) -> None:
+        self._vault, self._data, self._sample, self._progress = vault, data, sample, progress
+        self._random = random.Random(seed)
+        self._report = Report()
+        self._lost: dict[str, set[int] | None] = {}
+        """Chunk packs that are damaged: the ordinals of their chunks, or None for all of them."""
+
+    def run(self) -> Report:
+        packs = {item.name: item for item in self._vault.store.list(vault_names.CHUNKS)}
+        for item in packs.values():
+            self._chunk_pack(item)
+        for machine_id in self._vault.machines():
+            try:
+                machine = self._vault.machine(machine_id)
+                timeline = machine.timeline()
+            except NotFound:  # erased
+                continue
+            except (Damaged, Refused) as error:
+                self._note(vault_names.machine_folder(machine_id), error.message, machine_id)
+                continue
+            self._machine(machine, timeline, packs)
+        return self._report
+
+    def _machine(self, machine: MachineVault, timeline: Timeline, packs: Mapping[str, Listed]) -> None:
+        try:
+            machine.points(timeline=timeline)
+            machine.machine_description()
+        except (Damaged, Refused) as error:
+            self._note(vault_names.machine_folder(machine.id), error.message, machine.id)
+        listed = {item.name for item in self._vault.store.list(vault_names.machine_folder(machine.id))}
+        for epoch in sorted(timeline.epochs):
+            record = timeline.epochs[epoch]
+            for gap in timeline.run(epoch, Role.JOURNAL, self._journal_start(timeline, epoch)).behind_gap[:1]:
+                missing = timeline.last(epoch) + 1
+                problem = f"Records {missing} to {gap.segment.first - 1} before it are missing."
+                self._note(gap.object.name, problem, machine.id, position=f"{epoch}:{missing}")
+            for role in (Role.JOURNAL, Role.BASE):
+                start = self._journal_start(timeline, epoch) if role is Role.JOURNAL else 1
+                for stored in timeline.run(epoch, role, start).chain:
+                    self._segment(machine, stored)
+            if timeline.run(epoch, Role.BASE).end < record.base_end:
+                problem = f"Base records {timeline.run(epoch, Role.BASE).end} to {record.base_end - 1} are missing."
+                self._note(f"epoch {epoch}", problem, machine.id, position=f"{epoch}:0")
+            for layer in timeline.layers(epoch):
+                self._layer(machine, layer, listed)
+            self._base_maps(machine, record, packs)
+
+    def _journal_start(self, timeline: Timeline, epoch: Epoch) -> int:
+        """Where single segments begin to count: behind what retention has merged."""
+        return max((one.layer.end for one in timeline.data_layers(epoch)), default=1)
+
+    def _segment(self, machine: MachineVault, stored: StoredSegment) -> None:
+        name = stored.segment
+        try:
+            opened, index = machine.segment_index(stored)
+        except (Damaged, Refused) as error:
+            self._note(stored.object.name, error.message, machine.id, position=f"{name.epoch}:{name.first}")
+            return
+        offsets = payload_offsets(index.records)
+        for number, problem in self._packs(opened):
+            begin, end = int(opened.starts[number]), int(opened.starts[number + 1])
+            touched = np.flatnonzero((offsets[:-1] < end) & (offsets[1:] > begin))
+            for place in touched[index.records["kind"][touched] == RecordKind.WRITE].tolist():
+                row = index.records[place]
+                start = int(row["sector"]) * SECTOR
+                position = f"{name.epoch}:{index.first_sequence + place if name.role is Role.JOURNAL else 0}"
+                length = int(row["sectors"]) * SECTOR
+                self._note(opened.name, problem, machine.id, int(row["disk"]), start, start + length, position)
+
+    def _layer(self, machine: MachineVault, stored: StoredLayer, listed: set[str]) -> None:
+        position = f"{stored.layer.epoch}:{stored.layer.end - 1}"
+        try:
+            layer = machine.layer(stored)
+        except (Damaged, Refused) as error:
+            self._note(stored.object.name, error.message, machine.id, position=position)
+            return
+        self._report.objects += 1
+        for name in sorted(machine.source_names(layer) - listed):
+            self._note(name, f"It is missing; {stored.object.name} needs it.", machine.id, position=position)
+        for number, problem in self._packs(layer.opened):
+            page = layer.index.pages[number]
+            start, end = int(page["block"]) * BLOCK, (int(page["last"]) + 1) * BLOCK
+            self._note(stored.object.name, problem, machine.id, int(page["disk"]), start, end, position)
+        if self._data:
+            for row in np.flatnonzero(layer.sources["salt"] != np.void(bytes(16))).tolist():
+                try:
+                    source = machine.source(stored.layer.epoch, layer.sources[row])
+                    for _, problem in self._packs(source):
+                        self._note(source.name, problem, machine.id, position=position)
+                except (Damaged, Refused) as error:
+                    self._note(stored.object.name, error.message, machine.id, position=position)
+
+    def _base_maps(self, machine: MachineVault, record: EpochRecord, packs: Mapping[str, Listed]) -> None:
+        for disk in record.disks:
+            if not disk.mapped:
+                continue
+            position = f"{record.epoch}:0"
+            name = vault_names.base_map(machine.id, record.epoch, disk.number)
+            try:
+                base = machine.base_map(record.epoch, disk.number)
+            except (Damaged, Refused) as error:
+                self._note(name, error.message, machine.id, disk.number, 0, disk.size, position)
+                continue
+            self._report.objects += 1
+            names = [vault_names.chunk_pack(salt.tobytes()) for salt in base.index.salts]
+            bad = {row for row, pack in enumerate(names) if pack not in packs or pack in self._lost}
+            if bad or self._data:
+                for chunk, problem in self._bad_chunks(base, names, bad):
+                    start = chunk * CHUNK
+                    end = min(disk.size, start + CHUNK)
+                    self._note(name, problem, machine.id, disk.number, start, end, position)
+
+    def _bad_chunks(self, base: BaseMap, names: list[str], bad: set[int]) -> Iterator[tuple[int, str]]:
+        """Chunks of a map that cannot be read, and why."""
+        size = base.index.page_chunks
+        for page in range(-(-base.chunks // size)):
+            try:
+                entries = base.entries(page)
+                if self._data:
+                    base.hashes(page)
+            except Damaged as error:
+                yield from ((chunk, error.message) for chunk in range(page * size, min((page + 1) * size, base.chunks)))
+                continue
+            named = np.flatnonzero((entries["pack"] < INHERIT) & np.isin(entries["pack"], sorted(bad)))
+            for place in named.tolist():
+                pack = names[int(entries["pack"][place])]
+                lost = self._lost.get(pack)
+                if lost is None or int(entries["ordinal"][place]) in lost:
+                    yield page * size + place, f"Its chunk in {pack} cannot be read."
+
+    def _chunk_pack(self, item: Listed) -> None:
+        try:
+            opened = open_object(self._vault.store, self._vault.chunk_key, item.name, item.size, Kind.CHUNK_PACK)
+            decode_index(opened.index, item.name)
+        except (Damaged, Refused) as error:
+            self._lost[item.name] = None
+            self._note(item.name, error.message)
+            return
+        bad = [(int(opened.packs["ordinal"][number]), problem) for number, problem in self._packs(opened)]
+        if bad:
+            self._lost[item.name] = {ordinal for ordinal, _ in bad}
+            self._note(item.name, f"{len(bad)} chunks cannot be read. {bad[0][1]}")
+
+    def _packs(self, opened: OpenedObject) -> Iterator[tuple[int, str]]:
+        """Packs of an object that do not open, and why. Reads none without ``data``."""
+        self._progress(opened.name)
+        self._report.objects += 1
+        if not self._data:
+            return
+        for number in range(len(opened.packs)):
+            if self._sample < 1 and self._random.random() >= self._sample:
+                continue
+            try:
+                self._report.bytes_read += int(opened.packs["stored"][number])
+                self._report.packs += 1
+                opened.read_pack(number)
+            except (Damaged, NotFound) as error:
+                yield number, error.message
+
+    def _note(
+        self,
+        name: str,
+        problem: str,
+        machine: MachineId | str = "",
+        disk: int = -1,
+        start: int = -1,
+        end: int = -1,
+        position: str = "",
+    ) -> None:
+        last = self._report.findings[-1] if self._report.findings else None
+        if (
+            last is not None
+            and (last.object, last.machine, last.disk, last.end) == (name, machine, disk, start)
+            and start >= 0
+        ):
+            self._report.findings[-1] = Finding(name, last.problem, machine, disk, last.start, end, last.from_position)
+        else:
+            self._report.findings.append(Finding(name, problem, machine, disk, start, end, position))

@@ -1,0 +1,134 @@
+"""Doubles of the clouds' object stores: servers from the package registries, started on free ports for the tests.
+
+Azure: Azurite (npm). S3: moto's server (PyPI). They are installed once
+below the cache folder (FARSHORE_DOUBLES, else ~/.cache/farshore/doubles).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import email.utils
+import hashlib
+import hmac
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import urllib3
+
+CACHE = Path(os.environ.get("FARSHORE_DOUBLES", str(Path.home() / ".cache" / "farshore" / "doubles")))
+BUCKET = "farshore"
+_ACCOUNT = "devstoreaccount1"
+_ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Azurite's well-known account, the same everywhere: no secret."""
+
+
+@contextlib.contextmanager
+def azurite() -> Iterator[tuple[str, dict[str, str]]]:
+    """The URL of a container in Azurite, and the environment that opens it."""
+    command = CACHE / "node_modules" / ".bin" / "azurite-blob"
+    if not command.exists():
+        if shutil.which("npm") is None:
+            raise FileNotFoundError("npm is not installed, which installs Azurite")
+        _install(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(CACHE), "azurite"])
+    port = _free_port()
+    options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--blobPort", str(port)]
+    with _running([str(command), *options], port):
+        endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
+        _make_container(endpoint)
+        environment = {
+            "AZURE_STORAGE_ACCOUNT_NAME": _ACCOUNT,
+            "AZURE_STORAGE_ACCOUNT_KEY": _ACCOUNT_KEY,
+            "AZURE_STORAGE_ENDPOINT": endpoint,
+            "AZURE_ALLOW_HTTP": "true",
+        }
+        yield f"az://{BUCKET}", environment
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[tuple[str, dict[str, str]]]:
+    """The URL of a bucket in moto's S3 server, and the environment that opens it."""
+    command = _python_tool("moto_server", "moto[server,s3]")
+    port = _free_port()
+    with _running([str(command), "-p", str(port)], port):
+        endpoint = f"http://127.0.0.1:{port}"
+        urllib3.request("PUT", f"{endpoint}/{BUCKET}", headers={"Host": f"127.0.0.1:{port}"})
+        environment = {
+            "AWS_ENDPOINT": endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+        }
+        yield f"s3://{BUCKET}", environment
+
+
+@contextlib.contextmanager
+def gcs() -> Iterator[tuple[str, dict[str, str]]]:
+    """A real bucket, FARSHORE_TEST_GCS=gs://bucket/prefix: the doubles in the registries lack the XML requests by which
+    obstore writes."""
+    yield os.environ["FARSHORE_TEST_GCS"], {}
+
+
+def _python_tool(name: str, package: str) -> Path:
+    tool = CACHE / "venv" / "bin" / name
+    if not tool.exists():
+        if not (CACHE / "venv").exists():
+            _install([sys.executable, "-m", "venv", str(CACHE / "venv")])
+        _install([str(CACHE / "venv" / "bin" / "pip"), "install", "--quiet", package])
+    return tool
+
+
+def _install(command: list[str]) -> None:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    subprocess.run(command, check=True, capture_output=True, timeout=280)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(command: list[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{command[0]} did not start")
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _make_container(endpoint: str) -> None:
+    """obstore makes no containers: one request signed with the account's key."""
+    date = email.utils.formatdate(usegmt=True)
+    headers = f"x-ms-date:{date}\nx-ms-version:2021-12-02"
+    resource = f"/{_ACCOUNT}/{_ACCOUNT}/{BUCKET}\nrestype:container"
+    text = "PUT" + "\n" * 12 + f"{headers}\n{resource}"
+    signature = base64.b64encode(hmac.digest(base64.b64decode(_ACCOUNT_KEY), text.encode(), hashlib.sha256)).decode()
+    answer = urllib3.request(
+        "PUT",
+        f"{endpoint}/{BUCKET}?restype=container",
+        headers={
+            "x-ms-date": date,
+            "x-ms-version": "2021-12-02",
+            "Authorization": f"SharedKey {_ACCOUNT}:{signature}",
+            "Content-Length": "0",
+        },
+    )
+    if answer.status != 201:
+        raise RuntimeError(f"Azurite did not make the container: {answer.status} {answer.data!r}")

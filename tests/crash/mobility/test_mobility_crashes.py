@@ -1,0 +1,129 @@
+"""The agent and its servers killed, stopped and starved while the disk is written to: the replica ends up equal.
+
+One installation for all of them, as in life: each case begins where the one before it ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.crash.mobility.rig import Rig, churn, same, until, writing
+from tests.loopdisks import loop_disk, require_root
+
+from farshore.model.point import PointKind
+from farshore.model.states import CaptureMode
+
+pytestmark = pytest.mark.root
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module", params=["ext4"])
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    require_root()
+    home: Path = tmp_path_factory.mktemp("installation")
+    with loop_disk(256 * MIB, request.param) as disk:
+        made = Rig(home, disk)
+        try:
+            made.up()
+            made.enrol()
+            churn(disk.folder, 24, "before")
+            made.start_agent()
+            made.wait_consistent()
+            yield made
+        finally:
+            made.close()
+
+
+def test_a_quiet_disk_is_copied_whole(rig: Rig) -> None:
+    rig.check("first")
+
+
+def test_writing_and_discarding(rig: Rig) -> None:
+    with writing(rig.disk.folder, megabytes_a_second=10):
+        time.sleep(3)
+        (rig.disk.folder / "before").unlink()
+        subprocess.run(["fstrim", rig.disk.folder], check=True)
+        time.sleep(1)
+    rig.check("written")
+    assert rig.shown().accounts[0].verdict == "ok"
+
+
+def test_a_file_system_consistent_point_needs_no_recovery(rig: Rig, tmp_path: Path) -> None:
+    with writing(rig.disk.folder, megabytes_a_second=4):
+        time.sleep(1)
+        position = rig.point("clean", PointKind.FILE_SYSTEM_CONSISTENT)
+        crashed = rig.point("crashed")
+    for at, clean in ((position, True), (crashed, False)):
+        image = tmp_path / "image"
+        rig.replica(at).tofile(image)
+        features = subprocess.run(["dumpe2fs", "-h", image], capture_output=True, text=True, check=True).stdout
+        assert ("needs_recovery" not in features) == clean
+        if clean:
+            subprocess.run(["e2fsck", "-fn", image], capture_output=True, check=True)
+        image.unlink()
+
+
+def test_the_agent_is_killed_in_the_middle(rig: Rig) -> None:
+    epoch = rig.shown().epoch
+    older, as_it_was = rig.frozen_point("older")
+    with writing(rig.disk.folder, megabytes_a_second=10):
+        time.sleep(1)
+        rig.signal_agent(signal.SIGKILL)
+        time.sleep(2)  # nobody sees these writes
+        rig.start_agent()
+        rig.wait_consistent(after_epoch=epoch)
+    rig.check("after-kill")
+    same(rig.replica(older), as_it_was)
+
+
+def test_a_starved_agent_goes_to_the_bitmap_and_heals(rig: Rig) -> None:
+    epoch = rig.shown().epoch
+    older, as_it_was = rig.frozen_point("before-overflow")
+    rig.signal_agent(signal.SIGSTOP)
+    churn(rig.disk.folder, 48, "overflow")  # thrice the ring
+    rig.signal_agent(signal.SIGCONT)
+    assert rig.wait_consistent(after_epoch=epoch) == epoch + 1
+    assert "why=overflow next=heal" in rig.log.read_text()
+    rig.check("healed")
+    same(rig.replica(older), as_it_was)
+
+
+def test_servers_die_and_the_spill_carries_the_stream_over(rig: Rig) -> None:
+    epoch = rig.shown().epoch
+    rig.down()
+    for number in range(6):  # 72 MiB: more than the memory for it, less than memory and .hrl file
+        churn(rig.disk.folder, 12, f"outage-{number % 2}")
+        time.sleep(0.3)
+    until(lambda: rig.reported().spilled_bytes > 0, "the .hrl file's use")
+    rig.up()
+    rig.check("over-the-outage")
+    assert rig.shown().epoch == epoch, "an outage that memory and the .hrl file can bridge needs no new epoch"
+
+
+def test_an_outage_longer_than_the_spill_ends_in_the_bitmap(rig: Rig) -> None:
+    epoch = rig.shown().epoch
+    rig.down()
+    for number in range(6):
+        churn(rig.disk.folder, 24, f"long-{number % 2}")  # 144 MiB; memory, .hrl file and ring hold 96
+    until(lambda: rig.reported().mode is CaptureMode.BITMAP, "bitmap mode")
+    rig.up()
+    rig.wait_consistent(after_epoch=epoch)
+    rig.check("after-the-long-outage")
+
+
+def test_killed_while_healing(rig: Rig) -> None:
+    epoch = rig.shown().epoch
+    rig.signal_agent(signal.SIGSTOP)
+    churn(rig.disk.folder, 48, "overflow")
+    rig.signal_agent(signal.SIGCONT)
+    until(lambda: rig.shown().epoch > epoch, "the healing epoch")
+    rig.signal_agent(signal.SIGKILL)
+    churn(rig.disk.folder, 4, "unseen")
+    rig.start_agent()
+    rig.wait_consistent(after_epoch=epoch + 1)
+    rig.check("after-all")

@@ -1,0 +1,214 @@
+"""A real process server process over a real local vault, with a double of the configuration server beside it.
+
+Used by crash tests and benchmarks. The double answers the three calls that a process server makes, over the same
+TLS and with certificates of the product's own authority.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from farshore.api_types.machines import Description, Disk, EpochKind
+from farshore.api_types.servers import ProcessServerSettings, Registration, ServerReport, StreamGrant
+from farshore.client.credentials import Credentials, client_context
+from farshore.client.data_plane import DataPlane
+from farshore.client.transport import Transport
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.pki.authority import Authority
+from farshore.model.errors import Fenced, NotFound
+from farshore.model.identifiers import MachineId, new_id
+from farshore.model.machine import Firmware
+from farshore.process_server.listening.exchange import Answer, Request
+from farshore.process_server.listening.listener import Listener
+from farshore.process_server.listening.peer import server_context
+from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.stores.registry import open_store
+from farshore.vault.vault import Vault
+
+_STREAM = re.compile(r"/v1/process-servers/self/streams/([0-9a-f-]+)/([0-9]+)")
+_READY_SECONDS = 30.0
+
+
+def description(*sizes: int) -> Description:
+    """A machine with disks of these sizes."""
+    disks = [Disk(number=number, name=f"vd{chr(97 + number)}", size=size) for number, size in enumerate(sizes)]
+    return Description(
+        hostname="simulated",
+        firmware=Firmware.BIOS,
+        processors=1,
+        memory=1 << 30,
+        operating_system="Debian 12",
+        kernel="6.1",
+        architecture="x86_64",
+        disks=disks,
+    )
+
+
+@dataclass
+class ControlDouble:
+    """What a configuration server would know. ``grants`` by (machine, epoch); a fenced one is in ``fenced``."""
+
+    settings: ProcessServerSettings
+    grants: dict[tuple[str, int], StreamGrant] = field(default_factory=dict)
+    fenced: set[tuple[str, int]] = field(default_factory=set)
+    reports: list[ServerReport] = field(default_factory=list)
+
+    def __call__(self, request: Request) -> Answer:
+        """A Handler."""
+        body = bytes(request.body(1 << 24)) if request.length else b""
+        if request.path == "/v1/process-servers/self":
+            Registration.model_validate_json(body)
+            return Answer(200, "application/json", [self.settings.model_dump_json().encode()])
+        if request.path == "/v1/process-servers/self/report":
+            self.reports.append(ServerReport.model_validate_json(body))
+            return Answer(204, "application/json")
+        found = _STREAM.fullmatch(request.path)
+        if found is None:
+            raise NotFound(f"no {request.path}", remedy="")
+        key = (found[1], int(found[2]))
+        if key in self.fenced:
+            raise Fenced(f"epoch {key[1]} is closed", remedy="")
+        if key not in self.grants:
+            raise NotFound(f"no epoch {key}", remedy="")
+        return Answer(200, "application/json", [self.grants[key].model_dump_json().encode()])
+
+    def grant(self, machine: str, epoch: int, kind: EpochKind, what: Description, parent: int = 0) -> None:
+        """Open an epoch; older ones of the machine are closed."""
+        self.fenced |= {key for key in self.grants if key[0] == machine and key[1] < epoch}
+        self.grants[(machine, epoch)] = StreamGrant(
+            machine=machine, epoch=epoch, kind=kind, parent_epoch=parent, description=what
+        )
+
+
+class Rig:
+    """Everything in one folder. Use as a context manager."""
+
+    def __init__(
+        self, folder: Path, *, spool_limit: int = 4 << 30, seal_every: float = 0.5, **settings: object
+    ) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        now = datetime.datetime.now(datetime.UTC)
+        self.authority = Authority.create("test authority", now)
+        self.key_file = folder / "owner.key"
+        OwnerKey.generate_file(self.key_file)
+        self.vault_url = f"file://{folder}/vault"
+        self.vault = Vault.create(open_store(self.vault_url), OwnerKey.from_file(self.key_file))
+        given = ProcessServerSettings(
+            vault_url=self.vault_url, vault_key=self.vault.key_hex, spool_limit=spool_limit, seal_every=seal_every
+        )
+        self.control = ControlDouble(given)
+        certificate, key = self._issue(Identity(Kind.SERVER, "control"), ["127.0.0.1"])
+        self.control_listener = Listener(
+            "127.0.0.1", 0, server_context(self.authority.certificate, certificate, key), self.control, workers=4
+        )
+        self.settings = settings
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self._planes: list[DataPlane] = []
+
+    def __enter__(self) -> Rig:
+        self.control_listener.start()
+        certificate, key = self._issue(Identity(Kind.PROCESS_SERVER, new_id()), ["127.0.0.1"])
+        url = f"https://127.0.0.1:{self.control_listener.address[1]}"
+        Credentials(url, self.authority.certificate, certificate, key).save(self.folder / "credentials.json")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for plane in self._planes:
+            plane.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.control_listener.stop()
+
+    @property
+    def spool(self) -> Path:
+        """The spool's folder."""
+        return self.folder / "state" / "spool"
+
+    def start(self, *command: str, may_die: bool = False, **environment: str) -> subprocess.Popen[bytes]:
+        """Start the process server and wait until it listens. ``command``: what to run instead of its module."""
+        ready = self.folder / "ready"
+        ready.unlink(missing_ok=True)
+        prefix = "FARSHORE_PROCESS_SERVER_"
+        variables = {
+            "STATE": str(self.folder / "state"),
+            "CREDENTIALS": str(self.folder / "credentials.json"),
+            "LISTEN": "127.0.0.1",
+            "PORT": str(self.port),
+            "READY_FILE": str(ready),
+            **{name.upper(): str(value) for name, value in self.settings.items()},
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, *(command or ("-m", "farshore.process_server.main"))],
+            env={**os.environ, **{prefix + name: value for name, value in variables.items()}, **environment},
+        )
+        deadline = time.monotonic() + _READY_SECONDS
+        while not ready.exists() or not ready.read_text().endswith("\n"):
+            if self.process.poll() is not None:
+                if may_die:
+                    return self.process
+                raise RuntimeError(f"the process server ended with {self.process.returncode}")
+            if time.monotonic() > deadline:
+                raise RuntimeError("the process server does not get ready")
+            time.sleep(0.02)
+        self.port = int(ready.read_text().split()[1])
+        return self.process
+
+    def stop(self) -> None:
+        """End the process server cleanly."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        if self.process.wait(30) != 0:
+            raise RuntimeError(f"the process server ended with {self.process.returncode}")
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def plane(self, machine: MachineId, epoch: int, *, holder: str | None = None) -> DataPlane:
+        """The client of a machine's stream; ``holder``: another machine's certificate."""
+        certificate, key = self._issue(Identity(Kind.MACHINE, holder or machine))
+        context = client_context(self.authority.certificate, certificate, key)
+        made = DataPlane(Transport(f"https://127.0.0.1:{self.port}", context), machine, epoch)
+        self._planes.append(made)
+        return made
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds that the process server has used."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory_bytes(self) -> int:
+        """The most memory that the process server has had resident."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
+
+    def reported_points(self) -> list[dict[str, object]]:
+        """Every point that was reported."""
+        return [json.loads(point.model_dump_json()) for report in self.control.reports for point in report.points]
+
+    def issue(self, machine: MachineId) -> tuple[str, str]:
+        """A machine's certificate and key, PEM texts."""
+        return self._issue(Identity(Kind.MACHINE, machine))
+
+    def _issue(self, holder: Identity, names: tuple[str, ...] | list[str] = ()) -> tuple[str, str]:
+        issued, key = self.authority.issue(holder, datetime.datetime.now(datetime.UTC), names)
+        return issued.certificate, key

@@ -1,0 +1,108 @@
+"""SIGKILL between any two durable effects, then a restart: nothing acknowledged is lost, nothing wrong is shown."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.crash.process_server.rig import Rig, description
+from tests.crash.process_server.simulated_agent import SimulatedAgent
+
+from farshore.api_types.machines import EpochKind
+from farshore.formats.point_payload import PointPayload
+from farshore.model.errors import WrongState
+from farshore.model.identifiers import DiskNumber, MachineId, PointId, new_id
+from farshore.model.point import PointKind
+from farshore.model.position import Position
+from farshore.vault.machine import MachineVault
+
+SIZE = 8 << 20
+# All kill points of one run, thinned out unless a soak is asked for: each costs two starts of a server.
+STEP = 1 if os.environ.get("FARSHORE_SOAK") else 7
+DYING = str(Path(__file__).with_name("dying_server.py"))
+
+
+@pytest.mark.parametrize("die_at", range(1, 61, STEP))
+def test_killed_between_two_effects(tmp_path: Path, die_at: int) -> None:
+    with Rig(tmp_path, seal_every=0.1, spool_file_bytes=1 << 20) as rig:
+        machine = MachineId(new_id())
+        rig.control.grant(machine, 1, EpochKind.INITIAL, description(SIZE))
+        process = rig.start(DYING, FARSHORE_TEST_DIE_AT=str(die_at), may_die=True)
+        again = threading.Thread(target=_start_again, args=(rig, process))
+        again.start()
+        try:
+            if process.poll() is not None:
+                again.join()
+            agent = SimulatedAgent(machine, rig.plane(machine, 1), 1, SIZE, die_at, rig.vault.chunk_hash_key)
+            agent.fill(0.3)
+            _work(agent)
+            assert process.poll() == 9, "the server did not reach the kill point"
+        finally:
+            process.kill()
+            again.join()
+        _check(rig, agent)
+        rig.stop()
+
+
+def _start_again(rig: Rig, process: subprocess.Popen[bytes]) -> None:
+    process.wait()
+    rig.start()
+
+
+def _work(agent: SimulatedAgent) -> None:
+    for number in range(14):
+        point = PointPayload(PointId(f"p{number}"), PointKind.APP_CONSISTENT) if number % 3 == 1 else None
+        agent.batch(60, point=point)
+        agent.deliver()
+        if number == 4:
+            _copy(agent)
+        time.sleep(0.05)
+    agent.batch(20, point=PointPayload(PointId("last"), PointKind.CRASH_CONSISTENT, "last"))
+    agent.deliver()
+
+
+def _copy(agent: SimulatedAgent) -> None:
+    while True:
+        agent.copy()
+        try:
+            agent.complete(agent.acknowledged_end() - 1)
+            return
+        except WrongState as error:  # a server that was started again has not heard of every chunk
+            if "not whole" not in str(error):
+                raise
+
+
+def _check(rig: Rig, agent: SimulatedAgent) -> None:
+    vault = rig.vault.machine(agent.machine)
+    position = Position(agent.epoch, agent.next - 1)
+    deadline = time.monotonic() + 20
+    # A point's document follows the segment that holds its record.
+    while "last" not in {point.id for point in vault.points()}:
+        assert time.monotonic() < deadline, "the vault does not get the end of the stream"
+        time.sleep(0.05)
+    points = vault.points()
+    consistent_from = vault.timeline().record(agent.epoch).consistent_from
+    for sequence in {position.sequence, *(point.position.sequence for point in points[-6:])}:
+        assert sequence >= consistent_from
+        _compare(vault, agent, sequence)
+    named = {point.id for point in points if point.kind is PointKind.APP_CONSISTENT}
+    wanted = {
+        f"p{number}"
+        for number, sent in enumerate(agent.sent)
+        if number % 3 == 1 and sent.batch.end_sequence - 1 >= consistent_from and number < len(agent.sent) - 1
+    }
+    assert wanted <= named
+
+
+def _compare(vault: MachineVault, agent: SimulatedAgent, sequence: int) -> None:
+    source = vault.open(Position(agent.epoch, sequence), DiskNumber(0))
+    found = bytearray(SIZE)
+    source.read_into(0, memoryview(found))
+    source.close()
+    wrong = np.flatnonzero(np.frombuffer(found, np.uint8) != agent.disk_at(sequence))
+    assert not len(wrong), f"at {sequence}: byte {wrong[0]} and {len(wrong) - 1} others differ"

@@ -1,0 +1,101 @@
+"""Writes the golden files of the formats: run once for each released version of a format, then never again.
+
+    python -m tests.formats.make_golden FOLDER
+
+Makes `vault-1/` (a small vault with every kind of object), `vault-1.json` (what must be read from it) and the byte
+files of the wire formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tests.unit.vault.synthetic import Machine
+
+from farshore.formats import batch, chunk_exchange, point_payload
+from farshore.formats.record import RECORD, RecordKind
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Sequence
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.policy import ReplicationPolicy
+from farshore.model.position import Position
+from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault.compaction import Tiers, compact
+from farshore.vault.retention import apply_retention
+
+MACHINE = MachineId("5f0c1f6e-0f3a-4c55-9d0a-0123456789ab")
+MINUTE = 60 * 1_000_000_000
+
+
+def golden_batch() -> batch.Batch:
+    """One record of each kind."""
+    point = point_payload.encode_point(point_payload.PointPayload(PointId("p-1"), PointKind.APP_CONSISTENT, "quiet"))
+    rows = np.zeros(6, RECORD)
+    rows["kind"] = [kind.value for kind in RecordKind]
+    rows["sector"] = [8, 1 << 40, 24, 0, 0, 0]
+    rows["sectors"] = [2, 4096, 7, 0, len(point) // 512, 0]
+    rows["time_us"] = [0, 1, 2, 3, 4, 5]
+    rows["disk"] = [0, 1, 1, 0, 0, 0]
+    rows["flags"] = [1, 0, 0, 0, 0, 0]
+    payload = bytes(range(256)) * 4 + point
+    return batch.Batch(MACHINE, Epoch(3), batch.Role.JOURNAL, Sequence(7), 1_700_000_000_000_000_000, rows, payload)
+
+
+def golden_comparison() -> chunk_exchange.Comparison:
+    """Two chunks, one of them zero."""
+    hashes = np.zeros((2, 32), np.uint8)
+    hashes[0] = np.arange(32)
+    return chunk_exchange.Comparison(DiskNumber(1), 77, hashes)
+
+
+def golden_chunks() -> chunk_exchange.Chunks:
+    """Two chunks, one of them short."""
+    rows = np.zeros(2, chunk_exchange.CHUNK_ROW)
+    rows[0] = (77, 5, 0, bytes(range(32)))
+    rows[1] = (80, 3, 0, bytes(range(1, 33)))
+    return chunk_exchange.Chunks(DiskNumber(1), rows, b"helloyou")
+
+
+def main(folder: Path) -> None:
+    """Write everything."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "batch-1.bin").write_bytes(b"".join(batch.encode(golden_batch())))
+    (folder / "comparison-1.bin").write_bytes(b"".join(chunk_exchange.encode_comparison(golden_comparison())))
+    (folder / "chunks-1.bin").write_bytes(b"".join(chunk_exchange.encode_chunks(golden_chunks())))
+    owner = OwnerKey.generate_file(folder / "owner.key")
+    vault = Vault.create(open_store(f"file://{(folder / 'vault-1').absolute()}"), owner)
+    machine = Machine(vault, 1, {0: 300 << 10, 1: (70 << 10) + 512}, MACHINE)
+    machine.step = 10 * MINUTE
+    for data in machine.disks.values():
+        data[:] = (b"a golden disk, which compresses well; " * len(data))[: len(data)]
+    machine.begin_epoch(None)
+    machine.journal(segments=30, batches=1, count=6)
+    parent = Position(Epoch(1), Sequence(168))
+    machine.go_back(parent)
+    machine.begin_epoch(parent, "resync", overlay=4)
+    machine.journal(segments=6, batches=2, count=6)
+    position = Position(Epoch(2), Sequence(30))
+    when = machine.time - 6 * MINUTE
+    machine.in_vault.put_point(
+        RecoveryPoint(PointId("golden"), MACHINE, position, when, PointKind.APP_CONSISTENT, "quiet")
+    )
+    one = golden_batch()
+    builder = machine.in_vault.segment_builder(Epoch(3), batch.Role.JOURNAL)
+    sealed = builder.seal(
+        batch.Batch(MACHINE, Epoch(3), batch.Role.JOURNAL, Sequence(1), machine.time, one.records, one.payload)
+    )
+    (folder / "sealed-batch-1.bin").write_bytes(b"".join(sealed.to_buffers()))
+    compact(machine.in_vault, Tiers(segments=4, fan=2))
+    apply_retention(machine.in_vault, ReplicationPolicy(hot_window=2 * 3600, keep_hourly=3, keep_daily=1))
+    expected = {
+        str(at): {str(disk): hashlib.sha256(data).hexdigest() for disk, data in state.items()}
+        for at, state in machine.states.items()
+    }
+    (folder / "vault-1.json").write_text(json.dumps({"key": vault.key_hex, "states": expected}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

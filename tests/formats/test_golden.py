@@ -1,0 +1,104 @@
+"""Files of every released format stay readable, and what is written today is what was written then."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.formats.make_golden import MACHINE, golden_batch, golden_chunks, golden_comparison
+from tests.unit.vault.synthetic import DESCRIPTION, read
+
+from farshore.formats import batch, chunk_exchange, point_payload
+from farshore.formats.container import Kind
+from farshore.model.errors import Damaged, Malformed, Unsupported, WrongKey
+from farshore.model.identifiers import DiskNumber
+from farshore.model.point import PointKind
+from farshore.model.position import Position
+from farshore.vault import Latest, Named, OwnerKey, Vault, open_store
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def vault(tmp_path):
+    shutil.copytree(GOLDEN / "vault-1", tmp_path / "vault")
+    shutil.copy(GOLDEN / "owner.key", tmp_path / "owner.key")
+    (tmp_path / "owner.key").chmod(0o600)
+    return Vault.open(open_store(f"file://{tmp_path}/vault"), OwnerKey.from_file(tmp_path / "owner.key"))
+
+
+def test_a_batch_is_written_and_read_as_ever():
+    data = (GOLDEN / "batch-1.bin").read_bytes()
+    assert b"".join(batch.encode(golden_batch())) == data
+    found = batch.decode(data)
+    assert (found.records == golden_batch().records).all()
+    assert bytes(found.payload) == golden_batch().payload
+    assert (found.machine, found.epoch, found.first_sequence) == (MACHINE, 3, 7)
+    point = point_payload.decode_point(found.payload[1024:])
+    assert (point.id, point.kind, point.name) == ("p-1", PointKind.APP_CONSISTENT, "quiet")
+
+
+def test_chunk_exchange_is_written_and_read_as_ever():
+    data = (GOLDEN / "comparison-1.bin").read_bytes()
+    assert b"".join(chunk_exchange.encode_comparison(golden_comparison())) == data
+    assert (chunk_exchange.decode_comparison(data).hashes == golden_comparison().hashes).all()
+    data = (GOLDEN / "chunks-1.bin").read_bytes()
+    assert b"".join(chunk_exchange.encode_chunks(golden_chunks())) == data
+    found = chunk_exchange.decode_chunks(data)
+    assert (found.rows == golden_chunks().rows).all()
+    assert bytes(found.payload) == b"helloyou"
+
+
+def test_a_sealed_batch_opens(vault):
+    found = vault.machine(MACHINE).sealed_batch((GOLDEN / "sealed-batch-1.bin").read_bytes())
+    assert (found.records == golden_batch().records).all()
+    assert found.first_sequence == 1
+
+
+def test_every_state_of_the_golden_vault_opens(vault):
+    expected = json.loads((GOLDEN / "vault-1.json").read_text())
+    assert vault.key_hex == expected["key"]
+    machine = vault.machine(MACHINE)
+    points = machine.points()
+    assert len(points) > 10
+    for point in points:
+        for disk, digest in expected["states"][str(point.position)].items():
+            source = machine.open(point.position, DiskNumber(int(disk)))
+            assert hashlib.sha256(read(source, 0, source.size)).hexdigest() == digest
+            source.close()
+    assert machine.resolve(Named("quiet")).id == "golden"
+    assert machine.resolve(Latest.ANY).position == Position.parse("2:72")
+    assert machine.machine_description(points[-1].position) == DESCRIPTION
+
+
+def test_the_golden_vault_holds_every_kind_of_object():
+    kinds = set()
+    for path in (GOLDEN / "vault-1").rglob("*"):
+        if path.is_file() and path.name != "vault.farshore":
+            kinds.add(int.from_bytes(path.read_bytes()[10:12], "little"))
+    assert kinds == {kind.value for kind in Kind}
+
+
+@pytest.mark.parametrize("name", ["batch-1.bin", "comparison-1.bin", "chunks-1.bin", "sealed-batch-1.bin"])
+def test_no_altered_or_cut_input_breaks_a_decoder(name, vault):
+    decode = {
+        "batch-1.bin": batch.decode,
+        "comparison-1.bin": chunk_exchange.decode_comparison,
+        "chunks-1.bin": chunk_exchange.decode_chunks,
+        "sealed-batch-1.bin": vault.machine(MACHINE).sealed_batch,
+    }[name]
+    data = (GOLDEN / name).read_bytes()
+    random = np.random.default_rng(5)
+    for _ in range(400):
+        broken = bytearray(data)
+        for place in random.integers(0, len(data), int(random.integers(1, 4))):
+            broken[place] = random.integers(0, 256)
+        cut = int(random.integers(0, len(data))) if random.random() < 0.3 else len(data)
+        try:
+            decode(bytes(broken[:cut]))
+        except (Damaged, Malformed, Unsupported, WrongKey) as error:
+            assert error.remedy  # noqa: PT017

@@ -1,0 +1,144 @@
+"""Real disks for tests: loop devices over sparse files, with or without a file system. Needs root.
+
+Files lie in the working tree's .cache, as /tmp may be in memory; everything is taken down again at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from farshore.mobility.capture.disks import Disk, disk_at
+
+SCRATCH = Path(__file__).parents[1] / ".cache" / "loopdisks"
+MKFS = {
+    "ext4": "mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0",
+    "xfs": "mkfs.xfs -q -f",
+    "btrfs": "mkfs.btrfs -q -f",
+}
+_ALIGNED_AT_ONCE = 4 << 20
+
+
+def require_root() -> None:
+    """Skip, saying why, where loop devices cannot be made; never in CI."""
+    if os.geteuid() != 0 and os.environ.get("CI") != "true":
+        pytest.skip("needs root: loop devices, mounts and eBPF")
+
+
+def run(command: str) -> str:
+    """Run a command line without a shell; its output. Raises with what it printed."""
+    done = subprocess.run(shlex.split(command), capture_output=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"{command}: {done.returncode}: {(done.stdout + done.stderr).decode(errors='replace')}")
+    return done.stdout.decode()
+
+
+@dataclass(frozen=True)
+class LoopDisk:
+    """A loop device; ``folder`` is where its file system is mounted."""
+
+    device: Path
+    image: Path
+    folder: Path
+
+    @property
+    def disk(self) -> Disk:
+        return disk_at(self.device)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Everything written so far is on the disk, and nothing moves."""
+        run(f"fsfreeze -f {self.folder}")
+        try:
+            yield
+        finally:
+            run(f"fsfreeze -u {self.folder}")
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """All bytes of the disk, past every cache."""
+        return read_direct(self.device)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write past every cache; offset and length in whole sectors."""
+        write_direct(self.device, offset, data)
+
+    def mount(self) -> None:
+        run(f"mount {self.device} {self.folder}")
+
+    def unmount(self) -> None:
+        run(f"umount {self.folder}")
+
+
+@contextlib.contextmanager
+def loop_disk(
+    size: int, fstype: str | None = None, *, mkfs_options: str = "", sector_size: int = 512
+) -> Iterator[LoopDisk]:
+    """A disk of ``size`` bytes; with ``fstype`` (ext4, xfs, btrfs) formatted and mounted."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as name:
+        image, folder = Path(name, "disk.img"), Path(name, "mount")
+        folder.mkdir()
+        with image.open("wb") as file:
+            file.truncate(size)
+        with attached(image, folder, sector_size=sector_size) as disk:
+            if fstype:
+                run(f"{MKFS[fstype]} {mkfs_options} {disk.device}")
+                disk.mount()
+            try:
+                yield disk
+            finally:
+                if os.path.ismount(folder):
+                    disk.unmount()
+
+
+@contextlib.contextmanager
+def attached(image: Path, folder: Path | None = None, *, sector_size: int = 512) -> Iterator[LoopDisk]:
+    """An existing image as a loop device."""
+    device = run(f"losetup -f --show --direct-io=on -b {sector_size} {image}").strip()
+    try:
+        yield LoopDisk(Path(device), image, folder or image.parent)
+    finally:
+        run(f"losetup -d {device}")
+
+
+def read_direct(path: Path, offset: int = 0, length: int | None = None) -> npt.NDArray[np.uint8]:
+    """Bytes of a device or file, O_DIRECT."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        if length is None:
+            length = os.lseek(descriptor, 0, os.SEEK_END) - offset
+        result = np.empty(length, np.uint8)
+        with mmap.mmap(-1, min(_ALIGNED_AT_ONCE, -(-length // 4096) * 4096)) as aligned:
+            at = 0
+            while at < length:
+                count = os.preadv(descriptor, [memoryview(aligned)[: length - at]], offset + at)
+                assert count > 0, f"{path} ended at {offset + at}"
+                result[at : at + count] = np.frombuffer(aligned, np.uint8, count)
+                at += count
+        return result
+    finally:
+        os.close(descriptor)
+
+
+def write_direct(path: Path, offset: int, data: bytes, flags: int = 0) -> None:
+    """Write bytes to a device or file, O_DIRECT; ``flags`` such as O_DSYNC."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_DIRECT | flags)
+    try:
+        with mmap.mmap(-1, len(data)) as aligned:
+            aligned[:] = data
+            at = 0
+            while at < len(data):
+                at += os.pwritev(descriptor, [memoryview(aligned)[at:]], offset + at)
+    finally:
+        os.close(descriptor)

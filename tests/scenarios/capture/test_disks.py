@@ -1,0 +1,145 @@
+"""Several disks in one order; extents left out; and accounts that notice a write behind our back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+from tests.loopdisks import loop_disk, require_root, run, write_direct
+from tests.scenarios.capture.replica import apply, capturing, differing_blocks
+from tests.scenarios.capture.workloads import file_work
+
+from farshore.formats.record import RecordKind
+from farshore.mobility.capture.accounting import State
+from farshore.mobility.capture.extents import file_ranges
+from farshore.model.errors import NotFound, Refused
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _root():
+    require_root()
+
+
+def test_two_disks_have_one_order():
+    """A counter goes to one disk, then to the other: no prefix may hold the second without the first."""
+    with (
+        loop_disk(32 * MIB) as first,
+        loop_disk(32 * MIB) as second,
+        capturing({3: first, 7: second}) as (capture, recorder),
+    ):
+        start = capture.begin_data_mode().position
+        for n in range(1, 300):
+            for disk in (first, second):
+                write_direct(disk.device, 0, n.to_bytes(4, "little") * 128, os.O_DSYNC)
+        records = recorder.records(start, capture.position())
+        seen = {3: 0, 7: 0}
+        for record in records[records["kind"] == RecordKind.WRITE]:
+            seen[int(record["disk"])] = int.from_bytes(record["data"][:4].tobytes(), "little")
+            assert seen[3] - 1 <= seen[7] <= seen[3]
+        assert seen == {3: 299, 7: 299}
+
+
+def test_external_journal_on_another_disk_replays_at_any_prefix(tmp_path):
+    """ext4 with its journal on a second disk: a prefix with the two out of step would not recover."""
+    with loop_disk(64 * MIB) as log, loop_disk(96 * MIB) as data:
+        run(f"mke2fs -q -F -b 4096 -O journal_dev {log.device}")
+        run(f"mkfs.ext4 -q -F -b 4096 -E lazy_itable_init=0 -J device={log.device} {data.device}")
+        with capturing({0: data, 1: log}) as (capture, recorder):
+            position = capture.begin_data_mode().position
+            images = data.read(), log.read()
+            data.mount()
+            try:
+                file_work(data.folder)
+            finally:
+                data.unmount()
+            records = recorder.records(position, capture.position())
+            step = len(records) // 6
+            files = tmp_path / "data", tmp_path / "log"
+            for at in range(0, len(records) - step, step):
+                for number, image in enumerate(images):
+                    apply(image, records[at : at + step], number)
+                    image.tofile(files[number])
+                repaired = subprocess.run(["e2fsck", "-fp", "-j", files[1], files[0]], capture_output=True, check=False)
+                assert repaired.returncode in (0, 1), repaired  # 1: the journal was replayed
+
+
+def test_excluded_extents_are_left_out_and_nothing_else():
+    with loop_disk(128 * MIB, "ext4") as disk, capturing({0: disk}) as (capture, recorder):
+        spill = disk.folder / "machine.hrl"
+        run(f"fallocate -l {8 * MIB} {spill}")
+        run(f"dd if=/dev/zero of={spill} bs=1M count=8 conv=notrunc,fsync status=none")
+        found, ranges = file_ranges(spill)
+        assert found == disk.disk
+        assert sum(one.end - one.start for one in ranges) * 512 == 8 * MIB
+        capture.begin_data_mode()
+        capture.exclude(0, ranges)
+        with disk.frozen():
+            replica = disk.read()
+            start = capture.position()
+        write_direct(spill, 0, os.urandom(8 * MIB))
+        file_work(disk.folder)
+        with disk.frozen():
+            end = capture.position()
+            truth = disk.read()
+        records = recorder.records(start, end)
+        apply(replica, records)
+        inside = {block for one in ranges for block in range(one.start // 8, -(-one.end // 8))}
+        differing = differing_blocks(replica, truth)
+        assert 8 * MIB // 4096 <= len(differing) <= 8 * MIB // 4096 + 2 * len(ranges)
+        assert set(differing) <= inside
+        assert capture.counters()[0].excluded >= 8 * MIB
+        capture.exclude(0, ())
+        before = capture.counters()[0].excluded
+        write_direct(spill, 0, os.urandom(MIB))
+        assert capture.counters()[0].excluded == before
+
+
+def test_accounts_notice_writes_that_the_program_did_not_see():
+    with loop_disk(64 * MIB) as disk, capturing({0: disk}) as (capture, _):
+        capture.begin_data_mode()
+        run(f"dd if=/dev/urandom of={disk.device} bs=1M count=20 oflag=direct status=none")
+        assert settled(capture).state is State.OK
+        program = capture._program
+        program._detach("on_queue")
+        disk.write(5 * MIB, bytes(MIB + 512))
+        program._attach("on_queue")
+        verdict = settled(capture)
+        assert verdict.state is State.GAP
+        assert verdict.gap == MIB + 512
+
+
+def settled(capture):
+    verdict = capture.account()[0]
+    for _ in range(50):
+        if verdict.state is not State.UNSETTLED:
+            break
+        time.sleep(0.05)
+        verdict = capture.account()[0]
+    return verdict
+
+
+def test_adding_and_removing_disks():
+    with loop_disk(32 * MIB) as first, loop_disk(32 * MIB) as second, capturing({0: first}) as (capture, recorder):
+        capture.begin_data_mode()
+        with pytest.raises(Refused, match="already"):
+            capture.add_disk(1, first.disk)
+        start = capture.position()
+        second.write(0, bytes(4096))
+        capture.add_disk(5, second.disk)
+        second.write(MIB, bytes(4096))
+        dirty = capture.begin_data_mode()
+        assert set(dirty.blocks) == {0, 5}
+        records = recorder.records(start, capture.position())
+        assert records["disk"].tolist() == [5]
+        assert records["sector"].tolist() == [2048]
+        capture.remove_disk(5)
+        second.write(MIB, bytes(4096))
+        assert capture.position() == dirty.position
+        with pytest.raises(NotFound):
+            capture.exclude(5, ())

@@ -1,0 +1,163 @@
+"""Recovery jobs, killed at every moment between two effects: the next server finishes them, and nothing is left over.
+
+A moment lies before and after every write transaction of the catalog and every act on the site or the exports.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scenarios.recovery import drill
+from tests.scenarios.recovery.doubles import FileExports, FileSite, Fuse
+
+from farshore.sites.port import FailoverId
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.scenarios.recovery.drill"])
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("recovery")
+    drill.prepare(home)
+    return home
+
+
+@pytest.fixture
+def home(prepared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "home"))
+
+
+def identifier() -> str:
+    return str(uuid.uuid4())
+
+
+def live(task: drill.Task) -> int | None:
+    process = PROCESSES.Process(target=drill.live, args=(task,))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def outcome(home: Path) -> dict[str, Any]:
+    return dict(json.loads((home / "outcome.json").read_text()))
+
+
+def lives(
+    prepared: Path, folder: Path, kind: str, before: Any = None, **more: Any
+) -> Iterator[tuple[Path, drill.Task]]:
+    """For every moment of a job: a home in which it was killed there and finished by the next server."""
+    moments, at = 1, 0
+    while at <= moments:
+        home = Path(shutil.copytree(prepared, folder / f"{kind}-{at}"))
+        task = drill.Task(home, kind, identifier(), identifier(), die_at=at, **more)
+        if before is not None:
+            before(task)
+        assert live(task) == (-signal.SIGKILL if at else 0), f"moment {at} of {moments}"
+        if at:
+            assert live(drill.Task(home, kind, task.failover, task.job, **more)) == 0
+        else:
+            moments = outcome(home)["moments"]
+            assert moments > 4
+        yield home, task
+        shutil.rmtree(home)
+        at += 1
+
+
+def site_of(home: Path) -> FileSite:
+    return FileSite(home / "site", Fuse(0))
+
+
+def test_a_failover_killed_anywhere_brings_up_one_machine(prepared: Path, tmp_path: Path) -> None:
+    def asked(task: drill.Task) -> None:
+        drill.request(task.home, task.failover, task.job, "failover")
+
+    for home, task in lives(prepared, tmp_path, "failover", asked):
+        job = outcome(home)["job"]
+        assert job["state"] == "succeeded", job
+        assert job["result"]["position"] == "1:12"
+        assert drill.standing(home, task.failover) == ("running", "failed-over")
+        machine = site_of(home).read(FailoverId(task.failover))
+        assert machine is not None
+        assert machine["starts"] == 1
+        assert FileExports(Fuse(0)).serving(home / "failovers" / task.failover)
+        assert [step["state"] for step in job["steps"]] == ["succeeded"] * len(job["steps"])
+
+
+def test_a_failover_that_fails_gives_the_machine_back(prepared: Path, tmp_path: Path) -> None:
+    def asked(task: drill.Task) -> None:
+        drill.request(task.home, task.failover, task.job, "failover")
+
+    for home, task in lives(prepared, tmp_path, "failover", asked, refuse=True):
+        job = outcome(home)["job"]
+        assert (job["state"], job["error"]) == ("failed", "There is no room for it.")
+        assert drill.standing(home, task.failover) == ("failed", "protected")
+        nothing_left(home, task.failover)
+
+
+def test_a_clean_up_killed_anywhere_leaves_nothing(home: Path, tmp_path: Path) -> None:
+    test = identifier()
+    job = identifier()
+    drill.request(home, test, job, "test")
+    assert live(drill.Task(home, "test-failover", test, job)) == 0
+    assert drill.standing(home, test) == ("running", "protected")
+
+    # The same failover is cleaned up in every life.
+    moments, at = 1, 0
+    while at <= moments:
+        copy = Path(shutil.copytree(home, tmp_path / f"cleanup-{at}"))
+        job = identifier()
+        assert live(drill.Task(copy, "cleanup", test, job, die_at=at)) == (-signal.SIGKILL if at else 0)
+        if at:
+            assert live(drill.Task(copy, "cleanup", test, job)) == 0
+        else:
+            moments = outcome(copy)["moments"]
+        assert drill.standing(copy, test) == ("cleaned-up", "protected")
+        nothing_left(copy, test)
+        at += 1
+
+
+def test_the_point_can_be_changed_until_the_commit(home: Path) -> None:
+    first, second = identifier(), identifier()
+    for failover in (first, second):
+        job = identifier()
+        drill.request(home, failover, job, "failover")
+        assert live(drill.Task(home, "failover", failover, job)) == 0
+        assert drill.standing(home, failover) == ("running", "failed-over")
+    assert drill.standing(home, first)[0] == "superseded"
+    assert site_of(home).present() == (FailoverId(second),)
+
+    refused = drill.Task(home, "cleanup", second, identifier())
+    assert live(refused) == 0
+    assert outcome(home)["job"]["state"] == "failed"
+    assert drill.standing(home, second) == ("running", "failed-over")
+
+    assert live(drill.Task(home, "commit", second, identifier())) == 0
+    assert drill.standing(home, second) == ("committed", "committed")
+    assert drill.standing(home, first)[0] == "cleaned-up"
+    assert (home / "failovers" / second / "hydrate").exists()
+    nothing_left(home, first)
+
+
+def test_a_second_failover_waits_for_the_first(home: Path) -> None:
+    first, second = identifier(), identifier()
+    drill.request(home, first, identifier(), "failover")
+    job = identifier()
+    drill.request(home, second, job, "failover")
+    assert live(drill.Task(home, "failover", second, job)) == 0
+    job = identifier()
+    assert live(drill.Task(home, "failover", first, job)) == 0
+    assert drill.standing(home, second)[0] == "superseded"
+
+
+def nothing_left(home: Path, failover: str) -> None:
+    assert FailoverId(failover) not in site_of(home).present()
+    assert not (home / "failovers" / failover).exists()

@@ -1,0 +1,113 @@
+"""The supervisor over real processes that are no servers: starts, starts again, gives up, leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from farshore.cli import supervisor
+from farshore.cli.supervisor import Installation
+from farshore.model.errors import TryLater, WrongState
+
+STEADY = "import time; time.sleep(600)"
+FAILING = "raise SystemExit(7)"
+
+
+@dataclass(frozen=True)
+class Toys(Installation):
+    """An installation whose servers are one-line programs; ``farshore`` in their command line marks them as ours."""
+
+    programs: tuple[str, ...] = (STEADY, STEADY)
+
+    def commands(self) -> dict[str, list[str]]:
+        return {
+            f"server {number}": [sys.executable, "-c", text, "farshore"] for number, text in enumerate(self.programs)
+        }
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Iterator[Toys]:
+    """Two steady programs under a supervisor in a process of its own."""
+    toys = Toys(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from farshore.cli import supervisor;"
+        "from tests.unit.cli.test_supervisor import Toys; supervisor.run(Toys(Path(sys.argv[1])), lambda: None)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), "farshore"], start_new_session=True)
+    until(lambda: len([pid for pid in toys.state().values() if pid]) == 4)
+    yield toys
+    supervisor.stop(toys)
+    process.wait(30)
+
+
+def until(what: Callable[[], bool], seconds: float = 60) -> None:
+    give_up = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < give_up, "it did not come about"
+        time.sleep(0.05)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_server_that_dies_is_started_again(supervised: Toys) -> None:
+    first = supervised.state()["server 0"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: supervised.state()["server 0"] not in (0, first))
+    assert lives(supervised.state()["server 1"])
+
+
+def test_stop_ends_everything(supervised: Toys) -> None:
+    pids = [pid for name, pid in supervised.state().items() if name != "started"]
+    assert supervisor.is_running(supervised)
+    assert supervisor.stop(supervised)
+    until(lambda: not any(lives(pid) for pid in pids))
+    assert not supervisor.stop(supervised)
+
+
+def test_what_a_killed_supervisor_left_is_ended_before_a_new_start(supervised: Toys) -> None:
+    state = supervised.state()
+    with pytest.raises(WrongState, match="is running"):
+        supervisor.check_not_running(supervised)
+    os.kill(state["supervisor"], signal.SIGKILL)
+    until(lambda: not lives(state["supervisor"]))
+    assert supervisor.is_running(supervised), "its servers still hold the lock"
+    supervisor.check_not_running(supervised)
+    assert not lives(state["server 0"])
+    assert not lives(state["server 1"])
+
+
+def test_a_process_that_got_an_old_number_is_left_alone(tmp_path: Path) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", STEADY])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.json").write_text(json.dumps({"started": 1, "supervisor": stranger.pid}))
+    assert not supervisor.stop(Toys(tmp_path))
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def test_a_server_that_never_stays_up_ends_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.01)
+    toys = Toys(tmp_path, programs=(STEADY, FAILING))
+    started = threading.Event()
+    with pytest.raises(TryLater, match="status 7"):
+        supervisor.run(toys, started.set)
+    assert started.wait(5)
+    assert not lives(toys.state()["server 0"])
+    assert not supervisor.is_running(toys)

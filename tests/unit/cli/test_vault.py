@@ -1,0 +1,117 @@
+"""``farshore vault`` on the golden vault: no server, only the folder and the key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from farshore.cli.vault import app
+from farshore.cli.vault_opening import parse_time, show_time
+from farshore.model.errors import Malformed, NotFound, WrongKey
+
+GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
+EXPECTED = json.loads((GOLDEN / "vault-1.json").read_text())["states"]
+
+
+@pytest.fixture
+def vault(tmp_path):
+    shutil.copytree(GOLDEN / "vault-1", tmp_path / "vault")
+    shutil.copy(GOLDEN / "owner.key", tmp_path / "owner.key")
+    (tmp_path / "owner.key").chmod(0o600)
+    return ["--vault", f"file://{tmp_path}/vault", "--key", str(tmp_path / "owner.key")]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_vault_is_made_and_its_key_with_it(tmp_path):
+    where = ["--vault", f"file://{tmp_path}/new", "--key", str(tmp_path / "new.key")]
+    made = json.loads(run("init", *where, "--json"))
+    assert made["url"] == f"file://{tmp_path}/new"
+    assert json.loads(run("ls", *where, "--json")) == []
+
+
+def test_machines_and_points_are_listed(vault):
+    (machine,) = json.loads(run("ls", *vault, "--json"))
+    assert machine["host"] == "web1"
+    assert [disk["number"] for disk in machine["disks"]] == [0, 1]
+    points = json.loads(run("points", *vault, "--json"))
+    assert len(points) == machine["points"]
+    assert [point["name"] for point in points if point["kind"] == "app-consistent"] == ["quiet"]
+    assert len(json.loads(run("points", *vault, "--limit", "3", "--json"))) == 3
+    some = json.loads(run("points", *vault, "--after", points[4]["time"], "--before", points[8]["time"], "--json"))
+    assert [point["id"] for point in some] == [point["id"] for point in points[4:8]]
+
+
+@pytest.mark.parametrize(
+    ("choice", "position"),
+    [([], "2:72"), (["--latest"], "2:72"), (["--point", "quiet"], "2:30"), (["--position", "2:36"], "2:36")],
+)
+def test_a_disk_is_restored(vault, tmp_path, choice, position):
+    output = tmp_path / "disk.raw"
+    told = json.loads(run("restore", *vault, *choice, "--disk", "0", "--output", str(output), "--json"))
+    assert told["position"] == position
+    assert hashlib.sha256(output.read_bytes()).hexdigest() == EXPECTED[position]["0"]
+
+
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
+@pytest.mark.parametrize("kind", ["qcow2", "vhd", "vmdk"])
+def test_a_disk_is_written_as_an_image(vault, tmp_path, kind):
+    output, back = tmp_path / f"disk.{kind}", tmp_path / "back.raw"
+    run("restore", *vault, "--disk", "0", "--format", kind, "--output", str(output), "--json")
+    qemu = {"vhd": "vpc"}.get(kind, kind)
+    subprocess.run(["qemu-img", "convert", "-f", qemu, "-O", "raw", str(output), str(back)], check=True)
+    size = 300 << 10
+    data = back.read_bytes()
+    assert hashlib.sha256(data[:size]).hexdigest() == EXPECTED["2:72"]["0"]
+    assert not any(data[size:])
+    if kind == "vhd":
+        assert (output.stat().st_size - 512) % (1 << 20) == 0
+
+
+def test_wrong_choices_are_refused(vault, tmp_path):
+    def refused(kind: type[Exception], *arguments: str) -> None:
+        with pytest.raises(kind):
+            run(*arguments)
+
+    output = ["--output", str(tmp_path / "x")]
+    refused(Malformed, "restore", *vault, *output)  # two disks
+    refused(Malformed, "restore", *vault, *output, "--disk", "0", "--latest", "--point", "quiet")
+    refused(NotFound, "restore", *vault, *output, "--disk", "7")
+    refused(NotFound, "points", *vault, "--machine", "other")
+    refused(Malformed, "ls", *vault[:2])
+    (tmp_path / "word").write_text("secret\n")
+    refused(WrongKey, "ls", *vault[:2], "--passphrase-file", str(tmp_path / "word"))
+
+
+def test_verify_usage_upkeep_and_keys(vault, tmp_path):
+    assert "0 findings" in run("verify", *vault, "--data")
+    assert json.loads(run("usage", *vault, "--json"))["total"] > 0
+    run("maintain", *vault, "--hot-window", "2", "--grace", "0")
+    run("add-key", *vault, "--new-key", str(tmp_path / "second.key"))
+    run("remove-key", *vault)
+    second = [*vault[:3], str(tmp_path / "second.key")]
+    assert len(json.loads(run("ls", *second, "--json"))) == 1
+    victim = next(path for path in (tmp_path / "vault" / "chunks").rglob("*") if path.is_file())
+    victim.write_bytes(victim.read_bytes()[:-1])
+    result = CliRunner().invoke(app, ["verify", *second, "--json"], catch_exceptions=False)
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["findings"]
+
+
+def test_times_are_read_to_the_nanosecond():
+    assert parse_time("2023-11-14T22:13:20Z") == 1_700_000_000 * 10**9
+    assert parse_time("2023-11-14T22:13:20.000000001") == 1_700_000_000 * 10**9 + 1
+    assert parse_time("2023-11-14T23:13:20.5+01:00") == 1_700_000_000_500_000_000
+    assert show_time(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123456Z"
+    with pytest.raises(Malformed):
+        parse_time("yesterday")

@@ -1,0 +1,180 @@
+"""An installation in a temporary folder whose API is called in process: no sockets, a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.unit.protection.catalogs import NOW, fresh_catalog
+
+from farshore.api_types.jobs import Job
+from farshore.api_types.users import Role
+from farshore.catalog import users
+from farshore.catalog.tables import UserRow
+from farshore.configuration_server.application import create_application
+from farshore.configuration_server.clock import utc
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.jobs.engine import JobEngine
+from farshore.configuration_server.pki.authority import Authority, private_pem
+from farshore.configuration_server.pki.issuing import Issuer
+from farshore.configuration_server.sealing import Sealer
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.settings import Settings
+from farshore.configuration_server.vault_access import FixedVaultAccess
+from farshore.configuration_server.web.protocol import with_peer
+from farshore.model.errors import NotFound
+from farshore.model.states import JobState
+
+
+@dataclass
+class MovableClock:
+    time: int = NOW
+
+    def now(self) -> int:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time / 1e9
+
+
+class NotedJobs(JobEngine):
+    """Notes what was started and runs nothing."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, dict[str, Any]]] = []
+
+    def start(self, kind: str, request: dict[str, Any], job: Any = None) -> Job:
+        self.started.append((kind, request))
+        number = job or f"job-{len(self.started)}"
+        return Job(id=number, kind=kind, subject=str(request["subject"]), state=JobState.RUNNING, created=NOW)
+
+    def show(self, job: Any) -> Job:
+        raise NotFound(f"There is no job {job}.", remedy="-")
+
+    def listed(self, limit: int = 100) -> list[Job]:
+        return []
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    body: Any
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str:
+        return str(self.body["type"]).removeprefix("urn:farshore:")
+
+
+class Office:
+    """The API of one installation, and certificates to call it with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = MovableClock()
+        self.jobs = NotedJobs()
+        authority = Authority.create("test authority", utc(self.clock))
+        self.services = Services(
+            settings=Settings(home=folder, advertise=("10.0.2.2",), port=8443),
+            catalog=fresh_catalog(folder),
+            issuer=Issuer(authority, self.clock),
+            vault=FixedVaultAccess("memory:///"),
+            jobs=self.jobs,
+            sealer=Sealer(bytes(32)),
+            clock=self.clock,
+        )
+        self.app = create_application(self.services)
+
+    def close(self) -> None:
+        self.services.catalog.close()
+
+    def certificate(self, kind: Kind, name: str) -> dict[str, Any]:
+        """A certificate on record, as TLS would show it."""
+        with self.services.catalog.writing() as tx:
+            pem, _ = self.services.issuer.issue(tx, Identity(kind, name))
+        return shown(pem)
+
+    def user(self, name: str, role: Role) -> dict[str, Any]:
+        with self.services.catalog.writing() as tx:
+            users.add(tx, UserRow(name=name, role=role.value, created=NOW))
+        return self.certificate(Kind.USER, name)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        certificate: dict[str, Any] | None = None,
+        raw: bytes | None = None,
+    ) -> Answer:
+        """One request, with whatever certificate was shown."""
+        data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data))
+
+
+async def _request(app: Any, method: str, path: str, data: bytes) -> Answer:
+    plain, _, query = path.partition("?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "https",
+        "path": plain,
+        "raw_path": plain.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(b"content-type", b"application/json"), (b"host", b"test")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8443),
+    }
+    sent = [{"type": "http.request", "body": data, "more_body": False}]
+    got: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return sent.pop() if sent else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        got.append(message)
+
+    try:
+        await app(scope, receive, send)
+    except Exception:
+        # Starlette answers a defect and raises it again for the server's log; without an answer it is a test's fault.
+        if not got:
+            raise
+    start = got[0]
+    content = b"".join(message.get("body", b"") for message in got[1:])
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    return Answer(start["status"], json.loads(content) if content else None, headers)
+
+
+def shown(pem: str) -> dict[str, Any]:
+    """A PEM certificate in the form of ssl.SSLObject.getpeercert()."""
+    certificate = x509.load_pem_x509_certificate(pem.encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    serial = f"{certificate.serial_number:X}"
+    return {
+        "subjectAltName": tuple(("URI", uri) for uri in uris),
+        "serialNumber": serial if len(serial) % 2 == 0 else f"0{serial}",
+    }
+
+
+def signing_request(name: str = "whoever", key: Any = None) -> str:
+    """A PEM PKCS#10 request."""
+    used = key or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(used, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def signing_request_and_key() -> tuple[str, str]:
+    """A PEM PKCS#10 request and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return signing_request(key=key), private_pem(key)

@@ -1,0 +1,198 @@
+"""What the API answers: enrolment, policies, points, failovers, problems."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.configuration_server.offices import Office, signing_request
+from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, description
+
+from farshore.api_types.users import Role
+from farshore.catalog import events, machines, secrets, users
+from farshore.configuration_server.identity import Kind
+
+
+@pytest.fixture
+def admin(office: Office) -> dict[str, object]:
+    return office.user("admin", Role.CONTRIBUTOR)
+
+
+def enrol(office: Office, token: str) -> object:
+    body = {"token": token, "request": signing_request(), "description": description().model_dump(mode="json")}
+    return office.call("POST", "/v1/enrolments", body)
+
+
+def test_a_machine_enrols_once(office: Office, admin: dict[str, object]) -> None:
+    made = office.call("POST", "/v1/enrolment-tokens", {"name": "db1"}, admin)
+    assert made.body["server_url"] == "https://10.0.2.2:8443"
+    first = enrol(office, made.body["token"])
+    assert first.status == 201
+    with office.services.catalog.reading() as tx:
+        assert users.newest_expiry(tx, "machine", first.body["machine"]) > NOW
+    again = enrol(office, made.body["token"])
+    assert (again.status, again.code) == (401, "unauthenticated")
+    assert "used already" in again.body["detail"]
+    assert len(office.call("GET", "/v1/machines", certificate=admin).body) == 1
+    listed = office.call("GET", "/v1/enrolment-tokens", certificate=admin).body
+    assert made.body["token"] not in str(listed)
+
+
+def test_a_bad_request_for_a_certificate_leaves_the_token_good(office: Office, admin: dict[str, object]) -> None:
+    token = office.call("POST", "/v1/enrolment-tokens", {}, admin).body["token"]
+    body = {"token": token, "request": "junk", "description": description().model_dump(mode="json")}
+    assert office.call("POST", "/v1/enrolments", body).code == "malformed"
+    assert office.call("GET", "/v1/machines", certificate=admin).body == []
+    assert enrol(office, token).status == 201
+
+
+def test_from_enrolment_to_an_epoch(office: Office, admin: dict[str, object]) -> None:
+    token = office.call("POST", "/v1/enrolment-tokens", {}, admin).body["token"]
+    machine = enrol(office, token).body["machine"]
+    agent = office.certificate(Kind.MACHINE, machine)
+    asked = {"run": "r1", "kind": "initial", "description": description().model_dump(mode="json")}
+    none_yet = office.call("POST", "/v1/machines/self/epochs", asked, agent)
+    assert (none_yet.status, none_yet.code, none_yet.headers["retry-after"]) == (503, "try-later", "2")
+    server = office.certificate(Kind.PROCESS_SERVER, "22222222-2222-4222-8222-222222222222")
+    given = office.call("POST", "/v1/process-servers/self", {"url": "https://10.0.2.2:9443", "version": "1"}, server)
+    assert given.body["vault_key"] == "00" * 32
+    assert office.call("POST", "/v1/machines/self/epochs", asked, agent).status == 503, "it takes no streams yet"
+    report = {"url": "https://10.0.2.2:9443", "version": "1", "spool_bytes": 0, "spool_limit": 1 << 30}
+    assert office.call("POST", "/v1/process-servers/self/report", report, server).body == {"closed": []}
+    grant = office.call("POST", "/v1/machines/self/epochs", asked, agent).body
+    assert (grant["epoch"], grant["process_server"], grant["hash_key"]) == (1, "https://10.0.2.2:9443", "00" * 32)
+    stream = f"/v1/process-servers/self/streams/{machine}"
+    assert office.call("GET", f"{stream}/1", certificate=server).body["kind"] == "initial"
+    assert office.call("GET", f"{stream}/2", certificate=server).code == "not-found"
+    office.call("POST", "/v1/machines/self/epochs", {**asked, "run": "r2"}, agent)
+    fenced = office.call("GET", f"{stream}/1", certificate=server)
+    assert (fenced.status, fenced.code) == (410, "fenced")
+    beat = {"run": "r2", "version": "1", "epoch": 2}
+    wanted = office.call("POST", "/v1/machines/self/heartbeat", beat, agent).body
+    assert (wanted["protect"], wanted["process_server"]) == (True, "https://10.0.2.2:9443")
+    late = office.call("POST", "/v1/machines/self/heartbeat", {**beat, "run": "r1", "epoch": 1}, agent).body
+    assert (late["protect"], late["standby"]) == (False, True)
+
+
+def test_a_deleted_machine_is_out(office: Office, admin: dict[str, object]) -> None:
+    token = office.call("POST", "/v1/enrolment-tokens", {}, admin).body["token"]
+    machine = enrol(office, token).body["machine"]
+    agent = office.certificate(Kind.MACHINE, machine)
+    assert office.call("DELETE", "/v1/machines/db1", certificate=admin).status == 204
+    beat = {"run": "r1", "version": "1"}
+    assert office.call("POST", "/v1/machines/self/heartbeat", beat, agent).status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"name": "x", "rpo_treshold": 5}, "rpo_treshold"),
+        ({"name": "x", "rpo_threshold": 0}, "rpo_threshold"),
+        ({"name": "a b"}, "name"),
+        ({}, "name"),
+    ],
+)
+def test_a_fault_in_a_body_names_its_field(
+    office: Office, admin: dict[str, object], body: dict[str, object], field: str
+) -> None:
+    answer = office.call("POST", "/v1/policies", body, admin)
+    assert (answer.status, answer.code) == (400, "malformed")
+    assert answer.body["detail"].startswith(f"{field}:")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_junk_is_malformed_and_too_much_is_refused(office: Office, admin: dict[str, object]) -> None:
+    assert office.call("POST", "/v1/policies", certificate=admin, raw=b"{").code == "malformed"
+    huge = b'{"name": "' + b"x" * (8 << 20) + b'"}'
+    answer = office.call("POST", "/v1/policies", certificate=admin, raw=huge)
+    assert "8 MiB" in answer.body["detail"]
+    assert office.call("GET", "/v1/nothing", certificate=admin).code == "not-found"
+    assert office.call("PUT", "/v1/policies", {}, admin).code == "unsupported"
+
+
+def test_a_defect_shows_no_trace(office: Office, admin: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr("farshore.catalog.policies.every", fail)
+    answer = office.call("GET", "/v1/policies", certificate=admin)
+    assert (answer.status, answer.code) == (500, "internal")
+    assert "secret detail" not in str(answer.body)
+
+
+def test_policies_live_and_die(office: Office, admin: dict[str, object]) -> None:
+    made = office.call("POST", "/v1/policies", {"name": "gold", "rpo_threshold": 60}, admin)
+    assert (made.status, made.body["hot_window"]) == (201, 86400)
+    assert office.call("POST", "/v1/policies", {"name": "gold"}, admin).code == "wrong-state"
+    changed = office.call("PATCH", "/v1/policies/gold", {"keep_daily": 30}, admin).body
+    assert (changed["rpo_threshold"], changed["keep_daily"]) == (60, 30)
+    assert office.call("DELETE", "/v1/policies/gold", certificate=admin).status == 204
+    assert office.call("GET", "/v1/policies/gold", certificate=admin).code == "not-found"
+    audit = office.call("GET", "/v1/events?actor=user/&kind=policy", certificate=admin).body
+    assert [event["kind"] for event in audit] == ["policy.deleted", "policy.changed", "policy.created"]
+    assert audit[1]["detail"] == {"keep_daily": 30}
+
+
+def protected(office: Office) -> None:
+    with office.services.catalog.writing() as tx:
+        add_server(tx)
+        add_machine(tx, state="protected")
+
+
+def test_protection_is_changed_and_ended(office: Office, admin: dict[str, object]) -> None:
+    protected(office)
+    assert office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [7]}, admin).code == "not-found"
+    machine = office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [0]}, admin).body
+    assert machine["description"]["disks"][0]["excluded"]
+    assert any(
+        found["severity"] == "error" for found in office.call("GET", "/v1/machines/db1/check", certificate=admin).body
+    )
+    assert office.call("DELETE", "/v1/machines/db1/protection", certificate=admin).status == 204
+    assert office.call("GET", "/v1/machines/db1", certificate=admin).body["state"] == "unprotected"
+    assert office.call("POST", "/v1/machines/db1/points", {}, admin).code == "wrong-state"
+    office.call("PUT", "/v1/machines/db1/protection", {}, admin)
+    assert office.call("GET", "/v1/machines/db1", certificate=admin).body["state"] == "enrolled"
+
+
+def test_points_and_failovers_are_jobs(office: Office, admin: dict[str, object]) -> None:
+    protected(office)
+    job = office.call("POST", "/v1/machines/db1/points", {"name": "before", "kind": "app-consistent"}, admin)
+    assert (job.status, job.body["kind"], job.body["subject"]) == (202, "point", MACHINE)
+    asked = {"kind": "test", "point": {"position": "1:5"}, "forward": {"2222": 22}}
+    test = office.call("POST", "/v1/machines/db1/failovers", asked, admin).body
+    (found,) = office.call("GET", "/v1/failovers?machine=db1", certificate=admin).body
+    assert (found["job"], found["state"], found["forward"]) == (test["id"], "requested", {"2222": 22})
+    cleanup = office.call("POST", f"/v1/failovers/{found['id']}/cleanup", certificate=admin)
+    assert cleanup.body["kind"] == "cleanup"
+    assert [kind for kind, _ in office.jobs.started] == ["point", "test-failover", "cleanup"]
+    assert office.call("POST", "/v1/failovers/nothing/cleanup", certificate=admin).code == "not-found"
+
+
+def test_the_ssh_key_of_a_push_is_sealed(office: Office, admin: dict[str, object]) -> None:
+    body = {"host": "192.0.2.1", "private_key": "-----BEGIN OPENSSH PRIVATE KEY-----\nsecret"}
+    assert office.call("POST", "/v1/machines", body, admin).status == 202
+    ((_, request),) = office.jobs.started
+    assert "secret\n" not in str(request)
+    assert "PRIVATE KEY" not in str(request)
+    assert request["request"]["server_url"] == "https://10.0.2.2:8443"
+    with office.services.catalog.reading() as tx:
+        sealed = secrets.get(tx, request["secret"])
+        told = [row.message + str(row.detail) for row in events.listed(tx)]
+    assert b"PRIVATE KEY" not in sealed
+    assert office.services.sealer.open(request["secret"], sealed).decode() == body["private_key"]
+    assert not any("PRIVATE KEY" in line for line in told)
+
+
+def test_the_last_contributor_stays(office: Office, admin: dict[str, object]) -> None:
+    made = office.call("POST", "/v1/users", {"name": "bob", "role": "operator"}, admin).body
+    assert "PRIVATE KEY" in made["key"]
+    own = office.call("POST", "/v1/users", {"name": "eve", "request": signing_request()}, admin).body
+    assert own["key"] == ""
+    assert office.call("DELETE", "/v1/users/admin", certificate=admin).code == "wrong-state"
+    assert office.call("DELETE", "/v1/users/bob", certificate=admin).status == 204
+
+
+def test_the_newest_lag_is_shown(office: Office, admin: dict[str, object]) -> None:
+    with office.services.catalog.writing() as tx:
+        add_machine(tx, state="protected", newest_point_time=NOW - 3 * SECOND)
+        machines.get(tx, MACHINE).lag = {"spool": 0.25}
+    shown = office.call("GET", f"/v1/machines/{MACHINE}", certificate=admin).body
+    assert (shown["rpo_seconds"], shown["lag"]) == (3.0, {"spool": 0.25})

@@ -1,0 +1,102 @@
+"""The certificate authority: what it signs, and what it takes over from a request."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.verification import PolicyBuilder, Store
+from tests.unit.configuration_server.offices import shown, signing_request
+
+from farshore.client.credentials import fingerprint
+from farshore.configuration_server.identity import Identity, Kind, peer_from_certificate
+from farshore.configuration_server.pki.authority import Authority
+from farshore.model.errors import Malformed, Unauthenticated
+
+NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
+MACHINE = Identity(Kind.MACHINE, "11111111-1111-4111-8111-111111111111")
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority.create("test", NOW)
+
+
+def load(pem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pem.encode())
+
+
+def test_a_server_certificate_is_good_for_its_names_and_no_other(authority: Authority) -> None:
+    issued, _ = authority.issue(Identity(Kind.SERVER, "s1"), NOW, ["dr.example.com", "10.0.2.2", "::1"])
+    store = Store([load(authority.certificate)])
+
+    def verify(name: x509.DNSName | x509.IPAddress) -> None:
+        PolicyBuilder().store(store).time(NOW).build_server_verifier(name).verify(load(issued.certificate), [])
+
+    verify(x509.DNSName("dr.example.com"))
+    verify(x509.IPAddress(ipaddress.ip_address("10.0.2.2")))
+    with pytest.raises(x509.verification.VerificationError):
+        verify(x509.DNSName("other.example.com"))
+
+
+def test_only_the_key_of_a_request_is_taken_over(authority: Authority) -> None:
+    issued = authority.sign_request(signing_request("farshore://user/admin"), MACHINE, NOW)
+    peer = peer_from_certificate(shown(issued.certificate))
+    assert (peer.identity, peer.serial) == (MACHINE, issued.serial)
+    usages = load(issued.certificate).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert x509.oid.ExtendedKeyUsageOID.SERVER_AUTH not in usages
+    assert not load(issued.certificate).extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+@pytest.mark.parametrize(
+    "key",
+    [rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP192R1())],
+    ids=["RSA 1024", "P-192"],
+)
+def test_a_weak_key_is_refused(authority: Authority, key: object) -> None:
+    with pytest.raises(Malformed, match="too weak"):
+        authority.sign_request(signing_request(key=key), MACHINE, NOW)
+
+
+def test_rsa_2048_is_taken(authority: Authority) -> None:
+    authority.sign_request(signing_request(key=rsa.generate_private_key(65537, 2048)), MACHINE, NOW)
+
+
+def test_an_altered_request_is_refused(authority: Authority) -> None:
+    lines = signing_request().splitlines()
+    lines[2] = lines[2][:20] + ("A" if lines[2][20] != "A" else "B") + lines[2][21:]
+    with pytest.raises(Malformed):
+        authority.sign_request("\n".join(lines), MACHINE, NOW)
+    with pytest.raises(Malformed):
+        authority.sign_request("not a request", MACHINE, NOW)
+
+
+def test_a_certificate_never_outlives_its_authority(authority: Authority) -> None:
+    issued, _ = authority.issue(MACHINE, NOW, days=100_000)
+    assert load(issued.certificate).not_valid_after_utc == load(authority.certificate).not_valid_after_utc
+
+
+def test_the_authority_is_read_back_whole(authority: Authority) -> None:
+    read = Authority.from_pem(authority.certificate, authority.key)
+    assert read.fingerprint == authority.fingerprint == fingerprint(authority.certificate)
+    with pytest.raises(Malformed, match="does not belong"):
+        Authority.from_pem(authority.certificate, Authority.create("other", NOW).key)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        (("URI", "farshore://robot/x"),),
+        (("URI", "farshore://user/a/b"),),
+        (("URI", "https://user/admin"),),
+        (("DNS", "farshore://user/admin"),),
+        (("URI", "farshore://user/admin"), ("URI", "farshore://machine/x")),
+    ],
+)
+def test_a_certificate_that_names_nobody_or_several_is_nobodys(names: tuple[tuple[str, str], ...]) -> None:
+    with pytest.raises(Unauthenticated):
+        peer_from_certificate({"subjectAltName": names, "serialNumber": "01"})

@@ -1,0 +1,112 @@
+"""Raw files as sources, patience with stores, hydration."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.export.memory_source import MemorySource
+
+from farshore.export.hydration import Hydration
+from farshore.export.overlay import OverlayDevice
+from farshore.export.patience import PatientSource
+from farshore.export.raw_file import RawFileSource
+from farshore.model.errors import Damaged, NotFound, Unreachable
+from farshore.model.ports import Extent
+
+MIB = 1 << 20
+
+
+def test_a_raw_file_and_its_holes(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    with path.open("wb") as file:
+        file.truncate(4 * MIB + 100)
+        file.seek(MIB)
+        file.write(b"x" * MIB)
+    source = RawFileSource(path)
+    assert source.size == 4 * MIB
+    found = bytearray(8192)
+    source.read_into(MIB - 4096, memoryview(found))
+    assert found == bytes(4096) + b"x" * 4096
+    assert list(source.extents(0, 4 * MIB)) == [
+        Extent(0, MIB, True),
+        Extent(MIB, MIB, False),
+        Extent(2 * MIB, 2 * MIB, True),
+    ]
+    assert list(source.extents(MIB + 512, 1024)) == [Extent(MIB + 512, 1024, False)]
+    path.write_bytes(b"")
+    with pytest.raises(Damaged):
+        source.read_into(0, memoryview(found))
+    source.close()
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        RawFileSource(tmp_path / "none")
+
+
+class Time:
+    """Virtual seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+def silent() -> Unreachable:
+    return Unreachable("The store did not answer.", remedy="Wait.")
+
+
+def test_a_store_that_comes_back_is_waited_for() -> None:
+    source, time_ = MemorySource(b"x" * 512), Time()
+    source.errors = [silent() for _ in range(6)]
+    patient = PatientSource(source, 60, sleep=time_.sleep, clock=time_.clock)
+    found = bytearray(512)
+    patient.read_into(0, memoryview(found))
+    assert found == b"x" * 512
+    assert source.reads == 7
+
+
+def test_patience_ends() -> None:
+    source, time_ = MemorySource(b"x" * 512), Time()
+    source.errors = [silent() for _ in range(1000)]
+    patient = PatientSource(source, 60, sleep=time_.sleep, clock=time_.clock)
+    with pytest.raises(Unreachable):
+        patient.read_into(0, memoryview(bytearray(512)))
+    assert 60 <= time_.now < 66
+
+
+def test_damage_is_not_waited_for() -> None:
+    source, time_ = MemorySource(b"x" * 512), Time()
+    source.errors = [Damaged("altered", remedy="")]
+    with pytest.raises(Damaged):
+        PatientSource(source, 60, sleep=time_.sleep, clock=time_.clock).read_into(0, memoryview(bytearray(512)))
+    assert time_.now == 0
+
+
+def test_hydration_copies_everything_and_counts(tmp_path: Path) -> None:
+    content = b"a" * MIB + bytes(MIB) + b"b" * 700_416
+    source = MemorySource(content)
+    overlay = OverlayDevice(source, tmp_path / "overlay", "test")
+    overlay.write(0, memoryview(b"g" * 5000))
+    hydration = Hydration({"0": overlay}, rate=0)
+    assert (hydration.done, hydration.total) == (0, len(content))
+    hydration.start()
+    hydration.start()
+    end = time.monotonic() + 20
+    while hydration.done < hydration.total and time.monotonic() < end:
+        time.sleep(0.01)
+    hydration.stop()
+    assert hydration.done == hydration.total
+    source.data = bytes(len(content))
+    found = bytearray(len(content))
+    overlay.read_into(0, memoryview(found))
+    assert found == b"g" * 5000 + content[5000:]
+    overlay.close()

@@ -1,0 +1,192 @@
+"""The pump: order, points exactly where they were asked for, marks when idle, the end after an overflow."""
+
+from __future__ import annotations
+
+from typing import Iterator, List, Tuple
+
+import pytest
+from tests.unit.mobility.doubles import MACHINE, FakeClock, RingDouble
+
+from farshore.formats.batch import decode
+from farshore.formats.point_payload import PointPayload, decode_point
+from farshore.formats.record import RecordKind
+from farshore.mobility.backlog import Backlog
+from farshore.mobility.batches import Journal
+from farshore.mobility.pump import Pump, PumpState
+from farshore.mobility.records import Piece, mark_piece
+from farshore.model.errors import TryLater
+from farshore.model.identifiers import BLOCK, Sequence
+from farshore.model.point import PointKind
+from farshore.model.states import CaptureMode
+
+POINT = PointPayload("p1", PointKind.CRASH_CONSISTENT, "name")
+DATA = b"\x01" * BLOCK
+
+
+class Rig:
+    def __init__(self, memory_bytes: int = 1 << 20) -> None:
+        self.clock = FakeClock()
+        self.ring = RingDouble(self.clock)
+        self.backlog = Backlog(None, memory_bytes=memory_bytes)
+        journal = Journal(MACHINE, 1, self.clock)
+        self.pump = Pump(self.ring, journal, self.backlog, self.clock)
+        self.pump.opened()
+
+    def steps(self) -> PumpState:
+        """Until there is nothing to do."""
+        for _ in range(100):
+            state = self.pump.step()
+            if state is not PumpState.WORKED:
+                return state
+        raise AssertionError("the pump never rests")
+
+    def records(self) -> List[Tuple[int, int]]:
+        """(kind, sector) of everything in the backlog, which is emptied."""
+        found = []
+        while True:
+            batch = self.backlog.head(0)
+            if batch is None:
+                return found
+            read = decode(b"".join(bytes(buffer) for buffer in batch.buffers))
+            found += [(int(row["kind"]), int(row["sector"])) for row in read.records]
+            if (read.records["kind"] == RecordKind.POINT).any():
+                assert decode_point(bytes(read.payload)) == POINT
+            self.backlog.acknowledge(batch.end)
+
+
+def test_a_point_lies_exactly_where_it_was_asked_for() -> None:
+    rig = Rig()
+    rig.ring.write(0, DATA)
+    rig.ring.write(80, DATA)
+    milestone = rig.pump.milestone(POINT)
+    rig.ring.write(160, DATA)
+    rig.steps()
+    assert milestone.reached
+    assert milestone.sequence == 3
+    assert [kind for kind, _ in rig.records()] == [1, 1, RecordKind.POINT, 1]
+
+
+def test_a_milestone_without_a_point_tells_the_sequence_only() -> None:
+    rig = Rig()
+    rig.ring.write(0, DATA)
+    milestone = rig.pump.milestone()
+    rig.ring.write(80, DATA)
+    rig.steps()
+    assert milestone.sequence == 1
+    assert len(rig.records()) == 2
+
+
+def test_an_idle_machine_gets_marks_and_a_busy_one_none() -> None:
+    rig = Rig()
+    rig.steps()
+    assert [kind for kind, _ in rig.records()] == [RecordKind.MARK]
+    rig.steps()
+    assert rig.records() == []
+    rig.clock.move(1.1)
+    rig.ring.write(0, DATA)
+    rig.steps()
+    assert [kind for kind, _ in rig.records()] == [1]
+
+
+def test_in_bitmap_mode_there_are_no_marks_and_no_points() -> None:
+    rig = Rig()
+    rig.ring.write(0, DATA)
+    rig.ring.mode = CaptureMode.BITMAP
+    milestone = rig.pump.milestone(POINT)
+    with pytest.raises(TryLater):
+        milestone.wait(0)
+    assert rig.steps() is PumpState.ENDED
+    assert [kind for kind, _ in rig.records()] == [1]
+
+
+def test_a_point_asked_for_before_the_overflow_is_still_true() -> None:
+    rig = Rig()
+    rig.ring.write(0, DATA)
+    milestone = rig.pump.milestone(POINT)
+    rig.ring.mode = CaptureMode.BITMAP
+    assert rig.steps() is PumpState.ENDED
+    assert milestone.reached
+
+
+def test_a_point_whose_freeze_did_not_hold_fails() -> None:
+    rig = Rig()
+    milestone = rig.pump.milestone(POINT, still=lambda: False)
+    rig.steps()
+    assert not milestone.reached
+
+
+def test_before_data_mode_begins_bitmap_mode_is_no_end() -> None:
+    rig = Rig()
+    rig.pump._opening = True
+    rig.ring.mode = CaptureMode.BITMAP
+    assert rig.pump.step() is PumpState.IDLE
+    rig.pump.opened()
+    assert rig.pump.step() is PumpState.ENDED
+
+
+def test_a_full_backlog_leaves_the_rest_in_the_ring() -> None:
+    rig = Rig(memory_bytes=6_000)
+    for block in range(4):
+        rig.ring.write(block * 800, DATA)
+        rig.pump.step()
+    assert rig.pump.step() is PumpState.HELD
+    assert rig.ring.drained() < rig.ring.position()
+    seen = []
+    for _ in range(10):
+        seen += rig.records()
+        rig.pump.step()
+    assert [sector for kind, sector in seen if kind == 1] == [0, 800, 1600, 2400]
+
+
+def test_missed_blocks_are_mended_between_what_comes_before_and_after() -> None:
+    rig = Rig()
+    rig.ring.write(0, DATA)
+    rig.ring.mode = CaptureMode.BITMAP
+    assert rig.steps() is PumpState.ENDED
+    rig.pump.reopen()
+    assert rig.pump.step() is PumpState.IDLE  # the switch is under way
+    rig.ring.mode = CaptureMode.DATA
+    rig.pump.opened()
+    looked: List[int] = []
+
+    def missed() -> Iterator[Piece]:
+        for sector in (800, 1600):
+            rig.ring.write(sector, DATA)  # written while it is read: must follow what is read
+            looked.append(sector)
+            made = mark_piece(0)
+            made.records["sector"], made.records["kind"] = sector, RecordKind.ZERO
+            yield made
+
+    rig.pump.mend(missed())
+    too_early = rig.pump.milestone()
+    assert not rig.pump.whole
+    rig.steps()
+    assert rig.pump.whole
+    assert not too_early.reached
+    assert rig.records() == [(1, 0), (2, 800), (1, 800), (2, 1600), (1, 1600)]
+    after = rig.pump.milestone()
+    rig.steps()
+    assert after.sequence == 5
+
+
+def test_a_second_overflow_while_mending_stops_the_mending() -> None:
+    rig = Rig()
+    rig.ring.mode = CaptureMode.BITMAP
+    rig.steps()
+    rig.pump.reopen()
+    rig.ring.mode = CaptureMode.DATA
+    rig.pump.opened()
+    rig.pump.mend(iter([mark_piece(0)] * 100))
+    rig.pump.step()
+    rig.ring.mode = CaptureMode.BITMAP
+    assert rig.steps() is PumpState.ENDED
+    assert not rig.pump.whole
+
+
+def test_acknowledgements_can_be_waited_for() -> None:
+    rig = Rig()
+    rig.ring.write(0, DATA)
+    rig.steps()
+    assert not rig.backlog.wait_acknowledged(Sequence(1), 0)
+    rig.records()
+    assert rig.backlog.wait_acknowledged(Sequence(1), 0)

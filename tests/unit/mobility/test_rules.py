@@ -1,0 +1,127 @@
+"""Small rules: what epoch follows, how fast to go, what to freeze first, hooks, names, numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.unit.mobility.doubles import FakeClock
+
+from farshore.api_types.machines import EpochKind
+from farshore.client.credentials import Credentials
+from farshore.mobility.capture.disks import Disk
+from farshore.mobility.epoch_run import Ended, EpochEnd
+from farshore.mobility.freezing import Freeze, order_of_freezing
+from farshore.mobility.hooks import Quiesced
+from farshore.mobility.identity import machine_of, new_key_and_request
+from farshore.mobility.protected_disks import DiskNumbers
+from farshore.mobility.replication import Next, after
+from farshore.mobility.throttle import Bandwidth, _Look, pause_for
+from farshore.model.errors import Malformed, TryLater
+from farshore.model.position import Position
+
+HERE = Position(7, 100)
+
+
+def test_what_follows_an_epoch() -> None:
+    for why in EpochEnd:
+        expected = Next(EpochKind.HEAL, HERE) if why is EpochEnd.OVERFLOW else Next()
+        assert after(Ended(why, HERE, consistent=True)) == expected
+
+
+def test_the_bandwidth_limit_holds_on_average() -> None:
+    clock = FakeClock()
+    bandwidth = Bandwidth(clock, limit=1000)
+    for _ in range(20):
+        clock.move(bandwidth.wait_for(500))
+    assert clock.mono - 1000.0 == pytest.approx(10.0, rel=0.05)
+    bandwidth.limit = 0
+    assert bandwidth.wait_for(10**9) == 0.0
+
+
+def test_the_copy_rests_only_while_others_want_the_processors() -> None:
+    before = _Look(0, 0, 0, 0)
+    assert pause_for(before, _Look(1, 1.0, 2.0, 0.0), 0.1, 0.1) == 0.0  # we are half of it all, and others idle
+    busy = pause_for(before, _Look(1, 0.6, 2.0, 0.0), 0.1, 0.0)
+    assert busy > 0
+    assert pause_for(before, _Look(1, 0.6, 2.0, 0.0), 0.1, busy) > busy
+    assert pause_for(before, _Look(1, 0.1, 2.0, 0.0), 0.1, busy) < busy
+
+
+def test_file_systems_mounted_last_are_frozen_first() -> None:
+    mounts = {"/": frozenset({"8:0"}), "/home": frozenset({"8:16"}), "/mnt/usb": frozenset({"9:9"})}
+    assert order_of_freezing(mounts, frozenset({"8:0", "8:16"})) == ["/home", "/"]
+
+
+def test_a_freeze_that_cannot_be_had_is_told() -> None:
+    with pytest.raises(TryLater, match="could not be held still"), Freeze(["/proc", "/nowhere"]):
+        pass
+
+
+def test_a_freeze_of_nothing_holds_and_ends() -> None:
+    with Freeze([]) as freeze:
+        assert freeze.holds()
+        freeze.thaw()
+
+
+def test_a_late_thaw_is_told() -> None:
+    with Freeze([], seconds=0.3) as freeze:
+        guard = freeze._guard
+        assert guard is not None
+        guard.wait(10)
+        with pytest.raises(TryLater, match="late"):
+            freeze.thaw()
+
+
+def script(folder: Path, name: str, body: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho {name} $1 >> {folder}/log\n{body}\n")
+    path.chmod(0o755)
+
+
+def test_hooks_run_in_order_and_wake_in_reverse(tmp_path: Path) -> None:
+    script(tmp_path, "10-first", "")
+    script(tmp_path, "20-second", "")
+    (tmp_path / "README").write_text("not a script")
+    with Quiesced(tmp_path):
+        pass
+    log = (tmp_path / "log").read_text().splitlines()
+    assert log == ["10-first freeze", "20-second freeze", "20-second thaw", "10-first thaw"]
+
+
+def test_a_failing_hook_wakes_those_before_it(tmp_path: Path) -> None:
+    script(tmp_path, "10-first", "")
+    script(tmp_path, "20-second", "echo no >&2; exit 3")
+    with pytest.raises(TryLater, match="20-second freeze failed: no"), Quiesced(tmp_path):
+        pass
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "10-first thaw"
+
+
+def test_a_slow_hook_is_given_up(tmp_path: Path) -> None:
+    script(tmp_path, "slow", "[ $1 = thaw ] || exec sleep 60")
+    with pytest.raises(TryLater), Quiesced(tmp_path, seconds=0.2):
+        pass
+
+
+def test_without_a_folder_there_is_nothing_to_quiesce(tmp_path: Path) -> None:
+    with Quiesced(tmp_path / "absent"):
+        pass
+
+
+def test_disks_keep_their_numbers_and_none_is_given_twice(tmp_path: Path) -> None:
+    path = tmp_path / "disks.json"
+    first = DiskNumbers(path)
+    assert first.number(Disk("vda", 254, 0, 1 << 30, serial="one")) == 0
+    assert first.number(Disk("vdb", 254, 16, 1 << 30)) == 1
+    again = DiskNumbers(path)
+    assert again.number(Disk("vdb", 254, 0, 1 << 30, serial="one")) == 0
+    assert again.number(Disk("vdc", 254, 32, 1 << 30)) == 2
+
+
+def test_the_key_stays_here_and_the_certificate_names_the_machine() -> None:
+    key, request = new_key_and_request("host")
+    assert "PRIVATE KEY" in key
+    assert "CERTIFICATE REQUEST" in request
+    assert "PRIVATE" not in request
+    with pytest.raises(Malformed):
+        machine_of(Credentials("https://x", "", request, key))

@@ -1,0 +1,120 @@
+"""The sender: order under trouble, duplicates, gaps, and when to give up."""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable, List
+
+import pytest
+from tests.unit.mobility.doubles import MACHINE, FakeClock, ProcessServerDouble
+from tests.unit.mobility.test_spill import piece
+
+from farshore.api_types.streams import Acknowledgement
+from farshore.formats.batch import Buffer
+from farshore.mobility.backlog import Backlog
+from farshore.mobility.batches import Journal
+from farshore.mobility.retrying import Pauses, Stopped
+from farshore.mobility.sender import Sender
+from farshore.mobility.throttle import Bandwidth
+from farshore.model.errors import Busy, Damaged, FarshoreError, Fenced, Gap, Refused, Unreachable
+
+BATCHES = 5
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farshore.mobility.retrying.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("farshore.mobility.retrying.LONGEST_PAUSE", 0.0)
+
+
+class Rig:
+    def __init__(self, trouble: Callable[[str], None]) -> None:
+        self.clock = FakeClock()
+        self.stop = threading.Event()
+        self.backlog = Backlog(None)
+        journal = Journal(MACHINE, 1, self.clock)
+        for fill in range(BATCHES):
+            self.backlog.put(journal.batch(piece(1, fill + 1)))
+
+        def then_stop(call: str) -> None:
+            trouble(call)
+            if self.server.next[0] > BATCHES and call == "acknowledge":
+                self.stop.set()
+
+        self.server = ProcessServerDouble({0: 4096}, then_stop)
+        self.sender = Sender(self.backlog, self.server, Bandwidth(self.clock))
+
+    def run(self) -> List[int]:
+        self.sender.run(self.stop)
+        return [data[0] for *_, data in self.server.journal]
+
+
+def every_third(error: Callable[[], FarshoreError], at: str) -> Callable[[str], None]:
+    calls: List[str] = []
+
+    def trouble(call: str) -> None:
+        calls.append(call)
+        if call == at and calls.count(call) % 3 == 1:
+            raise error()
+
+    return trouble
+
+
+@pytest.mark.parametrize("at", ["send", "acknowledge"])
+@pytest.mark.parametrize("kind", [Unreachable, Busy])
+def test_trouble_before_or_after_the_server_has_it_changes_nothing(at: str, kind: type[Unreachable]) -> None:
+    rig = Rig(every_third(lambda: kind("no", remedy="", after=0.0), at))
+    assert rig.run() == list(range(1, BATCHES + 1))
+    assert rig.backlog.empty
+    assert rig.backlog.last_acknowledged == BATCHES
+
+
+def test_a_server_that_is_ahead_is_believed() -> None:
+    rig = Rig(lambda call: None)
+    head = rig.backlog.head(0)
+    assert head is not None
+    rig.server.send_encoded(head.buffers)  # and the answer was lost
+    real = rig.server.send_encoded
+
+    def gap_once(buffers: List[Buffer]) -> Acknowledgement:
+        rig.server.send_encoded = real  # type: ignore[method-assign]
+        raise Gap("behind", remedy="", expected=2)
+
+    rig.server.send_encoded = gap_once  # type: ignore[method-assign,assignment]
+    assert rig.run() == list(range(1, BATCHES + 1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Fenced("gone", remedy=""),
+        Gap("it lost what it had", remedy="", expected=1),
+        Refused("no", remedy=""),
+    ],
+)
+def test_what_will_not_pass_ends_the_epoch(error: FarshoreError) -> None:
+    def trouble(call: str) -> None:
+        if call == "send" and rig.backlog.last_acknowledged == 2:
+            raise error
+
+    rig = Rig(trouble)
+    with pytest.raises(type(error)):
+        rig.run()
+    assert rig.backlog.last_acknowledged == 2
+
+
+def test_damage_on_the_way_is_tried_again_but_not_for_ever() -> None:
+    assert Rig(every_third(lambda: Damaged("altered", remedy=""), "send")).run() == list(range(1, BATCHES + 1))
+
+    def always(call: str) -> None:
+        raise Damaged("altered", remedy="")
+
+    with pytest.raises(Damaged):
+        Rig(always).run()
+
+
+def test_a_stop_ends_the_waiting() -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        Pauses(stop).rest(Unreachable("away", remedy="", after=100))

@@ -1,0 +1,126 @@
+"""Heartbeats and commands: each command once, its result until it is heard, silence told once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import pytest
+from tests.unit.mobility.doubles import FakeClock
+
+from farshore.api_types.machines import Command, CommandKind, CommandResult, Desired, Heartbeat
+from farshore.mobility.session import Session
+from farshore.mobility.settings import Settings
+from farshore.model.errors import Unreachable
+
+
+class ServerDouble:
+    """Answers heartbeats; ``away`` while it does not."""
+
+    def __init__(self) -> None:
+        self.commands: List[Command] = []
+        self.heard: List[CommandResult] = []
+        self.away = False
+        self.beats = 0
+
+    def heartbeat(self, beat: Heartbeat) -> Desired:
+        self.beats += 1
+        if self.away:
+            raise Unreachable("away", remedy="")
+        self.heard += beat.results
+        done = {result.id for result in self.heard}
+        self.commands = [command for command in self.commands if command.id not in done]
+        return Desired(protect=True, commands=self.commands, heartbeat_every=7.0)
+
+
+class ReplicationDouble:
+    current: Optional[object] = None
+    disks: Sequence[object] = ()
+
+    def __init__(self) -> None:
+        self.wanted: List[Desired] = []
+        self.resyncs = 0
+
+    def want(self, desired: Desired) -> None:
+        self.wanted.append(desired)
+
+    def resync(self) -> None:
+        self.resyncs += 1
+
+
+class ReporterDouble:
+    def heartbeat(self, results: Sequence[CommandResult]) -> Heartbeat:
+        return Heartbeat(run="r", version="1", results=list(results))
+
+
+class Rig:
+    def __init__(self, state: Path) -> None:
+        self.server = ServerDouble()
+        self.replication = ReplicationDouble()
+        self.session = Session(
+            Settings(state=state),
+            self.server,  # type: ignore[arg-type]
+            self.replication,  # type: ignore[arg-type]
+            ReporterDouble(),  # type: ignore[arg-type]
+            FakeClock(),
+        )
+
+    def beat(self) -> float:
+        seconds = self.session._beat(2.0)
+        self.session._commands.submit(lambda: None).result(10)  # until the commands given are carried out
+        return seconds
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_the_server_says_what_should_be_and_when_to_come_again(rig: Rig) -> None:
+    assert rig.beat() == 7.0
+    assert rig.replication.wanted[-1].protect
+
+
+def test_a_command_is_carried_out_once_and_told_until_heard(rig: Rig) -> None:
+    rig.server.commands = [Command(id="c1", kind=CommandKind.RESYNC)]
+    rig.beat()
+    assert rig.replication.resyncs == 1
+    rig.server.away = True
+    rig.beat()
+    rig.server.away = False
+    rig.beat()
+    rig.beat()
+    assert rig.replication.resyncs == 1
+    assert [(result.id, result.error) for result in rig.server.heard] == [("c1", "")]
+
+
+def test_a_point_that_cannot_be_cut_is_told_with_what_to_do(rig: Rig) -> None:
+    rig.server.commands = [Command(id="c1", kind=CommandKind.POINT)]
+    rig.beat()
+    rig.beat()
+    assert "Wait for the copy to end" in rig.server.heard[0].error
+
+
+def test_silence_is_told_once_and_so_is_its_end(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    rig.server.away = True
+    pauses = [rig.beat() for _ in range(3)]
+    rig.server.away = False
+    rig.beat()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert pauses == [4.0, 4.0, 4.0]
+
+
+def test_it_ends_when_told_to(rig: Rig) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=rig.session.run, args=(stop,))
+    thread.start()
+    while not rig.server.beats:
+        time.sleep(0.01)
+    stop.set()
+    rig.session.wake()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -1,0 +1,174 @@
+"""Epochs: who may send, on top of what, and who is shut out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, description, fresh_catalog, request
+
+from farshore.api_types.machines import EpochKind
+from farshore.catalog import epochs, machines
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import EpochRow
+from farshore.model.errors import Fenced, Malformed, WrongState
+from farshore.protection.granting import check_open, fence, grant
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    made = fresh_catalog(tmp_path)
+    with made.writing() as tx:
+        add_server(tx)
+        add_machine(tx)
+    yield made
+    made.close()
+
+
+def granted(catalog: Catalog, **values: object) -> EpochRow:
+    with catalog.writing() as tx:
+        return grant(tx, machines.get(tx, MACHINE), request(**values), add_server(tx), NOW)
+
+
+def become_consistent(catalog: Catalog, epoch: int, consistent_from: int = 10, stored: int = 100) -> None:
+    with catalog.writing() as tx:
+        row = epochs.get(tx, MACHINE, epoch)
+        row.consistent, row.consistent_from, row.stored = True, consistent_from, stored
+        machines.get(tx, MACHINE).state = "protected"
+
+
+def test_the_first_epoch_starts_the_initial_replication(catalog: Catalog) -> None:
+    row = granted(catalog)
+    assert (row.epoch, row.kind, row.parent_epoch) == (1, "initial", 0)
+    with catalog.reading() as tx:
+        machine = machines.get(tx, MACHINE)
+        assert (machine.state, machine.epoch, machine.run) == ("initial-replication", 1, "run-1")
+
+
+def test_a_new_run_fences_the_old(catalog: Catalog) -> None:
+    granted(catalog)
+    granted(catalog, run="run-2")
+    with catalog.reading() as tx:
+        with pytest.raises(Fenced):
+            check_open(epochs.get(tx, MACHINE, 1))
+        check_open(epochs.get(tx, MACHINE, 2))
+
+
+def test_grants_at_the_same_time_get_different_epochs_and_one_stays_open(catalog: Catalog) -> None:
+    numbers: list[int] = []
+
+    def ask(run: str) -> None:
+        numbers.append(granted(catalog, run=run).epoch)
+
+    threads = [threading.Thread(target=ask, args=(f"run-{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 9))
+    with catalog.reading() as tx:
+        history = epochs.history(tx, MACHINE)
+        assert [row.epoch for row in history if not row.closed] == [8]
+        assert machines.get(tx, MACHINE).run == history[-1].run
+
+
+@pytest.mark.parametrize("state", ["failing-over", "failed-over", "committed"])
+def test_a_machine_that_runs_elsewhere_is_fenced(catalog: Catalog, state: str) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).state = state
+    with pytest.raises(Fenced):
+        granted(catalog)
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).epoch == 0
+
+
+def test_an_unprotected_machine_gets_none(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).protect = False
+    with pytest.raises(WrongState):
+        granted(catalog)
+
+
+def test_other_hardware_with_the_same_certificate_is_fenced(catalog: Catalog) -> None:
+    with pytest.raises(Fenced, match="other hardware"):
+        granted(catalog, description=description(hardware="hw-2"))
+
+
+def test_a_description_that_cannot_be_is_refused(catalog: Catalog) -> None:
+    twice = description(disks=2)
+    twice.disks[1] = twice.disks[0]
+    with pytest.raises(Malformed):
+        granted(catalog, description=twice)
+
+
+def test_a_resync_without_a_whole_epoch_becomes_initial(catalog: Catalog) -> None:
+    granted(catalog)
+    assert granted(catalog, kind=EpochKind.RESYNC, run="run-2").kind == "initial"
+
+
+def test_a_resync_stands_on_what_the_vault_holds(catalog: Catalog) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1, consistent_from=10, stored=100)
+    row = granted(catalog, kind=EpochKind.RESYNC, run="run-2")
+    assert (row.kind, row.parent_epoch, row.parent_sequence) == ("resync", 1, 100)
+
+
+def test_a_resync_skips_an_epoch_that_never_became_whole(catalog: Catalog) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1)
+    granted(catalog, kind=EpochKind.RESYNC, run="run-2")
+    assert granted(catalog, kind=EpochKind.RESYNC, run="run-3").parent_epoch == 1
+
+
+def heal(catalog: Catalog, **values: object) -> EpochRow:
+    asked = {"kind": EpochKind.HEAL, "parent_epoch": 1, "parent_sequence": 120, **values}
+    return granted(catalog, **asked)
+
+
+def test_a_heal_stands_on_what_was_acknowledged(catalog: Catalog) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1, stored=100)
+    row = heal(catalog)
+    assert (row.kind, row.parent_epoch, row.parent_sequence) == ("heal", 1, 120)
+
+
+def test_an_unfinished_heal_may_be_healed_again(catalog: Catalog) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1)
+    heal(catalog)
+    row = heal(catalog)
+    assert (row.epoch, row.kind, row.parent_epoch, row.parent_sequence) == (3, "heal", 1, 120)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"run": "run-2"}, "another run has no bitmap of what came before it"),
+        ({"parent_epoch": 0}, "it does not say what it continues"),
+        ({"parent_sequence": 5}, "the parent was not consistent there"),
+        ({"description": description(size=2 << 30)}, "a disk has grown"),
+        ({"description": description(disks=2)}, "a disk was added"),
+    ],
+)
+def test_a_heal_that_cannot_be_trusted_becomes_a_resync(catalog: Catalog, values: dict[str, object], why: str) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1)
+    assert heal(catalog, **values).kind == "resync", why
+
+
+def test_a_heal_across_a_fence_becomes_a_resync(catalog: Catalog) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1)
+    with catalog.writing() as tx:
+        fence(tx, machines.get(tx, MACHINE), NOW, "a failover began")
+    assert heal(catalog).kind == "resync"
+
+
+def test_fencing_leaves_no_open_epoch_and_no_open_command(catalog: Catalog) -> None:
+    granted(catalog)
+    with catalog.writing() as tx:
+        fence(tx, machines.get(tx, MACHINE), NOW, "a failover began")
+    with catalog.reading() as tx, pytest.raises(Fenced, match="a failover began"):
+        check_open(epochs.get(tx, MACHINE, 1))

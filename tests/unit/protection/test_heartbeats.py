@@ -1,0 +1,86 @@
+"""Heartbeats: observed state in, desired state out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, fresh_catalog, request
+
+from farshore.api_types.machines import CommandResult, Desired, Heartbeat
+from farshore.catalog import events, machines
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import CommandRow
+from farshore.model.states import CaptureMode
+from farshore.protection.granting import grant
+from farshore.protection.heartbeats import observe
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    made = fresh_catalog(tmp_path)
+    with made.writing() as tx:
+        grant(tx, add_machine(tx), request(), add_server(tx), NOW)
+    yield made
+    made.close()
+
+
+def beat(catalog: Catalog, **values: object) -> Desired:
+    body = {"run": "run-1", "version": "0.1.0", "epoch": 1, **values}
+    with catalog.writing() as tx:
+        return observe(tx, machines.get(tx, MACHINE), Heartbeat.model_validate(body), NOW)
+
+
+def test_a_protected_machine_hears_its_policy(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).exclude_disks = [2]
+    wanted = beat(catalog)
+    assert (wanted.protect, wanted.standby, wanted.exclude_disks) == (True, False, [2])
+    assert wanted.crash_consistent_every == 5
+
+
+@pytest.mark.parametrize("state", ["failing-over", "failed-over", "committed"])
+def test_a_machine_that_runs_elsewhere_stands_by(catalog: Catalog, state: str) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).state = state
+    assert beat(catalog) == Desired(protect=False, standby=True)
+
+
+def test_an_older_run_stands_by_and_leaves_no_trace(catalog: Catalog) -> None:
+    beat(catalog, mode=CaptureMode.DATA)
+    assert beat(catalog, run="run-0", mode=CaptureMode.BITMAP).standby
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).heartbeat["mode"] == "data"
+
+
+def test_a_new_run_may_report_before_it_has_an_epoch(catalog: Catalog) -> None:
+    assert beat(catalog, run="run-2", epoch=0).protect
+
+
+def test_an_unprotected_machine_is_idle(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).protect = False
+    assert beat(catalog) == Desired(protect=False)
+
+
+def test_a_command_is_repeated_until_it_is_answered(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machines.ask(tx, CommandRow(id="c1", machine=MACHINE, kind="point", point_kind="app-consistent", created=NOW))
+    assert [command.id for command in beat(catalog).commands] == ["c1"]
+    assert [command.id for command in beat(catalog).commands] == ["c1"]
+    done = CommandResult(id="c1", epoch=1, sequence=77, time=NOW)
+    assert beat(catalog, results=[done, CommandResult(id="unknown")]).commands == []
+    with catalog.reading() as tx:
+        row = machines.command(tx, "c1")
+        assert (row.done, row.error, row.epoch, row.sequence) == (NOW, "", 1, 77)
+
+
+def test_a_change_of_mode_is_an_event(catalog: Catalog) -> None:
+    beat(catalog, mode=CaptureMode.DATA)
+    beat(catalog, mode=CaptureMode.BITMAP, mode_cause="the ring was full")
+    beat(catalog, mode=CaptureMode.BITMAP, mode_cause="the ring was full")
+    with catalog.reading() as tx:
+        told = [(row.severity, row.message) for row in events.listed(tx, kind="capture.mode")]
+    assert told[0] == ("warning", "Capture of db1 is in bitmap mode: the ring was full.")
+    assert len(told) == 2

@@ -1,0 +1,117 @@
+"""Tending the vault: the catalog lists what retention keeps, and damage at one machine does not stop the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.protection.catalogs import add_machine, fresh_catalog
+from tests.unit.vault.synthetic import Machine, memory_vault
+
+from farshore.catalog import machines, points, policies
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import PointRow
+from farshore.model.identifiers import Epoch, MachineId, PointId, Sequence
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.policy import ReplicationPolicy
+from farshore.model.position import Position
+from farshore.protection.tending import compact_all, thin_all, thinned
+
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    made = fresh_catalog(tmp_path)
+    yield made
+    made.close()
+
+
+def long_lived(seed: int) -> Machine:
+    """A machine with a point every seven minutes for fourteen hours."""
+    made = Machine(memory_vault(), seed, {0: 1 << 20})
+    made.step = 7 * MINUTE
+    made.fill()
+    made.begin_epoch(None)
+    made.journal(segments=120, batches=1, count=2)
+    return made
+
+
+def known(catalog: Catalog, machine: Machine) -> None:
+    with catalog.writing() as tx:
+        policies.create(tx, ReplicationPolicy(name="short", hot_window=2 * 3600, keep_hourly=4, keep_daily=0))
+        add_machine(tx, id=machine.in_vault.id, state="protected", policy="short")
+
+
+def test_the_catalog_lists_hourly_points_behind_the_hot_window(catalog: Catalog) -> None:
+    machine = long_lived(41)
+    known(catalog, machine)
+    listed = machine.in_vault.points()
+    newest = listed[-1].time
+    with catalog.writing() as tx:
+        for number, point in enumerate(listed):
+            row = PointRow(
+                id=f"p{number}",
+                machine=machine.in_vault.id,
+                epoch=point.position.epoch,
+                sequence=point.position.sequence,
+                time=point.time,
+                kind=point.kind.value,
+            )
+            points.record(tx, row)
+    compact_all(machine.vault)
+    thin_all(machine.vault, catalog)
+    with catalog.reading() as tx:
+        times = [row.time for row in points.listed(tx, machine.in_vault.id, limit=1000)]
+    cold = [time for time in times if time < newest - 3 * HOUR]
+    hot = [time for time in times if time >= newest - 2 * HOUR]
+    assert len(hot) == len([point for point in listed if point.time >= newest - 2 * HOUR])
+    assert 3 <= len(cold) <= 5
+    assert len({time // HOUR for time in cold}) == len(cold)
+    recoverable = {point.time for point in machine.in_vault.points()}
+    assert set(cold) <= recoverable, "every listed point can be opened"
+
+
+def test_thinning_twice_changes_nothing(catalog: Catalog) -> None:
+    machine = long_lived(42)
+    known(catalog, machine)
+
+    def listed() -> list[tuple[str, int]]:
+        thin_all(machine.vault, catalog)
+        with catalog.reading() as tx:
+            return [(row.id, row.time) for row in points.listed(tx, machine.in_vault.id, limit=1000)]
+
+    assert listed() == listed()
+
+
+def test_damage_at_one_machine_does_not_stop_the_others(
+    catalog: Catalog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = long_lived(43)
+    known(catalog, machine)
+    # The id sorts first, and its key is no sealed document.
+    machine.vault.store.put("machines/00000000-0000-4000-8000-000000000000/key", [b"junk"])
+    compact_all(machine.vault)
+    assert "was not indexed" in caplog.text
+    assert any("/layers/" in item.name for item in machine.vault.store.list(f"machines/{machine.in_vault.id}/"))
+
+
+def test_only_nameless_crash_consistent_points_are_thinned() -> None:
+    def point(second: float, kind: PointKind = PointKind.CRASH_CONSISTENT, name: str = "") -> RecoveryPoint:
+        position = Position(Epoch(1), Sequence(int(second * 10)))
+        return RecoveryPoint(PointId(str(second)), MachineId("m"), position, int(second * SECOND), kind, name)
+
+    listed = [point(0), point(1), point(2, name="n"), point(3, PointKind.APP_CONSISTENT), point(5), point(6)]
+    assert [one.time / SECOND for one in thinned(listed, 5 * SECOND)] == [0, 2, 3, 5]
+
+
+def test_a_machine_that_was_forgotten_keeps_its_points(catalog: Catalog) -> None:
+    machine = long_lived(44)
+    before = machine.in_vault.points()
+    thin_all(machine.vault, catalog)
+    assert machine.in_vault.points() == before
+    with catalog.reading() as tx:
+        assert machines.every(tx) == []

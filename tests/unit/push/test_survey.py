@@ -1,0 +1,52 @@
+"""What a machine says about itself, and what stands in the way of protecting it."""
+
+from __future__ import annotations
+
+import pytest
+
+from farshore.model.errors import FarshoreError, NoSpace, Refused, Unsupported
+from farshore.protection.push.survey import read_survey
+
+GOOD = {
+    "user": "0",
+    "architecture": "x86_64",
+    "kernel": "6.1.0-30-cloud-amd64",
+    "btf": "yes",
+    "systemd": "yes",
+    "python": "3.11",
+    "space": "4000000",
+    "temporary": "4000000",
+    "release": "releases/0.1.0-python3.11-abc",
+}
+
+
+def said(**changes: str) -> str:
+    return "\n".join(f"{name}={value}" for name, value in (GOOD | changes).items() if value)
+
+
+def test_a_good_machine() -> None:
+    found = read_survey(said(), "db1")
+    assert (found.kernel, found.python, found.btf) == ("6.1.0-30-cloud-amd64", (3, 11), True)
+    assert found.release == "0.1.0-python3.11-abc"
+    assert not read_survey(said(btf="", release=""), "db1").btf
+
+
+def test_the_first_python_that_will_do_is_taken() -> None:
+    assert read_survey(said(python="3.6\npython=\npython=3.9"), "db1").python == (3, 9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "text"),
+    [
+        ({"user": "1000"}, Refused, "not root"),
+        ({"architecture": "aarch64"}, Unsupported, "aarch64"),
+        ({"python": "3.6"}, Unsupported, "found: 3.6"),
+        ({"python": ""}, Unsupported, "found: none"),
+        ({"systemd": ""}, Unsupported, "systemd"),
+        ({"space": "1000"}, NoSpace, "/opt"),
+        ({"temporary": ""}, NoSpace, "/tmp"),
+    ],
+)
+def test_each_obstacle_has_its_own_error(changes: dict[str, str], kind: type[FarshoreError], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        read_survey(said(**changes), "db1")

@@ -1,0 +1,357 @@
+"""Steps of a recovery on their own: what each decides, and what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scenarios.recovery.doubles import FileExports, FileSite, Fuse
+from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, SERVER, add_machine, fresh_catalog
+
+from farshore.api_types.points import PointChoice
+from farshore.catalog import epochs, failovers, machines, points, process_servers
+from farshore.catalog.tables import EpochRow, FailoverRow, PointRow
+from farshore.model.errors import NotFound, Refused, TryLater, WrongState
+from farshore.model.identifiers import Epoch, Sequence
+from farshore.model.position import Position
+from farshore.model.states import MachineState
+from farshore.recovery.context import Patience, RecoveryContext
+from farshore.recovery.steps.await_answer import await_answer
+from farshore.recovery.steps.check import check
+from farshore.recovery.steps.choose_point import _choice
+from farshore.recovery.steps.clearance import commit, may_clean_up
+from farshore.recovery.steps.drain import drain
+from farshore.recovery.steps.fence import fence
+from farshore.recovery.upkeep import keep_up
+from farshore.sites.port import Condition, FailoverId, RecoveredMachine
+from farshore.vault.points import AtTime, Latest, Named
+
+FAILOVER = "33333333-3333-4333-8333-333333333333"
+OTHER = "44444444-4444-4444-8444-444444444444"
+
+
+class Time:
+    """A clock that only sleeping moves; ``events`` happen at their second."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.events: list[tuple[float, Callable[[], None]]] = []
+
+    def now(self) -> int:
+        return NOW + int(self.passed * SECOND)
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def sleep(self, seconds: float) -> None:
+        self.passed += seconds
+        for event in [one for one in self.events if one[0] <= self.passed]:
+            self.events.remove(event)
+            event[1]()
+
+
+class Site(FileSite):
+    """A site whose machines' conditions the test sets."""
+
+    condition: Condition | None = None
+    resumed = 0
+
+    def status(self, failover: FailoverId) -> RecoveredMachine:
+        found = super().status(failover)
+        return found if self.condition is None else replace(found, condition=self.condition, address="127.0.0.1")
+
+    def answers(self, failover: FailoverId, port: int) -> bool:
+        return port == 22 and self.condition is Condition.RUNNING
+
+    def resume(self, failover: FailoverId) -> None:
+        self.resumed += 1
+
+
+class World:
+    """A protected machine and one failover of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.time = Time()
+        self.catalog = fresh_catalog(folder)
+        self.site = Site(folder / "site", Fuse(0))
+        self.exports = FileExports(Fuse(0))
+        self.context = RecoveryContext(
+            catalog=self.catalog,
+            clock=self.time,
+            folder=folder / "failovers",
+            vault_url="memory:///",
+            vault_key="",
+            site=self._site,
+            exports=self.exports,
+            sleep=self.time.sleep,
+            patience=Patience(drain=20, silent_server=10, answer=30, settle=2, poll=1),
+        )
+        with self.catalog.writing() as tx:
+            process_servers.register(tx, SERVER, "https://ps", "1", self.time.now())
+            add_machine(tx, state=MachineState.PROTECTED.value, process_server=SERVER, epoch=1)
+            epochs.add(
+                tx,
+                EpochRow(machine=MACHINE, epoch=1, kind="initial", run="r", process_server=SERVER, description={},
+                         granted=NOW, consistent=True, received=50, stored=40, reported=NOW),
+            )  # fmt: skip
+        self.request(FAILOVER)
+
+    def _site(self, kind: str) -> Site:
+        if kind != "files":
+            raise NotFound("There is no such site.", remedy="")
+        return self.site
+
+    def request(self, failover: str, kind: str = "failover", **values: Any) -> None:
+        row = FailoverRow(**{"id": failover, "machine": MACHINE, "kind": kind, "state": "requested", "site": "files",
+                             "request": {"kind": kind}, "requested": NOW, "forward": {}, **values})  # fmt: skip
+        with self.catalog.writing() as tx:
+            failovers.add(tx, row)
+
+    def change(self, failover: str = FAILOVER, **values: Any) -> None:
+        with self.catalog.writing() as tx:
+            row = failovers.get(tx, failover)
+            for name, value in values.items():
+                setattr(row, name, value)
+
+    def machine_becomes(self, state: MachineState) -> None:
+        with self.catalog.writing() as tx:
+            machines.get(tx, MACHINE).state = state.value
+
+    def report(self, received: int, stored: int) -> None:
+        with self.catalog.writing() as tx:
+            row = epochs.get(tx, MACHINE, 1)
+            row.received, row.stored, row.reported = received, stored, self.time.now()
+            process_servers.get(tx, SERVER).last_seen = self.time.now()
+
+    def state(self) -> tuple[str, str]:
+        with self.catalog.reading() as tx:
+            return failovers.get(tx, FAILOVER).state, machines.get(tx, MACHINE).state
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.catalog.close()
+
+
+def test_check_takes_its_turn(world: World) -> None:
+    world.request(OTHER)
+    check(world.context, FAILOVER)
+    check(world.context, FAILOVER)
+    assert world.state() == ("working", "protected")
+    with pytest.raises(WrongState, match="under way"):
+        check(world.context, OTHER)
+
+
+def test_a_test_runs_beside_anything(world: World) -> None:
+    check(world.context, FAILOVER)
+    world.request(OTHER, kind="test")
+    world.machine_becomes(MachineState.COMMITTED)
+    check(world.context, OTHER)
+
+
+@pytest.mark.parametrize("state", [MachineState.ENROLLED, MachineState.COMMITTED, MachineState.FAILING_OVER])
+def test_some_machines_cannot_be_failed_over(world: World, state: MachineState) -> None:
+    world.machine_becomes(state)
+    with pytest.raises(WrongState):
+        check(world.context, FAILOVER)
+
+
+def test_impossible_requests(world: World) -> None:
+    world.change(site="moon")
+    with pytest.raises(NotFound):
+        check(world.context, FAILOVER)
+    world.change(site="files", forward={"70000": 22})
+    with pytest.raises(Refused):
+        check(world.context, FAILOVER)
+
+
+def test_fencing_closes_the_epoch_once(world: World) -> None:
+    check(world.context, FAILOVER)
+    assert fence(world.context, FAILOVER) == NOW
+    world.time.passed = 5
+    assert fence(world.context, FAILOVER) == NOW + 5 * SECOND
+    with world.catalog.reading() as tx:
+        assert epochs.get(tx, MACHINE, 1).closed == NOW
+    assert world.state() == ("working", "failing-over")
+
+
+def test_drain_waits_for_a_report_made_after_the_fence(world: World) -> None:
+    world.time.events = [(3, lambda: world.report(50, 45)), (6, lambda: world.report(50, 50))]
+    assert drain(world.context, FAILOVER, NOW) == ""
+    assert world.time.passed == 6
+
+
+def test_drain_ends_when_the_server_has_forgotten_the_stream(world: World) -> None:
+    world.report(50, 50)
+
+    def alive() -> None:
+        with world.catalog.writing() as tx:
+            process_servers.get(tx, SERVER).last_seen = world.time.now()
+
+    world.time.events = [(4, alive)]
+    assert drain(world.context, FAILOVER, NOW + SECOND) == ""
+    assert world.time.passed == 4
+
+
+def test_drain_does_not_wait_for_the_dead(world: World) -> None:
+    told = drain(world.context, FAILOVER, NOW + SECOND)
+    assert "silent" in told
+    assert "10 records or more" in told
+    assert world.time.passed <= 12
+
+
+def test_drain_is_patient_only_so_long(world: World) -> None:
+    world.time.events = [(float(at), lambda: world.report(60, 45)) for at in range(1, 60, 2)]
+    assert "15 records to store" in drain(world.context, FAILOVER, NOW)
+    assert world.time.passed == 21
+
+
+@pytest.mark.parametrize(
+    ("point", "choice"),
+    [
+        (PointChoice(latest=True), Latest.ANY),
+        (PointChoice(), Latest.ANY),
+        (PointChoice(latest_app_consistent=True), Latest.APP_CONSISTENT),
+        (PointChoice(time=7), AtTime(7)),
+        (PointChoice(name="before the upgrade"), Named("before the upgrade")),
+        (PointChoice(position="3:9"), Position(Epoch(3), Sequence(9))),
+        (PointChoice(id="known"), Position(Epoch(1), Sequence(30))),
+        (PointChoice(id="only in the vault"), Named("only in the vault")),
+    ],
+)
+def test_which_point_is_meant(world: World, point: PointChoice, choice: object) -> None:
+    with world.catalog.writing() as tx:
+        points.record(tx, PointRow(id="known", machine=MACHINE, epoch=1, sequence=30, time=1, kind="crash-consistent"))
+        assert _choice(tx, MACHINE, point) == choice
+
+
+def test_two_wishes_are_one_too_many(world: World) -> None:
+    with world.catalog.reading() as tx, pytest.raises(Refused, match="by id and by time"):
+        _choice(tx, MACHINE, PointChoice(id="x", time=3))
+
+
+def test_the_answer_is_waited_for(world: World) -> None:
+    world.site.condition = Condition.PAUSED
+    world.change(forward={"22": 22, "5432": 5432})
+    world.time.events = [(7, lambda: setattr(world.site, "condition", Condition.RUNNING))]
+    assert await_answer(world.context, FAILOVER) == NOW + 7 * SECOND
+
+
+def test_a_machine_that_never_answers_is_left_running(world: World) -> None:
+    world.site.condition = Condition.RUNNING
+    world.change(forward={"23": 23})
+    assert await_answer(world.context, FAILOVER) == 0
+    assert world.time.passed > 30
+
+
+def test_a_machine_that_stops_ends_the_wait(world: World) -> None:
+    world.site.condition = Condition.STOPPED
+    with pytest.raises(TryLater, match="stopped"):
+        await_answer(world.context, FAILOVER)
+
+
+def test_without_ports_running_is_enough(world: World) -> None:
+    world.site.condition = Condition.RUNNING
+    assert await_answer(world.context, FAILOVER) == NOW + 2 * SECOND
+
+
+def test_what_may_be_cleaned_up(world: World) -> None:
+    world.change(state="working", job="j")
+    with pytest.raises(WrongState, match="under way"):
+        may_clean_up(world.context, FAILOVER, lambda job: job == "j")
+    may_clean_up(world.context, FAILOVER, lambda _job: False)
+    for state in ("running", "committed"):
+        world.change(state=state)
+        with pytest.raises(WrongState, match="production"):
+            may_clean_up(world.context, FAILOVER, lambda _job: False)
+    world.change(kind="test")
+    may_clean_up(world.context, FAILOVER, lambda _job: False)
+
+
+def test_what_may_be_committed(world: World) -> None:
+    with pytest.raises(WrongState):
+        commit(world.context, FAILOVER)
+    world.change(state="running")
+    world.machine_becomes(MachineState.FAILED_OVER)
+    assert commit(world.context, FAILOVER) == []
+    assert commit(world.context, FAILOVER) == []
+    assert world.state() == ("committed", "committed")
+    world.request(OTHER, kind="test", state="running")
+    with pytest.raises(WrongState, match="test"):
+        commit(world.context, OTHER)
+
+
+class Upkeep(World):
+    """A failover that runs; ``exported`` counts starts of the export."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder)
+        self.exported: list[str] = []
+        self.change(state="running", point_epoch=1, point_sequence=40)
+        monkeypatch.setattr(
+            "farshore.recovery.upkeep.export", lambda _context, _id, position: self.exported.append(position)
+        )
+
+
+@pytest.fixture
+def upkeep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upkeep]:
+    made = Upkeep(tmp_path, monkeypatch)
+    yield made
+    made.catalog.close()
+
+
+def test_an_export_that_died_is_started_again_and_the_machine_goes_on(upkeep: Upkeep) -> None:
+    upkeep.site.condition = Condition.PAUSED
+    keep_up(upkeep.context)
+    assert upkeep.exported == ["1:40"]
+    assert upkeep.site.resumed == 1
+
+
+def test_what_runs_well_is_left_alone(upkeep: Upkeep) -> None:
+    upkeep.site.condition = Condition.RUNNING
+    folder = upkeep.context.files(FAILOVER).folder
+    folder.mkdir(parents=True)
+    (folder / "serving").touch()
+    keep_up(upkeep.context)
+    assert (upkeep.exported, upkeep.site.resumed) == ([], 0)
+
+
+@pytest.mark.parametrize("state", ["working", "failed", "cleaned-up", "superseded"])
+def test_what_should_not_run_is_not_revived(upkeep: Upkeep, state: str) -> None:
+    upkeep.change(state=state)
+    upkeep.site.condition = Condition.RUNNING
+    keep_up(upkeep.context)
+    assert upkeep.exported == []
+
+
+def test_a_machine_that_was_shut_down_stays_down(upkeep: Upkeep) -> None:
+    upkeep.site.condition = Condition.STOPPED
+    keep_up(upkeep.context)
+    assert upkeep.exported == []
+
+
+def test_a_machine_that_went_down_with_the_host_comes_back(upkeep: Upkeep) -> None:
+    upkeep.site._write(FailoverId(FAILOVER), {"running": False, "starts": 1})
+    boot = upkeep.context.files(FAILOVER).boot
+    boot.parent.mkdir(parents=True)
+    boot.write_text("an earlier life")
+    keep_up(upkeep.context)
+    assert upkeep.exported == ["1:40"]
+    assert upkeep.site.status(FailoverId(FAILOVER)).condition is Condition.RUNNING
+    keep_up(upkeep.context)
+    found = upkeep.site.read(FailoverId(FAILOVER))
+    assert found is not None
+    assert found["starts"] == 2
+
+
+def test_trouble_with_one_does_not_stop_the_others(upkeep: Upkeep, caplog: pytest.LogCaptureFixture) -> None:
+    upkeep.request(OTHER, state="running", site="moon", requested=NOW + 1)
+    upkeep.site.condition = Condition.PAUSED
+    keep_up(upkeep.context)
+    assert upkeep.exported == ["1:40"]
+    assert OTHER in caplog.text

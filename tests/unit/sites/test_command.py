@@ -1,0 +1,124 @@
+"""The QEMU command line of a recovered machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from farshore.model.errors import Refused
+from farshore.model.identifiers import DiskNumber
+from farshore.model.machine import DiskDescription, Firmware, MachineDescription, NicDescription
+from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder
+from farshore.sites.qemu.command import Host, RunFiles, qemu_command
+
+FAILOVER = FailoverId("0f5b7c1e-3c1d-4f0e-9a43-111111111111")
+FILES = RunFiles(Path("/run/site") / FAILOVER)
+TCG = Host("tcg", 2, Path("/usr/share/OVMF/OVMF_CODE_4M.fd"))
+MACHINE = MachineDescription(
+    hostname="db1",
+    firmware=Firmware.BIOS,
+    processors=8,
+    memory=4 << 30,
+    operating_system="Debian 12",
+    kernel="6.1",
+    architecture="x86_64",
+    hardware_id="the-source",
+    disks=(DiskDescription(DiskNumber(0), "vda", 1 << 30, boot=True),),
+    nics=(NicDescription("eth0", "52:54:00:00:00:01"),),
+)
+ORDER = RecoveryOrder(
+    failover=FAILOVER,
+    name="db1",
+    machine=MACHINE,
+    disks=(
+        AttachedDisk(0, 1 << 30, Path("/run/x/nbd.sock"), "0", serial="a" * 30, boot=True),
+        AttachedDisk(1, 1 << 30, Path("/run/x/nbd.sock"), "1", logical_block_size=4096),
+    ),
+    isolated=False,
+    forward={2222: 22, 5433: 5432},
+)
+
+
+def command(order: RecoveryOrder = ORDER, host: Host = TCG, files: RunFiles = FILES) -> list[str]:
+    return qemu_command(order, files, host)
+
+
+def option(name: str, found: list[str]) -> list[str]:
+    return [found[at + 1] for at, word in enumerate(found) if word == name]
+
+
+def test_disks_flush_and_pause_rather_than_fail() -> None:
+    found = command()
+    assert option("-blockdev", found) == [
+        f"driver=nbd,node-name=disk{number},export={number},server.type=unix,server.path=/run/x/nbd.sock,"
+        "discard=unmap,reconnect-delay=300"
+        for number in (0, 1)
+    ]
+    first, second = (device for device in option("-device", found) if "virtio-blk" in device)
+    for device in (first, second):
+        assert "write-cache=on,rerror=stop,werror=stop" in device
+    assert first.endswith(f"logical_block_size=512,physical_block_size=4096,serial={'a' * 20},bootindex=1")
+    assert "logical_block_size=4096" in second
+    assert "bootindex" not in second
+
+
+def test_the_twin_is_told_from_its_source() -> None:
+    found = command()
+    assert option("-uuid", found) == [FAILOVER]
+    assert "the-source" not in " ".join(found)
+
+
+def test_processors_and_memory() -> None:
+    assert option("-smp", command()) == ["2"]
+    assert option("-smp", command(host=replace(TCG, accelerator="kvm"))) == ["8"]
+    assert option("-m", command()) == ["4096"]
+
+
+def test_an_isolated_machine_is_still_reached() -> None:
+    (open_,) = option("-netdev", command())
+    (shut,) = option("-netdev", command(replace(ORDER, isolated=True)))
+    assert "restrict" not in open_
+    assert shut == ("user,id=net0,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=tcp:127.0.0.1:5433-:5432")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "settings"),
+    [
+        (("192.168.7.20/24",), ",net=192.168.7.0/24,host=192.168.7.254,dns=192.168.7.253,dhcpstart=192.168.7.20"),
+        (("10.1.2.254/24",), ",net=10.1.2.0/24,host=10.1.2.253,dns=10.1.2.252,dhcpstart=10.1.2.254"),
+        (("fe80::1/64", "nonsense", "169.254.1.1/16"), ""),
+        (("192.0.2.1/32",), ""),
+        ((), ""),
+    ],
+)
+def test_a_machine_keeps_its_address(addresses: tuple[str, ...], settings: str) -> None:
+    machine = replace(MACHINE, nics=(NicDescription("eth0", "52:54:00:00:00:01", addresses),))
+    (network,) = option("-netdev", command(replace(ORDER, machine=machine, forward={})))
+    assert network == f"user,id=net0,ipv6=off{settings}"
+
+
+def test_uefi_gets_its_own_variables() -> None:
+    order = replace(ORDER, machine=replace(MACHINE, firmware=Firmware.UEFI))
+    code, variables = option("-drive", command(order))
+    assert "readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd" in code
+    assert variables == f"if=pflash,unit=1,format=raw,file={FILES.variables}"
+    with pytest.raises(Refused, match="UEFI"):
+        command(order, replace(TCG, firmware=None))
+
+
+def test_names_cannot_smuggle_options_in() -> None:
+    machine = replace(MACHINE, nics=(NicDescription("eth0", "52:54:00:00:00:01,bootindex=1"),))
+    disk = replace(ORDER.disks[0], serial="x,drive=y")
+    found = command(replace(ORDER, name="db1,process=evil", machine=machine, disks=(disk,)))
+    assert option("-name", found) == ["db1,,process=evil,debug-threads=on"]
+    assert any(device.endswith("serial=x,,drive=y,bootindex=1") for device in option("-device", found))
+    assert "virtio-net-pci,netdev=net0,romfile=" in option("-device", found)
+
+
+def test_what_this_host_cannot_run_is_refused() -> None:
+    with pytest.raises(Refused, match="aarch64"):
+        command(replace(ORDER, machine=replace(MACHINE, architecture="aarch64")))
+    with pytest.raises(Refused, match="too long"):
+        command(files=RunFiles(Path("/run") / ("x" * 100)))

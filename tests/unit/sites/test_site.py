@@ -1,0 +1,93 @@
+"""The QEMU site's files and the accelerator's verdict, without starting a machine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.sites.test_command import FAILOVER, ORDER
+
+from farshore.model.errors import NotFound, Refused
+from farshore.sites.port import Answering, Condition, FailoverId, HasConsole, Resumable
+from farshore.sites.qemu.accelerator import choose_accelerator
+from farshore.sites.qemu.site import QemuSite
+from farshore.sites.registry import SITES, open_site
+
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Unix sockets below it keep within their 108 bytes, however long the test's own folder is called."""
+    with tempfile.TemporaryDirectory(prefix="fs-") as folder:
+        yield Path(folder)
+
+
+def test_the_registry(tmp_path: Path) -> None:
+    assert open_site("qemu", tmp_path).name == "qemu"
+    for kind in SITES:
+        assert isinstance(open_site(kind, tmp_path), (Resumable, Answering, HasConsole))
+    with pytest.raises(NotFound, match="qemu"):
+        open_site("moon", tmp_path)
+
+
+def test_a_machine_that_was_created_and_never_started(short_path: Path) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    assert site.status(FAILOVER).condition is Condition.ABSENT
+    site.create(ORDER)
+    site.create(ORDER)
+    assert site.order(FAILOVER) == ORDER
+    assert site.present() == (FAILOVER,)
+    assert site.status(FAILOVER).condition is Condition.STOPPED
+    assert not site.answers(FAILOVER, 1)
+    site.stop(FAILOVER, grace=0)
+    site.destroy(FAILOVER)
+    site.destroy(FAILOVER)
+    assert site.present() == ()
+    assert not (short_path / FAILOVER).exists()
+
+
+def test_starting_what_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        QemuSite(tmp_path, accelerator="tcg").start(FAILOVER)
+
+
+def test_another_process_with_the_same_number_is_not_ours(short_path: Path) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    site.create(ORDER)
+    (short_path / FAILOVER / "qemu.pid").write_text("1\n")
+    assert site.status(FAILOVER).condition is Condition.STOPPED
+    site.destroy(FAILOVER)
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/etc"])
+def test_ids_stay_in_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Refused):
+        QemuSite(tmp_path, accelerator="tcg").destroy(FailoverId(name))
+
+
+@pytest.mark.parametrize(
+    ("known", "kernel", "verdict"),
+    [
+        ({"boot": BOOT, "accelerator": "kvm", "proof": "kernel"}, Path("/vmlinuz"), "kvm"),
+        ({"boot": BOOT, "accelerator": "kvm", "proof": "kernel"}, None, "kvm"),
+        ({"boot": BOOT, "accelerator": "kvm", "proof": "firmware"}, None, "kvm"),
+        ({"boot": BOOT, "accelerator": "tcg", "proof": "firmware"}, Path("/vmlinuz"), "tcg"),
+    ],
+)
+def test_a_verdict_is_kept_until_the_next_start_of_the_host(
+    tmp_path: Path, known: dict[str, str], kernel: Path | None, verdict: str
+) -> None:
+    (tmp_path / "accelerator.json").write_text(json.dumps(known))
+    assert choose_accelerator(tmp_path, kernel) == verdict
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"boot": "x", "accelerator": "kvm", "proof": "kernel"}'])
+def test_no_verdict_or_an_old_one_is_found_anew(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farshore.sites.qemu.accelerator._KVM", tmp_path / "no-kvm-here")
+    (tmp_path / "accelerator.json").write_text(text)
+    assert choose_accelerator(tmp_path) == "tcg"
+    assert json.loads((tmp_path / "accelerator.json").read_text())["boot"] == BOOT

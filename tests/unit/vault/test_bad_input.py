@@ -1,0 +1,224 @@
+"""Damaged, missing, exchanged and foreign objects: a clear error each, and never a wrong byte."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.unit.vault.synthetic import Machine, new_vault, read
+
+from farshore.formats.batch import Role
+from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks
+from farshore.model.errors import Damaged, FarshoreError, NotFound, Refused, TooSmall, Unsupported, WrongKey
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
+from farshore.model.position import Position
+from farshore.vault import OwnerKey, Vault, open_store, restore, restore_to_raw
+
+SIZES = {0: 2 << 20}
+
+
+@pytest.fixture
+def machine(tmp_path):
+    made = Machine(new_vault(tmp_path)[0], 11, SIZES)
+    made.fill()
+    made.begin_epoch(None)
+    made.journal(3, 1, 40)
+    return made
+
+
+def objects(tmp_path: Path, folder: str) -> list[Path]:
+    return sorted(path for path in (tmp_path / "vault" / folder).rglob("*") if path.is_file())
+
+
+def segments(tmp_path: Path) -> list[Path]:
+    return [path for path in objects(tmp_path, "machines") if "/segments/" in str(path)]
+
+
+def opened(machine: Machine, sequence: int) -> bytes:
+    fresh = Vault.open_with_vault_key(machine.vault.store, bytes.fromhex(machine.vault.key_hex))
+    source = fresh.machine(machine.id).open(Position(Epoch(1), Sequence(sequence)), DiskNumber(0))
+    try:
+        return read(source, 0, source.size)
+    finally:
+        source.close()
+
+
+def test_a_truncated_segment_is_told_and_older_points_stay(machine, tmp_path):
+    victim = segments(tmp_path)[1]
+    victim.write_bytes(victim.read_bytes()[:-100])
+    with pytest.raises(Damaged, match="cut short"):
+        opened(machine, 120)
+    assert opened(machine, 40) == machine.states[Position(Epoch(1), Sequence(40))][0]
+
+
+def test_a_missing_segment_is_told_with_its_range(machine, tmp_path):
+    segments(tmp_path)[1].unlink()
+    with pytest.raises(Damaged, match=r"Records 41 to 80 of epoch 1"):
+        opened(machine, 100)
+    found = machine.in_vault
+    assert found.latest().position.sequence == 40
+    assert len(found.timeline().gaps()) == 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_flipped_byte_anywhere_is_an_error_or_harmless(machine, tmp_path, seed):
+    picker = random.Random(seed)
+    victim = picker.choice(objects(tmp_path, "."))
+    data = bytearray(victim.read_bytes())
+    data[picker.randrange(len(data))] ^= 1 << picker.randrange(8)
+    victim.write_bytes(data)
+    with contextlib.suppress(FarshoreError):
+        assert opened(machine, 120) == machine.states[Position(Epoch(1), Sequence(120))][0]
+
+
+def test_two_segments_exchanged_are_told(machine, tmp_path):
+    first, second, _ = segments(tmp_path)
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+    with pytest.raises(Damaged):
+        opened(machine, 120)
+
+
+def test_another_machines_objects_do_not_open(machine, tmp_path):
+    other = Machine(machine.vault, 12, SIZES, MachineId(machine.id.replace("7", "9")))
+    other.fill()
+    other.begin_epoch(None)
+    other.journal(3, 1, 40)
+    mine = [path for path in segments(tmp_path) if machine.id in str(path)]
+    theirs = [path for path in segments(tmp_path) if other.id in str(path)]
+    mine[0].write_bytes(theirs[0].read_bytes())
+    with pytest.raises(WrongKey):
+        opened(machine, 120)
+
+
+def test_a_wrong_key_is_told_when_the_vault_is_opened(machine, tmp_path):
+    stranger = OwnerKey.generate_file(tmp_path / "stranger.key")
+    with pytest.raises(WrongKey, match="does not open"):
+        Vault.open(machine.vault.store, stranger)
+    with pytest.raises(WrongKey):
+        Vault.open(machine.vault.store, OwnerKey.from_passphrase("guess"))
+    with pytest.raises(WrongKey):
+        Vault.open_with_vault_key(machine.vault.store, bytes(32))
+
+
+def test_the_right_key_with_an_altered_slot_is_damage_and_no_wrong_key(machine, tmp_path):
+    descriptor = tmp_path / "vault" / "vault.farshore"
+    text = descriptor.read_text()
+    place = text.index('"wrapped": "') + len('"wrapped": "')
+    swapped = "A" if text[place] != "A" else "B"
+    descriptor.write_text(text[:place] + swapped + text[place + 1 :])
+    with pytest.raises(Damaged, match="descriptor"):
+        Vault.open(machine.vault.store, OwnerKey.from_file(tmp_path / "owner.key"))
+
+
+def test_no_vault_and_an_unknown_machine_are_told(machine, tmp_path):
+    owner = OwnerKey.from_file(tmp_path / "owner.key")
+    with pytest.raises(NotFound, match="no vault"):
+        Vault.open(open_store(f"file://{tmp_path}/elsewhere"), owner)
+    with pytest.raises(NotFound, match="never protected"):
+        machine.vault.machine(MachineId(machine.id.replace("7", "3")))
+    with pytest.raises(Refused, match="already"):
+        Vault.create(machine.vault.store, owner)
+
+
+def test_a_later_format_is_refused(machine, tmp_path):
+    descriptor = tmp_path / "vault" / "vault.farshore"
+    descriptor.write_text(descriptor.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(Unsupported):
+        Vault.open(machine.vault.store, OwnerKey.from_file(tmp_path / "owner.key"))
+
+
+def test_an_erased_machine_is_gone_for_good(machine):
+    machine.vault.erase_machine(machine.id)
+    with pytest.raises(NotFound, match="erased"):
+        machine.vault.machine(machine.id)
+
+
+def test_a_chunk_with_a_wrong_hash_is_not_taken_in(machine):
+    copy = machine.in_vault.base_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
+    rows = np.zeros(1, CHUNK_ROW)
+    rows[0] = (0, 65536, 0, bytes(range(32)))
+    with pytest.raises(Damaged, match="hash"):
+        copy.put(Chunks(DiskNumber(0), rows, bytes(65536)))
+    assert not machine.vault.chunk_store().known(np.arange(32, dtype=np.uint8).reshape(1, 32)).any()
+
+
+def test_a_sealed_batch_that_was_altered_or_cut_is_refused(machine):
+    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+    data = b"".join(builder.seal(machine.batch(20)).to_buffers())
+    assert machine.in_vault.sealed_batch(data).header.records == 20
+    with pytest.raises(Damaged):
+        machine.in_vault.sealed_batch(data[:-1])
+    for place in (30, 60, 90, 130):
+        broken = bytearray(data)
+        broken[place] ^= 1
+        with pytest.raises((Damaged, WrongKey)):
+            machine.in_vault.sealed_batch(bytes(broken))
+
+
+def test_a_recovered_builder_seals_nothing_and_order_is_kept(machine):
+    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+    first, second, third = (builder.seal(machine.batch(5)) for _ in range(3))
+    again = machine.in_vault.recovered_builder([first, second])
+    with pytest.raises(Refused, match="no new batches"):
+        again.seal(machine.batch(5))
+    builder.add(first)
+    assert not builder.accepts(third)
+    with pytest.raises(Refused):
+        builder.add(third)
+    machine.in_vault.put_segment(again.build())
+
+
+def test_a_target_that_is_too_small_or_exists_is_refused(machine, tmp_path, monkeypatch):
+    source = machine.in_vault.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
+    target = tmp_path / "disk.raw"
+    restore_to_raw(source, target)
+    assert target.read_bytes() == machine.states[Position(Epoch(1), Sequence(120))][0]
+    with pytest.raises(Refused, match="exists"):
+        restore_to_raw(source, target)
+    monkeypatch.setattr(restore, "device_bytes", lambda handle: 4096)
+    monkeypatch.setattr(restore, "is_block_device", lambda path: True)
+    with pytest.raises(TooSmall, match="4096"):
+        restore_to_raw(source, target)
+    assert target.read_bytes() == machine.states[Position(Epoch(1), Sequence(120))][0]
+    source.close()
+
+
+def test_a_key_file_is_private_and_never_overwritten(tmp_path):
+    path = tmp_path / "key"
+    OwnerKey.generate_file(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(Refused, match="exists"):
+        OwnerKey.generate_file(path)
+    path.chmod(0o644)
+    with pytest.raises(Refused, match="chmod"):
+        OwnerKey.from_file(path)
+    with pytest.raises(NotFound):
+        OwnerKey.from_file(tmp_path / "missing")
+
+
+def test_a_passphrase_opens_its_vault(tmp_path):
+    store = open_store(f"file://{tmp_path}/v")
+    made = Vault.create(store, OwnerKey.from_passphrase("correct horse"))
+    assert Vault.open(store, OwnerKey.from_passphrase("correct horse")).key_hex == made.key_hex
+    with pytest.raises(WrongKey):
+        Vault.open(store, OwnerKey.from_passphrase("correct house"))
+
+
+def test_a_restore_from_a_damaged_vault_says_where_and_leaves_no_file(machine, tmp_path):
+    victim = objects(tmp_path, "chunks")[0]
+    data = bytearray(victim.read_bytes())
+    data[100] ^= 1
+    victim.write_bytes(data)
+    source = machine.in_vault.open(Position(Epoch(1), Sequence(0)), DiskNumber(0))
+    with pytest.raises(Damaged, match=r"Bytes 0 to \d+ of disk 0"):
+        restore_to_raw(source, tmp_path / "disk.raw")
+    assert not (tmp_path / "disk.raw").exists()
+    victim.unlink()
+    with pytest.raises(Damaged, match="missing"):
+        restore_to_raw(source, tmp_path / "disk.raw")
+    source.close()

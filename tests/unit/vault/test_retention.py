@@ -1,0 +1,220 @@
+"""Retention and collection: what the policy keeps stays readable, all else goes, and nothing in use is touched."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.vault.synthetic import Machine, memory_vault, read
+
+from farshore.formats import vault_names
+from farshore.formats.batch import Role
+from farshore.model.errors import Damaged, NotFound
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Sequence
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.policy import ReplicationPolicy
+from farshore.model.position import Position
+from farshore.vault import EpochRecord, Named
+from farshore.vault.collection import collect
+from farshore.vault.compaction import Tiers, compact
+from farshore.vault.retention import apply_retention, plan_retention
+
+MINUTE = 60 * 1_000_000_000
+POLICY = ReplicationPolicy(hot_window=2 * 3600, keep_hourly=4, keep_daily=2, keep_weekly=0)
+SMALL = Tiers(segments=4, fan=3)
+
+
+@pytest.fixture
+def machine():
+    made = Machine(memory_vault(), 31, {0: 2 << 20, 1: 600 << 10})
+    made.step = 7 * MINUTE
+    made.fill()
+    made.begin_epoch(None)
+    return made
+
+
+def run(machine: Machine, policy: ReplicationPolicy = POLICY) -> tuple[int, int]:
+    """Compaction, retention and two collections without grace; bytes and objects deleted."""
+    compact(machine.in_vault, SMALL)
+    apply_retention(machine.in_vault, policy)
+    first = collect(machine.vault, lambda _: policy, grace=0)
+    second = collect(machine.vault, lambda _: policy, grace=0)
+    return first.deleted + second.deleted, first.deleted_objects + second.deleted_objects
+
+
+def check_what_is_left(machine: Machine) -> set[Position]:
+    """Every listed point is right; every other state is refused or right."""
+    listed = {point.position for point in machine.in_vault.points()}
+    for position in machine.states:
+        try:
+            machine.check(position)
+        except (NotFound, Damaged):
+            assert position not in listed
+    return listed
+
+
+def test_the_hot_window_stays_and_older_points_are_thinned(machine):
+    machine.journal(segments=180, batches=1, count=8)  # 21 hours
+    deleted, objects = run(machine)
+    assert deleted > 0
+    assert objects > 50
+    listed = check_what_is_left(machine)
+    newest = machine.in_vault.latest().time
+    hot = [point for point in machine.in_vault.points() if point.time > newest - POLICY.hot_window * 10**9]
+    assert len(hot) >= 2 * 60 // 7
+    assert len(hot) + 4 <= len(listed) <= len(hot) + 4 + 2 + 60 // 7 + 1
+    assert run(machine) == (0, 0)
+
+
+def test_retention_goes_on_with_time_and_thins_hours_to_days(machine):
+    for _ in range(4):
+        machine.journal(segments=110, batches=1, count=6)  # 9.3 hours each
+        run(machine)
+    listed = check_what_is_left(machine)
+    days = {point.time // (86400 * 10**9) for point in machine.in_vault.points()}
+    assert len(days) <= 4  # the base, two days, today
+    assert len(listed) < 40
+
+
+def test_space_of_overwritten_blocks_comes_back(machine):
+    machine.journal(segments=200, batches=1, count=40)
+
+    def used() -> int:
+        return sum(item.size for item in machine.vault.store.list("machines/"))
+
+    before = used()
+    run(machine, ReplicationPolicy(hot_window=0, keep_hourly=1, keep_daily=0, keep_weekly=0))
+    check_what_is_left(machine)
+    # 8,000 writes went to 660 blocks: what one state needs of them is left, and the base.
+    assert used() < before * 0.4
+
+
+def test_named_and_leased_points_stay(machine):
+    machine.journal(segments=60, batches=1, count=8)
+    named = RecoveryPoint(
+        PointId("n"),
+        machine.id,
+        Position(Epoch(1), Sequence(85)),
+        machine.time - 350 * MINUTE,
+        PointKind.APP_CONSISTENT,
+        "n",
+    )
+    machine.in_vault.put_point(named)
+    used = Position(Epoch(1), Sequence(16))
+    source = machine.in_vault.open(used, DiskNumber(0))
+    pins = [used]
+    apply_retention(machine.in_vault, POLICY, pins)
+    for _ in range(3):
+        collect(machine.vault, lambda _: POLICY, grace=0)
+    assert read(source, 0, source.size) == machine.states[used][0]
+    assert machine.in_vault.resolve(Named("n")).position == named.position
+    source.close()
+    run(machine)
+    with pytest.raises((NotFound, Damaged)):
+        machine.in_vault.open(used, DiskNumber(0))
+    again = machine.in_vault.open(named.position, DiskNumber(0))
+    again.close()
+
+
+def test_what_is_condemned_cannot_be_opened_and_has_its_grace(machine):
+    machine.journal(segments=60, batches=1, count=8)
+    compact(machine.in_vault, SMALL)
+    apply_retention(machine.in_vault, POLICY)
+    old = Position(Epoch(1), Sequence(16))
+    machine.check(old)
+    found = collect(machine.vault, lambda _: POLICY, grace=10**15)
+    assert found.condemned > 0
+    assert found.deleted_objects == 0
+    with pytest.raises(NotFound, match="given up"):
+        machine.in_vault.open(old, DiskNumber(0))
+    generous = ReplicationPolicy(hot_window=10**6)
+    assert collect(machine.vault, lambda _: generous, grace=0).deleted_objects == 0
+
+
+def test_epochs_that_nothing_needs_go_with_their_chunks(machine):
+    machine.journal(segments=5, batches=1, count=8)
+    for _ in range(3):
+        machine.fill()
+        machine.begin_epoch(None, "resync")
+        machine.journal(segments=30, batches=1, count=8)
+    run(machine, ReplicationPolicy(hot_window=2 * 3600, keep_hourly=4, keep_daily=0, keep_weekly=0))
+    listed = check_what_is_left(machine)
+    assert {position.epoch for position in listed} == {3, 4}
+    assert len(list(machine.vault.store.list(f"machines/{machine.id}/bases/"))) == 4
+
+
+def test_a_parent_epoch_stays_as_far_as_its_child_needs(machine):
+    machine.journal(segments=40, batches=1, count=8)
+    parent = Position(Epoch(1), Sequence(200))
+    machine.go_back(parent)
+    machine.begin_epoch(parent, "resync", overlay=5)
+    machine.journal(segments=60, batches=1, count=8)
+    run(machine)
+    listed = check_what_is_left(machine)
+    assert min(position.epoch for position in listed) in (1, 2)
+    machine.check(machine.in_vault.latest().position)
+
+
+def test_an_epoch_that_is_being_copied_is_left_alone(machine):
+    machine.journal(segments=5, batches=1, count=8)
+    copy = machine.in_vault.base_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
+    machine.disks = {0: bytearray(machine.random.randbytes(2 << 20))}
+    machine._copy_disk(copy, 0)
+    disks = copy.finish()
+    for _ in range(3):
+        collect(machine.vault, lambda _: POLICY, grace=0)
+    assert machine.in_vault.base_map(Epoch(2), DiskNumber(0)).chunks == 32
+    machine.epoch, machine.next = 1, machine.next
+    assert disks[0].mapped
+    names = [item.name for item in machine.vault.store.list(vault_names.CHUNKS)]
+    assert names
+    copy.close()
+
+
+def test_an_erased_machine_is_collected_whole(machine):
+    machine.journal(segments=3, batches=1, count=8)
+    other = Machine(machine.vault, 5, {0: 1 << 20}, MachineId(machine.id.replace("7", "4")))
+    other.fill()
+    other.begin_epoch(None)
+    machine.vault.erase_machine(machine.id)
+    for _ in range(2):
+        collect(machine.vault, lambda _: POLICY, grace=0)
+    assert machine.vault.machines() == [other.id]
+    other.check(other.in_vault.latest().position)
+
+
+def test_where_points_stop_coming_the_last_ones_stay(machine):
+    machine.journal(segments=40, batches=1, count=8)
+    timeline = machine.in_vault.timeline()
+    plan = plan_retention(timeline, machine.in_vault.points(), POLICY)
+    assert plan[Epoch(1)].hot_from is not None
+    assert plan[Epoch(1)].keeps(machine.in_vault.latest().position.sequence)
+
+
+def test_a_new_epoch_without_points_stays_whole(machine):
+    machine.journal(segments=40, batches=1, count=8)
+    parent = Position(Epoch(1), Sequence(320))
+    machine.fill()
+    machine.begin_epoch(None, "resync")
+    later = EpochRecord(Epoch(3), "heal", Position(Epoch(2), Sequence(0)), Sequence(12), machine.time, Sequence(1), ())
+    machine.in_vault.put_epoch(later)
+    builder = machine.in_vault.segment_builder(Epoch(3), Role.JOURNAL)
+    machine.epoch, machine.next = 3, {Role.JOURNAL: 1, Role.BASE: 1}
+    builder.add(builder.seal(machine.batch(8)))
+    machine.in_vault.put_segment(builder.build())
+    for _ in range(3):
+        run(machine)
+    timeline = machine.in_vault.timeline()
+    assert Epoch(3) in timeline.epochs
+    assert timeline.last(Epoch(3)) == 8
+    machine.check(Position(Epoch(2), Sequence(0)))
+    machine.check(parent)
+
+
+def test_a_clock_that_went_back_costs_nothing_that_is_being_written(machine):
+    machine.journal(segments=30, batches=1, count=8)
+    machine.time -= 1000 * MINUTE
+    machine.begin_epoch(Position(Epoch(1), Sequence(240)), "heal")
+    machine.journal(segments=10, batches=1, count=8)
+    for _ in range(3):
+        run(machine)
+        machine.check(machine.in_vault.latest().position)
+    assert machine.in_vault.latest().position == Position(Epoch(2), Sequence(80))
