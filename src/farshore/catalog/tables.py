@@ -43,6 +43,9 @@ class PolicyRow(Base):
     keep_hourly: Mapped[int]
     keep_daily: Mapped[int]
     keep_weekly: Mapped[int]
+    bandwidth: Mapped[list[Any]] = mapped_column(default=list)
+    """Texts of farshore.model.bandwidth, for each machine's stream; the first that fits a moment holds."""
+    time_zone: Mapped[str] = mapped_column(String(64), default="UTC")
 
 
 class ProcessServerRow(Base):
@@ -56,7 +59,17 @@ class ProcessServerRow(Base):
     last_seen: Mapped[int] = mapped_column(default=0)
     spool_bytes: Mapped[int] = mapped_column(default=0)
     spool_limit: Mapped[int] = mapped_column(default=0)
+    spool_trouble: Mapped[str] = mapped_column(default="")
     store_trouble: Mapped[str] = mapped_column(default="")
+    store_trouble_since: Mapped[int] = mapped_column(default=0)
+    # Wanted of it
+    name: Mapped[str] = mapped_column(String(64), default="")
+    host_names: Mapped[list[Any]] = mapped_column(default=list)
+    """What its certificate holds; empty for the server that ``farshore up`` runs: the names of the installation."""
+    draining: Mapped[bool] = mapped_column(default=False)
+    bandwidth: Mapped[list[Any]] = mapped_column(default=list)
+    """Texts of farshore.model.bandwidth, for all that it stores."""
+    time_zone: Mapped[str] = mapped_column(String(64), default="UTC")
 
 
 class MachineRow(Base):
@@ -75,6 +88,11 @@ class MachineRow(Base):
     exclude_disks: Mapped[list[Any]] = mapped_column(default=list)
     bandwidth_limit: Mapped[int] = mapped_column(default=0)
     process_server: Mapped[str | None] = mapped_column(ForeignKey("process_servers.id"))
+    """Where it sends."""
+    moving_to: Mapped[str] = mapped_column(String(36), default="")
+    """The process server that takes it over once the present one has stored everything; empty: it stays."""
+    chosen_server: Mapped[str] = mapped_column(String(36), default="")
+    """The process server that an operator chose; empty: whichever has the fewest machines."""
     # Who may send: the newest epoch, and the run of the agent that it was granted to.
     epoch: Mapped[int] = mapped_column(default=0)
     run: Mapped[str] = mapped_column(default="")
@@ -181,6 +199,8 @@ class TokenRow(Base):
     protect: Mapped[bool]
     used: Mapped[int] = mapped_column(default=0)
     machine: Mapped[str] = mapped_column(default="")
+    process_server: Mapped[str] = mapped_column(String(36), default="")
+    """The process server that may enrol with it; empty: it is for a machine."""
 
 
 class UserRow(Base):

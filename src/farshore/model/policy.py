@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Tuple
 
 
 @dataclass(frozen=True)
@@ -21,3 +22,7 @@ class ReplicationPolicy:
     """How many hourly points stay after the hot window; then daily, then weekly ones."""
     keep_daily: int = 14
     keep_weekly: int = 0
+    bandwidth: Tuple[str, ...] = ()
+    """Limits of each machine's stream by the time of day, as farshore.model.bandwidth reads them; none: no limit."""
+    time_zone: str = "UTC"
+    """What the times of ``bandwidth`` are meant in: a name such as Europe/Berlin."""
