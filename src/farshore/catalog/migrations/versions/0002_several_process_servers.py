@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -14,11 +16,11 @@ depends_on = None
 def upgrade() -> None:
     """One step up."""
     _add("policies", _schedule())
-    trouble = [
+    trouble: list[sa.Column[Any]] = [
         sa.Column("spool_trouble", sa.String(), nullable=False, server_default=""),
         sa.Column("store_trouble_since", sa.BigInteger(), nullable=False, server_default="0"),
     ]
-    wanted = [
+    wanted: list[sa.Column[Any]] = [
         sa.Column("name", sa.String(length=64), nullable=False, server_default=""),
         sa.Column("host_names", sa.JSON(), nullable=False, server_default="[]"),
         sa.Column("draining", sa.Boolean(), nullable=False, server_default=sa.false()),
@@ -44,14 +46,14 @@ def downgrade() -> None:
     _drop("policies", "bandwidth", "time_zone")
 
 
-def _schedule() -> list[sa.Column[object]]:
+def _schedule() -> list[sa.Column[Any]]:
     return [
         sa.Column("bandwidth", sa.JSON(), nullable=False, server_default="[]"),
         sa.Column("time_zone", sa.String(length=64), nullable=False, server_default="UTC"),
     ]
 
 
-def _add(table: str, columns: list[sa.Column[object]]) -> None:
+def _add(table: str, columns: list[sa.Column[Any]]) -> None:
     with op.batch_alter_table(table, schema=None) as batch_op:
         for column in columns:
             batch_op.add_column(column)
