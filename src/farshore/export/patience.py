@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from farshore.export.device import Residency
+from farshore.formats.batch import Buffer
 from farshore.model.errors import TryLater
-from farshore.model.ports import BlockSource, Extent
+from farshore.model.ports import BlockSource, Extent, WholeChunks
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class PatientSource:
     ) -> None:
         self._source = source
         self._residency = source if isinstance(source, Residency) else None
+        self._chunks = source if isinstance(source, WholeChunks) else None
         self._seconds = seconds
         self._sleep = sleep
         self._clock = clock
@@ -47,6 +49,11 @@ class PatientSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._patiently(lambda: self._source.read_into(offset, buffer))
+
+    def whole_chunk(self, number: int) -> Buffer | None:
+        """As the source has it, where it hands out chunks."""
+        chunks = self._chunks
+        return None if chunks is None else self._patiently(lambda: chunks.whole_chunk(number))
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         return iter(self._patiently(lambda: list(self._source.extents(offset, length))))

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import CHUNK
-from farshore.model.ports import BlockSource, Extent
+from farshore.model.ports import BlockSource, Extent, WholeChunks
 
 _REGION_CHUNKS = 1024
 _DATA, _ZERO = 0, 1
@@ -33,6 +33,7 @@ class ReadCache:
 
     def __init__(self, source: BlockSource, limit: int = 128 << 20) -> None:
         self._source = source
+        self._chunks = source if isinstance(source, WholeChunks) else None
         self._size = source.size
         self._limit = max(1, limit // CHUNK)
         # Chunks by number, the one used last at the end. Single operations are atomic under the interpreter's lock.
@@ -116,9 +117,14 @@ class ReadCache:
 
     def _load(self, chunk: int) -> memoryview:
         start = chunk * CHUNK
-        data = memoryview(bytearray(min(CHUNK, self._size - start)))
+        length = min(CHUNK, self._size - start)
         try:
-            self._source.read_into(start, data)
+            whole = self._chunks.whole_chunk(chunk) if self._chunks is not None else None
+            if whole is not None and len(whole) == length:
+                data = memoryview(whole)
+            else:
+                data = memoryview(bytearray(length))
+                self._source.read_into(start, data)
             with self._lock:
                 self._held[chunk] = data
                 while len(self._held) > self._limit:

@@ -3,11 +3,26 @@ arguments, environment or files."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+_LEAST_CACHE, _MOST_CACHE = 128 << 20, 1 << 30
+
+
+def cache_share() -> int:
+    """An eighth of the memory that is free when the export begins, from 128 MiB to 1 GiB: a recovered machine beside
+    it wants most of the rest. What a machine reads while it starts is then fetched and decoded once."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, StopIteration):
+        # Linux tells better what is available: free memory and the page cache that it would give up.
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    return min(max(free // 8, _LEAST_CACHE), _MOST_CACHE)
 
 
 class VaultDisk(BaseModel):
@@ -50,7 +65,7 @@ class ExportedDisk(BaseModel):
 class ExportSettings(BaseModel):
     """One export process. ``port`` 0: no TCP listener, else one on 127.0.0.1.
 
-    ``cache_bytes``: plaintext kept in memory, over all disks.
+    ``cache_bytes``: plaintext kept in memory, over all disks; see `cache_share`.
     ``hydrate_rate``: how many bytes a second hydration (farshore.export.hydration) may copy, 0 for no limit.
     """
 
@@ -61,7 +76,7 @@ class ExportSettings(BaseModel):
     vault_key: SecretStr = SecretStr("")
     """Hex."""
     port: int = 0
-    cache_bytes: int = 256 << 20
+    cache_bytes: int = Field(default_factory=cache_share)
     hydrate_rate: int = 0
 
     def document(self) -> bytes:

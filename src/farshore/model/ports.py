@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple, Protocol
+from typing import Iterator, NamedTuple, Optional, Protocol, Union, runtime_checkable
 
 
 class Extent(NamedTuple):
@@ -32,6 +32,17 @@ class BlockSource(Protocol):
 
     def close(self) -> None:
         """Release what the source holds open."""
+        ...
+
+
+@runtime_checkable
+class WholeChunks(Protocol):
+    """An ability that a BlockSource may have: to hand out a chunk of 64 KiB as it was opened, without a copy."""
+
+    def whole_chunk(self, number: int) -> Optional[Union[bytes, bytearray, memoryview]]:
+        """Chunk ``number`` of the disk, all of it; None where it has to be put together by ``read_into``.
+
+        Raises Damaged or TryLater."""
         ...
 
 

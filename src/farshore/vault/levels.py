@@ -46,6 +46,10 @@ class EntryLevel:
         for start, end in self._zeroed(first, len(need)):
             zero(start - first, end - first, need, out)
 
+    def untouched(self, first: int, count: int) -> bool:
+        """Whether the level says nothing of ``count`` blocks from ``first`` on."""
+        return not len(self._entries(first, count)[0]) and not self._zeroed(first, count)
+
     def zero_or_unknown(self, first: int, need: Need) -> Mask:
         """See Level."""
         found = np.zeros(len(need), np.bool_)
@@ -117,6 +121,19 @@ class MapLevel:
         found = self._fetcher.chunks(wanted)
         for chunk, low, key in places:
             _copy(found[key], chunk, low, first, need, out)
+
+    def stored_chunk(self, number: int) -> tuple[bool, Buffer | None]:
+        """Whether this map decides a chunk, and its bytes where they are stored. Past the cache, in this thread.
+
+        Raises Damaged, NotFound, Unreachable."""
+        if number >= self._base.chunks:
+            return False, None
+        pack, ordinal, offset, stored = self._entry(number).tolist()
+        if pack >= INHERIT:
+            return bool(pack == ZERO), None
+        salt = self._base.index.salts[pack].tobytes()
+        row = StoredChunk(ordinal, offset, stored, chunk_length(number, self._base.index.size))
+        return True, self._fetcher.chunks_once({salt: [row]})[vault_names.chunk_pack(salt), ordinal]
 
     def stored_runs(self, begin: int, end: int) -> Iterator[tuple[int, list[Buffer]]]:
         """The stored chunks among ``[begin, end)``, opened, as runs of neighbours: the byte offset of the first and the

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from farshore.formats.batch import Buffer
 from farshore.formats.chunk_pack import Hashes
 from farshore.model.errors import Damaged, Malformed, NotFound
 from farshore.model.identifiers import BLOCK, CHUNK
@@ -22,7 +23,7 @@ from farshore.vault.block_index import FULL
 from farshore.vault.blocks import Level, Need, zero
 from farshore.vault.cache import Bytes
 from farshore.vault.leases import Lease
-from farshore.vault.levels import EntryLevel, MapLevel
+from farshore.vault.levels import BLOCKS_PER_CHUNK, EntryLevel, MapLevel
 
 _READ_AHEAD = 8 << 20
 """Bytes of one step of a long read: what is fetched together."""
@@ -88,6 +89,19 @@ class DiskView:
             start = stop
         if pending is not None:
             yield pending
+
+    def whole_chunk(self, number: int) -> Buffer | None:
+        """See WholeChunks: the stored chunk, where nothing that lies above the base touches it."""
+        first = number * BLOCKS_PER_CHUNK
+        with self._located(first, BLOCKS_PER_CHUNK):
+            for level in self._levels:
+                if isinstance(level, MapLevel):
+                    decided, data = level.stored_chunk(number)
+                    if decided:
+                        return data
+                elif not isinstance(level, EntryLevel) or not level.untouched(first, BLOCKS_PER_CHUNK):
+                    return None
+        return None
 
     def journal_over_base(self) -> tuple[list[EntryLevel], DiskView] | None:
         """The levels of the journal, the newest first, and a view of the base alone, where nothing lies below the

@@ -53,6 +53,27 @@ def test_a_chunk_is_fetched_once_and_zeroes_never() -> None:
     assert source.closed
 
 
+class _Chunks(MemorySource):
+    """Hands out even chunks whole; the last of the disk as it was before the disk grew."""
+
+    handed = 0
+
+    def whole_chunk(self, number: int) -> bytes | None:
+        self.handed += 1
+        data = CONTENT[number * CHUNK : (number + 1) * CHUNK]
+        return None if number % 2 else data[:CHUNK] if len(data) == CHUNK else data[:-512]
+
+
+def test_chunks_that_the_source_hands_out_are_not_read() -> None:
+    source = _Chunks(CONTENT)
+    cache = ReadCache(source)
+    for chunk in (2, 9, 20, 2):
+        assert read(cache, chunk * CHUNK + 512, 1024) == CONTENT[chunk * CHUNK + 512 : chunk * CHUNK + 1536]
+    assert source.handed == 3
+    assert source.reads == 2, "one that has to be put together, and one that is too short"
+    cache.close()
+
+
 def test_a_stream_is_read_ahead() -> None:
     source = MemorySource(CONTENT)
     cache = ReadCache(source)
