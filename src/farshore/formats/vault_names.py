@@ -22,6 +22,7 @@ LEASES = "leases/"
 CONDEMNED = "collection/condemned"
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")
 _LETTER = {Role.JOURNAL: "j", Role.BASE: "b"}
 _ROLE = {letter: role for role, letter in _LETTER.items()}
 
@@ -57,7 +58,23 @@ def point(machine: MachineId, position: Position, point_id: PointId) -> str:
     """A named, requested or app-consistent point. Raises Malformed for an id with other characters."""
     if not _POINT_ID.fullmatch(point_id):
         raise Malformed(f"{point_id!r} is not a point id.", remedy="Use letters, digits, - and _, at most 64.")
-    return f"{machine_folder(machine)}points/{position.epoch:08x}-{position.sequence:016x}-{point_id}"
+    return f"{points_folder(machine)}{position.epoch:08x}-{position.sequence:016x}-{point_id}"
+
+
+def points_folder(machine: MachineId) -> str:
+    """Where a machine's points are, sorted by position."""
+    return f"{machine_folder(machine)}points/"
+
+
+def points_before(machine: MachineId, epoch: Epoch) -> str:
+    """A name that every point of an epoch follows in a listing, and no older epoch's."""
+    return f"{points_folder(machine)}{epoch:08x}-"
+
+
+def point_position(name: str) -> Optional[Position]:
+    """The position in a point's name; None for another name."""
+    found = _POINT_NAME.fullmatch(name.rpartition("/")[2])
+    return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
 
 
 def chunk_pack(salt: bytes) -> str:

@@ -31,6 +31,8 @@ class GuestRecipe:
         "initramfs-tools",
         "iproute2",
         "linux-image-cloud-amd64",
+        "lvm2",
+        "mdadm",
         "openssh-server",
         "openssh-sftp-server",
         "openssl",

@@ -36,6 +36,8 @@ class EpochRecord:
     disks: tuple[EpochDisk, ...]
     description: int = 0
     """Number of the machine description that belongs to it; 0: the newest."""
+    only_points: bool = False
+    """Between its stored points the journal is out of order (rounds of bitmap or scan mode): only they are states."""
 
     def to_fields(self) -> dict[str, Any]:
         """The document (docs/formats/epoch.md)."""
@@ -49,6 +51,7 @@ class EpochRecord:
             "base_end": self.base_end,
             "disks": [{"number": disk.number, "size": disk.size, "mapped": disk.mapped} for disk in self.disks],
             "description": self.description,
+            "only_points": self.only_points,
         }
 
     @classmethod
@@ -68,6 +71,7 @@ class EpochRecord:
                     for disk in fields["disks"]
                 ),
                 int(fields["description"]),
+                bool(fields.get("only_points", False)),
             )
         except (KeyError, TypeError, ValueError, IndexError) as cause:
             raise Damaged(f"{name} does not describe an epoch.", remedy="Run `farshore vault verify`.") from cause

@@ -354,7 +354,7 @@ class MachineVault:
         return open_object(self._store, self.key, item.name, item.size, kind)
 
     def _stored_points(self) -> list[RecoveryPoint]:
-        names = [item.name for item in self._store.list(vault_names.machine_folder(self.id) + "points/")]
+        names = [item.name for item in self._store.list(vault_names.points_folder(self.id))]
         with ThreadPoolExecutor(_READERS) as readers:
             documents = list(readers.map(lambda name: read_document(self._store, self.key, name), names))
         return [points.from_fields(fields, name) for fields, name in zip(documents, names, strict=True)]
@@ -363,10 +363,15 @@ class MachineVault:
         for epoch in sorted(timeline.epochs, reverse=True):
             record = timeline.epochs[epoch]
             sequence, time = timeline.newest(epoch) or (Sequence(0), record.time)
+            if record.only_points:
+                stored = [one for one in timeline.marked(epoch) if one <= sequence]
+                sequence = max(stored, default=Sequence(0))
+                if not stored:
+                    continue
             if sequence >= record.consistent_from:
                 position = Position(epoch, sequence)
                 prefix = vault_names.point(self.id, position, PointId("0"))[:-1]
-                for item in self._store.list(vault_names.machine_folder(self.id) + "points/", after=prefix):
+                for item in self._store.list(vault_names.points_folder(self.id), after=prefix):
                     if not item.name.startswith(prefix):
                         break
                     return points.from_fields(read_document(self._store, self.key, item.name), item.name)
@@ -394,7 +399,7 @@ class MachineVault:
             # The time may lie within the segment that ends at the younger point.
             record = timeline.record(younger.position.epoch)
             stored = timeline.around(younger.position.epoch, younger.position.sequence)
-            found = None if stored is None else self._within(record, stored, time)
+            found = None if stored is None or record.only_points else self._within(record, stored, time)
             if found is not None:
                 return found
         if not older:

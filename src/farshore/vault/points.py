@@ -71,6 +71,8 @@ def crash_consistent(timeline: Timeline) -> list[RecoveryPoint]:
     found: list[RecoveryPoint] = []
     for epoch in sorted(timeline.epochs):
         record = timeline.epochs[epoch]
+        if record.only_points:
+            continue
         if record.consistent_from == 0:
             found.append(crash_point(timeline.machine, Position(epoch, Sequence(0)), record.time))
         for sequence, time in timeline.ends(epoch):
@@ -94,6 +96,11 @@ def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
     if position.sequence < record.consistent_from:
         raise NotFound(
             f"Position {position} lies before the copy of its epoch was complete ({record.consistent_from}).",
+            remedy="Choose one of the points that `farshore vault points` lists.",
+        )
+    if record.only_points and position.sequence not in timeline.marked(position.epoch):
+        raise NotFound(
+            f"Position {position} lies between two rounds of a machine without data mode: it is no consistent state.",
             remedy="Choose one of the points that `farshore vault points` lists.",
         )
     last = timeline.last(position.epoch)

@@ -99,6 +99,7 @@ class Timeline:
             self._layers.setdefault(stored.layer.epoch, []).append(stored)
         self._runs: dict[tuple[Epoch, Role, int, int | None], Run] = {}
         self._spines: dict[Epoch, tuple[list[Piece], Run]] = {}
+        self._marked: dict[Epoch, list[Sequence]] = {}
 
     def layers(self, epoch: Epoch) -> list[StoredLayer]:
         """Every layer of an epoch."""
@@ -222,6 +223,21 @@ class Timeline:
                 remedy="Run `farshore vault verify`; a resync of the machine makes new points.",
             )
         return found
+
+    def marked(self, epoch: Epoch) -> list[Sequence]:
+        """Where stored points lie in an epoch, oldest first; one where two lie is there twice."""
+        if epoch not in self._marked:
+            folder = vault_names.points_folder(self.machine)
+            after = vault_names.points_before(self.machine, epoch)
+            found = []
+            for item in self._store.list(folder, after=after):
+                position = vault_names.point_position(item.name)
+                if position is None or position.epoch != epoch:
+                    break
+                if item.name not in self._condemned:
+                    found.append(position.sequence)
+            self._marked[epoch] = found
+        return self._marked[epoch]
 
     def overlay(self, epoch: Epoch, end: Sequence) -> list[Piece]:
         """The segments of the base overlay, sequences 1 … ``end`` - 1. Raises Damaged where one is missing."""

@@ -58,7 +58,9 @@ class Machine:
     def here(self) -> State:
         return {number: bytes(data) for number, data in self.disks.items()}
 
-    def begin_epoch(self, parent: Position | None, kind: str = "initial", overlay: int = 0) -> int:
+    def begin_epoch(
+        self, parent: Position | None, kind: str = "initial", overlay: int = 0, only_points: bool = False
+    ) -> int:
         """A new epoch whose base is what the disks hold; answers how many chunks had to be sent."""
         self.epoch += 1
         self.next = {Role.JOURNAL: 1, Role.BASE: 1}
@@ -72,8 +74,9 @@ class Machine:
             self.in_vault.put_segment(builder.build())
         disks = copy.finish()
         copy.close()
+        end = Sequence(self.next[Role.BASE])
         record = EpochRecord(
-            Epoch(self.epoch), kind, parent, Sequence(0), self.time, Sequence(self.next[Role.BASE]), disks, self.epoch
+            Epoch(self.epoch), kind, parent, Sequence(0), self.time, end, disks, self.epoch, only_points
         )
         self.in_vault.put_description(DESCRIPTION, self.epoch)
         assert self.in_vault.put_epoch(record)

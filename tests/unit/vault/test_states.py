@@ -6,7 +6,7 @@ import errno
 
 import pytest
 from tests.unit.vault.faulty_store import KillableStore
-from tests.unit.vault.synthetic import DESCRIPTION, STEP, Machine, cut, new_vault, read
+from tests.unit.vault.synthetic import DESCRIPTION, START, STEP, Machine, cut, new_vault, read
 
 from farshore.formats.batch import Role
 from farshore.model.errors import Forbidden, NoSpace, NotFound
@@ -172,3 +172,30 @@ def test_a_folder_on_a_read_only_mount_refuses_writes_by_name(tmp_path, monkeypa
     monkeypatch.setattr("farshore.vault.stores.folder.os.link", refuse)
     with pytest.raises(Forbidden, match="read-only"):
         FolderStore(tmp_path).put_if_absent("name", [b"1"])
+
+
+def test_an_epoch_of_rounds_has_no_states_but_its_points(machine):
+    """Without data mode the journal between two points is out of order: nothing may offer or open it."""
+    machine.journal(2, 2, 40)
+    machine.go_back(Position(Epoch(1), Sequence(160)))
+    machine.begin_epoch(Position(Epoch(1), Sequence(160)), "resync", only_points=True)
+    machine.journal(2, 2, 40)
+    states = {position: state for position, state in machine.states.items() if position.epoch == 2}
+    middle, end = Position(Epoch(2), Sequence(80)), Position(Epoch(2), Sequence(120))
+    assert machine.in_vault.latest().position == Position(Epoch(1), Sequence(160))
+    for number, position in enumerate((middle, end)):
+        point = RecoveryPoint(
+            PointId(f"round-{number}"), machine.id, position, START + 100 * STEP, PointKind.FILE_SYSTEM_CONSISTENT, ""
+        )
+        machine.in_vault.put_point(point)
+    assert machine.in_vault.latest().id == "round-1"
+    listed = [point.position for point in machine.in_vault.points() if point.position.epoch == 2]
+    assert listed == [middle, end]
+    for position in states:
+        if position in (middle, end):
+            machine.check(position)
+        else:
+            with pytest.raises(NotFound, match="between two rounds"):
+                machine.in_vault.open(position, DiskNumber(0))
+    late = machine.in_vault.resolve(AtTime(START + 100 * STEP))
+    assert late.position in (middle, end)
