@@ -66,6 +66,7 @@ class StreamReport(Body):
     received: int
     stored: int
     stored_time: int
+    """Of the newest consistent state that is in the vault, ns since 1970 UTC; 0: unknown."""
     spooled_bytes: int
     lag_spool: float
     lag_seal: float

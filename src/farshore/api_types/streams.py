@@ -40,3 +40,5 @@ class BaseCompletion(Body):
 
     consistent_from: int
     time: int
+    only_points: bool = False
+    """Only the POINT records that follow are consistent states, not every position (bitmap and scan mode)."""

@@ -71,14 +71,20 @@ class Reporter:
         if role is not Role.JOURNAL or not stream.base_complete:
             return
         found = [_point(point) for point in stored.points if point.position.sequence >= stream.consistent_from]
-        if stored.end - 1 >= stream.consistent_from:
+        stream.point_time = max([stream.point_time, *(point.time for point in found)])
+        if stored.end - 1 >= stream.consistent_from and not stream.only_points:
             found.append(_segment_end(stream.machine, stream.epoch, stored.end, stored.last_time))
         self._add(found)
 
     def opened(self, stream: Stream) -> None:
         """A stream was opened: its newest point may have been stored before a crash and never been told."""
         lane = stream.lanes[Role.JOURNAL]
-        if stream.base_complete and lane.stored > 1 and lane.stored - 1 >= stream.consistent_from:
+        if stream.base_complete and stream.only_points:
+            newest = stream.vault.newest_point(stream.epoch)
+            if newest is not None:
+                stream.point_time = newest.time
+                self._add([_point(newest)])
+        elif stream.base_complete and lane.stored > 1 and lane.stored - 1 >= stream.consistent_from:
             self._add([_segment_end(stream.machine, stream.epoch, lane.stored, lane.stored_time)])
 
     def completed(self, stream: Stream, completion: BaseCompletion) -> None:
@@ -146,7 +152,7 @@ class Reporter:
                 epoch=stream.epoch,
                 received=lane.durable - 1,
                 stored=lane.stored - 1,
-                stored_time=lane.stored_time,
+                stored_time=stream.point_time if stream.only_points else lane.stored_time,
                 spooled_bytes=sum(one.waiting_bytes for one in stream.lanes.values()),
                 lag_spool=stream.lag_spool,
                 lag_seal=max(0.0, now - lane.waiting_since) if lane.waiting and lane.waiting_since else 0.0,

@@ -172,6 +172,11 @@ class MachineVault:
         """The newest point. Raises NotFound where there is none. Reads no more than it must."""
         return self._latest(self.timeline())
 
+    def newest_point(self, epoch: Epoch) -> RecoveryPoint | None:
+        """The newest stored point of an epoch whose records are all there; None where there is none."""
+        timeline = self.timeline()
+        return self._newest_point(timeline, epoch, timeline.last(epoch))
+
     def resolve(self, choice: Choice) -> RecoveryPoint:
         """The state that ``choice`` asks for. Raises NotFound, Damaged."""
         timeline = self.timeline()
@@ -364,19 +369,25 @@ class MachineVault:
             record = timeline.epochs[epoch]
             sequence, time = timeline.newest(epoch) or (Sequence(0), record.time)
             if record.only_points:
-                stored = [one for one in timeline.marked(epoch) if one <= sequence]
-                sequence = max(stored, default=Sequence(0))
-                if not stored:
-                    continue
-            if sequence >= record.consistent_from:
+                marked = self._newest_point(timeline, epoch, sequence)
+                if marked is not None:
+                    return marked
+            elif sequence >= record.consistent_from:
                 position = Position(epoch, sequence)
-                prefix = vault_names.point(self.id, position, PointId("0"))[:-1]
-                for item in self._store.list(vault_names.points_folder(self.id), after=prefix):
-                    if not item.name.startswith(prefix):
-                        break
-                    return points.from_fields(read_document(self._store, self.key, item.name), item.name)
-                return points.crash_point(self.id, position, time)
+                return self._point_at(position) or points.crash_point(self.id, position, time)
         raise NotFound("The vault holds no recovery point of this machine.", remedy="Wait for the first one.")
+
+    def _newest_point(self, timeline: Timeline, epoch: Epoch, last: Sequence) -> RecoveryPoint | None:
+        known = [one for one in timeline.marked(epoch) if timeline.record(epoch).consistent_from <= one <= last]
+        return self._point_at(Position(epoch, max(known))) if known else None
+
+    def _point_at(self, position: Position) -> RecoveryPoint | None:
+        """The stored point at a position."""
+        prefix = vault_names.point(self.id, position, PointId("0"))[:-1]
+        item = next(iter(self._store.list(vault_names.points_folder(self.id), after=prefix)), None)
+        if item is None or not item.name.startswith(prefix):
+            return None
+        return points.from_fields(read_document(self._store, self.key, item.name), item.name)
 
     def _at_position(self, timeline: Timeline, position: Position) -> RecoveryPoint:
         for point in self.points(timeline=timeline):

@@ -118,10 +118,11 @@ class Copy:
             base_end=Sequence(base_end),
             disks=disks,
             description=stream.epoch,
+            only_points=completion.only_points,
         )
         if not stream.vault.put_epoch(record):
             record = stream.vault.timeline().record(stream.epoch)
-        stream.base_is_complete(record.consistent_from)
+        stream.base_is_complete(record.consistent_from, only_points=record.only_points)
         _log.info(
             "Machine %s: epoch %d is consistent from %d on.", stream.machine, stream.epoch, record.consistent_from
         )

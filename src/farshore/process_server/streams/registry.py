@@ -118,7 +118,7 @@ class Streams:
         timeline = vault.timeline()
         record = timeline.epochs.get(epoch)
         if record is not None:
-            stream.base_is_complete(record.consistent_from)
+            stream.base_is_complete(record.consistent_from, only_points=record.only_points)
         for role, lane in stream.lanes.items():
             run = timeline.run(epoch, role)
             lane.accepted = lane.durable = lane.stored = run.end

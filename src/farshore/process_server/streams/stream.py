@@ -49,6 +49,10 @@ class Stream:
         self.changed = threading.Condition()
         self.base_complete = False
         self.consistent_from = 0
+        self.only_points = False
+        """Its states are those of its POINT records alone."""
+        self.point_time = 0
+        """Time of the newest of them that is known to be stored, ns since 1970 UTC."""
         self.last_used = time.monotonic()
         self.lag_spool = 0.0
         self.lag_store = 0.0
@@ -91,11 +95,12 @@ class Stream:
             self._fenced = True
             self.changed.notify_all()
 
-    def base_is_complete(self, consistent_from: int) -> None:
+    def base_is_complete(self, consistent_from: int, *, only_points: bool = False) -> None:
         """The epoch's document is in the vault."""
         with self.changed:
             self.base_complete = True
             self.consistent_from = consistent_from
+            self.only_points = only_points
             self.changed.notify_all()
 
     @property
