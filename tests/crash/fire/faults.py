@@ -1,0 +1,145 @@
+"""What befalls an installation: each fault strikes at a moment, lasts, and is healed. A seed gives the same schedule.
+
+Two faults that touch the same resource never overlap. What a fault needs to choose, it takes from its own generator.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.crash.fire import damage
+from tests.crash.fire.plant import Plant
+from tests.crash.fire.processes import Program
+from tests.crash.fire.small_disks import fill, free
+
+Act = Callable[[Plant, random.Random], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``touches``: what no other fault may touch meanwhile."""
+
+    name: str
+    touches: frozenset[str]
+    strike: Act
+    heal: Act
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A fault from second ``begin`` to second ``end`` of a round."""
+
+    fault: Fault
+    begin: float
+    end: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.begin:5.1f}–{self.end:4.1f} s {self.fault.name}"
+
+
+def plan(seed: int, seconds: float, count: int, only: str = "") -> list[Planned]:
+    """The faults of one round, by their beginning. ``only``: those whose name holds this text."""
+    chance = random.Random(seed)
+    planned: list[Planned] = []
+    among = [fault for fault in FAULTS if only in fault.name]
+    for fault in chance.choices(among, k=count):
+        begin = chance.uniform(0, seconds * 0.8)
+        one = Planned(fault, begin, begin + chance.uniform(0.3, seconds / 3), chance.getrandbits(32))
+        if not any(_collide(one, other) for other in planned):
+            planned.append(one)
+    return sorted(planned, key=lambda one: one.begin)
+
+
+def _collide(one: Planned, other: Planned) -> bool:
+    # Some seconds between two, so that the first has been lived through when the second comes.
+    apart = one.end + 1 < other.begin or other.end + 1 < one.begin
+    return bool(one.fault.touches & other.fault.touches) and not apart
+
+
+def _killed(name: str, *whom: str) -> Fault:
+    def strike(plant: Plant, _chance: random.Random) -> None:
+        for program in _chosen(plant, whom):
+            program.kill()
+
+    def heal(plant: Plant, _chance: random.Random) -> None:
+        for program in _chosen(plant, whom):
+            program.start()
+
+    return Fault(name, frozenset(whom), strike, heal)
+
+
+def _held(whom: str) -> Fault:
+    def strike(plant: Plant, _chance: random.Random) -> None:
+        _chosen(plant, (whom,))[0].hold()
+
+    def heal(plant: Plant, _chance: random.Random) -> None:
+        _chosen(plant, (whom,))[0].let_go()
+
+    return Fault(f"SIGSTOP {whom}", frozenset({whom}), strike, heal)
+
+
+def _another_time(whom: str) -> Fault:
+    def strike(plant: Plant, chance: random.Random) -> None:
+        _chosen(plant, (whom,))[0].clock.set(chance.choice((-7200, -600, -30, 30, 600, 7200)))
+
+    def heal(plant: Plant, _chance: random.Random) -> None:
+        _chosen(plant, (whom,))[0].clock.set(0)
+
+    return Fault(f"clock of {whom} jumps", frozenset({f"clock of {whom}"}), strike, heal)
+
+
+def _full(name: str, where: str) -> Fault:
+    def strike(plant: Plant, _chance: random.Random) -> None:
+        fill(getattr(plant, where))
+
+    def heal(plant: Plant, _chance: random.Random) -> None:
+        free(getattr(plant, where))
+
+    return Fault(f"{name} full", frozenset({where}), strike, heal)
+
+
+def _weather(name: str, **values: float) -> Fault:
+    def strike(plant: Plant, _chance: random.Random) -> None:
+        plant.weather(**values)
+
+    def heal(plant: Plant, _chance: random.Random) -> None:
+        plant.weather()
+
+    return Fault(f"network {name}", frozenset({"network"}), strike, heal)
+
+
+def _chosen(plant: Plant, names: tuple[str, ...]) -> list[Program]:
+    return [program for program in plant.programs if program.name in names]
+
+
+AGENT, PROCESS, CONFIGURATION = "agent", "process-server", "configuration-server"
+FAULTS = [
+    _killed("SIGKILL agent", AGENT),
+    _killed("SIGKILL process-server", PROCESS),
+    _killed("SIGKILL configuration-server", CONFIGURATION),
+    _killed("SIGKILL both servers", PROCESS, CONFIGURATION),
+    _killed("SIGKILL everything", AGENT, PROCESS, CONFIGURATION),
+    _held(AGENT),
+    _held(PROCESS),
+    _held(CONFIGURATION),
+    Fault("network cut", frozenset({"network"}), lambda p, _: p.namespaces.cut(), lambda p, _: p.namespaces.mend()),
+    Fault(
+        "network swallows", frozenset({"network"}), lambda p, _: p.namespaces.swallow(),
+        lambda p, _: p.namespaces.deliver(),
+    ),
+    _weather("slow", delay=0.3, rate=256 << 10),
+    _weather("drops connections", cut=0.05),
+    _full("spool", "spool"),
+    _full("vault", "vault_folder"),
+    _full("agent's state", "agent_state"),
+    _another_time(AGENT),
+    _another_time(PROCESS),
+    _another_time(CONFIGURATION),
+    Fault("spool's tail damaged", frozenset({PROCESS, "spool"}), damage.spool, lambda p, _: p.process_server.start()),
+    Fault(".hrl's tail damaged", frozenset({AGENT, "agent_state"}), damage.hrl, lambda p, _: p.agent.start()),
+    Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
+    Fault("store read-only", frozenset({"vault_folder"}), damage.read_only, damage.writable),
+]  # fmt: skip

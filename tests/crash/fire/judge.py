@@ -1,0 +1,122 @@
+"""Opens a recovery point with the product's own restore, and holds it against what the writers were told.
+
+A point claims to be the machine's state at its time: whatever was acknowledged before is in it, nothing that began
+later is, both file systems are clean once their journals have been replayed, and all writers' files agree with each
+other over both disks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.crash.fire import blocks, fio, ledger, postgres
+from tests.crash.fire.blocks import BlockWriter
+from tests.crash.fire.ledger import Ledger
+from tests.crash.fire.plant import Plant
+from tests.crash.fire.record import Record
+from tests.loopdisks import run
+
+from farshore.model.errors import FarshoreError
+from farshore.model.point import RecoveryPoint
+from farshore.vault import MachineVault, restore_to_raw
+
+_CLOCKS = 2_000_000
+"""ns: a batch's offset between the two clocks is read by two calls, and its times are whole microseconds."""
+
+
+@dataclass
+class Verdict:
+    """What was found at one point."""
+
+    point: RecoveryPoint
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.point.position} ({self.point.kind.value}): {'; '.join(self.wrong) or 'well'}"
+
+
+class Judge:
+    """``scratch`` takes the images; ``since``: numbers that every point must have at least, by the record's name."""
+
+    def __init__(self, plant: Plant, writer: BlockWriter, rows: Ledger, scratch: Path) -> None:
+        self._plant, self._writer, self._rows, self._scratch = plant, writer, rows, scratch
+        self.checked: set[str] = set()
+
+    def check(self, vault: MachineVault, point: RecoveryPoint, at_least: dict[str, int] | None = None) -> Verdict:
+        """Restore all disks at a point and look at everything on them."""
+        verdict = Verdict(point)
+        self.checked.add(str(point.position))
+        try:
+            with self._mounted(vault, point) as folders:
+                self._look(folders, verdict, at_least or {})
+        except (AssertionError, FarshoreError, subprocess.CalledProcessError, OSError) as error:
+            verdict.wrong.append(f"{type(error).__name__}: {error}"[:1500])
+        return verdict
+
+    def _look(self, folders: list[Path], verdict: Verdict, at_least: dict[str, int]) -> None:
+        found = [blocks.read_blocks(folder / blocks.NAME, disk) for disk, folder in enumerate(folders)]
+        verdict.wrong += self._writer.judge(found)
+        self._in_time(self._writer.record, self._writer.newest(found), verdict, at_least)
+        for folder in folders:
+            verdict.wrong += fio.judge(folder)
+        lite = ledger.recovered_rows(folders[0])
+        verdict.wrong += ledger.judge_rows(lite, "SQLite")
+        self._in_time(self._rows.sqlite, len(lite), verdict, at_least)
+        server = postgres.recovered_rows(folders[1])
+        verdict.wrong += ledger.judge_rows(server, "PostgreSQL")
+        self._in_time(self._rows.postgresql, len(server), verdict, at_least)
+        if not len(lite) - 1 <= len(server) <= len(lite):
+            verdict.wrong.append(f"{len(lite)} rows in SQLite and {len(server)} in PostgreSQL: the order is lost")
+
+    def _in_time(self, record: Record, newest: int, verdict: Verdict, at_least: dict[str, int]) -> None:
+        clock, time = self._plant.agent.clock, verdict.point.time
+        due = max(record.acknowledged_by(clock.earliest(time)), at_least.get(record.name, 0))
+        if newest < due:
+            verdict.wrong.append(f"{record.name}: {newest} is the newest, {due} had been acknowledged before the point")
+        if clock.always_true and newest > (begun := record.issued_by(time + _CLOCKS)):
+            verdict.wrong.append(f"{record.name}: {newest} is there, but only {begun} had begun at the point's time")
+
+    @contextlib.contextmanager
+    def _mounted(self, vault: MachineVault, point: RecoveryPoint) -> Iterator[list[Path]]:
+        """The disks' recovered file systems in the order of the plant's disks, replayed and checked."""
+        described = vault.machine_description(point.position).disks
+        numbers = {disk.name: disk.number for disk in described}
+        with contextlib.ExitStack() as undo:
+            folders = []
+            for place, disk in enumerate(self._plant.disks):
+                image = self._scratch / f"point-{place}.img"
+                undo.callback(image.unlink, missing_ok=True)
+                with contextlib.closing(vault.open(point.position, numbers[disk.device.name])) as source:
+                    restore_to_raw(source, image, replace=True)
+                folder = self._scratch / f"point-{place}"
+                folder.mkdir(exist_ok=True)
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                undo.enter_context(_mounted_image(image, folder))
+                folders.append(folder)
+            yield folders
+
+
+@contextlib.contextmanager
+def _mounted_image(image: Path, folder: Path) -> Iterator[None]:
+    device = run(f"losetup -f --show {image}").strip()
+    try:
+        is_xfs = "xfs" in run(f"blkid -p -o value -s TYPE {device}")
+        options = "nouuid" if is_xfs else "defaults"
+        check = f"xfs_repair -n {device}" if is_xfs else f"e2fsck -fn {device}"
+        for checked in (False, True):  # the first mount replays the journal
+            run(f"mount -o {options} {device} {folder}")
+            if checked:
+                try:
+                    yield
+                finally:
+                    run(f"umount {folder}")
+            else:
+                run(f"umount {folder}")
+                run(check)
+    finally:
+        run(f"losetup -d {device}")

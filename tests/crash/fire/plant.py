@@ -1,0 +1,182 @@
+"""A whole installation: agent, process server, configuration server and relay, each a process of its own.
+
+The agent lives in the machine's network namespace, the servers in theirs. Spool, vault and the agent's state (with its
+.hrl file) lie on file systems of their own, so that each can be filled. What the vault holds is read by this process
+with the owner's key alone, as after a disaster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tests.crash.fire.namespaces import SERVERS_ADDRESS, Namespaces, inside
+from tests.crash.fire.processes import Clock, Program
+from tests.crash.fire.small_disks import small_disk
+from tests.loopdisks import LoopDisk
+
+from farshore.api_types.jobs import Job
+from farshore.api_types.machines import Machine, TokenRequest
+from farshore.api_types.points import PointRequest
+from farshore.client.credentials import Credentials
+from farshore.client.management import Management
+from farshore.client.transport import Transport
+from farshore.model.errors import FarshoreError
+from farshore.model.identifiers import MachineId
+from farshore.model.point import PointKind
+from farshore.model.states import JobState, MachineState
+from farshore.vault import MachineVault, OwnerKey, Vault, open_store
+
+API_PORT, DATA_PORT = 8443, 9443
+CALM = {"delay": 0, "rate": 0, "cut": 0}
+_MIB = 1 << 20
+Answer = TypeVar("Answer")
+_ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Plant:
+    """``disks`` are protected, in the order of their numbers. Use as a context manager."""
+
+    def __init__(self, home: Path, disks: list[LoopDisk], *, vault_mib: int = 6144) -> None:
+        self.home = home
+        self.disks = disks
+        self.namespaces = Namespaces()
+        self.machine = MachineId("")
+        self.agent_state = home / "agent"
+        self.spool = home / "process-server" / "spool"
+        self.vault_folder = home / "vault"
+        self._sizes = {self.agent_state: 64, self.spool: 160, self.vault_folder: vault_mib}
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> Plant:
+        with contextlib.ExitStack() as undo:
+            for folder, mebibytes in self._sizes.items():
+                undo.enter_context(small_disk(folder, mebibytes * _MIB))
+            undo.enter_context(self.namespaces)
+            self._set_up()
+            for program in self.programs:
+                undo.callback(program.kill)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def _set_up(self) -> None:
+        servers = self.namespaces.command(self.namespaces.servers)
+        setup = [sys.executable, "-m", "farshore.configuration_server.setup", "--home", str(self.home)]
+        setup += ["--listen", "127.0.0.1", "--advertise", SERVERS_ADDRESS]
+        setup += ["--port", str(API_PORT), "--process-server-port", str(DATA_PORT)]
+        subprocess.run(setup, check=True)
+        self.weather(**CALM)
+        settings = str(self.home / "process-server" / "settings.toml")
+        self.configuration_server = self._program(
+            "configuration-server",
+            [*servers, sys.executable, "-m", "farshore.configuration_server.main", "--home", str(self.home)],
+            FARSHORE_SPOOL_LIMIT=str(96 * _MIB),
+        )
+        self.process_server = self._program(
+            "process-server",
+            [*servers, sys.executable, "-m", "farshore.process_server.main", "--settings", settings],
+            FARSHORE_PROCESS_SERVER_SPOOL_FILE_BYTES=str(8 * _MIB),
+        )
+        relay = [str(Path(__file__).with_name("relay.py")), str(self.home / "weather"), SERVERS_ADDRESS]
+        self.relay = self._program("relay", [*servers, sys.executable, *relay, str(API_PORT), str(DATA_PORT)])
+        options = ["--state", str(self.agent_state), "--ring-mib", "16", "--spill-mib", "24"]
+        options += [part for disk in self.disks for part in ("--disk", str(disk.device))]
+        self._agent = [*self.namespaces.command(self.namespaces.machine), sys.executable, "-m"]
+        self._agent += ["farshore.mobility.main", *options]
+        self.agent = self._program("agent", [*self._agent, "run"])
+
+    @property
+    def programs(self) -> list[Program]:
+        """All of them, the servers first."""
+        return [self.configuration_server, self.process_server, self.relay, self.agent]
+
+    def _program(self, name: str, command: list[str], **environment: str) -> Program:
+        return Program(name, command, self.home / f"{name}.log", Clock(self.home / f"{name}.clock"), environment)
+
+    # ---- what is done to it ----
+
+    def start(self) -> None:
+        """Everything, and wait until the machine is protected."""
+        for program in (self.configuration_server, self.process_server, self.relay):
+            program.start()
+        self.until(lambda: self._call(lambda api: bool(api.transport.request("GET", "/v1/process-servers") != b"[]")))
+        token = self._call(lambda api: api.create_token(TokenRequest(name="fire")))
+        assert token is not None
+        command = [*self._agent, "enroll", "--server", f"https://{SERVERS_ADDRESS}:{API_PORT}"]
+        command += ["--authority-fingerprint", token.authority_fingerprint]
+        done = subprocess.run(command, input=token.token.encode() + b"\n", capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        self.machine = MachineId(done.stdout.decode().strip())
+        self.agent.start()
+        self.until(self.is_protected)
+
+    def weather(self, **values: float) -> None:
+        """How the relay carries what the machine sends: see relay.py."""
+        made = self.home / "weather.new"
+        made.write_text(json.dumps({**CALM, **values}))
+        made.replace(self.home / "weather")
+
+    def look_after(self) -> None:
+        """Start again what has ended by itself."""
+        for program in self.programs:
+            program.look_after()
+
+    # ---- how it stands ----
+
+    def is_protected(self) -> bool:
+        """Whether the servers answer and call the machine protected, in data mode."""
+        shown = self.shown()
+        return shown is not None and shown.state is MachineState.PROTECTED
+
+    def shown(self) -> Machine | None:
+        """The machine as users see it; None while nobody answers."""
+        return self._call(lambda api: api.machine(self.machine))
+
+    def point(self, name: str, kind: PointKind = PointKind.CRASH_CONSISTENT) -> Job | None:
+        """Ask for a point; its job's end, None where nobody answers or it does not end within a minute."""
+        job = self._call(lambda api: api.request_point(self.machine, PointRequest(kind=kind, name=name)))
+        give_up = time.monotonic() + 60
+        while job is not None and job.state not in _ENDED and time.monotonic() < give_up:
+            time.sleep(0.2)
+            job = self._job(job.id) or job
+        return job
+
+    def _job(self, job: str) -> Job | None:
+        return self._call(lambda api: api.job(job))
+
+    def until(self, true: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait. Raises TimeoutError."""
+        give_up = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > give_up:
+                raise TimeoutError("\n".join(f"{one.name}: {one.last_words()}" for one in self.programs))
+            self.look_after()
+            time.sleep(0.3)
+
+    @contextlib.contextmanager
+    def api(self) -> Iterator[Management]:
+        """The API, asked where the servers are. Raises FarshoreError."""
+        with inside(self.namespaces.servers):
+            credentials = Credentials.load(self.home / "admin.json")
+            transport = Transport(credentials.url, credentials.context(), read_seconds=10)
+            with contextlib.closing(Management(transport)) as api:
+                yield api
+
+    def _call(self, ask: Callable[[Management], Answer]) -> Answer | None:
+        with contextlib.suppress(FarshoreError), self.api() as api:
+            return ask(api)
+        return None
+
+    def vault(self) -> MachineVault:
+        """The machine in the vault, opened anew."""
+        owner = OwnerKey.from_file(self.home / "vault.key")
+        return Vault.open(open_store(f"file://{self.vault_folder}"), owner).machine(self.machine)

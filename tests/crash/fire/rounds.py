@@ -1,0 +1,202 @@
+"""Rounds of fire: faults strike while the writers write; then all is healed, and points are judged.
+
+What counts as a violation: a point that does not hold what it claims; a machine that is not protected again, or has no
+new point, within two minutes of the last fault; a program that ended by itself or logged an exception nobody expected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.crash.fire import postgres
+from tests.crash.fire.blocks import BlockWriter
+from tests.crash.fire.faults import Planned, plan
+from tests.crash.fire.fio import Fio
+from tests.crash.fire.judge import Judge, Verdict
+from tests.crash.fire.ledger import Ledger
+from tests.crash.fire.plant import Plant
+from tests.loopdisks import loop_disk, run
+
+from farshore.model.errors import FarshoreError
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.states import JobState
+from farshore.vault import AtTime, Named
+
+_MIB = 1 << 20
+SECONDS = 20.0
+FAULTS_A_ROUND = 6
+OLDER = 2
+HEALED_SECONDS = 120.0
+
+
+@dataclass
+class Result:
+    """Of one round."""
+
+    seed: int
+    faults: list[str] = field(default_factory=list)
+    points: list[Verdict] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    healed: float = 0.0
+    """Seconds from the last fault's end to a new point."""
+
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def installation(folder: Path, seed: int, *, vault_mib: int = 6144) -> Iterator[Rounds]:
+    """A protected machine with an ext4 and an xfs disk, and all writers on them."""
+    home = folder / "home"
+    home.mkdir(parents=True)
+    folder.chmod(0o711)  # PostgreSQL's own user goes through it
+    with contextlib.ExitStack() as undo:
+        disks = [
+            undo.enter_context(loop_disk(192 * _MIB, "ext4")),
+            undo.enter_context(loop_disk(320 * _MIB, "xfs", mkfs_options="-m crc=1")),
+        ]
+        folders = [disk.folder for disk in disks]
+        for each in folders:
+            each.parent.chmod(0o711)
+        fio = Fio(folders)
+        blocks = BlockWriter(folders, seed)
+        postgres.make(folders[1])
+        socket = undo.enter_context(postgres.running(folders[1]))
+        postgres.prepare(socket)
+        ledger = Ledger(folders[0], socket)
+        plant = undo.enter_context(Plant(home, disks, vault_mib=vault_mib))
+        undo.callback(ledger.stop)
+        undo.callback(blocks.stop)
+        undo.callback(fio.stop)
+        plant.start()
+        ledger.start()
+        blocks.start()
+        fio.start()
+        yield Rounds(plant, blocks, ledger, fio, Judge(plant, blocks, ledger, folder))
+
+
+class Rounds:
+    """Made by ``installation``."""
+
+    def __init__(self, plant: Plant, blocks: BlockWriter, ledger: Ledger, fio: Fio, judge: Judge) -> None:
+        self._plant, self._blocks, self._ledger, self._fio, self._judge = plant, blocks, ledger, fio, judge
+
+    def run(self, seed: int, say: Say, *, only: str = "", faults: int = FAULTS_A_ROUND) -> Result:
+        """One round. The seed decides which faults strike when, and which older points are looked at."""
+        result = Result(seed)
+        planned = plan(seed, SECONDS, faults, only)
+        say(f"round --seed {seed}: {', '.join(map(str, planned))}")
+        result.faults = [one.fault.name for one in planned]
+        self._burn(planned, seed)
+        ended = time.monotonic()
+        named, at_least = self._new_point(f"fire-{seed}", result)
+        result.healed = time.monotonic() - ended
+        self._pause()
+        try:
+            for point, numbers in self._chosen(random.Random(seed), named, at_least, result):
+                verdict = self._judge.check(self._plant.vault(), point, numbers)
+                say(f"  {verdict}")
+                result.points.append(verdict)
+                result.violations += [f"point {point.position}: {wrong}" for wrong in verdict.wrong]
+        finally:
+            self._go_on()
+        for program in self._plant.programs:
+            result.violations += [*program.deaths, *program.new_tracebacks()]
+            program.deaths.clear()
+        if self._ledger.failure is not None:
+            result.violations.append(f"the ledger stopped: {self._ledger.failure!r}")
+        say(f"  healed in {result.healed:.1f} s; {len(result.violations)} violations")
+        return result
+
+    def _burn(self, planned: list[Planned], seed: int) -> None:
+        """Strike and heal on time; all is healed at the end."""
+        began = time.monotonic()
+        acts = [(one.begin, one.fault.strike, one.seed) for one in planned]
+        acts += [(one.end, one.fault.heal, one.seed) for one in planned]
+        chance = random.Random(seed + 1)
+        acts.append((chance.uniform(0, SECONDS), _trim, seed))
+        for when, act, its_seed in sorted(acts, key=lambda one: one[0]):
+            while (left := began + when - time.monotonic()) > 0:
+                self._plant.look_after()
+                time.sleep(min(left, 0.2))
+            act(self._plant, random.Random(its_seed))
+
+    def _new_point(self, name: str, result: Result) -> tuple[RecoveryPoint | None, dict[str, int]]:
+        """A point that is asked for when all faults are over, and what it has to hold at least."""
+        give_up = time.monotonic() + HEALED_SECONDS
+        trouble = ""
+        while time.monotonic() < give_up:
+            self._plant.look_after()
+            records = (self._blocks.record, self._ledger.sqlite, self._ledger.postgresql)
+            numbers = {record.name: len(record) for record in records}
+            job = self._plant.point(name) if self._plant.is_protected() else None
+            if job is not None and job.state is JobState.SUCCEEDED:
+                with contextlib.suppress(FarshoreError):
+                    return self._plant.vault().resolve(Named(name)), numbers
+            trouble = job.error if job is not None else trouble
+            time.sleep(0.5)
+        shown = self._plant.shown()
+        said = "\n".join(f"{one.name}: {one.last_words()}" for one in self._plant.programs)
+        state = "nobody answers" if shown is None else f"{shown.state.value}, {shown.mode}"
+        result.violations.append(f"no point within {HEALED_SECONDS:.0f} s ({state}; {trouble})\n{said}")
+        return None, {}
+
+    def _chosen(
+        self, chance: random.Random, named: RecoveryPoint | None, at_least: dict[str, int], result: Result
+    ) -> Iterator[tuple[RecoveryPoint, dict[str, int]]]:
+        """The new point; then older ones that were not looked at before, and one by its time."""
+        if named is not None:
+            yield named, at_least
+        vault = self._plant.vault()
+        listed = vault.points()
+        fresh = [point for point in listed if str(point.position) not in self._judge.checked]
+        for point in chance.sample(fresh, min(OLDER, len(fresh))):
+            yield point, {}
+        if listed:
+            times = sorted(point.time for point in listed)
+            asked = chance.randint(times[0], times[-1])
+            point = vault.resolve(AtTime(asked))
+            if point.time > asked:
+                result.violations.append(f"asked for {asked}, the vault gives {point.position} of {point.time}")
+            yield point, {}
+
+    def _pause(self) -> None:
+        """The writers rest, so that judging gets the processors."""
+        self._blocks.running.clear()
+        self._ledger.running.clear()
+        self._fio.signal(signal.SIGSTOP)
+
+    def _go_on(self) -> None:
+        self._fio.signal(signal.SIGCONT)
+        self._ledger.running.set()
+        self._blocks.running.set()
+
+
+def _trim(plant: Plant, chance: random.Random) -> None:
+    """Discards, and a point with the file systems frozen, in the middle of it all."""
+    for disk in plant.disks:
+        run(f"fstrim {disk.folder}")
+
+
+def table(results: list[Result]) -> str:
+    """What was done and found, as lines."""
+    faults = Counter(name for result in results for name in result.faults)
+    lines = [f"{'fault':32} struck"]
+    lines += [f"{name:32} {count:6}" for name, count in sorted(faults.items())]
+    points = sum(len(result.points) for result in results)
+    violations = sum(len(result.violations) for result in results)
+    lines.append(f"{len(results)} rounds, {sum(faults.values())} faults, {points} points opened and checked")
+    lines.append(f"slowest healing {max((result.healed for result in results), default=0):.1f} s")
+    lines.append(f"{violations} violations")
+    lines += [f"--seed {result.seed}: {each}" for result in results for each in result.violations]
+    return "\n".join(lines)
+
+
+__all__ = ["PointKind", "Result", "Rounds", "installation", "table"]
