@@ -106,7 +106,8 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         heartbeats.start()
         worker = threading.Thread(target=_guarded, args=(replication, stop), daemon=True)
         worker.start()
-        while worker.is_alive():  # the main thread has to be the one that signals wake
+        # The main thread has to be the one that signals wake. Without heartbeats the service would be deaf: it ends.
+        while worker.is_alive() and (heartbeats.is_alive() or stop.is_set()):
             worker.join(0.5)
             if stop.is_set():
                 replication.interrupt()

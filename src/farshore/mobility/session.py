@@ -46,6 +46,7 @@ class Session:
         self._lock = threading.Lock()
         self._soon = threading.Event()
         self._silent = False
+        self._unshown = False
         self._last_app_point: Optional[float] = None
         # One at a time: a freeze must not meet another.
         self._commands = ThreadPoolExecutor(1, "command")
@@ -138,8 +139,15 @@ class Session:
             log.warning("No app-consistent point this time: %s", error)
 
     def _show(self, beat: Heartbeat) -> None:
-        """For ``farshore-mobility status``."""
+        """For ``farshore-mobility status``. A full disk must not end the heartbeats."""
         made = self._settings.status.with_suffix(".new")
-        made.parent.mkdir(mode=0o700, exist_ok=True)
-        made.write_text(beat.model_dump_json(indent=1), encoding="utf-8")
-        made.replace(self._settings.status)
+        try:
+            made.parent.mkdir(mode=0o700, exist_ok=True)
+            made.write_text(beat.model_dump_json(indent=1), encoding="utf-8")
+            made.replace(self._settings.status)
+        except OSError as error:
+            if not self._unshown:
+                log.warning("%s cannot be written (%s).", made, error.strerror)
+            self._unshown = True
+        else:
+            self._unshown = False

@@ -114,6 +114,13 @@ def test_silence_is_told_once_and_so_is_its_end(rig: Rig, caplog: pytest.LogCapt
     assert pauses == [4.0, 4.0, 4.0]
 
 
+def test_heartbeats_go_on_where_the_status_file_cannot_be_written(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "a file where the folder should be"
+    in_the_way.write_text("")
+    rig = Rig(in_the_way)
+    assert [rig.beat(), rig.beat()] == [7.0, 7.0]
+
+
 def test_it_ends_when_told_to(rig: Rig) -> None:
     stop = threading.Event()
     thread = threading.Thread(target=rig.session.run, args=(stop,))
