@@ -23,8 +23,7 @@ class StreamStatus(Body):
     next_base: int
     base_complete: bool
     base_chunks: int = 0
-    """Chunks of this epoch's copy that the server has been told of (compared or sent). Fewer than the agent has
-    told: the server has restarted, so the agent compares from the start again."""
+    """Chunks of this epoch's copy that the server has been told of (compared or sent)."""
 
 
 class Acknowledgement(Body):
@@ -32,6 +31,21 @@ class Acknowledgement(Body):
 
     next_journal: int
     next_base: int
+
+
+class ChunkRange(Body):
+    """``count`` chunks of 64 KiB from chunk ``first`` on."""
+
+    disk: int
+    first: int
+    count: int
+
+
+class MissingChunks(Body):
+    """``GET /v1/streams/{machine}/{epoch}/chunks/missing``: what the epoch's copy still has to be told, at most so many
+    ranges at a time; empty when the copy may be completed."""
+
+    ranges: List[ChunkRange] = []
 
 
 class BaseCompletion(Body):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from urllib3.util import Retry
 
-from farshore.api_types.streams import Acknowledgement, BaseCompletion, Protocol, StreamStatus
+from farshore.api_types.streams import Acknowledgement, BaseCompletion, MissingChunks, Protocol, StreamStatus
 from farshore.client.transport import AGAIN, Buffer, Transport
 from farshore.formats.batch import Batch
 from farshore.formats.batch import encode as encode_batch
@@ -68,6 +68,10 @@ class DataPlane:
         """
         header = encode_chunks(Chunks(disk, rows, b""))[:-1]
         self._transport.request("POST", f"{self._root}/chunks", [*header, *parts], retries=_STALE)
+
+    def missing(self) -> MissingChunks:
+        """What the copy still has to be told; the server lists so many ranges at a time."""
+        return self._transport.get(f"{self._root}/chunks/missing", MissingChunks)
 
     def complete_base(self, completion: BaseCompletion) -> StreamStatus:
         """Declare the copy complete; answered once the epoch is durable in the vault."""

@@ -1,8 +1,9 @@
 """The base of an epoch, by hash: every chunk of every disk is compared, and sent where the vault lacks it.
 
-Initial replication and resync alike. It runs while the capture does, and lies below the journal, so it may read a
-block at any moment. One thread reads, finds zeroes and hashes; a few requests are under way at the same time.
-Everything repeats until it gets through, so an outage only makes the copy longer.
+Initial replication and resync alike, and, for some of the chunks, disks that came or grew. It runs while the capture
+does, and lies below the journal, so it may read a block at any moment. One thread reads, finds zeroes and hashes; a few
+requests are under way at the same time. Everything repeats until it gets through, so an outage only makes the copy
+longer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ctypes
 import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Set
+from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,8 @@ class _Window(NamedTuple):
 
 
 class BaseCopy:
-    """One copy of some disks. ``hash_key``: the 32 bytes of the vault's chunk hash key."""
+    """One copy of some disks. ``hash_key``: the 32 bytes of the vault's chunk hash key. ``runs``: by disk the runs of
+    chunks, (first, count), that are copied; None: all of every disk."""
 
     def __init__(
         self,
@@ -73,8 +75,10 @@ class BaseCopy:
         progress: CopyProgress,
         bandwidth: Bandwidth,
         courtesy: Courtesy,
+        runs: Optional[Mapping[DiskNumber, Sequence[Tuple[int, int]]]] = None,
     ) -> None:
         self._disks = disks
+        self._runs = {disk.number: [(0, -(-disk.size // CHUNK))] for disk in disks} if runs is None else runs
         self._receiver = receiver
         self._key = hash_key
         self._progress = progress
@@ -100,12 +104,15 @@ class BaseCopy:
 
     def _windows(self, free: queue.SimpleQueue[AlignedBuffer], stop: threading.Event) -> Iterator[_Window]:
         for disk in self._disks:
+            runs = self._runs.get(disk.number, ())
+            if not runs:
+                continue
             with DiskReader(disk) as reader:
-                for offset in range(0, disk.size, WINDOW_BYTES):
+                for offset, length in _pieces(runs, disk.size):
                     if stop.wait(self._courtesy.pause()):
                         raise Stopped
                     buffer = free.get()
-                    data = buffer.view[: min(WINDOW_BYTES, disk.size - offset)]
+                    data = buffer.view[:length]
                     reader.read(offset, data)
                     yield _Window(disk.number, offset // CHUNK, self._hashes(data), len(data), data, buffer)
 
@@ -148,6 +155,19 @@ class BaseCopy:
         self._progress.add(sent=size)
 
 
+def copied_bytes(runs: Sequence[Tuple[int, int]], size: int) -> int:
+    """Bytes of these runs of chunks on a disk of ``size`` bytes."""
+    return sum(length for _, length in _pieces(runs, size))
+
+
+def _pieces(runs: Sequence[Tuple[int, int]], size: int) -> Iterator[Tuple[int, int]]:
+    """(offset, length) in bytes of each window."""
+    for first, count in runs:
+        end = min((first + count) * CHUNK, size)
+        for offset in range(first * CHUNK, end, WINDOW_BYTES):
+            yield offset, min(WINDOW_BYTES, end - offset)
+
+
 def _runs(numbers: npt.NDArray[np.intp]) -> Iterator[List[int]]:
     """(first, last) index of each run of neighbours."""
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
@@ -174,6 +194,10 @@ def _joined_zeroes(windows: Iterator[_Window], free: queue.SimpleQueue[AlignedBu
             yield window
     if zeroes is not None:
         yield zeroes
+
+
+def _follows(before: _Window, window: _Window) -> bool:
+    return before.disk == window.disk and before.first_chunk + len(before.hashes) == window.first_chunk
 
 
 def _finish(under_way: Set[Future[None]], timeout: Optional[float]) -> Set[Future[None]]:

@@ -21,8 +21,8 @@ _RELEASE = Path("/etc/os-release")
 _MEMORY = Path("/proc/meminfo")
 
 
-def describe(disks: Sequence[ProtectedDisk]) -> Description:
-    """The machine now, with these disks."""
+def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] = ()) -> Description:
+    """The machine now, with these disks and those that are left out on purpose."""
     return Description(
         hostname=socket.gethostname(),
         firmware=Firmware.UEFI if _EFI.exists() else Firmware.BIOS,
@@ -40,8 +40,9 @@ def describe(disks: Sequence[ProtectedDisk]) -> Description:
                 logical_block_size=one.disk.logical_block_size,
                 serial=one.disk.serial,
                 boot=one.boot,
+                excluded=one in left_out,
             )
-            for one in disks
+            for one in sorted((*disks, *left_out), key=lambda one: one.number)
         ],
         nics=_nics(),
     )

@@ -2,19 +2,20 @@
 
 Four threads: the pump (ring to backlog), the sender (backlog to process server), the copy (the base), and this one,
 which watches over them and over the accounts. The epoch ends when the capture had to fall back to the bitmap, when
-writes escaped the capture, when the server will not have it any more, or when we are told to stop. What follows an
-end is decided by replication.py. While the epoch has no consistent state yet, falling back to the bitmap does not end
-it: what was missed is mended (pump.py), so a machine that is too busy while it is copied for the first time gets there
-all the same.
+writes escaped the capture, when the server will not have it any more, when the disks have changed, or when we are told
+to stop. What follows an end is decided by replication.py. While the epoch has no consistent state yet, falling back to
+the bitmap does not end it: what was missed is mended (pump.py), so a machine that is too busy while it is copied for
+the first time gets there all the same.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import threading
 from dataclasses import dataclass
-from typing import Callable, List, Mapping, Optional, Sequence
+from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from farshore.api_types.machines import EpochGrant, EpochKind, Progress
 from farshore.api_types.streams import BaseCompletion
@@ -22,11 +23,12 @@ from farshore.client.data_plane import DataPlane
 from farshore.formats.batch import Role
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.backlog import Backlog
-from farshore.mobility.base_copy import BaseCopy
+from farshore.mobility.base_copy import BaseCopy, copied_bytes
 from farshore.mobility.batches import Journal
 from farshore.mobility.capture.accounting import State, Verdict
-from farshore.mobility.capture.bitmap import count_blocks
+from farshore.mobility.capture.bitmap import Ranges, count_blocks
 from farshore.mobility.capture.capture import Capture, Dirty
+from farshore.mobility.disk_changes import Plan
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.overlay_copy import OverlayCopy, dirty_pieces
 from farshore.mobility.progress import CopyProgress
@@ -36,8 +38,8 @@ from farshore.mobility.sender import Sender
 from farshore.mobility.spill import HrlFile
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.mobility.worker import Worker
-from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater
-from farshore.model.identifiers import BLOCK, DiskNumber, Epoch, MachineId
+from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater, WrongState
+from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, MachineId
 from farshore.model.ports import Clock
 from farshore.model.position import Position
 
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 _ACCOUNT_SECONDS = 1.0
 _MILESTONE_SECONDS = 60.0
 _ACKNOWLEDGE_SECONDS = 1.0
+_ESCAPED = "Writes escaped the capture."
 
 
 class EpochEnd(enum.Enum):
@@ -53,8 +56,11 @@ class EpochEnd(enum.Enum):
 
     OVERFLOW = "overflow"
     """The capture fell back to the bitmap. The epoch is consistent, and all of it acknowledged."""
+    LEFT = "left"
+    """We were asked to leave it, as the disks have changed. As with OVERFLOW, the next one can go on from here."""
     ESCAPED = "escaped"
-    """The accounts show writes that the capture did not see."""
+    """The accounts show writes that the capture did not see, on the ``suspect`` disks. If the epoch is consistent, all
+    of it is acknowledged, and the other disks can go on from here."""
     REFUSED = "refused"
     """The server does not accept this epoch any more."""
     FAILED = "failed"
@@ -70,6 +76,7 @@ class Ended:
     position: Position
     consistent: bool
     cause: str = ""
+    suspect: FrozenSet[DiskNumber] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,9 @@ class EpochRun:
         spill: Optional[HrlFile],
         clock: Clock,
         limits: Limits,
+        plan: Plan = Plan(),  # noqa: B008 - immutable
     ) -> None:
+        """``plan``: what a HEAL has to copy beside dirty blocks."""
         self.grant = grant
         self._machine = machine
         self._epoch = Epoch(grant.epoch)
@@ -102,6 +111,7 @@ class EpochRun:
         self._plane = plane
         self._clock = clock
         self._limits = limits
+        self._plan = plan
         if spill is not None:
             spill.begin(self._epoch)
         self._backlog = Backlog(spill)
@@ -113,6 +123,8 @@ class EpochRun:
         self._mends = 0
         self._reached: Optional[Milestone] = None
         self._changed = threading.Event()
+        self._leaving = threading.Event()
+        self._suspect: FrozenSet[DiskNumber] = frozenset()
         self.consistent = False
         self.verdicts: Mapping[DiskNumber, Verdict] = {}
 
@@ -150,6 +162,11 @@ class EpochRun:
     def cut(self, point: PointPayload, still: Callable[[], bool]) -> Milestone:
         """Put a recovery point into the stream at this very moment, if ``still`` holds after it."""
         return self._pump.milestone(point, still)
+
+    def leave(self) -> None:
+        """End in good order, so that the next epoch can go on from here, once consistent and all is acknowledged."""
+        self._leaving.set()
+        self._changed.set()
 
     # ---- running ----
 
@@ -192,17 +209,28 @@ class EpochRun:
             failed = next((worker.error for worker in workers if worker.error), None)
             if failed is not None:
                 return self._failed(failed)
-            escaped = self._account()
-            if escaped:
-                return self._ended(EpochEnd.ESCAPED, escaped)
+            self._suspect |= self._account()
+            if self._suspect and not self.consistent:
+                return self._ended(EpochEnd.ESCAPED, _ESCAPED)
             if not self._pump_worker.finished:
+                if self._suspect or self._may_leave():
+                    self._capture.stop_data_mode()  # the pump drains what is left, and ends
                 continue
+            if self._suspect or self._leaving.is_set():
+                if self.consistent and self._all_acknowledged(workers, stop):
+                    return self._ended(EpochEnd.ESCAPED if self._suspect else EpochEnd.LEFT)
+                if self.consistent:
+                    continue
             cause = self._cause()
             log.warning("Capture fell back to the bitmap.", extra={"fields": {"cause": cause, "epoch": self._epoch}})
             if self._may_mend():
                 self._mend(workers, stop)
             elif self._all_acknowledged(workers, stop):
                 return self._ended(EpochEnd.OVERFLOW, cause)
+
+    def _may_leave(self) -> bool:
+        """Not while the server is away: the stream goes on into the .hrl file meanwhile, the bitmap would keep none."""
+        return self._leaving.is_set() and self.consistent and self._sender.reachable and not self._backlog.spilled
 
     def _may_mend(self) -> bool:
         """Whether the epoch's first consistent state lies ahead still. After it order matters: a new epoch heals."""
@@ -229,7 +257,7 @@ class EpochRun:
         while not (self._backlog.empty and self.consistent):
             self._changed.wait(_ACKNOWLEDGE_SECONDS)
             self._changed.clear()
-            if stop.is_set() or any(worker.error for worker in workers):
+            if stop.is_set() or self._reached is None or any(worker.error for worker in workers):
                 self._changed.set()
                 return False
         return True
@@ -237,33 +265,68 @@ class EpochRun:
     def _copy(self, stop: threading.Event) -> None:
         """The base, then the sequence from which on base and journal together are a consistent state."""
         assert self._dirty is not None
+        dirty, runs = self._dirty.blocks, self._plan.chunks
         if self.grant.kind is EpochKind.HEAL:
-            self._copy_overlay(self._dirty, stop)
+            whole = {
+                disk.number for disk in self._disks if copied_bytes(runs.get(disk.number, ()), disk.size) >= disk.size
+            }
+            dirty = {number: ranges for number, ranges in dirty.items() if number not in whole}
         else:
-            self._progress = CopyProgress(self._clock, sum(disk.size for disk in self._disks))
-            BaseCopy(
-                self._disks,
-                self._plane,
-                bytes.fromhex(self.grant.hash_key),
-                progress=self._progress,
-                bandwidth=self._limits.bandwidth,
-                courtesy=self._limits.courtesy,
-            ).run(stop)
-        reached = until_done(self._reach, stop, "The copy")
-        while not self._backlog.wait_acknowledged(reached.sequence, _ACKNOWLEDGE_SECONDS):
-            if stop.is_set():
-                raise Stopped
-        completion = BaseCompletion(consistent_from=reached.sequence, time=reached.time)
-        until_done(lambda: self._plane.complete_base(completion), stop, "The end of the copy")
-        self.consistent = True
-        log.info("Epoch is consistent.", extra={"fields": {"epoch": self._epoch, "from": reached.sequence}})
-
-    def _copy_overlay(self, dirty: Dirty, stop: threading.Event) -> None:
-        total = sum(count_blocks(ranges) for ranges in dirty.blocks.values()) * BLOCK
+            dirty = {}
+            runs = {disk.number: ((0, -(-disk.size // CHUNK)),) for disk in self._disks}
+        total = sum(copied_bytes(runs.get(disk.number, ()), disk.size) for disk in self._disks)
+        total += sum(count_blocks(ranges) for ranges in dirty.values()) * BLOCK
         self._progress = CopyProgress(self._clock, total)
+        self._copy_overlay(dirty, stop)
+        self._copy_chunks(runs, stop)
+        while True:
+            reached = until_done(self._reach, stop, "The copy")
+            while not self._backlog.wait_acknowledged(reached.sequence, _ACKNOWLEDGE_SECONDS):
+                if stop.is_set():
+                    raise Stopped
+            completion = BaseCompletion(consistent_from=reached.sequence, time=reached.time)
+            try:
+                until_done(functools.partial(self._plane.complete_base, completion), stop, "The end of the copy")
+                break
+            except WrongState:
+                # The server has restarted and remembers less than it was told.
+                if not self._copy_missing(stop):
+                    raise
+        self.consistent = True
+        copied = self._progress.report()
+        fields = {"epoch": self._epoch, "from": reached.sequence, "compared": copied.done, "sent": copied.sent}
+        log.info("Epoch is consistent.", extra={"fields": fields})
+
+    def _copy_missing(self, stop: threading.Event) -> bool:
+        """Compare again what the server has not been told; False: that is nothing."""
+        found = until_done(self._plane.missing, stop, "The copy").ranges
+        runs: Dict[DiskNumber, List[Tuple[int, int]]] = {}
+        for one in found:
+            runs.setdefault(DiskNumber(one.disk), []).append((one.first, one.count))
+        if found:
+            log.warning("The process server lacks a part of the copy.", extra={"fields": {"ranges": len(found)}})
+            with self._deciding:
+                self._reached = None  # the consistent state lies ahead again, so what is missed may be mended
+            self._copy_chunks(runs, stop)
+        return bool(found)
+
+    def _copy_chunks(self, runs: Mapping[DiskNumber, Sequence[Tuple[int, int]]], stop: threading.Event) -> None:
+        assert self._progress is not None
+        BaseCopy(
+            self._disks,
+            self._plane,
+            bytes.fromhex(self.grant.hash_key),
+            progress=self._progress,
+            bandwidth=self._limits.bandwidth,
+            courtesy=self._limits.courtesy,
+            runs=runs,
+        ).run(stop)
+
+    def _copy_overlay(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> None:
+        assert self._progress is not None
         OverlayCopy(
             self._disks,
-            dirty.blocks,
+            dirty,
             self._plane,
             Journal(self._machine, self._epoch, self._clock, Role.BASE),
             self._clock,
@@ -284,14 +347,14 @@ class EpochRun:
             self._reached = milestone
         return milestone
 
-    def _account(self) -> str:
-        """What is wrong with the accounts, or nothing."""
+    def _account(self) -> FrozenSet[DiskNumber]:
+        """The disks with writes that the capture did not see."""
         self.verdicts = self._capture.account()
-        gaps = [f"disk {number}: {one.gap} bytes" for number, one in self.verdicts.items() if one.state is State.GAP]
-        if not gaps:
-            return ""
-        log.error("Writes escaped the capture.", extra={"fields": {"gaps": "; ".join(gaps)}})
-        return "Writes escaped the capture (" + "; ".join(gaps) + ")."
+        gaps = {number: one.gap for number, one in self.verdicts.items() if one.state is State.GAP}
+        if gaps:
+            told = "; ".join(f"disk {number}: {gap} bytes" for number, gap in gaps.items())
+            log.error("Writes escaped the capture.", extra={"fields": {"gaps": told}})
+        return frozenset(gaps)
 
     def _cause(self) -> str:
         cause = self._capture.status().cause
@@ -303,7 +366,8 @@ class EpochRun:
         return self._ended(why, "fenced" if isinstance(error, Fenced) else error.message)
 
     def _ended(self, why: EpochEnd, cause: str = "") -> Ended:
-        return Ended(why, Position(self._epoch, self._backlog.last_acknowledged), self.consistent, cause)
+        position = Position(self._epoch, self._backlog.last_acknowledged)
+        return Ended(why, position, self.consistent, cause, self._suspect)
 
     def _discard_ring(self) -> None:
         """What is left belongs to an epoch that cannot use it: the next one copies those blocks."""

@@ -15,7 +15,7 @@ from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from farshore.client.credentials import read_private, write_private
 from farshore.mobility.capture.disks import SYS_BLOCK, Disk, disk_at, find_disks, mounted_on
-from farshore.mobility.capture.extents import SectorRange, file_ranges, join, swap_ranges
+from farshore.mobility.capture.extents import SWAPS, SectorRange, file_ranges, join, swap_ranges
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.model.errors import NotFound, Refused, Unsupported
 from farshore.model.identifiers import SECTOR, DiskNumber
@@ -61,21 +61,34 @@ class DiskNumbers:
 def protected_disks(
     numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path], without: Sequence[int]
 ) -> List[ProtectedDisk]:
-    """All disks of the machine, or those ``given``, less the numbers in ``without``. Raises NotFound."""
-    disks = [disk_at(path) for path in given] if given else find_disks()
+    """All disks of the machine, or those ``given`` that are there, less the numbers in ``without``. Raises NotFound."""
+    return [one for one in all_disks(numbers, given, spill) if one.number not in without]
+
+
+def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]) -> List[ProtectedDisk]:
+    """The same before any is left out by its number. Raises NotFound."""
+    disks = [disk for disk in map(_present, given) if disk is not None] if given else find_disks()
     if not disks:
         raise NotFound("This machine has no disk that can be protected.", remedy="Name one with --disk.")
     excluded = _excluded(spill)
     root = mounted_on().get("/", frozenset())
-    found = [
+    return [
         ProtectedDisk(numbers.number(disk), disk, excluded.get(disk.device, ()), disk.device in root) for disk in disks
     ]
-    return [one for one in found if one.number not in without]
+
+
+def _present(path: Path) -> Optional[Disk]:
+    """The disk at ``path``; None where it is away: it is taken in when it comes."""
+    try:
+        disk = disk_at(path)
+    except (FileNotFoundError, NotFound):
+        return None
+    return disk if disk.size else None
 
 
 def disks_seen() -> FrozenSet[Tuple[str, str]]:
-    """(name, size) of every block device: a cheap look that tells whether a closer one is due."""
-    found = set()
+    """(name, size) of every block device, and the swap areas: a cheap look that tells whether a closer one is due."""
+    found = {("swap", line.split()[0]) for line in SWAPS.read_text(encoding="utf-8").splitlines()[1:]}
     for place in SYS_BLOCK.iterdir():
         with contextlib.suppress(OSError):  # it is just going
             found.add((place.name, (place / "size").read_text(encoding="ascii")))

@@ -4,36 +4,47 @@ Reconciles what the configuration server wants with what is. The rules for the n
 
 - the first of a run is a RESYNC (the server makes it INITIAL where the vault has nothing to compare with);
 - after an overflow, a HEAL on top of the epoch that ended with it: only dirty blocks are copied;
+- when disks came, went, grew or shrank, or the accounts of one do not add up, a HEAL too, with a plan of what has to be
+  copied of those disks; the others go on as they are. While the copy of an epoch is under way, what is new waits;
 - after anything else, a RESYNC.
 
-The capture lives as long as the set of disks stays the same, so that its bitmap spans the time between two epochs.
+The capture outlives epochs and changes of the disks, so its bitmap spans the time between two epochs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import select
 import threading
-from dataclasses import dataclass
-from typing import Callable, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, FrozenSet, List, Optional, Tuple
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
 from farshore.client.data_plane import DataPlane
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.capture.capture import Capture
+from farshore.mobility.capture.extents import SWAPS
 from farshore.mobility.description import describe
+from farshore.mobility.disk_changes import DiskChanges, Plan, changes
 from farshore.mobility.epoch_run import Ended, EpochEnd, EpochRun, Limits
-from farshore.mobility.protected_disks import DiskNumbers, ProtectedDisk, disks_seen, protected_disks, spill_is_safe
+from farshore.mobility.protected_disks import (
+    DiskNumbers,
+    ProtectedDisk,
+    all_disks,
+    disks_seen,
+    protected_disks,
+    spill_is_safe,
+)
 from farshore.mobility.settings import Settings
 from farshore.mobility.spill import HrlFile
-from farshore.model.errors import FarshoreError, NoSpace
-from farshore.model.identifiers import MachineId
+from farshore.model.errors import FarshoreError, NoSpace, Refused, WrongState
+from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Clock
 from farshore.model.position import Position
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
+_LOOK_SECONDS = 3.0
 _PAUSE_SECONDS = 2.0
 _LONGEST_PAUSE = 60.0
 
@@ -44,11 +55,15 @@ class Next:
 
     kind: EpochKind = EpochKind.RESYNC
     parent: Optional[Position] = None
+    suspect: FrozenSet[DiskNumber] = frozenset()
+    """Disks that have to be compared whole, as writes to them escaped the capture."""
 
 
 def after(ended: Ended) -> Next:
     """What follows the end of an epoch."""
-    return Next(EpochKind.HEAL, ended.position) if ended.why is EpochEnd.OVERFLOW else Next()
+    if ended.why in (EpochEnd.OVERFLOW, EpochEnd.LEFT) or (ended.why is EpochEnd.ESCAPED and ended.consistent):
+        return Next(EpochKind.HEAL, ended.position, ended.suspect)
+    return Next()
 
 
 class Replication:
@@ -75,11 +90,14 @@ class Replication:
         self._desired: Optional[Desired] = None
         self._changed = threading.Event()
         self._interrupt = threading.Event()
+        self._look = threading.Event()
         self._capture: Optional[Capture] = None
         self._spill: Optional[HrlFile] = None
         self._next = Next()
+        self._plan = Plan()
         self._pause = _PAUSE_SECONDS
         self.disks: List[ProtectedDisk] = []
+        self._left_out: List[ProtectedDisk] = []
         self.current: Optional[EpochRun] = None
         self.capture_started: int = 0
         self.trouble = ""
@@ -96,8 +114,9 @@ class Replication:
         self._limits.bandwidth.limit = desired.bandwidth_limit
         self._limits.courtesy.share = desired.cpu_share
         if before is None or _wanted(before) != _wanted(desired):
-            self._changed.set()
-            self._interrupt.set()
+            self.interrupt()
+        elif before.exclude_disks != desired.exclude_disks:
+            self._look.set()
 
     def resync(self) -> None:
         """Begin again by hash, now."""
@@ -113,11 +132,12 @@ class Replication:
         """Until ``stop``."""
         watcher = threading.Thread(target=self._pass_on, args=(stop,), daemon=True)
         watcher.start()
+        threading.Thread(target=self._watch_swaps, args=(stop,), daemon=True).start()
         try:
             while not stop.is_set():
                 self._interrupt.clear()
                 desired = self._desired
-                if desired is None or not _wanted(desired)[0]:
+                if desired is None or not _wanted(desired):
                     self._stop_capture("" if desired is None else "The configuration server asks for none.")
                     self._changed.wait(_LOOK_SECONDS)
                     self._changed.clear()
@@ -139,7 +159,7 @@ class Replication:
         request = EpochRequest(
             run=self._run,
             kind=self._next.kind,
-            description=describe(self.disks),
+            description=describe(self.disks, self._left_out),
             parent_epoch=self._next.parent.epoch if self._next.parent else 0,
             parent_sequence=self._next.parent.sequence if self._next.parent else 0,
         )
@@ -147,7 +167,8 @@ class Replication:
         plane = self._planes(grant)
         try:
             copied = [one.copied() for one in self.disks]
-            run = EpochRun(self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits)
+            plan, self._plan = self._plan, Plan()
+            run = EpochRun(self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits, plan)
             self.current, self.trouble = run, ""
             ended = run.run(self._interrupt)
         finally:
@@ -158,7 +179,7 @@ class Replication:
             "Epoch ended.",
             extra={"fields": {"at": ended.position, "why": ended.why.value, "next": self._next.kind.value}},
         )
-        if ended.why is EpochEnd.ESCAPED:
+        if ended.why is EpochEnd.ESCAPED and not ended.consistent:
             self._stop_capture("")  # its accounts begin anew
         if ended.why in (EpochEnd.REFUSED, EpochEnd.FAILED):
             self.trouble = ended.cause
@@ -166,14 +187,21 @@ class Replication:
             self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
     def _captured(self, desired: Desired) -> Capture:
-        """The capture of the disks as they are now; a new one where they have changed."""
+        """The capture, of the disks as they are now."""
         self._open_spill()
-        spill = None if self._spill is None else self._spill.path
-        disks = protected_disks(self._numbers, self._settings.disks, spill, desired.exclude_disks)
-        if self._capture is not None and disks == self.disks:
-            return self._capture
+        disks, self._left_out = self._found(desired)
+        capture = self._capture
+        if capture is not None:
+            changed = changes(self.disks, disks, self._next.suspect)
+            try:
+                self._plan = self._plan.without(set(changed.removed)).joined(changed.apply(capture))
+                self._next = replace(self._next, suspect=frozenset())
+                self.disks = disks
+                return capture
+            except Refused as error:
+                log.warning("The capture begins anew: %s", error)
         self._stop_capture("")
-        self._next = Next()
+        self._next, self._plan = Next(), Plan()
         self.disks = disks
         capture = Capture(
             {one.number: one.disk for one in disks}, ring_bytes=self._settings.ring_bytes, scratch=self._settings.state
@@ -183,6 +211,19 @@ class Replication:
         for one in disks:
             capture.exclude(one.number, one.excluded)
         return capture
+
+    def _found(self, desired: Desired) -> Tuple[List[ProtectedDisk], List[ProtectedDisk]]:
+        """The disks to protect, and those that are left out as is wanted."""
+        spill = None if self._spill is None else self._spill.path
+        found = all_disks(self._numbers, self._settings.disks, spill)
+        without = set(desired.exclude_disks)
+        protected = [one for one in found if one.number not in without]
+        if not protected:
+            raise WrongState(
+                "Every disk of this machine is excluded.",
+                remedy="Include one: farshore machine protect NAME --include-disk NUMBER",
+            )
+        return protected, [one for one in found if one.number in without]
 
     def _open_spill(self) -> None:
         if self._spill is not None or not self._settings.spill_bytes:
@@ -214,23 +255,57 @@ class Replication:
         self.trouble = error.message
 
     def _pass_on(self, stop: threading.Event) -> None:
-        """Interrupt the epoch when the service is to stop, or when the disks change."""
+        """Look after the disks, and end what is under way when the service is to stop."""
         seen = disks_seen()
-        while not stop.wait(_LOOK_SECONDS):
+        due = False
+        while not stop.is_set():
+            asked = self._look.wait(_LOOK_SECONDS)
+            self._look.clear()
             before, seen = seen, disks_seen()
-            if seen != before and self.current is not None and self._disks_changed():
-                log.info("The disks have changed.")
-                self._interrupt.set()
+            if asked or due or seen != before:
+                due = self._look_after_disks()
         self.interrupt()
 
-    def _disks_changed(self) -> bool:
-        without: Sequence[int] = self._desired.exclude_disks if self._desired else ()
-        spill = None if self._spill is None else self._spill.path
-        found: List[ProtectedDisk] = []
-        with contextlib.suppress(FarshoreError, OSError):  # a disk that is just going: the next look tells
-            found = protected_disks(self._numbers, self._settings.disks, spill, without)
-        return bool(found) and found != self.disks
+    def _look_after_disks(self) -> bool:
+        """Have the epoch end where the disks are not those it has; whether that is still to happen."""
+        run, desired = self.current, self._desired
+        if run is None or desired is None:
+            return True  # between two epochs: look again once there is one
+        try:
+            changed = changes(self.disks, self._found(desired)[0])
+        except (FarshoreError, OSError) as error:  # a disk that is just going: the next look tells
+            log.warning("The disks cannot be told now: %s", error)
+            return True
+        if not changed:
+            return False
+        self._end_exclusions(changed)
+        if run.consistent:
+            log.info("The disks have changed.")
+            run.leave()
+        elif changed.urgent:
+            log.info("The disks have changed; the copy begins again.")
+            self._interrupt.set()
+        return True
+
+    def _end_exclusions(self, changed: DiskChanges) -> None:
+        """At once: a swap area that is none any more may become anything. What was missed until now the next epoch
+        reads, which is also where new exclusions begin."""
+        capture, known = self._capture, {one.number: one.excluded for one in self.disks}
+        for one in changed.left_out:
+            if capture is not None and one.number in changed.uncovered:
+                capture.exclude(one.number, [kept for kept in known[one.number] if kept in one.excluded])
+
+    def _watch_swaps(self, stop: threading.Event) -> None:
+        """Look when a swap area comes or goes; the kernel tells."""
+        with SWAPS.open("rb") as file:
+            poller = select.poll()
+            poller.register(file, select.POLLPRI)
+            while not stop.is_set():
+                if poller.poll(1000):
+                    file.seek(0)
+                    file.read()
+                    self._look.set()
 
 
-def _wanted(desired: Desired) -> Tuple[bool, Tuple[int, ...]]:
-    return desired.protect and not desired.standby, tuple(desired.exclude_disks)
+def _wanted(desired: Desired) -> bool:
+    return desired.protect and not desired.standby

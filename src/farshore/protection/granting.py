@@ -123,20 +123,14 @@ def _check_allowed(machine: MachineRow, request: EpochRequest) -> None:
 
 def _may_heal(tx: Transaction, machine: MachineRow, whole: EpochRow, request: EpochRequest) -> bool:
     """Whether the agent's bitmap can still tell all that changed since ``parent``: the same run has captured without a
-    break, through ``whole`` and any heals of it that were not finished."""
+    break, through ``whole`` and any heals of it that were not finished. Disks may have come, gone or changed their size:
+    the process server does not call the epoch whole before what is new of them was copied."""
     if whole.epoch != request.parent_epoch or request.parent_sequence < whole.consistent_from:
         return False
     since = [row for row in epochs.history(tx, machine.id) if row.epoch > whole.epoch]
     heals = all(row.kind == EpochKind.HEAL.value and row.parent_epoch == whole.epoch for row in since)
     unbroken = all(row.run == request.run and row.close_reason in ("", SUCCEEDED) for row in (whole, *since))
-    same_disks = _disks(whole.description) == _disks(request.description.model_dump(mode="json"))
-    return heals and unbroken and same_disks
-
-
-def _disks(description: dict[str, object]) -> list[tuple[object, object]]:
-    disks = description["disks"]
-    assert isinstance(disks, list)
-    return [(disk["number"], disk["size"]) for disk in disks if not disk["excluded"]]
+    return heals and unbroken
 
 
 def _position(epoch: int, sequence: int) -> Position:

@@ -56,15 +56,16 @@ def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> Non
 
 
 class Rig:
-    """``farshore up`` in ``home`` and an agent for ``disk``."""
+    """``farshore up`` in ``home`` and an agent for ``disk``, and for the ``others`` while they are attached."""
 
-    def __init__(self, home: Path, disk: LoopDisk, *, ring_mib: int = 16, spill_mib: int = 16) -> None:
+    def __init__(self, home: Path, disk: LoopDisk, *others: Path, ring_mib: int = 16, spill_mib: int = 16) -> None:
         self.home = home
         self.disk = disk
         self.state = home / "agent"
         self.log = home / "agent.log"
         self._ports = free_ports(2)
         self._options = ["--state", str(self.state), "--disk", str(disk.device)]
+        self._options += [option for other in others for option in ("--disk", str(other))]
         self._options += ["--ring-mib", str(ring_mib), "--spill-mib", str(spill_mib)]
         self._servers: subprocess.Popen[bytes] | None = None
         self._agent: subprocess.Popen[bytes] | None = None
@@ -171,9 +172,9 @@ class Rig:
         owner = OwnerKey.from_file(self.home / "vault.key")
         return Vault.open(open_store(f"file://{self.home}/vault"), owner).machine(self.machine)
 
-    def replica(self, position: Position) -> npt.NDArray[np.uint8]:
+    def replica(self, position: Position, disk: DiskNumber = ONE) -> npt.NDArray[np.uint8]:
         """The whole disk as the vault has it at ``position``."""
-        with contextlib.closing(self.vault().open(position, ONE)) as source:
+        with contextlib.closing(self.vault().open(position, disk)) as source:
             made = np.empty(source.size, np.uint8)
             for offset in range(0, source.size, 4 << 20):
                 piece = made[offset : offset + (4 << 20)]

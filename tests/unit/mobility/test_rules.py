@@ -18,6 +18,7 @@ from farshore.mobility.protected_disks import DiskNumbers
 from farshore.mobility.replication import Next, after
 from farshore.mobility.throttle import Bandwidth, _Look, pause_for
 from farshore.model.errors import Malformed, TryLater
+from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 
 HERE = Position(7, 100)
@@ -25,8 +26,11 @@ HERE = Position(7, 100)
 
 def test_what_follows_an_epoch() -> None:
     for why in EpochEnd:
-        expected = Next(EpochKind.HEAL, HERE) if why is EpochEnd.OVERFLOW else Next()
-        assert after(Ended(why, HERE, consistent=True)) == expected
+        goes_on = why in (EpochEnd.OVERFLOW, EpochEnd.LEFT, EpochEnd.ESCAPED)
+        assert after(Ended(why, HERE, consistent=True)) == (Next(EpochKind.HEAL, HERE) if goes_on else Next())
+    suspect = frozenset({DiskNumber(1)})
+    assert after(Ended(EpochEnd.ESCAPED, HERE, True, "", suspect)) == Next(EpochKind.HEAL, HERE, suspect)
+    assert after(Ended(EpochEnd.ESCAPED, HERE, False, "", suspect)) == Next()
 
 
 def test_the_bandwidth_limit_holds_on_average() -> None:

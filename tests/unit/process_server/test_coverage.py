@@ -49,3 +49,19 @@ def test_runs_outside_the_disk_and_unknown_disks_are_refused(coverage: Coverage)
 
 def test_no_disk_is_whole_at_once() -> None:
     assert Coverage([]).missing() == ""
+
+
+def test_inherited_chunks_need_not_be_told() -> None:
+    coverage = Coverage([(ONE, 10 * CHUNK), (TWO, 2 * CHUNK)], {ONE: 8})
+    assert coverage.told == 0
+    assert coverage.ranges_missing(10) == [(ONE, 8, 2), (TWO, 0, 2)]
+    coverage.add(ONE, np.array([8, 9]))
+    coverage.add_run(TWO, 0, np.ones(2, np.bool_))
+    assert coverage.missing() == ""
+    assert coverage.told == 4
+
+
+def test_missing_ranges_are_told_a_few_at_a_time(coverage: Coverage) -> None:
+    coverage.add(ONE, np.array([0, 3, 4, 9]))
+    assert coverage.ranges_missing(10) == [(ONE, 1, 2), (ONE, 5, 4), (TWO, 0, 3)]
+    assert coverage.ranges_missing(2) == [(ONE, 1, 2), (ONE, 5, 4)]

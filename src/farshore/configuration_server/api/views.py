@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from farshore.api_types.events import Alert, Event, Severity
 from farshore.api_types.failovers import Failover, FailoverKind
 from farshore.api_types.machines import Description, Heartbeat, Machine, TokenView
@@ -20,19 +22,25 @@ from farshore.catalog.tables import (
     TokenRow,
     UserRow,
 )
+from farshore.model.bandwidth import rate_at, rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
-from farshore.protection.assignment import is_healthy
+from farshore.protection.assignment import is_healthy, standing
 from farshore.protection.watch import rpo_seconds
 
 
-def machine(row: MachineRow, now: int) -> Machine:
+def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow]) -> Machine:
     """A machine with what its agent and process server said last."""
+    by_id = {server.id: server for server in servers}
+    sends_to = by_id.get(row.process_server or "")
+    moves_to = by_id.get(row.moving_to)
     seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
     description = Description.model_validate(row.description)
     excluded = set(row.exclude_disks)
     disks = [
-        disk.model_copy(update={"excluded": disk.excluded or disk.number in excluded}) for disk in description.disks
+        # What is wanted counts: the agent says the same as soon as it has followed.
+        disk.model_copy(update={"excluded": disk.number in excluded})
+        for disk in description.disks
     ]
     lag = dict(row.lag)
     if seen is not None and seen.captured_sequence > seen.acknowledged_sequence and seen.acknowledged_time:
@@ -52,8 +60,24 @@ def machine(row: MachineRow, now: int) -> Machine:
         lag=lag,
         progress=seen.progress if seen else None,
         accounts=seen.accounts if seen else [],
-        warnings=seen.warnings if seen else [],
+        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now)],
+        process_server=sends_to.name if sends_to else "",
+        moving_to=moves_to.name if moves_to else "",
     )
+
+
+def _server_warnings(server: ProcessServerRow | None, now: int) -> list[str]:
+    """What a machine's process server is in trouble with, for it is the machine's trouble too."""
+    if server is None:
+        return []
+    found = [
+        f"Its process server {server.name} cannot {what}: {trouble}"
+        for what, trouble in (("store", server.store_trouble), ("take more in", server.spool_trouble))
+        if trouble
+    ]
+    if not is_healthy(server, now):
+        found.append(f"Its process server {server.name} is {standing(server, 1, now).value}.")
+    return found
 
 
 def point(row: PointRow) -> Point:
@@ -80,6 +104,8 @@ def policy(row: PolicyRow) -> Policy:
         keep_hourly=row.keep_hourly,
         keep_daily=row.keep_daily,
         keep_weekly=row.keep_weekly,
+        bandwidth=row.bandwidth,
+        time_zone=row.time_zone,
     )
 
 
@@ -107,21 +133,34 @@ def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessSer
     """A process server and how it is."""
     return ProcessServer(
         id=row.id,
+        name=row.name,
         url=row.url,
         version=row.version,
+        standing=standing(row, machines, now),
         last_seen=row.last_seen,
         healthy=is_healthy(row, now),
         spool_bytes=row.spool_bytes,
         spool_limit=row.spool_limit,
+        spool_trouble=row.spool_trouble,
         store_trouble=row.store_trouble,
+        store_trouble_since=row.store_trouble_since,
         machines=machines,
+        bandwidth=row.bandwidth,
+        time_zone=row.time_zone,
+        rate=rate_at(rates(row.bandwidth, row.time_zone, now), now),
     )
 
 
 def token(row: TokenRow) -> TokenView:
     """A token without its secret."""
     return TokenView(
-        id=row.id, name=row.name, created=row.created, expires=row.expires, used=row.used, machine=row.machine
+        id=row.id,
+        name=row.name,
+        created=row.created,
+        expires=row.expires,
+        used=row.used,
+        machine=row.machine,
+        process_server=row.process_server,
     )
 
 

@@ -2,8 +2,8 @@
 
 What a copy rests on is decided at its first request: the parent position is the last record of the parent epoch
 that this server or the vault has, and it is in the vault before the first comparison, because chunks are compared
-with the replica as it was there. A HEAL epoch copies only what the dirty bitmap names, so for it the parent must
-reach at least as far as the agent was acknowledged.
+with the replica as it was there. A HEAL epoch copies what the dirty bitmap names, and the chunks of disks that are new
+or have grown; all else is as at the parent, which must reach at least as far as the agent was acknowledged.
 
 A chunk counts as durable when the epoch is complete, not before: completion makes packs and maps durable and is
 refused while a chunk is missing (see coverage).
@@ -24,7 +24,7 @@ from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
 from farshore.formats.chunk_exchange import Chunks, Comparison, Verdict
 from farshore.model.errors import TryLater, WrongState
-from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
+from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.machine import DiskDescription, MachineDescription, NicDescription
 from farshore.model.position import Position
 from farshore.process_server.copying.coverage import Coverage
@@ -52,7 +52,7 @@ class Copy:
         self._stream = stream
         self._description = grant.description
         self._base: BaseCopy = stream.vault.base_copy(stream.epoch, disks, parent)
-        self._coverage = Coverage(disks)
+        self._coverage = Coverage(disks, self._inherited(disks))
         self._lock = threading.Lock()
         self._completing = threading.Lock()
 
@@ -69,6 +69,11 @@ class Copy:
         with self._lock:
             self._coverage.add_run(comparison.disk, comparison.first_chunk, verdicts == Verdict.HAVE)
         return verdicts
+
+    def missing(self, limit: int) -> list[tuple[DiskNumber, int, int]]:
+        """Runs of chunks that have to be compared still: (disk, first chunk, chunks)."""
+        with self._lock:
+            return self._coverage.ranges_missing(limit)
 
     def put(self, chunks: Chunks) -> None:
         """Take in chunks. Raises Damaged where one does not have its hash, Malformed and the vault's errors."""
@@ -96,14 +101,13 @@ class Copy:
 
     def _complete(self, completion: BaseCompletion) -> None:
         stream = self._stream
-        if self.kind is not EpochKind.HEAL:
-            with self._lock:
-                missing = self._coverage.missing()
-            if missing:
-                raise WrongState(
-                    f"The copy is not whole: {missing}.",
-                    remedy="Compare all chunks again; those that the vault has need not be sent again.",
-                )
+        with self._lock:
+            missing = self._coverage.missing()
+        if missing:
+            raise WrongState(
+                f"The copy is not whole: {missing}.",
+                remedy="Ask for what is missing and compare it again; what the vault has need not be sent again.",
+            )
         base_end = stream.next_sequence(Role.BASE)
         stream.wait_stored(Role.BASE, base_end, STORE_SECONDS)
         stream.wait_stored(Role.JOURNAL, completion.consistent_from + 1, STORE_SECONDS)
@@ -126,6 +130,18 @@ class Copy:
         _log.info(
             "Machine %s: epoch %d is consistent from %d on.", stream.machine, stream.epoch, record.consistent_from
         )
+
+    def _inherited(self, disks: list[tuple[DiskNumber, int]]) -> dict[DiskNumber, int]:
+        """How many of each disk's first chunks a healing epoch has from its parent: the whole ones of the old size."""
+        if self.kind is not EpochKind.HEAL or self.parent is None:
+            return {}
+        record = self._stream.vault.timeline().record(self.parent.epoch)
+        known = {disk.number: disk.size for disk in record.disks}
+        return {
+            number: -(-size // CHUNK) if size == known[number] else min(size, known[number]) // CHUNK
+            for number, size in disks
+            if number in known
+        }
 
 
 class Copies:

@@ -12,7 +12,14 @@ from typing import Callable
 
 from pydantic import BaseModel, ValidationError
 
-from farshore.api_types.streams import Acknowledgement, BaseCompletion, Protocol, StreamStatus
+from farshore.api_types.streams import (
+    Acknowledgement,
+    BaseCompletion,
+    ChunkRange,
+    MissingChunks,
+    Protocol,
+    StreamStatus,
+)
 from farshore.formats import batch as batches
 from farshore.formats import chunk_exchange
 from farshore.formats.batch import Role
@@ -23,8 +30,12 @@ from farshore.process_server.listening.exchange import Answer, Request
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 
-_STREAM = re.compile(r"/v1/streams/([0-9a-f-]{36})/([0-9]{1,10})(/batches|/chunks|/chunks/compare|/base|)")
+_STREAM = re.compile(
+    r"/v1/streams/([0-9a-f-]{36})/([0-9]{1,10})(/batches|/chunks|/chunks/compare|/chunks/missing|/base|)"
+)
 _DOCUMENT_BYTES = 64 << 10
+_RANGES = 1000
+"""Missing ranges told at a time."""
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
@@ -50,6 +61,7 @@ class Routes:
             ("POST", "/batches"): self._batch,
             ("POST", "/chunks/compare"): self._compare,
             ("POST", "/chunks"): self._chunks,
+            ("GET", "/chunks/missing"): self._missing,
             ("POST", "/base"): self._base,
         }
 
@@ -96,6 +108,11 @@ class Routes:
         chunks = chunk_exchange.decode_chunks(call.request.body(batches.MAXIMUM_BYTES))
         self._copies.get(stream, grant).put(chunks)
         return _json(self._standing(stream))
+
+    def _missing(self, call: Call) -> Answer:
+        stream, grant = self._streams.granted(call.machine, call.epoch)
+        found = [] if stream.base_complete else self._copies.get(stream, grant).missing(_RANGES)
+        return _json(MissingChunks(ranges=[ChunkRange(disk=disk, first=at, count=n) for disk, at, n in found]))
 
     def _base(self, call: Call) -> Answer:
         stream, grant = self._streams.granted(call.machine, call.epoch)
