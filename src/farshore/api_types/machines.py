@@ -7,6 +7,7 @@ from typing import Dict, List, Optional
 
 from pydantic import Field
 
+from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import Body
 from farshore.model.machine import Firmware
 from farshore.model.states import CaptureMode, MachineState
@@ -185,6 +186,8 @@ class Desired(Body):
     exclude_disks: List[int] = []
     bandwidth_limit: int = 0
     """Bytes a second, 0: none."""
+    bandwidth: List[Rate] = []
+    """The same by the time of day, from now on and for the days to come; the lower of the two holds."""
     cpu_share: float = 0.40
     """Share of the machine's processors that a copy may take while its other programs want them too."""
     memory_limit: int = 256 << 20
@@ -209,6 +212,10 @@ class Machine(Body):
     """Age of the newest durable point; None while there is none."""
     lag: Dict[str, float] = {}
     """Seconds by stage: capture, spill, network, spool, seal, store."""
+    process_server: str = ""
+    """The name of the process server that it sends to."""
+    moving_to: str = ""
+    """The name of the one that takes it over as soon as everything is stored; empty: it stays."""
     progress: Optional[Progress] = None
     accounts: List[DiskAccount] = []
     warnings: List[str] = []
@@ -245,6 +252,8 @@ class TokenView(Body):
     expires: int
     used: int = 0
     machine: str = ""
+    process_server: str = ""
+    """The process server that it is for; empty: it is for a machine."""
 
 
 class RenewalRequest(Body):
@@ -281,6 +290,8 @@ class ProtectionRequest(Body):
     exclude_disks: Optional[List[int]] = None
     bandwidth_limit: Optional[int] = Field(default=None, ge=0)
     """Bytes a second, 0: none."""
+    process_server: Optional[str] = None
+    """Send to this process server (name or id) while it is well; empty: to whichever has the fewest machines."""
 
 
 class CheckSeverity(enum.Enum):

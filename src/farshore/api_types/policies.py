@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
 from pydantic import Field
 
@@ -22,6 +22,10 @@ class Policy(Body):
     keep_hourly: int = Field(default=48, ge=0)
     keep_daily: int = Field(default=14, ge=0)
     keep_weekly: int = Field(default=0, ge=0)
+    bandwidth: List[str] = []
+    """Limits of each machine's stream by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that
+    fits a moment holds."""
+    time_zone: str = "UTC"
 
 
 class PolicyChange(Body):
@@ -34,3 +38,5 @@ class PolicyChange(Body):
     keep_hourly: Optional[int] = Field(default=None, ge=0)
     keep_daily: Optional[int] = Field(default=None, ge=0)
     keep_weekly: Optional[int] = Field(default=None, ge=0)
+    bandwidth: Optional[List[str]] = None
+    time_zone: Optional[str] = None

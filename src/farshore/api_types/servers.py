@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Dict, List
+import enum
+from typing import Dict, List, Optional
 
+from pydantic import Field
+
+from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import Body
 from farshore.api_types.machines import Description, EpochKind
 
@@ -58,6 +62,13 @@ class EpochReport(Body):
     time: int
 
 
+class StreamName(Body):
+    """One epoch of one machine."""
+
+    machine: str
+    epoch: int
+
+
 class StreamReport(Body):
     """How one stream stands. Sequences are the newest at each stage; seconds are stage delays."""
 
@@ -80,38 +91,109 @@ class ServerReport(Body):
     version: str
     spool_bytes: int
     spool_limit: int
+    spool_trouble: str = ""
     store_trouble: str = ""
     streams: List[StreamReport] = []
     points: List[PointReport] = []
     epochs: List[EpochReport] = []
-
-
-class StreamName(Body):
-    """One epoch of one machine."""
-
-    machine: str
-    epoch: int
+    released: List[StreamName] = []
+    """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
 
 
 class ReportAnswer(Body):
-    """The answer to a ServerReport: of the streams reported, those whose epoch is closed. Accept nothing more for them;
-    what was received stays good and must still reach the vault."""
+    """The answer to a ServerReport."""
 
     closed: List[StreamName] = []
+    """Of the streams reported, those whose epoch is closed. Accept nothing more for them; what was received stays good
+    and must still reach the vault."""
+    release: List[StreamName] = []
+    """Streams that another process server takes, or will take: accept nothing more for them, store what there is, then
+    name them in ``released``."""
+    bandwidth: List[Rate] = []
+    """How fast the store may be written to, from now on and in the days to come; empty: no limit."""
+
+
+class ServerStanding(enum.Enum):
+    """How a process server is, in a word."""
+
+    INVITED = "invited"
+    """It has a token and has not come yet."""
+    WELL = "well"
+    SILENT = "silent"
+    FULL = "full"
+    """Its spool takes no more."""
+    DRAINING = "draining"
+    DRAINED = "drained"
+    """It has no machine and nothing in its spool: it may be stopped or removed."""
 
 
 class ProcessServer(Body):
     """A process server as users see it (``GET /v1/process-servers``)."""
 
     id: str
+    name: str = ""
     url: str
     version: str = ""
+    standing: ServerStanding = ServerStanding.WELL
     last_seen: int = 0
     healthy: bool = False
     spool_bytes: int = 0
     spool_limit: int = 0
+    spool_trouble: str = ""
     store_trouble: str = ""
+    """What the store said last, with the remedy; empty while it works."""
+    store_trouble_since: int = 0
     machines: int = 0
+    bandwidth: List[str] = []
+    time_zone: str = "UTC"
+    rate: int = 0
+    """Bytes a second that it may store just now; 0: no limit."""
+
+
+class ServerAddition(Body):
+    """``POST /v1/process-servers``: have another process server. ``url`` is where agents will reach it, https://host:port;
+    its certificate is made for that host. ``name`` empty: the host."""
+
+    url: str = Field(pattern=r"^https://[^/]+$")
+    name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")
+    valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
+
+
+class ServerInvitation(Body):
+    """The answer: a one-time token, shown once, for ``farshore-process-server enroll`` on the new server's host."""
+
+    id: str
+    name: str
+    token: str
+    authority_fingerprint: str
+    expires: int
+    server_url: str
+
+
+class ServerEnrolmentRequest(Body):
+    """``POST /v1/process-servers/enrolments``: the token buys a certificate. ``request`` is a PEM PKCS#10 request."""
+
+    token: str
+    request: str
+
+
+class ServerEnrolment(Body):
+    """The certificate names the server in its URI SAN ``farshore://process-server/<id>``. PEM texts. ``url`` is where
+    agents will look for it."""
+
+    process_server: str
+    url: str
+    certificate: str
+    authority: str
+
+
+class ServerChange(Body):
+    """``PATCH /v1/process-servers/{server}``: only what is given changes."""
+
+    draining: Optional[bool] = None
+    bandwidth: Optional[List[str]] = None
+    """Limits by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that fits a moment holds."""
+    time_zone: Optional[str] = None
 
 
 class VaultStatus(Body):

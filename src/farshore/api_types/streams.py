@@ -54,5 +54,8 @@ class BaseCompletion(Body):
 
     consistent_from: int
     time: int
+    base_end: int = 1
+    """The sequence after the last record of the base overlay: a server that has fewer (another one, which died, had
+    acknowledged them) must refuse."""
     only_points: bool = False
     """Only the POINT records that follow are consistent states, not every position (bitmap and scan mode)."""

@@ -47,6 +47,11 @@ def add(tx: Transaction, row: EpochRow) -> None:
     tx.flush()
 
 
+def streaming(tx: Transaction) -> set[str]:
+    """The machines that have an open epoch."""
+    return set(tx.scalars(select(EpochRow.machine).where(EpochRow.closed == 0)))
+
+
 def history(tx: Transaction, machine: str) -> list[EpochRow]:
     """All epochs of a machine, oldest first."""
     return list(tx.scalars(select(EpochRow).where(EpochRow.machine == machine).order_by(EpochRow.epoch)))

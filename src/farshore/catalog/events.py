@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from farshore.api_types.events import Severity
 from farshore.catalog.database import Transaction
@@ -54,6 +54,15 @@ def listed(
     if actor is not None:
         wanted = wanted.where(EventRow.actor.startswith(actor, autoescape=True))
     return list(tx.scalars(wanted))
+
+
+def prune(tx: Transaction, before: int, most: int) -> None:
+    """Forget events and cleared alerts from before a time (ns), and the oldest events beyond the newest ``most``."""
+    tx.execute(delete(EventRow).where(EventRow.time < before))
+    tx.execute(delete(AlertRow).where(AlertRow.cleared != 0, AlertRow.cleared < before))
+    oldest_kept = tx.scalar(select(EventRow.id).order_by(EventRow.id.desc()).offset(most - 1).limit(1))
+    if oldest_kept is not None:
+        tx.execute(delete(EventRow).where(EventRow.id < oldest_kept))
 
 
 def open_alert(tx: Transaction, kind: str, subject: str) -> AlertRow | None:

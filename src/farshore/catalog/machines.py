@@ -59,6 +59,11 @@ def count_by_server(tx: Transaction) -> dict[str, int]:
     return {str(server): number for server, number in tx.execute(counted) if server is not None}
 
 
+def moving_from(tx: Transaction, server: str) -> list[MachineRow]:
+    """Machines that a process server is to hand over."""
+    return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server, MachineRow.moving_to != "")))
+
+
 def ask(tx: Transaction, command: CommandRow) -> None:
     """Have the agent do something; a command with the same id is asked for once."""
     if tx.get(CommandRow, command.id) is None:

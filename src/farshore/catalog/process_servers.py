@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from urllib.parse import urlsplit
+
+from sqlalchemy import func, select
 
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import ProcessServerRow
-from farshore.model.errors import NotFound
+from farshore.model.errors import NotFound, WrongState
 
 
 def every(tx: Transaction) -> list[ProcessServerRow]:
@@ -15,20 +17,51 @@ def every(tx: Transaction) -> list[ProcessServerRow]:
 
 
 def get(tx: Transaction, server: str) -> ProcessServerRow:
-    """One process server. Raises NotFound."""
-    row = tx.get(ProcessServerRow, server)
+    """One process server by its id, else by its name. Raises NotFound."""
+    row = tx.get(ProcessServerRow, server) or tx.scalar(
+        select(ProcessServerRow).where(ProcessServerRow.name == server).limit(1)
+    )
     if row is None:
-        raise NotFound(f"There is no process server {server}.", remedy="See `farshore status`.")
+        raise NotFound(f"There is no process server {server}.", remedy="See `farshore process-server list`.")
     return row
+
+
+def invite(tx: Transaction, row: ProcessServerRow) -> None:
+    """A process server that has not come yet. Raises WrongState where its name is taken."""
+    if _taken(tx, row.name):
+        raise WrongState(
+            f"There is a process server {row.name!r} already.", remedy="Choose another name, or remove it."
+        )
+    tx.add(row)
+    tx.flush()
 
 
 def register(tx: Transaction, server: str, url: str, version: str, now: int) -> ProcessServerRow:
     """A process server says where it is; it may move. It takes no machines until it has reported."""
     row = tx.get(ProcessServerRow, server)
     if row is None:
-        row = ProcessServerRow(id=server, url=url, registered=now)
+        row = ProcessServerRow(id=server, url=url, registered=now, name=_free_name(tx, url))
         tx.add(row)
     row.url, row.version, row.last_seen = url, version, now
+    row.registered = row.registered or now
     row.spool_bytes = row.spool_limit = 0
     tx.flush()
     return row
+
+
+def delete(tx: Transaction, row: ProcessServerRow) -> None:
+    """Forget one that no machine sends to."""
+    tx.delete(row)
+    tx.flush()
+
+
+def _free_name(tx: Transaction, url: str) -> str:
+    wanted = name = (urlsplit(url).hostname or "process-server").replace(":", "-")[:60]
+    number = 2
+    while _taken(tx, name):
+        name, number = f"{wanted}-{number}", number + 1
+    return name
+
+
+def _taken(tx: Transaction, name: str) -> bool:
+    return bool(tx.scalar(select(func.count()).select_from(ProcessServerRow).where(ProcessServerRow.name == name)))

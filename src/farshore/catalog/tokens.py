@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import TokenRow
@@ -39,6 +39,11 @@ def spend(tx: Transaction, token: str, now: int) -> TokenRow:
     row.used = now
     tx.flush()
     return row
+
+
+def drop_of_server(tx: Transaction, server: str) -> None:
+    """Drop what would let a process server enrol that is no more."""
+    tx.execute(delete(TokenRow).where(TokenRow.process_server == server))
 
 
 def revoke(tx: Transaction, token_id: str) -> None:

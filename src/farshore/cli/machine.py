@@ -112,6 +112,9 @@ def protect(
     exclude_disk: Annotated[list[int] | None, typer.Option(help="Leave this disk out; repeat it.")] = None,
     include_disk: Annotated[list[int] | None, typer.Option(help="Take this disk in again; repeat it.")] = None,
     bandwidth_limit: Annotated[int | None, typer.Option(min=0, help="MiB a second; 0: none.")] = None,
+    process_server: Annotated[
+        str | None, typer.Option(help="Send to this process server while it is well; auto: to the least busy.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Protect a machine, or change how it is protected.
@@ -124,7 +127,8 @@ def protect(
         now = {disk.number for disk in api.machine(machine).description.disks if disk.excluded}
         excluded = sorted((now | set(exclude_disk or [])) - set(include_disk or []))
     limit = None if bandwidth_limit is None else bandwidth_limit << 20
-    request = ProtectionRequest(policy=policy, exclude_disks=excluded, bandwidth_limit=limit)
+    server = "" if process_server == "auto" else process_server
+    request = ProtectionRequest(policy=policy, exclude_disks=excluded, bandwidth_limit=limit, process_server=server)
     found = api.transport.put(f"/v1/machines/{machine}/protection", request, Machine)
     print_json(found) if as_json else out.print(f"{found.name} is to be protected (policy {found.policy}).")
 
@@ -206,6 +210,10 @@ def _copy(machine: Machine) -> str:
     return f"{progress.done / progress.total:.0%} of {size(progress.total)}{left}"
 
 
+def _server(machine: Machine) -> str:
+    return f"{machine.process_server}, moving to {machine.moving_to}" if machine.moving_to else machine.process_server
+
+
 def _print(machine: Machine) -> None:
     description = machine.description
     mode = ""
@@ -222,6 +230,7 @@ def _print(machine: Machine) -> None:
             ("Capture", mode),
             ("Copy", "" if _copy(machine) == "-" else _copy(machine)),
             ("Lag", ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in machine.lag.items())),
+            ("Process server", _server(machine)),
             ("Epoch", str(machine.epoch) if machine.epoch else ""),
             ("Last seen", ago(machine.last_seen)),
             ("System", f"{description.operating_system}, Linux {description.kernel}, {description.architecture}"),

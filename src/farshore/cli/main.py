@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from farshore import __version__
-from farshore.cli import event, failover, job, machine, point, policy, token, up, user
+from farshore.cli import event, failover, job, machine, point, policy, process_server, token, up, user
 from farshore.cli.output import err
 from farshore.model.errors import FarshoreError
 
@@ -72,6 +72,7 @@ commands.add_typer(point.app, name="point")
 commands.add_typer(failover.app, name="failover")
 commands.add_typer(job.app, name="job")
 commands.add_typer(event.app, name="event")
+commands.add_typer(process_server.app, name="process-server")
 commands.add_typer(token.app, name="token")
 commands.add_typer(user.app, name="user")
 

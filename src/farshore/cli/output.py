@@ -99,6 +99,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def rate(bytes_a_second: int) -> str:
+    """A bandwidth limit; 0 is none."""
+    return f"{bytes_a_second * 8 / 1e6:.1f} Mbit/s" if bytes_a_second else "unlimited"
+
+
 def parse_time(text: str) -> int:
     """ISO 8601 (UTC unless it names a zone), or ``5m`` for five minutes ago, as ns since 1970 UTC. Raises Malformed."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -19,6 +19,15 @@ App = Annotated[str | None, typer.Option(help="Cut an app-consistent point every
 Hot = Annotated[str | None, typer.Option(help="Any write can be recovered for: 24h, up to 30d.", show_default=False)]
 Hourly = Annotated[int | None, typer.Option(min=0, help="Hourly points kept after that.", show_default=False)]
 Daily = Annotated[int | None, typer.Option(min=0, help="Daily points kept after those.", show_default=False)]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Limit of each machine's stream: 'Mon-Fri 08:00-18:00 20 Mbit/s', '1 MiB/s'; repeat it; '': none.",
+        show_default=False,
+    ),
+]
+Zone = Annotated[str | None, typer.Option(help="What those times are meant in: Europe/Berlin.", show_default=False)]
 Weekly = Annotated[int | None, typer.Option(min=0, help="Weekly points kept after those.", show_default=False)]
 
 
@@ -57,6 +66,8 @@ def create(
     keep_hourly: Hourly = None,
     keep_daily: Daily = None,
     keep_weekly: Weekly = None,
+    bandwidth: Limits = None,
+    time_zone: Zone = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a policy; what is not given has the default policy's value.
@@ -64,7 +75,15 @@ def create(
     Example: `farshore policy create gold --rpo-threshold 1m --hot-window 7d --app-consistent-every 1h`
     """
     values = _values(
-        rpo_threshold, crash_consistent_every, app_consistent_every, hot_window, keep_hourly, keep_daily, keep_weekly
+        rpo_threshold,
+        crash_consistent_every,
+        app_consistent_every,
+        hot_window,
+        keep_hourly,
+        keep_daily,
+        keep_weekly,
+        bandwidth,
+        time_zone,
     )
     _print(
         management().transport.post("/v1/policies", Policy.model_validate({"name": name, **values}), Policy), as_json
@@ -81,11 +100,24 @@ def update(
     keep_hourly: Hourly = None,
     keep_daily: Daily = None,
     keep_weekly: Weekly = None,
+    bandwidth: Limits = None,
+    time_zone: Zone = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a policy; its machines follow within seconds."""
+    """Change a policy; its machines follow within seconds.
+
+    Example: `farshore policy update gold --bandwidth 'Mon-Fri 08:00-18:00 20 Mbit/s' --time-zone Europe/Berlin`
+    """
     values = _values(
-        rpo_threshold, crash_consistent_every, app_consistent_every, hot_window, keep_hourly, keep_daily, keep_weekly
+        rpo_threshold,
+        crash_consistent_every,
+        app_consistent_every,
+        hot_window,
+        keep_hourly,
+        keep_daily,
+        keep_weekly,
+        bandwidth,
+        time_zone,
     )
     change = PolicyChange.model_validate(values)
     _print(management().transport.call("PATCH", f"/v1/policies/{name}", change, Policy), as_json)
@@ -106,7 +138,9 @@ def _values(
     hourly: int | None,
     daily: int | None,
     weekly: int | None,
-) -> dict[str, int]:
+    bandwidth: list[str] | None,
+    time_zone: str | None,
+) -> dict[str, object]:
     durations = {
         "rpo_threshold": rpo,
         "crash_consistent_every": crash,
@@ -115,7 +149,9 @@ def _values(
     }
     counts = {"keep_hourly": hourly, "keep_daily": daily, "keep_weekly": weekly}
     given = {name: parse_seconds(text) for name, text in durations.items() if text is not None}
-    return {**given, **{name: count for name, count in counts.items() if count is not None}}
+    limits = None if bandwidth is None else [text for text in bandwidth if text]
+    others = {**counts, "bandwidth": limits, "time_zone": time_zone}
+    return {**given, **{name: value for name, value in others.items() if value is not None}}
 
 
 def _print(policy: Policy, as_json: bool) -> None:
@@ -130,6 +166,7 @@ def _print(policy: Policy, as_json: bool) -> None:
             ("Crash-consistent point listed every", duration(policy.crash_consistent_every)),
             ("App-consistent point every", app_points),
             ("Any second can be recovered for", duration(policy.hot_window)),
+            ("Bandwidth", f"{', '.join(policy.bandwidth)} ({policy.time_zone})" if policy.bandwidth else "no limit"),
             ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
         ]
     )

@@ -53,7 +53,7 @@ def list_tokens(as_json: AsJson = False) -> None:
         print_json(tokens)
         return
     rows = [
-        [token.id, token.name, moment(token.expires), moment(token.used) if token.used else "", token.machine]
+        [token.id, _for(token), moment(token.expires), moment(token.used) if token.used else "", token.machine]
         for token in tokens
     ]
     print_table(("Token", "For", "Valid until", "Used", "Machine"), rows, "There are no tokens.")
@@ -67,3 +67,7 @@ def revoke(
     """Make a token useless."""
     management().transport.delete(f"/v1/enrolment-tokens/{token}")
     print_done("Revoked.", as_json, revoked=token)
+
+
+def _for(token: TokenView) -> str:
+    return f"process server {token.name}" if token.process_server else token.name

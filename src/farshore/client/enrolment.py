@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from farshore.api_types.machines import Authority, Enrolment, EnrolmentRequest
+from farshore.api_types.servers import ServerEnrolment, ServerEnrolmentRequest
 from farshore.client.credentials import client_context, fingerprint, same_fingerprint
 from farshore.client.problems import insecure_request
 from farshore.client.transport import Transport
@@ -37,3 +38,10 @@ def enrol(url: str, pin: str, request: EnrolmentRequest) -> Enrolment:
     authority = pinned_authority(url, pin)
     with Transport(url, client_context(authority)) as transport:
         return transport.post("/v1/enrolments", request, Enrolment)
+
+
+def enrol_process_server(url: str, pin: str, request: ServerEnrolmentRequest) -> ServerEnrolment:
+    """The same for a process server."""
+    authority = pinned_authority(url, pin)
+    with Transport(url, client_context(authority)) as transport:
+        return transport.post("/v1/process-servers/enrolments", request, ServerEnrolment)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from farshore.api_types.servers import ProcessServerSettings, Registration, ServerReport, StreamGrant
-from farshore.client.transport import AGAIN, Transport
+from farshore.api_types.machines import Enrolment, RenewalRequest
+from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
+from farshore.client.transport import Transport
 
 
 class ProcessServerSelf:
@@ -20,11 +21,13 @@ class ProcessServerSelf:
         """Whether this epoch is open. Raises NotFound or Fenced."""
         return self._transport.get(f"/v1/process-servers/self/streams/{machine}/{epoch}", StreamGrant)
 
-    def report(self, report: ServerReport) -> None:
+    def report(self, report: ServerReport) -> ReportAnswer:
         """Tell how the streams stand, and of new points and epochs; repeated until it is answered."""
-        body = report.model_dump_json().encode()
-        path = "/v1/process-servers/self/report"
-        self._transport.request("POST", path, [body], content_type="application/json", retries=AGAIN)
+        return self._transport.post("/v1/process-servers/self/report", report, ReportAnswer, repeatable=True)
+
+    def renew(self, request: RenewalRequest) -> Enrolment:
+        """A new certificate for the same process server."""
+        return self._transport.post("/v1/process-servers/self/certificate", request, Enrolment)
 
     def close(self) -> None:
         """Close the connections."""

@@ -60,6 +60,10 @@ class Transport:
         """A transport to ``url``, by default to the server that the credentials were made for."""
         return cls(url or credentials.url, credentials.context())
 
+    def move_to(self, url: str) -> None:
+        """Send every later request to another server of the same authority; those under way end where they are."""
+        self.url = url.rstrip("/")
+
     def get(self, path: str, answer: Type[Answer], **parameters: Parameter) -> Answer:
         """GET one object. ``parameters`` that are None are left out of the query."""
         return self.call("GET", path + _query(parameters), None, answer)

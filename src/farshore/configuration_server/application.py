@@ -15,6 +15,7 @@ from farshore.configuration_server.api import (
     machines,
     points,
     policies,
+    process_server_self,
     process_servers,
     users,
     vault,
@@ -26,6 +27,7 @@ from farshore.configuration_server.web.bounds import BoundedBodies
 ROUTERS = (
     enrolments.router,
     agents.router,
+    process_server_self.router,
     process_servers.router,
     machines.router,
     points.router,
@@ -36,9 +38,9 @@ ROUTERS = (
     users.router,
     vault.router,
 )
-DESCRIPTION = """The management API of a Farshore installation. Every call but `/v1/status`, `/v1/authority` and
-`/v1/enrolments` needs a client certificate of the installation's own authority. Errors are problem documents
-(RFC 9457) whose `type` is `urn:farshore:<code>`; docs/errors.md lists the codes."""
+DESCRIPTION = """The management API of a Farshore installation. Every call but `/v1/status`, `/v1/authority`,
+`/v1/enrolments` and `/v1/process-servers/enrolments` needs a client certificate of the installation's own authority.
+Errors are problem documents (RFC 9457) whose `type` is `urn:farshore:<code>`; docs/errors.md lists the codes."""
 
 
 def create_application(services: Services | None) -> FastAPI:

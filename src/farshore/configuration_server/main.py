@@ -26,11 +26,12 @@ from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.vault_access import OpenVault
-from farshore.configuration_server.watching import look
+from farshore.configuration_server.watching import look, prune
 from farshore.configuration_server.web.protocol import CertificateProtocol, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
 from farshore.protection.push.install import PushInstaller
+from farshore.protection.silence import Silence
 from farshore.protection.tending import compact_all, thin_all
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
@@ -44,6 +45,7 @@ LOOK_EVERY = 2.0
 KEEP_UP_EVERY = 5.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
+PRUNE_EVERY = 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,8 +83,11 @@ def serve(settings: Settings) -> None:
     push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller())
     jobs = JobEngine(settings.jobs, [point_job(catalog, clock), push_job(push), *recovery_jobs(recovery)])
     services = Services(settings, catalog, issuer, vault, jobs, sealer, clock)
+    silence = Silence(clock)
+    kept = settings.keep_events_days, settings.keep_events_most
     rounds = [
-        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock)),
+        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence)),
+        Periodic("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
         Periodic("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
         Periodic("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),

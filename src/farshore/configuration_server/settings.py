@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     catalog_url: str = ""
     jobs_url: str = ""
     spool_limit: int = Field(default=4 << 30, ge=64 << 20)
+    keep_events_days: int = Field(default=400, ge=1)
+    keep_events_most: int = Field(default=200_000, ge=1000)
     tls_ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
     @classmethod

@@ -277,14 +277,14 @@ class EpochRun:
         total = sum(copied_bytes(runs.get(disk.number, ()), disk.size) for disk in self._disks)
         total += sum(count_blocks(ranges) for ranges in dirty.values()) * BLOCK
         self._progress = CopyProgress(self._clock, total)
-        self._copy_overlay(dirty, stop)
+        base_end = self._copy_overlay(dirty, stop)
         self._copy_chunks(runs, stop)
         while True:
             reached = until_done(self._reach, stop, "The copy")
             while not self._backlog.wait_acknowledged(reached.sequence, _ACKNOWLEDGE_SECONDS):
                 if stop.is_set():
                     raise Stopped
-            completion = BaseCompletion(consistent_from=reached.sequence, time=reached.time)
+            completion = BaseCompletion(consistent_from=reached.sequence, time=reached.time, base_end=base_end)
             try:
                 until_done(functools.partial(self._plane.complete_base, completion), stop, "The end of the copy")
                 break
@@ -322,18 +322,21 @@ class EpochRun:
             runs=runs,
         ).run(stop)
 
-    def _copy_overlay(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> None:
+    def _copy_overlay(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> int:
+        """The sequence after the last record of the overlay."""
         assert self._progress is not None
+        journal = Journal(self._machine, self._epoch, self._clock, Role.BASE)
         OverlayCopy(
             self._disks,
             dirty,
             self._plane,
-            Journal(self._machine, self._epoch, self._clock, Role.BASE),
+            journal,
             self._clock,
             progress=self._progress,
             bandwidth=self._limits.bandwidth,
             courtesy=self._limits.courtesy,
         ).run(stop)
+        return journal.next_sequence
 
     def _reach(self) -> Milestone:
         """A place in the journal with nothing missing before it, that no mending will follow. Raises TryLater."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Tuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from farshore.api_types.machines import Description, Enrolment, EnrolmentRequest, RenewalRequest
 from farshore.client.credentials import Credentials
 from farshore.client.enrolment import enrol
+from farshore.client.key_request import new_key_and_request
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.settings import Settings
 from farshore.model.errors import Malformed
@@ -21,16 +18,6 @@ from farshore.model.identifiers import MachineId
 
 _SCHEME = "farshore://machine/"
 _RENEW_DAYS = 120
-
-
-def new_key_and_request(hostname: str) -> Tuple[str, str]:
-    """A private key and a PKCS#10 request for it, both PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hostname[:64] or "machine")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    form = serialization.PrivateFormat.PKCS8
-    private = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    return private.decode(), request.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def enrol_machine(settings: Settings, url: str, pin: str, token: str, description: Description) -> MachineId:

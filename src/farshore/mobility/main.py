@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Iterator, Optional, Sequence, Tuple
 
 from farshore import __version__
-from farshore.api_types.machines import EpochGrant
 from farshore.client.credentials import Credentials
-from farshore.client.data_plane import DataPlane
 from farshore.client.machine_self import MachineSelf
 from farshore.client.transport import Transport
 from farshore.mobility.capture.probe import probe
@@ -28,6 +26,7 @@ from farshore.mobility.clock import SystemClock
 from farshore.mobility.description import describe
 from farshore.mobility.epoch_run import Limits
 from farshore.mobility.identity import enrol_machine, machine_of, renew_if_old
+from farshore.mobility.planes import Planes
 from farshore.mobility.protected_disks import DiskNumbers, protected_disks
 from farshore.mobility.replication import Replication
 from farshore.mobility.reporting import Reporter
@@ -90,13 +89,9 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         identifier = new_id()
         limits = Limits(Bandwidth(clock), Courtesy(clock, _DEFAULT_SHARE))
         server = MachineSelf(Transport.from_credentials(credentials))
-
-        def plane(grant: EpochGrant) -> DataPlane:
-            transport = Transport.from_credentials(Credentials.load(settings.credentials), grant.process_server)
-            return DataPlane(transport, machine, grant.epoch)
-
-        replication = Replication(machine, identifier, settings, server, plane, clock, limits)
-        session = Session(settings, server, replication, Reporter(identifier, replication, clock), clock)
+        planes = Planes(machine, settings.credentials)
+        replication = Replication(machine, identifier, settings, server, planes, clock, limits)
+        session = Session(settings, server, replication, Reporter(identifier, replication, clock), clock, planes.follow)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         log.info("The mobility service begins.", extra={"fields": {"version": __version__, "machine": machine}})

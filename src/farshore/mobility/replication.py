@@ -35,10 +35,12 @@ from farshore.mobility.protected_disks import (
     protected_disks,
     spill_is_safe,
 )
+from farshore.mobility.replay import replay
+from farshore.mobility.retrying import Stopped
 from farshore.mobility.settings import Settings
 from farshore.mobility.spill import HrlFile
 from farshore.model.errors import FarshoreError, NoSpace, Refused, WrongState
-from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId
 from farshore.model.ports import Clock
 from farshore.model.position import Position
 
@@ -95,6 +97,7 @@ class Replication:
         self._spill: Optional[HrlFile] = None
         self._next = Next()
         self._plan = Plan()
+        self._replayed = False
         self._pause = _PAUSE_SECONDS
         self.disks: List[ProtectedDisk] = []
         self._left_out: List[ProtectedDisk] = []
@@ -111,7 +114,8 @@ class Replication:
     def want(self, desired: Desired) -> None:
         """What the server wants now."""
         before, self._desired = self._desired, desired
-        self._limits.bandwidth.limit = desired.bandwidth_limit
+        self._limits.bandwidth.fixed = desired.bandwidth_limit
+        self._limits.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in desired.bandwidth)
         self._limits.courtesy.share = desired.cpu_share
         if before is None or _wanted(before) != _wanted(desired):
             self.interrupt()
@@ -154,7 +158,27 @@ class Replication:
             if self._spill is not None:
                 self._spill.close()
 
+    def _replay(self, desired: Desired) -> None:
+        """Once: what an earlier run left in its .hrl file goes out before our first epoch fences its own."""
+        if self._replayed or not desired.process_server:
+            return
+
+        def plane(epoch: Epoch) -> DataPlane:
+            # As its grant would say; the copy's parts of a grant are not needed.
+            url = desired.process_server
+            return self._planes(EpochGrant(epoch=epoch, kind=EpochKind.RESYNC, process_server=url, hash_key=""))
+
+        path = self._settings.spill(self._machine)
+        try:
+            replay(path, self._machine, plane, self._limits.bandwidth, self._interrupt)
+        except Stopped:
+            return
+        self._replayed = True
+
     def _epoch(self, desired: Desired) -> None:
+        self._replay(desired)
+        if self._interrupt.is_set():
+            return
         capture = self._captured(desired)
         request = EpochRequest(
             run=self._run,

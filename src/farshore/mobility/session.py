@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, Optional, Set
+from typing import Callable, Dict, Optional, Set
 
 from farshore.api_types.machines import Command, CommandKind, CommandResult, Desired, Heartbeat
 from farshore.client.machine_self import MachineSelf
@@ -34,13 +34,21 @@ class Session:
     """``run`` in a thread of its own."""
 
     def __init__(
-        self, settings: Settings, server: MachineSelf, replication: Replication, reporter: Reporter, clock: Clock
+        self,
+        settings: Settings,
+        server: MachineSelf,
+        replication: Replication,
+        reporter: Reporter,
+        clock: Clock,
+        follow: Callable[[str], None],
     ) -> None:
+        """``follow`` is told where the stream goes."""
         self._settings = settings
         self._server = server
         self._replication = replication
         self._reporter = reporter
         self._clock = clock
+        self._follow = follow
         self._begun: Set[str] = set()
         self._results: Dict[str, CommandResult] = {}
         self._lock = threading.Lock()
@@ -86,6 +94,7 @@ class Session:
             for result in results:
                 self._results.pop(result.id, None)
         self._replication.want(desired)
+        self._follow(desired.process_server)
         self._obey(desired)
         return desired.heartbeat_every
 

@@ -10,34 +10,13 @@ import threading
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
+from farshore.model.bandwidth import Bandwidth as Bandwidth
 from farshore.model.ports import Clock
 
 _STAT = Path("/proc/stat")
 _LOOK_SECONDS = 0.5
 _OTHERS_BUSY = 0.60
 _LONGEST_PAUSE = 0.5
-
-
-class Bandwidth:
-    """A token bucket of one second. ``limit`` is bytes a second, 0: none; it may be changed at any time."""
-
-    def __init__(self, clock: Clock, limit: int = 0) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._allowed = 0.0
-        self._last = clock.monotonic()
-        self.limit = limit
-
-    def wait_for(self, size: int) -> float:
-        """Take ``size`` bytes from the bucket; the seconds to wait before sending them."""
-        with self._lock:
-            now = self._clock.monotonic()
-            if not self.limit:
-                self._allowed, self._last = 0.0, now
-                return 0.0
-            self._allowed = min(float(self.limit), self._allowed + (now - self._last) * self.limit) - size
-            self._last = now
-            return max(0.0, -self._allowed / self.limit)
 
 
 class _Look(NamedTuple):

@@ -76,6 +76,13 @@ class Busy(TryLater):
     http_status = 429
 
 
+class Moved(TryLater):
+    """Another process server takes this stream now, or will in a moment."""
+
+    code = "moved"
+    http_status = 421
+
+
 class NoSpace(TryLater):
     """A disk or store has no room left."""
 

@@ -1,11 +1,17 @@
-"""``farshore-process-server``: wiring only. Settings are read, the configuration server is asked, parts are made."""
+"""``farshore-process-server``: wiring only. Settings are read, the configuration server is asked, parts are made.
+
+``farshore-process-server enroll`` trades a token (on standard input, never an argument) for a certificate; without a
+command it is the server.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
+import random
 import signal
 import socket
 import sys
@@ -15,16 +21,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from farshore.api_types.servers import ProcessServerSettings, Registration
+from farshore.api_types.servers import ProcessServerSettings, Registration, ServerReport
 from farshore.client.credentials import Credentials
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
-from farshore.model.errors import FarshoreError, TryLater
+from farshore.model.bandwidth import Bandwidth
+from farshore.model.errors import FarshoreError, Forbidden, Malformed, TryLater, Unauthenticated, WrongState
 from farshore.process_server.allocator import keep_freed_memory
+from farshore.process_server.clock import SystemClock
+from farshore.process_server.identity import Renewal, enrol
 from farshore.process_server.listening.peer import server_context
 from farshore.process_server.server import ProcessServer
 from farshore.process_server.settings import Settings, load_settings
 from farshore.process_server.spool.disk import SpoolDisk
+from farshore.process_server.storing.throttled_store import ThrottledStore
 from farshore.telemetry import logs
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
@@ -38,10 +48,9 @@ _LONGEST_REGISTER_PAUSE = 15.0
 
 def main() -> int:
     """Run until SIGTERM or SIGINT. The exit status is that of the error that ended it, if one did."""
-    parser = argparse.ArgumentParser(description="Receives machines' streams, stores them in the vault.")
-    parser.add_argument("--settings", type=Path, help="TOML file; FARSHORE_PROCESS_SERVER_* variables win over it")
+    options = _parser().parse_args()
     try:
-        settings = load_settings(parser.parse_args().settings)
+        settings = load_settings(options.settings)
     except ValidationError as error:
         sys.stderr.write(f"The settings are not valid: {error}\n")
         return 2
@@ -52,6 +61,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
+        if options.command == "enroll":
+            return _enroll(settings, options)
         return _run(settings, stopping)
     except FarshoreError as error:
         _log.critical("%s", error)
@@ -67,30 +78,61 @@ def _end_at_once(failure: threading.ExceptHookArgs) -> None:
     os._exit(_SOFTWARE)
 
 
+def _enroll(settings: Settings, options: argparse.Namespace) -> int:
+    if settings.credentials.exists() and not options.again:
+        raise WrongState(
+            f"{settings.credentials} exists: this server is enrolled.", remedy="Add --again to enrol anew."
+        )
+    token = sys.stdin.readline().strip()
+    if not token:
+        raise Malformed(
+            "There is no token on standard input.", remedy="Make one: farshore process-server add https://HOST:PORT"
+        )
+    made = enrol(settings.credentials, options.server.rstrip("/"), options.authority_fingerprint, token)
+    sys.stdout.write(f"{made.process_server}\n")
+    if (settings.url or _own_url(settings)) != made.url:
+        sys.stderr.write(f'Machines will look for it at {made.url}: have url = "{made.url}" in its settings.\n')
+    return 0
+
+
+def _own_url(settings: Settings) -> str:
+    return f"https://{socket.getfqdn()}:{settings.port}"
+
+
 def _run(settings: Settings, stopping: threading.Event) -> int:
     credentials = Credentials.load(settings.credentials)
-    url = settings.url or f"https://{socket.getfqdn()}:{settings.port}"
-    control = ProcessServerSelf(Transport.from_credentials(credentials))
+    url = settings.url or _own_url(settings)
+    to_control = credentials.context()
+    control = ProcessServerSelf(Transport(credentials.url, to_control))
     registration = Registration(url=url, version=version("farshore"))
     given = _register(control, registration, stopping)
     if given is None:
         return 0
-    vault = Vault.open_with_vault_key(open_store(given.vault_url), bytes.fromhex(given.vault_key))
+    clock = SystemClock()
+    bandwidth = Bandwidth(clock)
+    store = ThrottledStore(open_store(given.vault_url), bandwidth, stopping)
+    context = server_context(credentials.authority, credentials.certificate, credentials.key, settings.ciphers)
+    vault = _open_vault(store, given, control, registration, stopping)
+    if vault is None:
+        return 0
     server = ProcessServer(
         control,
         vault,
         given,
         SpoolDisk(settings.state / "spool"),
-        server_context(credentials.authority, credentials.certificate, credentials.key, settings.ciphers),
+        context,
         settings.listen,
         settings.port,
         registration.version,
         url=url,
+        bandwidth=bandwidth,
         workers=settings.workers,
         uploads=settings.uploads,
         spool_file_bytes=settings.spool_file_bytes,
     )
     server.start()
+    renewal = Renewal(settings.credentials, control, [to_control, context], clock)
+    threading.Thread(target=renewal.run, args=(stopping,), name="renewal", daemon=True).start()
     # What exists now stays. Without this the collector walks all of it again and again while batches come and go
     # (measured: a tenth of the CPU under load); what a request leaves behind has no cycles.
     gc.collect()
@@ -120,6 +162,45 @@ def _register(
             stopping.wait(pause)
             pause = min(_LONGEST_REGISTER_PAUSE, pause * 2)
     return None
+
+
+def _open_vault(
+    store: ThrottledStore,
+    given: ProcessServerSettings,
+    control: ProcessServerSelf,
+    registration: Registration,
+    stopping: threading.Event,
+) -> Vault | None:
+    """The vault, as soon as its store answers; None where we are told to stop. What is in the way is reported."""
+    pause = _REGISTER_PAUSE
+    while not stopping.is_set():
+        try:
+            return Vault.open_with_vault_key(store, bytes.fromhex(given.vault_key))
+        except (TryLater, Forbidden, Unauthenticated) as error:
+            _log.warning("The vault cannot be opened yet: %s", error)
+            trouble = ServerReport(
+                url=registration.url,
+                version=registration.version,
+                spool_bytes=0,
+                spool_limit=0,
+                store_trouble=str(error),
+            )
+            with contextlib.suppress(TryLater):  # it will hear of it the next time
+                control.report(trouble)
+            stopping.wait(pause)
+            pause = min(_LONGEST_REGISTER_PAUSE, pause * random.uniform(1.5, 2.5))
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Receives machines' streams, stores them in the vault.")
+    parser.add_argument("--settings", type=Path, help="TOML file; FARSHORE_PROCESS_SERVER_* variables win over it")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    enrolling = commands.add_parser("enroll", help="trade a token, read from standard input, for a certificate")
+    enrolling.add_argument("--server", required=True, help="URL of the configuration server")
+    enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
+    enrolling.add_argument("--again", action="store_true", help="even though this server is enrolled already")
+    return parser
 
 
 if __name__ == "__main__":

@@ -11,7 +11,14 @@ import threading
 import time
 from typing import Callable, Protocol
 
-from farshore.api_types.servers import EpochReport, PointReport, ServerReport, StreamReport
+from farshore.api_types.servers import (
+    EpochReport,
+    PointReport,
+    ReportAnswer,
+    ServerReport,
+    StreamName,
+    StreamReport,
+)
 from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
 from farshore.model.errors import FarshoreError
@@ -20,6 +27,7 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import Stored
 from farshore.process_server.storing.uploader import Uploader
+from farshore.process_server.streams.lane import Lane
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 
@@ -34,18 +42,27 @@ _POINTS_A_REPORT = 2_000
 class ReportSink(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
-    def report(self, report: ServerReport) -> None:
+    def report(self, report: ServerReport) -> ReportAnswer:
         """Raises TryLater and others."""
         ...
 
 
 class Reporter:
-    """``url`` is where agents reach this server. ``refresh`` is called now and then from the same thread."""
+    """``url`` is where agents reach this server. ``refresh`` is called now and then from the same thread,
+    ``answered`` with what each report was answered with."""
 
-    def __init__(self, sink: ReportSink, url: str, version: str, log: SpoolLog, refresh: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sink: ReportSink,
+        url: str,
+        version: str,
+        log: SpoolLog,
+        refresh: Callable[[], None],
+        answered: Callable[[ReportAnswer], None],
+    ) -> None:
         self._sink, self._url, self._version = sink, url, version
         self._log = log
-        self._refresh = refresh
+        self._refresh, self._answered = refresh, answered
         self._points: list[PointReport] = []
         self._epochs: list[EpochReport] = []
         self._lock = threading.Lock()
@@ -123,13 +140,15 @@ class Reporter:
             version=self._version,
             spool_bytes=self._log.waiting_bytes,
             spool_limit=self._log.limit,
+            spool_trouble=self._log.trouble,
             store_trouble=self._uploader.trouble,
             streams=[self._standing(stream) for stream in self._streams.all()],
             points=points,
             epochs=epochs,
+            released=[StreamName(machine=machine, epoch=epoch) for machine, epoch in self._streams.released()],
         )
         try:
-            self._sink.report(report)
+            answer = self._sink.report(report)
         except FarshoreError as error:
             if not self._silent:
                 _log.warning("The configuration server takes no reports: %s", error)
@@ -142,11 +161,13 @@ class Reporter:
         with self._lock:
             self._points = [point for point in self._points if id(point) not in told]
             self._epochs = self._epochs[len(epochs) :]
+        self._answered(answer)
 
     def _standing(self, stream: Stream) -> StreamReport:
         now = time.monotonic()
         with stream.changed:
             lane = stream.lanes[Role.JOURNAL]
+            seal, store = self._waits(lane, now)
             return StreamReport(
                 machine=stream.machine,
                 epoch=stream.epoch,
@@ -155,9 +176,16 @@ class Reporter:
                 stored_time=stream.point_time if stream.only_points else lane.stored_time,
                 spooled_bytes=sum(one.waiting_bytes for one in stream.lanes.values()),
                 lag_spool=stream.lag_spool,
-                lag_seal=max(0.0, now - lane.waiting_since) if lane.waiting and lane.waiting_since else 0.0,
-                lag_store=stream.lag_store,
+                lag_seal=seal,
+                lag_store=max(store, stream.lag_store),
             )
+
+    def _waits(self, lane: Lane, now: float) -> tuple[float, float]:
+        """How long the oldest waiting batch has waited to be sealed into a segment, and for the store."""
+        assert self._uploader is not None
+        waited = max(0.0, now - lane.waiting_since) if lane.waiting and lane.waiting_since else 0.0
+        seal = min(waited, self._uploader.seal_every)
+        return (seal, waited - seal) if lane.storing or lane.failures else (waited, 0.0)
 
 
 def _point(point: RecoveryPoint) -> PointReport:

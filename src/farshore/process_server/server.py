@@ -10,9 +10,12 @@ import ssl
 import time
 from typing import Protocol
 
-from farshore.api_types.servers import ProcessServerSettings
+from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
 from farshore.api_types.streams import BaseCompletion
+from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import TryLater
+from farshore.model.identifiers import Epoch, MachineId
+from farshore.process_server.clock import SystemClock
 from farshore.process_server.copying.copies import Copies
 from farshore.process_server.data_plane.routes import Routes
 from farshore.process_server.listening.listener import WORKERS, Listener
@@ -36,7 +39,8 @@ class ControlPlane(GrantSource, ReportSink, Protocol):
 
 
 class ProcessServer:
-    """Made, started, stopped once. ``settings`` are those that the configuration server gave."""
+    """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
+    how fast the store may be written to."""
 
     def __init__(
         self,
@@ -50,12 +54,14 @@ class ProcessServer:
         version: str,
         *,
         url: str = "",
+        bandwidth: Bandwidth | None = None,
         workers: int = WORKERS,
         uploads: int = THREADS,
         spool_file_bytes: int = FILE_BYTES,
     ) -> None:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
-        self.reporter = Reporter(control, url, version, self.log, self._refresh)
+        self.bandwidth = bandwidth or Bandwidth(SystemClock())
+        self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered)
         self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads)
         self.streams = Streams(
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
@@ -101,6 +107,11 @@ class ProcessServer:
 
     def _completed(self, stream: Stream, completion: BaseCompletion) -> None:
         self.reporter.completed(stream, completion)
+
+    def _answered(self, answer: ReportAnswer) -> None:
+        self.streams.close([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.closed])
+        self.streams.release([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.release])
+        self.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in answer.bandwidth)
 
     def _refresh(self) -> None:
         self.streams.refresh()

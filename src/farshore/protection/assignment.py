@@ -1,9 +1,14 @@
-"""Which process server a machine sends to: the one that it has while that is well, else the least busy one."""
+"""Which process server a machine sends to, and how each one is: pure.
+
+A machine stays where it is while that server is well and nobody wants otherwise: moving costs a moment's pause. A new
+machine goes to the server that the operator chose for it, else to where there are fewest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from farshore.api_types.servers import ServerStanding
 from farshore.catalog.tables import MachineRow, ProcessServerRow
 from farshore.model.errors import TryLater
 
@@ -12,22 +17,56 @@ SILENT_AFTER = 15 * SECOND
 """A process server reports every second or so."""
 
 
+def standing(server: ProcessServerRow, machines: int, now: int) -> ServerStanding:
+    """How it is; ``machines`` is how many send to it."""
+    if not server.registered:
+        return ServerStanding.INVITED
+    if now - server.last_seen > SILENT_AFTER:
+        return ServerStanding.SILENT
+    if server.draining:
+        return ServerStanding.DRAINING if machines or server.spool_bytes else ServerStanding.DRAINED
+    return ServerStanding.WELL if server.spool_bytes < server.spool_limit else ServerStanding.FULL
+
+
 def is_healthy(server: ProcessServerRow, now: int) -> bool:
-    """Whether machines may be sent there: it reported lately, and its spool has room. One that has only registered has
-    no spool yet."""
+    """Whether it reported lately, and its spool has room. One that has only registered has no spool yet."""
     return now - server.last_seen <= SILENT_AFTER and server.spool_bytes < server.spool_limit
+
+
+def takes_machines(server: ProcessServerRow, now: int) -> bool:
+    """Whether machines may be sent there anew."""
+    return is_healthy(server, now) and not server.draining
+
+
+def preferred(
+    machine: MachineRow, servers: Sequence[ProcessServerRow], machines: Mapping[str, int]
+) -> ProcessServerRow | None:
+    """Of ``servers``: the one that the operator chose, else the one with the fewest machines; None where none is."""
+    for server in servers:
+        if server.id == machine.chosen_server:
+            return server
+    return min(
+        servers, key=lambda server: (bool(server.store_trouble), machines.get(server.id, 0), server.id), default=None
+    )
 
 
 def choose(
     machine: MachineRow, servers: Sequence[ProcessServerRow], machines: Mapping[str, int], now: int
 ) -> ProcessServerRow:
-    """``machines`` counts the machines of each server. Raises TryLater where none is well."""
+    """Where the machine's next epoch goes; ``machines`` counts the machines of each server.
+
+    The server that it has, while that is well, even where it is being drained: what the next epoch rests on may be in
+    that server's spool still, and the hand-over follows (see moving). Raises TryLater where none is well.
+    """
     well = [server for server in servers if is_healthy(server, now)]
-    if not well:
-        raise TryLater(
-            "No process server is running.", remedy="Start one: `farshore up` does; see `farshore status`.", after=2
-        )
     for server in well:
         if server.id == machine.process_server:
             return server
-    return min(well, key=lambda server: (bool(server.store_trouble), machines.get(server.id, 0), server.id))
+    found = preferred(machine, [server for server in well if not server.draining] or well, machines)
+    if found is None:
+        raise TryLater(
+            "No process server is running.",
+            remedy="Start one: `farshore up` does; see `farshore process-server list`.",
+            after=2,
+        )
+    return found

@@ -14,7 +14,7 @@ from farshore.api_types.machines import Description, TokenRequest
 from farshore.catalog import events, machines, policies, tokens, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow, TokenRow
-from farshore.model.errors import Malformed
+from farshore.model.errors import Malformed, Unauthenticated
 from farshore.model.identifiers import MachineId, new_id
 from farshore.model.states import MachineState
 
@@ -62,6 +62,8 @@ def enrol(tx: Transaction, token: str, description: Description, now: int) -> Ma
     """
     check_description(description)
     spent = tokens.spend(tx, token, now)
+    if spent.process_server:
+        raise Unauthenticated("This token is for a process server.", remedy="Make one: farshore token create.")
     if spent.machine:
         row = machines.get(tx, spent.machine)
         users.revoke_certificates(tx, "machine", row.id, now)

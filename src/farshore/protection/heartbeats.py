@@ -5,11 +5,13 @@ The agent closes the gap between the two by itself; nothing here waits for it.
 
 from __future__ import annotations
 
+from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
 from farshore.api_types.machines import Command, CommandKind, Desired, Heartbeat
 from farshore.catalog import events, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow
+from farshore.model.bandwidth import rates
 from farshore.model.states import MachineState
 from farshore.protection.granting import ELSEWHERE
 
@@ -30,10 +32,10 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
     seen["warnings"] = seen["warnings"][:MAXIMUM_WARNINGS]
     machine.heartbeat = seen
     machine.last_seen = now
-    return desired(tx, machine)
+    return desired(tx, machine, now)
 
 
-def desired(tx: Transaction, machine: MachineRow) -> Desired:
+def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
     """What a machine's agent should be doing."""
     state = MachineState(machine.state)
     if state in ELSEWHERE:
@@ -47,6 +49,7 @@ def desired(tx: Transaction, machine: MachineRow) -> Desired:
         app_consistent_every=policy.app_consistent_every,
         exclude_disks=machine.exclude_disks,
         bandwidth_limit=machine.bandwidth_limit,
+        bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(policy.bandwidth, policy.time_zone, now)],
         commands=[
             Command(id=row.id, kind=CommandKind(row.kind), point_kind=row.point_kind, name=row.name)
             for row in machines.open_commands(tx, machine.id)

@@ -6,12 +6,15 @@ every segment; the index keeps one per ``crash_consistent_every`` of the policy,
 
 from __future__ import annotations
 
+from farshore.api_types.bandwidth import Rate
 from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport, StreamName, StreamReport
 from farshore.catalog import events, machines, points, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import EpochRow, MachineRow, PointRow, ProcessServerRow
+from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
+from farshore.protection import moving
 
 SECOND = 1_000_000_000
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
@@ -21,7 +24,9 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
     """Bring the catalog up to date and say which of the streams are closed."""
     server.url, server.version, server.last_seen = report.url, report.version, now
     server.spool_bytes, server.spool_limit = report.spool_bytes, report.spool_limit
-    server.store_trouble = report.store_trouble
+    if not report.store_trouble or not server.store_trouble:
+        server.store_trouble_since = now if report.store_trouble else 0
+    server.spool_trouble, server.store_trouble = report.spool_trouble, report.store_trouble
     books = _Books(tx)
     for consistent in report.epochs:
         found = books.find(consistent.machine, consistent.epoch)
@@ -35,12 +40,20 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         if found is None or found[1].closed:
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
         if found is not None:
-            _note_stream(*found, stream, now)
+            _note_stream(*found, stream, server, now)
     for point in report.points:
         found = books.find(point.machine, point.epoch)
         if found is not None:
             _note_point(tx, *found, point)
-    return ReportAnswer(closed=closed)
+    for left in report.released:
+        moving.is_released(tx, server, left, now)
+    named = {(one.machine, one.epoch) for one in report.streams}
+    named |= {(left.machine, left.epoch) for left in report.released}
+    return ReportAnswer(
+        closed=closed,
+        release=moving.to_release(tx, server, named),
+        bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
+    )
 
 
 class _Books:
@@ -71,14 +84,16 @@ def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, no
     )
 
 
-def _note_stream(machine: MachineRow, epoch: EpochRow, stream: StreamReport, now: int) -> None:
+def _note_stream(
+    machine: MachineRow, epoch: EpochRow, stream: StreamReport, server: ProcessServerRow, now: int
+) -> None:
     epoch.received = max(epoch.received, stream.received)
     epoch.stored = max(epoch.stored, stream.stored)
     epoch.stored_time = max(epoch.stored_time, stream.stored_time)
     epoch.reported = now
     if epoch.consistent and epoch.stored >= epoch.consistent_from:
         machine.newest_point_time = max(machine.newest_point_time, epoch.stored_time)
-    if epoch.epoch == machine.epoch:
+    if epoch.epoch == machine.epoch and machine.process_server == server.id:
         machine.lag = {"spool": stream.lag_spool, "seal": stream.lag_seal, "store": stream.lag_store}
 
 

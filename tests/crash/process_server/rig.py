@@ -19,13 +19,13 @@ from pathlib import Path
 from types import TracebackType
 
 from farshore.api_types.machines import Description, Disk, EpochKind
-from farshore.api_types.servers import ProcessServerSettings, Registration, ServerReport, StreamGrant
+from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
 from farshore.client.credentials import Credentials, client_context
 from farshore.client.data_plane import DataPlane
 from farshore.client.transport import Transport
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import Authority
-from farshore.model.errors import Fenced, NotFound
+from farshore.model.errors import Fenced, Moved, NotFound
 from farshore.model.identifiers import MachineId, new_id
 from farshore.model.machine import Firmware
 from farshore.process_server.listening.exchange import Answer, Request
@@ -62,6 +62,10 @@ class ControlDouble:
     grants: dict[tuple[str, int], StreamGrant] = field(default_factory=dict)
     fenced: set[tuple[str, int]] = field(default_factory=set)
     reports: list[ServerReport] = field(default_factory=list)
+    answer: ReportAnswer = field(default_factory=ReportAnswer)
+    """What each report is answered with."""
+    moved: set[tuple[str, int]] = field(default_factory=set)
+    """Streams that another process server takes."""
 
     def __call__(self, request: Request) -> Answer:
         """A Handler."""
@@ -71,13 +75,15 @@ class ControlDouble:
             return Answer(200, "application/json", [self.settings.model_dump_json().encode()])
         if request.path == "/v1/process-servers/self/report":
             self.reports.append(ServerReport.model_validate_json(body))
-            return Answer(204, "application/json")
+            return Answer(200, "application/json", [self.answer.model_dump_json().encode()])
         found = _STREAM.fullmatch(request.path)
         if found is None:
             raise NotFound(f"no {request.path}", remedy="")
         key = (found[1], int(found[2]))
         if key in self.fenced:
             raise Fenced(f"epoch {key[1]} is closed", remedy="")
+        if key in self.moved:
+            raise Moved(f"epoch {key[1]} goes elsewhere", remedy="")
         if key not in self.grants:
             raise NotFound(f"no epoch {key}", remedy="")
         return Answer(200, "application/json", [self.grants[key].model_dump_json().encode()])

@@ -12,13 +12,14 @@ from farshore.catalog import users
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.identity import Kind
 
-OPEN = {"/v1/status", "/v1/authority", "/v1/enrolments"}
+OPEN = {"/v1/status", "/v1/authority", "/v1/enrolments", "/v1/process-servers/enrolments"}
 MACHINES = {"/v1/machines/self/epochs", "/v1/machines/self/heartbeat", "/v1/machines/self/certificate"}
 READER = {
     ("GET", path)
     for path in (
         "/v1/enrolment-tokens",
         "/v1/process-servers",
+        "/v1/process-servers/{server}",
         "/v1/machines",
         "/v1/machines/{machine}",
         "/v1/machines/{machine}/check",
@@ -42,6 +43,8 @@ CONTRIBUTOR = {
     ("DELETE", "/v1/policies/{name}"),
     ("POST", "/v1/users"),
     ("DELETE", "/v1/users/{name}"),
+    ("POST", "/v1/process-servers"),
+    ("DELETE", "/v1/process-servers/{server}"),
 }
 
 

@@ -56,7 +56,7 @@ def test_from_enrolment_to_an_epoch(office: Office, admin: dict[str, object]) ->
     assert given.body["vault_key"] == "00" * 32
     assert office.call("POST", "/v1/machines/self/epochs", asked, agent).status == 503, "it takes no streams yet"
     report = {"url": "https://10.0.2.2:9443", "version": "1", "spool_bytes": 0, "spool_limit": 1 << 30}
-    assert office.call("POST", "/v1/process-servers/self/report", report, server).body == {"closed": []}
+    assert office.call("POST", "/v1/process-servers/self/report", report, server).body["closed"] == []
     grant = office.call("POST", "/v1/machines/self/epochs", asked, agent).body
     assert (grant["epoch"], grant["process_server"], grant["hash_key"]) == (1, "https://10.0.2.2:9443", "00" * 32)
     stream = f"/v1/process-servers/self/streams/{machine}"

@@ -60,12 +60,14 @@ class Rig:
     def __init__(self, state: Path) -> None:
         self.server = ServerDouble()
         self.replication = ReplicationDouble()
+        self.followed: List[str] = []
         self.session = Session(
             Settings(state=state),
             self.server,  # type: ignore[arg-type]
             self.replication,  # type: ignore[arg-type]
             ReporterDouble(),  # type: ignore[arg-type]
             FakeClock(),
+            self.followed.append,
         )
 
     def beat(self) -> float:

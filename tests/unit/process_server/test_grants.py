@@ -70,10 +70,10 @@ def test_refresh_closes_what_is_fenced_and_keeps_what_cannot_be_asked(source: So
     grants.get(A, Epoch(1))
     grants.get(B, Epoch(1))
     source.errors = {(A, 1): Unreachable("x", remedy=""), (B, 1): Unreachable("x", remedy="")}
-    assert grants.refresh() == []
+    assert grants.refresh() == ([], [])
     grants.get(A, Epoch(1))
     source.errors = {(A, 1): Fenced("x", remedy="")}
-    assert grants.refresh() == [(A, Epoch(1))]
+    assert grants.refresh() == ([(A, Epoch(1))], [])
     with pytest.raises(Fenced):
         grants.get(A, Epoch(1))
     grants.get(B, Epoch(1))

@@ -15,14 +15,13 @@ from farshore.api_types.machines import (
     TokenView,
 )
 from farshore.api_types.servers import ServerStatus
-from farshore.catalog import events, machines, process_servers, tokens
+from farshore.catalog import events, machines, tokens
 from farshore.configuration_server.api import views
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import (
     Installation,
     MachineCaller,
     Operator,
-    ProcessServerCaller,
     Reader,
 )
 from farshore.protection.enrolment import create_token, enrol
@@ -58,16 +57,6 @@ def renew_machine(request: RenewalRequest, machine: MachineCaller, installation:
         row = machines.get(tx, machine)
         signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
     return Enrolment(machine=machine, certificate=signed, authority=installation.issuer.authority.certificate)
-
-
-@router.post("/process-servers/self/certificate", status_code=201)
-def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, installation: Installation) -> Enrolment:
-    """A new certificate for the calling process server, for the names that this installation advertises."""
-    with installation.catalog.writing() as tx:
-        process_servers.get(tx, server)
-        names = installation.settings.names
-        signed = installation.issuer.sign(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
-    return Enrolment(machine=server, certificate=signed, authority=installation.issuer.authority.certificate)
 
 
 @router.post("/enrolment-tokens", status_code=201)

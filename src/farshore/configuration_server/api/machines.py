@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Finding, Machine, MachineAddition, ProtectionRequest
-from farshore.catalog import events, machines, policies, secrets, users
+from farshore.catalog import events, machines, policies, process_servers, secrets, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
@@ -28,7 +28,8 @@ def list_machines(_user: Reader, installation: Installation) -> list[Machine]:
     """All machines."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
-        return [views.machine(row, now) for row in machines.every(tx)]
+        servers = process_servers.every(tx)
+        return [views.machine(row, now, servers) for row in machines.every(tx)]
 
 
 @router.post("", status_code=202)
@@ -57,7 +58,7 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
 def show_machine(machine: str, _user: Reader, installation: Installation) -> Machine:
     """One machine, by id or name."""
     with installation.catalog.reading() as tx:
-        return views.machine(machines.get(tx, machine), installation.clock.now())
+        return _view(tx, machines.get(tx, machine), installation)
 
 
 @router.delete("/{machine}", status_code=204)
@@ -91,10 +92,13 @@ def protect(machine: str, request: ProtectionRequest, user: Operator, installati
             row.exclude_disks = sorted(set(request.exclude_disks))
         if request.bandwidth_limit is not None:
             row.bandwidth_limit = request.bandwidth_limit
+        if request.process_server is not None:
+            chosen = process_servers.get(tx, request.process_server).id if request.process_server else ""
+            row.chosen_server = chosen
         row.protect = True
         detail = request.model_dump(mode="json", exclude_none=True)
         _tell(tx, installation, user, row, "machine.protect", f"{row.name} is to be protected.", detail)
-        return views.machine(row, installation.clock.now())
+        return _view(tx, row, installation)
 
 
 @router.delete("/{machine}/protection", status_code=204)
@@ -121,7 +125,11 @@ def resync(machine: str, user: Operator, installation: Installation) -> Machine:
             raise WrongState(f"{row.name} is {row.state}.", remedy="Only a protected machine can be resynced.")
         machines.ask(tx, CommandRow(id=new_id(), machine=MachineId(row.id), kind="resync", created=now))
         _tell(tx, installation, user, row, "machine.resync", f"A resync of {row.name} was asked for.")
-        return views.machine(row, now)
+        return _view(tx, row, installation)
+
+
+def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
+    return views.machine(row, installation.clock.now(), process_servers.every(tx))
 
 
 def _check_disks(row: MachineRow, numbers: list[int]) -> None:

@@ -11,6 +11,7 @@ from farshore.configuration_server.api import views
 from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Reader
+from farshore.model.bandwidth import check_schedule
 from farshore.model.policy import ReplicationPolicy
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"])
@@ -33,6 +34,7 @@ def show_policy(name: str, _user: Reader, installation: Installation) -> Policy:
 @router.post("", status_code=201)
 def create_policy(request: Policy, user: Contributor, installation: Installation) -> Policy:
     """A new policy."""
+    check_schedule(request.bandwidth, request.time_zone)
     with installation.catalog.writing() as tx:
         row = policies.create(tx, ReplicationPolicy(**request.model_dump()))
         _tell(tx, installation, user, "policy.created", request.name, request.model_dump())
@@ -44,6 +46,8 @@ def change_policy(name: str, request: PolicyChange, user: Contributor, installat
     """Change some of a policy's values; its machines follow with their next heartbeat."""
     values = request.model_dump(exclude_none=True)
     with installation.catalog.writing() as tx:
+        before = policies.get(tx, name)
+        check_schedule(values.get("bandwidth", before.bandwidth), values.get("time_zone", before.time_zone))
         row = policies.change(tx, name, values)
         _tell(tx, installation, user, "policy.changed", name, values)
         return views.policy(row)

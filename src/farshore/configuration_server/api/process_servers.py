@@ -1,61 +1,25 @@
-"""What process servers call with their own certificate, and what users see of them."""
+"""Process servers as users see and steer them: listed, invited, drained, limited, removed."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from farshore.api_types.machines import Description, EpochKind
 from farshore.api_types.servers import (
     ProcessServer,
-    ProcessServerSettings,
-    Registration,
-    ReportAnswer,
-    ServerReport,
-    StreamGrant,
+    ServerAddition,
+    ServerChange,
+    ServerEnrolment,
+    ServerEnrolmentRequest,
+    ServerInvitation,
 )
-from farshore.catalog import epochs, machines, process_servers
+from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.api import views
-from farshore.configuration_server.web.callers import Installation, ProcessServerCaller, Reader
-from farshore.protection import reports
-from farshore.protection.granting import check_open
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
+from farshore.model.bandwidth import check_schedule
+from farshore.protection import server_enrolment
 
 router = APIRouter(prefix="/v1/process-servers", tags=["process servers"])
-
-
-@router.post("/self")
-def register(request: Registration, server: ProcessServerCaller, installation: Installation) -> ProcessServerSettings:
-    """Say where agents reach the caller; hear the vault and its key, which must stay in memory."""
-    with installation.catalog.writing() as tx:
-        process_servers.register(tx, server, request.url, request.version, installation.clock.now())
-    return ProcessServerSettings(
-        vault_url=installation.vault.url,
-        vault_key=installation.vault.vault_key,
-        spool_limit=installation.settings.spool_limit,
-    )
-
-
-@router.post("/self/report")
-def report(seen: ServerReport, server: ProcessServerCaller, installation: Installation) -> ReportAnswer:
-    """How streams stand, new points, consistent epochs. Repeating a report changes nothing."""
-    now = installation.clock.now()
-    with installation.catalog.writing() as tx:
-        return reports.apply(tx, process_servers.get(tx, server), seen, now)
-
-
-@router.get("/self/streams/{machine}/{epoch}")
-def stream(machine: str, epoch: int, _server: ProcessServerCaller, installation: Installation) -> StreamGrant:
-    """Whether an epoch is open, and what it stands on. ``not-found`` and ``fenced`` problems say that it is not."""
-    with installation.catalog.reading() as tx:
-        row = epochs.get(tx, machine, epoch)
-        check_open(row)
-        return StreamGrant(
-            machine=machine,
-            epoch=epoch,
-            kind=EpochKind(row.kind),
-            parent_epoch=row.parent_epoch,
-            parent_sequence=row.parent_sequence,
-            description=Description.model_validate(row.description),
-        )
 
 
 @router.get("")
@@ -65,3 +29,68 @@ def list_servers(_user: Reader, installation: Installation) -> list[ProcessServe
     with installation.catalog.reading() as tx:
         counts = machines.count_by_server(tx)
         return [views.process_server(row, counts.get(row.id, 0), now) for row in process_servers.every(tx)]
+
+
+@router.post("", status_code=201)
+def invite_server(request: ServerAddition, user: Contributor, installation: Installation) -> ServerInvitation:
+    """Have another process server: a one-time token for it, whose secret is answered here and never again."""
+    with installation.catalog.writing() as tx:
+        row, token = server_enrolment.invite(tx, request, user.actor, installation.clock.now())
+        return ServerInvitation(
+            id=row.id,
+            name=row.name,
+            token=token.secret,
+            authority_fingerprint=installation.issuer.authority.fingerprint,
+            expires=token.expires,
+            server_url=installation.settings.base_url,
+        )
+
+
+@router.post("/enrolments", status_code=201)
+def enrol_server(request: ServerEnrolmentRequest, installation: Installation) -> ServerEnrolment:
+    """Trade a one-time token for a process server's certificate. Open to all who have a token."""
+    with installation.catalog.writing() as tx:
+        row = server_enrolment.enrol(tx, request.token, installation.clock.now())
+        holder = Identity(Kind.PROCESS_SERVER, row.id)
+        signed = installation.issuer.sign(tx, holder, request.request, row.host_names)
+        authority = installation.issuer.authority.certificate
+        return ServerEnrolment(process_server=row.id, url=row.url, certificate=signed, authority=authority)
+
+
+@router.get("/{server}")
+def show_server(server: str, _user: Reader, installation: Installation) -> ProcessServer:
+    """One process server, by name or id."""
+    with installation.catalog.reading() as tx:
+        row = process_servers.get(tx, server)
+        senders = machines.count_by_server(tx).get(row.id, 0)
+        return views.process_server(row, senders, installation.clock.now())
+
+
+@router.patch("/{server}")
+def change_server(server: str, request: ServerChange, user: Operator, installation: Installation) -> ProcessServer:
+    """Drain it, or have it take machines again; limit how fast it writes to the store. It follows within seconds."""
+    now = installation.clock.now()
+    values = request.model_dump(exclude_none=True)
+    with installation.catalog.writing() as tx:
+        row = process_servers.get(tx, server)
+        check_schedule(values.get("bandwidth", row.bandwidth), values.get("time_zone", row.time_zone))
+        for field, value in values.items():
+            setattr(row, field, value)
+        events.record(
+            tx,
+            time=now,
+            kind="process-server.changed",
+            actor=user.actor,
+            subject=f"process-server/{row.id}",
+            message=f"Process server {row.name} was changed.",
+            detail=values,
+        )
+        return views.process_server(row, machines.count_by_server(tx).get(row.id, 0), now)
+
+
+@router.delete("/{server}", status_code=204)
+def remove_server(server: str, user: Contributor, installation: Installation, force: bool = False) -> None:
+    """Forget a process server that no machine sends to; its certificate opens nothing then."""
+    with installation.catalog.writing() as tx:
+        row = process_servers.get(tx, server)
+        server_enrolment.remove(tx, row, user.actor, installation.clock.now(), force=force)

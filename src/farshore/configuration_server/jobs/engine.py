@@ -39,6 +39,19 @@ ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 NANOSECONDS = 1_000_000
 
 
+class _Refusals(logging.Filter):
+    """DBOS logs every job that failed with its traceback. Where the job was refused, its record tells all there is."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, FarshoreError):
+            record.msg, record.args, record.exc_info = f"A job failed: {error}", (), None
+        return True
+
+
+_REFUSALS = _Refusals()
+
+
 class JobEngine:
     """The jobs of one configuration server. Make it before ``launch``; the definitions' workflows must be imported."""
 
@@ -53,6 +66,7 @@ class JobEngine:
             "enable_otlp": False,
         }
         self._dbos = DBOS(config=config)
+        logging.getLogger("dbos").addFilter(_REFUSALS)
 
     def launch(self) -> None:
         """Start the engine; unfinished jobs go on from their last completed step."""

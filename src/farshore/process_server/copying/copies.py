@@ -109,6 +109,12 @@ class Copy:
                 remedy="Ask for what is missing and compare it again; what the vault has need not be sent again.",
             )
         base_end = stream.next_sequence(Role.BASE)
+        if completion.base_end > base_end:
+            raise WrongState(
+                f"Base records {base_end} to {completion.base_end - 1} of this epoch are lost: the process server that "
+                "had acknowledged them died with them.",
+                remedy="The agent opens a new epoch and resyncs by hash, by itself.",
+            )
         stream.wait_stored(Role.BASE, base_end, STORE_SECONDS)
         stream.wait_stored(Role.JOURNAL, completion.consistent_from + 1, STORE_SECONDS)
         disks = self._base.finish()

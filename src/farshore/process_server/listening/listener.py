@@ -7,7 +7,9 @@ requests cost little.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import select
 import socket
 import ssl
@@ -15,7 +17,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from farshore.model.errors import FarshoreError
+from farshore.model.errors import FarshoreError, Refused
 from farshore.process_server.listening.connection import Connection, ConnectionLost, Turn, too_large
 from farshore.process_server.listening.exchange import Answer, Handler, Request
 from farshore.process_server.listening.problems import problem_answer
@@ -41,7 +43,10 @@ class Listener:
         self._context = context
         self._handler = handler
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=host == "::")
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=host == "::")
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
         self._socket.setblocking(False)
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
@@ -181,3 +186,13 @@ class Listener:
         if descriptor >= 0:
             self._epoll.unregister(descriptor)
         connection.close()
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> Refused:
+    remedies = {
+        errno.EADDRINUSE: f"Stop what listens there (ss -ltnp 'sport = :{port}'), or choose another port.",
+        errno.EACCES: "Ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a higher one.",
+        errno.EADDRNOTAVAIL: "That address is not this host's: listen on one of `ip address`, or on 0.0.0.0.",
+    }
+    remedy = remedies.get(error.errno or 0, "Check the address and the port in the settings.")
+    return Refused(f"It cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}.", remedy=remedy)

@@ -78,6 +78,8 @@ class SpoolLog:
         self._current: SpoolFile | None = None
         self._next_number = 1
         self._stopping = False
+        self.trouble = ""
+        """Why the disk took the last batches not, and what to do; empty while it takes them."""
         self._writer = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
     @property
@@ -225,8 +227,10 @@ class SpoolLog:
             try:
                 references = self._write(group)
             except OSError as error:
+                self.trouble = str(_translated(error))
                 self._fail(group, error)
                 continue
+            self.trouble = ""
             for item, reference in zip(group, references, strict=True):
                 item.placed(reference)
                 item.ticket.set_result(reference)

@@ -28,6 +28,8 @@ THREADS = 3
 _REFUSED_PAUSE = 10.0
 """Before the next try where the store refuses: wrong credentials do not heal within a second."""
 _LONGEST_SLEEP = 1.0
+SLOW_SECONDS = 20.0
+"""A store that takes longer than this for a segment is in trouble, though it has refused nothing."""
 
 OnStored = Callable[[Stream, Role, Stored], None]
 
@@ -46,8 +48,8 @@ class Uploader:
 
     def __init__(self, log: SpoolLog, on_stored: OnStored, seal_every: float, threads: int = THREADS) -> None:
         self.seal_every = seal_every
-        self.trouble = ""
-        """What the store's last error was; empty while it works."""
+        self._troubles: dict[tuple[str, int, Role], str] = {}
+        self._under_way: dict[str, float] = {}
         self._log = log
         self._on_stored = on_stored
         self._ring: deque[_Entry] = deque()
@@ -57,6 +59,18 @@ class Uploader:
         self._threads = [
             threading.Thread(target=self._run, name=f"uploader-{number}", daemon=True) for number in range(threads)
         ]
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the store and what to do; empty while it works."""
+        with self._changed:
+            for text in self._troubles.values():
+                return text
+            since = min(self._under_way.values(), default=0.0)
+        waiting = time.monotonic() - since
+        if since and waiting > SLOW_SECONDS:
+            return f"The store is slow: a segment has been under way for {waiting:.0f} s. Check the network to it."
+        return ""
 
     def add(self, stream: Stream) -> None:
         """Look after a stream's lanes from now on."""
@@ -68,6 +82,8 @@ class Uploader:
         """Forget a stream that has nothing waiting."""
         with self._changed:
             self._ring = deque(entry for entry in self._ring if entry.stream is not stream)
+            for role in stream.lanes:
+                self._troubles.pop((stream.machine, stream.epoch, role), None)
 
     def wake(self) -> None:
         """Something may be due earlier than was thought."""
@@ -124,6 +140,9 @@ class Uploader:
     def _store(self, entry: _Entry, frames: list[FrameReference]) -> None:
         stream = entry.stream
         began = time.monotonic()
+        key = (stream.machine, stream.epoch, entry.role)
+        with self._changed:
+            self._under_way[threading.current_thread().name] = began
         try:
             for stored in store_frames(stream, frames):
                 with stream.changed:
@@ -132,18 +151,24 @@ class Uploader:
                     stream.changed.notify_all()
                 self._log.release(stored.frames)
                 self._on_stored(stream, entry.role, stored)
-                self.trouble = ""
+                with self._changed:
+                    self._troubles.pop(key, None)
+                    self._under_way[threading.current_thread().name] = time.monotonic()
         except FarshoreError as error:
             self._failed(entry, error)
         except OSError as error:
             # Releasing an emptied spool file failed. Its frames are in the vault; the next start clears the file.
             _log.warning("A spool file could not be removed: %s.", error)
+        finally:
+            with self._changed:
+                self._under_way.pop(threading.current_thread().name, None)
 
     def _failed(self, entry: _Entry, error: FarshoreError) -> None:
         at_least = (error.after or 0) if isinstance(error, TryLater) else _REFUSED_PAUSE
         with entry.stream.changed:
             pause = entry.lane.store_failed(time.monotonic(), at_least)
             first = entry.lane.failures == 1
-        self.trouble = str(error)
+        with self._changed:
+            self._troubles[entry.stream.machine, entry.stream.epoch, entry.role] = str(error)
         level = logging.WARNING if first else logging.DEBUG
         _log.log(level, "Machine %s: storing waits %.1f s: %s", entry.stream.machine, pause, error)

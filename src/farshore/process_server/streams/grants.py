@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from farshore.api_types.servers import StreamGrant
-from farshore.model.errors import FarshoreError, Fenced, NotFound, TryLater
+from farshore.model.errors import FarshoreError, Fenced, Moved, NotFound, TryLater
 from farshore.model.identifiers import Epoch, MachineId
 
 _log = logging.getLogger(__name__)
@@ -22,8 +22,15 @@ class GrantSource(Protocol):
     """farshore.client.process_server_self.ProcessServerSelf."""
 
     def stream(self, machine: str, epoch: int) -> StreamGrant:
-        """Raises NotFound, Fenced, TryLater."""
+        """Raises NotFound, Fenced, Moved, TryLater."""
         ...
+
+
+class Changed(NamedTuple):
+    """Streams that this server may not take any more."""
+
+    closed: list[tuple[MachineId, Epoch]]
+    moved: list[tuple[MachineId, Epoch]]
 
 
 class Grants:
@@ -35,7 +42,7 @@ class Grants:
         self._lock = threading.Lock()
 
     def get(self, machine: MachineId, epoch: Epoch) -> StreamGrant:
-        """The grant of a stream. Raises NotFound, Fenced, and Unreachable where it was never asked before."""
+        """The grant of a stream. Raises NotFound, Fenced, Moved, and Unreachable where it was never asked before."""
         with self._lock:
             known = self._known.get((machine, epoch))
             newest = max((other for one, other in self._known if one == machine), default=epoch)
@@ -50,9 +57,10 @@ class Grants:
                 self._known[(machine, epoch)] = known
         return known
 
-    def refresh(self) -> list[tuple[MachineId, Epoch]]:
-        """Ask about every known stream again; answers those that are closed now."""
+    def refresh(self) -> Changed:
+        """Ask about every known stream again; answers those that are closed, or another server's, now."""
         closed: list[tuple[MachineId, Epoch]] = []
+        moved: list[tuple[MachineId, Epoch]] = []
         with self._lock:
             known = list(self._known)
         for machine, epoch in known:
@@ -64,6 +72,12 @@ class Grants:
                 with self._lock:
                     self._known.pop((machine, epoch), None)
                 continue
+            except Moved as error:
+                _log.info("Stream %s epoch %d goes elsewhere: %s", machine, epoch, error)
+                moved.append((machine, epoch))
+                with self._lock:
+                    self._known.pop((machine, epoch), None)
+                continue
             except TryLater:
                 break  # the rest would wait for the same time-out; they are asked next time
             except FarshoreError as error:
@@ -71,7 +85,7 @@ class Grants:
                 continue
             with self._lock:
                 self._known[(machine, epoch)] = grant
-        return closed
+        return Changed(closed, moved)
 
     def forget(self, machine: MachineId, epoch: Epoch) -> None:
         """Drop what is known of a stream."""

@@ -3,6 +3,9 @@
 A stream is opened by its first request, or at the start for what the spool holds: its marks come from the vault's
 listing, then from the spool's frames. What the spool holds is stored whether the stream may still send or not: it
 was acknowledged.
+
+A stream that another process server takes over is *left*: it takes no more, is stored to its end and closed. Should it
+come back, it is opened anew, for the vault may hold more of it by then than was known here.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Callable, Iterable
+from typing import Callable, Collection, Iterable
 
 from farshore.api_types.servers import StreamGrant
 from farshore.formats.batch import Role
-from farshore.model.errors import Gap
+from farshore.model.errors import Gap, Moved
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
@@ -50,6 +53,7 @@ class Streams:
         self._open: dict[Key, Stream] = {}
         self._opening: dict[Key, threading.Lock] = {}
         self._recovered: dict[Key, list[FrameReference]] = {}
+        self._released: set[Key] = set()
         self._lock = threading.Lock()
 
     def recovered(self, frames: Iterable[FrameReference]) -> None:
@@ -63,9 +67,18 @@ class Streams:
             self._get_or_open(machine, epoch)
 
     def granted(self, machine: MachineId, epoch: Epoch) -> tuple[Stream, StreamGrant]:
-        """The stream, for a sender. Raises NotFound, Fenced, Unreachable and the vault's errors."""
-        grant = self._grants.get(machine, epoch)
+        """The stream, for a sender. Raises NotFound, Fenced, Moved, Unreachable and the vault's errors."""
+        key = (machine, epoch)
+        try:
+            grant = self._grants.get(machine, epoch)
+        except Moved:
+            self._leave([key])
+            raise
         stream = self._get_or_open(machine, epoch)
+        with self._lock:
+            released = key in self._released
+        if released:
+            stream.leave()
         stream.check_open()
         stream.last_used = time.monotonic()
         return stream, grant
@@ -81,15 +94,40 @@ class Streams:
 
     def refresh(self) -> None:
         """Ask which streams may go on, fence those that may not, close those that are idle."""
-        for key in self._grants.refresh():
-            with self._lock:
-                stream = self._open.get(key)
-            if stream is not None:
-                stream.fence()
+        changed = self._grants.refresh()
+        self.close(changed.closed)
+        self._leave(changed.moved)
         now = time.monotonic()
         for stream in self.all():
-            if now - stream.last_used > IDLE_SECONDS:
-                self._close_if_idle(stream)
+            if now - stream.last_used > IDLE_SECONDS and stream.idle:
+                self._close(stream)
+
+    def close(self, keys: Iterable[Key]) -> None:
+        """These streams' epochs are closed: take no more of them."""
+        for stream in self._found(keys):
+            stream.fence()
+
+    def release(self, keys: Collection[Key]) -> None:
+        """Another process server takes exactly these streams, or is about to: store them and let go of them."""
+        with self._lock:
+            self._released = set(keys)
+        self._leave(keys)
+
+    def released(self) -> list[Key]:
+        """Of the streams to be released, those of which nothing is left to be stored and nothing can come."""
+        with self._lock:
+            return sorted(key for key in self._released if key not in self._open and key not in self._recovered)
+
+    def _leave(self, keys: Iterable[Key]) -> None:
+        for stream in self._found(keys):
+            stream.leave()
+        for stream in self.all():
+            if stream.settled:
+                self._close(stream)
+
+    def _found(self, keys: Iterable[Key]) -> list[Stream]:
+        with self._lock:
+            return [self._open[key] for key in keys if key in self._open]
 
     def _get_or_open(self, machine: MachineId, epoch: Epoch) -> Stream:
         key = (machine, epoch)
@@ -138,12 +176,10 @@ class Streams:
             self._log.expect(spool.Lane(machine, epoch, role), stream.next_sequence(role))
         return stream
 
-    def _close_if_idle(self, stream: Stream) -> None:
-        with stream.changed:
-            if any(lane.waiting or lane.storing or lane.accepted != lane.stored for lane in stream.lanes.values()):
-                return
+    def _close(self, stream: Stream) -> None:
         with self._lock:
-            self._open.pop((stream.machine, stream.epoch), None)
+            if self._open.pop((stream.machine, stream.epoch), None) is None:
+                return
         self._grants.forget(stream.machine, stream.epoch)
         for role in Role:
             self._log.forget_lane(spool.Lane(stream.machine, stream.epoch, role))

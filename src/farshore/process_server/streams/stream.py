@@ -21,7 +21,7 @@ import numpy as np
 from farshore.formats.batch import Batch, Role
 from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
-from farshore.model.errors import FarshoreError, Fenced, TryLater, WrongState
+from farshore.model.errors import FarshoreError, Fenced, Moved, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
@@ -57,6 +57,7 @@ class Stream:
         self.lag_spool = 0.0
         self.lag_store = 0.0
         self._fenced = False
+        self._left = False
         self._sealing: set[Role] = set()
         self._builders: dict[Role, SegmentBuilder] = {}
         self._sealed_bytes: dict[Role, int] = {Role.JOURNAL: 0, Role.BASE: 0}
@@ -66,7 +67,7 @@ class Stream:
     def receive(self, batch: Batch) -> None:
         """Return once every record of ``batch`` is durable.
 
-        Raises Gap, Fenced, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
+        Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
         before, is to be sent again.
         """
         began = self.last_used = time.monotonic()
@@ -95,6 +96,29 @@ class Stream:
             self._fenced = True
             self.changed.notify_all()
 
+    def leave(self) -> None:
+        """Take no more batches, for another process server does or will; store what there is without waiting."""
+        with self.changed:
+            if self._left:
+                return
+            self._left = True
+            for lane in self.lanes.values():
+                lane.hurry = True
+            self.changed.notify_all()
+        self._wake()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was left, and all that was accepted is in the vault: nothing can follow."""
+        with self.changed:
+            return self._left and not self._sealing and self._is_idle()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was accepted is in the vault."""
+        with self.changed:
+            return self._is_idle()
+
     def base_is_complete(self, consistent_from: int, *, only_points: bool = False) -> None:
         """The epoch's document is in the vault."""
         with self.changed:
@@ -109,11 +133,17 @@ class Stream:
         return self._fenced
 
     def check_open(self) -> None:
-        """Raise Fenced where the stream takes no more."""
+        """Raise Fenced or Moved where the stream takes no more."""
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",
                 remedy="The agent asks the configuration server for a new epoch by itself.",
+            )
+        if self._left:
+            raise Moved(
+                f"The stream of machine {self.machine} is being handed over to another process server.",
+                remedy="The agent hears of it with its next heartbeat.",
+                after=0.5,
             )
 
     def wait_stored(self, role: Role, end: int, seconds: float) -> None:
@@ -134,6 +164,9 @@ class Stream:
                     )
                 self.changed.wait(left)
 
+    def _is_idle(self) -> bool:
+        return not any(lane.waiting or lane.storing or lane.accepted != lane.stored for lane in self.lanes.values())
+
     @contextmanager
     def _turn(self, batch: Batch) -> Iterator[bool]:
         """The right to seal the next batch of a lane; False where this one was accepted before."""
@@ -142,7 +175,7 @@ class Stream:
             lane = self.lanes[batch.role]
             while batch.role in self._sealing or lane.accepted < batch.first_sequence:
                 left = deadline - time.monotonic()
-                if left <= 0 or self._fenced:
+                if left <= 0 or self._fenced or self._left:
                     break
                 self.changed.wait(left)
             self.check_open()

@@ -1,0 +1,12 @@
+"""Limits of bandwidth as servers hand them out: for each moment of the days to come, how fast."""
+
+from __future__ import annotations
+
+from farshore.api_types.body import Body
+
+
+class Rate(Body):
+    """From ``since`` (ns since 1970 UTC) on, ``limit`` bytes a second; 0: no limit."""
+
+    since: int
+    limit: int

@@ -1,0 +1,63 @@
+"""What process servers call, each with its own certificate."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from farshore.api_types.machines import Description, Enrolment, EpochKind, RenewalRequest
+from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
+from farshore.catalog import epochs, process_servers
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
+from farshore.protection import reports
+from farshore.protection.granting import check_open
+from farshore.protection.moving import check_assigned
+
+router = APIRouter(prefix="/v1/process-servers/self", tags=["process servers"])
+
+
+@router.post("")
+def register(request: Registration, server: ProcessServerCaller, installation: Installation) -> ProcessServerSettings:
+    """Say where agents reach the caller; hear the vault and its key, which must stay in memory."""
+    with installation.catalog.writing() as tx:
+        process_servers.register(tx, server, request.url, request.version, installation.clock.now())
+    return ProcessServerSettings(
+        vault_url=installation.vault.url,
+        vault_key=installation.vault.vault_key,
+        spool_limit=installation.settings.spool_limit,
+    )
+
+
+@router.post("/report")
+def report(seen: ServerReport, server: ProcessServerCaller, installation: Installation) -> ReportAnswer:
+    """How streams stand, new points, consistent epochs. Repeating a report changes nothing."""
+    now = installation.clock.now()
+    with installation.catalog.writing() as tx:
+        return reports.apply(tx, process_servers.get(tx, server), seen, now)
+
+
+@router.get("/streams/{machine}/{epoch}")
+def stream(machine: str, epoch: int, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
+    """Whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and ``moved``
+    problems say that it is not."""
+    with installation.catalog.reading() as tx:
+        row = epochs.get(tx, machine, epoch)
+        check_open(row)
+        check_assigned(tx, machine, server)
+        return StreamGrant(
+            machine=machine,
+            epoch=epoch,
+            kind=EpochKind(row.kind),
+            parent_epoch=row.parent_epoch,
+            parent_sequence=row.parent_sequence,
+            description=Description.model_validate(row.description),
+        )
+
+
+@router.post("/certificate", status_code=201)
+def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, installation: Installation) -> Enrolment:
+    """A new certificate for the calling process server, for the same host names."""
+    with installation.catalog.writing() as tx:
+        names = process_servers.get(tx, server).host_names or installation.settings.names
+        signed = installation.issuer.sign(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
+    return Enrolment(machine=server, certificate=signed, authority=installation.issuer.authority.certificate)

@@ -1,0 +1,42 @@
+"""The way to the process server: made anew for each epoch, and turned elsewhere while the epoch goes on.
+
+Which process server takes this machine's stream is said with the grant of an epoch, and again with every heartbeat.
+Whatever is under way when it changes ends where it is, or fails and is repeated at the new place; the new server tells
+which record it expects next.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Optional
+
+from farshore.api_types.machines import EpochGrant
+from farshore.client.credentials import Credentials
+from farshore.client.data_plane import DataPlane
+from farshore.client.transport import Transport
+from farshore.model.identifiers import MachineId
+
+log = logging.getLogger(__name__)
+
+
+class Planes:
+    """Made in one thread, turned by another."""
+
+    def __init__(self, machine: MachineId, credentials: Path) -> None:
+        self._machine = machine
+        self._credentials = credentials
+        self._transport: Optional[Transport] = None
+
+    def __call__(self, grant: EpochGrant) -> DataPlane:
+        """The plane of a new epoch; the credentials may have been renewed since the last one."""
+        transport = Transport.from_credentials(Credentials.load(self._credentials), grant.process_server)
+        self._transport = transport
+        return DataPlane(transport, self._machine, grant.epoch)
+
+    def follow(self, url: str) -> None:
+        """The stream goes to this process server from now on; empty: nobody has said where."""
+        transport = self._transport
+        if url and transport is not None and transport.url != url.rstrip("/"):
+            log.info("The stream goes to another process server.", extra={"fields": {"from": transport.url, "to": url}})
+            transport.move_to(url)

@@ -1,0 +1,62 @@
+"""A store that is written to no faster than the bandwidth allows: a wrapper, put around the store in ``main``.
+
+Whole objects are counted before they are put, so the limit holds over some seconds and not within one object. Reading
+is not limited: what is compared with the replica must not wait behind what is stored.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Iterator, Sequence
+
+from farshore.formats.batch import Buffer
+from farshore.model.bandwidth import Bandwidth
+from farshore.vault.stores.port import Listed, Store
+
+_LONGEST_LOOK = 1.0
+
+
+class ThrottledStore:
+    """A Store (see vault.stores.port). A put that waits for its turn when ``stop`` is set goes out at once."""
+
+    def __init__(self, inner: Store, bandwidth: Bandwidth, stop: threading.Event) -> None:
+        self._inner, self._bandwidth, self._stop = inner, bandwidth, stop
+
+    @property
+    def url(self) -> str:
+        return self._inner.url
+
+    def put(self, name: str, buffers: Sequence[Buffer]) -> None:
+        self._wait(buffers)
+        self._inner.put(name, buffers)
+
+    def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
+        self._wait(buffers)
+        return self._inner.put_if_absent(name, buffers)
+
+    def get(self, name: str) -> Buffer:
+        return self._inner.get(name)
+
+    def get_range(self, name: str, start: int, length: int) -> Buffer:
+        return self._inner.get_range(name, start, length)
+
+    def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
+        return self._inner.get_ranges(name, starts, lengths)
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        return self._inner.list(prefix, after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return self._inner.folders(prefix)
+
+    def delete(self, name: str) -> None:
+        self._inner.delete(name)
+
+    def _wait(self, buffers: Sequence[Buffer]) -> None:
+        left = self._bandwidth.wait_for(sum(memoryview(buffer).nbytes for buffer in buffers))
+        while left > 0:
+            # In short looks: a limit that is lifted meanwhile must not hold an object back for minutes.
+            step = min(left, _LONGEST_LOOK)
+            if self._stop.wait(step) or not self._bandwidth.limit:
+                return
+            left -= step

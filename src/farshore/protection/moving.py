@@ -1,0 +1,150 @@
+"""Machines move from one process server to another: when theirs dies, is drained, or the operator chose another.
+
+From a server that lives, a machine moves with nothing to copy: the server takes no more of its stream, stores what it
+has, and says so (``released``); only then the machine is told to go on elsewhere, in the same epoch, at the very next
+record. A dead server's machines are sent elsewhere at once. What it had acknowledged and not stored is missing there;
+the new server sees from the vault where the stream ends, the agent sees that this is not where it was, and repeats
+what it still has or resyncs by hash. Should the dead one come back, it stores what its spool holds: a record has the
+same bytes wherever it lies, and an epoch that was left behind only gets longer.
+
+``decide`` is pure. Relies on: one transaction for each decision, so that no server takes a stream that another has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from farshore.api_types.events import Severity
+from farshore.api_types.servers import StreamName
+from farshore.catalog import epochs, events, machines, process_servers
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import MachineRow, ProcessServerRow
+from farshore.model.errors import Moved
+from farshore.protection.assignment import preferred, takes_machines
+
+
+@dataclass(frozen=True)
+class Move:
+    """``at_once``: without a hand-over. ``target`` None: what was begun is called off."""
+
+    machine: str
+    target: str | None
+    at_once: bool
+    reason: str
+
+
+def decide(
+    all_machines: Sequence[MachineRow],
+    servers: Sequence[ProcessServerRow],
+    streaming: Collection[str],
+    dead: Collection[str],
+    now: int,
+) -> list[Move]:
+    """What is to be done now. ``streaming``: machines with an open epoch; ``dead``: servers given up."""
+    by_id = {server.id: server for server in servers}
+    counts = dict.fromkeys(by_id, 0)
+    for machine in all_machines:
+        counts[machine.moving_to or machine.process_server or ""] = (
+            counts.get(machine.moving_to or machine.process_server or "", 0) + 1
+        )
+    found: list[Move] = []
+    for machine in all_machines:
+        here = by_id.get(machine.process_server or "")
+        if here is None:
+            continue
+        reason = _reason(machine, here, by_id, dead, now)
+        if not reason:
+            if machine.moving_to:
+                found.append(Move(machine.id, None, at_once=False, reason="it stays where it is"))
+            continue
+        others = [one for one in servers if one.id != here.id and one.id not in dead and takes_machines(one, now)]
+        begun = next((one for one in others if one.id == machine.moving_to), None)
+        target = begun if begun is not None and not machine.chosen_server else preferred(machine, others, counts)
+        if target is None:
+            if machine.moving_to:
+                found.append(Move(machine.id, None, at_once=False, reason="no other process server is well"))
+            continue
+        at_once = here.id in dead or machine.id not in streaming
+        if at_once or target.id != machine.moving_to:
+            counts[target.id] = counts.get(target.id, 0) + 1
+            found.append(Move(machine.id, target.id, at_once, reason))
+    return found
+
+
+def carry_out(tx: Transaction, move: Move, now: int) -> None:
+    """Do it, unless somebody came first."""
+    machine = machines.get(tx, move.machine)
+    if move.target is None:
+        machine.moving_to = ""
+        _tell(tx, machine, "machine.stays", f"{machine.name} does not move: {move.reason}.", now)
+        return
+    target = process_servers.get(tx, move.target)
+    if move.at_once:
+        _arrive(tx, machine, target, move.reason, now)
+        return
+    machine.moving_to = target.id
+    _tell(tx, machine, "machine.moving", f"{machine.name} moves to process server {target.name}: {move.reason}.", now)
+
+
+def check_assigned(tx: Transaction, machine: str, server: str) -> None:
+    """Raise Moved where this process server is not the one that takes the machine's stream."""
+    row = machines.get(tx, machine)
+    if row.process_server != server or row.moving_to:
+        raise Moved(
+            f"{row.name} sends to another process server, or is about to.",
+            remedy="The agent hears of it with its next heartbeat.",
+            after=1,
+        )
+
+
+def is_released(tx: Transaction, server: ProcessServerRow, stream: StreamName, now: int) -> None:
+    """The server takes no more of a stream and has stored all of it: the machine goes on where it was to go."""
+    found = tx.get(MachineRow, stream.machine)
+    if found is None or found.process_server != server.id or not found.moving_to or found.epoch != stream.epoch:
+        return
+    target = process_servers.get(tx, found.moving_to)
+    _arrive(tx, found, target, f"process server {server.name} has stored everything and hands it over", now)
+
+
+def to_release(tx: Transaction, server: ProcessServerRow, named: Collection[tuple[str, int]]) -> list[StreamName]:
+    """The streams that a server must take no more of: of those ``named``, what goes elsewhere, and what is to."""
+    found = {(row.id, row.epoch) for row in machines.moving_from(tx, server.id)}
+    for machine, epoch in named:
+        row = tx.get(MachineRow, machine)
+        if row is not None and row.epoch == epoch and row.process_server != server.id:
+            found.add((machine, epoch))
+    return [StreamName(machine=machine, epoch=epoch) for machine, epoch in sorted(found)]
+
+
+def _reason(
+    machine: MachineRow,
+    here: ProcessServerRow,
+    by_id: Mapping[str, ProcessServerRow],
+    dead: Collection[str],
+    now: int,
+) -> str:
+    if here.id in dead:
+        return f"process server {here.name} does not report"
+    if here.draining:
+        return f"process server {here.name} is drained"
+    chosen = by_id.get(machine.chosen_server)
+    if chosen is not None and chosen.id != here.id and chosen.id not in dead and takes_machines(chosen, now):
+        return f"process server {chosen.name} was chosen for it"
+    return ""
+
+
+def _arrive(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reason: str, now: int) -> None:
+    machine.process_server, machine.moving_to = target.id, ""
+    newest = epochs.newest(tx, machine.id)
+    if newest is not None and not newest.closed:
+        newest.process_server = target.id
+    message = f"{machine.name} sends to process server {target.name} now: {reason}."
+    _tell(tx, machine, "machine.moved", message, now, Severity.WARNING if "report" in reason else Severity.INFORMATION)
+
+
+def _tell(
+    tx: Transaction, machine: MachineRow, kind: str, message: str, now: int, severity: Severity = Severity.INFORMATION
+) -> None:
+    subject = f"machine/{machine.id}"
+    events.record(tx, time=now, kind=kind, actor="server", subject=subject, message=message, severity=severity)

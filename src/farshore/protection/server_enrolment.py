@@ -1,0 +1,95 @@
+"""Another process server becomes known: an operator invites it, it trades its one-time token for an identity.
+
+The operator says under which address agents will reach it, and its certificate is made for that host alone: whoever
+gets hold of the token cannot pose as another server.
+"""
+
+from __future__ import annotations
+
+import secrets
+from urllib.parse import urlsplit
+
+from farshore.api_types.servers import ServerAddition
+from farshore.catalog import events, machines, process_servers, tokens, users
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import ProcessServerRow, TokenRow
+from farshore.model.errors import Malformed, Unauthenticated, WrongState
+from farshore.model.identifiers import new_id
+from farshore.model.policy import ReplicationPolicy
+from farshore.protection.assignment import SILENT_AFTER
+from farshore.protection.enrolment import SECOND, TOKEN_BYTES, NewToken
+
+KIND = "process-server"
+
+
+def invite(tx: Transaction, request: ServerAddition, creator: str, now: int) -> tuple[ProcessServerRow, NewToken]:
+    """A row for it and a token with which it may enrol. Raises WrongState where the name is taken, Malformed."""
+    host = urlsplit(request.url).hostname
+    if not host:
+        raise Malformed(f"{request.url!r} has no host.", remedy="Write it as https://ps2.example.com:9443.")
+    row = ProcessServerRow(id=new_id(), name=request.name or host, url=request.url, host_names=[host])
+    process_servers.invite(tx, row)
+    token = NewToken(new_id(), secrets.token_urlsafe(TOKEN_BYTES), now + request.valid_seconds * SECOND)
+    tokens.add(
+        tx,
+        TokenRow(
+            id=token.id,
+            digest=tokens.digest(token.secret),
+            name=row.name,
+            created=now,
+            created_by=creator,
+            expires=token.expires,
+            policy=ReplicationPolicy().name,
+            protect=False,
+            process_server=row.id,
+        ),
+    )
+    message = f"Process server {row.name} was invited; agents will reach it at {row.url}."
+    _tell(tx, row, "process-server.invited", creator, message, now)
+    return row, token
+
+
+def enrol(tx: Transaction, token: str, now: int) -> ProcessServerRow:
+    """Spend the token; the caller signs a certificate for ``host_names``. Raises Unauthenticated."""
+    spent = tokens.spend(tx, token, now)
+    if not spent.process_server:
+        raise Unauthenticated(
+            "This token is for a machine.", remedy="Make one for a process server: farshore process-server add URL."
+        )
+    row = process_servers.get(tx, spent.process_server)
+    users.revoke_certificates(tx, KIND, row.id, now)
+    _tell(tx, row, "process-server.enrolled", f"{KIND}/{row.id}", f"Process server {row.name} has enrolled.", now)
+    return row
+
+
+def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, force: bool) -> None:
+    """Forget a process server; its certificates open nothing from now on.
+
+    Raises WrongState while machines send to it, or while its spool holds something (``force``: unless it is silent and
+    what it holds is given up), and for the one that ``farshore up`` runs.
+    """
+    if row.registered and not row.host_names:
+        raise WrongState(
+            f"{row.name} is the process server that `farshore up` runs.",
+            remedy=f"Drain it, and nothing is sent to it: farshore process-server drain {row.name}.",
+        )
+    senders = machines.count_by_server(tx).get(row.id, 0)
+    if senders:
+        raise WrongState(
+            f"{senders} machines send to {row.name}.",
+            remedy=f"Drain it first: farshore process-server drain {row.name}. It takes another one that is well.",
+        )
+    silent = now - row.last_seen > SILENT_AFTER
+    if row.registered and row.spool_bytes and not (force and silent):
+        raise WrongState(
+            f"The spool of {row.name} holds {row.spool_bytes >> 10} KiB that are not in the vault.",
+            remedy="Wait until it is drained; where it is gone for good, repeat with --force.",
+        )
+    users.revoke_certificates(tx, KIND, row.id, now)
+    tokens.drop_of_server(tx, row.id)
+    process_servers.delete(tx, row)
+    _tell(tx, row, "process-server.removed", actor, f"Process server {row.name} was removed.", now)
+
+
+def _tell(tx: Transaction, row: ProcessServerRow, kind: str, actor: str, message: str, now: int) -> None:
+    events.record(tx, time=now, kind=kind, actor=actor, subject=f"{KIND}/{row.id}", message=message)
