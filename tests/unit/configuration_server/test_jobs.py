@@ -166,6 +166,14 @@ def test_an_error_of_ours_comes_through_whole(world: World) -> None:
     assert (ended.state, ended.error, ended.remedy) == (JobState.FAILED, "It was told to fail.", "Tell it not to.")
 
 
+def test_a_refused_job_leaves_no_traceback_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.installer.failure = Refused("There is no sudo.", remedy="Use root.")
+    push(world)
+    told = [record for record in caplog.records if "There is no sudo." in record.getMessage()]
+    assert told
+    assert not any(record.exc_info for record in told)
+
+
 def test_the_same_id_is_started_once(world: World) -> None:
     world.go_on = True
     for _ in range(3):
