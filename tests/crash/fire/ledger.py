@@ -33,6 +33,11 @@ class Ledger:
         self._path, self._socket, self._pause = folder / NAME, socket, pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        # The table is there before anything is protected, so it is there at every point.
+        lite = sqlite3.connect(self._path, isolation_level=None)
+        lite.execute("PRAGMA journal_mode=WAL")
+        lite.execute("CREATE TABLE ledger (n INTEGER PRIMARY KEY, word TEXT NOT NULL)")
+        lite.close()
 
     def start(self) -> None:
         """Begin to write."""
@@ -54,10 +59,8 @@ class Ledger:
 
     async def _commit_rows(self) -> None:
         lite = sqlite3.connect(self._path, isolation_level=None)
-        lite.execute("PRAGMA journal_mode=WAL")
         lite.execute("PRAGMA synchronous=FULL")
         lite.execute("PRAGMA wal_autocheckpoint=64")
-        lite.execute("CREATE TABLE ledger (n INTEGER PRIMARY KEY, word TEXT NOT NULL)")
         server = await asyncpg.connect(host=str(self._socket), user="postgres", database="postgres")
         while not self._stop.is_set():
             self.running.wait()

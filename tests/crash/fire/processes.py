@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 _LATE, _SLACK = 300 * 10**9, 3 * 10**9
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n((?:[ \t].*\n)*)(\S.*)")
 _SECONDS = struct.Struct("=q")
 
 
@@ -111,7 +113,7 @@ class Program:
         """What it logged of exceptions that nobody expected, since the last look."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         new, self._looked = text[self._looked :], len(text)
-        return [f"{self.name}: {piece[:1500]}" for piece in new.split("Traceback (most recent call last)")[1:]]
+        return [f"{self.name}: {error}\n{frames[-600:]}" for frames, error in _TRACEBACK.findall(new)]
 
     def _signal(self, number: int) -> None:
         if self._process is not None:
