@@ -1,31 +1,41 @@
-"""The batches that are not acknowledged yet, oldest first: a bounded part in memory, the rest in the .hrl file.
+"""The batches that are not acknowledged yet, oldest first: in memory, or in the .hrl file once they have to wait.
 
-The pump puts batches in, the sender takes them out in order. While nothing waits in the file, batches stay in memory
-up to a bound; beyond it, and until the file is empty again, new ones go to the file. When the file is full too,
-``put`` raises NoSpace: the pump then leaves the rest in the capture ring, which ends in bitmap mode, never in a hole.
-A batch read from the file stays in it until it is acknowledged.
+The pump puts batches in, the sender takes them out in order. As long as the server keeps up they stay in memory. Once
+it cannot be reached, the oldest batch has waited for some seconds, or memory is full, all of them go to the file, and
+each new one too until the file is empty again: so an agent that is killed during an outage leaves the whole of the
+unacknowledged stream behind, for the next run to send (replay.py). When the file is full, ``put`` raises NoSpace: the
+pump then leaves the rest in the capture ring, which ends in bitmap mode, never in a hole. A batch stays in the file
+until it is acknowledged.
+
+The file always holds a run of batches without holes, and those that are in memory alone are newer than all in it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections import deque
 from itertools import islice
-from typing import Deque, List, NamedTuple, Optional
+from typing import Deque, List, NamedTuple, Optional, Tuple
 
 from farshore.mobility.batches import EncodedBatch
 from farshore.mobility.spill import HrlFile
 from farshore.model.errors import Damaged, NoSpace
 from farshore.model.identifiers import Sequence
 
-MEMORY_BYTES = 64 << 20
-_REFILL_BYTES = 8 << 20
+MEMORY_BYTES = 32 << 20
+_KEPT_BYTES = 8 << 20
+"""In memory, of those that are in the file."""
+PATIENCE_SECONDS = 3.0
 
 
 class _Waiting(NamedTuple):
     batch: EncodedBatch
     spilled_end: int
-    """Logical offset behind the batch in the file; 0 for one that was never there."""
+    """Logical offset behind the batch in the file; 0 for one that is not there."""
+    since: float
+    """When it was put in; of the monotonic clock."""
 
 
 class Backlog:
@@ -39,6 +49,7 @@ class Backlog:
         self._loaded = spill.end if spill else 0  # logical offset up to which the file's batches are in memory too
         self._changed = threading.Condition()
         self._closed = False
+        self._held = False
         self.acknowledged = Sequence(1)
         """The next sequence that the server expects."""
         self.acknowledged_time = 0
@@ -67,6 +78,14 @@ class Backlog:
             return self._spill.used if self._spill else 0
 
     @property
+    def oldest(self) -> Tuple[int, bool]:
+        """The time (ns since 1970 UTC) of the oldest batch that waits, 0: none does; and whether it is in the file."""
+        with self._changed:
+            if not self._waiting:
+                return 0, False
+            return self._waiting[0].batch.time, bool(self._waiting[0].spilled_end)
+
+    @property
     def empty(self) -> bool:
         """Whether everything put in has been acknowledged."""
         with self._changed:
@@ -75,18 +94,33 @@ class Backlog:
     def put(self, batch: EncodedBatch) -> None:
         """Add the newest batch. Raises NoSpace, having taken nothing."""
         with self._changed:
-            if not self._unloaded() and self._bytes + batch.size <= self._memory_bytes:
-                self._append(_Waiting(batch, 0))
-            elif self._spill is not None:
-                self._spill.append(batch)
-            elif not self._waiting:
-                self._append(_Waiting(batch, 0))  # larger than the bound, and alone
+            fits = self._bytes + batch.size <= self._memory_bytes
+            if self._spill is None:
+                if not fits and self._waiting:
+                    raise NoSpace(
+                        "The batches that wait for the process server fill their memory.",
+                        remedy="Check the connection to the process server.",
+                    )
+                self._append(_Waiting(batch, 0, time.monotonic()))  # one larger than the bound, too, if alone
+            elif fits and not self._unloaded() and not self._has_to_wait():
+                self._append(_Waiting(batch, 0, time.monotonic()))
             else:
-                raise NoSpace(
-                    "The batches that wait for the process server fill their memory.",
-                    remedy="Check the connection to the process server.",
-                )
+                try:
+                    self._spill_all(self._spill)
+                    self._spill.append(batch)
+                except NoSpace:
+                    if not fits or self._unloaded():
+                        raise
+                    self._append(_Waiting(batch, 0, time.monotonic()))
             self._changed.notify_all()
+
+    def hold(self) -> None:
+        """The server cannot be reached: from now on, until something is acknowledged, everything goes to the file."""
+        with self._changed:
+            self._held = True
+            if self._spill is not None:
+                with contextlib.suppress(NoSpace):  # what has no room stays in memory, and new ones are refused
+                    self._spill_all(self._spill)
 
     def head(self, timeout: float) -> Optional[EncodedBatch]:
         """The oldest batch, which stays; None if there is none within ``timeout`` seconds or the backlog is closed.
@@ -114,7 +148,9 @@ class Backlog:
                 self.acknowledged_time = done.batch.time
                 if done.spilled_end and self._spill is not None:
                     self._spill.advance(done.spilled_end)
-            self.acknowledged = max(self.acknowledged, expected)
+            if expected > self.acknowledged:
+                self._held = False
+                self.acknowledged = expected
             self._changed.notify_all()
 
     def wait_acknowledged(self, sequence: Sequence, timeout: float) -> bool:
@@ -134,11 +170,32 @@ class Backlog:
         self._waiting.append(waiting)
         self._bytes += waiting.batch.size
 
+    def _has_to_wait(self) -> bool:
+        return self._held or bool(self._waiting and time.monotonic() - self._waiting[0].since > PATIENCE_SECONDS)
+
+    def _spill_all(self, spill: HrlFile) -> None:
+        """Have everything in the file, and only the oldest of it in memory. Raises NoSpace where not all has room."""
+        if self._unloaded():
+            return  # then all of it is there
+        alone: Deque[_Waiting] = deque()
+        while self._waiting and not self._waiting[-1].spilled_end:
+            alone.appendleft(self._waiting.pop())
+        try:
+            while alone:
+                spill.append(alone[0].batch)
+                self._loaded = spill.end
+                self._waiting.append(alone.popleft()._replace(spilled_end=spill.end))
+        finally:
+            self._waiting.extend(alone)
+        while len(self._waiting) > 1 and self._bytes > _KEPT_BYTES:
+            self._bytes -= self._waiting.pop().batch.size
+            self._loaded = self._waiting[-1].spilled_end
+
     def _unloaded(self) -> bool:
         return self._spill is not None and self._loaded < self._spill.end
 
     def _refill(self) -> None:
-        while self._unloaded() and self._bytes < _REFILL_BYTES:
+        while self._unloaded() and self._bytes < _KEPT_BYTES:
             assert self._spill is not None
             expected = self._waiting[-1].batch.end if self._waiting else None
             found = self._spill.read(self._loaded, expected)
@@ -148,4 +205,4 @@ class Backlog:
                     remedy="Check that disk; the machine is being resynchronised.",
                 )
             self._loaded = found[1]
-            self._append(_Waiting(found[0], found[1]))
+            self._append(_Waiting(found[0], found[1], time.monotonic()))

@@ -37,6 +37,8 @@ from farshore.mobility.protected_disks import (
 )
 from farshore.mobility.replay import replay
 from farshore.mobility.retrying import Stopped
+from farshore.mobility.rounds.fallback import Fallback
+from farshore.mobility.running import Run
 from farshore.mobility.settings import Settings
 from farshore.mobility.spill import HrlFile
 from farshore.model.errors import FarshoreError, NoSpace, Refused, WrongState
@@ -48,7 +50,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 3.0
 _PAUSE_SECONDS = 2.0
-_LONGEST_PAUSE = 60.0
+LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ class Replication:
         self._pause = _PAUSE_SECONDS
         self.disks: List[ProtectedDisk] = []
         self._left_out: List[ProtectedDisk] = []
-        self.current: Optional[EpochRun] = None
+        self.current: Optional[Run] = None
+        self.fallback: Optional[Fallback] = None
+        """Why this machine is protected in rounds; None: by a stream."""
         self.capture_started: int = 0
         self.trouble = ""
         """Why there is no stream now; empty when there is one."""
@@ -152,7 +156,7 @@ class Replication:
                 except FarshoreError as error:
                     self._trouble(error)
                     self._interrupt.wait(self._pause)
-                    self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+                    self._pause = min(LONGEST_PAUSE, self._pause * 2)
         finally:
             self._stop_capture("The service ends.")
             if self._spill is not None:
@@ -160,7 +164,7 @@ class Replication:
 
     def _replay(self, desired: Desired) -> None:
         """Once: what an earlier run left in its .hrl file goes out before our first epoch fences its own."""
-        if self._replayed or not desired.process_server:
+        if self._replayed:
             return
 
         def plane(epoch: Epoch) -> DataPlane:
@@ -170,7 +174,8 @@ class Replication:
 
         path = self._settings.spill(self._machine)
         try:
-            replay(path, self._machine, plane, self._limits.bandwidth, self._interrupt)
+            if desired.process_server:  # else it never had a stream
+                replay(path, self._machine, plane, self._limits.bandwidth, self._interrupt)
         except Stopped:
             return
         self._replayed = True
@@ -208,7 +213,7 @@ class Replication:
         if ended.why in (EpochEnd.REFUSED, EpochEnd.FAILED):
             self.trouble = ended.cause
             self._interrupt.wait(self._pause)
-            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+            self._pause = min(LONGEST_PAUSE, self._pause * 2)
 
     def _captured(self, desired: Desired) -> Capture:
         """The capture, of the disks as they are now."""

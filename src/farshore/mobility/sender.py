@@ -72,6 +72,7 @@ class Sender:
                 if self.reachable:
                     log.warning("The stream waits: %s", error)
                 self.reachable = False
+                self._backlog.hold()
                 try:
                     pauses.rest(error)
                 except Stopped:

@@ -1,8 +1,8 @@
 """The .hrl file: the part of the journal that waits on disk while the process server is away.
 
 A bounded, preallocated ring of frames (formats.hrl). Nothing is synchronised to stable storage: the file extends the
-agent's memory over an outage of the network or the server and over the agent's own crash, while a crash of the whole
-machine ends in a resync by hash whatever the file holds. Used under the backlog's lock.
+agent's memory over an outage of the network or the server and over the agent's own crash (replay.py), while of a crash
+of the whole machine it holds what the kernel had written back. Used under the backlog's lock.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from farshore.formats.hrl import (
     encode_header,
 )
 from farshore.mobility.batches import EncodedBatch, read_back
-from farshore.model.errors import Damaged, Malformed, NoSpace
+from farshore.model.errors import Damaged, Malformed, NoSpace, NotFound
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 
 _GET_FLAGS = 0x80086601  # FS_IOC_GETFLAGS
@@ -39,21 +39,30 @@ _NO_COPY_ON_WRITE = 0x00800000
 class HrlFile:
     """``start``, ``end`` and the offsets given out are logical offsets, see formats.hrl."""
 
-    def __init__(self, path: Path, machine: MachineId, capacity: int) -> None:
-        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace where there is no room for it."""
+    def __init__(self, path: Path, machine: MachineId, capacity: Optional[int]) -> None:
+        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace where there is no room for it.
+
+        ``capacity`` None: open one that is there, whatever its size; raises NotFound where it is none of this machine.
+        """
         self.path = path
         self._machine = machine
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        create = 0 if capacity is None else os.O_CREAT
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | create | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError as error:
+            raise _no_file(path) from error
         self._slot = 0
         try:
             header = self._read_header(capacity)
+            if header is None and capacity is None:
+                raise _no_file(path)
             if header is None:
-                self._allocate(capacity)
-                header = HrlHeader(machine, Epoch(0), capacity, 0)
+                self._allocate(capacity or 0)
+                header = HrlHeader(machine, Epoch(0), capacity or 0, 0)
         except BaseException:
             os.close(self._descriptor)
             raise
-        self.capacity = capacity
+        self.capacity = header.capacity
         self.epoch = header.epoch
         self.start = header.start
         self.end = header.start
@@ -130,16 +139,16 @@ class HrlFile:
             offset, expected = end, batch.end
             found = self.read(offset, expected)
 
-    def _read_header(self, capacity: int) -> Optional[HrlHeader]:
+    def _read_header(self, capacity: Optional[int]) -> Optional[HrlHeader]:
         """The header of a file that can go on being used; None where it must be laid out anew."""
         block = os.pread(self._descriptor, HEADER_BYTES, 0)
-        if os.fstat(self._descriptor).st_size != HEADER_BYTES + capacity:
-            return None
         try:
             header = decode_headers(block)
         except (Malformed, Damaged):
             return None
-        return header if header.machine == self._machine and header.capacity == capacity else None
+        if header.machine != self._machine or capacity not in (None, header.capacity):
+            return None
+        return header if os.fstat(self._descriptor).st_size == HEADER_BYTES + header.capacity else None
 
     def _allocate(self, capacity: int) -> None:
         """Give the file its blocks, once: their addresses must stay, as capture leaves them out."""
@@ -171,6 +180,10 @@ class HrlFile:
         if len(data) < length:
             data += os.pread(self._descriptor, length - len(data), HEADER_BYTES)
         return data
+
+
+def _no_file(path: Path) -> NotFound:
+    return NotFound(f"{path} is no .hrl file of this machine.", remedy="Nothing is to be done: it is made when needed.")
 
 
 def _forbid_copy_on_write(descriptor: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import deque
 from pathlib import Path
 from typing import Deque, List, Optional
@@ -229,6 +230,16 @@ class BacklogMachine(RuleBasedStateMachine):
             self.ends.popleft()
         self.backlog.acknowledge(end)
 
+    @rule()
+    def hold(self) -> None:
+        """The server is away. An agent killed now leaves everything behind, in order, where there was room for it."""
+        self.backlog.hold()
+        with HrlFile(self.spill.path, MACHINE, None) as left:
+            there = read_all(left)
+        assert there == list(self.model)[: len(there)]
+        room = CAPACITY - sum(FRAME_BYTES + len(data) for data in there)
+        assert len(there) == len(self.model) or FRAME_BYTES + len(self.model[len(there)]) > room
+
     @invariant()
     def memory_is_bounded(self) -> None:
         assert self.backlog.memory <= 12_000 + 8 * 1024 * 1024
@@ -241,6 +252,25 @@ class BacklogMachine(RuleBasedStateMachine):
 
 TestBacklog = BacklogMachine.TestCase
 TestBacklog.settings = settings(max_examples=30, stateful_step_count=50, deadline=None)
+
+
+def test_a_batch_that_waits_too_long_is_kept_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(MACHINE, 1, FakeClock())
+    with HrlFile(tmp_path / "m.hrl", MACHINE, CAPACITY) as spill:
+        spill.begin(1)
+        backlog = Backlog(spill)
+        backlog.put(journal.batch(piece(1, 1)))
+        assert (backlog.spilled, backlog.oldest[1]) == (0, False)
+        later = time.monotonic() + 10
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        backlog.put(journal.batch(piece(1, 2)))
+        assert len(read_all(spill)) == 2
+        assert backlog.oldest[1]
+        for _ in range(2):
+            batch = backlog.head(0)
+            assert batch is not None
+            backlog.acknowledge(batch.end)
+        assert (backlog.empty, backlog.spilled, backlog.oldest) == (True, 0, (0, False))
 
 
 def test_without_a_file_the_memory_bound_holds_back(tmp_path: Path) -> None:
