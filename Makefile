@@ -36,4 +36,4 @@ openapi:  ## write docs/api/openapi.json anew
 	@$(PYTHON) -m farshore.configuration_server.openapi docs/api/openapi.json
 
 clean:  ## remove what the build made (the guest image cache stays)
-	@rm -rf .venv dist src/farshore/mobility/capture/capture.bpf.o
+	@rm -rf .venv dist src/farshore/mobility/capture/*.bpf.o

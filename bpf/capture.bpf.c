@@ -16,15 +16,25 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
+/*
+ * Built twice. With BITMAP_ONLY the program has no data mode and needs neither bpf_loop nor a ring that is used: it is
+ * for kernels from 5.12 to 5.16, and for those that refuse the whole one. User space never sets data mode in it.
+ */
 #define BLOCK 4096
 #define SECTOR_SHIFT 9
 #define OP_MASK 0xff
 #define MAX_DISKS 64
 #define MAX_EXCLUSIONS 2048
 #define MAX_FLYING 65536
-#define MAX_MERGED 65536
 #define STATUS_AGAIN 12 /* BLK_STS_AGAIN: a bio that was not to wait; its submitter tries again */
+#ifdef BITMAP_ONLY
+/* The verifier walks through such loops step by step. 2048 words are 512 MiB at 4 KiB a bit. */
+#define MAX_WORDS_MARKED 2048
+#define MAX_MERGED 1024
+#else
 #define MAX_WORDS_MARKED (1 << 20)
+#define MAX_MERGED 65536
+#endif
 /* Records of the largest bio the kernel can build (4 GiB - 512) when every record holds one sector. */
 #define MAX_RECORDS (8 << 20)
 
@@ -191,20 +201,43 @@ struct marking {
 	u64 area;	/* index in `bitmap` of the disk's area in the slot in use */
 };
 
-static long mark_word(u32 i, struct marking *m)
+static __always_inline void mark_bits(u64 first_bit, u64 last_bit, u64 word, u64 area)
 {
-	u64 word = m->first_word + i;
 	u64 mask = ~0ULL;
-	if (word == m->first_bit >> 6)
-		mask &= ~0ULL << (m->first_bit & 63);
-	if (word == m->last_bit >> 6)
-		mask &= ~0ULL >> (63 - (m->last_bit & 63));
-	u32 key = m->area + word;
+	if (word == first_bit >> 6)
+		mask &= ~0ULL << (first_bit & 63);
+	if (word == last_bit >> 6)
+		mask &= ~0ULL >> (63 - (last_bit & 63));
+	u32 key = area + word;
 	u64 *bits = bpf_map_lookup_elem(&bitmap, &key);
 	if (bits && (*bits & mask) != mask)
 		__sync_fetch_and_or(bits, mask);
+}
+
+#ifdef BITMAP_ONLY
+/* Global, so that the verifier looks at it once, and not at each place that calls it. */
+__noinline int mark_words(u64 first_bit, u64 last_bit, u64 area)
+{
+	u64 first = first_bit >> 6, last = last_bit >> 6;
+	mark_bits(first_bit, last_bit, first, area);
+	for (u32 i = 1; i < MAX_WORDS_MARKED; i++) {
+		if (first + i >= last)
+			break;
+		u32 key = area + first + i;
+		u64 *bits = bpf_map_lookup_elem(&bitmap, &key);
+		if (bits)
+			*(volatile u64 *)bits = ~0ULL; /* whatever others set meanwhile is part of it */
+	}
+	mark_bits(first_bit, last_bit, last, area);
 	return 0;
 }
+#else
+static long mark_word(u32 i, struct marking *m)
+{
+	mark_bits(m->first_bit, m->last_bit, m->first_word + i, m->area);
+	return 0;
+}
+#endif
 
 /* Note that these bytes of the disk are to be copied. */
 static __always_inline void mark(struct control *ctl, struct disk *disk, u64 state, u64 sector, u32 length)
@@ -224,9 +257,13 @@ static __always_inline void mark(struct control *ctl, struct disk *disk, u64 sta
 		return;
 	}
 	if (last_word == m.first_word)
-		mark_word(0, &m);
+		mark_bits(m.first_bit, m.last_bit, m.first_word, m.area);
 	else
+#ifdef BITMAP_ONLY
+		mark_words(m.first_bit, m.last_bit, m.area);
+#else
 		bpf_loop(last_word - m.first_word + 1, mark_word, &m, 0);
+#endif
 }
 
 static __always_inline void to_bitmap_mode(struct control *ctl, u64 state, u64 cause)
@@ -238,6 +275,7 @@ static __always_inline void to_bitmap_mode(struct control *ctl, u64 state, u64 c
 	}
 }
 
+#ifndef BITMAP_ONLY
 /* ---- ring ---- */
 
 struct copying {
@@ -353,6 +391,8 @@ static __always_inline u32 put_data(struct bio *bio, struct control *ctl, u16 di
 	return c.left ? CAUSE_READ_FAULT : 0;
 }
 
+#endif
+
 /* Not a zone operation or one that is newer than this program. */
 static __always_inline int is_known(u32 op)
 {
@@ -360,6 +400,7 @@ static __always_inline int is_known(u32 op)
 	       op == REQ_OP(REQ_OP_SECURE_ERASE);
 }
 
+#ifndef BITMAP_ONLY
 /* The whole write into the ring. 0 or the cause of failure; then some of it may be there all the same. */
 static __always_inline u32 put(struct bio *bio, struct control *ctl, u32 op, u64 sector, u32 length, u16 disk, u8 flags,
 			       u32 *recorded)
@@ -422,6 +463,7 @@ int BPF_PROG(learn_address, struct buffer_head *buffer)
 	ctl->address = (data & ~(u64)(BLOCK - 1)) - (page << 6);
 	return 0;
 }
+#endif
 
 /* ---- writes in flight ---- */
 
@@ -492,7 +534,6 @@ int BPF_PROG(on_queue, struct bio *bio)
 	if (!disk)
 		return 0;
 	struct control *ctl = the_control();
-	u32 number = disk->number;
 	u32 index = disk->index;
 	struct counters *count = bpf_map_lookup_elem(&counters, &index);
 	if (!ctl || !count)
@@ -507,15 +548,19 @@ int BPF_PROG(on_queue, struct bio *bio)
 		flags |= FLAG_FUA;
 	if (opf & REQ_FLAG(__REQ_PREFLUSH) || op == flush_op)
 		flags |= FLAG_PREFLUSH;
+#ifndef BITMAP_ONLY
 	if (!ctl->address)
 		learn_from_symbols(ctl);
+#endif
 
 	ADD(count->bios, 1);
 	if (flags & FLAG_PREFLUSH) {
 		ADD(count->flushes, 1);
+#ifndef BITMAP_ONLY
 		/* The marker goes before the write that carries the flag: that write is not part of what is flushed. */
 		if (state & STATE_DATA)
-			failure = put_plain(0, 0, number, KIND_FLUSH, flags);
+			failure = put_plain(0, 0, disk->number, KIND_FLUSH, flags);
+#endif
 	}
 	if (op == flush_op || (op == REQ_OP(REQ_OP_WRITE) && !length)) {
 		if (failure)
@@ -536,16 +581,18 @@ int BPF_PROG(on_queue, struct bio *bio)
 			to_bitmap_mode(ctl, state, failure);
 		return 0;
 	}
+#ifndef BITMAP_ONLY
 	if (state & STATE_DATA) {
 		u32 recorded = 0;
 		if (!failure)
-			failure = put(bio, ctl, op, sector, length, number, flags, &recorded);
+			failure = put(bio, ctl, op, sector, length, disk->number, flags, &recorded);
 		ADD(count->recorded, recorded);
 		if (!failure) {
 			ADD(count->captured, length);
 			return 0;
 		}
 	}
+#endif
 	if (is_known(op))
 		mark(ctl, disk, state, sector, length);
 	else /* where it writes is not known */
@@ -644,28 +691,44 @@ struct landing {
 	u32 error;
 };
 
-static long land_next(u32 i, struct landing *l)
+/* `left` bytes of a request are still to be told to its bios: how many of them this one takes. */
+#ifdef BITMAP_ONLY
+__noinline int land_one(u64 address, u32 left, u32 error)
+#else
+static __always_inline u32 land_one(u64 address, u32 left, u32 error)
+#endif
 {
-	struct bio *bio = (struct bio *)l->bio;
+	struct bio *bio = (struct bio *)address;
 	struct control *ctl = the_control();
 	u64 key;
 	if (!bio || !ctl)
-		return 1;
+		return left;
 	u64 bytes = BPF_CORE_READ(bio, bi_iter.bi_size);
-	if (bytes > l->left)
-		bytes = l->left;
+	if (bytes > left)
+		bytes = left;
 	struct flight *flight = find_flight(bio, &key);
 	if (!flight)
 		note_stranger(ctl, bio);
 	else if (flight->left) {
 		if (bytes > flight->left)
 			bytes = flight->left;
-		land(ctl, bio, key, flight, bytes, 0, l->error);
+		land(ctl, bio, key, flight, bytes, 0, error);
 	}
-	l->left -= bytes;
-	l->bio = (u64)BPF_CORE_READ(bio, bi_next);
+	return bytes;
+}
+
+#ifndef BITMAP_ONLY
+static long land_next(u32 i, struct landing *l)
+{
+	struct bio *bio = (struct bio *)l->bio;
+	if (!bio)
+		return 1;
+	u64 next = (u64)BPF_CORE_READ(bio, bi_next);
+	l->left -= land_one((u64)bio, l->left, l->error);
+	l->bio = next;
 	return l->left ? 0 : 1;
 }
+#endif
 
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_request_done, struct request *request, int error, unsigned int bytes)
@@ -682,9 +745,20 @@ int BPF_PROG(on_request_done, struct request *request, int error, unsigned int b
 		if (!bpf_map_lookup_elem(&flying, &key)) /* found: another path to a disk of ours */
 			return 0;
 	}
-	struct landing l = { .bio = (u64)BPF_CORE_READ(request, bio), .left = bytes, .error = error };
+	u64 bio = (u64)BPF_CORE_READ(request, bio);
+#ifdef BITMAP_ONLY
+	for (u32 i = 0; i < MAX_MERGED && bytes && bio; i++) {
+		struct bio *this = (struct bio *)bio;
+		u64 next = (u64)BPF_CORE_READ(this, bi_next);
+		u32 landed = land_one(bio, bytes, error);
+		bytes -= landed < bytes ? landed : bytes;
+		bio = next;
+	}
+#else
+	struct landing l = { .bio = bio, .left = bytes, .error = error };
 	if (!land_next(0, &l)) /* more than one bio */
 		bpf_loop(MAX_MERGED, land_next, &l, 0);
+#endif
 	return 0;
 }
 

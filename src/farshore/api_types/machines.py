@@ -163,6 +163,8 @@ class Heartbeat(Body):
     mode: Optional[CaptureMode] = None
     mode_cause: str = ""
     mode_since: int = 0
+    points_every: float = 0
+    """Without data mode: seconds between two points as things are, which is the RPO. 0: a stream, any second."""
     captured_sequence: int = 0
     acknowledged_sequence: int = 0
     acknowledged_time: int = 0
@@ -207,6 +209,8 @@ class Machine(Body):
     mode: Optional[CaptureMode] = None
     mode_cause: str = ""
     mode_since: int = 0
+    points_every: float = 0
+    """Without data mode: seconds between two points as things are, which is the RPO. 0: a stream, any second."""
     last_seen: int = 0
     rpo_seconds: Optional[float] = None
     """Age of the newest durable point; None while there is none."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Optional
 
+from pydantic import field_validator
+
 from farshore.api_types.body import Body
 from farshore.model.point import PointKind
 
@@ -25,6 +27,14 @@ class PointRequest(Body):
 
     kind: PointKind = PointKind.CRASH_CONSISTENT
     name: str = ""
+
+    @field_validator("kind")
+    @classmethod
+    def _may_be_asked_for(cls, kind: PointKind) -> PointKind:
+        """A scanned point is what comes of it where nothing better can be had."""
+        if kind is PointKind.SCANNED:
+            raise ValueError("a scanned point cannot be asked for")
+        return kind
 
 
 class PointChoice(Body):

@@ -228,6 +228,7 @@ def _print(machine: Machine) -> None:
             ("Policy", machine.policy),
             ("Newest point", "none yet" if machine.rpo_seconds is None else f"{duration(machine.rpo_seconds)} old"),
             ("Capture", mode),
+            ("RPO", f"a point about every {duration(machine.points_every)}" if machine.points_every else ""),
             ("Copy", "" if _copy(machine) == "-" else _copy(machine)),
             ("Lag", ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in machine.lag.items())),
             ("Process server", _server(machine)),

@@ -114,17 +114,8 @@ class BaseCopy:
                     buffer = free.get()
                     data = buffer.view[:length]
                     reader.read(offset, data)
-                    yield _Window(disk.number, offset // CHUNK, self._hashes(data), len(data), data, buffer)
-
-    def _hashes(self, data: memoryview) -> npt.NDArray[np.uint8]:
-        """Shape (chunks, 32); all zero for a chunk that is."""
-        found = np.zeros((-(-len(data) // CHUNK), 32), np.uint8)
-        address = np.frombuffer(data, np.uint8).ctypes.data
-        for index in range(len(found)):
-            chunk = data[index * CHUNK : (index + 1) * CHUNK]
-            if _compare_memory(address + index * CHUNK, _ZEROES_ADDRESS, len(chunk)):
-                found[index] = np.frombuffer(blake3(chunk, key=self._key).digest(), np.uint8)
-        return found
+                    hashes = chunk_hashes(data, self._key)
+                    yield _Window(disk.number, offset // CHUNK, hashes, len(data), data, buffer)
 
     def _ship(self, window: _Window, free: queue.SimpleQueue[AlignedBuffer], stop: threading.Event) -> None:
         try:
@@ -166,6 +157,17 @@ def _pieces(runs: Sequence[Tuple[int, int]], size: int) -> Iterator[Tuple[int, i
         end = min((first + count) * CHUNK, size)
         for offset in range(first * CHUNK, end, WINDOW_BYTES):
             yield offset, min(WINDOW_BYTES, end - offset)
+
+
+def chunk_hashes(data: memoryview, key: bytes) -> npt.NDArray[np.uint8]:
+    """Shape (chunks, 32): the keyed hash of each chunk of ``data``; all zero for a chunk that is."""
+    found = np.zeros((-(-len(data) // CHUNK), 32), np.uint8)
+    address = np.frombuffer(data, np.uint8).ctypes.data
+    for index in range(len(found)):
+        chunk = data[index * CHUNK : (index + 1) * CHUNK]
+        if _compare_memory(address + index * CHUNK, _ZEROES_ADDRESS, len(chunk)):
+            found[index] = np.frombuffer(blake3(chunk, key=key).digest(), np.uint8)
+    return found
 
 
 def _runs(numbers: npt.NDArray[np.intp]) -> Iterator[List[int]]:

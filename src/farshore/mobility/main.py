@@ -30,15 +30,19 @@ from farshore.mobility.planes import Planes
 from farshore.mobility.protected_disks import DiskNumbers, protected_disks
 from farshore.mobility.replication import Replication
 from farshore.mobility.reporting import Reporter
+from farshore.mobility.rounds.fallback import choose_fallback
+from farshore.mobility.rounds.replication import RoundReplication
 from farshore.mobility.session import Session
 from farshore.mobility.settings import STATE, Settings
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.model.errors import FarshoreError, Malformed, NotFound, WrongState
 from farshore.model.identifiers import new_id
+from farshore.model.states import CaptureMode
 from farshore.telemetry.logs import configure
 
 log = logging.getLogger("farshore.mobility")
 _DEFAULT_SHARE = 0.10
+AUTO = "auto"
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -50,6 +54,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         disks=tuple(options.disk),
         ring_bytes=options.ring_mib << 20,
         spill_bytes=options.spill_mib << 20,
+        capture=None if options.capture == AUTO else CaptureMode(options.capture),
+        round_seconds=options.round_seconds,
+        scan_seconds=options.scan_seconds,
     )
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,7 +97,9 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         limits = Limits(Bandwidth(clock), Courtesy(clock, _DEFAULT_SHARE))
         server = MachineSelf(Transport.from_credentials(credentials))
         planes = Planes(machine, settings.credentials)
-        replication = Replication(machine, identifier, settings, server, planes, clock, limits)
+        parts = (machine, identifier, settings, server, planes, clock, limits)
+        fallback = choose_fallback(settings, clock)
+        replication = Replication(*parts) if fallback is None else RoundReplication(*parts, fallback)
         session = Session(settings, server, replication, Reporter(identifier, replication, clock), clock, planes.follow)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
@@ -169,6 +178,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ring-mib", type=int, default=64, help="capture ring, a power of two (default: %(default)s)")
     parser.add_argument("--spill-mib", type=int, default=512, help=".hrl file; 0: none (default: %(default)s)")
+    modes = [AUTO, *(mode.value for mode in CaptureMode)]
+    parser.add_argument("--capture", choices=modes, default=AUTO, help="no better mode than this (default: the best)")
+    parser.add_argument("--round-seconds", type=float, default=60.0, help="bitmap mode (default: %(default)s)")
+    parser.add_argument("--scan-seconds", type=float, default=3600.0, help="scan mode (default: %(default)s)")
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--log-json", action="store_true")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -92,7 +92,7 @@ def dirty_pieces(disks: Sequence[CopiedDisk], blocks: Mapping[DiskNumber, Ranges
                 reader.read(start, data)
                 whole[len(data) :] = bytes(len(whole) - len(data))  # a disk may end within a block
                 time = int(clock.monotonic() * 1e9)
-                yield _piece(disk.number, first, whole, wanted, disk.size // SECTOR, time)
+                yield block_piece(disk.number, first, whole, wanted, disk.size // SECTOR, time)
 
 
 def spans(ranges: Ranges) -> Iterator[Tuple[int, int, npt.NDArray[np.int64]]]:
@@ -113,10 +113,14 @@ def _span(pieces: List[Tuple[int, int]]) -> Tuple[int, int, npt.NDArray[np.int64
     return pieces[0][0], pieces[-1][1], np.concatenate([np.arange(low, high) for low, high in pieces])
 
 
-def _piece(
+def block_piece(
     disk: DiskNumber, first: int, data: memoryview, wanted: npt.NDArray[np.int64], sectors: int, time: int
 ) -> Piece:
-    """Records of the wanted blocks; neighbours that are alike (zero or not) are joined."""
+    """Records of the wanted blocks; neighbours that are alike (zero or not) are joined.
+
+    ``data`` holds whole blocks from block ``first`` on; ``wanted`` are numbers of blocks in it, sorted; ``sectors`` is
+    the disk's size. Nothing of the result refers to ``data``.
+    """
     blocks = np.frombuffer(data, np.uint64).reshape(-1, BLOCK // 8)[wanted - first]
     zero: npt.NDArray[np.bool_] = np.logical_not(blocks.any(axis=1))
     begins = np.ones(len(wanted), bool)

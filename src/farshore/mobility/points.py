@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Callable, FrozenSet, Iterator, Protocol, Sequence
+from typing import Callable, FrozenSet, Iterator, Protocol, Sequence, Union
 
 from farshore.formats.point_payload import PointPayload
-from farshore.mobility.capture.disks import mounted_on
+from farshore.mobility.capture.disks import mounted_once
 from farshore.mobility.freezing import Freeze, order_of_freezing
 from farshore.mobility.hooks import FOLDER, Quiesced
 from farshore.mobility.protected_disks import ProtectedDisk
 from farshore.mobility.pump import Milestone
+from farshore.mobility.rounds.round_run import RoundRun
 from farshore.model.point import PointKind
 
 _SECONDS = 60.0
+_ROUND_SECONDS = 150.0
 
 
 class Stream(Protocol):
@@ -26,9 +28,16 @@ class Stream(Protocol):
 
 
 def take_point(
-    point: PointPayload, stream: Stream, disks: Sequence[ProtectedDisk], *, hooks: Path = FOLDER
+    point: PointPayload, stream: Union[Stream, RoundRun], disks: Sequence[ProtectedDisk], *, hooks: Path = FOLDER
 ) -> Milestone:
-    """Cut a point of the kind asked for and return where it came to lie. Raises TryLater; nothing stays frozen."""
+    """Cut a point of the kind asked for and return where it came to lie. Raises TryLater; nothing stays frozen.
+
+    Without data mode a round is had for it, which freezes by itself.
+    """
+    if isinstance(stream, RoundRun):
+        milestone = stream.ask(point)
+        milestone.wait(_ROUND_SECONDS)
+        return milestone
     devices = frozenset(one.disk.device for one in disks)
     with _applications_quiet(point.kind, hooks):
         if point.kind is PointKind.CRASH_CONSISTENT:
@@ -40,7 +49,7 @@ def take_point(
 
 
 def _cut_frozen(point: PointPayload, stream: Stream, devices: FrozenSet[str]) -> Milestone:
-    with Freeze(order_of_freezing(mounted_on(), devices)) as freeze:
+    with Freeze(order_of_freezing(mounted_once(), devices)) as freeze:
         milestone = stream.cut(point, freeze.holds)
         freeze.thaw()
     return milestone

@@ -17,7 +17,7 @@ import logging
 import select
 import threading
 from dataclasses import dataclass, replace
-from typing import Callable, FrozenSet, List, Optional, Tuple
+from typing import Callable, FrozenSet, List, Optional, Tuple, Union
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
 from farshore.client.data_plane import DataPlane
@@ -38,7 +38,7 @@ from farshore.mobility.protected_disks import (
 from farshore.mobility.replay import replay
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.rounds.fallback import Fallback
-from farshore.mobility.running import Run
+from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.settings import Settings
 from farshore.mobility.spill import HrlFile
 from farshore.model.errors import FarshoreError, NoSpace, Refused, WrongState
@@ -103,7 +103,7 @@ class Replication:
         self._pause = _PAUSE_SECONDS
         self.disks: List[ProtectedDisk] = []
         self._left_out: List[ProtectedDisk] = []
-        self.current: Optional[Run] = None
+        self.current: Union[EpochRun, RoundRun, None] = None
         self.fallback: Optional[Fallback] = None
         """Why this machine is protected in rounds; None: by a stream."""
         self.capture_started: int = 0

@@ -10,6 +10,8 @@ from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.kernel import read_stat
 from farshore.mobility.replication import Replication
+from farshore.mobility.rounds.fallback import Fallback
+from farshore.mobility.rounds.round_run import RoundRun
 from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
@@ -32,6 +34,8 @@ class Reporter:
         beat = Heartbeat(run=self._run, version=__version__, results=list(results), warnings=self._warnings())
         if capture is not None:
             beat = beat.model_copy(update={**self._mode(capture), "accounts": self._accounts(capture)})
+        if replication.fallback is not None:
+            beat = beat.model_copy(update=self._fallback(replication.fallback))
         if run is None:
             return beat
         return beat.model_copy(
@@ -47,6 +51,16 @@ class Reporter:
             }
         )
 
+    def _fallback(self, fallback: Fallback) -> Dict[str, object]:
+        run = self._replication.current
+        every = run.point_every if isinstance(run, RoundRun) else fallback.every
+        return {
+            "mode": fallback.mode,
+            "mode_cause": fallback.cause,
+            "mode_since": fallback.since,
+            "points_every": every,
+        }
+
     def _mode(self, capture: Capture) -> Dict[str, object]:
         status = capture.status()
         cause = "" if status.cause is None else status.cause.name.lower().replace("_", " ")
@@ -58,7 +72,10 @@ class Reporter:
         found = [replication.trouble] if replication.trouble else []
         if replication.current is not None and not replication.current.reachable:
             found.append("The process server cannot be reached.")
-        if replication.capture is not None and replication.capture.mode is not CaptureMode.DATA:
+        if isinstance(replication.current, RoundRun) and replication.current.trouble:
+            found.append(replication.current.trouble)
+        in_data_mode = replication.capture is None or replication.capture.mode is CaptureMode.DATA
+        if replication.fallback is None and not in_data_mode:
             found.append("Changes are only noted in the bitmap; the next points come when they have been copied.")
         return found
 

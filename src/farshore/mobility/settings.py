@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
+
+from farshore.model.states import CaptureMode
 
 STATE = Path("/var/lib/farshore-mobility")
 RUNTIME = Path("/run/farshore-mobility")
@@ -18,6 +20,12 @@ class Settings:
     disks: Tuple[Path, ...] = ()
     ring_bytes: int = 64 << 20
     spill_bytes: int = 512 << 20
+    capture: Optional[CaptureMode] = None
+    """No better mode than this one; None: the best that the machine can do."""
+    round_seconds: float = 60.0
+    """In bitmap mode, from the beginning of a round to the beginning of the next."""
+    scan_seconds: float = 3600.0
+    """The same in scan mode."""
 
     @property
     def credentials(self) -> Path:

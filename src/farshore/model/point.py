@@ -12,6 +12,8 @@ from farshore.model.position import Position
 class PointKind(enum.Enum):
     """How much of the machine was at rest at that moment."""
 
+    SCANNED = "scanned"
+    """Read while the machine wrote, in scan mode: blocks of different moments, not even crash-consistent."""
     CRASH_CONSISTENT = "crash-consistent"
     """As after a power cut: write order kept over all disks."""
     FILE_SYSTEM_CONSISTENT = "file-system-consistent"

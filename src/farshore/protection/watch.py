@@ -101,7 +101,9 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             subject,
             Severity.WARNING,
             f"Capture of {machine.name} is in {mode} mode: {machine.heartbeat.get('mode_cause') or 'cause unknown'}.",
-            "It heals by itself; if it recurs, the machine writes faster than it can send.",
+            f"Its points are rounds: farshore machine check {machine.name} says what a stream would take."
+            if machine.heartbeat.get("points_every")
+            else "It heals by itself; if it recurs, the machine writes faster than it can send.",
         )
 
 

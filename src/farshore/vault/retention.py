@@ -119,4 +119,4 @@ def _chosen(cold: list[RecoveryPoint], policy: ReplicationPolicy, hot_limit: int
 
 
 def _rank(point: RecoveryPoint) -> int:
-    return {PointKind.CRASH_CONSISTENT: 0, PointKind.FILE_SYSTEM_CONSISTENT: 1, PointKind.APP_CONSISTENT: 2}[point.kind]
+    return list(PointKind).index(point.kind)

@@ -35,7 +35,7 @@ def test_it_holds_the_agent_and_nothing_of_the_servers(tmp_path: Path) -> None:
     made = build_bundle((3, 9), tmp_path)
     names = contents(made.path)
     site = f"{made.release}/site"
-    for wanted in ("mobility/main.py", "mobility/capture/capture.bpf.o", "client/transport.py", "model/errors.py"):
+    for wanted in ("mobility/main.py", "mobility/capture/bitmap.bpf.o", "client/transport.py", "model/errors.py"):
         assert f"{site}/farshore/{wanted}" in names
     assert any("lib/libbpf.so" in name for name in names)
     assert f"{made.release}/farshore-mobility.service" in names

@@ -55,6 +55,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow]) -> M
         mode=seen.mode if seen else None,
         mode_cause=seen.mode_cause if seen else "",
         mode_since=seen.mode_since if seen else 0,
+        points_every=seen.points_every if seen else 0,
         last_seen=row.last_seen,
         rpo_seconds=rpo_seconds(row.newest_point_time, now),
         lag=lag,

@@ -3,7 +3,8 @@
 The mobility service drains the ring while in data mode. When the program had to fall back to the bitmap, the service
 drains what is left, opens a new epoch and calls ``begin_data_mode``, which says from which ring position on the new
 epoch's journal runs and which blocks its base must copy. docs/decisions/2026-11-22-capture-order.md argues why nothing
-falls between the two. Relies on root, and on a kernel that ``probe`` approved of.
+falls between the two. Where data mode is not to be had, ``collect`` tells round by round what was written
+(rounds/bitmap_run.py). Relies on root, and on a kernel that ``probe`` approved of.
 """
 
 from __future__ import annotations
@@ -34,16 +35,17 @@ from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.capture.kernel import grace_period, read_stat, request_timeout, writes_in_flight
 from farshore.mobility.capture.layout import BLOCK_SECTORS, GENERATIONS, Cause
-from farshore.mobility.capture.program import Program
+from farshore.mobility.capture.program import BITMAP_OBJECT, Program
 from farshore.mobility.capture.ring import RecordBatch
 from farshore.mobility.capture.watched import WatchedDisks
-from farshore.model.errors import Refused, TryLater
+from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
 
 DEFAULT_RING_BYTES = 64 << 20
 MOST_BITMAP_BYTES = 16 << 20
 """Of each of the two slots: 256 GiB of disks at 4 KiB a bit and as much for later; larger disks get coarser bits."""
+_NO_RING = 1 << 16
 _IDLE_LOOKS = 3
 _STRANGER_QUIET = 5.0
 _STUCK = 1.0
@@ -88,9 +90,11 @@ class Capture:
         *,
         ring_bytes: int = DEFAULT_RING_BYTES,
         scratch: Optional[Path] = None,
+        bitmap_only: bool = False,
     ) -> None:
         """Begin in bitmap mode. ``ring_bytes`` is a power of two; ``scratch`` a folder on any disk to touch a file in.
 
+        ``bitmap_only``: with the program that has no data mode, for kernels that cannot run the other.
         Raises Refused or Unsupported, with the remedy, where the kernel does not let us.
         """
         if ring_bytes & (ring_bytes - 1) or ring_bytes < 1 << 16:
@@ -98,13 +102,16 @@ class Capture:
                 "The ring's size must be a power of two, 64 KiB or more.", remedy="Set ring_bytes to 67108864."
             )
         words = slot_words_for((disk.sectors for disk in disks.values()), MOST_BITMAP_BYTES // 8)
-        self._program = Program(ring_bytes=ring_bytes, slot_words=words)
+        if bitmap_only:
+            self._program = Program(ring_bytes=_NO_RING, slot_words=words, object_path=BITMAP_OBJECT)
+        else:
+            self._program = Program(ring_bytes=ring_bytes, slot_words=words)
         self._disks = WatchedDisks(self._program)
         self._scratch = scratch
         self._lock = threading.RLock()
         self._pending: Dict[DiskNumber, List[Ranges]] = {}
         self._last_counts: Dict[DiskNumber, Tuple[float, Counters]] = {}
-        self._data_since = 0
+        self._switched = 0
         self._newest_attach = 0.0
         self._strangers_gone = False
         self._untracked_landed = 0
@@ -163,7 +170,7 @@ class Capture:
         return Status(
             mode=CaptureMode.DATA if data else CaptureMode.BITMAP,
             cause=None if data else Cause(control.cause),
-            since=self._data_since if data else int(control.since),
+            since=self._switched if data else int(control.since),
             ring_used=self._program.ring.used(),
             untracked=int(control.untracked),
             missed=self._program.missed(),
@@ -184,6 +191,8 @@ class Capture:
         """
         with self._lock:
             deadline = time.monotonic() + timeout
+            if self._program.bitmap_only:
+                raise WrongState("This program has no data mode.", remedy="Use the one that has: bitmap_only=False.")
             self._learn_address()
             ring = self._program.ring
             if ring.used() > ring.size // 2:
@@ -196,18 +205,28 @@ class Capture:
             # No run is in data mode and none can get there: the ring stands still.
             position = ring.position()
             program.set_state(data=True, slot=1 - slot, generation=generation)
-            self._data_since = time.monotonic_ns()
-            grace_period()
-            # No run uses the old slot or the old generation any more.
-            for number, ranges in self._disks.collect(slot).items():
-                self._pending.setdefault(number, []).append(ranges)
             try:
-                self._wait(deadline, lambda: self._earlier_writes_landed(generation))
-                self._wait(deadline, self._no_strangers)
+                self._exchange_slots(slot, generation, deadline)
             except TryLater:
                 self._to_bitmap()
                 raise
             return Dirty(position, self._take_pending())
+
+    def collect(self, *, timeout: float = 30.0) -> Mapping[DiskNumber, Ranges]:
+        """In bitmap mode: for every disk the blocks written to since the last call (or since they were given back).
+
+        When it returns, every write that it tells of has landed; those submitted since the call began may be told of
+        now or next time. Raises TryLater, with nothing forgotten, if writes do not complete within ``timeout`` seconds.
+        """
+        with self._lock:
+            deadline = time.monotonic() + timeout
+            program = self._program
+            if program.in_data_mode():
+                raise WrongState("Capture is in data mode.", remedy="Call stop_data_mode first.")
+            generation, slot = program.generation() + 1, program.slot()
+            program.set_state(data=False, slot=1 - slot, generation=generation)
+            self._exchange_slots(slot, generation, deadline)
+            return self._take_pending()
 
     def give_back(self, dirty: Dirty) -> None:
         """These blocks were not copied after all: the next ``begin_data_mode`` returns them again."""
@@ -292,6 +311,16 @@ class Capture:
             program.control.since = time.monotonic_ns()
         grace_period()
 
+    def _exchange_slots(self, slot: int, generation: int, deadline: float) -> None:
+        """After the state word named the other slot and a new generation: what the old slot tells of, once landed."""
+        self._switched = time.monotonic_ns()
+        grace_period()
+        # No run uses the old slot or the old generation any more.
+        for number, ranges in self._disks.collect(slot).items():
+            self._pending.setdefault(number, []).append(ranges)
+        self._wait(deadline, lambda: self._earlier_writes_landed(generation))
+        self._wait(deadline, self._no_strangers)
+
     def _take_pending(self) -> Mapping[DiskNumber, Ranges]:
         blocks = {
             number: union(self._pending.get(number, [NO_RANGES]), -(-watched.disk.sectors // BLOCK_SECTORS))
@@ -304,7 +333,7 @@ class Capture:
         while not done():
             if time.monotonic() >= deadline:
                 raise TryLater(
-                    "Writes that were submitted before the switch to data mode have not completed.",
+                    "Writes that were submitted before the bitmap was read have not completed.",
                     remedy="Try again; on a disk that is never idle freeze its file systems for the moment (fsfreeze).",
                 )
             time.sleep(_LOOK_EVERY)
@@ -323,7 +352,7 @@ class Capture:
         untracked = int(self._program.control.untracked)
         if len(flights) or untracked != self._untracked_landed:
             # Either they are still at it, or the hook missed a completion or had no room to follow a write.
-            if time.monotonic() - self._data_since / 1e9 < _STUCK or not self._idle():
+            if time.monotonic() - self._switched / 1e9 < _STUCK or not self._idle():
                 return False
             self._untracked_landed = untracked
         return True

@@ -111,6 +111,25 @@ def mounted_on() -> Dict[str, FrozenSet[str]]:
     return found
 
 
+def mounted_once() -> Dict[str, FrozenSet[str]]:
+    """As ``mounted_on``, with one mount point for each file system: the same one may be mounted in several places, or,
+    with btrfs, a part of it in each; but it can be frozen only once."""
+    found = mounted_on()
+    seen: Set[str] = set()
+    for mount_point, superblock in _superblocks():
+        if superblock in seen:
+            found.pop(mount_point, None)
+        seen.add(superblock)
+    return found
+
+
+def _superblocks() -> Iterator[Tuple[str, str]]:
+    """Each mount point and the number of the file system there."""
+    for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split()
+        yield fields[4].encode().decode("unicode_escape"), fields[2]
+
+
 def _mounts() -> Iterator[Tuple[str, str]]:
     for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         fields = line.split()

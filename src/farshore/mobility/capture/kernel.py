@@ -59,6 +59,12 @@ def read_stat(device: str) -> DiskStat:
     return DiskStat(int(fields[6]) * _SECTOR, int(fields[13]) * _SECTOR)
 
 
+def keeps_stat(device: str) -> bool:
+    """Whether the kernel counts at all: statistics can be switched off."""
+    path = Path(f"/sys/dev/block/{device}/queue/iostats")
+    return not path.exists() or path.read_text(encoding="ascii").strip() == "1"
+
+
 def request_timeout(device: str) -> float:
     """Seconds after which the kernel gives a request up and resets the device."""
     path = Path(f"/sys/dev/block/{device}/queue/io_timeout")

@@ -14,7 +14,7 @@ from typing import List, Optional, Tuple
 
 from farshore.mobility.capture.kernel import has_grace_period
 from farshore.mobility.capture.libbpf import Library
-from farshore.mobility.capture.program import Program
+from farshore.mobility.capture.program import BITMAP_OBJECT, OBJECT, Program
 from farshore.model.errors import FarshoreError
 from farshore.model.states import CaptureMode
 
@@ -43,11 +43,14 @@ class Ability:
 def probe() -> Ability:
     """Try. Needs root for a true answer; without it the answer is SCAN and says so."""
     obstacles = _plain_obstacles()
-    if not obstacles:
-        obstacle = _loading_obstacle()
-        obstacles = [obstacle] if obstacle else []
     if obstacles:
         return Ability(CaptureMode.SCAN, tuple(obstacles))
+    obstacle = _loading_obstacle()
+    if obstacle is not None:
+        worse = _refusal(BITMAP_OBJECT)
+        if worse is None:
+            return Ability(CaptureMode.BITMAP, (obstacle,))
+        return Ability(CaptureMode.SCAN, (obstacle, worse))
     if platform.machine() != "x86_64":
         return Ability(
             CaptureMode.BITMAP,
@@ -85,7 +88,15 @@ def _loading_obstacle() -> Optional[Obstacle]:
                 f"Kernel {platform.release()} lacks bpf_loop.",
                 "Upgrade to 5.17 or newer, or to a distribution kernel with the backport.",
             )
-        Program(ring_bytes=_SMALL_RING, slot_words=_SMALL_SLOT).close()
+    except FarshoreError as error:
+        return Obstacle(error.message, error.remedy)
+    return _refusal(OBJECT)
+
+
+def _refusal(object_path: Path) -> Optional[Obstacle]:
+    """Why the kernel does not take this program; None where it does."""
+    try:
+        Program(ring_bytes=_SMALL_RING, slot_words=_SMALL_SLOT, object_path=object_path).close()
     except FarshoreError as error:
         return Obstacle(error.message, error.remedy)
     return None

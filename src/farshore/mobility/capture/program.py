@@ -32,13 +32,18 @@ from farshore.mobility.capture.ring import Ring
 from farshore.model.errors import Unsupported
 
 OBJECT = Path(__file__).with_name("capture.bpf.o")
+BITMAP_OBJECT = Path(__file__).with_name("bitmap.bpf.o")
+"""The same program without data mode, for kernels that cannot run all of it."""
 # In this order: the completion hooks first, so that no write is seen going and not coming back.
 HOOKS = ("on_request_done", "on_bio_done", "on_queue")
 LEARNING_HOOK = "learn_address"
 
 
 class Program:
-    """The loaded program. ``slot_words`` is the size of each of the two bitmap slots in 64-bit words."""
+    """The loaded program. ``slot_words`` is the size of each of the two bitmap slots in 64-bit words.
+
+    ``object_path`` BITMAP_OBJECT: data mode must not be set.
+    """
 
     def __init__(self, *, ring_bytes: int, slot_words: int, object_path: Path = OBJECT) -> None:
         if not object_path.exists():
@@ -46,6 +51,7 @@ class Program:
                 f"{object_path.name} is missing.", remedy="Build it with `make -C bpf`, or install again."
             )
         self.library = Library()
+        self.bitmap_only = object_path == BITMAP_OBJECT
         self._object = self.library.bpf_object__open_file(str(object_path).encode(), None)
         if not self._object:
             raise self.library.error(f"Opening {object_path.name}")
@@ -76,7 +82,7 @@ class Program:
 
     def attach(self) -> None:
         """Begin to see writes. Raises if the kernel lacks a hook."""
-        for name in (*HOOKS, LEARNING_HOOK):
+        for name in HOOKS if self.bitmap_only else (*HOOKS, LEARNING_HOOK):
             self._attach(name)
 
     def stop_learning(self) -> None:

@@ -35,7 +35,7 @@ OUR_PACKAGES = ("api_types", "client", "formats", "mobility", "model", "telemetr
 UNIT = "farshore-mobility.service"
 _HERE = Path(__file__).parent
 _ROOT = Path(farshore.__file__).parent
-_CAPTURE = Path("mobility/capture/capture.bpf.o")
+_CAPTURE = tuple(Path("mobility/capture", name) for name in ("capture.bpf.o", "bitmap.bpf.o"))
 _LIBRARIES = Path("farshore/mobility/capture/lib")
 _LIBBPF = ("libbpf.so.1", "libbpf.so.0")
 _SYSTEM = ("libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "ld-linux")
@@ -127,14 +127,15 @@ def _precompile(python: PythonVersion, folder: Path) -> None:
 
 
 def _our_files() -> Iterator[tuple[str, bytes]]:
-    """Our modules and the capture program by their place below ``site``."""
-    if not (_ROOT / _CAPTURE).exists():
+    """Our modules and the capture programs by their place below ``site``."""
+    if not all((_ROOT / program).exists() for program in _CAPTURE):
         raise Unsupported("The capture program has not been built.", remedy="Run `make -C bpf` on this server.")
     yield "farshore/__init__.py", (_ROOT / "__init__.py").read_bytes()
     for package in OUR_PACKAGES:
         for path in sorted((_ROOT / package).rglob("*.py")):
             yield f"farshore/{path.relative_to(_ROOT)}", path.read_bytes()
-    yield f"farshore/{_CAPTURE}", (_ROOT / _CAPTURE).read_bytes()
+    for program in _CAPTURE:
+        yield f"farshore/{program}", (_ROOT / program).read_bytes()
 
 
 def _shared_libraries() -> Iterator[tuple[str, bytes]]:

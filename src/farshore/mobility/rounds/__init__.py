@@ -1,0 +1,5 @@
+"""Protection where data mode is missing: rounds that each end in one recovery point.
+
+In bitmap mode a round reads the blocks that the capture program saw written to; in scan mode it reads everything and
+compares hashes. docs/decisions/2026-11-24-rounds.md argues why their points are right.
+"""

@@ -1,0 +1,166 @@
+"""Rounds of bitmap mode. Each: read the changed blocks while the machine works, again those that changed meanwhile,
+until few are left; hold the file systems still for an instant, read those few; let go, send them, and the point.
+
+A round that cannot be finished loses nothing: what it collected is given back to the capture.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import FrozenSet, List, Mapping, Sequence, Tuple
+
+from farshore.api_types.machines import EpochGrant
+from farshore.client.data_plane import DataPlane
+from farshore.mobility.capture.accounting import State
+from farshore.mobility.capture.bitmap import Ranges
+from farshore.mobility.capture.capture import Capture, Dirty
+from farshore.mobility.capture.disks import mounted_once
+from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.freezing import Freeze, order_of_freezing
+from farshore.mobility.hooks import FOLDER
+from farshore.mobility.overlay_copy import dirty_pieces
+from farshore.mobility.pump import Milestone
+from farshore.mobility.retrying import Stopped, until_done
+from farshore.mobility.rounds.round_run import RETRY_SECONDS, RoundRun
+from farshore.mobility.rounds.still import Still, StillReading, TooMuch, size_of
+from farshore.model.errors import TryLater
+from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.point import PointKind
+from farshore.model.ports import Clock
+
+log = logging.getLogger(__name__)
+
+STILL_BYTES = 64 << 20
+"""Read while the file systems are frozen, at most; it is kept in memory until it is sent."""
+STILL_SECONDS = 2.0
+"""How long that reading may take, at the pace of the round so far."""
+LIVE_PASSES = 10
+_ACCOUNT_SECONDS = 1.0
+_FIRST_PACE = 50e6
+_FROZEN_KINDS = (PointKind.FILE_SYSTEM_CONSISTENT, PointKind.APP_CONSISTENT)
+
+
+class BitmapRun(RoundRun):
+    """``devices``: the disks as "major:minor". The capture is not closed here."""
+
+    def __init__(
+        self,
+        machine: MachineId,
+        grant: EpochGrant,
+        capture: Capture,
+        devices: FrozenSet[str],
+        disks: Sequence[CopiedDisk],
+        plane: DataPlane,
+        clock: Clock,
+        limits: Limits,
+        *,
+        every: float,
+        hooks: Path = FOLDER,
+    ) -> None:
+        super().__init__(machine, grant, disks, plane, clock, limits, every=every, hooks=hooks)
+        self._capture = capture
+        self._devices = devices
+        self._pace = _FIRST_PACE
+
+    def _run(self, stop: threading.Event) -> Ended:
+        until_done(self._capture.collect, stop, "Capture")  # all that was written before has landed: the copy reads it
+        self._copy(self._plane, stop)
+        while True:
+            requests = self._requested()
+            began = self._clock.monotonic()
+            try:
+                self._round(requests, stop)
+                self._lasted = self._clock.monotonic() - began
+                due = began + self._rest()
+            except TryLater as error:
+                self._no_point(requests, error)
+                due = self._clock.monotonic() + RETRY_SECONDS
+            while not self._wait(due, stop):
+                escaped = self._account()
+                if escaped:
+                    return self._end(EpochEnd.ESCAPED, escaped)
+            if self._leaving:
+                return self._end(EpochEnd.STOPPED, "The disks have changed.")
+
+    def _wait(self, due: float, stop: threading.Event) -> bool:
+        """Whether it is time for another round, or to leave; waits for a second at most."""
+        left = due - self._clock.monotonic()
+        if left > 0 and not self._requests and not self._leaving:
+            self._wake.wait(min(left, _ACCOUNT_SECONDS))
+        self._wake.clear()
+        if stop.is_set():
+            raise Stopped
+        return bool(self._requests) or self._leaving or self._clock.monotonic() >= due
+
+    def _account(self) -> str:
+        """What is wrong with the accounts, or nothing."""
+        self.verdicts = self._capture.account()
+        gaps = [f"disk {number}: {one.gap} bytes" for number, one in self.verdicts.items() if one.state is State.GAP]
+        return f"Writes escaped the capture ({'; '.join(gaps)})." if gaps else ""
+
+    # ---- a round ----
+
+    def _round(self, requests: List[Milestone], stop: threading.Event) -> None:
+        """Raises TryLater where no point could be made, Stopped, and what ends the epoch."""
+        os.sync()  # so that the freeze finds little to write
+        dirty = self._capture.collect()
+        passes = 0
+        while size_of(dirty) > min(STILL_BYTES // 2, self._pace * STILL_SECONDS):
+            if passes == LIVE_PASSES:
+                self._give_back([dirty])
+                raise TryLater(
+                    "The machine writes faster than its changes can be copied, so there is no point this round.",
+                    remedy="Raise its bandwidth limit, or run it on a kernel that data mode works on.",
+                )
+            self._copy_live(dirty, stop)
+            dirty = self._capture.collect()
+            passes += 1
+        with self._applications_quiet(requests):
+            still, kind = self._read_still(dirty, requests)
+        for piece in still.pieces:
+            self._journal.send(piece, stop)
+        self._put_points(requests, kind, still.time, stop)
+
+    def _copy_live(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> None:
+        reading = 0.0
+        began = time.monotonic()
+        for piece in dirty_pieces(self._disks, dirty, self._clock):
+            reading += time.monotonic() - began
+            self._journal.send(piece, stop)
+            began = time.monotonic()
+        self._pace = size_of(dirty) / max(reading, 1e-3)
+
+    def _read_still(self, dirty: Mapping[DiskNumber, Ranges], requests: Sequence[Milestone]) -> Tuple[Still, PointKind]:
+        """With everything frozen; failing that, at a moment at which nothing happens to be written."""
+        reading = StillReading(self._capture, self._disks, self._clock, STILL_BYTES)
+        try:
+            with Freeze(order_of_freezing(mounted_once(), self._devices)) as freeze:
+                still = reading.read(dirty, freeze.holds)
+                freeze.thaw()
+            return still, PointKind.FILE_SYSTEM_CONSISTENT
+        except TooMuch:
+            self._give_back(reading.noted)
+            raise
+        except TryLater as error:
+            self._give_back(reading.noted or [dirty])
+            if any(one.point is not None and one.point.kind in _FROZEN_KINDS for one in requests):
+                raise
+            log.warning("A round goes on without a freeze: %s", error)
+        except BaseException:
+            self._give_back(reading.noted or [dirty])
+            raise
+        reading = StillReading(self._capture, self._disks, self._clock, STILL_BYTES)
+        try:
+            return reading.read({}, lambda: True), PointKind.CRASH_CONSISTENT
+        except BaseException:
+            self._give_back(reading.noted)
+            raise
+
+    def _give_back(self, noted: Sequence[Mapping[DiskNumber, Ranges]]) -> None:
+        for blocks in noted:
+            self._capture.give_back(Dirty(0, blocks))

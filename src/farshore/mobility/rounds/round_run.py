@@ -1,0 +1,218 @@
+"""One epoch that is made of rounds: the base by hash, then one recovery point after the other.
+
+Only the points are consistent states; the server is told so with the first of them (``only_points``). What a round
+does is the business of bitmap_run.py and scan_run.py. Runs in the thread that calls ``run``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from pathlib import Path
+from typing import Iterator, List, Mapping, Optional, Sequence
+
+from farshore.api_types.machines import EpochGrant, Progress
+from farshore.api_types.streams import BaseCompletion
+from farshore.client.data_plane import DataPlane
+from farshore.formats.point_payload import PointPayload
+from farshore.mobility.base_copy import BaseCopy, ChunkReceiver
+from farshore.mobility.capture.accounting import Verdict
+from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.hooks import FOLDER, Quiesced
+from farshore.mobility.progress import CopyProgress
+from farshore.mobility.pump import Milestone
+from farshore.mobility.retrying import Stopped, until_done
+from farshore.mobility.rounds.journal import RoundJournal
+from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater, WrongState
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, new_id
+from farshore.model.point import PointKind
+from farshore.model.ports import Clock
+from farshore.model.position import Position
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+"""After a round that brought no point."""
+_COPIES = 3
+_REST = 2.0
+"""A round begins at the earliest when so many times the length of the one before it have passed since that began."""
+
+
+class RoundRun:
+    """A running.Run. ``every``: seconds from the beginning of a round to the beginning of the next."""
+
+    def __init__(
+        self,
+        machine: MachineId,
+        grant: EpochGrant,
+        disks: Sequence[CopiedDisk],
+        plane: DataPlane,
+        clock: Clock,
+        limits: Limits,
+        *,
+        every: float,
+        hooks: Path = FOLDER,
+    ) -> None:
+        self.grant = grant
+        self.consistent = False
+        self.verdicts: Mapping[DiskNumber, Verdict] = {}
+        self.trouble = ""
+        """Why the last round brought no point; empty when it did."""
+        self.spilled = 0
+        self._disks = disks
+        self._plane = plane
+        self._clock = clock
+        self._limits = limits
+        self._every = every
+        self._hooks = hooks
+        self._journal = RoundJournal(machine, Epoch(grant.epoch), plane, clock, limits)
+        self._progress: Optional[CopyProgress] = None
+        self._requests: List[Milestone] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._leaving = False
+        self._ended = False
+        self._lasted = 0.0
+
+    # ---- what others see ----
+
+    @property
+    def captured(self) -> int:
+        """The newest sequence in the journal."""
+        return self._journal.captured
+
+    @property
+    def acknowledged(self) -> int:
+        """The newest sequence that the server has."""
+        return self._journal.acknowledged
+
+    @property
+    def acknowledged_time(self) -> int:
+        """The time of that record, ns since 1970 UTC."""
+        return self._journal.acknowledged_time
+
+    @property
+    def reachable(self) -> bool:
+        """Whether batches get through to the process server."""
+        return self._journal.reachable
+
+    @property
+    def point_every(self) -> float:
+        """Seconds between two points as things are: the RPO that this machine has."""
+        return self._rest() + self._lasted
+
+    def progress(self) -> Optional[Progress]:
+        """Of the first copy; None once the epoch is consistent."""
+        return None if self._progress is None or self.consistent else self._progress.report()
+
+    def leave(self) -> None:
+        """End before the next round."""
+        self._leaving = True
+        self._wake.set()
+
+    def ask(self, point: PointPayload) -> Milestone:
+        """Have a round now, and the point put at its end."""
+        made = Milestone(0, point)
+        with self._lock:
+            if self._ended:
+                made.fail()
+            else:
+                self._requests.append(made)
+        self._wake.set()
+        return made
+
+    # ---- running ----
+
+    def run(self, stop: threading.Event) -> Ended:
+        """Round after round, until ``stop``, a refusal, or a reason to begin anew."""
+        try:
+            return self._run(stop)
+        except Stopped:
+            return self._end(EpochEnd.STOPPED)
+        except FarshoreError as error:
+            log.warning("Epoch ended: %s", error, extra={"fields": {"epoch": self.grant.epoch}})
+            why = EpochEnd.FAILED if isinstance(error, (Damaged, TryLater)) else EpochEnd.REFUSED
+            return self._end(why, "fenced" if isinstance(error, Fenced) else error.message)
+        finally:
+            with self._lock:
+                self._ended = True
+                for request in self._requests:
+                    request.fail()
+
+    def _run(self, stop: threading.Event) -> Ended:
+        raise NotImplementedError
+
+    def _copy(self, receiver: ChunkReceiver, stop: threading.Event) -> None:
+        """Every chunk compared, and sent where the vault lacks it."""
+        self._progress = CopyProgress(self._clock, sum(disk.size for disk in self._disks))
+        BaseCopy(
+            self._disks,
+            receiver,
+            bytes.fromhex(self.grant.hash_key),
+            progress=self._progress,
+            bandwidth=self._limits.bandwidth,
+            courtesy=self._limits.courtesy,
+        ).run(stop)
+
+    def _rest(self) -> float:
+        """Seconds from the beginning of one round to the next."""
+        return max(self._every, _REST * self._lasted)
+
+    def _no_point(self, requests: Sequence[Milestone], error: TryLater) -> None:
+        if self.trouble != error.message:
+            log.warning("No point this round: %s", error)
+        self.trouble = error.message
+        for request in requests:
+            request.fail()
+
+    def _requested(self) -> List[Milestone]:
+        with self._lock:
+            taken, self._requests = self._requests, []
+        return taken
+
+    @contextlib.contextmanager
+    def _applications_quiet(self, requests: Sequence[Milestone]) -> Iterator[None]:
+        """Where one of the requests is for an app-consistent point."""
+        if any(one.point is not None and one.point.kind is PointKind.APP_CONSISTENT for one in requests):
+            with Quiesced(self._hooks):
+                yield
+        else:
+            yield
+
+    def _put_points(self, requests: Sequence[Milestone], kind: PointKind, time: int, stop: threading.Event) -> None:
+        """The points that were asked for at the end of a round, or one of ``kind`` where none was.
+
+        The first makes the epoch whole. ``time``: ns of the monotonic clock.
+        """
+        payloads = [one.point for one in requests if one.point is not None]
+        for payload in payloads or [PointPayload(PointId(new_id()), kind)]:
+            self._journal.point(payload, time, stop)
+            request = next((one for one in requests if one.point is payload), None)
+            if not self.consistent:
+                self._complete(stop)
+            if request is not None:
+                request.resolve(self._journal.acknowledged, self._journal.acknowledged_time)
+        self.trouble = ""
+
+    def _complete(self, stop: threading.Event) -> None:
+        completion = BaseCompletion(
+            consistent_from=self._journal.acknowledged, time=self._journal.acknowledged_time, only_points=True
+        )
+        for _ in range(_COPIES):
+            try:
+                until_done(lambda: self._plane.complete_base(completion), stop, "The end of the copy")
+                break
+            except WrongState:
+                # The server has restarted and forgot what it was told. The journal lies above whatever is copied now.
+                self._copy(self._plane, stop)
+        else:
+            raise TryLater("The process server keeps forgetting the copy.", remedy="See the process server's log.")
+        self.consistent = True
+        fields = {"epoch": self.grant.epoch, "from": completion.consistent_from}
+        log.info("Epoch is consistent; its points are its only states.", extra={"fields": fields})
+
+    def _end(self, why: EpochEnd, cause: str = "") -> Ended:
+        position = Position(Epoch(self.grant.epoch), self._journal.acknowledged)
+        return Ended(why, position, self.consistent, cause)

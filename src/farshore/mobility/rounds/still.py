@@ -1,0 +1,93 @@
+"""The end of a round in bitmap mode: the last changed blocks, read while nothing changes.
+
+File systems are frozen, so what lies on them cannot change. For the rest (swap apart, which nobody ships) the bitmap
+tells: it is read once more at the end, and what was written to meanwhile is read again, until nothing was. Then the
+disks were still from the last reading of the bitmap but one to the last, and what was read is the state of all of
+them at that time. Nothing is written, sent or logged in here: the agent's own files may lie on a frozen file system.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, List, Mapping, Protocol, Sequence
+
+from farshore.mobility.capture.bitmap import Ranges, count_blocks
+from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.overlay_copy import dirty_pieces
+from farshore.mobility.records import Piece
+from farshore.model.errors import TryLater
+from farshore.model.identifiers import BLOCK, DiskNumber
+from farshore.model.ports import Clock
+
+LOOKS = 8
+_COLLECT_SECONDS = 2.0
+
+
+class DirtyBlocks(Protocol):
+    """The part of Capture that rounds use."""
+
+    def collect(self, *, timeout: float = 30.0) -> Mapping[DiskNumber, Ranges]:
+        """The blocks written to since the last call, all of whose writes have landed. Raises TryLater."""
+        ...
+
+
+@dataclass(frozen=True)
+class Still:
+    """What was read, in an order in which it can be replayed; ``time``: ns of the monotonic clock."""
+
+    pieces: Sequence[Piece]
+    time: int
+
+
+class TooMuch(TryLater):
+    """More was written than may be read at once."""
+
+
+class StillReading:
+    """``noted`` keeps every block that was collected, so that a reading that failed can give them back."""
+
+    def __init__(self, source: DirtyBlocks, disks: Sequence[CopiedDisk], clock: Clock, most_bytes: int) -> None:
+        self._source = source
+        self._disks = disks
+        self._clock = clock
+        self._most = most_bytes
+        self.noted: List[Mapping[DiskNumber, Ranges]] = []
+
+    def read(self, dirty: Mapping[DiskNumber, Ranges], holds: Callable[[], bool]) -> Still:
+        """Read ``dirty`` and whatever else was written to. Raises TooMuch, TryLater, Damaged."""
+        self.noted.append(dirty)
+        more = self._collect()
+        pieces: List[Piece] = []
+        read = 0
+        pending: List[Mapping[DiskNumber, Ranges]] = [dirty, more]
+        for _ in range(LOOKS):
+            for blocks in pending:
+                read += size_of(blocks)
+                if read > self._most:
+                    raise TooMuch(
+                        "More blocks were written to than can be read while the file systems are held still.",
+                        remedy="The round goes on; if this recurs, the machine writes faster than it can send.",
+                    )
+                pieces.extend(dirty_pieces(self._disks, blocks, self._clock))
+            time = int(self._clock.monotonic() * 1e9)
+            again = self._collect()
+            if not holds():
+                raise TryLater("The file systems were not held still for long enough.", remedy="It is tried again.")
+            if not size_of(again):
+                return Still(pieces, time)
+            pending = [again]
+        numbers = ", ".join(str(number) for number, ranges in sorted(again.items()) if len(ranges))
+        raise TryLater(
+            f"Something writes to disk {numbers} past the file systems that were frozen.",
+            remedy="Give it a file system, or run it on a kernel that data mode works on (farshore machine check).",
+        )
+
+    def _collect(self) -> Mapping[DiskNumber, Ranges]:
+        found = self._source.collect(timeout=_COLLECT_SECONDS)
+        self.noted.append(found)
+        return found
+
+
+def size_of(blocks: Mapping[DiskNumber, Ranges]) -> int:
+    """Bytes in all of the blocks."""
+    return sum(count_blocks(ranges) for ranges in blocks.values()) * BLOCK
