@@ -58,7 +58,7 @@ def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> Non
 class Rig:
     """``farshore up`` in ``home`` and an agent for ``disk``, and for the ``others`` while they are attached."""
 
-    def __init__(self, home: Path, disk: LoopDisk, *others: Path, ring_mib: int = 16, spill_mib: int = 16) -> None:
+    def __init__(self, home: Path, disk: LoopDisk, *others: Path, ring_mib: int = 16, spill_mib: int = 96) -> None:
         self.home = home
         self.disk = disk
         self.state = home / "agent"

@@ -15,11 +15,22 @@ import pytest
 from tests.crash.mobility.rig import Rig, churn, same, until, writing
 from tests.loopdisks import loop_disk, require_root
 
+from farshore.mobility.spill import HrlFile
 from farshore.model.point import PointKind
 from farshore.model.states import CaptureMode
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
+
+
+def newest_left(rig: Rig) -> int:
+    """The time of the newest batch in the .hrl file, ns since 1970 UTC; 0: it is empty."""
+    with HrlFile(rig.state / f"{rig.machine}.hrl", rig.machine, None) as left:
+        found, newest = left.read(left.start), 0
+        while found is not None:
+            newest = found[0].time
+            found = left.read(found[1], found[0].end)
+        return newest
 
 
 @pytest.fixture(scope="module", params=["ext4"])
@@ -96,7 +107,7 @@ def test_a_starved_agent_goes_to_the_bitmap_and_heals(rig: Rig) -> None:
 def test_servers_die_and_the_spill_carries_the_stream_over(rig: Rig) -> None:
     epoch = rig.shown().epoch
     rig.down()
-    for number in range(6):  # 72 MiB: more than the memory for it, less than memory and .hrl file
+    for number in range(6):  # 72 MiB: more than the memory for it, less than the .hrl file
         churn(rig.disk.folder, 12, f"outage-{number % 2}")
         time.sleep(0.3)
     until(lambda: rig.reported().spilled_bytes > 0, "the .hrl file's use")
@@ -105,11 +116,32 @@ def test_servers_die_and_the_spill_carries_the_stream_over(rig: Rig) -> None:
     assert rig.shown().epoch == epoch, "an outage that memory and the .hrl file can bridge needs no new epoch"
 
 
+def test_killed_in_an_outage_what_was_captured_until_then_is_not_lost(rig: Rig) -> None:
+    epoch = rig.shown().epoch
+    rig.down()
+    for number in range(3):
+        churn(rig.disk.folder, 12, f"left-{number}")
+        time.sleep(0.3)
+    with rig.disk.frozen():
+        frozen_at = time.time_ns()
+        until(lambda: newest_left(rig) > frozen_at, "a mark in the .hrl file")
+        as_it_was = rig.disk.read()
+        rig.signal_agent(signal.SIGKILL)
+    churn(rig.disk.folder, 8, "unseen")
+    rig.up()
+    rig.start_agent()
+    rig.wait_consistent(after_epoch=epoch)
+    rig.check("after-the-outage")
+    newest = [point for point in rig.vault().points() if point.position.epoch == epoch][-1]
+    assert newest.time >= frozen_at
+    same(rig.replica(newest.position), as_it_was)
+
+
 def test_an_outage_longer_than_the_spill_ends_in_the_bitmap(rig: Rig) -> None:
     epoch = rig.shown().epoch
     rig.down()
     for number in range(6):
-        churn(rig.disk.folder, 24, f"long-{number % 2}")  # 144 MiB; memory, .hrl file and ring hold 96
+        churn(rig.disk.folder, 24, f"long-{number % 2}")  # 144 MiB; .hrl file and ring hold 112
     until(lambda: rig.reported().mode is CaptureMode.BITMAP, "bitmap mode")
     rig.up()
     rig.wait_consistent(after_epoch=epoch)
