@@ -38,6 +38,14 @@ class Credentials:
         """A TLS context that trusts only ``authority`` and shows ``certificate``. Raises Malformed."""
         return client_context(self.authority, self.certificate, self.key)
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Have a context that is in use show this certificate on new connections. Raises Malformed."""
+        try:
+            context.load_verify_locations(cadata=self.authority)
+            load_key_pair(context, self.certificate, self.key)
+        except (ssl.SSLError, ValueError) as error:
+            raise _not_pem() from error
+
     def save(self, path: Path) -> None:
         """Write the file, mode 0600, so that after a crash the old or the new one is there whole."""
         write_private(path, json.dumps(asdict(self), indent=1).encode())
@@ -62,8 +70,12 @@ def client_context(authority: str, certificate: str = "", key: str = "") -> ssl.
         if certificate:
             load_key_pair(context, certificate, key)
     except (ssl.SSLError, ValueError) as error:
-        raise Malformed("A certificate or key is not valid PEM.", remedy="Enrol again to get new ones.") from error
+        raise _not_pem() from error
     return context
+
+
+def _not_pem() -> Malformed:
+    return Malformed("A certificate or key is not valid PEM.", remedy="Enrol again to get new ones.")
 
 
 def load_key_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:

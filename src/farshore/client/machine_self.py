@@ -10,6 +10,7 @@ from farshore.api_types.machines import (
     Heartbeat,
     RenewalRequest,
 )
+from farshore.client.credentials import Credentials
 from farshore.client.transport import Transport
 
 
@@ -30,6 +31,10 @@ class MachineSelf:
     def renew(self, request: RenewalRequest) -> Enrolment:
         """A new certificate for the same machine."""
         return self._transport.post("/v1/machines/self/certificate", request, Enrolment)
+
+    def use(self, credentials: Credentials) -> None:
+        """Show a renewed certificate from now on."""
+        self._transport.renew(credentials)
 
     def close(self) -> None:
         """Close the connections."""

@@ -47,6 +47,7 @@ class Transport:
         self, url: str, context: ssl.SSLContext, *, connections: int = 8, read_seconds: float = READ_SECONDS
     ) -> None:
         self.url = url.rstrip("/")
+        self._context = context
         self._pool = urllib3.PoolManager(
             num_pools=2,
             maxsize=connections,
@@ -63,6 +64,11 @@ class Transport:
     def move_to(self, url: str) -> None:
         """Send every later request to another server of the same authority; those under way end where they are."""
         self.url = url.rstrip("/")
+
+    def renew(self, credentials: Credentials) -> None:
+        """Show another certificate from now on; requests under way end with the old one. Raises Malformed."""
+        credentials.renew(self._context)
+        self._pool.clear()  # a kept connection would show the old one for as long as it lives
 
     def get(self, path: str, answer: Type[Answer], **parameters: Parameter) -> Answer:
         """GET one object. ``parameters`` that are None are left out of the query."""

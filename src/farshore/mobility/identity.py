@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 from cryptography import x509
 
-from farshore.api_types.machines import Description, Enrolment, EnrolmentRequest, RenewalRequest
+from farshore.api_types.machines import Description, Enrolment, EnrolmentRequest
 from farshore.client.credentials import Credentials
 from farshore.client.enrolment import enrol
 from farshore.client.key_request import new_key_and_request
-from farshore.client.machine_self import MachineSelf
 from farshore.mobility.settings import Settings
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import MachineId
 
 _SCHEME = "farshore://machine/"
-_RENEW_DAYS = 120
 
 
 def enrol_machine(settings: Settings, url: str, pin: str, token: str, description: Description) -> MachineId:
     """Buy a certificate with ``token`` and keep it. Raises Unauthenticated, Unreachable …"""
     key, request = new_key_and_request(description.hostname)
     made = enrol(url, pin, EnrolmentRequest(token=token, request=request, description=description))
-    _keep(settings.credentials, url, made, key)
+    keep(settings.credentials, url, made, key)
     return MachineId(made.machine)
-
-
-def renew_if_old(settings: Settings, server: MachineSelf, hostname: str) -> bool:
-    """Get a new certificate, with a new key, when the old one ends within four months."""
-    old = Credentials.load(settings.credentials)
-    ends = x509.load_pem_x509_certificate(old.certificate.encode()).not_valid_after_utc
-    now = datetime.datetime.now(datetime.timezone.utc)
-    if ends - now > datetime.timedelta(days=_RENEW_DAYS):
-        return False
-    key, request = new_key_and_request(hostname)
-    _keep(settings.credentials, old.url, server.renew(RenewalRequest(request=request)), key)
-    return True
 
 
 def machine_of(credentials: Credentials) -> MachineId:
@@ -53,6 +38,7 @@ def machine_of(credentials: Credentials) -> MachineId:
     raise Malformed("The certificate is not a machine's.", remedy="Enrol this machine with a token.")
 
 
-def _keep(path: Path, url: str, made: Enrolment, key: str) -> None:
+def keep(path: Path, url: str, made: Enrolment, key: str) -> None:
+    """Save what an enrolment or renewal brought, with the key that it is for."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     Credentials(url, made.authority, made.certificate, key).save(path)

@@ -10,7 +10,6 @@ import argparse
 import fcntl
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -25,9 +24,10 @@ from farshore.mobility.capture.probe import probe
 from farshore.mobility.clock import SystemClock
 from farshore.mobility.description import describe
 from farshore.mobility.epoch_run import Limits
-from farshore.mobility.identity import enrol_machine, machine_of, renew_if_old
+from farshore.mobility.identity import enrol_machine, machine_of
 from farshore.mobility.planes import Planes
 from farshore.mobility.protected_disks import DiskNumbers, protected_disks
+from farshore.mobility.renewal import Renewal
 from farshore.mobility.replication import Replication
 from farshore.mobility.reporting import Reporter
 from farshore.mobility.rounds.fallback import choose_fallback
@@ -104,7 +104,8 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         log.info("The mobility service begins.", extra={"fields": {"version": __version__, "machine": machine}})
-        renewal = threading.Thread(target=_renew_daily, args=(settings, server, stop), daemon=True)
+        renewing = Renewal(settings, server, (server.use, planes.use), clock)
+        renewal = threading.Thread(target=renewing.run, args=(stop,), daemon=True)
         heartbeats = threading.Thread(target=session.run, args=(stop,), daemon=True)
         renewal.start()
         heartbeats.start()
@@ -149,15 +150,6 @@ def _guarded(replication: Replication, stop: threading.Event) -> None:
         replication.run(stop)
     except Exception:
         log.exception("The mobility service failed; systemd starts it again.")
-
-
-def _renew_daily(settings: Settings, server: MachineSelf, stop: threading.Event) -> None:
-    while not stop.wait(24 * 3600):
-        try:
-            if renew_if_old(settings, server, os.uname().nodename):
-                log.info("The certificate was renewed; it is used from the next start on.")
-        except FarshoreError as error:
-            log.warning("The certificate could not be renewed: %s", error)
 
 
 def _lock_or_refuse(descriptor: int) -> None:

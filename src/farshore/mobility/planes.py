@@ -40,3 +40,8 @@ class Planes:
         if url and transport is not None and transport.url != url.rstrip("/"):
             log.info("The stream goes to another process server.", extra={"fields": {"from": transport.url, "to": url}})
             transport.move_to(url)
+
+    def use(self, credentials: Credentials) -> None:
+        """Show a renewed certificate from now on, in the middle of an epoch too."""
+        if self._transport is not None:
+            self._transport.renew(credentials)

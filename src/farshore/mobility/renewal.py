@@ -1,0 +1,69 @@
+"""The machine's certificate renewed while the agent runs, and put to use at once in all its connections.
+
+Each renewal comes with a key of its own. A failure is told and tried again at the next look; there are months for it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import threading
+from typing import Callable, Sequence
+
+from cryptography import x509
+
+from farshore.api_types.machines import RenewalRequest
+from farshore.client.credentials import Credentials
+from farshore.client.key_request import new_key_and_request
+from farshore.client.machine_self import MachineSelf
+from farshore.mobility.identity import keep
+from farshore.mobility.settings import Settings
+from farshore.model.errors import FarshoreError
+from farshore.model.ports import Clock
+
+log = logging.getLogger(__name__)
+
+RENEW_BEFORE = datetime.timedelta(days=120)
+LOOK_SECONDS = 6 * 3600.0
+
+
+class Renewal:
+    """``users`` are told of new credentials: whatever holds connections."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        server: MachineSelf,
+        users: Sequence[Callable[[Credentials], None]],
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._server = server
+        self._users = users
+        self._clock = clock
+
+    def run(self, stop: threading.Event) -> None:
+        """Look at once, as a machine may never be up for a day, and now and then until ``stop``."""
+        while True:
+            try:
+                self.renew_if_old()
+            except FarshoreError as error:
+                log.warning("The certificate could not be renewed: %s", error)
+            if stop.wait(LOOK_SECONDS):
+                return
+
+    def renew_if_old(self) -> bool:
+        """Renew the certificate where its end is near; whether that was so. Raises FarshoreError."""
+        old = Credentials.load(self._settings.credentials)
+        ends = x509.load_pem_x509_certificate(old.certificate.encode()).not_valid_after_utc
+        now = datetime.datetime.fromtimestamp(self._clock.now() / 1e9, datetime.timezone.utc)
+        if ends - now > RENEW_BEFORE:
+            return False
+        key, request = new_key_and_request(os.uname().nodename)
+        keep(self._settings.credentials, old.url, self._server.renew(RenewalRequest(request=request)), key)
+        renewed = Credentials.load(self._settings.credentials)
+        for use in self._users:
+            use(renewed)
+        log.info("The certificate was renewed and is in use.")
+        return True
