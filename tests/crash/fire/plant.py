@@ -48,6 +48,8 @@ class Plant:
         self.disks = disks
         self.namespaces = Namespaces()
         self.machine = MachineId("")
+        self.trouble = ""
+        """Why the API was last asked in vain."""
         self.agent_state = home / "agent"
         self.spool = home / "process-server" / "spool"
         self.vault_folder = home / "vault"
@@ -172,9 +174,12 @@ class Plant:
                 yield api
 
     def _call(self, ask: Callable[[Management], Answer]) -> Answer | None:
-        with contextlib.suppress(FarshoreError), self.api() as api:
-            return ask(api)
-        return None
+        try:
+            with self.api() as api:
+                return ask(api)
+        except FarshoreError as error:
+            self.trouble = str(error)
+            return None
 
     def vault(self) -> MachineVault:
         """The machine in the vault, opened anew."""
