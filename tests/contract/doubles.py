@@ -1,7 +1,7 @@
 """Doubles of the clouds' object stores: servers from the package registries, started on free ports for the tests.
 
-Azure: Azurite (npm). S3: moto's server (PyPI). They are installed once
-below the cache folder (FARSHORE_DOUBLES, else ~/.cache/farshore/doubles).
+Azure: Azurite (npm), installed once below the cache folder (FARSHORE_DOUBLES, else ~/.cache/farshore/doubles). S3:
+Ceph's RADOS Gateway (packages of the distribution, by scripts/setup), a real server.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import urllib3
+from tests.contract.ceph import gateway
 
 CACHE = Path(os.environ.get("FARSHORE_DOUBLES", str(Path.home() / ".cache" / "farshore" / "doubles")))
 BUCKET = "farshore"
@@ -52,21 +53,13 @@ def azurite() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def moto() -> Iterator[tuple[str, dict[str, str]]]:
-    """The URL of a bucket in moto's S3 server, and the environment that opens it."""
-    command = _python_tool("moto_server", "moto[server,s3]")
-    port = _free_port()
-    with _running([str(command), "-p", str(port)], port):
-        endpoint = f"http://127.0.0.1:{port}"
-        urllib3.request("PUT", f"{endpoint}/{BUCKET}", headers={"Host": f"127.0.0.1:{port}"})
-        environment = {
-            "AWS_ENDPOINT": endpoint,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-        }
-        yield f"s3://{BUCKET}", environment
+def ceph() -> Iterator[tuple[str, dict[str, str]]]:
+    """The URL of a bucket behind a RADOS Gateway, and the environment that opens it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ceph-") as folder,
+        gateway(Path(folder), BUCKET, _free_port(), _free_port()) as found,
+    ):
+        yield found
 
 
 @contextlib.contextmanager
@@ -74,15 +67,6 @@ def gcs() -> Iterator[tuple[str, dict[str, str]]]:
     """A real bucket, FARSHORE_TEST_GCS=gs://bucket/prefix: the doubles in the registries lack the XML requests by which
     obstore writes."""
     yield os.environ["FARSHORE_TEST_GCS"], {}
-
-
-def _python_tool(name: str, package: str) -> Path:
-    tool = CACHE / "venv" / "bin" / name
-    if not tool.exists():
-        if not (CACHE / "venv").exists():
-            _install([sys.executable, "-m", "venv", str(CACHE / "venv")])
-        _install([str(CACHE / "venv" / "bin" / "pip"), "install", "--quiet", package])
-    return tool
 
 
 def _install(command: list[str]) -> None:

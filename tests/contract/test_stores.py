@@ -19,7 +19,7 @@ from farshore.vault.compaction import Tiers, compact
 from farshore.vault.stores.folder import FolderStore
 from farshore.vault.stores.registry import open_store
 
-DOUBLES = {"azurite": doubles.azurite, "moto": doubles.moto}
+DOUBLES = {"azurite": doubles.azurite, "ceph": doubles.ceph}
 if os.environ.get("FARSHORE_TEST_GCS"):
     DOUBLES["gcs"] = doubles.gcs
 
