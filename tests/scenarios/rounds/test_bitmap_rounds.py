@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.crash.mobility.rig import Rig, churn, same, until, writing
-from tests.loopdisks import LoopDisk, attached, loop_disk, require_root, run
+from tests.loopdisks import LoopDisk, loop_disk, require_root, run
 from tests.scenarios.rounds.ledger import SLOT, SLOTS, Writer, reached
+from tests.scenarios.rounds.recovered import recovered_file
 
 from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
@@ -45,17 +46,7 @@ class Protected:
 
     def file(self, position: Position, disk: LoopDisk, name: str) -> bytes:
         """A file as it was, read by mounting the recovered file system."""
-        image = self.home / "recovered.img"
-        self.rig.replica(position, self.numbers[disk]).tofile(image)
-        folder = self.home / "recovered"
-        folder.mkdir(exist_ok=True)
-        with attached(image, folder) as found:
-            options = "ro,noload" if disk is self.first else "nouuid"  # the true one is mounted too
-            run(f"mount -o {options} {found.device} {folder}")
-            try:
-                return (folder / name).read_bytes()
-            finally:
-                run(f"umount {folder}")
+        return recovered_file(self.home, self.rig.replica(position, self.numbers[disk]), name)
 
 
 @pytest.fixture(scope="module")

@@ -80,3 +80,15 @@ def test_mounts(sysfs, monkeypatch):
     )
     monkeypatch.setattr(disks, "MOUNTS", mounts)
     assert disks.mounted_on() == {"/": {"254:0"}, "/srv data": {"254:0"}}
+
+
+def test_a_file_system_is_frozen_once_wherever_it_is_mounted(sysfs, monkeypatch):
+    """Bind mounts, and btrfs subvolumes: the kernel refuses to freeze the same file system again."""
+    mounts = sysfs / "mountinfo"
+    mounts.write_text(
+        "22 1 254:1 / / rw shared:1 - ext4 /dev/vda1 rw\n"
+        "25 22 254:1 /var/log /log rw shared:1 - ext4 /dev/vda1 rw\n"
+        "23 22 253:0 / /data rw shared:2 - xfs /dev/mapper/data rw\n"
+    )
+    monkeypatch.setattr(disks, "MOUNTS", mounts)
+    assert disks.mounted_once() == {"/": {"254:0"}, "/data": {"254:0"}}
