@@ -88,6 +88,11 @@ class ControlDouble:
             raise NotFound(f"no epoch {key}", remedy="")
         return Answer(200, "application/json", [self.grants[key].model_dump_json().encode()])
 
+    @property
+    def last(self) -> ServerReport:
+        """The newest report."""
+        return self.reports[-1] if self.reports else ServerReport(url="", version="", spool_bytes=0, spool_limit=0)
+
     def grant(self, machine: str, epoch: int, kind: EpochKind, what: Description, parent: int = 0) -> None:
         """Open an epoch; older ones of the machine are closed."""
         self.fenced |= {key for key in self.grants if key[0] == machine and key[1] < epoch}
@@ -100,7 +105,13 @@ class Rig:
     """Everything in one folder. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, *, spool_limit: int = 4 << 30, seal_every: float = 0.5, **settings: object
+        self,
+        folder: Path,
+        *,
+        vault_url: str = "",
+        spool_limit: int = 4 << 30,
+        seal_every: float = 0.5,
+        **settings: object,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +119,7 @@ class Rig:
         self.authority = Authority.create("test authority", now)
         self.key_file = folder / "owner.key"
         OwnerKey.generate_file(self.key_file)
-        self.vault_url = f"file://{folder}/vault"
+        self.vault_url = vault_url or f"file://{folder}/vault"
         self.vault = Vault.create(open_store(self.vault_url), OwnerKey.from_file(self.key_file))
         given = ProcessServerSettings(
             vault_url=self.vault_url, vault_key=self.vault.key_hex, spool_limit=spool_limit, seal_every=seal_every

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import pytest
 from tests.crash.process_server.rig import Rig, description
@@ -17,6 +19,34 @@ from farshore.model.errors import Busy, NoSpace, Unreachable
 from farshore.model.identifiers import MachineId, new_id
 
 SIZE = 64 << 20
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A real file system of 24 MiB on a loop device."""
+    folder.mkdir(parents=True)
+    image = folder.parent / f"{folder.name}.image"
+    with image.open("wb") as file:
+        file.truncate(24 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    subprocess.run(["rmdir", folder / "lost+found"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take all the room that there is."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    assert shutil.disk_usage(folder).free < 1 << 19
+    return filler
 
 
 def _agent(rig: Rig, seed: int = 1) -> SimulatedAgent:
@@ -46,26 +76,41 @@ def test_a_full_spool_disk_acknowledges_nothing_and_heals(tmp_path: Path) -> Non
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system needs root")
     state = tmp_path / "rig" / "state"
-    state.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", state], check=True)
-    try:
-        with Rig(tmp_path / "rig", seal_every=0.1, spool_file_bytes=1 << 20) as rig:
-            rig.start()
-            agent = _agent(rig)
-            agent.send(agent.batch(100))
-            filler = state / "filler"
-            with pytest.raises(OSError, match="No space"), filler.open("wb") as file:
-                file.write(bytes(16 << 20))
-            with pytest.raises(NoSpace):
-                _send(agent, batches=8)
-            acknowledged = agent.acknowledged_end()
-            assert agent.plane.status().next_journal == acknowledged
-            filler.unlink()
-            agent.deliver()
-            _until(lambda: _all_stored(rig, agent), "the vault does not get what was sent afterwards")
-            rig.stop()
-    finally:
-        subprocess.run(["umount", state], check=True)
+    with small_disk(state), Rig(tmp_path / "rig", seal_every=0.1, spool_file_bytes=1 << 20) as rig:
+        rig.start()
+        agent = _agent(rig)
+        agent.send(agent.batch(100))
+        filler = fill(state)
+        with pytest.raises(NoSpace):
+            _send(agent, batches=8)
+        acknowledged = agent.acknowledged_end()
+        assert agent.plane.status().next_journal == acknowledged
+        _until(lambda: "spool disk is full" in rig.control.last.spool_trouble, "the trouble is not reported")
+        filler.unlink()
+        agent.deliver()
+        _until(lambda: _all_stored(rig, agent), "the vault does not get what was sent afterwards")
+        _until(lambda: not rig.control.last.spool_trouble, "the end of the trouble is not reported")
+        rig.stop()
+
+
+@pytest.mark.root
+def test_a_full_vault_disk_is_waited_out_in_the_spool(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    vault = tmp_path / "rig" / "vault"
+    with small_disk(vault), Rig(tmp_path / "rig", seal_every=0.1, spool_file_bytes=1 << 20) as rig:
+        rig.start()
+        agent = _agent(rig)
+        agent.send(agent.batch(10))
+        _until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
+        filler = fill(vault)
+        _send(agent, batches=8)
+        _until(lambda: "disk is full" in rig.control.last.store_trouble, "the trouble is not reported")
+        assert rig.vault.machine(agent.machine).timeline().last(agent.epoch) < agent.acknowledged_end() - 1
+        filler.unlink()
+        _until(lambda: _all_stored(rig, agent), "the vault does not get what had waited")
+        _until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
+        rig.stop()
 
 
 def test_a_store_that_fails_fills_the_spool_then_agents_wait_then_all_goes_on(tmp_path: Path) -> None:
@@ -87,7 +132,7 @@ def test_a_store_that_fails_fills_the_spool_then_agents_wait_then_all_goes_on(tm
         (tmp_path / "away").rename(machines)
         agent.deliver()
         _until(lambda: _all_stored(rig, agent), "the vault does not get what had waited")
-        _until(lambda: not rig.control.reports[-1].store_trouble, "the end of the trouble is not reported")
+        _until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
         rig.stop()
 
 

@@ -87,7 +87,9 @@ def test_a_failed_store_waits_longer_each_time_and_forgets_after_a_success() -> 
     assert all(pause <= 15.0 for pause in pauses)
     assert pauses[-1] > 5
     assert lane.due_in(100.0, SEAL) == pytest.approx(pauses[-1])
-    assert lane.store_failed(100.0, 30.0) == 30.0
+    refused = {lane.store_failed(100.0, 30.0) for _ in range(8)}
+    assert len(refused) == 8, "lanes that are refused together do not come back together"
+    assert all(30.0 <= pause <= 37.5 for pause in refused)
     lane.is_stored(lane.take(), 1, 131.0)
     lane.placed(frame(11, 12), 131.0)
     lane.is_free()

@@ -23,7 +23,7 @@ from farshore.api_types.servers import StreamGrant
 from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
 from farshore.formats.chunk_exchange import Chunks, Comparison, Verdict
-from farshore.model.errors import TryLater, WrongState
+from farshore.model.errors import Damaged, NotFound, TryLater, WrongState
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.machine import DiskDescription, MachineDescription, NicDescription
 from farshore.model.position import Position
@@ -45,16 +45,32 @@ class Copy:
     """The copy of one epoch. Comparisons and chunks may come on several connections at once."""
 
     def __init__(self, stream: Stream, grant: StreamGrant, parent: Position | None) -> None:
-        self.parent = parent
         self.kind = grant.kind
         self.last_used = time.monotonic()
         disks = [(DiskNumber(disk.number), disk.size) for disk in grant.description.disks if not disk.excluded]
         self._stream = stream
         self._description = grant.description
-        self._base: BaseCopy = stream.vault.base_copy(stream.epoch, disks, parent)
+        self._base = self._begin(disks, parent)
+        self.parent = self._base.parent
         self._coverage = Coverage(disks, self._inherited(disks))
         self._lock = threading.Lock()
         self._completing = threading.Lock()
+
+    def _begin(self, disks: list[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
+        """A parent that is damaged heals nothing: a resync then goes by the chunks alone."""
+        stream = self._stream
+        try:
+            return stream.vault.base_copy(stream.epoch, disks, parent)
+        except (Damaged, NotFound) as error:
+            if parent is None:
+                raise
+            if self.kind is EpochKind.HEAL:
+                raise WrongState(
+                    f"The state {parent} that the epoch is to stand on cannot be opened: {error.message}",
+                    remedy="The agent asks for a resync by hash instead.",
+                ) from error
+            _log.warning("Machine %s: epoch %d stands on nothing older: %s", stream.machine, stream.epoch, error)
+            return stream.vault.base_copy(stream.epoch, disks, None)
 
     @property
     def told(self) -> int:

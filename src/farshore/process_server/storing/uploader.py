@@ -25,7 +25,7 @@ from farshore.process_server.streams.stream import Stream
 _log = logging.getLogger(__name__)
 
 THREADS = 3
-_REFUSED_PAUSE = 10.0
+_REFUSED_PAUSE = 5.0
 """Before the next try where the store refuses: wrong credentials do not heal within a second."""
 _LONGEST_SLEEP = 1.0
 SLOW_SECONDS = 20.0

@@ -119,6 +119,6 @@ class Lane:
         """Wait before the next try, longer each time, with jitter. Answers the pause in seconds."""
         self.failures += 1
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * float(1 << min(self.failures, 10)))
-        pause = max(at_least, pause * (0.5 + random.random() / 2))
+        pause = max(at_least * (1 + random.random() / 4), pause * (0.5 + random.random() / 2))
         self.not_before = now + pause
         return pause

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
 
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
@@ -16,10 +16,14 @@ from farshore.vault.stores.port import Store
 from farshore.vault.stores.remote import RemoteStore
 
 if TYPE_CHECKING:
-    from obstore.store import AzureConfig, RetryConfig
+    from obstore.store import AzureConfig, ClientConfig, RetryConfig
 
 _RETRY: RetryConfig = {"max_retries": 3, "retry_timeout": datetime.timedelta(seconds=30)}
 """Short: whoever calls a store repeats TryLater by its own clock, and shows meanwhile that the store is in trouble."""
+
+_PATIENCE = {"timeout": "300 seconds", "connect_timeout": "10 seconds"}
+_CLIENT_KEYS = ("allow_http", "timeout", "connect_timeout", "proxy_url", "proxy_ca_certificate", "proxy_excludes")
+"""AWS_TIMEOUT and so on, as obstore's own reading of the environment has them."""
 
 
 def open_store(url: str) -> Store:
@@ -38,12 +42,29 @@ def open_store(url: str) -> Store:
         return RemoteStore(MemoryStore(), url)
     prefix = parts.path.strip("/") or None
     if parts.scheme in ("s3", "s3a"):
-        return RemoteStore(S3Store(parts.netloc, prefix=prefix, retry_config=_RETRY), url)
+        return RemoteStore(
+            S3Store(parts.netloc, prefix=prefix, client_options=_client("AWS"), retry_config=_RETRY), url
+        )
     if parts.scheme in ("az", "azure", "abfs"):
-        return RemoteStore(AzureStore(parts.netloc, prefix=prefix, config=_azure_double(), retry_config=_RETRY), url)
+        azure = AzureStore(
+            parts.netloc, prefix=prefix, config=_azure_double(), client_options=_client("AZURE"), retry_config=_RETRY
+        )
+        return RemoteStore(azure, url)
     if parts.scheme == "gs":
-        return RemoteStore(GCSStore(parts.netloc, prefix=prefix, retry_config=_RETRY), url)
+        return RemoteStore(
+            GCSStore(parts.netloc, prefix=prefix, client_options=_client("GOOGLE"), retry_config=_RETRY), url
+        )
     raise Malformed(f"{url!r} names no kind of store.", remedy="Use file://, s3://, az:// or gs://.")
+
+
+def _client(provider: str) -> ClientConfig:
+    """How connections are made. obstore would read all of this by itself, and give a whole request 30 seconds: an
+    object of tens of MiB must get through a slow line."""
+    given = {key: os.environ.get(f"{provider}_{key.upper()}", "") for key in _CLIENT_KEYS}
+    wanted: dict[str, object] = {**_PATIENCE, **{key: value for key, value in given.items() if value}}
+    if "allow_http" in wanted:
+        wanted["allow_http"] = str(wanted["allow_http"]).lower() == "true"
+    return cast("ClientConfig", wanted)
 
 
 def _azure_double() -> AzureConfig:

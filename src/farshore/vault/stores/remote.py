@@ -7,6 +7,7 @@ tens of MiB. obstore retries by itself within its retry configuration; what stil
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Iterator, Sequence
 
 import obstore
@@ -14,10 +15,13 @@ from obstore import exceptions
 from obstore.store import ObjectStore
 
 from farshore.formats.batch import Buffer
-from farshore.model.errors import Damaged, Forbidden, NotFound, Unreachable, Unsupported
+from farshore.model.errors import Busy, Damaged, Forbidden, NoSpace, NotFound, TryLater, Unreachable, Unsupported
 from farshore.vault.stores.port import Listed
 
 _COALESCE = 128 << 10
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
+_FULL = re.compile(r"StorageFull|QuotaExceeded|InsufficientStorage|InsufficientCapacity", re.IGNORECASE)
 
 
 class RemoteStore:
@@ -97,9 +101,29 @@ def _translated(name: str) -> Iterator[None]:
     except (exceptions.NotSupportedError, NotImplementedError) as cause:
         raise Unsupported(f"The store cannot do this: {cause}", remedy="Use a store with conditional puts.") from cause
     except (exceptions.BaseError, OSError, ValueError) as cause:
-        raise Unreachable(
-            f"The store failed on {name}: {_brief(cause)}", remedy="Try again; check the store."
-        ) from cause
+        raise _passing(name, _brief(cause), str(cause)) from cause
+
+
+def _passing(name: str, brief: str, whole: str) -> TryLater:
+    """What may pass, by the status that the store answered; with what to do if it does not."""
+    found = _STATUS.search(whole)
+    if found is None:
+        told = brief.rpartition(" - ")[2]
+        return Unreachable(
+            f"The store did not answer on {name}: {told}.", remedy="Check the network and the store's address."
+        )
+    code = _CODE.search(whole)
+    status = f"{found[1]} {code[1]}" if code else found[1]
+    if found[1] == "507" or _FULL.search(status):
+        return NoSpace(
+            f"The store has no room left ({status}).", remedy="Free space there, or raise the account's quota."
+        )
+    if found[1] in ("429", "503"):
+        return Busy(
+            f"The store is busy or asks to be asked less ({status}).",
+            remedy="It is tried again by itself; if this lasts, raise the account's limits or limit the upload.",
+        )
+    return Unreachable(f"The store failed on {name} ({status}).", remedy="Try again; check the store's own status.")
 
 
 def _brief(cause: Exception) -> str:

@@ -1,0 +1,213 @@
+"""An S3 store in memory that can be told to fail in the ways that real ones do.
+
+As much of the protocol as the vault uses: PUT with ``If-None-Match: *``, GET with ranges, HEAD, DELETE, ListObjectsV2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import enum
+import hashlib
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+BUCKET = "farshore"
+
+
+class Fault(enum.Enum):
+    """What every request meets."""
+
+    NONE = "none"
+    SLOW_DOWN = "503 SlowDown"
+    THROTTLED = "429 TooManyRequests"
+    INTERNAL = "500 InternalError"
+    WRONG_CREDENTIALS = "403 InvalidAccessKeyId"
+    FULL = "507 StorageFull"
+    SILENT = "it takes the request and never answers"
+    RESET = "it breaks the connection"
+    SLOW = "it answers after a second and a half"
+
+
+class FaultyStore:
+    """Serves while it is entered. ``puts``: the times (monotonic) at which an object was asked to be put."""
+
+    def __init__(self) -> None:
+        self.fault = Fault.NONE
+        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.puts: list[float] = []
+        self.lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.store = self
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"s3://{BUCKET}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What opens it."""
+        return {
+            "AWS_ENDPOINT": f"http://127.0.0.1:{self._server.server_address[1]}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_TIMEOUT": "2 seconds",
+        }
+
+    def __enter__(self) -> FaultyStore:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+    store: FaultyStore
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is what some of the faults are for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        if self._met_fault(b""):
+            return
+        name, query = self._asked()
+        if not name:
+            self._list(query)
+            return
+        found = self.server.store.objects.get(name)
+        if found is None:
+            self._refuse(404, "NoSuchKey")
+            return
+        data, stored = found
+        status, first, last = 200, 0, len(data) - 1
+        given = self.headers.get("Range", "").removeprefix("bytes=")
+        if given:
+            low, _, high = given.partition("-")
+            first, last = (int(low), int(high or last)) if low else (len(data) - int(high), last)
+            status, last = 206, min(last, len(data) - 1)
+        part = data[first : last + 1]
+        extra = {"Content-Range": f"bytes {first}-{last}/{len(data)}"} if status == 206 else {}
+        self._answer(status, part, {**_about(data, stored), **extra})
+
+    def do_HEAD(self) -> None:
+        if self._met_fault(b""):
+            return
+        found = self.server.store.objects.get(self._asked()[0])
+        if found is None:
+            self._answer(404, b"")
+        else:
+            self._answer(200, b"", {**_about(*found), "Content-Length": str(len(found[0]))})
+
+    def do_PUT(self) -> None:
+        store = self.server.store
+        data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        with store.lock:
+            store.puts.append(time.monotonic())
+        if self._met_fault(data):
+            return
+        name, _ = self._asked()
+        with store.lock:
+            if self.headers.get("If-None-Match") == "*" and name in store.objects:
+                taken = True
+            else:
+                taken = False
+                store.objects[name] = (data, time.time())
+        if taken:
+            self._refuse(412, "PreconditionFailed")
+        else:
+            self._answer(200, b"", _about(data, time.time()))
+
+    def do_DELETE(self) -> None:
+        if not self._met_fault(b""):
+            self.server.store.objects.pop(self._asked()[0], None)
+            self._answer(204, b"")
+
+    def _asked(self) -> tuple[str, dict[str, list[str]]]:
+        parts = urlsplit(self.path)
+        return unquote(parts.path).removeprefix(f"/{BUCKET}").lstrip("/"), parse_qs(parts.query)
+
+    def _met_fault(self, _body: bytes) -> bool:
+        fault = self.server.store.fault
+        if fault is Fault.NONE:
+            return False
+        if fault is Fault.SLOW:
+            time.sleep(1.5)
+            return False
+        if fault is Fault.SILENT:
+            time.sleep(10)
+            self.close_connection = True
+            return True
+        if fault is Fault.RESET:
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return True
+        status, code = fault.value.split()
+        self._refuse(int(status), code)
+        return True
+
+    def _refuse(self, status: int, code: str) -> None:
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code} of the double</Message></Error>"
+        self._answer(status, text.encode(), {"Content-Type": "application/xml"})
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _list(self, query: dict[str, list[str]]) -> None:
+        prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]
+        after = query.get("start-after", query.get("continuation-token", [""]))[0]
+        with self.server.store.lock:
+            objects = sorted(self.server.store.objects.items())
+        rows, folders = [], set()
+        for name, (data, stored) in objects:
+            if not name.startswith(prefix) or name <= after:
+                continue
+            inner, slash, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
+            if slash:
+                folders.add(f"{prefix}{inner}/")
+                continue
+            stamp = datetime.datetime.fromtimestamp(stored, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            rows.append(
+                f"<Contents><Key>{escape(name)}</Key><LastModified>{stamp}</LastModified>"
+                f"<ETag>&quot;{_tag(data)}&quot;</ETag><Size>{len(data)}</Size></Contents>"
+            )
+        rows += [f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in sorted(folders)]
+        text = f"<?xml version='1.0'?><ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}"
+        self._answer(200, f"{text}</ListBucketResult>".encode(), {"Content-Type": "application/xml"})
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _about(data: bytes, stored: float) -> dict[str, str]:
+    stamp = datetime.datetime.fromtimestamp(stored, datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    return {"ETag": f'"{_tag(data)}"', "Last-Modified": stamp}
