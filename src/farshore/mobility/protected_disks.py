@@ -113,10 +113,10 @@ def _mount_point(path: Path) -> Path:
 
 def _excluded(spill: Optional[Path]) -> Mapping[str, Tuple[SectorRange, ...]]:
     found: Dict[str, List[SectorRange]] = {}
-    places = swap_ranges()
+    places = [swap_ranges()]
     if spill is not None:
-        with contextlib.suppress(Unsupported):  # spill_is_safe: then it is on another disk
+        with contextlib.suppress(Unsupported, Refused):  # spill_is_safe: then it is on another disk
             places.append(file_ranges(spill))
-    for disk, ranges in places:
+    for disk, ranges in (item for one in places for item in one.items()):
         found.setdefault(disk.device, []).extend(ranges)
     return {device: join(ranges) for device, ranges in found.items()}

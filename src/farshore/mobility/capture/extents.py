@@ -1,20 +1,22 @@
 """Where on its whole disk a file or a swap area lies: what to leave out of the capture.
 
-A file's extents come from FIEMAP; only file systems whose FIEMAP speaks of device addresses, on a plain disk or
-partition, can answer. An excluded file must not move: preallocate it, and take the exclusion back before deleting it,
-as its extents may become another file's.
+A file's extents come from FIEMAP; only file systems whose FIEMAP speaks of device addresses (not btrfs), on layers that
+stacking.py sees through, can answer. An excluded file must not move: preallocate it, and take the exclusion back before
+deleting it, as its extents may become another file's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
-from farshore.mobility.capture.disks import SYS_DEVICES, Disk, disk_of
+from farshore.mobility.capture.disks import SYS_DEVICES, Disk
+from farshore.mobility.capture.stacking import Place, places_below
 from farshore.model.errors import Refused, Unsupported
 from farshore.model.identifiers import BLOCK, SECTOR
 
@@ -25,7 +27,8 @@ _HEADER = struct.Struct("=QQLLLL")
 _EXTENT = struct.Struct("=QQQQQLLLL")
 _EXTENTS_AT_ONCE = 256
 _LAST = 0x1
-_NOT_PLACED = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400  # unknown, delayed, encoded, encrypted, inline, tail …
+# Unknown, delayed, encoded, encrypted, inline, tail …; shared: the next write goes elsewhere.
+_NOT_PLACED = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000
 
 
 @dataclass(frozen=True)
@@ -36,55 +39,83 @@ class SectorRange:
     end: int
 
 
-def file_ranges(path: Path) -> Tuple[Disk, Tuple[SectorRange, ...]]:
-    """The disk that a file lies on, and its ranges there, sorted and joined.
+Ranges = Dict[Disk, Tuple[SectorRange, ...]]
+"""By disk: sorted, and joined where they touch."""
+
+
+def file_ranges(path: Path) -> Ranges:
+    """The disks that a file lies on, several below a mirror, and its ranges there.
 
     Raises Unsupported where the file system or a layer below it hides the place, Refused if the file has parts that
-    have no place yet.
+    have no place of their own.
     """
+    return _on_disks(_file_places(path))
+
+
+def swap_ranges() -> Ranges:
+    """The swap areas in use, without their first page: it holds the label by which a recovered machine finds them.
+
+    Areas that lie where ``file_ranges`` cannot follow are passed over: then they are captured like the rest.
+    """
+    found: List[Place] = []
+    for path in swap_areas():
+        with contextlib.suppress(Unsupported, Refused, FileNotFoundError):
+            found += _swap_places(path)
+    return _on_disks(found)
+
+
+def swap_areas() -> List[Path]:
+    """The swap areas in use: block devices and files. Swap in compressed memory is none."""
+    lines = SWAPS.read_text(encoding="utf-8").splitlines()[1:]
+    paths = [Path(line.split()[0].encode().decode("unicode_escape")) for line in lines]
+    return [path for path in paths if not path.name.startswith("zram")]
+
+
+def hidden_swaps() -> List[Tuple[Path, str]]:
+    """The swap areas that are captured like the rest, with the reason."""
+    found = []
+    for path in swap_areas():
+        try:
+            _swap_places(path)
+        except (Unsupported, Refused) as error:
+            found.append((path, error.message))
+    return found
+
+
+def _swap_places(path: Path) -> List[Place]:
+    if not path.is_block_device():
+        return _file_places(path, without=BLOCK)
+    number = path.stat().st_rdev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    size = int((SYS_DEVICES / device / "size").read_text(encoding="ascii")) * SECTOR
+    return places_below(device, BLOCK, size - BLOCK)
+
+
+def _file_places(path: Path, without: int = 0) -> List[Place]:
+    """Where a file lies, less its first ``without`` bytes."""
     with path.open("rb") as file:
         number = os.fstat(file.fileno()).st_dev
         if os.major(number) == 0:
             raise Unsupported(
                 f"The file system of {path} does not tell where on its disk a file lies.",
-                remedy="Move the state directory to an ext4 or xfs file system on a plain disk or partition.",
+                remedy="Move the state directory to an ext4 or xfs file system.",
             )
         extents = _extents(file.fileno(), path)
     device = f"{os.major(number)}:{os.minor(number)}"
-    disk, offset = _whole_disk(device)
-    ranges = [SectorRange((offset + start) // SECTOR, (offset + start + length) // SECTOR) for start, length in extents]
-    return disk, join(ranges)
-
-
-def swap_ranges() -> List[Tuple[Disk, Tuple[SectorRange, ...]]]:
-    """The swap areas in use, without their first page: it holds the label by which a recovered machine finds them.
-
-    Areas that lie where ``file_ranges`` cannot follow are passed over: then they are captured like the rest.
-    """
-    found = []
-    for line in SWAPS.read_text(encoding="utf-8").splitlines()[1:]:
-        path = Path(line.split()[0].encode().decode("unicode_escape"))
-        try:
-            if path.is_block_device():
-                number = path.stat().st_rdev
-                disk, offset = _whole_disk(f"{os.major(number)}:{os.minor(number)}")
-                size = int((SYS_DEVICES / f"{os.major(number)}:{os.minor(number)}" / "size").read_text()) * SECTOR
-                ranges: Tuple[SectorRange, ...] = (SectorRange(offset // SECTOR, (offset + size) // SECTOR),)
-            else:
-                disk, ranges = file_ranges(path)
-        except Unsupported:
-            continue
-        found.append((disk, without_start(ranges, BLOCK // SECTOR)))
+    found: List[Place] = []
+    for start, length in extents:
+        skipped = min(without, length)
+        without -= skipped
+        if length > skipped:
+            found += places_below(device, start + skipped, length - skipped)
     return found
 
 
-def without_start(ranges: Tuple[SectorRange, ...], sectors: int) -> Tuple[SectorRange, ...]:
-    """The ranges less their first sectors; ranges in the order of the file, the first being its beginning."""
-    if not ranges:
-        return ()
-    first, rest = ranges[0], ranges[1:]
-    shorter = SectorRange(first.start + sectors, first.end)
-    return ((shorter,) if shorter.start < shorter.end else ()) + rest
+def _on_disks(places: Sequence[Place]) -> Ranges:
+    by_disk: Dict[Disk, List[SectorRange]] = {}
+    for place in places:
+        by_disk.setdefault(place.disk, []).append(SectorRange(place.start // SECTOR, place.end // SECTOR))
+    return {disk: join(ranges) for disk, ranges in by_disk.items()}
 
 
 def join(ranges: List[SectorRange]) -> Tuple[SectorRange, ...]:
@@ -96,19 +127,6 @@ def join(ranges: List[SectorRange]) -> Tuple[SectorRange, ...]:
         else:
             joined.append(one)
     return tuple(joined)
-
-
-def _whole_disk(device: str) -> Tuple[Disk, int]:
-    """A plain disk or partition as its disk and its offset in bytes."""
-    place = (SYS_DEVICES / device).resolve()
-    slaves = place / "slaves"
-    if slaves.exists() and any(slaves.iterdir()):
-        raise Unsupported(
-            f"{place.name} is a stacked device: where its blocks lie on the disks is not known.",
-            remedy="Move the state directory to an ext4 or xfs file system on a plain disk or partition.",
-        )
-    start = place / "start"
-    return disk_of(device), int(start.read_text()) * SECTOR if start.exists() else 0
 
 
 def _extents(descriptor: int, path: Path) -> List[Tuple[int, int]]:

@@ -1,7 +1,8 @@
 """The capture ring as numpy arrays: a view of the kernel's memory, no copy, no Python per record.
 
-The kernel maps the ring's data twice in a row, so a run of records that wraps is one array all the same. All records
-have one size (layout.RING_RECORD). Positions are the ring's own byte counters: they only grow.
+The kernel maps the ring's data twice in a row, so a record that wraps is in one piece all the same; of the second
+mapping we take no more than that, as each page would count twice in our resident memory. All records have one size
+(layout.RING_RECORD). Positions are the ring's own byte counters: they only grow.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from farshore.mobility.capture.layout import (
 )
 
 _PAGE = mmap.PAGESIZE
+_WRAP = -(-RING_RECORD_BYTES // _PAGE) * _PAGE
 
 
 class RecordBatch:
@@ -48,9 +50,10 @@ class Ring:
         self.size = size
         self._consumer_page = mmap.mmap(descriptor, _PAGE)
         self._consumer = ctypes.c_uint64.from_buffer(self._consumer_page)
-        self._shared = mmap.mmap(descriptor, _PAGE + 2 * size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=_PAGE)
+        length = _PAGE + size + _WRAP
+        self._shared = mmap.mmap(descriptor, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ, offset=_PAGE)
         self._producer: npt.NDArray[np.uint64] = np.frombuffer(self._shared, np.uint64, 1)
-        self._data: npt.NDArray[np.uint8] = np.frombuffer(self._shared, np.uint8, 2 * size, _PAGE)
+        self._data: npt.NDArray[np.uint8] = np.frombuffer(self._shared, np.uint8, size + _WRAP, _PAGE)
         self._lock = threading.Lock()
         self._delivered: Dict[int, int] = {}
         self._read = self._consumer.value  # everything before it has been drained, though maybe not released
@@ -79,6 +82,7 @@ class Ring:
                 if count <= 0:
                     return None
                 offset = self._read & (self.size - 1)
+                count = min(count, -(-(self.size - offset) // RING_RECORD_BYTES))  # up to the one that wraps
                 records = self._data[offset : offset + count * RING_RECORD_BYTES].view(RING_RECORD)
                 # Read once, into memory of ours: the kernel may complete a record at any moment, and one that was
                 # being written must not look like one taken back when it is looked at again.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from farshore.mobility.capture import disks
-from farshore.mobility.capture.extents import SectorRange, join, without_start
+from farshore.mobility.capture.extents import SectorRange, join
 from farshore.model.errors import NotFound
 
 
@@ -15,12 +15,6 @@ def test_join():
     assert join([]) == ()
     ranges = [SectorRange(10, 20), SectorRange(0, 5), SectorRange(20, 30), SectorRange(3, 6), SectorRange(40, 41)]
     assert join(ranges) == (SectorRange(0, 6), SectorRange(10, 30), SectorRange(40, 41))
-
-
-def test_without_start_keeps_the_label_of_a_swap_area():
-    assert without_start((), 8) == ()
-    assert without_start((SectorRange(100, 200), SectorRange(0, 50)), 8) == (SectorRange(108, 200), SectorRange(0, 50))
-    assert without_start((SectorRange(100, 108), SectorRange(0, 50)), 8) == (SectorRange(0, 50),)
 
 
 @pytest.fixture
