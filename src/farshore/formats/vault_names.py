@@ -20,6 +20,8 @@ CHUNKS = "chunks/"
 MACHINES = "machines/"
 LEASES = "leases/"
 CONDEMNED = "collection/condemned"
+DAMAGE = "damage/"
+SCRUB = "upkeep/scrub"
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")
@@ -32,6 +34,11 @@ def machine_folder(machine: MachineId) -> str:
     if not _MACHINE.fullmatch(machine):
         raise Malformed(f"{machine!r} is not a machine id.", remedy="Use the id that `farshore vault ls` shows.")
     return f"{MACHINES}{machine}/"
+
+
+def damage(digest: bytes) -> str:
+    """A note of one damaged place."""
+    return f"{DAMAGE}{digest.hex()}"
 
 
 def machine_key(machine: MachineId) -> str:

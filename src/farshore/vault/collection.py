@@ -5,7 +5,8 @@ objects; what is needed by a kept state, a leased state or an epoch not yet comp
 the list of the condemned, with the time at which each was first found dead; only what was condemned at least a grace
 period ago, and is still dead, is deleted, listings of states before the objects that they lead to. A reader takes its
 lease, then looks whether what it opens is condemned. A copy of a base takes its lease, then leaves condemned chunks
-out; while it runs, no chunk that was condemned after it began is deleted.
+out; while it runs, no chunk that was condemned after it began is deleted. Nor are chunks condemned that were stored
+since it began, or within a grace period: a copy that was broken off finds them when it is taken up again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | No
     """One run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once."""
     moment = time.time_ns() if now is None else now
     leases = live_leases(vault.store, vault.chunk_key, moment)
-    dead, summary = find_dead(vault, policy_of, leases)
+    dead, summary = find_dead(vault, policy_of, leases, moment - grace)
     before = read_condemned(vault.store, vault.chunk_key)
     condemned = {name: before.get(name, moment) for name in dead}
     if condemned or before:
@@ -75,9 +76,13 @@ def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | No
     return summary
 
 
-def find_dead(vault: Vault, policy_of: PolicyOf, leases: list[LeaseRecord]) -> tuple[Mapping[str, int], Collection]:
-    """Every object that nothing needs, with its size, and the sizes of what is alive."""
+def find_dead(
+    vault: Vault, policy_of: PolicyOf, leases: list[LeaseRecord], young: int
+) -> tuple[Mapping[str, int], Collection]:
+    """Every object that nothing needs, with its size, and the sizes of what is alive. Chunks stored after ``young``
+    (ns since 1970 UTC, by the store's clock) may be needed by a copy yet."""
     summary = Collection()
+    young = min([young, *(lease.began for lease in leases if lease.kind is LeaseKind.COPY)])
     dead: dict[str, int] = {}
     salts: set[bytes] = set()
     for machine_id in vault.machines():
@@ -102,7 +107,7 @@ def find_dead(vault: Vault, policy_of: PolicyOf, leases: list[LeaseRecord]) -> t
         summary.alive_by_machine[machine_id] = alive_bytes
         summary.alive += alive_bytes
     for item in vault.store.list(vault_names.CHUNKS):
-        if bytes.fromhex(item.name.rpartition("/")[2]) in salts:
+        if item.modified > young or bytes.fromhex(item.name.rpartition("/")[2]) in salts:
             summary.alive += item.size
         else:
             dead[item.name] = item.size

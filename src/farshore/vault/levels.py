@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 import numpy as np
 
@@ -181,6 +181,17 @@ class MapLevel:
                 out[place] = digest
                 known[place] = True
                 unknown[place] = False
+
+    def chunks_in(self, first: int, undecided: Mask, objects: Set[str]) -> Mask:
+        """Which undecided chunks from ``first`` on this map places in one of these objects; clears those decided."""
+        found = np.zeros(len(undecided), np.bool_)
+        packs = self._entries(first, min(first + len(undecided), self._base.chunks))["pack"]
+        names = [vault_names.chunk_pack(salt.tobytes()) for salt in self._base.index.salts]
+        bad = [number for number, name in enumerate(names) if name in objects]
+        mine = undecided[: len(packs)]
+        found[: len(packs)] = mine & np.isin(packs, bad)
+        mine &= packs == INHERIT
+        return found
 
     def _needed(self, first: int, need: Need) -> tuple[Blocks, Blocks, Table]:
         """The chunks of this map that a read touches, where each begins in ``need``, and their entries."""

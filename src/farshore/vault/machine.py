@@ -26,7 +26,7 @@ from farshore.model.machine import MachineDescription
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.ports import BlockSource
 from farshore.model.position import Position
-from farshore.vault import machine_descriptions, points
+from farshore.vault import damage, machine_descriptions, points
 from farshore.vault.base_copy import BaseCopy
 from farshore.vault.base_maps import BaseMap
 from farshore.vault.block_index import Part, build_index
@@ -124,30 +124,38 @@ class MachineVault:
     def base_copy(self, epoch: Epoch, disks: Several[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
         """Begin the copy of an epoch's base by chunk hashes; ``disks`` lists numbers and sizes in bytes.
 
-        Raises NotFound or Damaged where the parent cannot be opened.
+        Chunks in objects that are known to be damaged count as missing. Raises NotFound or Damaged where the parent
+        cannot be opened: the copy can then be made without it.
         """
         lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, parent)
-        condemned = read_condemned(self._store, self._chunk_key)
-        self._chunks.forget({name for name in condemned if name.startswith(vault_names.CHUNKS)})
         sources: dict[DiskNumber, ParentDisk] = {}
-        if parent is not None:
-            timeline = self.timeline()
-            for number, _ in disks:
-                if timeline.record(parent.epoch).disk(number) is not None:
-                    sources[number] = ParentDisk(self._view(timeline, parent, number), self._hash_key)
+        try:
+            bad = {one.object for one in damage.listed(self._store, self._chunk_key)}
+            shunned = bad | read_condemned(self._store, self._chunk_key).keys()
+            self._chunks.forget({name for name in shunned if name.startswith(vault_names.CHUNKS)})
+            if parent is not None:
+                timeline = self.timeline()
+                for number, _ in disks:
+                    if timeline.record(parent.epoch).disk(number) is not None:
+                        sources[number] = ParentDisk(self._view(timeline, parent, number), self._hash_key, bad)
+        except BaseException:
+            for source in sources.values():
+                source.close()
+            if lease is not None:
+                lease.release()
+            raise
         return BaseCopy(self._store, self.key, self.id, epoch, disks, parent, self._chunks, sources, lease)
 
     # Reading
 
     def timeline(self, *, with_condemned: bool = False) -> Timeline:
-        """What is there now, without what a collector has condemned unless that is asked for.
-
-        Raises the store's errors, Damaged, WrongKey."""
+        """What is there now; for upkeep ``with_condemned``: what a collector has condemned too, and Damaged where a
+        document cannot be read, for upkeep must not take its epoch for dead. Raises the store's errors, WrongKey."""
         condemned: Set[str] = set()
         if not with_condemned:
             folder = vault_names.machine_folder(self.id)
             condemned = {name for name in read_condemned(self._store, self._chunk_key) if name.startswith(folder)}
-        return load_timeline(self._store, self.key, self.id, self.layer, condemned)
+        return load_timeline(self._store, self.key, self.id, self.layer, condemned, whole=with_condemned)
 
     def points(
         self,
@@ -159,7 +167,7 @@ class MachineVault:
         """Recovery points by position, oldest first; times (ns) bound them half-open; ``limit`` keeps the newest."""
         timeline = timeline or self.timeline()
         found = points.crash_consistent(timeline)
-        found += [point for point in self._stored_points() if points.recoverable(timeline, point.position)]
+        found += [point for point in self._stored_points(timeline) if points.recoverable(timeline, point.position)]
         found.sort(key=lambda point: (point.position, point.kind is not PointKind.CRASH_CONSISTENT))
         chosen = [
             point
@@ -194,7 +202,9 @@ class MachineVault:
                 points.check_recoverable(timeline, position)
                 return self._at_position(timeline, position)
             return points.find(listed, choice.text)
-        return points.newest(listed, PointKind.APP_CONSISTENT)
+        found = points.newest(listed, PointKind.APP_CONSISTENT)
+        timeline.check_none_lost(after=found.position.epoch)
+        return found
 
     def open(self, position: Position, disk: DiskNumber) -> BlockSource:
         """One disk at a position, which stays in the vault until the source is closed.
@@ -262,15 +272,16 @@ class MachineVault:
 
     def source(self, epoch: Epoch, source: Table) -> OpenedObject:
         """The object that a row of a layer's sources names. Raises NotFound, Damaged, WrongKey."""
-        name = self._source_name(epoch, source)
+        name = self.source_name(epoch, source)
         kind = Kind.LAYER_DATA if any(source["salt"].tobytes()) else Kind.SEGMENT
         return self._sources.load(name, lambda: self._open(Listed(name, int(source["size"]), 0), kind))
 
     def source_names(self, layer: Layer) -> set[str]:
         """The objects that a layer needs."""
-        return {self._source_name(layer.name.epoch, source) for source in layer.sources}
+        return {self.source_name(layer.name.epoch, source) for source in layer.sources}
 
-    def _source_name(self, epoch: Epoch, source: Table) -> str:
+    def source_name(self, epoch: Epoch, source: Table) -> str:
+        """The name of the object that a row of a layer's sources names."""
         salt = source["salt"].tobytes()
         if any(salt):
             return vault_names.layer_data(self.id, salt)
@@ -358,11 +369,21 @@ class MachineVault:
     def _open(self, item: Listed, kind: Kind) -> OpenedObject:
         return open_object(self._store, self.key, item.name, item.size, kind)
 
-    def _stored_points(self) -> list[RecoveryPoint]:
+    def _stored_points(self, timeline: Timeline) -> list[RecoveryPoint]:
+        """Points with a document; those that do not open are left out, unless the timeline is a whole one."""
         names = [item.name for item in self._store.list(vault_names.points_folder(self.id))]
         with ThreadPoolExecutor(_READERS) as readers:
-            documents = list(readers.map(lambda name: read_document(self._store, self.key, name), names))
-        return [points.from_fields(fields, name) for fields, name in zip(documents, names, strict=True)]
+            found = list(readers.map(self._stored_point, names))
+        for one in found:
+            if isinstance(one, Damaged) and timeline.whole:
+                raise one
+        return [one for one in found if isinstance(one, RecoveryPoint)]
+
+    def _stored_point(self, name: str) -> RecoveryPoint | Damaged:
+        try:
+            return points.from_fields(read_document(self._store, self.key, name), name)
+        except Damaged as error:
+            return error
 
     def _latest(self, timeline: Timeline) -> RecoveryPoint:
         for epoch in sorted(timeline.epochs, reverse=True):
@@ -371,9 +392,11 @@ class MachineVault:
             if record.only_points:
                 marked = self._newest_point(timeline, epoch, sequence)
                 if marked is not None:
+                    timeline.check_none_lost(after=epoch)
                     return marked
             elif sequence >= record.consistent_from:
                 position = Position(epoch, sequence)
+                timeline.check_none_lost(after=epoch)
                 return self._point_at(position) or points.crash_point(self.id, position, time)
         raise NotFound("The vault holds no recovery point of this machine.", remedy="Wait for the first one.")
 
@@ -382,12 +405,13 @@ class MachineVault:
         return self._point_at(Position(epoch, max(known))) if known else None
 
     def _point_at(self, position: Position) -> RecoveryPoint | None:
-        """The stored point at a position."""
+        """The stored point at a position; None where there is none that opens."""
         prefix = vault_names.point(self.id, position, PointId("0"))[:-1]
         item = next(iter(self._store.list(vault_names.points_folder(self.id), after=prefix)), None)
         if item is None or not item.name.startswith(prefix):
             return None
-        return points.from_fields(read_document(self._store, self.key, item.name), item.name)
+        found = self._stored_point(item.name)
+        return None if isinstance(found, Damaged) else found
 
     def _at_position(self, timeline: Timeline, position: Position) -> RecoveryPoint:
         for point in self.points(timeline=timeline):
@@ -403,6 +427,7 @@ class MachineVault:
     def _at_time(self, timeline: Timeline, time: int) -> RecoveryPoint:
         listed = self.points(timeline=timeline)
         if time > points.newest(listed).time:
+            timeline.check_none_lost(after=listed[-1].position.epoch)
             raise NotFound("The newest state in the vault is older than that time.", remedy="Ask for the latest point.")
         younger = next((point for point in listed if point.time > time), None)
         older = [point for point in listed if point.time <= time]
@@ -415,6 +440,7 @@ class MachineVault:
                 return found
         if not older:
             raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")
+        timeline.check_none_lost(older[-1].position.epoch, None if younger is None else younger.position.epoch)
         return older[-1]
 
     def _within(self, record: EpochRecord, stored: StoredSegment, time: int) -> RecoveryPoint | None:

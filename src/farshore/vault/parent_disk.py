@@ -1,16 +1,20 @@
 """The disk that a new base copy is compared with: the replica at the parent position.
 
 A chunk that no write touched since it was copied is compared by the hash in the base map, all others by reading the
-replica and hashing it. So a resync sends only what differs, and reads only what was written.
+replica and hashing it. So a resync sends only what differs, and reads only what was written. A chunk that cannot be
+read, or whose bytes lie in an object that is known to be damaged, differs: that is how a resync heals.
 """
 
 from __future__ import annotations
+
+from collections.abc import Set
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
 from farshore.formats.chunk_pack import Hashes
+from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK
 from farshore.vault.base_maps import chunk_length
 from farshore.vault.view import DiskView
@@ -19,16 +23,26 @@ from farshore.vault.view import DiskView
 class ParentDisk:
     """Tells whether the chunks of a view have given hashes. Safe to use from several threads."""
 
-    def __init__(self, view: DiskView, hash_key: bytes) -> None:
+    def __init__(self, view: DiskView, hash_key: bytes, damaged: Set[str] = frozenset()) -> None:
         self._view = view
         self._hash_key = hash_key
+        self._damaged = damaged
 
     def equal(self, first: int, hashes: Hashes, size: int) -> npt.NDArray[np.bool_]:
         """Which of the chunks from ``first`` on have these hashes; ``size`` is the disk's new size in bytes.
 
-        A zero chunk has the zero hash. Raises Damaged where the replica cannot be read.
+        A zero chunk has the zero hash. Raises the store's errors.
         """
-        known, found = self._view.chunk_hashes(first, len(hashes))
+        try:
+            known, found = self._view.chunk_hashes(first, len(hashes))
+            if self._damaged:
+                known &= ~self._view.chunks_in(first, len(hashes), self._damaged)
+        except Damaged:
+            if len(hashes) == 1:
+                return np.zeros(1, np.bool_)
+            half = len(hashes) // 2
+            parts = (self.equal(first, hashes[:half], size), self.equal(first + half, hashes[half:], size))
+            return np.concatenate(parts)
         equal: npt.NDArray[np.bool_] = known & (found == hashes).all(axis=1)
         for place in np.flatnonzero(~known).tolist():
             length = chunk_length(first + place, self._view.size)
@@ -47,6 +61,10 @@ class ParentDisk:
         self._view.close()
 
     def _hash(self, offset: int, length: int) -> bytes:
+        """Empty where it cannot be read."""
         data = bytearray(length)
-        self._view.read_into(offset, memoryview(data))
+        try:
+            self._view.read_into(offset, memoryview(data))
+        except Damaged:
+            return b""
         return blake3(data, key=self._hash_key).digest() if data.count(0) != length else bytes(32)

@@ -88,8 +88,15 @@ class Timeline:
         layers: list[StoredLayer],
         open_layer: Callable[[StoredLayer], Layer],
         condemned: Set[str],
+        damaged: dict[Epoch, Damaged] | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         self.machine = machine
+        self.whole = whole
+        """Whether nothing of it may be left out."""
+        self.damaged = damaged or {}
+        """Epochs whose document cannot be read; their states cannot be opened, all others can."""
         self._condemned = condemned
         self.epochs = epochs
         self._store = store
@@ -130,6 +137,15 @@ class Timeline:
         """The last journal sequence of an epoch that is stored without a gap."""
         return Sequence(self._spine(epoch)[1].end - 1)
 
+    def check_none_lost(self, after: Epoch, before: Epoch | None = None) -> None:
+        """Raise Damaged where an epoch between these cannot be read: it may hold the state that is looked for."""
+        for epoch, error in sorted(self.damaged.items()):
+            if after < epoch and (before is None or epoch < before):
+                raise Damaged(
+                    f"Epoch {epoch} of machine {self.machine} cannot be read, and may hold the state asked for.",
+                    remedy="Name one of the points that `farshore vault points` lists; a resync makes new ones.",
+                ) from error
+
     def newest(self, epoch: Epoch) -> tuple[Sequence, int] | None:
         """The last journal sequence of an epoch and its time (ns); None where it has no journal."""
         pieces, run = self._spine(epoch)
@@ -146,10 +162,16 @@ class Timeline:
         return [gap for epoch in sorted(self.epochs) for gap in self._spine(epoch)[1].behind_gap]
 
     def record(self, epoch: Epoch) -> EpochRecord:
-        """The epoch's document. Raises NotFound."""
+        """The epoch's document. Raises NotFound, Damaged."""
         try:
             return self.epochs[epoch]
         except KeyError:
+            if epoch in self.damaged:
+                raise Damaged(
+                    f"The document of epoch {epoch} of machine {self.machine} is damaged; none of its states can be "
+                    "opened.",
+                    remedy="Choose a point of another epoch; a resync of the machine makes new ones.",
+                ) from self.damaged[epoch]
             raise NotFound(
                 f"Epoch {epoch} of machine {self.machine} has no complete base in this vault.",
                 remedy="Choose one of the points that `farshore vault points` lists.",
@@ -319,10 +341,13 @@ def load_timeline(
     machine: MachineId,
     open_layer: Callable[[StoredLayer], Layer],
     condemned: Set[str] = frozenset(),
+    *,
+    whole: bool = False,
 ) -> Timeline:
     """List layers and read the epochs' documents, as if the objects named by ``condemned`` were gone already.
 
-    Raises the store's errors, Damaged, WrongKey."""
+    A document that does not open leaves out its epoch, unless the ``whole`` timeline is needed: then it raises Damaged.
+    Raises the store's errors, WrongKey."""
     layers: list[StoredLayer] = []
     for item in store.list(vault_names.layers_folder(machine)):
         name = LayerName.parse(item.name)
@@ -332,9 +357,22 @@ def load_timeline(
         item.name for item in store.list(f"{vault_names.machine_folder(machine)}epochs/") if item.name not in condemned
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        documents = list(readers.map(lambda name: read_document(store, key, name), names))
-    records = [EpochRecord.from_fields(fields, name) for fields, name in zip(documents, names, strict=True)]
-    return Timeline(store, machine, {record.epoch: record for record in records}, layers, open_layer, condemned)
+        found = list(readers.map(lambda name: _epoch(store, key, name), names))
+    damaged: dict[Epoch, Damaged] = {}
+    for document, one in zip(names, found, strict=True):
+        if isinstance(one, Damaged):
+            if whole:
+                raise one
+            damaged[Epoch(int(document.rpartition("/")[2], 16))] = one
+    epochs = {one.epoch: one for one in found if isinstance(one, EpochRecord)}
+    return Timeline(store, machine, epochs, layers, open_layer, condemned, damaged, whole=whole)
+
+
+def _epoch(store: Store, key: SealingKey, name: str) -> EpochRecord | Damaged:
+    try:
+        return EpochRecord.from_fields(read_document(store, key, name), name)
+    except Damaged as error:
+        return error
 
 
 def _connect(group: list[StoredSegment], start: Sequence) -> Run:

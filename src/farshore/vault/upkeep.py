@@ -98,7 +98,7 @@ def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int
         else:
             found.other += item.size
     if policy_of is not None:
-        dead, _ = find_dead(vault, policy_of, live_leases(vault.store, vault.chunk_key, moment))
+        dead, _ = find_dead(vault, policy_of, live_leases(vault.store, vault.chunk_key, moment), moment - GRACE)
         found.reclaimable = sum(dead.values())
     return found
 

@@ -69,9 +69,9 @@ class Vault:
         return cls(store, vault_id, SealingKey(unwrap_any(owner, descriptor["slots"], vault_id)))
 
     @classmethod
-    def open_with_vault_key(cls, store: Store, secret: bytes) -> Vault:
+    def open_with_vault_key(cls, store: Store, secret: bytes, cache_bytes: int = 64 << 20) -> Vault:
         """Open with the vault key itself. Raises NotFound, WrongKey, Damaged, Unsupported."""
-        return cls(store, VaultId(read_descriptor(store)["vault"]), SealingKey(secret))
+        return cls(store, VaultId(read_descriptor(store)["vault"]), SealingKey(secret), cache_bytes)
 
     def add_owner(self, owner: KeyWrapper) -> None:
         """Let another owner key open the vault too. No data is touched."""

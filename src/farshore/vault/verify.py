@@ -3,13 +3,13 @@
 The structure is checked by opening every index, which is authenticated, and by following every reference. ``data``
 reads and opens packs too, all or a random share of them: every byte of a pack is authenticated. A finding names the
 object, the disk and the bytes of it that are affected, and the first position whose state is. Other points stay
-usable.
+usable. Who has read the packs already (a scrub) says which are bad, and gets the same findings without reading them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,29 +20,22 @@ from farshore.formats.batch import Role
 from farshore.formats.chunk_pack import decode_index
 from farshore.formats.container import Kind
 from farshore.formats.record import RecordKind, payload_offsets
+from farshore.formats.vault_names import DATA_TIER
 from farshore.model.errors import Damaged, NotFound, Refused
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, Epoch, MachineId
+from farshore.vault import points
 from farshore.vault.base_maps import BaseMap
+from farshore.vault.damage import Finding
 from farshore.vault.epochs import EpochRecord
+from farshore.vault.layers import Layer
 from farshore.vault.machine import MachineVault
-from farshore.vault.objects import OpenedObject, open_object
+from farshore.vault.objects import OpenedObject, open_object, read_document
 from farshore.vault.stores.port import Listed
 from farshore.vault.timeline import StoredLayer, StoredSegment, Timeline
 from farshore.vault.vault import Vault
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong. ``disk`` and the byte range are -1 where it concerns more than that; ``from_position``
-    is the first state affected, as EPOCH:SEQUENCE, later ones of its epoch may be too; empty for none or unknown."""
-
-    object: str
-    problem: str
-    machine: str = ""
-    disk: int = -1
-    start: int = -1
-    end: int = -1
-    from_position: str = ""
+BadPacks = Mapping[str, Mapping[int, str]]
+"""By object: the packs that do not open, and why."""
 
 
 @dataclass
@@ -62,18 +55,24 @@ def verify(
     sample: float = 1.0,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    known: BadPacks | None = None,
 ) -> Report:
-    """Check a whole vault. ``sample`` is the share of packs read with ``data``. Raises Unreachable, Forbidden only."""
-    return _Verification(vault, data, sample, seed, progress or (lambda _name: None)).run()
+    """Check a whole vault. ``sample`` is the share of packs read with ``data``; ``known`` packs are bad without being
+    read. Raises Unreachable, Forbidden only."""
+    return _Verification(vault, data, sample, seed, progress or (lambda _name: None), known or {}).run()
 
 
 class _Verification:
-    def __init__(self, vault: Vault, data: bool, sample: float, seed: int, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self, vault: Vault, data: bool, sample: float, seed: int, progress: Callable[[str], None], known: BadPacks
+    ) -> None:
         self._vault, self._data, self._sample, self._progress = vault, data, sample, progress
+        self._known = known
         self._random = random.Random(seed)
         self._report = Report()
         self._lost: dict[str, set[int] | None] = {}
         """Chunk packs that are damaged: the ordinals of their chunks, or None for all of them."""
+        self._missing: set[str] = set()
 
     def run(self) -> Report:
         packs = {item.name: item for item in self._vault.store.list(vault_names.CHUNKS)}
@@ -91,12 +90,24 @@ class _Verification:
             self._machine(machine, timeline, packs)
         return self._report
 
-    def _machine(self, machine: MachineVault, timeline: Timeline, packs: Mapping[str, Listed]) -> None:
+    def _documents(self, machine: MachineVault, timeline: Timeline) -> None:
+        for epoch, error in sorted(timeline.damaged.items()):
+            name = vault_names.epoch(machine.id, epoch)
+            self._note(name, error.message, machine.id, position=f"{epoch}:0")
+        for item in self._vault.store.list(vault_names.points_folder(machine.id)):
+            try:
+                points.from_fields(read_document(self._vault.store, machine.key, item.name), item.name)
+            except NotFound:
+                continue
+            except (Damaged, Refused) as error:
+                self._note(item.name, error.message, machine.id)
         try:
-            machine.points(timeline=timeline)
             machine.machine_description()
         except (Damaged, Refused) as error:
-            self._note(vault_names.machine_folder(machine.id), error.message, machine.id)
+            self._note(vault_names.machine_folder(machine.id) + "descriptions/", error.message, machine.id)
+
+    def _machine(self, machine: MachineVault, timeline: Timeline, packs: Mapping[str, Listed]) -> None:
+        self._documents(machine, timeline)
         listed = {item.name for item in self._vault.store.list(vault_names.machine_folder(machine.id))}
         for epoch in sorted(timeline.epochs):
             record = timeline.epochs[epoch]
@@ -144,21 +155,39 @@ class _Verification:
         except (Damaged, Refused) as error:
             self._note(stored.object.name, error.message, machine.id, position=position)
             return
-        self._report.objects += 1
         for name in sorted(machine.source_names(layer) - listed):
             self._note(name, f"It is missing; {stored.object.name} needs it.", machine.id, position=position)
         for number, problem in self._packs(layer.opened):
             page = layer.index.pages[number]
             start, end = int(page["block"]) * BLOCK, (int(page["last"]) + 1) * BLOCK
             self._note(stored.object.name, problem, machine.id, int(page["disk"]), start, end, position)
-        if self._data:
-            for row in np.flatnonzero(layer.sources["salt"] != np.void(bytes(16))).tolist():
-                try:
-                    source = machine.source(stored.layer.epoch, layer.sources[row])
-                    for _, problem in self._packs(source):
-                        self._note(source.name, problem, machine.id, position=position)
-                except (Damaged, Refused) as error:
-                    self._note(stored.object.name, error.message, machine.id, position=position)
+        merged = stored.layer.tier == DATA_TIER
+        for row in range(len(layer.sources)):
+            name = machine.source_name(stored.layer.epoch, layer.sources[row])
+            # The segments behind an index layer are walked by themselves.
+            if name not in listed or not (merged or any(layer.sources[row]["salt"].tobytes())):
+                continue
+            if self._data or name in self._known:
+                self._layer_source(machine, layer, row, position)
+
+    def _layer_source(self, machine: MachineVault, layer: Layer, row: int, position: str) -> None:
+        """What a merged layer took from an object whose packs do not all open: block by block."""
+        try:
+            source = machine.layer_source(layer, row)
+            bad = dict(self._packs(source))
+            for disk in layer.disks() if bad else []:
+                index = layer.whole(disk, machine.cache)
+                mine = np.flatnonzero(index.entries["source"] == row)
+                offsets = index.entries["offset"][mine].astype(np.int64)
+                sizes = np.bitwise_count(index.entries["mask"][mine]).astype(np.int64) * SECTOR
+                for number, problem in bad.items():
+                    touched = (offsets < source.starts[number + 1]) & (offsets + sizes > source.starts[number])
+                    for block in index.blocks[mine[touched]].tolist():
+                        start = block * BLOCK
+                        self._note(source.name, problem, machine.id, disk, start, start + BLOCK, position)
+        except (Damaged, Refused) as error:
+            name = machine.source_name(layer.name.epoch, layer.sources[row])
+            self._note(name, error.message, machine.id, position=position)
 
     def _base_maps(self, machine: MachineVault, record: EpochRecord, packs: Mapping[str, Listed]) -> None:
         for disk in record.disks:
@@ -174,19 +203,23 @@ class _Verification:
             self._report.objects += 1
             names = [vault_names.chunk_pack(salt.tobytes()) for salt in base.index.salts]
             bad = {row for row, pack in enumerate(names) if pack not in packs or pack in self._lost}
-            if bad or self._data:
-                for chunk, problem in self._bad_chunks(base, names, bad):
+            for pack in sorted({names[row] for row in bad} - set(packs) - self._missing):
+                self._missing.add(pack)
+                self._note(pack, "It is missing.")
+            if bad or self._data or name in self._known:
+                pages = self._data or name in self._known
+                for chunk, problem in self._bad_chunks(base, names, bad, hashes=pages):
                     start = chunk * CHUNK
                     end = min(disk.size, start + CHUNK)
                     self._note(name, problem, machine.id, disk.number, start, end, position)
 
-    def _bad_chunks(self, base: BaseMap, names: list[str], bad: set[int]) -> Iterator[tuple[int, str]]:
+    def _bad_chunks(self, base: BaseMap, names: list[str], bad: Set[int], *, hashes: bool) -> Iterator[tuple[int, str]]:
         """Chunks of a map that cannot be read, and why."""
         size = base.index.page_chunks
         for page in range(-(-base.chunks // size)):
             try:
                 entries = base.entries(page)
-                if self._data:
+                if hashes:
                     base.hashes(page)
             except Damaged as error:
                 yield from ((chunk, error.message) for chunk in range(page * size, min((page + 1) * size, base.chunks)))
@@ -215,7 +248,8 @@ class _Verification:
         """Packs of an object that do not open, and why. Reads none without ``data``."""
         self._progress(opened.name)
         self._report.objects += 1
-        if not self._data:
+        yield from ((number, why) for number, why in sorted(self._known.get(opened.name, {}).items()) if number >= 0)
+        if not self._data or opened.name in self._known:
             return
         for number in range(len(opened.packs)):
             if self._sample < 1 and self._random.random() >= self._sample:

@@ -8,7 +8,7 @@ cache.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -136,6 +136,15 @@ class DiskView:
                 break
             level.chunk_hashes(first, unknown, known, hashes)
         return known | unknown, hashes
+
+    def chunks_in(self, first: int, count: int, objects: Set[str]) -> npt.NDArray[np.bool_]:
+        """Which of ``count`` chunks from ``first`` on, where no write touched them, lie in one of these objects."""
+        undecided = np.ones(count, np.bool_)
+        found = np.zeros(count, np.bool_)
+        for level in self._levels:
+            if isinstance(level, MapLevel):
+                found |= level.chunks_in(first, undecided, objects)
+        return found
 
     def close(self) -> None:
         """See BlockSource."""
