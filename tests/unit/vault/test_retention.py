@@ -169,6 +169,27 @@ def test_an_epoch_that_is_being_copied_is_left_alone(machine):
     copy.close()
 
 
+def test_what_a_copy_stored_before_it_was_broken_off_is_found_by_the_next(machine):
+    machine.journal(segments=5, batches=1, count=8)
+    broken = machine.in_vault.base_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
+    machine.disks = {0: bytearray(machine.random.randbytes(2 << 20))}
+    machine._copy_disk(broken, 0)
+    broken.finish()
+    collect(machine.vault, lambda _: POLICY, grace=0)
+    names = {item.name for item in machine.vault.store.list(vault_names.CHUNKS)}
+    broken.close()
+    collect(machine.vault, lambda _: POLICY)  # as the servers do when they start
+    again = machine.in_vault.base_copy(Epoch(3), [(DiskNumber(0), 2 << 20)], None)
+    machine._copy_disk(again, 0)
+    again.finish()
+    assert {item.name for item in machine.vault.store.list(vault_names.CHUNKS)} == names, "nothing was stored twice"
+    again.close()
+    for _ in range(2):
+        collect(machine.vault, lambda _: POLICY, grace=0)
+    left = {item.name for item in machine.vault.store.list(vault_names.CHUNKS)}
+    assert left < names, "what no epoch came to name goes in the end"
+
+
 def test_an_erased_machine_is_collected_whole(machine):
     machine.journal(segments=3, batches=1, count=8)
     other = Machine(machine.vault, 5, {0: 1 << 20}, MachineId(machine.id.replace("7", "4")))
