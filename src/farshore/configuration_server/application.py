@@ -13,6 +13,7 @@ from farshore.configuration_server.api import (
     failovers,
     jobs,
     machines,
+    metrics,
     points,
     policies,
     process_server_self,
@@ -35,6 +36,7 @@ ROUTERS = (
     failovers.router,
     jobs.router,
     events.router,
+    metrics.router,
     users.router,
     vault.router,
 )

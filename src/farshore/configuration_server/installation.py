@@ -89,6 +89,19 @@ def _ensure_sealing_key(settings: Settings) -> None:
         write_private(path, os.urandom(KEY_BYTES))
 
 
+def renew(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> Credentials | None:
+    """A new certificate for the configuration server that runs, where the old one's end is near; else None.
+
+    The administrator's is renewed as well; process servers renew their own.
+    """
+    path = settings.pki / SERVER_FILE
+    before = Credentials.load(path)
+    _ensure_credentials(path, Kind.SERVER, settings, catalog, issuer, clock)
+    _ensure_admin(settings, catalog, issuer, clock)
+    after = Credentials.load(path)
+    return None if after.certificate == before.certificate else after
+
+
 def _ensure_credentials(
     path: Path, kind: Kind, settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock
 ) -> None:

@@ -13,6 +13,7 @@ import uvicorn
 
 from farshore.catalog.database import Catalog
 from farshore.catalog.upgrade import upgrade
+from farshore.client.credentials import load_key_pair
 from farshore.configuration_server import installation
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.clock import SystemClock
@@ -27,10 +28,11 @@ from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.configuration_server.watching import look, prune
-from farshore.configuration_server.web.protocol import CertificateProtocol, server_context
+from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
 from farshore.protection.push.install import PushInstaller
+from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
 from farshore.protection.tending import compact_all, thin_all
 from farshore.recovery.context import RecoveryContext
@@ -46,6 +48,8 @@ KEEP_UP_EVERY = 5.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
 PRUNE_EVERY = 3600.0
+SCRUB_EVERY = 300.0
+RENEW_EVERY = 6 * 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,15 +88,26 @@ def serve(settings: Settings) -> None:
     jobs = JobEngine(settings.jobs, [point_job(catalog, clock), push_job(push), *recovery_jobs(recovery)])
     services = Services(settings, catalog, issuer, vault, jobs, sealer, clock)
     silence = Silence(clock)
+    scrubbing = Scrubbing(vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
+    own = installation.load_server_credentials(settings)
+    context = server_context(own.authority, own.certificate, own.key, settings.tls_ciphers)
+
+    def renew() -> None:
+        made = installation.renew(settings, catalog, issuer, clock)
+        if made is not None:
+            load_key_pair(context, made.certificate, made.key)
+            log.info("The certificate was renewed; new connections are shown the new one.")
+
     rounds = [
-        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence)),
+        Periodic("Renewing certificates", RENEW_EVERY, renew),
+        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence, scrubbing.conditions)),
         Periodic("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
         Periodic("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
+        Periodic("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
         Periodic("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
     ]
-    own = installation.load_server_credentials(settings)
     server = uvicorn.Server(
         uvicorn.Config(
             create_application(services),
@@ -104,7 +119,7 @@ def serve(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            ssl_context_factory=server_context(own.authority, own.certificate, own.key, settings.tls_ciphers),
+            ssl_context_factory=given(context),
             timeout_keep_alive=75,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
@@ -117,6 +132,7 @@ def serve(settings: Settings) -> None:
     try:
         server.run()
     finally:
+        scrubbing.stop()
         for each in rounds:
             each.stop()
         jobs.close()

@@ -23,7 +23,8 @@ CREDENTIALS_FILE_NAME = "credentials.json"
 
 
 class Settings(BaseSettings):
-    """``advertise``: the names and addresses at which machines reach this server; they are told the first."""
+    """``advertise``: the names and addresses at which machines reach this server; they are told the first.
+    ``scrub_days``: in so many days every byte of the vault is read and checked once."""
 
     model_config = SettingsConfigDict(env_prefix="FARSHORE_", extra="forbid", frozen=True)
 
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     catalog_url: str = ""
     jobs_url: str = ""
     spool_limit: int = Field(default=4 << 30, ge=64 << 20)
+    scrub_days: int = Field(default=30, ge=1)
     keep_events_days: int = Field(default=400, ge=1)
     keep_events_most: int = Field(default=200_000, ge=1000)
     tls_ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from farshore.catalog import epochs, events, machines, policies, process_servers
 from farshore.catalog.database import Catalog
+from farshore.catalog.tables import AlertRow
 from farshore.model.ports import Clock
 from farshore.protection import moving
 from farshore.protection.silence import Silence
-from farshore.protection.watch import conditions, reconcile
+from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition, conditions, reconcile
 
 DAY = 86400 * 1_000_000_000
 
 
-def look(catalog: Catalog, clock: Clock, silence: Silence) -> None:
-    """Compare what is with what should be; write only where they differ."""
+def look(catalog: Catalog, clock: Clock, silence: Silence, more: Sequence[Condition] = ()) -> None:
+    """Compare what is with what should be; write only where they differ. ``more`` is what others found wrong."""
     now = clock.now()
     with catalog.reading() as tx:
         every, servers = machines.every(tx), process_servers.every(tx)
-        present = conditions(every, policies.every(tx), servers, now)
-        known = {(alert.kind, alert.subject) for alert in events.open_alerts(tx)}
+        present = [*conditions(every, policies.every(tx), servers, now), *more]
+        known = {_told(alert) for alert in events.open_alerts(tx)}
         moves = moving.decide(every, servers, epochs.streaming(tx), silence.given_up(servers), now)
-    if known != {(condition.kind, condition.subject) for condition in present}:
+    if known != {_told(condition) for condition in present}:
         with catalog.writing() as tx:
             reconcile(tx, present, now)
     for move in moves:
         with catalog.writing() as tx:
             moving.carry_out(tx, move, now)
+
+
+def _told(one: AlertRow | Condition) -> tuple[str, str, str]:
+    """What makes it another alert, or worth an update: of damage, which places it is about."""
+    return one.kind, one.subject, one.message if one.kind in (DAMAGE, DAMAGE_OLDER) else ""
 
 
 def prune(catalog: Catalog, clock: Clock, days: int, most: int) -> None:

@@ -151,7 +151,9 @@ async def _request(app: Any, method: str, path: str, data: bytes) -> Answer:
     start = got[0]
     content = b"".join(message.get("body", b"") for message in got[1:])
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    return Answer(start["status"], json.loads(content) if content else None, headers)
+    is_json = "json" in headers.get("content-type", "")
+    body = json.loads(content) if content and is_json else content.decode() or None
+    return Answer(start["status"], body, headers)
 
 
 def shown(pem: str) -> dict[str, Any]:

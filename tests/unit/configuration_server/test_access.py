@@ -31,6 +31,7 @@ READER = {
         "/v1/jobs",
         "/v1/jobs/{job}",
         "/v1/events",
+        "/v1/metrics",
         "/v1/alerts",
         "/v1/users",
         "/v1/vault",

@@ -19,6 +19,7 @@ from farshore.model.identifiers import MachineId, new_id
 from farshore.model.states import MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.granting import ELSEWHERE, fence
+from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
 
 router = APIRouter(prefix="/v1/machines", tags=["machines"])
 
@@ -28,8 +29,8 @@ def list_machines(_user: Reader, installation: Installation) -> list[Machine]:
     """All machines."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
-        servers = process_servers.every(tx)
-        return [views.machine(row, now, servers) for row in machines.every(tx)]
+        servers, damage = process_servers.every(tx), _damage(tx)
+        return [views.machine(row, now, servers, damage.get(row.id, [])) for row in machines.every(tx)]
 
 
 @router.post("", status_code=202)
@@ -129,7 +130,17 @@ def resync(machine: str, user: Operator, installation: Installation) -> Machine:
 
 
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
-    return views.machine(row, installation.clock.now(), process_servers.every(tx))
+    damage = _damage(tx).get(row.id, [])
+    return views.machine(row, installation.clock.now(), process_servers.every(tx), damage)
+
+
+def _damage(tx: Transaction) -> dict[str, list[str]]:
+    """What the scrub found wrong with the vault's copies, by machine."""
+    found: dict[str, list[str]] = {}
+    for alert in events.open_alerts(tx):
+        if alert.kind in (DAMAGE, DAMAGE_OLDER):
+            found.setdefault(alert.subject.partition("/")[2], []).append(f"{alert.message} {alert.remedy}")
+    return found
 
 
 def _check_disks(row: MachineRow, numbers: list[int]) -> None:

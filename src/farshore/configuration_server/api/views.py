@@ -29,8 +29,8 @@ from farshore.protection.assignment import is_healthy, standing
 from farshore.protection.watch import rpo_seconds
 
 
-def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow]) -> Machine:
-    """A machine with what its agent and process server said last."""
+def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], damage: Sequence[str] = ()) -> Machine:
+    """A machine with what its agent and process server said last, and what the vault's scrub did."""
     by_id = {server.id: server for server in servers}
     sends_to = by_id.get(row.process_server or "")
     moves_to = by_id.get(row.moving_to)
@@ -61,7 +61,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow]) -> M
         lag=lag,
         progress=seen.progress if seen else None,
         accounts=seen.accounts if seen else [],
-        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now)],
+        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *damage],
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
     )

@@ -63,18 +63,19 @@ def with_peer(application: Application, certificate: Any) -> Any:
     return call
 
 
-def server_context(authority: str, certificate: str, key: str, ciphers: str) -> Callable[[Config, Any], ssl.SSLContext]:
-    """A uvicorn ``ssl_context_factory``: TLS 1.2 or newer; a certificate is optional, since enrolment has none yet,
-    but one that is shown must come from our authority."""
+def server_context(authority: str, certificate: str, key: str, ciphers: str) -> ssl.SSLContext:
+    """TLS 1.2 or newer; a certificate is optional, since enrolment has none yet, but one that is shown must come from
+    our authority. A renewed key pair may be loaded into it while it is used: new connections show that."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = TellingSslObject
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_ciphers(ciphers)
+    context.load_verify_locations(cadata=authority)
+    load_key_pair(context, certificate, key)
+    return context
 
-    def make(_config: Config, _default: Any) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.sslobject_class = TellingSslObject
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.verify_mode = ssl.CERT_OPTIONAL
-        context.set_ciphers(ciphers)
-        context.load_verify_locations(cadata=authority)
-        load_key_pair(context, certificate, key)
-        return context
 
-    return make
+def given(context: ssl.SSLContext) -> Callable[[Config, Any], ssl.SSLContext]:
+    """A uvicorn ``ssl_context_factory`` for a context that others hold too."""
+    return lambda _config, _default: context

@@ -1,0 +1,29 @@
+"""Figures for a monitoring system."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from farshore.catalog import events, machines, process_servers
+from farshore.configuration_server.api import views
+from farshore.configuration_server.metrics import exposition
+from farshore.configuration_server.web.callers import Installation, Reader
+
+router = APIRouter(prefix="/v1", tags=["events"])
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(_user: Reader, installation: Installation) -> Response:
+    """How every machine and process server is, in Prometheus' text format. Scrape it with a reader's certificate."""
+    now = installation.clock.now()
+    with installation.catalog.reading() as tx:
+        servers = process_servers.every(tx)
+        counts = machines.count_by_server(tx)
+        text = exposition(
+            [views.machine(row, now, servers) for row in machines.every(tx)],
+            [views.process_server(row, counts.get(row.id, 0), now) for row in servers],
+            len(events.open_alerts(tx)),
+        )
+    return Response(text, media_type=TEXT)

@@ -1,0 +1,94 @@
+"""How the installation is, in figures: every machine and process server, in Prometheus' text format.
+
+Made anew from the catalog at each scrape, so that a series ends with its machine. Names and labels are the words of
+GLOSSARY.md; times are in seconds, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from farshore.api_types.machines import Machine
+from farshore.api_types.servers import ProcessServer, ServerStanding
+from farshore.model.states import CaptureMode, MachineState
+
+
+def exposition(machines: Sequence[Machine], servers: Sequence[ProcessServer], alerts: int) -> bytes:
+    """The text for one scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(
+        _Now([*_of_machines(machines), *_of_servers(servers), _gauge("alerts_open", "Open alerts", alerts)])
+    )
+    return generate_latest(registry)
+
+
+class _Now(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
+    rpo = _family("machine_rpo_seconds", "Age of the newest recovery point in the vault", "machine")
+    lag = _family("machine_lag_seconds", "How long records wait at each stage", "machine", "stage")
+    state = _family("machine_state", "1 for the state that the machine is in", "machine", "state")
+    mode = _family("machine_capture_mode", "1 for the mode that the capture is in", "machine", "mode", "cause")
+    since = _family("machine_capture_mode_since_seconds", "When the capture went into its mode (Unix time)", "machine")
+    seen = _family("machine_last_seen_seconds", "When the mobility service reported last (Unix time)", "machine")
+    copied = _family("machine_copy_done_ratio", "How much of the copy under way is done", "machine")
+    sends = _family("machine_process_server", "1 for the process server that the machine sends to", "machine", "server")
+    for one in machines:
+        if one.rpo_seconds is not None:
+            rpo.add_metric([one.name], one.rpo_seconds)
+        for stage, seconds in one.lag.items():
+            lag.add_metric([one.name, stage], seconds)
+        for wanted in MachineState:
+            state.add_metric([one.name, wanted.value], float(one.state is wanted))
+        if one.mode is not None:
+            for kind in CaptureMode:
+                here = one.mode is kind
+                mode.add_metric([one.name, kind.value, one.mode_cause if here else ""], float(here))
+            since.add_metric([one.name], one.mode_since / 1e9)
+        seen.add_metric([one.name], one.last_seen / 1e9)
+        if one.progress is not None and one.progress.total:
+            copied.add_metric([one.name], one.progress.done / one.progress.total)
+        if one.process_server:
+            sends.add_metric([one.name, one.process_server], 1)
+    yield from (rpo, lag, state, mode, since, seen, copied, sends)
+
+
+def _of_servers(servers: Sequence[ProcessServer]) -> Iterator[Metric]:
+    spool = _family("process_server_spool_bytes", "What waits in the spool", "server")
+    limit = _family("process_server_spool_limit_bytes", "What the spool takes at most", "server")
+    machines = _family("process_server_machines", "Machines that send to it", "server")
+    standing = _family("process_server_standing", "1 for how the server stands", "server", "standing")
+    store = _family(
+        "process_server_store_trouble", "1 while the store does not work; the cause is a label", "server", "cause"
+    )
+    disk = _family("process_server_spool_trouble", "1 while the spool's disk takes nothing", "server", "cause")
+    rate = _family("process_server_upload_limit_bytes", "Bytes a second that it may store now; 0: no limit", "server")
+    for one in servers:
+        spool.add_metric([one.name], one.spool_bytes)
+        limit.add_metric([one.name], one.spool_limit)
+        machines.add_metric([one.name], one.machines)
+        for wanted in ServerStanding:
+            standing.add_metric([one.name, wanted.value], float(one.standing is wanted))
+        store.add_metric([one.name, one.store_trouble], float(bool(one.store_trouble)))
+        disk.add_metric([one.name, one.spool_trouble], float(bool(one.spool_trouble)))
+        rate.add_metric([one.name], one.rate)
+    yield from (spool, limit, machines, standing, store, disk, rate)
+
+
+def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"farshore_{name}", text, labels=labels)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"farshore_{name}", text, value=value)
