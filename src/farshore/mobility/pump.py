@@ -71,11 +71,16 @@ class RecordSource(Protocol):
 
 
 class Milestone:
-    """Resolved by the pump once everything before ``position`` is in the journal. Fails where that cannot be."""
+    """Resolved by the pump once everything before ``position`` is in the journal. Fails where that cannot be.
 
-    def __init__(self, position: int, point: Optional[PointPayload] = None) -> None:
+    ``asked`` (ns, monotonic) precedes the position, so all that was written by then lies before it. The pump may get
+    there much later: a point with that later time would claim writes that it does not hold.
+    """
+
+    def __init__(self, position: int, point: Optional[PointPayload] = None, asked: int = 0) -> None:
         self.position = position
         self.point = point
+        self.asked = asked
         self.sequence = Sequence(0)
         self.time = 0
         """Nanoseconds since 1970 UTC."""
@@ -155,7 +160,8 @@ class Pump:
         may not be in the ring at all, so the milestone fails. So it does while missed blocks are still to be mended.
         """
         with self._lock:
-            made = Milestone(self._source.position(), point)
+            asked = int(self._clock.monotonic() * 1e9)
+            made = Milestone(self._source.position(), point, asked)
             if self._ended or not self._whole or self._source.mode is not CaptureMode.DATA or not still():
                 made.fail()
             else:
@@ -215,7 +221,7 @@ class Pump:
             self._emit(piece)
             return PumpState.WORKED
         if milestone is not None and self._source.drained() >= milestone.position:
-            self._reach(milestone, now)
+            self._reach(milestone)
             return PumpState.WORKED
         if self._source.drained() < written:
             return PumpState.IDLE  # the next record is still being written
@@ -234,12 +240,13 @@ class Pump:
         age = self._clock.monotonic() - self._last_cut
         return age >= LONGEST_CUT_SECONDS or (age >= CUT_SECONDS and self._backlog.empty)
 
-    def _reach(self, milestone: Milestone, now: int) -> None:
+    def _reach(self, milestone: Milestone) -> None:
         with self._lock:
             self._milestones.remove(milestone)
         if milestone.point is not None:
-            self._emit(point_piece(milestone.point, now))
-        milestone.resolve(self.captured, self._journal.latest or self._clock.now())
+            self._emit(point_piece(milestone.point, milestone.asked))
+        since = int(self._clock.monotonic() * 1e9) - milestone.asked
+        milestone.resolve(self.captured, self._journal.latest or self._clock.now() - since)
 
     def _mend_now(self, written: int) -> bool:
         """Every other time, and not while the ring is filling up."""

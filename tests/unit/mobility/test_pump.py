@@ -66,6 +66,17 @@ def test_a_point_lies_exactly_where_it_was_asked_for() -> None:
     assert [kind for kind, _ in rig.records()] == [1, 1, RecordKind.POINT, 1]
 
 
+def test_a_point_that_the_pump_reaches_late_has_the_time_at_which_it_was_asked_for() -> None:
+    rig = Rig()
+    rig.ring.write(0, DATA)
+    asked = rig.clock.now()
+    milestone = rig.pump.milestone(POINT)
+    rig.clock.move(4.5)
+    rig.ring.write(80, DATA)  # this the point does not hold, so it must not be as young
+    rig.steps()
+    assert milestone.time == asked
+
+
 def test_a_milestone_without_a_point_tells_the_sequence_only() -> None:
     rig = Rig()
     rig.ring.write(0, DATA)
