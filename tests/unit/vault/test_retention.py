@@ -174,14 +174,13 @@ def test_what_a_copy_stored_before_it_was_broken_off_is_found_by_the_next(machin
     broken = machine.in_vault.base_copy(Epoch(2), [(DiskNumber(0), 2 << 20)], None)
     machine.disks = {0: bytearray(machine.random.randbytes(2 << 20))}
     machine._copy_disk(broken, 0)
-    broken.finish()
-    collect(machine.vault, lambda _: POLICY, grace=0)
+    broken._writer.flush()
     names = {item.name for item in machine.vault.store.list(vault_names.CHUNKS)}
     broken.close()
     collect(machine.vault, lambda _: POLICY)  # as the servers do when they start
     again = machine.in_vault.base_copy(Epoch(3), [(DiskNumber(0), 2 << 20)], None)
     machine._copy_disk(again, 0)
-    again.finish()
+    again._writer.flush()
     assert {item.name for item in machine.vault.store.list(vault_names.CHUNKS)} == names, "nothing was stored twice"
     again.close()
     for _ in range(2):
