@@ -19,6 +19,8 @@ from farshore.protection.assignment import SILENT_AFTER
 SECOND = 1_000_000_000
 AGENT_SILENT_AFTER = 30 * SECOND
 SPOOL_FILLING = 0.8
+DAMAGE, DAMAGE_OLDER = "vault-damage", "vault-damage-older"
+"""Kinds of the conditions that the scrub finds (see scrubbing)."""
 WATCHED = frozenset({MachineState.PROTECTED.value, MachineState.RESYNC.value})
 LIVE = WATCHED | {MachineState.INITIAL_REPLICATION.value}
 

@@ -1,0 +1,106 @@
+"""The scrub as the server runs it: a little every few minutes, at the lowest priority, and told as events and alerts.
+
+In: an open vault. Out: an event for each new finding and for each that has passed, and the conditions that the watch
+raises alerts for: one where a machine's newest point suffers, which a resync heals, another where only older points do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+
+from farshore.api_types.events import Severity
+from farshore.catalog import events, machines
+from farshore.catalog.database import Catalog
+from farshore.model.identifiers import MachineId
+from farshore.model.ports import Clock
+from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition
+from farshore.vault import damage
+from farshore.vault.damage import Finding
+from farshore.vault.scrub import affecting_newest, scrub
+from farshore.vault.vault import Vault
+
+log = logging.getLogger(__name__)
+_DAY = 86400 * 1_000_000_000
+_RATE = 32 << 20
+"""Bytes a second at most: a scrub that has fallen behind must not starve recovery."""
+_LISTED = 20
+"""Findings that one step tells as events of their own."""
+
+
+class Scrubbing:
+    """One step at each call. The conditions may be read from other threads."""
+
+    def __init__(self, vault: Vault, catalog: Catalog, clock: Clock, days: int) -> None:
+        self._vault, self._catalog, self._clock = vault, catalog, clock
+        self._period = days * _DAY
+        self._stopping = threading.Event()
+        self.conditions: Sequence[Condition] = ()
+
+    def step(self) -> None:
+        """Read what is due, tell what was found. Raises the store's errors."""
+        _lowest_priority()
+        done = scrub(self._vault, self._period, self._clock.now, self._pace)
+        names = self._names()
+        for one in done.found:
+            log.error("Damage in the vault: %s", one)
+        with self._catalog.writing() as tx:
+            for kind, findings in (("vault.damaged", done.found), ("vault.damage-passed", done.passed)):
+                severity = Severity.ERROR if kind == "vault.damaged" else Severity.INFORMATION
+                for one in findings[:_LISTED]:
+                    events.record(
+                        tx,
+                        time=self._clock.now(),
+                        kind=kind,
+                        actor="server",
+                        subject=_subject(one.machine),
+                        severity=severity,
+                        message=f"The vault's copy of {names.get(one.machine, 'chunks')}: {one}",
+                        detail={"object": one.object, "disk": one.disk, "start": one.start, "end": one.end,
+                                "from": one.from_position, "more": max(0, len(findings) - _LISTED)},
+                    )  # fmt: skip
+        self.conditions = self._conditions(names)
+
+    def stop(self) -> None:
+        """End the step under way soon."""
+        self._stopping.set()
+
+    def _pace(self, size: int) -> bool:
+        return not self._stopping.wait(size / _RATE)
+
+    def _names(self) -> dict[str, str]:
+        with self._catalog.reading() as tx:
+            return {row.id: row.name for row in machines.every(tx)}
+
+    def _conditions(self, names: dict[str, str]) -> list[Condition]:
+        by_machine: dict[str, list[Finding]] = {}
+        for one in damage.listed(self._vault.store, self._vault.chunk_key):
+            by_machine.setdefault(one.machine, []).append(one)
+        found = []
+        for machine, mine in sorted(by_machine.items()):
+            if not machine:
+                continue  # a chunk pack: the machines that need it have their own findings
+            name = names.get(machine, machine)
+            newest = affecting_newest(self._vault, MachineId(machine), mine)
+            if newest:
+                what = (
+                    f"The vault's copy of {name} is damaged in {len(newest)} places, the newest point too; {newest[0]}"
+                )
+                remedy = f"Run: farshore machine resync {name}. What the machine still has is sent again."
+                found.append(Condition(DAMAGE, _subject(machine), Severity.ERROR, what, remedy))
+            else:
+                what = f"Older points of {name} are damaged in {len(mine)} places, the newest is whole; {mine[0]}"
+                remedy = "None of the newer points needs it; `farshore vault damage` lists the places."
+                found.append(Condition(DAMAGE_OLDER, _subject(machine), Severity.WARNING, what, remedy))
+        return found
+
+
+def _subject(machine: str) -> str:
+    return f"machine/{machine}" if machine else "vault"
+
+
+def _lowest_priority() -> None:
+    """On Linux a thread has a priority of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
