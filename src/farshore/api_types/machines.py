@@ -190,9 +190,11 @@ class Desired(Body):
     """Bytes a second, 0: none."""
     bandwidth: List[Rate] = []
     """The same by the time of day, from now on and for the days to come; the lower of the two holds."""
-    cpu_share: float = 0.40
-    """Share of the machine's processors that a copy may take while its other programs want them too."""
+    cpu_share: float = 0.10
+    """Share of the machine's processors that the agent keeps to, by pacing its copies, while other programs want them.
+    A heal may take four times as much; the stream itself is never held back."""
     memory_limit: int = 256 << 20
+    """Bytes that the agent keeps to, a quarter of them for the capture ring unless it was given another size."""
     commands: List[Command] = []
     heartbeat_every: float = 2.0
 

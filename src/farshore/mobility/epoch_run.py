@@ -307,6 +307,9 @@ class EpochRun:
             log.warning("The process server lacks a part of the copy.", extra={"fields": {"ranges": len(found)}})
             with self._deciding:
                 self._reached = None  # the consistent state lies ahead again, so what is missed may be mended
+            assert self._progress is not None
+            sizes = {disk.number: disk.size for disk in self._disks}
+            self._progress.again(sum(copied_bytes(some, sizes[number]) for number, some in runs.items()))
             self._copy_chunks(runs, stop)
         return bool(found)
 

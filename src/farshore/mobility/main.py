@@ -24,6 +24,7 @@ from farshore.mobility.capture.probe import probe
 from farshore.mobility.clock import SystemClock
 from farshore.mobility.description import describe
 from farshore.mobility.epoch_run import Limits
+from farshore.mobility.heap import bound_heap
 from farshore.mobility.identity import enrol_machine, machine_of
 from farshore.mobility.planes import Planes
 from farshore.mobility.protected_disks import DiskNumbers, protected_disks
@@ -41,7 +42,6 @@ from farshore.model.states import CaptureMode
 from farshore.telemetry.logs import configure
 
 log = logging.getLogger("farshore.mobility")
-_DEFAULT_SHARE = 0.10
 AUTO = "auto"
 
 
@@ -49,6 +49,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command; its exit status."""
     options = _parser().parse_args(arguments)
     configure("mobility", level=options.log_level, as_json=options.log_json)
+    bound_heap()
     settings = Settings(
         state=options.state,
         disks=tuple(options.disk),
@@ -94,7 +95,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
     with settings.lock.open("w") as lock:
         _lock_or_refuse(lock.fileno())
         identifier = new_id()
-        limits = Limits(Bandwidth(clock), Courtesy(clock, _DEFAULT_SHARE))
+        limits = Limits(Bandwidth(clock), Courtesy(clock))
         server = MachineSelf(Transport.from_credentials(credentials))
         planes = Planes(machine, settings.credentials)
         parts = (machine, identifier, settings, server, planes, clock, limits)
@@ -168,7 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--disk", type=Path, action="append", default=[], help="protect this disk only; may be repeated (default: all)"
     )
-    parser.add_argument("--ring-mib", type=int, default=64, help="capture ring, a power of two (default: %(default)s)")
+    ring = "capture ring, a power of two (default: a quarter of the memory that the agent may use, 64)"
+    parser.add_argument("--ring-mib", type=int, default=0, help=ring)
     parser.add_argument("--spill-mib", type=int, default=512, help=".hrl file; 0: none (default: %(default)s)")
     modes = [AUTO, *(mode.value for mode in CaptureMode)]
     parser.add_argument("--capture", choices=modes, default=AUTO, help="no better mode than this (default: the best)")

@@ -73,7 +73,7 @@ class OverlayCopy:
                 raise Stopped
             until_done(functools.partial(self._receiver.send_encoded, batch.buffers), stop, "Healing")
             self._progress.add(done=int(piece.records["sectors"].sum()) * SECTOR, sent=batch.size)
-            if stop.wait(self._courtesy.pause()):
+            if stop.wait(self._courtesy.pause(urgent=True)):
                 raise Stopped
 
 

@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 3.0
 _PAUSE_SECONDS = 2.0
 LONGEST_PAUSE = 60.0
+_SMALLEST_RING = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -232,9 +233,8 @@ class Replication:
         self._stop_capture("")
         self._next, self._plan = Next(), Plan()
         self.disks = disks
-        capture = Capture(
-            {one.number: one.disk for one in disks}, ring_bytes=self._settings.ring_bytes, scratch=self._settings.state
-        )
+        ring_bytes = self._settings.ring_bytes or ring_for(desired.memory_limit)
+        capture = Capture({one.number: one.disk for one in disks}, ring_bytes=ring_bytes, scratch=self._settings.state)
         self._capture = capture
         self.capture_started = self._clock.now()
         for one in disks:
@@ -334,6 +334,11 @@ class Replication:
                     file.seek(0)
                     file.read()
                     self._look.set()
+
+
+def ring_for(memory: int) -> int:
+    """Bytes of the capture ring where the agent may use ``memory`` bytes: a power of two, a quarter at most."""
+    return max(_SMALLEST_RING, 1 << (max(1, memory // 4).bit_length() - 1))
 
 
 def _wanted(desired: Desired) -> bool:

@@ -14,11 +14,12 @@ RUNTIME = Path("/run/farshore-mobility")
 
 @dataclass(frozen=True)
 class Settings:
-    """``disks`` empty: all of the machine's. Sizes in bytes; ``spill_bytes`` 0: no .hrl file."""
+    """``disks`` empty: all of the machine's. Sizes in bytes; ``ring_bytes`` 0: by the memory that the agent may use;
+    ``spill_bytes`` 0: no .hrl file."""
 
     state: Path = STATE
     disks: Tuple[Path, ...] = ()
-    ring_bytes: int = 64 << 20
+    ring_bytes: int = 0
     spill_bytes: int = 512 << 20
     capture: Optional[CaptureMode] = None
     """No better mode than this one; None: the best that the machine can do."""

@@ -1,4 +1,4 @@
-"""How fast the agent may go: a bound on bytes a second, and stepping back when the machine is busy.
+"""How fast the agent may go: a bound on bytes a second, and a share of the processors where others want them.
 
 Shipping and copying ask before each request. The capture itself is never slowed: it only moves what was written.
 """
@@ -7,71 +7,81 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import Callable, NamedTuple, Optional
 
 from farshore.model.bandwidth import Bandwidth as Bandwidth
 from farshore.model.ports import Clock
 
+DEFAULT_SHARE = 0.10
 _STAT = Path("/proc/stat")
 _LOOK_SECONDS = 0.5
-_OTHERS_BUSY = 0.60
-_LONGEST_PAUSE = 0.5
+_RESERVE = 0.10
+_SAVED_SECONDS = 1.0
+_OWED_SECONDS = 5.0
+_LEAST = 0.25
+_URGENT = 4.0
 
 
-class _Look(NamedTuple):
+class Use(NamedTuple):
+    """Seconds: by the clock; of processor time that we used, and of it this thread; of all processors' time, and of it
+    idle (waiting for disks counts as idle)."""
+
     wall: float
     own: float
+    thread: float
     total: float
     idle: float
 
 
 class Courtesy:
-    """Keeps the copy's share of the machine's processors to ``share`` while others want them.
+    """Keeps the agent to ``share`` of the machine's processor time, or to what is idle, by making copies rest.
 
-    While the other programs use less than three fifths of the machine, the copy may use what is left: they outweigh
-    it by the service's CPUWeight. Otherwise each piece of work is followed by a pause that brings the agent's use down
-    to the share. (No thread has a lower priority than another: the interpreter's lock would hand it on to them all.)
+    A bucket of processor seconds: it fills at the pace allowed, all that the agent does empties it, and who copies
+    rests until it is not empty. Allowed is the share, or what the other programs leave but for a tenth of the machine;
+    where they want more, less is left at each look, down to the share. The stream comes first: where it uses the share
+    up, the copy still gets a quarter of it, so that it ends some day. A heal may take four times the share, as there
+    are no new points until it is done. (No thread has a lower priority than another: the interpreter's lock would hand
+    it on to them all.)
     """
 
-    def __init__(self, clock: Clock, share: float) -> None:
-        self._clock = clock
-        self._last = self._look()
+    def __init__(self, clock: Clock, share: float = DEFAULT_SHARE, meter: Optional[Callable[[], Use]] = None) -> None:
+        self._meter = meter or (lambda: measure(clock))
         self._lock = threading.Lock()
-        self._pause = 0.0
+        self._look = self._last = self._meter()
+        self._credit = 0.0
+        self._spare = 0.0
         self.share = share
 
-    def pause(self) -> float:
-        """Seconds to rest before the next piece of work."""
+    def pause(self, *, urgent: bool = False) -> float:
+        """Seconds that the copying thread, which calls, is to rest before its next piece of work."""
         with self._lock:
-            if self._clock.monotonic() - self._last.wall >= _LOOK_SECONDS:
-                look = self._look()
-                self._pause = pause_for(self._last, look, self.share, self._pause)
-                self._last = look
-            return self._pause
+            use = self._meter()
+            before, self._last = self._last, use
+            if use.wall - self._look.wall >= _LOOK_SECONDS:
+                self._spare = spare(self._look, use)
+                self._look = use
+            processors = os.cpu_count() or 1
+            share = max(0.001, self.share * (_URGENT if urgent else 1.0))
+            allowed = max(share, self._spare) * processors
+            self._credit += (use.wall - before.wall) * allowed - (use.own - before.own)
+            self._credit = max(-_OWED_SECONDS * allowed, min(_SAVED_SECONDS * allowed, self._credit))
+            most = max(0.0, use.thread - before.thread) / (share * _LEAST * processors)
+            return min(max(0.0, -self._credit / allowed), most)
 
-    def _look(self) -> _Look:
-        total, idle = _processor_time()
-        times = os.times()
-        return _Look(self._clock.monotonic(), times.user + times.system, total, idle)
 
-
-def pause_for(before: _Look, after: _Look, share: float, pause: float) -> float:
-    """The next pause, given two looks (seconds: wall, our processor time, all processors' time, their idle time)."""
+def spare(before: Use, after: Use) -> float:
+    """What part of the machine's processor time the other programs leave to us, a reserve apart."""
     total = after.total - before.total
     if total <= 0:
         return 0.0
-    used = (after.own - before.own) / total
-    others = 1 - (after.idle - before.idle) / total - used
-    if others < _OTHERS_BUSY:
-        return 0.0
-    if used <= share:
-        return pause * 0.7
-    return min(_LONGEST_PAUSE, max(0.005, pause * 2))
+    return (after.idle - before.idle + after.own - before.own) / total - _RESERVE
 
 
-def _processor_time() -> Tuple[float, float]:
-    """Seconds of all processors since boot, and how many of them idle (waiting for disks counts as idle)."""
+def measure(clock: Clock) -> Use:
+    """Now, for this process, this thread and this machine."""
     fields = [int(field) for field in _STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     ticks = os.sysconf("SC_CLK_TCK")
-    return sum(fields) / ticks, (fields[3] + fields[4]) / ticks
+    idle = (fields[3] + fields[4]) / ticks
+    return Use(clock.monotonic(), time.process_time(), time.thread_time(), sum(fields) / ticks, idle)

@@ -128,6 +128,17 @@ class Rig:
             self._agent.wait(30)
             self._agent = None
 
+    def agent_cpu_seconds(self) -> float:
+        assert self._agent is not None
+        fields = Path(f"/proc/{self._agent.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def agent_peak_bytes(self) -> int:
+        """The most memory that the agent has had resident."""
+        assert self._agent is not None
+        status = Path(f"/proc/{self._agent.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) << 10
+
     def close(self) -> None:
         if self._agent is not None:
             self.signal_agent(signal.SIGCONT)

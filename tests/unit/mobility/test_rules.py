@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from farshore.mobility.epoch_run import Ended, EpochEnd
 from farshore.mobility.freezing import Freeze, order_of_freezing
 from farshore.mobility.hooks import Quiesced
 from farshore.mobility.identity import machine_of, new_key_and_request
+from farshore.mobility.progress import CopyProgress
 from farshore.mobility.protected_disks import DiskNumbers
 from farshore.mobility.replication import Next, after
-from farshore.mobility.throttle import Bandwidth, _Look, pause_for
+from farshore.mobility.throttle import Bandwidth, Courtesy, Use
 from farshore.model.errors import Malformed, TryLater
 from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
@@ -43,13 +45,69 @@ def test_the_bandwidth_limit_holds_on_average() -> None:
     assert bandwidth.wait_for(10**9) == 0.0
 
 
-def test_the_copy_rests_only_while_others_want_the_processors() -> None:
-    before = _Look(0, 0, 0, 0)
-    assert pause_for(before, _Look(1, 1.0, 2.0, 0.0), 0.1, 0.1) == 0.0  # we are half of it all, and others idle
-    busy = pause_for(before, _Look(1, 0.6, 2.0, 0.0), 0.1, 0.0)
-    assert busy > 0
-    assert pause_for(before, _Look(1, 0.6, 2.0, 0.0), 0.1, busy) > busy
-    assert pause_for(before, _Look(1, 0.1, 2.0, 0.0), 0.1, busy) < busy
+class Machine:
+    """As many processors as there are: others want ``others`` of them all and do later what they had to leave, a piece
+    of work costs 0.1 s of ours."""
+
+    def __init__(self, others: float) -> None:
+        self.processors = os.cpu_count() or 1
+        self.others = others
+        self.wall = self.own = self.thread = self.idle = self.waiting = 0.0
+
+    def meter(self) -> Use:
+        return Use(self.wall, self.own, self.thread, self.wall * self.processors, self.idle)
+
+    def works(self, courtesy: Courtesy, pieces: int, *, stream: float = 0.0, urgent: bool = False) -> float:
+        """Do so many pieces of work, ``stream`` being the stream's share; the share that we had of the machine."""
+        began, used = self.wall, self.own
+        for _ in range(pieces):
+            for seconds, busy in ((0.1, 0.1), (courtesy.pause(urgent=urgent), 0.0)):
+                ours = busy + stream * self.processors * seconds
+                self.wall += seconds
+                self.thread += busy
+                self.own += ours
+                self.waiting += self.others * self.processors * seconds
+                done = min(self.waiting, self.processors * seconds - ours)
+                self.waiting -= done
+                self.idle += self.processors * seconds - ours - done
+        return (self.own - used) / (self.wall - began) / self.processors
+
+
+@pytest.mark.parametrize(("urgent", "share"), [(False, 0.02), (True, 0.08)])
+def test_while_others_want_the_processors_the_agent_keeps_to_its_share(urgent: bool, share: float) -> None:
+    machine = Machine(others=1.0)
+    courtesy = Courtesy(FakeClock(), 0.02, machine.meter)
+    machine.works(courtesy, 100, urgent=urgent)
+    assert machine.works(courtesy, 100, urgent=urgent) == pytest.approx(share, rel=0.1)
+
+
+def test_what_the_others_leave_may_be_used_but_for_a_tenth() -> None:
+    machine = Machine(others=0.8)
+    courtesy = Courtesy(FakeClock(), 0.02, machine.meter)
+    machine.works(courtesy, 100)
+    assert 0.05 < machine.works(courtesy, 200) < 0.12
+
+
+def test_a_stream_that_uses_the_share_up_leaves_the_copy_a_quarter_of_it() -> None:
+    machine = Machine(others=1.0)
+    courtesy = Courtesy(FakeClock(), 0.04, machine.meter)
+    machine.works(courtesy, 100, stream=0.06)
+    assert machine.works(courtesy, 100, stream=0.06) == pytest.approx(0.07, rel=0.1)
+
+
+def test_the_estimate_follows_the_pace_of_the_last_minute() -> None:
+    clock = FakeClock()
+    progress = CopyProgress(clock, 10_000)
+    for _ in range(100):
+        clock.move(1)
+        progress.add(done=10)
+    assert progress.report().remaining_seconds == pytest.approx(900)
+    for _ in range(61):
+        clock.move(1)
+        progress.add(done=100)
+    assert progress.report().remaining_seconds == pytest.approx((10_000 - 7_100) / 100)
+    progress.again(5_000)
+    assert (progress.report().done, progress.report().remaining_seconds) == (5_000, 0)
 
 
 def test_file_systems_mounted_last_are_frozen_first() -> None:
