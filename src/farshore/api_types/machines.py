@@ -152,6 +152,23 @@ class Progress(Body):
     remaining_seconds: float = 0
 
 
+class CheckSeverity(enum.Enum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(Body):
+    """One line of ``GET /v1/machines/{machine}/check``: what was looked at, how it stands, what to do about it."""
+
+    subject: str
+    severity: CheckSeverity
+    message: str
+    remedy: str = ""
+
+
 class Heartbeat(Body):
     """``POST /v1/machines/self/heartbeat``: what the agent sees. Times are ns since 1970 UTC."""
 
@@ -170,9 +187,14 @@ class Heartbeat(Body):
     acknowledged_time: int = 0
     """Time of the newest acknowledged record."""
     spilled_bytes: int = 0
+    lag: Dict[str, float] = {}
+    """For how many seconds the oldest record has waited at each of the agent's stages: ``capture`` (in the ring),
+    ``spill`` (in the .hrl file), ``network`` (in memory, or on its way)."""
     accounts: List[DiskAccount] = []
     progress: Optional[Progress] = None
     warnings: List[str] = []
+    findings: Optional[List[Finding]] = None
+    """What the agent found when it looked around last; None: nothing new since it told."""
     results: List[CommandResult] = []
 
 
@@ -298,20 +320,3 @@ class ProtectionRequest(Body):
     """Bytes a second, 0: none."""
     process_server: Optional[str] = None
     """Send to this process server (name or id) while it is well; empty: to whichever has the fewest machines."""
-
-
-class CheckSeverity(enum.Enum):
-    """How much a finding matters."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class Finding(Body):
-    """One line of ``GET /v1/machines/{machine}/check``: what was looked at, how it stands, what to do about it."""
-
-    subject: str
-    severity: CheckSeverity
-    message: str
-    remedy: str = ""

@@ -155,6 +155,16 @@ class EpochRun:
         """Whether batches get through to the process server."""
         return self._sender.reachable
 
+    def lag(self) -> Dict[str, float]:
+        """As in the heartbeat."""
+        oldest, in_file = self._backlog.oldest
+        waited = max(0.0, (self._clock.now() - oldest) / 1e9) if oldest else 0.0
+        return {
+            "capture": self._pump.behind(),
+            "spill": waited if in_file else 0.0,
+            "network": 0.0 if in_file else waited,
+        }
+
     def progress(self) -> Optional[Progress]:
         """Of the copy; None once the epoch is consistent."""
         return None if self._progress is None or self.consistent else self._progress.report()

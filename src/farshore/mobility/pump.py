@@ -146,6 +146,7 @@ class Pump:
         self._whole = True
         self._mended_last = False
         self._last_cut = clock.monotonic()
+        self._level = clock.monotonic()
         self._last_time = 0
 
     @property
@@ -168,6 +169,11 @@ class Pump:
                 self._milestones.append(made)
         self._wake.set()
         return made
+
+    def behind(self) -> float:
+        """For how many seconds, at most, the oldest record in the ring has waited; 0: there is none."""
+        waiting = self._held is not None or self._source.position() > self._source.drained()
+        return max(0.0, self._clock.monotonic() - self._level) if waiting else 0.0
 
     def opened(self) -> None:
         """Data mode has begun: from now on bitmap mode means that the epoch has ended."""
@@ -219,6 +225,9 @@ class Pump:
             piece = convert(drained.records)
             drained.release()
             self._emit(piece)
+        if self._held is None and self._source.drained() >= written:
+            self._level = now / 1e9  # all that was in the ring then has gone on
+        if drained is not None:
             return PumpState.WORKED
         if milestone is not None and self._source.drained() >= milestone.position:
             self._reach(milestone)

@@ -9,6 +9,7 @@ from farshore.api_types.machines import CommandResult, DiskAccount, Heartbeat
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.kernel import read_stat
+from farshore.mobility.checks.lookout import Lookout
 from farshore.mobility.replication import Replication
 from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
@@ -20,10 +21,11 @@ from farshore.model.states import CaptureMode
 class Reporter:
     """Builds heartbeats. The kernel's counts are told from the moment at which the capture began."""
 
-    def __init__(self, run: str, replication: Replication, clock: Clock) -> None:
+    def __init__(self, run: str, replication: Replication, clock: Clock, lookout: Lookout) -> None:
         self._run = run
         self._replication = replication
         self._clock = clock
+        self._lookout = lookout
         self._capture_started = 0
         self._kernel_base: Dict[DiskNumber, int] = {}
 
@@ -31,7 +33,13 @@ class Reporter:
         """How things are now."""
         replication = self._replication
         run, capture = replication.current, replication.capture
-        beat = Heartbeat(run=self._run, version=__version__, results=list(results), warnings=self._warnings())
+        beat = Heartbeat(
+            run=self._run,
+            version=__version__,
+            results=list(results),
+            warnings=self._warnings(),
+            findings=self._lookout.untold(),
+        )
         if capture is not None:
             beat = beat.model_copy(update={**self._mode(capture), "accounts": self._accounts(capture)})
         if replication.fallback is not None:
@@ -47,9 +55,14 @@ class Reporter:
                 "acknowledged_sequence": run.acknowledged,
                 "acknowledged_time": run.acknowledged_time,
                 "spilled_bytes": run.spilled,
+                "lag": run.lag(),
                 "progress": run.progress(),
             }
         )
+
+    def answered(self, beat: Heartbeat) -> None:
+        """The server has this heartbeat."""
+        self._lookout.told(beat.findings)
 
     def _fallback(self, fallback: Fallback) -> Dict[str, object]:
         run = self._replication.current

@@ -194,6 +194,22 @@ def test_a_second_overflow_while_mending_stops_the_mending() -> None:
     assert not rig.pump.whole
 
 
+def test_how_long_the_ring_has_waited_is_told() -> None:
+    rig = Rig(memory_bytes=6_000)
+    rig.clock.move(3)
+    for block in range(4):
+        rig.ring.write(block * 800, DATA)
+    assert rig.pump.behind() == pytest.approx(3), "since the ring was last known to be empty"
+    rig.pump.step()
+    assert rig.pump.behind() == 0
+    rig.clock.move(2)
+    rig.ring.write(8000, DATA)
+    rig.pump.step()
+    assert rig.pump.step() is PumpState.HELD
+    rig.clock.move(5)
+    assert rig.pump.behind() == pytest.approx(7), "what the backlog has no room for has waited too"
+
+
 def test_acknowledgements_can_be_waited_for() -> None:
     rig = Rig()
     rig.ring.write(0, DATA)

@@ -42,9 +42,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         disk.model_copy(update={"excluded": disk.number in excluded})
         for disk in description.disks
     ]
-    lag = dict(row.lag)
-    if seen is not None and seen.captured_sequence > seen.acknowledged_sequence and seen.acknowledged_time:
-        lag["network"] = max(0.0, (row.last_seen - seen.acknowledged_time) / 1e9)
+    lag = {**(seen.lag if seen else {}), **row.lag}  # stages in the order of the way
     return Machine(
         id=row.id,
         name=row.name,

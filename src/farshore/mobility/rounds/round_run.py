@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from pathlib import Path
-from typing import Iterator, List, Mapping, Optional, Sequence
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
 from farshore.api_types.machines import EpochGrant, Progress
 from farshore.api_types.streams import BaseCompletion
@@ -102,6 +102,10 @@ class RoundRun:
     def point_every(self) -> float:
         """Seconds between two points as things are: the RPO that this machine has."""
         return self._rest() + self._lasted
+
+    def lag(self) -> Dict[str, float]:
+        """A round has no stages; ``point_every`` tells how old things get."""
+        return {}
 
     def progress(self) -> Optional[Progress]:
         """Of the first copy; None once the epoch is consistent."""
