@@ -66,7 +66,7 @@ class ProcessServer:
         self.streams = Streams(
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
-        self.copies = Copies(self.streams)
+        self.copies = Copies(self.streams, disk.directory.parent / "copies")
         routes = Routes(self.streams, self.copies, self._completed)
         self.listener = Listener(host, port, context, routes, workers=workers)
 

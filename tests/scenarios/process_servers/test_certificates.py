@@ -23,7 +23,7 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.settings import Settings
 from farshore.model.errors import Refused, Unreachable
 from farshore.process_server.identity import RENEW_BEFORE, Renewal
-from farshore.process_server.listening.exchange import Answer, Request
+from farshore.process_server.listening.exchange import Answer
 from farshore.process_server.listening.listener import Listener
 from farshore.process_server.listening.peer import server_context
 

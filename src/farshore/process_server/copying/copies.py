@@ -6,7 +6,7 @@ with the replica as it was there. A HEAL epoch copies what the dirty bitmap name
 or have grown; all else is as at the parent, which must reach at least as far as the agent was acknowledged.
 
 A chunk counts as durable when the epoch is complete, not before: completion makes packs and maps durable and is
-refused while a chunk is missing (see coverage).
+refused while a chunk is missing (see coverage). A restart goes on where the copy was (see told).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequ
 from farshore.model.machine import DiskDescription, MachineDescription, NicDescription
 from farshore.model.position import Position
 from farshore.process_server.copying.coverage import Coverage
+from farshore.process_server.copying.told import ToldLog, sweep
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.base_copy import BaseCopy
@@ -44,7 +46,7 @@ Key = tuple[MachineId, Epoch]
 class Copy:
     """The copy of one epoch. Comparisons and chunks may come on several connections at once."""
 
-    def __init__(self, stream: Stream, grant: StreamGrant, parent: Position | None) -> None:
+    def __init__(self, stream: Stream, grant: StreamGrant, parent: Position | None, log: ToldLog) -> None:
         self.kind = grant.kind
         self.last_used = time.monotonic()
         disks = [(DiskNumber(disk.number), disk.size) for disk in grant.description.disks if not disk.excluded]
@@ -55,6 +57,11 @@ class Copy:
         self._coverage = Coverage(disks, self._inherited(disks))
         self._lock = threading.Lock()
         self._completing = threading.Lock()
+        self._told_log = log
+        for comparison in log.replay():
+            self._compare(comparison)
+        if self.told:
+            _log.info("Machine %s: the copy of epoch %d goes on at %d chunks.", stream.machine, stream.epoch, self.told)
 
     def _begin(self, disks: list[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
         """A parent that is damaged heals nothing: a resync then goes by the chunks alone."""
@@ -81,6 +88,11 @@ class Copy:
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
         """One Verdict a chunk. Raises Malformed, Damaged and the vault's errors."""
         self.last_used = time.monotonic()
+        verdicts = self._compare(comparison)
+        self._told_log.add(comparison)
+        return verdicts
+
+    def _compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
         verdicts = self._base.compare(comparison)
         with self._lock:
             self._coverage.add_run(comparison.disk, comparison.first_chunk, verdicts == Verdict.HAVE)
@@ -112,8 +124,9 @@ class Copy:
             self._completing.release()
 
     def close(self) -> None:
-        """Release the replica that was compared with."""
+        """Release the replica that was compared with; the log stays where the copy may still go on."""
         self._base.close()
+        self._told_log.close(forget=self._stream.base_complete or self._stream.fenced)
 
     def _complete(self, completion: BaseCompletion) -> None:
         stream = self._stream
@@ -169,8 +182,10 @@ class Copy:
 class Copies:
     """Copies by stream. Safe to use from several threads."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, folder: Path) -> None:
+        """``folder`` is where logs of what was told are kept."""
         self._streams = streams
+        self._folder = folder
         self._copies: dict[Key, Copy] = {}
         self._opening: dict[Key, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -189,7 +204,9 @@ class Copies:
             with self._lock:
                 found = self._copies.get(key)
             if found is None:
-                found = Copy(stream, grant, self._parent(stream, grant))
+                sweep(self._folder, stream.machine, stream.epoch)
+                log = ToldLog(self._folder, stream.machine, stream.epoch)
+                found = Copy(stream, grant, self._parent(stream, grant), log)
                 with self._lock:
                     self._copies[key] = found
         return found
