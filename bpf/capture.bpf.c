@@ -445,6 +445,9 @@ int BPF_PROG(learn_address, struct buffer_head *buffer)
 	u64 head[2] = {};
 	if (!ctl || ctl->address || bpf_core_type_size(struct page) != 64)
 		return 0;
+	learn_from_symbols(ctl); /* where they are listed they are the better witness */
+	if (ctl->address)
+		return 0;
 	u64 page = (u64)BPF_CORE_READ(buffer, b_page);
 	u64 data = (u64)BPF_CORE_READ(buffer, b_data);
 	/*

@@ -21,6 +21,8 @@ from farshore.client.credentials import Credentials
 from farshore.client.machine_self import MachineSelf
 from farshore.client.transport import Transport
 from farshore.mobility.capture.probe import probe
+from farshore.mobility.checks import Surroundings, look_around
+from farshore.mobility.checks.lookout import Lookout
 from farshore.mobility.clock import SystemClock
 from farshore.mobility.description import describe
 from farshore.mobility.epoch_run import Limits
@@ -101,7 +103,9 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         parts = (machine, identifier, settings, server, planes, clock, limits)
         fallback = choose_fallback(settings, clock)
         replication = Replication(*parts) if fallback is None else RoundReplication(*parts, fallback)
-        session = Session(settings, server, replication, Reporter(identifier, replication, clock), clock, planes.follow)
+        lookout = Lookout(lambda: replication.surroundings(credentials.url), clock)
+        reporter = Reporter(identifier, replication, clock, lookout)
+        session = Session(settings, server, replication, reporter, clock, planes.follow)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         log.info("The mobility service begins.", extra={"fields": {"version": __version__, "machine": machine}})
@@ -109,6 +113,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         renewal = threading.Thread(target=renewing.run, args=(stop,), daemon=True)
         heartbeats = threading.Thread(target=session.run, args=(stop,), daemon=True)
         renewal.start()
+        threading.Thread(target=lookout.run, args=(stop,), daemon=True).start()
         heartbeats.start()
         worker = threading.Thread(target=_guarded, args=(replication, stop), daemon=True)
         worker.start()
@@ -133,13 +138,14 @@ def status(settings: Settings, _options: argparse.Namespace) -> int:
     return 0
 
 
-def check(settings: Settings, _options: argparse.Namespace) -> int:
-    """Tell, as JSON, what this machine allows, and which disks would be protected."""
+def check(settings: Settings, options: argparse.Namespace) -> int:
+    """Tell, as JSON, what this machine allows, what it lacks, and which disks would be protected."""
     ability = probe()
     disks = protected_disks(DiskNumbers(settings.disk_numbers), settings.disks, None, ())
+    here = Surroundings(settings, [one.disk for one in disks], options.reach, ability=ability)
     report = {
         "mode": ability.mode.value,
-        "obstacles": [{"reason": one.reason, "remedy": one.remedy} for one in ability.obstacles],
+        "findings": [one.model_dump(mode="json") for one in look_around(here)],
         "description": describe(disks).model_dump(mode="json"),
     }
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
@@ -184,6 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
     enrolling.add_argument("--again", action="store_true", help="even though this machine is enrolled already")
     enrolling.set_defaults(command=enroll)
+    checking = commands.add_parser("check", help="tell what this machine allows and lacks")
+    checking.add_argument("--reach", action="append", default=[], metavar="URL", help="try to reach this server too")
+    checking.set_defaults(command=check)
     for name, command, text in _plain_commands():
         commands.add_parser(name, help=text).set_defaults(command=command)
     return parser
@@ -192,7 +201,6 @@ def _parser() -> argparse.ArgumentParser:
 def _plain_commands() -> Iterator[Tuple[str, object, str]]:
     yield "run", run, "the service itself"
     yield "status", status, "show the running service's last report"
-    yield "check", check, "tell what this machine allows"
 
 
 if __name__ == "__main__":

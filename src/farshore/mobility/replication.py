@@ -24,6 +24,7 @@ from farshore.client.data_plane import DataPlane
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.extents import SWAPS
+from farshore.mobility.checks import Surroundings
 from farshore.mobility.description import describe
 from farshore.mobility.disk_changes import DiskChanges, Plan, changes
 from farshore.mobility.epoch_run import Ended, EpochEnd, EpochRun, Limits
@@ -115,6 +116,13 @@ class Replication:
     def capture(self) -> Optional[Capture]:
         """The capture, while there is one."""
         return self._capture
+
+    def surroundings(self, server: str) -> Surroundings:
+        """What the checks of this machine are about; ``server``: the configuration server's URL."""
+        streams_to = self._desired.process_server if self._desired else ""
+        disks = [one.disk for one in self.disks]
+        spill = self._settings.spill(self._machine)
+        return Surroundings(self._settings, disks, [url for url in (server, streams_to) if url], spill)
 
     def want(self, desired: Desired) -> None:
         """What the server wants now."""

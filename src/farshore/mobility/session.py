@@ -87,6 +87,7 @@ class Session:
                 log.warning("No answer to the heartbeat: %s", error)
             self._silent = True
             return min(_LONGEST_SECONDS, every * 2)
+        self._reporter.answered(beat)
         if self._silent:
             log.info("The configuration server answers again.")
         self._silent = False

@@ -1,4 +1,7 @@
-"""What stands in the way of protecting a machine well; pure, from what its agent has said."""
+"""What stands in the way of protecting a machine well; pure, from what its agent has said.
+
+The agent looks around on the machine itself (farshore.mobility.checks); here is what can be told without it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ def check_machine(row: MachineRow, now: int) -> list[Finding]:
     seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
     return [
         _agent(row, now),
-        _kernel(description, seen),
         _architecture(description),
+        *(seen.findings if seen is not None and seen.findings else [_kernel(description, seen)]),
         *_disks(row, description),
         *_warnings(seen),
     ]

@@ -16,6 +16,7 @@ from farshore.model.states import MachineState
 from farshore.protection.granting import ELSEWHERE
 
 MAXIMUM_WARNINGS = 50
+MAXIMUM_FINDINGS = 500
 
 
 def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> Desired:
@@ -30,6 +31,10 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
     _note_mode(tx, machine, heartbeat, now)
     seen = heartbeat.model_dump(mode="json", exclude={"results"})
     seen["warnings"] = seen["warnings"][:MAXIMUM_WARNINGS]
+    if heartbeat.findings is None:
+        seen["findings"] = machine.heartbeat.get("findings")
+    else:
+        seen["findings"] = seen["findings"][:MAXIMUM_FINDINGS]
     machine.heartbeat = seen
     machine.last_seen = now
     return desired(tx, machine, now)

@@ -1,0 +1,111 @@
+"""The disks: how each is attached, and which ways of writing to it pass the capture by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, Iterator, List, Sequence
+
+from farshore.api_types.machines import Finding
+from farshore.mobility.capture.disks import SYS_BLOCK, SYS_DEVICES, Disk
+from farshore.mobility.capture.layout import MAX_DISKS
+from farshore.mobility.checks.findings import error, fine, warning
+
+NETWORK = ("nbd", "rbd", "drbd")
+_FABRICS = ("tcp", "rdma", "fc")
+
+
+def check_disks(disks: Sequence[Disk]) -> Iterator[Finding]:
+    """``disks``: those that are protected."""
+    if len(disks) > MAX_DISKS:
+        yield error(
+            "disks", f"There are {len(disks)} disks; {MAX_DISKS} can be captured.", "Exclude some (--exclude-disk)."
+        )
+    for disk in disks:
+        found = list(_check_disk(disk))
+        kind = transport(disk)
+        yield from found or [fine(f"disk {disk.name}", f"Attached by {kind}." if kind else "Nothing is in the way.")]
+    yield from _same_disk_twice(disks)
+    for place in sorted(SYS_BLOCK.iterdir()):
+        if place.name.startswith(NETWORK) and _text(place / "size") not in ("", "0"):
+            yield warning(
+                f"disk {place.name}",
+                "A network block device: it is not protected, as its data lies on another machine.",
+                "Protect the machine that has the data, or name the device with --disk.",
+            )
+
+
+def transport(disk: Disk) -> str:
+    """How a disk is attached, as far as sysfs tells; empty where it does not."""
+    place = _place(disk)
+    path = str(place)
+    if "/session" in path:
+        return "iSCSI"
+    if place.name.startswith("nvme"):
+        return f"NVMe over {_fabric(place)}" if _fabric(place) else "NVMe"
+    for mark, name in (("/usb", "USB"), ("/virtio", "virtio"), ("/ata", "ATA"), ("/mmc", "MMC"), ("/rport-", "FC")):
+        if mark in path:
+            return name
+    return "SCSI" if (place / "device" / "vendor").exists() else ""
+
+
+def _check_disk(disk: Disk) -> Iterator[Finding]:
+    subject, place = f"disk {disk.name}", _place(disk)
+    if transport(disk) == "iSCSI" or _fabric(place):
+        yield warning(
+            subject,
+            f"It is attached by {transport(disk)}: its data lies on a storage system, where others may write to it.",
+            "What this machine writes is captured. See that nobody else writes to it, or exclude it.",
+        )
+    if _text(place / "removable") == "1" or transport(disk) == "USB":
+        yield warning(subject, "It can be removed.", "Exclude it if it does not belong to the machine.")
+    for holder in sorted((place / "holders").glob("*")):
+        if _text(holder / "dm" / "uuid").startswith("mpath-"):
+            yield error(
+                subject,
+                f"It is one path of the multipath device {holder.name}; each path carries only a part of the writes.",
+                "Multipath disks cannot be protected yet: use one path, or protect at the storage system.",
+            )
+    if _text(place / "queue" / "zoned") not in ("", "none"):
+        yield warning(
+            subject,
+            f"A zoned disk ({_text(place / 'queue' / 'zoned')}): zone appends are only noted in the bitmap.",
+            "Expect capture to heal often there; a conventional disk has no such limit.",
+        )
+    if _text(place / "queue" / "iostats") == "0":
+        yield warning(
+            subject,
+            "The kernel's statistics of it are switched off, so writes that escape the capture would not show.",
+            f"Switch them on: echo 1 > {place}/queue/iostats",
+        )
+    if (place / "device" / "scsi_generic").exists():
+        yield fine(subject, "Commands sent straight to it (SG_IO), as some appliances' tools do, cannot be captured.")
+
+
+def _same_disk_twice(disks: Sequence[Disk]) -> Iterator[Finding]:
+    by_identity: Dict[str, List[str]] = {}
+    for disk in disks:
+        if disk.wwid:
+            by_identity.setdefault(disk.wwid, []).append(disk.name)
+    for names in by_identity.values():
+        if len(names) > 1:
+            yield error(
+                f"disks {', '.join(names)}",
+                "They are paths to one and the same disk.",
+                "Multipath disks cannot be protected yet: exclude all paths but one, and write through that one only.",
+            )
+
+
+def _fabric(place: Path) -> str:
+    found = _text(place / "device" / "transport")
+    return found if found in _FABRICS else ""
+
+
+def _place(disk: Disk) -> Path:
+    return (SYS_DEVICES / disk.device).resolve()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:  # not every disk has every attribute
+        return ""
