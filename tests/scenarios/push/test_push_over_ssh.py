@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ class Machine:
         self.logins = 0
         self.release = ""
         self.sudo = True
+        self.findings: list[dict[str, str]] = []
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -84,6 +86,9 @@ class Machine:
             process.exit(1)
         elif "uname -m" in given:
             process.stdout.write(SURVEY.format(release=self.release))
+            process.exit(0)
+        elif " check " in given:
+            process.stdout.write(json.dumps({"mode": "data", "findings": self.findings}))
             process.exit(0)
         elif "mktemp" in given:
             process.stdout.write("/tmp/farshore-1\n")
@@ -193,6 +198,20 @@ def test_a_failing_step_says_what_the_machine_said(machine: Machine, tmp_path: P
     machine.release = "failing"
     with pytest.raises(Refused, match=r"Unpacking the bundle .* failed .status 2.: tar: no room"):
         push(machine, tmp_path)
+
+
+def test_what_cannot_be_protected_is_told_before_anything_is_enrolled(machine: Machine, tmp_path: Path) -> None:
+    machine.findings = [
+        {"subject": "clock", "severity": "warning", "message": "Wrong.", "remedy": "Set it."},
+        {"subject": "disk sda", "severity": "error", "message": "One path of many.", "remedy": "Exclude it."},
+    ]
+    with pytest.raises(Refused, match=r"disk sda: One path of many. \(Exclude it.\)"):
+        push(machine, tmp_path)
+    assert not [command for command in machine.commands if "enroll" in command]
+    assert "--disk /dev/vda check --reach https://dr.example.com" in machine.inputs[-1]
+    machine.findings.pop()
+    _, told = push(machine, tmp_path)
+    assert "to know: clock: Wrong. (Set it.)" in told
 
 
 def test_nobody_there(machine: Machine, tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ class ReporterDouble:
     def heartbeat(self, results: Sequence[CommandResult]) -> Heartbeat:
         return Heartbeat(run="r", version="1", results=list(results))
 
+    def answered(self, beat: Heartbeat) -> None:
+        self.last_answered = beat
+
 
 class Rig:
     def __init__(self, state: Path) -> None:

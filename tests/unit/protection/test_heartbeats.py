@@ -13,6 +13,7 @@ from farshore.catalog import events, machines
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CommandRow
 from farshore.model.states import CaptureMode
+from farshore.protection.checks import check_machine
 from farshore.protection.granting import grant
 from farshore.protection.heartbeats import observe
 
@@ -84,3 +85,20 @@ def test_a_change_of_mode_is_an_event(catalog: Catalog) -> None:
         told = [(row.severity, row.message) for row in events.listed(tx, kind="capture.mode")]
     assert told[0] == ("warning", "Capture of db1 is in bitmap mode: the ring was full.")
     assert len(told) == 2
+
+
+def test_findings_stay_until_others_are_told(catalog: Catalog) -> None:
+    finding = {"subject": "clock", "severity": "warning", "message": "Wrong.", "remedy": "Set it."}
+
+    def found() -> list[str]:
+        with catalog.reading() as tx:
+            return [one.subject for one in check_machine(machines.get(tx, MACHINE), NOW)]
+
+    assert "kernel" in found(), "the agent has not looked around: what can be told without it"
+    beat(catalog, findings=[finding])
+    beat(catalog)
+    assert "clock" in found()
+    assert "kernel" not in found()
+    beat(catalog, findings=[{**finding, "subject": "swap"}])
+    assert "clock" not in found()
+    assert "swap" in found()

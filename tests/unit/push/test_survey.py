@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from farshore.model.errors import FarshoreError, NoSpace, Refused, Unsupported
-from farshore.protection.push.survey import read_survey
+from farshore.protection.push.survey import read_findings, read_survey
 
 GOOD = {
     "user": "0",
@@ -50,3 +52,16 @@ def test_the_first_python_that_will_do_is_taken() -> None:
 def test_each_obstacle_has_its_own_error(changes: dict[str, str], kind: type[FarshoreError], text: str) -> None:
     with pytest.raises(kind, match=text):
         read_survey(said(**changes), "db1")
+
+
+def test_the_agents_own_check_is_read() -> None:
+    findings = [
+        {"subject": "clock", "severity": "warning", "message": "Wrong.", "remedy": "Set it."},
+        {"subject": "disk sda", "severity": "error", "message": "A path.", "remedy": "Exclude it."},
+        {"subject": "memory", "severity": "ok", "message": "Enough.", "remedy": ""},
+    ]
+    found = read_findings(json.dumps({"mode": "data", "findings": findings}))
+    assert found.errors == ("disk sda: A path. (Exclude it.)",)
+    assert found.warnings == ("clock: Wrong. (Set it.)",)
+    with pytest.raises(Refused, match="cannot be read"):
+        read_findings("Traceback …")

@@ -10,10 +10,11 @@ import asyncio
 import shlex
 from pathlib import Path
 
+from farshore.model.errors import Refused
 from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.bundle import UNIT, Bundle, build_bundle, default_cache
 from farshore.protection.push.ssh import Shell, connect
-from farshore.protection.push.survey import survey
+from farshore.protection.push.survey import read_findings, survey
 
 PROGRAM = "/opt/farshore/current/bin/farshore-mobility"
 _UNPACK = """\
@@ -67,10 +68,11 @@ class PushInstaller:
             if found.release != bundle.release:
                 report(0.4, "copying the bundle")
                 await self._bring(shell, bundle)
-            report(0.7, "enrolling")
             options = " ".join(f"--disk {shlex.quote(disk)}" for disk in target.disks)
             configure = _CONFIGURE.format(options=shlex.quote(options), unit=UNIT)
             await shell.run(configure, "Configuring the mobility service")
+            await self._check(shell, options, target, report)
+            report(0.7, "enrolling")
             enrol = [PROGRAM, *options.split(), "enroll", "--server", target.server_url]
             enrol += ["--authority-fingerprint", target.authority_fingerprint]
             await shell.run_with_input(shlex.join(enrol), target.token + "\n", "Enrolling the machine")
@@ -78,6 +80,19 @@ class PushInstaller:
             await shell.run(_START.format(unit=UNIT, release=bundle.release), "Starting the mobility service")
             report(1.0, "the mobility service runs")
             return shell.fingerprint
+
+    async def _check(self, shell: Shell, options: str, target: PushTarget, report: Reporter) -> None:
+        """Before the machine is enrolled: what cannot be protected ends it here. Raises Refused with every trouble."""
+        report(0.65, "looking for what cannot be protected")
+        command = f"{PROGRAM} {options} check --reach {shlex.quote(target.server_url)}"
+        found = read_findings(await shell.run(command, "Checking the machine"))
+        if found.errors:
+            raise Refused(
+                f"{target.host} cannot be protected as it is: {' '.join(found.errors)}",
+                remedy="Do what each of them says, or name the disks to protect (--disk), then add the machine again.",
+            )
+        if found.warnings:
+            report(0.67, f"to know: {' '.join(found.warnings)}")
 
     async def _bring(self, shell: Shell, bundle: Bundle) -> None:
         folder = (await shell.run("mktemp -d /tmp/farshore-XXXXXXXX", "Making room", as_root=False)).strip()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
+from farshore.api_types.machines import CheckSeverity, Finding
 from farshore.model.errors import NoSpace, Refused, Unsupported
 from farshore.protection.push.bundle import NEWEST, OLDEST, PythonVersion
 from farshore.protection.push.ssh import Shell
@@ -81,6 +83,29 @@ def read_survey(text: str, host: str) -> Survey:
             raise NoSpace(f"{folder} on {host} has less than {NEEDED_KIB >> 10} MiB free.", remedy="Make room there.")
     release = facts.get("release", "").rsplit("/", 1)[-1]
     return Survey(facts.get("kernel", ""), usable, facts.get("btf") == "yes", release)
+
+
+@dataclass(frozen=True)
+class Troubles:
+    """What the agent's own check found, a sentence each, its remedy with it."""
+
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def read_findings(text: str) -> Troubles:
+    """The output of ``farshore-mobility check``. Raises Refused where it is none."""
+    try:
+        found = [Finding.model_validate(one) for one in json.loads(text)["findings"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(
+            f"The check's answer cannot be read: {text[-300:]!r}", remedy="Run farshore-mobility check there by hand."
+        ) from error
+    told = [(one.severity, f"{one.subject}: {one.message} ({one.remedy})") for one in found]
+    return Troubles(
+        tuple(text for severity, text in told if severity is CheckSeverity.ERROR),
+        tuple(text for severity, text in told if severity is CheckSeverity.WARNING),
+    )
 
 
 def _listed(pythons: list[PythonVersion]) -> str:
