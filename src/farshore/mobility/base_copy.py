@@ -1,9 +1,9 @@
 """The base of an epoch, by hash: every chunk of every disk is compared, and sent where the vault lacks it.
 
 Initial replication and resync alike, and, for some of the chunks, disks that came or grew. It runs while the capture
-does, and lies below the journal, so it may read a block at any moment. One thread reads, finds zeroes and hashes; a few
-requests are under way at the same time. Everything repeats until it gets through, so an outage only makes the copy
-longer.
+does, and lies below the journal, so it may read a block at any moment. One thread finds zeroes and hashes, a few read
+ahead of it, and a few requests are under way at the same time. Everything repeats until it gets through, so an outage
+only makes the copy longer.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import queue
 import threading
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Deque, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,11 @@ from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.model.identifiers import CHUNK, DiskNumber
 
-WINDOW_BYTES = 4 << 20
-REQUESTS = 2
+WINDOW_BYTES = 8 << 20
+REQUESTS = 3
 """Windows being compared and sent at the same time."""
+READERS = 2
+"""Windows being read at the same time: a disk gives twice as much as to one who waits for each."""
 ZERO_RUN_CHUNKS = 4096
 """Windows of nothing but zeroes are told together, up to so many chunks: 256 MiB."""
 
@@ -62,6 +65,13 @@ class _Window(NamedTuple):
     buffer: Optional[AlignedBuffer]
 
 
+class _Read(NamedTuple):
+    offset: int
+    data: memoryview
+    buffer: AlignedBuffer
+    under_way: Future[None]
+
+
 class BaseCopy:
     """One copy of some disks. ``hash_key``: the 32 bytes of the vault's chunk hash key. ``runs``: by disk the runs of
     chunks, (first, count), that are copied; None: all of every disk."""
@@ -88,7 +98,7 @@ class BaseCopy:
     def run(self, stop: threading.Event) -> None:
         """Copy everything. Raises Stopped, Damaged (a disk cannot be read), Fenced and other refusals."""
         free: queue.SimpleQueue[AlignedBuffer] = queue.SimpleQueue()
-        for _ in range(REQUESTS + 1):
+        for _ in range(REQUESTS + READERS + 1):
             free.put(AlignedBuffer(WINDOW_BYTES))
         giving_up = threading.Event()
         with ThreadPoolExecutor(REQUESTS, "copy") as requests:
@@ -107,15 +117,23 @@ class BaseCopy:
             runs = self._runs.get(disk.number, ())
             if not runs:
                 continue
-            with DiskReader(disk) as reader:
+            with DiskReader(disk) as reader, ThreadPoolExecutor(READERS, "read") as readers:
+                ahead: Deque[_Read] = deque()
                 for offset, length in _pieces(runs, disk.size):
+                    if len(ahead) == READERS:
+                        yield self._hashed(disk.number, ahead.popleft())
                     if stop.wait(self._courtesy.pause()):
                         raise Stopped
                     buffer = free.get()
                     data = buffer.view[:length]
-                    reader.read(offset, data)
-                    hashes = chunk_hashes(data, self._key)
-                    yield _Window(disk.number, offset // CHUNK, hashes, len(data), data, buffer)
+                    ahead.append(_Read(offset, data, buffer, readers.submit(reader.read, offset, data)))
+                while ahead:
+                    yield self._hashed(disk.number, ahead.popleft())
+
+    def _hashed(self, disk: DiskNumber, read: _Read) -> _Window:
+        read.under_way.result()
+        hashes = chunk_hashes(read.data, self._key)
+        return _Window(disk, read.offset // CHUNK, hashes, len(read.data), read.data, read.buffer)
 
     def _ship(self, window: _Window, free: queue.SimpleQueue[AlignedBuffer], stop: threading.Event) -> None:
         try:

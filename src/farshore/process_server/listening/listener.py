@@ -7,6 +7,7 @@ requests cost little.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -18,6 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from farshore.model.errors import FarshoreError, Refused
+from farshore.process_server.listening.body_buffers import BodyBuffers
 from farshore.process_server.listening.connection import Connection, ConnectionLost, Turn, too_large
 from farshore.process_server.listening.exchange import Answer, Handler, Request
 from farshore.process_server.listening.problems import problem_answer
@@ -25,8 +27,6 @@ from farshore.process_server.listening.problems import problem_answer
 _log = logging.getLogger(__name__)
 
 WORKERS = 32
-KEPT_BUFFER = 8 << 20
-"""A worker's buffer grows to this and stays; a larger body gets one of its own."""
 IDLE_SECONDS = 300.0
 HANDSHAKE_SECONDS = 15.0
 _TICK_SECONDS = 1.0
@@ -52,7 +52,7 @@ class Listener:
         self._connections: dict[int, Connection] = {}
         self._busy: set[int] = set()
         self._lock = threading.Lock()
-        self._memory = threading.local()
+        self._buffers = BodyBuffers()
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="data-plane")
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="data-plane-watcher", daemon=True)
@@ -152,30 +152,23 @@ class Listener:
         head = connection.head
         assert head is not None
         kept: list[memoryview] = []
-
-        def body(limit: int) -> memoryview:
-            if not kept:
-                if connection.length > limit:
-                    raise too_large(connection.length, limit)
-                kept.append(self._buffer(connection.length))
-                connection.read_body(kept[0])
-            return kept[0]
-
         path = head.target.decode("ascii").partition("?")[0]
-        request = Request(head.method.decode("ascii"), path, connection.peer, connection.length, body)
-        try:
-            return self._handler(request)
-        except FarshoreError as error:
-            return problem_answer(error)
+        with contextlib.ExitStack() as lent:
 
-    def _buffer(self, length: int) -> memoryview:
-        if length > KEPT_BUFFER:
-            return memoryview(bytearray(length))
-        kept: bytearray | None = getattr(self._memory, "buffer", None)
-        if kept is None or len(kept) < length:
-            size = 1 << max(16, (length - 1).bit_length())
-            kept = self._memory.buffer = bytearray(min(size, KEPT_BUFFER))
-        return memoryview(kept)[:length]
+            def body(limit: int) -> memoryview:
+                if not kept:
+                    if connection.length > limit:
+                        raise too_large(connection.length, limit)
+                    buffer = lent.enter_context(self._buffers.lend(connection.length))
+                    connection.read_body(buffer)
+                    kept.append(buffer)
+                return kept[0]
+
+            request = Request(head.method.decode("ascii"), path, connection.peer, connection.length, body)
+            try:
+                return self._handler(request)
+            except FarshoreError as error:
+                return problem_answer(error)
 
     def _close(self, connection: Connection) -> None:
         descriptor = connection.fileno()
