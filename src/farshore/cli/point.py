@@ -63,6 +63,11 @@ def create(
 
     Example: `farshore point create db1 --name before-upgrade --kind app-consistent`
     """
+    if kind is PointKind.SCANNED:
+        raise Malformed(
+            "A scanned point cannot be asked for: it is what scan mode makes of a busy machine.",
+            remedy="Ask for crash-consistent, file-system-consistent or app-consistent.",
+        )
     api = management()
     job = finish(api, api.request_point(machine, PointRequest(kind=kind, name=name)), as_json=as_json, no_wait=no_wait)
     if not as_json and not no_wait:

@@ -41,6 +41,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     state = _family("machine_state", "1 for the state that the machine is in", "machine", "state")
     mode = _family("machine_capture_mode", "1 for the mode that the capture is in", "machine", "mode", "cause")
     since = _family("machine_capture_mode_since_seconds", "When the capture went into its mode (Unix time)", "machine")
+    every = _family("machine_points_every_seconds", "Between two points, without data mode; 0: a stream", "machine")
     seen = _family("machine_last_seen_seconds", "When the mobility service reported last (Unix time)", "machine")
     copied = _family("machine_copy_done_ratio", "How much of the copy under way is done", "machine")
     sends = _family("machine_process_server", "1 for the process server that the machine sends to", "machine", "server")
@@ -56,12 +57,13 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
                 here = one.mode is kind
                 mode.add_metric([one.name, kind.value, one.mode_cause if here else ""], float(here))
             since.add_metric([one.name], one.mode_since / 1e9)
+        every.add_metric([one.name], one.points_every)
         seen.add_metric([one.name], one.last_seen / 1e9)
         if one.progress is not None and one.progress.total:
             copied.add_metric([one.name], one.progress.done / one.progress.total)
         if one.process_server:
             sends.add_metric([one.name, one.process_server], 1)
-    yield from (rpo, lag, state, mode, since, seen, copied, sends)
+    yield from (rpo, lag, state, mode, since, every, seen, copied, sends)
 
 
 def _of_servers(servers: Sequence[ProcessServer]) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from farshore.cli.main import commands
+from farshore.model.errors import Malformed
 
 WITHOUT_JSON: set[str] = set()
 
@@ -85,3 +86,9 @@ def test_help_and_completion_need_no_server() -> None:
         prog_name="farshore",
     )
     assert completed.output.split() == ["machine"]
+
+
+def test_a_scanned_point_cannot_be_asked_for() -> None:
+    done = CliRunner().invoke(typer.main.get_command(commands), ["point", "create", "db1", "--kind", "scanned"])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, Malformed)
