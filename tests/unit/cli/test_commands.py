@@ -89,6 +89,6 @@ def test_help_and_completion_need_no_server() -> None:
 
 
 def test_a_scanned_point_cannot_be_asked_for() -> None:
-    done = CliRunner().invoke(typer.main.get_command(commands), ["point", "create", "db1", "--kind", "scanned"])
+    done = CliRunner().invoke(commands, ["point", "create", "db1", "--kind", "scanned"])
     assert done.exit_code != 0
     assert isinstance(done.exception, Malformed)
