@@ -3,7 +3,11 @@
 fio writes to a file on ext4 on a loop device, 4 KiB at random and 256 KiB in sequence, 16 in flight, O_DIRECT: bare,
 then with capture in data mode and a reader that views every record and drops it, in turn (A B, B A, …). A round's ratio
 compares two runs that follow each other, so that a machine that is busy with other things spoils it least; medians
-over the rounds. ``value`` is the smaller of the two ratios of IOPS. Needs root.
+over the rounds. ``value`` is the smaller of the two ratios of IOPS.
+
+Then the same with full protection: a real agent, process server, configuration server and local vault on the same
+processors, against the bare device while they stand idle. fio asks for all that the machine has, which is more than
+can be shipped, so the capture goes back and forth between data and bitmap mode; how it ended is told. Needs root.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks._installation import installation
 from benchmarks._table import result, show
 from farshore.mobility.capture import Capture
 from farshore.mobility.capture.disks import disk_at
@@ -35,7 +40,8 @@ FILE_BYTES = 512 * MIB
 WORKLOADS = {"4 KiB random": ("randwrite", "4k"), "256 KiB sequential": ("write", "256k")}
 DISK = DiskNumber(0)
 SCRATCH = Path(__file__).parents[1] / ".cache"
-TARGET = 0.95
+TARGET = 0.98
+PROTECTED_TARGET = 0.85
 
 
 @dataclass
@@ -105,6 +111,7 @@ def main(argv: list[str]) -> int:
                 one.bare.append(_fio(file, pattern, size, seconds))
                 if not number % 2:
                     one.captured.append(_with_capture(device, file, pattern, size, seconds, one))
+        protected, modes = _protected(file, 2 if options.quick else 5, seconds)
     rows = [
         [
             name,
@@ -123,11 +130,47 @@ def main(argv: list[str]) -> int:
         rows,
         "The reader views each record's header and gives the space back; shipping is not part of this figure.",
     )
+    show(
+        "full protection: agent, servers and vault on the same processors",
+        ["", "bare IOPS", "protected IOPS", "ratio", f"target {PROTECTED_TARGET:g}"],
+        [
+            [
+                name,
+                f"{statistics.median(one.bare):,.0f}",
+                f"{statistics.median(one.captured):,.0f}",
+                f"{one.ratio:.3f}",
+                "met" if one.ratio >= PROTECTED_TARGET else "missed",
+            ]
+            for name, one in protected.items()
+        ],
+        f"The capture's mode after each protected run: {', '.join(modes)}.",
+    )
+    full = {name: round(one.ratio, 4) for name, one in protected.items()}
     ratios = {name: round(one.ratio, 4) for name, one in found.items()}
     peers = {f"bare, {name}, IOPS": round(statistics.median(one.bare), 1) for name, one in found.items()}
     overflows = sum(one.overflows for one in found.values())
-    result("capture", min(ratios.values()), "ratio", TARGET, peers, ratios=ratios, overflows=overflows)
+    result("capture", min(ratios.values()), "ratio", TARGET, peers, ratios=ratios, overflows=overflows, protected=full)
     return 0
+
+
+def _protected(bare: Path, rounds: int, seconds: float) -> tuple[dict[str, Rounds], list[str]]:
+    """The same load on a protected disk and on ``bare``, in turn; and the modes that the capture ended in."""
+    found = {name: Rounds() for name in WORKLOADS}
+    modes = []
+    with installation(DISK_BYTES) as made, _file_on_ext4(made.disk, made.folder / "mount") as file:
+        for number in range(rounds):
+            for name, (pattern, size) in WORKLOADS.items():
+                for protected in (False, True) if number % 2 else (True, False):
+                    # What the last run left is shipped before the next begins.
+                    with contextlib.suppress(RuntimeError):
+                        made.wait_stored(time.time_ns())
+                    if protected:
+                        found[name].captured.append(_fio(file, pattern, size, seconds))
+                        mode = made.state().mode
+                        modes.append("unknown" if mode is None else mode.value)
+                    else:
+                        found[name].bare.append(_fio(bare, pattern, size, seconds))
+    return found, modes
 
 
 def _with_capture(device: Path, file: Path, pattern: str, size: str, seconds: float, into: Rounds) -> float:
@@ -161,17 +204,25 @@ def _file_on_loop_ext4() -> Iterator[tuple[Path, Path]]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=SCRATCH)))
         image, mount = folder / "disk.img", folder / "mount"
-        mount.mkdir()
         _run("fallocate", "-l", str(DISK_BYTES), str(image))
         device = _run("losetup", "-f", "--show", "--direct-io=on", str(image))
         stack.callback(_run, "losetup", "-d", device)
-        _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device)
-        _run("mount", device, str(mount))
-        stack.callback(_run, "umount", str(mount))
+        yield Path(device), stack.enter_context(_file_on_ext4(Path(device), mount))
+
+
+@contextlib.contextmanager
+def _file_on_ext4(device: Path, mount: Path) -> Iterator[Path]:
+    """A written-out file on a new file system on ``device``."""
+    mount.mkdir(exist_ok=True)
+    _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(device))
+    _run("mount", str(device), str(mount))
+    try:
         file = mount / "load"
         _run("dd", "if=/dev/zero", f"of={file}", "bs=4M", f"count={FILE_BYTES >> 22}", "oflag=direct", "conv=fsync")
         time.sleep(0.5)
-        yield Path(device), file
+        yield file
+    finally:
+        _run("umount", str(mount))
 
 
 def _run(*command: str) -> str:
