@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from pathlib import Path
+from typing import List, Optional
 
 import pytest
 from tests.unit.mobility.doubles import FakeClock
 
+from farshore.mobility.capture import kernel
 from farshore.mobility.capture.probe import Ability, Obstacle
+from farshore.mobility.rounds import fallback
 from farshore.mobility.rounds.fallback import fallback_for
 from farshore.mobility.settings import Settings
+from farshore.model.errors import TryLater
 from farshore.model.states import CaptureMode
 
 DATA, BITMAP, SCAN = CaptureMode.DATA, CaptureMode.BITMAP, CaptureMode.SCAN
@@ -43,3 +47,39 @@ def test_no_better_than_possible_and_no_better_than_asked_for(
     assert found.every == (60 if given is BITMAP else 3600)
     assert found.cause == ("Kernel 5.14 lacks bpf_loop" if given is able else "chosen by the agent's setting --capture")
     assert found.since == FakeClock().now()
+
+
+class Trial:
+    """A capture that cannot learn where pages lie; ``made``: with which disks."""
+
+    made: List[object]
+
+    def __init__(self, disks: object, **_: object) -> None:
+        Trial.made = [disks]
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def learn_page_layout(self) -> None:
+        raise TryLater("Not known yet.", remedy="")
+
+
+def test_pages_that_cannot_be_found_leave_the_bitmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "probe", lambda: Ability(DATA))
+    monkeypatch.setattr(fallback, "Capture", Trial)
+    monkeypatch.setattr(fallback, "protected_disks", lambda *_: [])
+    symbols = tmp_path / "kallsyms"
+    monkeypatch.setattr(kernel, "KALLSYMS", symbols)
+    settings = Settings(state=tmp_path)
+    symbols.write_text("ffffffff81000000 T _text\nffffffff82000000 D page_offset_base\n")
+    found = fallback.choose_fallback(settings, FakeClock())
+    assert found is not None
+    assert found.mode is BITMAP
+    assert "pages lie" in found.cause
+    Trial.made = []
+    symbols.write_text("0000000000000000 D page_offset_base\n0000000000000000 D vmemmap_base\t[x]\n")
+    assert fallback.choose_fallback(settings, FakeClock()) is None
+    assert not Trial.made, "what the kernel lists needs no trial"

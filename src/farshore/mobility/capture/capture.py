@@ -34,7 +34,8 @@ from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, slot_words_for, 
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.capture.kernel import grace_period, read_stat, request_timeout, writes_in_flight
-from farshore.mobility.capture.layout import BLOCK_SECTORS, GENERATIONS, Cause
+from farshore.mobility.capture.layout import BLOCK_SECTORS, GENERATIONS, Cause, Control
+from farshore.mobility.capture.pinned import MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Program
 from farshore.mobility.capture.ring import RecordBatch
 from farshore.mobility.capture.watched import WatchedDisks
@@ -158,6 +159,11 @@ class Capture:
 
     # ---- modes ----
 
+    def learn_page_layout(self) -> None:
+        """Have the program find where pages lie in memory, without which there is no data mode. Raises TryLater."""
+        with self._lock:
+            self._learn_address()
+
     @property
     def mode(self) -> CaptureMode:
         """DATA or BITMAP."""
@@ -233,6 +239,35 @@ class Capture:
         with self._lock:
             for number, ranges in dirty.blocks.items():
                 self._pending.setdefault(number, []).append(ranges)
+
+    def pin(self, folder: Path) -> Document:
+        """Have bitmap mode go on without this process, pinned in ``folder``; how another one finds the dirty blocks.
+
+        Drain the ring before. Raises Refused, Unsupported.
+        """
+        with self._lock:
+            self._to_bitmap()
+            self._program.pin(folder, MAPS)
+            disks = []
+            for number, watched in self._disks.items():
+                areas = [(area.first_word, area.words, area.shift) for area in (watched.area, *watched.retired)]
+                pending = union(self._pending.get(number, [NO_RANGES]), -(-watched.disk.sectors // BLOCK_SECTORS))
+                disks.append(
+                    {
+                        "number": number,
+                        "index": watched.index,
+                        "sectors": watched.disk.sectors,
+                        "areas": areas,
+                        "pending": pending.tolist(),
+                    }
+                )
+            whole_at = Control.whole.offset
+            return {
+                "folder": str(folder),
+                "slot_words": self._program.slot_words,
+                "whole_at": whole_at,
+                "disks": disks,
+            }
 
     # ---- disks ----
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from farshore.model.errors import Unsupported
 
+KALLSYMS = Path("/proc/kallsyms")
 _MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_QUERY = 0
 _MEMBARRIER_GLOBAL = 1
@@ -63,6 +64,15 @@ def keeps_stat(device: str) -> bool:
     """Whether the kernel counts at all: statistics can be switched off."""
     path = Path(f"/sys/dev/block/{device}/queue/iostats")
     return not path.exists() or path.read_text(encoding="ascii").strip() == "1"
+
+
+def lists_page_layout() -> bool:
+    """Whether the kernel lists the symbols from which the capture program computes pages' addresses."""
+    wanted = {"page_offset_base", "vmemmap_base"}
+    with KALLSYMS.open(encoding="ascii", errors="replace") as file:
+        for line in file:
+            wanted.discard(line.split()[2])
+    return not wanted
 
 
 def request_timeout(device: str) -> float:

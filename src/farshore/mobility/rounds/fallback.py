@@ -6,13 +6,23 @@ import logging
 from dataclasses import dataclass
 from typing import Optional
 
-from farshore.mobility.capture.probe import Ability, probe
+from farshore.mobility.capture.capture import Capture
+from farshore.mobility.capture.kernel import lists_page_layout
+from farshore.mobility.capture.probe import Ability, Obstacle, probe
+from farshore.mobility.protected_disks import DiskNumbers, protected_disks
 from farshore.mobility.settings import Settings
+from farshore.model.errors import NotFound, TryLater
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
 
 log = logging.getLogger(__name__)
 
+UNKNOWN_LAYOUT = Obstacle(
+    "The kernel does not tell where its pages lie in memory, and no ext4 or vfat file system shows it.",
+    "Use a kernel that lists page_offset_base and vmemmap_base, or give the machine an ext4 file system, and restart "
+    "the agent.",
+)
+_SMALL_RING = 1 << 16
 _ORDER = (CaptureMode.DATA, CaptureMode.BITMAP, CaptureMode.SCAN)
 
 
@@ -28,11 +38,30 @@ class Fallback:
 
 def choose_fallback(settings: Settings, clock: Clock) -> Optional[Fallback]:
     """None: data mode. A mode that was asked for (``settings.capture``) is taken unless the machine cannot do it."""
-    found = fallback_for(probe(), settings, clock)
+    ability = probe()
+    if ability.mode is CaptureMode.DATA and settings.capture in (None, CaptureMode.DATA):
+        ability = _with_page_layout(ability, settings)
+    found = fallback_for(ability, settings, clock)
     if found is not None:
         fields = {"mode": found.mode.value, "cause": found.cause}
         log.warning("This machine is protected in rounds, not by a stream.", extra={"fields": fields})
     return found
+
+
+def _with_page_layout(ability: Ability, settings: Settings) -> Ability:
+    """Only trying shows whether the page layout can be learnt, where the kernel does not list it."""
+    if lists_page_layout():
+        return ability
+    try:
+        disks = protected_disks(DiskNumbers(settings.disk_numbers), settings.disks, None, ())
+    except NotFound:  # they are still to come, and then are captured as the kernel allows
+        return ability
+    try:
+        with Capture({one.number: one.disk for one in disks}, ring_bytes=_SMALL_RING, scratch=settings.state) as trial:
+            trial.learn_page_layout()
+    except TryLater:
+        return Ability(CaptureMode.BITMAP, (UNKNOWN_LAYOUT,))
+    return ability
 
 
 def fallback_for(ability: Ability, settings: Settings, clock: Clock) -> Optional[Fallback]:
