@@ -31,6 +31,8 @@ class Acknowledgement(Body):
 
     next_journal: int
     next_base: int
+    stored_journal: int = 0
+    """Every journal record below this is in the vault too: nobody will ask for it again."""
 
 
 class ChunkRange(Body):

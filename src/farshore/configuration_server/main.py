@@ -21,6 +21,7 @@ from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.failover import start_requested
 from farshore.configuration_server.jobs.point import point_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
+from farshore.configuration_server.jobs.upgrade import upgrade_job
 from farshore.configuration_server.periodic import Periodic
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
@@ -31,6 +32,7 @@ from farshore.configuration_server.watching import look, prune
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
+from farshore.protection.push.bundle import default_cache
 from farshore.protection.push.install import PushInstaller
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
@@ -85,9 +87,18 @@ def serve(settings: Settings) -> None:
         sleep=time.sleep,
     )
     push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller())
-    jobs = JobEngine(settings.jobs, [point_job(catalog, clock), push_job(push), *recovery_jobs(recovery)])
+    upgrading = upgrade_job(catalog, clock, default_cache())
+    jobs = JobEngine(
+        settings.jobs,
+        [
+            point_job(catalog, clock),
+            push_job(push),
+            upgrade_job(catalog, clock, default_cache()),
+            *recovery_jobs(recovery),
+        ],
+    )
     services = Services(settings, catalog, issuer, vault, jobs, sealer, clock)
-    silence = Silence(clock)
+    silence = Silence(clock, settings.give_up_process_server_after)
     scrubbing = Scrubbing(vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
     own = installation.load_server_credentials(settings)

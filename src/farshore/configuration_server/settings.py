@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     jobs_url: str = ""
     spool_limit: int = Field(default=4 << 30, ge=64 << 20)
     scrub_days: int = Field(default=30, ge=1)
+    give_up_process_server_after: int = Field(default=20, ge=5)
+    """Seconds of silence, while this server listens, after which a process server's machines go to others."""
     keep_events_days: int = Field(default=400, ge=1)
     keep_events_most: int = Field(default=200_000, ge=1000)
     tls_ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"

@@ -4,7 +4,8 @@ While the server makes one batch durable, the next few are on their way already,
 time and not throughput. The server takes them in order, whichever comes first; only the oldest one's answer counts.
 Where anything goes wrong all of them are waited for, and begin again with the oldest.
 
-Sending stops for good only when the epoch may not go on: fenced, refused, or the server lost what it acknowledged.
+Sending stops for good only when the epoch may not go on: fenced, refused, or more of what was acknowledged is lost
+than is kept here (kept.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from farshore.api_types.streams import Acknowledgement
 from farshore.formats.batch import Buffer
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import EncodedBatch
+from farshore.mobility.kept import Kept
 from farshore.mobility.retrying import Pauses, Stopped
 from farshore.mobility.throttle import Bandwidth
 from farshore.model.errors import Damaged, Gap, Refused, TryLater
@@ -45,6 +47,7 @@ class Sender:
         self._backlog = backlog
         self._receiver = receiver
         self._bandwidth = bandwidth
+        self._kept = Kept()
         self._ahead: Deque[Tuple[EncodedBatch, Future[Acknowledgement]]] = deque()
         self.reachable = True
 
@@ -99,19 +102,38 @@ class Sender:
                 self._ahead.append((following, helpers.submit(self._receiver.send_encoded, following.buffers)))
         try:
             if early is not None and early[1].exception() is None:
-                expected = early[1].result().next_journal
+                answer = early[1].result()
             else:
-                expected = self._receiver.send_encoded(batch.buffers).next_journal
+                answer = self._receiver.send_encoded(batch.buffers)
+            expected = answer.next_journal
+            self._kept.stored(answer.stored_journal)
         except Gap as gap:
-            if gap.expected <= batch.first:
-                raise  # it lost what it had acknowledged
-            expected = gap.expected
+            expected = self._repeat(gap, batch) if gap.expected <= batch.first else gap.expected
         if expected < batch.end:
             raise Refused(
                 f"The process server took batch {batch.first} but expects {expected} next.",
                 remedy="The machine is being resynchronised; see the process server's log.",
             )
+        self._kept.add(batch)
         return SequenceNumber(expected)
+
+    def _repeat(self, gap: Gap, batch: EncodedBatch) -> int:
+        """What was acknowledged is gone, with the process server that had it: send it again, then ``batch``.
+
+        Raises ``gap`` where it is not here any more.
+        """
+        again = self._kept.since(gap.expected, batch.first)
+        if again is None:
+            raise gap
+        log.warning(
+            "The process server lacks what was acknowledged; it is sent again.",
+            extra={"fields": {"from": gap.expected, "to": batch.first}},
+        )
+        self._drop_ahead()
+        for one in (*again, batch):
+            self._bandwidth.wait_for(one.size)  # not waited for, so that it is soon over: what follows makes up for it
+            answer = self._receiver.send_encoded(one.buffers)
+        return answer.next_journal
 
     def _drop_ahead(self) -> None:
         """Wait for what was sent ahead, whatever became of it: it is sent again in its turn."""

@@ -10,9 +10,10 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock, ProcessServerDouble
 from tests.unit.mobility.test_spill import piece
 
 from farshore.api_types.streams import Acknowledgement
-from farshore.formats.batch import Buffer
+from farshore.formats.batch import Buffer, Role
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import Journal
+from farshore.mobility.kept import Kept
 from farshore.mobility.retrying import Pauses, Stopped
 from farshore.mobility.sender import Sender
 from farshore.mobility.throttle import Bandwidth
@@ -118,3 +119,61 @@ def test_a_stop_ends_the_waiting() -> None:
     stop.set()
     with pytest.raises(Stopped):
         Pauses(stop).rest(Unreachable("away", remedy="", after=100))
+
+
+class Dying:
+    """A process server that dies once ``after`` batches were sent; another one has only what was ``stored``."""
+
+    def __init__(self, rig: Rig, after: int, stored: int) -> None:
+        self.rig, self.after, self.stored = rig, after, stored
+        self.dead = False
+        self.real = rig.server.send_encoded
+        rig.server.send_encoded = self.send_encoded  # type: ignore[method-assign,assignment]
+
+    def send_encoded(self, buffers: List[Buffer]) -> Acknowledgement:
+        with self.rig.server._lock:
+            if self.rig.backlog.last_acknowledged == self.after and not self.dead:
+                self.dead = True
+                self.rig.server.next[Role.JOURNAL] = self.stored + 1
+                del self.rig.server.journal[self.stored :]
+        return self.real(buffers)
+
+
+@pytest.mark.parametrize("after", range(1, BATCHES))
+@pytest.mark.parametrize("stored", range(BATCHES))
+def test_what_a_dead_server_had_acknowledged_is_sent_to_the_next(after: int, stored: int) -> None:
+    rig = Rig(lambda call: None)
+    Dying(rig, after, min(stored, after))
+    assert rig.run() == list(range(1, BATCHES + 1))
+
+
+def test_what_is_in_the_vault_is_kept_no_longer_and_its_loss_ends_the_epoch() -> None:
+    rig = Rig(lambda call: None)
+    dying = Dying(rig, after=4, stored=1)
+    told = dying.real
+
+    def in_the_vault(buffers: List[Buffer]) -> Acknowledgement:
+        return told(buffers).model_copy(update={"stored_journal": 3})
+
+    dying.real = in_the_vault  # type: ignore[assignment]
+    with pytest.raises(Gap) as caught:
+        rig.run()
+    assert caught.value.expected == 2
+
+
+def test_kept_batches_are_bounded_and_without_holes() -> None:
+    journal = Journal(MACHINE, 1, FakeClock())
+    batches = [journal.batch(piece(1, fill + 1)) for fill in range(6)]
+    kept = Kept(most_bytes=3 * batches[0].size)
+    for batch in batches[:5]:
+        kept.add(batch)
+    assert kept.since(batches[2].first, batches[4].end) == batches[2:5]
+    assert kept.since(batches[1].first, batches[4].end) is None, "it was dropped"
+    assert kept.since(batches[2].first, batches[5].end) is None, "it is not there yet"
+    kept.stored(batches[3].first)
+    assert kept.since(batches[2].first, batches[4].end) is None
+    skipping = Kept()
+    skipping.add(batches[0])
+    skipping.add(batches[2])
+    assert skipping.since(batches[0].first, batches[2].end) is None
+    assert skipping.since(batches[2].first, batches[2].end) == [batches[2]]

@@ -95,7 +95,8 @@ class Routes:
             raise Malformed("The batch holds no records.", remedy="Send a MARK record where nothing was written.")
         stream.receive(batch)
         next_journal, next_base = stream.next_sequence(Role.JOURNAL), stream.next_sequence(Role.BASE)
-        return _json(Acknowledgement(next_journal=next_journal, next_base=next_base))
+        stored = stream.stored_sequence(Role.JOURNAL)
+        return _json(Acknowledgement(next_journal=next_journal, next_base=next_base, stored_journal=stored))
 
     def _compare(self, call: Call) -> Answer:
         stream, grant = self._streams.granted(call.machine, call.epoch)

@@ -90,6 +90,11 @@ class Stream:
         with self.changed:
             return self.lanes[role].durable
 
+    def stored_sequence(self, role: Role) -> int:
+        """The sequence after the last one in the vault."""
+        with self.changed:
+            return self.lanes[role].stored
+
     def fence(self) -> None:
         """Take no more batches: another epoch, or a failover, has taken this one's place."""
         with self.changed:
