@@ -150,7 +150,8 @@ def simple_entries(blocks: Blocks, entries: Table) -> Mask:
 
 def _gather(data: Bytes, begin: Blocks, blocks: Blocks, grid: npt.NDArray[np.uint8]) -> None:
     count = len(begin)
-    if int(begin[-1]) - int(begin[0]) == (count - 1) * BLOCK and int(blocks[-1]) - int(blocks[0]) == count - 1:
+    # Blocks rise, but they may have been written in any order: each step counts, not only the ends.
+    if int(blocks[-1]) - int(blocks[0]) == count - 1 and bool((np.diff(begin) == BLOCK).all()):
         start = int(begin[0])
         grid[int(blocks[0]) : int(blocks[0]) + count] = data[start : start + count * BLOCK].reshape(-1, BLOCK)
     elif not (begin % BLOCK).any():
