@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from farshore.cli import vault_files, vault_upkeep
+from farshore.cli import vault_checking, vault_files, vault_keys, vault_upkeep
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -37,7 +37,9 @@ from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
 
 app = typer.Typer(no_args_is_help=True, help="Use a vault directly: only its URL and its key are needed.")
 
+app.add_typer(vault_checking.app)
 app.add_typer(vault_upkeep.app)
+app.add_typer(vault_keys.app)
 app.add_typer(vault_files.app)
 
 

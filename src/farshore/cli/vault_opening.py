@@ -12,10 +12,11 @@ import typer
 from farshore.model.errors import Malformed, NotFound
 from farshore.model.identifiers import MachineId
 from farshore.model.position import Position
-from farshore.vault import AtTime, Choice, Latest, MachineVault, Named, OwnerKey, Vault, open_store
+from farshore.vault import AtTime, Choice, KeyWrapper, Latest, MachineVault, Named, OwnerKey, Vault, open_store
+from farshore.vault.key_files import open_key_file
 
 VaultUrl = Annotated[str, typer.Option("--vault", envvar="FARSHORE_VAULT", help="file:///…, s3://…, az://… or gs://…")]
-KeyFile = Annotated[Path | None, typer.Option("--key", help="The owner's key file.")]
+KeyFile = Annotated[Path | None, typer.Option("--key", help="The owner's key file, or one that names a key command.")]
 PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", help="A file with the owner's passphrase.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MachineOption = Annotated[str, typer.Option("--machine", help="Id or host name; not needed where there is only one.")]
@@ -26,12 +27,12 @@ def open_vault(url: str, key: Path | None, passphrase_file: Path | None) -> Vaul
     return Vault.open(open_store(url), owner_key(key, passphrase_file))
 
 
-def owner_key(key: Path | None, passphrase_file: Path | None) -> OwnerKey:
+def owner_key(key: Path | None, passphrase_file: Path | None) -> KeyWrapper:
     """The owner's key from exactly one of the two. Raises Malformed, NotFound, Refused."""
     if (key is None) == (passphrase_file is None):
         raise Malformed("The vault needs its owner's key.", remedy="Give either --key or --passphrase-file.")
     if key is not None:
-        return OwnerKey.from_file(key)
+        return open_key_file(key)
     assert passphrase_file is not None
     try:
         return OwnerKey.from_passphrase(passphrase_file.read_text(encoding="utf-8").rstrip("\n"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from farshore.model.errors import Damaged, FarshoreError, NotFound
+from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault, read_descriptor
@@ -65,7 +66,7 @@ class OpenVault:
     @classmethod
     def open(cls, url: str, key_file: Path) -> OpenVault:
         """Open it. Raises NotFound, WrongKey and what stores raise."""
-        return cls(url, Vault.open(open_store(url), OwnerKey.from_file(key_file)))
+        return cls(url, Vault.open(open_store(url), open_key_file(key_file)))
 
     @property
     def vault_id(self) -> str:
@@ -94,9 +95,15 @@ class OpenVault:
 def ensure_vault(url: str, key_file: Path) -> OpenVault:
     """Open the vault; at the first run make its owner's key and the vault itself.
 
-    Raises Damaged where a vault has lost its descriptor: a new one in its place would hide that.
+    Raises NotFound where there is a vault and its key is lost, WrongKey for the key of another, and Damaged where a
+    vault has lost its descriptor: a new one in its place would hide that.
     """
     if not key_file.exists():
+        if _exists(url):
+            raise NotFound(
+                f"There is a vault in {url}, but no key file {key_file} that opens it.",
+                remedy="Put the vault's key file there, from its copy; nothing in the vault can be read without it.",
+            )
         OwnerKey.generate_file(key_file)
     try:
         return OpenVault.open(url, key_file)
@@ -107,4 +114,12 @@ def ensure_vault(url: str, key_file: Path) -> OpenVault:
                 f"There are objects in {url}, but no vault.farshore, which describes the vault.",
                 remedy="Restore that object from a copy, or choose an empty place for a new vault.",
             ) from error
-        return OpenVault(url, Vault.create(store, OwnerKey.from_file(key_file)))
+        return OpenVault(url, Vault.create(store, open_key_file(key_file)))
+
+
+def _exists(url: str) -> bool:
+    try:
+        read_descriptor(open_store(url))
+    except NotFound:
+        return False
+    return True

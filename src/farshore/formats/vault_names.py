@@ -15,11 +15,12 @@ from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Se
 from farshore.model.position import Position
 
 DESCRIPTOR = "vault.farshore"
+DESCRIPTORS = "descriptor/"
 CHUNK_KEY = "keys/chunks"
 CHUNKS = "chunks/"
 MACHINES = "machines/"
 LEASES = "leases/"
-CONDEMNED = "collection/condemned"
+COLLECTION = "collection/"
 DAMAGE = "damage/"
 SCRUB = "upkeep/scrub"
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -34,6 +35,21 @@ def machine_folder(machine: MachineId) -> str:
     if not _MACHINE.fullmatch(machine):
         raise Malformed(f"{machine!r} is not a machine id.", remedy="Use the id that `farshore vault ls` shows.")
     return f"{MACHINES}{machine}/"
+
+
+def descriptor(version: int) -> str:
+    """A later version of the vault's descriptor."""
+    return f"{DESCRIPTORS}{version:016x}"
+
+
+def condemned(version: int) -> str:
+    """A version of the list of the condemned. Version 0 was written before there were versions."""
+    return f"{COLLECTION}condemned-{version:016x}" if version else f"{COLLECTION}condemned"
+
+
+def condemned_version(name: str) -> int:
+    """The reverse."""
+    return int(name.rpartition("-")[2], 16) if "-" in name else 0
 
 
 def damage(digest: bytes) -> str:

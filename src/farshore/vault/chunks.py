@@ -47,10 +47,14 @@ class ChunkStore:
         self._fresh = False
 
     def refresh(self) -> None:
-        """Learn of packs that other writers have stored. Raises the store's errors, Damaged, WrongKey."""
+        """Learn of packs that others have stored, and forget those that are gone. A pack whose index is damaged is left
+        out: its chunks count as missing. Raises the store's errors, WrongKey."""
         with self._lock:
+            before = set(self._loaded)
+            listed = list(self._store.list(vault_names.CHUNKS))
+            self._drop(before - {item.name for item in listed})
             known = self._loaded | self._shunned
-            new = [item for item in self._store.list(vault_names.CHUNKS) if item.name not in known]
+            new = [item for item in listed if item.name not in known]
             with ThreadPoolExecutor(_READERS) as readers:
                 for item, found in zip(new, readers.map(self._index_of, new), strict=True):
                     if found is not None:
@@ -86,14 +90,18 @@ class ChunkStore:
     def forget(self, names: set[str]) -> None:
         """No longer find the chunks of these pack objects."""
         with self._lock:
-            gone = self._loaded & names
             self._shunned |= names
-            if gone:
-                self._merge()
-                salts = {bytes.fromhex(name.rpartition("/")[2]) for name in gone}
-                held, rows = np.unique(self._locators["salt"].copy(), return_inverse=True)
-                keep = np.array([salt.tobytes() not in salts for salt in held], np.bool_)[rows]
-                self._high, self._low, self._locators = self._high[keep], self._low[keep], self._locators[keep]
+            self._drop(names)
+
+    def _drop(self, names: set[str]) -> None:
+        gone = self._loaded & names
+        if gone:
+            self._loaded -= gone
+            self._merge()
+            salts = {bytes.fromhex(name.rpartition("/")[2]) for name in gone}
+            held, rows = np.unique(self._locators["salt"].copy(), return_inverse=True)
+            keep = np.array([salt.tobytes() not in salts for salt in held], np.bool_)[rows]
+            self._high, self._low, self._locators = self._high[keep], self._low[keep], self._locators[keep]
 
     def publish(self, name: str, hashes: Hashes, locators: Locators) -> None:
         """Make the chunks of a durable pack findable."""
@@ -106,9 +114,9 @@ class ChunkStore:
     def _index_of(self, item: Listed) -> tuple[Hashes, Locators] | None:
         try:
             opened = open_object(self._store, self._key, item.name, item.size, Kind.CHUNK_PACK)
-        except NotFound:  # collected since it was listed
+            return pack_contents(opened)
+        except (NotFound, Damaged):  # collected since it was listed, or of no use
             return None
-        return pack_contents(opened)
 
     def _learn(self, hashes: Hashes, locators: Locators) -> None:
         self._recent.append((hashes, locators))

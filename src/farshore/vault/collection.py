@@ -1,12 +1,16 @@
 """Garbage collection: objects that nothing kept needs are condemned, and deleted in a later run, a grace period after.
 
-Order, which makes it safe beside readers, writers, other collectors and crashes: leases are listed first, then
-objects; what is needed by a kept state, a leased state or an epoch not yet complete is alive; the rest is written to
-the list of the condemned, with the time at which each was first found dead; only what was condemned at least a grace
-period ago, and is still dead, is deleted, listings of states before the objects that they lead to. A reader takes its
-lease, then looks whether what it opens is condemned. A copy of a base takes its lease, then leaves condemned chunks
-out; while it runs, no chunk that was condemned after it began is deleted. Nor are chunks condemned that were stored
-since it began, or within a grace period: a copy that was broken off finds them when it is taken up again.
+Order, which makes it safe beside readers, writers, other collectors and crashes, whatever the grace: first the list of
+the condemned is read, then leases are listed, then objects. What is needed by a kept state, a leased state, an epoch
+not yet complete or a merge under way is alive. The rest is written to the next version of the list, with the time at
+which each was first found dead; what was in the version read, long enough, and is still dead is doomed there. Only who
+has written the version that dooms an object deletes it, listings of states before the objects that they lead to; a
+collector that finds the version written by another has looked at an old list and ends. No later version pardons.
+
+So a reader, which takes its lease before it reads the list, is seen by the collector, or sees the condemnation. A copy
+of a base takes its lease, then leaves condemned chunks out; while it runs, no chunk that was condemned after it began
+is deleted. Nor are chunks condemned that were stored since it began, or within a grace period: a copy that was broken
+off finds them when it is taken up again.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault.condemned import read_condemned, write_condemned
+from farshore.vault.condemned import read_list, write_next
 from farshore.vault.leases import LeaseKind, LeaseRecord, live_leases
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects import open_object
@@ -47,6 +51,8 @@ class Collection:
     deleted: int = 0
     deleted_objects: int = 0
     alive_by_machine: dict[MachineId, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Of every object looked at, by name."""
 
 
 PolicyOf = Callable[[MachineId], ReplicationPolicy]
@@ -55,24 +61,26 @@ PolicyOf = Callable[[MachineId], ReplicationPolicy]
 def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | None = None) -> Collection:
     """One run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once."""
     moment = time.time_ns() if now is None else now
+    before = read_list(vault.store, vault.chunk_key)
     leases = live_leases(vault.store, vault.chunk_key, moment)
     dead, summary = find_dead(vault, policy_of, leases, moment - grace)
-    before = read_condemned(vault.store, vault.chunk_key)
-    condemned = {name: before.get(name, moment) for name in dead}
-    if condemned or before:
-        write_condemned(vault.store, vault.chunk_key, condemned)
     copies = [lease.began for lease in leases if lease.kind is LeaseKind.COPY]
-    due = [name for name, since in condemned.items() if name in before and moment - since >= grace]
-    for name in sorted(due, key=_turn):
-        if name.startswith(vault_names.CHUNKS) and any(began < condemned[name] for began in copies):
-            continue
+    # Somebody else may be deleting what was doomed before, whatever it seems to be worth now.
+    doomed = set(before.doomed & summary.sizes.keys())
+    condemned = {name: before.objects.get(name, moment) for name in dead.keys() | doomed}
+    for name in dead.keys() & before.objects.keys():
+        used = name.startswith(vault_names.CHUNKS) and any(began < condemned[name] for began in copies)
+        if moment - condemned[name] >= grace and not used:
+            doomed.add(name)
+    summary.condemned = sum(summary.sizes[name] for name in condemned)
+    told = not condemned and not before.objects
+    if not told and write_next(vault.store, vault.chunk_key, before, condemned, doomed) is None:
+        return summary
+    for name in sorted(doomed, key=_turn):
         vault.store.delete(name)
-        summary.deleted += dead[name]
+        summary.deleted += summary.sizes[name]
         summary.deleted_objects += 1
-        del condemned[name]
-    if due:
-        write_condemned(vault.store, vault.chunk_key, condemned)
-    summary.condemned = sum(dead[name] for name in condemned)
+    summary.condemned -= summary.deleted
     return summary
 
 
@@ -87,6 +95,7 @@ def find_dead(
     salts: set[bytes] = set()
     for machine_id in vault.machines():
         listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
+        summary.sizes.update({name: item.size for name, item in listed.items()})
         try:
             machine = vault.machine(machine_id)
         except NotFound:  # erased
@@ -96,6 +105,8 @@ def find_dead(
         timeline = machine.timeline(with_condemned=True)
         plan = plan_retention(timeline, machine.points(timeline=timeline), policy_of(machine_id), pins)
         alive = _alive(machine, timeline, plan, listed)
+        if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
+            alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
         alive_bytes = 0
         for name, item in listed.items():
             if name in alive:
@@ -107,6 +118,7 @@ def find_dead(
         summary.alive_by_machine[machine_id] = alive_bytes
         summary.alive += alive_bytes
     for item in vault.store.list(vault_names.CHUNKS):
+        summary.sizes[item.name] = item.size
         if item.modified > young or bytes.fromhex(item.name.rpartition("/")[2]) in salts:
             summary.alive += item.size
         else:

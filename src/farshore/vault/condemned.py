@@ -1,29 +1,67 @@
-"""The list of the condemned: objects that a collector found dead, and when. See collection."""
+"""The list of the condemned: objects that a collector found dead, and when; and which are doomed. See collection.
+
+The list has versions, each created only: of two collectors that go on from the same version one wins, the other must
+begin anew. The newest counts; older ones are removed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 
 from farshore.formats import vault_names
-from farshore.model.errors import Damaged, NotFound
+from farshore.model.errors import Damaged, NotFound, Unreachable
 from farshore.vault.objects import read_document, seal_document
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Condemned:
+    """``objects``: names and times, ns since 1970 UTC. ``doomed``: those that are being deleted; no later version may
+    pardon them."""
+
+    version: int = 0
+    objects: dict[str, int] = field(default_factory=dict)
+    doomed: Set[str] = frozenset()
+
+
+def read_list(store: Store, key: SealingKey) -> Condemned:
+    """The newest version; version 0, empty, where no collector ever ran. Raises Damaged, the store's errors."""
+    for _ in range(_TRIES):
+        names = [item.name for item in store.list(vault_names.COLLECTION)]
+        if not names:
+            return Condemned()
+        try:
+            fields = read_document(store, key, names[-1])
+        except NotFound:  # a newer one has come
+            continue
+        try:
+            objects = {str(name): int(since) for name, since in fields["objects"].items()}
+            doomed = frozenset(str(name) for name in fields.get("doomed", ()))
+        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+            raise Damaged("The list of the condemned is damaged.", remedy=f"Delete {names[-1]}.") from cause
+        return Condemned(vault_names.condemned_version(names[-1]), objects, doomed)
+    raise Unreachable("The list of the condemned changes all the time.", remedy="Run fewer collectors.")
+
 
 def read_condemned(store: Store, key: SealingKey) -> dict[str, int]:
-    """Names and times, ns since 1970 UTC; empty where no collector ever ran. Raises Damaged."""
-    try:
-        fields = read_document(store, key, vault_names.CONDEMNED)
-    except NotFound:
-        return {}
-    try:
-        return {str(name): int(since) for name, since in fields["objects"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as cause:
-        raise Damaged("The list of the condemned is damaged.", remedy="Delete collection/condemned.") from cause
+    """What must not be relied on: names and times. Raises Damaged, the store's errors."""
+    return read_list(store, key).objects
 
 
-def write_condemned(store: Store, key: SealingKey, objects: Mapping[str, int]) -> None:
-    """Replace the list."""
-    document = seal_document(key, vault_names.CONDEMNED, {"format": 1, "objects": dict(objects)})
-    store.put(document.name, document.buffers)
+def write_next(
+    store: Store, key: SealingKey, before: Condemned, objects: Mapping[str, int], doomed: Set[str]
+) -> Condemned | None:
+    """The version after ``before``; None, and nothing changed, where another collector has written it."""
+    version = before.version + 1
+    name = vault_names.condemned(version)
+    fields = {"format": 1, "objects": dict(objects), "doomed": sorted(doomed)}
+    if not store.put_if_absent(name, seal_document(key, name, fields).buffers):
+        return None
+    for item in list(store.list(vault_names.COLLECTION)):
+        if vault_names.condemned_version(item.name) < version:
+            store.delete(item.name)
+    return Condemned(version, dict(objects), frozenset(doomed))

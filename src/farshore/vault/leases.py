@@ -32,6 +32,8 @@ class LeaseKind(enum.Enum):
     """It reads the state at a position."""
     COPY = "copy"
     """It makes a base map that may name any chunk that was not condemned when the lease began."""
+    MERGE = "merge"
+    """It writes data objects of the machine, and last the layer that names them."""
 
 
 @dataclass(frozen=True)

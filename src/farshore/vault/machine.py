@@ -121,6 +121,10 @@ class MachineVault:
         """Store a layer or another sealed object; one with the same name says the same."""
         self._store.put_if_absent(name, buffers)
 
+    def merging(self) -> Lease | None:
+        """A lease under which data objects may be written before the layer that names them."""
+        return take_lease(self._store, self._chunk_key, LeaseKind.MERGE, self.id)
+
     def base_copy(self, epoch: Epoch, disks: Several[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
         """Begin the copy of an epoch's base by chunk hashes; ``disks`` lists numbers and sizes in bytes.
 
@@ -133,6 +137,8 @@ class MachineVault:
             bad = {one.object for one in damage.listed(self._store, self._chunk_key)}
             shunned = bad | read_condemned(self._store, self._chunk_key).keys()
             self._chunks.forget({name for name in shunned if name.startswith(vault_names.CHUNKS)})
+            # What was deleted since the indexes were read must not be found either: the listing comes after the lease.
+            self._chunks.refresh()
             if parent is not None:
                 timeline = self.timeline()
                 for number, _ in disks:

@@ -46,15 +46,7 @@ class OwnerKey:
     @classmethod
     def from_file(cls, path: Path) -> OwnerKey:
         """Read a key file. Raises NotFound, Malformed, and Refused where others than its user may read it."""
-        try:
-            status = path.stat()
-            text = path.read_text(encoding="ascii").strip()
-        except FileNotFoundError as cause:
-            raise NotFound(f"There is no key file {path}.", remedy="Give the path of the vault's key file.") from cause
-        except (OSError, UnicodeDecodeError) as cause:
-            raise Malformed(f"{path} cannot be read as a key file.", remedy="Give the vault's key file.") from cause
-        if status.st_mode & 0o077:
-            raise Refused(f"Others may read the key file {path}.", remedy=f"Run: chmod 600 {path}")
+        text = read_key_file(path)
         if not text.startswith(_FILE_HEADER):
             raise Malformed(f"{path} is not an owner key file.", remedy="Give the file that `vault init` wrote.")
         try:
@@ -121,6 +113,20 @@ class OwnerKey:
             lanes=min(int(cost["lanes"]), 16),
             memory_cost=min(int(cost["memory_kib"]), 4 << 20),
         ).derive(self._secret)
+
+
+def read_key_file(path: Path) -> str:
+    """The line of a key file. Raises NotFound, Malformed, and Refused where others than its user may read it."""
+    try:
+        status = path.stat()
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError as cause:
+        raise NotFound(f"There is no key file {path}.", remedy="Give the path of the vault's key file.") from cause
+    except (OSError, UnicodeDecodeError) as cause:
+        raise Malformed(f"{path} cannot be read as a key file.", remedy="Give the vault's key file.") from cause
+    if status.st_mode & 0o077:
+        raise Refused(f"Others may read the key file {path}.", remedy=f"Run: chmod 600 {path}")
+    return text
 
 
 def unwrap_any(owner: KeyWrapper, slots: list[Slot], vault_id: str) -> bytes:

@@ -13,6 +13,7 @@ from farshore.model.identifiers import Epoch
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
+from farshore.vault.leases import Lease
 from farshore.vault.machine import MachineVault
 from farshore.vault.merging import merge_range
 from farshore.vault.timeline import Timeline
@@ -85,10 +86,15 @@ def apply_retention(
     timeline = machine.timeline(with_condemned=True)
     plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
     made: list[str] = []
+    lease: Lease | None = None
     for number, epoch in sorted(plan.items()):
         there = {(one.layer.first, one.layer.end) for one in timeline.data_layers(number)}
         due = [span for span in epoch.spans() if span not in there]
-        made.extend(str(merge_range(machine, timeline, number, *span)) for span in due)
+        for span in due:
+            lease = lease or machine.merging()
+            made.append(str(merge_range(machine, timeline, number, *span)))
+    if lease is not None:
+        lease.release()
     return plan, made
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from farshore.formats import vault_names
-from farshore.model.errors import Damaged, NotFound, Refused, Unsupported, WrongKey
+from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unsupported, WrongKey
 from farshore.model.identifiers import MachineId, VaultId, new_id
 from farshore.vault.cache import PackCache
 from farshore.vault.chunks import ChunkStore
@@ -26,6 +26,7 @@ from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
 FORMAT = 1
+_TRIES = 20
 
 
 class Vault:
@@ -92,9 +93,21 @@ class Vault:
         self._change_slots(without)
 
     def _change_slots(self, change: Callable[[list[Slot]], list[Slot]]) -> None:
-        descriptor = read_descriptor(self.store)
-        descriptor["slots"] = change(descriptor["slots"])
-        self.store.put(vault_names.DESCRIPTOR, [_descriptor_text(descriptor)])
+        """Versions are created only: of two who change the slots at once, one begins again from the other's."""
+        for _ in range(_TRIES):
+            version, descriptor = _newest(self.store)
+            descriptor["slots"] = change(descriptor["slots"])
+            name = vault_names.descriptor(version + 1)
+            if self.store.put_if_absent(name, [_descriptor_text(descriptor)]):
+                break
+        else:
+            raise TryLater("The vault's keys are being changed by others.", remedy="Try again.")
+        # What opened the vault before must not lie about; the newest version itself is never removed.
+        newest = _newest(self.store)[1]
+        self.store.put(vault_names.DESCRIPTOR, [_descriptor_text(newest)])
+        for item in list(self.store.list(vault_names.DESCRIPTORS)):
+            if item.name < name:
+                self.store.delete(item.name)
 
     @property
     def key_hex(self) -> str:
@@ -154,10 +167,25 @@ def _descriptor_text(descriptor: dict[str, Any]) -> bytes:
 
 def read_descriptor(store: Store) -> dict[str, Any]:
     """The vault's descriptor. Raises NotFound where there is no vault, Damaged, Unsupported."""
-    try:
-        data = bytes(store.get(vault_names.DESCRIPTOR))
-    except NotFound as cause:
-        raise NotFound(f"There is no vault in {store.url}.", remedy="Check the URL, or run `vault init`.") from cause
+    return _newest(store)[1]
+
+
+def _newest(store: Store) -> tuple[int, dict[str, Any]]:
+    """The descriptor that counts, and its version; 0 is the one that the vault was made with."""
+    for _ in range(_TRIES):
+        names = [item.name for item in store.list(vault_names.DESCRIPTORS)]
+        name = names[-1] if names else vault_names.DESCRIPTOR
+        try:
+            return int(name.rpartition("/")[2], 16) if names else 0, _parsed(bytes(store.get(name)))
+        except NotFound as cause:
+            if not names:
+                raise NotFound(
+                    f"There is no vault in {store.url}.", remedy="Check the URL, or run `vault init`."
+                ) from cause
+    raise TryLater("The vault's keys are being changed all the time.", remedy="Try again.")
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
         version = fields["format"]

@@ -1,0 +1,26 @@
+"""Key files: one line that holds the owner's key, or names the command that reaches it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from farshore.model.errors import Malformed
+from farshore.vault.key_command import CommandKey
+from farshore.vault.owner_keys import KeyWrapper, OwnerKey, read_key_file
+
+COMMAND_HEADER = "farshore-key-command-1:"
+
+
+def open_key_file(path: Path) -> KeyWrapper:
+    """The key that a file holds or names. Raises NotFound, Malformed, and Refused where others may read the file."""
+    text = read_key_file(path)
+    if not text.startswith(COMMAND_HEADER):
+        return OwnerKey.from_file(path)
+    try:
+        command = shlex.split(text[len(COMMAND_HEADER) :])
+    except ValueError as cause:
+        raise Malformed(f"The command in {path} is not well quoted.", remedy="Quote it as a shell wants it.") from cause
+    if not command:
+        raise Malformed(f"{path} names no command.", remedy=f"Write: {COMMAND_HEADER} PROGRAM ARGUMENTS")
+    return CommandKey(command)
