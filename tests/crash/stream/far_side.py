@@ -58,10 +58,13 @@ class FarSide:
             next_journal=stream.next_sequence(Role.JOURNAL), next_base=stream.next_sequence(Role.BASE)
         )
 
-    def grant(self, epoch: int) -> None:
-        """The configuration server opens an epoch, and this server hears of it."""
+    def grant(self, epoch: int, *, by_request: bool = False) -> None:
+        """The configuration server opens an epoch; this server hears of it by asking, or by the first request of it."""
         self.granted = epoch
-        self.streams.refresh()
+        if by_request:
+            self.streams.granted(MACHINE, Epoch(epoch))
+        else:
+            self.streams.refresh()
 
     def upload(self) -> None:
         """Put what waits into the vault, as far as the store takes it."""
@@ -71,7 +74,7 @@ class FarSide:
                     frames = lane.take()
                     try:
                         self._store(stream, lane, frames)
-                    except FarshoreError:
+                    except (FarshoreError, OSError):  # the store, or the spool while it lets go of a file
                         return
                     finally:
                         lane.is_free()

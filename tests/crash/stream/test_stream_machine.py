@@ -117,12 +117,12 @@ class StreamMachine(RuleBasedStateMachine):
         self.far.store.refusal = None  # the new epoch's base is written by the test itself
         self._closes(self.near.come_back)
 
-    @rule(seed=SEEDS)
-    def another_run_takes_over(self, seed: int) -> None:
+    @rule(seed=SEEDS, by_request=st.booleans())
+    def another_run_takes_over(self, seed: int, by_request: bool) -> None:
         """A twin of the machine is granted the next epoch: this run is fenced, whatever it has left to send."""
         self.far.store.refusal = None
         self._heal_spool(seed)
-        self._closes(lambda: self.far.grant(self.near.epoch + 1))
+        self._closes(lambda: self.far.grant(self.near.epoch + 1, by_request=by_request))
         self.near.write(3)
         self.wire.weather(None)
         assert isinstance(self.near.send(), Fenced)
