@@ -86,9 +86,13 @@ def _present(path: Path) -> Optional[Disk]:
     return disk if disk.size else None
 
 
-def disks_seen() -> FrozenSet[Tuple[str, str]]:
-    """(name, size) of every block device, and the swap areas: a cheap look that tells whether a closer one is due."""
+def disks_seen(spill: Optional[Path] = None) -> FrozenSet[Tuple[str, str]]:
+    """(name, size) of every block device, the swap areas, and where the .hrl file lies, which defragmenting may change:
+    a cheap look that tells whether a closer one is due."""
     found = {("swap", line.split()[0]) for line in SWAPS.read_text(encoding="utf-8").splitlines()[1:]}
+    if spill is not None:
+        with contextlib.suppress(OSError, Unsupported, Refused):
+            found.add((str(spill), repr(file_ranges(spill, settle=False))))
     for place in SYS_BLOCK.iterdir():
         with contextlib.suppress(OSError):  # it is just going
             found.add((place.name, (place / "size").read_text(encoding="ascii")))

@@ -293,15 +293,18 @@ class Replication:
 
     def _pass_on(self, stop: threading.Event) -> None:
         """Look after the disks, and end what is under way when the service is to stop."""
-        seen = disks_seen()
+        seen = self._seen()
         due = False
         while not stop.is_set():
             asked = self._look.wait(_LOOK_SECONDS)
             self._look.clear()
-            before, seen = seen, disks_seen()
+            before, seen = seen, self._seen()
             if asked or due or seen != before:
                 due = self._look_after_disks()
         self.interrupt()
+
+    def _seen(self) -> FrozenSet[Tuple[str, str]]:
+        return disks_seen(None if self._spill is None else self._spill.path)
 
     def _look_after_disks(self) -> bool:
         """Have the epoch end where the disks are not those it has; whether that is still to happen."""

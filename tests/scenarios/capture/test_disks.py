@@ -14,6 +14,7 @@ from tests.scenarios.capture.workloads import file_work
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.accounting import State
 from farshore.mobility.capture.extents import file_ranges
+from farshore.mobility.protected_disks import disks_seen
 from farshore.model.errors import NotFound, Refused
 
 pytestmark = pytest.mark.root
@@ -94,6 +95,12 @@ def test_excluded_extents_are_left_out_and_nothing_else():
         assert 8 * MIB // 4096 <= len(differing) <= 8 * MIB // 4096 + 2 * len(ranges)
         assert set(differing) <= inside
         assert capture.counters()[0].excluded >= 8 * MIB
+        seen = disks_seen(spill)
+        assert disks_seen(spill) == seen
+        spill.rename(spill.with_name("old"))
+        run(f"cp --reflink=never {spill.with_name('old')} {spill}")  # as defragmenting does: elsewhere now
+        assert disks_seen(spill) != seen
+        spill.with_name("old").replace(spill)
         capture.exclude(0, ())
         before = capture.counters()[0].excluded
         write_direct(spill, 0, os.urandom(MIB))

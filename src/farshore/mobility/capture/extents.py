@@ -43,13 +43,13 @@ Ranges = Dict[Disk, Tuple[SectorRange, ...]]
 """By disk: sorted, and joined where they touch."""
 
 
-def file_ranges(path: Path) -> Ranges:
-    """The disks that a file lies on, several below a mirror, and its ranges there.
+def file_ranges(path: Path, *, settle: bool = True) -> Ranges:
+    """The disks that a file lies on, several below a mirror, and its ranges there. ``settle``: have it written first.
 
     Raises Unsupported where the file system or a layer below it hides the place, Refused if the file has parts that
     have no place of their own.
     """
-    return _on_disks(_file_places(path))
+    return _on_disks(_file_places(path, settle=settle))
 
 
 def swap_ranges() -> Ranges:
@@ -91,7 +91,7 @@ def _swap_places(path: Path) -> List[Place]:
     return places_below(device, BLOCK, size - BLOCK)
 
 
-def _file_places(path: Path, without: int = 0) -> List[Place]:
+def _file_places(path: Path, without: int = 0, *, settle: bool = True) -> List[Place]:
     """Where a file lies, less its first ``without`` bytes."""
     with path.open("rb") as file:
         number = os.fstat(file.fileno()).st_dev
@@ -100,7 +100,7 @@ def _file_places(path: Path, without: int = 0) -> List[Place]:
                 f"The file system of {path} does not tell where on its disk a file lies.",
                 remedy="Move the state directory to an ext4 or xfs file system.",
             )
-        extents = _extents(file.fileno(), path)
+        extents = _extents(file.fileno(), path, settle=settle)
     device = f"{os.major(number)}:{os.minor(number)}"
     found: List[Place] = []
     for start, length in extents:
@@ -129,13 +129,14 @@ def join(ranges: List[SectorRange]) -> Tuple[SectorRange, ...]:
     return tuple(joined)
 
 
-def _extents(descriptor: int, path: Path) -> List[Tuple[int, int]]:
+def _extents(descriptor: int, path: Path, *, settle: bool = True) -> List[Tuple[int, int]]:
     """(device offset, length) in bytes of each extent, in file order."""
     found: List[Tuple[int, int]] = []
     at = 0
+    flags = _FLAG_SYNC if settle else 0
     while True:
         request = bytearray(_HEADER.size + _EXTENTS_AT_ONCE * _EXTENT.size)
-        _HEADER.pack_into(request, 0, at, (1 << 64) - 1 - at, _FLAG_SYNC, 0, _EXTENTS_AT_ONCE, 0)
+        _HEADER.pack_into(request, 0, at, (1 << 64) - 1 - at, flags, 0, _EXTENTS_AT_ONCE, 0)
         try:
             fcntl.ioctl(descriptor, _FIEMAP, request)
         except OSError as error:
@@ -145,15 +146,15 @@ def _extents(descriptor: int, path: Path) -> List[Tuple[int, int]]:
             ) from error
         count = _HEADER.unpack_from(request)[3]
         for i in range(count):
-            logical, physical, length, _, _, flags, *_ = _EXTENT.unpack_from(request, _HEADER.size + i * _EXTENT.size)
-            if flags & _NOT_PLACED:
+            logical, physical, length, _, _, how, *_ = _EXTENT.unpack_from(request, _HEADER.size + i * _EXTENT.size)
+            if how & _NOT_PLACED:
                 raise Refused(
                     f"Part of {path} has no fixed place on its disk.",
                     remedy="Preallocate the file (fallocate) and sync it, on a file system that does not compress.",
                 )
             found.append((physical, length))
             at = logical + length
-            if flags & _LAST:
+            if how & _LAST:
                 return found
         if not count:
             return found

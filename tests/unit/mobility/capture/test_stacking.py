@@ -117,7 +117,7 @@ def test_a_swap_file_keeps_its_first_page_wherever_its_extents_lie(
     swaps = tmp_path / "swaps"
     swaps.write_text(f"Filename Type Size Used Priority\n{swap} file 1 0 -2\n/dev/zram0 partition 1 0 100\n")
     monkeypatch.setattr(extents, "SWAPS", swaps)
-    monkeypatch.setattr(extents, "_extents", lambda descriptor, path: [(2 * MIB, 8192), (0, 4096)])
+    monkeypatch.setattr(extents, "_extents", lambda descriptor, path, settle: [(2 * MIB, 8192), (0, 4096)])
     monkeypatch.setattr(extents.os, "major", lambda number: 254)
     monkeypatch.setattr(extents.os, "minor", lambda number: 1)
     ((disk, ranges),) = extents.swap_ranges().items()
