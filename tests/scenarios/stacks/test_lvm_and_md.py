@@ -1,0 +1,98 @@
+"""LVM over a GPT and an MBR disk, an md mirror beside it, swap on a volume and in a file: on Debian's own kernel.
+
+One guest run for all of it, with the bundle that a push installation brings. The kernel there lists the two symbols
+from which the capture program computes page addresses; the host of the other tests may not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import tarfile
+from pathlib import Path
+
+import pytest
+from tests.loopdisks import run
+
+from farshore.lab.command import GuestSettings
+from farshore.lab.guest import Guest
+from farshore.lab.image import HOST_TOOLS, GuestRecipe, ensure_image
+from farshore.protection.push.bundle import build_bundle, default_cache
+from farshore.sites.qemu.accelerator import QEMU
+
+pytestmark = [pytest.mark.root, pytest.mark.guest, pytest.mark.timeout(900)]
+MIB = 1 << 20
+SIZE = 128 * MIB
+LINUX = 0x83
+KERNEL_SYMBOLS = 1
+
+
+@pytest.fixture(autouse=True)
+def _host_is_able() -> None:
+    missing = [tool for tool in (QEMU, *HOST_TOOLS) if shutil.which(tool) is None]
+    if os.geteuid() != 0:
+        missing.append("root")
+    if missing and os.environ.get("CI") != "true":
+        pytest.skip(f"a guest needs {', '.join(missing)}")
+    assert not missing
+
+
+def gpt(path: Path) -> Path:
+    path.touch()
+    os.truncate(path, SIZE)
+    run(f"sgdisk -n 1:2048:+56M -n 2:0:+40M {path}")
+    return path
+
+
+def mbr(path: Path) -> Path:
+    path.touch()
+    os.truncate(path, SIZE)
+    entries = b"".join(
+        struct.pack("<B3sB3sII", 0, b"\0\2\0", LINUX, b"\0\2\0", start * 2048, length * 2048)
+        for start, length in ((1, 56), (57, 40))
+    )
+    with path.open("r+b") as file:
+        file.seek(446)
+        file.write(entries.ljust(64, b"\0") + b"\x55\xaa")
+    return path
+
+
+def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
+    image = ensure_image(GuestRecipe())
+    site = tmp_path / "site"
+    bundle = build_bundle((3, 11), default_cache())
+    with tarfile.open(bundle.path) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (tmp_path / "unpacked" / bundle.release / "site").rename(site)
+    shutil.copy(Path(__file__).with_name("in_guest.py"), site / "in_guest.py")
+    packed = tmp_path / "site.tar"
+    run(f"tar -C {tmp_path} -cf {packed} site")
+    settings = GuestSettings(data_disks=(gpt(tmp_path / "b.raw"), mbr(tmp_path / "c.raw")))
+    with Guest(image, tmp_path / "guest", settings) as guest:
+        guest.start()
+        guest.wait_until_up()
+        guest.shell.copy(packed, "/root/site.tar")
+        guest.shell.run("tar -C /root -xf /root/site.tar")
+        done = guest.shell.run("cd /root/site && python3 in_guest.py /root/site", seconds=400)
+    found = json.loads(done.output.splitlines()[-1])
+    assert found["address_source"] == KERNEL_SYMBOLS, found
+    assert found["mode"] == "data", found
+    assert found["below"] == {"/dev/vg/data": 2, "/dev/md0": 2, "/dev/vg/swap": 1}, found
+    assert found["frozen"] == ["/srv/mirror", "/srv/volume"], found
+    assert found["disks_in_stream"] == [0, 1], found
+    assert [outside for _, outside in found["differing"]] == [0, 0], "blocks that are not excluded differ"
+    assert [inside > 0 for inside, _ in found["differing"]] == [True, True], "nothing was written to what is excluded"
+    hrl = 4 * MIB
+    assert min(found["excluded"]) >= hrl, "the mirror's .hrl file lies on both disks"
+    assert sum(found["excluded"]) >= 3 * hrl + found["swapped"] * 1024 // 2, found
+    assert found["swapped"] > 0, "nothing was swapped out"
+    assert found["verdicts"] == ["ok"], found
+    assert found["hidden_swaps"] == [], found
+    findings = found["findings"]
+    assert not [one for one, (severity, _) in findings.items() if severity == "error"], findings
+    assert {"volume vg-data", "volume vg-swap", "md md0"} <= set(findings), findings
+    assert findings["swap /srv/volume/swap"] == ["ok", "It is not shipped."], findings
+    assert findings["file system /srv/mirror"][0] == "ok", findings
+    assert "data mode" in findings["capture mode"][1], findings
