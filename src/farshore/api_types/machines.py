@@ -110,6 +110,7 @@ class CommandKind(enum.Enum):
 
     POINT = "point"
     RESYNC = "resync"
+    UPGRADE = "upgrade"
 
 
 class Command(Body):
@@ -119,6 +120,10 @@ class Command(Body):
     kind: CommandKind
     point_kind: str = "crash-consistent"
     name: str = ""
+    release: str = ""
+    """For an upgrade: the release that ``GET /v1/machines/self/bundles/{release}`` answers as a .tar.gz,"""
+    digest: str = ""
+    """and the SHA-256 of that, in hex."""
 
 
 class CommandResult(Body):
@@ -174,6 +179,10 @@ class Heartbeat(Body):
 
     run: str
     version: str
+    release: str = ""
+    """The release that runs; empty: it was not installed as one, and cannot replace itself."""
+    python: str = ""
+    """The Python that it runs on, "3.11"."""
     epoch: int = 0
     kind: Optional[EpochKind] = None
     consistent: bool = False
@@ -240,6 +249,10 @@ class Machine(Body):
     """Age of the newest durable point; None while there is none."""
     lag: Dict[str, float] = {}
     """Seconds by stage: capture, spill, network, spool, seal, store."""
+    agent: str = ""
+    """The release of its mobility service, or the version where it was not installed as a release."""
+    upgrade: str = ""
+    """The release that this server has for it, where that is another one: farshore machine upgrade."""
     process_server: str = ""
     """The name of the process server that it sends to."""
     moving_to: str = ""

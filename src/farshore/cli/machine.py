@@ -151,6 +151,24 @@ def resync(machine: MachineName, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    """Replace a machine's agent by this server's release: no reboot, and no write goes by unseen.
+
+    The new release is tried out first. If it does not get to work, the one before comes back by itself.
+    """
+    api = management()
+    job = finish(
+        api,
+        api.transport.post(f"/v1/machines/{machine}/upgrade", None, Job),
+        as_json=as_json,
+        no_wait=no_wait,
+    )
+    if not as_json and not no_wait:
+        same = job.result.get("release") == job.result.get("before")
+        out.print(f"{machine} runs release {job.result.get('release')}{', as before' if same else ''}.")
+
+
+@app.command()
 def delete(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
     """Forget a machine that is not protected. What the vault holds of it stays until retention ends it."""
     if not yes:
@@ -234,6 +252,8 @@ def _print(machine: Machine) -> None:
             ("Process server", _server(machine)),
             ("Epoch", str(machine.epoch) if machine.epoch else ""),
             ("Last seen", ago(machine.last_seen)),
+            ("Agent", machine.agent),
+            ("Upgrade", f"{machine.upgrade}: farshore machine upgrade {machine.name}" if machine.upgrade else ""),
             ("System", f"{description.operating_system}, Linux {description.kernel}, {description.architecture}"),
             ("Hardware", f"{description.processors} CPU, {size(description.memory)}, {description.firmware.value}"),
             ("Networks", ", ".join(f"{nic.name} {' '.join(nic.addresses)}" for nic in description.nics)),

@@ -11,7 +11,7 @@ from farshore.api_types.machines import (
     RenewalRequest,
 )
 from farshore.client.credentials import Credentials
-from farshore.client.transport import Transport
+from farshore.client.transport import AGAIN, Transport
 
 
 class MachineSelf:
@@ -31,6 +31,10 @@ class MachineSelf:
     def renew(self, request: RenewalRequest) -> Enrolment:
         """A new certificate for the same machine."""
         return self._transport.post("/v1/machines/self/certificate", request, Enrolment)
+
+    def bundle(self, release: str) -> bytes:
+        """A release of the agent, as it was announced with an upgrade. Raises NotFound."""
+        return self._transport.request("GET", f"/v1/machines/self/bundles/{release}", retries=AGAIN)
 
     def use(self, credentials: Credentials) -> None:
         """Show a renewed certificate from now on."""

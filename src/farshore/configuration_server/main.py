@@ -87,7 +87,6 @@ def serve(settings: Settings) -> None:
         sleep=time.sleep,
     )
     push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller())
-    upgrading = upgrade_job(catalog, clock, default_cache())
     jobs = JobEngine(
         settings.jobs,
         [

@@ -72,6 +72,10 @@ class DiskChanges:
         for one in self.left_out:
             capture.exclude(one.number, one.excluded)
         capture.give_back(Dirty(0, self.uncovered))
+        return self.plan()
+
+    def plan(self) -> Plan:
+        """What the next epoch has to copy."""
         chunks: Dict[DiskNumber, ChunkRuns] = {one.number: ((0, -(-one.disk.size // CHUNK)),) for one in self.added}
         chunks.update({after.number: _new_chunks(before, after) for before, after in self.resized})
         return Plan({number: runs for number, runs in chunks.items() if runs})

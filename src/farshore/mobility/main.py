@@ -38,6 +38,8 @@ from farshore.mobility.rounds.replication import RoundReplication
 from farshore.mobility.session import Session
 from farshore.mobility.settings import STATE, Settings
 from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.upgrade.handover import Handover
+from farshore.mobility.upgrade.upgrading import Upgrade
 from farshore.model.errors import FarshoreError, Malformed, NotFound, WrongState
 from farshore.model.identifiers import new_id
 from farshore.model.states import CaptureMode
@@ -96,16 +98,18 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
     stop = threading.Event()
     with settings.lock.open("w") as lock:
         _lock_or_refuse(lock.fileno())
-        identifier = new_id()
+        handover = Handover.load(settings.handover)
+        identifier = new_id() if handover is None or handover.capture is None else handover.run
         limits = Limits(Bandwidth(clock), Courtesy(clock))
         server = MachineSelf(Transport.from_credentials(credentials))
         planes = Planes(machine, settings.credentials)
         parts = (machine, identifier, settings, server, planes, clock, limits)
         fallback = choose_fallback(settings, clock)
-        replication = Replication(*parts) if fallback is None else RoundReplication(*parts, fallback)
+        replication = Replication(*parts, handover) if fallback is None else RoundReplication(*parts, fallback)
         lookout = Lookout(lambda: replication.surroundings(credentials.url), clock)
         reporter = Reporter(identifier, replication, clock, lookout)
-        session = Session(settings, server, replication, reporter, clock, planes.follow)
+        upgrade = Upgrade(settings, identifier, server, replication, handover, sys.argv[1:])
+        session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         log.info("The mobility service begins.", extra={"fields": {"version": __version__, "machine": machine}})

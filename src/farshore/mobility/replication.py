@@ -17,13 +17,14 @@ import logging
 import select
 import threading
 from dataclasses import dataclass, replace
-from typing import Callable, FrozenSet, List, Optional, Tuple, Union
+from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple, Union
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
 from farshore.client.data_plane import DataPlane
 from farshore.client.machine_self import MachineSelf
-from farshore.mobility.capture.capture import Capture
+from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.extents import SWAPS
+from farshore.mobility.capture.pinned import Document, harvest, make_pin_folder, pin_folder_of, unpin
 from farshore.mobility.checks import Surroundings
 from farshore.mobility.description import describe
 from farshore.mobility.disk_changes import DiskChanges, Plan, changes
@@ -42,8 +43,10 @@ from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.settings import Settings
 from farshore.mobility.spill import HrlFile
-from farshore.model.errors import FarshoreError, NoSpace, Refused, WrongState
+from farshore.mobility.upgrade.handover import Handover
+from farshore.model.errors import FarshoreError, NoSpace, NotFound, Refused, TryLater, Unsupported, WrongState
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId
+from farshore.model.identifiers import Sequence as SequenceNumber
 from farshore.model.ports import Clock
 from farshore.model.position import Position
 
@@ -52,6 +55,9 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 3.0
 _PAUSE_SECONDS = 2.0
 LONGEST_PAUSE = 60.0
+_GIVE_WAY_SECONDS = 120.0
+GiveWay = Callable[[Position, Sequence[ProtectedDisk], Optional[Document]], None]
+"""Called with the last position, the disks, and how to find what is written from then on."""
 _SMALLEST_RING = 4 << 20
 
 
@@ -84,7 +90,10 @@ class Replication:
         planes: Callable[[EpochGrant], DataPlane],
         clock: Clock,
         limits: Limits,
+        handover: Optional[Handover] = None,
     ) -> None:
+        """``handover``: what the process before this one left, which was another release of the agent."""
+        self._handover = handover
         self._machine = machine
         self._run = run
         self._settings = settings
@@ -102,6 +111,9 @@ class Replication:
         self._next = Next()
         self._plan = Plan()
         self._replayed = False
+        self._give_way: Optional[GiveWay] = None
+        self._kept: Optional[FarshoreError] = None
+        self._asked = threading.Event()
         self._pause = _PAUSE_SECONDS
         self.disks: List[ProtectedDisk] = []
         self._left_out: List[ProtectedDisk] = []
@@ -139,6 +151,30 @@ class Replication:
         """Begin again by hash, now."""
         self._next = Next()
         self._interrupt.set()
+
+    def hand_over(self, give_way: GiveWay) -> None:
+        """End the epoch in good order, leave bitmap mode running, and call ``give_way``, which does not return unless
+        it fails. Raises TryLater where there is no consistent state to go on from, and what ``give_way`` raises."""
+        run = self.current
+        if self.fallback is not None:
+            give_way(Position(Epoch(0), SequenceNumber(0)), self.disks, None)
+        if run is None or not run.consistent:
+            raise TryLater(
+                "This machine's stream has no consistent state to go on from.",
+                remedy="Wait for the copy to end (farshore machine show), then ask again.",
+            )
+        self._kept = None
+        self._asked.clear()
+        self._give_way = give_way
+        run.leave()
+        if not self._asked.wait(_GIVE_WAY_SECONDS):
+            self._give_way = None
+            raise TryLater(
+                "The stream did not come to a place to go on from.",
+                remedy="See whether the process server can be reached, then ask again.",
+            )
+        assert self._kept is not None
+        raise self._kept
 
     def interrupt(self) -> None:
         """End what is under way and look again at what is wanted."""
@@ -217,12 +253,50 @@ class Replication:
             "Epoch ended.",
             extra={"fields": {"at": ended.position, "why": ended.why.value, "next": self._next.kind.value}},
         )
+        if self._give_way is not None and self._next == Next(EpochKind.HEAL, ended.position):
+            self._give_way_now(self._give_way, capture, ended.position)
         if ended.why is EpochEnd.ESCAPED and not ended.consistent:
             self._stop_capture("")  # its accounts begin anew
         if ended.why in (EpochEnd.REFUSED, EpochEnd.FAILED):
             self.trouble = ended.cause
             self._interrupt.wait(self._pause)
             self._pause = min(LONGEST_PAUSE, self._pause * 2)
+
+    def _give_way_now(self, give_way: GiveWay, capture: Capture, position: Position) -> None:
+        """Does not return unless it fails; then the next epoch goes on here."""
+        self._give_way = None
+        folder = pin_folder_of(self._machine)
+        try:
+            document: Optional[Document] = None
+            try:
+                make_pin_folder(folder)
+                document = capture.pin(folder)
+            except (Unsupported, OSError) as error:
+                log.warning("What is written meanwhile cannot be noted, so the next run compares all: %s", error)
+                unpin(folder)
+            give_way(position, self.disks, document)
+        except FarshoreError as error:
+            self._kept = error
+        except OSError as error:
+            self._kept = Refused(f"The hand-over failed: {error}.", remedy="This release goes on.")
+        unpin(folder)
+        self._asked.set()
+
+    def _take_over(self, capture: Capture, handover: Handover, disks: Sequence[ProtectedDisk]) -> None:
+        """Go on where the process before this one ended: what was written since it has noted for us."""
+        if handover.capture is None:
+            return
+        try:
+            dirty = harvest(handover.capture)
+        except (NotFound, Unsupported) as error:
+            log.warning("What was written since the hand-over is not known; all is compared. %s", error)
+            return
+        changed = changes(handover.disks, disks)
+        capture.give_back(Dirty(0, dirty))
+        capture.give_back(Dirty(0, changed.uncovered))
+        self._plan = changed.plan()
+        self._next = Next(EpochKind.HEAL, handover.position)
+        log.info("The stream goes on where it was handed over.", extra={"fields": {"at": handover.position}})
 
     def _captured(self, desired: Desired) -> Capture:
         """The capture, of the disks as they are now."""
@@ -247,6 +321,9 @@ class Replication:
         self.capture_started = self._clock.now()
         for one in disks:
             capture.exclude(one.number, one.excluded)
+        handover, self._handover = self._handover, None
+        if handover is not None:
+            self._take_over(capture, handover, disks)
         return capture
 
     def _found(self, desired: Desired) -> Tuple[List[ProtectedDisk], List[ProtectedDisk]]:

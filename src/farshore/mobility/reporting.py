@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Dict, List, Sequence
 
 from farshore import __version__
@@ -13,6 +14,7 @@ from farshore.mobility.checks.lookout import Lookout
 from farshore.mobility.replication import Replication
 from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
+from farshore.mobility.upgrade.releases import Releases
 from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
@@ -26,6 +28,8 @@ class Reporter:
         self._replication = replication
         self._clock = clock
         self._lookout = lookout
+        here = Releases.here()
+        self._release = "" if here is None else here.release
         self._capture_started = 0
         self._kernel_base: Dict[DiskNumber, int] = {}
 
@@ -36,6 +40,8 @@ class Reporter:
         beat = Heartbeat(
             run=self._run,
             version=__version__,
+            release=self._release,
+            python=f"{sys.version_info[0]}.{sys.version_info[1]}",
             results=list(results),
             warnings=self._warnings(),
             findings=self._lookout.untold(),

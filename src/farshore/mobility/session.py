@@ -18,6 +18,7 @@ from farshore.mobility.points import take_point
 from farshore.mobility.replication import Replication
 from farshore.mobility.reporting import Reporter
 from farshore.mobility.settings import Settings
+from farshore.mobility.upgrade.upgrading import Upgrades
 from farshore.model.errors import FarshoreError, TryLater
 from farshore.model.identifiers import PointId, new_id
 from farshore.model.point import PointKind
@@ -41,15 +42,17 @@ class Session:
         reporter: Reporter,
         clock: Clock,
         follow: Callable[[str], None],
+        upgrades: Upgrades,
     ) -> None:
         """``follow`` is told where the stream goes."""
+        self._upgrades = upgrades
         self._settings = settings
         self._server = server
         self._replication = replication
         self._reporter = reporter
         self._clock = clock
         self._follow = follow
-        self._begun: Set[str] = set()
+        self._begun: Set[str] = set() if upgrades.under_way is None else {upgrades.under_way}
         self._results: Dict[str, CommandResult] = {}
         self._lock = threading.Lock()
         self._soon = threading.Event()
@@ -97,6 +100,11 @@ class Session:
         self._replication.want(desired)
         self._follow(desired.process_server)
         self._obey(desired)
+        upgraded = self._upgrades.conclude(wanted=desired.protect and not desired.standby)
+        if upgraded is not None:
+            with self._lock:
+                self._results[upgraded.id] = upgraded
+            self._soon.set()
         return desired.heartbeat_every
 
     def _obey(self, desired: Desired) -> None:
@@ -128,6 +136,8 @@ class Session:
         if command.kind is CommandKind.RESYNC:
             self._replication.resync()
             return CommandResult(id=command.id)
+        if command.kind is CommandKind.UPGRADE:
+            return self._upgrades.carry_out(command)
         point = PointPayload(PointId(command.id), PointKind(command.point_kind), command.name)
         run = self._replication.current
         if run is None or not run.consistent:

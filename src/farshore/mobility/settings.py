@@ -44,6 +44,11 @@ class Settings:
         return self.state / "lock"
 
     @property
+    def handover(self) -> Path:
+        """What an agent leaves to the release that takes its place."""
+        return self.state / "handover.json"
+
+    @property
     def status(self) -> Path:
         """What ``farshore-mobility status`` shows. In memory: on a disk it would be shipped every few seconds."""
         return (RUNTIME if self.state == STATE else self.state) / "status.json"

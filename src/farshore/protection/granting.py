@@ -123,8 +123,8 @@ def _check_allowed(machine: MachineRow, request: EpochRequest) -> None:
 
 def _may_heal(tx: Transaction, machine: MachineRow, whole: EpochRow, request: EpochRequest) -> bool:
     """Whether the agent's bitmap can still tell all that changed since ``parent``: the same run has captured without a
-    break, through ``whole`` and any heals of it that were not finished. Disks may have come, gone or changed their size:
-    the process server does not call the epoch whole before what is new of them was copied."""
+    break, through ``whole`` and any heals of it that were not finished. Disks may have come, gone or changed size: the
+    process server does not call the epoch whole before what is new of them was copied."""
     if whole.epoch != request.parent_epoch or request.parent_sequence < whole.consistent_from:
         return False
     since = [row for row in epochs.history(tx, machine.id) if row.epoch > whole.epoch]

@@ -10,7 +10,7 @@ from farshore.api_types.events import Severity
 from farshore.api_types.machines import Command, CommandKind, Desired, Heartbeat
 from farshore.catalog import events, machines, policies
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import MachineRow
+from farshore.catalog.tables import CommandRow, MachineRow
 from farshore.model.bandwidth import rates
 from farshore.model.states import MachineState
 from farshore.protection.granting import ELSEWHERE
@@ -55,11 +55,21 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
         exclude_disks=machine.exclude_disks,
         bandwidth_limit=machine.bandwidth_limit,
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(policy.bandwidth, policy.time_zone, now)],
-        commands=[
-            Command(id=row.id, kind=CommandKind(row.kind), point_kind=row.point_kind, name=row.name)
-            for row in machines.open_commands(tx, machine.id)
-        ],
+        commands=[_command(row) for row in machines.open_commands(tx, machine.id)],
     )
+
+
+def upgrade_name(release: str, digest: str) -> str:
+    """What an upgrade's command carries as its name in the catalog."""
+    return f"{release} {digest}"
+
+
+def _command(row: CommandRow) -> Command:
+    kind = CommandKind(row.kind)
+    if kind is CommandKind.UPGRADE:
+        release, _, digest = row.name.partition(" ")
+        return Command(id=row.id, kind=kind, release=release, digest=digest)
+    return Command(id=row.id, kind=kind, point_kind=row.point_kind, name=row.name)
 
 
 def _note_results(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:

@@ -58,7 +58,9 @@ def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> Non
 class Rig:
     """``farshore up`` in ``home`` and an agent for ``disk``, and for the ``others`` while they are attached."""
 
-    def __init__(self, home: Path, disk: LoopDisk, *others: Path, ring_mib: int = 16, spill_mib: int = 96) -> None:
+    def __init__(
+        self, home: Path, disk: LoopDisk, *others: Path, ring_mib: int = 16, spill_mib: int = 96, **environment: str
+    ) -> None:
         self.home = home
         self.disk = disk
         self.state = home / "agent"
@@ -69,7 +71,7 @@ class Rig:
         self._options += ["--ring-mib", str(ring_mib), "--spill-mib", str(spill_mib)]
         self._servers: subprocess.Popen[bytes] | None = None
         self._agent: subprocess.Popen[bytes] | None = None
-        self._environment = {**os.environ, "FARSHORE_HOME": str(home)}
+        self._environment = {**os.environ, "FARSHORE_HOME": str(home), **environment}
         self.machine = MachineId("")
 
     # ---- servers ----
@@ -117,9 +119,17 @@ class Rig:
         assert done.returncode == 0, done.stderr.decode()
         self.machine = MachineId(done.stdout.decode().strip())
 
-    def start_agent(self) -> None:
+    def start_agent(self, program: Path | None = None) -> None:
+        """``program``: an installed release, in place of the sources here."""
+        command = AGENT if program is None else [str(program)]
         with self.log.open("ab") as log:
-            self._agent = subprocess.Popen([*AGENT, *self._options, "run"], stdout=log, stderr=log)
+            self._agent = subprocess.Popen([*command, *self._options, "run"], stdout=log, stderr=log)
+
+    def agent_ended(self) -> bool:
+        """Whether it has ended by itself; then it can be started again."""
+        if self._agent is not None and self._agent.poll() is not None:
+            self._agent = None
+        return self._agent is None
 
     def signal_agent(self, number: int) -> None:
         assert self._agent is not None

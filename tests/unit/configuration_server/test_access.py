@@ -13,7 +13,12 @@ from farshore.configuration_server.application import create_application
 from farshore.configuration_server.identity import Kind
 
 OPEN = {"/v1/status", "/v1/authority", "/v1/enrolments", "/v1/process-servers/enrolments"}
-MACHINES = {"/v1/machines/self/epochs", "/v1/machines/self/heartbeat", "/v1/machines/self/certificate"}
+MACHINES = {
+    "/v1/machines/self/epochs",
+    "/v1/machines/self/heartbeat",
+    "/v1/machines/self/bundles/{release}",
+    "/v1/machines/self/certificate",
+}
 READER = {
     ("GET", path)
     for path in (

@@ -59,8 +59,26 @@ class ReporterDouble:
         self.last_answered = beat
 
 
+class UpgradesDouble:
+    """``result`` is what a process before this one began, once the stream is there."""
+
+    def __init__(self) -> None:
+        self.under_way: Optional[str] = None
+        self.result: Optional[CommandResult] = None
+        self.carried_out: List[str] = []
+
+    def carry_out(self, command: Command) -> CommandResult:
+        self.carried_out.append(command.id)
+        return CommandResult(id=command.id)
+
+    def conclude(self, *, wanted: bool) -> Optional[CommandResult]:
+        result, self.result = self.result, None
+        return result
+
+
 class Rig:
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, upgrades: Optional[UpgradesDouble] = None) -> None:
+        self.upgrades = upgrades or UpgradesDouble()
         self.server = ServerDouble()
         self.replication = ReplicationDouble()
         self.followed: List[str] = []
@@ -71,6 +89,7 @@ class Rig:
             ReporterDouble(),  # type: ignore[arg-type]
             FakeClock(),
             self.followed.append,
+            self.upgrades,
         )
 
     def beat(self) -> float:
@@ -107,6 +126,22 @@ def test_a_point_that_cannot_be_cut_is_told_with_what_to_do(rig: Rig) -> None:
     rig.beat()
     rig.beat()
     assert "Wait for the copy to end" in rig.server.heard[0].error
+
+
+def test_an_upgrade_that_another_process_began_is_not_begun_again_and_its_result_is_told(tmp_path: Path) -> None:
+    upgrades = UpgradesDouble()
+    upgrades.under_way = "u1"
+    rig = Rig(tmp_path, upgrades)
+    rig.server.commands = [Command(id="u1", kind=CommandKind.UPGRADE, release="two", digest="d")]
+    rig.beat()
+    assert upgrades.carried_out == []
+    upgrades.result = CommandResult(id="u1")
+    rig.beat()
+    rig.beat()
+    assert [result.id for result in rig.server.heard] == ["u1"]
+    rig.server.commands = [Command(id="u2", kind=CommandKind.UPGRADE, release="three", digest="d")]
+    rig.beat()
+    assert upgrades.carried_out == ["u2"]
 
 
 def test_silence_is_told_once_and_so_is_its_end(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from farshore.model.errors import TryLater, Unsupported
+from farshore.model.errors import NotFound, TryLater, Unsupported
 from farshore.protection.push import bundle
 from farshore.protection.push.bundle import build_bundle
 
@@ -47,15 +48,31 @@ def test_it_holds_the_agent_and_nothing_of_the_servers(tmp_path: Path) -> None:
     assert all(entry.uid == 0 for entry in names.values())
 
 
-def test_the_launcher_names_its_own_release_and_python(tmp_path: Path) -> None:
+def test_the_launcher_runs_the_release_that_it_lies_in_on_its_own_python(tmp_path: Path) -> None:
     made = build_bundle((3, 12), tmp_path)
     with tarfile.open(made.path) as archive:
         found = archive.extractfile(f"{made.release}/bin/farshore-mobility")
         assert found is not None
         text = found.read().decode()
     assert text.startswith("#!/usr/bin/env -S python3.12 -I\n")
-    assert f"/opt/farshore/releases/{made.release}/site" in text
+    assert 'Path(__file__).resolve().parent.parent / "site"' in text
     compile(text, "launcher", "exec")
+
+
+def test_the_release_for_a_python_is_known_once_there_is_a_bundle(tmp_path: Path) -> None:
+    assert bundle.known_release("3.9", tmp_path) == ""
+    made = build_bundle((3, 9), tmp_path)
+    assert bundle.known_release("3.9", tmp_path) == made.release
+    assert bundle.known_release("", tmp_path) == ""
+    assert bundle.bundle_path(made.release, tmp_path) == made.path
+    assert made.digest() == hashlib.sha256(made.path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("release", ["absent", "../secret", "", "a/b"])
+def test_only_bundles_are_given_out(tmp_path: Path, release: str) -> None:
+    (tmp_path.parent / "secret").write_text("x")
+    with pytest.raises(NotFound):
+        bundle.bundle_path(release, tmp_path)
 
 
 def test_the_same_contents_have_the_same_name_and_others_another(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.responses import FileResponse
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat
 from farshore.catalog import machines, process_servers
@@ -10,6 +11,7 @@ from farshore.configuration_server.web.callers import Installation, MachineCalle
 from farshore.protection.assignment import choose
 from farshore.protection.granting import grant
 from farshore.protection.heartbeats import observe
+from farshore.protection.push.bundle import bundle_path, default_cache
 
 router = APIRouter(prefix="/v1/machines/self", tags=["mobility service"])
 
@@ -41,3 +43,9 @@ def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installatio
         if row.process_server is None:
             return answer
         return answer.model_copy(update={"process_server": process_servers.get(tx, row.process_server).url})
+
+
+@router.get("/bundles/{release}", response_class=FileResponse)
+def bundle(release: str, _machine: MachineCaller) -> FileResponse:
+    """A release of the agent, .tar.gz, as it was announced with an upgrade."""
+    return FileResponse(bundle_path(release, default_cache()), media_type="application/gzip")

@@ -12,6 +12,7 @@ from farshore.catalog.tables import CommandRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.jobs.push import PUSH
+from farshore.configuration_server.jobs.upgrade import UPGRADE
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.model.errors import NotFound, WrongState
@@ -114,6 +115,18 @@ def unprotect(machine: str, user: Operator, installation: Installation) -> None:
         row.protect = False
         fence(tx, row, now, "protection was ended")
         _tell(tx, installation, user, row, "machine.unprotect", f"Protection of {row.name} has ended.")
+
+
+@router.post("/{machine}/upgrade", status_code=202)
+def upgrade(machine: str, user: Operator, installation: Installation) -> Job:
+    """Have the agent replace itself by this server's release, without a reboot and without missing a write."""
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
+            raise WrongState(f"{row.name} is {row.state}.", remedy="Its agent can be upgraded once it is protected.")
+        _tell(tx, installation, user, row, "machine.upgrade", f"An upgrade of {row.name}'s agent was asked for.")
+        subject = row.id
+    return installation.jobs.start(UPGRADE, {"subject": subject, "actor": user.actor})
 
 
 @router.post("/{machine}/resync", status_code=202)

@@ -26,6 +26,7 @@ from farshore.model.bandwidth import rate_at, rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection.assignment import is_healthy, standing
+from farshore.protection.push.bundle import default_cache, known_release
 from farshore.protection.watch import rpo_seconds
 
 
@@ -54,6 +55,8 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         mode_cause=seen.mode_cause if seen else "",
         mode_since=seen.mode_since if seen else 0,
         points_every=seen.points_every if seen else 0,
+        agent=(seen.release or seen.version) if seen else "",
+        upgrade=_upgrade(seen) if seen else "",
         last_seen=row.last_seen,
         rpo_seconds=rpo_seconds(row.newest_point_time, now),
         lag=lag,
@@ -63,6 +66,12 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
     )
+
+
+def _upgrade(seen: Heartbeat) -> str:
+    """The release that would take the agent's place; empty where it is the same, or the agent cannot be replaced."""
+    here = known_release(seen.python, default_cache()) if seen.release else ""
+    return "" if here == seen.release else here
 
 
 def _server_warnings(server: ProcessServerRow | None, now: int) -> list[str]:

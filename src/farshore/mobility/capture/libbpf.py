@@ -34,6 +34,9 @@ _SIGNATURES = {
     "bpf_map__fd": (ctypes.c_int, (ctypes.c_void_p,)),
     "bpf_program__fd": (ctypes.c_int, (ctypes.c_void_p,)),
     "bpf_program__attach": (ctypes.c_void_p, (ctypes.c_void_p,)),
+    "bpf_link__pin": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p)),
+    "bpf_map__pin": (ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p)),
+    "bpf_obj_get": (ctypes.c_int, (ctypes.c_char_p,)),
     "bpf_link__destroy": (ctypes.c_int, (ctypes.c_void_p,)),
     "bpf_map_lookup_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)),
     "bpf_map_update_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)),
@@ -55,6 +58,8 @@ _SIGNATURES = {
     "libbpf_set_print": (ctypes.c_void_p, (_PRINT,)),
 }
 
+# libbpf has one printer for the process and holds a bare pointer to it, whatever becomes of the Library that set it.
+_printers: List[Any] = []
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.vsnprintf.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -80,7 +85,8 @@ class Library:
         if strict is not None:  # version 0: have it return errors as version 1 does
             strict(ctypes.c_uint(_STRICT_ALL))
         self.lines: List[str] = []
-        self._print = _PRINT(self._keep_line)  # libbpf holds the pointer: it must live as long as the library
+        self._print = _PRINT(self._keep_line)
+        _printers.append(self._print)
         self._c.libbpf_set_print(self._print)
 
     def __getattr__(self, name: str) -> Any:

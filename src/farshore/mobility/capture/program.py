@@ -11,7 +11,7 @@ import errno
 import mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, Optional, Sequence, Type
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,15 @@ class Program:
         """See nothing any more. The maps stay."""
         for name in list(self._links):
             self._detach(name)
+
+    def pin(self, folder: Path, maps: Sequence[str]) -> None:
+        """Have the attached hooks and these maps live on in a folder of bpffs. Raises Refused, Unsupported."""
+        for name, link in self._links.items():
+            if self.library.bpf_link__pin(link, str(folder / name).encode()) != 0:
+                raise self.library.error(f"Pinning {name}")
+        for name in maps:
+            if self.library.bpf_map__pin(self._map(name), str(folder / name).encode()) != 0:
+                raise self.library.error(f"Pinning map {name}")
 
     def close(self) -> None:
         """Detach and unload. Harmless if done twice."""

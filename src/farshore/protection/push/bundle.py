@@ -8,11 +8,13 @@ the release's name is a digest of its contents, so an unchanged one is never sen
 from __future__ import annotations
 
 import compileall
+import functools
 import gzip
 import hashlib
 import io
 import os
 import py_compile
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from uv import find_uv_bin
 
 import farshore
 from farshore import __version__
-from farshore.model.errors import TryLater, Unsupported
+from farshore.model.errors import FarshoreError, NotFound, TryLater, Unsupported
 
 OLDEST, NEWEST = (3, 9), (3, 14)
 REQUIREMENTS = ("blake3>=1.0", "cryptography>=44", "numpy>=2.0", "pydantic>=2.9", "urllib3>=2.2")
@@ -42,11 +44,14 @@ _SYSTEM = ("libc.so", "libm.so", "libpthread.so", "libdl.so", "librt.so", "ld-li
 _NEEDLESS = ("tests", "f2py", "pycparser")
 _DOWNLOAD_SECONDS = 600
 _COMPRESSION = 5
+_RELEASE = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,99}")
+_PYTHON = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})")
 _LAUNCHER = """\
 #!/usr/bin/env -S {python} -I
 import sys
+from pathlib import Path
 
-sys.path.insert(0, "/opt/farshore/releases/{release}/site")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "site"))
 from farshore.mobility.main import main
 
 sys.exit(main())
@@ -61,6 +66,11 @@ class Bundle:
 
     release: str
     path: Path
+
+    def digest(self) -> str:
+        """SHA-256 of the file, in hex."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def default_cache() -> Path:
@@ -86,10 +96,47 @@ def build_bundle(python: PythonVersion, cache: Path) -> Bundle:
     return Bundle(release, path)
 
 
+def bundle_path(release: str, cache: Path) -> Path:
+    """The bundle of a release that was built here. Raises NotFound."""
+    path = cache / f"mobility-{release}.tar.gz"
+    if not _RELEASE.fullmatch(release) or not path.is_file():
+        raise NotFound(f"There is no bundle of release {release!r}.", remedy="Ask for the upgrade again.")
+    return path
+
+
+def known_release(python: str, cache: Path) -> str:
+    """The release that this server has for an agent on that Python ("3.11"); empty where it never made one."""
+    try:
+        version = parse_python(python)
+        return _known(version, cache) if _wheels_folder(version, cache).exists() else ""
+    except FarshoreError:
+        return ""
+
+
+@functools.lru_cache(maxsize=16)
+def _known(python: PythonVersion, cache: Path) -> str:
+    """Our files do not change while this server runs."""
+    return _release(python, _wheels_folder(python, cache), dict(_our_files()) | dict(_shared_libraries()))
+
+
+def parse_python(text: str) -> PythonVersion:
+    """ "3.11" as a pair. Raises Unsupported."""
+    found = _PYTHON.fullmatch(text)
+    if found is None:
+        raise Unsupported(
+            "This agent does not tell which Python it runs on.", remedy="Install it again: farshore machine add"
+        )
+    return int(found[1]), int(found[2])
+
+
+def _wheels_folder(python: PythonVersion, cache: Path) -> Path:
+    digest = hashlib.sha256("\n".join((*REQUIREMENTS, *_NEEDLESS, PLATFORM)).encode()).hexdigest()[:12]
+    return cache / f"wheels-{_dotted(python)}-{digest}"
+
+
 def _wheels(python: PythonVersion, cache: Path) -> Path:
     """A folder with the libraries for this Python, unpacked and trimmed; made once."""
-    digest = hashlib.sha256("\n".join((*REQUIREMENTS, *_NEEDLESS, PLATFORM)).encode()).hexdigest()[:12]
-    folder = cache / f"wheels-{_dotted(python)}-{digest}"
+    folder = _wheels_folder(python, cache)
     if folder.exists():
         return folder
     with tempfile.TemporaryDirectory(dir=cache, prefix=".wheels-") as made:
@@ -178,7 +225,7 @@ def _write(path: Path, release: str, wheels: Path, files: dict[str, bytes]) -> N
             archive.add(wheels, f"{release}/site", filter=_as_root)
             for name, data in sorted(files.items()):
                 _put(archive, f"{release}/site/{name}", data)
-            launcher = _LAUNCHER.format(python=python, release=release)
+            launcher = _LAUNCHER.format(python=python)
             _put(archive, f"{release}/bin/farshore-mobility", launcher.encode(), mode=0o755)
             _put(archive, f"{release}/{UNIT}", (_HERE / UNIT).read_bytes())
         Path(temporary).replace(path)

@@ -1,0 +1,89 @@
+"""The job that upgrades an agent: make the bundle for its Python, ask the agent, wait until the new release is at work.
+
+The agent fetches the bundle with its own certificate, and checks it against the digest that came with the command.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from dbos import DBOS
+
+from farshore.api_types.machines import CommandKind, Heartbeat
+from farshore.catalog import machines
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import CommandRow
+from farshore.model.errors import Refused, TryLater
+from farshore.model.ports import Clock
+from farshore.protection.durable import JobDefinition, Request, Result
+from farshore.protection.heartbeats import upgrade_name
+from farshore.protection.push.bundle import build_bundle, parse_python
+
+UPGRADE = "upgrade"
+MAKE, ASK, AWAIT = "make the bundle", "ask the agent", "wait for the new release"
+PATIENCE = 600.0
+POLL = 0.5
+
+
+def upgrade_job(catalog: Catalog, clock: Clock, cache: Path) -> JobDefinition:
+    """Make the job's definition. Its request: ``subject`` (machine id). Its result: ``release``."""
+
+    @DBOS.step(name=MAKE)
+    def make(request: Request) -> Result:
+        with catalog.reading() as tx:
+            row = machines.get(tx, request["subject"])
+            seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
+        if seen is None or not seen.release:
+            raise Refused(
+                "The agent cannot replace itself: it was not installed as a release, or is too old to.",
+                remedy="Install it again: farshore machine add",
+            )
+        bundle = build_bundle(parse_python(seen.python), cache)
+        return {"release": bundle.release, "digest": bundle.digest(), "before": seen.release}
+
+    @DBOS.step(name=ASK)
+    def ask(request: Request, made: Result, command: str) -> None:
+        with catalog.writing() as tx:
+            row = CommandRow(
+                id=command,
+                machine=request["subject"],
+                kind=CommandKind.UPGRADE.value,
+                name=upgrade_name(made["release"], made["digest"]),
+                created=clock.now(),
+            )
+            machines.ask(tx, row)
+
+    @DBOS.step(name=AWAIT)
+    def wait(command: str) -> None:
+        give_up = clock.monotonic() + PATIENCE
+        while clock.monotonic() < give_up:
+            with catalog.reading() as tx:
+                row = machines.command(tx, command)
+                if row.done and row.error:
+                    raise Refused(
+                        f"The agent was not upgraded: {row.error}",
+                        remedy="It goes on as it is. See its log: journalctl -u farshore-mobility",
+                    )
+                if row.done:
+                    return
+            time.sleep(POLL)
+        with catalog.writing() as tx:
+            row = machines.command(tx, command)
+            if not row.done:
+                row.done, row.error = clock.now(), "nobody waits for it any more"
+        raise TryLater(
+            f"The agent did not upgrade within {PATIENCE:.0f} seconds.",
+            remedy="Check that the machine runs and reaches this server: farshore machine show",
+        )
+
+    @DBOS.workflow(name=UPGRADE)
+    def run(request: Request) -> Result:
+        made = make(request)
+        if made["before"] != made["release"]:
+            command = str(DBOS.workflow_id)
+            ask(request, made, command)
+            wait(command)
+        return {"release": made["release"], "before": made["before"]}
+
+    return JobDefinition(UPGRADE, run, (MAKE, ASK, AWAIT))

@@ -1,0 +1,108 @@
+"""The releases of the agent on this machine, side by side: ``<root>/releases/<release>``, and ``<root>/current``.
+
+A release is put there whole or not at all; ``current`` says which one the service starts, and changes by one rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Sequence
+
+import farshore
+from farshore.model.errors import Damaged, NoSpace, Refused
+
+UNIT = "farshore-mobility.service"
+_UNITS = Path("/etc/systemd/system")
+_TRIAL_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Releases:
+    """``release`` is the one that runs here."""
+
+    root: Path
+    release: str
+
+    @classmethod
+    def here(cls) -> Optional[Releases]:
+        """Where this program lies; None where it was not installed as a release."""
+        place = Path(farshore.__file__).resolve().parents
+        if len(place) < 5 or place[1].name != "site" or place[3].name != "releases":
+            return None
+        return cls(place[4], place[2].name)
+
+    def program(self, release: str) -> Path:
+        """What to run."""
+        return self.root / "releases" / release / "bin" / "farshore-mobility"
+
+    def install(self, release: str, digest: str, archive: bytes) -> None:
+        """Put a release there. Raises Damaged unless the archive has that SHA-256 and holds that release, NoSpace."""
+        if hashlib.sha256(archive).hexdigest() != digest:
+            raise Damaged("The bundle is not the one that was announced.", remedy="Ask for the upgrade again.")
+        target = self.root / "releases" / release
+        new = target.with_name(f".new-{os.getpid()}")
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as packed:
+                for member in packed:
+                    _check(member, release)
+                    packed.extract(member, new)
+            shutil.rmtree(target, ignore_errors=True)
+            (new / release).replace(target)
+        except (tarfile.TarError, EOFError) as error:
+            raise Damaged(f"The bundle cannot be unpacked: {error}.", remedy="Ask for the upgrade again.") from error
+        except OSError as error:
+            raise NoSpace(
+                f"The bundle cannot be unpacked: {error.strerror}.", remedy=f"See that {self.root} has room."
+            ) from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def try_out(self, release: str, options: Sequence[str]) -> None:
+        """Have it start, load its libraries and its capture program. Raises Refused with what it said."""
+        command = [str(self.program(release)), *options, "check"]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=_TRIAL_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Refused(f"The new release does not start: {error}.", remedy="This one goes on.") from error
+        if done.returncode:
+            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-500:]
+            raise Refused(f"The new release does not work here: {said}", remedy="This one goes on.")
+
+    def make_current(self) -> None:
+        """Have the service start this release from now on; the one before it stays, all others go."""
+        current, made = self.root / "current", self.root / ".current"
+        before = current.resolve().name if current.is_symlink() else ""
+        if made.is_symlink():
+            made.unlink()
+        made.symlink_to(Path("releases") / self.release)
+        made.replace(current)
+        for place in (self.root / "releases").iterdir():
+            if place.name not in (self.release, before):
+                shutil.rmtree(place, ignore_errors=True)
+        self._follow_unit()
+
+    def remove(self, release: str) -> None:
+        """Remove a release that is not in use."""
+        if release and release != self.release:
+            shutil.rmtree(self.root / "releases" / release, ignore_errors=True)
+
+    def _follow_unit(self) -> None:
+        ours, installed = self.root / "releases" / self.release / UNIT, _UNITS / UNIT
+        if installed.exists() and ours.exists() and installed.read_bytes() != ours.read_bytes():
+            installed.write_bytes(ours.read_bytes())
+            subprocess.run(["systemctl", "daemon-reload"], capture_output=True, check=False, timeout=_TRIAL_SECONDS)
+
+
+def _check(member: tarfile.TarInfo, release: str) -> None:
+    """Plain files and folders of that release only: the archive is ours, but it runs as root."""
+    parts = Path(member.name).parts
+    if not (member.isfile() or member.isdir()) or parts[0] != release or ".." in parts:
+        raise Damaged(f"The bundle holds {member.name}, which is out of place.", remedy="Ask for the upgrade again.")

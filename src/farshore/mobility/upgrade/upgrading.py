@@ -1,0 +1,139 @@
+"""An upgrade, from the command to its result: fetched, checked, tried out, and then this process becomes the new one.
+
+The old agent ends its epoch in good order, leaves bitmap mode running (capture.pinned) and a handover, and executes the
+new release in its own place. That one heals: it copies what was written meanwhile, and nothing else. Only once it is at
+work and the configuration server has answered it, the service is pointed to it. If it ends before, or does nothing for
+some minutes, the service starts the old release, which takes over in the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import List, Optional, Protocol, Sequence
+
+from farshore.api_types.machines import Command, CommandResult
+from farshore.client.machine_self import MachineSelf
+from farshore.mobility.capture.pinned import Document, unpin
+from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.replication import Replication
+from farshore.mobility.settings import Settings
+from farshore.mobility.upgrade.handover import Handover, forget
+from farshore.mobility.upgrade.releases import Releases
+from farshore.model.errors import Refused
+from farshore.model.position import Position
+
+log = logging.getLogger(__name__)
+
+TRIAL_SECONDS = 180
+"""The new release is at work by then, or the kernel ends it."""
+
+
+class Upgrades(Protocol):
+    """What the session needs of it."""
+
+    @property
+    def under_way(self) -> Optional[str]:
+        """The command that a process before this one began; None once its result was given, or where there was none."""
+        ...
+
+    def carry_out(self, command: Command) -> CommandResult:
+        """Upgrade. Where that goes well this process is another one afterwards."""
+        ...
+
+    def conclude(self, *, wanted: bool) -> Optional[CommandResult]:
+        """After an answered heartbeat: the result, once there is one."""
+        ...
+
+
+class Upgrade:
+    """``handover``: what the process before this one left. ``arguments``: of the command line, to start again with."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        run: str,
+        server: MachineSelf,
+        replication: Replication,
+        handover: Optional[Handover],
+        arguments: Sequence[str],
+    ) -> None:
+        self._settings = settings
+        self._run = run
+        self._server = server
+        self._replication = replication
+        self._handover = handover
+        self._arguments: List[str] = list(arguments)
+        self._releases = Releases.here()
+
+    @property
+    def under_way(self) -> Optional[str]:
+        """See Upgrades."""
+        return None if self._handover is None else self._handover.command
+
+    def carry_out(self, command: Command) -> CommandResult:
+        """See Upgrades. Raises FarshoreError; then this release goes on."""
+        releases = self._releases
+        if releases is None:
+            raise Refused(
+                "This agent was not installed as a release, so it cannot replace itself.",
+                remedy="Install it again: farshore machine add",
+            )
+        if command.release == releases.release:
+            return CommandResult(id=command.id)
+        releases.install(command.release, command.digest, self._server.bundle(command.release))
+        try:
+            releases.try_out(command.release, self._arguments[:-1])
+            self._replication.hand_over(
+                lambda position, disks, capture: self._become(releases, command, position, disks, capture)
+            )
+        except BaseException:
+            releases.remove(command.release)
+            raise
+        return CommandResult(id=command.id)
+
+    def conclude(self, *, wanted: bool) -> Optional[CommandResult]:
+        """See Upgrades. ``wanted``: this machine is to be protected, so an epoch has to be there first."""
+        handover = self._handover
+        if handover is None or (wanted and self._replication.current is None):
+            return None
+        self._handover = None
+        signal.alarm(0)
+        if handover.capture is not None:
+            unpin(Path(handover.capture["folder"]))
+        forget(self._settings.handover)
+        old, new = handover.releases
+        if self._releases is not None and self._releases.release == new:
+            self._releases.make_current()
+            log.info("The upgrade is done.", extra={"fields": {"from": old, "to": new}})
+            return CommandResult(id=handover.command)
+        if self._releases is not None:
+            self._releases.remove(new)
+        log.warning("The upgrade has failed; the release before is back.", extra={"fields": {"failed": new}})
+        return CommandResult(
+            id=handover.command,
+            error=f"Release {new} ended before it was at work, and the one before came back. See the agent's log.",
+        )
+
+    def _become(
+        self,
+        releases: Releases,
+        command: Command,
+        position: Position,
+        disks: Sequence[ProtectedDisk],
+        capture: Optional[Document],
+    ) -> None:
+        pair = (releases.release, command.release)
+        handover = Handover(self._run, position, command.id, pair, tuple(disks), capture)
+        handover.save(self._settings.handover)
+        program = str(releases.program(command.release))
+        log.info("This agent gives way to another release.", extra={"fields": {"from": pair[0], "to": pair[1]}})
+        signal.alarm(TRIAL_SECONDS)  # outlives the change of programs; nobody handles it, so it ends the process
+        try:
+            os.execv(program, [program, *self._arguments])  # noqa: S606 - the point of it
+        except OSError as error:
+            signal.alarm(0)
+            forget(self._settings.handover)
+            raise Refused(f"{program} cannot be run: {error.strerror}.", remedy="This release goes on.") from error

@@ -1,0 +1,146 @@
+"""An agent replaces itself by another release while the disk is written to: no write is missed, nothing is compared.
+
+The release that is there at first, the one that the server has, and one that is broken are the same bundle under other
+names; the service manager's part, starting ``current`` again, is played by the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.crash.mobility.rig import Rig, until, writing
+from tests.loopdisks import loop_disk, require_root
+
+from farshore.api_types.jobs import Job
+from farshore.mobility.capture.pinned import pin_folder_of
+from farshore.model.states import JobState
+from farshore.protection.push.bundle import Bundle, build_bundle, default_cache
+
+pytestmark = pytest.mark.root
+MIB = 1 << 20
+FIRST = "0.0.1-first"
+ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+
+
+class Upgrading:
+    def __init__(self, rig: Rig, root: Path, cache: Path, bundle: Bundle) -> None:
+        self.rig, self.root, self.cache, self.bundle = rig, root, cache, bundle
+
+    @property
+    def current(self) -> str:
+        return (self.root / "current").resolve().name
+
+    def start(self) -> None:
+        """As the service manager does."""
+        self.rig.start_agent(self.root / "current" / "bin" / "farshore-mobility")
+
+    def ask(self) -> str:
+        with contextlib.closing(self.rig.api()) as api:
+            return api.transport.post(f"/v1/machines/{self.rig.machine}/upgrade", None, Job).id
+
+    def job(self, number: str) -> Job:
+        with contextlib.closing(self.rig.api()) as api:
+            return api.job(number)
+
+    def ended(self, number: str) -> Job:
+        until(lambda: self.job(number).state in ENDED, "the upgrade's end")
+        return self.job(number)
+
+    def compares(self) -> int:
+        """How many epochs compared the disk by hash."""
+        log = self.rig.log.read_text()
+        return log.count("kind=initial") + log.count("kind=resync")
+
+
+@pytest.fixture(scope="module")
+def upgrading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgrading]:
+    require_root()
+    home: Path = tmp_path_factory.mktemp("installation")
+    built = build_bundle((sys.version_info[0], sys.version_info[1]), default_cache())
+    cache, root = home / "cache", home / "opt"
+    cache.mkdir()
+    shutil.copy(built.path, cache)
+    wheels = next(default_cache().glob(f"wheels-{sys.version_info[0]}.{sys.version_info[1]}-*"))
+    (cache / wheels.name).symlink_to(wheels)
+    releases = root / "releases"
+    with tarfile.open(built.path) as archive:
+        archive.extractall(releases, filter="data")
+    (releases / built.release).rename(releases / FIRST)
+    (root / "current").symlink_to(Path("releases") / FIRST)
+    with loop_disk(256 * MIB, "ext4") as disk:
+        made = Upgrading(
+            Rig(home, disk, ring_mib=64, FARSHORE_CACHE=str(cache)), root, cache, Bundle(built.release, built.path)
+        )
+        try:
+            made.rig.up()
+            made.rig.enrol()
+            made.start()
+            made.rig.wait_consistent()
+            yield made
+        finally:
+            made.rig.close()
+
+
+def broken(bundle: Bundle, path: Path) -> None:
+    """The bundle, but its program ends when it is to run as the service."""
+    with tarfile.open(bundle.path) as whole, tarfile.open(path, "w:gz", compresslevel=1) as spoilt:
+        for member in whole:
+            data = whole.extractfile(member)
+            if member.name.endswith("bin/farshore-mobility"):
+                assert data is not None
+                lines = data.read().split(b"\n")
+                lines[2:2] = [b"if sys.argv[-1] == 'run': sys.exit(3)"]
+                program = b"\n".join(lines)
+                member.size, data = len(program), io.BytesIO(program)
+            spoilt.addfile(member, data)
+
+
+def test_a_release_that_does_not_get_to_work_gives_way_to_the_one_before(upgrading: Upgrading) -> None:
+    rig, name = upgrading.rig, upgrading.bundle.path.name
+    assert rig.shown().agent == FIRST
+    assert rig.shown().upgrade == upgrading.bundle.release, "the server has another one"
+    broken(upgrading.bundle, upgrading.cache / name)
+    with writing(rig.disk.folder, megabytes_a_second=6):
+        job = upgrading.ask()
+        until(rig.agent_ended, "the end of the broken release")
+        assert pin_folder_of(rig.machine).exists(), "writes are noted meanwhile"
+        assert upgrading.current == FIRST
+        (rig.disk.folder / "meanwhile").write_bytes(os.urandom(4 * MIB))
+        os.sync()
+        upgrading.start()
+        ended = upgrading.ended(job)
+    assert ended.state is JobState.FAILED
+    assert "ended before it was at work" in ended.error
+    assert (rig.shown().agent, upgrading.current) == (FIRST, FIRST)
+    assert not (upgrading.root / "releases" / upgrading.bundle.release).exists()
+    assert not pin_folder_of(rig.machine).exists()
+    rig.wait_consistent(after_epoch=1)
+    assert upgrading.compares() == 1, "the first copy is the only one that compared"
+    rig.check("back")
+
+
+def test_the_new_release_takes_over_and_misses_nothing(upgrading: Upgrading) -> None:
+    rig, name = upgrading.rig, upgrading.bundle.path.name
+    shutil.copy(upgrading.bundle.path, upgrading.cache / name)
+    epoch = rig.shown().epoch
+    with writing(rig.disk.folder, megabytes_a_second=6):
+        ended = upgrading.ended(upgrading.ask())
+        assert ended.state is JobState.SUCCEEDED, ended.error + rig.log.read_text()[-3000:]
+        assert not rig.agent_ended(), "it is the same process"
+    assert ended.result == {"release": upgrading.bundle.release, "before": FIRST}
+    assert upgrading.current == upgrading.bundle.release
+    assert (rig.shown().agent, rig.shown().upgrade) == (upgrading.bundle.release, "")
+    rig.wait_consistent(after_epoch=epoch)
+    assert upgrading.compares() == 1
+    assert not pin_folder_of(rig.machine).exists()
+    assert not (rig.state / "handover.json").exists()
+    rig.check("upgraded")
+    assert upgrading.ended(upgrading.ask()).result["before"] == upgrading.bundle.release, "there is nothing to do"
