@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from tests.loopdisks import LoopDisk, loop_disk, require_root, run
 from tests.scenarios.rounds.ledger import SLOT, SLOTS, Writer, reached
 from tests.scenarios.rounds.recovered import recovered_file
 
+from farshore.api_types.machines import CheckSeverity, Finding
 from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
 from farshore.model.position import Position
@@ -35,6 +37,12 @@ class Protected:
     def points(self, after: int = 0) -> list[tuple[Position, str]]:
         """Position and kind of the points in the vault that are younger than ``after`` (ns)."""
         return [(point.position, point.kind.value) for point in self.rig.vault().points(after=after)]
+
+    def findings(self) -> dict[str, Finding]:
+        """As ``farshore machine check`` shows them."""
+        with contextlib.closing(self.rig.api()) as api:
+            found = api.transport.get_list(f"/v1/machines/{self.rig.machine}/check", Finding)
+        return {one.subject: one for one in found}
 
     def check(self, name: str) -> None:
         """A point while nothing moves equals all disks."""
@@ -72,6 +80,10 @@ def test_the_mode_and_its_rpo_are_told(protected: Protected) -> None:
     assert (shown.mode.value, shown.mode_cause) == ("bitmap", "chosen by the agent's setting --capture")
     assert shown.mode_since > 0
     assert EVERY <= shown.points_every < 60
+    until(lambda: "capture mode" in protected.findings(), "what the agent found when it looked around")
+    found = protected.findings()["capture mode"]
+    assert (found.severity, "was asked for" in found.message) == (CheckSeverity.WARNING, True)
+    assert protected.findings()["privileges"].severity is CheckSeverity.OK
     until(lambda: len(protected.points()) >= 3, "points without having been asked for")
     assert {kind for _, kind in protected.points()} == {PointKind.FILE_SYSTEM_CONSISTENT.value}
 

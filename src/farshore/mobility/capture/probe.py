@@ -50,7 +50,7 @@ def probe() -> Ability:
         worse = _refusal(BITMAP_OBJECT)
         if worse is None:
             return Ability(CaptureMode.BITMAP, (obstacle,))
-        return Ability(CaptureMode.SCAN, (obstacle, worse))
+        return Ability(CaptureMode.SCAN, (obstacle,) if worse == obstacle else (obstacle, worse))
     if platform.machine() != "x86_64":
         return Ability(
             CaptureMode.BITMAP,
