@@ -67,7 +67,7 @@ class ProcessServer:
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
         self.copies = Copies(self.streams, disk.directory.parent / "copies")
-        routes = Routes(self.streams, self.copies, self._completed)
+        routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2))
         self.listener = Listener(host, port, context, routes, workers=workers)
 
     def start(self) -> None:

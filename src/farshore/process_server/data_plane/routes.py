@@ -7,6 +7,7 @@ fenced sender costs nothing.
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from typing import Callable
 
@@ -23,7 +24,7 @@ from farshore.api_types.streams import (
 from farshore.formats import batch as batches
 from farshore.formats import chunk_exchange
 from farshore.formats.batch import Role
-from farshore.model.errors import Forbidden, Malformed, NotFound, Unauthenticated
+from farshore.model.errors import Busy, Forbidden, Malformed, NotFound, Unauthenticated
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.copying.copies import Copies
 from farshore.process_server.listening.exchange import Answer, Request
@@ -50,19 +51,27 @@ class Call:
 
 
 class Routes:
-    """A Handler. ``completed`` is told of each epoch that became visible."""
+    """A Handler. ``completed`` is told of each epoch that became visible; so many requests of base ``copying`` are
+    worked on at once: they wait for the store, and the workers that are left take the streams meanwhile."""
 
-    def __init__(self, streams: Streams, copies: Copies, completed: Callable[[Stream, BaseCompletion], None]) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        copies: Copies,
+        completed: Callable[[Stream, BaseCompletion], None],
+        copying: int,
+    ) -> None:
         self._streams = streams
         self._copies = copies
         self._completed = completed
+        self._copying = threading.BoundedSemaphore(copying)
         self._calls: dict[tuple[str, str], Callable[[Call], Answer]] = {
             ("GET", ""): self._status,
             ("POST", "/batches"): self._batch,
-            ("POST", "/chunks/compare"): self._compare,
-            ("POST", "/chunks"): self._chunks,
-            ("GET", "/chunks/missing"): self._missing,
-            ("POST", "/base"): self._base,
+            ("POST", "/chunks/compare"): self._for_copies(self._compare),
+            ("POST", "/chunks"): self._for_copies(self._chunks),
+            ("GET", "/chunks/missing"): self._for_copies(self._missing),
+            ("POST", "/base"): self._for_copies(self._base),
         }
 
     def __call__(self, request: Request) -> Answer:
@@ -81,6 +90,21 @@ class Routes:
                 remedy="A machine sends its own stream only; enrol the machine again if it was cloned.",
             )
         return call(Call(request, MachineId(found[1]), Epoch(int(found[2]))))
+
+    def _for_copies(self, call: Callable[[Call], Answer]) -> Callable[[Call], Answer]:
+        def bounded(asked: Call) -> Answer:
+            if not self._copying.acquire(blocking=False):
+                raise Busy(
+                    "As many machines as may are being copied just now.",
+                    remedy="The copy is repeated by itself; if this lasts, see whether the store is slow.",
+                    after=1,
+                )
+            try:
+                return call(asked)
+            finally:
+                self._copying.release()
+
+        return bounded
 
     def _status(self, call: Call) -> Answer:
         stream, _ = self._streams.granted(call.machine, call.epoch)
