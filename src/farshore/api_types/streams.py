@@ -14,6 +14,19 @@ class Protocol(Body):
     maximum_batch_bytes: int
 
 
+class ProtocolOffer(Body):
+    """``POST /v1/protocol``: the versions of the stream protocol that the machine speaks."""
+
+    versions: List[int]
+
+
+class ProtocolChoice(Body):
+    """The one that the server chose. Where there is none in common it refuses, as unsupported, and says what to do."""
+
+    version: int
+    maximum_batch_bytes: int
+
+
 class StreamStatus(Body):
     """``GET /v1/streams/{machine}/{epoch}``: where to go on. Sequences are the next expected ones."""
 

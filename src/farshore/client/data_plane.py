@@ -7,18 +7,27 @@ dropped idle connection costs.
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 from urllib3.util import Retry
 
-from farshore.api_types.streams import Acknowledgement, BaseCompletion, MissingChunks, Protocol, StreamStatus
+from farshore.api_types.streams import (
+    Acknowledgement,
+    BaseCompletion,
+    MissingChunks,
+    Protocol,
+    ProtocolChoice,
+    ProtocolOffer,
+    StreamStatus,
+)
 from farshore.client.transport import AGAIN, Buffer, Transport
 from farshore.formats.batch import Batch
 from farshore.formats.batch import encode as encode_batch
 from farshore.formats.chunk_exchange import Chunks, Comparison, encode_chunks, encode_comparison
-from farshore.model.errors import Unsupported
+from farshore.formats.stream_protocol import SUPPORTED
+from farshore.model.errors import TryLater, Unsupported
 from farshore.model.identifiers import DiskNumber
 
 _STALE = Retry(total=None, connect=0, read=1, other=1, status=0, redirect=False, allowed_methods=None)
@@ -31,10 +40,28 @@ class DataPlane:
     def __init__(self, transport: Transport, machine: str, epoch: int) -> None:
         self._transport = transport
         self._root = f"/v1/streams/{machine}/{epoch}"
+        self._agreed: Optional[Tuple[str, int]] = None
 
     def protocol(self) -> Protocol:
         """The versions that the server understands."""
         return self._transport.get("/v1/protocol", Protocol)
+
+    def agree(self) -> int:
+        """The stream protocol's version to speak with this server, asked once for each server and again after trouble.
+
+        Raises Unsupported where the two have none in common. Every call that carries data asks first.
+        """
+        url = self._transport.url
+        if self._agreed is None or self._agreed[0] != url:
+            offer = ProtocolOffer(versions=list(SUPPORTED))
+            version = self._transport.post("/v1/protocol", offer, ProtocolChoice, repeatable=True).version
+            if version not in SUPPORTED:
+                raise Unsupported(
+                    f"The process server chose stream protocol {version}, which was not offered.",
+                    remedy="Upgrade the process server.",
+                )
+            self._agreed = url, version
+        return self._agreed[1]
 
     def status(self) -> StreamStatus:
         """Where to go on: the next sequences that the server expects."""
@@ -46,13 +73,12 @@ class DataPlane:
 
     def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
         """Send a batch that is encoded already (from the .hrl file)."""
-        data = self._transport.request("POST", f"{self._root}/batches", buffers, retries=_STALE)
+        data = self._carry("/batches", buffers, _STALE)
         return Acknowledgement.model_validate_json(data)
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
         """One formats.chunk_exchange.Verdict for each hash."""
-        path = f"{self._root}/chunks/compare"
-        answer = self._transport.request("POST", path, encode_comparison(comparison), retries=AGAIN)
+        answer = self._carry("/chunks/compare", encode_comparison(comparison), AGAIN)
         verdicts = np.frombuffer(answer, np.uint8)
         if len(verdicts) != len(comparison.hashes):
             raise Unsupported(
@@ -67,7 +93,7 @@ class DataPlane:
         Durable once the base is complete; completion is refused where the server lost any of it.
         """
         header = encode_chunks(Chunks(disk, rows, b""))[:-1]
-        self._transport.request("POST", f"{self._root}/chunks", [*header, *parts], retries=_STALE)
+        self._carry("/chunks", [*header, *parts], _STALE)
 
     def missing(self) -> MissingChunks:
         """What the copy still has to be told; the server lists so many ranges at a time."""
@@ -76,6 +102,15 @@ class DataPlane:
     def complete_base(self, completion: BaseCompletion) -> StreamStatus:
         """Declare the copy complete; answered once the epoch is durable in the vault."""
         return self._transport.post(f"{self._root}/base", completion, StreamStatus, repeatable=True)
+
+    def _carry(self, path: str, buffers: Sequence[Buffer], retries: Retry) -> bytes:
+        """Send data, in the version agreed on."""
+        self.agree()
+        try:
+            return self._transport.request("POST", self._root + path, buffers, retries=retries)
+        except TryLater:
+            self._agreed = None  # whoever answers next may be another release
+            raise
 
     def close(self) -> None:
         """Close the connections."""

@@ -164,11 +164,12 @@ class Unsupported(Refused):
 
 
 def by_code() -> Dict[str, Type[FarshoreError]]:
-    """Every error class by its code."""
+    """Every error class by its code; one without a code of its own is its parent to others."""
     found: Dict[str, Type[FarshoreError]] = {}
     waiting = [FarshoreError]
     while waiting:
         kind = waiting.pop()
-        found[kind.code] = kind
+        if "code" in vars(kind):
+            found[kind.code] = kind
         waiting.extend(kind.__subclasses__())
     return found

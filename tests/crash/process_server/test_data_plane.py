@@ -58,6 +58,20 @@ def agent(rig: Rig, machine: MachineId) -> SimulatedAgent:
     return SimulatedAgent(machine, rig.plane(machine, 1), 1, SIZE, 1, rig.vault.chunk_hash_key)
 
 
+def test_the_protocol_is_agreed_on_and_a_stranger_is_told_what_to_do(
+    agent: SimulatedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert agent.plane.agree() == 1
+    monkeypatch.setattr("farshore.client.data_plane.SUPPORTED", (9, 8))
+    agent.plane._agreed = None
+    with pytest.raises(Unsupported, match=r"speaks stream protocol 8, 9, this process server 1.*the process server"):
+        agent.plane.agree()
+    monkeypatch.setattr("farshore.client.data_plane.SUPPORTED", (0,))
+    agent.batch(1)
+    with pytest.raises(Unsupported, match="farshore machine upgrade"):
+        agent.deliver()
+
+
 def test_protocol_names_the_versions(agent: SimulatedAgent) -> None:
     protocol = agent.plane.protocol()
     assert protocol.batch_versions == [1]

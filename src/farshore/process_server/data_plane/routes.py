@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,10 +19,12 @@ from farshore.api_types.streams import (
     ChunkRange,
     MissingChunks,
     Protocol,
+    ProtocolChoice,
+    ProtocolOffer,
     StreamStatus,
 )
 from farshore.formats import batch as batches
-from farshore.formats import chunk_exchange
+from farshore.formats import chunk_exchange, stream_protocol
 from farshore.formats.batch import Role
 from farshore.model.errors import Busy, Forbidden, Malformed, NotFound, Unauthenticated
 from farshore.model.identifiers import Epoch, MachineId
@@ -37,6 +39,7 @@ _STREAM = re.compile(
 _DOCUMENT_BYTES = 64 << 10
 _RANGES = 1000
 """Missing ranges told at a time."""
+Parsed = TypeVar("Parsed", bound=BaseModel)
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
@@ -80,6 +83,9 @@ class Routes:
             raise Unauthenticated("No certificate was shown.", remedy="Enrol the machine first.")
         if (request.method, request.path) == ("GET", "/v1/protocol"):
             return _json(Protocol(batch_versions=[batches.VERSION], maximum_batch_bytes=batches.MAXIMUM_BYTES))
+        if (request.method, request.path) == ("POST", "/v1/protocol"):
+            chosen = stream_protocol.choose(_parsed(ProtocolOffer, request.body(_DOCUMENT_BYTES)).versions)
+            return _json(ProtocolChoice(version=chosen, maximum_batch_bytes=batches.MAXIMUM_BYTES))
         found = _STREAM.fullmatch(request.path)
         call = self._calls.get((request.method, found[3])) if found else None
         if found is None or call is None:
@@ -163,7 +169,7 @@ def _json(body: BaseModel) -> Answer:
     return Answer(200, JSON, [body.model_dump_json().encode()])
 
 
-def _parsed(kind: type[BaseCompletion], data: memoryview) -> BaseCompletion:
+def _parsed(kind: type[Parsed], data: memoryview) -> Parsed:
     try:
         return kind.model_validate_json(bytes(data))
     except ValidationError as error:
