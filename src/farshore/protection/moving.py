@@ -66,6 +66,8 @@ def decide(
                 found.append(Move(machine.id, None, at_once=False, reason="no other process server is well"))
             continue
         at_once = here.id in dead or machine.id not in streaming
+        if here.store_trouble and not at_once:
+            continue  # a hand-over would hold the stream up until the store works again; the spool absorbs it meanwhile
         if at_once or target.id != machine.moving_to:
             counts[target.id] = counts.get(target.id, 0) + 1
             found.append(Move(machine.id, target.id, at_once, reason))

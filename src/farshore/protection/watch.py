@@ -111,13 +111,22 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
 
 def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
     subject = f"process-server/{server.id}"
-    if now - server.last_seen > SILENT_AFTER:
+    expected = server.registered and not (server.draining and not server.spool_bytes)
+    if expected and now - server.last_seen > SILENT_AFTER:
         yield Condition(
             "process-server-silent",
             subject,
             Severity.ERROR,
             f"The process server at {server.url} does not report.",
-            "Check that it runs and reaches this server.",
+            "Check that it runs and reaches this server; its machines go to another one that is well, if there is one.",
+        )
+    if server.spool_trouble:
+        yield Condition(
+            "spool-trouble",
+            subject,
+            Severity.ERROR,
+            f"The process server at {server.url} takes nothing in: {server.spool_trouble}",
+            "Agents keep the stream meanwhile; see to the disk that the spool lies on.",
         )
     if server.store_trouble:
         yield Condition(

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, fresh_catalog, request
 
 from farshore.api_types.machines import CommandResult, Desired, Heartbeat
-from farshore.catalog import events, machines
+from farshore.catalog import events, machines, policies
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CommandRow
 from farshore.model.states import CaptureMode
@@ -102,3 +102,13 @@ def test_findings_stay_until_others_are_told(catalog: Catalog) -> None:
     beat(catalog, findings=[{**finding, "subject": "swap"}])
     assert "clock" not in found()
     assert "swap" in found()
+
+
+def test_a_change_of_the_policys_bandwidth_is_heard_with_the_next_heartbeat(catalog: Catalog) -> None:
+    assert beat(catalog).bandwidth == []
+    with catalog.writing() as tx:
+        policies.change(tx, "default", {"bandwidth": ["Mon-Fri 08:00-18:00 20 Mbit/s"], "time_zone": "Europe/Berlin"})
+    told = beat(catalog).bandwidth
+    assert told[0].since <= NOW
+    assert {rate.limit for rate in told} == {0, 2_500_000}
+    assert len(told) >= 10, "five working days at least, each with a beginning and an end"

@@ -47,6 +47,11 @@ def test_a_drained_servers_machines_are_spread_over_the_others_by_hand_over() ->
     assert not any(move.at_once for move in moves)
 
 
+def test_no_hand_over_begins_while_the_store_is_in_trouble() -> None:
+    servers = [server("a", draining=True, store_trouble="503"), server("b")]
+    assert decide([machine("m", "a")], servers, {"m"}, set(), NOW) == []
+
+
 def test_a_hand_over_that_has_begun_is_not_begun_again() -> None:
     servers = [server("a", draining=True), server("b"), server("c")]
     assert decide([machine("m", "a", moving_to="c")], servers, {"m"}, set(), NOW) == []

@@ -84,3 +84,52 @@ def test_a_machine_that_was_failed_over_has_no_rpo(catalog: Catalog) -> None:
 def test_rpo_is_none_without_a_point_and_never_negative() -> None:
     assert rpo_seconds(0, NOW) is None
     assert rpo_seconds(NOW + SECOND, NOW) == 0
+
+
+def test_only_a_process_server_that_should_report_is_missed(catalog: Catalog) -> None:
+    now = NOW + 60 * SECOND
+    alive(catalog, now)
+    with catalog.writing() as tx:
+        row = add_server(tx, "33333333-3333-4333-8333-333333333333", now=NOW)
+        row.draining = True
+    assert wrong(catalog, now) == [], "a drained one may be stopped"
+    with catalog.writing() as tx:
+        row = process_servers.get(tx, row.id)
+        row.spool_bytes = 1
+    assert wrong(catalog, now) == ["process-server-silent"], "its spool held something"
+    with catalog.writing() as tx:
+        process_servers.get(tx, row.id).registered = 0
+    assert wrong(catalog, now) == [], "it was invited and has not come yet"
+
+
+def test_a_spool_that_takes_nothing_is_told(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        process_servers.every(tx)[0].spool_trouble = "The disk is full."
+    assert wrong(catalog, NOW) == ["spool-trouble"]
+
+
+def test_old_events_and_alerts_are_forgotten_by_age_and_by_number(catalog: Catalog) -> None:
+    for second in range(30):
+        with catalog.writing() as tx:
+            time = NOW + second * SECOND
+            events.record(tx, time=time, kind="k", actor="a", subject="s", message=str(second))
+    wrong(catalog, NOW + 31 * SECOND)
+    alive(catalog, NOW + 32 * SECOND)
+    wrong(catalog, NOW + 32 * SECOND)
+    with catalog.writing() as tx:
+        events.prune(tx, NOW + 10 * SECOND, 1000)
+    with catalog.reading() as tx:
+        assert [event.message for event in events.listed(tx, kind="k")] == [str(n) for n in range(29, 9, -1)]
+        assert len(events.alerts(tx)) == 2
+    with catalog.writing() as tx:
+        events.prune(tx, NOW + 33 * SECOND, 1000)
+    with catalog.reading() as tx:
+        assert events.listed(tx) == []
+        assert events.alerts(tx) == []
+    for number in range(30):
+        with catalog.writing() as tx:
+            events.record(tx, time=NOW, kind="k", actor="a", subject="s", message=str(number))
+    with catalog.writing() as tx:
+        events.prune(tx, 0, 5)
+    with catalog.reading() as tx:
+        assert [event.message for event in events.listed(tx)] == ["29", "28", "27", "26", "25"]
