@@ -1,0 +1,33 @@
+"""Some minutes of fire, with a seed of the day: whatever it finds is replayed by the line that it prints.
+
+``make soak`` runs it for as long as wanted, ``python -m tests.crash.fire --seed …`` replays a round.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from tests.crash.fire.rounds import Result, installation, table
+from tests.loopdisks import SCRATCH, require_root
+
+pytestmark = pytest.mark.root
+ROUNDS = 5
+
+
+@pytest.mark.timeout(900)
+def test_points_hold_what_they_claim_whatever_befalls_the_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    require_root()
+    seed = random.SystemRandom().randrange(1, 1 << 31)
+    results: list[Result] = []
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="fire-", dir=SCRATCH) as folder, installation(Path(folder), seed) as fire:
+        for number in range(ROUNDS):
+            results.append(fire.run(seed + number, print))
+    said = table(results)
+    with capsys.disabled():
+        print(f"\n{said}")
+    assert not any(result.violations for result in results), said
+    assert all(result.points for result in results)
