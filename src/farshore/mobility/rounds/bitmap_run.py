@@ -7,7 +7,6 @@ A round that cannot be finished loses nothing: what it collected is given back t
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.disks import mounted_once
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
-from farshore.mobility.freezing import Freeze, order_of_freezing
+from farshore.mobility.freezing import Freeze, order_of_freezing, write_out
 from farshore.mobility.hooks import FOLDER
 from farshore.mobility.overlay_copy import dirty_pieces
 from farshore.mobility.pump import Milestone
@@ -42,6 +41,9 @@ STILL_SECONDS = 2.0
 LIVE_PASSES = 10
 _ACCOUNT_SECONDS = 1.0
 _FIRST_PACE = 50e6
+_TELLING_BYTES = 1 << 20
+_LONGEST_STILL = 5.0
+"""Reading is given up then: half of the time after which the guard thaws by itself."""
 _FROZEN_KINDS = (PointKind.FILE_SYSTEM_CONSISTENT, PointKind.APP_CONSISTENT)
 
 
@@ -79,7 +81,9 @@ class BitmapRun(RoundRun):
                 due = began + self._rest()
             except TryLater as error:
                 self._no_point(requests, error)
-                due = self._clock.monotonic() + RETRY_SECONDS
+                # Soon, where it was only too much. Not where something had to be held still in vain.
+                soon = self._clock.monotonic() + RETRY_SECONDS
+                due = soon if isinstance(error, TooMuch) else max(soon, began + self._rest())
             while not self._wait(due, stop):
                 escaped = self._account()
                 if escaped:
@@ -107,13 +111,13 @@ class BitmapRun(RoundRun):
 
     def _round(self, requests: List[Milestone], stop: threading.Event) -> None:
         """Raises TryLater where no point could be made, Stopped, and what ends the epoch."""
-        os.sync()  # so that the freeze finds little to write
+        write_out(order_of_freezing(mounted_once(), self._devices))  # so that the freeze finds little to write
         dirty = self._capture.collect()
         passes = 0
         while size_of(dirty) > min(STILL_BYTES // 2, self._pace * STILL_SECONDS):
             if passes == LIVE_PASSES:
                 self._give_back([dirty])
-                raise TryLater(
+                raise TooMuch(
                     "The machine writes faster than its changes can be copied, so there is no point this round.",
                     remedy="Raise its bandwidth limit, or run it on a kernel that data mode works on.",
                 )
@@ -133,15 +137,23 @@ class BitmapRun(RoundRun):
             reading += time.monotonic() - began
             self._journal.send(piece, stop)
             began = time.monotonic()
-        self._pace = size_of(dirty) / max(reading, 1e-3)
+        self._note_pace(size_of(dirty), reading)
+
+    def _note_pace(self, size: int, seconds: float) -> None:
+        if size >= _TELLING_BYTES:
+            self._pace = size / max(seconds, 1e-3)
 
     def _read_still(self, dirty: Mapping[DiskNumber, Ranges], requests: Sequence[Milestone]) -> Tuple[Still, PointKind]:
         """With everything frozen; failing that, at a moment at which nothing happens to be written."""
         reading = StillReading(self._capture, self._disks, self._clock, STILL_BYTES)
         try:
             with Freeze(order_of_freezing(mounted_once(), self._devices)) as freeze:
-                still = reading.read(dirty, freeze.holds)
-                freeze.thaw()
+                began = time.monotonic()
+                try:
+                    still = reading.read(dirty, lambda: freeze.holds() and time.monotonic() < began + _LONGEST_STILL)
+                    freeze.thaw()
+                finally:
+                    self._note_pace(reading.bytes, time.monotonic() - began)
             return still, PointKind.FILE_SYSTEM_CONSISTENT
         except TooMuch:
             self._give_back(reading.noted)

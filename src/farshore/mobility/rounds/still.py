@@ -52,27 +52,31 @@ class StillReading:
         self._clock = clock
         self._most = most_bytes
         self.noted: List[Mapping[DiskNumber, Ranges]] = []
+        self.bytes = 0
+        """Read so far."""
 
     def read(self, dirty: Mapping[DiskNumber, Ranges], holds: Callable[[], bool]) -> Still:
         """Read ``dirty`` and whatever else was written to. Raises TooMuch, TryLater, Damaged."""
         self.noted.append(dirty)
         more = self._collect()
         pieces: List[Piece] = []
-        read = 0
         pending: List[Mapping[DiskNumber, Ranges]] = [dirty, more]
         for _ in range(LOOKS):
             for blocks in pending:
-                read += size_of(blocks)
-                if read > self._most:
+                self.bytes += size_of(blocks)
+                if self.bytes > self._most:
                     raise TooMuch(
                         "More blocks were written to than can be read while the file systems are held still.",
                         remedy="The round goes on; if this recurs, the machine writes faster than it can send.",
                     )
-                pieces.extend(dirty_pieces(self._disks, blocks, self._clock))
+                for piece in dirty_pieces(self._disks, blocks, self._clock):
+                    pieces.append(piece)
+                    if not holds():
+                        raise _not_held()
             time = int(self._clock.monotonic() * 1e9)
             again = self._collect()
             if not holds():
-                raise TryLater("The file systems were not held still for long enough.", remedy="It is tried again.")
+                raise _not_held()
             if not size_of(again):
                 return Still(pieces, time)
             pending = [again]
@@ -86,6 +90,10 @@ class StillReading:
         found = self._source.collect(timeout=_COLLECT_SECONDS)
         self.noted.append(found)
         return found
+
+
+def _not_held() -> TryLater:
+    return TryLater("The file systems could not be held still for long enough.", remedy="It is tried again.")
 
 
 def size_of(blocks: Mapping[DiskNumber, Ranges]) -> int:
