@@ -162,7 +162,9 @@ class SegmentName:
 @dataclass(frozen=True)
 class LayerName:
     """A layer over the journal sequences ``[first, end)``. ``tier`` counts merges of indexes; DATA_TIER holds blocks
-    of its own, and states inside its range are gone. ``last_time`` is ns since 1970 UTC."""
+    of its own, and states inside its range are gone. ``last_time`` is ns since 1970 UTC. ``salt``, 16 hexadecimal
+    digits or none, makes the name of a merged layer one that is never given again: a collector that comes late cannot
+    delete another in the place of the one that it meant."""
 
     machine: MachineId
     epoch: Epoch
@@ -170,11 +172,12 @@ class LayerName:
     first: Sequence
     end: Sequence
     last_time: int
+    salt: str = ""
 
     def __str__(self) -> str:
         return (
             f"{layers_folder(self.machine)}{self.epoch:08x}-{self.tier:02x}-"
-            f"{self.first:016x}-{self.end:016x}-{self.last_time:016x}"
+            f"{self.first:016x}-{self.end:016x}-{self.last_time:016x}{'-' * bool(self.salt)}{self.salt}"
         )
 
     @classmethod
@@ -190,6 +193,7 @@ class LayerName:
             Sequence(int(found[4], 16)),
             Sequence(int(found[5], 16)),
             int(found[6], 16),
+            found[7] or "",
         )
 
 
@@ -207,5 +211,5 @@ _SEGMENT = re.compile(
 )
 _LAYER = re.compile(
     rf"{MACHINES}({_MACHINE.pattern})/layers/([0-9a-f]{{8}})-([0-9a-f]{{2}})-"
-    r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})"
+    r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})(?:-([0-9a-f]{16}))?"
 )

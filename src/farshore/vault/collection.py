@@ -7,10 +7,11 @@ which each was first found dead; what was in the version read, long enough, and 
 has written the version that dooms an object deletes it, listings of states before the objects that they lead to; a
 collector that finds the version written by another has looked at an old list and ends. No later version pardons.
 
-So a reader, which takes its lease before it reads the list, is seen by the collector, or sees the condemnation. A copy
-of a base takes its lease, then leaves condemned chunks out; while it runs, no chunk that was condemned after it began
-is deleted. Nor are chunks condemned that were stored since it began, or within a grace period: a copy that was broken
-off finds them when it is taken up again.
+So a reader, which takes its lease before it reads the list, is seen by the collector, or sees the condemnation. It may
+go on with objects that others have merged since: while a lease lives, nothing of its machine that was condemned after
+it began is deleted. A copy of a base takes its lease, then leaves condemned chunks out; while it runs, no chunk that
+was condemned after it began is deleted. Nor are chunks condemned that were stored since it began, or within a grace
+period: a copy that was broken off finds them when it is taken up again.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from farshore.vault.timeline import StoredLayer, Timeline
 from farshore.vault.vault import Vault
 
 GRACE = 24 * 3600 * 1_000_000_000
+CLOCKS = 600 * 1_000_000_000
+"""How far apart the clocks of a collector and of a reader or copier may be, ns."""
 _ORDER = ("layers", "points", "epochs", "descriptions", "key", "segments", "data", "bases")
 """Deletion goes in this order within a machine: first what leads to states, then what they are made of."""
 
@@ -64,13 +67,11 @@ def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | No
     before = read_list(vault.store, vault.chunk_key)
     leases = live_leases(vault.store, vault.chunk_key, moment)
     dead, summary = find_dead(vault, policy_of, leases, moment - grace)
-    copies = [lease.began for lease in leases if lease.kind is LeaseKind.COPY]
     # Somebody else may be deleting what was doomed before, whatever it seems to be worth now.
     doomed = set(before.doomed & summary.sizes.keys())
     condemned = {name: before.objects.get(name, moment) for name in dead.keys() | doomed}
     for name in dead.keys() & before.objects.keys():
-        used = name.startswith(vault_names.CHUNKS) and any(began < condemned[name] for began in copies)
-        if moment - condemned[name] >= grace and not used:
+        if moment - condemned[name] >= grace and not any(_relies_on(one, name, condemned[name]) for one in leases):
             doomed.add(name)
     summary.condemned = sum(summary.sizes[name] for name in condemned)
     told = not condemned and not before.objects
@@ -82,6 +83,15 @@ def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | No
         summary.deleted_objects += 1
     summary.condemned -= summary.deleted
     return summary
+
+
+def _relies_on(lease: LeaseRecord, name: str, since: int) -> bool:
+    """Whether a holder may have found an object before it was condemned. Clocks may differ by CLOCKS."""
+    if lease.began >= since + CLOCKS:
+        return False
+    if name.startswith(vault_names.CHUNKS):
+        return lease.kind is LeaseKind.COPY
+    return name.startswith(vault_names.machine_folder(lease.machine))
 
 
 def find_dead(
@@ -136,14 +146,15 @@ def _alive(machine: MachineVault, timeline: Timeline, plan: Plan, listed: Mappin
         alive.add(vault_names.description(machine.id, record.description))
         alive |= {vault_names.base_map(machine.id, number, disk.number) for disk in record.disks if disk.mapped}
         spans = set(epoch.spans())
-        merged = {(one.layer.first, one.layer.end) for one in timeline.data_layers(number)}
+        # Of two that merged the same range at once, the layer whose name comes first is kept, whoever looks.
+        merged = {(one.layer.first, one.layer.end): one for one in reversed(timeline.data_layers(number))}
         for one in timeline.layers(number):
             name = one.layer
-            in_span = name.tier == DATA_TIER and (name.first, name.end) in spans
+            in_span = name.tier == DATA_TIER and (name.first, name.end) in spans and merged[name.first, name.end] is one
             if in_span or (epoch.hot_from is not None and name.first >= epoch.hot_from):
                 alive.add(one.object.name)
                 alive |= machine.source_names(machine.layer(one))
-        for begin, end in spans - merged:
+        for begin, end in spans - merged.keys():
             # Not merged yet: everything that the state is made of stays.
             for piece in timeline.between(number, begin, end):
                 alive.add(piece.stored.object.name)

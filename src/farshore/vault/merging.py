@@ -8,6 +8,7 @@ Memory: about 100 bytes for each block written in the range, and one data object
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 
 import numpy as np
@@ -42,7 +43,8 @@ def merge_range(machine: MachineVault, timeline: Timeline, epoch: Epoch, begin: 
     pieces = timeline.between(epoch, begin, end)
     sources, indexes, last_time = _gather(machine, pieces)
     sources, indexes = _drop_unused(*_copy_sparse(machine, epoch, sources, indexes))
-    name = LayerName(machine.id, epoch, DATA_TIER, Sequence(begin), Sequence(end), last_time)
+    salt = secrets.token_hex(8)
+    name = LayerName(machine.id, epoch, DATA_TIER, Sequence(begin), Sequence(end), last_time, salt)
     layer = seal_layer(machine.key, name, sources, indexes)
     machine.put_object(layer.name, layer.buffers)
     return name

@@ -87,14 +87,15 @@ def apply_retention(
     plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
     made: list[str] = []
     lease: Lease | None = None
-    for number, epoch in sorted(plan.items()):
-        there = {(one.layer.first, one.layer.end) for one in timeline.data_layers(number)}
-        due = [span for span in epoch.spans() if span not in there]
-        for span in due:
-            lease = lease or machine.merging()
-            made.append(str(merge_range(machine, timeline, number, *span)))
-    if lease is not None:
-        lease.release()
+    try:
+        for number, epoch in sorted(plan.items()):
+            there = {(one.layer.first, one.layer.end) for one in timeline.data_layers(number)}
+            for span in (span for span in epoch.spans() if span not in there):
+                lease = lease or machine.merging()
+                made.append(str(merge_range(machine, timeline, number, *span)))
+    finally:
+        if lease is not None:
+            lease.release()
     return plan, made
 
 
