@@ -148,7 +148,11 @@ class HrlFile:
             return None
         if header.machine != self._machine or capacity not in (None, header.capacity):
             return None
-        return header if os.fstat(self._descriptor).st_size == HEADER_BYTES + header.capacity else None
+        if os.fstat(self._descriptor).st_size != HEADER_BYTES + header.capacity:
+            return None
+        # The next header goes into the other slot: until it is whole, this one is all there is.
+        self._slot = 0 if block.startswith(encode_header(header), SLOTS[0]) else 1
+        return header
 
     def _allocate(self, capacity: int) -> None:
         """Give the file its blocks, once: their addresses must stay, as capture leaves them out."""
