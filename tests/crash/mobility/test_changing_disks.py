@@ -7,6 +7,7 @@ byte, and older points are opened again at the end.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import subprocess
@@ -28,6 +29,9 @@ MIB = 1 << 20
 TWO, THREE = DiskNumber(1), DiskNumber(2)
 LITTLE = 8 * MIB
 """What is written while one epoch gives way to the next."""
+
+_LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
+_LOOP_NUMBERS = 100_000
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -62,6 +66,11 @@ class Disks:
             api.transport.put(path, ProtectionRequest.model_validate(wish), Machine)
 
 
+def _loop_control(request: int, number: int) -> None:
+    with open("/dev/loop-control", "rb") as control:  # noqa: PTH123 - a device for ioctl
+        fcntl.ioctl(control, request, number)
+
+
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
     require_root()
@@ -70,7 +79,9 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
         two.write(0, os.urandom(16 * MIB))
         image = two.image.with_name("third.img")
         image.write_bytes(os.urandom(24 * MIB) + bytes(8 * MIB))
-        three = Path(run("losetup -f").strip())
+        number = _LOOP_NUMBERS + os.getpid() % _LOOP_NUMBERS  # nobody who asks for a free one is given it
+        three = Path(f"/dev/loop{number}")
+        _loop_control(_LOOP_CTL_ADD, number)
         made = Rig(home, one, two.device, three, ring_mib=64)
         try:
             made.up()
@@ -82,6 +93,7 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
         finally:
             made.close()
             subprocess.run(["losetup", "-d", three], check=False, capture_output=True)
+            _loop_control(_LOOP_CTL_REMOVE, number)
 
 
 def test_a_disk_is_added(disks: Disks) -> None:
