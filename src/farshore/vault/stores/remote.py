@@ -41,11 +41,21 @@ class RemoteStore:
 
     def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
         with _translated(name):
+            data = b"".join(buffers)
             try:
-                obstore.put(self._inner, name, b"".join(buffers), mode="create", use_multipart=False)
+                obstore.put(self._inner, name, data, mode="create", use_multipart=False)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                return False
+                # It may be ours: the answer to an earlier try of this request was lost, and the library tried again.
+                return self._holds(name, data)
             return True
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return (
+                obstore.head(self._inner, name)["size"] == len(data) and obstore.get(self._inner, name).bytes() == data
+            )
+        except (FileNotFoundError, exceptions.NotFoundError):
+            return False  # deleted since
 
     def get(self, name: str) -> Buffer:
         with _translated(name):
