@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from farshore.api_types.machines import Machine
-from farshore.api_types.servers import ProcessServer, ServerAddition, ServerChange, ServerInvitation, ServerStanding
+from farshore.api_types.servers import (
+    ProcessServer,
+    ServerAddition,
+    ServerChange,
+    ServerInvitation,
+    ServerStanding,
+    VaultStatus,
+)
 from farshore.cli.connection import AsJson, management
 from farshore.cli.output import (
     ago,
@@ -85,7 +92,8 @@ def add(
     Example: `farshore process-server add https://ps2.example.com:9443 --name ps2`
     """
     request = ServerAddition(url=url.rstrip("/"), name=name, valid_seconds=parse_seconds(valid))
-    made = management().transport.post(ROOT, request, ServerInvitation)
+    api = management()
+    made = api.transport.post(ROOT, request, ServerInvitation)
     if as_json:
         print_json(made)
         return
@@ -103,6 +111,9 @@ def add(
         f"  farshore-process-server enroll --server {made.server_url} "
         f"--authority-fingerprint {made.authority_fingerprint}"
     )
+    vault = api.transport.get("/v1/vault", VaultStatus).url
+    if vault.startswith("file:"):
+        out.print(f"[yellow]The vault is a folder, {vault}: the new server must see the same folder there.[/yellow]")
 
 
 @app.command()

@@ -123,8 +123,9 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
     out.print()
     rows = [
         [
+            one.name,
             one.url,
-            "well" if one.healthy else "[red]silent or full[/red]",
+            one.standing.value if one.healthy else f"[red]{one.standing.value}[/red]",
             ago(one.last_seen),
             f"{size(one.spool_bytes)} of {size(one.spool_limit)}",
             str(one.machines),
@@ -132,7 +133,7 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
         ]
         for one in process_servers
     ]
-    columns = ("Process server", "State", "Seen", "Spool", "Machines", "Store")
+    columns = ("Process server", "Address", "State", "Seen", "Spool", "Machines", "Store")
     print_table(columns, rows, "No process server has registered.")
     for alert in alerts:
         out.print(f"[red]{alert.message}[/red] {alert.remedy}")
