@@ -1,4 +1,4 @@
-"""Files of recovered disks, read by mounting them."""
+"""Files of recovered disks, read by mounting them; and what is frozen now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from tests.crash.mobility.rig import until
 from tests.loopdisks import attached, run
+
+
+def until_thawed(folder: Path) -> None:
+    """Until the guard of a freeze that was cut short has let go of the file system: it is about to."""
+    until(lambda: f"{folder}" not in "".join(guards()), "the end of a guard")
+
+
+def guards() -> list[str]:
+    """The command lines of those that hold, or are about to hold, something frozen."""
+    return [line for line in run("ps -ww -eo args").splitlines() if "thaw_guard.py" in line]
 
 
 def recovered_file(home: Path, disk: npt.NDArray[np.uint8], name: str) -> bytes:

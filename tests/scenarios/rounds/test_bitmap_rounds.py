@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.crash.mobility.rig import Rig, churn, same, until, writing
-from tests.loopdisks import LoopDisk, loop_disk, require_root, run
+from tests.loopdisks import LoopDisk, loop_disk, require_root
 from tests.scenarios.rounds.ledger import SLOT, SLOTS, Writer, reached
-from tests.scenarios.rounds.recovered import recovered_file
+from tests.scenarios.rounds.recovered import guards, recovered_file, until_thawed
 
 from farshore.api_types.machines import CheckSeverity, Finding
 from farshore.model.identifiers import DiskNumber
@@ -21,7 +21,7 @@ from farshore.model.position import Position
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
-EVERY = 2.0
+EVERY = 1.0
 
 
 class Protected:
@@ -72,6 +72,7 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Protected]:
             yield made
         finally:
             made.rig.close()
+            until_thawed(first.folder)
 
 
 def test_the_mode_and_its_rpo_are_told(protected: Protected) -> None:
@@ -131,7 +132,7 @@ def test_killed_in_a_round_nothing_stays_frozen_and_the_copy_begins_again(protec
     epoch = rig.shown().epoch
     with writing(protected.first.folder, megabytes_a_second=4):
         give_up = time.monotonic() + 60
-        while f"thaw_guard.py 10.0 {protected.second.folder}" not in run("ps -ww -eo args"):
+        while not any(str(protected.second.folder) in line for line in guards()):
             assert time.monotonic() < give_up, "no freeze was seen"
         rig.signal_agent(signal.SIGKILL)
         churn(protected.first.folder, 2, "unseen")

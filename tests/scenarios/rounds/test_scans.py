@@ -10,7 +10,7 @@ import pytest
 from tests.crash.mobility.rig import Rig, churn, same, until
 from tests.loopdisks import loop_disk, require_root
 from tests.scenarios.rounds.ledger import Writer, reached
-from tests.scenarios.rounds.recovered import recovered_file
+from tests.scenarios.rounds.recovered import recovered_file, until_thawed
 
 from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
@@ -27,7 +27,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     home: Path = tmp_path_factory.mktemp("installation")
     with loop_disk(128 * MIB, "ext4") as disk, loop_disk(16 * MIB) as raw:
         made = Rig(home, disk, raw.device)
-        made._options += ["--capture", "scan", "--scan-seconds", "2"]
+        made._options += ["--capture", "scan", "--scan-seconds", "1"]
         try:
             made.up()
             made.enrol()
@@ -37,6 +37,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             yield made
         finally:
             made.close()
+            until_thawed(disk.folder)
 
 
 def kinds(rig: Rig, after: int) -> list[PointKind]:
@@ -47,7 +48,7 @@ def test_the_mode_and_its_rpo_are_told(rig: Rig) -> None:
     shown = rig.shown()
     assert shown.mode is not None
     assert (shown.mode.value, shown.mode_cause) == ("scan", "chosen by the agent's setting --capture")
-    assert 2 <= shown.points_every < 60
+    assert 1 <= shown.points_every < 60
 
 
 def test_what_a_scan_finds_is_sent_and_equal(rig: Rig) -> None:
