@@ -38,6 +38,11 @@ class Protected:
         """Position and kind of the points in the vault that are younger than ``after`` (ns)."""
         return [(point.position, point.kind.value) for point in self.rig.vault().points(after=after)]
 
+    def listed(self) -> list[str]:
+        """The positions that ``farshore point list`` shows."""
+        with contextlib.closing(self.rig.api()) as api:
+            return [f"{point.epoch}:{point.sequence}" for point in api.points(self.rig.machine)]
+
     def findings(self) -> dict[str, Finding]:
         """As ``farshore machine check`` shows them."""
         with contextlib.closing(self.rig.api()) as api:
@@ -87,6 +92,9 @@ def test_the_mode_and_its_rpo_are_told(protected: Protected) -> None:
     assert protected.findings()["privileges"].severity is CheckSeverity.OK
     until(lambda: len(protected.points()) >= 3, "points without having been asked for")
     assert {kind for _, kind in protected.points()} == {PointKind.FILE_SYSTEM_CONSISTENT.value}
+    until(lambda: len(protected.listed()) >= 3, "the same in the catalog")
+    assert set(protected.listed()) <= {str(position) for position, _ in protected.points()}
+    assert 0 <= protected.rig.shown().rpo_seconds < 60
 
 
 def test_every_point_is_a_moment_over_all_file_systems(protected: Protected) -> None:
