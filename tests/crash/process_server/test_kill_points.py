@@ -24,10 +24,12 @@ from farshore.vault.machine import MachineVault
 SIZE = 8 << 20
 # All kill points of one run, thinned out unless a soak is asked for: each costs two starts of a server.
 STEP = 1 if os.environ.get("FARSHORE_SOAK") else 7
+_BATCHES, _MOST_BATCHES = 14, 120
+"""At least, and at most until the kill point is reached: how many effects there are is a matter of time."""
 DYING = str(Path(__file__).with_name("dying_server.py"))
 
 
-@pytest.mark.parametrize("die_at", range(1, 61, STEP))
+@pytest.mark.parametrize("die_at", range(1, 81, STEP))
 def test_killed_between_two_effects(tmp_path: Path, die_at: int) -> None:
     with Rig(tmp_path, seal_every=0.1, spool_file_bytes=1 << 20) as rig:
         machine = MachineId(new_id())
@@ -40,7 +42,7 @@ def test_killed_between_two_effects(tmp_path: Path, die_at: int) -> None:
                 again.join()
             agent = SimulatedAgent(machine, rig.plane(machine, 1), 1, SIZE, die_at, rig.vault.chunk_hash_key)
             agent.fill(0.3)
-            _work(agent)
+            _work(agent, process)
             assert process.poll() == 9, "the server did not reach the kill point"
         finally:
             process.kill()
@@ -54,9 +56,11 @@ def _start_again(rig: Rig, process: subprocess.Popen[bytes]) -> None:
     rig.start()
 
 
-def _work(agent: SimulatedAgent) -> None:
-    for number in range(14):
-        point = PointPayload(PointId(f"p{number}"), PointKind.APP_CONSISTENT) if number % 3 == 1 else None
+def _work(agent: SimulatedAgent, process: subprocess.Popen[bytes]) -> None:
+    for number in range(_MOST_BATCHES):
+        if number >= _BATCHES and process.poll() is not None:
+            break
+        point = PointPayload(PointId(f"p{number}"), PointKind.APP_CONSISTENT) if _has_point(number) else None
         agent.batch(60, point=point)
         agent.deliver()
         if number == 4:
@@ -64,6 +68,10 @@ def _work(agent: SimulatedAgent) -> None:
         time.sleep(0.05)
     agent.batch(20, point=PointPayload(PointId("last"), PointKind.CRASH_CONSISTENT, "last"))
     agent.deliver()
+
+
+def _has_point(number: int) -> bool:
+    return number % 3 == 1
 
 
 def _copy(agent: SimulatedAgent) -> None:
@@ -94,7 +102,7 @@ def _check(rig: Rig, agent: SimulatedAgent) -> None:
     wanted = {
         f"p{number}"
         for number, sent in enumerate(agent.sent)
-        if number % 3 == 1 and sent.batch.end_sequence - 1 >= consistent_from and number < len(agent.sent) - 1
+        if _has_point(number) and sent.batch.end_sequence - 1 >= consistent_from and number < len(agent.sent) - 1
     }
     assert wanted <= named
 
