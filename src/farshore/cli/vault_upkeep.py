@@ -45,7 +45,7 @@ def usage(
     keep_weekly: KeepWeekly = _DEFAULT.keep_weekly,
     as_json: AsJson = False,
 ) -> None:
-    """Show bytes by machine, kind and age, and what collection under the given retention would free."""
+    """Show bytes by machine, kind and age, and what the given retention would free or cost."""
     opened = open_vault(vault, key, passphrase_file)
     policy = _policy(hot_window, keep_hourly, keep_daily, keep_weekly)
     found = vault_usage(opened, one_policy(policy))
@@ -57,11 +57,19 @@ def usage(
         kinds = ", ".join(f"{kind} {size / _MIB:.1f}" for kind, size in sorted(mine.by_kind.items()))
         ages = ", ".join(f"{age}: {size / _MIB:.1f}" for age, size in sorted(mine.by_age_days.items()))
         table.add_row(machine, f"{mine.total / _MIB:.1f}", kinds, ages)
-    table.add_row("shared chunks", f"{found.chunks / _MIB:.1f}", "", "")
+    unused = f"{found.part_dead / _MIB:.1f} of it unused, in packs that others need"
+    table.add_row("shared chunks", f"{found.chunks / _MIB:.1f}", unused if found.part_dead else "", "")
     Console().print(table)
     Console().print(
-        f"{found.total / _MIB:.1f} MiB in all; this retention would free {found.reclaimable / _MIB:.1f} MiB."
+        f"{found.total / _MIB:.1f} MiB in all, of which {found.reclaimable / _MIB:.1f} MiB are due for collection."
     )
+    if found.forecast is not None:
+        now, applied, settled = found.forecast.now, found.forecast.applied, found.forecast.settled
+        change = "free" if applied <= now else "cost"
+        Console().print(
+            f"Once merged and collected, this retention would {change} about {abs(now - applied) / _MIB:.1f} MiB of "
+            f"the machines' {now / _MIB:.1f}; at the present rate of writing it settles near {settled / _MIB:.1f} MiB."
+        )
 
 
 @app.command()

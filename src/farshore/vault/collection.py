@@ -114,7 +114,7 @@ def find_dead(
         pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
         timeline = machine.timeline(with_condemned=True)
         plan = plan_retention(timeline, machine.points(timeline=timeline), policy_of(machine_id), pins)
-        alive = _alive(machine, timeline, plan, listed)
+        alive = needed(machine, timeline, plan, listed)
         if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
             alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
         alive_bytes = 0
@@ -136,8 +136,11 @@ def find_dead(
     return dead, summary
 
 
-def _alive(machine: MachineVault, timeline: Timeline, plan: Plan, listed: Mapping[str, Listed]) -> set[str]:
-    """The names of a machine's objects that its plan needs; what is not understood is left alone."""
+def needed(
+    machine: MachineVault, timeline: Timeline, plan: Plan, listed: Mapping[str, Listed], *, merged: bool = False
+) -> set[str]:
+    """The names of a machine's objects that its plan needs; what is not understood is left alone. ``merged``: as if all
+    that may be merged were, the layers to be made left out."""
     newest = max(timeline.epochs, default=Epoch(0))
     alive = {vault_names.machine_key(machine.id)}
     for number, epoch in plan.items():
@@ -147,14 +150,14 @@ def _alive(machine: MachineVault, timeline: Timeline, plan: Plan, listed: Mappin
         alive |= {vault_names.base_map(machine.id, number, disk.number) for disk in record.disks if disk.mapped}
         spans = set(epoch.spans())
         # Of two that merged the same range at once, the layer whose name comes first is kept, whoever looks.
-        merged = {(one.layer.first, one.layer.end): one for one in reversed(timeline.data_layers(number))}
+        layers = {(one.layer.first, one.layer.end): one for one in reversed(timeline.data_layers(number))}
         for one in timeline.layers(number):
             name = one.layer
-            in_span = name.tier == DATA_TIER and (name.first, name.end) in spans and merged[name.first, name.end] is one
+            in_span = name.tier == DATA_TIER and (name.first, name.end) in spans and layers[name.first, name.end] is one
             if in_span or (epoch.hot_from is not None and name.first >= epoch.hot_from):
                 alive.add(one.object.name)
                 alive |= machine.source_names(machine.layer(one))
-        for begin, end in spans - merged.keys():
+        for begin, end in () if merged else spans - layers.keys():
             # Not merged yet: everything that the state is made of stays.
             for piece in timeline.between(number, begin, end):
                 alive.add(piece.stored.object.name)

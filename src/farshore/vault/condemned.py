@@ -61,7 +61,13 @@ def write_next(
     fields = {"format": 1, "objects": dict(objects), "doomed": sorted(doomed)}
     if not store.put_if_absent(name, seal_document(key, name, fields).buffers):
         return None
-    for item in list(store.list(vault_names.COLLECTION)):
-        if vault_names.condemned_version(item.name) < version:
-            store.delete(item.name)
+    versions = [vault_names.condemned_version(item.name) for item in store.list(vault_names.COLLECTION)]
+    if max(versions, default=version) > version:
+        # It may have been written by another, and removed when its successor came: there is always one that is newer.
+        # Or a successor has come just now: then this version was the next, but to take it for lost costs nothing.
+        store.delete(name)
+        return None
+    for older in versions:
+        if older < version:
+            store.delete(vault_names.condemned(older))
     return Condemned(version, dict(objects), frozenset(doomed))

@@ -7,6 +7,7 @@ chunks of other machines too it stays as it is, and how many bytes of it were th
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +42,12 @@ class Erased:
 def erase(vault: Vault, machine_id: MachineId) -> Erased:
     """Erase a machine. May be stopped and repeated: once the key is gone nothing is readable, and collection removes
     what is left. Raises NotFound, the store's errors, TryLater beside busy collectors."""
-    mine = _chunks(vault, vault.machine(machine_id))
+    mine = named_chunks(vault, vault.machine(machine_id))
     others: dict[Chunk, int] = {}
     for other in vault.machines():
         if other != machine_id:
             try:
-                others |= _chunks(vault, vault.machine(other))
+                others |= named_chunks(vault, vault.machine(other))
             except NotFound:  # erased
                 continue
     needed = {pack for pack, _ in others}
@@ -80,10 +81,12 @@ def _doom(vault: Vault, packs: set[str]) -> None:
         raise TryLater("Collectors keep changing the list of the condemned.", remedy="Run the command again.")
 
 
-def _chunks(vault: Vault, machine: MachineVault) -> dict[Chunk, int]:
-    """Every stored chunk that a base map of the machine names, and its stored bytes."""
+def named_chunks(vault: Vault, machine: MachineVault, without: Container[str] = ()) -> dict[Chunk, int]:
+    """Every stored chunk that a base map of the machine names, and its stored bytes; maps in ``without`` left out."""
     found: dict[Chunk, int] = {}
     for item in vault.store.list(vault_names.machine_folder(machine.id) + "bases/"):
+        if item.name in without:
+            continue
         try:
             base = BaseMap(open_object(vault.store, machine.key, item.name, item.size, Kind.BASE_MAP))
         except NotFound:

@@ -41,7 +41,7 @@ def merge_range(machine: MachineVault, timeline: Timeline, epoch: Epoch, begin: 
     Raises Damaged where a piece is missing or altered, the store's errors.
     """
     pieces = timeline.between(epoch, begin, end)
-    sources, indexes, last_time = _gather(machine, pieces)
+    sources, indexes, last_time = gather(machine, pieces)
     sources, indexes = _drop_unused(*_copy_sparse(machine, epoch, sources, indexes))
     salt = secrets.token_hex(8)
     name = LayerName(machine.id, epoch, DATA_TIER, Sequence(begin), Sequence(end), last_time, salt)
@@ -50,7 +50,7 @@ def merge_range(machine: MachineVault, timeline: Timeline, epoch: Epoch, begin: 
     return name
 
 
-def _gather(machine: MachineVault, pieces: list[Piece]) -> tuple[Table, dict[DiskNumber, BlockIndex], int]:
+def gather(machine: MachineVault, pieces: list[Piece]) -> tuple[Table, dict[DiskNumber, BlockIndex], int]:
     """One table of sources and one index for each disk over all pieces, and the time of the last record."""
     tables: list[Table] = []
     parts: dict[DiskNumber, list[BlockIndex]] = {}

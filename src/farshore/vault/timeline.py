@@ -157,6 +157,13 @@ class Timeline:
         time = last.layer.last_time if isinstance(last, StoredLayer) else last.segment.last_time
         return Sequence(pieces[-1].end - 1), time
 
+    def segments(self, epoch: Epoch) -> Iterator[StoredSegment]:
+        """Every stored segment of an epoch's journal, whatever layers stand for it."""
+        for item in self._store.list(vault_names.segments_folder(self.machine, epoch, Role.JOURNAL)):
+            name = SegmentName.parse(item.name)
+            if name is not None:
+                yield StoredSegment(name, item)
+
     def gaps(self) -> list[StoredSegment]:
         """Journal segments that nothing connects to the stream before them."""
         return [gap for epoch in sorted(self.epochs) for gap in self._spine(epoch)[1].behind_gap]

@@ -6,16 +6,20 @@ One function for whoever runs it, a server by the clock or a person by hand: eac
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from farshore.formats import vault_names
+from farshore.formats.container import Kind
 from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.identifiers import MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault.collection import GRACE, Collection, PolicyOf, collect, find_dead
 from farshore.vault.compaction import compact
+from farshore.vault.erasure import named_chunks
+from farshore.vault.forecast import Forecast, forecast
 from farshore.vault.leases import live_leases
+from farshore.vault.objects import open_object
 from farshore.vault.retention import apply_retention
 from farshore.vault.vault import Vault
 
@@ -75,6 +79,9 @@ class Usage:
     chunks: int = 0
     other: int = 0
     reclaimable: int = 0
+    part_dead: int = 0
+    """Of ``chunks``: in packs that stay for the sake of other chunks in them."""
+    forecast: Forecast | None = None
 
     @property
     def total(self) -> int:
@@ -100,7 +107,26 @@ def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int
     if policy_of is not None:
         dead, _ = find_dead(vault, policy_of, live_leases(vault.store, vault.chunk_key, moment), moment - GRACE)
         found.reclaimable = sum(dead.values())
+        found.part_dead = unused_chunks(vault, dead)
+        found.forecast = forecast(vault, policy_of)
     return found
+
+
+def unused_chunks(vault: Vault, dead: Mapping[str, int]) -> int:
+    """Stored bytes of the chunks that no base map names, in packs that are alive. Reads every base map."""
+    named: set[tuple[str, int]] = set()
+    for machine_id in vault.machines():
+        try:
+            named |= named_chunks(vault, vault.machine(machine_id), dead).keys()
+        except NotFound:  # erased
+            continue
+    alive = {pack for pack, _ in named}
+    unused = 0
+    for item in vault.store.list(vault_names.CHUNKS):
+        if item.name in alive:
+            rows = open_object(vault.store, vault.chunk_key, item.name, item.size, Kind.CHUNK_PACK).packs
+            unused += sum(stored for _, stored, ordinal in rows.tolist() if (item.name, ordinal) not in named)
+    return unused
 
 
 def one_policy(policy: ReplicationPolicy) -> PolicyOf:

@@ -27,6 +27,8 @@ from farshore.vault.stores.port import Store
 
 FORMAT = 1
 _TRIES = 20
+_REMEMBERED = 20
+"""Changes by which one who changes the descriptor finds out that a newer version has its change in it."""
 
 
 class Vault:
@@ -97,17 +99,22 @@ class Vault:
         for _ in range(_TRIES):
             version, descriptor = _newest(self.store)
             descriptor["slots"] = change(descriptor["slots"])
+            mine = new_id()
+            descriptor["changes"] = [*descriptor.get("changes", []), mine][-_REMEMBERED:]
             name = vault_names.descriptor(version + 1)
             if self.store.put_if_absent(name, [_descriptor_text(descriptor)]):
-                break
+                versions = [item.name for item in self.store.list(vault_names.DESCRIPTORS)]
+                if versions[-1:] <= [name] or mine in _newest(self.store)[1].get("changes", []):
+                    break
+                # Another had written this version, and removed it when a newer came: the newest is never removed.
+                self.store.delete(name)
         else:
             raise TryLater("The vault's keys are being changed by others.", remedy="Try again.")
-        # What opened the vault before must not lie about; the newest version itself is never removed.
-        newest = _newest(self.store)[1]
-        self.store.put(vault_names.DESCRIPTOR, [_descriptor_text(newest)])
-        for item in list(self.store.list(vault_names.DESCRIPTORS)):
-            if item.name < name:
-                self.store.delete(item.name)
+        # What opened the vault before must not lie about.
+        self.store.put(vault_names.DESCRIPTOR, [_descriptor_text(_newest(self.store)[1])])
+        for older in versions[:-1]:
+            if older <= name:
+                self.store.delete(older)
 
     @property
     def key_hex(self) -> str:

@@ -36,8 +36,8 @@ class Store(Protocol):
         ...
 
     def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
-        """As put, but False, changing nothing, where the name exists with other bytes: of two callers at once with bytes
-        of their own one gets True, and it is told so even where an answer was lost on the way."""
+        """As put, but False, changing nothing, where the name exists with other bytes: of two callers at once with
+        bytes of their own one gets True, and it is told so even where an answer was lost on the way."""
         ...
 
     def get(self, name: str) -> Buffer:
