@@ -111,6 +111,10 @@ def _weather(name: str, **values: float) -> Fault:
     return Fault(f"network {name}", frozenset({"network"}), strike, heal)
 
 
+def _nothing(_plant: Plant, _chance: random.Random) -> None:
+    """Nothing is to be healed."""
+
+
 def _chosen(plant: Plant, names: tuple[str, ...]) -> list[Program]:
     return [program for program in plant.programs if program.name in names]
 
@@ -141,5 +145,14 @@ FAULTS = [
     Fault("spool's tail damaged", frozenset({PROCESS, "spool"}), damage.spool, lambda p, _: p.process_server.start()),
     Fault(".hrl's tail damaged", frozenset({AGENT, "agent_state"}), damage.hrl, lambda p, _: p.agent.start()),
     Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
+    Fault(
+        "SIGKILL upkeep of the vault", frozenset({"upkeep"}), lambda p, _: p.upkeep.start(),
+        lambda p, _: p.upkeep.kill(),
+    ),
+    Fault("resync on demand", frozenset({"orders"}), lambda p, _: p.order("resync"), _nothing),
+    Fault(
+        "point with a freeze", frozenset({"orders"}),
+        lambda p, _: p.order("points", {"kind": "file-system-consistent", "name": "frozen"}), _nothing,
+    ),
     Fault("store read-only", frozenset({"vault_folder"}), damage.read_only, damage.writable),
 ]  # fmt: skip

@@ -62,19 +62,6 @@ class Namespaces:
         """Packets arrive again."""
         run(f"ip -n {self.servers} route del blackhole {MACHINE_ADDRESS}/32")
 
-    def lossy(self) -> bool:
-        """Whether this kernel could lose packets at random (netem)."""
-        with contextlib.suppress(AssertionError):
-            run(f"nsenter --net=/run/netns/{self.servers} -- tc qdisc add dev lo root netem delay 1ms")
-            run(f"nsenter --net=/run/netns/{self.servers} -- tc qdisc del dev lo root")
-            return True
-        return False
-
-    def lose(self, percent: int) -> None:
-        """Lose so many of the servers' packets; 0: none. Needs netem."""
-        wanted = f"replace dev wire root netem loss {percent}%" if percent else "del dev wire root"
-        run(f"nsenter --net=/run/netns/{self.servers} -- tc qdisc {wanted}")
-
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:

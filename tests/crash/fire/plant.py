@@ -11,10 +11,11 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.crash.fire.namespaces import SERVERS_ADDRESS, Namespaces, inside
 from tests.crash.fire.processes import Clock, Program
@@ -88,6 +89,8 @@ class Plant:
             [*servers, sys.executable, "-m", "farshore.process_server.main", "--settings", settings],
             FARSHORE_PROCESS_SERVER_SPOOL_FILE_BYTES=str(8 * _MIB),
         )
+        upkeep = [str(Path(__file__).with_name("upkeep.py")), str(self.vault_folder), str(self.home / "vault.key")]
+        self.upkeep = self._program("upkeep", [sys.executable, *upkeep])
         relay = [str(Path(__file__).with_name("relay.py")), str(self.home / "weather"), SERVERS_ADDRESS]
         self.relay = self._program("relay", [*servers, sys.executable, *relay, str(API_PORT), str(DATA_PORT)])
         options = ["--state", str(self.agent_state), "--ring-mib", "16", "--spill-mib", "24"]
@@ -99,7 +102,7 @@ class Plant:
     @property
     def programs(self) -> list[Program]:
         """All of them, the servers first."""
-        return [self.configuration_server, self.process_server, self.relay, self.agent]
+        return [self.configuration_server, self.process_server, self.relay, self.agent, self.upkeep]
 
     def _program(self, name: str, command: list[str], **environment: str) -> Program:
         return Program(name, command, self.home / f"{name}.log", Clock(self.home / f"{name}.clock"), environment)
@@ -126,6 +129,18 @@ class Plant:
         made = self.home / "weather.new"
         made.write_text(json.dumps({**CALM, **values}))
         made.replace(self.home / "weather")
+
+    def order(self, path: str, body: Any = None) -> None:
+        """Ask the API for something, and do not wait for what comes of it."""
+
+        def ask() -> None:
+            self._call(
+                lambda api: api.transport.request(
+                    "POST", f"/v1/machines/{self.machine}/{path}", _json(body), content_type="application/json"
+                )
+            )
+
+        threading.Thread(target=ask, daemon=True).start()
 
     def look_after(self) -> None:
         """Start again what has ended by itself."""
@@ -185,3 +200,7 @@ class Plant:
         """The machine in the vault, opened anew."""
         owner = OwnerKey.from_file(self.home / "vault.key")
         return Vault.open(open_store(f"file://{self.vault_folder}"), owner).machine(self.machine)
+
+
+def _json(body: Any) -> list[bytes]:
+    return [] if body is None else [json.dumps(body).encode()]

@@ -190,7 +190,7 @@ class Rounds:
 
 
 def _trim(plant: Plant, chance: random.Random) -> None:
-    """Discards, and a point with the file systems frozen, in the middle of it all."""
+    """Discards, in the middle of it all."""
     for disk in plant.disks:
         run(f"fstrim {disk.folder}")
 

@@ -1,0 +1,97 @@
+"""A judge that cannot condemn is no judge: each kind of wrong that a point could hold is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.crash.fire import blocks, ledger
+from tests.crash.fire.blocks import BlockWriter, Found
+from tests.crash.fire.faults import FAULTS, plan
+from tests.crash.fire.processes import Clock
+from tests.crash.fire.record import Record
+
+SECOND = 10**9
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> BlockWriter:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    made = BlockWriter(folders, 1)
+    made.places += [(0, 5), (1, 7), (0, 5), (1, 9)]
+    return made
+
+
+def found(writer: BlockWriter, last: int) -> list[Found]:
+    return [Found(slots, []) for slots in writer.expected(last)]
+
+
+def test_the_state_after_any_number_of_writes_is_well(writer: BlockWriter) -> None:
+    for last in range(5):
+        there = found(writer, last)
+        assert writer.judge(there) == []
+        assert writer.newest(there) == last
+
+
+def test_a_write_that_is_lost_or_came_too_early_is_told(writer: BlockWriter) -> None:
+    lost = found(writer, 4)
+    lost[1].sequences[7] = 0
+    assert "slot 7 of disk 1 holds 0, not 2" in writer.judge(lost)[0]
+    early = found(writer, 1)
+    early[1].sequences[9] = 4
+    assert writer.judge(early)
+
+
+def test_a_torn_or_misplaced_block_is_told(tmp_path: Path, writer: BlockWriter) -> None:
+    path = tmp_path / "one" / blocks.NAME
+    assert blocks.read_blocks(path, 0).wrong == []
+    data = bytearray(path.read_bytes())
+    data[3 * 4096 + 2048 : 4 * 4096] = data[4 * 4096 + 2048 : 5 * 4096]
+    data[8 * 4096 : 9 * 4096] = data[9 * 4096 : 10 * 4096]
+    path.write_bytes(data)
+    wrong = blocks.read_blocks(path, 0).wrong
+    assert "slot 3 of disk 0 is torn" in wrong[0]
+    assert "slot 8 of disk 0 holds another block" in wrong[1]
+    assert writer.judge([blocks.read_blocks(path, 0), Found([0] * blocks.SLOTS, [])]) == wrong
+
+
+def test_a_hole_or_a_wrong_word_in_the_ledger_is_told() -> None:
+    rows = [f"{number} {ledger.word(number)}" for number in range(1, 9)]
+    assert ledger.judge_rows(rows, "it") == []
+    assert ledger.judge_rows(rows[:3] + rows[4:], "it")
+    assert ledger.judge_rows([*rows[:-1], "8 else"], "it")
+
+
+def test_the_record_knows_what_was_acknowledged_before_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record("x")
+    for now in (10, 20, 30, 40):
+        monkeypatch.setattr("time.time_ns", lambda now=now: now)
+        record.issue() if now % 20 == 10 else record.acknowledge()
+    assert [record.acknowledged_by(moment) for moment in (20, 21, 40, 41)] == [0, 1, 1, 2]
+    assert [record.issued_by(moment) for moment in (9, 10, 29, 30)] == [0, 1, 1, 2]
+
+
+def test_a_clock_that_jumped_is_read_as_early_as_it_may_have_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1000 * SECOND)
+    clock = Clock(tmp_path / "clock")
+    assert clock.earliest(1500 * SECOND) == 1500 * SECOND
+    monkeypatch.setattr("time.time_ns", lambda: 2000 * SECOND)
+    clock.set(600)
+    assert clock.earliest(2700 * SECOND) == 2100 * SECOND  # the jump forward
+    assert clock.earliest(1500 * SECOND) == 1500 * SECOND  # before it
+    assert not clock.always_true
+
+
+def test_a_seed_is_a_schedule_and_no_two_faults_of_it_collide() -> None:
+    for seed in range(50):
+        planned = plan(seed, 20, 12)
+        assert planned == plan(seed, 20, 12)
+        for place, one in enumerate(planned):
+            for other in planned[place + 1 :]:
+                if one.fault.touches & other.fault.touches:
+                    assert one.end < other.begin or other.end < one.begin
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
