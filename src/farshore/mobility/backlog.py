@@ -139,11 +139,13 @@ class Backlog:
         with self._changed:
             return [] if self._closed else [waiting.batch for waiting in islice(self._waiting, 1, 1 + count)]
 
-    def acknowledge(self, expected: Sequence) -> None:
-        """Drop what the server has: all that ends at or before ``expected``, its next sequence."""
+    def acknowledge(self, expected: Sequence) -> List[EncodedBatch]:
+        """Drop what the server has, all that ends at or before ``expected``, its next sequence; answer it in order."""
+        dropped: List[EncodedBatch] = []
         with self._changed:
             while self._waiting and self._waiting[0].batch.end <= expected:
                 done = self._waiting.popleft()
+                dropped.append(done.batch)
                 self._bytes -= done.batch.size
                 self.acknowledged_time = done.batch.time
                 if done.spilled_end and self._spill is not None:
@@ -152,6 +154,7 @@ class Backlog:
                 self._held = False
                 self.acknowledged = expected
             self._changed.notify_all()
+        return dropped
 
     def wait_acknowledged(self, sequence: Sequence, timeout: float) -> bool:
         """Wait until the server has everything up to and including ``sequence``."""

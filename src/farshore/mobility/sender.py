@@ -69,7 +69,8 @@ class Sender:
             try:
                 if stop.wait(self._bandwidth.wait_for(batch.size)):
                     return
-                self._backlog.acknowledge(self._send(batch, helpers))
+                for done in self._backlog.acknowledge(self._send(batch, helpers)):
+                    self._kept.add(done)
             except TryLater as error:
                 self._drop_ahead()
                 if self.reachable:
@@ -114,7 +115,6 @@ class Sender:
                 f"The process server took batch {batch.first} but expects {expected} next.",
                 remedy="The machine is being resynchronised; see the process server's log.",
             )
-        self._kept.add(batch)
         return SequenceNumber(expected)
 
     def _repeat(self, gap: Gap, batch: EncodedBatch) -> int:

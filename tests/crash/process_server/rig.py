@@ -19,7 +19,14 @@ from pathlib import Path
 from types import TracebackType
 
 from farshore.api_types.machines import Description, Disk, EpochKind
-from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
+from farshore.api_types.servers import (
+    ProcessServerSettings,
+    Registration,
+    ReportAnswer,
+    ServerReport,
+    StreamGrant,
+    StreamName,
+)
 from farshore.client.credentials import Credentials, client_context
 from farshore.client.data_plane import DataPlane
 from farshore.client.transport import Transport
@@ -74,8 +81,13 @@ class ControlDouble:
             Registration.model_validate_json(body)
             return Answer(200, "application/json", [self.settings.model_dump_json().encode()])
         if request.path == "/v1/process-servers/self/report":
-            self.reports.append(ServerReport.model_validate_json(body))
-            return Answer(200, "application/json", [self.answer.model_dump_json().encode()])
+            report = ServerReport.model_validate_json(body)
+            self.reports.append(report)
+            named = {(one.machine, one.epoch) for one in report.streams}
+            named |= {(one.machine, one.epoch) for one in report.released}
+            gone = [StreamName(machine=machine, epoch=epoch) for machine, epoch in sorted(named & self.moved)]
+            answer = self.answer.model_copy(update={"release": [*self.answer.release, *gone]})
+            return Answer(200, "application/json", [answer.model_dump_json().encode()])
         found = _STREAM.fullmatch(request.path)
         if found is None:
             raise NotFound(f"no {request.path}", remedy="")
@@ -102,13 +114,14 @@ class ControlDouble:
 
 
 class Rig:
-    """Everything in one folder. Use as a context manager."""
+    """Everything in one folder. Use as a context manager. ``beside``: over that one's vault and authority."""
 
     def __init__(
         self,
         folder: Path,
         *,
         vault_url: str = "",
+        beside: Rig | None = None,
         spool_limit: int = 4 << 30,
         seal_every: float = 0.5,
         **settings: object,
@@ -116,11 +129,13 @@ class Rig:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC)
-        self.authority = Authority.create("test authority", now)
-        self.key_file = folder / "owner.key"
-        OwnerKey.generate_file(self.key_file)
+        self.authority: Authority = beside.authority if beside else Authority.create("test authority", now)
         self.vault_url = vault_url or f"file://{folder}/vault"
-        self.vault = Vault.create(open_store(self.vault_url), OwnerKey.from_file(self.key_file))
+        if beside is None:
+            OwnerKey.generate_file(folder / "owner.key")
+            self.vault: Vault = Vault.create(open_store(self.vault_url), OwnerKey.from_file(folder / "owner.key"))
+        else:
+            self.vault_url, self.vault = beside.vault_url, beside.vault
         given = ProcessServerSettings(
             vault_url=self.vault_url, vault_key=self.vault.key_hex, spool_limit=spool_limit, seal_every=seal_every
         )
