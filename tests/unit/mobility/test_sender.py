@@ -147,6 +147,16 @@ def test_what_a_dead_server_had_acknowledged_is_sent_to_the_next(after: int, sto
     assert rig.run() == list(range(1, BATCHES + 1))
 
 
+def test_batches_whose_answers_were_lost_are_kept_as_well() -> None:
+    rig = Rig(lambda call: None)
+    head = rig.backlog.head(0)
+    assert head is not None
+    for batch in (head, *rig.backlog.behind_head(2)):
+        rig.server.send_encoded(batch.buffers)
+    Dying(rig, after=3, stored=1)
+    assert rig.run() == list(range(1, BATCHES + 1))
+
+
 def test_what_is_in_the_vault_is_kept_no_longer_and_its_loss_ends_the_epoch() -> None:
     rig = Rig(lambda call: None)
     dying = Dying(rig, after=4, stored=1)
