@@ -153,6 +153,7 @@ def test_batches_whose_answers_were_lost_are_kept_as_well() -> None:
     assert head is not None
     for batch in (head, *rig.backlog.behind_head(2)):
         rig.server.send_encoded(batch.buffers)
+    rig.sender._bandwidth.limit = 1 << 40  # one after another, so that the server dies between two
     Dying(rig, after=3, stored=1)
     assert rig.run() == list(range(1, BATCHES + 1))
 
