@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farshore.process_server.listening.body_buffers import BodyBuffers
@@ -19,6 +19,7 @@ def test_the_one_given_back_last_comes_first() -> None:
         assert bytes(again) == b"11111"
 
 
+@settings(deadline=None)  # it clears memory
 @given(st.lists(st.integers(1, 40 * MIB), max_size=12))
 def test_what_is_kept_is_bounded_and_long_enough(lengths: list[int]) -> None:
     buffers = BodyBuffers(limit=16 * MIB)
