@@ -331,5 +331,9 @@ class ProtectionRequest(Body):
     exclude_disks: Optional[List[int]] = None
     bandwidth_limit: Optional[int] = Field(default=None, ge=0)
     """Bytes a second, 0: none."""
+    cpu_percent: Optional[int] = Field(default=None, ge=1, le=100)
+    """Of the machine's processors: what the agent's copies keep to where other programs want them."""
+    memory_limit: Optional[int] = Field(default=None, ge=128 << 20, le=1 << 36)
+    """Bytes that the agent keeps to, a quarter for its ring; taken up at its next start."""
     process_server: Optional[str] = None
     """Send to this process server (name or id) while it is well; empty: to whichever has the fewest machines."""

@@ -87,6 +87,8 @@ class MachineRow(Base):
     protect: Mapped[bool] = mapped_column(default=False)
     exclude_disks: Mapped[list[Any]] = mapped_column(default=list)
     bandwidth_limit: Mapped[int] = mapped_column(default=0)
+    cpu_percent: Mapped[int] = mapped_column(default=10)
+    memory_limit: Mapped[int] = mapped_column(default=256 << 20)
     process_server: Mapped[str | None] = mapped_column(ForeignKey("process_servers.id"))
     """Where it sends."""
     moving_to: Mapped[str] = mapped_column(String(36), default="")

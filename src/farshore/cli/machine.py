@@ -112,6 +112,12 @@ def protect(
     exclude_disk: Annotated[list[int] | None, typer.Option(help="Leave this disk out; repeat it.")] = None,
     include_disk: Annotated[list[int] | None, typer.Option(help="Take this disk in again; repeat it.")] = None,
     bandwidth_limit: Annotated[int | None, typer.Option(min=0, help="MiB a second; 0: none.")] = None,
+    cpu_percent: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Share of the processors that copies keep to; 10 at first.")
+    ] = None,
+    memory_limit: Annotated[
+        int | None, typer.Option(min=128, help="MiB for the agent, from its next start on; 256 at first.")
+    ] = None,
     process_server: Annotated[
         str | None, typer.Option(help="Send to this process server while it is well; auto: to the least busy.")
     ] = None,
@@ -128,7 +134,14 @@ def protect(
         excluded = sorted((now | set(exclude_disk or [])) - set(include_disk or []))
     limit = None if bandwidth_limit is None else bandwidth_limit << 20
     server = "" if process_server == "auto" else process_server
-    request = ProtectionRequest(policy=policy, exclude_disks=excluded, bandwidth_limit=limit, process_server=server)
+    request = ProtectionRequest(
+        policy=policy,
+        exclude_disks=excluded,
+        bandwidth_limit=limit,
+        cpu_percent=cpu_percent,
+        memory_limit=None if memory_limit is None else memory_limit << 20,
+        process_server=server,
+    )
     found = api.transport.put(f"/v1/machines/{machine}/protection", request, Machine)
     print_json(found) if as_json else out.print(f"{found.name} is to be protected (policy {found.policy}).")
 

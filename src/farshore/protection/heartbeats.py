@@ -54,6 +54,8 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
         app_consistent_every=policy.app_consistent_every,
         exclude_disks=machine.exclude_disks,
         bandwidth_limit=machine.bandwidth_limit,
+        cpu_share=machine.cpu_percent / 100,
+        memory_limit=machine.memory_limit,
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(policy.bandwidth, policy.time_zone, now)],
         commands=[_command(row) for row in machines.open_commands(tx, machine.id)],
     )

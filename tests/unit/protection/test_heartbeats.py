@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, fresh_catalog, request
 
-from farshore.api_types.machines import CommandResult, Desired, Heartbeat
+from farshore.api_types.machines import CommandKind, CommandResult, Desired, Heartbeat
 from farshore.catalog import events, machines, policies
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CommandRow
 from farshore.model.states import CaptureMode
 from farshore.protection.checks import check_machine
 from farshore.protection.granting import grant
-from farshore.protection.heartbeats import observe
+from farshore.protection.heartbeats import observe, upgrade_name
 
 
 @pytest.fixture
@@ -39,6 +39,24 @@ def test_a_protected_machine_hears_its_policy(catalog: Catalog) -> None:
     wanted = beat(catalog)
     assert (wanted.protect, wanted.standby, wanted.exclude_disks) == (True, False, [2])
     assert wanted.crash_consistent_every == 5
+
+
+def test_an_agent_hears_its_ceilings(catalog: Catalog) -> None:
+    wanted = beat(catalog)
+    assert (wanted.cpu_share, wanted.memory_limit) == (0.10, 256 << 20)
+    with catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.cpu_percent, row.memory_limit = 3, 512 << 20
+    wanted = beat(catalog)
+    assert (wanted.cpu_share, wanted.memory_limit) == (0.03, 512 << 20)
+
+
+def test_an_upgrade_says_what_to_fetch_and_how_to_know_it(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        row = CommandRow(id="u", machine=MACHINE, kind="upgrade", name=upgrade_name("1.2", "abc"), created=NOW)
+        machines.ask(tx, row)
+    told = beat(catalog).commands[0]
+    assert (told.kind, told.release, told.digest) == (CommandKind.UPGRADE, "1.2", "abc")
 
 
 @pytest.mark.parametrize("state", ["failing-over", "failed-over", "committed"])

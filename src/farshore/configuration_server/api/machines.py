@@ -94,6 +94,10 @@ def protect(machine: str, request: ProtectionRequest, user: Operator, installati
             row.exclude_disks = sorted(set(request.exclude_disks))
         if request.bandwidth_limit is not None:
             row.bandwidth_limit = request.bandwidth_limit
+        if request.cpu_percent is not None:
+            row.cpu_percent = request.cpu_percent
+        if request.memory_limit is not None:
+            row.memory_limit = request.memory_limit
         if request.process_server is not None:
             chosen = process_servers.get(tx, request.process_server).id if request.process_server else ""
             row.chosen_server = chosen
