@@ -41,6 +41,9 @@ class PointChoice(Body):
     """Which state to bring up: exactly one of the fields, or ``latest``."""
 
     latest: bool = False
+    """The newest state, after everything that the process server received was stored."""
+    latest_processed: bool = False
+    """The newest state that is in the vault already: nothing is waited for."""
     latest_app_consistent: bool = False
     id: Optional[str] = None
     name: Optional[str] = None

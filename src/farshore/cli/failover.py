@@ -24,6 +24,7 @@ TimeOption = Annotated[
 PositionOption = Annotated[
     str, typer.Option("--position", help="The state at EPOCH:SEQUENCE, any single write.", show_default=False)
 ]
+Processed = Annotated[bool, typer.Option("--latest-processed", help="The newest state in the vault; wait for nothing.")]
 AppConsistent = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
 Site = Annotated[str, typer.Option(help="Where to bring it up.")]
 Forward = Annotated[
@@ -42,6 +43,7 @@ def run(
     time: TimeOption = "",
     position: PositionOption = "",
     latest_app_consistent: AppConsistent = False,
+    latest_processed: Processed = False,
     site: Site = "qemu",
     forward: Forward = None,
     no_wait: NoWait = False,
@@ -53,7 +55,7 @@ def run(
 
     Example: `farshore failover run db1 --forward 5432:5432`
     """
-    kind, chosen = FailoverKind.FAILOVER, choice(point, time, position, latest_app_consistent)
+    kind, chosen = FailoverKind.FAILOVER, choice(point, time, position, latest_app_consistent, latest_processed)
     request = FailoverRequest(kind=kind, point=chosen, site=site, forward=parse_forward(forward or []))
     _start(machine, request, no_wait, as_json)
 
@@ -65,6 +67,7 @@ def rehearse(
     time: TimeOption = "",
     position: PositionOption = "",
     latest_app_consistent: AppConsistent = False,
+    latest_processed: Processed = False,
     site: Site = "qemu",
     forward: Forward = None,
     no_wait: NoWait = False,
@@ -74,7 +77,7 @@ def rehearse(
 
     Example: `farshore failover test db1 --time 10m --forward 2222:22`
     """
-    kind, chosen = FailoverKind.TEST, choice(point, time, position, latest_app_consistent)
+    kind, chosen = FailoverKind.TEST, choice(point, time, position, latest_app_consistent, latest_processed)
     request = FailoverRequest(kind=kind, point=chosen, site=site, forward=parse_forward(forward or []))
     _start(machine, request, no_wait, as_json)
 

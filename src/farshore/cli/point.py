@@ -75,11 +75,14 @@ def create(
         print_table(("Time", "Kind", "Name", "Position"), [[moment(job.result["time"]), kind.value, name, where]], "")
 
 
-def choice(point: str, time: str, position: str, latest_app_consistent: bool) -> PointChoice:
+def choice(
+    point: str, time: str, position: str, latest_app_consistent: bool, latest_processed: bool = False
+) -> PointChoice:
     """The state that options name; the latest where they name none. Raises Malformed where they name several."""
-    if sum([bool(point), bool(time), bool(position), latest_app_consistent]) > 1:
+    if sum([bool(point), bool(time), bool(position), latest_app_consistent, latest_processed]) > 1:
         raise Malformed(
-            "Several points are asked for.", remedy="Give one of --point, --time, --position, --latest-app-consistent."
+            "Several points are asked for.",
+            remedy="Give one of --point, --time, --position, --latest-app-consistent, --latest-processed.",
         )
     if point:
         return PointChoice(id=point) if _is_id(point) else PointChoice(name=point)
@@ -87,6 +90,8 @@ def choice(point: str, time: str, position: str, latest_app_consistent: bool) ->
         return PointChoice(time=parse_time(time))
     if position:
         return PointChoice(position=str(Position.parse(position)))
+    if latest_processed:
+        return PointChoice(latest_processed=True)
     return PointChoice(latest_app_consistent=True) if latest_app_consistent else PointChoice(latest=True)
 
 

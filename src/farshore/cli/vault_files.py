@@ -30,6 +30,9 @@ from farshore.model.identifiers import DiskNumber
 app = typer.Typer()
 PointOption = Annotated[str, typer.Option("--point", help="A point's id or name; the newest without it.")]
 TimeOption = Annotated[str, typer.Option("--time", help="The last state by this time, 2026-01-31T12:00:00Z.")]
+PositionOption = Annotated[str, typer.Option("--position", help="The state at EPOCH:SEQUENCE: any single write.")]
+LatestOption = Annotated[bool, typer.Option("--latest", help="The newest point (the default).")]
+AppConsistentOption = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
 DiskOption = Annotated[int, typer.Option("--disk", help="Disk number.")]
 
 
@@ -42,6 +45,9 @@ def mount(
     machine: MachineOption = "",
     point: PointOption = "",
     time: TimeOption = "",
+    position: PositionOption = "",
+    latest: LatestOption = False,
+    latest_app_consistent: AppConsistentOption = False,
     disk: DiskOption = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +55,7 @@ def mount(
     if not folder.is_dir() or any(folder.iterdir()):
         raise Refused(f"{folder} is not an empty folder.", remedy="Make one and give its path.")
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
-    chosen = found.resolve(parse_choice(point, time, "", latest=False, latest_app_consistent=False))
+    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     with mounted(found.open(chosen.position, DiskNumber(disk)), folder, f"disk-{disk}.raw") as file:
         if as_json:
             print_json({"file": str(file), "disk": disk, "time": chosen.time, "position": str(chosen.position)})
@@ -70,13 +76,16 @@ def get_file(
     machine: MachineOption = "",
     point: PointOption = "",
     time: TimeOption = "",
+    position: PositionOption = "",
+    latest: LatestOption = False,
+    latest_app_consistent: AppConsistentOption = False,
     disk: DiskOption = 0,
     partition: Annotated[int, typer.Option("--partition", help="0: the whole disk is the file system.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Copy one file out of an ext2, ext3 or ext4 file system at a point. Needs nbdfuse and debugfs."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
-    chosen = found.resolve(parse_choice(point, time, "", latest=False, latest_app_consistent=False))
+    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     source = found.open(chosen.position, DiskNumber(disk))
     try:
         there = {one.number: one.start for one in partitions(source)}

@@ -54,7 +54,13 @@ def test_machines_and_points_are_listed(vault):
 
 @pytest.mark.parametrize(
     ("choice", "position"),
-    [([], "2:72"), (["--latest"], "2:72"), (["--point", "quiet"], "2:30"), (["--position", "2:36"], "2:36")],
+    [
+        ([], "2:72"),
+        (["--latest"], "2:72"),
+        (["--latest-app-consistent"], "2:30"),
+        (["--point", "quiet"], "2:30"),
+        (["--position", "2:36"], "2:36"),
+    ],
 )
 def test_a_disk_is_restored(vault, tmp_path, choice, position):
     output = tmp_path / "disk.raw"

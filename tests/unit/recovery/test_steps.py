@@ -211,10 +211,17 @@ def test_drain_is_patient_only_so_long(world: World) -> None:
     assert world.time.passed == 21
 
 
+def test_who_wants_what_is_processed_waits_for_nothing(world: World) -> None:
+    world.change(request={"kind": "failover", "point": {"latest_processed": True}})
+    assert drain(world.context, FAILOVER, NOW) == ""
+    assert world.time.passed == 0
+
+
 @pytest.mark.parametrize(
     ("point", "choice"),
     [
         (PointChoice(latest=True), Latest.ANY),
+        (PointChoice(latest_processed=True), Latest.ANY),
         (PointChoice(), Latest.ANY),
         (PointChoice(latest_app_consistent=True), Latest.APP_CONSISTENT),
         (PointChoice(time=7), AtTime(7)),

@@ -31,7 +31,7 @@ def choose_point(context: RecoveryContext, failover: str) -> str:
 
 def _choice(tx: Transaction, machine: str, point: PointChoice) -> Choice:
     wishes = [name for name in ("id", "name", "time", "position") if getattr(point, name) is not None]
-    wishes += [name for name in ("latest_app_consistent",) if getattr(point, name)]
+    wishes += [name for name in ("latest_processed", "latest_app_consistent") if getattr(point, name)]
     if len(wishes) > 1:
         raise Refused(f"The point is asked for by {' and by '.join(wishes)}.", remedy="Choose one of them.")
     if point.latest_app_consistent:
