@@ -31,7 +31,7 @@ class Fault(enum.Enum):
     FULL = "507 StorageFull"
     SILENT = "it takes the request and never answers"
     RESET = "it breaks the connection"
-    SLOW = "it answers after a second and a half"
+    SLOW = "it answers after more than half a second"
 
 
 class FaultyStore:
@@ -59,7 +59,7 @@ class FaultyStore:
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
             "AWS_ALLOW_HTTP": "true",
-            "AWS_TIMEOUT": "2 seconds",
+            "AWS_TIMEOUT": "1 second",
         }
 
     def __enter__(self) -> FaultyStore:
@@ -154,10 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.NONE:
             return False
         if fault is Fault.SLOW:
-            time.sleep(1.5)
+            time.sleep(0.6)
             return False
         if fault is Fault.SILENT:
-            time.sleep(10)
+            time.sleep(3)
             self.close_connection = True
             return True
         if fault is Fault.RESET:

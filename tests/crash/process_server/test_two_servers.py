@@ -37,7 +37,7 @@ from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence, n
 from farshore.model.position import Position
 
 SIZE = 8 << 20
-ROUNDS = 5
+ROUNDS = 4
 
 
 class Pair:
