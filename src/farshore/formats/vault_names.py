@@ -72,9 +72,10 @@ def epoch(machine: MachineId, number: Epoch) -> str:
     return f"{machine_folder(machine)}epochs/{number:08x}"
 
 
-def base_map(machine: MachineId, number: Epoch, disk: DiskNumber) -> str:
-    """The base map of one disk in one epoch."""
-    return f"{machine_folder(machine)}bases/{number:08x}-{disk:04x}"
+def base_map(machine: MachineId, number: Epoch, disk: DiskNumber, unique: str = "") -> str:
+    """The base map of one disk in one epoch, by the writer with these 16 hexadecimal digits: of two who copy the same
+    epoch neither can replace the other's, and the epoch's document says which counts. Older releases gave none."""
+    return f"{machine_folder(machine)}bases/{number:08x}-{disk:04x}{'-' * bool(unique)}{unique}"
 
 
 def point(machine: MachineId, position: Position, point_id: PointId) -> str:

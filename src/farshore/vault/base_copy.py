@@ -89,9 +89,11 @@ class BaseCopy:
         self._writer.flush()
         for number in sorted(self._touched):
             base = self._maps[number].finish()
-            # A map left by a process that died before the epoch's document is replaced: nobody can have read it.
+            # Its name is this copy's own: only a repetition of this call replaces it.
             self._store.put(base.name, base.buffers)
-        return tuple(EpochDisk(number, base.size, number in self._touched) for number, base in self._maps.items())
+        return tuple(
+            EpochDisk(number, base.size, number in self._touched, base.unique) for number, base in self._maps.items()
+        )
 
     def close(self) -> None:
         """Release the replica that was compared with, and the chunks: the epoch's document must be stored before."""

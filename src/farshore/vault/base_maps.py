@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 
 import numpy as np
@@ -32,6 +33,8 @@ class BaseMapWriter:
     ) -> None:
         self._key, self._machine, self._epoch, self._disk, self._size = key, machine, epoch, disk, size
         self._rest = rest
+        self.unique = secrets.token_hex(8)
+        """Part of the map's name."""
         self._pages: dict[int, tuple[Entries, Hashes]] = {}
         self._salts: dict[bytes, int] = {}
         self._lock = threading.Lock()
@@ -62,7 +65,7 @@ class BaseMapWriter:
 
     def finish(self) -> SealedObject:
         """The map's object. All chunks it names must be durable before it is stored."""
-        name = vault_names.base_map(self._machine, self._epoch, self._disk)
+        name = vault_names.base_map(self._machine, self._epoch, self._disk, self.unique)
         sealer = Sealer(self._key, Kind.BASE_MAP)
         pages = -(-chunk_count(self._size) // PAGE_CHUNKS)
         rows = np.zeros(2 * pages, PACK_ROW)

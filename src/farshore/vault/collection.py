@@ -147,7 +147,9 @@ def needed(
         record = timeline.record(number)
         alive.add(vault_names.epoch(machine.id, number))
         alive.add(vault_names.description(machine.id, record.description))
-        alive |= {vault_names.base_map(machine.id, number, disk.number) for disk in record.disks if disk.mapped}
+        alive |= {
+            vault_names.base_map(machine.id, number, disk.number, disk.map) for disk in record.disks if disk.mapped
+        }
         spans = set(epoch.spans())
         # Of two that merged the same range at once, the layer whose name comes first is kept, whoever looks.
         layers = {(one.layer.first, one.layer.end): one for one in reversed(timeline.data_layers(number))}

@@ -17,6 +17,8 @@ class EpochDisk:
     number: DiskNumber
     size: int
     mapped: bool
+    map: str = ""
+    """What makes the name of its base map the writer's own; empty in vaults of older releases."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,10 @@ class EpochRecord:
             "consistent_from": self.consistent_from,
             "time": self.time,
             "base_end": self.base_end,
-            "disks": [{"number": disk.number, "size": disk.size, "mapped": disk.mapped} for disk in self.disks],
+            "disks": [
+                {"number": disk.number, "size": disk.size, "mapped": disk.mapped, "map": disk.map}
+                for disk in self.disks
+            ],
             "description": self.description,
             "only_points": self.only_points,
         }
@@ -67,7 +72,12 @@ class EpochRecord:
                 int(fields["time"]),
                 Sequence(int(fields["base_end"])),
                 tuple(
-                    EpochDisk(DiskNumber(int(disk["number"])), int(disk["size"]), bool(disk["mapped"]))
+                    EpochDisk(
+                        DiskNumber(int(disk["number"])),
+                        int(disk["size"]),
+                        bool(disk["mapped"]),
+                        str(disk.get("map", "")),
+                    )
                     for disk in fields["disks"]
                 ),
                 int(fields["description"]),

@@ -248,9 +248,9 @@ class MachineVault:
 
     # Parts of the above
 
-    def base_map(self, epoch: Epoch, disk: DiskNumber) -> BaseMap:
+    def base_map(self, epoch: Epoch, disk: DiskNumber, unique: str = "") -> BaseMap:
         """A stored base map. Raises NotFound, Damaged, WrongKey."""
-        name = vault_names.base_map(self.id, epoch, disk)
+        name = vault_names.base_map(self.id, epoch, disk, unique)
         found = BaseMap(self._open(self._listed(name), Kind.BASE_MAP))
         found.check(self.id, epoch, disk)
         return found
@@ -357,7 +357,7 @@ class MachineVault:
         levels.reverse()
         known = record.disk(disk)
         if known is not None and known.mapped:
-            levels.append(MapLevel(self.base_map(record.epoch, disk), fetcher))
+            levels.append(MapLevel(self.base_map(record.epoch, disk, known.map), fetcher))
         return levels
 
     def _open_piece(self, piece: Piece) -> Layer | tuple[OpenedObject, SegmentIndex]:

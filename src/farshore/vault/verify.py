@@ -194,9 +194,9 @@ class _Verification:
             if not disk.mapped:
                 continue
             position = f"{record.epoch}:0"
-            name = vault_names.base_map(machine.id, record.epoch, disk.number)
+            name = vault_names.base_map(machine.id, record.epoch, disk.number, disk.map)
             try:
-                base = machine.base_map(record.epoch, disk.number)
+                base = machine.base_map(record.epoch, disk.number, disk.map)
             except (Damaged, Refused) as error:
                 self._note(name, error.message, machine.id, disk.number, 0, disk.size, position)
                 continue

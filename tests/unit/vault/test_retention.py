@@ -161,7 +161,7 @@ def test_an_epoch_that_is_being_copied_is_left_alone(machine):
     disks = copy.finish()
     for _ in range(3):
         collect(machine.vault, lambda _: POLICY, grace=0)
-    assert machine.in_vault.base_map(Epoch(2), DiskNumber(0)).chunks == 32
+    assert machine.in_vault.base_map(Epoch(2), DiskNumber(0), disks[0].map).chunks == 32
     machine.epoch, machine.next = 1, machine.next
     assert disks[0].mapped
     names = [item.name for item in machine.vault.store.list(vault_names.CHUNKS)]
@@ -238,3 +238,22 @@ def test_a_clock_that_went_back_costs_nothing_that_is_being_written(machine):
         run(machine)
         machine.check(machine.in_vault.latest().position)
     assert machine.in_vault.latest().position == Position(Epoch(2), Sequence(80))
+
+
+def test_of_two_copies_of_an_epoch_the_one_that_its_document_names_counts(machine):
+    """A process server that was taken for dead finishes late: it replaces nothing."""
+    sizes = [(DiskNumber(number), len(data)) for number, data in machine.disks.items()]
+    late = machine.in_vault.base_copy(Epoch(2), sizes, None)
+    truth = {number: bytes(data) for number, data in machine.disks.items()}
+    machine.disks = {number: bytearray(machine.random.randbytes(len(data))) for number, data in truth.items()}
+    for number in machine.disks:
+        machine._copy_disk(late, number)
+    machine.disks = {number: bytearray(data) for number, data in truth.items()}
+    machine.begin_epoch(None, "resync")
+    late.finish()
+    late.close()
+    machine.check(Position(Epoch(2), Sequence(0)))
+    for _ in range(2):
+        collect(machine.vault, lambda _: POLICY, grace=0)
+    machine.check(Position(Epoch(2), Sequence(0)))
+    assert len(list(machine.vault.store.list(f"machines/{machine.id}/bases/00000002".rpartition("/")[0] + "/"))) == 4
