@@ -115,6 +115,11 @@ class _Verification:
                 missing = timeline.last(epoch) + 1
                 problem = f"Records {missing} to {gap.segment.first - 1} before it are missing."
                 self._note(gap.object.name, problem, machine.id, position=f"{epoch}:{missing}")
+            if timeline.last(epoch) < record.consistent_from:
+                # The document was stored after these records.
+                missing = timeline.last(epoch) + 1
+                problem = f"Records {missing} to {record.consistent_from} are missing; it has no consistent state."
+                self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:{missing}")
             for role in (Role.JOURNAL, Role.BASE):
                 start = self._journal_start(timeline, epoch) if role is Role.JOURNAL else 1
                 for stored in timeline.run(epoch, role, start).chain:
