@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.crash.fire import damage
+from tests.crash.fire import burst, damage
 from tests.crash.fire.plant import Plant
 from tests.crash.fire.processes import Program
 from tests.crash.fire.small_disks import fill, free
@@ -149,6 +149,7 @@ FAULTS = [
         "SIGKILL upkeep of the vault", frozenset({"upkeep"}), lambda p, _: p.upkeep.start(),
         lambda p, _: p.upkeep.kill(),
     ),
+    Fault("burst of writes", frozenset({"burst"}), burst.begin, burst.end),
     Fault("resync on demand", frozenset({"orders"}), lambda p, _: p.order("resync"), _nothing),
     Fault(
         "point with a freeze", frozenset({"orders"}),
