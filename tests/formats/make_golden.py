@@ -2,8 +2,9 @@
 
     python -m tests.formats.make_golden FOLDER
 
-Makes `vault-1/` (a small vault with every kind of object), `vault-1.json` (what must be read from it) and the byte
-files of the wire formats.
+Makes `vault-2/` (a small vault with every kind of object), `vault-2.json` (what must be read from it) and the byte
+files of the wire formats. `vault-1/` is older: its base maps and merged layers have no digits of their own in their
+names, its descriptor and its list of the condemned no versions.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Se
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault import OwnerKey, Vault, damage, open_store
+from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
 from farshore.vault.retention import apply_retention
+from farshore.vault.scrub import DAY, scrub
+from farshore.vault.upkeep import one_policy
 
 MACHINE = MachineId("5f0c1f6e-0f3a-4c55-9d0a-0123456789ab")
 MINUTE = 60 * 1_000_000_000
@@ -65,8 +69,8 @@ def main(folder: Path) -> None:
     (folder / "batch-1.bin").write_bytes(b"".join(batch.encode(golden_batch())))
     (folder / "comparison-1.bin").write_bytes(b"".join(chunk_exchange.encode_comparison(golden_comparison())))
     (folder / "chunks-1.bin").write_bytes(b"".join(chunk_exchange.encode_chunks(golden_chunks())))
-    owner = OwnerKey.generate_file(folder / "owner.key")
-    vault = Vault.create(open_store(f"file://{(folder / 'vault-1').absolute()}"), owner)
+    owner = OwnerKey.generate_file(folder / "owner-2.key")
+    vault = Vault.create(open_store(f"file://{(folder / 'vault-2').absolute()}"), owner)
     machine = Machine(vault, 1, {0: 300 << 10, 1: (70 << 10) + 512}, MACHINE)
     machine.step = 10 * MINUTE
     for data in machine.disks.values():
@@ -90,11 +94,16 @@ def main(folder: Path) -> None:
     (folder / "sealed-batch-1.bin").write_bytes(b"".join(sealed.to_buffers()))
     compact(machine.in_vault, Tiers(segments=4, fan=2))
     apply_retention(machine.in_vault, ReplicationPolicy(hot_window=2 * 3600, keep_hourly=3, keep_daily=1))
+    collect(vault, one_policy(ReplicationPolicy(hot_window=2 * 3600, keep_hourly=3, keep_daily=1)))
+    vault.add_owner(OwnerKey.from_passphrase("a second owner"))
+    scrub(vault, DAY, lambda: DAY, lambda _size: True)
+    example = damage.Finding("chunks/none", "An example.", MACHINE, 1, 0, 65536, "1:0")
+    damage.note(vault.store, vault.chunk_key, [example])
     expected = {
         str(at): {str(disk): hashlib.sha256(data).hexdigest() for disk, data in state.items()}
         for at, state in machine.states.items()
     }
-    (folder / "vault-1.json").write_text(json.dumps({"key": vault.key_hex, "states": expected}, indent=1) + "\n")
+    (folder / "vault-2.json").write_text(json.dumps({"key": vault.key_hex, "states": expected}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

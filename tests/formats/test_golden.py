@@ -17,18 +17,30 @@ from farshore.formats.container import Kind
 from farshore.model.errors import Damaged, Malformed, Unsupported, WrongKey
 from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
+from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import Latest, Named, OwnerKey, Vault, open_store
+from farshore.vault import Latest, Named, OwnerKey, Vault, damage, open_store
+from farshore.vault.condemned import read_list
+from farshore.vault.scrub import read_state
+from farshore.vault.upkeep import maintain, one_policy
+from farshore.vault.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.fixture
-def vault(tmp_path):
-    shutil.copytree(GOLDEN / "vault-1", tmp_path / "vault")
-    shutil.copy(GOLDEN / "owner.key", tmp_path / "owner.key")
+KEYS = {"vault-1": "owner.key", "vault-2": "owner-2.key"}
+
+
+def opened(name: str, tmp_path: Path) -> Vault:
+    shutil.copytree(GOLDEN / name, tmp_path / "vault")
+    shutil.copy(GOLDEN / KEYS[name], tmp_path / "owner.key")
     (tmp_path / "owner.key").chmod(0o600)
     return Vault.open(open_store(f"file://{tmp_path}/vault"), OwnerKey.from_file(tmp_path / "owner.key"))
+
+
+@pytest.fixture
+def vault(tmp_path):
+    return opened("vault-1", tmp_path)
 
 
 def test_a_batch_is_written_and_read_as_ever():
@@ -59,8 +71,10 @@ def test_a_sealed_batch_opens(vault):
     assert found.first_sequence == 1
 
 
-def test_every_state_of_the_golden_vault_opens(vault):
-    expected = json.loads((GOLDEN / "vault-1.json").read_text())
+@pytest.mark.parametrize("name", KEYS)
+def test_every_state_of_the_golden_vaults_opens(name, tmp_path):
+    vault = opened(name, tmp_path)
+    expected = json.loads((GOLDEN / f"{name}.json").read_text())
     assert vault.key_hex == expected["key"]
     machine = vault.machine(MACHINE)
     points = machine.points()
@@ -75,10 +89,34 @@ def test_every_state_of_the_golden_vault_opens(vault):
     assert machine.machine_description(points[-1].position) == DESCRIPTION
 
 
-def test_the_golden_vault_holds_every_kind_of_object():
+def test_what_vault_2_says_of_itself_is_read(tmp_path):
+    vault = opened("vault-2", tmp_path)
+    assert Vault.open(vault.store, OwnerKey.from_passphrase("a second owner")).id == vault.id
+    (finding,) = damage.listed(vault.store, vault.chunk_key)
+    assert (finding.object, finding.disk, finding.end) == ("chunks/none", 1, 65536)
+    assert read_list(vault.store, vault.chunk_key).version == 1
+    assert read_list(vault.store, vault.chunk_key).objects
+    assert read_state(vault).done > 0
+    assert verify(vault, data=True).findings == []
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_upkeep_goes_on_in_the_golden_vaults(name, tmp_path):
+    vault = opened(name, tmp_path)
+    machine = vault.machine(MACHINE)
+    newest = machine.resolve(Latest.ANY).position
+    for _ in range(2):
+        done = maintain(vault, one_policy(ReplicationPolicy(hot_window=0, keep_hourly=1, keep_daily=0)), grace=0)
+        assert done.troubles == {}
+    assert vault.machine(MACHINE).resolve(Latest.ANY).position == newest
+    assert verify(vault, data=True).findings == []
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_golden_vaults_hold_every_kind_of_object(name):
     kinds = set()
-    for path in (GOLDEN / "vault-1").rglob("*"):
-        if path.is_file() and path.name != "vault.farshore":
+    for path in (GOLDEN / name).rglob("*"):
+        if path.is_file() and path.name != "vault.farshore" and path.parent.name != "descriptor":
             kinds.add(int.from_bytes(path.read_bytes()[10:12], "little"))
     assert kinds == {kind.value for kind in Kind}
 
