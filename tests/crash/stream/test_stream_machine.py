@@ -30,6 +30,7 @@ from farshore.model.errors import FarshoreError, Fenced, NoSpace
 from farshore.model.identifiers import Epoch
 from farshore.model.position import Position
 
+pytestmark = pytest.mark.timeout(1800)  # a soak has many examples
 SIZE = 192 << 10
 SEEDS = st.integers(0, 1 << 30)
 
