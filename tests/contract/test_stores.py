@@ -100,6 +100,8 @@ def test_folders_are_the_elements_that_follow(store):
         store.put(name, [b"1"])
     assert list(store.folders("m/")) == ["a", "b"]
     assert list(store.folders("n/")) == []
+    store.delete("m/a/x/y")
+    assert list(store.folders("m/")) == ["b"]
 
 
 def test_what_is_not_there_is_told_and_may_be_deleted(store):

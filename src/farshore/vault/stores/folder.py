@@ -76,7 +76,9 @@ class FolderStore:
 
     def folders(self, prefix: str) -> Sequence[str]:
         with _translated(prefix), contextlib.suppress(FileNotFoundError):
-            return sorted(entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir())
+            names = sorted(entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir())
+            # A folder stays where its last object was deleted: it holds nothing then.
+            return [name for name in names if next(self._walk(f"{prefix}{name}/", ""), None) is not None]
         return []
 
     def delete(self, name: str) -> None:
