@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from tests.unit.vault.synthetic import Machine, memory_vault, read
 
@@ -207,6 +209,19 @@ def test_where_points_stop_coming_the_last_ones_stay(machine):
     plan = plan_retention(timeline, machine.in_vault.points(), POLICY)
     assert plan[Epoch(1)].hot_from is not None
     assert plan[Epoch(1)].keeps(machine.in_vault.latest().position.sequence)
+
+
+def test_points_that_stopped_coming_years_ago_are_all_still_there(machine):
+    machine.journal(segments=40, batches=1, count=8)
+    run(machine)
+    before = machine.in_vault.points()
+    for years in (1, 2, 30):
+        later = time.time_ns() + years * 365 * 86400 * 10**9
+        compact(machine.in_vault, SMALL)
+        apply_retention(machine.in_vault, POLICY)
+        assert collect(machine.vault, lambda _: POLICY, grace=0, now=later).deleted == 0
+    assert machine.in_vault.points() == before
+    check_what_is_left(machine)
 
 
 def test_a_new_epoch_without_points_stays_whole(machine):
