@@ -90,6 +90,8 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     assert found["swapped"] > 0, "nothing was swapped out"
     assert found["verdicts"] == ["ok"], found
     assert found["hidden_swaps"] == [], found
+    assert [unseen for _, unseen in found["bitmap_only"]] == [0, 0], "blocks changed that the bitmap does not tell of"
+    assert min(changed for changed, _ in found["bitmap_only"]) > 3 * MIB // 4096, found
     findings = found["findings"]
     assert not [one for one, (severity, _) in findings.items() if severity == "error"], findings
     assert {"volume vg-data", "volume vg-swap", "md md0"} <= set(findings), findings
