@@ -25,7 +25,8 @@ SIZE = 192 * MIB
 LOST = 32 * MIB
 """What the process server had not put into the vault yet, and what was on its way."""
 CEILING = 256 * MIB
-SHARE = 0.10
+SHARE = 0.03
+"""Far below what a copy takes when left alone, so that it is the ceiling that holds it."""
 _CONSISTENT = re.compile(r"Epoch is consistent\. epoch=(\d+) .*compared=(\d+) sent=(\d+)")
 
 
@@ -33,10 +34,11 @@ class Copying:
     def __init__(self, rig: Rig, disk: LoopDisk) -> None:
         self.rig, self.disk = rig, disk
 
-    def limit(self, bandwidth: int) -> None:
+    def limit(self, bandwidth: int, cpu_percent: int = 10) -> None:
         with contextlib.closing(self.rig.api()) as api:
             path = f"/v1/machines/{self.rig.machine}/protection"
-            api.transport.put(path, ProtectionRequest(bandwidth_limit=bandwidth), Machine)
+            wish = ProtectionRequest(bandwidth_limit=bandwidth, cpu_percent=cpu_percent)
+            api.transport.put(path, wish, Machine)
 
     def fill(self, size: int) -> None:
         for offset in range(0, size, 16 * MIB):
@@ -125,22 +127,31 @@ def test_a_resync_on_demand_sends_nothing_where_nothing_differs(copying: Copying
 
 
 def test_the_copy_keeps_to_its_ceilings_while_others_want_the_processors(copying: Copying) -> None:
+    free = _copy_beside_hogs(copying, cpu_percent=100)
+    assert free > 2 * SHARE, f"a copy that nothing holds back takes {free:.3f}: this would show nothing"
+    held = _copy_beside_hogs(copying, cpu_percent=round(100 * SHARE))
+    assert held < 2 * SHARE, f"{held:.3f} of the machine"  # the first looks at the machine take their time
+    assert copying.rig.agent_peak_bytes() < CEILING
+    copying.check("courteous")
+
+
+def _copy_beside_hogs(copying: Copying, cpu_percent: int) -> float:
+    """The agent's share of the machine's processor time during a copy, each processor being wanted by another."""
     copying.rig.signal_agent(signal.SIGKILL)
     copying.fill(SIZE)
-    epoch = copying.rig.shown().epoch
-    processors = os.cpu_count() or 1
+    copying.limit(0, cpu_percent)
+    epoch, log = copying.rig.shown().epoch, copying.rig.log.read_text()
+    begun, ended = log.count("kind=resync"), len(_CONSISTENT.findall(log))
     with contextlib.ExitStack() as hogs:
-        for _ in range(processors):
+        for _ in range(os.cpu_count() or 1):
             hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
             hogs.callback(hog.wait)
             hogs.callback(hog.kill)
         copying.rig.start_agent()
-        until(lambda: copying.rig.log.read_text().count("kind=resync") == epoch, "the copy")
+        until(lambda: copying.rig.log.read_text().count("kind=resync") > begun, "the copy")
         began, used = time.monotonic(), copying.rig.agent_cpu_seconds()
-        copying.rig.wait_consistent(after_epoch=epoch)
-        wall, used = time.monotonic() - began, copying.rig.agent_cpu_seconds() - used
+        until(lambda: len(_CONSISTENT.findall(copying.rig.log.read_text())) > ended, "its end")
+        used, wall = copying.rig.agent_cpu_seconds() - used, time.monotonic() - began
     assert copying.finished()[1] >= SIZE - LOST
-    # A second's worth may be saved up, and a look at the machine comes every half second.
-    assert used < processors * SHARE * (1.2 * wall + 1.5), f"{used:.2f} s of {processors} processors in {wall:.2f} s"
-    assert copying.rig.agent_peak_bytes() < CEILING
-    copying.check("courteous")
+    copying.rig.wait_consistent(after_epoch=epoch)
+    return used / wall / (os.cpu_count() or 1)
