@@ -22,7 +22,7 @@ from farshore.model.position import Position
 pytestmark = pytest.mark.root
 MIB = 1 << 20
 SIZE = 192 * MIB
-LOST = 32 * MIB
+LOST = 48 * MIB
 """What the process server had not put into the vault yet, and what was on its way."""
 CEILING = 256 * MIB
 SHARE = 0.03

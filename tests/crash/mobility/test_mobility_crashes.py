@@ -107,9 +107,9 @@ def test_a_starved_agent_goes_to_the_bitmap_and_heals(rig: Rig) -> None:
 def test_servers_die_and_the_spill_carries_the_stream_over(rig: Rig) -> None:
     epoch = rig.shown().epoch
     rig.down()
-    for number in range(6):  # 72 MiB: more than the memory for it, less than the .hrl file
-        churn(rig.disk.folder, 12, f"outage-{number % 2}")
-        time.sleep(0.3)
+    for number in range(18):  # 72 MiB: more than the memory for it, less than the .hrl file, at a pace for the ring
+        churn(rig.disk.folder, 4, f"outage-{number % 6}")
+        time.sleep(0.25)
     until(lambda: rig.reported().spilled_bytes > 0, "the .hrl file's use")
     rig.up()
     rig.check("over-the-outage")
