@@ -31,25 +31,21 @@ class NewToken:
     expires: int
 
 
+def issue(tx: Transaction, row: TokenRow, creator: str, now: int, valid_seconds: int) -> NewToken:
+    """Store a token that opens what ``row`` says; its id, digest and times are filled in here."""
+    token = NewToken(new_id(), secrets.token_urlsafe(TOKEN_BYTES), now + valid_seconds * SECOND)
+    row.id, row.digest = token.id, tokens.digest(token.secret)
+    row.created, row.created_by, row.expires = now, creator, token.expires
+    tokens.add(tx, row)
+    return token
+
+
 def create_token(tx: Transaction, request: TokenRequest, creator: str, now: int) -> NewToken:
     """A one-time token. Raises NotFound for an unknown policy or machine."""
     policies.get(tx, request.policy)
     bound = machines.get(tx, request.machine).id if request.machine else ""
-    token = NewToken(new_id(), secrets.token_urlsafe(TOKEN_BYTES), now + request.valid_seconds * SECOND)
-    tokens.add(
-        tx,
-        TokenRow(
-            id=token.id,
-            digest=tokens.digest(token.secret),
-            name=request.name,
-            created=now,
-            created_by=creator,
-            expires=token.expires,
-            policy=request.policy,
-            protect=request.protect,
-            machine=bound,
-        ),
-    )
+    row = TokenRow(name=request.name, policy=request.policy, protect=request.protect, machine=bound)
+    token = issue(tx, row, creator, now, request.valid_seconds)
     subject = f"token/{token.id}"
     events.record(tx, time=now, kind="token.created", actor=creator, subject=subject, message="Enrolment token made.")
     return token

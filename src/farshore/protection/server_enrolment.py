@@ -6,7 +6,6 @@ gets hold of the token cannot pose as another server.
 
 from __future__ import annotations
 
-import secrets
 from urllib.parse import urlsplit
 
 from farshore.api_types.servers import ServerAddition
@@ -17,7 +16,7 @@ from farshore.model.errors import Malformed, Unauthenticated, WrongState
 from farshore.model.identifiers import new_id
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.assignment import SILENT_AFTER
-from farshore.protection.enrolment import SECOND, TOKEN_BYTES, NewToken
+from farshore.protection.enrolment import NewToken, issue
 
 KIND = "process-server"
 
@@ -29,21 +28,8 @@ def invite(tx: Transaction, request: ServerAddition, creator: str, now: int) -> 
         raise Malformed(f"{request.url!r} has no host.", remedy="Write it as https://ps2.example.com:9443.")
     row = ProcessServerRow(id=new_id(), name=request.name or host, url=request.url, host_names=[host])
     process_servers.invite(tx, row)
-    token = NewToken(new_id(), secrets.token_urlsafe(TOKEN_BYTES), now + request.valid_seconds * SECOND)
-    tokens.add(
-        tx,
-        TokenRow(
-            id=token.id,
-            digest=tokens.digest(token.secret),
-            name=row.name,
-            created=now,
-            created_by=creator,
-            expires=token.expires,
-            policy=ReplicationPolicy().name,
-            protect=False,
-            process_server=row.id,
-        ),
-    )
+    opens = TokenRow(name=row.name, policy=ReplicationPolicy().name, protect=False, process_server=row.id)
+    token = issue(tx, opens, creator, now, request.valid_seconds)
     message = f"Process server {row.name} was invited; agents will reach it at {row.url}."
     _tell(tx, row, "process-server.invited", creator, message, now)
     return row, token
