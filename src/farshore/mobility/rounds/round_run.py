@@ -6,6 +6,7 @@ does is the business of bitmap_run.py and scan_run.py. Runs in the thread that c
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import threading
@@ -40,7 +41,7 @@ _REST = 2.0
 """A round begins at the earliest when so many times the length of the one before it have passed since that began."""
 
 
-class RoundRun:
+class RoundRun(abc.ABC):
     """A running.Run. ``every``: seconds from the beginning of a round to the beginning of the next."""
 
     def __init__(
@@ -145,8 +146,9 @@ class RoundRun:
                 for request in self._requests:
                     request.fail()
 
+    @abc.abstractmethod
     def _run(self, stop: threading.Event) -> Ended:
-        raise NotImplementedError
+        """As ``run``, whatever it raises."""
 
     def _copy(self, receiver: ChunkReceiver, stop: threading.Event) -> None:
         """Every chunk compared, and sent where the vault lacks it."""
