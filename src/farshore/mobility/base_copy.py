@@ -101,6 +101,7 @@ class BaseCopy:
         for _ in range(REQUESTS + READERS + 1):
             free.put(AlignedBuffer(WINDOW_BYTES))
         giving_up = threading.Event()
+        self._courtesy.begin()
         with ThreadPoolExecutor(REQUESTS, "copy") as requests:
             under_way: Set[Future[None]] = set()
             try:
@@ -126,23 +127,29 @@ class BaseCopy:
                         raise Stopped
                     buffer = free.get()
                     data = buffer.view[:length]
-                    ahead.append(_Read(offset, data, buffer, readers.submit(reader.read, offset, data)))
+                    ahead.append(_Read(offset, data, buffer, readers.submit(self._read, reader, offset, data)))
                 while ahead:
                     yield self._hashed(disk.number, ahead.popleft())
 
+    def _read(self, reader: DiskReader, offset: int, data: memoryview) -> None:
+        with self._courtesy.copying():
+            reader.read(offset, data)
+
     def _hashed(self, disk: DiskNumber, read: _Read) -> _Window:
         read.under_way.result()
-        hashes = chunk_hashes(read.data, self._key)
+        with self._courtesy.copying():
+            hashes = chunk_hashes(read.data, self._key)
         return _Window(disk, read.offset // CHUNK, hashes, len(read.data), read.data, read.buffer)
 
     def _ship(self, window: _Window, free: queue.SimpleQueue[AlignedBuffer], stop: threading.Event) -> None:
         try:
-            comparison = Comparison(window.disk, window.first_chunk, window.hashes)
-            verdicts = until_done(lambda: self._receiver.compare(comparison), stop, "The copy")
-            wanted = np.flatnonzero(verdicts == Verdict.SEND)
-            if len(wanted):
-                self._send(window, wanted, stop)
-            self._progress.add(done=window.size)
+            with self._courtesy.copying():
+                comparison = Comparison(window.disk, window.first_chunk, window.hashes)
+                verdicts = until_done(lambda: self._receiver.compare(comparison), stop, "The copy")
+                wanted = np.flatnonzero(verdicts == Verdict.SEND)
+                if len(wanted):
+                    self._send(window, wanted, stop)
+                self._progress.add(done=window.size)
         finally:
             if window.buffer is not None:
                 free.put(window.buffer)

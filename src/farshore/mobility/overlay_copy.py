@@ -67,12 +67,17 @@ class OverlayCopy:
 
     def run(self, stop: threading.Event) -> None:
         """Copy everything. Raises Stopped, Damaged (a disk cannot be read), Fenced and other refusals."""
-        for piece in dirty_pieces(self._disks, self._blocks, self._clock):
-            batch = self._journal.batch(piece)
-            if stop.wait(self._bandwidth.wait_for(batch.size)):
-                raise Stopped
-            until_done(functools.partial(self._receiver.send_encoded, batch.buffers), stop, "Healing")
-            self._progress.add(done=int(piece.records["sectors"].sum()) * SECTOR, sent=batch.size)
+        pieces = dirty_pieces(self._disks, self._blocks, self._clock)
+        while True:
+            with self._courtesy.copying():
+                piece = next(pieces, None)
+                if piece is None:
+                    return
+                batch = self._journal.batch(piece)
+                if stop.wait(self._bandwidth.wait_for(batch.size)):
+                    raise Stopped
+                until_done(functools.partial(self._receiver.send_encoded, batch.buffers), stop, "Healing")
+                self._progress.add(done=int(piece.records["sectors"].sum()) * SECTOR, sent=batch.size)
             if stop.wait(self._courtesy.pause(urgent=True)):
                 raise Stopped
 

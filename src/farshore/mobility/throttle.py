@@ -5,11 +5,12 @@ Shipping and copying ask before each request. The capture itself is never slowed
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Iterator, NamedTuple, Optional
 
 from farshore.model.bandwidth import Bandwidth as Bandwidth
 from farshore.model.ports import Clock
@@ -20,18 +21,17 @@ _LOOK_SECONDS = 0.5
 _RESERVE = 0.10
 _SAVED_SECONDS = 1.0
 _OWED_SECONDS = 5.0
-_LEAST = 0.08
-"""Of the thread that hashes; reading and sending, in threads of their own, cost about twice as much again."""
+_LEAST = 0.25
+"""Of the share: what a copy gets however much the stream uses."""
 _URGENT = 4.0
 
 
 class Use(NamedTuple):
-    """Seconds: by the clock; of processor time that we used, and of it this thread; of all processors' time, and of it
-    idle (waiting for disks counts as idle)."""
+    """Seconds: by the clock; of processor time that we used; of all processors' time, and of it idle (waiting for disks
+    counts as idle)."""
 
     wall: float
     own: float
-    thread: float
     total: float
     idle: float
 
@@ -47,16 +47,43 @@ class Courtesy:
     it on to them all.)
     """
 
-    def __init__(self, clock: Clock, share: float = DEFAULT_SHARE, meter: Optional[Callable[[], Use]] = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        share: float = DEFAULT_SHARE,
+        meter: Optional[Callable[[], Use]] = None,
+        thread_seconds: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """``meter`` and ``thread_seconds`` measure this process and the calling thread."""
         self._meter = meter or (lambda: measure(clock))
+        self._thread_seconds = thread_seconds
         self._lock = threading.Lock()
         self._look = self._last = self._meter()
-        self._credit = 0.0
-        self._spare = 0.0
+        self._credit = self._spare = self._copied = 0.0
         self.share = share
 
+    def begin(self) -> None:
+        """A copy begins. Who wanted the processors before it tells nothing: it starts with its share and looks.
+
+        Heals do without: most are over before a look, and there are no new points until then.
+        """
+        with self._lock:
+            self._look = self._last = self._meter()
+            self._credit = self._spare = self._copied = 0.0
+
+    @contextlib.contextmanager
+    def copying(self) -> Iterator[None]:
+        """What the calling thread does in this context is a copy's work."""
+        before = self._thread_seconds()
+        try:
+            yield
+        finally:
+            used = self._thread_seconds() - before
+            with self._lock:
+                self._copied += used
+
     def pause(self, *, urgent: bool = False) -> float:
-        """Seconds that the copying thread, which calls, is to rest before its next piece of work."""
+        """Seconds that the copy is to rest before its next piece of work."""
         with self._lock:
             use = self._meter()
             before, self._last = self._last, use
@@ -68,8 +95,8 @@ class Courtesy:
             allowed = max(share, self._spare) * processors
             self._credit += (use.wall - before.wall) * allowed - (use.own - before.own)
             self._credit = max(-_OWED_SECONDS * allowed, min(_SAVED_SECONDS * allowed, self._credit))
-            most = max(0.0, use.thread - before.thread) / (share * _LEAST * processors)
-            return min(max(0.0, -self._credit / allowed), most)
+            copied, self._copied = self._copied, 0.0
+            return min(max(0.0, -self._credit / allowed), copied / (share * _LEAST * processors))
 
 
 def spare(before: Use, after: Use) -> float:
@@ -81,8 +108,8 @@ def spare(before: Use, after: Use) -> float:
 
 
 def measure(clock: Clock) -> Use:
-    """Now, for this process, this thread and this machine."""
+    """Now, for this process and this machine."""
     fields = [int(field) for field in _STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     ticks = os.sysconf("SC_CLK_TCK")
     idle = (fields[3] + fields[4]) / ticks
-    return Use(clock.monotonic(), time.process_time(), time.thread_time(), sum(fields) / ticks, idle)
+    return Use(clock.monotonic(), time.process_time(), sum(fields) / ticks, idle)

@@ -55,42 +55,59 @@ class Machine:
         self.wall = self.own = self.thread = self.idle = self.waiting = 0.0
 
     def meter(self) -> Use:
-        return Use(self.wall, self.own, self.thread, self.wall * self.processors, self.idle)
+        return Use(self.wall, self.own, self.wall * self.processors, self.idle)
+
+    def courtesy(self, share: float) -> Courtesy:
+        return Courtesy(FakeClock(), share, self.meter, lambda: self.thread)
 
     def works(self, courtesy: Courtesy, pieces: int, *, stream: float = 0.0, urgent: bool = False) -> float:
         """Do so many pieces of work, ``stream`` being the stream's share; the share that we had of the machine."""
         began, used = self.wall, self.own
         for _ in range(pieces):
-            for seconds, busy in ((0.1, 0.1), (courtesy.pause(urgent=urgent), 0.0)):
-                ours = busy + stream * self.processors * seconds
-                self.wall += seconds
-                self.thread += busy
-                self.own += ours
-                self.waiting += self.others * self.processors * seconds
-                done = min(self.waiting, self.processors * seconds - ours)
-                self.waiting -= done
-                self.idle += self.processors * seconds - ours - done
+            with courtesy.copying():
+                self.passes(0.1, 0.1, stream)
+            self.passes(courtesy.pause(urgent=urgent), 0.0, stream)
         return (self.own - used) / (self.wall - began) / self.processors
+
+    def passes(self, seconds: float, busy: float, stream: float = 0.0) -> None:
+        """Time, ``busy`` seconds of it a thread of the copy's."""
+        ours = busy + stream * self.processors * seconds
+        self.wall += seconds
+        self.thread += busy
+        self.own += ours
+        self.waiting += self.others * self.processors * seconds
+        done = min(self.waiting, self.processors * seconds - ours)
+        self.waiting -= done
+        self.idle += self.processors * seconds - ours - done
 
 
 @pytest.mark.parametrize(("urgent", "share"), [(False, 0.02), (True, 0.08)])
 def test_while_others_want_the_processors_the_agent_keeps_to_its_share(urgent: bool, share: float) -> None:
     machine = Machine(others=1.0)
-    courtesy = Courtesy(FakeClock(), 0.02, machine.meter)
+    courtesy = machine.courtesy(0.02)
     machine.works(courtesy, 100, urgent=urgent)
     assert machine.works(courtesy, 100, urgent=urgent) == pytest.approx(share, rel=0.1)
 
 
+def test_a_copy_that_begins_where_others_want_the_processors_keeps_to_its_share_from_the_first_piece_on() -> None:
+    machine = Machine(others=0.0)
+    courtesy = machine.courtesy(0.02)
+    machine.passes(10.0, 0.0)  # idle until now
+    machine.others = 1.0
+    courtesy.begin()
+    assert machine.works(courtesy, 10) < 0.03
+
+
 def test_what_the_others_leave_may_be_used_but_for_a_tenth() -> None:
     machine = Machine(others=0.8)
-    courtesy = Courtesy(FakeClock(), 0.02, machine.meter)
+    courtesy = machine.courtesy(0.02)
     machine.works(courtesy, 100)
     assert 0.05 < machine.works(courtesy, 200) < 0.12
 
 
 def test_a_stream_that_uses_the_share_up_leaves_the_copy_a_quarter_of_it() -> None:
     machine = Machine(others=1.0)
-    courtesy = Courtesy(FakeClock(), 0.04, machine.meter)
+    courtesy = machine.courtesy(0.04)
     machine.works(courtesy, 100, stream=0.06)
     assert machine.works(courtesy, 100, stream=0.06) == pytest.approx(0.07, rel=0.1)
 
