@@ -23,6 +23,8 @@ from pathlib import Path
 import urllib3
 from tests.contract.ceph import gateway
 
+from farshore.lab.ports import free_port
+
 CACHE = Path(os.environ.get("FARSHORE_DOUBLES", str(Path.home() / ".cache" / "farshore" / "doubles")))
 BUCKET = "farshore"
 _ACCOUNT = "devstoreaccount1"
@@ -38,7 +40,7 @@ def azurite() -> Iterator[tuple[str, dict[str, str]]]:
         if shutil.which("npm") is None:
             raise FileNotFoundError("npm is not installed, which installs Azurite")
         _install(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(CACHE), "azurite"])
-    port = _free_port()
+    port = free_port()
     options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--blobPort", str(port)]
     with _running([str(command), *options], port):
         endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
@@ -57,7 +59,7 @@ def ceph() -> Iterator[tuple[str, dict[str, str]]]:
     """The URL of a bucket behind a RADOS Gateway, and the environment that opens it."""
     with (
         tempfile.TemporaryDirectory(prefix="ceph-") as folder,
-        gateway(Path(folder), BUCKET, _free_port(), _free_port()) as found,
+        gateway(Path(folder), BUCKET, free_port(), free_port()) as found,
     ):
         yield found
 
@@ -72,12 +74,6 @@ def gcs() -> Iterator[tuple[str, dict[str, str]]]:
 def _install(command: list[str]) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     subprocess.run(command, check=True, capture_output=True, timeout=280)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from farshore.lab.cache import cache_folder
 from farshore.lab.command import GUEST_DATABASE, GUEST_SSH, GuestSettings, guest_command
 from farshore.lab.image import GuestImage
 from farshore.lab.monitor import qmp
+from farshore.lab.ports import free_ports
 from farshore.lab.shell import Shell
 from farshore.model.errors import Refused, Unreachable
 
@@ -146,14 +146,3 @@ class Guest:
                 return ""
             time.sleep(0.05)
         return errors.read_text(errors="replace").strip()[-500:] or "it ended without a word"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now; all are held until all are found, so they differ."""
-    with contextlib.ExitStack() as held:
-        ports = []
-        for _ in range(count):
-            one = held.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            ports.append(int(one.getsockname()[1]))
-        return ports

@@ -14,6 +14,7 @@ from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.ports import Clock
 
 _MAXIMUM_MICROSECONDS = (1 << 32) - 1
+_LOOKS, _LOOK_SECONDS = 5, 0.001
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Journal:
 
     def batch(self, piece: Piece) -> EncodedBatch:
         """The next batch. Times never fall within an epoch, even when the machine's clock is set back."""
-        offset = self._clock.now() - int(self._clock.monotonic() * 1e9)
+        offset = wall_clock_offset(self._clock)
         times = np.maximum(piece.times + offset, self.latest)
         base = int(times[0])
         piece.records["time_us"] = np.minimum((times - base) // 1000, _MAXIMUM_MICROSECONDS)
@@ -53,6 +54,19 @@ class Journal:
         batch = Batch(self._machine, self._epoch, self.role, self.next_sequence, base, piece.records, piece.payload)
         self.next_sequence = batch.end_sequence
         return EncodedBatch(batch.first_sequence, batch.end_sequence, self.latest, encode(batch))
+
+
+def wall_clock_offset(clock: Clock) -> int:
+    """Nanoseconds from the monotonic clock to the wall clock. Asked again where we were kept off the processor between
+    the two: a point would else bear a time after writes that it does not hold."""
+    offset = 0
+    for _ in range(_LOOKS):
+        before = clock.monotonic()
+        now = clock.now()
+        offset = now - int(before * 1e9)
+        if clock.monotonic() - before < _LOOK_SECONDS:
+            break
+    return offset
 
 
 def read_back(data: Buffer, machine: MachineId, epoch: Epoch, expected: Optional[Sequence]) -> Optional[EncodedBatch]:

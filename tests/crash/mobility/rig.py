@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from farshore.api_types.points import PointRequest
 from farshore.client.credentials import Credentials
 from farshore.client.management import Management
 from farshore.client.transport import Transport
+from farshore.lab.ports import free_ports
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.point import PointKind
@@ -38,14 +38,6 @@ CLI = [sys.executable, "-c", "from farshore.cli.main import app; app()"]
 AGENT = [sys.executable, "-m", "farshore.mobility.main"]
 PATIENCE = 120.0
 ONE = DiskNumber(0)
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:

@@ -43,7 +43,7 @@ from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
 _STREAM = re.compile(r"/v1/process-servers/self/streams/([0-9a-f-]+)/([0-9]+)")
-_READY_SECONDS = 30.0
+_READY_SECONDS = 120.0
 
 
 def description(*sizes: int) -> Description:

@@ -15,7 +15,7 @@ from tests.crash.process_server.simulated_agent import SimulatedAgent
 
 from farshore.api_types.machines import EpochKind
 from farshore.formats.point_payload import PointPayload
-from farshore.model.errors import WrongState
+from farshore.model.errors import TryLater, WrongState
 from farshore.model.identifiers import DiskNumber, MachineId, PointId, new_id
 from farshore.model.point import PointKind
 from farshore.model.position import Position
@@ -75,11 +75,15 @@ def _has_point(number: int) -> bool:
 
 
 def _copy(agent: SimulatedAgent) -> None:
+    give_up = time.monotonic() + 60
     while True:
-        agent.copy()
         try:
+            agent.copy()
             agent.complete(agent.acknowledged_end() - 1)
             return
+        except TryLater:  # it has just died; the mobility service waits in the same way
+            assert time.monotonic() < give_up, "the server does not come back"
+            time.sleep(0.05)
         except WrongState as error:  # a server that was started again has not heard of every chunk
             if "not whole" not in str(error):
                 raise
@@ -88,7 +92,7 @@ def _copy(agent: SimulatedAgent) -> None:
 def _check(rig: Rig, agent: SimulatedAgent) -> None:
     vault = rig.vault.machine(agent.machine)
     position = Position(agent.epoch, agent.next - 1)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     # A point's document follows the segment that holds its record.
     while "last" not in {point.id for point in vault.points()}:
         assert time.monotonic() < deadline, "the vault does not get the end of the stream"

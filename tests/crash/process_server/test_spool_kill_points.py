@@ -38,7 +38,7 @@ class Session:
                     ticket = self._log.append(
                         header(lane, first, 1), [body(lane, first, SIZES[number % len(SIZES)])], lambda _: None
                     )
-                    self.acknowledged[lane].append(ticket.result(10))
+                    self.acknowledged[lane].append(ticket.result(60))
                 if number % 4 == 3:
                     for lane in LANES:
                         done, self.acknowledged[lane] = self.acknowledged[lane][:3], self.acknowledged[lane][3:]
@@ -69,7 +69,7 @@ def check(disk: CrashableDisk, session: Session) -> None:
                 assert bodies.get(first) == body(lane, first, frame.body_length), f"frame {first} of {lane.machine}"
             following = begin + len(firsts)
             log.expect(lane, following)
-            log.append(header(lane, following, 1), [b"more"], lambda _: None).result(10)
+            log.append(header(lane, following, 1), [b"more"], lambda _: None).result(60)
             with pytest.raises(Gap):
                 log.append(header(lane, following, 1), [b"again"], lambda _: None)
     finally:

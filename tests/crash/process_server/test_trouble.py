@@ -61,7 +61,7 @@ def _send(agent: SimulatedAgent, batches: int) -> None:
 
 
 def _until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)

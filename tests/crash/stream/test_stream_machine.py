@@ -162,9 +162,10 @@ class StreamMachine(RuleBasedStateMachine):
             for _ in range(20):
                 self.wire.weather(None)
                 self._send()
-                if self.near.held is None:
+                if self.near.held is None and self.near.backlog.empty:
                     break
-                self.near.write(1)
+                if self.near.held is not None:
+                    self.near.write(1)
             assert self.near.backlog.empty
             self.far.upload()
             last = Position(Epoch(self.near.epoch), self.machine.next[batches.Role.JOURNAL] - 1)

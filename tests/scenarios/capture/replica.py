@@ -89,7 +89,7 @@ def capturing(disks: Mapping[int, LoopDisk], *, ring_bytes: int = 64 << 20) -> I
 
 def assert_accounts_agree(capture: Capture) -> None:
     """At the first instant without writes in flight, which comes soon after the work has ended."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     verdicts = capture.account()
     while any(one.state is State.UNSETTLED for one in verdicts.values()) and time.monotonic() < deadline:
         time.sleep(0.1)

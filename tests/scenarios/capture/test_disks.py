@@ -123,7 +123,7 @@ def test_accounts_notice_writes_that_the_program_did_not_see():
 
 def settled(capture):
     verdict = capture.account()[0]
-    for _ in range(50):
+    for _ in range(1200):
         if verdict.state is not State.UNSETTLED:
             break
         time.sleep(0.05)

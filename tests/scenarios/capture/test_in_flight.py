@@ -6,6 +6,7 @@ import mmap
 import os
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -37,17 +38,22 @@ def test_pages_changed_in_flight_come_again(fstype):
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
             stop = threading.Event()
 
-            def change(seed: int) -> None:
-                rng = random.Random(seed)
+            changed = [0, 0]
+
+            def change(number: int) -> None:
+                rng = random.Random(number)
                 while not stop.is_set():
+                    changed[number] += 1
                     at = rng.randrange(PAGES) * 4096 + rng.randrange(4000)
                     view[at : at + 64] = rng.randbytes(64)
 
-            changers = [threading.Thread(target=change, args=(seed,)) for seed in (1, 2)]
+            changers = [threading.Thread(target=change, args=(number,)) for number in (0, 1)]
             for changer in changers:
                 changer.start()
-            for _ in range(40):
+            for round_number in range(40):
                 os.fsync(file.fileno())  # the pages change on while this writes them
+                while sum(changed) < (round_number + 1) * PAGES:
+                    time.sleep(0.001)
             stop.set()
             for changer in changers:
                 changer.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,17 +30,12 @@ from farshore.client.machine_self import MachineSelf
 from farshore.client.management import Management
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
+from farshore.lab.ports import free_port
 from farshore.model.errors import TryLater
 from farshore.model.machine import Firmware
 
 SETUP = [sys.executable, "-m", "farshore.configuration_server.setup"]
 PROGRAM = [sys.executable, "-m", "farshore.configuration_server.main"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def description() -> Description:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenarios.control.servers import free_port
+
+from farshore.lab.ports import free_port
 
 
 class Shell:

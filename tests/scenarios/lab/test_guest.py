@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,10 @@ def test_guest_dies_under_load_and_recovers_from_its_own_disk(tmp_path: Path) ->
         start_pgbench(guest.shell)
         database = Database(guest.ports.database, image.database_password())
         with Counter(database, tmp_path / "acknowledged") as counter:
-            guest.shell.run("sleep 5")
+            give_up = time.monotonic() + 120
+            while len(counter.acknowledged()) < 10:
+                assert time.monotonic() < give_up, "nothing is committed"
+                time.sleep(0.5)
             assert pgbench_runs(guest.shell)
             guest.kill()
         acknowledged = counter.acknowledged()

@@ -67,7 +67,7 @@ def test_leaving_without_a_thaw_thaws(disk: LoopDisk) -> None:
 
 
 def test_the_guard_thaws_when_its_time_is_up(disk: LoopDisk) -> None:
-    with Freeze([str(disk.folder)], seconds=1.0) as freeze:
+    with Freeze([str(disk.folder)], seconds=3.0) as freeze:
         assert Writer(disk.folder).finish()
         assert not freeze.holds()
         with pytest.raises(TryLater, match="late"):

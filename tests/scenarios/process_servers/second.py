@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.crash.mobility.rig import CLI, Rig, free_ports, until
+from tests.crash.mobility.rig import CLI, Rig, until
 
 from farshore.api_types.machines import Machine
+from farshore.lab.ports import free_ports
 
 PROGRAM = [sys.executable, "-m", "farshore.process_server.main"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import time
@@ -23,7 +24,7 @@ FIRST, SECOND = "127.0.0.1", "second"
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     require_root()
     with pytest.MonkeyPatch.context() as environment, loop_disk(192 * MIB, "ext4") as disk:
-        environment.setenv("FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER", "8")
+        environment.setenv("FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER", "20")
         rig = Rig(tmp_path_factory.mktemp("installation"), disk)
         try:
             rig.up()
@@ -118,10 +119,16 @@ def unstored(operator: Operator, *, megabytes: int) -> int:
     assert shown.process_server == SECOND
     operator.run("process-server", "limit", SECOND, "--bandwidth", "1 KiB/s")
     until(lambda: operator.server(SECOND)["rate"] == 1024, "the limit is not taken")
-    time.sleep(2)  # until it has been told
+    for _ in range(2):  # the limit comes with the answer to a report
+        seen = operator.server(SECOND)["last_seen"]
+        until(functools.partial(_reported_since, operator, seen), "a report")
     churn(operator.rig.disk.folder, megabytes, "tail")
     until(lambda: operator.server(SECOND)["spool_bytes"] > megabytes * MIB, "the tail does not get into the spool")
     return int(operator.rig.vault().timeline().last(Epoch(shown.epoch)) or 0)
+
+
+def _reported_since(operator: Operator, seen: int) -> bool:
+    return int(operator.server(SECOND)["last_seen"]) > seen
 
 
 def sent(operator: Operator) -> int:

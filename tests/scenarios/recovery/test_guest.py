@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.scenarios.recovery.ports import free_port
 
 from farshore.export.launch import ExportLauncher
 from farshore.export.settings import ExportedDisk, ExportSettings, FileDisk
 from farshore.lab.guest import BOOT_SECONDS
 from farshore.lab.image import HOST_TOOLS, GuestRecipe, ensure_image
+from farshore.lab.ports import free_port
 from farshore.lab.shell import Shell
 from farshore.model.identifiers import DiskNumber, new_id
 from farshore.model.machine import DiskDescription, Firmware, MachineDescription, NicDescription

@@ -119,7 +119,7 @@ def test_every_point_is_a_moment_over_all_file_systems(protected: Protected) -> 
 def test_a_disk_without_file_system_is_caught_between_two_writes(protected: Protected) -> None:
     """Nothing can be frozen there. The writer rests now and then; while it does not, there is no point at all."""
     began = time.time_ns()
-    with Writer([protected.raw.device], pause=0.4):
+    with Writer([protected.raw.device], pause=1.5):
         until(lambda: len(protected.points(began)) >= 3, "points beside a slow raw writer")
     for position, _ in protected.points(began)[1:3]:
         image = protected.rig.replica(position, protected.numbers[protected.raw])

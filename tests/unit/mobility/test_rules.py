@@ -144,10 +144,10 @@ def test_a_freeze_of_nothing_holds_and_ends() -> None:
 
 
 def test_a_late_thaw_is_told() -> None:
-    with Freeze([], seconds=0.3) as freeze:
+    with Freeze([], seconds=2.0) as freeze:
         guard = freeze._guard
         assert guard is not None
-        guard.wait(10)
+        guard.wait(60)
         with pytest.raises(TryLater, match="late"):
             freeze.thaw()
 

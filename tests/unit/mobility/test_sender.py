@@ -99,6 +99,7 @@ def test_what_will_not_pass_ends_the_epoch(error: FarshoreError) -> None:
             raise error
 
     rig = Rig(trouble)
+    rig.sender._bandwidth.limit = 1 << 40  # one after another, so that the trouble meets the third
     with pytest.raises(type(error)):
         rig.run()
     assert rig.backlog.last_acknowledged == 2

@@ -106,7 +106,7 @@ class Spool(RuleBasedStateMachine):
         failed = False
         for first, count, size, ticket in tickets:
             try:
-                reference = ticket.result(10)
+                reference = ticket.result(60)
             except TryLater:
                 failed = True
                 continue
@@ -193,36 +193,36 @@ def test_a_full_disk_acknowledges_nothing_and_heals(log: SpoolLog) -> None:
     log._disk.failing = errno.ENOSPC
     ticket = log.append(header(LANE, 1, 5), [b"a" * 100], lambda _: None)
     with pytest.raises(NoSpace):
-        ticket.result(10)
+        ticket.result(60)
     log._disk.failing = None
-    assert log.append(header(LANE, 1, 5), [b"a" * 100], lambda _: None).result(10).header.end_sequence == 6
+    assert log.append(header(LANE, 1, 5), [b"a" * 100], lambda _: None).result(60).header.end_sequence == 6
 
 
 def test_at_the_limit_everybody_waits(log: SpoolLog) -> None:
     log.limit = 10_000
-    frames = [log.append(header(LANE, 1, 1), [bytes(4000)], lambda _: None).result(10)]
+    frames = [log.append(header(LANE, 1, 1), [bytes(4000)], lambda _: None).result(60)]
     with pytest.raises(Busy) as caught:
         log.append(header(LANE, 2, 1), [bytes(8000)], lambda _: None)
     assert caught.value.after
     log.release(frames)
-    log.append(header(LANE, 2, 1), [bytes(8000)], lambda _: None).result(10)
+    log.append(header(LANE, 2, 1), [bytes(8000)], lambda _: None).result(60)
 
 
 def test_above_half_a_machine_with_its_share_leaves_room_for_others(log: SpoolLog) -> None:
     log.limit = 16_000
     other = Lane(MACHINES[1], Epoch(1), Role.JOURNAL)
-    log.append(header(other, 1, 1), [bytes(100)], lambda _: None).result(10)
+    log.append(header(other, 1, 1), [bytes(100)], lambda _: None).result(60)
     for number in range(1, 3):
-        log.append(header(LANE, number, 1), [bytes(3000)], lambda _: None).result(10)
+        log.append(header(LANE, number, 1), [bytes(3000)], lambda _: None).result(60)
     with pytest.raises(Busy, match="share"):
         log.append(header(LANE, 3, 1), [bytes(3000)], lambda _: None)
-    log.append(header(other, 2, 1), [bytes(3000)], lambda _: None).result(10)
+    log.append(header(other, 2, 1), [bytes(3000)], lambda _: None).result(60)
 
 
 def test_files_are_used_again(log: SpoolLog) -> None:
     names: set[str] = set()
     for number in range(1, 40):
-        frame = log.append(header(LANE, number, 1), [bytes(3000)], lambda _: None).result(10)
+        frame = log.append(header(LANE, number, 1), [bytes(3000)], lambda _: None).result(60)
         names |= set(log._disk.names())
         log.release([frame])
     assert len(log._disk.names()) <= 4
@@ -235,7 +235,7 @@ def test_placed_is_told_before_the_ticket_and_in_order(log: SpoolLog) -> None:
         log.append(header(LANE, number, 1), [b"x"], lambda frame: told.append(frame.header.first_sequence))
         for number in range(1, 50)
     ]
-    assert tickets[-1].result(10).header.first_sequence == 49
+    assert tickets[-1].result(60).header.first_sequence == 49
     assert told == list(range(1, 50))
 
 
@@ -243,7 +243,7 @@ def test_recovery_stops_at_a_torn_frame_at_every_length(tmp_path: Path) -> None:
     disk = CrashableDisk(tmp_path / "spool")
     log = SpoolLog(disk, 1 << 20, FILE_BYTES)
     log.start()
-    frames = [log.append(header(LANE, n, 1), [body(LANE, n, 40)], lambda _: None).result(10) for n in (1, 2)]
+    frames = [log.append(header(LANE, n, 1), [body(LANE, n, 40)], lambda _: None).result(60) for n in (1, 2)]
     log.stop()
     path = tmp_path / "spool" / disk.names()[0]
     whole = path.read_bytes()

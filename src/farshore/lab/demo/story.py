@@ -21,9 +21,10 @@ from farshore.lab.demo.operator import Operator
 from farshore.lab.demo.recovered import Recovered
 from farshore.lab.demo.sameness import Range, compare, snapshot_hashes
 from farshore.lab.disk_layout import Layout
-from farshore.lab.guest import Guest, free_ports
+from farshore.lab.guest import Guest
 from farshore.lab.image import GuestImage, ensure_image
 from farshore.lab.load import start_pgbench
+from farshore.lab.ports import free_ports
 from farshore.lab.recipe import GuestRecipe
 from farshore.model.errors import Refused, Unreachable
 
@@ -32,7 +33,8 @@ PROTECT_SECONDS = 900.0
 POLL_SECONDS = 3.0
 """A look costs a second of processor time, which is the guest's as well."""
 QUIET_POINT = "quiet"
-FREEZE_LIMIT = 60
+FREEZE_LIMIT = 300
+"""Seconds after which the guest thaws itself, should we not come to it."""
 LOAD_SECONDS = 12.0
 EARLIER_SECONDS = 8.0
 
@@ -291,7 +293,7 @@ class _Answer:
 def _wait_until_quiet(disk: Path) -> None:
     """Return when the image has not been written to for two seconds; the guest's kernel may still be settling."""
     quiet_since, last = time.monotonic(), disk.stat().st_mtime_ns
-    end = quiet_since + 20
+    end = quiet_since + 120
     while time.monotonic() - quiet_since < 2:
         time.sleep(0.2)
         now = disk.stat().st_mtime_ns
