@@ -6,15 +6,16 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from farshore import __version__
 from farshore.cli import event, failover, job, machine, point, policy, process_server, token, up, user
-from farshore.cli.output import err
-from farshore.model.errors import FarshoreError
+from farshore.cli.output import coloured, err
+from farshore.model.errors import FarshoreError, Malformed
 
 EXAMPLES = """Protect running machines, and bring them up elsewhere when they are lost.
 
@@ -108,9 +109,18 @@ def app() -> None:
     try:
         commands()
     except FarshoreError as error:
-        err.print(f"[red]Error:[/red] {error.message}")
-        err.print(f"Remedy: {error.remedy}")
-        sys.exit(error.exit_status)
+        _end(error)
+    except ValidationError as error:
+        # A request's: what a server answers, and what lies in files, is checked where it comes in.
+        fault = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"]) or error.title
+        _end(Malformed(f"{where}: {fault['msg']}.", remedy="Give another value; see --help."))
+
+
+def _end(error: FarshoreError) -> NoReturn:
+    err.print(coloured("Error:", "red", f" {error.message}"))
+    err.print(f"Remedy: {error.remedy}")
+    sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main() -> int:
         folder.mkdir(parents=True, mode=0o700)
         story.tell()
     except FarshoreError as error:
-        display.console.print(f"[red]The demo stopped:[/red] {error.message}", highlight=False)
+        display.say(f"The demo stopped: {error.message}")
         display.say(f"Remedy: {error.remedy}")
         for line in _log_tails(folder):
             display.say(line)
