@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,9 @@ A first session, on the machine that is to be the server:
     farshore failover test web1 --forward 2222:22
 
     farshore failover run web1
+
+With `--json` a command prints one JSON document on standard output, and an error as one on standard error:
+`code` (docs/errors.md lists them), `message` and `remedy`. A command line that is not understood is told in words.
 
 Exit status: 0 done; 1 a job failed or an internal error; 2 refused; 3 damaged data; 75 try later; 77 not allowed.
 """
@@ -118,8 +122,12 @@ def app() -> None:
 
 
 def _end(error: FarshoreError) -> NoReturn:
-    err.print(coloured("Error:", "red", f" {error.message}"))
-    err.print(f"Remedy: {error.remedy}")
+    # The command that failed cannot say any more how it was called.
+    if "--json" in sys.argv[1:]:
+        typer.echo(json.dumps(error.as_json()), err=True)
+    else:
+        err.print(coloured("Error:", "red", f" {error.message}"))
+        err.print(f"Remedy: {error.remedy}")
     sys.exit(error.exit_status)
 
 

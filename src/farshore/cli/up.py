@@ -68,6 +68,7 @@ def up(
     }
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     arguments += [part for name in advertise or [] for part in ("--advertise", name)]
+    arguments += ["--json"] if as_json else []
     supervisor.check_not_running(installation)
     done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)
     if done.returncode:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -11,7 +14,7 @@ from farshore.api_types.jobs import Job
 from farshore.cli import following, main
 from farshore.cli.output import PlainConsole, coloured, err, out, print_fields, print_table
 from farshore.lab.demo.display import Display
-from farshore.model.errors import NotFound
+from farshore.model.errors import Busy, NotFound, by_code
 from farshore.model.states import JobState
 
 BRACKETS = ("[/x]", "[/etc] backup", "before [x] upgrade", "[red]1[/red]", "[bold", ":warning:", r"\[x]")
@@ -57,6 +60,35 @@ def test_an_error_shows_the_brackets_in_its_message_and_remedy(monkeypatch, caps
     status = fails_with(monkeypatch, NotFound("No point '[/x]'.", remedy="See [/y]."))
     assert status == NotFound.exit_status
     assert capsys.readouterr().err == "Error: No point '[/x]'.\nRemedy: See [/y].\n"
+
+
+@pytest.mark.parametrize("error", [NotFound("No '[/x]'.", remedy="See [/y]."), Busy("Full.", remedy="Wait.", after=1)])
+def test_with_json_an_error_is_one_json_object_on_standard_error(monkeypatch, capsys, error):
+    monkeypatch.setattr(sys, "argv", ["farshore", "point", "list", "db1", "--json"])
+    assert fails_with(monkeypatch, error) == error.exit_status
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert json.loads(told.err) == {"code": error.code, "message": error.message, "remedy": error.remedy}
+
+
+def test_json_for_an_error_of_the_whole_program(tmp_path):
+    """Nothing answers there: the program as a script calls it, and ``up`` with what it starts."""
+    environment = {**os.environ, "FARSHORE_CREDENTIALS": str(tmp_path / "none.json"), "FARSHORE_HOME": str(tmp_path)}
+    for words, code in (
+        (["machine", "list"], "not-found"),
+        (["up", "--vault", "nonsense://x"], "malformed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "farshore.cli.main", *words, "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == by_code()[code].exit_status, done.stderr
+        assert json.loads(done.stderr)["code"] == code
+        assert done.stdout == ""
 
 
 def test_a_failed_job_shows_the_brackets_in_its_error(capsys):
