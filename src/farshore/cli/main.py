@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from farshore import __version__
+from farshore import __version__, programs
 from farshore.cli import event, failover, job, machine, point, policy, process_server, token, up, user
 from farshore.cli.output import coloured, err
 from farshore.model.errors import FarshoreError, Malformed
@@ -54,7 +53,7 @@ class Groups(TyperGroup):
         module = LOADED_WHEN_USED.get(cmd_name)
         if module is None:
             return super().get_command(ctx, cmd_name)
-        group = typer.main.get_command(importlib.import_module(module).app)
+        group = typer.main.get_command(programs.load(f"farshore {cmd_name}", module, "cli").app)
         group.name = cmd_name
         return group
 

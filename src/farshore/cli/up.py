@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from farshore import programs
 from farshore.api_types.events import Alert
 from farshore.api_types.servers import ProcessServer, ServerStatus, VaultStatus
 from farshore.cli import supervisor
@@ -59,6 +60,7 @@ def up(
 
     Example: `farshore up --detach --advertise dr.example.com --vault s3://dr-vault`
     """
+    programs.check_installed("farshore up", "server")
     installation = Installation(state or home())
     given: dict[str, object] = {
         "--listen": listen,
