@@ -8,7 +8,7 @@ from typing import Dict, List, Optional
 from pydantic import Field
 
 from farshore.api_types.bandwidth import Rate
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Label
 from farshore.model.machine import Firmware
 from farshore.model.states import CaptureMode, MachineState
 
@@ -36,7 +36,7 @@ class Nic(Body):
 class Description(Body):
     """farshore.model.machine.MachineDescription."""
 
-    hostname: str
+    hostname: Label
     firmware: Firmware
     processors: int
     memory: int
@@ -265,7 +265,7 @@ class Machine(Body):
 class TokenRequest(Body):
     """``POST /v1/enrolment-tokens``."""
 
-    name: str = ""
+    name: Label = ""
     valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
     policy: str = "default"
     protect: bool = True
@@ -310,12 +310,12 @@ class MachineAddition(Body):
     ``private_key`` (OpenSSH or PEM) is sealed at rest and forgotten when the job ends. ``host_key_fingerprint``
     (``SHA256:…``) pins the host's key; empty trusts the key of first contact, and keeps to it afterwards."""
 
-    host: str
+    host: Label
     port: int = Field(default=22, ge=1, le=65535)
-    user: str = "root"
+    user: Label = "root"
     private_key: str
-    host_key_fingerprint: str = ""
-    name: str = ""
+    host_key_fingerprint: Label = ""
+    name: Label = ""
     policy: str = "default"
     protect: bool = True
     server_url: str = ""

@@ -6,7 +6,7 @@ from typing import Optional
 
 from pydantic import field_validator
 
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Label
 from farshore.model.point import PointKind
 
 
@@ -26,7 +26,7 @@ class PointRequest(Body):
     """``POST /v1/machines/{machine}/points``: cut one now. Answered with a Job."""
 
     kind: PointKind = PointKind.CRASH_CONSISTENT
-    name: str = ""
+    name: Label = ""
 
     @field_validator("kind")
     @classmethod

@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from farshore.api_types.jobs import Job
-from farshore.cli.output import err, out, print_json
+from farshore.cli.output import coloured, err, out, plain, print_json
 from farshore.client.management import Management
 from farshore.model.errors import TryLater
 from farshore.model.states import JobState
@@ -26,10 +26,10 @@ def finish(api: Management, job: Job, *, as_json: bool, no_wait: bool = False) -
     if as_json:
         print_json(job)
     elif job.state is JobState.SUCCEEDED:
-        out.print(f"[green]{job.kind}[/green] succeeded.")
+        out.print(coloured(job.kind, "green", " succeeded."))
     if job.state is not JobState.SUCCEEDED:
         if not as_json:
-            err.print(f"[red]{job.kind} {job.state.value}.[/red] {job.error}")
+            err.print(coloured(f"{job.kind} {job.state.value}.", "red", f" {job.error}"))
             if job.remedy:
                 err.print(f"Remedy: {job.remedy}")
         raise typer.Exit(1)
@@ -38,7 +38,7 @@ def finish(api: Management, job: Job, *, as_json: bool, no_wait: bool = False) -
 
 def follow(api: Management, job: Job, *, quiet: bool = False) -> Job:
     """Wait until a job has ended. A server that is restarting meanwhile is waited for."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as progress:
         task = progress.add_task(job.kind, total=1.0)
         while job.state not in ENDED:
@@ -49,5 +49,5 @@ def follow(api: Management, job: Job, *, quiet: bool = False) -> Job:
                 continue
             running = next((step for step in job.steps if step.state is JobState.RUNNING), None)
             words = [job.kind, running.name if running else "", running.detail if running else ""]
-            progress.update(task, completed=job.fraction, description=": ".join(word for word in words if word))
+            progress.update(task, completed=job.fraction, description=plain(": ".join(filter(None, words))))
     return job

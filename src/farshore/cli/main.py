@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from farshore import __version__
+from farshore import __version__, programs
 from farshore.cli import event, failover, job, machine, point, policy, process_server, token, up, user
-from farshore.cli.output import err
-from farshore.model.errors import FarshoreError
+from farshore.cli.output import coloured, err
+from farshore.model.errors import FarshoreError, Malformed
 
 EXAMPLES = """Protect running machines, and bring them up elsewhere when they are lost.
 
@@ -29,6 +30,9 @@ A first session, on the machine that is to be the server:
     farshore failover test web1 --forward 2222:22
 
     farshore failover run web1
+
+With `--json` a command prints one JSON document on standard output, and an error as one on standard error:
+`code` (docs/errors.md lists them), `message` and `remedy`. A command line that is not understood is told in words.
 
 Exit status: 0 done; 1 a job failed or an internal error; 2 refused; 3 damaged data; 75 try later; 77 not allowed.
 """
@@ -49,7 +53,7 @@ class Groups(TyperGroup):
         module = LOADED_WHEN_USED.get(cmd_name)
         if module is None:
             return super().get_command(ctx, cmd_name)
-        group = typer.main.get_command(importlib.import_module(module).app)
+        group = typer.main.get_command(programs.load(f"farshore {cmd_name}", module, "cli").app)
         group.name = cmd_name
         return group
 
@@ -108,9 +112,22 @@ def app() -> None:
     try:
         commands()
     except FarshoreError as error:
-        err.print(f"[red]Error:[/red] {error.message}")
+        _end(error)
+    except ValidationError as error:
+        # A request's: what a server answers, and what lies in files, is checked where it comes in.
+        fault = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"]) or error.title
+        _end(Malformed(f"{where}: {fault['msg']}.", remedy="Give another value; see --help."))
+
+
+def _end(error: FarshoreError) -> NoReturn:
+    # The command that failed cannot say any more how it was called.
+    if "--json" in sys.argv[1:]:
+        typer.echo(json.dumps(error.as_json()), err=True)
+    else:
+        err.print(coloured("Error:", "red", f" {error.message}"))
         err.print(f"Remedy: {error.remedy}")
-        sys.exit(error.exit_status)
+    sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from farshore.model.errors import Malformed
 
@@ -20,8 +23,33 @@ NANOSECONDS = 1_000_000_000
 WIDE = 250
 """Columns where nobody looks: a pipe or a file gets every table whole."""
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class PlainConsole(Console):
+    """Prints strings as they are: names and messages come from elsewhere, so brackets in them are no markup, and a
+    control character in them does nothing to the terminal. What is to be coloured is a Text (see ``coloured``)."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every string on its way out, a table's cells too."""
+        return super().render_str(plain(text), **options)
+
+
+out = PlainConsole(width=None if sys.stdout.isatty() else WIDE)
+err = PlainConsole(stderr=True)
+
+
+def plain(text: str) -> str:
+    """The text with a mark in place of each control character that is no line break or tab."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def coloured(words: str, style: str, rest: str = "") -> Text:
+    """``words`` in a colour, and ``rest`` without."""
+    return Text.assemble((plain(words), style), plain(rest))
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | object) -> None:
@@ -41,7 +69,7 @@ def print_done(sentence: str, as_json: bool, **fields: object) -> None:
         out.print(sentence)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], empty: str) -> None:
     """A table, or the sentence ``empty`` where there is nothing to show."""
     if not rows:
         out.print(empty)
@@ -52,7 +80,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: st
     out.print(table)
 
 
-def print_fields(fields: Sequence[tuple[str, str]]) -> None:
+def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:
     """Names and values, one to a line; fields without a value are left out."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")

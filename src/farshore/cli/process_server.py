@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from farshore.api_types.machines import Machine
 from farshore.api_types.servers import (
@@ -18,6 +19,7 @@ from farshore.api_types.servers import (
 from farshore.cli.connection import AsJson, management
 from farshore.cli.output import (
     ago,
+    coloured,
     duration,
     moment,
     out,
@@ -113,7 +115,8 @@ def add(
     )
     vault = api.transport.get("/v1/vault", VaultStatus).url
     if vault.startswith("file:"):
-        out.print(f"[yellow]The vault is a folder, {vault}: the new server must see the same folder there.[/yellow]")
+        warning = f"The vault is a folder, {vault}: the new server must see the same folder there."
+        out.print(coloured(warning, "yellow"))
 
 
 @app.command()
@@ -202,9 +205,9 @@ def _print(found: ProcessServer) -> None:
     )
 
 
-def _standing(found: ProcessServer) -> str:
+def _standing(found: ProcessServer) -> str | Text:
     good = found.standing in (ServerStanding.WELL, ServerStanding.DRAINED)
-    return found.standing.value if good else f"[yellow]{found.standing.value}[/yellow]"
+    return found.standing.value if good else coloured(found.standing.value, "yellow")
 
 
 def _going(machine: Machine, server: str) -> str:

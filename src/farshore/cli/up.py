@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
+from farshore import programs
 from farshore.api_types.events import Alert
 from farshore.api_types.servers import ProcessServer, ServerStatus, VaultStatus
 from farshore.cli import supervisor
 from farshore.cli.connection import AsJson, home, management
-from farshore.cli.output import ago, err, out, print_done, print_fields, print_json, print_table, size
+from farshore.cli.output import ago, coloured, err, out, plain, print_done, print_fields, print_json, print_table, size
 from farshore.cli.supervisor import Installation
 from farshore.model.errors import FarshoreError, TryLater
 
@@ -58,6 +60,7 @@ def up(
 
     Example: `farshore up --detach --advertise dr.example.com --vault s3://dr-vault`
     """
+    programs.check_installed("farshore up", "server")
     installation = Installation(state or home())
     given: dict[str, object] = {
         "--listen": listen,
@@ -67,6 +70,7 @@ def up(
     }
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     arguments += [part for name in advertise or [] for part in ("--advertise", name)]
+    arguments += ["--json"] if as_json else []
     supervisor.check_not_running(installation)
     done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)
     if done.returncode:
@@ -116,7 +120,7 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
         [
             ("Configuration server", f"{api.transport.url}, version {server.version}"),
             ("Authority", server.authority_fingerprint),
-            ("Vault", f"{vault.url}{'' if vault.reachable else f' [red]{vault.trouble}[/red]'}"),
+            ("Vault", vault.url if vault.reachable else Text.assemble(vault.url, " ", (plain(vault.trouble), "red"))),
             ("Machines", str(len(machines))),
         ]
     )
@@ -125,7 +129,7 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
         [
             one.name,
             one.url,
-            one.standing.value if one.healthy else f"[red]{one.standing.value}[/red]",
+            one.standing.value if one.healthy else coloured(one.standing.value, "red"),
             ago(one.last_seen),
             f"{size(one.spool_bytes)} of {size(one.spool_limit)}",
             str(one.machines),
@@ -136,7 +140,7 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
     columns = ("Process server", "Address", "State", "Seen", "Spool", "Machines", "Store")
     print_table(columns, rows, "No process server has registered.")
     for alert in alerts:
-        out.print(f"[red]{alert.message}[/red] {alert.remedy}")
+        out.print(coloured(alert.message, "red", f" {alert.remedy}"))
 
 
 def _wait_until_ready(installation: Installation) -> None:
@@ -159,7 +163,7 @@ def _report_ready(installation: Installation, as_json: bool) -> None:
     try:
         _wait_until_ready(installation)
     except FarshoreError as error:
-        err.print(f"[yellow]Not ready yet:[/yellow] {error}")
+        err.print(coloured("Not ready yet:", "yellow", f" {error}"))
     else:
         _greet(installation, as_json)
 
@@ -169,6 +173,6 @@ def _greet(installation: Installation, as_json: bool) -> None:
         url, credentials, key = installation.api().transport.url, installation.credentials, installation.vault_key
         print_json({"url": url, "credentials": str(credentials), "vault_key": str(key)})
         return
-    err.print(f"[green]Farshore is ready[/green] at {installation.api().transport.url}.")
+    err.print(coloured("Farshore is ready", "green", f" at {installation.api().transport.url}."))
     err.print(f"Administrator's credentials: {installation.credentials}")
     err.print(f"Key of the vault: {installation.vault_key}. Keep a copy elsewhere: without it no copy can be read.")

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 
 from farshore.cli import vault_checking, vault_files, vault_keys, vault_upkeep
+from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -52,7 +51,7 @@ def init(vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile =
     if as_json:
         print_json({"vault": made.id, "url": vault})
     else:
-        Console().print(f"Vault {made.id} is ready in {vault}. Keep the key safe: without it nothing can be read.")
+        out.print(f"Vault {made.id} is ready in {vault}. Keep the key safe: without it nothing can be read.")
 
 
 @app.command("ls")
@@ -65,11 +64,11 @@ def list_machines(
     if as_json:
         print_json(rows)
         return
-    table = Table("Machine", "Host", "Disks", "Points", "Oldest", "Newest")
+    cells = []
     for row in rows:
         sizes = ", ".join(f"{disk['number']}: {disk['size'] / (1 << 30):.1f} GiB" for disk in row["disks"])
-        table.add_row(row["machine"], row["host"], sizes, str(row["points"]), row["oldest"], row["newest"])
-    Console().print(table)
+        cells.append((row["machine"], row["host"], sizes, str(row["points"]), row["oldest"], row["newest"]))
+    print_table(("Machine", "Host", "Disks", "Points", "Oldest", "Newest"), cells, "The vault holds no machines.")
 
 
 @app.command()
@@ -94,9 +93,8 @@ def points(
     )
     gaps = timeline.gaps()
     if gaps:
-        Console(stderr=True).print(
-            f"[red]{len(gaps)} stored segments follow a gap and cannot be used.[/red] Run `farshore vault verify`."
-        )
+        trouble = f"{len(gaps)} stored segments follow a gap and cannot be used."
+        err.print(coloured(trouble, "red", " Run `farshore vault verify`."))
     if as_json:
         print_json(
             [
@@ -111,10 +109,8 @@ def points(
             ]
         )
         return
-    table = Table("Time", "Kind", "Name", "Position", "Id")
-    for point in listed:
-        table.add_row(show_time(point.time), point.kind.value, point.name, str(point.position), point.id)
-    Console().print(table)
+    cells = [(show_time(point.time), point.kind.value, point.name, str(point.position), point.id) for point in listed]
+    print_table(("Time", "Kind", "Name", "Position", "Id"), cells, f"{found.id} has no recovery points.")
 
 
 @app.command()
@@ -173,7 +169,7 @@ def restore(
             }
         )
     else:
-        Console().print(f"{output}: {label} ({chosen.position}).")
+        out.print(f"{output}: {label} ({chosen.position}).")
 
 
 def _machine_row(vault: Vault, machine: MachineId) -> dict[str, Any]:
@@ -200,11 +196,11 @@ def _machine_row(vault: Vault, machine: MachineId) -> dict[str, Any]:
 
 def _progress(quiet: bool) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=err,
         disable=quiet or not sys.stderr.isatty(),
     )

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from farshore.cli.output import coloured, err, out, plain, print_table
 from farshore.cli.vault_opening import AsJson, KeyFile, PassphraseFile, VaultUrl, open_vault, print_json, show_time
 from farshore.model.errors import Damaged
 from farshore.vault.damage import Finding, note_if_allowed
@@ -36,22 +36,21 @@ def verify(
     What is found is noted in the vault, so that the next resync of a machine does not rely on it.
     """
     opened = open_vault(vault, key, passphrase_file)
-    console = Console(stderr=True)
-    with console.status("verifying") as status:
+    with err.status("verifying") as status:
         report = verify_vault(
             opened,
             data=data or sample > 0,
             sample=1.0 if data else sample,
-            progress=status.update if sys.stderr.isatty() and not as_json else None,
+            progress=(lambda line: status.update(Text(plain(line)))) if sys.stderr.isatty() and not as_json else None,
         )
     noted = note_if_allowed(opened.store, opened.chunk_key, report.findings)
     if as_json:
         print_json(asdict(report))
     else:
         _print_findings(report.findings)
-        Console().print(f"{report.objects} objects and {report.packs} packs opened, {len(report.findings)} findings.")
+        out.print(f"{report.objects} objects and {report.packs} packs opened, {len(report.findings)} findings.")
     if not noted:
-        console.print("[yellow]The vault may only be read here: the findings were not noted in it.[/yellow]")
+        err.print(coloured("The vault may only be read here: the findings were not noted in it.", "yellow"))
     if report.findings:
         raise typer.Exit(Damaged.exit_status)
 
@@ -69,14 +68,14 @@ def damage(
     _print_findings(findings)
     done = f"{state.done / _MIB:.0f} of {state.total / _MIB:.0f} MiB" if state.began else "nothing yet"
     finished = f"; the last whole round ended {show_time(state.finished)}" if state.finished else ""
-    Console().print(f"{len(findings)} places are noted. The scrub has read {done} in this round{finished}.")
+    out.print(f"{len(findings)} places are noted. The scrub has read {done} in this round{finished}.")
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
-    table = Table("Machine", "Disk", "Bytes", "States from", "Problem")
+    rows = []
     for one in findings:
         disk = str(one.disk) if one.disk >= 0 else ""
         span = f"{one.start}–{one.end}" if one.start >= 0 else ""
-        table.add_row(one.machine, disk, span, one.from_position, f"{one.object}: {one.problem}")
-    if findings:
-        Console().print(table)
+        rows.append((one.machine, disk, span, one.from_position, f"{one.object}: {one.problem}"))
+    if rows:
+        print_table(("Machine", "Disk", "Bytes", "States from", "Problem"), rows, "")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from farshore.cli.output import out
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -60,7 +60,7 @@ def mount(
         if as_json:
             print_json({"file": str(file), "disk": disk, "time": chosen.time, "position": str(chosen.position)})
         else:
-            Console().print(f"{file} is disk {disk} at {show_time(chosen.time)}. Press Ctrl-C to end.")
+            out.print(f"{file} is disk {disk} at {show_time(chosen.time)}. Press Ctrl-C to end.")
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()
@@ -99,4 +99,4 @@ def get_file(
     if as_json:
         print_json({"output": str(output), "path": path, "time": chosen.time, "position": str(chosen.position)})
     else:
-        Console().print(f"{output}: {path} at {show_time(chosen.time)}.")
+        out.print(f"{output}: {path} at {show_time(chosen.time)}.")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from farshore.cli.output import out, plain
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -46,7 +46,7 @@ def add_key(
     if as_json:
         print_json({"vault": opened.id, "added": True})
     else:
-        Console().print("The vault opens with the new key as well. `farshore vault remove-key` takes the old one away.")
+        out.print("The vault opens with the new key as well. `farshore vault remove-key` takes the old one away.")
 
 
 @app.command("remove-key")
@@ -60,7 +60,7 @@ def remove_key(
     if as_json:
         print_json({"vault": opened.id, "removed": True})
     else:
-        Console().print("The key no longer opens the vault.")
+        out.print("The key no longer opens the vault.")
 
 
 @app.command()
@@ -81,7 +81,7 @@ def erase(
     found = find_machine(opened, machine)
     name = hostname(opened, found.id) or found.id
     if not yes:
-        typer.confirm(f"Destroy every recovery point of {name} ({found.id}) for good?", abort=True)
+        typer.confirm(f"Destroy every recovery point of {plain(name)} ({found.id}) for good?", abort=True)
     done = erase_machine(opened, found.id)
     if as_json:
         print_json({"machine": found.id, "objects": done.objects, "bytes": done.bytes, "left": done.left})
@@ -89,4 +89,4 @@ def erase(
     text = f"{name} is erased: its key and {done.objects} objects ({done.bytes / _MIB:.1f} MiB) are gone."
     if done.left:
         text += f" {done.left / _MIB:.1f} MiB of chunks could not be told from those of a copy under way; repeat later."
-    Console().print(text)
+    out.print(text)

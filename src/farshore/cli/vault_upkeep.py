@@ -6,9 +6,8 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -52,21 +51,21 @@ def usage(
     if as_json:
         print_json({**asdict(found), "total": found.total})
         return
-    table = Table("Machine", "MiB", "by kind", "by age in days")
+    rows: list[tuple[str, str, str, str]] = []
     for machine, mine in sorted(found.machines.items()):
         kinds = ", ".join(f"{kind} {size / _MIB:.1f}" for kind, size in sorted(mine.by_kind.items()))
         ages = ", ".join(f"{age}: {size / _MIB:.1f}" for age, size in sorted(mine.by_age_days.items()))
-        table.add_row(machine, f"{mine.total / _MIB:.1f}", kinds, ages)
+        rows.append((machine, f"{mine.total / _MIB:.1f}", kinds, ages))
     unused = f"{found.part_dead / _MIB:.1f} of it unused, in packs that others need"
-    table.add_row("shared chunks", f"{found.chunks / _MIB:.1f}", unused if found.part_dead else "", "")
-    Console().print(table)
-    Console().print(
+    rows.append(("shared chunks", f"{found.chunks / _MIB:.1f}", unused if found.part_dead else "", ""))
+    print_table(("Machine", "MiB", "by kind", "by age in days"), rows, "")
+    out.print(
         f"{found.total / _MIB:.1f} MiB in all, of which {found.reclaimable / _MIB:.1f} MiB are due for collection."
     )
     if found.forecast is not None:
         now, applied, settled = found.forecast.now, found.forecast.applied, found.forecast.settled
         change = "free" if applied <= now else "cost"
-        Console().print(
+        out.print(
             f"Once merged and collected, this retention would {change} about {abs(now - applied) / _MIB:.1f} MiB of "
             f"the machines' {now / _MIB:.1f}; at the present rate of writing it settles near {settled / _MIB:.1f} MiB."
         )
@@ -89,14 +88,14 @@ def maintain(
     policy = _policy(hot_window, keep_hourly, keep_daily, keep_weekly)
     done = maintain_vault(opened, one_policy(policy), int(grace * 3.6e12))
     for machine, trouble in done.troubles.items():
-        Console(stderr=True).print(f"[red]{machine}: {trouble}[/red]")
+        err.print(coloured(f"{machine}: {trouble}", "red"))
     collection = done.collection
     deleted = collection.deleted if collection else 0
     condemned = collection.condemned if collection else 0
     if as_json:
         print_json({"layers": done.layers, "merged": done.merged, "deleted": deleted, "condemned": condemned})
     else:
-        Console().print(
+        out.print(
             f"{done.layers} layers written, {done.merged} ranges merged, {deleted / _MIB:.1f} MiB deleted, "
             f"{condemned / _MIB:.1f} MiB condemned."
         )

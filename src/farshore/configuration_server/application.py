@@ -24,6 +24,7 @@ from farshore.configuration_server.api import (
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web import problems
 from farshore.configuration_server.web.bounds import BoundedBodies
+from farshore.configuration_server.web.description import ERRORS, DescribedApplication
 
 ROUTERS = (
     enrolments.router,
@@ -47,7 +48,7 @@ Errors are problem documents (RFC 9457) whose `type` is `urn:farshore:<code>`; d
 
 def create_application(services: Services | None) -> FastAPI:
     """The application; without services it can only describe itself."""
-    app = FastAPI(
+    app = DescribedApplication(
         title="Farshore",
         version=__version__,
         description=DESCRIPTION,
@@ -55,6 +56,7 @@ def create_application(services: Services | None) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         generate_unique_id_function=_operation_id,
+        responses=ERRORS,
     )
     app.state.services = services
     app.add_middleware(BoundedBodies)

@@ -6,6 +6,7 @@ A program of its own, for it needs neither web framework nor job engine, and the
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         set_up(_settings(options), SystemClock())
     except FarshoreError as error:
-        log.error("%s", error)
+        if options.json:
+            sys.stderr.write(json.dumps(error.as_json()) + "\n")
+        else:
+            log.error("%s", error)
         return error.exit_status
     return 0
 
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--vault-url", help="file:///path, s3://bucket, az://container, gs://bucket")
     parser.add_argument("--catalog-url", help="another database than the SQLite file of the installation")
+    parser.add_argument("--json", action="store_true", help="tell an error as JSON")
     return parser
 
 

@@ -1,7 +1,7 @@
 """Which version of the stream protocol two sides speak: the machine offers those it knows, the server chooses.
 
 A version stands for everything that goes over the data plane: requests and answers, batches, records, the exchange of
-chunks. Version 1 is docs/formats/batch.md, record.md and chunk-exchange.md.
+chunks. Version 1 is docs/formats/stream-protocol.md.
 """
 
 from __future__ import annotations

@@ -26,6 +26,10 @@ class FarshoreError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}"
 
+    def as_json(self) -> Dict[str, str]:
+        """What a command prints of it for scripts."""
+        return {"code": self.code, "message": self.message, "remedy": self.remedy}
+
     def __reduce__(self) -> Tuple[Any, ...]:
         """Durable workflows store errors pickled; the keyword arguments would be lost otherwise."""
         return _rebuild, (type(self), dict(self.__dict__))

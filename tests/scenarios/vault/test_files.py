@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,7 +22,7 @@ START = 1 << 20
 @pytest.fixture
 def source(tmp_path):
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if (missing or not Path("/dev/fuse").exists()) and os.environ.get("CI") != "true":
+    if missing or not Path("/dev/fuse").exists():
         pytest.skip(f"not here: {missing or '/dev/fuse'}")
     tree = tmp_path / "tree"
     (tree / "etc").mkdir(parents=True)

@@ -24,24 +24,25 @@ from farshore.configuration_server.web.callers import (
     Operator,
     Reader,
 )
+from farshore.configuration_server.web.description import OPEN_TO_ALL
 from farshore.protection.enrolment import create_token, enrol
 
 router = APIRouter(prefix="/v1", tags=["enrolment"])
 
 
-@router.get("/status")
+@router.get("/status", openapi_extra=OPEN_TO_ALL)
 def status(installation: Installation) -> ServerStatus:
     """What this server is. Open to all."""
     return ServerStatus(version=__version__, authority_fingerprint=installation.issuer.authority.fingerprint)
 
 
-@router.get("/authority")
+@router.get("/authority", openapi_extra=OPEN_TO_ALL)
 def authority(installation: Installation) -> Authority:
     """The authority's certificate. Open to all; compare its SHA-256 fingerprint with the one that came with a token."""
     return Authority(certificate=installation.issuer.authority.certificate)
 
 
-@router.post("/enrolments", status_code=201)
+@router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)
 def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolment:
     """Trade a one-time token for a machine's certificate. Open to all who have a token."""
     with installation.catalog.writing() as tx:

@@ -16,6 +16,7 @@ from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.api import views
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
+from farshore.configuration_server.web.description import OPEN_TO_ALL
 from farshore.model.bandwidth import check_schedule
 from farshore.protection import server_enrolment
 
@@ -46,7 +47,7 @@ def invite_server(request: ServerAddition, user: Contributor, installation: Inst
         )
 
 
-@router.post("/enrolments", status_code=201)
+@router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)
 def enrol_server(request: ServerEnrolmentRequest, installation: Installation) -> ServerEnrolment:
     """Trade a one-time token for a process server's certificate. Open to all who have a token."""
     with installation.catalog.writing() as tx:

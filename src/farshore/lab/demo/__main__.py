@@ -7,12 +7,16 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from farshore.lab.cache import cache_folder
 from farshore.lab.demo.display import Display
 from farshore.lab.demo.story import Story
 from farshore.model.errors import FarshoreError
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -26,22 +30,43 @@ def main() -> int:
         return 77
     folder = cache_folder() / "demo"
     display = Display()
-    story = Story(folder, display)
+    return perform(Story(folder, display), display, folder, keep=options.keep)
+
+
+def perform(story: Story, display: Display, folder: Path, *, keep: bool) -> int:
+    """The story from its beginning; whatever ends it, what was seen until then is shown. The exit status."""
     try:
-        story.clean_up()
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
-        story.tell()
-    except FarshoreError as error:
-        display.console.print(f"[red]The demo stopped:[/red] {error.message}", highlight=False)
-        display.say(f"Remedy: {error.remedy}")
-        for line in _log_tails(folder):
-            display.say(line)
-        display.find("The demo ran to its end", "no", good=False)
-    finally:
-        if not options.keep:
+        with _told(display, folder):
             story.clean_up()
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, mode=0o700)
+            story.tell()
+    finally:
+        if not keep:
+            with _told(display, folder):
+                story.clean_up()
     return 0 if display.close() else 1
+
+
+@contextmanager
+def _told(display: Display, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FarshoreError as error:
+        _stop(display, folder, error.message, error.remedy)
+    except Exception as error:
+        # Many programs play in it: one that hangs or goes away must not take what was seen with it.
+        log.exception("The demo met an error that is none of Farshore's own")
+        what = f"{type(error).__name__}: {error}"
+        _stop(display, folder, what, "Run it with --keep and read the logs; report it if it comes again.")
+
+
+def _stop(display: Display, folder: Path, what: str, remedy: str) -> None:
+    display.say(f"The demo stopped: {what}")
+    display.say(f"Remedy: {remedy}")
+    for line in _log_tails(folder):
+        display.say(line)
+    display.find("The demo ran to its end", "no", good=False)
 
 
 def _log_tails(folder: Path) -> list[str]:

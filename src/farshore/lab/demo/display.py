@@ -11,6 +11,7 @@ from typing import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 LOG_WIDTH = 140
 """Where the output is no terminal: wide enough that no line wraps."""
@@ -42,19 +43,25 @@ class Stage:
             self._progress.update(self._task, total=1.0, completed=fraction)
 
 
+def _console() -> Console:
+    """Without markup: what is shown may hold brackets of its own."""
+    width = None if sys.stdout.isatty() else LOG_WIDTH
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
 @dataclass
 class Display:
     """Stages as they run, and findings for the end. Works on a terminal and in a log."""
 
-    console: Console = field(default_factory=lambda: Console(width=None if sys.stdout.isatty() else LOG_WIDTH))
+    console: Console = field(default_factory=_console)
     findings: list[Finding] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """Run a stage; prints one line when it is over."""
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24))
-        columns_after = (TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+        columns_after = (TextColumn("{task.fields[note]}", markup=False), TimeElapsedColumn())
         start = time.monotonic()
         live = self.console.is_terminal
         with Progress(*columns, *columns_after, console=self.console, transient=True, disable=not live) as progress:
@@ -62,11 +69,11 @@ class Display:
             yield stage
         took = time.monotonic() - start
         note = f"  {stage.note}" if stage.note else ""
-        self.console.print(f"[green]✓[/green] {name:<46} {took:6.1f} s{note}", highlight=False)
+        self.console.print(Text.assemble(("✓", "green"), f" {name:<46} {took:6.1f} s{note}"))
 
     def say(self, text: str) -> None:
         """Print as it is."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text)
 
     def find(self, what: str, result: str, good: bool | None = None) -> None:
         """Add a line to the closing table."""
@@ -78,7 +85,7 @@ class Display:
         table.add_column("What")
         table.add_column("Result")
         table.add_column("")
-        marks = {None: "", True: "[green]good[/green]", False: "[red]BAD[/red]"}
+        marks = {None: Text(), True: Text("good", "green"), False: Text("BAD", "red")}
         for finding in self.findings:
             table.add_row(finding.what, finding.result, marks[finding.good])
         table.add_row("The whole demo", f"{time.monotonic() - self.began:.0f} s", "")

@@ -286,7 +286,7 @@ class _Answer:
     def _work(self) -> None:
         try:
             self._operator.ask(*self._words)
-        except (Refused, subprocess.TimeoutExpired) as error:
+        except Exception as error:  # noqa: BLE001 - join raises it
             self._error = error
 
 

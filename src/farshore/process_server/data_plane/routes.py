@@ -1,7 +1,7 @@
 """From a request to the part that answers it.
 
-Before a body is read, the certificate must name the machine in the path and the epoch must be open: an alien or
-fenced sender costs nothing.
+docs/formats/stream-protocol.md describes every request. Before a body is read, the certificate must name the machine in
+the path and the epoch must be open: an alien or fenced sender costs nothing.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ class Routes:
         self._copies = copies
         self._completed = completed
         self._copying = threading.BoundedSemaphore(copying)
+        self._of_no_stream: dict[tuple[str, str], Callable[[Request], Answer]] = {
+            ("GET", "/v1/protocol"): self._protocol,
+            ("POST", "/v1/protocol"): self._choose,
+        }
         self._calls: dict[tuple[str, str], Callable[[Call], Answer]] = {
             ("GET", ""): self._status,
             ("POST", "/batches"): self._batch,
@@ -81,11 +85,9 @@ class Routes:
         """Answer one request. Raises any FarshoreError."""
         if request.peer is None:
             raise Unauthenticated("No certificate was shown.", remedy="Enrol the machine first.")
-        if (request.method, request.path) == ("GET", "/v1/protocol"):
-            return _json(Protocol(batch_versions=[batches.VERSION], maximum_batch_bytes=batches.MAXIMUM_BYTES))
-        if (request.method, request.path) == ("POST", "/v1/protocol"):
-            chosen = stream_protocol.choose(_parsed(ProtocolOffer, request.body(_DOCUMENT_BYTES)).versions)
-            return _json(ProtocolChoice(version=chosen, maximum_batch_bytes=batches.MAXIMUM_BYTES))
+        of_no_stream = self._of_no_stream.get((request.method, request.path))
+        if of_no_stream is not None:
+            return of_no_stream(request)
         found = _STREAM.fullmatch(request.path)
         call = self._calls.get((request.method, found[3])) if found else None
         if found is None or call is None:
@@ -111,6 +113,13 @@ class Routes:
                 self._copying.release()
 
         return bounded
+
+    def _protocol(self, _request: Request) -> Answer:
+        return _json(Protocol(batch_versions=[batches.VERSION], maximum_batch_bytes=batches.MAXIMUM_BYTES))
+
+    def _choose(self, request: Request) -> Answer:
+        chosen = stream_protocol.choose(_parsed(ProtocolOffer, request.body(_DOCUMENT_BYTES)).versions)
+        return _json(ProtocolChoice(version=chosen, maximum_batch_bytes=batches.MAXIMUM_BYTES))
 
     def _status(self, call: Call) -> Answer:
         stream, _ = self._streams.granted(call.machine, call.epoch)

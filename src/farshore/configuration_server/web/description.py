@@ -1,0 +1,46 @@
+"""What the published description of the API says of every operation: who may call it, and how errors are answered.
+
+FastAPI would describe its own answer to a body that is not valid, status 422, which ``problems`` never lets out; and
+it knows no security scheme for client certificates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from farshore.api_types.body import Problem
+from farshore.configuration_server.web.problems import MEDIA_TYPE
+
+OPEN_TO_ALL: dict[str, Any] = {"security": []}
+"""``openapi_extra`` of an operation that needs no certificate."""
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Any error. Its `type` is `urn:farshore:<code>`; docs/errors.md lists the codes.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+"""``responses`` of the application. FastAPI adds no 422 where there is a default."""
+
+
+class DescribedApplication(FastAPI):
+    """The application, with what its description has to add to FastAPI's."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            described = super().openapi()
+            components = described["components"]
+            components["schemas"]["Problem"] = Problem.model_json_schema(mode="serialization")
+            components["securitySchemes"] = {
+                "certificate": {
+                    "type": "mutualTLS",
+                    "description": "A client certificate of the installation's own authority: of a user, a machine or "
+                    "a process server.",
+                }
+            }
+            described["security"] = [{"certificate": []}]
+        assert self.openapi_schema is not None
+        return self.openapi_schema

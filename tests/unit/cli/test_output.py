@@ -1,0 +1,137 @@
+"""What is printed is what was given: brackets in a name are no markup, control characters do nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from farshore.api_types.jobs import Job
+from farshore.cli import following, main
+from farshore.cli.output import PlainConsole, coloured, err, out, print_fields, print_table
+from farshore.lab.demo.display import Display
+from farshore.model.errors import Busy, NotFound, by_code
+from farshore.model.states import JobState
+
+BRACKETS = ("[/x]", "[/etc] backup", "before [x] upgrade", "[red]1[/red]", "[bold", ":warning:", r"\[x]")
+
+
+@pytest.mark.parametrize("text", BRACKETS)
+def test_brackets_are_shown_in_tables_fields_and_sentences(text, capsys):
+    print_table((f"Column {text}",), [[f"row {text}"]], "")
+    print_table(("Column",), [], f"nothing but {text}")
+    print_fields([("Name", f"value {text}"), ("Coloured", coloured(f"word {text}", "red", f" rest {text}"))])
+    out.print(f"sentence {text}")
+    err.print(f"error {text}")
+    shown = capsys.readouterr()
+    for word in ("Column", "row", "nothing but", "value", "word", "rest", "sentence"):
+        assert f"{word} {text}" in shown.out
+    assert shown.err == f"error {text}\n"
+
+
+def test_a_control_character_does_not_reach_the_terminal(capsys):
+    evil = "db1\x1b]0;mine\x07\x9b2J\rgone"
+    print_table(("Name",), [[evil]], "")
+    print_fields([("Name", evil)])
+    out.print(coloured(evil, "red", evil))
+    out.print("two\nlines")
+    shown = capsys.readouterr().out
+    assert "db1�]0;mine��2J�gone" in shown
+    assert "two\nlines" in shown
+    assert not {"\x1b", "\x07", "\x9b", "\r"} & set(shown)
+
+
+def fails_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> int:
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr(main, "commands", command)
+    with pytest.raises(SystemExit) as ended:
+        main.app()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_an_error_shows_the_brackets_in_its_message_and_remedy(monkeypatch, capsys):
+    status = fails_with(monkeypatch, NotFound("No point '[/x]'.", remedy="See [/y]."))
+    assert status == NotFound.exit_status
+    assert capsys.readouterr().err == "Error: No point '[/x]'.\nRemedy: See [/y].\n"
+
+
+@pytest.mark.parametrize("error", [NotFound("No '[/x]'.", remedy="See [/y]."), Busy("Full.", remedy="Wait.", after=1)])
+def test_with_json_an_error_is_one_json_object_on_standard_error(monkeypatch, capsys, error):
+    monkeypatch.setattr(sys, "argv", ["farshore", "point", "list", "db1", "--json"])
+    assert fails_with(monkeypatch, error) == error.exit_status
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert json.loads(told.err) == {"code": error.code, "message": error.message, "remedy": error.remedy}
+
+
+def test_json_for_an_error_of_the_whole_program(tmp_path):
+    """Nothing answers there: the program as a script calls it, and ``up`` with what it starts."""
+    environment = {**os.environ, "FARSHORE_CREDENTIALS": str(tmp_path / "none.json"), "FARSHORE_HOME": str(tmp_path)}
+    for words, code in (
+        (["machine", "list"], "not-found"),
+        (["up", "--vault", "nonsense://x"], "malformed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "farshore.cli.main", *words, "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == by_code()[code].exit_status, done.stderr
+        assert json.loads(done.stderr)["code"] == code
+        assert done.stdout == ""
+
+
+def test_a_failed_job_shows_the_brackets_in_its_error(capsys):
+    job = Job(
+        id="1",
+        kind="point",
+        subject="machine/1",
+        state=JobState.FAILED,
+        created=1,
+        error="'[/x]' is taken.",
+        remedy="Not [/y].",
+    )
+    with pytest.raises(typer.Exit):
+        following.finish(None, job, as_json=False)
+    assert capsys.readouterr().err == "point failed. '[/x]' is taken.\nRemedy: Not [/y].\n"
+
+
+def test_a_name_that_a_request_may_not_hold_is_refused_with_its_field(monkeypatch, capsys, tmp_path):
+    (tmp_path / "key").write_text("secret")
+    words = ["farshore", "machine", "add", "db1", "--ssh-key", str(tmp_path / "key"), "--name", "x" * 201]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main.app()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Error: name: String should have at most 200 characters.\nRemedy: ")
+    assert "xxx" not in told
+    assert "secret" not in told
+
+
+def test_the_demo_shows_brackets(capsys):
+    display = Display()
+    display.find("What [/x]", "differ: [/y] [1, 2]", good=False)
+    with display.stage("stage [/x]") as stage:
+        stage.tell("note [/y]")
+    assert not display.close()
+    shown = capsys.readouterr().out
+    for text in ("What [/x]", "differ: [/y] [1, 2]", "BAD", "stage [/x]", "note [/y]"):
+        assert text in shown
+
+
+def test_what_is_to_be_coloured_is():
+    console = PlainConsole(force_terminal=True, color_system="standard")
+    with console.capture() as written:
+        console.print(coloured("[/x]", "red", " plain"))
+    assert written.get() == "\x1b[31m[/x]\x1b[0m plain\n"

@@ -1,0 +1,67 @@
+"""A skip is one on a developer's machine and a failure in CI: tests/conftest.py, run on tests of every kind of skip."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RULE = Path(__file__).parents[1] / "conftest.py"
+TESTS = """
+import pytest
+
+def test_that_passes():
+    pass
+
+def test_that_skips():
+    pytest.skip("no tool")
+
+@pytest.mark.skipif(True, reason="no root")
+def test_that_is_marked():
+    pass
+
+@pytest.fixture
+def device():
+    pytest.skip("no device")
+
+def test_whose_fixture_skips(device):
+    pass
+
+@pytest.mark.xfail(strict=True)
+def test_that_is_known_to_fail():
+    assert False
+"""
+
+
+@pytest.mark.parametrize(
+    ("ci", "summary"),
+    [("true", "1 failed, 1 passed, 1 xfailed, 3 errors in"), ("", "1 passed, 4 skipped, 1 xfailed in")],
+)
+def test_what_would_skip_fails_in_ci(tmp_path, ci, summary):
+    (tmp_path / "conftest.py").write_text(RULE.read_text())
+    (tmp_path / "test_all.py").write_text(TESTS)
+    (tmp_path / "test_module.py").write_text("import pytest; pytest.importorskip('not_there')")
+    # With an error in collection pytest would run nothing.
+    options = [
+        "--continue-on-collection-errors",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CI": ci},
+    )
+    assert summary in done.stdout.splitlines()[-1], done.stdout
+    assert done.returncode == (1 if ci else 0)
+    for reason in ("no tool", "no root", "no device", "could not import 'not_there'"):
+        assert (f"in CI nothing may: Skipped: {reason}" in done.stdout) is bool(ci)
