@@ -49,7 +49,7 @@ class ReportSink(Protocol):
 
 class Reporter:
     """``url`` is where agents reach this server. ``refresh`` is called now and then from the same thread,
-    ``answered`` with what each report was answered with."""
+    ``answered`` with what each report was answered with; ``store_trouble`` tells what is wrong with the store."""
 
     def __init__(
         self,
@@ -59,10 +59,11 @@ class Reporter:
         log: SpoolLog,
         refresh: Callable[[], None],
         answered: Callable[[ReportAnswer], None],
+        store_trouble: Callable[[], str],
     ) -> None:
         self._sink, self._url, self._version = sink, url, version
         self._log = log
-        self._refresh, self._answered = refresh, answered
+        self._refresh, self._answered, self._store_trouble = refresh, answered, store_trouble
         self._points: list[PointReport] = []
         self._epochs: list[EpochReport] = []
         self._lock = threading.Lock()
@@ -141,7 +142,7 @@ class Reporter:
             spool_bytes=self._log.waiting_bytes,
             spool_limit=self._log.limit,
             spool_trouble=self._log.trouble,
-            store_trouble=self._uploader.trouble,
+            store_trouble=self._uploader.trouble or self._store_trouble(),
             streams=[self._standing(stream) for stream in self._streams.all()],
             points=points,
             epochs=epochs,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from typing import Protocol
+from typing import Callable, Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
 from farshore.api_types.streams import BaseCompletion
@@ -40,7 +40,7 @@ class ControlPlane(GrantSource, ReportSink, Protocol):
 
 class ProcessServer:
     """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
-    how fast the store may be written to."""
+    how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store."""
 
     def __init__(
         self,
@@ -55,19 +55,20 @@ class ProcessServer:
         *,
         url: str = "",
         bandwidth: Bandwidth | None = None,
+        store_trouble: Callable[[], str] = lambda: "",
         workers: int = WORKERS,
         uploads: int = THREADS,
         spool_file_bytes: int = FILE_BYTES,
     ) -> None:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
-        self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered)
+        self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered, store_trouble)
         self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads)
         self.streams = Streams(
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
         self.copies = Copies(self.streams, disk.directory.parent / "copies")
-        routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2))
+        routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2), self.bandwidth)
         self.listener = Listener(host, port, context, routes, workers=workers)
 
     def start(self) -> None:
