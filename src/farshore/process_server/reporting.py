@@ -18,6 +18,7 @@ from farshore.api_types.servers import (
     ServerReport,
     StreamName,
     StreamReport,
+    StreamTrouble,
 )
 from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
@@ -146,6 +147,10 @@ class Reporter:
             streams=[self._standing(stream) for stream in self._streams.all()],
             points=points,
             epochs=epochs,
+            stuck=[
+                StreamTrouble(machine=machine, epoch=epoch, trouble=str(error))
+                for (machine, epoch), error in self._streams.stuck().items()
+            ],
             released=[StreamName(machine=machine, epoch=epoch) for machine, epoch in self._streams.released()],
         )
         try:

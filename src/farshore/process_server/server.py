@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import ssl
-import time
 from typing import Callable, Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
 from farshore.api_types.streams import BaseCompletion
 from farshore.model.bandwidth import Bandwidth
-from farshore.model.errors import TryLater
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.copying.copies import Copies
@@ -25,13 +23,11 @@ from farshore.process_server.spool.log import FILE_BYTES, SpoolLog
 from farshore.process_server.storing.uploader import THREADS, Uploader
 from farshore.process_server.streams.grants import Grants, GrantSource
 from farshore.process_server.streams.registry import Streams
+from farshore.process_server.streams.resuming import Resuming
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.vault import Vault
 
 _log = logging.getLogger(__name__)
-
-_RESUME_PAUSE = 1.0
-_LONGEST_RESUME_PAUSE = 15.0
 
 
 class ControlPlane(GrantSource, ReportSink, Protocol):
@@ -67,33 +63,27 @@ class ProcessServer:
         self.streams = Streams(
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
+        self.resuming = Resuming(self.streams)
         self.copies = Copies(self.streams, disk.directory.parent / "copies")
         routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2), self.bandwidth)
         self.listener = Listener(host, port, context, routes, workers=workers)
 
     def start(self) -> None:
-        """Take over what the spool holds, then take requests. Raises the vault's refusals; waits out its TryLater."""
+        """Take over what the spool holds, and take requests; the vault's store may be away meanwhile."""
         frames = self.log.recover()
         self.streams.recovered(frames)
         self.log.start()
         self.uploader.start()
-        pause = _RESUME_PAUSE
-        while True:
-            try:
-                self.streams.resume()
-                break
-            except TryLater as error:
-                _log.warning("The vault cannot be read yet: %s", error)
-                time.sleep(pause)
-                pause = min(_LONGEST_RESUME_PAUSE, pause * 2)
         if frames:
-            _log.info("The spool held %d batches from before; they are stored first.", len(frames))
+            _log.info("The spool holds %d batches from before; they are stored first.", len(frames))
         self.reporter.start(self.streams, self.uploader)
+        self.resuming.start()
         self.listener.start()
 
     def stop(self) -> None:
         """Answer what is being worked on, finish the uploads under way, and leave the rest to the next start."""
         self.listener.stop()
+        self.resuming.stop()
         self.uploader.stop()
         self.log.stop()
         self.reporter.stop()

@@ -41,6 +41,13 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
         if found is not None:
             _note_stream(*found, stream, server, now)
+    stuck = {one.machine: one.trouble for one in report.stuck}
+    for over in machines.with_stream_trouble(tx, server.id):
+        over.stream_trouble = stuck.get(over.id, "")
+    for one in report.stuck:
+        found = books.find(one.machine, one.epoch)
+        if found is not None and found[0].process_server == server.id:
+            found[0].stream_trouble = one.trouble
     for point in report.points:
         found = books.find(point.machine, point.epoch)
         if found is not None:

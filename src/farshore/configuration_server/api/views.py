@@ -62,7 +62,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         lag=lag,
         progress=seen.progress if seen else None,
         accounts=seen.accounts if seen else [],
-        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *damage],
+        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *_stuck(row), *damage],
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
     )
@@ -86,6 +86,10 @@ def _server_warnings(server: ProcessServerRow | None, now: int) -> list[str]:
     if not is_healthy(server, now):
         found.append(f"Its process server {server.name} is {standing(server, 1, now).value}.")
     return found
+
+
+def _stuck(row: MachineRow) -> list[str]:
+    return [f"What its process server holds cannot be stored: {row.stream_trouble}"] if row.stream_trouble else []
 
 
 def point(row: PointRow) -> Point:
