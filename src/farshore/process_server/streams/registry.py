@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import Callable, Collection, Iterable
 
 from farshore.api_types.servers import StreamGrant
@@ -101,8 +100,7 @@ class Streams:
             released = key in self._released
         if released:
             stream.leave()
-        stream.check_open()
-        stream.last_used = time.monotonic()
+        stream.use()
         return stream, grant
 
     def find(self, machine: MachineId, epoch: Epoch) -> Stream:
@@ -119,9 +117,8 @@ class Streams:
         changed = self._grants.refresh()
         self.close(changed.closed)
         self._leave(changed.moved)
-        now = time.monotonic()
         for stream in self.all():
-            if now - stream.last_used > IDLE_SECONDS and stream.idle:
+            if stream.close_idle(IDLE_SECONDS):
                 self._close(stream)
 
     def close(self, keys: Iterable[Key]) -> None:

@@ -58,6 +58,7 @@ class Stream:
         self.lag_store = 0.0
         self._fenced = False
         self._left = False
+        self._closed = False
         self._sealing: set[Role] = set()
         self._builders: dict[Role, SegmentBuilder] = {}
         self._sealed_bytes: dict[Role, int] = {Role.JOURNAL: 0, Role.BASE: 0}
@@ -70,7 +71,7 @@ class Stream:
         Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
         before, is to be sent again.
         """
-        began = self.last_used = time.monotonic()
+        began = time.monotonic()
         with self._turn(batch) as new:
             ticket = self._seal_and_queue(batch) if new else None
         if ticket is None:
@@ -112,6 +113,20 @@ class Stream:
             self.changed.notify_all()
         self._wake()
 
+    def use(self) -> None:
+        """Somebody asks for the stream. Raises as check_open."""
+        with self.changed:
+            self.check_open()
+            self.last_used = time.monotonic()
+
+    def close_idle(self, seconds: float) -> bool:
+        """Take no more batches where nobody has sent any for so long and nothing waits; whether that is so. Decided
+        under the lock under which batches are accepted: one that comes just now is not taken in and forgotten."""
+        with self.changed:
+            unused = time.monotonic() - self.last_used > seconds
+            self._closed = self._closed or (unused and not self._sealing and self._is_idle())
+            return self._closed
+
     @property
     def settled(self) -> bool:
         """Whether it was left, and all that was accepted is in the vault: nothing can follow."""
@@ -138,7 +153,7 @@ class Stream:
         return self._fenced
 
     def check_open(self) -> None:
-        """Raise Fenced or Moved where the stream takes no more."""
+        """Raise Fenced or Moved where the stream takes no more, TryLater where it is to be opened anew."""
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",
@@ -149,6 +164,12 @@ class Stream:
                 f"The stream of machine {self.machine} is being handed over to another process server.",
                 remedy="The agent hears of it with its next heartbeat.",
                 after=0.5,
+            )
+        if self._closed:
+            raise TryLater(
+                f"The stream of machine {self.machine} was just closed, as nobody had used it for long.",
+                remedy="Repeat the request: that opens it again.",
+                after=0.1,
             )
 
     def wait_stored(self, role: Role, end: int, seconds: float) -> None:
