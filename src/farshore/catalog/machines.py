@@ -64,10 +64,9 @@ def moving_from(tx: Transaction, server: str) -> list[MachineRow]:
     return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server, MachineRow.moving_to != "")))
 
 
-def with_stream_trouble(tx: Transaction, server: str) -> list[MachineRow]:
-    """Machines of a process server that could not store what it holds of them."""
-    troubled = select(MachineRow).where(MachineRow.process_server == server, MachineRow.stream_trouble != "")
-    return list(tx.scalars(troubled))
+def sending_to(tx: Transaction, server: str) -> list[MachineRow]:
+    """Machines that send to a process server."""
+    return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server)))
 
 
 def ask(tx: Transaction, command: CommandRow) -> None:

@@ -28,7 +28,6 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import Stored
 from farshore.process_server.storing.uploader import Uploader
-from farshore.process_server.streams.lane import Lane
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 
@@ -170,10 +169,10 @@ class Reporter:
         self._answered(answer)
 
     def _standing(self, stream: Stream) -> StreamReport:
-        now = time.monotonic()
+        assert self._uploader is not None
         with stream.changed:
             lane = stream.lanes[Role.JOURNAL]
-            seal, store = self._waits(lane, now)
+            spool, seal, store = lane.lags(time.monotonic(), self._uploader.seal_every)
             return StreamReport(
                 machine=stream.machine,
                 epoch=stream.epoch,
@@ -181,17 +180,10 @@ class Reporter:
                 stored=lane.stored - 1,
                 stored_time=stream.point_time if stream.only_points else lane.stored_time,
                 spooled_bytes=sum(one.waiting_bytes for one in stream.lanes.values()),
-                lag_spool=stream.lag_spool,
+                lag_spool=spool,
                 lag_seal=seal,
-                lag_store=max(store, stream.lag_store),
+                lag_store=store,
             )
-
-    def _waits(self, lane: Lane, now: float) -> tuple[float, float]:
-        """How long the oldest waiting batch has waited to be sealed into a segment, and for the store."""
-        assert self._uploader is not None
-        waited = max(0.0, now - lane.waiting_since) if lane.waiting and lane.waiting_since else 0.0
-        seal = min(waited, self._uploader.seal_every)
-        return (seal, waited - seal) if lane.storing or lane.failures else (waited, 0.0)
 
 
 def _point(point: RecoveryPoint) -> PointReport:

@@ -130,3 +130,10 @@ def test_what_is_stuck_is_told_of_its_machine_until_it_is_not(catalog: Catalog) 
         report(catalog, stuck=told)
         with catalog.reading() as tx:
             assert machines.get(tx, MACHINE).stream_trouble == expected
+
+
+def test_the_lag_of_a_stream_that_is_not_reported_is_not_known(catalog: Catalog) -> None:
+    report(catalog, streams=[stream()])
+    report(catalog, streams=[])
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).lag == {}

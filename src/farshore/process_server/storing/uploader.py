@@ -136,7 +136,7 @@ class Uploader:
             for stored in store_frames(stream, frames):
                 with stream.changed:
                     entry.lane.is_stored(stored.frames, stored.last_time, time.monotonic())
-                    stream.lag_store = time.monotonic() - began
+                    entry.lane.store_seconds = max(entry.lane.store_seconds, time.monotonic() - began)
                     stream.changed.notify_all()
                 self._log.release(stored.frames)
                 self._on_stored(stream, entry.role, stored)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Callable, Collection, Iterable
 
 from farshore.api_types.servers import StreamGrant
@@ -184,7 +185,7 @@ class Streams:
         dropped: list[FrameReference] = []
         for frame in self._recovered.get((machine, epoch), ()):
             try:
-                if not stream.lanes[frame.header.role].restored(frame):
+                if not stream.lanes[frame.header.role].restored(frame, time.monotonic()):
                     store_points(stream, frame)
                     dropped.append(frame)
             except Gap as error:

@@ -22,7 +22,7 @@ from farshore.formats.batch import Batch, Role
 from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
 from farshore.model.errors import FarshoreError, Fenced, Moved, TryLater, WrongState
-from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.streams.lane import Lane
@@ -54,8 +54,6 @@ class Stream:
         self.point_time = 0
         """Time of the newest of them that is known to be stored, ns since 1970 UTC."""
         self.last_used = time.monotonic()
-        self.lag_spool = 0.0
-        self.lag_store = 0.0
         self._fenced = False
         self._left = False
         self._closed = False
@@ -71,7 +69,6 @@ class Stream:
         Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
         before, is to be sent again.
         """
-        began = time.monotonic()
         with self._turn(batch) as new:
             ticket = self._seal_and_queue(batch) if new else None
         if ticket is None:
@@ -84,7 +81,6 @@ class Stream:
         except FarshoreError:
             self._rewind(batch.role)
             raise
-        self.lag_spool = time.monotonic() - began
 
     def next_sequence(self, role: Role) -> int:
         """The sequence after the last durable one."""
@@ -239,9 +235,10 @@ class Stream:
             batch.base_time + 1000 * int(times.max(initial=0)),
             FrameFlag.POINTS if bool(np.any(batch.records["kind"] == RecordKind.POINT)) else FrameFlag.NONE,
         )
+        queued = time.monotonic()
         ticket = self._log.append(header, sealed.to_buffers(), self._placed)
         with self.changed:
-            self.lanes[batch.role].accepted = batch.end_sequence
+            self.lanes[batch.role].is_queued(batch.end_sequence, queued)
             self.changed.notify_all()
         return ticket
 
@@ -269,7 +266,6 @@ class Stream:
         """A frame was lost before it was durable; the spool knows what it wants next."""
         tail = self._log.tail(spool.Lane(self.machine, self.epoch, role))
         with self.changed:
-            lane = self.lanes[role]
-            lane.accepted = lane.durable if tail is None else Sequence(max(lane.durable, tail))
+            self.lanes[role].is_lost(tail or 0)
             self._builders.pop(role, None)
             self.changed.notify_all()
