@@ -24,7 +24,7 @@ PACK = vault_names.chunk_pack(bytes(16))
 
 
 class Waits(threading.Event):
-    """Waiting takes no time but the clock's; ``meanwhile`` is what ``look`` saw in each wait."""
+    """Waiting takes no time but the clock's; ``meanwhile`` is the trouble that was told in each wait."""
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
