@@ -248,7 +248,8 @@ class Machine(Body):
     rpo_seconds: Optional[float] = None
     """Age of the newest durable point; None while there is none."""
     lag: Dict[str, float] = {}
-    """Seconds by stage: capture, spill, network, spool, seal, store."""
+    """Seconds by stage: capture, spill, network, spool, seal, store. A stage of which nothing is known now is missing:
+    the agent, or the process server, is silent."""
     agent: str = ""
     """The release of its mobility service, or the version where it was not installed as a release."""
     upgrade: str = ""

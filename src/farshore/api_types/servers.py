@@ -84,6 +84,14 @@ class StreamReport(Body):
     lag_store: float
 
 
+class StreamTrouble(Body):
+    """Why what the spool holds of a stream cannot be stored, and what to do."""
+
+    machine: str
+    epoch: int
+    trouble: str
+
+
 class ServerReport(Body):
     """``POST /v1/process-servers/self/report``, every second or so; repeated until answered: handle it idempotently."""
 
@@ -96,6 +104,8 @@ class ServerReport(Body):
     streams: List[StreamReport] = []
     points: List[PointReport] = []
     epochs: List[EpochReport] = []
+    stuck: List[StreamTrouble] = []
+    """Streams that are in the spool and cannot be opened, though the store works."""
     released: List[StreamName] = []
     """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
 

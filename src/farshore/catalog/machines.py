@@ -64,6 +64,11 @@ def moving_from(tx: Transaction, server: str) -> list[MachineRow]:
     return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server, MachineRow.moving_to != "")))
 
 
+def sending_to(tx: Transaction, server: str) -> list[MachineRow]:
+    """Machines that send to a process server."""
+    return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server)))
+
+
 def ask(tx: Transaction, command: CommandRow) -> None:
     """Have the agent do something; a command with the same id is asked for once."""
     if tx.get(CommandRow, command.id) is None:

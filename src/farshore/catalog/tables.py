@@ -104,6 +104,8 @@ class MachineRow(Base):
     newest_point_time: Mapped[int] = mapped_column(default=0)
     last_app_consistent: Mapped[int] = mapped_column(default=0)
     lag: Mapped[JsonObject] = mapped_column(default=dict)
+    stream_trouble: Mapped[str] = mapped_column(default="")
+    """Why its process server cannot store what it holds of the stream; empty: it can."""
 
 
 class EpochRow(Base):

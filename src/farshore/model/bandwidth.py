@@ -116,6 +116,8 @@ class Bandwidth:
         self._clock = clock
         self._lock = threading.Lock()
         self._allowed = 0.0
+        self._later = 0.0
+        """Bytes sent that are paid for out of what `wait_for` leaves."""
         self._last = clock.monotonic()
         self.fixed = limit
         self.stretches: Tuple[Tuple[int, int], ...] = ()
@@ -134,13 +136,43 @@ class Bandwidth:
         """Take ``size`` bytes from the bucket; the seconds to wait before sending them."""
         limit = self.limit
         with self._lock:
-            now = self._clock.monotonic()
+            self._fill(limit)
             if not limit:
-                self._allowed, self._last = 0.0, now
                 return 0.0
-            self._allowed = min(float(limit), self._allowed + (now - self._last) * limit) - size
-            self._last = now
+            self._allowed -= size
             return max(0.0, -self._allowed / limit)
+
+    def take_behind(self, size: int) -> float:
+        """Take ``size`` bytes to be sent now, if all that was taken has been waited for: 0. Else take nothing, and tell
+        the seconds after which that may be so. It is paid for out of what `wait_for` leaves."""
+        limit = self.limit
+        with self._lock:
+            self._fill(limit)
+            behind = self._behind(limit)
+            if limit and not behind:
+                self._later += size
+            return behind
+
+    def behind(self) -> float:
+        """Seconds until all that was taken has been waited for."""
+        limit = self.limit
+        with self._lock:
+            self._fill(limit)
+            return self._behind(limit)
+
+    def _fill(self, limit: int) -> None:
+        now = self._clock.monotonic()
+        self._allowed += (now - self._last) * limit
+        self._last = now
+        if not limit:
+            self._allowed = self._later = 0.0
+            return
+        paid = min(self._later, max(0.0, self._allowed))
+        self._later -= paid
+        self._allowed = min(float(limit), self._allowed - paid)
+
+    def _behind(self, limit: int) -> float:
+        return (max(0.0, -self._allowed) + self._later) / limit if limit else 0.0
 
 
 def _days(text: str, written: str) -> FrozenSet[int]:

@@ -26,7 +26,7 @@ from farshore.client.credentials import Credentials
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
 from farshore.model.bandwidth import Bandwidth
-from farshore.model.errors import FarshoreError, Forbidden, Malformed, TryLater, Unauthenticated, WrongState
+from farshore.model.errors import FarshoreError, Malformed, TryLater, WrongState
 from farshore.process_server.allocator import keep_freed_memory
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.identity import Renewal, enrol
@@ -35,6 +35,7 @@ from farshore.process_server.server import ProcessServer
 from farshore.process_server.settings import Settings, load_settings
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.storing.throttled_store import ThrottledStore
+from farshore.process_server.storing.watched_store import WatchedStore
 from farshore.telemetry import logs
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
@@ -110,7 +111,8 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         return 0
     clock = SystemClock()
     bandwidth = Bandwidth(clock)
-    store = ThrottledStore(open_store(given.vault_url), bandwidth, stopping)
+    watched = WatchedStore(open_store(given.vault_url), clock)
+    store = ThrottledStore(watched, bandwidth, stopping)
     context = server_context(credentials.authority, credentials.certificate, credentials.key, settings.ciphers)
     vault = _open_vault(store, given, control, registration, stopping)
     if vault is None:
@@ -126,6 +128,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         registration.version,
         url=url,
         bandwidth=bandwidth,
+        store_trouble=lambda: watched.trouble,
         workers=settings.workers,
         uploads=settings.uploads,
         spool_file_bytes=settings.spool_file_bytes,
@@ -176,7 +179,7 @@ def _open_vault(
     while not stopping.is_set():
         try:
             return Vault.open_with_vault_key(store, bytes.fromhex(given.vault_key))
-        except (TryLater, Forbidden, Unauthenticated) as error:
+        except TryLater as error:
             _log.warning("The vault cannot be opened yet: %s", error)
             trouble = ServerReport(
                 url=registration.url,

@@ -18,6 +18,7 @@ from farshore.api_types.servers import (
     ServerReport,
     StreamName,
     StreamReport,
+    StreamTrouble,
 )
 from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
@@ -27,7 +28,6 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import Stored
 from farshore.process_server.storing.uploader import Uploader
-from farshore.process_server.streams.lane import Lane
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 
@@ -49,7 +49,7 @@ class ReportSink(Protocol):
 
 class Reporter:
     """``url`` is where agents reach this server. ``refresh`` is called now and then from the same thread,
-    ``answered`` with what each report was answered with."""
+    ``answered`` with what each report was answered with; ``store_trouble`` tells what is wrong with the store."""
 
     def __init__(
         self,
@@ -59,10 +59,11 @@ class Reporter:
         log: SpoolLog,
         refresh: Callable[[], None],
         answered: Callable[[ReportAnswer], None],
+        store_trouble: Callable[[], str],
     ) -> None:
         self._sink, self._url, self._version = sink, url, version
         self._log = log
-        self._refresh, self._answered = refresh, answered
+        self._refresh, self._answered, self._store_trouble = refresh, answered, store_trouble
         self._points: list[PointReport] = []
         self._epochs: list[EpochReport] = []
         self._lock = threading.Lock()
@@ -141,10 +142,14 @@ class Reporter:
             spool_bytes=self._log.waiting_bytes,
             spool_limit=self._log.limit,
             spool_trouble=self._log.trouble,
-            store_trouble=self._uploader.trouble,
+            store_trouble=self._uploader.trouble or self._store_trouble(),
             streams=[self._standing(stream) for stream in self._streams.all()],
             points=points,
             epochs=epochs,
+            stuck=[
+                StreamTrouble(machine=machine, epoch=epoch, trouble=str(error))
+                for (machine, epoch), error in self._streams.stuck().items()
+            ],
             released=[StreamName(machine=machine, epoch=epoch) for machine, epoch in self._streams.released()],
         )
         try:
@@ -164,10 +169,10 @@ class Reporter:
         self._answered(answer)
 
     def _standing(self, stream: Stream) -> StreamReport:
-        now = time.monotonic()
+        assert self._uploader is not None
         with stream.changed:
             lane = stream.lanes[Role.JOURNAL]
-            seal, store = self._waits(lane, now)
+            spool, seal, store = lane.lags(time.monotonic(), self._uploader.seal_every)
             return StreamReport(
                 machine=stream.machine,
                 epoch=stream.epoch,
@@ -175,17 +180,10 @@ class Reporter:
                 stored=lane.stored - 1,
                 stored_time=stream.point_time if stream.only_points else lane.stored_time,
                 spooled_bytes=sum(one.waiting_bytes for one in stream.lanes.values()),
-                lag_spool=stream.lag_spool,
+                lag_spool=spool,
                 lag_seal=seal,
-                lag_store=max(store, stream.lag_store),
+                lag_store=store,
             )
-
-    def _waits(self, lane: Lane, now: float) -> tuple[float, float]:
-        """How long the oldest waiting batch has waited to be sealed into a segment, and for the store."""
-        assert self._uploader is not None
-        waited = max(0.0, now - lane.waiting_since) if lane.waiting and lane.waiting_since else 0.0
-        seal = min(waited, self._uploader.seal_every)
-        return (seal, waited - seal) if lane.storing or lane.failures else (waited, 0.0)
 
 
 def _point(point: RecoveryPoint) -> PointReport:

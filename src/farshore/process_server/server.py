@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import logging
 import ssl
-import time
-from typing import Protocol
+from typing import Callable, Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
 from farshore.api_types.streams import BaseCompletion
 from farshore.model.bandwidth import Bandwidth
-from farshore.model.errors import TryLater
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.copying.copies import Copies
@@ -25,13 +23,11 @@ from farshore.process_server.spool.log import FILE_BYTES, SpoolLog
 from farshore.process_server.storing.uploader import THREADS, Uploader
 from farshore.process_server.streams.grants import Grants, GrantSource
 from farshore.process_server.streams.registry import Streams
+from farshore.process_server.streams.resuming import Resuming
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.vault import Vault
 
 _log = logging.getLogger(__name__)
-
-_RESUME_PAUSE = 1.0
-_LONGEST_RESUME_PAUSE = 15.0
 
 
 class ControlPlane(GrantSource, ReportSink, Protocol):
@@ -40,7 +36,7 @@ class ControlPlane(GrantSource, ReportSink, Protocol):
 
 class ProcessServer:
     """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
-    how fast the store may be written to."""
+    how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store."""
 
     def __init__(
         self,
@@ -55,44 +51,39 @@ class ProcessServer:
         *,
         url: str = "",
         bandwidth: Bandwidth | None = None,
+        store_trouble: Callable[[], str] = lambda: "",
         workers: int = WORKERS,
         uploads: int = THREADS,
         spool_file_bytes: int = FILE_BYTES,
     ) -> None:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
-        self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered)
+        self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered, store_trouble)
         self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads)
         self.streams = Streams(
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
+        self.resuming = Resuming(self.streams)
         self.copies = Copies(self.streams, disk.directory.parent / "copies")
-        routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2))
+        routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2), self.bandwidth)
         self.listener = Listener(host, port, context, routes, workers=workers)
 
     def start(self) -> None:
-        """Take over what the spool holds, then take requests. Raises the vault's refusals; waits out its TryLater."""
+        """Take over what the spool holds, and take requests; the vault's store may be away meanwhile."""
         frames = self.log.recover()
         self.streams.recovered(frames)
         self.log.start()
         self.uploader.start()
-        pause = _RESUME_PAUSE
-        while True:
-            try:
-                self.streams.resume()
-                break
-            except TryLater as error:
-                _log.warning("The vault cannot be read yet: %s", error)
-                time.sleep(pause)
-                pause = min(_LONGEST_RESUME_PAUSE, pause * 2)
         if frames:
-            _log.info("The spool held %d batches from before; they are stored first.", len(frames))
+            _log.info("The spool holds %d batches from before; they are stored first.", len(frames))
         self.reporter.start(self.streams, self.uploader)
+        self.resuming.start()
         self.listener.start()
 
     def stop(self) -> None:
         """Answer what is being worked on, finish the uploads under way, and leave the rest to the next start."""
         self.listener.stop()
+        self.resuming.stop()
         self.uploader.stop()
         self.log.stop()
         self.reporter.stop()

@@ -137,7 +137,7 @@ def _reason(
 
 
 def _arrive(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reason: str, now: int) -> None:
-    machine.process_server, machine.moving_to = target.id, ""
+    machine.process_server, machine.moving_to, machine.stream_trouble = target.id, "", ""
     newest = epochs.newest(tx, machine.id)
     if newest is not None and not newest.closed:
         newest.process_server = target.id

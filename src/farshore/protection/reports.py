@@ -34,6 +34,12 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             found[1].consistent = True
             found[1].consistent_from, found[1].consistent_time = consistent.consistent_from, consistent.time
             _becomes_protected(tx, *found, now)
+    streaming = {(stream.machine, stream.epoch) for stream in report.streams}
+    stuck = {one.machine: one.trouble for one in report.stuck}
+    for sender in machines.sending_to(tx, server.id):
+        sender.stream_trouble = stuck.get(sender.id, "")
+        if (sender.id, sender.epoch) not in streaming:
+            sender.lag = {}  # nothing is known of it now
     closed: list[StreamName] = []
     for stream in report.streams:
         found = books.find(stream.machine, stream.epoch)

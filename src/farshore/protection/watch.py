@@ -96,6 +96,14 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             f"The mobility service of {machine.name} does not report.",
             "Check that the machine runs, reaches this server, and: systemctl status farshore-mobility",
         )
+    if machine.stream_trouble:
+        yield Condition(
+            "stream-stuck",
+            subject,
+            Severity.ERROR,
+            f"What its process server holds of {machine.name} cannot be stored: {machine.stream_trouble}",
+            "It stays in the spool and is tried again; other machines are not held up.",
+        )
     mode = machine.heartbeat.get("mode")
     if machine.state in LIVE and mode not in (None, "data"):
         yield Condition(

@@ -142,13 +142,17 @@ class ChunkWriter:
     def __init__(self, chunks: ChunkStore, store: Store, key: SealingKey, hash_key: bytes) -> None:
         self._chunks, self._store, self._key, self._hash_key = chunks, store, key, hash_key
         self._idle: list[_OpenPack] = []
+        self._full: list[_OpenPack] = []
         self._lock = threading.Lock()
 
     def add(self, hashes: Hashes, lengths: npt.NDArray[np.uint32], payload: Buffer) -> Locators:
-        """Seal chunks and store each pack that gets full. They are durable after `flush`, or once found by others.
+        """Store the packs that earlier calls filled, then seal chunks. They are durable after `flush`, or once found by
+        others.
 
         Raises Damaged where a chunk does not have its hash, and the store's errors; then nothing of this call counts.
+        In the store's case nothing was sealed either: a call that is repeated throughout an outage costs nothing.
         """
+        self._put_full()
         view = memoryview(payload).cast("B")
         locators = np.zeros(len(hashes), LOCATOR)
         pack = self._take()
@@ -162,7 +166,8 @@ class ChunkWriter:
                     raise Damaged("A chunk does not have the hash it came with.", remedy="Send it again.")
                 locators[number] = pack.add(wanted, piece)
                 if pack.size >= PACK_TARGET:
-                    self._put(pack)
+                    with self._lock:
+                        self._full.append(pack)
                     pack = _OpenPack(self._key)
         finally:
             if pack.hashes:
@@ -173,18 +178,26 @@ class ChunkWriter:
     def flush(self) -> None:
         """Store what is left. All chunks added before are durable when it returns."""
         with self._lock:
-            waiting, self._idle = self._idle, []
-            while waiting:
-                try:
-                    self._put(waiting[-1])
-                except BaseException:
-                    self._idle.extend(waiting)
-                    raise
-                waiting.pop()
+            self._full += self._idle
+            self._idle = []
+        self._put_full()
 
     def _take(self) -> _OpenPack:
         with self._lock:
             return self._idle.pop() if self._idle else _OpenPack(self._key)
+
+    def _put_full(self) -> None:
+        while True:
+            with self._lock:
+                if not self._full:
+                    return
+                pack = self._full.pop()
+            try:
+                self._put(pack)
+            except BaseException:
+                with self._lock:
+                    self._full.append(pack)
+                raise
 
     def _put(self, pack: _OpenPack) -> None:
         name = vault_names.chunk_pack(pack.sealer.header.salt)

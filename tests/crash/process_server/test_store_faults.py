@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.crash.process_server.faulty_s3 import Fault, FaultyStore
@@ -15,6 +17,7 @@ from tests.crash.process_server.simulated_agent import SimulatedAgent
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.machines import EpochKind
 from farshore.api_types.servers import ReportAnswer, StreamName
+from farshore.mobility.retrying import until_done
 from farshore.model.errors import Moved
 from farshore.model.identifiers import DiskNumber, MachineId, new_id
 
@@ -96,6 +99,64 @@ def test_a_slow_store_is_waited_for(store: FaultyStore, rig: Rig, agent: Simulat
     until(lambda: any(one.lag_store > 0.5 for one in rig.control.last.streams), "its slowness does not show")
     store.fault = Fault.NONE
     until(lambda: stored(rig, agent) == agent.next - 1, "the vault does not get what had waited")
+
+
+class PatientPlane:
+    """Each call is repeated as an agent repeats it: whatever is not to be tried later is raised."""
+
+    def __init__(self, plane: Any, before: Callable[[str], None] = lambda _: None) -> None:
+        self._plane, self._before = plane, before
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            self._before(name)
+            return until_done(lambda: getattr(self._plane, name)(*given), threading.Event(), name)
+
+        return call
+
+
+@pytest.mark.parametrize("fault", TOLD)
+def test_a_copy_and_a_heal_wait_for_the_store_and_their_epochs_go_on(
+    store: FaultyStore, rig: Rig, fault: Fault
+) -> None:
+    machine, size = MachineId(new_id()), 16 << 20
+    seed = 100 + list(Fault).index(fault)  # chunks of its own, that the vault does not know
+
+    def strike(call: str) -> None:
+        if call == "send_chunks" and first.plane is striking:
+            store.fault = fault
+            first.plane = calm
+
+    def waits_for_the_store(work: Callable[[], object]) -> None:
+        under_way = work_threads.submit(work)
+        try:
+            until(lambda: under_way.done() or TOLD[fault] in rig.control.last.store_trouble, f"{fault} is not told")
+            assert not under_way.done(), "it did without the store, or gave up"
+        finally:
+            store.fault = Fault.NONE
+        under_way.result(60)
+        until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not told")
+
+    def heal() -> None:
+        second.plane.status()
+        assert not second.plane.missing().ranges
+        second.complete()
+
+    with ThreadPoolExecutor(1) as work_threads:
+        rig.control.grant(machine, 1, EpochKind.INITIAL, description(size))
+        plane = rig.plane(machine, 1)
+        calm, striking = PatientPlane(plane), PatientPlane(plane, strike)
+        first = SimulatedAgent(machine, striking, 1, size, seed, rig.vault.chunk_hash_key)  # type: ignore[arg-type]
+        first.fill(1)
+        waits_for_the_store(first.copy)
+        assert plane.status().base_chunks == size >> 16, "the copy began anew"
+        first.complete()
+        rig.control.grant(machine, 2, EpochKind.HEAL, description(size), parent=1)
+        healed = PatientPlane(rig.plane(machine, 2))
+        second = SimulatedAgent(machine, healed, 2, size, seed, rig.vault.chunk_hash_key)  # type: ignore[arg-type]
+        store.fault = fault
+        waits_for_the_store(heal)
+    assert rig.vault.machine(machine).latest().position.epoch == 2
 
 
 def stored_in(store: FaultyStore, agent: SimulatedAgent) -> int:

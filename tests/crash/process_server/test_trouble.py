@@ -15,8 +15,10 @@ from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
 
 from farshore.api_types.machines import EpochKind
-from farshore.model.errors import Busy, NoSpace, Unreachable
+from farshore.formats import vault_names
+from farshore.model.errors import Busy, NoSpace, TryLater, Unreachable
 from farshore.model.identifiers import MachineId, new_id
+from farshore.vault import OwnerKey, Vault, open_store
 
 SIZE = 64 << 20
 
@@ -151,6 +153,65 @@ def test_what_the_spool_holds_survives_a_restart_while_the_store_fails(tmp_path:
         (tmp_path / "away").rename(machines)
         rig.start()
         _until(lambda: _all_stored(rig, agent), "the vault does not get what was acknowledged")
+        rig.stop()
+
+
+def test_a_server_that_starts_while_the_store_is_away_reports_and_answers(tmp_path: Path) -> None:
+    with Rig(tmp_path, seal_every=0.1) as rig:
+        rig.start()
+        agent = _agent(rig)
+        agent.send(agent.batch(10))
+        _until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
+        machines = tmp_path / "vault" / "machines"
+        machines.rename(tmp_path / "away")
+        machines.write_text("a file where a folder should be")
+        agent.send(agent.batch(100))
+        rig.kill()
+        before = len(rig.control.reports)
+        rig.start()
+        _until(lambda: any(one.store_trouble for one in rig.control.reports[before:]), "the trouble is not reported")
+        assert rig.control.last.spool_bytes > 100 * 4096
+        with pytest.raises(TryLater):
+            agent.plane.status()
+        assert not rig.control.last.stuck, "that the store is away is no machine's trouble"
+        machines.unlink()
+        (tmp_path / "away").rename(machines)
+        _until(lambda: _all_stored(rig, agent), "the vault does not get what was acknowledged")
+        _until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
+        agent.send(agent.batch(10))
+        rig.stop()
+
+
+def test_a_machine_that_cannot_be_opened_holds_up_no_other(tmp_path: Path) -> None:
+    with Rig(tmp_path, seal_every=0.1) as rig:
+        rig.start()
+        broken, well = _agent(rig, 1), _agent(rig, 2)
+        for agent in (broken, well):
+            agent.send(agent.batch(10))
+        _until(lambda: _all_stored(rig, broken) and _all_stored(rig, well), "the vault does not get the first batches")
+        machines = tmp_path / "vault" / "machines"
+        machines.rename(tmp_path / "away")
+        machines.write_text("a file where a folder should be")
+        for agent in (broken, well):
+            agent.send(agent.batch(10))
+        rig.kill()
+        machines.unlink()
+        (tmp_path / "away").rename(machines)
+        key = tmp_path / "vault" / vault_names.machine_key(broken.machine)
+        good = key.read_bytes()
+        key.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        rig.start()
+        _until(lambda: _all_stored(rig, well), "one bad machine holds up another")
+        _until(lambda: [one.machine for one in rig.control.last.stuck] == [broken.machine], "it is not told which")
+        assert rig.control.last.stuck[0].trouble.rstrip().endswith("."), "with what to do"
+        assert not rig.control.last.store_trouble
+        key.write_bytes(good)
+        fresh = Vault.open(open_store(rig.vault_url), OwnerKey.from_file(tmp_path / "owner.key"))
+        _until(
+            lambda: fresh.machine(broken.machine).timeline().last(broken.epoch) == broken.next - 1,
+            "what was acknowledged is not stored once it can be",
+        )
+        _until(lambda: not rig.control.last.stuck, "it is told for ever")
         rig.stop()
 
 

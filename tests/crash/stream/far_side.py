@@ -7,6 +7,7 @@ it is told to, so that a test decides what is in the spool and what in the vault
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 
 from tests.crash.process_server.rig import description
@@ -115,4 +116,4 @@ class FarSide:
         self.streams = Streams(vault, self.log, Grants(self), opened=ignore, closed=ignore, wake=lambda: None)
         self.streams.recovered(frames)
         self.log.start()
-        self.streams.resume()
+        assert not self.streams.resume(threading.Event())

@@ -6,6 +6,7 @@ import pytest
 from tests.unit.configuration_server.offices import Office, signing_request
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, description
 
+from farshore.api_types.machines import Heartbeat
 from farshore.api_types.users import Role
 from farshore.catalog import events, machines, secrets, users
 from farshore.configuration_server.identity import Kind
@@ -190,9 +191,22 @@ def test_the_last_contributor_stays(office: Office, admin: dict[str, object]) ->
     assert office.call("DELETE", "/v1/users/bob", certificate=admin).status == 204
 
 
-def test_the_newest_lag_is_shown(office: Office, admin: dict[str, object]) -> None:
+def test_the_newest_lag_is_shown_and_that_of_the_silent_is_not(office: Office, admin: dict[str, object]) -> None:
+    beat = Heartbeat(run="r", version="1", lag={"network": 0.5}).model_dump(mode="json")
     with office.services.catalog.writing() as tx:
-        add_machine(tx, state="protected", newest_point_time=NOW - 3 * SECOND)
-        machines.get(tx, MACHINE).lag = {"spool": 0.25}
-    shown = office.call("GET", f"/v1/machines/{MACHINE}", certificate=admin).body
-    assert (shown["rpo_seconds"], shown["lag"]) == (3.0, {"spool": 0.25})
+        server = add_server(tx).id
+        add_machine(tx, state="protected", newest_point_time=NOW - 3 * SECOND, process_server=server)
+        row = machines.get(tx, MACHINE)
+        row.heartbeat, row.last_seen, row.lag = beat, NOW, {"spool": 0.25}
+
+    def shown() -> tuple[float, dict[str, float]]:
+        body = office.call("GET", f"/v1/machines/{MACHINE}", certificate=admin).body
+        return body["rpo_seconds"], body["lag"]
+
+    assert shown() == (3.0, {"network": 0.5, "spool": 0.25})
+    office.clock.time += 20 * SECOND
+    assert shown() == (23.0, {"network": 0.5}), "the process server is silent"
+    with office.services.catalog.writing() as tx:
+        add_server(tx, now=office.clock.time + 20 * SECOND)
+    office.clock.time += 20 * SECOND
+    assert shown() == (43.0, {"spool": 0.25}), "the agent is silent"

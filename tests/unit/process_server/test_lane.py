@@ -98,10 +98,46 @@ def test_a_failed_store_waits_longer_each_time_and_forgets_after_a_success() -> 
 
 def test_restored_frames_go_on_where_the_vault_ends() -> None:
     lane = Lane(accepted=21, durable=21, stored=21)
-    assert not lane.restored(frame(1, 11))
-    assert not lane.restored(frame(11, 21))
-    assert lane.restored(frame(15, 31)), "a segment that was cut anew may overlap"
-    assert lane.restored(frame(31, 41))
+    assert not lane.restored(frame(1, 11), 50.0)
+    assert not lane.restored(frame(11, 21), 50.0)
+    assert lane.restored(frame(15, 31), 50.0), "a segment that was cut anew may overlap"
+    assert lane.restored(frame(31, 41), 50.0)
     with pytest.raises(Gap):
-        lane.restored(frame(51, 61))
+        lane.restored(frame(51, 61), 50.0)
     assert (lane.durable, lane.stored) == (41, 21)
+
+
+def test_a_disk_that_hangs_shows_as_the_wait_for_the_spool() -> None:
+    lane = Lane()
+    lane.is_queued(11, 100.0)
+    lane.is_queued(21, 104.0)
+    assert lane.lags(110.0, SEAL) == (10.0, 0.0, 0.0)
+    lane.placed(frame(1, 11), 112.0)
+    assert lane.lags(112.0, SEAL) == (12.0, 0.0, 0.0), "what it took, although the next has waited for less"
+    assert lane.lags(112.0, SEAL) == (8.0, 0.0, 0.0), "the oldest that waits now"
+    lane.placed(frame(11, 21), 112.0)
+    lane.lags(112.0, SEAL)
+    assert lane.lags(112.0, SEAL)[0] == 0.0
+
+
+def test_what_was_placed_before_it_was_noted_or_was_lost_does_not_wait_for_the_spool() -> None:
+    lane = Lane()
+    lane.placed(frame(1, 11), 100.0)
+    lane.is_queued(11, 99.0)
+    assert lane.lags(200.0, SEAL)[0] == 0.0
+    lane.is_queued(21, 200.0)
+    lane.is_lost(11)
+    assert (lane.accepted, lane.lags(300.0, SEAL)[0]) == (11, 0.0)
+
+
+def test_the_age_of_the_oldest_is_told_whoever_waits_and_however_much_was_stored_meanwhile() -> None:
+    lane = Lane()
+    for number, second in enumerate((100.0, 101.0, 102.0)):
+        lane.placed(frame(10 * number + 1, 10 * number + 11, SEGMENT_BYTES), second)
+    taken = lane.take()
+    lane.is_stored(taken, 110, 130.0)
+    lane.is_free()
+    assert lane.lags(131.0, SEAL) == (0.0, SEAL, 30.0 - SEAL), "no uploader has come to it, and the store not failed"
+    while lane.waiting:
+        lane.is_stored(lane.take(), 110, 140.0)
+    assert lane.lags(200.0, SEAL) == (0.0, 0.0, 0.0)

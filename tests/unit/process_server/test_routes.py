@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks, encode_chunks
+from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy
 from farshore.model.identifiers import DiskNumber
+from farshore.process_server.clock import SystemClock
 from farshore.process_server.data_plane.routes import Routes
 from farshore.process_server.listening.exchange import Request
 from farshore.process_server.listening.peer import Peer
@@ -56,7 +58,7 @@ def request(method: str, path: str, body: bytes = b"") -> Request:
 def test_a_slow_store_holds_up_copies_and_no_streams() -> None:
     copies: Any = SlowCopies()
     streams: Any = Streams()
-    routes = Routes(streams, copies, lambda *_: None, copying=2)
+    routes = Routes(streams, copies, lambda *_: None, copying=2, bandwidth=Bandwidth(SystemClock()))
     body = b"".join(bytes(part) for part in encode_chunks(Chunks(DiskNumber(0), np.zeros(0, CHUNK_ROW), b"")))
     threads = [threading.Thread(target=routes, args=(request("POST", "/chunks", body),)) for _ in range(2)]
     for thread in threads:

@@ -122,3 +122,18 @@ def test_a_closed_or_unknown_stream_is_named_in_the_answer(catalog: Catalog) -> 
     assert [(one.machine, one.epoch) for one in answer.closed] == [(MACHINE, 1), (other, 1)]
     with catalog.reading() as tx:
         assert epochs.is_drained(epochs.get(tx, MACHINE, 1), since=0), "what came before the fence still counts"
+
+
+def test_what_is_stuck_is_told_of_its_machine_until_it_is_not(catalog: Catalog) -> None:
+    stuck = [{"machine": MACHINE, "epoch": 1, "trouble": "Its key is damaged. Restore it."}]
+    for told, expected in ((stuck, "Its key is damaged. Restore it."), ([], "")):
+        report(catalog, stuck=told)
+        with catalog.reading() as tx:
+            assert machines.get(tx, MACHINE).stream_trouble == expected
+
+
+def test_the_lag_of_a_stream_that_is_not_reported_is_not_known(catalog: Catalog) -> None:
+    report(catalog, streams=[stream()])
+    report(catalog, streams=[])
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).lag == {}

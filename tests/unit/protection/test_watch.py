@@ -133,3 +133,11 @@ def test_old_events_and_alerts_are_forgotten_by_age_and_by_number(catalog: Catal
         events.prune(tx, 0, 5)
     with catalog.reading() as tx:
         assert [event.message for event in events.listed(tx)] == ["29", "28", "27", "26", "25"]
+
+
+def test_one_machines_stuck_stream_is_that_machines_alert(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).stream_trouble = "Its key is damaged. Restore it."
+        alert = next(one for one in conditions(machines.every(tx), policies.every(tx), [], NOW))
+    assert (alert.kind, alert.subject) == ("stream-stuck", f"machine/{MACHINE}")
+    assert "Its key is damaged." in alert.message

@@ -25,9 +25,9 @@ from farshore.catalog.tables import (
 from farshore.model.bandwidth import rate_at, rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
-from farshore.protection.assignment import is_healthy, standing
+from farshore.protection.assignment import SILENT_AFTER, is_healthy, standing
 from farshore.protection.push.bundle import default_cache, known_release
-from farshore.protection.watch import rpo_seconds
+from farshore.protection.watch import AGENT_SILENT_AFTER, rpo_seconds
 
 
 def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], damage: Sequence[str] = ()) -> Machine:
@@ -43,7 +43,6 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         disk.model_copy(update={"excluded": disk.number in excluded})
         for disk in description.disks
     ]
-    lag = {**(seen.lag if seen else {}), **row.lag}  # stages in the order of the way
     return Machine(
         id=row.id,
         name=row.name,
@@ -59,10 +58,10 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         upgrade=_upgrade(seen) if seen else "",
         last_seen=row.last_seen,
         rpo_seconds=rpo_seconds(row.newest_point_time, now),
-        lag=lag,
+        lag=_lag(row, seen, sends_to, now),
         progress=seen.progress if seen else None,
         accounts=seen.accounts if seen else [],
-        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *damage],
+        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *_stuck(row), *damage],
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
     )
@@ -86,6 +85,17 @@ def _server_warnings(server: ProcessServerRow | None, now: int) -> list[str]:
     if not is_healthy(server, now):
         found.append(f"Its process server {server.name} is {standing(server, 1, now).value}.")
     return found
+
+
+def _lag(row: MachineRow, seen: Heartbeat | None, server: ProcessServerRow | None, now: int) -> dict[str, float]:
+    """By stage, in the order of the way. What somebody said who has been silent since is not known any more."""
+    of_agent = seen.lag if seen and now - row.last_seen <= AGENT_SILENT_AFTER else {}
+    of_server = row.lag if server and now - server.last_seen <= SILENT_AFTER else {}
+    return {**of_agent, **of_server}
+
+
+def _stuck(row: MachineRow) -> list[str]:
+    return [f"What its process server holds cannot be stored: {row.stream_trouble}"] if row.stream_trouble else []
 
 
 def point(row: PointRow) -> Point:

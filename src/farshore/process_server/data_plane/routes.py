@@ -26,10 +26,12 @@ from farshore.api_types.streams import (
 from farshore.formats import batch as batches
 from farshore.formats import chunk_exchange, stream_protocol
 from farshore.formats.batch import Role
+from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy, Forbidden, Malformed, NotFound, Unauthenticated
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.copying.copies import Copies
 from farshore.process_server.listening.exchange import Answer, Request
+from farshore.process_server.storing.throttled_store import over_the_limit
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 
@@ -55,7 +57,8 @@ class Call:
 
 class Routes:
     """A Handler. ``completed`` is told of each epoch that became visible; so many requests of base ``copying`` are
-    worked on at once: they wait for the store, and the workers that are left take the streams meanwhile."""
+    worked on at once: they wait for the store, and the workers that are left take the streams meanwhile. Chunks are
+    not taken in while what was stored is over ``bandwidth``."""
 
     def __init__(
         self,
@@ -63,10 +66,12 @@ class Routes:
         copies: Copies,
         completed: Callable[[Stream, BaseCompletion], None],
         copying: int,
+        bandwidth: Bandwidth,
     ) -> None:
         self._streams = streams
         self._copies = copies
         self._completed = completed
+        self._bandwidth = bandwidth
         self._copying = threading.BoundedSemaphore(copying)
         self._of_no_stream: dict[tuple[str, str], Callable[[Request], Answer]] = {
             ("GET", "/v1/protocol"): self._protocol,
@@ -145,6 +150,9 @@ class Routes:
 
     def _chunks(self, call: Call) -> Answer:
         stream, grant = self._streams.granted(call.machine, call.epoch)
+        behind = self._bandwidth.behind()
+        if behind:
+            raise over_the_limit(behind)
         chunks = chunk_exchange.decode_chunks(call.request.body(batches.MAXIMUM_BYTES))
         self._copies.get(stream, grant).put(chunks)
         return _json(self._standing(stream))

@@ -29,6 +29,8 @@ from farshore.process_server.listening.peer import Peer, peer_of
 
 BODY_SECONDS = 30.0
 """How long a body may pause."""
+SLOWEST = 8 << 10
+"""Bytes a second that a body must arrive with on the whole: whoever trickles holds a worker."""
 SEND_SECONDS = 30.0
 _HEAD_BYTES = 16384
 _DRAIN_BYTES = 64 << 20
@@ -101,9 +103,10 @@ class Connection:
         early = len(self._early)
         buffer[:early] = self._early
         at, end = early, len(buffer)
+        deadline = _deadline(end)
         try:
             while at < end:
-                at += self._read_some(buffer[at:])
+                at += self._read_some(buffer[at:], deadline)
         except TimeoutError as error:
             raise TryLater("The body did not arrive in time.", remedy="Repeat the request.", after=1) from error
         except OSError as error:
@@ -138,9 +141,10 @@ class Connection:
         """Take in a body that nobody wanted: the peer sends all of it before it looks for the answer."""
         scratch = memoryview(bytearray(_HEAD_BYTES))
         left = self._left - len(self._early)
+        deadline = _deadline(left)
         try:
             while left > 0:
-                left -= self._read_some(scratch[: min(left, len(scratch))])
+                left -= self._read_some(scratch[: min(left, len(scratch))], deadline)
         except OSError as error:
             raise ConnectionLost from error
         self._left = 0
@@ -180,13 +184,16 @@ class Connection:
             if not data:
                 return Turn.CLOSE
 
-    def _read_some(self, buffer: memoryview) -> int:
+    def _read_some(self, buffer: memoryview, deadline: float) -> int:
         """At least one decrypted byte. Raises TimeoutError, ConnectionLost, OSError."""
         while True:
             try:
                 count = cast(int, self._tls.read(len(buffer), cast(bytearray, buffer)))  # as its documentation has it
             except ssl.SSLWantReadError:
-                self._raw.settimeout(BODY_SECONDS)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError from None
+                self._raw.settimeout(min(BODY_SECONDS, left))
                 self._flush()
                 if not self._receive():
                     raise ConnectionLost from None
@@ -238,6 +245,10 @@ class Connection:
                         self._flush()
         except OSError as error:
             raise ConnectionLost from error
+
+
+def _deadline(length: int) -> float:
+    return time.monotonic() + BODY_SECONDS + length / SLOWEST
 
 
 def _wants_close(head: h11.Request | None) -> bool:

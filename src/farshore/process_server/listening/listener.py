@@ -23,6 +23,7 @@ from farshore.process_server.listening.body_buffers import BodyBuffers
 from farshore.process_server.listening.connection import Connection, ConnectionLost, Turn, too_large
 from farshore.process_server.listening.exchange import Answer, Handler, Request
 from farshore.process_server.listening.problems import problem_answer
+from farshore.process_server.listening.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Listener:
         self._busy: set[int] = set()
         self._lock = threading.Lock()
         self._buffers = BodyBuffers()
+        self._turns = Turns(workers)
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="data-plane")
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="data-plane-watcher", daemon=True)
@@ -127,12 +129,18 @@ class Listener:
         for connection in old:
             self._close(connection)
 
-    def _work(self, connection: Connection) -> None:
+    def _work(self, connection: Connection, admitted: bool = False) -> None:
         try:
             while True:
-                turn = connection.advance()
+                turn = Turn.REQUEST if admitted else connection.advance()
                 if turn is Turn.REQUEST:
-                    turn = connection.answer(self._serve(connection))
+                    if not admitted and not self._turns.enter(connection):
+                        return
+                    admitted = False
+                    try:
+                        turn = connection.answer(self._serve(connection))
+                    finally:
+                        self._go_on(self._turns.leave(connection.peer))
                     if turn is Turn.WATCH and connection.has_more():
                         continue
                 break
@@ -147,6 +155,16 @@ class Listener:
         with self._lock:
             self._busy.discard(connection.fileno())
         self._epoll.modify(connection.fileno(), _ONCE)
+
+    def _go_on(self, waited: Connection | None) -> None:
+        """Work on a request whose turn has come."""
+        if waited is None:
+            return
+        try:
+            self._workers.submit(self._work, waited, True)
+        except RuntimeError:
+            if not self._stopping.is_set():  # else it is closed with all others
+                raise
 
     def _serve(self, connection: Connection) -> Answer:
         head = connection.head

@@ -2,6 +2,10 @@
 
 Whole objects are counted before they are put, so the limit holds over some seconds and not within one object. Reading
 is not limited: what is compared with the replica must not wait behind what is stored.
+
+Chunk packs come behind everything else: a first copy must not make the recovery points of other machines late. They
+are put while a machine waits for its request's answer, so they are not held back here but refused, with the time after
+which to come again.
 """
 
 from __future__ import annotations
@@ -9,11 +13,15 @@ from __future__ import annotations
 import threading
 from typing import Iterator, Sequence
 
+from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
 from farshore.model.bandwidth import Bandwidth
+from farshore.model.errors import Busy
 from farshore.vault.stores.port import Listed, Store
 
 _LONGEST_LOOK = 1.0
+_SOONEST, _LATEST = 0.2, 15.0
+"""A limit that is lifted meanwhile must not keep a copy waiting for minutes."""
 
 
 class ThrottledStore:
@@ -27,11 +35,11 @@ class ThrottledStore:
         return self._inner.url
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
-        self._wait(buffers)
+        self._wait(name, buffers)
         self._inner.put(name, buffers)
 
     def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
-        self._wait(buffers)
+        self._wait(name, buffers)
         return self._inner.put_if_absent(name, buffers)
 
     def get(self, name: str) -> Buffer:
@@ -52,11 +60,26 @@ class ThrottledStore:
     def delete(self, name: str) -> None:
         self._inner.delete(name)
 
-    def _wait(self, buffers: Sequence[Buffer]) -> None:
-        left = self._bandwidth.wait_for(sum(memoryview(buffer).nbytes for buffer in buffers))
+    def _wait(self, name: str, buffers: Sequence[Buffer]) -> None:
+        size = sum(memoryview(buffer).nbytes for buffer in buffers)
+        if name.startswith(vault_names.CHUNKS):
+            behind = self._bandwidth.take_behind(size)
+            if behind:
+                raise over_the_limit(behind)
+            return
+        left = self._bandwidth.wait_for(size)
         while left > 0:
             # In short looks: a limit that is lifted meanwhile must not hold an object back for minutes.
             step = min(left, _LONGEST_LOOK)
             if self._stop.wait(step) or not self._bandwidth.limit:
                 return
             left -= step
+
+
+def over_the_limit(behind: float) -> Busy:
+    """What a copy is told while so many seconds' worth of bytes are over the limit."""
+    return Busy(
+        "The process server has sent the vault as much as its bandwidth limit allows.",
+        remedy="The copy goes on by itself; `farshore process-server limit` changes the limit.",
+        after=min(_LATEST, max(_SOONEST, behind)),
+    )

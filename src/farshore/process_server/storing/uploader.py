@@ -26,10 +26,8 @@ _log = logging.getLogger(__name__)
 
 THREADS = 3
 _REFUSED_PAUSE = 5.0
-"""Before the next try where the store refuses: wrong credentials do not heal within a second."""
+"""Before the next try where something is wrong that does not heal by itself, such as a damaged frame."""
 _LONGEST_SLEEP = 1.0
-SLOW_SECONDS = 20.0
-"""A store that takes longer than this for a segment is in trouble, though it has refused nothing."""
 
 OnStored = Callable[[Stream, Role, Stored], None]
 
@@ -49,7 +47,6 @@ class Uploader:
     def __init__(self, log: SpoolLog, on_stored: OnStored, seal_every: float, threads: int = THREADS) -> None:
         self.seal_every = seal_every
         self._troubles: dict[tuple[str, int, Role], str] = {}
-        self._under_way: dict[str, float] = {}
         self._log = log
         self._on_stored = on_stored
         self._ring: deque[_Entry] = deque()
@@ -62,15 +59,9 @@ class Uploader:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with the store and what to do; empty while it works."""
+        """Why something cannot be stored and what to do; empty while all can. Waiting for the bandwidth is none."""
         with self._changed:
-            for text in self._troubles.values():
-                return text
-            since = min(self._under_way.values(), default=0.0)
-        waiting = time.monotonic() - since
-        if since and waiting > SLOW_SECONDS:
-            return f"The store is slow: a segment has been under way for {waiting:.0f} s. Check the network to it."
-        return ""
+            return next(iter(self._troubles.values()), "")
 
     def add(self, stream: Stream) -> None:
         """Look after a stream's lanes from now on."""
@@ -141,27 +132,21 @@ class Uploader:
         stream = entry.stream
         began = time.monotonic()
         key = (stream.machine, stream.epoch, entry.role)
-        with self._changed:
-            self._under_way[threading.current_thread().name] = began
         try:
             for stored in store_frames(stream, frames):
                 with stream.changed:
                     entry.lane.is_stored(stored.frames, stored.last_time, time.monotonic())
-                    stream.lag_store = time.monotonic() - began
+                    entry.lane.store_seconds = max(entry.lane.store_seconds, time.monotonic() - began)
                     stream.changed.notify_all()
                 self._log.release(stored.frames)
                 self._on_stored(stream, entry.role, stored)
                 with self._changed:
                     self._troubles.pop(key, None)
-                    self._under_way[threading.current_thread().name] = time.monotonic()
         except FarshoreError as error:
             self._failed(entry, error)
         except OSError as error:
             # Releasing an emptied spool file failed. Its frames are in the vault; the next start clears the file.
             _log.warning("A spool file could not be removed: %s.", error)
-        finally:
-            with self._changed:
-                self._under_way.pop(threading.current_thread().name, None)
 
     def _failed(self, entry: _Entry, error: FarshoreError) -> None:
         at_least = (error.after or 0) if isinstance(error, TryLater) else _REFUSED_PAUSE

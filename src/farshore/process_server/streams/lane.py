@@ -30,11 +30,18 @@ class Lane:
     stored: int = 1
     stored_time: int = 0
     """Time of the newest stored record, ns since 1970 UTC."""
+    queued: deque[tuple[int, float]] = field(default_factory=deque)
+    """End and time of each frame that waits for the spool's disk, in order."""
     waiting: deque[FrameReference] = field(default_factory=deque)
     """Durable and not stored, in order."""
+    arrived: deque[float] = field(default_factory=deque)
+    """When each of those became durable."""
     waiting_bytes: int = 0
     waiting_since: float = 0.0
-    """When the oldest waiting frame became durable."""
+    """When the frames of the next segment began to wait for it."""
+    spool_seconds: float = 0.0
+    store_seconds: float = 0.0
+    """The longest that it took since the last `lags`."""
     storing: bool = False
     not_before: float = 0.0
     failures: int = 0
@@ -53,16 +60,31 @@ class Lane:
             )
         return True
 
+    def is_queued(self, end: int, since: float) -> None:
+        """A frame was accepted; it may be durable by now."""
+        self.accepted = end
+        if end > self.durable:
+            self.queued.append((end, since))
+
+    def is_lost(self, tail: int) -> None:
+        """What was queued beyond ``tail`` did not become durable, and will not."""
+        self.accepted = max(self.durable, tail)
+        while self.queued and self.queued[-1][0] > self.accepted:
+            self.queued.pop()
+
     def placed(self, frame: FrameReference, now: float) -> None:
         """A frame is durable in the spool."""
         if not self.waiting and not self.storing:
             self.waiting_since = now
         self.waiting.append(frame)
+        self.arrived.append(now)
         self.waiting_bytes += frame.body_length
         self.durable = frame.header.end_sequence
         self.accepted = max(self.accepted, self.durable)
+        while self.queued and self.queued[0][0] <= self.durable:
+            self.spool_seconds = max(self.spool_seconds, now - self.queued.popleft()[1])
 
-    def restored(self, frame: FrameReference) -> bool:
+    def restored(self, frame: FrameReference, now: float) -> bool:
         """Take over a frame from before a restart; False: it is stored already. Raises Gap where one is missing."""
         header = frame.header
         if header.end_sequence <= self.durable:
@@ -73,7 +95,8 @@ class Lane:
                 remedy="The machine opens a new epoch and resyncs.",
                 expected=self.durable,
             )
-        self.placed(frame, 0.0)
+        self.placed(frame, now)
+        self.waiting_since = 0.0  # it has waited for long enough, whenever it came
         return True
 
     def due_in(self, now: float, seal_every: float) -> float | None:
@@ -102,6 +125,7 @@ class Lane:
         for frame in frames:
             taken = self.waiting.popleft()
             assert taken is frame
+            self.arrived.popleft()
             self.waiting_bytes -= frame.body_length
             self.stored = frame.header.end_sequence
         self.stored_time = max(self.stored_time, last_time)
@@ -114,6 +138,16 @@ class Lane:
         self.storing = False
         if not self.waiting:
             self.hurry = False
+
+    def lags(self, now: float, seal_every: float) -> tuple[float, float, float]:
+        """Seconds that the oldest record waits at each stage now: for the spool's disk, to be sealed, for the store.
+        For disk and store at least what it took since the last call: most of that passes between two."""
+        spool = max(self.spool_seconds, now - self.queued[0][1] if self.queued else 0.0)
+        waited = max(0.0, now - self.arrived[0]) if self.arrived else 0.0
+        seal = min(waited, seal_every)
+        store = max(self.store_seconds, waited - seal)
+        self.spool_seconds = self.store_seconds = 0.0
+        return spool, seal, store
 
     def store_failed(self, now: float, at_least: float) -> float:
         """Wait before the next try, longer each time, with jitter. Answers the pause in seconds."""

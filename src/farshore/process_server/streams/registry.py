@@ -17,7 +17,7 @@ from typing import Callable, Collection, Iterable
 
 from farshore.api_types.servers import StreamGrant
 from farshore.formats.batch import Role
-from farshore.model.errors import Gap, Moved
+from farshore.model.errors import FarshoreError, Gap, Moved, TryLater
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
@@ -53,6 +53,7 @@ class Streams:
         self._open: dict[Key, Stream] = {}
         self._opening: dict[Key, threading.Lock] = {}
         self._recovered: dict[Key, list[FrameReference]] = {}
+        self._stuck: dict[Key, FarshoreError] = {}
         self._released: set[Key] = set()
         self._lock = threading.Lock()
 
@@ -61,10 +62,31 @@ class Streams:
         for frame in frames:
             self._recovered.setdefault((frame.header.machine, frame.header.epoch), []).append(frame)
 
-    def resume(self) -> None:
-        """Open every stream that the spool holds frames of. Raises the vault's errors; then call it again."""
-        for machine, epoch in list(self._recovered):
-            self._get_or_open(machine, epoch)
+    def resume(self, stop: threading.Event) -> dict[Key, FarshoreError]:
+        """Open every stream that the spool holds frames of. Answers those that cannot be opened now, and why: call it
+        again. Ends early where ``stop`` is set."""
+        with self._lock:
+            waiting = list(self._recovered)
+        failed: dict[Key, FarshoreError] = {}
+        for machine, epoch in waiting:
+            if stop.is_set():
+                break
+            try:
+                self._get_or_open(machine, epoch)
+            except FarshoreError as error:
+                failed[machine, epoch] = error
+        with self._lock:
+            self._stuck = {key: error for key, error in failed.items() if key in self._recovered}
+        return failed
+
+    def stuck(self) -> dict[Key, FarshoreError]:
+        """What the spool holds and cannot be stored, for another reason than that the store is away."""
+        with self._lock:
+            return {
+                key: error
+                for key, error in self._stuck.items()
+                if key in self._recovered and not isinstance(error, TryLater)
+            }
 
     def granted(self, machine: MachineId, epoch: Epoch) -> tuple[Stream, StreamGrant]:
         """The stream, for a sender. Raises NotFound, Fenced, Moved, Unreachable and the vault's errors."""
@@ -79,8 +101,7 @@ class Streams:
             released = key in self._released
         if released:
             stream.leave()
-        stream.check_open()
-        stream.last_used = time.monotonic()
+        stream.use()
         return stream, grant
 
     def find(self, machine: MachineId, epoch: Epoch) -> Stream:
@@ -97,9 +118,8 @@ class Streams:
         changed = self._grants.refresh()
         self.close(changed.closed)
         self._leave(changed.moved)
-        now = time.monotonic()
         for stream in self.all():
-            if now - stream.last_used > IDLE_SECONDS and stream.idle:
+            if stream.close_idle(IDLE_SECONDS):
                 self._close(stream)
 
     def close(self, keys: Iterable[Key]) -> None:
@@ -165,7 +185,7 @@ class Streams:
         dropped: list[FrameReference] = []
         for frame in self._recovered.get((machine, epoch), ()):
             try:
-                if not stream.lanes[frame.header.role].restored(frame):
+                if not stream.lanes[frame.header.role].restored(frame, time.monotonic()):
                     store_points(stream, frame)
                     dropped.append(frame)
             except Gap as error:

@@ -22,7 +22,7 @@ from farshore.formats.batch import Batch, Role
 from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
 from farshore.model.errors import FarshoreError, Fenced, Moved, TryLater, WrongState
-from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.streams.lane import Lane
@@ -54,10 +54,9 @@ class Stream:
         self.point_time = 0
         """Time of the newest of them that is known to be stored, ns since 1970 UTC."""
         self.last_used = time.monotonic()
-        self.lag_spool = 0.0
-        self.lag_store = 0.0
         self._fenced = False
         self._left = False
+        self._closed = False
         self._sealing: set[Role] = set()
         self._builders: dict[Role, SegmentBuilder] = {}
         self._sealed_bytes: dict[Role, int] = {Role.JOURNAL: 0, Role.BASE: 0}
@@ -70,7 +69,6 @@ class Stream:
         Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
         before, is to be sent again.
         """
-        began = self.last_used = time.monotonic()
         with self._turn(batch) as new:
             ticket = self._seal_and_queue(batch) if new else None
         if ticket is None:
@@ -83,7 +81,6 @@ class Stream:
         except FarshoreError:
             self._rewind(batch.role)
             raise
-        self.lag_spool = time.monotonic() - began
 
     def next_sequence(self, role: Role) -> int:
         """The sequence after the last durable one."""
@@ -112,6 +109,20 @@ class Stream:
             self.changed.notify_all()
         self._wake()
 
+    def use(self) -> None:
+        """Somebody asks for the stream. Raises as check_open."""
+        with self.changed:
+            self.check_open()
+            self.last_used = time.monotonic()
+
+    def close_idle(self, seconds: float) -> bool:
+        """Take no more batches where nobody has sent any for so long and nothing waits; whether that is so. Decided
+        under the lock under which batches are accepted: one that comes just now is not taken in and forgotten."""
+        with self.changed:
+            unused = time.monotonic() - self.last_used > seconds
+            self._closed = self._closed or (unused and not self._sealing and self._is_idle())
+            return self._closed
+
     @property
     def settled(self) -> bool:
         """Whether it was left, and all that was accepted is in the vault: nothing can follow."""
@@ -138,7 +149,7 @@ class Stream:
         return self._fenced
 
     def check_open(self) -> None:
-        """Raise Fenced or Moved where the stream takes no more."""
+        """Raise Fenced or Moved where the stream takes no more, TryLater where it is to be opened anew."""
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",
@@ -149,6 +160,12 @@ class Stream:
                 f"The stream of machine {self.machine} is being handed over to another process server.",
                 remedy="The agent hears of it with its next heartbeat.",
                 after=0.5,
+            )
+        if self._closed:
+            raise TryLater(
+                f"The stream of machine {self.machine} was just closed, as nobody had used it for long.",
+                remedy="Repeat the request: that opens it again.",
+                after=0.1,
             )
 
     def wait_stored(self, role: Role, end: int, seconds: float) -> None:
@@ -218,9 +235,10 @@ class Stream:
             batch.base_time + 1000 * int(times.max(initial=0)),
             FrameFlag.POINTS if bool(np.any(batch.records["kind"] == RecordKind.POINT)) else FrameFlag.NONE,
         )
+        queued = time.monotonic()
         ticket = self._log.append(header, sealed.to_buffers(), self._placed)
         with self.changed:
-            self.lanes[batch.role].accepted = batch.end_sequence
+            self.lanes[batch.role].is_queued(batch.end_sequence, queued)
             self.changed.notify_all()
         return ticket
 
@@ -248,7 +266,6 @@ class Stream:
         """A frame was lost before it was durable; the spool knows what it wants next."""
         tail = self._log.tail(spool.Lane(self.machine, self.epoch, role))
         with self.changed:
-            lane = self.lanes[role]
-            lane.accepted = lane.durable if tail is None else Sequence(max(lane.durable, tail))
+            self.lanes[role].is_lost(tail or 0)
             self._builders.pop(role, None)
             self.changed.notify_all()

@@ -105,17 +105,21 @@ def _translated(name: str) -> Iterator[None]:
     except (FileNotFoundError, exceptions.NotFoundError) as cause:
         raise NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.") from cause
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as cause:
-        raise Forbidden(
-            "The store refuses these credentials.", remedy="Check the account, its key and its rights on the vault."
-        ) from cause
+        raise _refused() from cause
     except (exceptions.NotSupportedError, NotImplementedError) as cause:
         raise Unsupported(f"The store cannot do this: {cause}", remedy="Use a store with conditional puts.") from cause
     except (exceptions.BaseError, OSError, ValueError) as cause:
-        raise _passing(name, _brief(cause), str(cause)) from cause
+        raise _by_status(name, _brief(cause), str(cause)) from cause
 
 
-def _passing(name: str, brief: str, whole: str) -> TryLater:
-    """What may pass, by the status that the store answered; with what to do if it does not."""
+def _refused() -> Forbidden:
+    return Forbidden(
+        "The store refuses these credentials.", remedy="Check the account, its key and its rights on the vault."
+    )
+
+
+def _by_status(name: str, brief: str, whole: str) -> TryLater | Forbidden:
+    """What the library leaves unnamed, by the status that the store answered; with what to do if it does not pass."""
     found = _STATUS.search(whole)
     if found is None:
         told = brief.rpartition(" - ")[2]
@@ -124,6 +128,8 @@ def _passing(name: str, brief: str, whole: str) -> TryLater:
         )
     code = _CODE.search(whole)
     status = f"{found[1]} {code[1]}" if code else found[1]
+    if found[1] in ("401", "403"):  # of a listing, for one
+        return _refused()
     if found[1] == "507" or _FULL.search(status):
         return NoSpace(
             f"The store has no room left ({status}).", remedy="Free space there, or raise the account's quota."

@@ -1,0 +1,57 @@
+"""Opening what the spool held at the start, while the server works already.
+
+A store that is away must not keep the server from reporting: it would be given up, and its machines moved. What is
+wrong with one machine (its key in the vault is damaged) must not keep the others waiting: it is told, and tried again.
+Meanwhile a stream that somebody asks for is opened by its request, as ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from farshore.model.errors import FarshoreError, TryLater
+from farshore.process_server.streams.registry import Key, Streams
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 15.0
+
+
+class Resuming:
+    """Started and stopped once."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resuming", daemon=True)
+
+    def start(self) -> None:
+        """Begin; it ends by itself once every stream is open."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the rest to the next start."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        told: dict[Key, str] = {}
+        while not self._stopping.is_set():
+            failed = self._streams.resume(self._stopping)
+            _tell({key: error for key, error in failed.items() if told.get(key) != str(error)})
+            told = {key: str(error) for key, error in failed.items()}
+            if not failed:
+                return
+            self._stopping.wait(pause)
+            pause = min(_LONGEST_PAUSE, pause * random.uniform(1.5, 2.0))
+
+
+def _tell(failed: dict[Key, FarshoreError]) -> None:
+    for (machine, epoch), error in failed.items():
+        level = logging.WARNING if isinstance(error, TryLater) else logging.ERROR
+        _log.log(level, "Machine %s: what the spool has of epoch %d waits: %s", machine, epoch, error)
