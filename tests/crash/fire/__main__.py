@@ -1,7 +1,7 @@
 """``python -m tests.crash.fire``: rounds of fire until a number of rounds or minutes is over.
 
 ``--seed`` replays: round k of a run has the seed of the first plus k, so ``--seed <printed seed> --rounds 1`` has the
-same faults at the same moments. Exit status 1 where anything was violated.
+same faults at the same moments (rounds.py says what else is the same). Exit status 1 where anything was violated.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def _full(name: str, where: str) -> Fault:
 
 
 def _weather(name: str, **values: float) -> Fault:
-    def strike(plant: Plant, _chance: random.Random) -> None:
-        plant.weather(**values)
+    def strike(plant: Plant, chance: random.Random) -> None:
+        plant.weather(**values, seed=chance.getrandbits(32))
 
     def heal(plant: Plant, _chance: random.Random) -> None:
         plant.weather()
@@ -143,7 +143,10 @@ FAULTS = [
     _another_time(PROCESS),
     _another_time(CONFIGURATION),
     Fault("spool's tail damaged", frozenset({PROCESS, "spool"}), damage.spool, lambda p, _: p.process_server.start()),
-    Fault(".hrl's tail damaged", frozenset({AGENT, "agent_state"}), damage.hrl, lambda p, _: p.agent.start()),
+    Fault(
+        ".hrl's tail damaged", frozenset({AGENT, "agent_state", "network"}), lambda p, _: p.namespaces.cut(),
+        damage.hrl,
+    ),
     Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
     Fault(
         "SIGKILL upkeep of the vault", frozenset({"upkeep"}), lambda p, _: p.upkeep.start(),

@@ -35,7 +35,7 @@ from farshore.model.states import JobState, MachineState
 from farshore.vault import MachineVault, OwnerKey, Vault, open_store
 
 API_PORT, DATA_PORT = 8443, 9443
-CALM = {"delay": 0, "rate": 0, "cut": 0}
+CALM = {"delay": 0, "rate": 0, "cut": 0, "seed": 0}
 _MIB = 1 << 20
 Answer = TypeVar("Answer")
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
@@ -51,6 +51,8 @@ class Plant:
         self.machine = MachineId("")
         self.trouble = ""
         """Why the API was last asked in vain."""
+        self.said: list[str] = []
+        """What faults tell of themselves."""
         self.agent_state = home / "agent"
         self.spool = home / "process-server" / "spool"
         self.vault_folder = home / "vault"
@@ -141,6 +143,10 @@ class Plant:
             )
 
         threading.Thread(target=ask, daemon=True).start()
+
+    def say(self, what: str) -> None:
+        """Tell what a fault has struck, for the round's report."""
+        self.said.append(what)
 
     def look_after(self) -> None:
         """Start again what has ended by itself."""

@@ -2,6 +2,13 @@
 
 What counts as a violation: a point that does not hold what it claims; a machine that is not protected again, or has no
 new point, within two minutes of the last fault; a program that ended by itself or logged an exception nobody expected.
+
+What a seed replays exactly: which faults strike at which moments of the round and what they choose (the bytes that
+spoil a tail, how far a clock jumps, which pieces of a connection are cut), and where fio and the writer of blocks
+write, one after the other. What it does not: how far the writers and the programs have got at each moment, so which
+frame is the newest, which request is under way and which piece is whose; and what earlier rounds have left behind, for
+a round that is replayed is the first of a new installation. A violation that hangs on a race may need its seed more
+than once, one that hangs on the rounds before needs the run's first seed and all rounds up to it.
 """
 
 from __future__ import annotations
@@ -69,7 +76,7 @@ def installation(folder: Path, seed: int, *, vault_mib: int = 6144) -> Iterator[
         folders = [disk.folder for disk in disks]
         for each in folders:
             each.parent.chmod(0o711)
-        fio = Fio(folders)
+        fio = Fio(folders, seed)
         blocks = BlockWriter(folders, seed)
         postgres.make(folders[1])
         socket = undo.enter_context(postgres.running(folders[1]))
@@ -82,7 +89,7 @@ def installation(folder: Path, seed: int, *, vault_mib: int = 6144) -> Iterator[
         plant.start()
         ledger.start()
         blocks.start()
-        fio.start()
+        fio.start(seed)
         yield Rounds(plant, blocks, ledger, fio, Judge(plant, blocks, ledger, folder))
 
 
@@ -93,13 +100,19 @@ class Rounds:
         self._plant, self._blocks, self._ledger, self._fio, self._judge = plant, blocks, ledger, fio, judge
 
     def run(self, seed: int, say: Say, *, only: str = "", faults: int = FAULTS_A_ROUND) -> Result:
-        """One round. The seed decides which faults strike when, and which older points are looked at."""
+        """One round. The seed decides which faults strike when, what is written where, and which older points are
+        looked at."""
         result = Result(seed)
         planned = plan(seed, SECONDS, faults, only)
         say(f"round --seed {seed}: {', '.join(map(str, planned))}")
         result.faults = [one.fault.name for one in planned]
+        self._blocks.reseed(seed)
+        self._fio.start(seed)
         self._burn(planned, seed)
         ended = time.monotonic()
+        for line in self._plant.said:
+            say(f"  {line}")
+        self._plant.said.clear()
         named, at_least = self._new_point(f"fire-{seed}", result)
         result.healed = time.monotonic() - ended
         self._pause()
