@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.crash.fire.plant import Plant
 from tests.crash.fire.tails import Tail, tail_of_hrl, tail_of_spool
+from tests.crash.process_server.faulty_s3 import Fault
 from tests.loopdisks import run
 
 from farshore.model.errors import NotFound
@@ -24,6 +26,15 @@ def spool(plant: Plant, chance: random.Random) -> None:
     plant.process_server.kill()
     tail = tail_of_spool(plant.spool)
     plant.say("no frame in the spool" if tail is None else _told("spool", tail, hit=tail.spoil(chance)))
+
+
+def lose(plant: Plant, _chance: random.Random) -> None:
+    """The process server dies with its disk: it will come back with nothing of what it had acknowledged."""
+    plant.process_server.kill()
+    files = list(plant.spool.glob("sp*-*"))
+    plant.say(f"spool: {len(files)} files lost")
+    for path in files:
+        path.unlink()
 
 
 def hrl(plant: Plant, chance: random.Random) -> None:
@@ -74,6 +85,23 @@ def read_only(plant: Plant, _chance: random.Random) -> None:
             return
         time.sleep(0.05)
     plant.say(f"the vault stayed writable: {done.stderr.decode().strip()}")
+
+
+def strike_store(*among: Fault) -> Callable[[Plant, random.Random], None]:
+    """The object store fails in one of these ways."""
+
+    def strike(plant: Plant, chance: random.Random) -> None:
+        assert plant.store is not None
+        plant.store.fault = chance.choice(among)
+        plant.say(f"store: {plant.store.fault.value}")
+
+    return strike
+
+
+def heal_store(plant: Plant, _chance: random.Random) -> None:
+    """The object store works again."""
+    assert plant.store is not None
+    plant.store.fault = Fault.NONE
 
 
 def writable(plant: Plant, _chance: random.Random) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from tests.crash.fire import blocks, ledger
 from tests.crash.fire.blocks import BlockWriter, Found
-from tests.crash.fire.faults import FAULTS, plan
+from tests.crash.fire.faults import FAULTS, FAULTS_OF, plan
 from tests.crash.fire.judge import judge_age
+from tests.crash.fire.plant import Layout
 from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
 
@@ -131,12 +132,14 @@ def test_a_clock_that_was_set_back_is_read_as_late_as_times_were_kept_from_falli
     assert clock.latest(2200 * SECOND) == 2200 * SECOND
 
 
-def test_a_seed_is_a_schedule_and_no_two_faults_of_it_collide() -> None:
+@pytest.mark.parametrize("layout", Layout)
+def test_a_seed_is_a_schedule_and_no_two_faults_of_it_collide(layout: Layout) -> None:
     for seed in range(50):
-        planned = plan(seed, 20, 12)
-        assert planned == plan(seed, 20, 12)
+        planned = plan(seed, 20, 12, layout=layout)
+        assert planned == plan(seed, 20, 12, layout=layout)
         for place, one in enumerate(planned):
             for other in planned[place + 1 :]:
                 if one.fault.touches & other.fault.touches:
                     assert one.end < other.begin or other.end < one.begin
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    names = [fault.name for fault in (*FAULTS, *FAULTS_OF[layout])]
+    assert len(set(names)) == len(names)
