@@ -52,7 +52,7 @@ class Clock:
     def latest(self, told: int) -> int:
         """The latest one. Times do not fall within an epoch: where the clock was set back, records get the time of the
         newest before that, until the clock has reached it again."""
-        found = [0]
+        found = []
         given = False
         for begin, off, end in self._spans():
             if _within(begin, told - off, end):
@@ -61,7 +61,7 @@ class Clock:
                 found.append(end + _SLACK)
             # Records never pause for long, so only what was given shortly before a jump is there to be kept to.
             given = given or end - _LATE <= told - off <= end + _SLACK
-        return max(found)
+        return max(found, default=1 << 62)
 
     def _spans(self) -> Iterator[tuple[int, int, int]]:
         """(true time from when, ns off, true time until when)."""
