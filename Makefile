@@ -24,8 +24,8 @@ check: setup  ## lint, types, import contracts
 test: setup check  ## every test (as root; under 40 minutes on 2 cores)
 	@$(PYTHON) -m pytest
 
-soak: setup  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=, from SEED=), then every kill point (as root)
-	@$(PYTHON) -m tests.crash.fire $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),30)) $(if $(SEED),--seed $(SEED))
+soak: setup  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=; SEED=, LAYOUT=), then every kill point (as root)
+	@$(PYTHON) -m tests.crash.fire $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),30)) $(if $(SEED),--seed $(SEED)) $(if $(LAYOUT),--layout $(LAYOUT))
 	@FARSHORE_SOAK=1 $(PYTHON) -m pytest tests/crash
 
 bench: setup  ## every benchmark, with its peers, side by side

@@ -76,6 +76,10 @@ class BlockWriter:
                 file.flush()
                 os.fsync(file.fileno())
 
+    def reseed(self, seed: int) -> None:
+        """The seed decides where the writes from now on go."""
+        self._random = random.Random(seed)
+
     def start(self) -> None:
         """Begin to write."""
         self.running.set()

@@ -9,10 +9,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.crash.fire import burst, damage
-from tests.crash.fire.plant import Plant
+from tests.crash.fire import burst, damage, moves
+from tests.crash.fire.plant import Layout, Plant
 from tests.crash.fire.processes import Program
 from tests.crash.fire.small_disks import fill, free
+from tests.crash.process_server import faulty_s3
 
 Act = Callable[[Plant, random.Random], None]
 
@@ -40,11 +41,11 @@ class Planned:
         return f"{self.begin:5.1f}–{self.end:4.1f} s {self.fault.name}"
 
 
-def plan(seed: int, seconds: float, count: int, only: str = "") -> list[Planned]:
+def plan(seed: int, seconds: float, count: int, only: str = "", layout: Layout = Layout.SINGLE) -> list[Planned]:
     """The faults of one round, by their beginning. ``only``: those whose name holds this text."""
     chance = random.Random(seed)
     planned: list[Planned] = []
-    among = [fault for fault in FAULTS if only in fault.name]
+    among = [fault for fault in (*FAULTS, *FAULTS_OF[layout]) if only in fault.name]
     for fault in chance.choices(among, k=count):
         begin = chance.uniform(0, seconds * 0.8)
         one = Planned(fault, begin, begin + chance.uniform(0.3, seconds / 3), chance.getrandbits(32))
@@ -102,8 +103,8 @@ def _full(name: str, where: str) -> Fault:
 
 
 def _weather(name: str, **values: float) -> Fault:
-    def strike(plant: Plant, _chance: random.Random) -> None:
-        plant.weather(**values)
+    def strike(plant: Plant, chance: random.Random) -> None:
+        plant.weather(**values, seed=chance.getrandbits(32))
 
     def heal(plant: Plant, _chance: random.Random) -> None:
         plant.weather()
@@ -119,7 +120,11 @@ def _chosen(plant: Plant, names: tuple[str, ...]) -> list[Program]:
     return [program for program in plant.programs if program.name in names]
 
 
-AGENT, PROCESS, CONFIGURATION = "agent", "process-server", "configuration-server"
+def _store(name: str, *among: faulty_s3.Fault) -> Fault:
+    return Fault(f"object store {name}", frozenset({"store"}), damage.strike_store(*among), damage.heal_store)
+
+
+AGENT, PROCESS, SECOND, CONFIGURATION = "agent", "process-server", "second-server", "configuration-server"
 FAULTS = [
     _killed("SIGKILL agent", AGENT),
     _killed("SIGKILL process-server", PROCESS),
@@ -137,14 +142,16 @@ FAULTS = [
     _weather("slow", delay=0.3, rate=256 << 10),
     _weather("drops connections", cut=0.05),
     _full("spool", "spool"),
-    _full("vault", "vault_folder"),
     _full("agent's state", "agent_state"),
     _another_time(AGENT),
     _another_time(PROCESS),
     _another_time(CONFIGURATION),
     Fault("spool's tail damaged", frozenset({PROCESS, "spool"}), damage.spool, lambda p, _: p.process_server.start()),
-    Fault(".hrl's tail damaged", frozenset({AGENT, "agent_state"}), damage.hrl, lambda p, _: p.agent.start()),
-    Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
+    Fault(
+        ".hrl's tail damaged", frozenset({AGENT, "agent_state", "network"}), lambda p, _: p.namespaces.cut(),
+        damage.hrl,
+    ),
+    Fault("spool lost", frozenset({PROCESS, "spool"}), damage.lose, lambda p, _: p.process_server.start()),
     Fault(
         "SIGKILL upkeep of the vault", frozenset({"upkeep"}), lambda p, _: p.upkeep.start(),
         lambda p, _: p.upkeep.kill(),
@@ -155,5 +162,27 @@ FAULTS = [
         "point with a freeze", frozenset({"orders"}),
         lambda p, _: p.order("points", {"kind": "file-system-consistent", "name": "frozen"}), _nothing,
     ),
-    Fault("store read-only", frozenset({"vault_folder"}), damage.read_only, damage.writable),
+    Fault("disk grows", frozenset({"disks"}), moves.grow, _nothing),
 ]  # fmt: skip
+_REFUSALS = (
+    faulty_s3.Fault.SLOW_DOWN, faulty_s3.Fault.THROTTLED, faulty_s3.Fault.INTERNAL, faulty_s3.Fault.WRONG_CREDENTIALS,
+    faulty_s3.Fault.FULL,
+)  # fmt: skip
+FAULTS_OF = {
+    Layout.SINGLE: [
+        _full("vault", "vault_folder"),
+        Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
+        Fault("store read-only", frozenset({"vault_folder"}), damage.read_only, damage.writable),
+    ],
+    Layout.PAIR: [
+        _store("refuses", *_REFUSALS),
+        _store("breaks", faulty_s3.Fault.SILENT, faulty_s3.Fault.RESET, faulty_s3.Fault.SLOW),
+        _store("loses answers", faulty_s3.Fault.LOST_ANSWER),
+        _killed("SIGKILL second-server", SECOND),
+        _killed("SIGKILL both process servers", PROCESS, SECOND),
+        _held(SECOND),
+        Fault("process server drained", frozenset({"sending"}), moves.drain, moves.take_again),
+        Fault("process server chosen", frozenset({"sending"}), moves.choose, moves.choose_none),
+    ],
+}
+"""What befalls installations of one layout alone."""

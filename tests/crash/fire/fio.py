@@ -11,25 +11,27 @@ from pathlib import Path
 FILE = "fio.data"
 _BYTES = 24 << 20
 _COMMON = ["fio", "--name=fire", "--bs=4k", f"--size={_BYTES}", "--ioengine=psync", "--direct=1", "--thread"]
-_COMMON += ["--verify=crc32c", "--verify_state_save=0", "--output-format=terse", "--randrepeat=0"]
+_COMMON += ["--verify=crc32c", "--verify_state_save=0", "--output-format=terse"]
 
 
 class Fio:
-    """Random writes over a file of each folder."""
+    """Random writes over a file of each folder. A seed decides where they go and what they say."""
 
-    def __init__(self, folders: list[Path], *, mebibytes_a_second: float = 1.5) -> None:
+    def __init__(self, folders: list[Path], seed: int, *, mebibytes_a_second: float = 1.5) -> None:
         self._folders = folders
         self._rate = int(mebibytes_a_second * (1 << 20))
         self._processes: list[subprocess.Popen[bytes]] = []
         for folder in folders:
             command = [*_COMMON, f"--filename={folder / FILE}", "--rw=write", "--do_verify=0", "--end_fsync=1"]
+            command.append(f"--randseed={seed}")
             subprocess.run(command, check=True, capture_output=True)
 
-    def start(self) -> None:
-        """Write for ever."""
+    def start(self, seed: int) -> None:
+        """Write for ever, from the seed's first write on."""
+        self.stop()
         for folder in self._folders:
             command = [*_COMMON, f"--filename={folder / FILE}", "--rw=randwrite", "--do_verify=0", "--norandommap=1"]
-            command += ["--time_based", "--runtime=100000", f"--rate={self._rate}"]
+            command += ["--time_based", "--runtime=100000", f"--rate={self._rate}", f"--randseed={seed}"]
             self._processes.append(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
             )
@@ -45,6 +47,7 @@ class Fio:
         self.signal(signal.SIGKILL)
         for process in self._processes:
             process.wait(30)
+        self._processes.clear()
 
 
 def judge(folder: Path) -> list[str]:

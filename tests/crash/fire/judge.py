@@ -18,6 +18,7 @@ from tests.crash.fire import blocks, fio, ledger, postgres
 from tests.crash.fire.blocks import BlockWriter
 from tests.crash.fire.ledger import Ledger
 from tests.crash.fire.plant import Plant
+from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
 from tests.loopdisks import run
 
@@ -61,25 +62,20 @@ class Judge:
     def _look(self, folders: list[Path], verdict: Verdict, at_least: dict[str, int]) -> None:
         found = [blocks.read_blocks(folder / blocks.NAME, disk) for disk, folder in enumerate(folders)]
         verdict.wrong += self._writer.judge(found)
-        self._in_time(self._writer.record, self._writer.newest(found), verdict, at_least)
+        newest = {self._writer.record: self._writer.newest(found)}
         for folder in folders:
             verdict.wrong += fio.judge(folder)
         lite = ledger.recovered_rows(folders[0])
         verdict.wrong += ledger.judge_rows(lite, "SQLite")
-        self._in_time(self._rows.sqlite, len(lite), verdict, at_least)
+        newest[self._rows.sqlite] = len(lite)
         server = postgres.recovered_rows(folders[1])
         verdict.wrong += ledger.judge_rows(server, "PostgreSQL")
-        self._in_time(self._rows.postgresql, len(server), verdict, at_least)
+        newest[self._rows.postgresql] = len(server)
+        clock = self._plant.agent.clock
+        for record, number in newest.items():
+            verdict.wrong += judge_age(record, number, clock, verdict.point.time, at_least.get(record.name, 0))
         if not len(lite) - 1 <= len(server) <= len(lite):
             verdict.wrong.append(f"{len(lite)} rows in SQLite and {len(server)} in PostgreSQL: the order is lost")
-
-    def _in_time(self, record: Record, newest: int, verdict: Verdict, at_least: dict[str, int]) -> None:
-        clock, time = self._plant.agent.clock, verdict.point.time
-        due = max(record.acknowledged_by(clock.earliest(time)), at_least.get(record.name, 0))
-        if newest < due:
-            verdict.wrong.append(f"{record.name}: {newest} is the newest, {due} had been acknowledged before the point")
-        if clock.always_true and newest > (begun := record.issued_by(time + _CLOCKS)):
-            verdict.wrong.append(f"{record.name}: {newest} is there, but only {begun} had begun at the point's time")
 
     @contextlib.contextmanager
     def _mounted(self, vault: MachineVault, point: RecoveryPoint) -> Iterator[list[Path]]:
@@ -99,6 +95,18 @@ class Judge:
                 undo.enter_context(_mounted_image(image, folder))
                 folders.append(folder)
             yield folders
+
+
+def judge_age(record: Record, newest: int, clock: Clock, time: int, at_least: int) -> list[str]:
+    """What is wrong with a point's newest write, where the agent's clock called the point's moment ``time``."""
+    wrong = []
+    due = max(record.acknowledged_by(clock.earliest(time)), at_least)
+    if newest < due:
+        wrong.append(f"{record.name}: {newest} is the newest, {due} had been acknowledged before the point")
+    begun = record.issued_by(clock.latest(time) + _CLOCKS)
+    if newest > begun:
+        wrong.append(f"{record.name}: {newest} is there, but only {begun} had begun at the point's time")
+    return wrong
 
 
 @contextlib.contextmanager

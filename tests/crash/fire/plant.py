@@ -1,4 +1,4 @@
-"""A whole installation: agent, process server, configuration server and relay, each a process of its own.
+"""A whole installation: agent, process servers, configuration server and relay, each a process of its own.
 
 The agent lives in the machine's network namespace, the servers in theirs. Spool, vault and the agent's state (with its
 .hrl file) lie on file systems of their own, so that each can be filled. What the vault holds is read by this process
@@ -8,6 +8,7 @@ with the owner's key alone, as after a disaster.
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import subprocess
 import sys
@@ -17,9 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.crash.fire import second_server
 from tests.crash.fire.namespaces import SERVERS_ADDRESS, Namespaces, inside
+from tests.crash.fire.object_store import object_store
 from tests.crash.fire.processes import Clock, Program
+from tests.crash.fire.second_server import SecondServer
 from tests.crash.fire.small_disks import small_disk
+from tests.crash.process_server.faulty_s3 import FaultyStore
 from tests.loopdisks import LoopDisk
 
 from farshore.api_types.jobs import Job
@@ -35,26 +40,46 @@ from farshore.model.states import JobState, MachineState
 from farshore.vault import MachineVault, OwnerKey, Vault, open_store
 
 API_PORT, DATA_PORT = 8443, 9443
-CALM = {"delay": 0, "rate": 0, "cut": 0}
+CALM = {"delay": 0, "rate": 0, "cut": 0, "seed": 0}
 _MIB = 1 << 20
 Answer = TypeVar("Answer")
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
+class Layout(enum.Enum):
+    """What an installation is made of."""
+
+    SINGLE = "single"
+    """One process server, the vault in a folder."""
+    PAIR = "pair"
+    """Two process servers, the vault in an object store."""
+
+
 class Plant:
     """``disks`` are protected, in the order of their numbers. Use as a context manager."""
 
-    def __init__(self, home: Path, disks: list[LoopDisk], *, vault_mib: int = 6144) -> None:
+    def __init__(
+        self, home: Path, disks: list[LoopDisk], layout: Layout = Layout.SINGLE, *, vault_mib: int = 6144
+    ) -> None:
         self.home = home
+        self.layout = layout
+        self.store: FaultyStore | None = None
+        self.second: SecondServer | None = None
         self.disks = disks
         self.namespaces = Namespaces()
         self.machine = MachineId("")
         self.trouble = ""
         """Why the API was last asked in vain."""
+        self.said: list[str] = []
+        """What faults tell of themselves."""
         self.agent_state = home / "agent"
         self.spool = home / "process-server" / "spool"
         self.vault_folder = home / "vault"
+        self.vault_url = f"file://{self.vault_folder}"
         self._sizes = {self.agent_state: 64, self.spool: 160, self.vault_folder: vault_mib}
+        if layout is Layout.PAIR:
+            del self._sizes[self.vault_folder]
+            self._sizes[home / second_server.NAME / "spool"] = 160
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Plant:
@@ -62,6 +87,9 @@ class Plant:
             for folder, mebibytes in self._sizes.items():
                 undo.enter_context(small_disk(folder, mebibytes * _MIB))
             undo.enter_context(self.namespaces)
+            if self.layout is Layout.PAIR:
+                self.store = undo.enter_context(object_store(self.namespaces.servers))
+                self.vault_url = self.store.url
             self._set_up()
             for program in self.programs:
                 undo.callback(program.kill)
@@ -75,7 +103,7 @@ class Plant:
         servers = self.namespaces.command(self.namespaces.servers)
         setup = [sys.executable, "-m", "farshore.configuration_server.setup", "--home", str(self.home)]
         setup += ["--listen", "127.0.0.1", "--advertise", SERVERS_ADDRESS]
-        setup += ["--port", str(API_PORT), "--process-server-port", str(DATA_PORT)]
+        setup += ["--port", str(API_PORT), "--process-server-port", str(DATA_PORT), "--vault-url", self.vault_url]
         subprocess.run(setup, check=True)
         self.weather(**CALM)
         settings = str(self.home / "process-server" / "settings.toml")
@@ -83,16 +111,20 @@ class Plant:
             "configuration-server",
             [*servers, sys.executable, "-m", "farshore.configuration_server.main", "--home", str(self.home)],
             FARSHORE_SPOOL_LIMIT=str(96 * _MIB),
+            FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER="8",
         )
         self.process_server = self._program(
             "process-server",
             [*servers, sys.executable, "-m", "farshore.process_server.main", "--settings", settings],
             FARSHORE_PROCESS_SERVER_SPOOL_FILE_BYTES=str(8 * _MIB),
         )
-        upkeep = [str(Path(__file__).with_name("upkeep.py")), str(self.vault_folder), str(self.home / "vault.key")]
+        if self.layout is Layout.PAIR:
+            self.second = SecondServer(self.home, servers, lambda command: self._program("second-server", command))
+        upkeep = [str(Path(__file__).with_name("upkeep.py")), self.vault_url, str(self.home / "vault.key")]
         self.upkeep = self._program("upkeep", [sys.executable, *upkeep])
         relay = [str(Path(__file__).with_name("relay.py")), str(self.home / "weather"), SERVERS_ADDRESS]
-        self.relay = self._program("relay", [*servers, sys.executable, *relay, str(API_PORT), str(DATA_PORT)])
+        ports = (API_PORT, DATA_PORT, second_server.PORT)
+        self.relay = self._program("relay", [*servers, sys.executable, *relay, *map(str, ports)])
         options = ["--state", str(self.agent_state), "--ring-mib", "16", "--spill-mib", "24"]
         options += [part for disk in self.disks for part in ("--disk", str(disk.device))]
         self._agent = [*self.namespaces.command(self.namespaces.machine), sys.executable, "-m"]
@@ -102,7 +134,8 @@ class Plant:
     @property
     def programs(self) -> list[Program]:
         """All of them, the servers first."""
-        return [self.configuration_server, self.process_server, self.relay, self.agent, self.upkeep]
+        second = [self.second.program] if self.second is not None else []
+        return [self.configuration_server, self.process_server, *second, self.relay, self.agent, self.upkeep]
 
     def _program(self, name: str, command: list[str], **environment: str) -> Program:
         return Program(name, command, self.home / f"{name}.log", Clock(self.home / f"{name}.clock"), environment)
@@ -114,6 +147,9 @@ class Plant:
         for program in (self.configuration_server, self.process_server, self.relay):
             program.start()
         self.until(lambda: self._call(lambda api: bool(api.transport.request("GET", "/v1/process-servers") != b"[]")))
+        if self.second is not None:
+            assert self._call(self.second.enrol), self.trouble
+            self.second.program.start()
         token = self._call(lambda api: api.create_token(TokenRequest(name="fire")))
         assert token is not None
         command = [*self._agent, "enroll", "--server", f"https://{SERVERS_ADDRESS}:{API_PORT}"]
@@ -130,17 +166,26 @@ class Plant:
         made.write_text(json.dumps({**CALM, **values}))
         made.replace(self.home / "weather")
 
-    def order(self, path: str, body: Any = None) -> None:
-        """Ask the API for something, and do not wait for what comes of it."""
+    def order(self, path: str, body: Any = None, method: str = "POST") -> None:
+        """Ask the API for something about the machine, and do not wait for what comes of it."""
+        self.ask(method, f"machines/{self.machine}/{path}", body)
 
-        def ask() -> None:
-            self._call(
-                lambda api: api.transport.request(
-                    "POST", f"/v1/machines/{self.machine}/{path}", _json(body), content_type="application/json"
-                )
-            )
+    def ask(self, method: str, path: str, body: Any = None, *, seconds: float = 0) -> None:
+        """Ask the API for something, for so long where nobody answers, and do not wait for what comes of it."""
+        give_up = time.monotonic() + seconds
 
-        threading.Thread(target=ask, daemon=True).start()
+        def insist() -> None:
+            while self._call(call) is None and time.monotonic() < give_up:
+                time.sleep(1)
+
+        def call(api: Management) -> bytes:
+            return api.transport.request(method, f"/v1/{path}", _json(body), content_type="application/json")
+
+        threading.Thread(target=insist, daemon=True).start()
+
+    def say(self, what: str) -> None:
+        """Tell what a fault has struck, for the round's report."""
+        self.said.append(what)
 
     def look_after(self) -> None:
         """Start again what has ended by itself."""
@@ -199,7 +244,7 @@ class Plant:
     def vault(self) -> MachineVault:
         """The machine in the vault, opened anew."""
         owner = OwnerKey.from_file(self.home / "vault.key")
-        return Vault.open(open_store(f"file://{self.vault_folder}"), owner).machine(self.machine)
+        return Vault.open(open_store(self.vault_url), owner).machine(self.machine)
 
 
 def _json(body: Any) -> list[bytes]:

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _LATE, _SLACK = 300 * 10**9, 3 * 10**9
@@ -46,14 +47,31 @@ class Clock:
 
         A record gets its time when its batch is cut, by the offset of then; the batch may have waited for long.
         """
+        return min((told - off for begin, off, end in self._spans() if _within(begin, told - off, end)), default=0)
+
+    def latest(self, told: int) -> int:
+        """The latest one. Times do not fall within an epoch: where the clock was set back, records get the time of the
+        newest before that, until the clock has reached it again."""
+        found = []
+        given = False
+        for begin, off, end in self._spans():
+            if _within(begin, told - off, end):
+                found.append(told - off)
+            elif given and told - off >= begin:
+                found.append(end + _SLACK)
+            # Records never pause for long, so only what was given shortly before a jump is there to be kept to.
+            given = given or end - _LATE <= told - off <= end + _SLACK
+        return max(found, default=1 << 62)
+
+    def _spans(self) -> Iterator[tuple[int, int, int]]:
+        """(true time from when, ns off, true time until when)."""
         ends = [when for when, _ in self.history[1:]] + [1 << 62]
-        times = [told - seconds * 10**9 for _, seconds in self.history]
-        possible = [
-            time
-            for time, (begin, _), end in zip(times, self.history, ends, strict=True)
-            if begin - _LATE <= time <= end + _SLACK
-        ]
-        return min(possible, default=0)
+        for (begin, seconds), end in zip(self.history, ends, strict=True):
+            yield begin, seconds * 10**9, end
+
+
+def _within(begin: int, time: int, end: int) -> bool:
+    return begin - _LATE <= time <= end + _SLACK
 
 
 class Program:

@@ -1,7 +1,8 @@
 """A program: carries TCP connections from the advertised address to the servers, as well as a control file says.
 
 The control file holds JSON: ``delay`` in seconds for each piece, ``rate`` in bytes a second for each direction of each
-connection (0: as fast as it goes), ``cut``: the chance that a piece ends its connection instead of being carried.
+connection (0: as fast as it goes), ``cut``: the chance that a piece ends its connection instead of being carried, and
+``seed``: which pieces do, counted from when the file was written.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Weather:
         self._path = path
         self._read = 0
         self.delay = self.rate = self.cut = 0.0
+        self._chance = random.Random(0)
 
     def look(self) -> None:
         changed = self._path.stat().st_mtime_ns
@@ -30,6 +32,11 @@ class Weather:
             self._read = changed
             said = json.loads(self._path.read_text())
             self.delay, self.rate, self.cut = float(said["delay"]), float(said["rate"]), float(said["cut"])
+            self._chance.seed(said["seed"])
+
+    def cuts(self) -> bool:
+        """Whether the next piece ends its connection."""
+        return self._chance.random() < self.cut
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, weather: Weather) -> None:
@@ -37,7 +44,7 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, weat
     with contextlib.suppress(OSError):
         while data := await reader.read(PIECE):
             weather.look()
-            if random.random() < weather.cut:
+            if weather.cuts():
                 writer.transport.abort()
                 return
             if weather.delay:

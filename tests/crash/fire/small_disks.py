@@ -16,7 +16,7 @@ FILLER = "filler"
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
     """``folder``, being the mount point of an ext4 file system of ``size`` bytes."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    image = SCRATCH / f"fire-{os.getpid()}-{folder.name}.img"
+    image = SCRATCH / f"fire-{os.getpid()}-{folder.parent.name}-{folder.name}.img"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with image.open("wb") as file:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from tests.crash.fire import blocks, ledger
 from tests.crash.fire.blocks import BlockWriter, Found
-from tests.crash.fire.faults import FAULTS, plan
+from tests.crash.fire.faults import FAULTS, FAULTS_OF, plan
+from tests.crash.fire.judge import judge_age
+from tests.crash.fire.plant import Layout
 from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
 
@@ -86,12 +88,58 @@ def test_a_clock_that_jumped_is_read_as_early_as_it_may_have_been(
     assert not clock.always_true
 
 
-def test_a_seed_is_a_schedule_and_no_two_faults_of_it_collide() -> None:
+def recorded(monkeypatch: pytest.MonkeyPatch, seconds: range) -> Record:
+    """A write begins at each second and is acknowledged half a second later."""
+    record = Record("x")
+    for second in seconds:
+        monkeypatch.setattr("time.time_ns", lambda second=second: second * SECOND)
+        record.issue()
+        monkeypatch.setattr("time.time_ns", lambda second=second: second * SECOND + SECOND // 2)
+        record.acknowledge()
+    return record
+
+
+def test_a_point_that_is_too_old_or_too_new_is_told_also_after_the_clock_has_jumped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = recorded(monkeypatch, range(1001, 9001))
+    monkeypatch.setattr("time.time_ns", lambda: 1000 * SECOND)
+    clock = Clock(tmp_path / "clock")
+    for when, off in ((3000, 600), (3010, 0), (5000, -7200), (5010, 0)):
+        monkeypatch.setattr("time.time_ns", lambda when=when: when * SECOND)
+        clock.set(off)
+    assert not clock.always_true
+    for moment in (2000, 4200, 8000):  # write n begins at second 1000 + n
+        newest = moment - 1000
+        assert judge_age(record, newest, clock, moment * SECOND, 0) == []
+        assert "had been acknowledged" in judge_age(record, newest - 2, clock, moment * SECOND, 0)[0]
+        assert "only" in judge_age(record, newest + 1, clock, moment * SECOND, 0)[0]
+    assert "had been acknowledged" in judge_age(record, 1000, clock, 2000 * SECOND, 1001)[0]
+
+
+def test_a_clock_that_was_set_back_is_read_as_late_as_times_were_kept_from_falling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1000 * SECOND)
+    clock = Clock(tmp_path / "clock")
+    for when, off in ((2000, -600), (2010, 0)):
+        monkeypatch.setattr("time.time_ns", lambda when=when: when * SECOND)
+        clock.set(off)
+    assert clock.latest(1400 * SECOND) == 2000 * SECOND  # read while it was set back
+    assert clock.latest(1300 * SECOND) == 1900 * SECOND  # a batch that had waited when it was
+    assert clock.latest(1099 * SECOND) == 1099 * SECOND
+    assert clock.latest(1999 * SECOND) == 2013 * SECOND  # in an epoch that went on
+    assert clock.latest(2200 * SECOND) == 2200 * SECOND
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_a_seed_is_a_schedule_and_no_two_faults_of_it_collide(layout: Layout) -> None:
     for seed in range(50):
-        planned = plan(seed, 20, 12)
-        assert planned == plan(seed, 20, 12)
+        planned = plan(seed, 20, 12, layout=layout)
+        assert planned == plan(seed, 20, 12, layout=layout)
         for place, one in enumerate(planned):
             for other in planned[place + 1 :]:
                 if one.fault.touches & other.fault.touches:
                     assert one.end < other.begin or other.end < one.begin
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+    names = [fault.name for fault in (*FAULTS, *FAULTS_OF[layout])]
+    assert len(set(names)) == len(names)

@@ -17,11 +17,12 @@ from farshore.vault.upkeep import maintain
 POLICY = ReplicationPolicy(hot_window=60, keep_hourly=48)
 
 
-def main(folder: str, key: str) -> None:
+def main(url: str, key: str) -> None:
     """Until killed."""
-    vault = Vault.open(open_store(f"file://{folder}"), OwnerKey.from_file(Path(key)))
+    vault: Vault | None = None
     while True:
         try:
+            vault = vault or Vault.open(open_store(url), OwnerKey.from_file(Path(key)))
             maintain(vault, lambda _machine: POLICY)
         except FarshoreError as error:
             sys.stderr.write(f"{error}\n")

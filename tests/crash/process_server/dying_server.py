@@ -1,7 +1,9 @@
-"""The process server, killed without warning after its n-th durable effect: FARSHORE_TEST_DIE_AT counts them.
+"""The process server, killed without warning between its n-th durable effect and the next one.
 
-Effects are the spool's writes, syncs, renames and removals, and the puts into the vault. Half of the time the effect
-has happened when the process dies, half of the time not (even and odd n).
+Effects, counted as they begin, are the spool's writes, syncs, renames and removals, and the puts into the vault;
+FARSHORE_TEST_DIE_AT is n, and 0 dies before the first. With FARSHORE_TEST_DIE_LATE it dies at the end of that gap,
+where the next effect would begin: whatever is not durable, such as an answer to the agent, has happened meanwhile. Else
+it dies at its beginning, where none has. It says on its standard error which effect that was.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 from farshore.process_server import main
 from farshore.process_server.spool.disk import SpoolDisk
@@ -18,6 +20,7 @@ from farshore.vault.stores.registry import open_store
 _EFFECTS = ("create", "write", "sync", "sync_directory", "rename", "remove", "put", "put_if_absent")
 _lock = threading.Lock()
 _die_at = int(os.environ["FARSHORE_TEST_DIE_AT"])
+_late = bool(os.environ.get("FARSHORE_TEST_DIE_LATE"))
 _count = 0
 
 
@@ -27,25 +30,30 @@ def dying(target: Any) -> Any:
     class Dying:
         def __getattr__(self, name: str) -> Any:
             found = getattr(target, name)
-            return _counted(found) if name in _EFFECTS else found
+            return _counted(found, name) if name in _EFFECTS else found
 
     return Dying()
 
 
-def _counted(call: Callable[..., Any]) -> Callable[..., Any]:
+def _counted(call: Callable[..., Any], name: str) -> Callable[..., Any]:
     def counted(*arguments: Any) -> Any:
         global _count
         with _lock:
             _count += 1
             now = _count
-        if now == 2 * (_die_at // 2) + 1 and _die_at % 2:
-            os._exit(9)
+        if now == _die_at + 1 and (_late or not _die_at):
+            _die(f"before effect {now}, {name}")
         answer = call(*arguments)
-        if now == _die_at and not _die_at % 2:
-            os._exit(9)
+        if now == _die_at and not _late:
+            _die(f"after effect {now}, {name}")
         return answer
 
     return counted
+
+
+def _die(where: str) -> NoReturn:
+    os.write(2, f"Dies {where}.\n".encode())
+    os._exit(9)
 
 
 if __name__ == "__main__":

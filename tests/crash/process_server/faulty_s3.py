@@ -31,6 +31,7 @@ class Fault(enum.Enum):
     FULL = "507 StorageFull"
     SILENT = "it takes the request and never answers"
     RESET = "it breaks the connection"
+    LOST_ANSWER = "it does what it is asked, and the answer is lost"
     SLOW = "it answers after more than half a second"
 
 
@@ -44,7 +45,7 @@ class FaultyStore:
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.store = self
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._servers = [self._server]
 
     @property
     def url(self) -> str:
@@ -63,14 +64,22 @@ class FaultyStore:
         }
 
     def __enter__(self) -> FaultyStore:
-        self._thread.start()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
+
+    def serve_here_too(self) -> None:
+        """Serve at the same address of the network namespace that the caller is in."""
+        made = _Server(self._server.server_address, _Handler)
+        made.store = self
+        self._servers.append(made)
+        threading.Thread(target=made.serve_forever, daemon=True).start()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
 
 
 class _Server(ThreadingHTTPServer):
@@ -151,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _met_fault(self, _body: bytes) -> bool:
         fault = self.server.store.fault
-        if fault is Fault.NONE:
+        if fault in (Fault.NONE, Fault.LOST_ANSWER):
             return False
         if fault is Fault.SLOW:
             time.sleep(0.6)
@@ -161,19 +170,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return True
         if fault is Fault.RESET:
-            with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
+            self._break()
             return True
         status, code = fault.value.split()
         self._refuse(int(status), code)
         return True
+
+    def _break(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
 
     def _refuse(self, status: int, code: str) -> None:
         text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code} of the double</Message></Error>"
         self._answer(status, text.encode(), {"Content-Type": "application/xml"})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        if self.server.store.fault is Fault.LOST_ANSWER:
+            self._break()
+            return
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)

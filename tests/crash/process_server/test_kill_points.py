@@ -22,25 +22,32 @@ from farshore.model.position import Position
 from farshore.vault.machine import MachineVault
 
 SIZE = 8 << 20
-# All kill points of one run, thinned out unless a soak is asked for: each costs two starts of a server.
-STEP = 1 if os.environ.get("FARSHORE_SOAK") else 7
+GAPS = 80
+# A soak goes through both ends of every gap between two effects. Otherwise, as each costs two starts of a server, every
+# seventh gap from the one before the first effect on is looked at, by turns at its beginning and at its end.
+KILLS = (
+    [(gap, late) for gap in range(GAPS) for late in (False, True)]
+    if os.environ.get("FARSHORE_SOAK")
+    else [(gap, bool(gap % 2)) for gap in range(0, GAPS, 7)]
+)
 _BATCHES, _MOST_BATCHES = 14, 120
 """At least, and at most until the kill point is reached: how many effects there are is a matter of time."""
 DYING = str(Path(__file__).with_name("dying_server.py"))
 
 
-@pytest.mark.parametrize("die_at", range(1, 81, STEP))
-def test_killed_between_two_effects(tmp_path: Path, die_at: int) -> None:
+@pytest.mark.parametrize(("gap", "late"), KILLS)
+def test_killed_between_two_effects(tmp_path: Path, gap: int, late: bool) -> None:
     with Rig(tmp_path, seal_every=0.1, spool_file_bytes=1 << 20) as rig:
         machine = MachineId(new_id())
         rig.control.grant(machine, 1, EpochKind.INITIAL, description(SIZE))
-        process = rig.start(DYING, FARSHORE_TEST_DIE_AT=str(die_at), may_die=True)
+        variables = {"FARSHORE_TEST_DIE_AT": str(gap), "FARSHORE_TEST_DIE_LATE": "1" if late else ""}
+        process = rig.start(DYING, may_die=True, **variables)
         again = threading.Thread(target=_start_again, args=(rig, process))
         again.start()
         try:
             if process.poll() is not None:
                 again.join()
-            agent = SimulatedAgent(machine, rig.plane(machine, 1), 1, SIZE, die_at, rig.vault.chunk_hash_key)
+            agent = SimulatedAgent(machine, rig.plane(machine, 1), 1, SIZE, gap, rig.vault.chunk_hash_key)
             agent.fill(0.3)
             _work(agent, process)
             assert process.poll() == 9, "the server did not reach the kill point"

@@ -90,6 +90,19 @@ def test_a_fault_is_absorbed_and_told_and_passes(
     until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not told")
 
 
+def test_an_object_is_there_once_although_the_answer_to_each_put_of_it_was_lost(
+    store: FaultyStore, rig: Rig, agent: SimulatedAgent
+) -> None:
+    before = stored_in(store, agent)
+    store.fault = Fault.LOST_ANSWER
+    agent.send(agent.batch(50))
+    until(lambda: "did not answer" in rig.control.last.store_trouble, "the lost answer is not told")
+    assert stored_in(store, agent) == before + 1
+    store.fault = Fault.NONE
+    until(lambda: stored(rig, agent) == agent.next - 1, "the vault does not get what had waited")
+    assert stored_in(store, agent) == before + 1
+
+
 def test_a_slow_store_is_waited_for(store: FaultyStore, rig: Rig, agent: SimulatedAgent) -> None:
     before = stored_in(store, agent)
     store.fault = Fault.SLOW
