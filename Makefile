@@ -31,10 +31,11 @@ soak: setup  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=, from SEE
 bench: setup  ## every benchmark, with its peers, side by side
 	@for name in $$(benchmarks/run --list); do benchmarks/run $$name; done
 
+COMPILE := .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --universal \
+  --no-python-downloads --no-emit-package farshore --custom-compile-command "make lock"
+
 lock:  ## make the hashed requirements anew (no download addresses in them)
-	@.venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --universal \
-	  --python-version 3.11 --group dev --all-extras --no-emit-package farshore \
-	  --custom-compile-command "make lock" -o requirements.txt pyproject.toml
+	@$(COMPILE) --python-version 3.11 --group dev --all-extras -o requirements.txt pyproject.toml
 
 openapi:  ## write docs/api/openapi.json anew
 	@$(PYTHON) -m farshore.configuration_server.openapi docs/api/openapi.json
