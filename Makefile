@@ -34,8 +34,14 @@ bench: setup  ## every benchmark, with its peers, side by side
 COMPILE := .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --universal \
   --no-python-downloads --no-emit-package farshore --custom-compile-command "make lock"
 
+AGENT_REQUIREMENTS := src/farshore/protection/push/agent-requirements.txt
+# The agent's libraries are those that the tests run with, wherever their Python can be the agent's.
+TESTED = sed -nE "s/^(\S+==\S+) ; (.*) \\\\$$/\1 ; python_full_version >= '3.11' and (\2)/p; \
+  s/^(\S+==\S+) \\\\$$/\1 ; python_full_version >= '3.11'/p" requirements.txt
+
 lock:  ## make the hashed requirements anew (no download addresses in them)
 	@$(COMPILE) --python-version 3.11 --group dev --all-extras -o requirements.txt pyproject.toml
+	@$(COMPILE) --python-version 3.9 --extra mobility -o $(AGENT_REQUIREMENTS) --constraints <($(TESTED)) pyproject.toml
 
 openapi:  ## write docs/api/openapi.json anew
 	@$(PYTHON) -m farshore.configuration_server.openapi docs/api/openapi.json

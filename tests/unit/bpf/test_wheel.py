@@ -43,6 +43,9 @@ def test_a_wheel_holds_the_capture_programs(clone: Path) -> None:
             data = archive.read(program)
             assert (data[:4], int.from_bytes(data[18:20], "little")) == ELF_FOR_BPF
         assert archive.read(PROGRAMS[0]) != archive.read(PROGRAMS[1])
+        # what the agent's bundle is made of besides modules
+        beside = {"agent-requirements.txt", "farshore-mobility.service"}
+        assert {f"farshore/protection/push/{name}" for name in beside} <= set(archive.namelist())
 
 
 def test_a_source_archive_can_build_the_wheel(clone: Path) -> None:
