@@ -15,10 +15,15 @@ setup:  ## install what this machine lacks: system packages, the Python environm
 demo: setup  ## the main job: protect a real Debian guest, lose it, bring it up from the vault
 	@$(PYTHON) -m farshore.lab.demo
 
+# What runs on the protected machine's own Python, 3.9 or later.
+AGENT := src/farshore/__init__.py $(addprefix src/farshore/,api_types client formats mobility model telemetry)
+
 check: setup  ## lint, types, import contracts
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy --python-version 3.10 $(AGENT)  # the oldest that mypy knows
+	@.venv/bin/vermin --quiet --no-tips --violations --eval-annotations --target=3.9- $(AGENT)
 	@.venv/bin/lint-imports
 
 test: setup check  ## every test (as root; under 40 minutes on 2 cores)
