@@ -4,13 +4,16 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-lab bpf demo test check bench soak guest openapi lock clean
+.PHONY: help setup setup-tests demo check test soak bench lock openapi clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 setup:  ## install what this machine lacks: system packages, the Python environment, the capture program
 	@scripts/setup
+
+setup-tests:  ## and what only tests and benchmarks need: an S3 server, a database, more file systems
+	@scripts/setup tests
 
 demo: setup  ## the main job: protect a real Debian guest, lose it, bring it up from the vault
 	@$(PYTHON) -m farshore.lab.demo
@@ -26,14 +29,14 @@ check: setup  ## lint, types, import contracts
 	@.venv/bin/vermin --quiet --no-tips --violations --eval-annotations --target=3.9- $(AGENT)
 	@.venv/bin/lint-imports
 
-test: setup check  ## every test (as root; under 40 minutes on 2 cores)
+test: setup-tests check  ## every test (as root; under 40 minutes on 2 cores)
 	@$(PYTHON) -m pytest
 
-soak: setup  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=, from SEED=), then every kill point (as root)
+soak: setup-tests  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=, from SEED=), then every kill point (as root)
 	@$(PYTHON) -m tests.crash.fire $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),30)) $(if $(SEED),--seed $(SEED))
 	@FARSHORE_SOAK=1 $(PYTHON) -m pytest tests/crash
 
-bench: setup  ## every benchmark, with its peers, side by side
+bench: setup-tests  ## every benchmark, with its peers, side by side
 	@for name in $$(benchmarks/run --list); do benchmarks/run $$name; done
 
 COMPILE := .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --universal \
