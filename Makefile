@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-lab bpf demo test check bench soak guest openapi lock clean
+.PHONY: help setup setup-tests demo check test soak bench lock openapi clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -12,29 +12,44 @@ help:  ## this list
 setup:  ## install what this machine lacks: system packages, the Python environment, the capture program
 	@scripts/setup
 
+setup-tests:  ## and what only tests and benchmarks need: an S3 server, a database, more file systems
+	@scripts/setup tests
+
 demo: setup  ## the main job: protect a real Debian guest, lose it, bring it up from the vault
 	@$(PYTHON) -m farshore.lab.demo
+
+# What runs on the protected machine's own Python, 3.9 or later.
+AGENT := src/farshore/__init__.py $(addprefix src/farshore/,api_types client formats mobility model telemetry)
 
 check: setup  ## lint, types, import contracts
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
+	@$(PYTHON) -m mypy --python-version 3.10 $(AGENT)  # the oldest that mypy knows
+	@.venv/bin/vermin --quiet --no-tips --violations --eval-annotations --target=3.9- $(AGENT)
 	@.venv/bin/lint-imports
 
-test: setup check  ## every test (as root; under 40 minutes on 2 cores)
+test: setup-tests check  ## every test (as root; under 40 minutes on 2 cores)
 	@$(PYTHON) -m pytest
 
-soak: setup  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=; SEED=, LAYOUT=), then every kill point (as root)
+soak: setup-tests  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=; SEED=, LAYOUT=), then every kill point (as root)
 	@$(PYTHON) -m tests.crash.fire $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),30)) $(if $(SEED),--seed $(SEED)) $(if $(LAYOUT),--layout $(LAYOUT))
 	@FARSHORE_SOAK=1 $(PYTHON) -m pytest tests/crash
 
-bench: setup  ## every benchmark, with its peers, side by side
+bench: setup-tests  ## every benchmark, with its peers, side by side
 	@for name in $$(benchmarks/run --list); do benchmarks/run $$name; done
 
+COMPILE := .venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --universal \
+  --no-python-downloads --no-emit-package farshore --custom-compile-command "make lock"
+
+AGENT_REQUIREMENTS := src/farshore/protection/push/agent-requirements.txt
+# The agent's libraries are those that the tests run with, wherever their Python can be the agent's.
+TESTED = sed -nE "s/^(\S+==\S+) ; (.*) \\\\$$/\1 ; python_full_version >= '3.11' and (\2)/p; \
+  s/^(\S+==\S+) \\\\$$/\1 ; python_full_version >= '3.11'/p" requirements.txt
+
 lock:  ## make the hashed requirements anew (no download addresses in them)
-	@.venv/bin/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --universal \
-	  --python-version 3.11 --group dev --all-extras --no-emit-package farshore \
-	  --custom-compile-command "make lock" -o requirements.txt pyproject.toml
+	@$(COMPILE) --python-version 3.11 --group dev --all-extras -o requirements.txt pyproject.toml
+	@$(COMPILE) --python-version 3.9 --extra mobility -o $(AGENT_REQUIREMENTS) --constraints <($(TESTED)) pyproject.toml
 
 openapi:  ## write docs/api/openapi.json anew
 	@$(PYTHON) -m farshore.configuration_server.openapi docs/api/openapi.json

@@ -6,6 +6,7 @@ Files lie in the working tree's .cache, as /tmp may be in memory; everything is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import shlex
@@ -20,6 +21,8 @@ import numpy.typing as npt
 import pytest
 
 from farshore.mobility.capture.disks import Disk, disk_at
+from farshore.mobility.capture.probe import Ability, probe
+from farshore.model.states import CaptureMode
 
 SCRATCH = Path(__file__).parents[1] / ".cache" / "loopdisks"
 MKFS = {
@@ -34,6 +37,24 @@ def require_root() -> None:
     """Skip, saying why, where loop devices cannot be made."""
     if os.geteuid() != 0:
         pytest.skip("needs root: loop devices, mounts and eBPF")
+
+
+def require_data_mode() -> None:
+    """Skip, saying why, where this host's kernel allows no capture in data mode; in CI that is a failure."""
+    require_root()
+    ability = _ability()
+    if ability.mode is CaptureMode.DATA:
+        return
+    found = " ".join(f"{obstacle.reason} {obstacle.remedy}" for obstacle in ability.obstacles)
+    why = f"needs data mode on this host, so Linux 5.17 or later (docs/limits.md): {found}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+@functools.lru_cache(maxsize=1)
+def _ability() -> Ability:
+    return probe()
 
 
 def run(command: str) -> str:

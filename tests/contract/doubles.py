@@ -1,7 +1,7 @@
 """Doubles of the clouds' object stores: servers from the package registries, started on free ports for the tests.
 
 Azure: Azurite (npm), installed once below the cache folder (FARSHORE_DOUBLES, else ~/.cache/farshore/doubles). S3:
-Ceph's RADOS Gateway (packages of the distribution, by scripts/setup), a real server.
+Ceph's RADOS Gateway (packages of the distribution, by `scripts/setup tests`), a real server.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def up(
         try:
             _wait_until_ready(installation)
         except FarshoreError:
-            err.print(supervisor.last_log_lines(installation))
+            if not as_json:
+                err.print(supervisor.last_log_lines(installation))
             supervisor.stop(installation)
             raise
         _greet(installation, as_json)

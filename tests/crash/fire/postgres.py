@@ -25,7 +25,7 @@ def programs() -> Path:
     """The folder of the newest PostgreSQL's programs. Raises FileNotFoundError."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not found:
-        raise FileNotFoundError("PostgreSQL is not installed; `make setup` installs it")
+        raise FileNotFoundError("PostgreSQL is not installed; `make setup-tests` installs it")
     return found[-1].parent
 
 

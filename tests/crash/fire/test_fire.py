@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.crash.fire.plant import Layout
 from tests.crash.fire.rounds import Result, installation, table
-from tests.loopdisks import SCRATCH, require_root
+from tests.loopdisks import SCRATCH, require_data_mode
 
 pytestmark = pytest.mark.root
 ROUNDS = 3
@@ -23,7 +23,7 @@ ROUNDS = 3
 def test_points_hold_what_they_claim_whatever_befalls_the_installation(
     layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    require_root()
+    require_data_mode()
     seed = random.SystemRandom().randrange(1, 1 << 31)
     results: list[Result] = []
     SCRATCH.mkdir(parents=True, exist_ok=True)

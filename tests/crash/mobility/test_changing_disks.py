@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.crash.mobility.rig import ONE, Rig, churn, same, until, writing
-from tests.loopdisks import LoopDisk, loop_disk, read_direct, require_root, run
+from tests.loopdisks import LoopDisk, loop_disk, read_direct, require_data_mode, run
 
 from farshore.api_types.machines import Machine, ProtectionRequest
 from farshore.model.identifiers import DiskNumber
@@ -75,7 +75,7 @@ def _loop_control(request: int, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
-    require_root()
+    require_data_mode()
     home: Path = tmp_path_factory.mktemp("installation")
     with loop_disk(192 * MIB, "ext4") as one, loop_disk(64 * MIB) as two:
         two.write(0, os.urandom(16 * MIB))

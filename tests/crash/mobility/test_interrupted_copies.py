@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.mobility.rig import Rig, same, until
-from tests.loopdisks import LoopDisk, loop_disk, read_direct, require_root
+from tests.loopdisks import LoopDisk, loop_disk, read_direct, require_data_mode
 
 from farshore.api_types.machines import Machine, ProtectionRequest
 from farshore.model.position import Position
@@ -70,7 +70,7 @@ class Copying:
 
 @pytest.fixture(scope="module")
 def copying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copying]:
-    require_root()
+    require_data_mode()
     home: Path = tmp_path_factory.mktemp("installation")
     with loop_disk(SIZE) as disk:
         made = Copying(Rig(home, disk), disk)

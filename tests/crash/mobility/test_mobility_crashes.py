@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.mobility.rig import Rig, churn, same, until, writing
-from tests.loopdisks import loop_disk, require_root
+from tests.loopdisks import loop_disk, require_data_mode
 
 from farshore.mobility.spill import HrlFile
 from farshore.model.point import PointKind
@@ -47,7 +47,7 @@ def spilled(rig: Rig) -> int:
 
 @pytest.fixture(scope="module", params=["ext4"])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    require_root()
+    require_data_mode()
     home: Path = tmp_path_factory.mktemp("installation")
     with loop_disk(256 * MIB, request.param) as disk:
         made = Rig(home, disk)

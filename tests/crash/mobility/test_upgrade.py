@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.mobility.rig import Rig, until, writing
-from tests.loopdisks import loop_disk, require_root
+from tests.loopdisks import loop_disk, require_data_mode
 
 from farshore.api_types.jobs import Job
 from farshore.mobility.capture.pinned import pin_folder_of
@@ -62,7 +62,7 @@ class Upgrading:
 
 @pytest.fixture(scope="module")
 def upgrading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgrading]:
-    require_root()
+    require_data_mode()
     home: Path = tmp_path_factory.mktemp("installation")
     built = build_bundle((sys.version_info[0], sys.version_info[1]), default_cache())
     cache, root = home / "cache", home / "opt"

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from tests.loopdisks import loop_disk, require_root, run, write_direct
+from tests.loopdisks import loop_disk, require_data_mode, run, write_direct
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 from tests.scenarios.capture.workloads import file_work
 
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def _root():
-    require_root()
+    require_data_mode()
 
 
 def test_two_disks_have_one_order():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.loopdisks import loop_disk, require_root, run
+from tests.loopdisks import loop_disk, require_data_mode, run
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 from tests.scenarios.capture.workloads import all_work, file_work
 
@@ -18,7 +18,7 @@ SIZES = {"ext4": 256 << 20, "xfs": 384 << 20, "btrfs": 384 << 20}
 
 @pytest.fixture(autouse=True)
 def _root():
-    require_root()
+    require_data_mode()
 
 
 @pytest.mark.parametrize("fstype", ["ext4", "xfs", "btrfs"])

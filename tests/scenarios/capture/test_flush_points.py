@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.loopdisks import SCRATCH, attached, loop_disk, require_root, run
+from tests.loopdisks import SCRATCH, attached, loop_disk, require_data_mode, run
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 
 from farshore.formats.record import RecordKind
@@ -24,7 +24,7 @@ MKFS_OPTIONS = {"ext4": "-b 4096", "xfs": "", "btrfs": "-m single --mixed"}
 
 @pytest.fixture(autouse=True)
 def _root():
-    require_root()
+    require_data_mode()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.loopdisks import SCRATCH, loop_disk, read_direct, require_root, run
+from tests.loopdisks import SCRATCH, loop_disk, read_direct, require_data_mode, run
 from tests.scenarios.capture.replica import (
     Recorder,
     apply,
@@ -36,7 +36,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def _root():
-    require_root()
+    require_data_mode()
 
 
 def heal(capture: Capture, recorder: Recorder):

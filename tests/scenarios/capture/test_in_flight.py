@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from tests.loopdisks import loop_disk, require_root
+from tests.loopdisks import loop_disk, require_data_mode
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 
 from farshore.formats.record import RecordKind
@@ -23,7 +23,7 @@ PAGES = 512
 
 @pytest.fixture(autouse=True)
 def _root():
-    require_root()
+    require_data_mode()
 
 
 @pytest.mark.parametrize("fstype", ["ext4", "xfs"])

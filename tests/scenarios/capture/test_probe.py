@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.loopdisks import require_root
+from tests import loopdisks
+from tests.loopdisks import require_data_mode, require_root
 
 from farshore.mobility.capture import probe as probing
 from farshore.mobility.capture.probe import probe
@@ -20,11 +21,13 @@ def _root():
 
 
 def test_this_kernel_takes_both_programs():
+    require_data_mode()
     assert probe().mode is CaptureMode.DATA
     assert probing._refusal(probing.BITMAP_OBJECT) is None
 
 
 def test_a_refused_program_leaves_the_bitmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    require_data_mode()
     refused = tmp_path / "capture.bpf.o"
     refused.write_bytes(probing.OBJECT.read_bytes()[:4000])
     monkeypatch.setattr(probing, "OBJECT", refused)
@@ -55,3 +58,14 @@ def test_without_types_it_scans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     ability = probe()
     assert ability.mode is CaptureMode.SCAN
     assert "BTF" in ability.obstacles[0].reason
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("false", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_a_host_with_an_older_kernel_is_told_so_by_the_tests(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+):
+    old = probing.Ability(CaptureMode.BITMAP, (probing.Obstacle("Kernel 5.15 lacks bpf_loop.", "Upgrade."),))
+    monkeypatch.setattr(loopdisks, "_ability", lambda: old)
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match=r"Linux 5\.17 or later.*Kernel 5\.15 lacks bpf_loop\. Upgrade\."):
+        require_data_mode()

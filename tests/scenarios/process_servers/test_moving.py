@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.crash.mobility.rig import Rig, churn, until, writing
-from tests.loopdisks import loop_disk, require_root
+from tests.loopdisks import loop_disk, require_data_mode
 from tests.scenarios.process_servers.second import Operator, SecondServer
 
 from farshore.model.identifiers import Epoch
@@ -22,7 +22,7 @@ FIRST, SECOND = "127.0.0.1", "second"
 
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    require_root()
+    require_data_mode()
     with pytest.MonkeyPatch.context() as environment, loop_disk(192 * MIB, "ext4") as disk:
         environment.setenv("FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER", "20")
         rig = Rig(tmp_path_factory.mktemp("installation"), disk)

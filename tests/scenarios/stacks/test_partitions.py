@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.loopdisks import MKFS, LoopDisk, loop_disk, require_root, run
+from tests.loopdisks import MKFS, LoopDisk, loop_disk, require_data_mode, run
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 from tests.scenarios.capture.workloads import direct_work, file_work, hole_work
 
@@ -22,7 +22,7 @@ LINUX = 0x83
 
 @pytest.fixture(autouse=True)
 def _root():
-    require_root()
+    require_data_mode()
 
 
 def write_gpt(disk: LoopDisk) -> None:

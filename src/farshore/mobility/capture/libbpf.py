@@ -129,17 +129,19 @@ class Library:
 def _load(path: Optional[str]) -> Any:
     chosen = path or os.environ.get("FARSHORE_LIBBPF")
     candidates = [chosen] if chosen else [str(BUNDLED / name) for name in SYSTEM_NAMES] + list(SYSTEM_NAMES)
-    _preload(BUNDLED)
+    refused = []
     for candidate in candidates:
         if "/" in candidate and not Path(candidate).exists():
             continue
         try:
+            if Path(candidate).parent == BUNDLED:
+                _preload(BUNDLED)
             return candidate, ctypes.CDLL(candidate, use_errno=True)
-        except OSError:
-            continue
+        except OSError as error:  # a bundled one may have been built for a newer C library: the system's own will do
+            refused.append(str(error))
     raise Unsupported(
-        f"No libbpf found (looked for {', '.join(candidates)}).",
-        remedy="Install libbpf (Debian: libbpf1), or push the mobility service again: its bundle brings one.",
+        f"No libbpf could be loaded (looked for {', '.join(candidates)}){''.join(f'; {why}' for why in refused)}.",
+        remedy="Install libbpf (Debian: libbpf1, libbpf0), or push the mobility service again: its bundle brings one.",
     )
 
 

@@ -2,7 +2,7 @@
 
 A JSON file, written before the old process becomes the new one and removed once the new one is at work. If that one
 ends before, whichever release is started next takes it over in the same way; so the old version comes back without a
-blind moment either. It holds for this boot of the machine only.
+blind moment either. It holds for this boot of the machine only. Layout: docs/formats/handover.md.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ the vault about them once more gives the same answers as then, but for chunks th
 yet: those count as missing, and the machine sends them again, and nothing else. The log is a convenience. Nothing is
 synchronised; what a power cut takes of it, or what cannot be written, is compared again.
 
-Layout of ``<machine>-<epoch>.told``: frames of a little-endian u32 length, u32 CRC-32, and a compare request's body
-(docs/formats/chunk-exchange.md) compressed with zlib. Reading ends at the first frame that is torn or does not check.
+Layout of ``<machine>-<epoch>.told``: docs/formats/told.md. Reading ends at the first frame that is torn or wrong.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The mobility service as one archive for one Python version: no pip, compiler or internet needed where it goes.
 
 It holds our own modules, the libraries they use unpacked from their wheels, the capture program, libbpf with what
-libbpf needs, a launcher and the systemd unit. Everything is built from the network once and then kept in the cache;
-the release's name is a digest of its contents, so an unchanged one is never sent or installed twice.
+libbpf needs, a launcher and the systemd unit. The libraries are those of agent-requirements.txt, for any Python,
+each by its hash: `make lock` derives it from the package's own dependencies. They come from the network once and are
+then kept in the cache; the release's name is a digest of its contents, so an unchanged one is never sent or
+installed twice.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ from farshore import __version__
 from farshore.model.errors import FarshoreError, NotFound, TryLater, Unsupported
 
 OLDEST, NEWEST = (3, 9), (3, 14)
-REQUIREMENTS = ("blake3>=1.0", "cryptography>=44", "numpy>=2.0", "pydantic>=2.9", "urllib3>=2.2")
 PLATFORM = "x86_64-manylinux_2_28"
 OUR_PACKAGES = ("api_types", "client", "formats", "mobility", "model", "telemetry")
 UNIT = "farshore-mobility.service"
 _HERE = Path(__file__).parent
+REQUIREMENTS = _HERE / "agent-requirements.txt"
 _ROOT = Path(farshore.__file__).parent
 _CAPTURE = tuple(Path("mobility/capture", name) for name in ("capture.bpf.o", "bitmap.bpf.o"))
 _LIBRARIES = Path("farshore/mobility/capture/lib")
@@ -130,7 +132,7 @@ def parse_python(text: str) -> PythonVersion:
 
 
 def _wheels_folder(python: PythonVersion, cache: Path) -> Path:
-    digest = hashlib.sha256("\n".join((*REQUIREMENTS, *_NEEDLESS, PLATFORM)).encode()).hexdigest()[:12]
+    digest = hashlib.sha256("\n".join((*_NEEDLESS, PLATFORM)).encode() + REQUIREMENTS.read_bytes()).hexdigest()[:12]
     return cache / f"wheels-{_dotted(python)}-{digest}"
 
 
@@ -156,8 +158,9 @@ def _wheels(python: PythonVersion, cache: Path) -> Path:
 def _download(python: PythonVersion, target: Path) -> None:
     command = [find_uv_bin(), "pip", "install", "--no-config", "--quiet", "--target", str(target)]
     command += ["--only-binary", ":all:", "--python-version", _dotted(python), "--python-platform", PLATFORM]
+    command += ["--require-hashes", "--requirements", str(REQUIREMENTS)]
     try:
-        subprocess.run([*command, *REQUIREMENTS], check=True, capture_output=True, timeout=_DOWNLOAD_SECONDS)
+        subprocess.run(command, check=True, capture_output=True, timeout=_DOWNLOAD_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", b"") or b""
         raise TryLater(
