@@ -143,7 +143,9 @@ class ChunkWriter:
         self._chunks, self._store, self._key, self._hash_key = chunks, store, key, hash_key
         self._idle: list[_OpenPack] = []
         self._full: list[_OpenPack] = []
-        self._lock = threading.Lock()
+        self._held = 0
+        """Packs in the hands of some thread."""
+        self._changed = threading.Condition()
 
     def add(self, hashes: Hashes, lengths: npt.NDArray[np.uint32], payload: Buffer) -> Locators:
         """Store the packs that earlier calls filled, then seal chunks. They are durable after `flush`, or once found by
@@ -166,38 +168,54 @@ class ChunkWriter:
                     raise Damaged("A chunk does not have the hash it came with.", remedy="Send it again.")
                 locators[number] = pack.add(wanted, piece)
                 if pack.size >= PACK_TARGET:
-                    with self._lock:
+                    with self._changed:
                         self._full.append(pack)
                     pack = _OpenPack(self._key)
         finally:
-            if pack.hashes:
-                with self._lock:
+            with self._changed:
+                if pack.hashes:
                     self._idle.append(pack)
+                self._let_go()
         return locators
 
     def flush(self) -> None:
         """Store what is left. All chunks added before are durable when it returns."""
-        with self._lock:
-            self._full += self._idle
-            self._idle = []
-        self._put_full()
+        while True:
+            with self._changed:
+                # A call whose machine gave it up, and sent it again, may still have a pack with chunks that count.
+                while self._held:
+                    self._changed.wait()
+                self._full += self._idle
+                self._idle = []
+                if not self._full:
+                    return
+            self._put_full()
 
     def _take(self) -> _OpenPack:
-        with self._lock:
+        with self._changed:
+            self._held += 1
             return self._idle.pop() if self._idle else _OpenPack(self._key)
+
+    def _let_go(self) -> None:
+        self._held -= 1
+        self._changed.notify_all()
 
     def _put_full(self) -> None:
         while True:
-            with self._lock:
+            with self._changed:
                 if not self._full:
                     return
                 pack = self._full.pop()
+                self._held += 1
+            stored = False
             try:
                 self._put(pack)
-            except BaseException:
-                with self._lock:
-                    self._full.append(pack)
-                raise
+                stored = True
+            finally:
+                with self._changed:
+                    if not stored:
+                        self._full.append(pack)
+                    self._let_go()
 
     def _put(self, pack: _OpenPack) -> None:
         name = vault_names.chunk_pack(pack.sealer.header.salt)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from blake3 import blake3
@@ -9,6 +13,7 @@ from obstore.store import MemoryStore
 from tests.unit.vault.faulty_store import KillableStore
 
 from farshore.formats import vault_names
+from farshore.formats.batch import Buffer
 from farshore.model.errors import Unreachable
 from farshore.model.identifiers import CHUNK
 from farshore.vault.chunks import PACK_TARGET, ChunkStore
@@ -18,34 +23,73 @@ from farshore.vault.stores.remote import RemoteStore
 KEY = bytes(range(32))
 CALL = 48
 """Chunks in one call: 3 MiB."""
+LENGTHS = np.full(CALL, CHUNK, np.uint32)
 
 
-def test_a_store_that_is_away_makes_no_pack_grow() -> None:
-    store = KillableStore(RemoteStore(MemoryStore(), "memory:///"))
-    chunks = ChunkStore(store, SealingKey(KEY), KEY)
-    writer = chunks.writer()
+@pytest.fixture
+def store() -> KillableStore:
+    return KillableStore(RemoteStore(MemoryStore(), "memory:///"))
+
+
+def calls(count: int) -> list[tuple[np.ndarray, bytes]]:
     random = np.random.default_rng(1)
-
-    def call() -> tuple[np.ndarray, bytes]:
+    found = []
+    for _ in range(count):
         data = random.integers(0, 256, CALL * CHUNK, np.uint8).tobytes()
         pieces = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
         digests = b"".join(blake3(piece, key=KEY).digest() for piece in pieces)
-        return np.frombuffer(digests, np.uint8).reshape(-1, 32), data
+        found.append((np.frombuffer(digests, np.uint8).reshape(-1, 32), data))
+    return found
 
-    lengths = np.full(CALL, CHUNK, np.uint32)
-    sent = [call() for _ in range(4)]
+
+def test_a_store_that_is_away_makes_no_pack_grow(store: KillableStore) -> None:
+    chunks = ChunkStore(store, SealingKey(KEY), KEY)
+    writer = chunks.writer()
+    sent = calls(4)
     for hashes, data in sent[:3]:
-        writer.add(hashes, lengths, data)
+        writer.add(hashes, LENGTHS, data)
     store.refusal = Unreachable("The store is away.", remedy="None: this is a test.")
     for _ in range(20):
         with pytest.raises(Unreachable):
-            writer.add(sent[3][0], lengths, sent[3][1])
+            writer.add(sent[3][0], LENGTHS, sent[3][1])
         with pytest.raises(Unreachable):
             writer.flush()
     store.refusal = None
-    writer.add(sent[3][0], lengths, sent[3][1])
+    writer.add(sent[3][0], LENGTHS, sent[3][1])
     writer.flush()
     sizes = [item.size for item in store.list(vault_names.CHUNKS)]
     assert max(sizes) < PACK_TARGET + 2 * CHUNK
     assert sum(sizes) < (len(sent) * CALL + 1) * CHUNK, "no chunk is there twice"
     assert chunks.known(np.concatenate([hashes for hashes, _ in sent])).all()
+
+
+class Hanging(KillableStore):
+    """The first put hangs until ``go``, then fails."""
+
+    def __init__(self) -> None:
+        super().__init__(RemoteStore(MemoryStore(), "memory:///"))
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def put(self, name: str, buffers: Sequence[Buffer]) -> None:
+        if not self.entered.is_set():
+            self.entered.set()
+            assert self.go.wait(60)
+            raise Unreachable("The store broke the connection.", remedy="None: this is a test.")
+        super().put(name, buffers)
+
+
+def test_a_flush_leaves_out_no_pack_that_a_call_still_tries_to_store() -> None:
+    store = Hanging()
+    chunks = ChunkStore(store, SealingKey(KEY), KEY)
+    writer = chunks.writer()
+    sent = calls(4)
+    for hashes, data in sent[:3]:
+        writer.add(hashes, LENGTHS, data)
+    with ThreadPoolExecutor(2) as threads:
+        given_up = threads.submit(writer.add, sent[3][0], LENGTHS, sent[3][1])
+        assert store.entered.wait(60)
+        flushed = threads.submit(writer.flush)
+        store.go.set()
+        assert isinstance(given_up.exception(60), Unreachable)
+        flushed.result(60)
+    assert chunks.known(np.concatenate([hashes for hashes, _ in sent[:3]])).all()
