@@ -7,6 +7,7 @@ whose data is damaged or out of reach is told and left; the others are tended.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 from farshore.catalog import machines, points, policies
@@ -19,7 +20,7 @@ from farshore.model.policy import ReplicationPolicy
 from farshore.vault.collection import collect
 from farshore.vault.compaction import compact
 from farshore.vault.machine import MachineVault
-from farshore.vault.retention import Plan, apply_retention
+from farshore.vault.retention import Plan, apply_retention, believed
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: Re
     listed = machine.points()
     if not listed:
         return
-    limit = max(point.time for point in listed) - policy.hot_window * SECOND
+    limit = max(point.time for point in believed(listed, time.time_ns())) - policy.hot_window * SECOND
     kept = [
         point
         for point in listed

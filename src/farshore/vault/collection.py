@@ -33,14 +33,12 @@ from farshore.vault.condemned import read_list, write_next
 from farshore.vault.leases import LeaseKind, LeaseRecord, live_leases
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects import open_object
-from farshore.vault.retention import Plan, plan_retention
+from farshore.vault.retention import CLOCKS, Plan, plan_retention
 from farshore.vault.stores.port import Listed
 from farshore.vault.timeline import StoredLayer, Timeline
 from farshore.vault.vault import Vault
 
 GRACE = 24 * 3600 * 1_000_000_000
-CLOCKS = 600 * 1_000_000_000
-"""How far apart the clocks of a collector and of a reader or copier may be, ns."""
 _ORDER = ("layers", "points", "epochs", "descriptions", "key", "segments", "data", "bases")
 """Deletion goes in this order within a machine: first what leads to states, then what they are made of."""
 
