@@ -31,7 +31,7 @@ from farshore.cli.vault_opening import (
     show_time,
 )
 from farshore.export.image.convert import ImageFormat, write_image
-from farshore.model.errors import Malformed, NotFound
+from farshore.model.errors import Damaged, Malformed, NotFound, WrongKey
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
 
@@ -182,6 +182,8 @@ def _machine_row(vault: Vault, machine: MachineId) -> dict[str, Any]:
         found = vault.machine(machine)
     except NotFound:
         return {**empty, "host": "(erased)"}
+    except (Damaged, WrongKey) as error:
+        return {**empty, "host": f"(damaged: {error.message})"}
     timeline = found.timeline()
     listed = found.points(timeline=timeline)
     host = hostname(vault, machine)

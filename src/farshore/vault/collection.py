@@ -12,6 +12,9 @@ go on with objects that others have merged since: while a lease lives, nothing o
 it began is deleted. A copy of a base takes its lease, then leaves condemned chunks out; while it runs, no chunk that
 was condemned after it began is deleted. Nor are chunks condemned that were stored since it began, or within a grace
 period: a copy that was broken off finds them when it is taken up again.
+
+Of a machine that is damaged it cannot be told what its states need: all of it is alive, and the others are collected.
+Where a base map of it cannot be read any chunk may be its own: then none is dead.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from farshore.formats.base_map import decode_index
 from farshore.formats.batch import Role
 from farshore.formats.container import Kind
 from farshore.formats.vault_names import DATA_TIER, SegmentName
-from farshore.model.errors import NotFound
+from farshore.model.errors import Damaged, FarshoreError, NotFound, Unsupported, WrongKey
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
@@ -54,6 +57,10 @@ class Collection:
     alive_by_machine: dict[MachineId, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     """Of every object looked at, by name."""
+    untouched: dict[MachineId, FarshoreError] = field(default_factory=dict)
+    """Machines of which everything was left, for they are damaged, and why."""
+    chunks_untouched: bool = False
+    """Whether chunks were left too."""
 
 
 PolicyOf = Callable[[MachineId], ReplicationPolicy]
@@ -101,37 +108,53 @@ def find_dead(
     young = min([young, *(lease.began for lease in leases if lease.kind is LeaseKind.COPY)])
     dead: dict[str, int] = {}
     salts: set[bytes] = set()
+    erased = vault.erased()
     for machine_id in vault.machines():
         listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
         summary.sizes.update({name: item.size for name, item in listed.items()})
-        try:
-            machine = vault.machine(machine_id)
-        except NotFound:  # erased
+        if machine_id in erased and vault_names.machine_key(machine_id) not in listed:
             dead.update({name: item.size for name, item in listed.items()})
             continue
-        pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
-        timeline = machine.timeline(with_condemned=True)
-        plan = plan_retention(timeline, machine.points(timeline=timeline), policy_of(machine_id), pins)
-        alive = needed(machine, timeline, plan, listed)
-        if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
-            alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
-        alive_bytes = 0
-        for name, item in listed.items():
-            if name in alive:
-                alive_bytes += item.size
-                if "/bases/" in name:
-                    salts |= _chunk_packs(vault, machine, item)
-            else:
-                dead[name] = item.size
-        summary.alive_by_machine[machine_id] = alive_bytes
-        summary.alive += alive_bytes
+        try:
+            alive = _alive(vault, machine_id, policy_of(machine_id), leases, listed)
+        except (Damaged, NotFound, WrongKey, Unsupported) as error:
+            summary.untouched[machine_id] = error
+            alive = set(listed)
+        maps = [item for name, item in listed.items() if name in alive and "/bases/" in name]
+        try:
+            salts |= {salt for item in maps for salt in _chunk_packs(vault, vault.machine(machine_id), item)}
+        except (Damaged, NotFound, WrongKey, Unsupported) as error:
+            summary.untouched.setdefault(machine_id, error)
+            summary.chunks_untouched = True
+        dead.update({name: item.size for name, item in listed.items() if name not in alive})
+        summary.alive_by_machine[machine_id] = sum(item.size for name, item in listed.items() if name in alive)
+        summary.alive += summary.alive_by_machine[machine_id]
     for item in vault.store.list(vault_names.CHUNKS):
         summary.sizes[item.name] = item.size
-        if item.modified > young or bytes.fromhex(item.name.rpartition("/")[2]) in salts:
+        needed_here = summary.chunks_untouched or bytes.fromhex(item.name.rpartition("/")[2]) in salts
+        if item.modified > young or needed_here:
             summary.alive += item.size
         else:
             dead[item.name] = item.size
     return dead, summary
+
+
+def _alive(
+    vault: Vault,
+    machine_id: MachineId,
+    policy: ReplicationPolicy,
+    leases: list[LeaseRecord],
+    listed: Mapping[str, Listed],
+) -> set[str]:
+    """What of a machine's objects is needed. Raises Damaged, and NotFound where what a state rests on is missing."""
+    machine = vault.machine(machine_id)
+    pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
+    timeline = machine.timeline(with_condemned=True)
+    plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
+    alive = needed(machine, timeline, plan, listed)
+    if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
+        alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
+    return alive
 
 
 def needed(

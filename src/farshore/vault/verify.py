@@ -27,6 +27,7 @@ from farshore.vault import points
 from farshore.vault.base_maps import BaseMap
 from farshore.vault.damage import Finding
 from farshore.vault.epochs import EpochRecord
+from farshore.vault.key_checking import key_finding, vault_findings
 from farshore.vault.layers import Layer
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects import OpenedObject, open_object, read_document
@@ -78,14 +79,20 @@ class _Verification:
         packs = {item.name: item for item in self._vault.store.list(vault_names.CHUNKS)}
         for item in packs.values():
             self._chunk_pack(item)
+        self._report.findings.extend(vault_findings(self._vault))
+        erased = self._vault.erased()
         for machine_id in self._vault.machines():
+            lost = key_finding(self._vault, machine_id)
+            if lost is not None and machine_id in erased:
+                continue
+            if lost is not None:
+                self._report.findings.append(lost)
             try:
                 machine = self._vault.machine(machine_id)
                 timeline = machine.timeline()
-            except NotFound:  # erased
-                continue
             except (Damaged, Refused) as error:
-                self._note(vault_names.machine_folder(machine_id), error.message, machine_id)
+                if lost is None:
+                    self._note(vault_names.machine_folder(machine_id), error.message, machine_id)
                 continue
             self._machine(machine, timeline, packs)
         return self._report

@@ -18,9 +18,11 @@ from farshore.vault import EpochRecord, Named
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
 from farshore.vault.retention import apply_retention, plan_retention
+from farshore.vault.upkeep import maintain, one_policy
 
 MINUTE = 60 * 1_000_000_000
 POLICY = ReplicationPolicy(hot_window=2 * 3600, keep_hourly=4, keep_daily=2, keep_weekly=0)
+NARROW = ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=0, keep_weekly=0)
 SMALL = Tiers(segments=4, fan=3)
 
 
@@ -324,3 +326,56 @@ def test_a_collector_whose_clock_is_behind_drops_no_more(machine):
         assert behind.hot_from is not None
         assert right.hot_from is not None
         assert behind.hot_from <= right.hot_from
+
+
+@pytest.mark.parametrize("part", ["/epochs/", "/layers/"])
+def test_a_damaged_object_of_one_machine_stops_the_collection_of_no_other(machine, part):
+    machine.journal(segments=60, batches=1, count=8)
+    other = Machine(machine.vault, 32, {0: 1 << 20}, MachineId(machine.id.replace("7", "3")))
+    other.fill()
+    other.begin_epoch(None)
+    other.journal(segments=20, batches=1, count=4)
+    compact(other.in_vault, SMALL)
+    store = machine.vault.store
+    name = next(item.name for item in store.list(vault_names.machine_folder(other.id)) if part in item.name)
+    whole = bytes(store.get(name))
+    store.put(name, [whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:]])
+    machine.fill()  # the chunks of the first epoch are to die with it
+    machine.begin_epoch(None, "resync")
+    machine.journal(segments=60, batches=1, count=8)
+    untouched = set(store.list(vault_names.machine_folder(other.id)))
+    chunks = len(list(store.list("chunks/")))
+    done = maintain(machine.vault, one_policy(NARROW), grace=0)
+    done = maintain(machine.vault, one_policy(NARROW), grace=0)
+    assert list(done.troubles) == [other.id]
+    assert done.collection is not None
+    assert done.collection.deleted_objects > 50
+    assert not done.collection.chunks_untouched
+    assert len(list(store.list("chunks/"))) < chunks
+    assert untouched <= set(store.list(vault_names.machine_folder(other.id)))
+    machine.check(machine.in_vault.latest().position)
+    store.put(name, [whole])
+    other.check(Position(Epoch(1), Sequence(40)))
+
+
+def test_no_chunk_is_collected_while_a_base_map_cannot_be_read(machine):
+    other = Machine(machine.vault, 32, {0: 1 << 20}, MachineId(machine.id.replace("7", "3")))
+    other.fill()
+    other.begin_epoch(None)
+    machine.fill()
+    machine.begin_epoch(None, "resync")
+    machine.journal(segments=60, batches=1, count=8)
+    store = machine.vault.store
+    name = next(item.name for item in store.list(f"machines/{other.id}/bases/"))
+    whole = bytes(store.get(name))
+    store.put(name, [whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:]])
+    chunks = list(store.list("chunks/"))
+    for _ in range(2):
+        done = maintain(machine.vault, one_policy(NARROW), grace=0)
+    assert list(done.troubles) == [other.id]
+    assert done.collection is not None
+    assert done.collection.chunks_untouched
+    assert done.collection.deleted_objects > 0
+    assert list(store.list("chunks/")) == chunks
+    store.put(name, [whole])
+    other.check(Position(Epoch(1), Sequence(0)))
