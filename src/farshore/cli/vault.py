@@ -92,10 +92,10 @@ def points(
         limit=limit,
         timeline=timeline,
     )
-    gaps = timeline.gaps()
-    if gaps:
+    for gap in timeline.gaps():
         Console(stderr=True).print(
-            f"[red]{len(gaps)} stored segments follow a gap and cannot be used.[/red] Run `farshore vault verify`."
+            f"[red]R{str(gap)[1:]} are missing; no later state of that epoch can be used.[/red] "
+            "Run `farshore vault verify`."
         )
     if as_json:
         print_json(

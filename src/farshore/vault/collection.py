@@ -20,7 +20,7 @@ Where a base map of it cannot be read any chunk may be its own: then none is dea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from farshore.formats import vault_names
@@ -164,6 +164,12 @@ def needed(
     that may be merged were, the layers to be made left out."""
     newest = max(timeline.epochs, default=Epoch(0))
     alive = {vault_names.machine_key(machine.id)}
+    # A lost document may come back from a copy: its epoch stays as long as an older one does.
+    lost = {number for number in timeline.damaged if not plan or number > min(plan)}
+    for number in lost:
+        alive.add(vault_names.description(machine.id, number))
+        for stored in timeline.layers(number):
+            alive |= {stored.object.name} | machine.source_names(machine.layer(stored))
     for number, epoch in plan.items():
         record = timeline.record(number)
         alive.add(vault_names.epoch(machine.id, number))
@@ -188,27 +194,31 @@ def needed(
                     alive |= machine.source_names(machine.layer(piece.stored))
     descriptions = sorted(name for name in listed if "/descriptions/" in name)
     alive |= set(descriptions[-1:])
-    return alive | {name for name in listed if name not in alive and _stays(name, plan, newest)}
+    return alive | {name for name in listed if name not in alive and _stays(name, plan, newest, lost)}
 
 
-def _stays(name: str, plan: Plan, newest: Epoch) -> bool:
-    """Whether an object that no layer and no document names is needed, by its own name."""
+def _stays(name: str, plan: Plan, newest: Epoch, lost: Set[Epoch]) -> bool:
+    """Whether an object that no layer and no document names is needed, by its own name; all of an epoch that is newer
+    than any complete one, or whose document is ``lost``, is."""
     segment = SegmentName.parse(name)
     if segment is not None:
         epoch = plan.get(segment.epoch)
-        if segment.epoch > newest:
+        if segment.epoch > newest or segment.epoch in lost:
             return True
         if epoch is None:
             return False
         return segment.role is Role.BASE or (epoch.hot_from is not None and segment.end > epoch.hot_from)
     kind, _, rest = name.split("/", 2)[2].partition("/")
     if kind == "points":
-        number, sequence, _ = rest.split("-", 2)
-        position = Position(Epoch(int(number, 16)), Sequence(int(sequence, 16)))
+        epoch_digits, sequence, _ = rest.split("-", 2)
+        position = Position(Epoch(int(epoch_digits, 16)), Sequence(int(sequence, 16)))
         epoch = plan.get(position.epoch)
-        return position.epoch > newest or (epoch is not None and epoch.keeps(position.sequence))
+        return (
+            position.epoch > newest or position.epoch in lost or (epoch is not None and epoch.keeps(position.sequence))
+        )
     if kind == "bases":
-        return int(rest.partition("-")[0], 16) > newest
+        number = Epoch(int(rest.partition("-")[0], 16))
+        return number > newest or number in lost
     return kind not in ("layers", "data", "epochs", "descriptions")
 
 

@@ -209,7 +209,7 @@ class MachineVault:
                 return self._at_position(timeline, position)
             return points.find(listed, choice.text)
         found = points.newest(listed, PointKind.APP_CONSISTENT)
-        timeline.check_none_lost(after=found.position.epoch)
+        points.check_none_lost(timeline, found)
         return found
 
     def open(self, position: Position, disk: DiskNumber) -> BlockSource:
@@ -294,19 +294,8 @@ class MachineVault:
         first, end, time = int(source["first"]), int(source["end"]), int(source["last_time"])
         return str(SegmentName(self.id, epoch, Role.JOURNAL, Sequence(first), Sequence(end), time))
 
-    def _chain(self, timeline: Timeline, position: Position) -> list[EpochRecord]:
-        """The epochs that a position rests on, newest first."""
-        chain = [timeline.record(position.epoch)]
-        while (parent := chain[-1].parent) is not None:
-            if parent.epoch >= chain[-1].epoch:
-                raise Damaged(
-                    f"Epoch {chain[-1].epoch} names a parent that is not older.", remedy="Resync the machine."
-                )
-            chain.append(timeline.record(parent.epoch))
-        return chain
-
     def _view(self, timeline: Timeline, position: Position, disk: DiskNumber, lease: Lease | None = None) -> DiskView:
-        chain = self._chain(timeline, position)
+        chain = timeline.chain(position.epoch)
         current = chain[0].disk(disk)
         if current is None:
             raise NotFound(
@@ -392,19 +381,25 @@ class MachineVault:
             return error
 
     def _latest(self, timeline: Timeline) -> RecoveryPoint:
-        for epoch in sorted(timeline.epochs, reverse=True):
-            record = timeline.epochs[epoch]
-            sequence, time = timeline.newest(epoch) or (Sequence(0), record.time)
-            if record.only_points:
-                marked = self._newest_point(timeline, epoch, sequence)
-                if marked is not None:
-                    timeline.check_none_lost(after=epoch)
-                    return marked
-            elif sequence >= record.consistent_from:
-                position = Position(epoch, sequence)
-                timeline.check_none_lost(after=epoch)
-                return self._point_at(position) or points.crash_point(self.id, position, time)
-        raise NotFound("The vault holds no recovery point of this machine.", remedy="Wait for the first one.")
+        newest_first = (self._newest_of(timeline, epoch) for epoch in sorted(timeline.epochs, reverse=True))
+        found = next((one for one in newest_first if one is not None), None)
+        points.check_none_lost(timeline, found)
+        if found is None:
+            raise NotFound("The vault holds no recovery point of this machine.", remedy="Wait for the first one.")
+        return found
+
+    def _newest_of(self, timeline: Timeline, epoch: Epoch) -> RecoveryPoint | None:
+        """The newest state of an epoch; None where it has none, or what it rests on is lost."""
+        if not points.founded(timeline, epoch):
+            return None
+        record = timeline.epochs[epoch]
+        sequence, time = timeline.newest(epoch) or (Sequence(0), record.time)
+        if record.only_points:
+            return self._newest_point(timeline, epoch, sequence)
+        if sequence < record.consistent_from:
+            return None
+        position = Position(epoch, sequence)
+        return self._point_at(position) or points.crash_point(self.id, position, time)
 
     def _newest_point(self, timeline: Timeline, epoch: Epoch, last: Sequence) -> RecoveryPoint | None:
         known = [one for one in timeline.marked(epoch) if timeline.record(epoch).consistent_from <= one <= last]
@@ -433,7 +428,7 @@ class MachineVault:
     def _at_time(self, timeline: Timeline, time: int) -> RecoveryPoint:
         listed = self.points(timeline=timeline)
         if time > points.newest(listed).time:
-            timeline.check_none_lost(after=listed[-1].position.epoch)
+            points.check_none_lost(timeline, listed[-1])
             raise NotFound("The newest state in the vault is older than that time.", remedy="Ask for the latest point.")
         younger = next((point for point in listed if point.time > time), None)
         older = [point for point in listed if point.time <= time]
@@ -446,7 +441,8 @@ class MachineVault:
                 return found
         if not older:
             raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")
-        timeline.check_none_lost(older[-1].position.epoch, None if younger is None else younger.position.epoch)
+        if older[-1].time < time:
+            points.check_none_lost(timeline, older[-1], None if younger is None else younger.position.epoch)
         return older[-1]
 
     def _within(self, record: EpochRecord, stored: StoredSegment, time: int) -> RecoveryPoint | None:

@@ -101,6 +101,14 @@ class _Verification:
         for epoch, error in sorted(timeline.damaged.items()):
             name = vault_names.epoch(machine.id, epoch)
             self._note(name, error.message, machine.id, position=f"{epoch}:0")
+        for epoch in sorted(timeline.epochs):
+            try:
+                parent = timeline.chain(epoch)[0].parent
+                if parent is not None:
+                    timeline.cover(parent.epoch, parent.sequence)
+            except (Damaged, NotFound) as error:
+                problem = f"What it rests on is lost: {error.message}"
+                self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:0")
         for item in self._vault.store.list(vault_names.points_folder(machine.id)):
             try:
                 points.from_fields(read_document(self._vault.store, machine.key, item.name), item.name)
@@ -109,7 +117,8 @@ class _Verification:
             except (Damaged, Refused) as error:
                 self._note(item.name, error.message, machine.id)
         try:
-            machine.machine_description()
+            if timeline.epochs:
+                machine.machine_description()
         except (Damaged, Refused) as error:
             self._note(vault_names.machine_folder(machine.id) + "descriptions/", error.message, machine.id)
 
@@ -118,15 +127,12 @@ class _Verification:
         listed = {item.name for item in self._vault.store.list(vault_names.machine_folder(machine.id))}
         for epoch in sorted(timeline.epochs):
             record = timeline.epochs[epoch]
-            for gap in timeline.run(epoch, Role.JOURNAL, self._journal_start(timeline, epoch)).behind_gap[:1]:
-                missing = timeline.last(epoch) + 1
-                problem = f"Records {missing} to {gap.segment.first - 1} before it are missing."
-                self._note(gap.object.name, problem, machine.id, position=f"{epoch}:{missing}")
-            if timeline.last(epoch) < record.consistent_from:
-                # The document was stored after these records.
-                missing = timeline.last(epoch) + 1
-                problem = f"Records {missing} to {record.consistent_from} are missing; it has no consistent state."
-                self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:{missing}")
+            gap = timeline.gap(epoch)
+            if gap is not None:
+                # Behind a hole, or told of by the document alone, which was stored after these records.
+                name = vault_names.epoch(machine.id, epoch) if gap.behind is None else gap.behind.object.name
+                problem = f"Records {gap.begin} to {gap.end - 1} before it are missing."
+                self._note(name, problem, machine.id, position=f"{epoch}:{gap.begin}")
             for role in (Role.JOURNAL, Role.BASE):
                 start = self._journal_start(timeline, epoch) if role is Role.JOURNAL else 1
                 for stored in timeline.run(epoch, role, start).chain:
