@@ -33,10 +33,10 @@ from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault.condemned import read_list, write_next
-from farshore.vault.leases import LeaseKind, LeaseRecord, live_leases
+from farshore.vault.leases import CLOCKS, LeaseKind, LeaseRecord, live_leases
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects import open_object
-from farshore.vault.retention import CLOCKS, Plan, plan_retention
+from farshore.vault.retention import Plan, plan_retention
 from farshore.vault.stores.port import Listed
 from farshore.vault.timeline import StoredLayer, Timeline
 from farshore.vault.vault import Vault

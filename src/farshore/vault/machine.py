@@ -6,6 +6,7 @@ points, and a disk at any position. An epoch's states become visible with its do
 
 from __future__ import annotations
 
+import time
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from farshore.vault.condemned import read_condemned
 from farshore.vault.epochs import EpochRecord
 from farshore.vault.fetch import Fetcher
 from farshore.vault.layers import Layer
-from farshore.vault.leases import Lease, LeaseKind, take_lease
+from farshore.vault.leases import CLOCKS, Lease, LeaseKind, live_leases, take_lease
 from farshore.vault.levels import MapLevel, index_level, layer_level
 from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
 from farshore.vault.parent_disk import ParentDisk
@@ -161,7 +162,15 @@ class MachineVault:
         if not with_condemned:
             folder = vault_names.machine_folder(self.id)
             condemned = {name for name in read_condemned(self._store, self._chunk_key) if name.startswith(folder)}
-        return load_timeline(self._store, self.key, self.id, self.layer, condemned, whole=with_condemned)
+        return load_timeline(
+            self._store, self.key, self.id, self.layer, condemned, self._copied_since, whole=with_condemned
+        )
+
+    def _copied_since(self) -> float:
+        """When the last copy of this machine that is under way began, ns, less what clocks may differ by."""
+        leases = live_leases(self._store, self._chunk_key, time.time_ns(), tidy=False)
+        copies = [lease for lease in leases if lease.kind is LeaseKind.COPY and lease.machine == self.id]
+        return max((lease.began - CLOCKS for lease in copies), default=float("inf"))
 
     def points(
         self,

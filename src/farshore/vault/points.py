@@ -83,9 +83,11 @@ def crash_consistent(timeline: Timeline) -> list[RecoveryPoint]:
 
 
 def founded(timeline: Timeline, epoch: Epoch) -> bool:
-    """Whether the documents of all epochs that an epoch rests on are there."""
+    """Whether the documents of all epochs that an epoch rests on are there. Upkeep takes them for there: what is lost
+    may come back from a copy, and must then find what rests on it."""
     try:
-        timeline.chain(epoch)
+        if not timeline.whole:
+            timeline.chain(epoch)
     except Damaged:
         return False
     return True
@@ -145,7 +147,8 @@ def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
             f"Position {position} lies between two rounds of a machine without data mode: it is no consistent state.",
             remedy="Choose one of the points that `farshore vault points` lists.",
         )
-    timeline.chain(position.epoch)
+    if not timeline.whole:
+        timeline.chain(position.epoch)
     last = timeline.last(position.epoch)
     if position.sequence > last:
         gap = timeline.gap(position.epoch)

@@ -16,7 +16,7 @@ from farshore.model.identifiers import Epoch
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault.leases import Lease
+from farshore.vault.leases import CLOCKS, Lease
 from farshore.vault.machine import MachineVault
 from farshore.vault.merging import merge_range
 from farshore.vault.timeline import Timeline
@@ -27,8 +27,6 @@ _DAY = 24 * _HOUR
 _WEEK = 7 * _DAY
 _MONDAY = 3 * _DAY
 """1970 began on a Thursday: weeks begin on Mondays."""
-CLOCKS = 600 * _SECOND
-"""How far apart the clocks of a collector and of others may be, ns."""
 
 
 @dataclass

@@ -391,7 +391,8 @@ def load_timeline(
     key: SealingKey,
     machine: MachineId,
     open_layer: Callable[[StoredLayer], Layer],
-    condemned: Set[str] = frozenset(),
+    condemned: Set[str],
+    copied_since: Callable[[], float],
     *,
     whole: bool = False,
 ) -> Timeline:
@@ -399,20 +400,26 @@ def load_timeline(
 
     A document that does not open leaves out its epoch, unless the ``whole`` timeline is needed: then it raises Damaged.
     A lost one leaves out its epoch too: that it was there is told by a layer, or by the description that is stored
-    just before it. Raises the store's errors, WrongKey."""
+    just before it, unless that is younger than a copy of the machine that is under way, or was when its process died:
+    ``copied_since`` tells when it began (ns), something later than all there is where there is none. Raises the
+    store's errors, WrongKey."""
     layers: list[StoredLayer] = []
     for item in store.list(vault_names.layers_folder(machine)):
         name = LayerName.parse(item.name)
         if name is not None and item.name not in condemned:
             layers.append(StoredLayer(name, item))
-    listed = [item.name for item in store.list(f"{vault_names.machine_folder(machine)}epochs/")]
+    # In this order: whoever completes an epoch meanwhile stores its description first.
+    complete = _described(store, machine, condemned) | {stored.layer.epoch: 0 for stored in layers}
+    listed = _documents(store, machine)
     names = [name for name in listed if name not in condemned]
     with ThreadPoolExecutor(_READERS) as readers:
-        described = readers.submit(_described, store, machine, condemned)
         found = list(readers.map(lambda name: _epoch(store, key, name), names))
-    known = {_number(name) for name in listed}
-    complete = described.result() | {stored.layer.epoch for stored in layers}
-    damaged = {epoch: _lost(machine, epoch) for epoch in complete - known}
+    damaged: dict[Epoch, Damaged] = {}
+    lacking = complete.keys() - {_number(name) for name in listed}
+    if lacking:
+        copying = copied_since()
+        late = {_number(name) for name in _documents(store, machine)}
+        damaged = {epoch: _lost(machine, epoch) for epoch in lacking - late if complete[epoch] < copying}
     for document, one in zip(names, found, strict=True):
         if isinstance(one, Damaged):
             if whole:
@@ -422,11 +429,16 @@ def load_timeline(
     return Timeline(store, machine, epochs, layers, open_layer, condemned, damaged, whole=whole)
 
 
-def _described(store: Store, machine: MachineId, condemned: Set[str]) -> set[Epoch]:
-    """The epochs whose base was complete, by their descriptions. Older numbers are times and stand for no epoch."""
+def _documents(store: Store, machine: MachineId) -> list[str]:
+    return [item.name for item in store.list(f"{vault_names.machine_folder(machine)}epochs/")]
+
+
+def _described(store: Store, machine: MachineId, condemned: Set[str]) -> dict[Epoch, int]:
+    """The epochs whose base was complete, by their descriptions, and when these were stored (ns). Older numbers are
+    times and stand for no epoch."""
     folder = f"{vault_names.machine_folder(machine)}descriptions/"
-    numbers = {_number(item.name) for item in store.list(folder) if item.name not in condemned}
-    return {number for number in numbers if 0 < number < 1 << 32}
+    found = {_number(item.name): item.modified for item in store.list(folder) if item.name not in condemned}
+    return {number: stored for number, stored in found.items() if 0 < number < 1 << 32}
 
 
 def _number(name: str) -> Epoch:

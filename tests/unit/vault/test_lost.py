@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from tests.unit.vault.synthetic import Machine, memory_vault
+from tests.unit.vault.synthetic import DESCRIPTION, Machine, memory_vault
 
 from farshore.formats import vault_names
 from farshore.model.errors import Damaged, NotFound
@@ -14,6 +16,7 @@ from farshore.model.position import Position
 from farshore.vault import AtTime, Latest, Vault
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
+from farshore.vault.objects import seal_document
 from farshore.vault.retention import apply_retention
 from farshore.vault.scrub import DAY, affecting_newest, scrub
 from farshore.vault.verify import verify
@@ -189,3 +192,41 @@ def test_a_machine_without_states_and_an_unknown_one_are_not_taken_for_damage():
     assert verify(machine.vault).findings == []
     with pytest.raises(NotFound, match="never protected"):
         machine.vault.machine(MachineId(machine.id.replace("7", "3")))
+
+
+def test_an_epoch_that_is_just_being_completed_is_not_taken_for_lost():
+    machine = two_epochs()
+    store = machine.vault.store
+    name = vault_names.epoch(machine.id, Epoch(2))
+    document = bytes(store.get(name))
+    copy = machine.in_vault.base_copy(Epoch(3), [], None)  # as if it had stored the description, and no document yet
+    machine.in_vault.put_description(DESCRIPTION, 3)
+    assert findings(machine) == []
+    assert machine.in_vault.latest().position.epoch == 2
+    copy.close()
+    with pytest.raises(Damaged, match="epoch 3"):
+        reopen(machine).machine(machine.id).latest()
+    # One that was complete before a copy began is lost, whoever copies.
+    store.delete(vault_names.description(machine.id, 3))
+    store.delete(name)
+    fields = {"format": 1, "kind": "copy", "machine": machine.id, "position": None}
+    later = time.time_ns() + DAY
+    late = vault_names.lease("copy", "1")
+    store.put(late, seal_document(machine.vault.chunk_key, late, {**fields, "began": later, "renewed": later}).buffers)
+    with pytest.raises(Damaged, match="epoch 2"):
+        reopen(machine).machine(machine.id).latest()
+    store.put(name, [document])
+    assert findings(machine) == []
+
+
+def test_what_rests_on_a_lost_epoch_stays_beside_a_new_base():
+    machine = two_epochs()
+    machine.begin_epoch(None, "resync")
+    name = vault_names.epoch(machine.id, Epoch(1))
+    document = bytes(machine.vault.store.get(name))
+    machine.vault.store.delete(name)
+    for _ in range(2):
+        assert list(collect(reopen(machine), lambda _: POLICY, grace=0).untouched) == [machine.id]
+    machine.vault.store.put(name, [document])
+    reopen(machine)
+    machine.check(Position(Epoch(2), Sequence(12)))
