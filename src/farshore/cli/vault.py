@@ -30,7 +30,7 @@ from farshore.cli.vault_opening import (
     show_time,
 )
 from farshore.export.image.convert import ImageFormat, write_image
-from farshore.model.errors import Malformed, NotFound
+from farshore.model.errors import Damaged, Malformed, NotFound, WrongKey
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
 
@@ -91,9 +91,8 @@ def points(
         limit=limit,
         timeline=timeline,
     )
-    gaps = timeline.gaps()
-    if gaps:
-        trouble = f"{len(gaps)} stored segments follow a gap and cannot be used."
+    for gap in timeline.gaps():
+        trouble = f"R{str(gap)[1:]} are missing; no later state of that epoch can be used."
         err.print(coloured(trouble, "red", " Run `farshore vault verify`."))
     if as_json:
         print_json(
@@ -178,6 +177,8 @@ def _machine_row(vault: Vault, machine: MachineId) -> dict[str, Any]:
         found = vault.machine(machine)
     except NotFound:
         return {**empty, "host": "(erased)"}
+    except (Damaged, WrongKey) as error:
+        return {**empty, "host": f"(damaged: {error.message})"}
     timeline = found.timeline()
     listed = found.points(timeline=timeline)
     host = hostname(vault, machine)

@@ -13,7 +13,7 @@ from farshore.cli.vault_opening import (
     KeyFile,
     PassphraseFile,
     VaultUrl,
-    find_machine,
+    find_id,
     hostname,
     open_vault,
     owner_key,
@@ -78,15 +78,18 @@ def erase(
     itself are beyond this command, and so is a copy of the machine's key in one of them.
     """
     opened = open_vault(vault, key, passphrase_file)
-    found = find_machine(opened, machine)
-    name = hostname(opened, found.id) or found.id
+    found = find_id(opened, machine)
+    name = hostname(opened, found) or found
     if not yes:
-        typer.confirm(f"Destroy every recovery point of {plain(name)} ({found.id}) for good?", abort=True)
-    done = erase_machine(opened, found.id)
+        typer.confirm(f"Destroy every recovery point of {plain(name)} ({found}) for good?", abort=True)
+    done = erase_machine(opened, found)
     if as_json:
-        print_json({"machine": found.id, "objects": done.objects, "bytes": done.bytes, "left": done.left})
+        print_json({"machine": found, "objects": done.objects, "bytes": done.bytes, "left": done.left})
         return
     text = f"{name} is erased: its key and {done.objects} objects ({done.bytes / _MIB:.1f} MiB) are gone."
     if done.left:
-        text += f" {done.left / _MIB:.1f} MiB of chunks could not be told from those of a copy under way; repeat later."
+        text += (
+            f" {done.left / _MIB:.1f} MiB of chunks stay: they lie in packs that others need, or that a copy under "
+            "way or a damaged machine may need. Collection takes a pack when nothing does."
+        )
     out.print(text)

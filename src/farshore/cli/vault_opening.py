@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from farshore.model.errors import Malformed, NotFound
+from farshore.model.errors import Damaged, Malformed, NotFound, WrongKey
 from farshore.model.identifiers import MachineId
 from farshore.model.position import Position
 from farshore.vault import AtTime, Choice, KeyWrapper, Latest, MachineVault, Named, OwnerKey, Vault, open_store
@@ -41,25 +41,31 @@ def owner_key(key: Path | None, passphrase_file: Path | None) -> KeyWrapper:
 
 
 def find_machine(vault: Vault, wanted: str) -> MachineVault:
-    """The machine with that id or host name; the only one where ``wanted`` is empty. Raises NotFound, Malformed."""
+    """The machine with that id or host name; the only one where ``wanted`` is empty. Raises NotFound, Malformed, and
+    Damaged where its key is lost."""
+    return vault.machine(find_id(vault, wanted))
+
+
+def find_id(vault: Vault, wanted: str) -> MachineId:
+    """As find_machine; the id alone, whether the machine has a key or not. Raises NotFound, Malformed."""
     machines = vault.machines()
     if not wanted:
         if len(machines) == 1:
-            return vault.machine(machines[0])
+            return machines[0]
         raise Malformed(f"The vault holds {len(machines)} machines.", remedy="Say --machine; see `farshore vault ls`.")
     if wanted in machines:
-        return vault.machine(MachineId(wanted))
+        return MachineId(wanted)
     named = [machine for machine in machines if hostname(vault, machine) == wanted]
     if len(named) == 1:
-        return vault.machine(named[0])
+        return named[0]
     raise NotFound(f"The vault holds {len(named) or 'no'} machines {wanted!r}.", remedy="See `farshore vault ls`.")
 
 
 def hostname(vault: Vault, machine: MachineId) -> str:
-    """Empty for a machine without a description or without a key."""
+    """Empty for a machine without a description or a key, and where they are damaged: others are found all the same."""
     try:
         return vault.machine(machine).machine_description().hostname
-    except NotFound:
+    except (NotFound, Damaged, WrongKey):
         return ""
 
 

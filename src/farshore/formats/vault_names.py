@@ -23,6 +23,7 @@ LEASES = "leases/"
 COLLECTION = "collection/"
 DAMAGE = "damage/"
 SCRUB = "upkeep/scrub"
+ERASED = "erased/"
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")
@@ -55,6 +56,11 @@ def condemned_version(name: str) -> int:
 def damage(digest: bytes) -> str:
     """A note of one damaged place."""
     return f"{DAMAGE}{digest.hex()}"
+
+
+def erased(machine: MachineId) -> str:
+    """The note that a machine was erased on purpose: without it, a machine without a key has lost it."""
+    return f"{ERASED}{machine_folder(machine).split('/')[1]}"
 
 
 def machine_key(machine: MachineId) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from farshore.api_types.events import Severity
 from farshore.catalog import events, machines
 from farshore.catalog.database import Catalog
+from farshore.formats.vault_names import CHUNKS
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition
@@ -81,7 +82,13 @@ class Scrubbing:
         found = []
         for machine, mine in sorted(by_machine.items()):
             if not machine:
-                continue  # a chunk pack: the machines that need it have their own findings
+                # Not chunk packs: the machines that need them have findings of their own.
+                vital = [one for one in mine if not one.object.startswith(CHUNKS)]
+                if vital:
+                    what = f"What opens the whole vault is damaged; {vital[0]}"
+                    remedy = "Restore it from a copy before any server is started anew."
+                    found.append(Condition(DAMAGE, _subject(""), Severity.ERROR, what, remedy))
+                continue
             name = names.get(machine, machine)
             newest = affecting_newest(self._vault, MachineId(machine), mine)
             if newest:

@@ -7,19 +7,20 @@ whose data is damaged or out of reach is told and left; the others are tended.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 from farshore.catalog import machines, points, policies
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import PointRow, PolicyRow
-from farshore.model.errors import FarshoreError, NotFound
+from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import MachineId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault.collection import collect
 from farshore.vault.compaction import compact
 from farshore.vault.machine import MachineVault
-from farshore.vault.retention import Plan, apply_retention
+from farshore.vault.retention import Plan, apply_retention, believed
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ SECOND = 1_000_000_000
 
 def compact_all(vault: Vault) -> None:
     """Write the indexes that are due, so that a point opens quickly however long its journal is."""
-    for machine in vault.machines():
+    for machine in _not_erased(vault):
         try:
             made = compact(vault.machine(machine))
         except FarshoreError as error:
@@ -46,19 +47,26 @@ def thin_all(vault: Vault, catalog: Catalog) -> None:
         # A machine that was forgotten keeps the default's points: forgetting it must not hurry its end.
         return known.get(machine, ReplicationPolicy())
 
-    for machine in vault.machines():
+    for machine in _not_erased(vault):
         try:
             found = vault.machine(machine)
             plan, _ = apply_retention(found, policy_of(machine))
             if machine in known:
                 reindex_cold(catalog, found, plan, policy_of(machine))
-        except NotFound:
-            continue  # erased on purpose
         except FarshoreError as error:
             log.warning("The points of machine %s were not thinned: %s", machine, error)
     done = collect(vault, policy_of)
+    for machine, why in done.untouched.items():
+        log.warning("Nothing of machine %s was collected, and nothing will be until it is whole: %s", machine, why)
+    if done.chunks_untouched:
+        log.warning("No chunks were collected: what a damaged machine needs of them cannot be told.")
     if done.deleted_objects:
         log.info("Collected. objects=%d bytes=%d", done.deleted_objects, done.deleted)
+
+
+def _not_erased(vault: Vault) -> list[MachineId]:
+    erased = vault.erased()
+    return [machine for machine in vault.machines() if machine not in erased]
 
 
 def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: ReplicationPolicy) -> None:
@@ -66,7 +74,7 @@ def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: Re
     listed = machine.points()
     if not listed:
         return
-    limit = max(point.time for point in listed) - policy.hot_window * SECOND
+    limit = max(point.time for point in believed(listed, time.time_ns())) - policy.hot_window * SECOND
     kept = [
         point
         for point in listed

@@ -12,12 +12,15 @@ go on with objects that others have merged since: while a lease lives, nothing o
 it began is deleted. A copy of a base takes its lease, then leaves condemned chunks out; while it runs, no chunk that
 was condemned after it began is deleted. Nor are chunks condemned that were stored since it began, or within a grace
 period: a copy that was broken off finds them when it is taken up again.
+
+Of a machine that is damaged it cannot be told what its states need: all of it is alive, and the others are collected.
+Where a base map of it cannot be read any chunk may be its own: then none is dead.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from farshore.formats import vault_names
@@ -25,12 +28,12 @@ from farshore.formats.base_map import decode_index
 from farshore.formats.batch import Role
 from farshore.formats.container import Kind
 from farshore.formats.vault_names import DATA_TIER, SegmentName
-from farshore.model.errors import NotFound
+from farshore.model.errors import Damaged, FarshoreError, NotFound, Unsupported, WrongKey
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault.condemned import read_list, write_next
-from farshore.vault.leases import LeaseKind, LeaseRecord, live_leases
+from farshore.vault.leases import CLOCKS, LeaseKind, LeaseRecord, live_leases
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects import open_object
 from farshore.vault.retention import Plan, plan_retention
@@ -39,8 +42,6 @@ from farshore.vault.timeline import StoredLayer, Timeline
 from farshore.vault.vault import Vault
 
 GRACE = 24 * 3600 * 1_000_000_000
-CLOCKS = 600 * 1_000_000_000
-"""How far apart the clocks of a collector and of a reader or copier may be, ns."""
 _ORDER = ("layers", "points", "epochs", "descriptions", "key", "segments", "data", "bases")
 """Deletion goes in this order within a machine: first what leads to states, then what they are made of."""
 
@@ -56,6 +57,10 @@ class Collection:
     alive_by_machine: dict[MachineId, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     """Of every object looked at, by name."""
+    untouched: dict[MachineId, FarshoreError] = field(default_factory=dict)
+    """Machines of which everything was left, for they are damaged, and why."""
+    chunks_untouched: bool = False
+    """Whether chunks were left too."""
 
 
 PolicyOf = Callable[[MachineId], ReplicationPolicy]
@@ -103,37 +108,53 @@ def find_dead(
     young = min([young, *(lease.began for lease in leases if lease.kind is LeaseKind.COPY)])
     dead: dict[str, int] = {}
     salts: set[bytes] = set()
+    erased = vault.erased()
     for machine_id in vault.machines():
         listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
         summary.sizes.update({name: item.size for name, item in listed.items()})
-        try:
-            machine = vault.machine(machine_id)
-        except NotFound:  # erased
+        if machine_id in erased and vault_names.machine_key(machine_id) not in listed:
             dead.update({name: item.size for name, item in listed.items()})
             continue
-        pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
-        timeline = machine.timeline(with_condemned=True)
-        plan = plan_retention(timeline, machine.points(timeline=timeline), policy_of(machine_id), pins)
-        alive = needed(machine, timeline, plan, listed)
-        if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
-            alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
-        alive_bytes = 0
-        for name, item in listed.items():
-            if name in alive:
-                alive_bytes += item.size
-                if "/bases/" in name:
-                    salts |= _chunk_packs(vault, machine, item)
-            else:
-                dead[name] = item.size
-        summary.alive_by_machine[machine_id] = alive_bytes
-        summary.alive += alive_bytes
+        try:
+            alive = _alive(vault, machine_id, policy_of(machine_id), leases, listed)
+        except (Damaged, NotFound, WrongKey, Unsupported) as error:
+            summary.untouched[machine_id] = error
+            alive = set(listed)
+        maps = [item for name, item in listed.items() if name in alive and "/bases/" in name]
+        try:
+            salts |= {salt for item in maps for salt in _chunk_packs(vault, vault.machine(machine_id), item)}
+        except (Damaged, NotFound, WrongKey, Unsupported) as error:
+            summary.untouched.setdefault(machine_id, error)
+            summary.chunks_untouched = True
+        dead.update({name: item.size for name, item in listed.items() if name not in alive})
+        summary.alive_by_machine[machine_id] = sum(item.size for name, item in listed.items() if name in alive)
+        summary.alive += summary.alive_by_machine[machine_id]
     for item in vault.store.list(vault_names.CHUNKS):
         summary.sizes[item.name] = item.size
-        if item.modified > young or bytes.fromhex(item.name.rpartition("/")[2]) in salts:
+        needed_here = summary.chunks_untouched or bytes.fromhex(item.name.rpartition("/")[2]) in salts
+        if item.modified > young or needed_here:
             summary.alive += item.size
         else:
             dead[item.name] = item.size
     return dead, summary
+
+
+def _alive(
+    vault: Vault,
+    machine_id: MachineId,
+    policy: ReplicationPolicy,
+    leases: list[LeaseRecord],
+    listed: Mapping[str, Listed],
+) -> set[str]:
+    """What of a machine's objects is needed. Raises Damaged, and NotFound where what a state rests on is missing."""
+    machine = vault.machine(machine_id)
+    pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
+    timeline = machine.timeline(with_condemned=True)
+    plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
+    alive = needed(machine, timeline, plan, listed)
+    if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
+        alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
+    return alive
 
 
 def needed(
@@ -143,6 +164,12 @@ def needed(
     that may be merged were, the layers to be made left out."""
     newest = max(timeline.epochs, default=Epoch(0))
     alive = {vault_names.machine_key(machine.id)}
+    # A lost document may come back from a copy: its epoch stays as long as an older one does.
+    lost = {number for number in timeline.damaged if not plan or number > min(plan)}
+    for number in lost:
+        alive.add(vault_names.description(machine.id, number))
+        for stored in timeline.layers(number):
+            alive |= {stored.object.name} | machine.source_names(machine.layer(stored))
     for number, epoch in plan.items():
         record = timeline.record(number)
         alive.add(vault_names.epoch(machine.id, number))
@@ -167,27 +194,31 @@ def needed(
                     alive |= machine.source_names(machine.layer(piece.stored))
     descriptions = sorted(name for name in listed if "/descriptions/" in name)
     alive |= set(descriptions[-1:])
-    return alive | {name for name in listed if name not in alive and _stays(name, plan, newest)}
+    return alive | {name for name in listed if name not in alive and _stays(name, plan, newest, lost)}
 
 
-def _stays(name: str, plan: Plan, newest: Epoch) -> bool:
-    """Whether an object that no layer and no document names is needed, by its own name."""
+def _stays(name: str, plan: Plan, newest: Epoch, lost: Set[Epoch]) -> bool:
+    """Whether an object that no layer and no document names is needed, by its own name; all of an epoch that is newer
+    than any complete one, or whose document is ``lost``, is."""
     segment = SegmentName.parse(name)
     if segment is not None:
         epoch = plan.get(segment.epoch)
-        if segment.epoch > newest:
+        if segment.epoch > newest or segment.epoch in lost:
             return True
         if epoch is None:
             return False
         return segment.role is Role.BASE or (epoch.hot_from is not None and segment.end > epoch.hot_from)
     kind, _, rest = name.split("/", 2)[2].partition("/")
     if kind == "points":
-        number, sequence, _ = rest.split("-", 2)
-        position = Position(Epoch(int(number, 16)), Sequence(int(sequence, 16)))
+        epoch_digits, sequence, _ = rest.split("-", 2)
+        position = Position(Epoch(int(epoch_digits, 16)), Sequence(int(sequence, 16)))
         epoch = plan.get(position.epoch)
-        return position.epoch > newest or (epoch is not None and epoch.keeps(position.sequence))
+        return (
+            position.epoch > newest or position.epoch in lost or (epoch is not None and epoch.keeps(position.sequence))
+        )
     if kind == "bases":
-        return int(rest.partition("-")[0], 16) > newest
+        number = Epoch(int(rest.partition("-")[0], 16))
+        return number > newest or number in lost
     return kind not in ("layers", "data", "epochs", "descriptions")
 
 

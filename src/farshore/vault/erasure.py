@@ -2,12 +2,17 @@
 
 Chunks are shared between machines under one key. Packs that only this machine needs are deleted; where a pack holds
 chunks of other machines too it stays as it is, and how many bytes of it were this machine's alone is told.
+
+The packs are condemned first, so that no copy that begins takes a chunk from them. What a copy took before is seen: one
+that is still running by its lease, and then the collector deletes in its own time; one that has ended by its base map,
+for the other machines are looked at again. Only then are packs doomed. A kill leaves condemned packs, which a collector
+pardons while anything needs them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +20,7 @@ import numpy as np
 from farshore.formats import vault_names
 from farshore.formats.base_map import INHERIT
 from farshore.formats.container import Kind
-from farshore.model.errors import Damaged, NotFound, TryLater
+from farshore.model.errors import Damaged, NotFound, TryLater, Unsupported, WrongKey
 from farshore.model.identifiers import MachineId
 from farshore.vault.base_maps import BaseMap
 from farshore.vault.condemned import read_list, write_next
@@ -25,14 +30,15 @@ from farshore.vault.objects import open_object
 from farshore.vault.vault import Vault
 
 _TRIES = 20
+_UNREADABLE = (Damaged, WrongKey, Unsupported)
 Chunk = tuple[str, int]
 """A chunk's pack and ordinal."""
 
 
 @dataclass(frozen=True)
 class Erased:
-    """What is gone, and the bytes of chunks that were this machine's alone and stay: in packs that others need, or
-    that a copy under way may be using (these go with a later collection)."""
+    """What is gone, and the bytes of chunks that were this machine's alone and stay: in packs that others need, or that
+    a copy under way or a damaged machine may need (these go with a later collection)."""
 
     objects: int
     bytes: int
@@ -42,49 +48,102 @@ class Erased:
 def erase(vault: Vault, machine_id: MachineId) -> Erased:
     """Erase a machine. May be stopped and repeated: once the key is gone nothing is readable, and collection removes
     what is left. Raises NotFound, the store's errors, TryLater beside busy collectors."""
-    mine = named_chunks(vault, vault.machine(machine_id))
-    others: dict[Chunk, int] = {}
-    for other in vault.machines():
-        if other != machine_id:
-            try:
-                others |= named_chunks(vault, vault.machine(other))
-            except NotFound:  # erased
-                continue
-    needed = {pack for pack, _ in others}
-    alone = {pack for pack, _ in mine} - needed
-    kept = {pack for pack, _ in mine} & needed
-    _doom(vault, alone)
-    # From here on no new copy takes a chunk from these packs; one that runs already may have.
-    if any(lease.kind is LeaseKind.COPY for lease in live_leases(vault.store, vault.chunk_key, time.time_ns())):
-        kept, alone = kept | alone, set()
+    folder = vault_names.machine_folder(machine_id)
+    mine = _own_chunks(vault, machine_id)
+    others = _Others(vault, machine_id)
+    since = _condemn(vault, {pack for pack, _ in mine} - others.packs()) if others.known else {}
+    copying = any(lease.kind is LeaseKind.COPY for lease in live_leases(vault.store, vault.chunk_key, time.time_ns()))
     vault.erase_machine(machine_id)
+    others.look_again()
+    alone = set() if copying or not others.known else _doom(vault, since, others.packs())
     objects = size = 0
-    for item in list(vault.store.list(vault_names.machine_folder(machine_id))):
+    for item in list(vault.store.list(folder)):
         vault.store.delete(item.name)
         objects, size = objects + 1, size + item.size
-    for item in list(vault.store.list(vault_names.CHUNKS)):
+    for item in list(vault.store.list(vault_names.CHUNKS)) if alone else []:
         if item.name in alone:
             vault.store.delete(item.name)
             objects, size = objects + 1, size + item.size
-    left = sum(stored for chunk, stored in mine.items() if chunk not in others and chunk[0] in kept)
+    left = sum(stored for chunk, stored in mine.items() if chunk not in others.chunks and chunk[0] not in alone)
     return Erased(objects, size, left)
 
 
-def _doom(vault: Vault, packs: set[str]) -> None:
+def _own_chunks(vault: Vault, machine_id: MachineId) -> dict[Chunk, int]:
+    """The chunks that the machine's maps name; none where that cannot be read any more, and the collector finds them.
+    Raises NotFound where there is nothing of the machine."""
+    try:
+        return named_chunks(vault, vault.machine(machine_id))
+    except (NotFound, *_UNREADABLE):
+        if next(iter(vault.store.list(vault_names.machine_folder(machine_id))), None) is None:
+            raise
+        return {}
+
+
+class _Others:
+    """What the other machines' base maps name. ``known`` is false where one of them cannot be read: then any pack may
+    be theirs."""
+
+    def __init__(self, vault: Vault, but: MachineId) -> None:
+        self._vault, self._but = vault, but
+        self._read: set[str] = set()
+        self.chunks: dict[Chunk, int] = {}
+        self.known = True
+        self.look_again()
+
+    def packs(self) -> set[str]:
+        """The packs of these chunks."""
+        return {pack for pack, _ in self.chunks}
+
+    def look_again(self) -> None:
+        """Add what maps name that came since."""
+        erased = self._vault.erased()
+        for machine_id in self._vault.machines():
+            if machine_id == self._but:
+                continue
+            try:
+                machine = self._vault.machine(machine_id)
+                listed = {item.name for item in self._vault.store.list(bases_folder(machine_id))}
+                self.chunks |= named_chunks(self._vault, machine, without=self._read)
+                self._read |= listed
+            except NotFound:
+                self.known = self.known and machine_id in erased
+            except _UNREADABLE:
+                self.known = False
+
+
+def _condemn(vault: Vault, packs: set[str]) -> dict[str, int]:
+    """Put packs on the list of the condemned; answer since when each is there."""
     moment = time.time_ns()
     for _ in range(_TRIES if packs else 0):
         before = read_list(vault.store, vault.chunk_key)
         objects = {**dict.fromkeys(packs, moment), **before.objects}
-        if write_next(vault.store, vault.chunk_key, before, objects, before.doomed | packs) is not None:
-            return
+        if write_next(vault.store, vault.chunk_key, before, objects, before.doomed) is not None:
+            return {pack: objects[pack] for pack in packs}
     if packs:
         raise TryLater("Collectors keep changing the list of the condemned.", remedy="Run the command again.")
+    return {}
+
+
+def _doom(vault: Vault, since: Mapping[str, int], needed: Set[str]) -> set[str]:
+    """Doom those of the packs that nobody needs; answer them. A pack that a collector has pardoned meanwhile may be in
+    the use of a copy that began then, and is left to collection; so are all where collectors leave no turn."""
+    for _ in range(_TRIES if since else 0):
+        before = read_list(vault.store, vault.chunk_key)
+        alone = {pack for pack, moment in since.items() if before.objects.get(pack) == moment} - needed
+        if not alone or write_next(vault.store, vault.chunk_key, before, before.objects, before.doomed | alone):
+            return alone
+    return set()
+
+
+def bases_folder(machine: MachineId) -> str:
+    """Where a machine's base maps are."""
+    return vault_names.machine_folder(machine) + "bases/"
 
 
 def named_chunks(vault: Vault, machine: MachineVault, without: Container[str] = ()) -> dict[Chunk, int]:
     """Every stored chunk that a base map of the machine names, and its stored bytes; maps in ``without`` left out."""
     found: dict[Chunk, int] = {}
-    for item in vault.store.list(vault_names.machine_folder(machine.id) + "bases/"):
+    for item in vault.store.list(bases_folder(machine.id)):
         if item.name in without:
             continue
         try:

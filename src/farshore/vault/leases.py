@@ -22,6 +22,8 @@ from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
 EXPIRY = 3600 * 1_000_000_000
+CLOCKS = 600 * 1_000_000_000
+"""How far apart the clocks of a collector and of others may be, ns."""
 _RENEW_SECONDS = 600.0
 
 
@@ -98,8 +100,8 @@ def take_lease(
         return None
 
 
-def live_leases(store: Store, key: SealingKey, now: int) -> list[LeaseRecord]:
-    """Leases that have not expired by ``now`` (ns). Dead ones are removed."""
+def live_leases(store: Store, key: SealingKey, now: int, *, tidy: bool = True) -> list[LeaseRecord]:
+    """Leases that have not expired by ``now`` (ns). Dead ones are removed, unless one who only reads asks."""
     found = []
     for item in list(store.list(vault_names.LEASES)):
         try:
@@ -116,8 +118,8 @@ def live_leases(store: Store, key: SealingKey, now: int) -> list[LeaseRecord]:
             continue
         except (KeyError, TypeError, ValueError) as cause:
             raise Damaged(f"{item.name} is not a lease.", remedy="Delete the object.") from cause
-        if now - renewed > EXPIRY:
-            store.delete(item.name)
-        else:
+        if now - renewed <= EXPIRY:
             found.append(record)
+        elif tidy:
+            store.delete(item.name)
     return found

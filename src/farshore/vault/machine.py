@@ -6,6 +6,7 @@ points, and a disk at any position. An epoch's states become visible with its do
 
 from __future__ import annotations
 
+import time
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from farshore.vault.condemned import read_condemned
 from farshore.vault.epochs import EpochRecord
 from farshore.vault.fetch import Fetcher
 from farshore.vault.layers import Layer
-from farshore.vault.leases import Lease, LeaseKind, take_lease
+from farshore.vault.leases import CLOCKS, Lease, LeaseKind, live_leases, take_lease
 from farshore.vault.levels import MapLevel, index_level, layer_level
 from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
 from farshore.vault.parent_disk import ParentDisk
@@ -161,7 +162,15 @@ class MachineVault:
         if not with_condemned:
             folder = vault_names.machine_folder(self.id)
             condemned = {name for name in read_condemned(self._store, self._chunk_key) if name.startswith(folder)}
-        return load_timeline(self._store, self.key, self.id, self.layer, condemned, whole=with_condemned)
+        return load_timeline(
+            self._store, self.key, self.id, self.layer, condemned, self._copied_since, whole=with_condemned
+        )
+
+    def _copied_since(self) -> float:
+        """When the last copy of this machine that is under way began, ns, less what clocks may differ by."""
+        leases = live_leases(self._store, self._chunk_key, time.time_ns(), tidy=False)
+        copies = [lease for lease in leases if lease.kind is LeaseKind.COPY and lease.machine == self.id]
+        return max((lease.began - CLOCKS for lease in copies), default=float("inf"))
 
     def points(
         self,
@@ -209,7 +218,7 @@ class MachineVault:
                 return self._at_position(timeline, position)
             return points.find(listed, choice.text)
         found = points.newest(listed, PointKind.APP_CONSISTENT)
-        timeline.check_none_lost(after=found.position.epoch)
+        points.check_none_lost(timeline, found)
         return found
 
     def open(self, position: Position, disk: DiskNumber) -> BlockSource:
@@ -294,19 +303,8 @@ class MachineVault:
         first, end, time = int(source["first"]), int(source["end"]), int(source["last_time"])
         return str(SegmentName(self.id, epoch, Role.JOURNAL, Sequence(first), Sequence(end), time))
 
-    def _chain(self, timeline: Timeline, position: Position) -> list[EpochRecord]:
-        """The epochs that a position rests on, newest first."""
-        chain = [timeline.record(position.epoch)]
-        while (parent := chain[-1].parent) is not None:
-            if parent.epoch >= chain[-1].epoch:
-                raise Damaged(
-                    f"Epoch {chain[-1].epoch} names a parent that is not older.", remedy="Resync the machine."
-                )
-            chain.append(timeline.record(parent.epoch))
-        return chain
-
     def _view(self, timeline: Timeline, position: Position, disk: DiskNumber, lease: Lease | None = None) -> DiskView:
-        chain = self._chain(timeline, position)
+        chain = timeline.chain(position.epoch)
         current = chain[0].disk(disk)
         if current is None:
             raise NotFound(
@@ -392,19 +390,25 @@ class MachineVault:
             return error
 
     def _latest(self, timeline: Timeline) -> RecoveryPoint:
-        for epoch in sorted(timeline.epochs, reverse=True):
-            record = timeline.epochs[epoch]
-            sequence, time = timeline.newest(epoch) or (Sequence(0), record.time)
-            if record.only_points:
-                marked = self._newest_point(timeline, epoch, sequence)
-                if marked is not None:
-                    timeline.check_none_lost(after=epoch)
-                    return marked
-            elif sequence >= record.consistent_from:
-                position = Position(epoch, sequence)
-                timeline.check_none_lost(after=epoch)
-                return self._point_at(position) or points.crash_point(self.id, position, time)
-        raise NotFound("The vault holds no recovery point of this machine.", remedy="Wait for the first one.")
+        newest_first = (self._newest_of(timeline, epoch) for epoch in sorted(timeline.epochs, reverse=True))
+        found = next((one for one in newest_first if one is not None), None)
+        points.check_none_lost(timeline, found)
+        if found is None:
+            raise NotFound("The vault holds no recovery point of this machine.", remedy="Wait for the first one.")
+        return found
+
+    def _newest_of(self, timeline: Timeline, epoch: Epoch) -> RecoveryPoint | None:
+        """The newest state of an epoch; None where it has none, or what it rests on is lost."""
+        if not points.founded(timeline, epoch):
+            return None
+        record = timeline.epochs[epoch]
+        sequence, time = timeline.newest(epoch) or (Sequence(0), record.time)
+        if record.only_points:
+            return self._newest_point(timeline, epoch, sequence)
+        if sequence < record.consistent_from:
+            return None
+        position = Position(epoch, sequence)
+        return self._point_at(position) or points.crash_point(self.id, position, time)
 
     def _newest_point(self, timeline: Timeline, epoch: Epoch, last: Sequence) -> RecoveryPoint | None:
         known = [one for one in timeline.marked(epoch) if timeline.record(epoch).consistent_from <= one <= last]
@@ -433,7 +437,7 @@ class MachineVault:
     def _at_time(self, timeline: Timeline, time: int) -> RecoveryPoint:
         listed = self.points(timeline=timeline)
         if time > points.newest(listed).time:
-            timeline.check_none_lost(after=listed[-1].position.epoch)
+            points.check_none_lost(timeline, listed[-1])
             raise NotFound("The newest state in the vault is older than that time.", remedy="Ask for the latest point.")
         younger = next((point for point in listed if point.time > time), None)
         older = [point for point in listed if point.time <= time]
@@ -446,7 +450,8 @@ class MachineVault:
                 return found
         if not older:
             raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")
-        timeline.check_none_lost(older[-1].position.epoch, None if younger is None else younger.position.epoch)
+        if older[-1].time < time:
+            points.check_none_lost(timeline, older[-1], None if younger is None else younger.position.epoch)
         return older[-1]
 
     def _within(self, record: EpochRecord, stored: StoredSegment, time: int) -> RecoveryPoint | None:

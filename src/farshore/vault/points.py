@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ def crash_consistent(timeline: Timeline) -> list[RecoveryPoint]:
     found: list[RecoveryPoint] = []
     for epoch in sorted(timeline.epochs):
         record = timeline.epochs[epoch]
-        if record.only_points:
+        if record.only_points or not founded(timeline, epoch):
             continue
         if record.consistent_from == 0:
             found.append(crash_point(timeline.machine, Position(epoch, Sequence(0)), record.time))
@@ -79,6 +80,49 @@ def crash_consistent(timeline: Timeline) -> list[RecoveryPoint]:
             if sequence >= record.consistent_from:
                 found.append(crash_point(timeline.machine, Position(epoch, sequence), time))
     return found
+
+
+def founded(timeline: Timeline, epoch: Epoch) -> bool:
+    """Whether the documents of all epochs that an epoch rests on are there. Upkeep takes them for there: what is lost
+    may come back from a copy, and must then find what rests on it."""
+    try:
+        if not timeline.whole:
+            timeline.chain(epoch)
+    except Damaged:
+        return False
+    return True
+
+
+def check_none_lost(timeline: Timeline, found: RecoveryPoint | None, before: Epoch | None = None) -> None:
+    """Raise Damaged where something newer than ``found``, in epochs older than ``before``, was stored and cannot be
+    opened: an older state must not be taken for what was asked for unless somebody wants just that."""
+    after = Epoch(0) if found is None else found.position.epoch
+    lost = [(epoch, f"epoch {epoch}", 0) for epoch in timeline.damaged if epoch > after]
+    for epoch in timeline.epochs:
+        if epoch < after or (before is not None and epoch >= before):
+            continue
+        gap = timeline.gap(epoch)
+        if not founded(timeline, epoch):
+            lost.append((epoch, f"what epoch {epoch} rests on", 0))
+        elif gap is not None:
+            lost.append((epoch, str(gap), gap.time))
+    lost = sorted(one for one in lost if before is None or one[0] < before)
+    if not lost:
+        return
+    newest = max(time for _, _, time in lost)
+    text = f"Of machine {timeline.machine}, {', '.join(what for _, what, _ in lost)} cannot be read from the vault"
+    text += f"; what follows was written up to {_shown(newest)}" if newest else ""
+    if found is None:
+        raise Damaged(f"{text}. No older state is there.", remedy="Run `farshore vault verify`; resync the machine.")
+    raise Damaged(
+        f"{text}. The newest state before is {found.position}, of {_shown(found.time)}.",
+        remedy=f"To take that older state on purpose, ask for it by --position {found.position}; "
+        "`farshore vault verify` tells what is lost, and a resync of the machine makes new points.",
+    )
+
+
+def _shown(time: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(time // 1_000_000_000, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def recoverable(timeline: Timeline, position: Position) -> bool:
@@ -103,13 +147,14 @@ def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
             f"Position {position} lies between two rounds of a machine without data mode: it is no consistent state.",
             remedy="Choose one of the points that `farshore vault points` lists.",
         )
+    if not timeline.whole:
+        timeline.chain(position.epoch)
     last = timeline.last(position.epoch)
     if position.sequence > last:
-        gaps = [gap for gap in timeline.gaps() if gap.segment.epoch == position.epoch]
-        if gaps and position.sequence < max(gap.segment.end for gap in gaps):
+        gap = timeline.gap(position.epoch)
+        if gap is not None and position.sequence < gap.until:
             raise Damaged(
-                f"Records {last + 1} to {gaps[0].segment.first - 1} of epoch {position.epoch} are missing from the "
-                f"vault; position {position} needs them.",
+                f"R{str(gap)[1:]} are missing from the vault; position {position} needs them.",
                 remedy="Choose an older point; a resync of the machine makes new ones.",
             )
         raise NotFound(

@@ -1,11 +1,14 @@
 """Which states stay: every one of the hot window, then hourly, daily and weekly points; and what must be merged for it.
 
 Times are measured back from the newest point, not from today: where points stop coming, the last good ones stay.
-Whole hours leave the hot window together, so that an hour is merged once.
+A point of the future is no measure: the clock of its machine was wrong, and counts as having shown what the next point
+in the stream says. Whole hours leave the hot window together, so that an hour is merged once.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -13,7 +16,7 @@ from farshore.model.identifiers import Epoch
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault.leases import Lease
+from farshore.vault.leases import CLOCKS, Lease
 from farshore.vault.machine import MachineVault
 from farshore.vault.merging import merge_range
 from farshore.vault.timeline import Timeline
@@ -49,10 +52,16 @@ Plan = dict[Epoch, EpochPlan]
 
 
 def plan_retention(
-    timeline: Timeline, points: list[RecoveryPoint], policy: ReplicationPolicy, pins: Iterable[Position] = ()
+    timeline: Timeline,
+    points: list[RecoveryPoint],
+    policy: ReplicationPolicy,
+    pins: Iterable[Position] = (),
+    now: int | None = None,
 ) -> Plan:
-    """What stays of a machine with these points, which are sorted by position; ``pins`` are states in use."""
+    """What stays of a machine with these points, which are sorted by position; ``pins`` are states in use; ``now`` is
+    ns since 1970 UTC."""
     plan: Plan = {}
+    points = believed(points, time.time_ns() if now is None else now)
     if points:
         hot_limit = (max(point.time for point in points) - policy.hot_window * _SECOND) // _HOUR * _HOUR
         cold = [point for point in points if point.time < hot_limit]
@@ -76,6 +85,23 @@ def plan_retention(
         if number in plan and parent is not None:
             plan.setdefault(parent.epoch, EpochPlan()).kept.add(parent.sequence)
     return plan
+
+
+def believed(points: list[RecoveryPoint], now: int) -> list[RecoveryPoint]:
+    """The points, sorted by position, with times that can be: one of the future gets the time of the point after it,
+    and where none follows, of the newest that can be. Where none can be, they stay as they are."""
+    limit = now + CLOCKS
+    following = max((point.time for point in points if point.time <= limit), default=None)
+    if following is None:
+        return points
+    found = []
+    for point in reversed(points):
+        if point.time <= limit:
+            following = point.time
+            found.append(point)
+        else:
+            found.append(dataclasses.replace(point, time=following))
+    return found[::-1]
 
 
 def apply_retention(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 
 from farshore.formats import vault_names
-from farshore.model.errors import Damaged, NotFound, Refused
+from farshore.model.errors import Damaged, NotFound, Refused, WrongKey
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId
 from farshore.model.position import Position
 from farshore.vault import damage
@@ -103,7 +103,12 @@ def affecting_newest(vault: Vault, machine: MachineId, findings: Iterable[Findin
     """Those of a machine's findings that its newest point suffers from; a resync ends that. Raises the store's passing
     errors."""
     # Without a cache: what was read before the damage proves nothing.
-    fresh = Vault.open_with_vault_key(vault.store, bytes.fromhex(vault.key_hex), cache_bytes=0).machine(machine)
+    try:
+        fresh = Vault.open_with_vault_key(vault.store, bytes.fromhex(vault.key_hex), cache_bytes=0).machine(machine)
+    except (Damaged, WrongKey):
+        return list(findings)
+    except NotFound:  # erased since
+        return []
     return [one for one in findings if _affects_newest(fresh, one)]
 
 
@@ -134,7 +139,7 @@ def _affects_newest(machine: MachineVault, finding: Finding) -> bool:
 def _look_over(vault: Vault, bad: dict[str, dict[int, str]], step: Scrubbed) -> None:
     """Locate what is bad, note it, and forget what is not so any more."""
     noted = damage.listed(vault.store, vault.chunk_key)
-    for name in {one.object for one in noted} - bad.keys():
+    for name in {one.object for one in noted if one.object.startswith(_SCRUBBED)} - bad.keys():
         for item in _one(vault, name):
             again = bad_packs(vault, item)
             if again:

@@ -77,6 +77,22 @@ class Run:
         return pieces
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Journal records ``[begin, end)`` of an epoch that are missing; ``behind`` is what is stored after them, reaching
+    to ``until`` (half-open) and ``time`` (ns). None, and 0, where only the epoch's document tells of them."""
+
+    epoch: Epoch
+    begin: int
+    end: int
+    behind: StoredSegment | StoredLayer | None = None
+    until: int = 0
+    time: int = 0
+
+    def __str__(self) -> str:
+        return f"records {self.begin} to {self.end - 1} of epoch {self.epoch}"
+
+
 class Timeline:
     """One machine's epochs, layers and segments, listed as they are asked for."""
 
@@ -96,7 +112,7 @@ class Timeline:
         self.whole = whole
         """Whether nothing of it may be left out."""
         self.damaged = damaged or {}
-        """Epochs whose document cannot be read; their states cannot be opened, all others can."""
+        """Epochs whose document cannot be read or is lost; their states cannot be opened, all others can."""
         self._condemned = condemned
         self.epochs = epochs
         self._store = store
@@ -137,15 +153,6 @@ class Timeline:
         """The last journal sequence of an epoch that is stored without a gap."""
         return Sequence(self._spine(epoch)[1].end - 1)
 
-    def check_none_lost(self, after: Epoch, before: Epoch | None = None) -> None:
-        """Raise Damaged where an epoch between these cannot be read: it may hold the state that is looked for."""
-        for epoch, error in sorted(self.damaged.items()):
-            if after < epoch and (before is None or epoch < before):
-                raise Damaged(
-                    f"Epoch {epoch} of machine {self.machine} cannot be read, and may hold the state asked for.",
-                    remedy="Name one of the points that `farshore vault points` lists; a resync makes new ones.",
-                ) from error
-
     def newest(self, epoch: Epoch) -> tuple[Sequence, int] | None:
         """The last journal sequence of an epoch and its time (ns); None where it has no journal."""
         pieces, run = self._spine(epoch)
@@ -164,9 +171,46 @@ class Timeline:
             if name is not None:
                 yield StoredSegment(name, item)
 
-    def gaps(self) -> list[StoredSegment]:
-        """Journal segments that nothing connects to the stream before them."""
-        return [gap for epoch in sorted(self.epochs) for gap in self._spine(epoch)[1].behind_gap]
+    def gap(self, epoch: Epoch) -> Gap | None:
+        """The first journal records of an epoch that are missing though later ones are stored, or though its document
+        was stored after them; None where there is no such hole."""
+        run = self._spine(epoch)[1]
+        behind: list[tuple[int, int, int, StoredSegment | StoredLayer]] = [
+            (one.segment.first, one.segment.end, one.segment.last_time, one) for one in run.behind_gap
+        ]
+        behind += [
+            (one.layer.first, one.layer.end, one.layer.last_time, one)
+            for one in self.layers(epoch)
+            if one.layer.first > run.end
+        ]
+        if behind:
+            first, _, _, stored = min(behind, key=lambda one: one[0])
+            return Gap(epoch, run.end, first, stored, max(one[1] for one in behind), max(one[2] for one in behind))
+        record = self.epochs.get(epoch)
+        if record is not None and run.end <= record.consistent_from:
+            return Gap(epoch, run.end, record.consistent_from + 1, until=record.consistent_from + 1)
+        return None
+
+    def gaps(self) -> list[Gap]:
+        """The gaps of all epochs, the oldest first."""
+        return [gap for epoch in sorted(self.epochs) if (gap := self.gap(epoch)) is not None]
+
+    def chain(self, epoch: Epoch) -> list[EpochRecord]:
+        """The epochs that an epoch's states rest on, itself first. Raises NotFound where it has no document, Damaged
+        where one of the others has none."""
+        chain = [self.record(epoch)]
+        while (parent := chain[-1].parent) is not None:
+            child = chain[-1].epoch
+            if parent.epoch >= child:
+                raise Damaged(f"Epoch {child} names a parent that is not older.", remedy="Resync the machine.")
+            try:
+                chain.append(self.record(parent.epoch))
+            except NotFound as cause:
+                raise Damaged(
+                    f"Epoch {child} rests on epoch {parent.epoch}, whose document is missing from the vault.",
+                    remedy="Choose a point of an older epoch; a resync of the machine makes new ones.",
+                ) from cause
+        return chain
 
     def record(self, epoch: Epoch) -> EpochRecord:
         """The epoch's document. Raises NotFound, Damaged."""
@@ -175,8 +219,8 @@ class Timeline:
         except KeyError:
             if epoch in self.damaged:
                 raise Damaged(
-                    f"The document of epoch {epoch} of machine {self.machine} is damaged; none of its states can be "
-                    "opened.",
+                    f"The document of epoch {epoch} of machine {self.machine} is damaged or lost; none of its states "
+                    "can be opened.",
                     remedy="Choose a point of another epoch; a resync of the machine makes new ones.",
                 ) from self.damaged[epoch]
             raise NotFound(
@@ -347,32 +391,65 @@ def load_timeline(
     key: SealingKey,
     machine: MachineId,
     open_layer: Callable[[StoredLayer], Layer],
-    condemned: Set[str] = frozenset(),
+    condemned: Set[str],
+    copied_since: Callable[[], float],
     *,
     whole: bool = False,
 ) -> Timeline:
     """List layers and read the epochs' documents, as if the objects named by ``condemned`` were gone already.
 
     A document that does not open leaves out its epoch, unless the ``whole`` timeline is needed: then it raises Damaged.
-    Raises the store's errors, WrongKey."""
+    A lost one leaves out its epoch too: that it was there is told by a layer, or by the description that is stored
+    just before it, unless that is younger than a copy of the machine that is under way, or was when its process died:
+    ``copied_since`` tells when it began (ns), something later than all there is where there is none. Raises the
+    store's errors, WrongKey."""
     layers: list[StoredLayer] = []
     for item in store.list(vault_names.layers_folder(machine)):
         name = LayerName.parse(item.name)
         if name is not None and item.name not in condemned:
             layers.append(StoredLayer(name, item))
-    names = [
-        item.name for item in store.list(f"{vault_names.machine_folder(machine)}epochs/") if item.name not in condemned
-    ]
+    # In this order: whoever completes an epoch meanwhile stores its description first.
+    complete = _described(store, machine, condemned) | {stored.layer.epoch: 0 for stored in layers}
+    listed = _documents(store, machine)
+    names = [name for name in listed if name not in condemned]
     with ThreadPoolExecutor(_READERS) as readers:
         found = list(readers.map(lambda name: _epoch(store, key, name), names))
     damaged: dict[Epoch, Damaged] = {}
+    lacking = complete.keys() - {_number(name) for name in listed}
+    if lacking:
+        copying = copied_since()
+        late = {_number(name) for name in _documents(store, machine)}
+        damaged = {epoch: _lost(machine, epoch) for epoch in lacking - late if complete[epoch] < copying}
     for document, one in zip(names, found, strict=True):
         if isinstance(one, Damaged):
             if whole:
                 raise one
-            damaged[Epoch(int(document.rpartition("/")[2], 16))] = one
+            damaged[_number(document)] = one
     epochs = {one.epoch: one for one in found if isinstance(one, EpochRecord)}
     return Timeline(store, machine, epochs, layers, open_layer, condemned, damaged, whole=whole)
+
+
+def _documents(store: Store, machine: MachineId) -> list[str]:
+    return [item.name for item in store.list(f"{vault_names.machine_folder(machine)}epochs/")]
+
+
+def _described(store: Store, machine: MachineId, condemned: Set[str]) -> dict[Epoch, int]:
+    """The epochs whose base was complete, by their descriptions, and when these were stored (ns). Older numbers are
+    times and stand for no epoch."""
+    folder = f"{vault_names.machine_folder(machine)}descriptions/"
+    found = {_number(item.name): item.modified for item in store.list(folder) if item.name not in condemned}
+    return {number: stored for number, stored in found.items() if 0 < number < 1 << 32}
+
+
+def _number(name: str) -> Epoch:
+    return Epoch(int(name.rpartition("/")[2], 16))
+
+
+def _lost(machine: MachineId, epoch: Epoch) -> Damaged:
+    return Damaged(
+        f"The document of epoch {epoch} of machine {machine} is missing; none of its states can be opened.",
+        remedy="Restore it from a copy of the vault, or resync the machine: that makes new points.",
+    )
 
 
 def _epoch(store: Store, key: SealingKey, name: str) -> EpochRecord | Damaged:

@@ -37,23 +37,22 @@ class Upkeep:
 
 
 def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
-    """Compact, apply retention, collect. Collection is left out where a machine's part failed: it would not know what
-    that machine needs. May be stopped and repeated at any time, and run on several servers at once."""
+    """Compact, apply retention, collect. Of a machine that is damaged everything stays, and the others are looked
+    after. May be stopped and repeated at any time, and run on several servers at once."""
     done = Upkeep()
     leases = live_leases(vault.store, vault.chunk_key, time.time_ns())
+    erased = vault.erased()
     for machine_id in vault.machines():
-        try:
-            machine = vault.machine(machine_id)
-        except NotFound:  # erased
-            continue
         pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
         try:
+            machine = vault.machine(machine_id)
             done.layers += len(compact(machine))
             done.merged += len(apply_retention(machine, policy_of(machine_id), pins)[1])
         except FarshoreError as error:
-            done.troubles[machine_id] = error
-    if not done.troubles:
-        done.collection = collect(vault, policy_of, grace)
+            if machine_id not in erased:
+                done.troubles[machine_id] = error
+    done.collection = collect(vault, policy_of, grace)
+    done.troubles = {**done.collection.untouched, **done.troubles}
     return done
 
 

@@ -41,7 +41,7 @@ class Vault:
         self.cache = PackCache(cache_bytes)
         self.chunk_hash_key = key.derive("chunk hash")
         """32 bytes; agents hash chunks with it."""
-        self.chunk_key = self._wrapped_key(vault_names.CHUNK_KEY, create=True)
+        self.chunk_key = self._chunk_key()
         """Seals what the machines share: chunks, leases, the list of the condemned."""
         chunks = ChunkStore(store, self.chunk_key, self.chunk_hash_key)
         self._shared = Shared(self.chunk_key, self.chunk_hash_key, chunks, self.cache)
@@ -130,42 +130,88 @@ class Vault:
         return [MachineId(name) for name in self.store.folders(vault_names.MACHINES)]
 
     def machine(self, machine: MachineId, create: bool = False) -> MachineVault:
-        """One machine; ``create`` makes its key if it has none. Raises NotFound where it has none, Malformed."""
+        """One machine; ``create`` makes its key where nothing of it is there yet. Raises NotFound where it was never
+        protected or was erased, Damaged where its key is lost, Malformed."""
         with self._lock:
             found = self._machines.get(machine)
             if found is None:
-                name = vault_names.machine_key(machine)
-                try:
-                    key = self._wrapped_key(name, create)
-                except NotFound as cause:
-                    raise NotFound(
-                        f"The vault holds no key of machine {machine}: it was never protected here, or was erased.",
-                        remedy="Run `farshore vault ls` to see the machines.",
-                    ) from cause
+                key = self._machine_key(machine, create)
                 found = self._machines[machine] = MachineVault(self.store, machine, key, self._shared)
             return found
 
-    def erase_machine(self, machine: MachineId) -> None:
-        """Delete the machine's key: nothing of it can be read again, by anybody. Its objects go with the next
-        collection."""
+    def key_in_memory(self, machine: MachineId) -> SealingKey | None:
+        """A machine's key where it was read before."""
         with self._lock:
+            found = self._machines.get(machine)
+            return None if found is None else found.key
+
+    def erased(self) -> set[MachineId]:
+        """The machines that were erased on purpose; remains of them may still be there."""
+        return {MachineId(item.name.removeprefix(vault_names.ERASED)) for item in self.store.list(vault_names.ERASED)}
+
+    def erase_machine(self, machine: MachineId) -> None:
+        """Note that the machine is erased, and delete its key: nothing of it can be read again, by anybody. Its objects
+        go with the next collection."""
+        note = vault_names.erased(machine)
+        with self._lock:
+            # The note comes first: a key that is gone without it was lost, and what it opens is left alone.
+            fields = {"format": 1, "machine": machine, "time": time.time_ns()}
+            self.store.put_if_absent(note, seal_document(self.chunk_key, note, fields).buffers)
             self.store.delete(vault_names.machine_key(machine))
             self._machines.pop(machine, None)
 
-    def _wrapped_key(self, name: str, create: bool) -> SealingKey:
-        try:
-            fields = read_document(self.store, self._key, name)
-        except NotFound:
-            if not create:
-                raise
-            document = seal_document(self._key, name, {"format": 1, "key": secrets.token_hex(32)})
-            self.store.put_if_absent(name, document.buffers)
-            # Of two creators at once one wins; both go on with what is there.
-            fields = read_document(self.store, self._key, name)
+    def stored_key(self, name: str) -> SealingKey:
+        """A key as the store holds it now, whatever this vault has in memory. Raises NotFound, Damaged, WrongKey."""
+        fields = read_document(self.store, self._key, name)
         try:
             return SealingKey(bytes.fromhex(fields["key"]))
         except (KeyError, TypeError, ValueError, WrongKey) as cause:
             raise Damaged(f"{name} holds no key.", remedy="Restore the object from a copy.") from cause
+
+    def _chunk_key(self) -> SealingKey:
+        try:
+            return self.stored_key(vault_names.CHUNK_KEY)
+        except NotFound:
+            # Whoever made the vault may have been stopped before its first key, which comes before all else.
+            if any(self.store.folders(folder) for folder in (vault_names.CHUNKS, vault_names.MACHINES)):
+                raise _lost(vault_names.CHUNK_KEY, "no chunk in the vault can be read") from None
+            return self._new_key(vault_names.CHUNK_KEY)
+
+    def _machine_key(self, machine: MachineId, create: bool) -> SealingKey:
+        name = vault_names.machine_key(machine)
+        try:
+            return self.stored_key(name)
+        except NotFound as cause:
+            if machine in self.erased():
+                raise NotFound(
+                    f"Machine {machine} was erased from this vault.",
+                    remedy="What is still protected is added anew: it gets an id of its own.",
+                ) from cause
+            if next(iter(self.store.list(vault_names.machine_folder(machine))), None) is not None:
+                try:
+                    # The first object of a machine is its key: another may have made both since.
+                    return self.stored_key(name)
+                except NotFound:
+                    raise _lost(name, "nothing of this machine can be read") from cause
+            if create:
+                return self._new_key(name)
+            raise NotFound(
+                f"The vault holds nothing of machine {machine}: it was never protected here, or was erased.",
+                remedy="Run `farshore vault ls` to see the machines.",
+            ) from cause
+
+    def _new_key(self, name: str) -> SealingKey:
+        document = seal_document(self._key, name, {"format": 1, "key": secrets.token_hex(32)})
+        self.store.put_if_absent(name, document.buffers)
+        # Of two creators at once one wins; both go on with what is there.
+        return self.stored_key(name)
+
+
+def _lost(name: str, effect: str) -> Damaged:
+    return Damaged(
+        f"{name} is missing: without that key {effect}.",
+        remedy=f"Restore {name} from a copy of the vault; no new key can take its place.",
+    )
 
 
 def _descriptor_text(descriptor: dict[str, Any]) -> bytes:

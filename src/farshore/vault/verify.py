@@ -27,6 +27,7 @@ from farshore.vault import points
 from farshore.vault.base_maps import BaseMap
 from farshore.vault.damage import Finding
 from farshore.vault.epochs import EpochRecord
+from farshore.vault.key_checking import key_finding, vault_findings
 from farshore.vault.layers import Layer
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects import OpenedObject, open_object, read_document
@@ -78,14 +79,20 @@ class _Verification:
         packs = {item.name: item for item in self._vault.store.list(vault_names.CHUNKS)}
         for item in packs.values():
             self._chunk_pack(item)
+        self._report.findings.extend(vault_findings(self._vault))
+        erased = self._vault.erased()
         for machine_id in self._vault.machines():
+            lost = key_finding(self._vault, machine_id)
+            if lost is not None and machine_id in erased:
+                continue
+            if lost is not None:
+                self._report.findings.append(lost)
             try:
                 machine = self._vault.machine(machine_id)
                 timeline = machine.timeline()
-            except NotFound:  # erased
-                continue
             except (Damaged, Refused) as error:
-                self._note(vault_names.machine_folder(machine_id), error.message, machine_id)
+                if lost is None:
+                    self._note(vault_names.machine_folder(machine_id), error.message, machine_id)
                 continue
             self._machine(machine, timeline, packs)
         return self._report
@@ -94,6 +101,14 @@ class _Verification:
         for epoch, error in sorted(timeline.damaged.items()):
             name = vault_names.epoch(machine.id, epoch)
             self._note(name, error.message, machine.id, position=f"{epoch}:0")
+        for epoch in sorted(timeline.epochs):
+            try:
+                parent = timeline.chain(epoch)[0].parent
+                if parent is not None:
+                    timeline.cover(parent.epoch, parent.sequence)
+            except (Damaged, NotFound) as error:
+                problem = f"What it rests on is lost: {error.message}"
+                self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:0")
         for item in self._vault.store.list(vault_names.points_folder(machine.id)):
             try:
                 points.from_fields(read_document(self._vault.store, machine.key, item.name), item.name)
@@ -102,7 +117,8 @@ class _Verification:
             except (Damaged, Refused) as error:
                 self._note(item.name, error.message, machine.id)
         try:
-            machine.machine_description()
+            if timeline.epochs:
+                machine.machine_description()
         except (Damaged, Refused) as error:
             self._note(vault_names.machine_folder(machine.id) + "descriptions/", error.message, machine.id)
 
@@ -111,15 +127,12 @@ class _Verification:
         listed = {item.name for item in self._vault.store.list(vault_names.machine_folder(machine.id))}
         for epoch in sorted(timeline.epochs):
             record = timeline.epochs[epoch]
-            for gap in timeline.run(epoch, Role.JOURNAL, self._journal_start(timeline, epoch)).behind_gap[:1]:
-                missing = timeline.last(epoch) + 1
-                problem = f"Records {missing} to {gap.segment.first - 1} before it are missing."
-                self._note(gap.object.name, problem, machine.id, position=f"{epoch}:{missing}")
-            if timeline.last(epoch) < record.consistent_from:
-                # The document was stored after these records.
-                missing = timeline.last(epoch) + 1
-                problem = f"Records {missing} to {record.consistent_from} are missing; it has no consistent state."
-                self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:{missing}")
+            gap = timeline.gap(epoch)
+            if gap is not None:
+                # Behind a hole, or told of by the document alone, which was stored after these records.
+                name = vault_names.epoch(machine.id, epoch) if gap.behind is None else gap.behind.object.name
+                problem = f"Records {gap.begin} to {gap.end - 1} before it are missing."
+                self._note(name, problem, machine.id, position=f"{epoch}:{gap.begin}")
             for role in (Role.JOURNAL, Role.BASE):
                 start = self._journal_start(timeline, epoch) if role is Role.JOURNAL else 1
                 for stored in timeline.run(epoch, role, start).chain:

@@ -18,9 +18,11 @@ from farshore.vault import EpochRecord, Named
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
 from farshore.vault.retention import apply_retention, plan_retention
+from farshore.vault.upkeep import maintain, one_policy
 
 MINUTE = 60 * 1_000_000_000
 POLICY = ReplicationPolicy(hot_window=2 * 3600, keep_hourly=4, keep_daily=2, keep_weekly=0)
+NARROW = ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=0, keep_weekly=0)
 SMALL = Tiers(segments=4, fan=3)
 
 
@@ -272,3 +274,108 @@ def test_of_two_copies_of_an_epoch_the_one_that_its_document_names_counts(machin
         collect(machine.vault, lambda _: POLICY, grace=0)
     machine.check(Position(Epoch(2), Sequence(0)))
     assert len(list(machine.vault.store.list(f"machines/{machine.id}/bases/00000002".rpartition("/")[0] + "/"))) == 4
+
+
+YEAR = 365 * 24 * 60 * MINUTE
+
+
+def jumped(machine: Machine, by: int) -> None:
+    """Write once while the machine's clock is wrong."""
+    time = machine.time
+    machine.time += by
+    machine.journal(segments=1, batches=1, count=4)
+    machine.time = time
+
+
+@pytest.mark.parametrize("after", [0, 30])
+def test_a_clock_that_jumps_forward_once_ends_no_hot_window(machine, after):
+    machine.journal(segments=60, batches=1, count=4)
+    before = {point.position for point in machine.in_vault.points()}
+    expected = plan_retention(machine.in_vault.timeline(), machine.in_vault.points(), POLICY)[Epoch(1)]
+    jumped(machine, 100 * YEAR)
+    machine.journal(segments=after, batches=1, count=4)
+    plan = plan_retention(machine.in_vault.timeline(), machine.in_vault.points(), POLICY)[Epoch(1)]
+    assert plan.hot_from is not None
+    assert expected.hot_from is not None
+    if after:
+        # The window goes on, and does not begin at the wrong point for ever.
+        assert expected.hot_from < plan.hot_from < 75 * 4
+    else:
+        assert (plan.hot_from, plan.kept) == (expected.hot_from, expected.kept)
+        run(machine)
+        assert {one for one in before if one.sequence >= expected.hot_from} <= check_what_is_left(machine)
+
+
+def test_the_last_points_stay_when_none_come_any_more_though_a_clock_had_jumped(machine):
+    machine.journal(segments=30, batches=1, count=4)
+    jumped(machine, 20 * YEAR)
+    machine.journal(segments=30, batches=1, count=4)
+    listed, timeline = machine.in_vault.points(), machine.in_vault.timeline()
+    soon = plan_retention(timeline, listed, POLICY, now=machine.time)
+    late = plan_retention(timeline, listed, POLICY, now=machine.time + 10 * YEAR)
+    assert soon == late
+    assert soon[Epoch(1)].keeps(listed[-1].position.sequence - 4)
+
+
+def test_a_collector_whose_clock_is_behind_drops_no_more(machine):
+    machine.journal(segments=60, batches=1, count=4)
+    listed, timeline = machine.in_vault.points(), machine.in_vault.timeline()
+    right = plan_retention(timeline, listed, POLICY)[Epoch(1)]
+    for now in (0, machine.time - 3 * 60 * MINUTE):
+        behind = plan_retention(timeline, listed, POLICY, now=now)[Epoch(1)]
+        assert behind.hot_from is not None
+        assert right.hot_from is not None
+        assert behind.hot_from <= right.hot_from
+
+
+@pytest.mark.parametrize("part", ["/epochs/", "/layers/"])
+def test_a_damaged_object_of_one_machine_stops_the_collection_of_no_other(machine, part):
+    machine.journal(segments=60, batches=1, count=8)
+    other = Machine(machine.vault, 32, {0: 1 << 20}, MachineId(machine.id.replace("7", "3")))
+    other.fill()
+    other.begin_epoch(None)
+    other.journal(segments=20, batches=1, count=4)
+    compact(other.in_vault, SMALL)
+    store = machine.vault.store
+    name = next(item.name for item in store.list(vault_names.machine_folder(other.id)) if part in item.name)
+    whole = bytes(store.get(name))
+    store.put(name, [whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:]])
+    machine.fill()  # the chunks of the first epoch are to die with it
+    machine.begin_epoch(None, "resync")
+    machine.journal(segments=60, batches=1, count=8)
+    untouched = set(store.list(vault_names.machine_folder(other.id)))
+    chunks = len(list(store.list("chunks/")))
+    done = maintain(machine.vault, one_policy(NARROW), grace=0)
+    done = maintain(machine.vault, one_policy(NARROW), grace=0)
+    assert list(done.troubles) == [other.id]
+    assert done.collection is not None
+    assert done.collection.deleted_objects > 50
+    assert not done.collection.chunks_untouched
+    assert len(list(store.list("chunks/"))) < chunks
+    assert untouched <= set(store.list(vault_names.machine_folder(other.id)))
+    machine.check(machine.in_vault.latest().position)
+    store.put(name, [whole])
+    other.check(Position(Epoch(1), Sequence(40)))
+
+
+def test_no_chunk_is_collected_while_a_base_map_cannot_be_read(machine):
+    other = Machine(machine.vault, 32, {0: 1 << 20}, MachineId(machine.id.replace("7", "3")))
+    other.fill()
+    other.begin_epoch(None)
+    machine.fill()
+    machine.begin_epoch(None, "resync")
+    machine.journal(segments=60, batches=1, count=8)
+    store = machine.vault.store
+    name = next(item.name for item in store.list(f"machines/{other.id}/bases/"))
+    whole = bytes(store.get(name))
+    store.put(name, [whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:]])
+    chunks = list(store.list("chunks/"))
+    for _ in range(2):
+        done = maintain(machine.vault, one_policy(NARROW), grace=0)
+    assert list(done.troubles) == [other.id]
+    assert done.collection is not None
+    assert done.collection.chunks_untouched
+    assert done.collection.deleted_objects > 0
+    assert list(store.list("chunks/")) == chunks
+    store.put(name, [whole])
+    other.check(Position(Epoch(1), Sequence(0)))

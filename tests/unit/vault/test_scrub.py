@@ -185,7 +185,7 @@ def test_a_damaged_epoch_leaves_the_others_usable_and_is_never_taken_for_dead(ma
     machine.in_vault = reopened(machine).machine(machine.id)
     machine.check(older)
     assert machine.in_vault.points()[-1].position == older
-    with pytest.raises(Damaged, match="Epoch 2"):
+    with pytest.raises(Damaged, match="epoch 2"):
         machine.in_vault.latest()
     assert any(one.object == document for one in whole_round(machine.vault))
     with pytest.raises(Damaged):
