@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import ssl
 from types import TracebackType
-from typing import Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union, cast
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union, cast
 from urllib.parse import urlencode
 
 import urllib3
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import Retry, Timeout
 
 from farshore.client.credentials import Credentials
 from farshore.client.problems import error_from_answer, error_from_transport
-from farshore.model.errors import Unsupported
+from farshore.model.errors import Unauthenticated, Unsupported
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Parameter = Union[str, int, float, bool, None]
@@ -25,7 +25,27 @@ Buffer = Union[bytes, bytearray, memoryview]
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
-AGAIN = Retry(
+
+
+class _Again(Retry):
+    """Not where TLS refuses one of the two sides: that will not change in a few seconds."""
+
+    def increment(
+        self,
+        method: Optional[str] = None,
+        url: Optional[str] = None,
+        response: Any = None,
+        error: Optional[Exception] = None,
+        _pool: Any = None,
+        _stacktrace: Optional[TracebackType] = None,
+    ) -> _Again:
+        """Count an attempt. Raises MaxRetryError where it was the last."""
+        if isinstance(error, HTTPError) and isinstance(error_from_transport(error, ""), Unauthenticated):
+            raise MaxRetryError(_pool, url or "", error) from error
+        return super().increment(method, url, response, error, _pool, _stacktrace)
+
+
+AGAIN = _Again(
     total=5,
     backoff_factor=0.2,
     backoff_jitter=0.3,

@@ -379,7 +379,7 @@ class EpochRun:
     def _failed(self, error: FarshoreError) -> Ended:
         log.warning("Epoch ended: %s", error, extra={"fields": {"epoch": self._epoch}})
         why = EpochEnd.FAILED if isinstance(error, (Damaged, TryLater)) else EpochEnd.REFUSED
-        return self._ended(why, "fenced" if isinstance(error, Fenced) else error.message)
+        return self._ended(why, "fenced" if isinstance(error, Fenced) else str(error))
 
     def _ended(self, why: EpochEnd, cause: str = "") -> Ended:
         position = Position(self._epoch, self._backlog.last_acknowledged)

@@ -364,9 +364,9 @@ class Replication:
             self._next = Next()
 
     def _trouble(self, error: FarshoreError) -> None:
-        if self.trouble != error.message:
+        if self.trouble != str(error):
             log.warning("No stream: %s", error)
-        self.trouble = error.message
+        self.trouble = str(error)
 
     def _pass_on(self, stop: threading.Event) -> None:
         """Look after the disks, and end what is under way when the service is to stop."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Dict, List, Sequence
+from typing import Dict, List, Mapping, Sequence
 
 from farshore import __version__
 from farshore.api_types.machines import CommandResult, DiskAccount, Heartbeat
@@ -93,14 +93,28 @@ class Reporter:
             found.append("The process server cannot be reached.")
         if isinstance(replication.current, RoundRun) and replication.current.trouble:
             found.append(replication.current.trouble)
+        found.extend(self._blind())
         in_data_mode = replication.capture is None or replication.capture.mode is CaptureMode.DATA
         if replication.fallback is None and not in_data_mode:
             found.append("Changes are only noted in the bitmap; the next points come when they have been copied.")
         return found
 
-    def _accounts(self, capture: Capture) -> List[DiskAccount]:
+    def _blind(self) -> List[str]:
+        """We do not switch statistics on ourselves: docs/decisions/2026-11-22-capture-order.md."""
+        verdicts = self._verdicts()
+        return [
+            f"The kernel's statistics of disk {one.disk.name} are off: writes that escape the capture would not show. "
+            f"Switch them on: echo 1 > /sys/block/{one.disk.name}/queue/iostats"
+            for one in self._replication.disks
+            if one.number in verdicts and verdicts[one.number].state is State.BLIND
+        ]
+
+    def _verdicts(self) -> Mapping[DiskNumber, Verdict]:
         run = self._replication.current
-        verdicts = {} if run is None else run.verdicts
+        return {} if run is None else run.verdicts
+
+    def _accounts(self, capture: Capture) -> List[DiskAccount]:
+        verdicts = self._verdicts()
         if self._capture_started != self._replication.capture_started:
             self._capture_started = self._replication.capture_started
             self._kernel_base.clear()

@@ -104,6 +104,17 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             f"What its process server holds of {machine.name} cannot be stored: {machine.stream_trouble}",
             "It stays in the spool and is tried again; other machines are not held up.",
         )
+    blind = _blind_disks(machine)
+    if machine.state in LIVE and blind:
+        yield Condition(
+            "accounts-blind",
+            subject,
+            Severity.WARNING,
+            f"The kernel of {machine.name} does not count the writes to {', '.join(blind)}: "
+            "writes that escape the capture would not show.",
+            f"On {machine.name}: {'; '.join(f'echo 1 > /sys/block/{disk}/queue/iostats' for disk in blind)}. "
+            f"To have what was written meanwhile compared: farshore machine resync {machine.name}",
+        )
     mode = machine.heartbeat.get("mode")
     if machine.state in LIVE and mode not in (None, "data"):
         yield Condition(
@@ -115,6 +126,13 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             if machine.heartbeat.get("points_every")
             else "It heals by itself; if it recurs, the machine writes faster than it can send.",
         )
+
+
+def _blind_disks(machine: MachineRow) -> list[str]:
+    """Names of the disks whose writes are not counted by the kernel, as the agent says."""
+    names = {disk["number"]: disk["name"] for disk in machine.description.get("disks", [])}
+    accounts = machine.heartbeat.get("accounts", [])
+    return [names.get(one["disk"], str(one["disk"])) for one in accounts if one["verdict"] == "blind"]
 
 
 def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:

@@ -5,6 +5,7 @@ One installation for all of them, as in life: each case begins where the one bef
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ import pytest
 from tests.crash.mobility.rig import Rig, churn, same, until, writing
 from tests.loopdisks import loop_disk, require_data_mode
 
+from farshore.api_types.events import Alert
 from farshore.mobility.spill import HrlFile
 from farshore.model.point import PointKind
 from farshore.model.states import CaptureMode
@@ -74,6 +76,27 @@ def test_writing_and_discarding(rig: Rig) -> None:
         time.sleep(1)
     rig.check("written")
     until(lambda: rig.shown().accounts[0].verdict == "ok", "an account that is settled and right")
+
+
+def test_statistics_switched_off_are_an_alert_until_they_are_on_again(rig: Rig) -> None:
+    epoch, name = rig.shown().epoch, rig.disk.device.name
+    switch = Path("/sys/block", name, "queue", "iostats")
+    switch.write_text("0")
+    try:
+        until(lambda: "accounts-blind" in open_alerts(rig), "the alert")
+        assert any(f"echo 1 > /sys/block/{name}/queue/iostats" in warning for warning in rig.shown().warnings)
+        churn(rig.disk.folder, 8, "uncounted")
+    finally:
+        switch.write_text("1")
+    until(lambda: "accounts-blind" not in open_alerts(rig), "the alert's end")
+    until(lambda: rig.shown().accounts[0].verdict == "ok", "accounts that agree")
+    rig.check("counted-again")
+    assert rig.shown().epoch == epoch, "what was not counted is no gap"
+
+
+def open_alerts(rig: Rig) -> set[str]:
+    with contextlib.closing(rig.api()) as api:
+        return {alert.kind for alert in api.transport.get_list("/v1/alerts", Alert)}
 
 
 def test_a_file_system_consistent_point_needs_no_recovery(rig: Rig, tmp_path: Path) -> None:

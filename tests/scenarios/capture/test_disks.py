@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from tests.loopdisks import loop_disk, require_data_mode, run, write_direct
@@ -112,6 +114,48 @@ def test_accounts_notice_writes_that_the_program_did_not_see():
         capture.begin_data_mode()
         run(f"dd if=/dev/urandom of={disk.device} bs=1M count=20 oflag=direct status=none")
         assert settled(capture).state is State.OK
+        program = capture._program
+        program._detach("on_queue")
+        disk.write(5 * MIB, bytes(MIB + 512))
+        program._attach("on_queue")
+        verdict = settled(capture)
+        assert verdict.state is State.GAP
+        assert verdict.gap == MIB + 512
+
+
+def test_statistics_switched_off_are_blindness_and_then_no_gap(caplog):
+    """While a writer is at work throughout: nothing of what went uncounted may look like a gap afterwards."""
+    with loop_disk(64 * MIB) as disk, capturing({0: disk}) as (capture, _):
+        switch = Path("/sys/block", disk.device.name, "queue", "iostats")
+        capture.begin_data_mode()
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                disk.write(8 * MIB, os.urandom(128 << 10))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(5):
+                switch.write_text("0")
+                assert [capture.account()[0].state for _ in range(3)] == [State.BLIND] * 3
+                switch.write_text("1")
+                states = {capture.account()[0].state for _ in range(3)}
+                assert states <= {State.OK, State.UNSETTLED}
+        finally:
+            stop.set()
+            writer.join()
+        switch.write_text("0")
+        assert capture.account()[0].state is State.BLIND
+        disk.write(4 * MIB, bytes(MIB))
+        assert capture.account()[0].state is State.BLIND
+        assert capture.account()[0].state is State.BLIND, "a quiet disk too"
+        switch.write_text("1")
+        assert settled(capture).state is State.OK
+        told = [record.message for record in caplog.records if record.name.endswith("capture.capture")]
+        assert len(told) == 12
+        assert sum("does not count" in message for message in told) == 6
         program = capture._program
         program._detach("on_queue")
         disk.write(5 * MIB, bytes(MIB + 512))

@@ -178,13 +178,6 @@ def test_a_server_of_another_authority_is_refused(server: Server) -> None:
         stranger.request("GET", "/v1/protocol")
 
 
-def test_our_certificate_of_another_authority_is_refused(server: Server, authority: Authority) -> None:
-    certificate, key = Authority().issue(x509.UniformResourceIdentifier("farshore://machine/m"))
-    context = client_context(pem(authority.certificate), certificate, key)
-    with Transport(server.url, context) as transport, pytest.raises((Unauthenticated, Unreachable)):
-        transport.request("GET", "/v1/protocol")
-
-
 def test_a_wrong_name_is_refused(server: Server, authority: Authority) -> None:
     with (
         Transport(

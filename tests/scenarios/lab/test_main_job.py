@@ -1,7 +1,8 @@
 """The main job, as ``make demo`` shows it: a guest under load is protected, killed, and comes up from the vault.
 
 Everything that the demo's closing table judges must be good: blocks equal to the frozen source disk, accounts that
-agree, no row missing, a clean pg_amcheck, an isolated rehearsal that leaves nothing behind.
+agree to the byte, data that is seconds old, no row missing, a clean pg_amcheck of every database, an isolated rehearsal
+that leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ EXPECTED = {
     "Recovery points",
     "Bytes seen, captured, counted by the kernel",
     "Blocks at the frozen point (swap, .hrl left out)",
+    "RPO: last acknowledged commit lost",
     "The counter's rows",
-    "pg_amcheck --heapallindexed",
+    "pg_amcheck --all --heapallindexed",
     "Test failover: newest row against the second asked for",
     "Test failover: rows missing",
     "Test failover: isolated from this host",

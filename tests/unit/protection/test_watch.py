@@ -74,6 +74,20 @@ def test_trouble_of_stores_spools_and_capture_is_told(catalog: Catalog) -> None:
     assert wrong(catalog, NOW) == ["capture-degraded", "spool-filling", "store-trouble"]
 
 
+def test_a_disk_that_the_kernel_does_not_count_is_told_until_it_does(catalog: Catalog) -> None:
+    for verdict, expected in (("ok", []), ("blind", ["accounts-blind"]), ("unsettled", []), ("ok", [])):
+        with catalog.writing() as tx:
+            accounts = [{"disk": 0, "verdict": verdict}]
+            machines.get(tx, MACHINE).heartbeat = {"mode": "data", "accounts": accounts}
+        assert wrong(catalog, NOW) == expected
+        with catalog.reading() as tx:
+            open_now = events.open_alerts(tx)
+        assert [alert.kind for alert in open_now] == expected
+        for alert in open_now:
+            assert "echo 1 > /sys/block/vda/queue/iostats" in alert.remedy
+            assert "farshore machine resync db1" in alert.remedy
+
+
 def test_a_machine_that_was_failed_over_has_no_rpo(catalog: Catalog) -> None:
     with catalog.writing() as tx:
         machines.get(tx, MACHINE).state = "failed-over"

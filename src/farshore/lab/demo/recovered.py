@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from farshore.lab.command import HOST_SEEN_FROM_GUEST
@@ -12,6 +13,17 @@ from farshore.lab.shell import Shell
 from farshore.model.errors import Unreachable
 
 ANSWER_SECONDS = 300.0
+_AS_OWNER = "cd /tmp && runuser -u postgres --"
+_DATABASES = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1"
+"""template0 is left out: nobody may connect to it, nor write to it."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What pg_amcheck looked through; ``complaint`` is empty if all of it is clean."""
+
+    databases: tuple[str, ...]
+    complaint: str
 
 
 class Recovered:
@@ -39,16 +51,20 @@ class Recovered:
         shell.wait(ANSWER_SECONDS)
         return shell
 
-    def check_database(self) -> str:
-        """Full check of every table and index by pg_amcheck; empty if clean, else what it said."""
+    def check_databases(self) -> Checked:
+        """Full check of every table and index of every database by pg_amcheck, the catalogs included."""
         with self.shell() as shell:
+            listed = shell.run(f'{_AS_OWNER} psql -XAtc "{_DATABASES}"')
+            # A database without the extension would be passed over with a warning.
             done = shell.run(
-                "cd /tmp && runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_amcheck "
-                "--database=demo --heapallindexed --jobs=2 2>&1",
+                f"{_AS_OWNER} /usr/lib/postgresql/15/bin/pg_amcheck "
+                "--all --install-missing --heapallindexed --jobs=2 2>&1",
                 check=False,
                 seconds=ANSWER_SECONDS,
             )
-        return "" if done.status == 0 else (done.output.strip()[-400:] or f"status {done.status}")
+        said = done.output.strip()
+        clean = done.status == 0 and "skipping database" not in said
+        return Checked(tuple(listed.output.split()), "" if clean else (said[-400:] or f"status {done.status}"))
 
     def reaches_host(self, port: int) -> bool:
         """Whether the machine can open a connection to this host: a rehearsal must not."""

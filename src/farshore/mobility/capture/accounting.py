@@ -9,6 +9,10 @@ completed. With ``base`` the kernel's count before the first write that the prog
 so each sample narrows the interval in which ``base`` can lie, whether the disk is ever idle or not. A write that the
 program did not see lifts the lower end; once it passes the upper end the difference is a gap, and its size is known.
 An idle instant closes the interval to a single value: from then on a gap of one sector shows.
+
+While the kernel does not count, there is nothing to compare with: the disk is *blind* for as long as that lasts, quiet
+or not, and the accounts begin anew with the first sample after it. They cannot report a gap for what went uncounted, as
+``base`` is taken afresh, and they do not vouch for it either: whoever is told of the blindness has to decide.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ class State(enum.Enum):
     UNSETTLED = "unsettled"
     """Nothing is wrong as far as can be seen, but writes were in flight in each sample so far."""
     BLIND = "blind"
-    """The kernel counts less than the program saw: its statistics are off (queue/iostats), so a gap would not show."""
+    """The kernel's statistics are off (queue/iostats), or it counted less than the program saw, so they were off for
+    a moment: a gap would not show."""
     GAP = "gap"
     """The disk was written to and the program did not see it."""
 
@@ -73,6 +78,8 @@ class Sample:
     idle: bool = False
     """The kernel reports no write in flight. With no write submitted between the looks, all have completed, also
     those whose completion the program did not see."""
+    counted: bool = True
+    """The kernel's statistics of the disk were on, just before ``kernel`` was read."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,9 @@ def narrow(ledger: Ledger, sample: Sample) -> Tuple[Ledger, Verdict]:
     written, writes = _narrow(ledger.written, low, high)
     discarded, discards = _narrow(ledger.discarded, low_discards, high_discards)
     verdict = worst(writes, discards)
+    if not sample.counted:
+        # What is not counted only makes the kernel's count smaller, so a gap that shows all the same is one.
+        return Ledger(), worst(verdict, Verdict(State.BLIND))
     return Ledger(written, discarded), verdict
 
 

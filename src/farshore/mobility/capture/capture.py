@@ -10,13 +10,14 @@ falls between the two. Where data mode is not to be had, ``collect`` tells round
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from farshore.mobility.capture.accounting import (
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, slot_words_for, union
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
-from farshore.mobility.capture.kernel import grace_period, read_stat, request_timeout, writes_in_flight
+from farshore.mobility.capture.kernel import grace_period, keeps_stat, read_stat, request_timeout, writes_in_flight
 from farshore.mobility.capture.layout import BLOCK_SECTORS, GENERATIONS, Cause, Control
 from farshore.mobility.capture.pinned import MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Program
@@ -42,6 +43,8 @@ from farshore.mobility.capture.watched import WatchedDisks
 from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
+
+log = logging.getLogger(__name__)
 
 DEFAULT_RING_BYTES = 64 << 20
 MOST_BITMAP_BYTES = 16 << 20
@@ -112,6 +115,7 @@ class Capture:
         self._lock = threading.RLock()
         self._pending: Dict[DiskNumber, List[Ranges]] = {}
         self._last_counts: Dict[DiskNumber, Tuple[float, Counters]] = {}
+        self._blind: Set[DiskNumber] = set()
         self._switched = 0
         self._newest_attach = 0.0
         self._strangers_gone = False
@@ -292,6 +296,7 @@ class Capture:
             self._disks.remove(number)
             self._pending.pop(number, None)
             self._last_counts.pop(number, None)
+            self._blind.discard(number)
 
     def exclude(self, number: DiskNumber, ranges: Sequence[SectorRange]) -> None:
         """Leave writes that lie wholly within one of these ranges out: all of the disk's exclusions, sorted, disjoint.
@@ -323,19 +328,32 @@ class Capture:
             for number, watched in self._disks.items():
                 taken, before = self._last_counts.get(number) or (time.monotonic(), self._disks.counters(number))
                 time.sleep(max(0.0, taken + SAMPLE_AGE - time.monotonic()))
+                counted = keeps_stat(watched.disk.device)
                 stat = read_stat(watched.disk.device)
                 idle = writes_in_flight(watched.disk.device) == 0
                 recent = self._disks.counters(number)
                 delivered = self._disks.delivered(number)
                 after = self._disks.counters(number)
                 self._last_counts[number] = time.monotonic(), after
-                ledger, seen = narrow(watched.ledger, Sample(before, stat, after, idle))
+                ledger, seen = narrow(watched.ledger, Sample(before, stat, after, idle, counted))
                 came = compare_delivery(recent, delivered, after, watched.undelivered)
                 self._disks.note(number, ledger, watched.undelivered + came.gap)
                 verdicts[number] = worst(seen, came)
+                self._note_blindness(number, watched.disk, verdicts[number].state)
             return verdicts
 
     # ---- inside ----
+
+    def _note_blindness(self, number: DiskNumber, disk: Disk, state: State) -> None:
+        """Log when it begins and when it ends, however short: what was written in between nobody has checked."""
+        fields = {"disk": number, "name": disk.name}
+        if state is State.BLIND and number not in self._blind:
+            self._blind.add(number)
+            told = "The kernel does not count writes (queue/iostats), so a gap would not show."
+            log.warning(told, extra={"fields": fields})
+        elif state in (State.OK, State.UNSETTLED) and number in self._blind:
+            self._blind.remove(number)
+            log.warning("The kernel counts writes again; those before were not checked.", extra={"fields": fields})
 
     def _to_bitmap(self) -> None:
         """Bitmap mode, and no run in data mode left."""

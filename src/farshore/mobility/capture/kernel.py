@@ -63,7 +63,7 @@ def read_stat(device: str) -> DiskStat:
 def keeps_stat(device: str) -> bool:
     """Whether the kernel counts at all: statistics can be switched off."""
     path = Path(f"/sys/dev/block/{device}/queue/iostats")
-    return not path.exists() or path.read_text(encoding="ascii").strip() == "1"
+    return not path.exists() or path.read_text(encoding="ascii").strip() != "0"
 
 
 def lists_page_layout() -> bool:

@@ -69,6 +69,8 @@ class Connection:
         self.length = 0
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
         self._shaken = False
+        self._refused = False
+        self._drained = 0
         self._left = 0
         """Bytes of the body still to be received."""
         self._early = memoryview(b"")
@@ -80,6 +82,8 @@ class Connection:
 
     def advance(self) -> Turn:
         """Go on with handshake or head as far as the bytes that have arrived allow. Never blocks."""
+        if self._refused:
+            return self._let_finish()
         self.last_used = time.monotonic()
         try:
             self._raw.setblocking(False)
@@ -92,9 +96,10 @@ class Connection:
                         return Turn.CLOSE
         except BlockingIOError:
             return Turn.WATCH
-        except (OSError, h11.RemoteProtocolError, Unauthenticated):
+        except (OSError, h11.RemoteProtocolError, Unauthenticated) as error:
             self._tell_why()
-            return Turn.CLOSE
+            refused = isinstance(error, ssl.SSLError) and not self._shaken
+            return self._await_end() if refused else Turn.CLOSE
 
     def read_body(self, buffer: memoryview) -> None:
         """Fill ``buffer``, which is as long as the body. Raises TryLater where the peer stops, ConnectionLost."""
@@ -163,6 +168,34 @@ class Connection:
             pass  # the peer's own farewell has not come; ours is said below, and closing is all that is left to do
         self._tell_why()
         self._raw.close()
+
+    def _await_end(self) -> Turn:
+        """The handshake has failed, by the peer's certificate for one: see that the peer reads the alert.
+
+        With TLS 1.3 the peer takes the handshake for done and is sending its request. Were the connection closed now,
+        that would be cut off, and the alert never read: the peer would take us for unreachable and try for ever.
+        """
+        try:
+            self._raw.shutdown(socket.SHUT_WR)
+        except OSError:
+            return Turn.CLOSE
+        self._refused = True
+        return self._let_finish()
+
+    def _let_finish(self) -> Turn:
+        """Throw away what a refused peer sends, until it ends or has had its time (the sweep) or its bytes."""
+        try:
+            while self._drained <= _DRAIN_BYTES:
+                count = self._receive()
+                if not count:
+                    return Turn.CLOSE
+                self._received.read()
+                self._drained += count
+        except BlockingIOError:
+            return Turn.WATCH
+        except OSError:
+            pass  # it broke the connection off: nobody is left to be told
+        return Turn.CLOSE
 
     def _step(self) -> Turn:
         """Handshake and head, from what has been received. Raises SSLWantReadError where that is not enough."""

@@ -21,22 +21,30 @@ from farshore.mobility.capture.kernel import DiskStat
 
 
 class SimulatedDisk:
-    """Writes are submitted, then counted by the kernel; ``refused`` ones never are."""
+    """Writes are submitted, then counted by the kernel; ``refused`` ones never are.
+
+    With statistics off, as in the kernel, a write that is submitted then is neither counted nor seen in flight.
+    """
 
     def __init__(self, base: int) -> None:
         self.kernel = base
         self.submitted = self.done = self.refused = self.bios = 0
         self.flying: list[int] = []
+        self.statistics = True
+        self.uncounted: list[int] = []
 
     def submit(self, size: int) -> None:
         self.submitted += size
         self.bios += 1
-        self.flying.append(size)
+        (self.flying if self.statistics else self.uncounted).append(size)
 
     def complete(self) -> None:
         size = self.flying.pop()
         self.kernel += size
         self.done += size
+
+    def complete_uncounted(self) -> None:
+        self.done += self.uncounted.pop()
 
     def refuse(self) -> None:
         self.refused += self.flying.pop()
@@ -47,7 +55,8 @@ class SimulatedDisk:
 
 def look(disk: SimulatedDisk, ledger: Ledger, before: Counters) -> tuple[Ledger, Verdict, Counters]:
     after = disk.counters()
-    ledger, verdict = narrow(ledger, Sample(before, DiskStat(disk.kernel, 0), after, idle=not disk.flying))
+    sample = Sample(before, DiskStat(disk.kernel, 0), after, idle=not disk.flying, counted=disk.statistics)
+    ledger, verdict = narrow(ledger, sample)
     return ledger, verdict, after
 
 
@@ -113,6 +122,61 @@ def test_statistics_that_stand_still_are_no_gap():
         if verdict.state is State.BLIND:
             break
     assert verdict.state is State.BLIND
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_statistics_that_come_and_go_are_blindness_and_never_a_gap(seed):
+    rng = random.Random(seed)
+    disk = SimulatedDisk(rng.randrange(1 << 40))
+    ledger, before = Ledger(), disk.counters()
+    blind = 0
+    for _ in range(400):
+        action = rng.random()
+        if action < 0.04:
+            disk.statistics = not disk.statistics
+        elif action < 0.5:
+            disk.submit(512 * rng.randrange(1, 100))
+        elif action < 0.8 and disk.flying:
+            disk.complete()
+        elif disk.uncounted:
+            disk.complete_uncounted()
+        if rng.random() < 0.3:
+            ledger, verdict, before = look(disk, ledger, before)
+            assert verdict.state is not State.GAP
+            assert disk.statistics or verdict.state is State.BLIND
+            blind += verdict.state is State.BLIND
+    assert blind
+    disk.statistics = True
+    while disk.flying:
+        disk.complete()
+    while disk.uncounted:
+        disk.complete_uncounted()
+    for _ in range(3):
+        ledger, verdict, before = look(disk, ledger, before)
+    assert verdict == Verdict(State.OK)
+    disk.kernel += 512
+    _, verdict, _ = look(disk, ledger, before)
+    assert verdict == Verdict(State.GAP, 512), "a gap after it shows to the byte"
+
+
+def test_a_quiet_disk_without_statistics_is_blind_all_the_time():
+    disk = SimulatedDisk(5000)
+    ledger, _, before = look(disk, Ledger(), disk.counters())
+    disk.statistics = False
+    for _ in range(3):
+        ledger, verdict, before = look(disk, ledger, before)
+        assert verdict == Verdict(State.BLIND)
+
+
+def test_a_gap_counted_just_before_statistics_went_off_is_told():
+    disk = SimulatedDisk(5000)
+    ledger, _, before = look(disk, Ledger(), disk.counters())
+    disk.kernel += 512
+    disk.statistics = False
+    ledger, verdict, before = look(disk, ledger, before)
+    assert verdict == Verdict(State.GAP, 512)
+    _, verdict, _ = look(disk, ledger, before)
+    assert verdict == Verdict(State.BLIND), "told once"
 
 
 def test_records_that_never_came_out_of_the_ring():
