@@ -182,14 +182,15 @@ class ChunkWriter:
         """Store what is left. All chunks added before are durable when it returns."""
         while True:
             with self._changed:
+                self._full += self._idle
+                self._idle = []
+            self._put_full()
+            with self._changed:
                 # A call whose machine gave it up, and sent it again, may still have a pack with chunks that count.
                 while self._held:
                     self._changed.wait()
-                self._full += self._idle
-                self._idle = []
-                if not self._full:
+                if not self._full and not self._idle:
                     return
-            self._put_full()
 
     def _take(self) -> _OpenPack:
         with self._changed:

@@ -64,11 +64,11 @@ def test_a_store_that_is_away_makes_no_pack_grow(store: KillableStore) -> None:
 
 
 class Hanging(KillableStore):
-    """The first put hangs until ``go``, then fails."""
+    """The first put hangs until ``go``, then fails; ``another``: one that came later is done."""
 
     def __init__(self) -> None:
         super().__init__(RemoteStore(MemoryStore(), "memory:///"))
-        self.entered, self.go = threading.Event(), threading.Event()
+        self.entered, self.go, self.another = threading.Event(), threading.Event(), threading.Event()
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
         if not self.entered.is_set():
@@ -76,6 +76,7 @@ class Hanging(KillableStore):
             assert self.go.wait(60)
             raise Unreachable("The store broke the connection.", remedy="None: this is a test.")
         super().put(name, buffers)
+        self.another.set()
 
 
 def test_a_flush_leaves_out_no_pack_that_a_call_still_tries_to_store() -> None:
@@ -89,6 +90,7 @@ def test_a_flush_leaves_out_no_pack_that_a_call_still_tries_to_store() -> None:
         given_up = threads.submit(writer.add, sent[3][0], LENGTHS, sent[3][1])
         assert store.entered.wait(60)
         flushed = threads.submit(writer.flush)
+        assert store.another.wait(60), "it stores what it can meanwhile"
         store.go.set()
         assert isinstance(given_up.exception(60), Unreachable)
         flushed.result(60)
