@@ -97,7 +97,7 @@ def _copy(agent: SimulatedAgent) -> None:
 def _check(rig: Rig, agent: SimulatedAgent) -> None:
     vault = rig.vault.machine(agent.machine)
     position = Position(agent.epoch, agent.next - 1)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     # A point's document follows the segment that holds its record.
     while "last" not in {point.id for point in vault.points()}:
         assert time.monotonic() < deadline, "the vault does not get the end of the stream"
