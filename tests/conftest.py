@@ -1,4 +1,4 @@
-"""In CI nothing skips: what a test lacks there (a tool, root, a device) fails it, however it skips."""
+"""For every test. In CI nothing skips: what a test lacks there (a tool, root, a device) fails it, however it skips."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Generator
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
+
+# Hypothesis has a profile of its own for CI; elsewhere, too, how long an example takes is no reason to fail.
+settings.register_profile("farshore", deadline=None)
+if os.environ.get("CI") != "true":
+    settings.load_profile("farshore")
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

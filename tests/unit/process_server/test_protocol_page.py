@@ -39,7 +39,7 @@ BODIES: dict[str, list[type[BaseModel]]] = {
 
 def routes() -> set[str]:
     nothing: Any = None
-    made = Routes(nothing, nothing, nothing, copying=1)
+    made = Routes(nothing, nothing, nothing, copying=1, bandwidth=nothing)
     about_streams = {f"{method} {STREAM}{rest}" for method, rest in made._calls}
     return about_streams | {f"{method} {path}" for method, path in made._of_no_stream}
 

@@ -177,11 +177,17 @@ class Streams:
         record = timeline.epochs.get(epoch)
         if record is not None:
             stream.base_is_complete(record.consistent_from, only_points=record.only_points)
-        for role, lane in stream.lanes.items():
-            run = timeline.run(epoch, role)
-            lane.accepted = lane.durable = lane.stored = run.end
-            if run.chain:
-                lane.stored_time = run.chain[-1].segment.last_time
+        newest = timeline.newest(epoch)
+        if newest is not None:
+            journal = stream.lanes[Role.JOURNAL]
+            # By what reaches that far, not by the segments from the first on: retention merges those and deletes them.
+            journal.accepted = journal.durable = journal.stored = newest[0] + 1
+            journal.stored_time = newest[1]
+        overlay = timeline.run(epoch, Role.BASE)
+        base = stream.lanes[Role.BASE]
+        base.accepted = base.durable = base.stored = overlay.end
+        if overlay.chain:
+            base.stored_time = overlay.chain[-1].segment.last_time
         dropped: list[FrameReference] = []
         for frame in self._recovered.get((machine, epoch), ()):
             try:
