@@ -39,7 +39,7 @@ from farshore.mobility.capture.pinned import MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Program
 from farshore.mobility.capture.ring import RecordBatch
 from farshore.mobility.capture.watched import WatchedDisks
-from farshore.model.errors import Refused, TryLater, WrongState
+from farshore.model.errors import NotFound, Refused, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
 
@@ -314,7 +314,7 @@ class Capture:
     def account(self) -> Mapping[DiskNumber, Verdict]:
         """Compare with the kernel's own counts, and what went into the ring with what came out of it.
 
-        Takes one more sample of each disk; call it every second or so.
+        Takes one more sample of each disk; call it every second or so. A disk that is gone is UNSETTLED.
         """
         with self._lock:
             if not self._no_strangers():
@@ -323,8 +323,12 @@ class Capture:
             for number, watched in self._disks.items():
                 taken, before = self._last_counts.get(number) or (time.monotonic(), self._disks.counters(number))
                 time.sleep(max(0.0, taken + SAMPLE_AGE - time.monotonic()))
-                stat = read_stat(watched.disk.device)
-                idle = writes_in_flight(watched.disk.device) == 0
+                try:
+                    stat = read_stat(watched.disk.device)
+                    idle = writes_in_flight(watched.disk.device) == 0
+                except NotFound:  # it was pulled out: there is nothing to compare with, and the others go on
+                    verdicts[number] = Verdict(State.UNSETTLED)
+                    continue
                 recent = self._disks.counters(number)
                 delivered = self._disks.delivered(number)
                 after = self._disks.counters(number)
@@ -409,7 +413,7 @@ class Capture:
         for look in range(_IDLE_LOOKS):
             if look:
                 time.sleep(_LOOK_EVERY)
-            if any(writes_in_flight(device) for device in devices):
+            if any(_busy(device) for device in devices):
                 return False
         return True
 
@@ -432,3 +436,11 @@ class Capture:
                 remedy="It shows with the next write to an ext4 or vfat file system; until then the bitmap protects.",
             )
         self._program.stop_learning()
+
+
+def _busy(device: str) -> bool:
+    """Whether writes are under way; a disk that is gone works on none."""
+    try:
+        return writes_in_flight(device) > 0
+    except NotFound:
+        return False
