@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 
 import pytest
@@ -17,7 +18,7 @@ from farshore.mobility.capture.accounting import State
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.extents import file_ranges
 from farshore.mobility.protected_disks import disks_seen
-from farshore.model.errors import NotFound, Refused
+from farshore.model.errors import NotFound, Refused, WrongState
 
 pytestmark = pytest.mark.root
 
@@ -177,3 +178,28 @@ def states(capture, *settled):
     while any(verdicts[number].state is State.UNSETTLED for number in settled):
         verdicts = capture.account()
     return {number: one.state for number, one in verdicts.items()}
+
+
+def test_a_capture_that_has_ended_says_so_and_harms_nobody_who_is_just_asking():
+    with loop_disk(32 * MIB) as disk:
+        capture = Capture({0: disk.disk})
+        asked, told = threading.Event(), []
+
+        def ask():
+            try:
+                while True:
+                    capture.status()
+                    asked.set()
+            except WrongState as error:
+                told.append(error)
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for one in asking:
+            one.start()
+        assert asked.wait(30)
+        capture.close()
+        for one in asking:
+            one.join(30)
+        assert len(told) == len(asking)
+        with pytest.raises(WrongState):
+            capture.counters()

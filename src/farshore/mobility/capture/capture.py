@@ -110,6 +110,7 @@ class Capture:
         self._disks = WatchedDisks(self._program)
         self._scratch = scratch
         self._lock = threading.RLock()
+        self._closed = False
         self._pending: Dict[DiskNumber, List[Ranges]] = {}
         self._last_counts: Dict[DiskNumber, Tuple[float, Counters]] = {}
         self._switched = 0
@@ -137,8 +138,10 @@ class Capture:
         self.close()
 
     def close(self) -> None:
-        """End capture."""
-        self._program.close()
+        """End capture. Whoever asks how it stands afterwards is told WrongState."""
+        with self._lock:
+            self._closed = True
+            self._program.close()
 
     # ---- the ring ----
 
@@ -170,17 +173,19 @@ class Capture:
         return CaptureMode.DATA if self._program.in_data_mode() else CaptureMode.BITMAP
 
     def status(self) -> Status:
-        """Mode, cause, since when, and figures for metrics."""
-        control = self._program.control
-        data = self._program.in_data_mode()
-        return Status(
-            mode=CaptureMode.DATA if data else CaptureMode.BITMAP,
-            cause=None if data else Cause(control.cause),
-            since=self._switched if data else int(control.since),
-            ring_used=self._program.ring.used(),
-            untracked=int(control.untracked),
-            missed=self._program.missed(),
-        )
+        """Mode, cause, since when, and figures for metrics. Raises WrongState once it is closed."""
+        with self._lock:
+            self._must_be_open()
+            control = self._program.control
+            data = self._program.in_data_mode()
+            return Status(
+                mode=CaptureMode.DATA if data else CaptureMode.BITMAP,
+                cause=None if data else Cause(control.cause),
+                since=self._switched if data else int(control.since),
+                ring_used=self._program.ring.used(),
+                untracked=int(control.untracked),
+                missed=self._program.missed(),
+            )
 
     def stop_data_mode(self) -> None:
         """Go to bitmap mode on purpose. What is in the ring stays a valid prefix; no record comes after the return."""
@@ -307,8 +312,9 @@ class Capture:
     # ---- accounts ----
 
     def counters(self) -> Mapping[DiskNumber, Counters]:
-        """The program's counts of each disk since it was added."""
+        """The program's counts of each disk since it was added. Raises WrongState once it is closed."""
         with self._lock:
+            self._must_be_open()
             return {number: self._disks.counters(number) for number, _ in self._disks.items()}
 
     def account(self) -> Mapping[DiskNumber, Verdict]:
@@ -340,6 +346,11 @@ class Capture:
             return verdicts
 
     # ---- inside ----
+
+    def _must_be_open(self) -> None:
+        """What libbpf would do with an object that is closed is crash."""
+        if self._closed:
+            raise WrongState("The capture has ended.", remedy="Ask again once another one has begun.")
 
     def _to_bitmap(self) -> None:
         """Bitmap mode, and no run in data mode left."""
