@@ -6,12 +6,15 @@ Files lie in the working tree's .cache, as /tmp may be in memory; everything is 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import mmap
 import os
 import shlex
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,9 @@ MKFS = {
     "btrfs": "mkfs.btrfs -q -f",
 }
 _ALIGNED_AT_ONCE = 4 << 20
+_LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
+_OWN_LOOPS = 100_000
+_PATIENCE = 30.0
 
 
 def require_root() -> None:
@@ -131,6 +137,39 @@ def attached(image: Path, folder: Path | None = None, *, sector_size: int = 512)
         yield LoopDisk(Path(device), image, folder or image.parent)
     finally:
         run(f"losetup -d {device}")
+
+
+@contextlib.contextmanager
+def numbered_loop() -> Iterator[Path]:
+    """A loop device of its own, not attached, which nobody who asks for a free one is given: it can be removed."""
+    number = _OWN_LOOPS + os.getpid() % _OWN_LOOPS
+    _loop_control(_LOOP_CTL_ADD, number)
+    device = Path(f"/dev/loop{number}")
+    try:
+        yield device
+    finally:
+        pull_out(device)
+
+
+def pull_out(device: Path) -> None:
+    """As a disk is pulled out of a machine: the kernel drops it, in sysfs too. Harmless if done twice."""
+    if not device.exists():
+        return
+    subprocess.run(["losetup", "-d", device], check=False, capture_output=True)
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            _loop_control(_LOOP_CTL_REMOVE, int(device.name.removeprefix("loop")))
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > give_up:  # busy: the system looks at what has changed
+                raise
+        time.sleep(0.01)
+
+
+def _loop_control(request: int, number: int) -> None:
+    with open("/dev/loop-control", "rb") as control:  # noqa: PTH123 - a device for ioctl
+        fcntl.ioctl(control, request, number)
 
 
 def read_direct(path: Path, offset: int = 0, length: int | None = None) -> npt.NDArray[np.uint8]:

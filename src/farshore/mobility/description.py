@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -76,15 +77,13 @@ def _release() -> Dict[str, str]:
 def _nics() -> List[Nic]:
     """The cards that are hardware, with their addresses where ``ip`` is there to tell them."""
     addresses = _addresses()
-    return [
-        Nic(
-            name=card.name,
-            mac=(card / "address").read_text(encoding="ascii").strip(),
-            addresses=addresses.get(card.name, []),
-        )
-        for card in sorted(_NETWORK.iterdir())
-        if (card / "device").exists()
-    ]
+    found: List[Nic] = []
+    for card in sorted(_NETWORK.iterdir()):
+        with contextlib.suppress(OSError):  # a card may be pulled out as well
+            if (card / "device").exists():
+                mac = (card / "address").read_text(encoding="ascii").strip()
+                found.append(Nic(name=card.name, mac=mac, addresses=addresses.get(card.name, [])))
+    return found
 
 
 def _addresses() -> Dict[str, List[str]]:

@@ -38,8 +38,12 @@ class DiskReader:
     """An open disk."""
 
     def __init__(self, disk: CopiedDisk) -> None:
+        """Raises Damaged where it cannot be opened, as it is gone, for one."""
         self.disk = disk
-        self._descriptor = os.open(disk.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            self._descriptor = os.open(disk.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._failed(0, error.strerror) from error
 
     def read(self, offset: int, view: memoryview) -> None:
         """Fill ``view`` from ``offset``, both multiples of 4096 (the disk's end apart). Raises Damaged."""

@@ -329,7 +329,10 @@ class Replication:
     def _found(self, desired: Desired) -> Tuple[List[ProtectedDisk], List[ProtectedDisk]]:
         """The disks to protect, and those that are left out as is wanted."""
         spill = None if self._spill is None else self._spill.path
-        found = all_disks(self._numbers, self._settings.disks, spill)
+        try:
+            found = all_disks(self._numbers, self._settings.disks, spill)
+        except OSError as error:  # one that is just going, with the volumes and file systems on it
+            raise TryLater(f"The disks cannot be told now ({error}).", remedy="It is tried again.") from error
         without = set(desired.exclude_disks)
         protected = [one for one in found if one.number not in without]
         if not protected:
@@ -390,8 +393,8 @@ class Replication:
             return True  # between two epochs: look again once there is one
         try:
             changed = changes(self.disks, self._found(desired)[0])
-        except (FarshoreError, OSError) as error:  # a disk that is just going: the next look tells
-            log.warning("The disks cannot be told now: %s", error)
+        except FarshoreError as error:  # a disk that is just going: the next look tells
+            log.warning("The disks could not be looked at: %s", error)
             return True
         if not changed:
             return False

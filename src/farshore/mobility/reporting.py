@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Dict, List, Mapping, Sequence
 
@@ -15,9 +16,12 @@ from farshore.mobility.replication import Replication
 from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.upgrade.releases import Releases
+from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
+
+log = logging.getLogger(__name__)
 
 
 class Reporter:
@@ -47,7 +51,10 @@ class Reporter:
             findings=self._lookout.untold(),
         )
         if capture is not None:
-            beat = beat.model_copy(update={**self._mode(capture), "accounts": self._accounts(capture)})
+            try:
+                beat = beat.model_copy(update={**self._mode(capture), "accounts": self._accounts(capture)})
+            except FarshoreError as error:  # a report without accounts is better than none
+                log.warning("The capture could not be asked how it stands: %s", error)
         if replication.fallback is not None:
             beat = beat.model_copy(update=self._fallback(replication.fallback))
         if run is None:
@@ -119,11 +126,15 @@ class Reporter:
             self._capture_started = self._replication.capture_started
             self._kernel_base.clear()
         accounts = []
+        counted = capture.counters()
         for one in self._replication.disks:
-            counters = capture.counters().get(one.number)
+            counters = counted.get(one.number)
             if counters is None:
                 continue
-            stat = read_stat(one.disk.device)
+            try:
+                stat = read_stat(one.disk.device)
+            except NotFound:  # it was pulled out; replication.py notices at its next look
+                continue
             total = stat.written + stat.discarded
             # What had completed before is in the kernel's count: each look brings the base closer, from above.
             base = total - counters.written_done - counters.discarded_done

@@ -7,10 +7,8 @@ byte, and older points are opened again at the end.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.crash.mobility.rig import ONE, Rig, churn, same, until, writing
-from tests.loopdisks import LoopDisk, loop_disk, read_direct, require_data_mode, run
+from tests.loopdisks import LoopDisk, loop_disk, numbered_loop, pull_out, read_direct, require_data_mode, run
 
 from farshore.api_types.machines import Machine, ProtectionRequest
 from farshore.model.identifiers import DiskNumber
@@ -31,9 +29,6 @@ LITTLE = 8 * MIB
 """What is written while one epoch gives way to the next."""
 LOADED = 64 * MIB
 """As much under load on a machine that is busy with other things: a comparison of the other disks would add 256 MiB."""
-
-_LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
-_LOOP_NUMBERS = 100_000
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -68,22 +63,14 @@ class Disks:
             api.transport.put(path, ProtectionRequest.model_validate(wish), Machine)
 
 
-def _loop_control(request: int, number: int) -> None:
-    with open("/dev/loop-control", "rb") as control:  # noqa: PTH123 - a device for ioctl
-        fcntl.ioctl(control, request, number)
-
-
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
     require_data_mode()
     home: Path = tmp_path_factory.mktemp("installation")
-    with loop_disk(192 * MIB, "ext4") as one, loop_disk(64 * MIB) as two:
+    with loop_disk(192 * MIB, "ext4") as one, loop_disk(64 * MIB) as two, numbered_loop() as three:
         two.write(0, os.urandom(16 * MIB))
         image = two.image.with_name("third.img")
         image.write_bytes(os.urandom(24 * MIB) + bytes(8 * MIB))
-        number = _LOOP_NUMBERS + os.getpid() % _LOOP_NUMBERS  # nobody who asks for a free one is given it
-        three = Path(f"/dev/loop{number}")
-        _loop_control(_LOOP_CTL_ADD, number)
         made = Rig(home, one, two.device, three, ring_mib=64)
         try:
             made.up()
@@ -94,8 +81,6 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
             yield Disks(made, two, three, image)
         finally:
             made.close()
-            subprocess.run(["losetup", "-d", three], check=False, capture_output=True)
-            _loop_control(_LOOP_CTL_REMOVE, number)
 
 
 def test_a_disk_is_added(disks: Disks) -> None:
@@ -158,10 +143,13 @@ def test_a_swap_file_is_not_shipped_and_is_once_it_is_none(disks: Disks) -> None
     assert (disks.older[-1][1][ONE] != before).any()
 
 
-def test_a_disk_goes(disks: Disks) -> None:
+def test_a_disk_is_pulled_out(disks: Disks) -> None:
+    """The kernel drops it within milliseconds, long before the agent looks at the disks again."""
     epoch = disks.rig.shown().epoch
-    run(f"losetup -d {disks.three}")
-    assert disks.rig.wait_consistent(after_epoch=epoch) == epoch + 1
+    with writing(disks.rig.disk.folder, megabytes_a_second=4):
+        pull_out(disks.three)
+        assert disks.rig.wait_consistent(after_epoch=epoch) == epoch + 1
+    assert not disks.rig.agent_ended()
     assert disks.copied(epoch + 1)[1] < LITTLE
     disks.check("gone", ONE, TWO)
 

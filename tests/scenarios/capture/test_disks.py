@@ -9,15 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.loopdisks import loop_disk, require_data_mode, run, write_direct
+from tests.loopdisks import loop_disk, numbered_loop, pull_out, require_data_mode, run, write_direct
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 from tests.scenarios.capture.workloads import file_work
 
 from farshore.formats.record import RecordKind
+from farshore.mobility.capture import Capture
 from farshore.mobility.capture.accounting import State
+from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.extents import file_ranges
 from farshore.mobility.protected_disks import disks_seen
-from farshore.model.errors import NotFound, Refused
+from farshore.model.errors import NotFound, Refused, WrongState
 
 pytestmark = pytest.mark.root
 
@@ -194,3 +196,53 @@ def test_adding_and_removing_disks():
         assert capture.position() == dirty.position
         with pytest.raises(NotFound):
             capture.exclude(5, ())
+
+
+def test_a_disk_that_is_pulled_out_leaves_the_others_as_they_are(tmp_path):
+    image = tmp_path / "gone.img"
+    image.write_bytes(bytes(32 * MIB))
+    with loop_disk(32 * MIB) as stays, numbered_loop() as goes:
+        run(f"losetup {goes} {image}")
+        with Capture({0: stays.disk, 1: disk_at(goes)}) as capture:
+            capture.begin_data_mode()
+            write_direct(goes, 0, os.urandom(4096))
+            assert states(capture, 0, 1) == {0: State.OK, 1: State.OK}
+            pull_out(goes)
+            assert states(capture, 0) == {0: State.OK, 1: State.UNSETTLED}
+            write_direct(stays.device, 4096, os.urandom(4096))
+            assert set(capture.begin_data_mode().blocks) == {0, 1}, "its writes that were under way have ended"
+            capture.remove_disk(1)
+            assert states(capture, 0) == {0: State.OK}
+
+
+def states(capture, *settled):
+    """Of all disks, once those in ``settled`` are."""
+    verdicts = capture.account()
+    while any(verdicts[number].state is State.UNSETTLED for number in settled):
+        verdicts = capture.account()
+    return {number: one.state for number, one in verdicts.items()}
+
+
+def test_a_capture_that_has_ended_says_so_and_harms_nobody_who_is_just_asking():
+    with loop_disk(32 * MIB) as disk:
+        capture = Capture({0: disk.disk})
+        asked, told = threading.Event(), []
+
+        def ask():
+            try:
+                while True:
+                    capture.status()
+                    asked.set()
+            except WrongState as error:
+                told.append(error)
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for one in asking:
+            one.start()
+        assert asked.wait(30)
+        capture.close()
+        for one in asking:
+            one.join(30)
+        assert len(told) == len(asking)
+        with pytest.raises(WrongState):
+            capture.counters()

@@ -40,7 +40,7 @@ from farshore.mobility.capture.pinned import MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Program
 from farshore.mobility.capture.ring import RecordBatch
 from farshore.mobility.capture.watched import WatchedDisks
-from farshore.model.errors import Refused, TryLater, WrongState
+from farshore.model.errors import NotFound, Refused, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
 
@@ -113,6 +113,7 @@ class Capture:
         self._disks = WatchedDisks(self._program)
         self._scratch = scratch
         self._lock = threading.RLock()
+        self._closed = False
         self._pending: Dict[DiskNumber, List[Ranges]] = {}
         self._last_counts: Dict[DiskNumber, Tuple[float, Counters]] = {}
         self._blind: Set[DiskNumber] = set()
@@ -141,8 +142,10 @@ class Capture:
         self.close()
 
     def close(self) -> None:
-        """End capture."""
-        self._program.close()
+        """End capture. Whoever asks how it stands afterwards is told WrongState."""
+        with self._lock:
+            self._closed = True
+            self._program.close()
 
     # ---- the ring ----
 
@@ -174,17 +177,19 @@ class Capture:
         return CaptureMode.DATA if self._program.in_data_mode() else CaptureMode.BITMAP
 
     def status(self) -> Status:
-        """Mode, cause, since when, and figures for metrics."""
-        control = self._program.control
-        data = self._program.in_data_mode()
-        return Status(
-            mode=CaptureMode.DATA if data else CaptureMode.BITMAP,
-            cause=None if data else Cause(control.cause),
-            since=self._switched if data else int(control.since),
-            ring_used=self._program.ring.used(),
-            untracked=int(control.untracked),
-            missed=self._program.missed(),
-        )
+        """Mode, cause, since when, and figures for metrics. Raises WrongState once it is closed."""
+        with self._lock:
+            self._must_be_open()
+            control = self._program.control
+            data = self._program.in_data_mode()
+            return Status(
+                mode=CaptureMode.DATA if data else CaptureMode.BITMAP,
+                cause=None if data else Cause(control.cause),
+                since=self._switched if data else int(control.since),
+                ring_used=self._program.ring.used(),
+                untracked=int(control.untracked),
+                missed=self._program.missed(),
+            )
 
     def stop_data_mode(self) -> None:
         """Go to bitmap mode on purpose. What is in the ring stays a valid prefix; no record comes after the return."""
@@ -312,14 +317,15 @@ class Capture:
     # ---- accounts ----
 
     def counters(self) -> Mapping[DiskNumber, Counters]:
-        """The program's counts of each disk since it was added."""
+        """The program's counts of each disk since it was added. Raises WrongState once it is closed."""
         with self._lock:
+            self._must_be_open()
             return {number: self._disks.counters(number) for number, _ in self._disks.items()}
 
     def account(self) -> Mapping[DiskNumber, Verdict]:
         """Compare with the kernel's own counts, and what went into the ring with what came out of it.
 
-        Takes one more sample of each disk; call it every second or so.
+        Takes one more sample of each disk; call it every second or so. A disk that is gone is UNSETTLED.
         """
         with self._lock:
             if not self._no_strangers():
@@ -328,9 +334,13 @@ class Capture:
             for number, watched in self._disks.items():
                 taken, before = self._last_counts.get(number) or (time.monotonic(), self._disks.counters(number))
                 time.sleep(max(0.0, taken + SAMPLE_AGE - time.monotonic()))
-                counted = keeps_stat(watched.disk.device)
-                stat = read_stat(watched.disk.device)
-                idle = writes_in_flight(watched.disk.device) == 0
+                try:
+                    counted = keeps_stat(watched.disk.device)
+                    stat = read_stat(watched.disk.device)
+                    idle = writes_in_flight(watched.disk.device) == 0
+                except NotFound:  # it was pulled out: there is nothing to compare with, and the others go on
+                    verdicts[number] = Verdict(State.UNSETTLED)
+                    continue
                 recent = self._disks.counters(number)
                 delivered = self._disks.delivered(number)
                 after = self._disks.counters(number)
@@ -354,6 +364,11 @@ class Capture:
         elif state in (State.OK, State.UNSETTLED) and number in self._blind:
             self._blind.remove(number)
             log.warning("The kernel counts writes again; those before were not checked.", extra={"fields": fields})
+
+    def _must_be_open(self) -> None:
+        """What libbpf would do with an object that is closed is crash."""
+        if self._closed:
+            raise WrongState("The capture has ended.", remedy="Ask again once another one has begun.")
 
     def _to_bitmap(self) -> None:
         """Bitmap mode, and no run in data mode left."""
@@ -427,7 +442,7 @@ class Capture:
         for look in range(_IDLE_LOOKS):
             if look:
                 time.sleep(_LOOK_EVERY)
-            if any(writes_in_flight(device) for device in devices):
+            if any(_busy(device) for device in devices):
                 return False
         return True
 
@@ -450,3 +465,11 @@ class Capture:
                 remedy="It shows with the next write to an ext4 or vfat file system; until then the bitmap protects.",
             )
         self._program.stop_learning()
+
+
+def _busy(device: str) -> bool:
+    """Whether writes are under way; a disk that is gone works on none."""
+    try:
+        return writes_in_flight(device) > 0
+    except NotFound:
+        return False

@@ -6,6 +6,7 @@ no device.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,13 @@ class Disk:
 
 def find_disks() -> List[Disk]:
     """The disks of this machine that hold data of their own: no loop, RAM, network, device-mapper or md devices."""
+    found: List[Disk] = []
+    for place in sorted(SYS_BLOCK.iterdir()):
+        with contextlib.suppress(NotFound):  # it is just going
+            found.append(_read_disk(place))
     return [
         disk
-        for disk in map(_read_disk, sorted(SYS_BLOCK.iterdir()))
+        for disk in found
         if disk.size and not disk.name.startswith(_REMOVABLE + _MADE_UP) and not _is_hidden(disk.name)
     ]
 
@@ -77,7 +82,7 @@ def disk_at(path: Path) -> Disk:
 
 
 def disk_of(device: str) -> Disk:
-    """The whole disk that "major:minor" is, or is a partition of."""
+    """The whole disk that "major:minor" is, or is a partition of. Raises NotFound."""
     link = SYS_DEVICES / device
     if not link.exists():
         raise NotFound(f"There is no block device {device}.", remedy="Check that the disk is still attached.")
@@ -149,6 +154,16 @@ def _device_number(source: str) -> str:
 
 
 def _read_disk(place: Path) -> Disk:
+    """Raises NotFound for a disk that goes while it is looked at: attributes are missing then, or empty."""
+    try:
+        return _described(place)
+    except (OSError, ValueError) as error:
+        raise NotFound(
+            f"Disk {place.name} is gone, or does not tell what it is.", remedy="Check that the disk is still attached."
+        ) from error
+
+
+def _described(place: Path) -> Disk:
     major, minor = _text(place / "dev").split(":")
     return Disk(
         name=place.name.replace("!", "/"),

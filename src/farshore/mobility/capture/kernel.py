@@ -9,13 +9,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from farshore.model.errors import Unsupported
+from farshore.model.errors import NotFound, Unsupported
 
 KALLSYMS = Path("/proc/kallsyms")
 _MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_QUERY = 0
 _MEMBARRIER_GLOBAL = 1
 _SECTOR = 512
+_USUAL_TIMEOUT = 30.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,15 +56,17 @@ class DiskStat:
 
 
 def read_stat(device: str) -> DiskStat:
-    """``device`` is "major:minor"."""
-    fields = Path(f"/sys/dev/block/{device}/stat").read_text(encoding="ascii").split()
+    """``device`` is "major:minor". Raises NotFound where the disk is gone."""
+    fields = _attribute(device, "stat").split()
     return DiskStat(int(fields[6]) * _SECTOR, int(fields[13]) * _SECTOR)
 
 
 def keeps_stat(device: str) -> bool:
     """Whether the kernel counts at all: statistics can be switched off."""
-    path = Path(f"/sys/dev/block/{device}/queue/iostats")
-    return not path.exists() or path.read_text(encoding="ascii").strip() != "0"
+    try:
+        return _attribute(device, "queue/iostats") != "0"
+    except NotFound:
+        return True
 
 
 def lists_page_layout() -> bool:
@@ -77,10 +80,23 @@ def lists_page_layout() -> bool:
 
 def request_timeout(device: str) -> float:
     """Seconds after which the kernel gives a request up and resets the device."""
-    path = Path(f"/sys/dev/block/{device}/queue/io_timeout")
-    return int(path.read_text(encoding="ascii")) / 1000 if path.exists() else 30.0
+    try:
+        return int(_attribute(device, "queue/io_timeout")) / 1000
+    except NotFound:
+        return _USUAL_TIMEOUT
 
 
 def writes_in_flight(device: str) -> int:
-    """Write requests that the disk is working on now, as the kernel reports it."""
-    return int(Path(f"/sys/dev/block/{device}/inflight").read_text(encoding="ascii").split()[1])
+    """Write requests that the disk is working on now, as the kernel reports it. Raises NotFound where it is gone."""
+    return int(_attribute(device, "inflight").split()[1])
+
+
+def _attribute(device: str, name: str) -> str:
+    """A disk may be pulled out at any moment: the kernel drops its attributes then, also between two reads."""
+    try:
+        return Path(f"/sys/dev/block/{device}/{name}").read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise NotFound(
+            f"The kernel does not tell {name} of disk {device} ({error.strerror}).",
+            remedy="Check that the disk is still attached.",
+        ) from error
