@@ -1,6 +1,7 @@
 """The releases of the agent on this machine, side by side: ``<root>/releases/<release>``, and ``<root>/current``.
 
 A release is put there whole or not at all; ``current`` says which one the service starts, and changes by one rename.
+Each step is on the disk before the next: a power cut in between leaves a release that starts.
 """
 
 from __future__ import annotations
@@ -54,8 +55,10 @@ class Releases:
                 for member in packed:
                     _check(member, release)
                     packed.extract(member, new)
+            _sync_tree(new / release)
             shutil.rmtree(target, ignore_errors=True)
             (new / release).replace(target)
+            _sync(target.parent)
         except (tarfile.TarError, EOFError) as error:
             raise Damaged(f"The bundle cannot be unpacked: {error}.", remedy="Ask for the upgrade again.") from error
         except OSError as error:
@@ -84,6 +87,7 @@ class Releases:
             made.unlink()
         made.symlink_to(Path("releases") / self.release)
         made.replace(current)
+        _sync(self.root)  # before the release that it named is removed
         for place in (self.root / "releases").iterdir():
             if place.name not in (self.release, before):
                 shutil.rmtree(place, ignore_errors=True)
@@ -97,7 +101,12 @@ class Releases:
     def _follow_unit(self) -> None:
         ours, installed = self.root / "releases" / self.release / UNIT, _UNITS / UNIT
         if installed.exists() and ours.exists() and installed.read_bytes() != ours.read_bytes():
-            installed.write_bytes(ours.read_bytes())
+            made = installed.with_name(f".{UNIT}.new")
+            made.write_bytes(ours.read_bytes())
+            made.chmod(0o644)
+            _sync(made)
+            made.replace(installed)
+            _sync(installed.parent)
             subprocess.run(["systemctl", "daemon-reload"], capture_output=True, check=False, timeout=_TRIAL_SECONDS)
 
 
@@ -106,3 +115,18 @@ def _check(member: tarfile.TarInfo, release: str) -> None:
     parts = Path(member.name).parts
     if not (member.isfile() or member.isdir()) or parts[0] != release or ".." in parts:
         raise Damaged(f"The bundle holds {member.name}, which is out of place.", remedy="Ask for the upgrade again.")
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(place, name))
+        _sync(Path(place))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
