@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import shutil
@@ -30,7 +31,14 @@ def main() -> int:
         return 77
     folder = cache_folder() / "demo"
     display = Display()
-    return perform(Story(folder, display), display, folder, keep=options.keep)
+    with folder.with_suffix(".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # One demo would end the other's machines, as it does those that an earlier one has left.
+            sys.stderr.write(f"A demo is running in {folder} already. Wait for it, or set FARSHORE_CACHE.\n")
+            return 75
+        return perform(Story(folder, display), display, folder, keep=options.keep)
 
 
 def perform(story: Story, display: Display, folder: Path, *, keep: bool) -> int:
