@@ -11,7 +11,7 @@ from farshore.client.credentials import Credentials
 from farshore.client.enrolment import enrol
 from farshore.client.key_request import new_key_and_request
 from farshore.mobility.settings import Settings
-from farshore.model.errors import Malformed
+from farshore.model.errors import Malformed, NoSpace
 from farshore.model.identifiers import MachineId
 
 _SCHEME = "farshore://machine/"
@@ -39,6 +39,12 @@ def machine_of(credentials: Credentials) -> MachineId:
 
 
 def keep(path: Path, url: str, made: Enrolment, key: str) -> None:
-    """Save what an enrolment or renewal brought, with the key that it is for."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    Credentials(url, made.authority, made.certificate, key).save(path)
+    """Save what an enrolment or renewal brought, with the key that it is for. Raises NoSpace."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Credentials(url, made.authority, made.certificate, key).save(path)
+    except OSError as error:
+        raise NoSpace(
+            f"{path} cannot be written ({error.strerror}).",
+            remedy="Look at the disk that it lies on (dmesg, df, mount).",
+        ) from error

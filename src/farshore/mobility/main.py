@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import BinaryIO, Iterator, Optional, Sequence, Tuple
 
 from farshore import __version__
 from farshore.client.credentials import Credentials
@@ -96,7 +96,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
     machine = machine_of(credentials)
     clock = SystemClock()
     stop = threading.Event()
-    with settings.lock.open("w") as lock:
+    with _lock_file(settings.lock) as lock:
         _lock_or_refuse(lock.fileno())
         handover = Handover.load(settings.handover)
         identifier = new_id() if handover is None or handover.capture is None else handover.run
@@ -161,6 +161,14 @@ def _guarded(replication: Replication, stop: threading.Event) -> None:
         replication.run(stop)
     except Exception:
         log.exception("The mobility service failed; systemd starts it again.")
+
+
+def _lock_file(path: Path) -> BinaryIO:
+    """Made where it is not there yet; on a disk that is read-only or full the one that is there does as well."""
+    try:
+        return path.open("ab")
+    except OSError:
+        return path.open("rb")
 
 
 def _lock_or_refuse(descriptor: int) -> None:

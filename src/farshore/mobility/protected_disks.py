@@ -48,14 +48,31 @@ class DiskNumbers:
         except NotFound:
             known = {}
         self._known: Dict[str, int] = {str(name): int(number) for name, number in known.items()}
+        self._kept = self._known.copy()
+        self._unkept_told = False
 
     def number(self, disk: Disk) -> DiskNumber:
-        """The disk's number; a new disk gets the next one that was never given."""
+        """The disk's number; a new disk gets the next one that was never given.
+
+        Where the file cannot be written that is tried again at each call. A run that has not learnt of a number may
+        give it to another disk: that costs a comparison, while a new disk without a number would not be protected.
+        """
         identity = disk.wwid or disk.serial or disk.name
         if identity not in self._known:
             self._known[identity] = max(self._known.values(), default=-1) + 1
-            write_private(self._path, json.dumps(self._known).encode())
+        if self._known != self._kept:
+            self._keep()
         return DiskNumber(self._known[identity])
+
+    def _keep(self) -> None:
+        try:
+            write_private(self._path, json.dumps(self._known).encode())
+        except OSError as error:
+            if not self._unkept_told:
+                log.warning("The disks' numbers cannot be kept in %s (%s).", self._path, error.strerror)
+            self._unkept_told = True
+        else:
+            self._kept, self._unkept_told = self._known.copy(), False
 
 
 def protected_disks(

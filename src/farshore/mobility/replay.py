@@ -17,7 +17,7 @@ from farshore.formats.batch import Buffer
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.spill import HrlFile
 from farshore.mobility.throttle import Bandwidth
-from farshore.model.errors import Damaged, Gap, NotFound, Refused
+from farshore.model.errors import Damaged, Gap, NoSpace, NotFound, Refused
 from farshore.model.identifiers import Epoch, MachineId
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,9 @@ def replay(
     try:
         left = HrlFile(path, machine, None)
     except NotFound:
+        return 0
+    except NoSpace as error:  # of a disk that has failed, or turned read-only
+        log.warning("What an earlier run may have left cannot be used: %s", error)
         return 0
     with left:
         if not left.used:

@@ -17,6 +17,7 @@ import logging
 import select
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Callable, FrozenSet, List, Optional, Sequence, Tuple, Union
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
@@ -110,6 +111,7 @@ class Replication:
         self._spill: Optional[HrlFile] = None
         self._next = Next()
         self._plan = Plan()
+        self._no_spill = ""
         self._replayed = False
         self._give_way: Optional[GiveWay] = None
         self._kept: Optional[FarshoreError] = None
@@ -128,6 +130,12 @@ class Replication:
     def capture(self) -> Optional[Capture]:
         """The capture, while there is one."""
         return self._capture
+
+    @property
+    def memory_only(self) -> str:
+        """Why an outage is bridged from memory only at present; empty: it is not, or by choice."""
+        spill = self._spill
+        return self._no_spill if spill is None else spill.trouble
 
     def surroundings(self, server: str) -> Surroundings:
         """What the checks of this machine are about; ``server``: the configuration server's URL."""
@@ -328,9 +336,8 @@ class Replication:
 
     def _found(self, desired: Desired) -> Tuple[List[ProtectedDisk], List[ProtectedDisk]]:
         """The disks to protect, and those that are left out as is wanted."""
-        spill = None if self._spill is None else self._spill.path
         try:
-            found = all_disks(self._numbers, self._settings.disks, spill)
+            found = all_disks(self._numbers, self._settings.disks, self._spill_path)
         except OSError as error:  # one that is just going, with the volumes and file systems on it
             raise TryLater(f"The disks cannot be told now ({error}).", remedy="It is tried again.") from error
         without = set(desired.exclude_disks)
@@ -342,14 +349,30 @@ class Replication:
             )
         return protected, [one for one in found if one.number in without]
 
+    @property
+    def _spill_path(self) -> Optional[Path]:
+        spill = self._spill
+        return None if spill is None else spill.path
+
     def _open_spill(self) -> None:
-        if self._spill is not None or not self._settings.spill_bytes:
+        """Have the .hrl file where there can be one: its disk may fill up, fail or turn read-only, and recover."""
+        if not self._settings.spill_bytes:
             return
-        path = self._settings.spill(self._machine)
+        path, spill = self._settings.spill(self._machine), self._spill
         try:
-            spill = HrlFile(path, self._machine, self._settings.spill_bytes)
+            if spill is None:
+                spill = HrlFile(path, self._machine, self._settings.spill_bytes)
+            spill.try_out()
         except NoSpace as error:
-            log.warning("There will be no .hrl file: %s", error)
+            self._spill = None
+            if spill is not None:
+                spill.close()
+            if self._no_spill != error.message:
+                log.warning("There will be no .hrl file: %s", error)
+            self._no_spill = error.message
+            return
+        self._no_spill = ""
+        if self._spill is not None:
             return
         numbered = protected_disks(self._numbers, self._settings.disks, None, ())
         if spill_is_safe(path, [one.disk for one in numbered]):
@@ -384,7 +407,7 @@ class Replication:
         self.interrupt()
 
     def _seen(self) -> FrozenSet[Tuple[str, str]]:
-        return disks_seen(None if self._spill is None else self._spill.path)
+        return disks_seen(self._spill_path)
 
     def _look_after_disks(self) -> bool:
         """Have the epoch end where the disks are not those it has; whether that is still to happen."""

@@ -100,6 +100,8 @@ class Reporter:
             found.append("The process server cannot be reached.")
         if isinstance(replication.current, RoundRun) and replication.current.trouble:
             found.append(replication.current.trouble)
+        if replication.memory_only:
+            found.append(f"There is no .hrl file, an outage is bridged from memory only: {replication.memory_only}")
         in_data_mode = replication.capture is None or replication.capture.mode is CaptureMode.DATA
         if replication.fallback is None and not in_data_mode:
             found.append("Changes are only noted in the bitmap; the next points come when they have been copied.")

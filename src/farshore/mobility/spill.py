@@ -3,10 +3,14 @@
 A bounded, preallocated ring of frames (formats.hrl). Nothing is synchronised to stable storage: the file extends the
 agent's memory over an outage of the network or the server and over the agent's own crash (replay.py), while of a crash
 of the whole machine it holds what the kernel had written back. Used under the backlog's lock.
+
+Its disk may fill up, fail or turn read-only at any moment. What cannot be written counts as what has no room (NoSpace),
+what cannot be read as not being there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -40,17 +44,21 @@ class HrlFile:
     """``start``, ``end`` and the offsets given out are logical offsets, see formats.hrl."""
 
     def __init__(self, path: Path, machine: MachineId, capacity: Optional[int]) -> None:
-        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace where there is no room for it.
+        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace where it cannot be had.
 
         ``capacity`` None: open one that is there, whatever its size; raises NotFound where it is none of this machine.
         """
         self.path = path
+        self.trouble = ""
+        """Why the file could not be written to the last time; empty when it could."""
         self._machine = machine
         create = 0 if capacity is None else os.O_CREAT
         try:
             self._descriptor = os.open(path, os.O_RDWR | create | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError as error:
-            raise _no_file(path) from error
+        except OSError as error:
+            if capacity is None and error.errno == errno.ENOENT:
+                raise _no_file(path) from error
+            raise self._unwritable(error) from error
         self._slot = 0
         try:
             header = self._read_header(capacity)
@@ -76,12 +84,17 @@ class HrlFile:
         return self.end - self.start
 
     def begin(self, epoch: Epoch) -> None:
-        """Forget all frames: what is appended from now on belongs to ``epoch``."""
+        """Forget all frames: what is appended from now on belongs to ``epoch``. Raises NoSpace."""
         self.epoch = epoch
-        self.advance(self.end)
+        self.start = self.end
+        self._put_header()
+
+    def try_out(self) -> None:
+        """Raises NoSpace where the file cannot be written to."""
+        self._put_header()
 
     def append(self, batch: EncodedBatch) -> None:
-        """Keep a batch. Raises NoSpace, having kept nothing, where the ring is full."""
+        """Keep a batch. Raises NoSpace, having kept nothing, where the ring is full or cannot be written to."""
         length = batch.size
         if self.used + FRAME_BYTES + length > self.capacity:
             raise NoSpace(
@@ -98,11 +111,14 @@ class HrlFile:
         self.end = position
 
     def read(self, offset: int, expected: Optional[Sequence] = None) -> Optional[Tuple[EncodedBatch, int]]:
-        """The batch at ``offset`` and the offset after it; None at the end, torn or not."""
-        frame = decode_frame(self._read(offset, FRAME_BYTES), offset, self.capacity)
-        if frame is None:
+        """The batch at ``offset`` and the offset after it; None at the end, torn or not, or where it is unreadable."""
+        try:
+            frame = decode_frame(self._read(offset, FRAME_BYTES), offset, self.capacity)
+            if frame is None:
+                return None
+            data = self._read(offset + FRAME_BYTES, frame.length)
+        except OSError:
             return None
-        data = self._read(offset + FRAME_BYTES, frame.length)
         if zlib.crc32(data) != frame.checksum:
             return None
         try:
@@ -112,11 +128,13 @@ class HrlFile:
         return None if batch is None else (batch, frame.end)
 
     def advance(self, offset: int) -> None:
-        """Frames before ``offset`` are acknowledged; their room may be used again."""
+        """Frames before ``offset`` are acknowledged; their room may be used again.
+
+        Where that cannot be written down, ``trouble`` tells: another run offers the server again what it has already.
+        """
         self.start = offset
-        header = HrlHeader(self._machine, self.epoch, self.capacity, offset)
-        self._slot ^= 1
-        os.pwrite(self._descriptor, encode_header(header), SLOTS[self._slot])
+        with contextlib.suppress(NoSpace):
+            self._put_header()
 
     def close(self) -> None:
         """Close the file; its frames stay."""
@@ -141,7 +159,10 @@ class HrlFile:
 
     def _read_header(self, capacity: Optional[int]) -> Optional[HrlHeader]:
         """The header of a file that can go on being used; None where it must be laid out anew."""
-        block = os.pread(self._descriptor, HEADER_BYTES, 0)
+        try:
+            block = os.pread(self._descriptor, HEADER_BYTES, 0)
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             header = decode_headers(block)
         except (Malformed, Damaged):
@@ -156,26 +177,44 @@ class HrlFile:
 
     def _allocate(self, capacity: int) -> None:
         """Give the file its blocks, once: their addresses must stay, as capture leaves them out."""
-        os.ftruncate(self._descriptor, 0)
-        _forbid_copy_on_write(self._descriptor)
         try:
-            os.posix_fallocate(self._descriptor, 0, HEADER_BYTES + capacity)
-        except OSError as error:
             os.ftruncate(self._descriptor, 0)
+            _forbid_copy_on_write(self._descriptor)
+            os.posix_fallocate(self._descriptor, 0, HEADER_BYTES + capacity)
+            os.pwrite(self._descriptor, encode_header(HrlHeader(self._machine, Epoch(0), capacity, 0)), SLOTS[0])
+            os.fsync(self._descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # give back what room it took
+                os.ftruncate(self._descriptor, 0)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(
                     f"There is no room for {self.path} ({capacity >> 20} MiB).",
                     remedy="Free some space, or set a smaller spill size.",
                 ) from error
-            raise
-        os.pwrite(self._descriptor, encode_header(HrlHeader(self._machine, Epoch(0), capacity, 0)), SLOTS[0])
-        os.fsync(self._descriptor)
+            raise self._unwritable(error) from error
+
+    def _put_header(self) -> None:
+        self._slot ^= 1
+        header = HrlHeader(self._machine, self.epoch, self.capacity, self.start)
+        self._put(encode_header(header), SLOTS[self._slot])
+
+    def _put(self, data: Buffer, at: int) -> int:
+        try:
+            written = os.pwrite(self._descriptor, data, at)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.trouble = ""
+        return written
+
+    def _unwritable(self, error: OSError) -> NoSpace:
+        self.trouble = f"{self.path} cannot be written to ({error.strerror})."
+        return NoSpace(self.trouble, remedy="Look at the disk that it lies on (dmesg, df, mount).")
 
     def _write(self, offset: int, buffer: Buffer) -> None:
         view = memoryview(buffer).cast("B") if len(buffer) else memoryview(b"")
         while view:
             at = offset % self.capacity
-            written = os.pwrite(self._descriptor, view[: self.capacity - at], HEADER_BYTES + at)
+            written = self._put(view[: self.capacity - at], HEADER_BYTES + at)
             view, offset = view[written:], offset + written
 
     def _read(self, offset: int, length: int) -> bytes:

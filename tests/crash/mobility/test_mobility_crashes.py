@@ -5,6 +5,8 @@ One installation for all of them, as in life: each case begins where the one bef
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import time
@@ -37,8 +39,10 @@ def newest_left(rig: Rig) -> int:
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     require_root()
     home: Path = tmp_path_factory.mktemp("installation")
-    with loop_disk(256 * MIB, request.param) as disk:
+    own = loop_disk(160 * MIB, "ext4", mkfs_options="-e remount-ro")
+    with loop_disk(256 * MIB, request.param) as disk, own as state:
         made = Rig(home, disk)
+        made.state.symlink_to(state.folder)
         try:
             made.up()
             made.enrol()
@@ -159,3 +163,63 @@ def test_killed_while_healing(rig: Rig) -> None:
     rig.start_agent()
     rig.wait_consistent(after_epoch=epoch + 1)
     rig.check("after-all")
+
+
+def memory_only(rig: Rig) -> bool:
+    """Whether the agent tells that it has no .hrl file."""
+    return any("bridged from memory only" in warning for warning in rig.shown().warnings)
+
+
+def another_epoch(rig: Rig) -> None:
+    """By way of an overflow: the next one looks at the .hrl file again."""
+    epoch = rig.shown().epoch
+    rig.signal_agent(signal.SIGSTOP)
+    churn(rig.disk.folder, 48, "overflow")
+    rig.signal_agent(signal.SIGCONT)
+    assert rig.wait_consistent(after_epoch=epoch) == epoch + 1
+
+
+def fill(path: Path) -> None:
+    """Take all the room that there is on its disk."""
+    with path.open("wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                return
+
+
+def test_the_stream_goes_on_where_the_state_directory_is_full(rig: Rig) -> None:
+    epoch = rig.shown().epoch
+    rig.signal_agent(signal.SIGKILL)
+    (rig.state / f"{rig.machine}.hrl").unlink()
+    filler = rig.state / "filler"
+    fill(filler)
+    rig.start_agent()
+    rig.wait_consistent(after_epoch=epoch)
+    until(lambda: memory_only(rig), "the warning")
+    rig.check("full")
+    filler.unlink()
+    another_epoch(rig)
+    until(lambda: not memory_only(rig), "the end of the warning")
+    assert (rig.state / f"{rig.machine}.hrl").exists()
+
+
+def test_the_stream_goes_on_where_the_state_directory_turns_read_only(rig: Rig) -> None:
+    """As the kernel does with a file system in which it has found an error."""
+    number = rig.state.stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    Path(f"/sys/fs/ext4/{device.name}/trigger_fs_error").write_text("by a test")
+    with pytest.raises(OSError, match="Read-only"):
+        (rig.state / "any").touch()
+    another_epoch(rig)
+    until(lambda: memory_only(rig), "the warning")
+    rig.check("read-only")
+    epoch = rig.shown().epoch
+    rig.signal_agent(signal.SIGKILL)
+    rig.start_agent()
+    rig.wait_consistent(after_epoch=epoch)
+    rig.check("started-read-only")
+    assert memory_only(rig)

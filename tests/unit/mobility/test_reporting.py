@@ -40,6 +40,7 @@ class ReplicationDouble:
     current = None
     fallback = None
     trouble = ""
+    memory_only = ""
     capture_started = 1
 
     def __init__(self) -> None:

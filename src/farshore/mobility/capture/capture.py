@@ -433,12 +433,7 @@ class Capture:
         of a file system that uses buffer heads."""
         control = self._program.control
         if not control.address and self._scratch is not None:
-            touched = self._scratch / ".farshore-touch"
-            with touched.open("wb", buffering=0) as file:
-                file.write(os.urandom(512))
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileNotFoundError):
-                touched.unlink()
+            _touch(self._scratch / ".farshore-touch")
         if not control.address:
             os.sync()
         if not control.address:
@@ -455,3 +450,15 @@ def _busy(device: str) -> bool:
         return writes_in_flight(device) > 0
     except NotFound:
         return False
+
+
+def _touch(path: Path) -> None:
+    """Have a block written to the disk below. On a disk that is full or read-only nothing shows, as with any other
+    write that teaches nothing."""
+    with contextlib.suppress(OSError):
+        try:
+            with path.open("wb", buffering=0) as file:
+                file.write(os.urandom(512))
+                os.fsync(file.fileno())
+        finally:
+            path.unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -42,6 +44,14 @@ def check_state(settings: Settings, devices: FrozenSet[str], spill: Optional[Pat
         )
         return
     state = settings.state
+    unwritable = _unwritable(state)
+    if unwritable:
+        yield warning(
+            "state directory",
+            f"{state} cannot be written to ({unwritable}): no .hrl file, an outage is bridged from memory only.",
+            "Look at the disk that it lies on (dmesg, df, mount).",
+        )
+        return
     have = spill.stat().st_size if spill is not None and spill.exists() else 0
     status = os.statvfs(state)
     free = status.f_bavail * status.f_frsize + have
@@ -81,19 +91,36 @@ def check_reach(urls: Sequence[str]) -> Iterator[Finding]:
             )
 
 
-def _hidden(folder: Path) -> str:
-    """Why a file in ``folder`` could not be left out; tried with one. Empty: it could."""
+@contextlib.contextmanager
+def _trial(folder: Path) -> Iterator[Path]:
+    """A file of one block in ``folder``. Raises OSError."""
     trial = folder / ".farshore-trial"
     try:
         with trial.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, 4096)
             os.fsync(file.fileno())
-        return _hidden_file(trial)
-    except OSError as problem:
-        return f"{problem.strerror}."
+        yield trial
     finally:
         if trial.exists():
             trial.unlink()
+
+
+def _unwritable(folder: Path) -> str:
+    """Why no file can be made in ``folder``; tried with one. Empty: it can, or would if there were room."""
+    try:
+        with _trial(folder):
+            return ""
+    except OSError as problem:
+        return "" if problem.errno in (errno.ENOSPC, errno.EDQUOT) else str(problem.strerror)
+
+
+def _hidden(folder: Path) -> str:
+    """Why a file in ``folder`` could not be left out; tried with one. Empty: it could."""
+    try:
+        with _trial(folder) as trial:
+            return _hidden_file(trial)
+    except OSError as problem:
+        return f"{problem.strerror}."
 
 
 def _hidden_file(path: Path) -> str:

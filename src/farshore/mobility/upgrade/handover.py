@@ -7,8 +7,8 @@ blind moment either. It holds for this boot of the machine only.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
@@ -21,6 +21,8 @@ from farshore.mobility.protected_disks import ProtectedDisk
 from farshore.model.errors import NotFound, Refused
 from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
+
+log = logging.getLogger(__name__)
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _FORMAT = 1
@@ -80,9 +82,13 @@ def boot() -> str:
 
 
 def forget(path: Path) -> None:
-    """Remove the file."""
-    with contextlib.suppress(FileNotFoundError):
+    """Remove the file. Where that cannot be done, the next start finds that nothing is pinned, and compares all."""
+    try:
         path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("%s cannot be removed (%s).", path, error.strerror)
 
 
 def _disk_fields(one: ProtectedDisk) -> Any:
