@@ -107,6 +107,7 @@ class Replication:
         self._changed = threading.Event()
         self._interrupt = threading.Event()
         self._look = threading.Event()
+        self._resync = threading.Event()
         self._capture: Optional[Capture] = None
         self._spill: Optional[HrlFile] = None
         self._next = Next()
@@ -156,8 +157,8 @@ class Replication:
             self._look.set()
 
     def resync(self) -> None:
-        """Begin again by hash, now."""
-        self._next = Next()
+        """Begin again by hash, now. It holds until an epoch has been asked for so, also where one is just ending."""
+        self._resync.set()
         self._interrupt.set()
 
     def hand_over(self, give_way: GiveWay) -> None:
@@ -238,6 +239,9 @@ class Replication:
         if self._interrupt.is_set():
             return
         capture = self._captured(desired)
+        if self._resync.is_set():
+            self._resync.clear()
+            self._next = Next()
         request = EpochRequest(
             run=self._run,
             kind=self._next.kind,
@@ -261,7 +265,8 @@ class Replication:
             "Epoch ended.",
             extra={"fields": {"at": ended.position, "why": ended.why.value, "next": self._next.kind.value}},
         )
-        if self._give_way is not None and self._next == Next(EpochKind.HEAL, ended.position):
+        may_go_on = self._next == Next(EpochKind.HEAL, ended.position) and not self._resync.is_set()
+        if self._give_way is not None and may_go_on:
             self._give_way_now(self._give_way, capture, ended.position)
         if ended.why is EpochEnd.ESCAPED and not ended.consistent:
             self._stop_capture("")  # its accounts begin anew
