@@ -337,6 +337,8 @@ class Replication:
         handover, self._handover = self._handover, None
         if handover is not None:
             self._take_over(capture, handover, disks)
+        else:
+            unpin(pin_folder_of(self._machine))  # left by a process that was killed just before it handed over
         return capture
 
     def _found(self, desired: Desired) -> Tuple[List[ProtectedDisk], List[ProtectedDisk]]:
