@@ -107,6 +107,7 @@ class Replication:
         self._changed = threading.Event()
         self._interrupt = threading.Event()
         self._look = threading.Event()
+        self._resync = threading.Event()
         self._capture: Optional[Capture] = None
         self._spill: Optional[HrlFile] = None
         self._next = Next()
@@ -157,8 +158,8 @@ class Replication:
             self._look.set()
 
     def resync(self) -> None:
-        """Begin again by hash, now. Also where an epoch is just ending, for another reason."""
-        self._resync_asked.set()
+        """Begin again by hash, now. It holds until an epoch has been asked for so, also where one is just ending."""
+        self._resync.set()
         self._interrupt.set()
 
     def hand_over(self, give_way: GiveWay) -> None:
@@ -239,8 +240,8 @@ class Replication:
         if self._interrupt.is_set():
             return
         capture = self._captured(desired)
-        if self._resync_asked.is_set():
-            self._resync_asked.clear()
+        if self._resync.is_set():
+            self._resync.clear()
             self._next = Next()
         request = EpochRequest(
             run=self._run,
@@ -265,7 +266,8 @@ class Replication:
             "Epoch ended.",
             extra={"fields": {"at": ended.position, "why": ended.why.value, "next": self._next.kind.value}},
         )
-        if self._give_way is not None and self._next == Next(EpochKind.HEAL, ended.position):
+        may_go_on = self._next == Next(EpochKind.HEAL, ended.position) and not self._resync.is_set()
+        if self._give_way is not None and may_go_on:
             self._give_way_now(self._give_way, capture, ended.position)
         if ended.why is EpochEnd.ESCAPED and not ended.consistent:
             self._stop_capture("")  # its accounts begin anew
@@ -336,6 +338,8 @@ class Replication:
         handover, self._handover = self._handover, None
         if handover is not None:
             self._take_over(capture, handover, disks)
+        else:
+            unpin(pin_folder_of(self._machine))  # left by a process that was killed just before it handed over
         return capture
 
     def _found(self, desired: Desired) -> Tuple[List[ProtectedDisk], List[ProtectedDisk]]:

@@ -68,8 +68,8 @@ def upgrading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgrading]:
     cache, root = home / "cache", home / "opt"
     cache.mkdir()
     shutil.copy(built.path, cache)
-    wheels = next(default_cache().glob(f"wheels-{sys.version_info[0]}.{sys.version_info[1]}-*"))
-    (cache / wheels.name).symlink_to(wheels)
+    for wheels in default_cache().glob("wheels-*"):  # of older requirements too
+        (cache / wheels.name).symlink_to(wheels)
     releases = root / "releases"
     with tarfile.open(built.path) as archive:
         archive.extractall(releases, filter="data")
@@ -89,16 +89,29 @@ def upgrading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgrading]:
             made.rig.close()
 
 
-def broken(bundle: Bundle, path: Path) -> None:
-    """The bundle, but its program ends when it is to run as the service."""
+ENDS_AT_ONCE = b"if sys.argv[-1] == 'run': sys.exit(3)"
+DIES_AT_WORK = b"""
+import os, signal, time
+from farshore.mobility.upgrade.upgrading import Upgrade
+def die(upgrade, handover):
+    while not getattr(upgrade._replication.current, 'consistent', False):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+Upgrade._settled = die
+"""
+"""Its epoch is consistent, so the one that was handed over is not the newest any more; the service still starts the old
+release."""
+
+
+def broken(bundle: Bundle, path: Path, fault: bytes) -> None:
+    """The bundle, but its program has a fault."""
     with tarfile.open(bundle.path) as whole, tarfile.open(path, "w:gz", compresslevel=1) as spoilt:
         for member in whole:
             data = whole.extractfile(member)
             if member.name.endswith("bin/farshore-mobility"):
                 assert data is not None
-                lines = data.read().split(b"\n")
-                lines[2:2] = [b"if sys.argv[-1] == 'run': sys.exit(3)"]
-                program = b"\n".join(lines)
+                before, start, after = data.read().rpartition(b"sys.exit(main())")
+                program = before + fault + b"\n" + start + after
                 member.size, data = len(program), io.BytesIO(program)
             spoilt.addfile(member, data)
 
@@ -107,7 +120,7 @@ def test_a_release_that_does_not_get_to_work_gives_way_to_the_one_before(upgradi
     rig, name = upgrading.rig, upgrading.bundle.path.name
     assert rig.shown().agent == FIRST
     assert rig.shown().upgrade == upgrading.bundle.release, "the server has another one"
-    broken(upgrading.bundle, upgrading.cache / name)
+    broken(upgrading.bundle, upgrading.cache / name, ENDS_AT_ONCE)
     with writing(rig.disk.folder, megabytes_a_second=6):
         job = upgrading.ask()
         until(rig.agent_ended, "the end of the broken release")
@@ -127,10 +140,28 @@ def test_a_release_that_does_not_get_to_work_gives_way_to_the_one_before(upgradi
     rig.check("back")
 
 
+def test_a_release_that_dies_at_work_before_it_is_settled_gives_way_too(upgrading: Upgrading) -> None:
+    rig, name = upgrading.rig, upgrading.bundle.path.name
+    broken(upgrading.bundle, upgrading.cache / name, DIES_AT_WORK)
+    epoch = rig.shown().epoch
+    with writing(rig.disk.folder, megabytes_a_second=6):
+        job = upgrading.ask()
+        until(rig.agent_ended, "the end of the new release")
+        (rig.disk.folder / "meanwhile").write_bytes(os.urandom(4 * MIB))
+        os.sync()
+        upgrading.start()
+        ended = upgrading.ended(job)
+    assert ended.state is JobState.FAILED
+    assert (rig.shown().agent, upgrading.current) == (FIRST, FIRST)
+    assert not pin_folder_of(rig.machine).exists()
+    assert rig.wait_consistent(after_epoch=epoch + 1) == epoch + 2, "one by the new release, one by the old"
+    rig.check("back-again")
+
+
 def test_the_new_release_takes_over_and_misses_nothing(upgrading: Upgrading) -> None:
     rig, name = upgrading.rig, upgrading.bundle.path.name
     shutil.copy(upgrading.bundle.path, upgrading.cache / name)
-    epoch = rig.shown().epoch
+    epoch, compared = rig.shown().epoch, upgrading.compares()
     with writing(rig.disk.folder, megabytes_a_second=6):
         ended = upgrading.ended(upgrading.ask())
         assert ended.state is JobState.SUCCEEDED, ended.error + rig.log.read_text()[-3000:]
@@ -139,7 +170,7 @@ def test_the_new_release_takes_over_and_misses_nothing(upgrading: Upgrading) -> 
     assert upgrading.current == upgrading.bundle.release
     assert (rig.shown().agent, rig.shown().upgrade) == (upgrading.bundle.release, "")
     rig.wait_consistent(after_epoch=epoch)
-    assert upgrading.compares() == 1
+    assert upgrading.compares() == compared
     assert not pin_folder_of(rig.machine).exists()
     assert not (rig.state / "handover.json").exists()
     rig.check("upgraded")

@@ -197,6 +197,16 @@ def test_disks_keep_their_numbers_and_none_is_given_twice(tmp_path: Path) -> Non
     assert again.number(Disk("vdc", 254, 32, 1 << 30)) == 2
 
 
+def test_a_new_disk_has_a_number_although_it_cannot_be_kept_yet(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    numbers = DiskNumbers(folder / "disks.json")  # the folder is missing, so nothing can be written
+    assert numbers.number(Disk("vda", 254, 0, 1 << 30)) == 0
+    assert numbers.number(Disk("vdb", 254, 16, 1 << 30)) == 1
+    folder.mkdir()
+    assert numbers.number(Disk("vda", 254, 0, 1 << 30)) == 0
+    assert DiskNumbers(folder / "disks.json").number(Disk("vdb", 254, 16, 1 << 30)) == 1
+
+
 def test_the_key_stays_here_and_the_certificate_names_the_machine() -> None:
     key, request = new_key_and_request("host")
     assert "PRIVATE KEY" in key

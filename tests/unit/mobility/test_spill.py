@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 import time
 from collections import deque
@@ -279,3 +281,39 @@ def test_without_a_file_the_memory_bound_holds_back(tmp_path: Path) -> None:
     backlog.put(journal.batch(piece(20, 1)))  # alone, it may be larger
     with pytest.raises(NoSpace):
         backlog.put(journal.batch(piece(1, 2)))
+
+
+def test_a_file_that_cannot_be_written_to_keeps_nothing_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(MACHINE, 1, FakeClock())
+    with HrlFile(tmp_path / "m.hrl", MACHINE, CAPACITY) as spill:
+        spill.begin(1)
+        backlog = Backlog(spill)
+        backlog.put(journal.batch(piece(1, 1)))
+        backlog.hold()
+        assert (len(read_all(spill)), spill.trouble) == (1, "")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", refuse)
+            backlog.put(journal.batch(piece(1, 2)))
+            assert (backlog.loaded, len(read_all(spill))) == (2, 1), "the second is in memory"
+            assert "Read-only file system" in spill.trouble
+            for trial in (spill.try_out, lambda: spill.begin(2), lambda: spill.append(journal.batch(piece(1, 3)))):
+                with pytest.raises(NoSpace, match="Read-only"):
+                    trial()
+            while (batch := backlog.head(0)) is not None:
+                backlog.acknowledge(batch.end)
+            assert (backlog.empty, backlog.last_acknowledged) == (True, 2)
+        spill.try_out()
+        assert spill.trouble == ""
+
+
+def test_where_no_file_can_be_made_there_is_no_space(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "a file where the folder should be"
+    in_the_way.write_text("")
+    with pytest.raises(NoSpace, match="cannot be written to"):
+        HrlFile(in_the_way / "m.hrl", MACHINE, CAPACITY)
+
+
+def refuse(descriptor: int, data: object, offset: int) -> int:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))

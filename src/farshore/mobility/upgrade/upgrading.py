@@ -22,7 +22,7 @@ from farshore.mobility.replication import Replication
 from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade.handover import Handover, forget
 from farshore.mobility.upgrade.releases import Releases
-from farshore.model.errors import Refused
+from farshore.model.errors import NoSpace, Refused
 from farshore.model.position import Position
 
 log = logging.getLogger(__name__)
@@ -101,12 +101,22 @@ class Upgrade:
             return None
         self._handover = None
         signal.alarm(0)
+        result = self._settled(handover)
+        # Last: until then a kill leaves it to the next process to come here, whichever release that is.
         if handover.capture is not None:
             unpin(Path(handover.capture["folder"]))
         forget(self._settings.handover)
+        return result
+
+    def _settled(self, handover: Handover) -> CommandResult:
+        """Have the service start the release that has got to work; the command's result."""
         old, new = handover.releases
         if self._releases is not None and self._releases.release == new:
-            self._releases.make_current()
+            try:
+                self._releases.make_current()
+            except NoSpace as error:
+                log.warning("The upgrade is not settled: %s", error)
+                return CommandResult(id=handover.command, error=str(error))
             log.info("The upgrade is done.", extra={"fields": {"from": old, "to": new}})
             return CommandResult(id=handover.command)
         if self._releases is not None:

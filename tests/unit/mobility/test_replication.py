@@ -1,0 +1,87 @@
+"""Which epoch comes next, where what is asked for meets the end of another."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+from tests.unit.mobility.doubles import MACHINE, FakeClock
+
+from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
+from farshore.mobility import replication as replicating
+from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.replication import Replication
+from farshore.mobility.settings import Settings
+from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.position import Position
+
+
+class ServerDouble:
+    """Grants what is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: List[EpochRequest] = []
+
+    def open_epoch(self, request: EpochRequest) -> EpochGrant:
+        self.asked.append(request)
+        return EpochGrant(epoch=len(self.asked), kind=request.kind, process_server="", hash_key="")
+
+
+class PlaneDouble:
+    def close(self) -> None:
+        pass
+
+
+class WithoutCapture(Replication):
+    def _captured(self, desired: Desired) -> Any:
+        return None
+
+
+def overflowed(epoch: int) -> Ended:
+    return Ended(EpochEnd.OVERFLOW, Position(Epoch(epoch), Sequence(9)), consistent=True)
+
+
+def epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: List[Callable[[Replication], object]]) -> List[Any]:
+    """The kinds asked for, where each epoch overflows after the next of ``ends`` was called; one more is asked for."""
+    clock, stop, server = FakeClock(), threading.Event(), ServerDouble()
+    left = list(ends)
+
+    class EpochRunDouble:
+        def __init__(self, machine: MachineId, grant: EpochGrant, *_: object) -> None:
+            self._epoch = grant.epoch
+
+        def run(self, _interrupt: threading.Event) -> Ended:
+            if left:
+                left.pop(0)(replication)
+            else:
+                stop.set()
+            return overflowed(self._epoch)
+
+    monkeypatch.setattr(replicating, "EpochRun", EpochRunDouble)
+    replication = WithoutCapture(
+        MachineId(MACHINE),
+        "run",
+        Settings(state=tmp_path),
+        server,  # type: ignore[arg-type]
+        lambda grant: PlaneDouble(),  # type: ignore[arg-type, return-value]
+        clock,
+        Limits(Bandwidth(clock), Courtesy(clock)),
+    )
+    replication.want(Desired(protect=True, heartbeat_every=5))
+    replication.run(stop)
+    return [request.kind for request in server.asked]
+
+
+def test_a_resync_that_is_asked_for_while_an_epoch_ends_is_what_comes_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kinds = epochs(monkeypatch, tmp_path, [Replication.resync])
+    assert kinds == [EpochKind.RESYNC, EpochKind.RESYNC]
+
+
+def test_it_is_one_resync_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kinds = epochs(monkeypatch, tmp_path, [lambda _: None, Replication.resync, lambda _: None])
+    assert kinds == [EpochKind.RESYNC, EpochKind.HEAL, EpochKind.RESYNC, EpochKind.HEAL]
