@@ -111,7 +111,6 @@ class Replication:
         self._capture: Optional[Capture] = None
         self._spill: Optional[HrlFile] = None
         self._next = Next()
-        self._resync_asked = threading.Event()
         self._plan = Plan()
         self._no_spill = ""
         self._replayed = False

@@ -100,6 +100,7 @@ class Reporter:
             found.append("The process server cannot be reached.")
         if isinstance(replication.current, RoundRun) and replication.current.trouble:
             found.append(replication.current.trouble)
+        found.extend(self._blind())
         if replication.memory_only:
             found.append(f"There is no .hrl file, an outage is bridged from memory only: {replication.memory_only}")
         in_data_mode = replication.capture is None or replication.capture.mode is CaptureMode.DATA

@@ -5,13 +5,13 @@ One installation for all of them, as in life: each case begins where the one bef
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
 
 import pytest

@@ -145,18 +145,3 @@ def _check(member: tarfile.TarInfo, release: str) -> None:
     parts = Path(member.name).parts
     if not (member.isfile() or member.isdir()) or parts[0] != release or ".." in parts:
         raise Damaged(f"The bundle holds {member.name}, which is out of place.", remedy="Ask for the upgrade again.")
-
-
-def _sync_tree(folder: Path) -> None:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(place, name))
-        _sync(Path(place))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
