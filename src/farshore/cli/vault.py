@@ -135,7 +135,9 @@ def restore(
     image: Annotated[
         ImageFormat, typer.Option("--format", help="qcow2, vhd and vmdk need qemu-img.")
     ] = ImageFormat.RAW,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a raw file that exists.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a raw file that exists, once the new one is whole.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one disk as it was at a point to a raw file (sparse), a block device or an image for another hypervisor."""
