@@ -18,6 +18,7 @@ from farshore.cli import vault_checking, vault_files, vault_keys, vault_upkeep
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
+    LatestOption,
     MachineOption,
     PassphraseFile,
     VaultUrl,
@@ -127,7 +128,7 @@ def restore(
     point: Annotated[str, typer.Option(help="A point's id or name.")] = "",
     time: Annotated[str, typer.Option(help="The last state by this time, 2026-01-31T12:00:00Z.")] = "",
     position: Annotated[str, typer.Option(help="The state at EPOCH:SEQUENCE: any single write.")] = "",
-    latest: Annotated[bool, typer.Option("--latest", help="The newest point (the default).")] = False,
+    latest: LatestOption = False,
     latest_app_consistent: Annotated[
         bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")
     ] = False,
