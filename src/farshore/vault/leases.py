@@ -114,7 +114,7 @@ def live_leases(store: Store, key: SealingKey, now: int) -> list[LeaseRecord]:
             renewed = int(fields["renewed"])
         except NotFound:
             continue
-        except (KeyError, TypeError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError, OverflowError) as cause:
             raise Damaged(f"{item.name} is not a lease.", remedy="Delete the object.") from cause
         if now - renewed > EXPIRY:
             store.delete(item.name)
