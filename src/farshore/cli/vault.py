@@ -17,6 +17,7 @@ from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
+    LatestOption,
     MachineOption,
     PassphraseFile,
     VaultUrl,
@@ -122,7 +123,7 @@ def restore(
     point: Annotated[str, typer.Option(help="A point's id or name.")] = "",
     time: Annotated[str, typer.Option(help="The last state by this time, 2026-01-31T12:00:00Z.")] = "",
     position: Annotated[str, typer.Option(help="The state at EPOCH:SEQUENCE: any single write.")] = "",
-    latest: Annotated[bool, typer.Option("--latest", help="The newest point (the default).")] = False,
+    latest: LatestOption = False,
     latest_app_consistent: Annotated[
         bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")
     ] = False,
@@ -130,7 +131,9 @@ def restore(
     image: Annotated[
         ImageFormat, typer.Option("--format", help="qcow2, vhd and vmdk need qemu-img.")
     ] = ImageFormat.RAW,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a raw file that exists.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a raw file that exists, once the new one is whole.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one disk as it was at a point to a raw file (sparse), a block device or an image for another hypervisor."""

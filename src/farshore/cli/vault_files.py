@@ -13,6 +13,7 @@ from farshore.cli.output import out
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
+    LatestOption,
     MachineOption,
     PassphraseFile,
     VaultUrl,
@@ -31,7 +32,6 @@ app = typer.Typer()
 PointOption = Annotated[str, typer.Option("--point", help="A point's id or name; the newest without it.")]
 TimeOption = Annotated[str, typer.Option("--time", help="The last state by this time, 2026-01-31T12:00:00Z.")]
 PositionOption = Annotated[str, typer.Option("--position", help="The state at EPOCH:SEQUENCE: any single write.")]
-LatestOption = Annotated[bool, typer.Option("--latest", help="The newest point (the default).")]
 AppConsistentOption = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
 DiskOption = Annotated[int, typer.Option("--disk", help="Disk number.")]
 

@@ -19,6 +19,11 @@ VaultUrl = Annotated[str, typer.Option("--vault", envvar="FARSHORE_VAULT", help=
 KeyFile = Annotated[Path | None, typer.Option("--key", help="The owner's key file, or one that names a key command.")]
 PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", help="A file with the owner's passphrase.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LatestOption = Annotated[
+    bool,
+    # One thing here: what a server has not stored yet, no command that only sees the vault can wait for.
+    typer.Option("--latest", "--latest-processed", help="The newest point in the vault (the default)."),
+]
 MachineOption = Annotated[str, typer.Option("--machine", help="Id or host name; not needed where there is only one.")]
 
 

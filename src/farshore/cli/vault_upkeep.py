@@ -83,7 +83,7 @@ def maintain(
     grace: Annotated[float, typer.Option(help="Hours between condemning an object and deleting it.")] = GRACE / 3.6e12,
     as_json: AsJson = False,
 ) -> None:
-    """Compact, apply retention and collect what nothing needs; safe beside running servers."""
+    """Sweep, compact, apply retention and collect what nothing needs; safe beside running servers."""
     opened = open_vault(vault, key, passphrase_file)
     policy = _policy(hot_window, keep_hourly, keep_daily, keep_weekly)
     done = maintain_vault(opened, one_policy(policy), int(grace * 3.6e12))
@@ -93,11 +93,19 @@ def maintain(
     deleted = collection.deleted if collection else 0
     condemned = collection.condemned if collection else 0
     if as_json:
-        print_json({"layers": done.layers, "merged": done.merged, "deleted": deleted, "condemned": condemned})
+        print_json(
+            {
+                "layers": done.layers,
+                "merged": done.merged,
+                "deleted": deleted,
+                "condemned": condemned,
+                "swept": done.swept,
+            }
+        )
     else:
         out.print(
             f"{done.layers} layers written, {done.merged} ranges merged, {deleted / _MIB:.1f} MiB deleted, "
-            f"{condemned / _MIB:.1f} MiB condemned."
+            f"{condemned / _MIB:.1f} MiB condemned, {done.swept} files of broken-off writes removed."
         )
     if done.troubles:
         raise typer.Exit(next(iter(done.troubles.values())).exit_status)

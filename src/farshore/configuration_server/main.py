@@ -42,6 +42,8 @@ from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.upkeep import keep_up
 from farshore.sites.registry import open_site
 from farshore.telemetry import logs
+from farshore.vault.upkeep import sweep
+from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 5
@@ -51,6 +53,7 @@ COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
 PRUNE_EVERY = 3600.0
 SCRUB_EVERY = 300.0
+SWEEP_EVERY = 3600.0
 RENEW_EVERY = 6 * 3600.0
 
 
@@ -115,6 +118,7 @@ def serve(settings: Settings) -> None:
         Periodic("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
         Periodic("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
+        Periodic("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
         Periodic("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
         Periodic("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
     ]
@@ -147,6 +151,12 @@ def serve(settings: Settings) -> None:
             each.stop()
         jobs.close()
         catalog.close()
+
+
+def _sweep(vault: Vault) -> None:
+    removed = sweep(vault)
+    if removed:
+        log.info("Temporary files of crashed writers were removed from the vault. files=%d", removed)
 
 
 def _parser() -> argparse.ArgumentParser:

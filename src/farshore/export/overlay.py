@@ -11,8 +11,6 @@ neighbour's newer write; readers take no lock.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import os
 import threading
@@ -27,17 +25,12 @@ from farshore.export.overlay_map import DATA, SOURCE, ZERO, OverlayMap, blocks_o
 from farshore.model.errors import Busy, Damaged, Refused
 from farshore.model.identifiers import BLOCK
 from farshore.model.ports import BlockSource, Extent
+from farshore.vault.holes import punch
 
 _LOCKS = 64
 _LOCK_SHIFT = 20
-_FALLOC_FL_KEEP_SIZE = 1
-_FALLOC_FL_PUNCH_HOLE = 2
-_WITHOUT_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
 HYDRATE_BYTES = 1 << 20
 """What one call of ``hydrate`` looks at."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class OverlayDevice:
@@ -143,7 +136,8 @@ class OverlayDevice:
             edges = [(offset, end)]
             if first < last:
                 self._map.mark(first, last, ZERO)
-                _punch(self._data, first * BLOCK, min(last * BLOCK, self._size) - first * BLOCK)
+                # A file system without holes is no reason to fail: the map says that the range is zero.
+                punch(self._data, first * BLOCK, min(last * BLOCK, self._size) - first * BLOCK)
                 edges = [(offset, first * BLOCK), (last * BLOCK, end)]
             for start, stop in edges:
                 if start < stop:
@@ -281,15 +275,6 @@ class OverlayDevice:
             count = os.pwrite(self._data, data, offset)
             offset += count
             data = data[count:]
-
-
-def _punch(file: int, offset: int, length: int) -> None:
-    """Give space back; a file system that cannot is no reason to fail: the map says that the range is zero."""
-    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-    if length > 0 and _libc.fallocate(file, mode, offset, length) != 0:
-        number = ctypes.get_errno()
-        if number not in _WITHOUT_HOLES:
-            raise OSError(number, os.strerror(number))
 
 
 def _hold(path: Path) -> int:

@@ -41,7 +41,7 @@ def read_list(store: Store, key: SealingKey) -> Condemned:
         try:
             objects = {str(name): int(since) for name, since in fields["objects"].items()}
             doomed = frozenset(str(name) for name in fields.get("doomed", ()))
-        except (KeyError, TypeError, ValueError, AttributeError) as cause:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
             raise Damaged("The list of the condemned is damaged.", remedy=f"Delete {names[-1]}.") from cause
         return Condemned(vault_names.condemned_version(names[-1]), objects, doomed)
     raise Unreachable("The list of the condemned changes all the time.", remedy="Run fewer collectors.")

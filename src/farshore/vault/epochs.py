@@ -83,7 +83,7 @@ class EpochRecord:
                 int(fields["description"]),
                 bool(fields.get("only_points", False)),
             )
-        except (KeyError, TypeError, ValueError, IndexError) as cause:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as cause:
             raise Damaged(f"{name} does not describe an epoch.", remedy="Run `farshore vault verify`.") from cause
 
     def disk(self, number: DiskNumber) -> EpochDisk | None:

@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from farshore.model.errors import Damaged, Forbidden, Unreachable
-from farshore.vault.owner_keys import Slot
+from farshore.vault.owner_keys import Slot, is_kind
 
 KIND = "command"
 REFUSED = 77
@@ -44,7 +44,7 @@ class CommandKey:
 
     def unwrap(self, slot: Slot, vault_id: str) -> bytes | None:
         """See KeyWrapper. Raises Unreachable where the key store does not answer."""
-        if slot.get("kind") != KIND:
+        if not is_kind(slot, KIND):
             return None
         try:
             key = self._run("unwrap", base64.b64decode(slot["key"], validate=True), vault_id)
@@ -54,7 +54,7 @@ class CommandKey:
             return AESGCM(key).decrypt(nonce, wrapped, vault_id.encode())
         except Forbidden:
             return None
-        except (InvalidTag, KeyError, TypeError, ValueError) as cause:
+        except (InvalidTag, KeyError, TypeError, ValueError, OverflowError) as cause:
             raise Damaged(
                 "The vault's descriptor was altered: the key is right, but the wrapped key does not open.",
                 remedy="Restore vault.farshore from a copy.",

@@ -116,7 +116,7 @@ def live_leases(store: Store, key: SealingKey, now: int, *, tidy: bool = True) -
             renewed = int(fields["renewed"])
         except NotFound:
             continue
-        except (KeyError, TypeError, ValueError) as cause:
+        except (KeyError, TypeError, ValueError, OverflowError) as cause:
             raise Damaged(f"{item.name} is not a lease.", remedy="Delete the object.") from cause
         if now - renewed <= EXPIRY:
             found.append(record)

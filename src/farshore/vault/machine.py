@@ -446,7 +446,8 @@ class MachineVault:
             record = timeline.record(younger.position.epoch)
             stored = timeline.around(younger.position.epoch, younger.position.sequence)
             found = None if stored is None or record.only_points else self._within(record, stored, time)
-            if found is not None:
+            # What lies before it in its segment may have been merged with older ones, up to a state that was kept.
+            if found is not None and points.recoverable(timeline, found.position):
                 return found
         if not older:
             raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")

@@ -44,5 +44,5 @@ def from_fields(fields: dict[str, Any], name: str) -> MachineDescription:
                 for nic in fields["nics"]
             ),
         )
-    except (KeyError, TypeError, ValueError) as cause:
+    except (KeyError, TypeError, ValueError, OverflowError) as cause:
         raise Damaged(f"{name} does not describe a machine.", remedy="Run `farshore vault verify`.") from cause

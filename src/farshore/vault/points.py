@@ -63,7 +63,7 @@ def from_fields(fields: dict[str, Any], name: str) -> RecoveryPoint:
             PointKind(fields["kind"]),
             str(fields["name"]),
         )
-    except (KeyError, TypeError, ValueError) as cause:
+    except (KeyError, TypeError, ValueError, OverflowError) as cause:
         raise Damaged(f"{name} does not describe a point.", remedy="Run `farshore vault verify`.") from cause
 
 

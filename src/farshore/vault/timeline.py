@@ -276,12 +276,12 @@ class Timeline:
         )
 
     def around(self, epoch: Epoch, sequence: Sequence) -> StoredSegment | None:
-        """The segment that holds a journal record; None where retention has merged it."""
+        """The segment that holds a journal record; None where retention has merged it, or is about to delete it."""
         folder = vault_names.segments_folder(self.machine, epoch, Role.JOURNAL)
         after = vault_names.segments_before(self.machine, epoch, Role.JOURNAL, sequence)
         for item in self._store.list(folder, after=after):
             name = SegmentName.parse(item.name)
-            if name is not None and name.first <= sequence < name.end:
+            if name is not None and name.first <= sequence < name.end and item.name not in self._condemned:
                 return StoredSegment(name, item)
             if name is not None and name.first > sequence:
                 break

@@ -21,9 +21,12 @@ from farshore.vault.forecast import Forecast, forecast
 from farshore.vault.leases import live_leases
 from farshore.vault.objects import open_object
 from farshore.vault.retention import apply_retention
+from farshore.vault.stores.port import Sweepable
 from farshore.vault.vault import Vault
 
 _DAY = 24 * 3600 * 1_000_000_000
+_LONGEST_PUT = 24 * 3600.0
+"""Seconds after which a put that has not ended is that of a dead process, also where one was suspended meanwhile."""
 
 
 @dataclass
@@ -32,14 +35,16 @@ class Upkeep:
 
     layers: int = 0
     merged: int = 0
+    swept: int = 0
+    """Temporary files of puts that were broken off, removed."""
     collection: Collection | None = None
     troubles: dict[MachineId, FarshoreError] = field(default_factory=dict)
 
 
 def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
-    """Compact, apply retention, collect. Of a machine that is damaged everything stays, and the others are looked
-    after. May be stopped and repeated at any time, and run on several servers at once."""
-    done = Upkeep()
+    """Sweep, compact, apply retention, collect. Of a machine that is damaged everything stays, and the others are
+    looked after. May be stopped and repeated at any time, and run on several servers at once."""
+    done = Upkeep(swept=sweep(vault))
     leases = live_leases(vault.store, vault.chunk_key, time.time_ns())
     erased = vault.erased()
     for machine_id in vault.machines():
@@ -54,6 +59,13 @@ def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
     done.collection = collect(vault, policy_of, grace)
     done.troubles = {**done.collection.untouched, **done.troubles}
     return done
+
+
+def sweep(vault: Vault) -> int:
+    """Remove the temporary files of puts that crashes broke off, up to 32 MiB each; answer how many there were. Stores
+    that keep no such files have none. Raises the store's errors."""
+    store = vault.store
+    return store.sweep(_LONGEST_PUT) if isinstance(store, Sweepable) else 0
 
 
 @dataclass

@@ -48,6 +48,7 @@ def machine(tmp_path_factory):
     [
         ([], 240),
         (["--latest"], 240),
+        (["--latest-processed"], 240),
         (["--latest-app-consistent"], 96),
         (["--point", "before the upgrade"], 96),
         (["--position", "1:101"], 101),

@@ -57,6 +57,7 @@ def test_machines_and_points_are_listed(vault):
     [
         ([], "2:72"),
         (["--latest"], "2:72"),
+        (["--latest-processed"], "2:72"),
         (["--latest-app-consistent"], "2:30"),
         (["--point", "quiet"], "2:30"),
         (["--position", "2:36"], "2:36"),
@@ -92,6 +93,7 @@ def test_wrong_choices_are_refused(vault, tmp_path):
     output = ["--output", str(tmp_path / "x")]
     refused(Malformed, "restore", *vault, *output)  # two disks
     refused(Malformed, "restore", *vault, *output, "--disk", "0", "--latest", "--point", "quiet")
+    refused(Malformed, "restore", *vault, *output, "--disk", "0", "--latest-processed", "--latest-app-consistent")
     refused(NotFound, "restore", *vault, *output, "--disk", "7")
     refused(NotFound, "points", *vault, "--machine", "other")
     refused(Malformed, "ls", *vault[:2])

@@ -90,6 +90,22 @@ class Machine:
                 builder.add(builder.seal(self.batch(count)))
             self.in_vault.put_segment(builder.build())
 
+    def write(self, kind: RecordKind, disk: int, offset: int, length: int) -> None:
+        """A segment of one chosen record, random data where it has any; whole sectors."""
+        rows = np.zeros(1, RECORD)
+        payload = self.random.randbytes(length) if kind is RecordKind.WRITE else b""
+        rows[0]["kind"], rows[0]["disk"] = kind, disk
+        rows[0]["sector"], rows[0]["sectors"] = offset // 512, length // 512
+        self.disks[disk][offset : offset + length] = payload or bytes(length)
+        first = self.next[Role.JOURNAL]
+        self.next[Role.JOURNAL] += 1
+        self.time += self.step
+        self.states[Position(Epoch(self.epoch), Sequence(first))] = self.here()
+        builder = self.in_vault.segment_builder(Epoch(self.epoch), Role.JOURNAL)
+        batch = Batch(self.id, Epoch(self.epoch), Role.JOURNAL, Sequence(first), self.time, rows, payload)
+        builder.add(builder.seal(batch))
+        self.in_vault.put_segment(builder.build())
+
     def batch(self, count: int, role: Role = Role.JOURNAL) -> Batch:
         """Random records, applied to the disks; the state after each journal batch is kept."""
         rows = np.zeros(count, RECORD)

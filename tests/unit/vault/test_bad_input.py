@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +190,59 @@ def test_a_target_that_exists_is_refused(machine, tmp_path):
     source.close()
 
 
+_KILLED = """
+import os, signal, sys
+from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
+folder, position, target = sys.argv[1:]
+from pathlib import Path
+from farshore.model.identifiers import DiskNumber
+from farshore.model.position import Position
+vault = Vault.open(open_store(f"file://{folder}/vault"), OwnerKey.from_file(Path(folder) / "owner.key"))
+source = vault.machine(vault.machines()[0]).open(Position.parse(position), DiskNumber(0))
+restore_to_raw(source, Path(target), lambda done, _all: os.kill(os.getpid(), signal.SIGKILL), replace=True)
+"""
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_killed_restore_leaves_nothing_that_passes_for_a_disk(machine, tmp_path, replace):
+    target, part = tmp_path / "disk.raw", tmp_path / "disk.raw.part"
+    if replace:
+        target.write_bytes(b"the old one")
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), "1:120", str(target)]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    assert part.stat().st_size == len(machine.disks[0])
+    assert target.read_bytes() == b"the old one" if replace else not target.exists()
+    source = machine.in_vault.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
+    with part.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Refused, match="another restore"):
+            restore_to_raw(source, target, replace=replace)
+    restore_to_raw(source, target, replace=replace)
+    source.close()
+    assert target.read_bytes() == machine.states[Position(Epoch(1), Sequence(120))][0]
+    assert not part.exists()
+
+
+def test_a_restore_follows_a_link_but_no_planted_one(machine, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "disk.raw").write_bytes(b"old")
+    link = tmp_path / "link.raw"
+    link.symlink_to(elsewhere / "disk.raw")
+    source = machine.in_vault.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
+    restore_to_raw(source, link, replace=True)
+    assert link.is_symlink()
+    assert (elsewhere / "disk.raw").stat().st_size == source.size
+    (tmp_path / "planted").write_bytes(b"mine")
+    (tmp_path / "other.raw.part").symlink_to(tmp_path / "planted")
+    with pytest.raises(Refused, match="cannot be opened"):
+        restore_to_raw(source, tmp_path / "other.raw")
+    with pytest.raises(Refused, match="neither a file"):
+        restore_to_raw(source, elsewhere, replace=True)
+    source.close()
+    assert (tmp_path / "planted").read_bytes() == b"mine"
+
+
 def test_a_key_file_is_private_and_never_overwritten(tmp_path):
     path = tmp_path / "key"
     OwnerKey.generate_file(path)
@@ -215,7 +272,7 @@ def test_a_restore_from_a_damaged_vault_says_where_and_leaves_no_file(machine, t
     source = machine.in_vault.open(Position(Epoch(1), Sequence(0)), DiskNumber(0))
     with pytest.raises(Damaged, match=r"Bytes 0 to \d+ of disk 0"):
         restore_to_raw(source, tmp_path / "disk.raw")
-    assert not (tmp_path / "disk.raw").exists()
+    assert not list(tmp_path.glob("disk.raw*"))
     victim.unlink()
     with pytest.raises(Damaged, match="missing"):
         restore_to_raw(source, tmp_path / "disk.raw")

@@ -10,10 +10,10 @@ from tests.unit.vault.synthetic import STEP, Machine, new_vault
 from farshore.formats.batch import Role
 from farshore.formats.vault_names import SegmentName
 from farshore.model.errors import Damaged
-from farshore.model.identifiers import Epoch, Sequence
+from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import AtTime
-from farshore.vault.compaction import Tiers, compact
+from farshore.vault.compaction import Tiers, compact, stored_layers
 from farshore.vault.timeline import StoredLayer
 
 SMALL = Tiers(segments=4, fan=3)
@@ -108,3 +108,38 @@ def test_a_lost_segment_behind_a_layer_is_damage_where_it_is_needed(machine, tmp
     with pytest.raises(Damaged, match=r"is missing|cannot be"):
         machine.check(Position(Epoch(1), Sequence(160)))
     machine.check(Position(Epoch(1), Sequence(40)))
+
+
+def levels(machine: Machine, position: Position) -> int:
+    source = machine.in_vault.open(position, DiskNumber(0))
+    source.close()
+    return len(source._levels)
+
+
+def test_a_state_has_as_many_levels_as_docs_limits_tell(machine):
+    """Each epoch below it adds its own, and each full top layer one: see docs/limits.md, Vault."""
+    machine.journal(segments=9, batches=1, count=20)
+    parent = max(machine.states)
+    counts = [levels(machine, parent)]
+    for heal in range(6):
+        machine.begin_epoch(parent, "heal" if heal % 2 else "resync", overlay=5)
+        machine.journal(segments=2, batches=1, count=20)
+        parent = max(machine.states)
+        counts.append(levels(machine, parent))
+    # Each epoch's overlay and journal are one here, where no layer lies between; its map is another.
+    assert counts == [2, 4, 6, 8, 10, 12, 14]
+    machine.check(parent)
+
+
+def test_top_layers_grow_with_the_journal(machine):
+    """A cover is at most a fan of each lower tier and a group of segments, and a full top layer for each so many."""
+    full = Tiers(segments=2, fan=2, entries=200)
+    found = []
+    for _ in range(4):
+        machine.journal(segments=16, batches=1, count=20)
+        compact(machine.in_vault, full)
+        pieces = machine.in_vault.timeline().cover(Epoch(1), machine.in_vault.latest().position.sequence)
+        found.append(len(pieces))
+    assert found[3] >= 3 * found[0]
+    for stored in stored_layers(machine.in_vault.timeline()):
+        assert machine.in_vault.layer(stored).entries <= full.entries

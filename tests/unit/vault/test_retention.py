@@ -14,7 +14,7 @@ from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Se
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import EpochRecord, Named
+from farshore.vault import AtTime, EpochRecord, Named
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
 from farshore.vault.retention import apply_retention, plan_retention
@@ -379,3 +379,34 @@ def test_no_chunk_is_collected_while_a_base_map_cannot_be_read(machine):
     assert list(store.list("chunks/")) == chunks
     store.put(name, [whole])
     other.check(Position(Epoch(1), Sequence(0)))
+
+
+@pytest.mark.parametrize("grace", [0, 10**15])
+def test_any_time_gives_the_newest_state_by_then_that_opens(grace):
+    """While what retention gave up awaits its deletion, and after; kept points lie in the middle of segments too."""
+    machine = Machine(memory_vault(), 2, {0: 256 << 10})
+    machine.step = 7 * MINUTE
+    machine.fill()
+    machine.begin_epoch(None)
+    for round_ in range(3):
+        machine.journal(segments=25, batches=machine.random.randint(1, 3), count=5)
+        last = machine.in_vault.latest().position.sequence
+        inside = Position(Epoch(1), Sequence(last - machine.random.randint(1, 100)))
+        at = machine.in_vault.resolve(inside).time
+        machine.in_vault.put_point(
+            RecoveryPoint(PointId(f"n{round_}"), machine.id, inside, at, PointKind.APP_CONSISTENT, f"named-{round_}")
+        )
+        compact(machine.in_vault, SMALL)
+        apply_retention(machine.in_vault, POLICY)
+        for _ in range(2):
+            collect(machine.vault, lambda _: POLICY, grace=grace)
+        listed = machine.in_vault.points()
+        first, newest = listed[0].time, max(point.time for point in listed)
+        for _ in range(25):
+            moment = machine.random.randint(first, newest)
+            found = machine.in_vault.resolve(AtTime(moment))
+            assert found.time <= moment
+            assert found.position >= max(point.position for point in listed if point.time <= moment)
+            machine.in_vault.open(found.position, DiskNumber(0)).close()
+            if found.position in machine.states:
+                machine.check(found.position)

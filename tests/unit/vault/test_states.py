@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 from tests.unit.vault.faulty_store import KillableStore
 from tests.unit.vault.synthetic import DESCRIPTION, START, STEP, Machine, cut, new_vault, read
 
 from farshore.formats.batch import Role
+from farshore.formats.record import RecordKind
 from farshore.model.errors import Damaged, Forbidden, NoSpace, NotFound
-from farshore.model.identifiers import DiskNumber, Epoch, PointId, Sequence
+from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
-from farshore.vault import AtTime, EpochRecord, Latest, Named, Vault, restore_to_raw
+from farshore.vault import AtTime, EpochRecord, Latest, Named, Vault, raw_target, restore_to_raw
 from farshore.vault.stores.folder import FolderStore
 
 SIZES = {0: 3 << 20, 1: (1 << 20) + 3 * 512}
@@ -141,7 +143,11 @@ def test_overlapping_segments_of_a_repeated_upload_are_read_once(machine):
         machine.check(position)
 
 
-def test_a_restored_file_equals_the_state_and_is_sparse(machine, tmp_path):
+def allocated(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def test_a_restored_file_equals_the_state(machine, tmp_path):
     machine.journal(2, 2, 40)
     machine.begin_epoch(Position(Epoch(1), Sequence(160)), "heal", overlay=10)
     machine.journal(1, 2, 40)
@@ -152,7 +158,32 @@ def test_a_restored_file_equals_the_state_and_is_sparse(machine, tmp_path):
             restore_to_raw(source, target)
             source.close()
             assert target.read_bytes() == expected
-            assert target.stat().st_blocks * 512 <= len(expected) + 65536
+            if position.epoch == 1:
+                chunks = [expected[start : start + CHUNK] for start in range(0, len(expected), CHUNK)]
+                assert allocated(target) <= sum(CHUNK for chunk in chunks if any(chunk))
+
+
+@pytest.mark.parametrize("holes", [True, False])
+def test_a_disk_that_was_discarded_takes_no_space(machine, tmp_path, monkeypatch, holes):
+    """Writes under a discard are never laid down for good, in whole chunks or within one; nor where the file system
+    has no holes, but for those that the journal itself undid."""
+    if not holes:
+        monkeypatch.setattr(raw_target, "punch", lambda *_: False)
+    machine.journal(1, 2, 40)
+    kept = 3 * CHUNK + 2 * BLOCK
+    machine.write(RecordKind.WRITE, 0, 0, 8 * CHUNK)
+    machine.write(RecordKind.DISCARD, 0, 0, kept)
+    machine.write(RecordKind.DISCARD, 0, kept + BLOCK, (3 << 20) - kept - BLOCK)
+    source = machine.in_vault.open(machine.in_vault.latest().position, DiskNumber(0))
+    target = tmp_path / "disk.raw"
+    restore_to_raw(source, target)
+    source.close()
+    assert target.read_bytes() == bytes(machine.disks[0])
+    assert any(machine.disks[0][kept : kept + BLOCK])
+    if holes:
+        assert allocated(target) == BLOCK
+    else:
+        assert allocated(target) > BLOCK
 
 
 @pytest.mark.parametrize("refusal", [Forbidden("read-only", remedy="."), NoSpace("full", remedy=".")])

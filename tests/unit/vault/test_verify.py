@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
-from tests.unit.vault.synthetic import Machine, memory_vault
+from tests.unit.vault.synthetic import Machine, memory_vault, new_vault
 
 from farshore.formats import vault_names
 from farshore.model.errors import Refused, WrongKey
@@ -88,6 +91,24 @@ def test_upkeep_does_all_and_usage_adds_up(machine):
     assert after.reclaimable == 0
     machine.check(machine.in_vault.latest().position)
     assert verify(machine.vault, data=True).findings == []
+
+
+def test_upkeep_removes_what_dead_writers_left_and_nothing_that_is_being_written(tmp_path):
+    machine = Machine(new_vault(tmp_path)[0], 42, {0: 256 << 10})
+    machine.begin_epoch(None)
+    machine.journal(segments=2, batches=1, count=10)
+    folders = [tmp_path / "vault", *(tmp_path / "vault" / "machines" / machine.id / "segments").rglob("0*")]
+    folder = next(path for path in folders[1:] if path.is_dir())
+    left, fresh = folder / ".part-1-2-3", folder / ".part-1-2-4"
+    for path in (left, fresh):
+        path.write_bytes(b"half")
+    long_ago = time.time() - 25 * 3600
+    os.utime(left, (long_ago, long_ago))
+    done = maintain(machine.vault, one_policy(ReplicationPolicy()))
+    assert (done.swept, left.exists(), fresh.exists()) == (1, False, True)
+    assert maintain(machine.vault, one_policy(ReplicationPolicy())).swept == 0
+    machine.check(machine.in_vault.latest().position)
+    assert maintain(memory_vault(), one_policy(ReplicationPolicy())).swept == 0
 
 
 def test_owner_keys_rotate_without_touching_data(machine):

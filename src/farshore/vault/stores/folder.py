@@ -91,12 +91,12 @@ class FolderStore:
         """Remove temporary files that are older than that many seconds; answer how many there were."""
         removed = 0
         with _translated("temporary files"):
-            for folder, _, files in os.walk(self._root):
-                for file in files:
-                    path = Path(folder, file)
-                    if file.startswith(_TEMPORARY) and path.stat().st_mtime < time.time() - older_than:
-                        path.unlink(missing_ok=True)
-                        removed += 1
+            for folder, _, files in os.walk(self._root, onerror=_unless_gone):
+                for path in (Path(folder, file) for file in files if file.startswith(_TEMPORARY)):
+                    with contextlib.suppress(FileNotFoundError):  # its writer was at work, and is through
+                        if path.stat().st_mtime < time.time() - older_than:
+                            path.unlink()
+                            removed += 1
         return removed
 
     @contextlib.contextmanager
@@ -142,6 +142,11 @@ class FolderStore:
                 with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
                     status = entry.stat()
                     yield Listed(name, status.st_size, status.st_mtime_ns)
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _write_all(handle: int, buffers: Sequence[Buffer]) -> None:

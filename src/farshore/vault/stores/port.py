@@ -6,7 +6,7 @@ Objects are immutable to the vault except for a few small ones (descriptor, wrap
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple, Protocol, Sequence
+from typing import Iterator, NamedTuple, Protocol, Sequence, runtime_checkable
 
 from farshore.formats.batch import Buffer
 
@@ -62,4 +62,13 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error."""
+        ...
+
+
+@runtime_checkable
+class Sweepable(Protocol):
+    """What a store may be able to as well: to remove what puts left behind whose process died."""
+
+    def sweep(self, older_than: float) -> int:
+        """Remove remains older than that many seconds, which must be longer than any put takes; answer how many."""
         ...
