@@ -15,7 +15,7 @@ from tests.crash.fire.rounds import Result, installation, table
 from tests.loopdisks import SCRATCH, require_data_mode
 
 pytestmark = pytest.mark.root
-ROUNDS = 3
+ROUNDS = 2
 
 
 @pytest.mark.timeout(1800)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -216,7 +217,7 @@ class VaultMachine(RuleBasedStateMachine):
                 self.machine.check(self.machine.in_vault.resolve(Named("kept")).position)
 
 
-TestVault = VaultMachine.TestCase
+TestVault = pytest.mark.timeout(900)(VaultMachine.TestCase)
 TestVault.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
