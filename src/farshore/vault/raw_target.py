@@ -16,6 +16,7 @@ from pathlib import Path
 
 from farshore.formats.batch import Buffer
 from farshore.model.errors import NoSpace, Refused, TooSmall
+from farshore.vault.folder_sync import sync_folder
 from farshore.vault.holes import punch
 
 _BLKGETSIZE64 = 0x80081272
@@ -102,7 +103,7 @@ def _a_file(path: Path, size: int, *, replace: bool) -> Iterator[RawTarget]:
         os.fsync(handle)
         _check_name(path, replace)
         part.rename(final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -152,11 +153,3 @@ def _hold(handle: int, part: Path) -> None:
         ours = False
     if not ours:
         raise Refused(f"{part} is being written by another restore.", remedy="Wait for it, or choose another name.")
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

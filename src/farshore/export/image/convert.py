@@ -20,6 +20,7 @@ from farshore.export.nbd.server import NbdServer
 from farshore.export.read_cache import ReadCache
 from farshore.model.errors import NoSpace, Refused, TryLater
 from farshore.model.ports import BlockSource
+from farshore.vault.folder_sync import sync_folder
 
 _MIB = 1 << 20
 _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
@@ -113,8 +114,4 @@ def _make_durable(part: Path, path: Path) -> None:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

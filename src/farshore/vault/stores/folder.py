@@ -19,6 +19,7 @@ from typing import Iterator, Sequence
 
 from farshore.formats.batch import Buffer
 from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable
+from farshore.vault.folder_sync import sync_folder
 from farshore.vault.stores.direct import WORTH_IT, write_direct
 from farshore.vault.stores.port import Listed
 
@@ -42,7 +43,7 @@ class FolderStore:
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
         with _translated(name), self._written(name, buffers) as (temporary, final):
             temporary.rename(final)
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
 
     def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
         with _translated(name), self._written(name, buffers) as (temporary, final):
@@ -50,9 +51,9 @@ class FolderStore:
                 os.link(temporary, final)
             except FileExistsError:
                 # The other writer may not have reached its own fsync of the folder yet.
-                _sync_folder(final.parent)
+                sync_folder(final.parent)
                 return False
-            _sync_folder(final.parent)
+            sync_folder(final.parent)
             return True
 
     def get(self, name: str) -> Buffer:
@@ -85,7 +86,7 @@ class FolderStore:
         with _translated(name), contextlib.suppress(FileNotFoundError):
             path = self._root / name
             path.unlink()
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def sweep(self, older_than: float = 3600) -> int:
         """Remove temporary files that are older than that many seconds; answer how many there were."""
@@ -124,7 +125,7 @@ class FolderStore:
             missing = list(itertools.takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
             for path in reversed(missing):
                 path.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             self._known.add(folder)
 
     def _walk(self, prefix: str, after: str) -> Iterator[Listed]:
@@ -174,14 +175,6 @@ def _opened(path: Path) -> Iterator[int]:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield handle
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 
