@@ -13,6 +13,7 @@ from farshore.cli.following import finish
 from farshore.cli.output import duration, moment, print_fields, print_json, print_table
 from farshore.cli.point import choice
 from farshore.client.management import Management
+from farshore.client.transport import segment
 from farshore.model.errors import Malformed
 
 app = typer.Typer(no_args_is_help=True, help="Bring machines up at a recovery site, for real or as a test.")
@@ -155,7 +156,7 @@ def _start(machine: str, request: FailoverRequest, no_wait: bool, as_json: bool)
 def _finish(failover: str, what: str, no_wait: bool, as_json: bool) -> None:
     api = management()
     chosen = _find(api, failover)
-    job = api.transport.post(f"/v1/failovers/{chosen}/{what}", None, Job)
+    job = api.transport.post(f"/v1/failovers/{segment(chosen)}/{what}", None, Job)
     finish(api, job, as_json=as_json, no_wait=no_wait)
 
 

@@ -10,6 +10,7 @@ from farshore.api_types.jobs import Job
 from farshore.cli.connection import AsJson, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, print_fields, print_json, print_table
+from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Long operations: list, show, watch, cancel.")
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
@@ -48,7 +49,7 @@ def watch(job: JobId, as_json: AsJson = False) -> None:
 @app.command()
 def cancel(job: JobId, as_json: AsJson = False) -> None:
     """Stop a job before its next step. What it has done stays: `farshore failover cleanup` removes a failover."""
-    cancelled = management().transport.post(f"/v1/jobs/{job}/cancel", None, Job)
+    cancelled = management().transport.post(f"/v1/jobs/{segment(job)}/cancel", None, Job)
     print_json(cancelled) if as_json else out.print(f"Job {job} is {cancelled.state.value}.")
 
 

@@ -18,6 +18,7 @@ from farshore.cli.connection import AsJson, MachineName, NoWait, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, print_done, print_fields, print_json, print_table, size
 from farshore.client.management import Management
+from farshore.client.transport import segment
 from farshore.model.errors import NotFound
 from farshore.model.states import MachineState
 
@@ -95,7 +96,7 @@ def show(machine: MachineName, as_json: AsJson = False) -> None:
 @app.command()
 def check(machine: MachineName, as_json: AsJson = False) -> None:
     """List what stands in the way of protecting a machine well; exit status 1 where something must be done."""
-    findings = management().transport.get_list(f"/v1/machines/{machine}/check", Finding)
+    findings = management().transport.get_list(f"/v1/machines/{segment(machine)}/check", Finding)
     if as_json:
         print_json(findings)
     else:
@@ -142,7 +143,7 @@ def protect(
         memory_limit=None if memory_limit is None else memory_limit << 20,
         process_server=server,
     )
-    found = api.transport.put(f"/v1/machines/{machine}/protection", request, Machine)
+    found = api.transport.put(f"/v1/machines/{segment(machine)}/protection", request, Machine)
     print_json(found) if as_json else out.print(f"{found.name} is to be protected (policy {found.policy}).")
 
 
@@ -151,14 +152,14 @@ def unprotect(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -
     """End a machine's protection. Its points stay until retention ends them."""
     if not yes:
         typer.confirm(f"End the protection of {machine}?", abort=True)
-    management().transport.delete(f"/v1/machines/{machine}/protection")
+    management().transport.delete(f"/v1/machines/{segment(machine)}/protection")
     print_done(f"{machine} is no longer protected.", as_json, unprotected=machine)
 
 
 @app.command()
 def resync(machine: MachineName, as_json: AsJson = False) -> None:
     """Compare a machine with its copy and send what differs. Its points stay usable meanwhile."""
-    management().transport.post(f"/v1/machines/{machine}/resync", None, Machine)
+    management().transport.post(f"/v1/machines/{segment(machine)}/resync", None, Machine)
     done = f"{machine} will resync. Follow it: farshore machine watch {machine}"
     print_done(done, as_json, resync=machine)
 
@@ -172,7 +173,7 @@ def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = Fal
     api = management()
     job = finish(
         api,
-        api.transport.post(f"/v1/machines/{machine}/upgrade", None, Job),
+        api.transport.post(f"/v1/machines/{segment(machine)}/upgrade", None, Job),
         as_json=as_json,
         no_wait=no_wait,
     )
@@ -186,7 +187,7 @@ def delete(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> N
     """Forget a machine that is not protected. What the vault holds of it stays until retention ends it."""
     if not yes:
         typer.confirm(f"Forget {machine}?", abort=True)
-    management().transport.delete(f"/v1/machines/{machine}")
+    management().transport.delete(f"/v1/machines/{segment(machine)}")
     print_done(f"{machine} is forgotten.", as_json, deleted=machine)
 
 

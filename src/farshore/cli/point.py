@@ -11,6 +11,7 @@ from farshore.api_types.points import Point, PointChoice, PointRequest
 from farshore.cli.connection import AsJson, MachineName, NoWait, management
 from farshore.cli.following import finish
 from farshore.cli.output import moment, parse_time, print_json, print_table
+from farshore.client.transport import segment
 from farshore.model.errors import Malformed
 from farshore.model.point import PointKind
 from farshore.model.position import Position
@@ -33,7 +34,7 @@ def list_points(
     Any moment between two points can be recovered as well: give it to `farshore failover` with --time.
     """
     found = management().transport.get_list(
-        f"/v1/machines/{machine}/points",
+        f"/v1/machines/{segment(machine)}/points",
         Point,
         limit=limit,
         after=parse_time(after) if after else None,

@@ -9,6 +9,7 @@ import typer
 from farshore.api_types.policies import Policy, PolicyChange
 from farshore.cli.connection import AsJson, management
 from farshore.cli.output import duration, parse_seconds, print_done, print_fields, print_json, print_table
+from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Replication policies: how machines are protected, how long points stay.")
 
@@ -53,7 +54,7 @@ def list_policies(as_json: AsJson = False) -> None:
 @app.command()
 def show(name: Name, as_json: AsJson = False) -> None:
     """Show a policy."""
-    _print(management().transport.get(f"/v1/policies/{name}", Policy), as_json)
+    _print(management().transport.get(f"/v1/policies/{segment(name)}", Policy), as_json)
 
 
 @app.command()
@@ -120,13 +121,13 @@ def update(
         time_zone,
     )
     change = PolicyChange.model_validate(values)
-    _print(management().transport.call("PATCH", f"/v1/policies/{name}", change, Policy), as_json)
+    _print(management().transport.call("PATCH", f"/v1/policies/{segment(name)}", change, Policy), as_json)
 
 
 @app.command()
 def delete(name: Name, as_json: AsJson = False) -> None:
     """Delete a policy that no machine follows."""
-    management().transport.delete(f"/v1/policies/{name}")
+    management().transport.delete(f"/v1/policies/{segment(name)}")
     print_done(f"Policy {name} is deleted.", as_json, deleted=name)
 
 

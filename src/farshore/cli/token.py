@@ -9,6 +9,7 @@ import typer
 from farshore.api_types.machines import TokenRequest, TokenView
 from farshore.cli.connection import AsJson, management
 from farshore.cli.output import moment, out, parse_seconds, print_done, print_fields, print_json, print_table
+from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="One-time tokens with which machines enrol.")
 
@@ -65,7 +66,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Make a token useless."""
-    management().transport.delete(f"/v1/enrolment-tokens/{token}")
+    management().transport.delete(f"/v1/enrolment-tokens/{segment(token)}")
     print_done("Revoked.", as_json, revoked=token)
 
 

@@ -11,6 +11,7 @@ from farshore.api_types.users import Role, User, UserCredential, UserRequest
 from farshore.cli.connection import AsJson, credentials_file, management
 from farshore.cli.output import moment, out, print_done, print_json, print_table
 from farshore.client.credentials import Credentials
+from farshore.client.transport import segment
 from farshore.model.errors import Refused
 
 app = typer.Typer(no_args_is_help=True, help="Users: contributors (all), operators (protect, fail over), readers.")
@@ -55,5 +56,5 @@ def delete(
     name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)], as_json: AsJson = False
 ) -> None:
     """Delete a user; the certificate opens nothing from now on."""
-    management().transport.delete(f"/v1/users/{name}")
+    management().transport.delete(f"/v1/users/{segment(name)}")
     print_done(f"User {name} is deleted.", as_json, deleted=name)

@@ -8,7 +8,7 @@ from farshore.api_types.failovers import Failover, FailoverRequest
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Machine, Token, TokenRequest
 from farshore.api_types.points import Point, PointRequest
-from farshore.client.transport import Transport
+from farshore.client.transport import Transport, segment
 
 
 class Management:
@@ -23,19 +23,19 @@ class Management:
 
     def machine(self, machine: str) -> Machine:
         """One machine by id or name. Raises NotFound."""
-        return self.transport.get(f"/v1/machines/{machine}", Machine)
+        return self.transport.get(f"/v1/machines/{segment(machine)}", Machine)
 
     def points(self, machine: str, limit: Optional[int] = None) -> List[Point]:
         """A machine's recovery points, newest first."""
-        return self.transport.get_list(f"/v1/machines/{machine}/points", Point, limit=limit)
+        return self.transport.get_list(f"/v1/machines/{segment(machine)}/points", Point, limit=limit)
 
     def request_point(self, machine: str, request: PointRequest) -> Job:
         """Cut a recovery point now."""
-        return self.transport.post(f"/v1/machines/{machine}/points", request, Job)
+        return self.transport.post(f"/v1/machines/{segment(machine)}/points", request, Job)
 
     def fail_over(self, machine: str, request: FailoverRequest) -> Job:
         """Bring the machine up at a recovery site, for real or as a test."""
-        return self.transport.post(f"/v1/machines/{machine}/failovers", request, Job)
+        return self.transport.post(f"/v1/machines/{segment(machine)}/failovers", request, Job)
 
     def failovers(self) -> List[Failover]:
         """Recovered machines, tests included."""
@@ -47,7 +47,7 @@ class Management:
 
     def job(self, job: str) -> Job:
         """One long operation. Raises NotFound."""
-        return self.transport.get(f"/v1/jobs/{job}", Job)
+        return self.transport.get(f"/v1/jobs/{segment(job)}", Job)
 
     def create_token(self, request: TokenRequest) -> Token:
         """A one-time enrolment token."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 from types import TracebackType
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union, cast
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import urllib3
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -176,6 +176,11 @@ def _parsed(adapter: TypeAdapter[Parsed], data: bytes) -> Parsed:
             f"The server's answer is not understood here ({where}: {error.errors()[0]['msg']}).",
             remedy="Upgrade the older of the two sides.",
         ) from error
+
+
+def segment(name: str) -> str:
+    """A name as one element of a path, whatever is in it: neither its slashes nor its dots lead elsewhere."""
+    return quote(name, safe="").replace(".", "%2E") if set(name) == {"."} else quote(name, safe="")
 
 
 def _query(parameters: Mapping[str, Parameter]) -> str:
