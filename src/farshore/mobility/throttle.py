@@ -96,7 +96,9 @@ class Courtesy:
             self._credit += (use.wall - before.wall) * allowed - (use.own - before.own)
             self._credit = max(-_OWED_SECONDS * allowed, min(_SAVED_SECONDS * allowed, self._credit))
             copied, self._copied = self._copied, 0.0
-            return min(max(0.0, -self._credit / allowed), copied / (share * _LEAST * processors))
+            rest = max(0.0, -self._credit / allowed)
+            # Who does not tell what is copying, as rounds do, has no stream that could use the share up.
+            return min(rest, copied / (share * _LEAST * processors)) if copied else rest
 
 
 def spare(before: Use, after: Use) -> float:
