@@ -1,21 +1,26 @@
 """Hypothesis drives writes, segments, epochs, compaction, retention, collection and crashes against a plain model.
 
 The model is a dictionary from positions to whole disks. Whatever happened before: every listed point opens and equals
-its entry, the newest one is the last that was stored, and no other position ever yields other bytes than its entry.
+its entry, the newest one is the last that was stored, no other position ever yields other bytes than its entry, and a
+disk that somebody holds open reads as it did when it was opened. Whoever writes may be killed before any of its writes.
+A second machine has the same chunks and goes its own way.
 """
 
 from __future__ import annotations
 
+import copy
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.vault.faulty_store import KillableStore, Killed
-from tests.unit.vault.synthetic import Machine, memory_vault
+from tests.unit.vault.synthetic import MACHINE, Machine, memory_vault, read
 
 from farshore.model.errors import Damaged, NotFound
-from farshore.model.identifiers import PointId
+from farshore.model.identifiers import DiskNumber, PointId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
+from farshore.model.ports import BlockSource
 from farshore.model.position import Position
 from farshore.vault import Named, Vault
 from farshore.vault.collection import collect
@@ -28,7 +33,7 @@ POLICY = ReplicationPolicy(hot_window=3600, keep_hourly=2, keep_daily=1)
 
 
 class VaultMachine(RuleBasedStateMachine):
-    """One machine in one vault."""
+    """A machine and its twin in one vault."""
 
     @initialize(seed=st.integers(0, 1 << 30))
     def begin(self, seed: int) -> None:
@@ -37,11 +42,73 @@ class VaultMachine(RuleBasedStateMachine):
         self.machine.fill()
         self.machine.begin_epoch(None)
         self.newest = max(self.machine.states)
+        self.twin = Machine(self.machine.vault, seed, {0: 192 << 10}, MACHINE.replace("7", "8"))
+        self.twin.step = 9 * MINUTE
+        self.twin.disks[0][:] = self.machine.disks[0]
+        assert self.twin.begin_epoch(None) == 0
+        self.held: list[tuple[BlockSource, bytes]] = []
 
     @rule(segments=st.integers(1, 5), batches=st.integers(1, 2), count=st.integers(1, 12))
     def write(self, segments: int, batches: int, count: int) -> None:
         self.machine.journal(segments, batches, count)
         self.newest = max(self.machine.states)
+
+    @rule(at=st.integers(0, 3), batches=st.integers(1, 2), count=st.integers(1, 12))
+    def write_and_be_killed(self, at: int, batches: int, count: int) -> None:
+        """Three segments, of which ``at`` get through; what the others hold was never acknowledged."""
+        made = self.machine
+        whole = made.in_vault
+        made.in_vault = self.killable(at).machine(made.id)
+        for _ in range(3):
+            before = made.time, dict(made.next), copy.deepcopy(made.disks), set(made.states)
+            try:
+                made.journal(1, batches, count)
+            except Killed:
+                made.time, made.next, made.disks = before[:3]
+                made.states = {position: made.states[position] for position in before[3]}
+                break
+        made.in_vault = whole
+        self.newest = max(made.states)
+
+    @rule(at=st.integers(0, 8), overlay=st.integers(0, 8), from_scratch=st.booleans())
+    def be_killed_in_a_base_copy(self, at: int, overlay: int, from_scratch: bool) -> None:
+        """What of it was stored belongs to an epoch that never becomes visible; the agent asks for another."""
+        made = self.machine
+        whole, leases = made.in_vault, self.leases()
+        made.go_back(self.newest)
+        made.disks[0][5000:9000] = made.random.randbytes(4000)
+        made.in_vault = self.killable(at).machine(made.id)
+        try:
+            made.begin_epoch(None if from_scratch else self.newest, "resync", overlay)
+            self.newest = max(made.states)
+        except Killed:
+            made.in_vault = whole
+            # Its lease ends some time: here at once, or the collector would have nothing to do in any later step.
+            for name in self.leases() - leases:
+                made.vault.store.delete(name)
+            self.begin_an_epoch(overlay, from_scratch)
+        made.in_vault = whole
+
+    @rule(segments=st.integers(1, 4), resync=st.booleans())
+    def the_twin_goes_on(self, segments: int, resync: bool) -> None:
+        if resync:
+            self.twin.begin_epoch(max(self.twin.states), "resync", overlay=3)
+        self.twin.journal(segments, 1, 6)
+
+    @rule()
+    def hold_a_disk_open(self) -> None:
+        """As an export does, which reads past the caches of everybody else."""
+        key = bytes.fromhex(self.machine.vault.key_hex)
+        vault = Vault.open_with_vault_key(self.machine.vault.store, key, cache_bytes=1)
+        listed = [point.position for point in self.machine.in_vault.points() if point.position in self.machine.states]
+        position = self.machine.random.choice(listed)
+        source = vault.machine(self.machine.id).open(position, DiskNumber(0))
+        self.held.append((source, self.machine.states[position][0]))
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def let_one_go(self) -> None:
+        self.held.pop(0)[0].close()
 
     @rule()
     def name_a_point(self) -> None:
@@ -59,20 +126,30 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
-        compact(self.machine.in_vault, Tiers(segments=3, fan=2))
+        for each in (self.machine, self.twin):
+            compact(each.in_vault, Tiers(segments=3, fan=2))
 
     @rule()
     def retain(self) -> None:
-        apply_retention(self.machine.in_vault, POLICY)
+        for each in (self.machine, self.twin):
+            apply_retention(each.in_vault, POLICY)
 
     @rule()
     def collect(self) -> None:
         collect(self.machine.vault, lambda _machine: POLICY, grace=0)
 
+    @rule(hours=st.integers(1, 4))
+    def time_passes(self, hours: int) -> None:
+        """The hot window moves on, and what it leaves is merged, condemned and deleted."""
+        self.write(7 * hours, 1, 3)
+        self.compact()
+        self.retain()
+        self.collect()
+        self.collect()
+
     @rule(at=st.integers(0, 12), part=st.sampled_from(["compact", "retain", "collect"]))
     def be_killed(self, at: int, part: str) -> None:
-        store = KillableStore(self.machine.vault.store, at)
-        vault = Vault.open_with_vault_key(store, bytes.fromhex(self.machine.vault.key_hex))
+        vault = self.killable(at)
         try:
             if part == "compact":
                 compact(vault.machine(self.machine.id), Tiers(segments=3, fan=2))
@@ -88,7 +165,9 @@ class VaultMachine(RuleBasedStateMachine):
         """Nothing in memory may be needed."""
         key = bytes.fromhex(self.machine.vault.key_hex)
         self.machine.vault = Vault.open_with_vault_key(self.machine.vault.store, key)
-        self.machine.in_vault = self.machine.vault.machine(self.machine.id)
+        self.twin.vault = self.machine.vault
+        for each in (self.machine, self.twin):
+            each.in_vault = each.vault.machine(each.id)
 
     @rule(data=st.data())
     def open_any_state(self, data: st.DataObject) -> None:
@@ -101,18 +180,37 @@ class VaultMachine(RuleBasedStateMachine):
 
     @rule()
     def check_all(self) -> None:
-        for point in self.machine.in_vault.points():
-            if point.position in self.machine.states:
-                self.machine.check(point.position)
+        for each in (self.machine, self.twin):
+            for point in each.in_vault.points():
+                if point.position in each.states:
+                    each.check(point.position)
         assert verify(self.machine.vault, data=True).findings == []
 
     @invariant()
     def the_newest_point_is_the_last_stored(self) -> None:
         assert self.machine.in_vault.latest().position == self.newest
         assert Position.parse(str(self.newest)) == self.newest
+        assert self.twin.in_vault.latest().position == max(self.twin.states)
+
+    @invariant()
+    def what_is_held_open_stays_as_it_was(self) -> None:
+        for source, expected in self.held:
+            start = self.machine.random.randrange(len(expected) - 8192)
+            assert read(source, start, 8192) == expected[start : start + 8192]
+
+    def killable(self, at: int) -> Vault:
+        store = KillableStore(self.machine.vault.store, at)
+        return Vault.open_with_vault_key(store, bytes.fromhex(self.machine.vault.key_hex))
+
+    def leases(self) -> set[str]:
+        return {item.name for item in self.machine.vault.store.list("leases/")}
 
     def teardown(self) -> None:
-        if hasattr(self, "machine"):
+        if hasattr(self, "held"):
+            self.twin.check(max(self.twin.states))
+            for source, expected in self.held:
+                assert read(source, 0, source.size) == expected
+                source.close()
             self.machine.check(self.newest)
             if any(point.name == "kept" for point in self.machine.in_vault.points()):
                 self.machine.check(self.machine.in_vault.resolve(Named("kept")).position)
