@@ -47,7 +47,9 @@ def _copy_in_disk_order(whole: BlockSource, base: BlockSource, target: RawTarget
 
     def ranges(start: int) -> Iterator[tuple[int, int]]:
         length = min(STEP, whole.size - start)
-        return _not_zero(whole, start, length) if target.sparse else iter([(start, start + length)])
+        if target.sparse and whole is not base:
+            return _not_zero(whole, start, length)
+        return iter([(start, start + length)])
 
     def copy_chunks(start: int) -> int:
         assert only is not None

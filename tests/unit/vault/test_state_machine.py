@@ -219,5 +219,5 @@ class VaultMachine(RuleBasedStateMachine):
 
 TestVault = pytest.mark.timeout(900)(VaultMachine.TestCase)
 TestVault.settings = settings(
-    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
