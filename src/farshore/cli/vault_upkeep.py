@@ -83,7 +83,7 @@ def maintain(
     grace: Annotated[float, typer.Option(help="Hours between condemning an object and deleting it.")] = GRACE / 3.6e12,
     as_json: AsJson = False,
 ) -> None:
-    """Sweep, compact, apply retention and collect what nothing needs; safe beside running servers."""
+    """Sweep, compact, apply retention, rebase and collect what nothing needs; safe beside running servers."""
     opened = open_vault(vault, key, passphrase_file)
     policy = _policy(hot_window, keep_hourly, keep_daily, keep_weekly)
     done = maintain_vault(opened, one_policy(policy), int(grace * 3.6e12))
@@ -97,6 +97,7 @@ def maintain(
             {
                 "layers": done.layers,
                 "merged": done.merged,
+                "rebased": done.rebased,
                 "deleted": deleted,
                 "condemned": condemned,
                 "swept": done.swept,
@@ -104,7 +105,8 @@ def maintain(
         )
     else:
         out.print(
-            f"{done.layers} layers written, {done.merged} ranges merged, {deleted / _MIB:.1f} MiB deleted, "
+            f"{done.layers} layers written, {done.merged} ranges merged, {done.rebased} epochs rebased, "
+            f"{deleted / _MIB:.1f} MiB deleted, "
             f"{condemned / _MIB:.1f} MiB condemned, {done.swept} files of broken-off writes removed."
         )
     if done.troubles:

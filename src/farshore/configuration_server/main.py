@@ -36,7 +36,7 @@ from farshore.protection.push.bundle import default_cache
 from farshore.protection.push.install import PushInstaller
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
-from farshore.protection.tending import compact_all, thin_all
+from farshore.protection.tending import compact_all, rebase_all, thin_all
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.upkeep import keep_up
@@ -117,6 +117,7 @@ def serve(settings: Settings) -> None:
         Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence, scrubbing.conditions)),
         Periodic("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
+        Periodic("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),
         Periodic("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
         Periodic("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
         Periodic("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),

@@ -78,6 +78,11 @@ def epoch(machine: MachineId, number: Epoch) -> str:
     return f"{machine_folder(machine)}epochs/{number:08x}"
 
 
+def rebased(machine: MachineId, number: Epoch) -> str:
+    """The document that says an epoch again, resting on no other."""
+    return f"{machine_folder(machine)}rebased/{number:08x}"
+
+
 def base_map(machine: MachineId, number: Epoch, disk: DiskNumber, unique: str = "") -> str:
     """The base map of one disk in one epoch, by the writer with these 16 hexadecimal digits: of two who copy the same
     epoch neither can replace the other's, and the epoch's document says which counts. Older releases gave none."""

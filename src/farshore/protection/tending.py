@@ -1,4 +1,5 @@
-"""Tends the vault: indexes over its journal, retention by policy, garbage collection, and the catalog's list of points.
+"""Tends the vault: indexes over its journal, short chains of epochs, retention by policy, garbage collection, and the
+catalog's list of points.
 
 In: an open vault and the policies of the catalog. Each round may be stopped, repeated, or run beside another. A machine
 whose data is damaged or out of reach is told and left; the others are tended.
@@ -20,6 +21,7 @@ from farshore.model.policy import ReplicationPolicy
 from farshore.vault.collection import collect
 from farshore.vault.compaction import compact
 from farshore.vault.machine import MachineVault
+from farshore.vault.rebase import rebase
 from farshore.vault.retention import Plan, apply_retention, believed
 from farshore.vault.vault import Vault
 
@@ -37,6 +39,18 @@ def compact_all(vault: Vault) -> None:
         else:
             if made:
                 log.info("Journal indexed. machine=%s layers=%d", machine, len(made))
+
+
+def rebase_all(vault: Vault) -> None:
+    """Write the bases anew that rest on too many others, so that a point reads quickly whatever came before it."""
+    for machine in _not_erased(vault):
+        try:
+            made = rebase(vault.machine(machine))
+        except FarshoreError as error:
+            log.warning("The epochs of machine %s were not rebased: %s", machine, error)
+        else:
+            for epoch in made:
+                log.info("Rebased: the epoch rests on no other any more. machine=%s epoch=%d", machine, epoch)
 
 
 def thin_all(vault: Vault, catalog: Catalog) -> None:

@@ -42,7 +42,7 @@ from farshore.vault.timeline import StoredLayer, Timeline
 from farshore.vault.vault import Vault
 
 GRACE = 24 * 3600 * 1_000_000_000
-_ORDER = ("layers", "points", "epochs", "descriptions", "key", "segments", "data", "bases")
+_ORDER = ("layers", "points", "epochs", "rebased", "descriptions", "key", "segments", "data", "bases")
 """Deletion goes in this order within a machine: first what leads to states, then what they are made of."""
 
 
@@ -154,6 +154,9 @@ def _alive(
     alive = needed(machine, timeline, plan, listed)
     if any(lease.kind is LeaseKind.MERGE and lease.machine == machine_id for lease in leases):
         alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}data/")}
+    if any(lease.kind is LeaseKind.COPY and lease.machine == machine_id for lease in leases):
+        # The maps of an epoch that is being rebased have no document yet.
+        alive |= {name for name in listed if name.startswith(f"{vault_names.machine_folder(machine_id)}bases/")}
     return alive
 
 
@@ -172,7 +175,7 @@ def needed(
             alive |= {stored.object.name} | machine.source_names(machine.layer(stored))
     for number, epoch in plan.items():
         record = timeline.record(number)
-        alive.add(vault_names.epoch(machine.id, number))
+        alive |= {vault_names.epoch(machine.id, number), vault_names.rebased(machine.id, number)}
         alive.add(vault_names.description(machine.id, record.description))
         alive |= {
             vault_names.base_map(machine.id, number, disk.number, disk.map) for disk in record.disks if disk.mapped
@@ -219,7 +222,7 @@ def _stays(name: str, plan: Plan, newest: Epoch, lost: Set[Epoch]) -> bool:
     if kind == "bases":
         number = Epoch(int(rest.partition("-")[0], 16))
         return number > newest or number in lost
-    return kind not in ("layers", "data", "epochs", "descriptions")
+    return kind not in ("layers", "data", "epochs", "rebased", "descriptions")
 
 
 def _chunk_packs(vault: Vault, machine: MachineVault, item: Listed) -> set[bytes]:

@@ -6,6 +6,7 @@ points, and a disk at any position. An epoch's states become visible with its do
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Sequence as Several
 
 import numpy as np
+from blake3 import blake3
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer, Role
@@ -118,6 +120,12 @@ class MachineVault:
         document = seal_document(self.key, name, record.to_fields())
         return self._store.put_if_absent(document.name, document.buffers)
 
+    def put_rebased(self, record: EpochRecord) -> bool:
+        """Say an epoch again, resting on nothing: its new base maps must be durable. False where another has."""
+        name = vault_names.rebased(self.id, record.epoch)
+        document = seal_document(self.key, name, record.to_fields())
+        return self._store.put_if_absent(document.name, document.buffers)
+
     def put_object(self, name: str, buffers: list[Buffer]) -> None:
         """Store a layer or another sealed object; one with the same name says the same."""
         self._store.put_if_absent(name, buffers)
@@ -135,11 +143,7 @@ class MachineVault:
         lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, parent)
         sources: dict[DiskNumber, ParentDisk] = {}
         try:
-            bad = {one.object for one in damage.listed(self._store, self._chunk_key)}
-            shunned = bad | read_condemned(self._store, self._chunk_key).keys()
-            self._chunks.forget({name for name in shunned if name.startswith(vault_names.CHUNKS)})
-            # What was deleted since the indexes were read must not be found either: the listing comes after the lease.
-            self._chunks.refresh()
+            bad = self._shun_chunks()
             if parent is not None:
                 timeline = self.timeline()
                 for number, _ in disks:
@@ -152,6 +156,31 @@ class MachineVault:
                 lease.release()
             raise
         return BaseCopy(self._store, self.key, self.id, epoch, disks, parent, self._chunks, sources, lease)
+
+    def base_again(self, epoch: Epoch) -> tuple[BaseCopy, EpochRecord, dict[DiskNumber, DiskView]]:
+        """Begin to write an epoch's base anew, without a parent: the copy to be made, the epoch's document, and each
+        disk as it is below the epoch's overlay and journal. Raises NotFound, Damaged, the store's errors."""
+        lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, Position(epoch, Sequence(0)))
+        views: dict[DiskNumber, DiskView] = {}
+        try:
+            self._shun_chunks()
+            timeline = self.timeline()
+            record = timeline.record(epoch)
+            for disk in record.disks:
+                views[disk.number] = self._view(timeline, Position(epoch, Sequence(0)), disk.number, overlay=False)
+        except BaseException:
+            for view in views.values():
+                view.close()
+            if lease is not None:
+                lease.release()
+            raise
+        disks = [(disk.number, disk.size) for disk in record.disks]
+        copy = BaseCopy(self._store, self.key, self.id, epoch, disks, None, self._chunks, {}, lease)
+        return copy, record, views
+
+    def chunk_hash(self, data: Buffer) -> bytes:
+        """The hash by which chunks are known in this vault; zeroes for a chunk of zeroes."""
+        return blake3(data, key=self._hash_key).digest() if np.frombuffer(data, np.uint8).any() else bytes(32)
 
     # Reading
 
@@ -303,7 +332,26 @@ class MachineVault:
         first, end, time = int(source["first"]), int(source["end"]), int(source["last_time"])
         return str(SegmentName(self.id, epoch, Role.JOURNAL, Sequence(first), Sequence(end), time))
 
-    def _view(self, timeline: Timeline, position: Position, disk: DiskNumber, lease: Lease | None = None) -> DiskView:
+    def _shun_chunks(self) -> set[str]:
+        """For a copy that begins, under its lease: find no chunk that is damaged, condemned or deleted. Answers the
+        objects that are known to be damaged."""
+        bad = {one.object for one in damage.listed(self._store, self._chunk_key)}
+        shunned = bad | read_condemned(self._store, self._chunk_key).keys()
+        self._chunks.forget({name for name in shunned if name.startswith(vault_names.CHUNKS)})
+        # What was deleted since the indexes were read must not be found either: the listing comes after the lease.
+        self._chunks.refresh()
+        return bad
+
+    def _view(
+        self,
+        timeline: Timeline,
+        position: Position,
+        disk: DiskNumber,
+        lease: Lease | None = None,
+        *,
+        overlay: bool = True,
+    ) -> DiskView:
+        """A disk at a position; without its epoch's ``overlay``, and then at sequence 0 only."""
         chain = timeline.chain(position.epoch)
         current = chain[0].disk(disk)
         if current is None:
@@ -316,7 +364,9 @@ class MachineVault:
             levels: list[Level] = []
             last = position.sequence
             for record in chain:
-                levels.extend(self._levels(timeline, record, last, disk, fetcher, threads))
+                whole = overlay or record is not chain[0]
+                shown = record if whole else dataclasses.replace(record, base_end=Sequence(1))
+                levels.extend(self._levels(timeline, shown, last, disk, fetcher, threads))
                 if record.parent is not None:
                     last = record.parent.sequence
             return DiskView(f"disk {disk} of machine {self.id} at {position}", current.size, levels, threads, lease)

@@ -1,4 +1,4 @@
-"""Upkeep of a vault: compaction, retention and collection of every machine in turn; and what its bytes are for.
+"""Upkeep of a vault: compaction, retention, rebasing, collection of every machine in turn; and what its bytes are for.
 
 One function for whoever runs it, a server by the clock or a person by hand: each part is safe beside all others.
 """
@@ -20,6 +20,7 @@ from farshore.vault.erasure import named_chunks
 from farshore.vault.forecast import Forecast, forecast
 from farshore.vault.leases import live_leases
 from farshore.vault.objects import open_object
+from farshore.vault.rebase import rebase
 from farshore.vault.retention import apply_retention
 from farshore.vault.stores.port import Sweepable
 from farshore.vault.vault import Vault
@@ -35,6 +36,7 @@ class Upkeep:
 
     layers: int = 0
     merged: int = 0
+    rebased: int = 0
     swept: int = 0
     """Temporary files of puts that were broken off, removed."""
     collection: Collection | None = None
@@ -42,8 +44,8 @@ class Upkeep:
 
 
 def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
-    """Sweep, compact, apply retention, collect. Of a machine that is damaged everything stays, and the others are
-    looked after. May be stopped and repeated at any time, and run on several servers at once."""
+    """Sweep, compact, apply retention, rebase, collect. Of a machine that is damaged everything stays, and the others
+    are looked after. May be stopped and repeated at any time, and run on several servers at once."""
     done = Upkeep(swept=sweep(vault))
     leases = live_leases(vault.store, vault.chunk_key, time.time_ns())
     erased = vault.erased()
@@ -53,6 +55,7 @@ def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
             machine = vault.machine(machine_id)
             done.layers += len(compact(machine))
             done.merged += len(apply_retention(machine, policy_of(machine_id), pins)[1])
+            done.rebased += len(rebase(machine))
         except FarshoreError as error:
             if machine_id not in erased:
                 done.troubles[machine_id] = error

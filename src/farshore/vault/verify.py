@@ -109,6 +109,13 @@ class _Verification:
             except (Damaged, NotFound) as error:
                 problem = f"What it rests on is lost: {error.message}"
                 self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:0")
+        for item in self._vault.store.list(f"{vault_names.machine_folder(machine.id)}rebased/"):
+            try:
+                EpochRecord.from_fields(read_document(self._vault.store, machine.key, item.name), item.name)
+            except NotFound:
+                continue
+            except (Damaged, Refused) as error:
+                self._note(item.name, error.message, machine.id)
         for item in self._vault.store.list(vault_names.points_folder(machine.id)):
             try:
                 points.from_fields(read_document(self._vault.store, machine.key, item.name), item.name)

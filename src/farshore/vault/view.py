@@ -137,6 +137,17 @@ class DiskView:
             level.chunk_hashes(first, unknown, known, hashes)
         return known | unknown, hashes
 
+    def ends_of_maps(self, first: int, count: int) -> npt.NDArray[np.bool_]:
+        """Which of ``count`` chunks from ``first`` on are the last of a map of another length than the disk's: its hash
+        may be of fewer bytes."""
+        found = np.zeros(count, np.bool_)
+        for level in self._levels:
+            if isinstance(level, MapLevel) and level.size != self._size:
+                last = max(0, level.size - 1) // CHUNK - first
+                if 0 <= last < count:
+                    found[last] = True
+        return found
+
     def chunks_in(self, first: int, count: int, objects: Set[str]) -> npt.NDArray[np.bool_]:
         """Which of ``count`` chunks from ``first`` on, where no write touched them, lie in one of these objects."""
         undecided = np.ones(count, np.bool_)

@@ -12,6 +12,7 @@ from pathlib import Path
 from farshore.model.errors import FarshoreError
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault.rebase import rebase
 from farshore.vault.upkeep import maintain
 
 POLICY = ReplicationPolicy(hot_window=60, keep_hourly=48)
@@ -24,6 +25,8 @@ def main(url: str, key: str) -> None:
         try:
             vault = vault or Vault.open(open_store(url), OwnerKey.from_file(Path(key)))
             maintain(vault, lambda _machine: POLICY)
+            for machine in vault.machines():
+                rebase(vault.machine(machine), longest=2)
         except FarshoreError as error:
             sys.stderr.write(f"{error}\n")
         time.sleep(0.2)

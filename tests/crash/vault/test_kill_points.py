@@ -13,6 +13,7 @@ from farshore.model.policy import ReplicationPolicy
 from farshore.vault import Vault
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
+from farshore.vault.rebase import rebase
 from farshore.vault.retention import apply_retention
 from farshore.vault.verify import verify
 
@@ -31,6 +32,10 @@ def prepared() -> Machine:
     machine.fill()
     machine.begin_epoch(None, "resync")
     machine.journal(segments=14, batches=1, count=6)
+    parent = max(machine.states)
+    machine.disks[0][70_000:200_000] = machine.random.randbytes(130_000)
+    machine.begin_epoch(parent, "resync", overlay=4)
+    machine.journal(segments=2, batches=1, count=6)
     return machine
 
 
@@ -38,6 +43,7 @@ def upkeep(machine: Machine, store: KillableStore) -> None:
     vault = Vault.open_with_vault_key(store, bytes.fromhex(machine.vault.key_hex))
     compact(vault.machine(machine.id), TIERS)
     apply_retention(vault.machine(machine.id), POLICY)
+    rebase(vault.machine(machine.id), longest=0)
     for _ in range(2):
         collect(vault, lambda _machine: POLICY, grace=0)
 
@@ -62,6 +68,8 @@ def test_a_kill_at_every_write_of_upkeep():
         for position in must_stay:
             machine.check(position)
         assert verify(machine.vault).findings == []
+        for lease in list(machine.vault.store.list("leases/")):  # it would end by itself within an hour
+            machine.vault.store.delete(lease.name)
         upkeep(machine, KillableStore(machine.vault.store))
         assert {point.position for point in machine.in_vault.points()} == must_stay
         machine.check(max(must_stay))

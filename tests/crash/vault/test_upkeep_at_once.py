@@ -18,6 +18,7 @@ from farshore.model.position import Position
 from farshore.vault import Named, Vault, open_store
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
+from farshore.vault.rebase import rebase
 from farshore.vault.retention import apply_retention
 from farshore.vault.verify import verify
 
@@ -47,6 +48,7 @@ def upkeep(vault: Vault, machine: Machine, policy: ReplicationPolicy) -> None:
         for part in (
             lambda: compact(vault.machine(machine.id), TIERS),
             lambda: apply_retention(vault.machine(machine.id), policy),
+            lambda: rebase(vault.machine(machine.id), longest=0),
             lambda: collect(vault, lambda _machine: policy, grace=0),
         ):
             try:

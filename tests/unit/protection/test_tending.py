@@ -16,7 +16,8 @@ from farshore.model.identifiers import Epoch, MachineId, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.protection.tending import compact_all, thin_all, thinned
+from farshore.protection.tending import compact_all, rebase_all, thin_all, thinned
+from farshore.vault.rebase import LONGEST_CHAIN
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
@@ -96,7 +97,21 @@ def test_damage_at_one_machine_does_not_stop_the_others(
     machine.vault.store.put("machines/00000000-0000-4000-8000-000000000000/key", [b"junk"])
     compact_all(machine.vault)
     assert "was not indexed" in caplog.text
+    rebase_all(machine.vault)
+    assert "were not rebased" in caplog.text
     assert any("/layers/" in item.name for item in machine.vault.store.list(f"machines/{machine.in_vault.id}/"))
+
+
+def test_long_chains_of_epochs_are_rebased(caplog: pytest.LogCaptureFixture) -> None:
+    machine = long_lived(45)
+    caplog.set_level("INFO")
+    for _ in range(LONGEST_CHAIN + 1):
+        rebase_all(machine.vault)
+        assert "Rebased" not in caplog.text
+        machine.begin_epoch(max(machine.states), "heal", overlay=2)
+    rebase_all(machine.vault)
+    assert f"epoch={LONGEST_CHAIN + 2}" in caplog.text
+    machine.check(max(machine.states))
 
 
 def test_only_nameless_crash_consistent_points_are_thinned() -> None:

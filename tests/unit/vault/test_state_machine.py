@@ -26,6 +26,7 @@ from farshore.model.position import Position
 from farshore.vault import Named, Vault
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
+from farshore.vault.rebase import rebase
 from farshore.vault.retention import apply_retention
 from farshore.vault.verify import verify
 
@@ -136,6 +137,11 @@ class VaultMachine(RuleBasedStateMachine):
             apply_retention(each.in_vault, POLICY)
 
     @rule()
+    def rebase(self) -> None:
+        for each in (self.machine, self.twin):
+            rebase(each.in_vault, longest=1)
+
+    @rule()
     def collect(self) -> None:
         collect(self.machine.vault, lambda _machine: POLICY, grace=0)
 
@@ -148,18 +154,21 @@ class VaultMachine(RuleBasedStateMachine):
         self.collect()
         self.collect()
 
-    @rule(at=st.integers(0, 12), part=st.sampled_from(["compact", "retain", "collect"]))
+    @rule(at=st.integers(0, 12), part=st.sampled_from(["compact", "retain", "rebase", "collect"]))
     def be_killed(self, at: int, part: str) -> None:
-        vault = self.killable(at)
+        vault, leases = self.killable(at), self.leases()
         try:
             if part == "compact":
                 compact(vault.machine(self.machine.id), Tiers(segments=3, fan=2))
             elif part == "retain":
                 apply_retention(vault.machine(self.machine.id), POLICY)
+            elif part == "rebase":
+                rebase(vault.machine(self.machine.id), longest=0)
             else:
                 collect(vault, lambda _machine: POLICY, grace=0)
         except Killed:
-            pass
+            for name in self.leases() - leases:
+                self.machine.vault.store.delete(name)
 
     @rule()
     def reopen(self) -> None:
