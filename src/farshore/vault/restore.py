@@ -74,9 +74,17 @@ def _copy_in_disk_order(whole: BlockSource, base: BlockSource, target: RawTarget
         return written
 
     total = 0
+    copy_step = copy if only is None else copy_chunks
+
+    def step(start: int) -> int:
+        written = copy_step(start)
+        if written:
+            target.begin_writeback(start, min(STEP, whole.size - start))
+        return written
+
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="restore") as pool:
         starts = range(0, whole.size, STEP)
-        for start, written in zip(starts, pool.map(copy if only is None else copy_chunks, starts), strict=True):
+        for start, written in zip(starts, pool.map(step, starts), strict=True):
             total += written
             if progress is not None:
                 progress(min(start + STEP, whole.size), whole.size)
