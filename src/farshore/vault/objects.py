@@ -121,7 +121,7 @@ def read_document(store: Store, key: SealingKey, name: str) -> dict[str, Any]:
     opened = _opened(store, key, name, trailer, sealed, Kind.DOCUMENT)
     try:
         fields = json.loads(opened.index)
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise Damaged(f"{name} is not a document.", remedy="Run `farshore vault verify`.") from cause
     if not isinstance(fields, dict):
         raise Damaged(f"{name} is not a document.", remedy="Run `farshore vault verify`.")

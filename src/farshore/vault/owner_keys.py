@@ -22,6 +22,8 @@ from farshore.model.errors import Damaged, Malformed, NotFound, Refused, WrongKe
 Slot = Mapping[str, Any]
 """One entry of the descriptor's ``slots``; JSON."""
 _FILE_HEADER = "farshore-owner-key-1:"
+_MOST_COSTLY = (16, 16, 1 << 20)
+"""Iterations, lanes and KiB of Argon2id: whoever alters the descriptor must not take a reader's memory or hours."""
 
 
 class KeyWrapper(Protocol):
@@ -105,14 +107,13 @@ class OwnerKey:
         salt = _bytes(slot["salt"])
         if self._kind == "key-file":
             return bytes(blake3(self._secret + salt, derive_key_context="farshore vault 1 owner key").digest(32))
-        cost = slot["argon2id"]
-        return Argon2id(
-            salt=salt,
-            length=32,
-            iterations=min(int(cost["iterations"]), 64),
-            lanes=min(int(cost["lanes"]), 16),
-            memory_cost=min(int(cost["memory_kib"]), 4 << 20),
-        ).derive(self._secret)
+        cost = [int(slot["argon2id"][name]) for name in ("iterations", "lanes", "memory_kib")]
+        if any(one > most for one, most in zip(cost, _MOST_COSTLY, strict=True)):
+            raise ValueError("no release ever asked for as much")
+        iterations, lanes, memory = cost
+        return Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory).derive(
+            self._secret
+        )
 
 
 def is_kind(slot: object, kind: str) -> bool:

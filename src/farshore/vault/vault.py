@@ -242,9 +242,10 @@ def _parsed(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
         version = fields["format"]
-        if not isinstance(fields["vault"], str) or not isinstance(fields["slots"], list):
+        lists = fields["slots"], fields.get("changes", [])
+        if not isinstance(fields["vault"], str) or not all(isinstance(one, list) for one in lists):
             raise ValueError("a field has another type")
-    except (ValueError, KeyError, TypeError) as cause:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise Damaged("The vault's descriptor is damaged.", remedy="Restore vault.farshore from a copy.") from cause
     if version != FORMAT:
         raise Unsupported(f"The vault has format {version}.", remedy="Use a newer release of Farshore.")

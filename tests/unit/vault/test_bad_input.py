@@ -131,6 +131,22 @@ def test_no_vault_and_an_unknown_machine_are_told(machine, tmp_path):
         Vault.create(machine.vault.store, owner)
 
 
+@pytest.mark.parametrize("text", ["[" * 200_000, "[]", '{"format": 1, "vault": "x", "slots": [], "changes": 3}'])
+def test_a_descriptor_that_is_none_is_damage(machine, tmp_path, text):
+    (tmp_path / "vault" / "vault.farshore").write_text(text)
+    with pytest.raises(Damaged, match="descriptor"):
+        Vault.open(machine.vault.store, OwnerKey.from_file(tmp_path / "owner.key"))
+
+
+@pytest.mark.parametrize("cost", [{"memory_kib": 1 << 30}, {"iterations": 1 << 40}, {"lanes": 1000}])
+def test_a_slot_that_asks_for_too_much_is_refused_before_it_is_paid(cost):
+    mine = OwnerKey.from_passphrase("mine")
+    slot = dict(mine.wrap(bytes(32), "a vault"))
+    slot["argon2id"] = {**slot["argon2id"], **cost}
+    with pytest.raises(Damaged, match="altered"):
+        mine.unwrap(slot, "a vault")
+
+
 def test_a_later_format_is_refused(machine, tmp_path):
     descriptor = tmp_path / "vault" / "vault.farshore"
     descriptor.write_text(descriptor.read_text().replace('"format": 1', '"format": 2'))
