@@ -15,7 +15,6 @@ from functools import partial
 from typing import Sequence as Several
 
 import numpy as np
-from blake3 import blake3
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer, Role
@@ -43,7 +42,7 @@ from farshore.vault.layers import Layer
 from farshore.vault.leases import CLOCKS, Lease, LeaseKind, live_leases, take_lease
 from farshore.vault.levels import MapLevel, index_level, layer_level
 from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
-from farshore.vault.parent_disk import ParentDisk
+from farshore.vault.parent_disk import ParentDisk, chunk_hash
 from farshore.vault.points import AtTime, Choice, Latest, Named
 from farshore.vault.sealing import SealingKey
 from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
@@ -165,9 +164,10 @@ class MachineVault:
         try:
             self._shun_chunks()
             timeline = self.timeline()
-            record = timeline.record(epoch)
+            record, *below = timeline.chain(epoch)
+            chain = [dataclasses.replace(record, base_end=Sequence(1)), *below]  # the overlay lies over the base
             for disk in record.disks:
-                views[disk.number] = self._view(timeline, Position(epoch, Sequence(0)), disk.number, overlay=False)
+                views[disk.number] = self._view(timeline, Position(epoch, Sequence(0)), disk.number, chain=chain)
         except BaseException:
             for view in views.values():
                 view.close()
@@ -180,7 +180,7 @@ class MachineVault:
 
     def chunk_hash(self, data: Buffer) -> bytes:
         """The hash by which chunks are known in this vault; zeroes for a chunk of zeroes."""
-        return blake3(data, key=self._hash_key).digest() if np.frombuffer(data, np.uint8).any() else bytes(32)
+        return chunk_hash(self._hash_key, data)
 
     # Reading
 
@@ -348,11 +348,10 @@ class MachineVault:
         position: Position,
         disk: DiskNumber,
         lease: Lease | None = None,
-        *,
-        overlay: bool = True,
+        chain: list[EpochRecord] | None = None,
     ) -> DiskView:
-        """A disk at a position; without its epoch's ``overlay``, and then at sequence 0 only."""
-        chain = timeline.chain(position.epoch)
+        """A disk at a position, over the timeline's epochs or those of the ``chain``."""
+        chain = chain or timeline.chain(position.epoch)
         current = chain[0].disk(disk)
         if current is None:
             raise NotFound(
@@ -364,9 +363,7 @@ class MachineVault:
             levels: list[Level] = []
             last = position.sequence
             for record in chain:
-                whole = overlay or record is not chain[0]
-                shown = record if whole else dataclasses.replace(record, base_end=Sequence(1))
-                levels.extend(self._levels(timeline, shown, last, disk, fetcher, threads))
+                levels.extend(self._levels(timeline, record, last, disk, fetcher, threads))
                 if record.parent is not None:
                     last = record.parent.sequence
             return DiskView(f"disk {disk} of machine {self.id} at {position}", current.size, levels, threads, lease)

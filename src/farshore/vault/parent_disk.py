@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from farshore.formats.batch import Buffer
 from farshore.formats.chunk_pack import Hashes
 from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK
@@ -67,4 +68,9 @@ class ParentDisk:
             self._view.read_into(offset, memoryview(data))
         except Damaged:
             return b""
-        return blake3(data, key=self._hash_key).digest() if data.count(0) != length else bytes(32)
+        return chunk_hash(self._hash_key, data)
+
+
+def chunk_hash(hash_key: bytes, data: Buffer) -> bytes:
+    """The hash by which a vault knows a chunk; zeroes for a chunk of zeroes."""
+    return blake3(data, key=hash_key).digest() if np.frombuffer(data, np.uint8).any() else bytes(32)

@@ -76,7 +76,6 @@ def _copy_step(machine: MachineVault, copy: BaseCopy, disk: DiskNumber, view: Di
     count = min(_STEP, chunk_count(view.size) - first)
     known, hashes = view.chunk_hashes(first, count)
     known &= ~view.ends_of_maps(first, count)  # the hash of a disk's short last chunk, which may be longer now
-    hashes = hashes.copy()
     read: dict[int, bytes] = {}
     for place in np.flatnonzero(~known).tolist():
         read[place] = _chunk(view, first + place)

@@ -411,31 +411,25 @@ def load_timeline(
     # In this order: whoever completes an epoch meanwhile stores its description first.
     complete = _described(store, machine, condemned) | {stored.layer.epoch: 0 for stored in layers}
     listed = _documents(store, machine, "epochs")
-    names = [name for name in listed if name not in condemned]
+    rebased = _documents(store, machine, "rebased")
+    names = [name for name in (*listed, *rebased) if name not in condemned]
     with ThreadPoolExecutor(_READERS) as readers:
         found = list(readers.map(lambda name: _epoch(store, key, name), names))
-    again = [name for name in _documents(store, machine, "rebased") if name not in condemned]
-    with ThreadPoolExecutor(_READERS) as readers:
-        rebased = dict(zip(again, readers.map(lambda name: _epoch(store, key, name), again), strict=True))
     damaged: dict[Epoch, Damaged] = {}
     lacking = complete.keys() - {_number(name) for name in listed}
     if lacking:
         copying = copied_since()
         late = {_number(name) for name in _documents(store, machine, "epochs")}
         damaged = {epoch: _lost(machine, epoch) for epoch in lacking - late if complete[epoch] < copying}
-    for document, one in zip(names, found, strict=True):
-        if isinstance(one, Damaged):
-            if whole:
-                raise one
-            damaged[_number(document)] = one
-    epochs = {one.epoch: one for one in found if isinstance(one, EpochRecord)}
-    for one in rebased.values():
+    epochs: dict[Epoch, EpochRecord] = {}
+    for document, one in zip(names, found, strict=True):  # the rebased ones last: they count where they open
         if isinstance(one, EpochRecord):
             epochs[one.epoch] = one
             damaged.pop(one.epoch, None)
         elif whole:
             raise one
-        # Else the epoch's own document counts, as long as what it rests on is there.
+        elif document in listed:
+            damaged[_number(document)] = one
     return Timeline(store, machine, epochs, layers, open_layer, condemned, damaged, whole=whole)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -109,25 +110,22 @@ class _Verification:
             except (Damaged, NotFound) as error:
                 problem = f"What it rests on is lost: {error.message}"
                 self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:0")
-        for item in self._vault.store.list(f"{vault_names.machine_folder(machine.id)}rebased/"):
-            try:
-                EpochRecord.from_fields(read_document(self._vault.store, machine.key, item.name), item.name)
-            except NotFound:
-                continue
-            except (Damaged, Refused) as error:
-                self._note(item.name, error.message, machine.id)
-        for item in self._vault.store.list(vault_names.points_folder(machine.id)):
-            try:
-                points.from_fields(read_document(self._vault.store, machine.key, item.name), item.name)
-            except NotFound:
-                continue
-            except (Damaged, Refused) as error:
-                self._note(item.name, error.message, machine.id)
+        self._read_all(machine, f"{vault_names.machine_folder(machine.id)}rebased/", EpochRecord.from_fields)
+        self._read_all(machine, vault_names.points_folder(machine.id), points.from_fields)
         try:
             if timeline.epochs:
                 machine.machine_description()
         except (Damaged, Refused) as error:
             self._note(vault_names.machine_folder(machine.id) + "descriptions/", error.message, machine.id)
+
+    def _read_all(self, machine: MachineVault, folder: str, decode: Callable[[dict[str, Any], str], object]) -> None:
+        for item in self._vault.store.list(folder):
+            try:
+                decode(read_document(self._vault.store, machine.key, item.name), item.name)
+            except NotFound:
+                continue
+            except (Damaged, Refused) as error:
+                self._note(item.name, error.message, machine.id)
 
     def _machine(self, machine: MachineVault, timeline: Timeline, packs: Mapping[str, Listed]) -> None:
         self._documents(machine, timeline)
