@@ -106,7 +106,8 @@ def test_one_creator_wins_and_knows_it(store, proxy):
 
 def test_a_vault_is_written_and_read(store, proxy):
     owner = OwnerKey(bytes(32), "key-file")
-    machine = until_done(lambda: Machine(Vault.create(store, owner), 3, {0: 300 << 10}))
+    vault = until_done(lambda: Vault.create(store, owner))
+    machine = until_done(lambda: Machine(vault, 3, {0: 300 << 10}))
     proxy.share = 0.1
     machine.fill()
     seal, put = machine.in_vault.segment_builder, machine.in_vault.put_segment

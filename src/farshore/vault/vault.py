@@ -7,6 +7,7 @@ owner's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import threading
@@ -50,7 +51,10 @@ class Vault:
 
     @classmethod
     def create(cls, store: Store, owner: KeyWrapper) -> Vault:
-        """Make a vault in an empty store. Raises Refused where there is one already."""
+        """Make a vault in an empty store. Raises Refused where there is one already.
+
+        One that this owner's key opens and that holds no machine is taken for what this call makes: the answer to an
+        earlier try may have been lost."""
         vault_id = VaultId(new_id())
         secret = secrets.token_bytes(32)
         descriptor = {
@@ -61,8 +65,16 @@ class Vault:
             "slots": [owner.wrap(secret, vault_id)],
         }
         if not store.put_if_absent(vault_names.DESCRIPTOR, [_descriptor_text(descriptor)]):
-            raise Refused(f"There is a vault in {store.url} already.", remedy="Open it, or choose another place.")
+            return cls._empty_one(store, owner)
         return cls(store, vault_id, SealingKey(secret))
+
+    @classmethod
+    def _empty_one(cls, store: Store, owner: KeyWrapper) -> Vault:
+        with contextlib.suppress(WrongKey):
+            found = cls.open(store, owner)
+            if not found.machines():
+                return found
+        raise Refused(f"There is a vault in {store.url} already.", remedy="Open it, or choose another place.")
 
     @classmethod
     def open(cls, store: Store, owner: KeyWrapper) -> Vault:

@@ -50,14 +50,21 @@ def killed_at_every_write(act: Callable[[KillableStore], None], make: Callable[[
 
 def test_making_a_vault():
     def act(store: KillableStore) -> None:
-        try:
-            made = Vault.create(store, OLD)
-        except Refused:
-            made = Vault.open(store, OLD)  # it was whole before the kill
-        made.machine(MACHINE, create=True)
+        Vault.create(store, OLD).machine(MACHINE, create=True)
         Vault.open(store, OLD).machine(MACHINE)
 
     assert killed_at_every_write(act, lambda: KillableStore(open_store("memory:///"))) >= 2
+
+
+def test_a_vault_whose_making_was_never_answered_is_made_again_and_one_in_use_is_not():
+    store = open_store("memory:///")
+    made = Vault.create(store, OLD)
+    with pytest.raises(Refused, match="already"):
+        Vault.create(store, NEW)
+    assert Vault.create(store, OLD).key_hex == made.key_hex
+    made.machine(MACHINE, create=True)
+    with pytest.raises(Refused, match="already"):
+        Vault.create(store, OLD)
 
 
 def test_adding_and_removing_an_owner():
