@@ -1,6 +1,6 @@
 """Whatever bytes a vault holds, its decoders answer with an error of ours that says what to do.
 
-Indexes and documents are authenticated before they are decoded, trailers, descriptors and partition tables are not.
+Indexes and documents are authenticated before they are decoded, trailers and descriptors are not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pytest
 from tests.formats.make_golden import MACHINE
 from tests.formats.test_golden import opened
 
-from farshore.export.partitions import partitions
 from farshore.formats import base_map, chunk_pack, layer, segment
 from farshore.formats.container import Kind, Trailer
 from farshore.model.errors import Damaged, Malformed, Unsupported, WrongKey
@@ -185,38 +184,3 @@ def test_descriptors(kind: str) -> None:
         with only_ours():
             Vault.open(store, owner)
     assert refused
-
-
-class Disk:
-    """The beginning of a disk in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self.size = data, len(data)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        assert 0 <= offset <= self.size - len(buffer)
-        buffer[:] = self._data[offset : offset + len(buffer)]
-
-
-def test_partition_tables() -> None:
-    disk = bytearray(64 * 512)
-    disk[446 + 4], disk[510:512] = 0xEE, b"\x55\xaa"
-    disk[512:520] = b"EFI PART"
-    disk[512 + 72 : 512 + 88] = b"".join(
-        number.to_bytes(width, "little") for number, width in ((2, 8), (16, 4), (128, 4))
-    )
-    disk[1024:1040] = bytes(range(1, 17))
-    disk[1056:1072] = (34).to_bytes(8, "little") + (60).to_bytes(8, "little")
-    (only,) = partitions(Disk(bytes(disk)))  # type: ignore[arg-type]
-    assert (only.number, only.start, only.end) == (1, 34 * 512, 61 * 512)
-    head = bytes(disk[440:600])
-    refused = 0
-    for broken in altered(head, 1500, 3):
-        with only_ours():
-            refused += 1
-            partitions(Disk(bytes(disk[:440]) + broken.ljust(160, b"\xff") + bytes(disk[600:])))  # type: ignore[arg-type]
-            refused -= 1
-    assert refused
-    for size in range(0, 3 * 512, 100):
-        with only_ours():
-            partitions(Disk(bytes(disk[:size])))  # type: ignore[arg-type]

@@ -1,15 +1,19 @@
-"""``farshore vault mount | file``: a disk as a file, and single files out of a point, without a server."""
+"""``farshore vault mount | volumes | files | file``: a disk as a file, and single files out of a point, without a
+server."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from farshore.cli.output import out
+from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -23,16 +27,22 @@ from farshore.cli.vault_opening import (
     print_json,
     show_time,
 )
-from farshore.export.mounted import copy_file, mounted
-from farshore.export.partitions import partitions
-from farshore.model.errors import Malformed, NotFound, Refused
+from farshore.export.files.reader import FileReader, file_reader
+from farshore.export.mounted import mounted
+from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
+from farshore.model.position import Position
+from farshore.vault import MachineVault
 
 app = typer.Typer()
+_MIB = 1 << 20
 PointOption = Annotated[str, typer.Option("--point", help="A point's id or name; the newest without it.")]
 TimeOption = Annotated[str, typer.Option("--time", help="The last state by this time, 2026-01-31T12:00:00Z.")]
 PositionOption = Annotated[str, typer.Option("--position", help="The state at EPOCH:SEQUENCE: any single write.")]
 AppConsistentOption = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
+VolumeOption = Annotated[
+    str, typer.Option("--volume", help="Read the path on this volume, not where the machine's fstab would put it.")
+]
 DiskOption = Annotated[int, typer.Option("--disk", help="Disk number.")]
 
 
@@ -66,9 +76,63 @@ def mount(
             signal.pause()
 
 
+@app.command()
+def volumes(
+    vault: VaultUrl,
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    machine: MachineOption = "",
+    point: PointOption = "",
+    time: TimeOption = "",
+    position: PositionOption = "",
+    latest: LatestOption = False,
+    latest_app_consistent: AppConsistentOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the file systems on a machine's disks at a point: on partitions, logical volumes and arrays."""
+    found = find_machine(open_vault(vault, key, passphrase_file), machine)
+    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
+    with _reader(found, chosen.position, as_json) as reader:
+        listed = reader.volumes()
+    if as_json:
+        print_json([asdict(one) for one in listed])
+        return
+    cells = [(one.name, one.file_system, f"{one.size / _MIB:,.0f}", one.label, one.uuid) for one in listed]
+    print_table(("Volume", "File system", "MiB", "Label", "UUID"), cells, "There is no file system on the disks.")
+
+
+@app.command()
+def files(
+    vault: VaultUrl,
+    path: Annotated[str, typer.Argument(help="Absolute path, as on the machine.")] = "/",
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    machine: MachineOption = "",
+    point: PointOption = "",
+    time: TimeOption = "",
+    position: PositionOption = "",
+    latest: LatestOption = False,
+    latest_app_consistent: AppConsistentOption = False,
+    volume: VolumeOption = "",
+    as_json: AsJson = False,
+) -> None:
+    """List a folder of a machine at a point."""
+    found = find_machine(open_vault(vault, key, passphrase_file), machine)
+    chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
+    with _reader(found, chosen.position, as_json) as reader:
+        entries, left_out = reader.entries(path, volume)
+    _tell(left_out)
+    if as_json:
+        rows = [{**asdict(one), "modified": show_time(one.modified)} for one in entries]
+        print_json({"path": path, "time": show_time(chosen.time), "entries": rows, "left_out": left_out})
+        return
+    cells = [(one.name, one.kind, f"{one.size:,}", show_time(one.modified)) for one in entries]
+    print_table(("Name", "Kind", "Bytes", "Modified"), cells, f"{path} is empty.")
+
+
 @app.command("file")
 def get_file(
-    path: Annotated[str, typer.Argument(help="Absolute path within the file system.")],
+    path: Annotated[str, typer.Argument(help="Absolute path of a file or a folder, as on the machine.")],
     output: Annotated[Path, typer.Option("--output", help="Where to write it.")],
     vault: VaultUrl,
     key: KeyFile = None,
@@ -79,24 +143,45 @@ def get_file(
     position: PositionOption = "",
     latest: LatestOption = False,
     latest_app_consistent: AppConsistentOption = False,
-    disk: DiskOption = 0,
-    partition: Annotated[int, typer.Option("--partition", help="0: the whole disk is the file system.")] = 1,
+    volume: VolumeOption = "",
     as_json: AsJson = False,
 ) -> None:
-    """Copy one file out of an ext2, ext3 or ext4 file system at a point. Needs nbdfuse and debugfs."""
+    """Copy a file, or a folder with all that is in it, out of a machine at a point.
+
+    The file systems are read by Linux's own drivers, in user-mode Linux (the package user-mode-linux, with kmod;
+    lvm2 and mdadm for logical volumes and arrays), and nbdfuse: no module of this machine's kernel and no root are
+    needed. Owners are kept where root asks; extended attributes are not.
+    """
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
-    source = found.open(chosen.position, DiskNumber(disk))
-    try:
-        there = {one.number: one.start for one in partitions(source)}
-    except Malformed:
-        source.close()
-        raise
-    if partition and partition not in there:
-        source.close()
-        raise NotFound(f"Disk {disk} has no partition {partition}.", remedy=f"It has {sorted(there) or 'none'}.")
-    copy_file(source, there.get(partition, 0), path, output.absolute())
+    with _reader(found, chosen.position, as_json) as reader:
+        left_out = reader.copy(path, output.absolute(), volume)
+    _tell(left_out)
     if as_json:
-        print_json({"output": str(output), "path": path, "time": chosen.time, "position": str(chosen.position)})
+        at = {"time": show_time(chosen.time), "position": str(chosen.position)}
+        print_json({"output": str(output), "path": path, **at, "left_out": left_out})
     else:
         out.print(f"{output}: {path} at {show_time(chosen.time)}.")
+
+
+@contextlib.contextmanager
+def _reader(machine: MachineVault, position: Position, quiet: bool) -> Iterator[FileReader]:
+    """All disks of the machine, since a volume may lie on several."""
+    described = machine.machine_description(position).disks
+    sources = {}
+    with contextlib.ExitStack() as undo:
+        for number in machine.disks(position):
+            sources[number] = machine.open(position, number)
+            undo.callback(sources[number].close)
+        undo.pop_all()  # they are the reader's from here on
+    shown = err.status("Linux is starting to read the disks ...") if not quiet and sys.stderr.isatty() else None
+    with (
+        shown or contextlib.nullcontext(),
+        file_reader(sources, {disk.name: disk.number for disk in described}) as reader,
+    ):
+        yield reader
+
+
+def _tell(left_out: Sequence[str]) -> None:
+    for one in left_out:
+        err.print(coloured("Left out: ", "yellow", one))

@@ -1,0 +1,1 @@
+"""Files and folders out of a machine's disks at a point."""

@@ -1,0 +1,329 @@
+"""What user-mode Linux runs as its first program: finds the volumes of the disks, mounts them, lists or copies.
+
+It gets the folder of a request, which names the one to answer in. It runs on the host's own Python and programs,
+which it sees through hostfs, read-only; of the package it must import nothing. The disks may be written to: a file
+system replays its log as it would at a start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+_POWER_OFF = 0x4321FEDC
+"""LINUX_REBOOT_CMD_POWER_OFF, see reboot(2)."""
+_LVM = (
+    'devices{use_devicesfile=0 scan=["/dev"]} backup{backup=0 archive=0} '
+    "activation{udev_sync=0 udev_rules=0 monitoring=0} global{event_activation=0}"
+)
+_UNTOUCHED = ("none", "swap", "tmpfs", "proc", "sysfs", "devpts", "overlay", "nfs", "nfs4", "cifs", "fuse", "9p")
+"""Kinds in a table of file systems that are on none of the disks."""
+
+_SPECS = {
+    "UUID=": "uuid",
+    "/dev/disk/by-uuid/": "uuid",
+    "LABEL=": "label",
+    "/dev/disk/by-label/": "label",
+    "PARTUUID=": "partition",
+    "/dev/disk/by-partuuid/": "partition",
+}
+_TABLE = "/etc/fstab"
+_HERE = Path("/mnt")
+"""Where the folder of the request is put: /run, where it may be, is taken for what the tools note there."""
+_NO_FILES = ("swap", "LVM2_member", "linux_raid_member")
+
+
+class Declined(Exception):
+    """What was asked for cannot be had: the kind of error that the host is to raise, and its words."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A device with a file system; ``name`` is ``0p2`` for partition 2 of disk 0, ``vg/lv`` for a logical volume."""
+
+    name: str
+    file_system: str
+    label: str
+    uuid: str
+    size: int
+    device: str
+    partition: str
+    """The UUID that the partition table gives it, if any."""
+
+
+class Tree:
+    """Mounted file systems under one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.left_out: list[str] = []
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Links in the tree lead to places in the tree, as they do on the machine; never to the host's."""
+        outside = os.open("/", os.O_RDONLY)
+        os.chroot(self.root)
+        os.chdir("/")
+        try:
+            yield
+        finally:
+            os.fchdir(outside)
+            os.chroot(".")
+            os.close(outside)
+
+    def find(self, path: str) -> Path:
+        """The path without links in it."""
+        with self.entered():
+            try:
+                return Path(path).resolve(strict=True)
+            except (OSError, RuntimeError) as cause:
+                raise Declined("not-found", f"{path} is not there ({cause}).") from cause
+
+    def has(self, path: str) -> bool:
+        """Whether the path is a file."""
+        try:
+            return self.at(self.find(path)).is_file()
+        except Declined:
+            return False
+
+    def entries(self, path: str) -> list[dict[str, object]]:
+        """A folder's contents, or the file itself, sorted by name."""
+        real = self.find(path)
+        with self.entered():
+            return [_entry(one) for one in (sorted(real.iterdir()) if real.is_dir() else [real])]
+
+    def copy(self, path: str, target: Path, owners: bool) -> None:
+        """A file, or a folder with all in it, as ``target``."""
+        source = self.at(self.find(path))
+        if not source.is_file() and not source.is_dir():
+            raise Declined("refused", f"{path} is neither a file nor a folder.")
+        keep = [] if owners else ["--no-preserve=ownership"]
+        done = _run(["cp", "-a", *keep, "--sparse=auto", "-T", str(source), str(target)])
+        if done.returncode:
+            raise Declined("try-later", f"{path} was not copied whole: {done.stderr.strip()[:400]}")
+
+    def at(self, real: Path) -> Path:
+        """Where a path of the tree is from outside."""
+        return self.root / real.relative_to("/")
+
+
+def _entry(path: Path) -> dict[str, object]:
+    status = path.lstat()
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISREG, "file"), (stat.S_ISLNK, "link"))
+    kind = next((word for test, word in kinds if test(status.st_mode)), "special")
+    return {"name": path.name, "kind": kind, "size": status.st_size, "modified": status.st_mtime_ns}
+
+
+def main(folder: str) -> None:
+    """Carry the request of the host's ``folder`` out; the answer is in the folder that it names, afterwards."""
+    for kind, at in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run")):
+        _run(["mount", "-t", kind, kind, at], check=True)
+    _run(["mount", "-t", "hostfs", "-o", folder, "none", str(_HERE)], check=True)
+    request = json.loads((_HERE / "request.json").read_text())
+    out = _HERE / "out"
+    _run(["mount", "-t", "hostfs", "-o", request["out"], "none", str(out)], check=True)
+    try:
+        answer = _answer(request, out)
+    except Declined as error:
+        answer = {"error": error.kind, "message": str(error)}
+    except Exception:  # noqa: BLE001 - this process ends here: the host tells it
+        answer = {"error": "fault", "message": traceback.format_exc()}
+    (out / "answer.json").write_text(json.dumps(answer))
+
+
+def _answer(request: dict[str, object], out: Path) -> dict[str, object]:
+    numbers = request["disks"]
+    assert isinstance(numbers, list)
+    _load("dm-mod", "vfat")
+    found = _volumes(numbers)
+    if _of_type(found, "linux_raid_member"):
+        _load("raid1", "raid10", "raid456", "raid0", "linear")
+        _need("mdadm")
+        _run(["mdadm", "--assemble", "--scan", "--config=partitions", "--run"])
+        found = _volumes(numbers)
+    if _of_type(found, "LVM2_member"):
+        _need("vgchange", "lvm2")
+        _run(["vgchange", "--config", _LVM, "-ay"])
+        found = _volumes(numbers)
+    for kind in {one.file_system for one in found}:
+        _load(kind)
+    volumes = [one for one in found if one.file_system not in _NO_FILES]
+    if request["act"] == "volumes":
+        return {"volumes": [asdict(one) for one in volumes]}
+    tree = _tree(volumes, request)
+    path = str(request["path"])
+    if request["act"] == "entries":
+        return {"entries": tree.entries(path), "left_out": tree.left_out}
+    tree.copy(path, out / "copy", bool(request["owners"]))
+    return {"left_out": tree.left_out}
+
+
+def _need(program: str, package: str = "") -> None:
+    if _run(["sh", "-c", f"command -v {program}"]).returncode:
+        raise Declined("refused", f"{program} is not installed here: install the package {package or program}.")
+
+
+# Volumes.
+
+
+def _volumes(numbers: list[int]) -> list[Volume]:
+    """Every block device that something was made on, whatever it is, by blkid."""
+    found = []
+    for device in sorted(Path("/sys/class/block").iterdir()):
+        size = int((device / "size").read_text()) * 512
+        if not size or device.name.startswith(("loop", "ram", "zram")):
+            continue
+        told = _run(["blkid", "-p", "-o", "export", f"/dev/{device.name}"]).stdout
+        facts = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
+        if "TYPE" in facts:
+            facts = {name: value.replace("\\", "") for name, value in facts.items()}
+            names = facts["TYPE"], facts.get("LABEL", ""), facts.get("UUID", "")
+            partition = facts.get("PART_ENTRY_UUID", "")
+            found.append(Volume(_name(device, numbers), *names, size, f"/dev/{device.name}", partition))
+    return found
+
+
+def _name(device: Path, numbers: list[int]) -> str:
+    if (device / "dm" / "name").exists():
+        # The kernel has one name for both: a hyphen between them, and two for each that is theirs.
+        group, _, volume = re.sub(r"(?<!-)-(?!-)", "\0", (device / "dm" / "name").read_text().strip()).partition("\0")
+        return f"{group}/{volume}".replace("--", "-").rstrip("/")
+    if not device.name.startswith("ubd"):
+        return device.name
+    disk = str(numbers[ord(device.name[3]) - ord("a")])
+    part = device / "partition"
+    return f"{disk}p{part.read_text().strip()}" if part.exists() else disk
+
+
+def _of_type(volumes: list[Volume], kind: str) -> bool:
+    return any(one.file_system == kind for one in volumes)
+
+
+# Trees.
+
+
+def _tree(volumes: list[Volume], request: dict[str, object]) -> Tree:
+    """The volume that is asked for; else all of them where the machine's own table of file systems puts them."""
+    wanted = str(request["volume"])
+    root = _HERE / "tree"
+    tree = Tree(root)
+    if wanted:
+        _mount(_only([one for one in volumes if one.name == wanted], volumes), root)
+        return tree
+    roots = _roots(volumes, tree)
+    if not roots and len(volumes) == 1:
+        roots = [(volumes[0], "")]
+    volume, options = _only(roots, volumes)
+    _mount(volume, root, options)
+    if not tree.has(_TABLE):
+        return tree
+    names = request["names"]
+    assert isinstance(names, dict)
+    for spec, at, options in _table(tree.at(tree.find(_TABLE)).read_text(errors="replace")):
+        found = _by_spec(volumes, spec, names)
+        try:
+            if found is None:
+                raise Declined("not-found", "not on the disks")
+            _mount(found, tree.at(tree.find(at)), options)
+        except Declined as error:
+            tree.left_out.append(f"{at} ({spec}): {error}")
+    return tree
+
+
+def _only(found: list[T], of: list[Volume]) -> T:
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(one.name for one in of) or "none"
+    raise Declined("not-found", f"Say which volume the path is on. There are: {names}.")
+
+
+def _roots(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
+    """The volumes that a machine starts from, by their table of file systems, each with the options to mount it."""
+    found = []
+    for one in volumes:
+        try:
+            _mount(one, tree.root)
+        except Declined:
+            continue
+        if tree.has(_TABLE):
+            found.append((one, ""))
+        elif one.file_system == "btrfs":
+            # A root that is a subvolume, @ or root, which the machine's own start names.
+            names = sorted(entry.name for entry in tree.root.iterdir() if tree.has(f"/{entry.name}{_TABLE}"))
+            found += [(one, f"subvol={name}") for name in names]
+        _run(["umount", str(tree.root)], check=True)
+    return found
+
+
+def _table(text: str) -> list[tuple[str, str, str]]:
+    """What a table of file systems mounts beside the root, those nearest the root first: fstab(5)."""
+    rows = []
+    for fields in (line.split() for line in text.splitlines()):
+        if len(fields) < 3 or fields[0].startswith("#"):
+            continue
+        spec, at = (re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), one) for one in fields[:2])
+        options = fields[3] if len(fields) > 3 else ""
+        elsewhere = fields[2].split(".")[0] in _UNTOUCHED or "bind" in options.split(",")
+        if at.startswith("/") and os.path.normpath(at) != "/" and not elsewhere:
+            rows.append((spec.replace('"', ""), os.path.normpath(at), options))
+    return sorted(rows, key=lambda row: row[1].count("/"))
+
+
+def _by_spec(volumes: list[Volume], spec: str, names: dict[str, int]) -> Volume | None:
+    for prefix, field in _SPECS.items():
+        if spec.startswith(prefix):
+            value = spec.removeprefix(prefix).lower()
+            return next((one for one in volumes if getattr(one, field).lower() == value), None)
+    if spec.startswith("/dev/mapper/"):
+        escaped = {one.name.replace("-", "--").replace("/", "-"): one for one in volumes}
+        return escaped.get(spec.removeprefix("/dev/mapper/"))
+    short = spec.removeprefix("/dev/")
+    for name, number in names.items():
+        part = short.removeprefix(name).lstrip("p") if short.startswith(name) else None
+        if part is not None and (part == "" or part.isdigit()):
+            return next((one for one in volumes if one.name == (f"{number}p{part}" if part else str(number))), None)
+    return next((one for one in volumes if one.name == short), None)
+
+
+def _mount(volume: Volume, at: Path, options: str = "") -> None:
+    """Read-only, as the file system's own driver does it: its log is replayed first."""
+    kept = [one for one in options.split(",") if one.startswith(("subvol=", "subvolid="))]
+    done = _run(["mount", "-t", volume.file_system, "-o", ",".join(["ro", *kept]), volume.device, str(at)])
+    if done.returncode:
+        raise Declined("refused", f"{volume.name} ({volume.file_system}) does not mount: {done.stderr.strip()[:300]}")
+
+
+def _load(*modules: str) -> None:
+    """What is built in, or is no module at all, is passed over."""
+    _need("modprobe", "kmod")
+    for module in modules:
+        _run(["modprobe", "-q", "-d", str(_HERE / "modules"), module])
+
+
+def _run(command: list[str], *, check: bool = False) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=check, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+    try:
+        main(sys.argv[1])
+    finally:
+        os.sync()
+        ctypes.CDLL(None).reboot(_POWER_OFF)
