@@ -93,9 +93,10 @@ def volumes(
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     with _reader(found, chosen.position, as_json) as reader:
-        listed = reader.volumes()
+        listed, left_out = reader.volumes()
+    _tell(left_out)
     if as_json:
-        print_json([asdict(one) for one in listed])
+        print_json({"volumes": [asdict(one) for one in listed], "left_out": left_out})
         return
     cells = [(one.name, one.file_system, f"{one.size / _MIB:,.0f}", one.label, one.uuid) for one in listed]
     print_table(("Volume", "File system", "MiB", "Label", "UUID"), cells, "There is no file system on the disks.")

@@ -11,14 +11,18 @@ import os
 import shutil
 import struct
 import tarfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from tests.loopdisks import run
 
+from farshore.export.files.reader import file_reader
+from farshore.export.raw_file import RawFileSource
 from farshore.lab.command import GuestSettings
 from farshore.lab.guest import Guest
 from farshore.lab.image import HOST_TOOLS, GuestRecipe, ensure_image
+from farshore.model.identifiers import DiskNumber
 from farshore.protection.push.bundle import build_bundle, default_cache
 from farshore.sites.qemu.accelerator import QEMU
 
@@ -27,11 +31,12 @@ MIB = 1 << 20
 SIZE = 128 * MIB
 LINUX = 0x83
 KERNEL_SYMBOLS = 1
+READER_TOOLS = ("linux.uml", "modprobe", "vgchange", "nbdfuse")
 
 
 @pytest.fixture(autouse=True)
 def _host_is_able() -> None:
-    missing = [tool for tool in (QEMU, *HOST_TOOLS) if shutil.which(tool) is None]
+    missing = [tool for tool in (QEMU, *HOST_TOOLS, *READER_TOOLS) if shutil.which(tool) is None]
     if os.geteuid() != 0:
         missing.append("root")
     if missing:
@@ -97,3 +102,24 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     assert findings["swap /srv/volume/swap"] == ["ok", "It is not shipped."], findings
     assert findings["file system /srv/mirror"][0] == "ok", findings
     assert "data mode" in findings["capture mode"][1], findings
+    for_the_reader(settings.data_disks, found["again"], tmp_path)
+
+
+def for_the_reader(disks: tuple[Path, ...], digests: list[str], folder: Path) -> None:
+    """Volume and mirror, as the guest's end left them, are read without any of this host's device mapper and md."""
+    sources = {DiskNumber(number): RawFileSource(disk) for number, disk in enumerate(disks)}
+    with file_reader(sources, {}) as reader:
+        volumes, left_out = reader.volumes()
+        names = sorted(one.name for one in volumes)
+        assert {one.file_system for one in volumes} == {"ext4"}
+        if shutil.which("mdadm"):
+            assert (names, left_out) == (["md127", "vg/data"], [])
+        else:
+            assert names == ["vg/data"]
+            assert "mdadm is not installed" in left_out[0]
+        for name, digest in zip(("vg/data", "md127"), digests, strict=True):
+            if name not in names:
+                continue
+            reader.copy("/again", folder / "copied", volume=name)
+            assert sha256((folder / "copied").read_bytes()).hexdigest() == digest
+            (folder / "copied").unlink()

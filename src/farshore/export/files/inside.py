@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -28,6 +29,11 @@ _LVM = (
     'devices{use_devicesfile=0 scan=["/dev"]} backup{backup=0 archive=0} '
     "activation{udev_sync=0 udev_rules=0 monitoring=0} global{event_activation=0}"
 )
+_ASSEMBLERS = (
+    ("linux_raid_member", "mdadm", "mdadm", ("--assemble", "--scan", "--config=partitions", "--run")),
+    ("LVM2_member", "vgchange", "lvm2", ("--config", _LVM, "-ay")),
+)
+"""By what blkid calls a member: what makes devices of it, the package that has it, and how."""
 _UNTOUCHED = ("none", "swap", "tmpfs", "proc", "sysfs", "devpts", "overlay", "nfs", "nfs4", "cifs", "fuse", "9p")
 """Kinds in a table of file systems that are on none of the disks."""
 
@@ -150,23 +156,11 @@ def main(folder: str) -> None:
 def _answer(request: dict[str, object], out: Path) -> dict[str, object]:
     numbers = request["disks"]
     assert isinstance(numbers, list)
-    _load("dm-mod", "vfat")
-    found = _volumes(numbers)
-    if _of_type(found, "linux_raid_member"):
-        _load("raid1", "raid10", "raid456", "raid0", "linear")
-        _need("mdadm")
-        _run(["mdadm", "--assemble", "--scan", "--config=partitions", "--run"])
-        found = _volumes(numbers)
-    if _of_type(found, "LVM2_member"):
-        _need("vgchange", "lvm2")
-        _run(["vgchange", "--config", _LVM, "-ay"])
-        found = _volumes(numbers)
-    for kind in {one.file_system for one in found}:
-        _load(kind)
-    volumes = [one for one in found if one.file_system not in _NO_FILES]
+    tree = Tree(_HERE / "tree")
+    volumes = _assembled(numbers, tree.left_out)
     if request["act"] == "volumes":
-        return {"volumes": [asdict(one) for one in volumes]}
-    tree = _tree(volumes, request)
+        return {"volumes": [asdict(one) for one in volumes], "left_out": tree.left_out}
+    _grow(tree, volumes, request)
     path = str(request["path"])
     if request["act"] == "entries":
         return {"entries": tree.entries(path), "left_out": tree.left_out}
@@ -174,12 +168,23 @@ def _answer(request: dict[str, object], out: Path) -> dict[str, object]:
     return {"left_out": tree.left_out}
 
 
-def _need(program: str, package: str = "") -> None:
-    if _run(["sh", "-c", f"command -v {program}"]).returncode:
-        raise Declined("refused", f"{program} is not installed here: install the package {package or program}.")
-
-
 # Volumes.
+
+
+def _assembled(numbers: list[int], left_out: list[str]) -> list[Volume]:
+    """The volumes with files on them, those on arrays and logical volumes too."""
+    found = _volumes(numbers)
+    for kind, tool, package, command in _ASSEMBLERS:
+        if not any(one.file_system == kind for one in found):
+            continue
+        if shutil.which(tool) is None:
+            left_out.append(f"What is on {kind}s: {tool} is not installed here (the package {package}).")
+            continue
+        _load("dm-mod", "raid0", "raid1", "raid10", "raid456", "linear")
+        _run([tool, *command])
+        found = _volumes(numbers)
+    _load(*{one.file_system for one in found})
+    return [one for one in found if one.file_system not in _NO_FILES]
 
 
 def _volumes(numbers: list[int]) -> list[Volume]:
@@ -211,28 +216,22 @@ def _name(device: Path, numbers: list[int]) -> str:
     return f"{disk}p{part.read_text().strip()}" if part.exists() else disk
 
 
-def _of_type(volumes: list[Volume], kind: str) -> bool:
-    return any(one.file_system == kind for one in volumes)
-
-
 # Trees.
 
 
-def _tree(volumes: list[Volume], request: dict[str, object]) -> Tree:
-    """The volume that is asked for; else all of them where the machine's own table of file systems puts them."""
+def _grow(tree: Tree, volumes: list[Volume], request: dict[str, object]) -> None:
+    """Mount the volume that is asked for; else all of them where the machine's own table of file systems puts them."""
     wanted = str(request["volume"])
-    root = _HERE / "tree"
-    tree = Tree(root)
     if wanted:
-        _mount(_only([one for one in volumes if one.name == wanted], volumes), root)
-        return tree
+        _mount(_only([one for one in volumes if one.name == wanted], volumes), tree.root)
+        return
     roots = _roots(volumes, tree)
     if not roots and len(volumes) == 1:
         roots = [(volumes[0], "")]
     volume, options = _only(roots, volumes)
-    _mount(volume, root, options)
+    _mount(volume, tree.root, options)
     if not tree.has(_TABLE):
-        return tree
+        return
     names = request["names"]
     assert isinstance(names, dict)
     for spec, at, options in _table(tree.at(tree.find(_TABLE)).read_text(errors="replace")):
@@ -243,7 +242,6 @@ def _tree(volumes: list[Volume], request: dict[str, object]) -> Tree:
             _mount(found, tree.at(tree.find(at)), options)
         except Declined as error:
             tree.left_out.append(f"{at} ({spec}): {error}")
-    return tree
 
 
 def _only(found: list[T], of: list[Volume]) -> T:
@@ -311,7 +309,6 @@ def _mount(volume: Volume, at: Path, options: str = "") -> None:
 
 def _load(*modules: str) -> None:
     """What is built in, or is no module at all, is passed over."""
-    _need("modprobe", "kmod")
     for module in modules:
         _run(["modprobe", "-q", "-d", str(_HERE / "modules"), module])
 
@@ -321,7 +318,7 @@ def _run(command: list[str], *, check: bool = False) -> subprocess.CompletedProc
 
 
 if __name__ == "__main__":
-    os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+    os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     try:
         main(sys.argv[1])
     finally:

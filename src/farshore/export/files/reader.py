@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from farshore.export.files import inside
@@ -67,19 +67,21 @@ class FileReader:
         """``names``: what the machine calls its disks (``sda``), as they may stand in its table of file systems."""
         if len(disks) > _MOST_DISKS:
             raise Unsupported(f"There are {len(disks)} disks.", remedy=f"Files come out of {_MOST_DISKS} at most.")
-        if shutil.which(_KERNEL) is None:
-            raise Refused("User-mode Linux is not installed.", remedy="Install the package user-mode-linux.")
+        for tool, package in (_KERNEL, "user-mode-linux"), ("modprobe", "kmod"):
+            if shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is None:
+                raise Refused(f"{tool} is not installed.", remedy=f"Install the package {package}.")
         self._disks = dict(sorted(disks.items()))
         self._names = dict(names)
 
-    def volumes(self) -> list[Volume]:
-        """The file systems on the disks, on partitions, logical volumes and arrays."""
+    def volumes(self) -> tuple[list[Volume], list[str]]:
+        """The file systems on the disks, on partitions, logical volumes and arrays; what could not be looked into."""
         with tempfile.TemporaryDirectory(prefix="farshore-files-") as out:
-            found = self._ask({"act": "volumes"}, Path(out))["volumes"]
-        return [Volume(*(row[name] for name in Volume.__dataclass_fields__)) for row in found]
+            answer = self._ask({"act": "volumes"}, Path(out))
+        names = [field.name for field in fields(Volume)]
+        return [Volume(*(row[name] for name in names)) for row in answer["volumes"]], answer["left_out"]
 
     def entries(self, path: str, volume: str = "") -> tuple[list[Entry], list[str]]:
-        """What is at ``path``; and which file systems of the machine's own table could not be mounted, and why.
+        """What is at ``path``; and what of the machine could not be mounted, and why.
 
         Raises NotFound, Refused. Without ``volume`` the path is the machine's own.
         """
