@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.unit.vault.faulty_store import KillableStore, Killed
 from tests.unit.vault.synthetic import MACHINE, Machine, memory_vault, read
 
+from farshore.formats import vault_names
 from farshore.model.errors import Damaged, NotFound
-from farshore.model.identifiers import DiskNumber, PointId
+from farshore.model.identifiers import DiskNumber, Epoch, PointId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.ports import BlockSource
@@ -49,6 +50,8 @@ class VaultMachine(RuleBasedStateMachine):
         self.twin.disks[0][:] = self.machine.disks[0]
         assert self.twin.begin_epoch(None) == 0
         self.held: list[tuple[BlockSource, bytes]] = []
+        self.unfinished: set[str] = set()
+        """Documents of epochs whose copy was killed."""
 
     @rule(segments=st.integers(1, 5), batches=st.integers(1, 2), count=st.integers(1, 12))
     def write(self, segments: int, batches: int, count: int) -> None:
@@ -85,6 +88,7 @@ class VaultMachine(RuleBasedStateMachine):
             self.newest = max(made.states)
         except Killed:
             made.in_vault = whole
+            self.unfinished.add(vault_names.epoch(made.id, Epoch(made.epoch)))
             # Its lease ends some time: here at once, or the collector would have nothing to do in any later step.
             for name in self.leases() - leases:
                 made.vault.store.delete(name)
@@ -194,7 +198,9 @@ class VaultMachine(RuleBasedStateMachine):
             for point in each.in_vault.points():
                 if point.position in each.states:
                     each.check(point.position)
-        assert verify(self.machine.vault, data=True).findings == []
+        # Between its description and its document an epoch cannot be told from one that has lost the latter.
+        found = [one for one in verify(self.machine.vault, data=True).findings if one.object not in self.unfinished]
+        assert found == []
 
     @invariant()
     def the_newest_point_is_the_last_stored(self) -> None:

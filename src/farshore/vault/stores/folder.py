@@ -23,7 +23,6 @@ from farshore.vault.folder_sync import sync_folder
 from farshore.vault.stores.direct import WORTH_IT, write_direct
 from farshore.vault.stores.port import Listed
 
-_COALESCE = 65536
 _TEMPORARY = ".part-"
 
 
@@ -67,8 +66,11 @@ class FolderStore:
     def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
         found: list[Buffer] = []
         with _translated(name), _opened(self._root / name) as handle:
-            for start, length in zip(starts, lengths, strict=True):
-                found.append(_read(handle, name, start, length))
+            for start, run in _runs(starts, lengths):
+                data = memoryview(_read(handle, name, start, sum(run)))
+                for length in run:
+                    found.append(data[:length])
+                    data = data[length:]
         return found
 
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
@@ -158,6 +160,18 @@ def _write_all(handle: int, buffers: Sequence[Buffer]) -> None:
             written -= len(waiting.pop(0))
         if written:
             waiting[0] = waiting[0][written:]
+
+
+def _runs(starts: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """The ranges as runs of such as follow on one another: where each run starts, and its lengths."""
+    runs: list[tuple[int, list[int]]] = []
+    end = -1
+    for start, length in zip(starts, lengths, strict=True):
+        if start != end:
+            runs.append((start, []))
+        runs[-1][1].append(length)
+        end = start + length
+    return runs
 
 
 def _read(handle: int, name: str, start: int, length: int) -> bytes:
