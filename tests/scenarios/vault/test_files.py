@@ -19,7 +19,7 @@ from tests.unit.vault.synthetic import Machine, memory_vault, new_vault
 from farshore.export.files.reader import file_reader
 from farshore.export.mounted import mounted
 from farshore.export.raw_file import RawFileSource
-from farshore.model.errors import NotFound, Refused
+from farshore.model.errors import NotFound, Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 
 pytestmark = pytest.mark.root
@@ -127,6 +127,7 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(tmp_path):
     system, data = disk_with_a_partition(tmp_path / "a.raw"), disk_with_a_partition(tmp_path / "b.raw")
     with made("ext4", data, tmp_path / "mounted") as root:
         (root / "ledger").write_text("rows\n")
+        (root / "large").write_bytes(b"x" * MIB)
     with made("btrfs", system, tmp_path / "mounted") as top:
         root = top / "@"
         subprocess.run(["btrfs", "subvolume", "create", str(root)], check=True, capture_output=True)
@@ -146,6 +147,14 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(tmp_path):
             reader.copy("/ledger", tmp_path / "none", volume="2p1")
         with pytest.raises(Refused, match="exists already"):
             reader.copy("/ledger", tmp_path / "alone", volume="1p1")
+        (tmp_path / "full").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path / "full")], check=True)
+        try:
+            with pytest.raises(TryLater, match=r"was not copied whole.*No space left"):
+                reader.copy("/large", tmp_path / "full" / "large", volume="1p1")
+            assert list((tmp_path / "full").iterdir()) == []
+        finally:
+            subprocess.run(["umount", str(tmp_path / "full")], check=True)
     assert (tmp_path / "whole").read_text() == (tmp_path / "alone").read_text() == "rows\n"
 
 

@@ -1,8 +1,8 @@
 """What user-mode Linux runs as its first program: finds the volumes of the disks, mounts them, lists or copies.
 
-It gets the folder of a request, which names the one to answer in. It runs on the host's own Python and programs,
-which it sees through hostfs, read-only; of the package it must import nothing. The disks may be written to: a file
-system replays its log as it would at a start.
+It gets the folder of a request, and answers there. It runs on the host's own Python and programs, which it sees
+through hostfs, read-only; of the package it must import nothing. The disks may be written to: a file system replays
+its log as it would at a start.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _entry(path: Path) -> dict[str, object]:
 
 
 def main(folder: str) -> None:
-    """Carry the request of the host's ``folder`` out; the answer is in the folder that it names, afterwards."""
+    """Carry the request in the host's ``folder`` out; the answer is there afterwards."""
     for kind, at in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run")):
         _run(["mount", "-t", kind, kind, at], check=True)
     _run(["mount", "-t", "hostfs", "-o", folder, "none", str(_HERE)], check=True)
@@ -150,7 +150,7 @@ def main(folder: str) -> None:
         answer = {"error": error.kind, "message": str(error)}
     except Exception:  # noqa: BLE001 - this process ends here: the host tells it
         answer = {"error": "fault", "message": traceback.format_exc()}
-    (out / "answer.json").write_text(json.dumps(answer))
+    (_HERE / "answer.json").write_text(json.dumps(answer))
 
 
 def _answer(request: dict[str, object], out: Path) -> dict[str, object]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,7 +35,7 @@ _KINDS: dict[str, type[FarshoreError]] = {"not-found": NotFound, "refused": Refu
 _REMEDIES = {
     "not-found": "See `farshore vault volumes` and `farshore vault files`.",
     "refused": "Choose another path or volume, or restore the whole disk.",
-    "try-later": "Free some space there, or choose another place, and try again.",
+    "try-later": "Make room there or choose another place; after a read error, run `farshore vault verify --data`.",
 }
 
 
@@ -112,11 +113,10 @@ class FileReader:
             # d: a disk that looks like user-mode Linux's own copy-on-write file is none. c: no locks, it is ours alone.
             command += [f"ubd{place}dc={disk}" for place, disk in enumerate(self._disks.values())]
             console = _run(command)
-            answer = out / "answer.json"
+            answer = folder / "answer.json"
             if not answer.exists():
                 raise TryLater(f"The reader did not come up: {console[-400:]}", remedy="Check /dev/shm and /dev/fuse.")
             told = json.loads(answer.read_text())
-            answer.unlink()
         if "error" in told:
             raise _error(told["error"], told["message"])
         return told  # type: ignore[no-any-return]
@@ -126,7 +126,8 @@ def _prepare(folder: Path, request: dict[str, object]) -> None:
     (folder / "request.json").write_text(json.dumps(request))
     init = folder / "init"
     # The kernel's command line has no way to quote; -S -E: the reader sees none of this user's settings.
-    init.write_text(f"#!/bin/sh\nexec '{sys.executable}' -S -E '{inside.__file__}' '{folder}'\n")
+    command = shlex.join([sys.executable, "-S", "-E", inside.__file__, str(folder)])
+    init.write_text(f"#!/bin/sh\nexec {command}\n")
     init.chmod(0o700)
     for name in ("tree", "out"):
         (folder / name).mkdir()
@@ -170,15 +171,17 @@ def _error(kind: str, message: str) -> FarshoreError:
 @contextlib.contextmanager
 def file_reader(sources: Mapping[DiskNumber, BlockSource], names: Mapping[str, DiskNumber]) -> Iterator[FileReader]:
     """A reader over sources, which are closed at the end. Raises Refused where a tool is missing, TryLater."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.ExitStack() as unmounted:
-            for source in sources.values():
-                unmounted.callback(source.close)
+    waiting = dict(sources)
+    try:
+        with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="farshore-disks-")))
             places = {number: folder / str(number) for number in sources}
             reader = FileReader({number: place / "disk" for number, place in places.items()}, names)
-            unmounted.pop_all()
-        for number, source in sources.items():
-            places[number].mkdir()
-            stack.enter_context(mounted(source, places[number], "disk", overlay=folder / f"written-{number}"))
-        yield reader
+            for number, place in places.items():
+                place.mkdir()
+                overlay = folder / f"written-{number}"
+                stack.enter_context(mounted(waiting.pop(number), place, "disk", overlay))
+            yield reader
+    finally:
+        for source in waiting.values():
+            source.close()
