@@ -142,10 +142,8 @@ def main(folder: str) -> None:
         _run(["mount", "-t", kind, kind, at], check=True)
     _run(["mount", "-t", "hostfs", "-o", folder, "none", str(_HERE)], check=True)
     request = json.loads((_HERE / "request.json").read_text())
-    out = _HERE / "out"
-    _run(["mount", "-t", "hostfs", "-o", request["out"], "none", str(out)], check=True)
     try:
-        answer = _answer(request, out)
+        answer = _answer(request)
     except Declined as error:
         answer = {"error": error.kind, "message": str(error)}
     except Exception:  # noqa: BLE001 - this process ends here: the host tells it
@@ -153,7 +151,7 @@ def main(folder: str) -> None:
     (_HERE / "answer.json").write_text(json.dumps(answer))
 
 
-def _answer(request: dict[str, object], out: Path) -> dict[str, object]:
+def _answer(request: dict[str, object]) -> dict[str, object]:
     numbers = request["disks"]
     assert isinstance(numbers, list)
     tree = Tree(_HERE / "tree")
@@ -164,6 +162,8 @@ def _answer(request: dict[str, object], out: Path) -> dict[str, object]:
     path = str(request["path"])
     if request["act"] == "entries":
         return {"entries": tree.entries(path), "left_out": tree.left_out}
+    out = _HERE / "out"
+    _run(["mount", "-t", "hostfs", "-o", str(request["out"]), "none", str(out)], check=True)
     tree.copy(path, out / "copy", bool(request["owners"]))
     return {"left_out": tree.left_out}
 

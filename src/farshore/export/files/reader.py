@@ -76,8 +76,7 @@ class FileReader:
 
     def volumes(self) -> tuple[list[Volume], list[str]]:
         """The file systems on the disks, on partitions, logical volumes and arrays; what could not be looked into."""
-        with tempfile.TemporaryDirectory(prefix="farshore-files-") as out:
-            answer = self._ask({"act": "volumes"}, Path(out))
+        answer = self._ask({"act": "volumes"})
         names = [field.name for field in fields(Volume)]
         return [Volume(*(row[name] for name in names)) for row in answer["volumes"]], answer["left_out"]
 
@@ -86,8 +85,7 @@ class FileReader:
 
         Raises NotFound, Refused. Without ``volume`` the path is the machine's own.
         """
-        with tempfile.TemporaryDirectory(prefix="farshore-files-") as out:
-            answer = self._ask({"act": "entries", "path": _absolute(path), "volume": volume}, Path(out))
+        answer = self._ask({"act": "entries", "path": _absolute(path), "volume": volume})
         return [Entry(**row) for row in answer["entries"]], answer["left_out"]
 
     def copy(self, path: str, target: Path, volume: str = "") -> list[str]:
@@ -99,15 +97,15 @@ class FileReader:
             raise NotFound(f"There is no folder {target.parent}.", remedy="Make it, or choose another place.")
         with tempfile.TemporaryDirectory(prefix=".farshore-", dir=target.parent) as out:
             asked = {"act": "copy", "path": _absolute(path), "volume": volume, "owners": os.geteuid() == 0}
-            answer = self._ask(asked, Path(out))
+            answer = self._ask({**asked, "out": out})
             (Path(out) / "copy").rename(target)
         left_out: list[str] = answer["left_out"]
         return left_out
 
-    def _ask(self, request: dict[str, object], out: Path) -> dict:  # type: ignore[type-arg]
+    def _ask(self, request: dict[str, object]) -> dict:  # type: ignore[type-arg]
         with tempfile.TemporaryDirectory(prefix="farshore-reader-") as run:
             folder = Path(run)
-            _prepare(folder, {**request, "out": str(out), "disks": list(self._disks), "names": self._names})
+            _prepare(folder, {**request, "disks": list(self._disks), "names": self._names})
             command = [_KERNEL, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "ro", "quiet"]
             command += [f"init={folder / 'init'}", f"uml_dir={folder}", "umid=reader", "con=null", "con0=null,fd:1"]
             # d: a disk that looks like user-mode Linux's own copy-on-write file is none. c: no locks, it is ours alone.
