@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-tests demo check test soak bench lock openapi clean
+.PHONY: help setup setup-tests demo check test test-fast soak bench lock openapi clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -29,10 +29,20 @@ check: setup  ## lint, types, import contracts
 	@.venv/bin/vermin --quiet --no-tips --violations --eval-annotations --target=3.9- $(AGENT)
 	@.venv/bin/lint-imports
 
-test: setup-tests check  ## every test (as root; under 40 minutes on 2 cores)
-	@$(PYTHON) -m pytest
+# Programs of the tests start some hundred times; compiling their sources each time would cost minutes.
+test test-fast soak bench: export PYTHONDONTWRITEBYTECODE =
 
-soak: setup-tests  ## kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=; SEED=, LAYOUT=), then every kill point (as root)
+# Most deep tests wait for something, so twice as many workers as processors keep those busy.
+WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
+PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
+
+test: setup-tests check  ## the gate, which CI runs: every test (as root; within 25 minutes on 2 cores)
+	@$(PYTEST)
+
+test-fast: setup-tests  ## the fast lane: unit, formats, contract (within 5 minutes)
+	@$(PYTEST) tests/unit tests/formats tests/contract
+
+soak: setup-tests  ## the long set: kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=; SEED=, LAYOUT=), then every kill point (as root)
 	@$(PYTHON) -m tests.crash.fire $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),30)) $(if $(SEED),--seed $(SEED)) $(if $(LAYOUT),--layout $(LAYOUT))
 	@FARSHORE_SOAK=1 $(PYTHON) -m pytest tests/crash
 

@@ -1,9 +1,15 @@
-"""For every test. In CI nothing skips: what a test lacks there (a tool, root, a device) fails it, however it skips."""
+"""Rules for every test: nothing skips in CI, a file stays on one worker, workers share no port.
+
+With CI=true a test that lacks something (a tool, root, a device) fails, however it skips. pytest-xdist spreads the
+tests over workers: each file is a group, so that its module fixtures are made once; files that need the same costly
+service name a group (``pytest.mark.xdist_group``). The groups with the largest time limits start first.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -14,7 +20,38 @@ settings.register_profile("farshore", deadline=None)
 if os.environ.get("CI") != "true":
     settings.load_profile("farshore")
 
+TESTS = Path(__file__).parent
+_PORTS, _LARGEST_WORKER_COUNT = range(15_000, 32_000), 17
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def pytest_configure() -> None:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    share = len(_PORTS) // _LARGEST_WORKER_COUNT
+    first = _PORTS.start + int(worker) % _LARGEST_WORKER_COUNT * share
+    os.environ["FARSHORE_LAB_PORTS"] = f"{first}-{first + share}"  # farshore.lab.ports, in subprocesses too
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    limits: dict[str, float] = {}
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(TESTS))))
+        limits[_group(item)] = max(_limit(item), limits.get(_group(item), 0))
+    items.sort(key=lambda item: -limits[_group(item)])
+
+
+def _group(item: pytest.Item) -> str:
+    marker = item.get_closest_marker("xdist_group")
+    assert marker is not None
+    return str(marker.args[0])
+
+
+def _limit(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None else 0.0
 
 
 @pytest.hookimpl(wrapper=True)

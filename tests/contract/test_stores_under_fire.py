@@ -14,6 +14,7 @@ import pytest
 from tests.contract import doubles
 from tests.contract.faulty_proxy import Fault, FaultyProxy
 from tests.unit.vault.synthetic import Machine
+from tests.waiting import PATIENCE
 
 from farshore.model.errors import Damaged, NotFound, TryLater
 from farshore.model.identifiers import Epoch, Sequence
@@ -29,7 +30,7 @@ ENDPOINT = {"azurite": "AZURE_STORAGE_ENDPOINT", "ceph": "AWS_ENDPOINT"}
 
 def until_done(work: Callable[[], T]) -> T:
     """As callers of a store do: what may pass is tried again."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while True:
         try:
             return work()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 
@@ -11,17 +12,22 @@ _LOWEST, _EPHEMERAL = 15000, 32768
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now; all are held until all are found, so they differ."""
+    """Return ports of the loopback that nobody listens on now, all different.
+
+    ``FARSHORE_LAB_PORTS`` (``first-end``) narrows the range: programs that run side by side, each with a range of its
+    own, are never given a port that another was given and does not listen on yet.
+    """
+    first, end = map(int, os.environ.get("FARSHORE_LAB_PORTS", f"{_LOWEST}-{_EPHEMERAL}").split("-"))
     with contextlib.ExitStack() as held:
         ports: list[int] = []
         while len(ports) < count:
             one = held.enter_context(socket.socket())
             with contextlib.suppress(OSError):  # somebody has it: the next one
-                one.bind(("127.0.0.1", random.randrange(_LOWEST, _EPHEMERAL)))
+                one.bind(("127.0.0.1", random.randrange(first, end)))
                 ports.append(int(one.getsockname()[1]))
         return ports
 
 
 def free_port() -> int:
-    """One of them."""
+    """Return one such port."""
     return free_ports(1)[0]

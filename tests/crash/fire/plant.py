@@ -26,6 +26,7 @@ from tests.crash.fire.second_server import SecondServer
 from tests.crash.fire.small_disks import small_disk
 from tests.crash.process_server.faulty_s3 import FaultyStore
 from tests.loopdisks import LoopDisk
+from tests.waiting import PATIENCE
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Machine, TokenRequest
@@ -204,9 +205,9 @@ class Plant:
         return self._call(lambda api: api.machine(self.machine))
 
     def point(self, name: str, kind: PointKind = PointKind.CRASH_CONSISTENT) -> Job | None:
-        """Ask for a point; its job's end, None where nobody answers or it does not end within a minute."""
+        """Ask for a point; its job's end, None where nobody answers or it does not end."""
         job = self._call(lambda api: api.request_point(self.machine, PointRequest(kind=kind, name=name)))
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + PATIENCE
         while job is not None and job.state not in _ENDED and time.monotonic() < give_up:
             time.sleep(0.2)
             job = self._job(job.id) or job
@@ -215,7 +216,7 @@ class Plant:
     def _job(self, job: str) -> Job | None:
         return self._call(lambda api: api.job(job))
 
-    def until(self, true: Callable[[], bool], seconds: float = 120) -> None:
+    def until(self, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait. Raises TimeoutError."""
         give_up = time.monotonic() + seconds
         while not true():

@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tests.loopdisks import LoopDisk
+from tests.waiting import until
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Heartbeat, Machine, TokenRequest
@@ -36,15 +37,7 @@ from farshore.vault import MachineVault, Named, OwnerKey, Vault, open_store
 
 CLI = [sys.executable, "-c", "from farshore.cli.main import app; app()"]
 AGENT = [sys.executable, "-m", "farshore.mobility.main"]
-PATIENCE = 120.0
 ONE = DiskNumber(0)
-
-
-def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    give_up = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < give_up, f"{what}: not within {seconds} s"
-        time.sleep(0.2)
 
 
 class Rig:

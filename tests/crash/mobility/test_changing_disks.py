@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.crash.mobility.rig import ONE, Rig, churn, same, until, writing
+from tests.crash.mobility.rig import ONE, Rig, churn, same, writing
 from tests.loopdisks import LoopDisk, loop_disk, numbered_loop, pull_out, read_direct, require_data_mode, run
+from tests.waiting import until
 
 from farshore.api_types.machines import Machine, ProtectionRequest
 from farshore.model.identifiers import DiskNumber

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.crash.mobility.rig import Rig, same, until
+from tests.crash.mobility.rig import Rig, same
 from tests.loopdisks import LoopDisk, loop_disk, read_direct, require_data_mode
+from tests.waiting import until
 
 from farshore.api_types.machines import Machine, ProtectionRequest
 from farshore.model.position import Position

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.crash.mobility.rig import Rig, churn, same, until, writing
+from tests.crash.mobility.rig import Rig, churn, same, writing
 from tests.loopdisks import loop_disk, require_data_mode
+from tests.waiting import until
 
 from farshore.api_types.events import Alert
 from farshore.mobility.spill import HrlFile

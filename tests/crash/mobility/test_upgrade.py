@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.crash.mobility.rig import Rig, until, writing
+from tests.crash.mobility.rig import Rig, writing
 from tests.loopdisks import loop_disk, require_data_mode
+from tests.waiting import until
 
 from farshore.api_types.jobs import Job
 from farshore.mobility.capture.pinned import pin_folder_of

@@ -83,7 +83,7 @@ class SimulatedAgent:
             if sent.batch is batch:
                 sent.acknowledged = True
 
-    def deliver(self, seconds: float = 60.0) -> None:
+    def deliver(self, seconds: float = 300.0) -> None:
         """Send all that is not acknowledged, in order, repeating as a real agent would, until it is."""
         deadline = time.monotonic() + seconds
         while True:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.waiting import until
 
 from farshore.api_types.machines import EpochKind
 from farshore.client.credentials import client_context
@@ -312,10 +313,9 @@ def test_points_and_epochs_are_reported(rig: Rig, agent: SimulatedAgent) -> None
     agent.complete(agent.next - 1)
     agent.batch(10)
     agent.deliver()
-    deadline = time.monotonic() + 120
-    while not any(p["machine"] == agent.machine and p["sequence"] == 20 for p in rig.reported_points()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(
+        lambda: any(p["machine"] == agent.machine and p["sequence"] == 20 for p in rig.reported_points()), "the point"
+    )
     epochs = [epoch for report in rig.control.reports for epoch in report.epochs if epoch.machine == agent.machine]
     assert [epoch.consistent_from for epoch in epochs] == [10]
     assert all(p["sequence"] >= 10 for p in rig.reported_points() if p["machine"] == agent.machine)

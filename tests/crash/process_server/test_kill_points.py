@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.waiting import PATIENCE, until
 
 from farshore.api_types.machines import EpochKind
 from farshore.formats.point_payload import PointPayload
@@ -30,8 +32,8 @@ KILLS = (
     if os.environ.get("FARSHORE_SOAK")
     else [(gap, bool(gap % 2)) for gap in range(0, GAPS, 7)]
 )
-_BATCHES, _MOST_BATCHES = 14, 120
-"""At least, and at most until the kill point is reached: how many effects there are is a matter of time."""
+_BATCHES = 14
+"""At least, and more until the kill point is reached: how many effects they have depends on when they come."""
 DYING = str(Path(__file__).with_name("dying_server.py"))
 
 
@@ -64,9 +66,11 @@ def _start_again(rig: Rig, process: subprocess.Popen[bytes]) -> None:
 
 
 def _work(agent: SimulatedAgent, process: subprocess.Popen[bytes]) -> None:
-    for number in range(_MOST_BATCHES):
+    give_up = time.monotonic() + PATIENCE
+    for number in itertools.count():
         if number >= _BATCHES and process.poll() is not None:
             break
+        assert time.monotonic() < give_up, "the server does not reach the kill point"
         point = PointPayload(PointId(f"p{number}"), PointKind.APP_CONSISTENT) if _has_point(number) else None
         agent.batch(60, point=point)
         agent.deliver()
@@ -82,7 +86,7 @@ def _has_point(number: int) -> bool:
 
 
 def _copy(agent: SimulatedAgent) -> None:
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + PATIENCE
     while True:
         try:
             agent.copy()
@@ -99,11 +103,8 @@ def _copy(agent: SimulatedAgent) -> None:
 def _check(rig: Rig, agent: SimulatedAgent) -> None:
     vault = rig.vault.machine(agent.machine)
     position = Position(agent.epoch, agent.next - 1)
-    deadline = time.monotonic() + 60
     # A point's document follows the segment that holds its record.
-    while "last" not in {point.id for point in vault.points()}:
-        assert time.monotonic() < deadline, "the vault does not get the end of the stream"
-        time.sleep(0.05)
+    until(lambda: "last" in {point.id for point in vault.points()}, "the end of the stream in the vault")
     points = vault.points()
     consistent_from = vault.timeline().record(agent.epoch).consistent_from
     for sequence in {position.sequence, *(point.position.sequence for point in points[-6:])}:

@@ -13,6 +13,7 @@ import pytest
 from tests.crash.process_server.faulty_s3 import Fault, FaultyStore
 from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.waiting import until
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.machines import EpochKind
@@ -56,13 +57,6 @@ def agent(rig: Rig) -> SimulatedAgent:
     made.copy()
     made.complete()
     return made
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def stored(rig: Rig, agent: SimulatedAgent) -> int:

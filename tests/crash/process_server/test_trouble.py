@@ -6,13 +6,13 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Iterator
 
 import pytest
 from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.waiting import until
 
 from farshore.api_types.machines import EpochKind
 from farshore.formats import vault_names
@@ -62,13 +62,6 @@ def _send(agent: SimulatedAgent, batches: int) -> None:
         agent.send(agent.batch(100))
 
 
-def _until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 def _all_stored(rig: Rig, agent: SimulatedAgent) -> bool:
     return rig.vault.machine(agent.machine).timeline().last(agent.epoch) == agent.next - 1
 
@@ -87,11 +80,11 @@ def test_a_full_spool_disk_acknowledges_nothing_and_heals(tmp_path: Path) -> Non
             _send(agent, batches=8)
         acknowledged = agent.acknowledged_end()
         assert agent.plane.status().next_journal == acknowledged
-        _until(lambda: "spool disk is full" in rig.control.last.spool_trouble, "the trouble is not reported")
+        until(lambda: "spool disk is full" in rig.control.last.spool_trouble, "the trouble is not reported")
         filler.unlink()
         agent.deliver()
-        _until(lambda: _all_stored(rig, agent), "the vault does not get what was sent afterwards")
-        _until(lambda: not rig.control.last.spool_trouble, "the end of the trouble is not reported")
+        until(lambda: _all_stored(rig, agent), "the vault does not get what was sent afterwards")
+        until(lambda: not rig.control.last.spool_trouble, "the end of the trouble is not reported")
         rig.stop()
 
 
@@ -104,14 +97,14 @@ def test_a_full_vault_disk_is_waited_out_in_the_spool(tmp_path: Path) -> None:
         rig.start()
         agent = _agent(rig)
         agent.send(agent.batch(10))
-        _until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
+        until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
         filler = fill(vault)
         _send(agent, batches=8)
-        _until(lambda: "disk is full" in rig.control.last.store_trouble, "the trouble is not reported")
+        until(lambda: "disk is full" in rig.control.last.store_trouble, "the trouble is not reported")
         assert rig.vault.machine(agent.machine).timeline().last(agent.epoch) < agent.acknowledged_end() - 1
         filler.unlink()
-        _until(lambda: _all_stored(rig, agent), "the vault does not get what had waited")
-        _until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
+        until(lambda: _all_stored(rig, agent), "the vault does not get what had waited")
+        until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
         rig.stop()
 
 
@@ -120,7 +113,7 @@ def test_a_store_that_fails_fills_the_spool_then_agents_wait_then_all_goes_on(tm
         rig.start()
         agent = _agent(rig)
         agent.send(agent.batch(10))
-        _until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
+        until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
         machines = tmp_path / "vault" / "machines"
         machines.rename(tmp_path / "away")
         machines.write_text("a file where a folder should be")
@@ -129,12 +122,12 @@ def test_a_store_that_fails_fills_the_spool_then_agents_wait_then_all_goes_on(tm
         assert caught.value.after
         acknowledged = agent.acknowledged_end()
         assert acknowledged > 1000, "the spool should have taken several MiB"
-        _until(lambda: any(report.store_trouble for report in rig.control.reports), "the trouble is not reported")
+        until(lambda: any(report.store_trouble for report in rig.control.reports), "the trouble is not reported")
         machines.unlink()
         (tmp_path / "away").rename(machines)
         agent.deliver()
-        _until(lambda: _all_stored(rig, agent), "the vault does not get what had waited")
-        _until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
+        until(lambda: _all_stored(rig, agent), "the vault does not get what had waited")
+        until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
         rig.stop()
 
 
@@ -143,7 +136,7 @@ def test_what_the_spool_holds_survives_a_restart_while_the_store_fails(tmp_path:
         rig.start()
         agent = _agent(rig)
         agent.send(agent.batch(10))
-        _until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
+        until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
         machines = tmp_path / "vault" / "machines" / agent.machine / "segments"
         machines.rename(tmp_path / "away")
         machines.write_text("a file where a folder should be")
@@ -152,7 +145,7 @@ def test_what_the_spool_holds_survives_a_restart_while_the_store_fails(tmp_path:
         machines.unlink()
         (tmp_path / "away").rename(machines)
         rig.start()
-        _until(lambda: _all_stored(rig, agent), "the vault does not get what was acknowledged")
+        until(lambda: _all_stored(rig, agent), "the vault does not get what was acknowledged")
         rig.stop()
 
 
@@ -161,7 +154,7 @@ def test_a_server_that_starts_while_the_store_is_away_reports_and_answers(tmp_pa
         rig.start()
         agent = _agent(rig)
         agent.send(agent.batch(10))
-        _until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
+        until(lambda: _all_stored(rig, agent), "the vault does not get the first batch")
         machines = tmp_path / "vault" / "machines"
         machines.rename(tmp_path / "away")
         machines.write_text("a file where a folder should be")
@@ -169,15 +162,15 @@ def test_a_server_that_starts_while_the_store_is_away_reports_and_answers(tmp_pa
         rig.kill()
         before = len(rig.control.reports)
         rig.start()
-        _until(lambda: any(one.store_trouble for one in rig.control.reports[before:]), "the trouble is not reported")
+        until(lambda: any(one.store_trouble for one in rig.control.reports[before:]), "the trouble is not reported")
         assert rig.control.last.spool_bytes > 100 * 4096
         with pytest.raises(TryLater):
             agent.plane.status()
         assert not rig.control.last.stuck, "that the store is away is no machine's trouble"
         machines.unlink()
         (tmp_path / "away").rename(machines)
-        _until(lambda: _all_stored(rig, agent), "the vault does not get what was acknowledged")
-        _until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
+        until(lambda: _all_stored(rig, agent), "the vault does not get what was acknowledged")
+        until(lambda: not rig.control.last.store_trouble, "the end of the trouble is not reported")
         agent.send(agent.batch(10))
         rig.stop()
 
@@ -188,7 +181,7 @@ def test_a_machine_that_cannot_be_opened_holds_up_no_other(tmp_path: Path) -> No
         broken, well = _agent(rig, 1), _agent(rig, 2)
         for agent in (broken, well):
             agent.send(agent.batch(10))
-        _until(lambda: _all_stored(rig, broken) and _all_stored(rig, well), "the vault does not get the first batches")
+        until(lambda: _all_stored(rig, broken) and _all_stored(rig, well), "the vault does not get the first batches")
         machines = tmp_path / "vault" / "machines"
         machines.rename(tmp_path / "away")
         machines.write_text("a file where a folder should be")
@@ -201,17 +194,17 @@ def test_a_machine_that_cannot_be_opened_holds_up_no_other(tmp_path: Path) -> No
         good = key.read_bytes()
         key.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
         rig.start()
-        _until(lambda: _all_stored(rig, well), "one bad machine holds up another")
-        _until(lambda: [one.machine for one in rig.control.last.stuck] == [broken.machine], "it is not told which")
+        until(lambda: _all_stored(rig, well), "one bad machine holds up another")
+        until(lambda: [one.machine for one in rig.control.last.stuck] == [broken.machine], "it is not told which")
         assert rig.control.last.stuck[0].trouble.rstrip().endswith("."), "with what to do"
         assert not rig.control.last.store_trouble
         key.write_bytes(good)
         fresh = Vault.open(open_store(rig.vault_url), OwnerKey.from_file(tmp_path / "owner.key"))
-        _until(
+        until(
             lambda: fresh.machine(broken.machine).timeline().last(broken.epoch) == broken.next - 1,
             "what was acknowledged is not stored once it can be",
         )
-        _until(lambda: not rig.control.last.stuck, "it is told for ever")
+        until(lambda: not rig.control.last.stuck, "it is told for ever")
         rig.stop()
 
 
@@ -225,5 +218,5 @@ def test_streams_go_on_while_the_configuration_server_is_away(tmp_path: Path) ->
         agent.send(agent.batch(10))
         with pytest.raises(Unreachable):
             unknown.plane.send(unknown.batch(1))
-        _until(lambda: _all_stored(rig, agent), "the vault does not get the second batch")
+        until(lambda: _all_stored(rig, agent), "the vault does not get the second batch")
         rig.kill()

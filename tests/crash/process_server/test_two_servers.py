@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
-from tests.crash.process_server.test_store_faults import until
+from tests.waiting import until
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.machines import EpochKind

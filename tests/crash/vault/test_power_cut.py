@@ -13,12 +13,12 @@ import random
 import shutil
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.waiting import until
 
 from farshore.vault.stores.folder import FolderStore
 
@@ -91,11 +91,11 @@ def logged_disk(folder: Path) -> Iterator[tuple[Logged, Path]]:
         daemon = subprocess.Popen(["qemu-storage-daemon", *words])
         undo.callback(daemon.wait)
         undo.callback(daemon.terminate)
-        _until(socket.exists)
+        until(socket.exists)
         client = subprocess.Popen(["nbdfuse", str(fuse / "disk"), f"nbd+unix:///disk?socket={socket}"])
         undo.callback(client.wait)
         undo.callback(subprocess.run, ["fusermount3", "-u", str(fuse)], check=True)
-        _until(lambda: (fuse / "disk").exists() and (fuse / "disk").stat().st_size == SIZE)
+        until(lambda: (fuse / "disk").exists() and (fuse / "disk").stat().st_size == SIZE)
         with loop(fuse / "disk") as device:
             subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=0", device], check=True)
             subprocess.run(["mount", device, str(mounted)], check=True)
@@ -114,13 +114,6 @@ def loop(file: Path) -> Iterator[str]:
         yield device
     finally:
         subprocess.run(["losetup", "-d", device], check=True)
-
-
-def _until(true: object) -> None:
-    until = time.monotonic() + 30
-    while not true():  # type: ignore[operator]
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def work(logged: Logged, store: FolderStore, seed: int) -> list[Done]:

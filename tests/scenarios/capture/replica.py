@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 from tests.loopdisks import SCRATCH, LoopDisk, read_direct
+from tests.waiting import PATIENCE
 
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture import Capture, Dirty
@@ -89,7 +90,7 @@ def capturing(disks: Mapping[int, LoopDisk], *, ring_bytes: int = 64 << 20) -> I
 
 def assert_accounts_agree(capture: Capture) -> None:
     """At the first instant without writes in flight, which comes soon after the work has ended."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     verdicts = capture.account()
     while any(one.state is State.UNSETTLED for one in verdicts.values()) and time.monotonic() < deadline:
         time.sleep(0.1)

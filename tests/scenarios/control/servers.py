@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from tests.unit.configuration_server.offices import signing_request_and_key
+from tests.waiting import PATIENCE
 
 from farshore.api_types.machines import (
     Description,
@@ -67,7 +68,7 @@ class Server:
         with log:
             self.process = subprocess.Popen([*PROGRAM, "--home", str(self.home)], stdout=log, stderr=log)
         transport = self.transport()
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + PATIENCE
         while True:
             try:
                 transport.get("/v1/status", ServerStatus)

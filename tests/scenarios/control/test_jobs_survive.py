@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.scenarios.control.servers import Agent, Server, register, whole_epoch
+from tests.waiting import until
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import CommandResult
@@ -23,13 +24,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.start()
     yield made
     made.kill()
-
-
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < give_up, "it did not come about"
-        time.sleep(0.1)
 
 
 def states(job: Job) -> list[str]:

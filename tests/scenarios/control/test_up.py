@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import PATIENCE, until
 
 from farshore.lab.ports import free_port
 
@@ -86,10 +87,8 @@ def test_from_nothing_to_ready_through_a_crash_to_nothing(shell: Shell) -> None:
 
     before = shell.pids()
     os.kill(before["configuration server"], signal.SIGKILL)
-    give_up = time.monotonic() + 60
-    while shell.pids()["configuration server"] in (0, before["configuration server"]):
-        assert time.monotonic() < give_up
-        time.sleep(0.1)
+    until(lambda: shell.pids()["configuration server"] not in (0, before["configuration server"]), "a new server")
+    give_up = time.monotonic() + PATIENCE
     while True:
         try:
             assert shell.json("status")["authority_fingerprint"] == status["authority_fingerprint"]

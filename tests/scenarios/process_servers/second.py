@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.crash.mobility.rig import CLI, Rig, until
+from tests.crash.mobility.rig import CLI, Rig
+from tests.waiting import until
 
 from farshore.api_types.machines import Machine
 from farshore.lab.ports import free_ports

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.crash.mobility.rig import Rig, churn, until, writing
+from tests.crash.mobility.rig import Rig, churn, writing
 from tests.loopdisks import loop_disk, require_data_mode
 from tests.scenarios.process_servers.second import Operator, SecondServer
+from tests.waiting import until
 
 from farshore.model.identifiers import Epoch
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.scenarios.recovery.doubles import DoomedCatalog, FileExports, FileSite, Fuse
 from tests.unit.vault.synthetic import MACHINE, Machine
+from tests.waiting import until
 
 from farshore.api_types.failovers import FailoverRequest
 from farshore.catalog import epochs, failovers, machines, policies, process_servers
@@ -108,11 +109,8 @@ def live(task: Task) -> None:
     engine.launch()
     work = {"subject": str(MACHINE), "failover": task.failover}
     job = engine.start(task.kind, work, JobId(task.job))
-    end = time.monotonic() + 60
-    while job.state not in ENDED:
-        assert time.monotonic() < end, job
-        time.sleep(0.01)
-        job = engine.show(JobId(task.job))
+    until(lambda: engine.show(JobId(task.job)).state in ENDED, "the job's end", pause=0.01)
+    job = engine.show(JobId(task.job))
     outcome = {"moments": fuse.passed, "job": job.model_dump(mode="json")}
     (task.home / "outcome.json").write_text(json.dumps(outcome))
     # The next server must cope with one that just vanished, and closing takes longer than the job.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tests.crash.mobility.rig import until
 from tests.loopdisks import attached, run
+from tests.waiting import until
 
 
 def until_thawed(folder: Path) -> None:

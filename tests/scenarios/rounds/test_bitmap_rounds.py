@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.crash.mobility.rig import Rig, churn, same, until, writing
+from tests.crash.mobility.rig import Rig, churn, same, writing
 from tests.loopdisks import LoopDisk, loop_disk, require_root
 from tests.scenarios.rounds.ledger import SLOT, SLOTS, Writer, reached
 from tests.scenarios.rounds.recovered import guards, recovered_file, until_thawed
+from tests.waiting import until
 
 from farshore.api_types.machines import CheckSeverity, Finding, Machine, ProtectionRequest
 from farshore.model.identifiers import DiskNumber
@@ -146,9 +147,7 @@ def test_killed_in_a_round_nothing_stays_frozen_and_the_copy_begins_again(protec
     rig = protected.rig
     epoch = rig.shown().epoch
     with writing(protected.first.folder, megabytes_a_second=4):
-        give_up = time.monotonic() + 60
-        while not any(str(protected.second.folder) in line for line in guards()):
-            assert time.monotonic() < give_up, "no freeze was seen"
+        until(lambda: any(str(protected.second.folder) in line for line in guards()), "a freeze", pause=0)
         rig.signal_agent(signal.SIGKILL)
         churn(protected.first.folder, 2, "unseen")
         churn(protected.second.folder, 2, "unseen")

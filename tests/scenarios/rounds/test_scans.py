@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.crash.mobility.rig import Rig, churn, same, until
+from tests.crash.mobility.rig import Rig, churn, same
 from tests.loopdisks import loop_disk, require_root
 from tests.scenarios.rounds.ledger import Writer, reached
 from tests.scenarios.rounds.recovered import recovered_file, until_thawed
+from tests.waiting import until
 
 from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from farshore.cli import supervisor
 from farshore.cli.supervisor import Installation
@@ -48,13 +48,6 @@ def supervised(tmp_path: Path) -> Iterator[Toys]:
     yield toys
     supervisor.stop(toys)
     process.wait(30)
-
-
-def until(what: Callable[[], bool], seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < give_up, "it did not come about"
-        time.sleep(0.05)
 
 
 def lives(pid: int) -> bool:

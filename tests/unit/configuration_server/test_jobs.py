@@ -12,6 +12,7 @@ import pytest
 from dbos import DBOS
 from tests.unit.configuration_server.offices import MovableClock
 from tests.unit.protection.catalogs import NOW, description, fresh_catalog
+from tests.waiting import until
 
 from farshore.api_types.jobs import Job
 from farshore.catalog import machines, secrets
@@ -82,11 +83,8 @@ class World:
         return JobDefinition("stepwise", run, ("first", "second", "third"))
 
     def until(self, job: str, what: Callable[[Job], bool]) -> Job:
-        give_up = time.monotonic() + 60
-        while not what(found := self.engine.show(JobId(job))):
-            assert time.monotonic() < give_up, found
-            time.sleep(0.02)
-        return found
+        until(lambda: what(self.engine.show(JobId(job))), f"job {job}")
+        return self.engine.show(JobId(job))
 
     def ended(self, job: str) -> Job:
         return self.until(job, lambda found: found.state in ENDED)
@@ -169,11 +167,8 @@ def test_an_error_of_ours_comes_through_whole(world: World) -> None:
 def test_a_refused_job_leaves_no_traceback_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.installer.failure = Refused("There is no sudo.", remedy="Use root.")
     push(world)
-    give_up = time.monotonic() + 30
     # The engine writes that a job has ended before it logs it.
-    while not (told := [record for record in caplog.records if "There is no sudo." in record.getMessage()]):
-        assert time.monotonic() < give_up, "it is not logged"
-        time.sleep(0.02)
+    told = until(lambda: [record for record in caplog.records if "There is no sudo." in record.getMessage()], "a log")
     assert not any(record.exc_info for record in told)
 
 

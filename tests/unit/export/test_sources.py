@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 from tests.unit.export.memory_source import MemorySource
+from tests.waiting import until
 
 from farshore.export.hydration import Hydration
 from farshore.export.overlay import OverlayDevice
@@ -100,9 +100,7 @@ def test_hydration_copies_everything_and_counts(tmp_path: Path) -> None:
     assert (hydration.done, hydration.total) == (0, len(content))
     hydration.start()
     hydration.start()
-    end = time.monotonic() + 20
-    while hydration.done < hydration.total and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: hydration.done == hydration.total, "all is hydrated", pause=0.01)
     hydration.stop()
     assert hydration.done == hydration.total
     source.data = bytes(len(content))

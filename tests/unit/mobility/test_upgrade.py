@@ -69,7 +69,11 @@ def test_a_release_is_there_whole_and_becomes_current_by_itself(releases: Releas
     assert sorted(path.name for path in (tmp_path / "releases").iterdir()) == ["one", "two"], "one to go back to stays"
 
 
-@pytest.mark.parametrize("data", [b"not an archive", bundle("three", {"x": ""}), bundle("two", {}, link="etc")])
+@pytest.mark.parametrize(
+    "data",
+    [b"not an archive", bundle("three", {"x": ""}), bundle("two", {}, link="etc")],
+    ids=["no archive", "another release", "a link"],
+)
 def test_what_is_no_bundle_of_that_release_is_refused_and_leaves_nothing(releases: Releases, data: bytes) -> None:
     with pytest.raises(Damaged):
         releases.install("two", digest(data), data)
