@@ -4,6 +4,7 @@ server."""
 from __future__ import annotations
 
 import contextlib
+import enum
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,9 @@ from farshore.cli.vault_opening import (
     print_json,
     show_time,
 )
+from farshore.export.files.in_appliance import InAppliance
 from farshore.export.files.reader import FileReader, file_reader
+from farshore.export.files.user_mode_linux import UserModeLinux
 from farshore.export.mounted import mounted
 from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
@@ -35,6 +38,16 @@ from farshore.model.position import Position
 from farshore.vault import MachineVault
 
 app = typer.Typer()
+
+
+class Reader(enum.Enum):
+    """What reads the disks, as ``--reader`` names it."""
+
+    AUTO = "auto"
+    USER_MODE_LINUX = UserModeLinux.name
+    APPLIANCE = InAppliance.name
+
+
 _MIB = 1 << 20
 PointOption = Annotated[str, typer.Option("--point", help="A point's id or name; the newest without it.")]
 TimeOption = Annotated[str, typer.Option("--time", help="The last state by this time, 2026-01-31T12:00:00Z.")]
@@ -42,6 +55,10 @@ PositionOption = Annotated[str, typer.Option("--position", help="The state at EP
 AppConsistentOption = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
 VolumeOption = Annotated[
     str, typer.Option("--volume", help="Read the path on this volume, not where the machine's fstab would put it.")
+]
+ReaderOption = Annotated[
+    Reader,
+    typer.Option("--reader", help="What reads the disks; auto: user-mode Linux if it starts, else the appliance."),
 ]
 DiskOption = Annotated[int, typer.Option("--disk", help="Disk number.")]
 
@@ -87,16 +104,17 @@ def volumes(
     position: PositionOption = "",
     latest: LatestOption = False,
     latest_app_consistent: AppConsistentOption = False,
+    reader: ReaderOption = Reader.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """List the file systems on a machine's disks at a point: on partitions, logical volumes and arrays."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
-    with _reader(found, chosen.position, as_json) as reader:
-        listed, left_out = reader.volumes()
+    with _opened(found, chosen.position, reader, as_json) as opened:
+        listed, left_out = opened.volumes()
     _tell(left_out)
     if as_json:
-        print_json({"volumes": [asdict(one) for one in listed], "left_out": left_out})
+        print_json({"volumes": [asdict(one) for one in listed], "left_out": left_out, **_used(opened)})
         return
     cells = [(one.name, one.file_system, f"{one.size / _MIB:,.0f}", one.label, one.uuid) for one in listed]
     print_table(("Volume", "File system", "MiB", "Label", "UUID"), cells, "There is no file system on the disks.")
@@ -115,17 +133,19 @@ def files(
     latest: LatestOption = False,
     latest_app_consistent: AppConsistentOption = False,
     volume: VolumeOption = "",
+    reader: ReaderOption = Reader.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """List a folder of a machine at a point."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
-    with _reader(found, chosen.position, as_json) as reader:
-        entries, left_out = reader.entries(path, volume)
+    with _opened(found, chosen.position, reader, as_json) as opened:
+        entries, left_out = opened.entries(path, volume)
     _tell(left_out)
     if as_json:
         rows = [{**asdict(one), "modified": show_time(one.modified)} for one in entries]
-        print_json({"path": path, "time": show_time(chosen.time), "entries": rows, "left_out": left_out})
+        at = show_time(chosen.time)
+        print_json({"path": path, "time": at, "entries": rows, "left_out": left_out, **_used(opened)})
         return
     cells = [(one.name, one.kind, f"{one.size:,}", show_time(one.modified)) for one in entries]
     print_table(("Name", "Kind", "Bytes", "Modified"), cells, f"{path} is empty.")
@@ -145,29 +165,31 @@ def get_file(
     latest: LatestOption = False,
     latest_app_consistent: AppConsistentOption = False,
     volume: VolumeOption = "",
+    reader: ReaderOption = Reader.AUTO,
     as_json: AsJson = False,
 ) -> None:
     """Copy a file, or a folder with all that is in it, out of a machine at a point.
 
-    The file systems are read by Linux's own drivers, in user-mode Linux (the package user-mode-linux, with kmod;
-    lvm2 and mdadm for logical volumes and arrays), and nbdfuse: no module of this machine's kernel and no root are
-    needed. Owners are kept where root asks; extended attributes are not.
+    The file systems are read by Linux's own drivers: in user-mode Linux (packages user-mode-linux, kmod, nbdfuse) if
+    it starts here, else in a small machine in QEMU (packages qemu-system-x86, busybox-static, kmod and a kernel), with
+    lvm2 and mdadm for logical volumes and arrays. No module of this machine's kernel and no root are needed. Owners
+    are kept where root asks; extended attributes are not.
     """
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
-    with _reader(found, chosen.position, as_json) as reader:
-        left_out = reader.copy(path, output.absolute(), volume)
+    with _opened(found, chosen.position, reader, as_json) as opened:
+        left_out = opened.copy(path, output.absolute(), volume)
     _tell(left_out)
     if as_json:
         at = {"time": show_time(chosen.time), "position": str(chosen.position)}
-        print_json({"output": str(output), "path": path, **at, "left_out": left_out})
+        print_json({"output": str(output), "path": path, **at, "left_out": left_out, **_used(opened)})
     else:
         out.print(f"{output}: {path} at {show_time(chosen.time)}.")
 
 
 @contextlib.contextmanager
-def _reader(machine: MachineVault, position: Position, quiet: bool) -> Iterator[FileReader]:
-    """All disks of the machine, since a volume may lie on several."""
+def _opened(machine: MachineVault, position: Position, reader: Reader, quiet: bool) -> Iterator[FileReader]:
+    """All disks of the machine, since a volume may lie on several. What read them is said at the end, unless quiet."""
     described = machine.machine_description(position).disks
     sources = {}
     with contextlib.ExitStack() as undo:
@@ -175,12 +197,21 @@ def _reader(machine: MachineVault, position: Position, quiet: bool) -> Iterator[
             sources[number] = machine.open(position, number)
             undo.callback(sources[number].close)
         undo.pop_all()  # they are the reader's from here on
+    names = {disk.name: disk.number for disk in described}
     shown = err.status("Linux is starting to read the disks ...") if not quiet and sys.stderr.isatty() else None
-    with (
-        shown or contextlib.nullcontext(),
-        file_reader(sources, {disk.name: disk.number for disk in described}) as reader,
-    ):
-        yield reader
+    only = "" if reader is Reader.AUTO else reader.value
+    with file_reader(sources, names, only) as opened:
+        try:
+            with shown or contextlib.nullcontext():
+                yield opened
+        finally:
+            if opened.used is not None and not quiet:
+                err.print(str(opened.used))
+
+
+def _used(reader: FileReader) -> dict[str, object]:
+    """For scripts."""
+    return {"reader": asdict(reader.used)} if reader.used is not None else {}
 
 
 def _tell(left_out: Sequence[str]) -> None:

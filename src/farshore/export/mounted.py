@@ -25,43 +25,50 @@ _START_SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def mounted(source: BlockSource, folder: Path, name: str, overlay: Path | None = None) -> Iterator[Path]:
-    """``folder/name`` holds the disk while the context lasts; ``folder`` must exist. The source is closed at its end.
-    The file is read-only unless there is a folder for an overlay.
+def mounted(source: BlockSource, folder: Path, name: str) -> Iterator[Path]:
+    """``folder/name`` holds the disk, read-only, while the context lasts; ``folder`` must exist. The source is closed
+    at its end. Raises Refused (nbdfuse is missing), TryLater (it did not start)."""
+    with served(source) as socket, as_file(socket, folder, name, read_only=True) as file:
+        yield file
 
-    Raises Refused (nbdfuse is missing), TryLater (it did not start).
-    """
+
+@contextlib.contextmanager
+def served(source: BlockSource, overlay: Path | None = None) -> Iterator[Path]:
+    """The disk as export ``0`` of an NBD server on a Unix socket while the context lasts. The source is closed at its
+    end. The disk is read-only unless there is a folder for an overlay."""
     cache = ReadCache(source, _CACHE_BYTES)
     device: Device = ReadOnlyDevice(cache) if overlay is None else OverlayDevice(cache, overlay, "a point")
     with contextlib.closing(device), tempfile.TemporaryDirectory(prefix="farshore-mount-") as run:
-        if shutil.which("nbdfuse") is None:
-            raise Refused("nbdfuse is not installed.", remedy="Install the package nbdfuse.")
         socket = Path(run) / "nbd.sock"
         server = NbdServer({"0": device}, default="0")
         server.listen_unix(socket)
         server.start()
         try:
-            command = [
-                "nbdfuse",
-                *(["-r"] if overlay is None else []),
-                str(folder / name),
-                f"nbd+unix:///0?socket={socket}",
-            ]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            try:
-                _wait(process, folder / name)
-                yield folder / name
-            finally:
-                _unmount(folder)
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                assert process.stderr is not None
-                process.stderr.close()
+            yield socket
         finally:
             server.close()
+
+
+@contextlib.contextmanager
+def as_file(socket: Path, folder: Path, name: str, *, read_only: bool = False) -> Iterator[Path]:
+    """``folder/name`` holds what is served on the socket. Raises Refused, TryLater as ``mounted`` does."""
+    if shutil.which("nbdfuse") is None:
+        raise Refused("nbdfuse is not installed.", remedy="Install the package nbdfuse.")
+    option = ["-r"] if read_only else []
+    command = ["nbdfuse", *option, str(folder / name), f"nbd+unix:///0?socket={socket}"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _wait(process, folder / name)
+        yield folder / name
+    finally:
+        _unmount(folder)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def _unmount(folder: Path) -> None:

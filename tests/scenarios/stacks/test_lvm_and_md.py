@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 from tests.loopdisks import run
 
+from farshore.export import appliance
+from farshore.export.files.in_appliance import InAppliance
 from farshore.export.files.reader import file_reader
+from farshore.export.files.user_mode_linux import UserModeLinux
 from farshore.export.raw_file import RawFileSource
 from farshore.lab.command import GuestSettings
 from farshore.lab.guest import Guest
@@ -36,7 +39,7 @@ READER_TOOLS = ("linux.uml", "modprobe", "vgchange", "nbdfuse")
 
 @pytest.fixture(autouse=True)
 def _host_is_able() -> None:
-    missing = [tool for tool in (QEMU, *HOST_TOOLS, *READER_TOOLS) if shutil.which(tool) is None]
+    missing = [tool for tool in (QEMU, *HOST_TOOLS, *READER_TOOLS) if shutil.which(tool) is None] + appliance.missing()
     if os.geteuid() != 0:
         missing.append("root")
     if missing:
@@ -102,13 +105,14 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     assert findings["swap /srv/volume/swap"] == ["ok", "It is not shipped."], findings
     assert findings["file system /srv/mirror"][0] == "ok", findings
     assert "data mode" in findings["capture mode"][1], findings
-    for_the_reader(settings.data_disks, found["again"], tmp_path)
+    for way in (UserModeLinux.name, InAppliance.name):
+        for_the_reader(way, settings.data_disks, found["again"], tmp_path)
 
 
-def for_the_reader(disks: tuple[Path, ...], digests: list[str], folder: Path) -> None:
+def for_the_reader(way: str, disks: tuple[Path, ...], digests: list[str], folder: Path) -> None:
     """Volume and mirror, as the guest's end left them, are read without any of this host's device mapper and md."""
     sources = {DiskNumber(number): RawFileSource(disk) for number, disk in enumerate(disks)}
-    with file_reader(sources, {}) as reader:
+    with file_reader(sources, {}, way) as reader:
         volumes, left_out = reader.volumes()
         names = sorted(one.name for one in volumes)
         assert {one.file_system for one in volumes} == {"ext4"}

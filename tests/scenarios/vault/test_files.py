@@ -16,22 +16,38 @@ from pathlib import Path
 import pytest
 from tests.unit.vault.synthetic import Machine, memory_vault, new_vault
 
+from farshore.export import appliance
+from farshore.export.files.in_appliance import InAppliance
 from farshore.export.files.reader import file_reader
+from farshore.export.files.user_mode_linux import UserModeLinux
 from farshore.export.mounted import mounted
 from farshore.export.raw_file import RawFileSource
 from farshore.model.errors import NotFound, Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 
 pytestmark = pytest.mark.root
-TOOLS = ("nbdfuse", "linux.uml", "modprobe", "sgdisk", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs")
+TOOLS = ("nbdfuse", "linux.uml", "modprobe", "sgdisk", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "nbdkit", "nbdcopy")
 MIB = 1 << 20
 START = MIB
 SIZE = 320 * MIB
+WAYS = (UserModeLinux.name, InAppliance.name)
+LOGGED = ("ext4", "xfs", "btrfs")
+AMX = """\
+[    0.000000] Linux version 6.1.0 (Debian 6.1um4)
+[    0.310000] userspace - ptrace set fp regs failed, errno = 14
+[    0.310000] Kernel panic - not syncing: ptrace set fp regs failed, errno 14
+[    0.310000] CPU: 0 PID: 1 Comm: init Not tainted 6.1.0 #1
+[    0.310000] Stack:
+[    0.310000]  60411d5b 60bb7e80 6003a5b8 600385ae
+[    0.310000] Call Trace:
+[    0.310000]  [<60411d5b>] ? _printk+0x0/0x94
+"""
+"""What a user-mode Linux prints that cannot start on its processor."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def tools():
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None] + appliance.missing()
     if missing or not Path("/dev/fuse").exists():
         pytest.skip(f"not here: {missing or '/dev/fuse'}")
 
@@ -65,65 +81,109 @@ def uuid_at(disk: Path, offset: int = START) -> str:
     return told.stdout.decode().strip()
 
 
-def reading(*disks: Path):
-    return file_reader(
-        {DiskNumber(number): RawFileSource(disk) for number, disk in enumerate(disks)}, {"sda": DiskNumber(0)}
-    )
+def reading(*disks: Path, only: str = ""):
+    sources = {DiskNumber(number): RawFileSource(disk) for number, disk in enumerate(disks)}
+    return file_reader(sources, {"sda": DiskNumber(0)}, only)
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
-def test_what_was_synced_is_there_as_it_was_on_a_machine_that_lost_power(kind, tmp_path):
-    disk = disk_with_a_partition(tmp_path / "disk.raw")
-    content = random.Random(kind).randbytes(3 * MIB)
-    with made(kind, disk, tmp_path / "mounted") as root:
-        os.sync()
-        (root / "etc").mkdir()
-        (root / "etc" / "large file").write_bytes(content)
-        (root / "etc" / "name").write_text("web1\n")
-        os.chown(root / "etc" / "name", 1234, 5678)
-        # On the host this leads elsewhere.
-        (root / "etc" / "link").symlink_to("/etc/name")
-        with (root / "etc" / "sparse").open("wb") as file:
-            # Space that was never written to holds what was there before.
-            os.posix_fallocate(file.fileno(), 0, 4 * MIB)
-            file.write(b"begun")
-            os.fsync(file.fileno())
-            file.truncate(16 * MIB)
-        for one in (root / "etc").iterdir():
-            if not one.is_symlink():
-                with one.open("rb") as file:
-                    os.fsync(file.fileno())
-        for folder in (root / "etc", root):
-            handle = os.open(folder, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
-        # The power goes: the log holds what the file system has not yet put in its place.
-        shutil.copy(disk, tmp_path / "lost.raw")
-    before = hashlib.sha256((tmp_path / "lost.raw").read_bytes()).digest()
-    with reading(tmp_path / "lost.raw") as reader:
-        entries, left_out = reader.entries("/etc")
-        assert [(one.name, one.kind) for one in entries] == [
-            ("large file", "file"),
-            ("link", "link"),
-            ("name", "file"),
-            ("sparse", "file"),
-        ]
-        assert left_out == []
-        reader.copy("/etc/link", tmp_path / "out")
-        reader.copy("/etc", tmp_path / "folder")
+def content(kind: str) -> bytes:
+    return random.Random(kind).randbytes(3 * MIB)
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory) -> list[Path]:
+    """A disk of each kind as a machine leaves it that loses power, and one that has no log."""
+    folder = tmp_path_factory.mktemp("lost")
+    disks = []
+    for kind in LOGGED:
+        disk = disk_with_a_partition(folder / kind)
+        with made(kind, disk, folder / "mounted") as root:
+            os.sync()
+            write_tree(root, content(kind))
+            # The power goes: the log holds what the file system has not yet put in its place.
+            disks.append(Path(shutil.copy(disk, folder / f"{kind}.lost")))
+    (folder / "letters").mkdir()
+    (folder / "letters" / "Überweisung März.txt").write_bytes(content("vfat"))
+    command = ["nbdkit", "--exit-with-parent", "floppy", f"dir={folder / 'letters'}"]
+    command += [
+        "--run",
+        f'nbdcopy "$uri" {folder / "vfat"}',
+    ]  # a partition with vfat: the host's kernel may not have it
+    subprocess.run(command, check=True, capture_output=True)
+    disks.append(folder / "vfat")
+    return disks
+
+
+def write_tree(root: Path, large: bytes) -> None:
+    """A folder with all kinds of files, synced one by one."""
+    (root / "etc").mkdir()
+    (root / "etc" / "large file").write_bytes(large)
+    (root / "etc" / "name").write_text("web1\n")
+    os.chown(root / "etc" / "name", 1234, 5678)
+    (root / "etc" / "name").chmod(0o4751)
+    os.link(root / "etc" / "name", root / "etc" / "same")
+    os.utime(root / "etc" / "name", ns=(1, 1_600_000_000_123_456_000))
+    # On the host this leads elsewhere.
+    (root / "etc" / "link").symlink_to("/etc/name")
+    with (root / "etc" / "sparse").open("wb") as file:
+        # Space that was never written to holds what was there before.
+        os.posix_fallocate(file.fileno(), 0, 4 * MIB)
+        file.write(b"begun")
+        os.fsync(file.fileno())
+        file.truncate(16 * MIB)
+    for one in (root / "etc").iterdir():
+        if not one.is_symlink():
+            with one.open("rb") as file:
+                os.fsync(file.fileno())
+    for folder in (root / "etc", root):
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_synced_is_there_as_it_was_on_a_machine_that_lost_power(way, lost, tmp_path):
+    before = [hashlib.sha256(disk.read_bytes()).digest() for disk in lost]
+    with reading(*lost, only=way) as reader:
+        for place, kind in enumerate(LOGGED):
+            reader.copy("/etc", tmp_path / kind, volume=f"{place}p1")
+        vfat = f"{len(LOGGED)}p1"
+        entries, left_out = reader.entries("/etc", volume="0p1")
+        reader.copy("/etc/link", tmp_path / "out", volume="1p1")
+        reader.copy("/Überweisung März.txt", tmp_path / "vfat", volume=vfat)
         with pytest.raises(NotFound, match="/etc/missing"):
-            reader.copy("/etc/missing", tmp_path / "none")
+            reader.copy("/etc/missing", tmp_path / "none", volume="2p1")
+        assert reader.used.name == way
+        assert reader.used.because == ""
+    found = [(one.name, one.kind) for one in entries]
+    assert found == [("large file", "file"), ("link", "link"), ("name", "file"), ("same", "file"), ("sparse", "file")]
+    assert left_out == []
+    assert (tmp_path / "vfat").read_bytes() == content("vfat")
+    for kind in LOGGED:
+        check_tree(tmp_path / kind, content(kind), way)
+    status = (tmp_path / "out").stat()
     assert (tmp_path / "out").read_text() == "web1\n"
-    assert ((tmp_path / "out").stat().st_uid, (tmp_path / "out").stat().st_gid) == (1234, 5678)
-    assert (tmp_path / "folder" / "large file").read_bytes() == content
-    assert (tmp_path / "folder" / "sparse").read_bytes() == b"begun".ljust(16 * MIB, b"\0")
-    assert (tmp_path / "folder" / "link").readlink() == Path("/etc/name")
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o4751)
     # Nothing else is left, and nothing was written to what was read.
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["disk.raw", "folder", "lost.raw", "mounted", "out"]
-    assert hashlib.sha256((tmp_path / "lost.raw").read_bytes()).digest() == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["btrfs", "ext4", "out", "vfat", "xfs"]
+    assert [hashlib.sha256(disk.read_bytes()).digest() for disk in lost] == before
 
 
-def test_paths_are_the_machines_own_and_a_volume_may_be_named(tmp_path):
+def check_tree(copy: Path, large: bytes, way: str) -> None:
+    assert (copy / "large file").read_bytes() == large
+    assert (copy / "sparse").read_bytes() == b"begun".ljust(16 * MIB, b"\0")
+    assert (copy / "sparse").stat().st_blocks * 512 < 8 * MIB
+    assert (copy / "link").readlink() == Path("/etc/name")
+    status = (copy / "name").stat()
+    assert status.st_ino == (copy / "same").stat().st_ino
+    # hostfs sets times to the second.
+    fraction = 0 if way == UserModeLinux.name else 123_456_000
+    assert status.st_mtime_ns == 1_600_000_000_000_000_000 + fraction
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o4751)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_paths_are_the_machines_own_and_a_volume_may_be_named(way, tmp_path):
     system, data = disk_with_a_partition(tmp_path / "a.raw"), disk_with_a_partition(tmp_path / "b.raw")
     with made("ext4", data, tmp_path / "mounted") as root:
         (root / "ledger").write_text("rows\n")
@@ -137,10 +197,10 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(tmp_path):
             f"# a comment\n/dev/sda1 / btrfs subvol=@ 0 1\nUUID={uuid_at(data)} /srv/data ext4 defaults 0 2\n"
             "/dev/sdz9 /srv/gone\\040away xfs defaults 0 0\ntmpfs /tmp tmpfs defaults 0 0\n"
         )
-    with reading(system, data) as reader:
+    with reading(system, data, only=way) as reader:
         found = [(one.name, one.file_system, one.size) for one in reader.volumes()[0]]
         assert found == [("0p1", "btrfs", SIZE), ("1p1", "ext4", SIZE)]
-        left_out = reader.copy("/srv/data/ledger", tmp_path / "whole")
+        left_out = reader.copy("/srv", tmp_path / "whole")
         assert left_out == ["/srv/gone away (/dev/sdz9): not on the disks"]
         assert reader.copy("/ledger", tmp_path / "alone", volume="1p1") == []
         with pytest.raises(NotFound, match="There are: 0p1, 1p1"):
@@ -155,10 +215,12 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(tmp_path):
             assert list((tmp_path / "full").iterdir()) == []
         finally:
             subprocess.run(["umount", str(tmp_path / "full")], check=True)
-    assert (tmp_path / "whole").read_text() == (tmp_path / "alone").read_text() == "rows\n"
+    assert (tmp_path / "whole" / "data" / "ledger").read_text() == (tmp_path / "alone").read_text() == "rows\n"
 
 
-def test_a_file_comes_out_of_a_vault_by_the_command(tmp_path):
+@pytest.fixture
+def run(tmp_path):
+    """The command, over a vault with one machine."""
     tree = tmp_path / "tree"
     (tree / "etc").mkdir(parents=True)
     (tree / "etc" / "name").write_text("web1\n")
@@ -168,26 +230,50 @@ def test_a_file_comes_out_of_a_vault_by_the_command(tmp_path):
     machine.disks[0][:] = (tmp_path / "fs").read_bytes()
     machine.begin_epoch(None)
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        opened = ["--vault", machine.vault.store.url, "--key", str(tmp_path / "v" / "owner.key"), "--json"]
+    def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        opened = ["--vault", machine.vault.store.url, "--key", str(tmp_path / "v" / "owner.key")]
         command = [str(Path(sys.executable).with_name("farshore")), "vault", *words, *opened]
-        return subprocess.run(command, check=False, capture_output=True, text=True)
+        env = {**os.environ, **variables}
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=env)
 
-    listed = run("files", "/etc")
+    return run
+
+
+def test_a_file_comes_out_of_a_vault_by_the_command(run, tmp_path):
+    forced = ("--json", "--reader", "user-mode-linux")
+    listed = run("files", "/etc", *forced)
     assert [one["name"] for one in json.loads(listed.stdout)["entries"]] == ["name"], listed.stderr
-    assert [one["name"] for one in json.loads(run("volumes").stdout)["volumes"]] == ["0"]
-    assert run("file", "/etc/name", "--output", str(tmp_path / "out")).returncode == 0
+    told = json.loads(run("volumes", *forced).stdout)
+    assert [one["name"] for one in told["volumes"]] == ["0"]
+    assert told["reader"] == {"name": "user-mode-linux", "description": "user-mode Linux", "because": ""}
+    assert run("file", "/etc/name", "--output", str(tmp_path / "out"), *forced).returncode == 0
     assert (tmp_path / "out").read_text() == "web1\n"
-    missing = run("file", "/etc/none", "--output", str(tmp_path / "none"))
+    missing = run("file", "/etc/none", "--output", str(tmp_path / "none"), *forced)
     assert json.loads(missing.stderr)["code"] == "not-found"
     assert missing.returncode == 2
+
+
+def test_where_user_mode_linux_panics_the_appliance_reads_and_one_line_says_so(run, tmp_path):
+    broken = tmp_path / "programs" / "linux.uml"
+    broken.parent.mkdir()
+    broken.write_text(f"#!/bin/sh\ncat <<'END'\n{AMX}END\nkill -ABRT $$\n")
+    broken.chmod(0o755)
+    done = run("file", "/etc/name", "--output", str(tmp_path / "out"), PATH=f"{broken.parent}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_text() == "web1\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Read by the QEMU appliance (")
+    assert line.endswith(
+        "because user-mode Linux gave no answer: it did not start (ptrace set fp regs failed, errno 14)."
+    )
 
 
 def test_a_reader_that_is_not_installed_is_told(tmp_path, monkeypatch):
     (tmp_path / "disk").write_bytes(bytes(MIB))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Refused, match=r"linux\.uml is not installed"), reading(tmp_path / "disk"):
-        pass
+    for way, package in zip(WAYS, ("user-mode-linux", "qemu-system-x86"), strict=True):
+        with pytest.raises(Refused, match=f"is not installed: .*{package}"), reading(tmp_path / "disk", only=way):
+            pass
 
 
 def test_a_disk_is_a_file_while_it_is_mounted(tmp_path):

@@ -1,8 +1,9 @@
-"""What user-mode Linux runs as its first program: finds the volumes of the disks, mounts them, lists or copies.
+"""What runs beside the disks: finds the volumes on them, mounts them, lists or copies.
 
-It gets the folder of a request, and answers there. It runs on the host's own Python and programs, which it sees
-through hostfs, read-only; of the package it must import nothing. The disks may be written to: a file system replays
-its log as it would at a start.
+In user-mode Linux it is the first program. It gets the folder of a request, and answers there; it runs on the host's
+own Python and programs, which it sees through hostfs, read-only. In the appliance it gets requests over its standard
+input until that ends, and answers over its standard output. Of the package it must import nothing. The disks may be
+written to: a file system replays its log as it would at a start.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 _POWER_OFF = 0x4321FEDC
@@ -46,9 +49,19 @@ _SPECS = {
     "/dev/disk/by-partuuid/": "partition",
 }
 _TABLE = "/etc/fstab"
-_HERE = Path("/mnt")
+HERE = Path("/mnt")
 """Where the folder of the request is put: /run, where it may be, is taken for what the tools note there."""
+CHARACTERS = ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8")
+"""Modules that vfat asks for by name; that it does is written nowhere in its own."""
 _NO_FILES = ("swap", "LVM2_member", "linux_raid_member")
+_SENT = Path("/run/sent")
+SERIAL = "disk-"
+"""The appliance's disks are known by their serial numbers, the request's place after this."""
+FRAME = struct.Struct(">cI")
+"""On the appliance's wire: what it is, and how many bytes of it follow."""
+REQUEST, ANSWER, DATA, END = b"r", b"a", b"d", b"e"
+_PIECE = 1 << 18
+_RECORDS = "--blocking-factor=512"
 
 
 class Declined(Exception):
@@ -114,15 +127,12 @@ class Tree:
         with self.entered():
             return [_entry(one) for one in (sorted(real.iterdir()) if real.is_dir() else [real])]
 
-    def copy(self, path: str, target: Path, owners: bool) -> None:
-        """A file, or a folder with all in it, as ``target``."""
+    def copied(self, path: str) -> Path:
+        """Where a file or a folder that is to be copied is from outside."""
         source = self.at(self.find(path))
         if not source.is_file() and not source.is_dir():
             raise Declined("refused", f"{path} is neither a file nor a folder.")
-        keep = [] if owners else ["--no-preserve=ownership"]
-        done = _run(["cp", "-a", *keep, "--sparse=auto", "-T", str(source), str(target)])
-        if done.returncode:
-            raise Declined("try-later", f"{path} was not copied whole: {done.stderr.strip()[:400]}")
+        return source
 
     def at(self, real: Path) -> Path:
         """Where a path of the tree is from outside."""
@@ -136,25 +146,115 @@ def _entry(path: Path) -> dict[str, object]:
     return {"name": path.name, "kind": kind, "size": status.st_size, "modified": status.st_mtime_ns}
 
 
-def main(folder: str) -> None:
-    """Carry the request in the host's ``folder`` out; the answer is there afterwards."""
-    for kind, at in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run")):
-        _run(["mount", "-t", kind, kind, at], check=True)
-    _run(["mount", "-t", "hostfs", "-o", folder, "none", str(_HERE)], check=True)
-    request = json.loads((_HERE / "request.json").read_text())
-    try:
-        answer = _answer(request)
-    except Declined as error:
-        answer = {"error": error.kind, "message": str(error)}
-    except Exception:  # noqa: BLE001 - this process ends here: the host tells it
-        answer = {"error": "fault", "message": traceback.format_exc()}
-    (_HERE / "answer.json").write_text(json.dumps(answer))
+class Host(Protocol):
+    """The way between this program and the host."""
+
+    def requests(self) -> Iterator[dict[str, object]]:
+        """What is asked for, one after the other."""
+        ...
+
+    def copy(self, source: Path, request: dict[str, object]) -> str:
+        """Send a file, or a folder with all in it. What went wrong; empty if nothing did."""
+        ...
+
+    def answer(self, answer: dict[str, object]) -> None:
+        """Answer the request."""
+        ...
 
 
-def _answer(request: dict[str, object]) -> dict[str, object]:
+class Folder:
+    """One request and its answer in a folder of the host's, seen through hostfs."""
+
+    def __init__(self, folder: str) -> None:
+        for kind, at in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run")):
+            _run(["mount", "-t", kind, kind, at], check=True)
+        _run(["mount", "-t", "hostfs", "-o", folder, "none", str(HERE)], check=True)
+
+    def requests(self) -> Iterator[dict[str, object]]:
+        yield json.loads((HERE / "request.json").read_text())
+
+    def copy(self, source: Path, request: dict[str, object]) -> str:
+        out = HERE / "out"
+        _run(["mount", "-t", "hostfs", "-o", str(request["out"]), "none", str(out)], check=True)
+        keep = [] if request["owners"] else ["--no-preserve=ownership"]
+        done = _run(["cp", "-a", *keep, "--sparse=auto", "-T", str(source), str(out / "copy")])
+        return done.stderr.strip() or f"cp ended with {done.returncode}" if done.returncode else ""
+
+    def answer(self, answer: dict[str, object]) -> None:
+        (HERE / "answer.json").write_text(json.dumps(answer))
+
+
+class Wire:
+    """Requests, answers and archives of what is copied, in frames: see ``FRAME``."""
+
+    def requests(self) -> Iterator[dict[str, object]]:
+        while header := _read(FRAME.size):
+            kind, length = FRAME.unpack(header)
+            assert kind == REQUEST
+            yield json.loads(_read(length))
+
+    def copy(self, source: Path, request: dict[str, object]) -> str:  # noqa: ARG002 - the host keeps owners or not
+        """An archive with one file or folder in it, ``copy``; times to the nanosecond, holes as holes."""
+        copy = _SENT / "copy"
+        if source.is_dir():
+            copy.mkdir(parents=True)
+        else:
+            _SENT.mkdir()
+            copy.touch()
+        # With what is mounted below it.
+        _run(["mount", "--rbind", str(source), str(copy)], check=True)
+        command = ["tar", "-c", "--format=posix", "--sparse", "--numeric-owner", _RECORDS, "-C", str(_SENT), "copy"]
+        try:
+            with tempfile.TemporaryFile(dir="/run") as complaints:
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
+                assert process.stdout is not None
+                while piece := process.stdout.read(_PIECE):
+                    _send(DATA, piece)
+                _send(END, b"")
+                status = process.wait()
+                complaints.seek(0)
+                said = complaints.read().decode(errors="replace").strip()
+                return said or f"tar ended with {status}" if status else ""
+        finally:
+            _run(["umount", "--recursive", str(copy)], check=True)
+            shutil.rmtree(_SENT)
+
+    def answer(self, answer: dict[str, object]) -> None:
+        _send(ANSWER, json.dumps(answer).encode())
+
+
+def _read(length: int) -> bytes:
+    """So many bytes of the standard input; none at its end."""
+    heard = b""
+    while len(heard) < length and (piece := os.read(0, length - len(heard))):
+        heard += piece
+    return heard if len(heard) == length else b""
+
+
+def _send(kind: bytes, content: bytes) -> None:
+    view = memoryview(FRAME.pack(kind, len(content)) + content)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def main(host: Host) -> None:
+    """Carry out each request and answer it."""
+    for request in host.requests():
+        try:
+            answer = _answer(host, request)
+        except Declined as error:
+            answer = {"error": error.kind, "message": str(error)}
+        except Exception:  # noqa: BLE001 - the host tells it
+            answer = {"error": "fault", "message": traceback.format_exc()}
+        host.answer(answer)
+        # The next request finds the disks as this one did. What cannot be released ends with this machine.
+        _run(["umount", "--recursive", str(HERE / "tree")])
+
+
+def _answer(host: Host, request: dict[str, object]) -> dict[str, object]:
     numbers = request["disks"]
     assert isinstance(numbers, list)
-    tree = Tree(_HERE / "tree")
+    tree = Tree(HERE / "tree")
     volumes = _assembled(numbers, tree.left_out)
     if request["act"] == "volumes":
         return {"volumes": [asdict(one) for one in volumes], "left_out": tree.left_out}
@@ -162,9 +262,9 @@ def _answer(request: dict[str, object]) -> dict[str, object]:
     path = str(request["path"])
     if request["act"] == "entries":
         return {"entries": tree.entries(path), "left_out": tree.left_out}
-    out = _HERE / "out"
-    _run(["mount", "-t", "hostfs", "-o", str(request["out"]), "none", str(out)], check=True)
-    tree.copy(path, out / "copy", bool(request["owners"]))
+    wrong = host.copy(tree.copied(path), request)
+    if wrong:
+        raise Declined("try-later", f"{path} was not copied whole: {wrong[:400]}")
     return {"left_out": tree.left_out}
 
 
@@ -183,7 +283,8 @@ def _assembled(numbers: list[int], left_out: list[str]) -> list[Volume]:
         _load("dm-mod", "raid0", "raid1", "raid10", "raid456", "linear")
         _run([tool, *command])
         found = _volumes(numbers)
-    _load(*{one.file_system for one in found})
+    kinds = {one.file_system for one in found}
+    _load(*kinds, *(CHARACTERS if "vfat" in kinds else ()))
     return [one for one in found if one.file_system not in _NO_FILES]
 
 
@@ -209,10 +310,15 @@ def _name(device: Path, numbers: list[int]) -> str:
         # The kernel has one name for both: a hyphen between them, and two for each that is theirs.
         group, _, volume = re.sub(r"(?<!-)-(?!-)", "\0", (device / "dm" / "name").read_text().strip()).partition("\0")
         return f"{group}/{volume}".replace("--", "-").rstrip("/")
-    if not device.name.startswith("ubd"):
-        return device.name
-    disk = str(numbers[ord(device.name[3]) - ord("a")])
     part = device / "partition"
+    if device.name.startswith("ubd"):
+        place = ord(device.name[3]) - ord("a")
+    elif device.name.startswith("vd"):
+        whole = device.resolve().parent if part.exists() else device
+        place = int((whole / "serial").read_text().strip().removeprefix(SERIAL))
+    else:
+        return device.name
+    disk = str(numbers[place])
     return f"{disk}p{part.read_text().strip()}" if part.exists() else disk
 
 
@@ -302,6 +408,8 @@ def _by_spec(volumes: list[Volume], spec: str, names: dict[str, int]) -> Volume 
 def _mount(volume: Volume, at: Path, options: str = "") -> None:
     """Read-only, as the file system's own driver does it: its log is replayed first."""
     kept = [one for one in options.split(",") if one.startswith(("subvol=", "subvolid="))]
+    if volume.file_system == "vfat":
+        kept.append("utf8")  # else a name's letters are lost that the kernel's default set has not
     done = _run(["mount", "-t", volume.file_system, "-o", ",".join(["ro", *kept]), volume.device, str(at)])
     if done.returncode:
         raise Declined("refused", f"{volume.name} ({volume.file_system}) does not mount: {done.stderr.strip()[:300]}")
@@ -309,8 +417,9 @@ def _mount(volume: Volume, at: Path, options: str = "") -> None:
 
 def _load(*modules: str) -> None:
     """What is built in, or is no module at all, is passed over."""
+    elsewhere = HERE / "modules"
     for module in modules:
-        _run(["modprobe", "-q", "-d", str(_HERE / "modules"), module])
+        _run(["modprobe", "-q", *(["-d", str(elsewhere)] if elsewhere.exists() else []), module])
 
 
 def _run(command: list[str], *, check: bool = False) -> subprocess.CompletedProcess[str]:
@@ -320,7 +429,7 @@ def _run(command: list[str], *, check: bool = False) -> subprocess.CompletedProc
 if __name__ == "__main__":
     os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     try:
-        main(sys.argv[1])
+        main(Folder(sys.argv[1]) if len(sys.argv) > 1 else Wire())
     finally:
         os.sync()
         ctypes.CDLL(None).reboot(_POWER_OFF)

@@ -1,35 +1,32 @@
 """Files out of a machine's disks at a point, read by Linux's own drivers without a module of the host's kernel.
 
-The reader is user-mode Linux, a Linux kernel that runs as a program of the user who starts it: it replays the log of
-a file system, assembles volumes and arrays, and reads whatever that kernel reads. The disks are files here (see
-``export.mounted``) with an overlay over each: what is written to them is thrown away. User-mode Linux has a
-copy-on-write of its own, which read wrong what had been written (6.1: xfs, mounted a second time).
+A Linux kernel of our own has the disks (``inside`` runs there): it replays the log of a file system, assembles volumes
+and arrays, and reads whatever that kernel reads. The disks have an overlay over each: what is written to them is
+thrown away. The kernel is user-mode Linux, which starts within 2 s; where it does not start, as on processors with
+AMX, or is not installed, it is the appliance.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from farshore.export.files import inside
-from farshore.export.mounted import mounted
+from farshore.export.files.in_appliance import InAppliance
+from farshore.export.files.user_mode_linux import UserModeLinux
+from farshore.export.files.ways import Answer, NoAnswer, Request, Way
+from farshore.export.mounted import served
 from farshore.model.errors import FarshoreError, NotFound, Refused, TryLater, Unsupported
 from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import BlockSource
 
-_KERNEL = "linux.uml"
-_MODULES = Path("/usr/lib/uml/modules")
-_MEMORY = "512M"
+WAYS: tuple[type[UserModeLinux] | type[InAppliance], ...] = (UserModeLinux, InAppliance)
+"""In the order in which they are tried."""
+_NAMES = {UserModeLinux.name: "user-mode Linux", InAppliance.name: "the QEMU appliance"}
 _MOST_DISKS = 16
 _KINDS: dict[str, type[FarshoreError]] = {"not-found": NotFound, "refused": Refused, "try-later": TryLater}
 _REMEDIES = {
@@ -60,18 +57,39 @@ class Entry:
     modified: int
 
 
-class FileReader:
-    """The disks of one machine at one point, as files that may be written to: what a file system's log asks for.
-    Each call starts the reader anew, which takes some seconds."""
+@dataclass(frozen=True)
+class Used:
+    """What read the disks: the name of a way, what it is for people, and why an earlier way was not used, if so."""
 
-    def __init__(self, disks: Mapping[DiskNumber, Path], names: Mapping[str, DiskNumber]) -> None:
-        """``names``: what the machine calls its disks (``sda``), as they may stand in its table of file systems."""
-        if len(disks) > _MOST_DISKS:
-            raise Unsupported(f"There are {len(disks)} disks.", remedy=f"Files come out of {_MOST_DISKS} at most.")
-        for tool, package in (_KERNEL, "user-mode-linux"), ("modprobe", "kmod"):
-            if shutil.which(tool, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is None:
-                raise Refused(f"{tool} is not installed.", remedy=f"Install the package {package}.")
-        self._disks = dict(sorted(disks.items()))
+    name: str
+    description: str
+    because: str = ""
+
+    def __str__(self) -> str:
+        because = f", because {self.because}" if self.because else ""
+        return f"Read by {self.description}{because}."
+
+
+class FileReader:
+    """The disks of one machine at one point. ``used`` is what read them last, once something has."""
+
+    def __init__(self, ways: list[Way], disks: list[DiskNumber], names: Mapping[str, DiskNumber]) -> None:
+        """``ways``: to be tried in this order. ``disks``: in the order in which the ways have them. ``names``: what
+        the machine calls its disks (``sda``), as they may stand in its table of file systems."""
+        self.used: Used | None = None
+        self._because: list[str] = []
+        self._ways = []
+        for way in ways:
+            if lacks := way.lacks():
+                self._because.append(f"{_NAMES[way.name]} is not installed: {lacks}")
+            else:
+                self._ways.append(way)
+        if not self._ways:
+            raise Refused(
+                f"Nothing here can read file systems ({'; '.join(self._because)}).",
+                remedy="Install these packages, of one of them at least.",
+            )
+        self._disks = disks
         self._names = dict(names)
 
     def volumes(self) -> tuple[list[Volume], list[str]]:
@@ -97,61 +115,34 @@ class FileReader:
             raise NotFound(f"There is no folder {target.parent}.", remedy="Make it, or choose another place.")
         with tempfile.TemporaryDirectory(prefix=".farshore-", dir=target.parent) as out:
             asked = {"act": "copy", "path": _absolute(path), "volume": volume, "owners": os.geteuid() == 0}
-            answer = self._ask({**asked, "out": out})
+            answer = self._ask(asked, Path(out))
             (Path(out) / "copy").rename(target)
         left_out: list[str] = answer["left_out"]
         return left_out
 
-    def _ask(self, request: dict[str, object]) -> dict:  # type: ignore[type-arg]
-        with tempfile.TemporaryDirectory(prefix="farshore-reader-") as run:
-            folder = Path(run)
-            _prepare(folder, {**request, "disks": list(self._disks), "names": self._names})
-            command = [_KERNEL, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "ro", "quiet"]
-            command += [f"init={folder / 'init'}", f"uml_dir={folder}", "umid=reader", "con=null", "con0=null,fd:1"]
-            # d: a disk that looks like user-mode Linux's own copy-on-write file is none. c: no locks, it is ours alone.
-            command += [f"ubd{place}dc={disk}" for place, disk in enumerate(self._disks.values())]
-            console = _run(command)
-            answer = folder / "answer.json"
-            if not answer.exists():
-                raise TryLater(f"The reader did not come up: {console[-400:]}", remedy="Check /dev/shm and /dev/fuse.")
-            told = json.loads(answer.read_text())
-        if "error" in told:
-            raise _error(told["error"], told["message"])
-        return told  # type: ignore[no-any-return]
-
-
-def _prepare(folder: Path, request: dict[str, object]) -> None:
-    (folder / "request.json").write_text(json.dumps(request))
-    init = folder / "init"
-    # The kernel's command line has no way to quote; -S -E: the reader sees none of this user's settings.
-    command = shlex.join([sys.executable, "-S", "-E", inside.__file__, str(folder)])
-    init.write_text(f"#!/bin/sh\nexec {command}\n")
-    init.chmod(0o700)
-    for name in ("tree", "out"):
-        (folder / name).mkdir()
-    modules = folder / "modules" / "lib" / "modules"
-    modules.mkdir(parents=True)
-    for release in _MODULES.glob("*"):
-        (modules / release.name).symlink_to(release)
-
-
-def _run(command: list[str]) -> str:
-    """The console's output. The reader is several processes: all end with this one."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        return process.communicate()[0]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    def _ask(self, request: Request, out: Path | None = None) -> Answer:
+        """By the first way that answers; one that does not is tried no more."""
+        whole = {**request, "disks": self._disks, "names": self._names}
+        while self._ways:
+            way = self._ways[0]
+            try:
+                told = way.ask(whole, out)
+            except NoAnswer as error:
+                way.close()
+                self._ways.pop(0)
+                self._because.append(f"{_NAMES[way.name]} gave no answer: {error}")
+                if out is not None:
+                    _emptied(out)
+                continue
+            self.used = Used(way.name, way.description(), "; ".join(self._because))
+            if "error" in told:
+                raise _error(told["error"], told["message"])
+            return told
+        # A way to help oneself, whatever the reason: it needs no kernel.
+        raise TryLater(
+            f"No Linux kernel could be started to read the disks: {'; '.join(self._because)}.",
+            remedy="Install what is missing, or write the whole disk with `farshore vault restore`.",
+        )
 
 
 def _absolute(path: str) -> str:
@@ -166,19 +157,37 @@ def _error(kind: str, message: str) -> FarshoreError:
     return _KINDS[kind](message, remedy=_REMEDIES[kind])
 
 
+def _emptied(folder: Path) -> None:
+    """What a way copied before it ended is not what another is to add to."""
+    for one in folder.iterdir():
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one)
+        else:
+            one.unlink()
+
+
 @contextlib.contextmanager
-def file_reader(sources: Mapping[DiskNumber, BlockSource], names: Mapping[str, DiskNumber]) -> Iterator[FileReader]:
-    """A reader over sources, which are closed at the end. Raises Refused where a tool is missing, TryLater."""
-    waiting = dict(sources)
+def file_reader(
+    sources: Mapping[DiskNumber, BlockSource], names: Mapping[str, DiskNumber], only: str = ""
+) -> Iterator[FileReader]:
+    """A reader over sources, which are closed at the end; ``only`` by the way of this name, else by what works.
+
+    Raises Refused where everything is missing that could read them, Unsupported for more than 16 disks.
+    """
+    waiting = dict(sorted(sources.items()))
+    numbers = list(waiting)
     try:
+        if len(numbers) > _MOST_DISKS:
+            raise Unsupported(f"There are {len(numbers)} disks.", remedy=f"Files come out of {_MOST_DISKS} at most.")
         with contextlib.ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="farshore-disks-")))
-            places = {number: folder / str(number) for number in sources}
-            reader = FileReader({number: place / "disk" for number, place in places.items()}, names)
-            for number, place in places.items():
-                place.mkdir()
-                overlay = folder / f"written-{number}"
-                stack.enter_context(mounted(waiting.pop(number), place, "disk", overlay))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="farshore-written-")))
+            sockets: dict[DiskNumber, Path] = {}
+            ways: list[Way] = [kind(sockets) for kind in WAYS if only in ("", kind.name)]
+            reader = FileReader(ways, numbers, names)
+            for number in numbers:
+                sockets[number] = stack.enter_context(served(waiting.pop(number), folder / str(number)))
+            for way in ways:
+                stack.callback(way.close)
             yield reader
     finally:
         for source in waiting.values():

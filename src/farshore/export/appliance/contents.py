@@ -1,0 +1,113 @@
+"""What the appliance is packed with: programs of this host with their libraries, a Python program, modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import BinaryIO
+
+from farshore.export.appliance.archive import Archive
+from farshore.export.appliance.kernel import NEEDED, Kernel
+from farshore.model.errors import Refused
+
+BUSYBOX = "busybox"
+_APPLETS = ("sh", "mount", "mkdir", "ln", "cat", "usleep", "sync", "poweroff")
+_LIBRARY = re.compile(r"^\s+(?:\S+ => )?(/\S+) \(0x", re.MULTILINE)
+_LINKER_CACHE = Path("/etc/ld.so.cache")
+_IMPORTED = """\
+import importlib.util, json, sys, traceback
+spec = importlib.util.spec_from_file_location("program", sys.argv[1])
+module = sys.modules["program"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+try:
+    raise ValueError
+except ValueError:
+    traceback.format_exc()
+ours = [one for name, one in sys.modules.items() if name != "program"]
+print(json.dumps([getattr(one, name, None) for one in ours for name in ("__file__", "__cached__")]))
+"""
+"""Lists what a program imports. An error's text is part of it: Python loads modules for that only then."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """``script``: a Python program that imports nothing but the standard library, and runs when it is loaded as
+    ``__main__`` only. ``programs``: names of programs of this host that it calls; one that is not installed is left
+    out. ``modules``: those of the kernel that it may need; one that the kernel has not is left out. ``folders``:
+    empty ones that it expects."""
+
+    script: Path
+    programs: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+    def pack(self, file: BinaryIO, kernel: Kernel) -> None:
+        """Write the initial file system. Raises Refused where busybox does not run by itself."""
+        archive = Archive(file)
+        for folder in ("/proc", "/sys", "/dev", "/run", "/tmp", *self.folders):  # noqa: S108 - the appliance's own
+            archive.add_folder(folder)
+        _first_steps(archive)
+        _modules(archive, kernel, (*NEEDED, *self.modules))
+        python = Path(sys.executable).resolve()
+        found = [at for name in ("modprobe", *self.programs) if (at := which(name)) is not None]
+        imported = _imported(python, self.script)
+        for path in _with_libraries([python, *found, *(one for one in imported if ".so" in one.suffixes)]):
+            archive.add(str(path), path)
+        for path in imported:  # their libraries are there already
+            archive.add(str(path), path)
+        archive.add("/program.py", self.script)
+        # The host's settings of Python count for nothing here, and text is UTF-8 whatever the locale.
+        archive.add_bytes("/program", f"#!/busybox/sh\nexec {python} -S -E -X utf8 /program.py\n".encode(), 0o755)
+        archive.end()
+
+
+def which(program: str) -> Path | None:
+    """Where a program is, also if this user's PATH leaves out the administrator's."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    return Path(found) if found else None
+
+
+def _first_steps(archive: Archive) -> None:
+    """busybox with what the first program calls of it, out of the way of this host's programs; that program."""
+    busybox = which(BUSYBOX)
+    if busybox is None or list(_with_libraries([busybox])) != [busybox]:
+        raise Refused("There is no static busybox here.", remedy="Install the package busybox-static.")
+    archive.add("/busybox/busybox", busybox)
+    for applet in _APPLETS:
+        archive.add_link(f"/busybox/{applet}", "busybox")
+    archive.add_bytes("/init", (resources.files("farshore.export.appliance") / "init.sh").read_bytes(), 0o755)
+    if _LINKER_CACHE.exists():
+        archive.add(str(_LINKER_CACHE), _LINKER_CACHE)
+
+
+def _modules(archive: Archive, kernel: Kernel, names: Iterable[str]) -> None:
+    for path in (*kernel.indexes(), *kernel.files(names)):
+        archive.add(f"/lib/modules/{kernel.release}/{path}", kernel.modules / path)
+    modprobe = which("modprobe")
+    if modprobe is None:
+        raise Refused("modprobe is not installed.", remedy="Install the package kmod.")
+    # The kernel loads modules itself as well: a file system's character tables, a checksum's algorithm.
+    archive.add("/sbin/modprobe", modprobe)
+
+
+def _imported(python: Path, script: Path) -> list[Path]:
+    command = [str(python), "-S", "-E", "-X", "utf8", "-c", _IMPORTED, str(script)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return [Path(one) for one in json.loads(told.stdout) if one and Path(one).is_file()]
+
+
+def _with_libraries(programs: list[Path]) -> Iterator[Path]:
+    """The programs, and each library that the dynamic linker loads for them, once each."""
+    told = subprocess.run(
+        ["ldd", *map(str, programs)], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    yield from programs
+    yield from map(Path, dict.fromkeys(_LIBRARY.findall(told.stdout)))

@@ -1,0 +1,196 @@
+"""Boots the appliance and keeps it: QEMU as a process of this user's, with nothing but disks and a wire.
+
+The appliance ends when its program does. If this process dies, a second socket closes (``life``), and the appliance
+powers off at once, whatever its program waits for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from farshore.export.appliance.contents import BUSYBOX, Contents, which
+from farshore.export.appliance.kernel import Kernel, find_kernel
+from farshore.model.errors import Refused
+from farshore.sites.qemu.accelerator import QEMU, choose_accelerator
+
+MOST_DISKS = 24
+"""Each takes one of the 32 places on the bus."""
+_MEMORY_MIB = 512
+_READY = b"ready\n"
+_PROCESSORS = {"kvm": "host", "tcg": "Westmere"}
+"""Emulated: the least that Debian's Python runs on without loss, see docs/decisions/2026-11-22-lab-guest.md."""
+_CONSOLE_BYTES = 64 << 10
+
+
+class DidNotStart(Exception):
+    """The appliance did not reach its program. The message is what its console said last."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of the appliance: an export of an NBD server on a Unix socket. The program knows it by ``serial``, which
+    the kernel shows in /sys/class/block/*/serial: at most 20 characters. A flush of the program's reaches the server.
+    """
+
+    socket: Path
+    serial: str
+    export: str = "0"
+    read_only: bool = False
+
+
+class Running:
+    """An appliance whose program runs. ``close`` ends it at once, as a power cut would: a program that writes ends by
+    itself before, which ``wait`` waits for."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        wire: socket.socket,
+        life: socket.socket,
+        console: Path,
+        accelerator: str,
+    ) -> None:
+        self.wire = wire
+        self._life = life
+        self.accelerator = accelerator
+        """kvm or tcg."""
+        self._process = process
+        self._console = console
+
+    def console(self) -> str:
+        """What the kernel and the program have said on the console, the last of it."""
+        with contextlib.suppress(OSError), self._console.open("rb") as file:
+            file.seek(max(0, self._console.stat().st_size - _CONSOLE_BYTES))
+            return file.read().decode(errors="replace").replace("\r", "")
+        return ""
+
+    def wait(self) -> None:
+        """Wait until the appliance has powered off by itself."""
+        self._process.wait()
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self.wire.close()
+        self._life.close()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def missing() -> list[str]:
+    """The packages that the appliance needs and that are not installed here."""
+    packages = {QEMU: "qemu-system-x86", BUSYBOX: "busybox-static", "modprobe": "kmod", "ldd": "libc-bin"}
+    found = [package for program, package in packages.items() if which(program) is None]
+    try:
+        find_kernel()
+    except Refused:
+        found.append("linux-image-amd64")
+    return found
+
+
+def start(contents: Contents, disks: Sequence[Disk], folder: Path) -> Running:
+    """Boot it over the disks; ``folder`` is an empty one for its files, which must outlive it.
+
+    Raises Refused (a part is not installed), DidNotStart. Where KVM passes the probe and then fails, it is emulated.
+    """
+    if len(disks) > MOST_DISKS:
+        raise Refused(f"There are {len(disks)} disks.", remedy=f"The appliance takes {MOST_DISKS} at most.")
+    if which(QEMU) is None:
+        raise Refused(f"{QEMU} is not installed.", remedy="Install the package qemu-system-x86.")
+    kernel = find_kernel()
+    image = folder / "image"
+    with image.open("wb") as file:
+        contents.pack(file, kernel)
+    accelerator = _accelerator(kernel)
+    if accelerator == "kvm":
+        with contextlib.suppress(DidNotStart):
+            return _boot(kernel, image, disks, folder, "kvm")
+    return _boot(kernel, image, disks, folder, "tcg")
+
+
+def _accelerator(kernel: Kernel) -> str:
+    """By booting this kernel; the verdict is kept in the user's cache, and found anew where there can be none."""
+    given = os.environ.get("FARSHORE_CACHE")
+    try:
+        return choose_accelerator(Path(given) if given else Path.home() / ".cache" / "farshore", kernel.image)
+    except (OSError, RuntimeError):
+        with tempfile.TemporaryDirectory(prefix="farshore-probe-") as scratch:
+            return choose_accelerator(Path(scratch), kernel.image)
+
+
+def _boot(kernel: Kernel, image: Path, disks: Sequence[Disk], folder: Path, accelerator: str) -> Running:
+    console, complaints = folder / f"console-{accelerator}", folder / f"qemu-{accelerator}"
+    ours, theirs = socket.socketpair()
+    life, its_life = socket.socketpair()
+    with contextlib.ExitStack() as undo:
+        undo.callback(ours.close)
+        undo.callback(life.close)
+        with theirs, its_life, complaints.open("wb") as errors:
+            process = subprocess.Popen(
+                _command(kernel, image, disks, console, accelerator, (theirs.fileno(), its_life.fileno())),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=[theirs.fileno(), its_life.fileno()],
+                start_new_session=True,
+                cwd="/",
+            )
+        running = Running(process, ours, life, console, accelerator)
+        undo.callback(running.close)
+        if _first(ours, len(_READY)) != _READY:
+            said = running.console() + complaints.read_text(errors="replace")[-_CONSOLE_BYTES:]
+            raise DidNotStart(said.strip() or "it said nothing")
+        undo.pop_all()
+        return running
+
+
+def _first(wire: socket.socket, length: int) -> bytes:
+    """The first bytes; fewer if QEMU ended before."""
+    heard = b""
+    while len(heard) < length and (piece := wire.recv(length - len(heard))):
+        heard += piece
+    return heard
+
+
+def _command(
+    kernel: Kernel, image: Path, disks: Sequence[Disk], console: Path, accelerator: str, ports: tuple[int, int]
+) -> list[str]:
+    command = [QEMU, "-machine", "pc", "-accel", accelerator, "-cpu", _PROCESSORS[accelerator]]
+    command += ["-m", str(_MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none"]
+    # QEMU reads disks that are not trusted: it may start no program and gain no right.
+    command += ["-no-reboot", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    command += ["-kernel", str(kernel.image), "-initrd", str(image)]
+    # no_timer_check: on a busy host the kernel would find that an emulated timer ticks too seldom, and panic.
+    command += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check"]
+    command += ["-serial", f"file:{_option(console)}", "-device", "virtio-serial-pci"]
+    for name, descriptor in zip(("wire", "life"), ports, strict=True):
+        command += ["-chardev", f"socket,id={name},fd={descriptor}"]
+        command += ["-device", f"virtserialport,chardev={name},name={name}"]
+    for place, disk in enumerate(disks):
+        source = f"driver=raw,node-name=disk{place},read-only={'on' if disk.read_only else 'off'},discard=unmap"
+        source += f",file.driver=nbd,file.server.type=unix,file.server.path={_option(disk.socket)}"
+        command += ["-blockdev", f"{source},file.export={_option(disk.export)}"]
+        # An error is the program's to see: a guest that is paused waits for nobody here.
+        device = f"virtio-blk-pci,drive=disk{place},serial={_option(disk.serial)}"
+        command += ["-device", f"{device},rerror=report,werror=report"]
+    return command
+
+
+def _option(value: object) -> str:
+    """A comma parts QEMU's options, two are one."""
+    return str(value).replace(",", ",,")

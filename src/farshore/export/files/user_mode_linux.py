@@ -1,0 +1,133 @@
+"""User-mode Linux: a Linux kernel that runs as a program of the user who starts it, anew for each request.
+
+The disks are files here, by nbdfuse. User-mode Linux has a copy-on-write of its own, which read wrong what had been
+written (6.1: xfs, mounted a second time), so the overlay is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from farshore.export.files import inside
+from farshore.export.files.ways import Answer, NoAnswer, Request
+from farshore.export.mounted import as_file
+from farshore.model.errors import FarshoreError
+from farshore.model.identifiers import DiskNumber
+
+_KERNEL = "linux.uml"
+_MODULES = Path("/usr/lib/uml/modules")
+_MEMORY = "512M"
+_TOOLS = ((_KERNEL, "user-mode-linux"), ("modprobe", "kmod"), ("nbdfuse", "nbdfuse (libnbd-bin in Debian 12)"))
+_REASONS = (r"Kernel panic - not syncing: (.+)", r"(ptrace .*failed.*)", r"(.*(?:[Ee]rror|[Ff]ailed|cannot|denied).*)")
+_REASON_LENGTH = 120
+
+
+class UserModeLinux:
+    """Over NBD sockets, one for each disk."""
+
+    name = "user-mode-linux"
+
+    def __init__(self, sockets: Mapping[DiskNumber, Path]) -> None:
+        self._sockets = sockets
+        self._open = contextlib.ExitStack()
+        self._files: list[Path] = []
+
+    def lacks(self) -> str:
+        """Packages."""
+        path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        return ", ".join(package for tool, package in _TOOLS if shutil.which(tool, path=path) is None)
+
+    def description(self) -> str:
+        """For people."""
+        return "user-mode Linux"
+
+    def ask(self, request: Request, out: Path | None) -> Answer:
+        """Start a kernel and have it answer."""
+        files = self._mounted()
+        with tempfile.TemporaryDirectory(prefix="farshore-reader-") as run:
+            folder = Path(run)
+            _prepare(folder, request if out is None else {**request, "out": str(out)})
+            command = [_KERNEL, f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "ro", "quiet"]
+            command += [f"init={folder / 'init'}", f"uml_dir={folder}", "umid=reader", "con=null", "con0=null,fd:1"]
+            # d: a disk that looks like user-mode Linux's own copy-on-write file is none. c: no locks, it is ours alone.
+            command += [f"ubd{place}dc={disk}" for place, disk in enumerate(files)]
+            console = _run(command)
+            try:
+                answer: Answer = json.loads((folder / "answer.json").read_text())
+            except (OSError, ValueError):
+                raise NoAnswer(f"it did not start ({reason(console)})") from None
+        return answer
+
+    def close(self) -> None:
+        """Unmount the disks."""
+        self._open.close()
+
+    def _mounted(self) -> list[Path]:
+        if not self._files:
+            try:
+                folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="farshore-disks-")))
+                files = []
+                for number, socket in self._sockets.items():
+                    (folder / str(number)).mkdir()
+                    files.append(self._open.enter_context(as_file(socket, folder / str(number), "disk")))
+            except FarshoreError as error:
+                self._open.close()
+                raise NoAnswer(error.message.rstrip(".")) from error
+            self._files = files
+        return self._files
+
+
+def reason(console: str) -> str:
+    """The few words of a console's output that say why a kernel ended; the rest is registers and addresses."""
+    for pattern in _REASONS:
+        if found := re.search(pattern, console):
+            return "".join(one for one in found[1].strip() if one.isprintable())[:_REASON_LENGTH]
+    return "it said nothing of use"
+
+
+def _prepare(folder: Path, request: Request) -> None:
+    (folder / "request.json").write_text(json.dumps(request))
+    init = folder / "init"
+    # The kernel's command line has no way to quote; -S -E: the reader sees none of this user's settings.
+    command = shlex.join([sys.executable, "-S", "-E", inside.__file__, str(folder)])
+    init.write_text(f"#!/bin/sh\nexec {command}\n")
+    init.chmod(0o700)
+    for name in ("tree", "out"):
+        (folder / name).mkdir()
+    modules = folder / "modules" / "lib" / "modules"
+    modules.mkdir(parents=True)
+    for release in _MODULES.glob("*"):
+        (modules / release.name).symlink_to(release)
+
+
+def _run(command: list[str]) -> str:
+    """The console's output. The reader is several processes: all end with this one."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NoAnswer(f"it did not start ({error.strerror})") from error
+    try:
+        return process.communicate()[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
