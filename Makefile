@@ -44,7 +44,7 @@ test-fast: setup-tests  ## the fast lane: unit, formats, contract (within 5 minu
 
 soak: setup-tests  ## the long set: kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=; SEED=, LAYOUT=), then every kill point (as root)
 	@$(PYTHON) -m tests.crash.fire $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),30)) $(if $(SEED),--seed $(SEED)) $(if $(LAYOUT),--layout $(LAYOUT))
-	@FARSHORE_SOAK=1 $(PYTHON) -m pytest tests/crash
+	@FARSHORE_SOAK=1 $(PYTHON) -m pytest tests/crash tests/scenarios
 
 bench: setup-tests  ## every benchmark, with its peers, side by side
 	@for name in $$(benchmarks/run --list); do benchmarks/run $$name; done

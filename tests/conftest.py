@@ -34,7 +34,11 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not os.environ.get("FARSHORE_SOAK"):
+        long = [item for item in items if item.get_closest_marker("soak") is not None]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item.get_closest_marker("soak") is None]
     limits: dict[str, float] = {}
     for item in items:
         if item.get_closest_marker("xdist_group") is None:

@@ -24,7 +24,8 @@ from farshore.cli.output import ago, coloured, err, out, plain, print_done, prin
 from farshore.cli.supervisor import Installation
 from farshore.model.errors import FarshoreError, TryLater
 
-READY_SECONDS = 60.0
+READY_SECONDS = 300.0
+"""Far more than a start takes; servers that cannot start end this sooner, as the supervisor gives them up."""
 POLL_SECONDS = 0.2
 SETUP = "farshore.configuration_server.setup"
 

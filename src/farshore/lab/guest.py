@@ -26,7 +26,7 @@ from farshore.model.errors import Refused, Unreachable
 
 log = logging.getLogger(__name__)
 
-BOOT_SECONDS = 240.0
+BOOT_SECONDS = 600.0
 """How long a login may take to become possible: an emulated guest on a busy host needs minutes, not seconds."""
 _START_TRIES = 3
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from tests.loopdisks import LoopDisk
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Heartbeat, Machine, TokenRequest
@@ -76,7 +76,7 @@ class Rig:
         if self._servers is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._servers.pid, signal.SIGKILL)
-            self._servers.wait(30)
+            self._servers.wait(PATIENCE)
             self._servers = None
 
     def api(self) -> Management:
@@ -120,7 +120,7 @@ class Rig:
         assert self._agent is not None
         self._agent.send_signal(number)
         if number == signal.SIGKILL:
-            self._agent.wait(30)
+            self._agent.wait(PATIENCE)
             self._agent = None
 
     def agent_cpu_seconds(self) -> float:
@@ -229,7 +229,7 @@ def writing(folder: Path, *, megabytes_a_second: int) -> Iterator[None]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(fio.pid, signal.SIGKILL)
-        fio.wait(30)
+        fio.wait(PATIENCE)
 
 
 def churn(folder: Path, megabytes: int, name: str = "churn") -> None:

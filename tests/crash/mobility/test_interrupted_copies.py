@@ -134,6 +134,7 @@ def test_a_resync_on_demand_sends_nothing_where_nothing_differs(copying: Copying
     copying.check("compared")
 
 
+@pytest.mark.soak  # shares of a machine that others use too
 def test_the_copy_keeps_to_its_ceilings_while_others_want_the_processors(copying: Copying) -> None:
     free = _copy_beside_hogs(copying, cpu_percent=100)
     assert free > 2 * SHARE, f"a copy that nothing holds back takes {free:.3f}: this would show nothing"

@@ -43,7 +43,7 @@ from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
 _STREAM = re.compile(r"/v1/process-servers/self/streams/([0-9a-f-]+)/([0-9]+)")
-_READY_SECONDS = 120.0
+_READY_SECONDS = 300.0
 
 
 def description(*sizes: int) -> Description:
@@ -204,7 +204,7 @@ class Rig:
         """End the process server cleanly."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(30) != 0:
+        if self.process.wait(_READY_SECONDS) != 0:
             raise RuntimeError(f"the process server ended with {self.process.returncode}")
 
     def kill(self) -> None:

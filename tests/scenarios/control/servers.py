@@ -82,7 +82,7 @@ class Server:
     def kill(self, number: int = signal.SIGKILL) -> None:
         if self.process is not None:
             os.kill(self.process.pid, number)
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
             self.process = None
 
     def credentials(self) -> Credentials:

@@ -24,7 +24,7 @@ def tool(*command: str) -> str:
     """Run a tool; what it said. A missing one skips, saying which."""
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 

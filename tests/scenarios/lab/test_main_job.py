@@ -2,20 +2,25 @@
 
 Everything that the demo's closing table judges must be good: blocks equal to the frozen source disk, accounts that
 agree to the byte, data that is seconds old, no row missing, a clean pg_amcheck of every database, an isolated rehearsal
-that leaves nothing behind.
+that leaves nothing behind. While it is rehearsed, the machine's export is killed under it, and it neither notices nor
+loses anything: the configuration server's upkeep serves the disk again and lets the machine go on.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tests.waiting import PATIENCE, until
 
 from farshore.lab.demo.display import Display
+from farshore.lab.demo.recovered import Recovered
 from farshore.lab.demo.story import Story
 
 pytestmark = [
@@ -42,12 +47,37 @@ EXPECTED = {
 }
 
 
+class StoryOfADyingExport(Story):
+    """The demo's story; in the middle of the rehearsal the machine's disk goes away for a while."""
+
+    def __init__(self, folder: Path, display: Display) -> None:
+        super().__init__(folder, display)
+        self.failovers = folder / "home" / "failovers"
+        self.outlived = False
+
+    def during_rehearsal(self, machine: Recovered) -> None:
+        with machine.shell() as shell:
+            failover = shell.run("cat /sys/class/dmi/id/product_uuid").output.strip()
+            pid = self.failovers / failover / "export.pid"
+            assert pid.exists(), sorted(self.failovers.iterdir())
+            assert shell.run("cat /sys/block/vda/queue/write_cache").output.strip() == "write back"
+            shell.run("head -c 16M /dev/urandom > /root/blob; sync; sha256sum /root/blob > /root/sum")
+            shell.run("nohup sh -c 'head -c 24M /dev/urandom > /root/more; sync; touch /root/done' >/dev/null 2>&1 &")
+            before = pid.read_text()
+            os.kill(int(before), signal.SIGKILL)
+            until(lambda: pid.exists() and pid.read_text().strip() not in ("", before.strip()), "another export")
+            shell.run("until test -e /root/done; do sleep 1; done", seconds=PATIENCE)
+            shell.run("echo 3 > /proc/sys/vm/drop_caches; sha256sum --check --quiet /root/sum", seconds=PATIENCE)
+            assert "error" not in shell.run("dmesg --level=err,crit,alert,emerg", check=False).output.lower()
+        self.outlived = True
+
+
 def test_a_lost_machine_comes_up_with_its_data():
     # A short path: the names of Unix sockets below it are limited.
     folder = Path(tempfile.mkdtemp(prefix="fs-"))
     said = io.StringIO()
     display = Display(console=Console(file=said, width=140))
-    story = Story(folder, display)
+    story = StoryOfADyingExport(folder, display)
     try:
         story.tell()
     finally:
@@ -55,3 +85,4 @@ def test_a_lost_machine_comes_up_with_its_data():
         shutil.rmtree(folder, ignore_errors=True)
     judged = {finding.what: finding.good for finding in display.findings if finding.good is not None}
     assert judged == dict.fromkeys(EXPECTED, True), said.getvalue()
+    assert story.outlived

@@ -30,7 +30,7 @@ class Operator:
 
     def run(self, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
-            [*CLI, *arguments], env=self._environment, capture_output=True, text=True, timeout=120, check=False
+            [*CLI, *arguments], env=self._environment, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stderr if status else done.stdout
@@ -114,7 +114,7 @@ class SecondServer:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
-            self._process.wait(30)
+            self._process.wait(300)
             self._process = None
 
     def log(self) -> str:

@@ -25,7 +25,7 @@ FIRST, SECOND = "127.0.0.1", "second"
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     require_data_mode()
     with pytest.MonkeyPatch.context() as environment, loop_disk(192 * MIB, "ext4") as disk:
-        environment.setenv("FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER", "20")
+        environment.setenv("FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER", "45")
         rig = Rig(tmp_path_factory.mktemp("installation"), disk)
         try:
             rig.up()

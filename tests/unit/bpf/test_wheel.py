@@ -30,7 +30,7 @@ def clone(tmp_path: Path) -> Path:
 def build(clone: Path, target: str = "wheel", **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hatchling", "build", "--target", target, "--directory", str(clone / "dist")]
     return subprocess.run(
-        command, cwd=clone, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=clone, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 

@@ -84,7 +84,7 @@ def test_json_for_an_error_of_the_whole_program(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == by_code()[code].exit_status, done.stderr
         assert json.loads(done.stderr)["code"] == code

@@ -17,7 +17,7 @@ time.sleep(30)
 
 
 def test_a_failed_thread_ends_the_process_and_is_logged() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 70
     assert "uploader-0 failed" in done.stderr
 
@@ -28,7 +28,7 @@ def test_settings_that_are_not_valid_are_told() -> None:
         env={"FARSHORE_PROCESS_SERVER_PORT": "99999"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2

@@ -263,6 +263,7 @@ class Story:
             job.join()
             isolated = not machine.reaches_host(self._port)
             stage.tell(f"PostgreSQL answered after {rto:.1f} s")
+        self.during_rehearsal(machine)
         verdict = judge(record, found)
         # Points bear the machine's own time, and so do the rows; an emulated machine's clock is not the host's.
         late = newest_by_its_own_clock(machine.database) - moment / 1e9
@@ -275,6 +276,9 @@ class Story:
             left = self._remains(tests[0]["id"])
             stage.tell("nothing left behind" if not left else f"left behind: {left}")
         self._display.find("Test failover: left behind after clean-up", "nothing" if not left else str(left), not left)
+
+    def during_rehearsal(self, machine: Recovered) -> None:
+        """Do nothing. Tests do more with the rehearsed machine here, before it is cleaned up."""
 
     def _remains(self, failover: str) -> list[str]:
         """Processes and files that still bear the failover's id, the servers' databases and logs aside."""
