@@ -9,6 +9,7 @@ from pydantic import Field
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import Body, Label
+from farshore.api_types.clocks import ClockStanding
 from farshore.model.machine import Firmware
 from farshore.model.states import CaptureMode, MachineState
 
@@ -204,6 +205,8 @@ class Heartbeat(Body):
     warnings: List[str] = []
     findings: Optional[List[Finding]] = None
     """What the agent found when it looked around last; None: nothing new since it told."""
+    clock: Optional[ClockStanding] = None
+    """Of the machine's wall clock; None: the agent does not look (it is of an older release)."""
     results: List[CommandResult] = []
 
 

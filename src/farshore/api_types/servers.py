@@ -9,6 +9,7 @@ from pydantic import Field
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import Body
+from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.machines import Description, EpochKind
 
 
@@ -82,6 +83,10 @@ class StreamReport(Body):
     lag_spool: float
     lag_seal: float
     lag_store: float
+    stored_age: Optional[float] = None
+    """Seconds since that state was the machine's, by clocks that do not step; None: unknown."""
+    clock_behind: float = 0
+    """Seconds that were added to the machine's own times, as its wall clock is not ours; 0: they agree."""
 
 
 class StreamTrouble(Body):
@@ -106,6 +111,7 @@ class ServerReport(Body):
     epochs: List[EpochReport] = []
     stuck: List[StreamTrouble] = []
     """Streams that are in the spool and cannot be opened, though the store works."""
+    clock: Optional[ClockStanding] = None
     released: List[StreamName] = []
     """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
 

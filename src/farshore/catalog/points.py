@@ -53,7 +53,8 @@ def listed(
         wanted = wanted.where(PointRow.kind == kind.value)
     if name is not None:
         wanted = wanted.where(PointRow.name == name)
-    newest_first = wanted.order_by(PointRow.time.desc(), PointRow.epoch.desc(), PointRow.sequence.desc())
+    # By the stream's order: times fall where a clock was set back.
+    newest_first = wanted.order_by(PointRow.epoch.desc(), PointRow.sequence.desc())
     return list(tx.scalars(newest_first.limit(limit)))
 
 
@@ -66,11 +67,13 @@ def get(tx: Transaction, machine: str, point: str) -> PointRow:
 
 
 def newest_crash_consistent(tx: Transaction, machine: str) -> int:
-    """Time of the newest indexed crash-consistent point, 0 for none."""
-    times = select(func.max(PointRow.time)).where(
-        PointRow.machine == machine, PointRow.kind == PointKind.CRASH_CONSISTENT.value
+    """Time of the last indexed crash-consistent point of the stream, 0 for none."""
+    times = (
+        select(PointRow.time)
+        .where(PointRow.machine == machine, PointRow.kind == PointKind.CRASH_CONSISTENT.value)
+        .order_by(PointRow.epoch.desc(), PointRow.sequence.desc())
     )
-    return tx.scalar(times) or 0
+    return tx.scalar(times.limit(1)) or 0
 
 
 def counts(tx: Transaction) -> dict[str, int]:

@@ -62,6 +62,8 @@ class ProcessServerRow(Base):
     spool_trouble: Mapped[str] = mapped_column(default="")
     store_trouble: Mapped[str] = mapped_column(default="")
     store_trouble_since: Mapped[int] = mapped_column(default=0)
+    clock: Mapped[JsonObject] = mapped_column(default=dict)
+    """``steps``, ``last`` (seconds) as in ClockStanding, and ``seen`` (ns, by our clock); empty: it does not say."""
     # Wanted of it
     name: Mapped[str] = mapped_column(String(64), default="")
     host_names: Mapped[list[Any]] = mapped_column(default=list)
@@ -102,10 +104,15 @@ class MachineRow(Base):
     heartbeat: Mapped[JsonObject] = mapped_column(default=dict)
     last_seen: Mapped[int] = mapped_column(default=0)
     newest_point_time: Mapped[int] = mapped_column(default=0)
+    """When the newest state that is in the vault was the machine's, by our clock; 0: there is none."""
     last_app_consistent: Mapped[int] = mapped_column(default=0)
     lag: Mapped[JsonObject] = mapped_column(default=dict)
     stream_trouble: Mapped[str] = mapped_column(default="")
     """Why its process server cannot store what it holds of the stream; empty: it can."""
+    clock_behind: Mapped[float] = mapped_column(default=0.0)
+    """Seconds that its process server adds to its times; 0: the two clocks agree."""
+    clock_stepped: Mapped[int] = mapped_column(default=0)
+    """When its clock was set last, by ours; 0: never."""
 
 
 class EpochRow(Base):

@@ -7,7 +7,7 @@ dropped idle connection costs.
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from farshore.client.transport import AGAIN, Buffer, Transport
 from farshore.formats.batch import Batch
 from farshore.formats.batch import encode as encode_batch
 from farshore.formats.chunk_exchange import Chunks, Comparison, encode_chunks, encode_comparison
-from farshore.formats.stream_protocol import SUPPORTED
+from farshore.formats.stream_protocol import MONOTONIC, SUPPORTED
 from farshore.model.errors import TryLater, Unsupported
 from farshore.model.identifiers import DiskNumber
 
@@ -71,9 +71,11 @@ class DataPlane:
         """Send one batch; when this returns, its records are durable. Raises Gap, Fenced, Busy, Unreachable …"""
         return self.send_encoded(encode_batch(batch))
 
-    def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
-        """Send a batch that is encoded already (from the .hrl file)."""
-        data = self._carry("/batches", buffers, _STALE)
+    def send_encoded(self, buffers: Sequence[Buffer], now: int = 0) -> Acknowledgement:
+        """Send a batch that is encoded already. ``now`` is this machine's monotonic clock, ns: by it the server
+        finds out how old the batch is. 0 where its records may be of another boot; their age is unknown then."""
+        self.agree()  # first, so that ``now`` does not age by a request of its own
+        data = self._carry("/batches", buffers, _STALE, {MONOTONIC: str(now)} if now else {})
         return Acknowledgement.model_validate_json(data)
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
@@ -103,11 +105,13 @@ class DataPlane:
         """Declare the copy complete; answered once the epoch is durable in the vault."""
         return self._transport.post(f"{self._root}/base", completion, StreamStatus, repeatable=True)
 
-    def _carry(self, path: str, buffers: Sequence[Buffer], retries: Retry) -> bytes:
+    def _carry(
+        self, path: str, buffers: Sequence[Buffer], retries: Retry, headers: Optional[Mapping[str, str]] = None
+    ) -> bytes:
         """Send data, in the version agreed on."""
         self.agree()
         try:
-            return self._transport.request("POST", self._root + path, buffers, retries=retries)
+            return self._transport.request("POST", self._root + path, buffers, retries=retries, headers=headers)
         except TryLater:
             self._agreed = None  # whoever answers next may be another release
             raise

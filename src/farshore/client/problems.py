@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 import warnings
 from typing import Optional
@@ -25,6 +26,8 @@ from farshore.model.errors import (
 )
 
 _PREFIX = "urn:farshore:"
+_OF_THE_CLOCK = (9, 10)
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _BY_STATUS = {401: Unauthenticated, 403: Forbidden, 404: NotFound}
 _CODES = by_code()
 
@@ -56,10 +59,23 @@ def error_from_transport(error: HTTPError, url: str) -> FarshoreError:
             cause = inner
         else:
             break
+    if isinstance(cause, ssl.SSLCertVerificationError) and getattr(cause, "verify_code", 0) in _OF_THE_CLOCK:
+        stamp = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+        return Unauthenticated(
+            f"The server at {url} shows a certificate that is not valid by this machine's clock, which says {stamp} "
+            f"({cause.verify_message}).",
+            remedy="Set the clock that is wrong, here or there (timedatectl status). If both are right, the server's "
+            "certificate is over: restart the server, which renews it.",
+        )
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Unauthenticated(
             f"The server at {url} did not show a certificate of our authority for that name ({cause.verify_message}).",
             remedy="Check the address and that the server advertises it; if its authority was renewed, enrol again.",
+        )
+    if isinstance(cause, ssl.SSLError) and "CERTIFICATE_EXPIRED" in (cause.reason or ""):
+        return Unauthenticated(
+            f"Our certificate is expired by the clock of the server at {url} ({cause.reason}).",
+            remedy="Set the clock that is wrong, here or there (timedatectl status). If both are right, enrol again.",
         )
     if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
         return Unauthenticated(

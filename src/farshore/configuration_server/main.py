@@ -32,6 +32,7 @@ from farshore.configuration_server.watching import look, prune
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
+from farshore.protection.clocks import OwnClock
 from farshore.protection.push.bundle import default_cache
 from farshore.protection.push.install import PushInstaller
 from farshore.protection.scrubbing import Scrubbing
@@ -101,6 +102,8 @@ def serve(settings: Settings) -> None:
     )
     services = Services(settings, catalog, issuer, vault, jobs, sealer, clock)
     silence = Silence(clock, settings.give_up_process_server_after)
+    own_clock = OwnClock(catalog, clock)
+    own_clock.begin()
     scrubbing = Scrubbing(vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
     own = installation.load_server_credentials(settings)
@@ -114,7 +117,7 @@ def serve(settings: Settings) -> None:
 
     rounds = [
         Periodic("Renewing certificates", RENEW_EVERY, renew),
-        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence, scrubbing.conditions)),
+        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence, own_clock, scrubbing.conditions)),
         Periodic("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
         Periodic("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),

@@ -9,18 +9,20 @@ from farshore.catalog.database import Catalog
 from farshore.catalog.tables import AlertRow
 from farshore.model.ports import Clock
 from farshore.protection import moving
+from farshore.protection.clocks import OwnClock
 from farshore.protection.silence import Silence
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition, conditions, reconcile
 
 DAY = 86400 * 1_000_000_000
 
 
-def look(catalog: Catalog, clock: Clock, silence: Silence, more: Sequence[Condition] = ()) -> None:
+def look(catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock, more: Sequence[Condition] = ()) -> None:
     """Compare what is with what should be; write only where they differ. ``more`` is what others found wrong."""
+    own.look()
     now = clock.now()
     with catalog.reading() as tx:
         every, servers = machines.every(tx), process_servers.every(tx)
-        present = [*conditions(every, policies.every(tx), servers, now), *more]
+        present = [*conditions(every, policies.every(tx), servers, now), *own.conditions(), *more]
         known = {_told(alert) for alert in events.open_alerts(tx)}
         moves = moving.decide(every, servers, epochs.streaming(tx), silence.given_up(servers), now)
     if known != {_told(condition) for condition in present}:

@@ -20,8 +20,9 @@ from farshore.model.identifiers import Epoch, MachineId, Sequence
 
 MAGIC = b"FARBATCH"
 VERSION = 1
-HEADER = struct.Struct("<8sHBB16sIQIIQ8x16s")
-"""magic, version, role, reserved, machine, epoch, first sequence, records, payload bytes, base time ns, digest."""
+HEADER = struct.Struct("<8sHBB16sIQIIQQ16s")
+"""magic, version, role, reserved, machine, epoch, first sequence, records, payload bytes, base time ns, captured ns,
+digest."""
 HEADER_BYTES = HEADER.size
 DIGEST_BYTES = 16
 MAXIMUM_BYTES = 32 << 20
@@ -41,7 +42,8 @@ class Role(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Batch:
-    """``payload`` holds the bytes of all records that have some, in order. ``base_time`` is ns since 1970 UTC."""
+    """``payload`` holds the bytes of all records that have some, in order. ``base_time`` is ns since 1970 UTC by the
+    sender's wall clock, ``captured`` the last record's time, ns of the sender's monotonic clock; 0: unknown."""
 
     machine: MachineId
     epoch: Epoch
@@ -50,6 +52,7 @@ class Batch:
     base_time: int
     records: Records
     payload: Buffer
+    captured: int = 0
 
     @property
     def end_sequence(self) -> Sequence:
@@ -71,6 +74,7 @@ def encode(batch: Batch) -> List[Buffer]:
         len(batch.records),
         len(batch.payload),
         batch.base_time,
+        batch.captured,
         bytes(DIGEST_BYTES),
     )
     digest = blake3(prefix).update(table).update(batch.payload).digest(DIGEST_BYTES)
@@ -85,7 +89,7 @@ def decode(data: Buffer) -> Batch:
     view = memoryview(data)
     if len(view) < HEADER_BYTES or bytes(view[:8]) != MAGIC:
         raise Malformed("These bytes are not a batch.", remedy="Send the output of formats.batch.encode.")
-    _, version, role, _, machine, epoch, first, count, length, base_time, digest = HEADER.unpack_from(view)
+    _, version, role, _, machine, epoch, first, count, length, base_time, captured, digest = HEADER.unpack_from(view)
     if version != VERSION:
         raise Unsupported(f"Batch version {version} is not known here.", remedy="Upgrade the older side.")
     table_end = HEADER_BYTES + count * RECORD_BYTES
@@ -106,4 +110,5 @@ def decode(data: Buffer) -> Batch:
         base_time,
         records,
         view[table_end:],
+        captured,
     )

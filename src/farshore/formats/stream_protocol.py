@@ -12,6 +12,8 @@ from farshore.model.errors import Unsupported
 
 SUPPORTED: Tuple[int, ...] = (1,)
 """What this release speaks, newest first."""
+MONOTONIC = "Farshore-Monotonic"
+"""The header with the sender's monotonic clock, ns in decimal digits, as the request was sent."""
 
 
 def choose(offered: Sequence[int], own: Sequence[int] = SUPPORTED) -> int:

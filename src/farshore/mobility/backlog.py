@@ -79,11 +79,12 @@ class Backlog:
 
     @property
     def oldest(self) -> Tuple[int, bool]:
-        """The time (ns since 1970 UTC) of the oldest batch that waits, 0: none does; and whether it is in the file."""
+        """When the oldest batch that waits was captured (ns of the monotonic clock), 0: none waits; and whether
+        it is in the file."""
         with self._changed:
             if not self._waiting:
                 return 0, False
-            return self._waiting[0].batch.time, bool(self._waiting[0].spilled_end)
+            return self._waiting[0].batch.captured, bool(self._waiting[0].spilled_end)
 
     @property
     def empty(self) -> bool:

@@ -10,21 +10,23 @@ import numpy as np
 
 from farshore.formats.batch import Batch, Buffer, Role, decode, encode
 from farshore.mobility.records import Piece
+from farshore.model.clock_steps import LEAST_STEP, wall_clock_offset
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.ports import Clock
 
 _MAXIMUM_MICROSECONDS = (1 << 32) - 1
-_LOOKS, _LOOK_SECONDS = 5, 0.001
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch as it goes out. ``end`` is the sequence after its last record, ``time`` ns since 1970 of that record."""
+    """A batch as it goes out. ``end`` is the sequence after its last record, ``time`` ns since 1970 of that record,
+    ``captured`` ns of the monotonic clock of the same; 0: unknown."""
 
     first: Sequence
     end: Sequence
     time: int
     buffers: Several[Buffer]
+    captured: int = 0
 
     @property
     def size(self) -> int:
@@ -33,40 +35,36 @@ class EncodedBatch:
 
 
 class Journal:
-    """Gives records their sequences and wall-clock times. One for each epoch and role; used by one thread."""
+    """Gives records their sequences and wall-clock times. One for each epoch and role; used by one thread.
+
+    A *time base* is a run of batches between which nobody set the machine's clock; times never fall within one.
+    """
 
     def __init__(self, machine: MachineId, epoch: Epoch, clock: Clock, role: Role = Role.JOURNAL) -> None:
         self._machine = machine
         self._epoch = epoch
         self.role = role
         self._clock = clock
+        self._base = wall_clock_offset(clock)
+        """The offset of the wall clock when the time base began, ns."""
         self.latest = 0
         """Time of the newest record, ns since 1970 UTC."""
         self.next_sequence = Sequence(1)
 
     def batch(self, piece: Piece) -> EncodedBatch:
-        """The next batch. Times never fall within an epoch, even when the machine's clock is set back."""
+        """The next batch. Where the clock was set since the last one, all of it belongs to a new time base."""
         offset = wall_clock_offset(self._clock)
+        if abs(offset - self._base) >= LEAST_STEP:
+            self._base, self.latest = offset, 0
         times = np.maximum(piece.times + offset, self.latest)
         base = int(times[0])
         piece.records["time_us"] = np.minimum((times - base) // 1000, _MAXIMUM_MICROSECONDS)
         self.latest = int(times[-1])
-        batch = Batch(self._machine, self._epoch, self.role, self.next_sequence, base, piece.records, piece.payload)
+        captured = self.latest - offset
+        first = self.next_sequence
+        batch = Batch(self._machine, self._epoch, self.role, first, base, piece.records, piece.payload, captured)
         self.next_sequence = batch.end_sequence
-        return EncodedBatch(batch.first_sequence, batch.end_sequence, self.latest, encode(batch))
-
-
-def wall_clock_offset(clock: Clock) -> int:
-    """Nanoseconds from the monotonic clock to the wall clock. Asked again where we were kept off the processor between
-    the two: a point would else bear a time after writes that it does not hold."""
-    offset = 0
-    for _ in range(_LOOKS):
-        before = clock.monotonic()
-        now = clock.now()
-        offset = now - int(before * 1e9)
-        if clock.monotonic() - before < _LOOK_SECONDS:
-            break
-    return offset
+        return EncodedBatch(batch.first_sequence, batch.end_sequence, self.latest, encode(batch), captured)
 
 
 def read_back(data: Buffer, machine: MachineId, epoch: Epoch, expected: Optional[Sequence]) -> Optional[EncodedBatch]:
@@ -81,4 +79,4 @@ def read_back(data: Buffer, machine: MachineId, epoch: Epoch, expected: Optional
         return None
     last = int(batch.records["time_us"][-1]) * 1000 if len(batch.records) else 0
     buffers: List[Buffer] = [data]
-    return EncodedBatch(batch.first_sequence, batch.end_sequence, batch.base_time + last, buffers)
+    return EncodedBatch(batch.first_sequence, batch.end_sequence, batch.base_time + last, buffers, batch.captured)

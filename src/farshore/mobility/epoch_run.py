@@ -116,7 +116,7 @@ class EpochRun:
             spill.begin(self._epoch)
         self._backlog = Backlog(spill)
         self._pump = Pump(capture, Journal(machine, self._epoch, clock), self._backlog, clock)
-        self._sender = Sender(self._backlog, plane, limits.bandwidth)
+        self._sender = Sender(self._backlog, plane, limits.bandwidth, clock)
         self._progress: Optional[CopyProgress] = None
         self._dirty: Optional[Dirty] = None
         self._deciding = threading.Lock()
@@ -158,7 +158,7 @@ class EpochRun:
     def lag(self) -> Dict[str, float]:
         """As in the heartbeat."""
         oldest, in_file = self._backlog.oldest
-        waited = max(0.0, (self._clock.now() - oldest) / 1e9) if oldest else 0.0
+        waited = max(0.0, self._clock.monotonic() - oldest / 1e9) if oldest else 0.0
         return {
             "capture": self._pump.behind(),
             "spill": waited if in_file else 0.0,

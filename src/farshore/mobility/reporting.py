@@ -7,6 +7,7 @@ import sys
 from typing import Dict, List, Mapping, Sequence
 
 from farshore import __version__
+from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.machines import CommandResult, DiskAccount, Heartbeat
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.capture import Capture
@@ -16,6 +17,7 @@ from farshore.mobility.replication import Replication
 from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.upgrade.releases import Releases
+from farshore.model.clock_steps import ClockSteps
 from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import Clock
@@ -34,6 +36,7 @@ class Reporter:
         self._lookout = lookout
         here = Releases.here()
         self._release = "" if here is None else here.release
+        self._steps = ClockSteps(clock)
         self._capture_started = 0
         self._kernel_base: Dict[DiskNumber, int] = {}
 
@@ -49,6 +52,7 @@ class Reporter:
             results=list(results),
             warnings=self._warnings(),
             findings=self._lookout.untold(),
+            clock=self._clock_standing(),
         )
         if capture is not None:
             try:
@@ -72,6 +76,16 @@ class Reporter:
                 "progress": run.progress(),
             }
         )
+
+    def _clock_standing(self) -> ClockStanding:
+        step = self._steps.look()
+        if step:
+            log.warning("The machine's clock was set.", extra={"fields": {"seconds": round(step / 1e9, 3)}})
+        last = self._steps.last
+        if last is None:
+            return ClockStanding()
+        age = self._clock.monotonic() - last.seen
+        return ClockStanding(steps=last.number, last=last.nanoseconds / 1e9, age=age)
 
     def answered(self, beat: Heartbeat) -> None:
         """The server has this heartbeat."""

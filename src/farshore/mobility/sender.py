@@ -25,6 +25,7 @@ from farshore.mobility.retrying import Pauses, Stopped
 from farshore.mobility.throttle import Bandwidth
 from farshore.model.errors import Damaged, Gap, Refused, TryLater
 from farshore.model.identifiers import Sequence as SequenceNumber
+from farshore.model.ports import Clock
 
 log = logging.getLogger(__name__)
 _HEAD_SECONDS = 0.5
@@ -35,18 +36,19 @@ _IN_FLIGHT = 4
 class BatchReceiver(Protocol):
     """The part of client.DataPlane that the sender uses."""
 
-    def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
-        """Durable when it returns."""
+    def send_encoded(self, buffers: Sequence[Buffer], now: int) -> Acknowledgement:
+        """Durable when it returns. ``now``: ns of the monotonic clock."""
         ...
 
 
 class Sender:
     """``reachable`` tells whether the last attempt got through."""
 
-    def __init__(self, backlog: Backlog, receiver: BatchReceiver, bandwidth: Bandwidth) -> None:
+    def __init__(self, backlog: Backlog, receiver: BatchReceiver, bandwidth: Bandwidth, clock: Clock) -> None:
         self._backlog = backlog
         self._receiver = receiver
         self._bandwidth = bandwidth
+        self._clock = clock
         self._kept = Kept()
         self._ahead: Deque[Tuple[EncodedBatch, Future[Acknowledgement]]] = deque()
         self.reachable = True
@@ -100,12 +102,9 @@ class Sender:
             self._drop_ahead()
         if self.reachable and not self._bandwidth.limit:
             for following in self._backlog.behind_head(_IN_FLIGHT - 1)[len(self._ahead) :]:
-                self._ahead.append((following, helpers.submit(self._receiver.send_encoded, following.buffers)))
+                self._ahead.append((following, helpers.submit(self._deliver, following)))
         try:
-            if early is not None and early[1].exception() is None:
-                answer = early[1].result()
-            else:
-                answer = self._receiver.send_encoded(batch.buffers)
+            answer = self._deliver(batch) if early is None or early[1].exception() else early[1].result()
             expected = answer.next_journal
             self._kept.stored(answer.stored_journal)
         except Gap as gap:
@@ -132,8 +131,11 @@ class Sender:
         self._drop_ahead()
         for one in (*again, batch):
             self._bandwidth.wait_for(one.size)  # not waited for, so that it is soon over: what follows makes up for it
-            answer = self._receiver.send_encoded(one.buffers)
+            answer = self._deliver(one)
         return answer.next_journal
+
+    def _deliver(self, batch: EncodedBatch) -> Acknowledgement:
+        return self._receiver.send_encoded(batch.buffers, int(self._clock.monotonic() * 1e9))
 
     def _drop_ahead(self) -> None:
         """Wait for what was sent ahead, whatever became of it: it is sent again in its turn."""

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import Callable, Protocol
 
+from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.servers import (
     EpochReport,
     PointReport,
@@ -22,14 +23,17 @@ from farshore.api_types.servers import (
 )
 from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
+from farshore.model.clock_steps import ClockSteps
 from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.model.point import PointKind, RecoveryPoint
+from farshore.process_server.clock import SystemClock
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import Stored
 from farshore.process_server.storing.uploader import Uploader
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
+from farshore.process_server.streams.time_axis import captured_at
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._silent = False
+        self._steps = ClockSteps(SystemClock())
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._streams: Streams | None = None
         self._uploader: Uploader | None = None
@@ -89,7 +94,12 @@ class Reporter:
         if role is not Role.JOURNAL or not stream.base_complete:
             return
         found = [_point(point) for point in stored.points if point.position.sequence >= stream.consistent_from]
-        stream.point_time = max([stream.point_time, *(point.time for point in found)])
+        if found:
+            stream.point_time = found[-1].time
+            whole = stream.lanes[Role.JOURNAL].stored_captured
+            stream.point_captured = (
+                None if whole is None else whole - max(0, stored.last_time - stream.point_time) / 1e9
+            )
         if stored.end - 1 >= stream.consistent_from and not stream.only_points:
             found.append(_segment_end(stream.machine, stream.epoch, stored.end, stored.last_time))
         self._add(found)
@@ -100,7 +110,7 @@ class Reporter:
         if stream.base_complete and stream.only_points:
             newest = stream.vault.newest_point(stream.epoch)
             if newest is not None:
-                stream.point_time = newest.time
+                stream.point_time, stream.point_captured = newest.time, captured_at(newest.time)
                 self._add([_point(newest)])
         elif stream.base_complete and lane.stored > 1 and lane.stored - 1 >= stream.consistent_from:
             self._add([_segment_end(stream.machine, stream.epoch, lane.stored, lane.stored_time)])
@@ -150,6 +160,7 @@ class Reporter:
                 StreamTrouble(machine=machine, epoch=epoch, trouble=str(error))
                 for (machine, epoch), error in self._streams.stuck().items()
             ],
+            clock=self._clock_standing(),
             released=[StreamName(machine=machine, epoch=epoch) for machine, epoch in self._streams.released()],
         )
         try:
@@ -168,10 +179,18 @@ class Reporter:
             self._epochs = self._epochs[len(epochs) :]
         self._answered(answer)
 
+    def _clock_standing(self) -> ClockStanding:
+        self._steps.look()
+        last = self._steps.last
+        if last is None:
+            return ClockStanding()
+        return ClockStanding(steps=last.number, last=last.nanoseconds / 1e9, age=time.monotonic() - last.seen)
+
     def _standing(self, stream: Stream) -> StreamReport:
         assert self._uploader is not None
         with stream.changed:
             lane = stream.lanes[Role.JOURNAL]
+            captured = stream.point_captured if stream.only_points else lane.stored_captured
             spool, seal, store = lane.lags(time.monotonic(), self._uploader.seal_every)
             return StreamReport(
                 machine=stream.machine,
@@ -183,6 +202,8 @@ class Reporter:
                 lag_spool=spool,
                 lag_seal=seal,
                 lag_store=store,
+                stored_age=None if captured is None else max(0.0, time.monotonic() - captured),
+                clock_behind=stream.time_axis.correction / 1e9,
             )
 
 

@@ -13,6 +13,7 @@ from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow, MachineRow
 from farshore.model.bandwidth import rates
 from farshore.model.states import MachineState
+from farshore.protection import clocks
 from farshore.protection.granting import ELSEWHERE
 
 MAXIMUM_WARNINGS = 50
@@ -29,6 +30,7 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
         return Desired(protect=False, standby=True)
     _note_results(tx, machine, heartbeat, now)
     _note_mode(tx, machine, heartbeat, now)
+    clocks.note_machine(tx, machine, heartbeat.clock, heartbeat.run, now)
     seen = heartbeat.model_dump(mode="json", exclude={"results"})
     seen["warnings"] = seen["warnings"][:MAXIMUM_WARNINGS]
     if heartbeat.findings is None:

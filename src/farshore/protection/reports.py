@@ -14,7 +14,7 @@ from farshore.catalog.tables import EpochRow, MachineRow, PointRow, ProcessServe
 from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
-from farshore.protection import moving
+from farshore.protection import clocks, moving
 
 SECOND = 1_000_000_000
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
@@ -27,6 +27,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
     if not report.store_trouble or not server.store_trouble:
         server.store_trouble_since = now if report.store_trouble else 0
     server.spool_trouble, server.store_trouble = report.spool_trouble, report.store_trouble
+    clocks.note_server(tx, server, report.clock, now)
     books = _Books(tx)
     for consistent in report.epochs:
         found = books.find(consistent.machine, consistent.epoch)
@@ -41,7 +42,10 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         if (sender.id, sender.epoch) not in streaming:
             sender.lag = {}  # nothing is known of it now
     closed: list[StreamName] = []
+    aged: set[tuple[str, int]] = set()
     for stream in report.streams:
+        if stream.stored_age is not None:
+            aged.add((stream.machine, stream.epoch))
         found = books.find(stream.machine, stream.epoch)
         if found is None or found[1].closed:
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
@@ -51,6 +55,8 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         found = books.find(point.machine, point.epoch)
         if found is not None:
             _note_point(tx, *found, point)
+            if (point.machine, point.epoch) not in aged and _is_good(found[1], point):
+                _is_new(found[0], min(point.time, now), now)
     for left in report.released:
         moving.is_released(tx, server, left, now)
     named = {(one.machine, one.epoch) for one in report.streams}
@@ -95,22 +101,34 @@ def _note_stream(
 ) -> None:
     epoch.received = max(epoch.received, stream.received)
     epoch.stored = max(epoch.stored, stream.stored)
-    epoch.stored_time = max(epoch.stored_time, stream.stored_time)
+    epoch.stored_time = stream.stored_time
     epoch.reported = now
     if epoch.consistent and epoch.stored >= epoch.consistent_from:
-        machine.newest_point_time = max(machine.newest_point_time, epoch.stored_time)
+        # Never by the machine's own times, nor by the process server's: how old it is, by a clock that does not step.
+        age = stream.stored_age
+        _is_new(machine, min(epoch.stored_time, now) if age is None else now - int(age * SECOND), now)
     if epoch.epoch == machine.epoch and machine.process_server == server.id:
+        machine.clock_behind = stream.clock_behind
         machine.lag = {"spool": stream.lag_spool, "seal": stream.lag_seal, "store": stream.lag_store}
 
 
+def _is_good(epoch: EpochRow, point: PointReport) -> bool:
+    return epoch.consistent and point.sequence >= epoch.consistent_from
+
+
+def _is_new(machine: MachineRow, moment: int, now: int) -> None:
+    """A state of ``moment``, by our clock, is in the vault. One of our future was noted before our clock went back."""
+    before = machine.newest_point_time if machine.newest_point_time <= now else 0
+    machine.newest_point_time = max(before, moment)
+
+
 def _note_point(tx: Transaction, machine: MachineRow, epoch: EpochRow, point: PointReport) -> None:
-    if not epoch.consistent or point.sequence < epoch.consistent_from:
+    if not _is_good(epoch, point):
         return
-    machine.newest_point_time = max(machine.newest_point_time, point.time)
     kind = PointKind(point.kind)
     if kind is PointKind.CRASH_CONSISTENT and not point.name and not point.id:
         every = policies.get(tx, machine.policy).crash_consistent_every * SECOND
-        if point.time - points.newest_crash_consistent(tx, machine.id) < every:
+        if 0 <= point.time - points.newest_crash_consistent(tx, machine.id) < every:
             return
     if kind is PointKind.APP_CONSISTENT:
         machine.last_app_consistent = max(machine.last_app_consistent, point.time)

@@ -106,7 +106,7 @@ def thinned(listed: Iterable[RecoveryPoint], every: int) -> Iterable[RecoveryPoi
     last: int | None = None
     for point in listed:
         plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name
-        if plain and last is not None and point.time - last < every:
+        if plain and last is not None and 0 <= point.time - last < every:
             continue
         last = point.time if plain else last
         yield point

@@ -19,6 +19,8 @@ from farshore.protection.assignment import SILENT_AFTER
 SECOND = 1_000_000_000
 AGENT_SILENT_AFTER = 30 * SECOND
 SPOOL_FILLING = 0.8
+CLOCK_SECONDS = 3600
+"""For how long an alert tells that a clock was set."""
 DAMAGE, DAMAGE_OLDER = "vault-damage", "vault-damage-older"
 """Kinds of the conditions that the scrub finds (see scrubbing)."""
 WATCHED = frozenset({MachineState.PROTECTED.value, MachineState.RESYNC.value})
@@ -37,7 +39,10 @@ class Condition:
 
 
 def rpo_seconds(newest_point_time: int, now: int) -> float | None:
-    """Age of the newest durable point in seconds; None while there is none. Clocks may differ: never below 0."""
+    """Age of the newest durable state in seconds, both times by our clock; None while there is none.
+
+    Below 0 only between a step of our clock and the watch's next look (see clocks), and told as 0 then.
+    """
     return max(0.0, (now - newest_point_time) / SECOND) if newest_point_time else None
 
 
@@ -104,6 +109,7 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             f"What its process server holds of {machine.name} cannot be stored: {machine.stream_trouble}",
             "It stays in the spool and is tried again; other machines are not held up.",
         )
+    yield from _of_clock(machine, subject, now)
     blind = _blind_disks(machine)
     if machine.state in LIVE and blind:
         yield Condition(
@@ -128,6 +134,41 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
         )
 
 
+def _of_clock(machine: MachineRow, subject: str, now: int) -> Iterable[Condition]:
+    if machine.state in LIVE and machine.clock_stepped and now - machine.clock_stepped < CLOCK_SECONDS * SECOND:
+        by = (machine.heartbeat.get("clock") or {}).get("last", 0)
+        yield Condition(
+            "clock-stepped",
+            subject,
+            Severity.WARNING,
+            f"The clock of {machine.name} was set {set_by(int(by * SECOND))}; its points begin a new time base.",
+            f"Look for what sets the clock of {machine.name}; keep it with an NTP service: timedatectl status.",
+        )
+    if machine.state in LIVE and machine.clock_behind:
+        yield Condition(
+            "clock-differs",
+            subject,
+            Severity.WARNING,
+            f"The clock of {machine.name} is {amount(machine.clock_behind)} "
+            f"{'behind' if machine.clock_behind > 0 else 'ahead of'} its process server's: the times of its points are "
+            "the process server's.",
+            f"Set the clock that is wrong; on {machine.name} and on the process server: timedatectl status.",
+        )
+
+
+def amount(seconds: float) -> str:
+    """A clock's error as people say it."""
+    whole = abs(seconds)
+    if whole < 120:
+        return f"{whole:.1f} s"
+    return f"{whole / 60:.0f} min" if whole < 7200 else f"{whole / 3600:.1f} h"
+
+
+def set_by(step: int) -> str:
+    """``step`` in ns, as ahead or back by how much."""
+    return f"{'ahead' if step > 0 else 'back'} by {amount(step / SECOND)}"
+
+
 def _blind_disks(machine: MachineRow) -> list[str]:
     """Names of the disks whose writes are not counted by the kernel, as the agent says."""
     names = {disk["number"]: disk["name"] for disk in machine.description.get("disks", [])}
@@ -145,6 +186,15 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             Severity.ERROR,
             f"The process server at {server.url} does not report.",
             "Check that it runs and reaches this server; its machines go to another one that is well, if there is one.",
+        )
+    stepped = server.clock.get("seen", 0)
+    if stepped and now - stepped < CLOCK_SECONDS * SECOND:
+        yield Condition(
+            "process-server-clock-stepped",
+            subject,
+            Severity.WARNING,
+            f"The clock of the process server at {server.url} was set {set_by(int(server.clock['last'] * SECOND))}.",
+            "Keep it with an NTP service: timedatectl status. Points that were stored meanwhile may bear its times.",
         )
     if server.spool_trouble:
         yield Condition(

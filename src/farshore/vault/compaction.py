@@ -89,7 +89,7 @@ def _index_segments(machine: MachineVault, epoch: Epoch, group: list[Piece]) -> 
     ]
     disks = sorted({int(disk) for index in opened for disk in np.unique(index.records["disk"])})
     merged = {DiskNumber(disk): build_index(parts, DiskNumber(disk)) for disk in disks}
-    times = int(sources["last_time"].max())
+    times = int(sources["last_time"][-1])
     name_of_layer = LayerName(machine.id, epoch, 0, Sequence(group[0].begin), Sequence(group[-1].end), times)
     layer = seal_layer(machine.key, name_of_layer, sources, _decided(merged))
     machine.put_object(layer.name, layer.buffers)
@@ -128,8 +128,8 @@ def _layer_groups(
 
 
 def _merge_layers(machine: MachineVault, epoch: Epoch, tier: int, group: list[Layer]) -> LayerName:
-    times = max(layer.name.last_time for layer in group)
-    name = LayerName(machine.id, epoch, tier, group[0].name.first, group[-1].name.end, times)
+    last = group[-1].name
+    name = LayerName(machine.id, epoch, tier, group[0].name.first, last.end, last.last_time)
     sources, merged = merge_layers(machine, group)
     layer = seal_layer(machine.key, name, sources, merged)
     machine.put_object(layer.name, layer.buffers)

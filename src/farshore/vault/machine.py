@@ -483,12 +483,29 @@ class MachineVault:
 
     def _at_time(self, timeline: Timeline, time: int) -> RecoveryPoint:
         listed = self.points(timeline=timeline)
-        if time > points.newest(listed).time:
-            points.check_none_lost(timeline, listed[-1])
+        if not listed:
+            points.newest(listed)
+        exact = points.listed_as(listed, time)
+        if exact is not None:
+            return exact
+        newest = listed[-1]
+        if time > newest.time:
+            points.check_none_lost(timeline, newest)
             raise NotFound("The newest state in the vault is older than that time.", remedy="Ask for the latest point.")
-        younger = next((point for point in listed if point.time > time), None)
-        older = [point for point in listed if point.time <= time]
-        if younger is not None and (not older or younger.position.epoch == older[-1].position.epoch):
+        for begin, end in points.time_bases(listed):
+            found = self._at_time_within(timeline, listed, begin, end, time)
+            if found is not None:
+                return found
+        raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")
+
+    def _at_time_within(
+        self, timeline: Timeline, listed: list[RecoveryPoint], begin: int, end: int, time: int
+    ) -> RecoveryPoint | None:
+        """The last state by ``time`` of the time base with the points ``listed[begin:end]``; None if all is younger."""
+        place = points.first_younger(listed, begin, end, time)
+        older = listed[place - 1] if place > begin else None
+        younger = listed[place] if place < end else None
+        if younger is not None and (older is None or younger.position.epoch == older.position.epoch):
             # The time may lie within the segment that ends at the younger point.
             record = timeline.record(younger.position.epoch)
             stored = timeline.around(younger.position.epoch, younger.position.sequence)
@@ -496,11 +513,9 @@ class MachineVault:
             # What lies before it in its segment may have been merged with older ones, up to a state that was kept.
             if found is not None and points.recoverable(timeline, found.position):
                 return found
-        if not older:
-            raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")
-        if older[-1].time < time:
-            points.check_none_lost(timeline, older[-1], None if younger is None else younger.position.epoch)
-        return older[-1]
+        if older is not None and older.time < time:
+            points.check_none_lost(timeline, older, None if younger is None else younger.position.epoch)
+        return older
 
     def _within(self, record: EpochRecord, stored: StoredSegment, time: int) -> RecoveryPoint | None:
         """The last consistent state in a segment by ``time``."""

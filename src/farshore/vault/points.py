@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import enum
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from farshore.model.identifiers import Epoch, MachineId, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
 from farshore.vault.timeline import Piece, Timeline
+
+_SHOWN = 1_000_000
 
 
 class Latest(enum.Enum):
@@ -23,7 +27,9 @@ class Latest(enum.Enum):
 
 @dataclass(frozen=True)
 class AtTime:
-    """The last state whose records were all written by ``time``, ns since 1970 UTC."""
+    """The last state whose records were all written by ``time``, ns since 1970 UTC; a time as a list shows it, in whole
+    milliseconds, stands for the listed point. Times fall where a clock was set back: then the newest time base in which
+    there is such a state counts (docs/formats/README.md, "Times")."""
 
     time: int
 
@@ -162,6 +168,29 @@ def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
             remedy="Choose an older point or wait.",
         )
     return timeline.cover(position.epoch, position.sequence)
+
+
+def time_bases(listed: list[RecoveryPoint]) -> Iterator[tuple[int, int]]:
+    """The half-open ranges of ``listed`` (sorted by position) within which times do not fall, the newest first."""
+    end = len(listed)
+    for place in range(len(listed) - 1, 0, -1):
+        if listed[place - 1].time > listed[place].time:
+            yield place, end
+            end = place
+    if end:
+        yield 0, end
+
+
+def first_younger(listed: list[RecoveryPoint], begin: int, end: int, time: int) -> int:
+    """The place of the first point younger than ``time`` in a time base; ``end``: there is none."""
+    return bisect_right(listed, time, begin, end, key=lambda point: point.time)
+
+
+def listed_as(listed: list[RecoveryPoint], time: int) -> RecoveryPoint | None:
+    """The newest point that is shown with the time ``time``, ns: lists show whole milliseconds. None: none is."""
+    if time % _SHOWN:
+        return next((point for point in reversed(listed) if point.time == time), None)
+    return next((point for point in reversed(listed) if point.time // _SHOWN * _SHOWN == time), None)
 
 
 def find(points: list[RecoveryPoint], text: str) -> RecoveryPoint:

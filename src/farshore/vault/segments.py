@@ -147,8 +147,8 @@ class SegmentBuilder:
         return SealedBatch(header, np.array(batch.records), rows, sealed, tuple(packs))
 
     def accepts(self, batch: SealedBatch) -> bool:
-        """Whether ``batch`` can be added: its salt is this segment's, it comes next, is not an hour younger, and the
-        segment does not get too many records."""
+        """Whether ``batch`` can be added: its salt is this segment's, it comes next, is not an hour younger, its times
+        do not fall (a time base begins with it), and the segment does not get too many records."""
         if batch.header.salt != self._header.salt or batch.header.records >= SEGMENT_RECORDS:
             return False
         if not self._batches:
@@ -156,6 +156,9 @@ class SegmentBuilder:
         if batch.end_sequence - self._batches[0].first_sequence >= SEGMENT_RECORDS:
             return False
         begin = self._batches[0].header.base_time
+        before = self._batches[-1]
+        if batch.header.base_time < before.header.base_time + 1000 * int(before.records["time_us"].max(initial=0)):
+            return False
         age = (batch.header.base_time - begin) // 1000 + int(batch.records["time_us"].max(initial=0))
         return batch.first_sequence == self._batches[-1].end_sequence and age <= _LONGEST
 

@@ -59,7 +59,7 @@ class Pair:
         self.agent.copy()
         self.agent.complete()
         self.backlog = Backlog(None)
-        self.sender = Sender(self.backlog, plane, Bandwidth(SystemClock()))
+        self.sender = Sender(self.backlog, plane, Bandwidth(SystemClock()), SystemClock())
         self.stop = threading.Event()
         self.errors: list[FarshoreError] = []
         self.thread = threading.Thread(target=self._send)

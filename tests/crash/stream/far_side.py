@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 
 from tests.crash.process_server.rig import description
@@ -27,6 +28,7 @@ from farshore.process_server.storing.segments import store_frames
 from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
+from farshore.process_server.streams.time_axis import Timing
 from farshore.vault import Vault
 
 _FILE_BYTES = 64 << 10
@@ -54,7 +56,7 @@ class FarSide:
         """One request with a batch, as the data plane handles it."""
         batch = batches.decode(data)
         stream, _ = self.streams.granted(batch.machine, batch.epoch)
-        stream.receive(batch)
+        stream.receive(batch, Timing(time.monotonic(), 0))
         return Acknowledgement(
             next_journal=stream.next_sequence(Role.JOURNAL), next_base=stream.next_sequence(Role.BASE)
         )

@@ -61,7 +61,7 @@ class NearSide:
         """Send until all is acknowledged, the wire is tired, or the epoch may not go on; then that error."""
         stop = threading.Event()
         error: list[FarshoreError] = []
-        sender = Sender(self.backlog, self.wire, Bandwidth(FakeClock()))
+        sender = Sender(self.backlog, self.wire, Bandwidth(FakeClock()), FakeClock())
 
         def work() -> None:
             try:

@@ -43,7 +43,7 @@ class Wire:
         self._tries.clear()
         self.tired.clear()
 
-    def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
+    def send_encoded(self, buffers: Sequence[Buffer], now: int = 0) -> Acknowledgement:
         """Raises what the far side raises, and Unreachable."""
         data = b"".join(bytes(buffer) for buffer in buffers)
         with self._idle:

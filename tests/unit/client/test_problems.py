@@ -63,3 +63,18 @@ def test_a_certificate_that_is_not_ours_is_final_and_a_closed_port_is_not() -> N
     assert isinstance(error_from_transport(wrapped, "https://x"), Unauthenticated)
     closed = MaxRetryError(None, "/", NewConnectionError(None, "refused"))  # type: ignore[arg-type]
     assert isinstance(error_from_transport(closed, "https://x"), Unreachable)
+
+
+@pytest.mark.parametrize(("code", "message"), [(9, "certificate is not yet valid"), (10, "certificate has expired")])
+def test_a_handshake_refused_for_the_clocks_sake_says_so(code: int, message: str) -> None:
+    inner = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    inner.verify_code, inner.verify_message = code, message
+    wrapped = MaxRetryError(None, "/", SSLError(inner))  # type: ignore[arg-type]
+    found = error_from_transport(wrapped, "https://x")
+    assert isinstance(found, Unauthenticated)
+    assert "clock" in found.message
+    assert "timedatectl" in found.remedy
+    alert = ssl.SSLError(1, "[SSL: SSLV3_ALERT_CERTIFICATE_EXPIRED] sslv3 alert certificate expired")
+    alert.reason = "SSLV3_ALERT_CERTIFICATE_EXPIRED"
+    found = error_from_transport(MaxRetryError(None, "/", SSLError(alert)), "https://x")  # type: ignore[arg-type]
+    assert "clock of the server" in found.message

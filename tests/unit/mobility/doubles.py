@@ -54,7 +54,7 @@ class ProcessServerDouble:
         self._trouble = trouble
         self._lock = threading.Lock()
 
-    def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:
+    def send_encoded(self, buffers: Sequence[Buffer], now: int = 0) -> Acknowledgement:
         self._trouble("send")
         batch = decode(b"".join(bytes(buffer) for buffer in buffers))
         with self._lock:

@@ -43,7 +43,7 @@ class Rig:
                 self.stop.set()
 
         self.server = ProcessServerDouble({0: 4096}, then_stop)
-        self.sender = Sender(self.backlog, self.server, Bandwidth(self.clock))
+        self.sender = Sender(self.backlog, self.server, Bandwidth(self.clock), self.clock)
 
     def run(self) -> List[int]:
         self.sender.run(self.stop)
@@ -77,7 +77,7 @@ def test_a_server_that_is_ahead_is_believed() -> None:
     rig.server.send_encoded(head.buffers)  # and the answer was lost
     real = rig.server.send_encoded
 
-    def gap_once(buffers: List[Buffer]) -> Acknowledgement:
+    def gap_once(buffers: List[Buffer], now: int) -> Acknowledgement:
         rig.server.send_encoded = real  # type: ignore[method-assign]
         raise Gap("behind", remedy="", expected=2)
 
@@ -131,7 +131,7 @@ class Dying:
         self.real = rig.server.send_encoded
         rig.server.send_encoded = self.send_encoded  # type: ignore[method-assign,assignment]
 
-    def send_encoded(self, buffers: List[Buffer]) -> Acknowledgement:
+    def send_encoded(self, buffers: List[Buffer], now: int) -> Acknowledgement:
         with self.rig.server._lock:
             if self.rig.backlog.last_acknowledged == self.after and not self.dead:
                 self.dead = True

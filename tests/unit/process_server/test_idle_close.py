@@ -18,6 +18,7 @@ from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.registry import IDLE_SECONDS, Streams
 from farshore.process_server.streams.stream import Stream
+from farshore.process_server.streams.time_axis import Timing
 from farshore.vault import OwnerKey, Vault, open_store
 
 EPOCH = Epoch(1)
@@ -62,18 +63,18 @@ def test_a_batch_that_comes_as_the_stream_is_closed_is_not_acknowledged(server: 
     server.streams.refresh()
     assert server.closed == [entered]
     with pytest.raises(TryLater) as caught:
-        entered.receive(batch())
+        entered.receive(batch(), Timing(0.0, 0))
     assert caught.value.after
     again = server.stream()
     assert again is not entered
-    again.receive(batch())
+    again.receive(batch(), Timing(0.0, 0))
     assert again.next_sequence(Role.JOURNAL) == 4
 
 
 def test_a_stream_with_something_waiting_or_in_use_stays(server: Server) -> None:
     stream = server.stream()
     server.streams.refresh()
-    stream.receive(batch())
+    stream.receive(batch(), Timing(0.0, 0))
     stream.last_used = time.monotonic() - IDLE_SECONDS - 1
     server.streams.refresh()
     assert server.closed == []

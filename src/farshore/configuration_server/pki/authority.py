@@ -24,8 +24,9 @@ from farshore.model.errors import Malformed
 
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 397
-BACKDATED = datetime.timedelta(hours=1)
-"""Guests whose clock is somewhat behind must accept a new certificate at once."""
+BEGINNING = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+"""Certificates hold from here on: a machine or a server whose clock went back, even to where clocks without a battery
+begin, still takes them. "Not valid yet" protects from nothing; the end of validity does."""
 MINIMUM_RSA_BITS = 2048
 
 
@@ -57,7 +58,7 @@ class Authority:
             .issuer_name(subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - BACKDATED)
+            .not_valid_before(BEGINNING)
             .not_valid_after(now + datetime.timedelta(days=AUTHORITY_DAYS))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(sign_certificates=True), critical=True)
@@ -143,7 +144,7 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .public_key(public)
             .serial_number(serial)
-            .not_valid_before(now - BACKDATED)
+            .not_valid_before(BEGINNING)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign_certificates=False), critical=True)

@@ -27,6 +27,7 @@ class RoundJournal:
     def __init__(self, machine: MachineId, epoch: Epoch, plane: DataPlane, clock: Clock, limits: Limits) -> None:
         self._journal = Journal(machine, epoch, clock)
         self._plane = plane
+        self._clock = clock
         self._limits = limits
         self.acknowledged = Sequence(0)
         """The newest sequence that the server has."""
@@ -63,7 +64,7 @@ class RoundJournal:
 
     def _try(self, batch: EncodedBatch) -> Sequence:
         try:
-            answer = self._plane.send_encoded(batch.buffers)
+            answer = self._plane.send_encoded(batch.buffers, int(self._clock.monotonic() * 1e9))
         except TryLater:
             self.reachable = False
             raise

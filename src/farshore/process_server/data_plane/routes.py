@@ -34,6 +34,7 @@ from farshore.process_server.listening.exchange import Answer, Request
 from farshore.process_server.storing.throttled_store import over_the_limit
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
+from farshore.process_server.streams.time_axis import Timing
 
 _STREAM = re.compile(
     r"/v1/streams/([0-9a-f-]{36})/([0-9]{1,10})(/batches|/chunks|/chunks/compare|/chunks/missing|/base|)"
@@ -137,7 +138,7 @@ class Routes:
             raise Malformed("The batch is of another stream.", remedy="Send it to its own stream's address.")
         if not len(batch.records):
             raise Malformed("The batch holds no records.", remedy="Send a MARK record where nothing was written.")
-        stream.receive(batch)
+        stream.receive(batch, Timing(call.request.arrived, call.request.sent))
         next_journal, next_base = stream.next_sequence(Role.JOURNAL), stream.next_sequence(Role.BASE)
         stored = stream.stored_sequence(Role.JOURNAL)
         return _json(Acknowledgement(next_journal=next_journal, next_base=next_base, stored_journal=stored))
@@ -165,6 +166,7 @@ class Routes:
     def _base(self, call: Call) -> Answer:
         stream, grant = self._streams.granted(call.machine, call.epoch)
         completion = _parsed(BaseCompletion, call.request.body(_DOCUMENT_BYTES))
+        completion = completion.model_copy(update={"time": completion.time + stream.time_axis.correction})
         if not stream.base_complete:
             self._copies.get(stream, grant).complete(completion)
             self._completed(stream, completion)

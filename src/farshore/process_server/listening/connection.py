@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import logging
 import socket
 import ssl
 import threading
@@ -23,6 +24,7 @@ from typing import Sequence, cast
 import h11
 
 from farshore.formats.batch import Buffer
+from farshore.formats.stream_protocol import MONOTONIC
 from farshore.model.errors import Malformed, TryLater, Unauthenticated
 from farshore.process_server.listening.exchange import Answer
 from farshore.process_server.listening.peer import Peer, peer_of
@@ -37,6 +39,14 @@ _DRAIN_BYTES = 64 << 20
 _RECEIVE_BYTES = 256 << 10
 _JOIN_BYTES = 4096
 """Below this an answer goes out as one TLS record."""
+_MONOTONIC = MONOTONIC.lower().encode()
+_CLOCK_DIGITS = 20
+_REFUSAL_SECONDS = 60.0
+_OF_THE_CLOCK = (9, 10)
+"""OpenSSL: not yet valid, expired."""
+_refusals = threading.local()
+"""When each worker has told of one last."""
+_log = logging.getLogger(__name__)
 _threads = threading.local()
 
 
@@ -63,6 +73,10 @@ class Connection:
         self._raw = raw
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
+        self.arrived = 0.0
+        """When the current request's head was there, by the monotonic clock,"""
+        self.sent = 0
+        """and what the peer's monotonic clock was as it sent it, ns; 0: it did not say."""
         self.last_used = time.monotonic()
         self.peer: Peer | None = None
         self.head: h11.Request | None = None
@@ -99,6 +113,8 @@ class Connection:
         except (OSError, h11.RemoteProtocolError, Unauthenticated) as error:
             self._tell_why()
             refused = isinstance(error, ssl.SSLError) and not self._shaken
+            if isinstance(error, ssl.SSLCertVerificationError):
+                _tell_refusal(self.address, error)
             return self._await_end() if refused else Turn.CLOSE
 
     def read_body(self, buffer: memoryview) -> None:
@@ -259,6 +275,8 @@ class Connection:
         if b"transfer-encoding" in headers:
             raise h11.RemoteProtocolError("a body needs a Content-Length")
         self.head = head
+        self.arrived = time.monotonic()
+        self.sent = _clock_of(headers.get(_MONOTONIC, b""))
         self.length = self._left = int(headers.get(b"content-length", b"0"))
         self._early = memoryview(b"")
         if self.length:
@@ -278,6 +296,22 @@ class Connection:
                         self._flush()
         except OSError as error:
             raise ConnectionLost from error
+
+
+def _tell_refusal(address: object, error: ssl.SSLCertVerificationError) -> None:
+    """Say once a minute why a certificate is refused, so that a wrong clock is seen on this side too."""
+    now = time.monotonic()
+    if now - getattr(_refusals, "told", -_REFUSAL_SECONDS) < _REFUSAL_SECONDS:
+        return
+    _refusals.told = now
+    of_the_clock = " Check this server's clock: timedatectl status." if error.verify_code in _OF_THE_CLOCK else ""
+    _log.warning("The certificate that %s showed is refused: %s.%s", address, error.verify_message, of_the_clock)
+
+
+def _clock_of(text: bytes) -> int:
+    if len(text) > _CLOCK_DIGITS or not text.isdigit():
+        return 0  # without it the age is unknown, which is no reason to refuse the data
+    return int(text)
 
 
 def _deadline(length: int) -> float:

@@ -21,6 +21,10 @@ class Request:
     length: int
     body: Callable[[int], memoryview] = field(repr=False)
     """``body(limit)``."""
+    arrived: float = 0.0
+    """When its head was there, in seconds of our monotonic clock."""
+    sent: int = 0
+    """The sender's monotonic clock as it sent this, ns (Farshore-Monotonic); 0: it did not say."""
 
 
 @dataclass(frozen=True)

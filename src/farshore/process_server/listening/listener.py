@@ -182,7 +182,15 @@ class Listener:
                     kept.append(buffer)
                 return kept[0]
 
-            request = Request(head.method.decode("ascii"), path, connection.peer, connection.length, body)
+            request = Request(
+                head.method.decode("ascii"),
+                path,
+                connection.peer,
+                connection.length,
+                body,
+                connection.arrived,
+                connection.sent,
+            )
             try:
                 return self._handler(request)
             except FarshoreError as error:

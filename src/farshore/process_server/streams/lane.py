@@ -35,7 +35,11 @@ class Lane:
     waiting: deque[FrameReference] = field(default_factory=deque)
     """Durable and not stored, in order."""
     arrived: deque[float] = field(default_factory=deque)
-    """When each of those became durable."""
+    """When each of those became durable,"""
+    captured: deque[float | None] = field(default_factory=deque)
+    """and when its last record was captured; None: unknown."""
+    stored_captured: float | None = None
+    """The newest such moment of what is stored."""
     waiting_bytes: int = 0
     waiting_since: float = 0.0
     """When the frames of the next segment began to wait for it."""
@@ -72,20 +76,24 @@ class Lane:
         while self.queued and self.queued[-1][0] > self.accepted:
             self.queued.pop()
 
-    def placed(self, frame: FrameReference, now: float) -> None:
-        """A frame is durable in the spool."""
+    def placed(self, frame: FrameReference, now: float, captured: float | None = None) -> None:
+        """A frame is durable in the spool; its last record was captured at ``captured``."""
         if not self.waiting and not self.storing:
             self.waiting_since = now
         self.waiting.append(frame)
         self.arrived.append(now)
+        self.captured.append(captured)
         self.waiting_bytes += frame.body_length
         self.durable = frame.header.end_sequence
         self.accepted = max(self.accepted, self.durable)
         while self.queued and self.queued[0][0] <= self.durable:
             self.spool_seconds = max(self.spool_seconds, now - self.queued.popleft()[1])
 
-    def restored(self, frame: FrameReference, now: float) -> bool:
-        """Take over a frame from before a restart; False: it is stored already. Raises Gap where one is missing."""
+    def restored(self, frame: FrameReference, now: float, captured: float | None = None) -> bool:
+        """Take over a frame from before a restart, as `placed`; False: it is stored already.
+
+        Raises Gap where one is missing.
+        """
         header = frame.header
         if header.end_sequence <= self.durable:
             return False
@@ -95,7 +103,7 @@ class Lane:
                 remedy="The machine opens a new epoch and resyncs.",
                 expected=self.durable,
             )
-        self.placed(frame, now)
+        self.placed(frame, now, captured)
         self.waiting_since = 0.0  # it has waited for long enough, whenever it came
         return True
 
@@ -126,12 +134,18 @@ class Lane:
             taken = self.waiting.popleft()
             assert taken is frame
             self.arrived.popleft()
+            self.was_captured(self.captured.popleft())
             self.waiting_bytes -= frame.body_length
             self.stored = frame.header.end_sequence
-        self.stored_time = max(self.stored_time, last_time)
+        self.stored_time = last_time
         self.waiting_since = now
         self.failures = 0
         self.not_before = 0.0
+
+    def was_captured(self, moment: float | None) -> None:
+        """What is stored now goes as far as what was captured then."""
+        if moment is not None:
+            self.stored_captured = moment if self.stored_captured is None else max(self.stored_captured, moment)
 
     def is_free(self) -> None:
         """The upload that ``take`` began has ended."""

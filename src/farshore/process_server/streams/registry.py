@@ -24,6 +24,7 @@ from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.storing.segments import store_points
 from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.stream import Stream
+from farshore.process_server.streams.time_axis import captured_at
 from farshore.vault.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -183,6 +184,7 @@ class Streams:
             # By what reaches that far, not by the segments from the first on: retention merges those and deletes them.
             journal.accepted = journal.durable = journal.stored = newest[0] + 1
             journal.stored_time = newest[1]
+            journal.was_captured(captured_at(newest[1]))
         overlay = timeline.run(epoch, Role.BASE)
         base = stream.lanes[Role.BASE]
         base.accepted = base.durable = base.stored = overlay.end
@@ -191,7 +193,8 @@ class Streams:
         dropped: list[FrameReference] = []
         for frame in self._recovered.get((machine, epoch), ()):
             try:
-                if not stream.lanes[frame.header.role].restored(frame, time.monotonic()):
+                captured = captured_at(frame.header.last_time)
+                if not stream.lanes[frame.header.role].restored(frame, time.monotonic(), captured):
                     store_points(stream, frame)
                     dropped.append(frame)
             except Gap as error:

@@ -10,6 +10,7 @@ Lock order: the uploaders' lock, then a stream's, then the spool's. The spool ca
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from concurrent.futures import Future
@@ -23,9 +24,11 @@ from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
 from farshore.model.errors import FarshoreError, Fenced, Moved, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId
+from farshore.process_server.clock import SystemClock
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.streams.lane import Lane
+from farshore.process_server.streams.time_axis import TimeAxis, Timing
 from farshore.vault.machine import MachineVault
 from farshore.vault.segments import SegmentBuilder
 
@@ -53,6 +56,11 @@ class Stream:
         """Its states are those of its POINT records alone."""
         self.point_time = 0
         """Time of the newest of them that is known to be stored, ns since 1970 UTC."""
+        self.point_captured: float | None = None
+        """When its state was the machine's, by our monotonic clock; None: unknown."""
+        self.time_axis = TimeAxis(SystemClock())
+        self._captured: dict[int, float | None] = {}
+        """Of the journal's batches that are not in the spool yet, by their end."""
         self.last_used = time.monotonic()
         self._fenced = False
         self._left = False
@@ -63,14 +71,14 @@ class Stream:
         self._log = log
         self._wake = wake
 
-    def receive(self, batch: Batch) -> None:
+    def receive(self, batch: Batch, timing: Timing) -> None:
         """Return once every record of ``batch`` is durable.
 
         Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
         before, is to be sent again.
         """
         with self._turn(batch) as new:
-            ticket = self._seal_and_queue(batch) if new else None
+            ticket = self._seal_and_queue(self._placed_in_time(batch, timing)) if new else None
         if ticket is None:
             self._wait_durable(batch)
             return
@@ -216,6 +224,15 @@ class Stream:
                     self._sealing.discard(batch.role)
                     self.changed.notify_all()
 
+    def _placed_in_time(self, batch: Batch, timing: Timing) -> Batch:
+        """The batch with the times that it is stored with; notes when it was captured. In the lane's turn only."""
+        if batch.role is not Role.JOURNAL:
+            return batch
+        placed = self.time_axis.place(batch, timing)
+        with self.changed:
+            self._captured[batch.end_sequence] = placed.captured
+        return dataclasses.replace(batch, base_time=max(0, batch.base_time + placed.correction))
+
     def _seal_and_queue(self, batch: Batch) -> Future[FrameReference]:
         """Called in the lane's turn only."""
         builder = self._builders.get(batch.role)
@@ -245,7 +262,8 @@ class Stream:
     def _placed(self, frame: FrameReference) -> None:
         with self.changed:
             lane = self.lanes[frame.header.role]
-            lane.placed(frame, time.monotonic())
+            captured = self._captured.pop(frame.header.end_sequence, None)
+            lane.placed(frame, time.monotonic(), captured if frame.header.role is Role.JOURNAL else None)
             # The uploaders sleep until the lane's due time, so they must hear of a first frame and of a full segment.
             tell = len(lane.waiting) == 1 or lane.due_in(time.monotonic(), 3600.0) == 0
             self.changed.notify_all()
@@ -267,5 +285,7 @@ class Stream:
         tail = self._log.tail(spool.Lane(self.machine, self.epoch, role))
         with self.changed:
             self.lanes[role].is_lost(tail or 0)
+            if role is Role.JOURNAL:
+                self._captured = {end: when for end, when in self._captured.items() if end <= (tail or 0)}
             self._builders.pop(role, None)
             self.changed.notify_all()

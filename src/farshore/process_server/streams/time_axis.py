@@ -1,0 +1,93 @@
+"""What time it was by our clock when a machine captured what it sends, whatever the machine takes the time for.
+
+A machine's monotonic clock never steps. Each request carries it, so the smallest difference between it and ours that
+any request of the last minute showed is the distance of the two clocks plus the shortest way between us; with it, the
+moment of capture of any record is known by our monotonic clock, however long the record waited in the machine. Wall
+clocks decide nothing here but what a record's time is called:
+
+- by the machine's wall clock, as long as that is not ahead of ours by more than AHEAD (no delay can make it look so)
+  nor behind by more than BEHIND (a delay may);
+- else by ours: the machine's times are shifted by a *correction*.
+
+The choice is made when a time base of the machine begins (it set its clock), and anew where the two clocks have come
+apart since: by a step of ours, for one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from farshore.formats.batch import Batch
+from farshore.model.clock_steps import LEAST_STEP, wall_clock_offset
+from farshore.model.ports import Clock
+from farshore.process_server.clock import SystemClock
+
+AHEAD = 2_000_000_000
+BEHIND = 10_000_000_000
+_WINDOW = 30_000_000_000
+"""ns. Two neighbouring windows are looked at: the clocks drift apart by less than a millisecond meanwhile."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one request: ``arrived`` is our monotonic clock, in seconds, ``sent`` the machine's, in ns; 0: not said."""
+
+    arrived: float
+    sent: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """``correction``: ns to add to the batch's times. ``captured``: when its last record was captured, in seconds of
+    our monotonic clock; None: unknown, so the batch makes nothing newer."""
+
+    correction: int
+    captured: float | None
+
+
+class TimeAxis:
+    """Of one stream. Used under the lane's turn, by one thread at a time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._least: int | None = None
+        self._least_before: int | None = None
+        self._since = 0
+        self._base: int | None = None
+        """Of the machine's time base: its wall clock less its monotonic clock, ns."""
+        self.correction = 0
+        """ns that are added to the machine's times now: our clock less its, 0 where the two agree."""
+
+    def place(self, batch: Batch, timing: Timing) -> Placed:
+        """Find out when ``batch`` was captured, and what to call it."""
+        last = batch.base_time + 1000 * int(batch.records["time_us"].max(initial=0))
+        offset = wall_clock_offset(self._clock)
+        arrived = int(timing.arrived * 1e9)
+        if not batch.captured:
+            # An agent from before `captured`: its wall clock is all there is, and never believed to be ahead.
+            return Placed(0, (arrived - max(0, arrived + offset - last)) / 1e9)
+        if not timing.sent:
+            return Placed(self.correction, None)
+        captured = min(arrived, self._distance(arrived, timing.sent) + batch.captured)
+        base = last - batch.captured
+        new = self._base is None or abs(base - self._base) >= LEAST_STEP
+        late = captured + offset - last  # by which our clock is later than the machine's
+        if new or not -AHEAD <= late - self.correction <= BEHIND:
+            self._base, self.correction = base, 0 if -AHEAD <= late <= BEHIND else late
+        return Placed(self.correction, captured / 1e9)
+
+    def _distance(self, arrived: int, sent: int) -> int:
+        """Our monotonic clock less the machine's, ns."""
+        seen = arrived - sent
+        if self._least is None or arrived - self._since > _WINDOW:
+            self._least_before = self._least if arrived - self._since <= 2 * _WINDOW else None
+            self._least, self._since = seen, arrived
+        self._least = min(self._least, seen)
+        return self._least if self._least_before is None else min(self._least, self._least_before)
+
+
+def captured_at(time_ns: int, clock: Clock | None = None) -> float:
+    """When a record with the time ``time_ns`` was captured, in seconds of our monotonic clock: after a restart its time
+    is all that is left of that. One of the future counts as captured now, and ages from now on."""
+    clock = clock or SystemClock()
+    return clock.monotonic() - max(0, clock.now() - time_ns) / 1e9

@@ -1,0 +1,140 @@
+"""Wall clocks that were set: of machines, of process servers, and our own.
+
+RPO and silence are told by our wall clock, in which the catalog's times are. Where it is set while we run, those times
+are moved along; where it went back while we did not, what lies in the future is taken for now. So everything goes on
+ageing, and nothing looks fresh because a clock was once ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from farshore.api_types.clocks import ClockStanding
+from farshore.api_types.events import Severity
+from farshore.catalog import events, machines, process_servers
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.tables import MachineRow, ProcessServerRow
+from farshore.model.clock_steps import ClockSteps
+from farshore.model.ports import Clock
+from farshore.protection.watch import CLOCK_SECONDS, SECOND, Condition, set_by
+
+_WORTH_AN_ALERT = 60 * SECOND
+OURS = "server"
+
+
+class OwnClock:
+    """Watches the clock of the configuration server. Used by the watch's thread."""
+
+    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+        self._catalog, self._clock = catalog, clock
+        self._steps = ClockSteps(clock)
+        self._behind = 0
+        """ns by which our clock was behind what the catalog knew, when we started."""
+        self._began = clock.monotonic()
+
+    def begin(self) -> None:
+        """After a start: take what the catalog has of the future for now."""
+        now = self._clock.now()
+        with self._catalog.writing() as tx:
+            self._behind = max((moment - now for moment in _moments(tx)), default=0)
+            _map_moments(tx, lambda moment: min(moment, now))
+            if self._behind > _WORTH_AN_ALERT:
+                _tell(tx, f"This server's clock went back while it did not run, by {set_by(-self._behind)}.", now)
+
+    def look(self) -> None:
+        """Move the catalog's times along where our clock was set since the last look."""
+        step = self._steps.look()
+        if not step:
+            return
+        now = self._clock.now()
+        with self._catalog.writing() as tx:
+            # What was noted after the step, and before this look, is by the new clock already.
+            _map_moments(tx, lambda moment: moment + step if _is_older(moment, now, step) else moment)
+            _tell(tx, f"This server's clock was set {set_by(step)}.", now)
+
+    def conditions(self) -> Sequence[Condition]:
+        """What is worth an alert, for an hour."""
+        last, now = self._steps.last, self._clock.monotonic()
+        if last is not None and now - last.seen < CLOCK_SECONDS:
+            text = f"This server's clock was set {set_by(last.nanoseconds)}."
+        elif self._behind > _WORTH_AN_ALERT and now - self._began < CLOCK_SECONDS:
+            text = f"This server's clock went back while it did not run, by {set_by(-self._behind)}."
+        else:
+            return []
+        remedy = "Keep it with an NTP service: timedatectl status. Events around then bear the times of that moment."
+        return [Condition("server-clock-stepped", OURS, Severity.WARNING, text, remedy)]
+
+
+def note_machine(tx: Transaction, machine: MachineRow, standing: ClockStanding | None, run: str, now: int) -> None:
+    """An agent says how its clock has behaved; a step that is new becomes an event."""
+    if standing is None or not standing.steps:
+        return
+    before: dict[str, Any] = machine.heartbeat.get("clock") or {}
+    known = before.get("steps", 0) if machine.heartbeat.get("run") == run else 0
+    if standing.steps == known:
+        return
+    machine.clock_stepped = now - int(standing.age * SECOND)
+    events.record(
+        tx,
+        time=now,
+        kind="machine.clock-stepped",
+        actor=f"machine/{machine.id}",
+        subject=f"machine/{machine.id}",
+        severity=Severity.WARNING,
+        message=f"The clock of {machine.name} was set {set_by(int(standing.last * SECOND))}: a new time base begins.",
+        detail={"seconds": standing.last},
+    )
+
+
+def note_server(tx: Transaction, server: ProcessServerRow, standing: ClockStanding | None, now: int) -> None:
+    """The same of a process server. One that was started anew counts from 0."""
+    if standing is None:
+        return
+    known = server.clock.get("steps", 0)
+    if standing.steps == known:
+        return
+    if not standing.steps:
+        server.clock = {}
+        return
+    server.clock = {"steps": standing.steps, "last": standing.last, "seen": now - int(standing.age * SECOND)}
+    events.record(
+        tx,
+        time=now,
+        kind="process-server.clock-stepped",
+        actor=f"process-server/{server.id}",
+        subject=f"process-server/{server.id}",
+        severity=Severity.WARNING,
+        message=f"The clock of the process server at {server.url} was set {set_by(int(standing.last * SECOND))}.",
+        detail={"seconds": standing.last},
+    )
+
+
+def _moments(tx: Transaction) -> list[int]:
+    found = [server.last_seen for server in process_servers.every(tx)]
+    for machine in machines.every(tx):
+        found += [machine.last_seen, machine.newest_point_time]
+    return found
+
+
+def _is_older(moment: int, now: int, step: int) -> bool:
+    """Whether ``moment`` was noted by the clock from before a step. After a step back only moments that seem to be of
+    the future show it; one that lay further back stays, and seems younger than it is by no more than the step."""
+    return moment <= now - step if step > 0 else moment > now
+
+
+def _map_moments(tx: Transaction, become: Callable[[int], int]) -> None:
+    for server in process_servers.every(tx):
+        server.last_seen = become(server.last_seen) if server.last_seen else 0
+        if server.clock:
+            server.clock = {**server.clock, "seen": become(server.clock["seen"])}
+    for machine in machines.every(tx):
+        machine.last_seen = become(machine.last_seen) if machine.last_seen else 0
+        machine.newest_point_time = become(machine.newest_point_time) if machine.newest_point_time else 0
+        machine.clock_stepped = become(machine.clock_stepped) if machine.clock_stepped else 0
+
+
+def _tell(tx: Transaction, message: str, now: int) -> None:
+    events.record(
+        tx, time=now, kind="server.clock-stepped", actor=OURS, subject=OURS, severity=Severity.WARNING, message=message
+    )

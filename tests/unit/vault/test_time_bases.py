@@ -1,0 +1,84 @@
+"""Points are found by their times where a clock was set back in between: within an epoch, and from one to the next."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from tests.unit.vault.synthetic import START, STEP, Machine, new_vault
+
+from farshore.formats.batch import Role
+from farshore.model.errors import NotFound
+from farshore.model.identifiers import Epoch, Sequence
+from farshore.model.position import Position
+from farshore.vault import AtTime
+from farshore.vault.compaction import Tiers, compact
+
+HOUR = 3600 * 1_000_000_000
+SIZES = {0: 1 << 20}
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Epoch 1: five segments, five an hour ahead, five by the first clock again. A segment a step."""
+    made = Machine(new_vault(tmp_path)[0], 11, SIZES)
+    made.fill()
+    made.begin_epoch(None)
+    for shift in (0, HOUR, -HOUR):
+        made.time += shift
+        made.journal(segments=5, batches=1, count=4)
+    return made
+
+
+@pytest.fixture(params=["segments", "layers"])
+def vault(request, machine):
+    if request.param == "layers":
+        assert compact(machine.in_vault, Tiers(segments=4, fan=2))
+    return machine.in_vault
+
+
+def test_every_listed_time_gives_the_listed_point(vault):
+    listed = vault.points()
+    times = [point.time for point in listed]
+    assert sorted(times) != times, "no clock went back"
+    for point in listed:
+        assert vault.resolve(AtTime(point.time)).position == point.position
+        assert vault.resolve(AtTime(point.time // 1_000_000 * 1_000_000)).position == point.position
+
+
+def test_a_time_of_the_newest_time_base_is_looked_for_there(vault):
+    listed = vault.points()
+    last = listed[-3:]
+    for older, younger in itertools.pairwise(last):
+        found = vault.resolve(AtTime((older.time + younger.time) // 2))
+        assert older.position.sequence <= found.position.sequence <= younger.position.sequence
+
+
+def test_a_time_from_before_the_step_is_found_before_it(vault):
+    listed = vault.points()
+    assert vault.resolve(AtTime(listed[1].time + STEP // 2)).position.sequence <= listed[2].position.sequence
+
+
+def test_a_time_that_only_a_clock_ahead_showed_is_no_older_state_without_a_word(vault):
+    ahead = max(point.time for point in vault.points())
+    with pytest.raises(NotFound, match="older than that time"):
+        vault.resolve(AtTime(ahead - STEP // 2))
+
+
+def test_a_segment_does_not_hold_two_time_bases(machine):
+    builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
+    builder.add(builder.seal(machine.batch(4)))
+    machine.time -= HOUR
+    assert not builder.accepts(builder.seal(machine.batch(4)))
+
+
+def test_a_new_epoch_by_a_clock_that_went_back_is_found(machine):
+    parent = Position(Epoch(1), Sequence(60))
+    machine.time = START + 2 * STEP
+    machine.begin_epoch(parent, "resync", overlay=10)
+    machine.journal(segments=5, batches=1, count=4)
+    vault = machine.in_vault
+    newest = vault.points()[-1]
+    assert newest.position.epoch == 2
+    assert vault.resolve(AtTime(newest.time)).position == newest.position
+    assert vault.resolve(AtTime(newest.time - STEP // 2)).position.epoch == 2
