@@ -9,6 +9,7 @@ names, its descriptor and its list of the condemned no versions.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -48,6 +49,11 @@ def golden_batch() -> batch.Batch:
     return batch.Batch(MACHINE, Epoch(3), batch.Role.JOURNAL, Sequence(7), 1_700_000_000_000_000_000, rows, payload)
 
 
+def captured_batch() -> batch.Batch:
+    """The same, with the time of its capture."""
+    return dataclasses.replace(golden_batch(), captured=86_400_000_000_123)
+
+
 def golden_comparison() -> chunk_exchange.Comparison:
     """Two chunks, one of them zero."""
     hashes = np.zeros((2, 32), np.uint8)
@@ -67,6 +73,7 @@ def main(folder: Path) -> None:
     """Write everything."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "batch-1.bin").write_bytes(b"".join(batch.encode(golden_batch())))
+    (folder / "batch-1-captured.bin").write_bytes(b"".join(batch.encode(captured_batch())))
     (folder / "comparison-1.bin").write_bytes(b"".join(chunk_exchange.encode_comparison(golden_comparison())))
     (folder / "chunks-1.bin").write_bytes(b"".join(chunk_exchange.encode_chunks(golden_chunks())))
     owner = OwnerKey.generate_file(folder / "owner-2.key")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.formats.make_golden import MACHINE, golden_batch, golden_chunks, golden_comparison
+from tests.formats.make_golden import MACHINE, captured_batch, golden_batch, golden_chunks, golden_comparison
 from tests.unit.vault.synthetic import DESCRIPTION, read
 
 from farshore.formats import batch, chunk_exchange, point_payload
@@ -52,6 +52,13 @@ def test_a_batch_is_written_and_read_as_ever():
     assert (found.machine, found.epoch, found.first_sequence) == (MACHINE, 3, 7)
     point = point_payload.decode_point(found.payload[1024:])
     assert (point.id, point.kind, point.name) == ("p-1", PointKind.APP_CONSISTENT, "quiet")
+
+
+def test_a_batch_tells_when_it_was_captured_and_an_older_one_does_not():
+    data = (GOLDEN / "batch-1-captured.bin").read_bytes()
+    assert b"".join(batch.encode(captured_batch())) == data
+    assert batch.decode(data).captured == 86_400_000_000_123
+    assert batch.decode((GOLDEN / "batch-1.bin").read_bytes()).captured == 0
 
 
 def test_chunk_exchange_is_written_and_read_as_ever():

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.crash.fire import burst, damage, moves
+from tests.crash.fire import burst, clocks, damage, moves
 from tests.crash.fire.plant import Layout, Plant
 from tests.crash.fire.processes import Program
 from tests.crash.fire.small_disks import fill, free
@@ -125,6 +125,7 @@ def _store(name: str, *among: faulty_s3.Fault) -> Fault:
 
 
 AGENT, PROCESS, SECOND, CONFIGURATION = "agent", "process-server", "second-server", "configuration-server"
+CLOCKS = (AGENT, PROCESS, CONFIGURATION)
 FAULTS = [
     _killed("SIGKILL agent", AGENT),
     _killed("SIGKILL process-server", PROCESS),
@@ -146,6 +147,11 @@ FAULTS = [
     _another_time(AGENT),
     _another_time(PROCESS),
     _another_time(CONFIGURATION),
+    Fault(
+        "silence with a clock that is off",
+        frozenset({AGENT, PROCESS, SECOND, CONFIGURATION, "network", *(f"clock of {one}" for one in CLOCKS)}),
+        clocks.fall_silent, clocks.speak_again,
+    ),
     Fault("spool's tail damaged", frozenset({PROCESS, "spool"}), damage.spool, lambda p, _: p.process_server.start()),
     Fault(
         ".hrl's tail damaged", frozenset({AGENT, "agent_state", "network"}), lambda p, _: p.namespaces.cut(),

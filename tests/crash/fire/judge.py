@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from farshore.model.errors import FarshoreError
 from farshore.model.point import RecoveryPoint
 from farshore.vault import MachineVault, restore_to_raw
 
+_NEVER = 1 << 62
+_WAY = 15 * 10**9
+"""ns: by which a server that was held or starved may take what arrived for younger than it is."""
 _CLOCKS = 2_000_000
 """ns: a batch's offset between the two clocks is read by two calls, and its times are whole microseconds."""
 
@@ -71,9 +74,9 @@ class Judge:
         server = postgres.recovered_rows(folders[1])
         verdict.wrong += ledger.judge_rows(server, "PostgreSQL")
         newest[self._rows.postgresql] = len(server)
-        clock = self._plant.agent.clock
+        agent, servers = self._plant.agent.clock, self._plant.clocks[1:]
         for record, number in newest.items():
-            verdict.wrong += judge_age(record, number, clock, verdict.point.time, at_least.get(record.name, 0))
+            verdict.wrong += judge_age(record, number, agent, verdict.point.time, at_least.get(record.name, 0), servers)
         if not len(lite) - 1 <= len(server) <= len(lite):
             verdict.wrong.append(f"{len(lite)} rows in SQLite and {len(server)} in PostgreSQL: the order is lost")
 
@@ -97,16 +100,27 @@ class Judge:
             yield folders
 
 
-def judge_age(record: Record, newest: int, clock: Clock, time: int, at_least: int) -> list[str]:
-    """What is wrong with a point's newest write, where the agent's clock called the point's moment ``time``."""
+def judge_age(
+    record: Record, newest: int, clock: Clock, time: int, at_least: int, servers: Sequence[Clock] = ()
+) -> list[str]:
+    """What is wrong with a point's newest write, where the agent's clock called the point's moment ``time``, or the
+    clock of one of ``servers`` did, because the agent's was off."""
     wrong = []
-    due = max(record.acknowledged_by(clock.earliest(time)), at_least)
+    if clock.always_true and all(server.always_true for server in servers):
+        servers = ()
+    earliest = min([clock.earliest(time), *(server.earliest(time) - _WAY for server in servers)])
+    latest = max([_known(clock.latest(time)), *(_known(server.latest(time)) for server in servers)]) or _NEVER
+    due = max(record.acknowledged_by(earliest), at_least)
     if newest < due:
         wrong.append(f"{record.name}: {newest} is the newest, {due} had been acknowledged before the point")
-    begun = record.issued_by(clock.latest(time) + _CLOCKS)
+    begun = record.issued_by(latest + _CLOCKS)
     if newest > begun:
         wrong.append(f"{record.name}: {newest} is there, but only {begun} had begun at the point's time")
     return wrong
+
+
+def _known(moment: int) -> int:
+    return 0 if moment == _NEVER else moment
 
 
 @contextlib.contextmanager

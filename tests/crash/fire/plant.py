@@ -73,6 +73,10 @@ class Plant:
         """Why the API was last asked in vain."""
         self.said: list[str] = []
         """What faults tell of themselves."""
+        self.violations: list[str] = []
+        """What faults found wrong."""
+        self.silent_since = 0.0
+        """Since when the agent has been held by clocks.fall_silent."""
         self.agent_state = home / "agent"
         self.spool = home / "process-server" / "spool"
         self.vault_folder = home / "vault"
@@ -137,6 +141,12 @@ class Plant:
         """All of them, the servers first."""
         second = [self.second.program] if self.second is not None else []
         return [self.configuration_server, self.process_server, *second, self.relay, self.agent, self.upkeep]
+
+    @property
+    def clocks(self) -> list[Clock]:
+        """Those that a point's time may be by: the agent's, then the process servers'."""
+        second = [self.second.program] if self.second is not None else []
+        return [program.clock for program in (self.agent, self.process_server, *second)]
 
     def _program(self, name: str, command: list[str], **environment: str) -> Program:
         return Program(name, command, self.home / f"{name}.log", Clock(self.home / f"{name}.clock"), environment)

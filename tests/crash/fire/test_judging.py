@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.crash.fire import blocks, ledger
 from tests.crash.fire.blocks import BlockWriter, Found
+from tests.crash.fire.clocks import too_young
 from tests.crash.fire.faults import FAULTS, FAULTS_OF, plan
 from tests.crash.fire.judge import judge_age
 from tests.crash.fire.plant import Layout
@@ -117,9 +118,7 @@ def test_a_point_that_is_too_old_or_too_new_is_told_also_after_the_clock_has_jum
     assert "had been acknowledged" in judge_age(record, 1000, clock, 2000 * SECOND, 1001)[0]
 
 
-def test_a_clock_that_was_set_back_is_read_as_late_as_times_were_kept_from_falling(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_was_set_back_showed_times_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 1000 * SECOND)
     clock = Clock(tmp_path / "clock")
     for when, off in ((2000, -600), (2010, 0)):
@@ -128,8 +127,26 @@ def test_a_clock_that_was_set_back_is_read_as_late_as_times_were_kept_from_falli
     assert clock.latest(1400 * SECOND) == 2000 * SECOND  # read while it was set back
     assert clock.latest(1300 * SECOND) == 1900 * SECOND  # a batch that had waited when it was
     assert clock.latest(1099 * SECOND) == 1099 * SECOND
-    assert clock.latest(1999 * SECOND) == 2013 * SECOND  # in an epoch that went on
+    assert clock.latest(1999 * SECOND) == 1999 * SECOND
     assert clock.latest(2200 * SECOND) == 2200 * SECOND
+
+
+def test_a_time_may_be_a_servers_where_clocks_were_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = recorded(monkeypatch, range(1001, 9001))
+    monkeypatch.setattr("time.time_ns", lambda: 1000 * SECOND)
+    agent, server = Clock(tmp_path / "agent"), Clock(tmp_path / "server")
+    monkeypatch.setattr("time.time_ns", lambda: 3000 * SECOND)
+    server.set(7200)
+    told = 11_200 * SECOND  # at 4000, by the server
+    assert judge_age(record, 3000, agent, told, 0, [server]) == []
+    assert "had been acknowledged" in judge_age(record, 2900, agent, told, 0, [server])[0]
+    assert judge_age(record, 2900, agent, 4000 * SECOND, 0), "by the agent's clock alone it is too old"
+
+
+def test_a_state_that_looks_younger_than_the_silence_is_told() -> None:
+    assert "silent" in too_young(0.0, 6.0)
+    assert not too_young(7.0, 6.0)
+    assert not too_young(None, 6.0)
 
 
 @pytest.mark.parametrize("layout", Layout)

@@ -57,6 +57,9 @@ class Rig:
         self._servers: subprocess.Popen[bytes] | None = None
         self._agent: subprocess.Popen[bytes] | None = None
         self._environment = {**os.environ, "FARSHORE_HOME": str(home), **environment}
+        self.agent_environment: dict[str, str] = {}
+        self.servers_ahead = 0
+        """ns by which the servers' wall clock was set ahead."""
         self.machine = MachineId("")
 
     # ---- servers ----
@@ -90,7 +93,7 @@ class Rig:
             return False
         with contextlib.closing(self.api()) as api, contextlib.suppress(TryLater):
             servers = json.loads(api.transport.request("GET", "/v1/process-servers"))
-            return any(time.time_ns() - server["last_seen"] < 3 * 10**9 for server in servers)
+            return any(time.time_ns() + self.servers_ahead - server["last_seen"] < 3 * 10**9 for server in servers)
         return False
 
     # ---- agent ----
@@ -108,7 +111,9 @@ class Rig:
         """``program``: an installed release, in place of the sources here."""
         command = AGENT if program is None else [str(program)]
         with self.log.open("ab") as log:
-            self._agent = subprocess.Popen([*command, *self._options, "run"], stdout=log, stderr=log)
+            self._agent = subprocess.Popen(
+                [*command, *self._options, "run"], stdout=log, stderr=log, env={**os.environ, **self.agent_environment}
+            )
 
     def agent_ended(self) -> bool:
         """Whether it has ended by itself; then it can be started again."""

@@ -100,3 +100,13 @@ def test_the_authority_is_read_back_whole(authority: Authority) -> None:
 def test_a_certificate_that_names_nobody_or_several_is_nobodys(names: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(Unauthenticated):
         peer_from_certificate({"subjectAltName": names, "serialNumber": "01"})
+
+
+@pytest.mark.parametrize(
+    "clock", [datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC), NOW - datetime.timedelta(days=9)]
+)
+def test_a_certificate_is_good_by_a_clock_that_went_back(authority: Authority, back: datetime.timedelta) -> None:
+    issued, _ = authority.issue(Identity(Kind.SERVER, "s1"), NOW, ["dr.example.com"])
+    clock = NOW - back
+    verifier = PolicyBuilder().store(Store([load(authority.certificate)])).time(clock)
+    verifier.build_server_verifier(x509.DNSName("dr.example.com")).verify(load(issued.certificate), [])

@@ -65,6 +65,14 @@ def test_a_time_that_only_a_clock_ahead_showed_is_no_older_state_without_a_word(
         vault.resolve(AtTime(ahead - STEP // 2))
 
 
+def test_a_layer_across_a_step_back_has_the_time_of_its_last_record(machine):
+    assert compact(machine.in_vault, Tiers(segments=15, fan=2))
+    timeline = machine.in_vault.timeline()
+    (layer,) = timeline.layers(Epoch(1))
+    assert layer.layer.last_time == machine.time
+    assert timeline.newest(Epoch(1)) == (Sequence(60), machine.time)
+
+
 def test_a_segment_does_not_hold_two_time_bases(machine):
     builder = machine.in_vault.segment_builder(Epoch(1), Role.JOURNAL)
     builder.add(builder.seal(machine.batch(4)))
