@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import socket
@@ -22,6 +23,7 @@ from farshore.api_types.machines import EpochKind
 from farshore.client.credentials import client_context
 from farshore.client.data_plane import DataPlane
 from farshore.client.transport import Transport
+from farshore.configuration_server.identity import Identity, Kind
 from farshore.formats.batch import Batch, Role, encode
 from farshore.formats.chunk_exchange import CHUNK_ROW
 from farshore.formats.record import RECORD
@@ -159,6 +161,19 @@ def test_no_certificate_and_one_of_another_authority_are_told_so(rig: Rig, tmp_p
             with pytest.raises(Unauthenticated, match="refused our certificate"):
                 DataPlane(transport, new_id(), 1).status()
         assert "Enrol again" in refused.value.remedy
+
+
+def test_a_certificate_that_is_over_by_the_servers_clock_is_refused_for_the_clocks_sake(rig: Rig) -> None:
+    """A server whose clock is years ahead, or a machine that was off for long: both see what the other's clock says."""
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=500)
+    issued, key = rig.authority.issue(Identity(Kind.MACHINE, new_id()), then)
+    context = client_context(rig.authority.certificate, issued.certificate, key)
+    with (
+        Transport(f"https://127.0.0.1:{rig.port}", context) as transport,
+        pytest.raises(Unauthenticated, match="clock of the server") as refused,
+    ):
+        transport.request("POST", "/v1/streams/m/1/batches", [bytes(1000)])
+    assert "timedatectl" in refused.value.remedy
 
 
 def test_a_stranger_that_does_not_end_is_shown_out(rig: Rig) -> None:

@@ -102,9 +102,7 @@ def test_a_certificate_that_names_nobody_or_several_is_nobodys(names: tuple[tupl
         peer_from_certificate({"subjectAltName": names, "serialNumber": "01"})
 
 
-@pytest.mark.parametrize(
-    "clock", [datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC), NOW - datetime.timedelta(days=9)]
-)
+@pytest.mark.parametrize("back", [datetime.timedelta(days=9), datetime.timedelta(days=20_000)])
 def test_a_certificate_is_good_by_a_clock_that_went_back(authority: Authority, back: datetime.timedelta) -> None:
     issued, _ = authority.issue(Identity(Kind.SERVER, "s1"), NOW, ["dr.example.com"])
     clock = NOW - back
