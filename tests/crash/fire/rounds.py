@@ -41,13 +41,9 @@ _MIB = 1 << 20
 SECONDS = 20.0
 FAULTS_A_ROUND = 6
 OLDER = 2
-<<<<<<< HEAD
-HEALED_SECONDS, MOST_SECONDS = 300.0, 900.0
-=======
 FOUND = 20
 """Listed points a round that are looked for by their times."""
-HEALED_SECONDS, MOST_SECONDS = 120.0, 600.0
->>>>>>> 08ebebe (Test clock steps end to end and in the fire; say what a time means in docs/formats; tell the clock where a handshake is refused for it)
+HEALED_SECONDS, MOST_SECONDS = 300.0, 900.0
 """Without any progress of a copy, and in all: how long a copy takes is a matter of the machine."""
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from tests.crash.fire.processes import Clock
-from tests.crash.mobility.rig import Rig, churn, same, until
+from tests.crash.mobility.rig import Rig, churn, same
 from tests.loopdisks import loop_disk, require_data_mode
+from tests.waiting import until
 
 from farshore.api_types.events import Alert, Event
 from farshore.client.credentials import Credentials
@@ -95,7 +96,8 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
             rig.close()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.soak  # half a minute of processor time; the rules themselves are held by unit tests
+@pytest.mark.timeout(1800)
 def test_points_are_found_and_the_rpo_is_true_whatever_clock_is_set(installation: Installation) -> None:
     rig = installation.rig
     installation.write_between()
