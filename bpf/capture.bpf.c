@@ -35,8 +35,8 @@
 #define MAX_WORDS_MARKED (1 << 20)
 #define MAX_MERGED 65536
 #endif
-/* Records of the largest bio the kernel can build (4 GiB - 512) when every record holds one sector. */
-#define MAX_RECORDS (8 << 20)
+/* More than any bio has: 2^20 blocks (4 GiB - 512), in up to 65,535 segments, each with a step of its own. */
+#define MAX_STEPS (8 << 20)
 
 /* State word: bit 0 data mode, bit 1 bitmap slot in use, bits 8.. generation. */
 #define STATE_DATA 1ULL
@@ -52,6 +52,7 @@ enum cause {
 	CAUSE_NO_ADDRESS = 3,
 	CAUSE_UNKNOWN_OP = 4,
 	CAUSE_WRITE_FAILED = 6,
+	CAUSE_JOINT_TAKEN = 8,
 };
 
 struct record {
@@ -168,6 +169,22 @@ struct {
 	__type(key, u64); /* the bio's address */
 	__type(value, struct flight);
 } flying SEC(".maps");
+
+#ifndef BITMAP_ONLY
+/* Where a record is put together whose bytes lie in several segments of memory. */
+struct joint {
+	u32 taken;  /* by a run that this one has interrupted, as can happen before 6.2 */
+	u32 joined; /* bytes of the record so far */
+	u8 data[3 * BLOCK]; /* it holds one; the verifier knows that an offset and a length are small, not their sum */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct joint);
+} joints SEC(".maps");
+#endif
 
 extern const void page_offset_base __ksym __weak;
 extern const void vmemmap_base __ksym __weak;
@@ -289,32 +306,39 @@ struct copying {
 	u32 cause;
 	u16 disk;
 	u8 flags;
+	u8 scattered; /* the next record's bytes do not lie in one segment */
 };
 
-static long copy_block(u32 i, struct copying *c)
+/* struct bio_vec as it has been since 2.6; CO-RE cannot index an array through an unknown pointer. */
+struct segment {
+	u64 page;
+	u32 len;
+	u32 offset;
+};
+
+static __always_inline long read_segment(struct copying *c, struct segment *segment)
 {
-	struct {
-		u64 page;
-		u32 len;
-		u32 offset;
-	} segment;
-
-	/* struct bio_vec has had these 16 bytes since 2.6; CO-RE cannot index an array through an unknown pointer. */
-	if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)(c->vec + (u64)c->index * sizeof(segment)))) {
-		c->cause = CAUSE_READ_FAULT;
-		return 1;
-	}
-	u32 n = BLOCK - (((u32)c->sector << SECTOR_SHIFT) & (BLOCK - 1));
-	if (c->done >= segment.len) { /* an empty or finished segment */
-		c->index++;
-		c->done = 0;
+	if (!bpf_probe_read_kernel(segment, sizeof(*segment), (void *)(c->vec + (u64)c->index * sizeof(*segment))))
 		return 0;
-	}
-	if (n > segment.len - c->done)
-		n = segment.len - c->done;
-	if (n > c->left)
-		n = c->left;
+	c->cause = CAUSE_READ_FAULT;
+	return 1;
+}
 
+static __always_inline void *bytes_of(struct copying *c, struct segment *segment)
+{
+	return (void *)((segment->page << 6) + c->address + segment->offset + c->done);
+}
+
+/* A record is all that a write has of one 4 KiB block, so it always holds whole sectors. */
+static __always_inline u32 record_length(struct copying *c)
+{
+	u32 n = BLOCK - (((u32)c->sector << SECTOR_SHIFT) & (BLOCK - 1));
+	return n > c->left ? c->left : n;
+}
+
+/* Nonzero where the write's records end, c->cause telling of failure. */
+static __always_inline long put_record(struct copying *c, void *from, u32 n)
+{
 	struct record *record = bpf_ringbuf_reserve(&ring, sizeof(struct record), 0);
 	if (!record) {
 		c->cause = CAUSE_RING_FULL;
@@ -326,7 +350,6 @@ static long copy_block(u32 i, struct copying *c)
 	record->disk = c->disk;
 	record->kind = KIND_WRITE;
 	record->flags = c->flags;
-	void *from = (void *)((segment.page << 6) + c->address + segment.offset + c->done);
 	long error;
 	if (n == BLOCK) {
 		error = bpf_probe_read_kernel(record->data, BLOCK, from);
@@ -341,15 +364,85 @@ static long copy_block(u32 i, struct copying *c)
 		return 1;
 	}
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
-
 	c->sector += n >> SECTOR_SHIFT;
 	c->left -= n;
+	return c->left == 0;
+}
+
+/* A record whose bytes lie in one segment, as nearly all do. */
+static long copy_block(u32 i, struct copying *c)
+{
+	struct segment segment;
+	if (read_segment(c, &segment))
+		return 1;
+	if (c->done >= segment.len) { /* an empty or finished segment */
+		c->index++;
+		c->done = 0;
+		return 0;
+	}
+	u32 n = record_length(c);
+	if (n > segment.len - c->done) {
+		c->scattered = 1;
+		return 1;
+	}
+	if (put_record(c, bytes_of(c, &segment), n))
+		return 1;
 	c->done += n;
 	if (c->done >= segment.len) {
 		c->index++;
 		c->done = 0;
 	}
-	return c->left ? 0 : 1;
+	return 0;
+}
+
+/*
+ * One segment's part of a record, by way of the joint. Segments end anywhere: a disk whose dma_alignment is less than
+ * a sector (NVMe, SCSI: 4 bytes) takes memory like that for direct I/O since 6.0.
+ */
+static long join_part(u32 i, struct copying *c)
+{
+	u32 zero = 0;
+	struct segment segment;
+	struct joint *joint = bpf_map_lookup_elem(&joints, &zero);
+	if (!joint || read_segment(c, &segment))
+		return 1;
+	if (c->done >= segment.len) {
+		c->index++;
+		c->done = 0;
+		return 0;
+	}
+	u32 whole = record_length(c);
+	u64 at = joint->joined, n = segment.len - c->done;
+	if (n > whole - at)
+		n = whole - at;
+	u64 offset = at, part = n;
+	asm volatile("%0 &= 4095" : "+r"(offset));
+	asm volatile("%0 &= 8191" : "+r"(part));
+	if (bpf_probe_read_kernel(joint->data + offset, part, bytes_of(c, &segment))) {
+		c->cause = CAUSE_READ_FAULT;
+		return 1;
+	}
+	c->done += n;
+	joint->joined = at + n;
+	if (at + n < whole)
+		return 0;
+	joint->joined = 0;
+	return put_record(c, joint->data, whole);
+}
+
+/* What is left of the write from its first scattered record on. */
+static __always_inline void join(struct copying *c)
+{
+	u32 zero = 0;
+	struct joint *joint = bpf_map_lookup_elem(&joints, &zero);
+	if (!joint || *(volatile u32 *)&joint->taken) {
+		c->cause = CAUSE_JOINT_TAKEN;
+		return;
+	}
+	*(volatile u32 *)&joint->taken = 1;
+	joint->joined = 0;
+	bpf_loop(MAX_STEPS, join_part, c, 0);
+	*(volatile u32 *)&joint->taken = 0;
 }
 
 /* One record without data: a range or a flush marker. 0 or the cause of failure. */
@@ -384,7 +477,9 @@ static __always_inline u32 put_data(struct bio *bio, struct control *ctl, u16 di
 	if (!c.address)
 		return CAUSE_NO_ADDRESS;
 	u32 size = c.left;
-	bpf_loop(MAX_RECORDS, copy_block, &c, 0);
+	bpf_loop(MAX_STEPS, copy_block, &c, 0);
+	if (c.scattered)
+		join(&c);
 	*recorded = size - c.left;
 	if (c.cause)
 		return c.cause;
@@ -406,6 +501,8 @@ static __always_inline u32 put(struct bio *bio, struct control *ctl, u32 op, u64
 			       u32 *recorded)
 {
 	u32 failure;
+	if (length & ((1 << SECTOR_SHIFT) - 1)) /* no kernel does that, and no record could hold it */
+		return CAUSE_UNKNOWN_OP;
 	if (op == REQ_OP(REQ_OP_WRITE))
 		return put_data(bio, ctl, disk, flags, recorded);
 	if (op == REQ_OP(REQ_OP_WRITE_ZEROES))

@@ -28,6 +28,9 @@ DIGEST_BYTES = 16
 MAXIMUM_BYTES = 32 << 20
 """A receiver refuses a larger batch; senders aim at 4 MiB."""
 
+_LATEST = (1 << 63) - (1 << 42)
+"""Base times up to here, ns, leave room for a record's own."""
+
 Buffer = Union[bytes, bytearray, memoryview]
 
 
@@ -84,7 +87,8 @@ def encode(batch: Batch) -> List[Buffer]:
 def decode(data: Buffer) -> Batch:
     """Read one whole batch; records and payload are views of ``data``.
 
-    Raises Malformed for what is not a batch, Unsupported for another version, Damaged where the digest differs.
+    Raises Malformed for what is not a batch, and where records and payload disagree; Unsupported for another version;
+    Damaged where the digest differs.
     """
     view = memoryview(data)
     if len(view) < HEADER_BYTES or bytes(view[:8]) != MAGIC:
@@ -98,6 +102,8 @@ def decode(data: Buffer) -> Batch:
     check = blake3(view[: HEADER_BYTES - DIGEST_BYTES]).update(bytes(DIGEST_BYTES)).update(view[HEADER_BYTES:])
     if check.digest(DIGEST_BYTES) != digest:
         raise Damaged("The batch was altered on its way.", remedy="Send it again; if it recurs, check the memory.")
+    if base_time > _LATEST:
+        raise Malformed("The batch's time is beyond any clock.", remedy="Set the machine's clock.")
     records = np.frombuffer(view, RECORD, count, HEADER_BYTES)
     check_records(records)
     if int(payload_offsets(records)[-1]) != length:

@@ -7,7 +7,7 @@ record's payload offset is the sum of the payload lengths before it.
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,8 @@ RECORD: np.dtype[Any] = np.dtype(
 )
 RECORD_BYTES = RECORD.itemsize  # 24
 FLAG_FUA = 1
+_MOST_SECTORS = 1 << 54
+_RESYNC = "Resync the machine: `farshore machine resync`."
 
 Records = npt.NDArray[Any]
 """A one-dimensional array of dtype RECORD."""
@@ -67,9 +69,41 @@ def payload_offsets(records: Records) -> npt.NDArray[np.int64]:
 
 
 def check_records(records: Records) -> None:
-    """Raise Malformed unless every record has a known kind and an address that stays below 2⁶³ bytes."""
+    """Raise Malformed unless each record is one that docs/formats/record.md allows: a known kind, a length where its
+    kind has one and only there, a place below 2⁶³ bytes, no flag or reserved bit that is not known."""
     kind = records["kind"]
     if ((kind < RecordKind.WRITE) | (kind > RecordKind.MARK)).any():
         raise Malformed("A record has an unknown kind.", remedy="Upgrade the receiver, or resync the machine.")
-    if (records["sector"] >= np.uint64(1 << 54)).any():
-        raise Malformed("A record's address is beyond any disk.", remedy="Resync the machine.")
+    if (records["sector"] > np.uint64(_MOST_SECTORS) - records["sectors"]).any():
+        raise Malformed("A record's address is beyond any disk.", remedy=_RESYNC)
+    marker = (kind == RecordKind.FLUSH) | (kind == RecordKind.MARK)
+    if ((records["sectors"] == 0) != marker).any():
+        raise Malformed("A record has no length, or a marker has one.", remedy=_RESYNC)
+    if (records["flags"] & ~np.uint8(FLAG_FUA)).any() or records["reserved"].any():
+        raise Malformed("A record has bits that are not known here.", remedy="Upgrade the older side.")
+
+
+class DiskRoom(NamedTuple):
+    """Where a disk's records may lie, in sectors."""
+
+    sectors: int
+    step: int
+    """They begin and end at multiples of it: the disk's own block."""
+
+
+def check_places(records: Records, disks: Mapping[int, DiskRoom]) -> None:
+    """Raise Malformed unless every record of a disk is of one of ``disks``, within it, and holds whole blocks of it."""
+    placed = records[(records["kind"] >= RecordKind.WRITE) & (records["kind"] <= RecordKind.DISCARD)]
+    if not len(placed):
+        return
+    rooms = np.zeros((max(disks, default=0) + 1, 2), np.int64)
+    for number, room in disks.items():
+        rooms[number] = room
+    disk = placed["disk"]
+    if disk.max() >= len(rooms) or not rooms[disk, 0].all():
+        raise Malformed("A record is of a disk that the epoch does not have.", remedy=_RESYNC)
+    sector, sectors = placed["sector"].astype(np.int64), placed["sectors"].astype(np.int64)
+    if (sector + sectors > rooms[disk, 0]).any():
+        raise Malformed("A record lies beyond the end of its disk.", remedy=_RESYNC)
+    if ((sector | sectors) % rooms[disk, 1]).any():
+        raise Malformed("A record cuts a block of its disk in two.", remedy=_RESYNC)

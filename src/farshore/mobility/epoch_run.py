@@ -115,7 +115,8 @@ class EpochRun:
         if spill is not None:
             spill.begin(self._epoch)
         self._backlog = Backlog(spill)
-        self._pump = Pump(capture, Journal(machine, self._epoch, clock), self._backlog, clock)
+        sizes = {disk.number: disk.size for disk in disks}
+        self._pump = Pump(capture, Journal(machine, self._epoch, clock), self._backlog, clock, sizes)
         self._sender = Sender(self._backlog, plane, limits.bandwidth, clock)
         self._progress: Optional[CopyProgress] = None
         self._dirty: Optional[Dirty] = None

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import enum
 import threading
-from typing import Callable, Iterator, List, Optional, Protocol
+from typing import Callable, Iterator, List, Mapping, Optional, Protocol
 
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import EncodedBatch, Journal
-from farshore.mobility.records import Fragments, Piece, convert, mark_piece, point_piece
+from farshore.mobility.records import Fragments, Piece, convert, mark_piece, point_piece, within
 from farshore.model.errors import NoSpace, TryLater
-from farshore.model.identifiers import Sequence
+from farshore.model.identifiers import DiskNumber, Sequence
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
 
@@ -131,8 +131,11 @@ class Pump:
         journal: Journal,
         backlog: Backlog,
         clock: Clock,
+        sizes: Mapping[DiskNumber, int],
     ) -> None:
+        """``sizes``: bytes of the epoch's disks, by number."""
         self._source = source
+        self._sizes = sizes
         self._journal = journal
         self._backlog = backlog
         self._clock = clock
@@ -222,9 +225,10 @@ class Pump:
             return self._mend_next(self._mending)
         drained = self._source.drain(BATCH_RING_BYTES, None if milestone is None else milestone.position)
         if drained is not None:
-            piece = convert(drained.records)
+            piece = within(convert(drained.records), self._sizes)
             drained.release()
-            self._emit(piece)
+            if len(piece.records):
+                self._emit(piece)
         if self._held is None and self._source.drained() >= written:
             self._level = now / 1e9  # all that was in the ring then has gone on
         if drained is not None:

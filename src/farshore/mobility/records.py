@@ -9,15 +9,16 @@ follow each other both in the stream and on the disk, so every prefix of the rec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.batch import Buffer
 from farshore.formats.point_payload import PointPayload, encode_point
-from farshore.formats.record import FLAG_FUA, RECORD, RecordKind, Records
-from farshore.model.identifiers import BLOCK, SECTOR
+from farshore.formats.record import FLAG_FUA, RECORD, RecordKind, Records, has_payload, payload_offsets
+from farshore.model.errors import Damaged
+from farshore.model.identifiers import BLOCK, SECTOR, DiskNumber
 
 MERGED_FRAGMENTS = 256
 """Fragments joined into one record at most: 1 MiB, so that a point between two writes is never far."""
@@ -39,9 +40,18 @@ class Piece:
 
 
 def convert(fragments: Fragments) -> Piece:
-    """The records of one or more fragments; nothing of the result refers to ``fragments`` any more."""
+    """Return the records of one or more fragments; nothing of the result refers to ``fragments`` any more.
+
+    Raises Damaged unless every fragment holds whole sectors, and a write at most one block: its record would claim
+    other bytes than its payload has, and nobody after this could tell.
+    """
     kind = fragments["kind"].copy()
     length = fragments["length"].astype(np.int64)
+    if (length % SECTOR).any() or (length[kind == RecordKind.WRITE] > BLOCK).any():
+        raise Damaged(
+            "A captured write does not hold whole sectors.",
+            remedy="The machine is being resynchronised. Report this with the kernel's version: capture has a defect.",
+        )
     kind[_zero_blocks(fragments, kind, length)] = RecordKind.ZERO
     starts = _record_starts(fragments, kind, length)
     records = np.zeros(len(starts), RECORD)
@@ -54,6 +64,32 @@ def convert(fragments: Fragments) -> Piece:
     last = np.append(starts[1:], len(fragments)) - 1
     times = np.maximum.accumulate(fragments["time"].astype(np.int64))[last]
     return Piece(records, times, _payload(fragments["data"], kind == RecordKind.WRITE, length))
+
+
+def within(piece: Piece, sizes: Mapping[DiskNumber, int]) -> Piece:
+    """Return the piece without what lies behind the disks' ends; ``sizes`` are in bytes, by disk.
+
+    A disk that has just grown takes writes there. They are no part of the epoch, which was opened with the old size;
+    the next one reads all that is new of the disk.
+    """
+    records = piece.records
+    ends = np.full(max(sizes, default=0) + 2, np.iinfo(np.int64).max, np.int64)
+    for number, size in sizes.items():
+        ends[number] = size // SECTOR
+    end = ends[np.minimum(records["disk"], len(ends) - 1)]
+    end[records["kind"] > RecordKind.DISCARD] = np.iinfo(np.int64).max
+    length = records["sectors"].astype(np.int64)
+    room = np.clip(end - records["sector"].astype(np.int64), 0, length)
+    if (room == length).all():
+        return piece
+    offsets = payload_offsets(records)
+    payload = memoryview(piece.payload)
+    kept = records.copy()
+    kept["sectors"] = room
+    stays = (room > 0) | (length == 0)
+    taken = np.flatnonzero(stays & has_payload(records))
+    parts = [payload[offsets[row] : offsets[row] + int(room[row]) * SECTOR] for row in taken]
+    return Piece(kept[stays], piece.times[stays], b"".join(parts))
 
 
 def point_piece(point: PointPayload, time: int) -> Piece:

@@ -16,7 +16,7 @@ import numpy as np
 
 from farshore.formats.batch import Batch, Buffer, Role
 from farshore.formats.container import PACK_LIMIT, Header, Kind, PackRows
-from farshore.formats.record import RECORD, Records
+from farshore.formats.record import RECORD, Records, payload_offsets
 from farshore.formats.segment import SealedHeader, SegmentIndex, decode_sealed, encode_index
 from farshore.formats.vault_names import SEGMENT_RECORDS, SegmentName
 from farshore.model.errors import Damaged, Refused, WrongKey
@@ -73,7 +73,7 @@ class SealedBatch:
         context = header.encode() + rows.tobytes()
         plain = opener.open(sealed, header.records_ordinal, header.records_raw, context)
         records = np.frombuffer(plain, RECORD)
-        if len(records) != header.records:
+        if len(records) != header.records or payload_offsets(records)[-1] != rows["raw"].sum(dtype=np.int64):
             raise Damaged("A sealed batch does not add up.", remedy="The sender still has it if not acknowledged.")
         ends = np.cumsum(rows["stored"], dtype=np.int64)
         starts = ends - rows["stored"]

@@ -38,7 +38,7 @@ from farshore.model.errors import (
     Unsupported,
     WrongState,
 )
-from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequence, new_id
+from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber, Epoch, MachineId, Sequence, new_id
 from farshore.model.position import Position
 from farshore.process_server.listening.peer import server_context
 
@@ -129,6 +129,19 @@ def test_another_machines_certificate_is_refused(rig: Rig, machine: MachineId, a
     with pytest.raises(Forbidden):
         thief.send(agent.batch(1000))
     assert agent.plane.status().next_journal == 1
+
+
+def test_records_and_payload_that_disagree_are_refused_and_nothing_is_acknowledged(agent: SimulatedAgent) -> None:
+    beyond = agent.batch(3)
+    beyond.records["sector"][1] = SIZE // SECTOR - 1
+    with pytest.raises(Malformed, match="beyond the end of its disk"):
+        agent.plane.send(beyond)
+    cut = replace(beyond, records=beyond.records[:2])
+    with pytest.raises(Malformed, match="do not add up"):
+        agent.plane.send(cut)
+    assert agent.plane.status().next_journal == 1
+    agent.next = 1
+    assert agent.plane.send(agent.batch(2)).next_journal == 3
 
 
 def test_an_unknown_machine_or_epoch_is_not_found(rig: Rig, machine: MachineId) -> None:

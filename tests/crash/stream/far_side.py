@@ -23,6 +23,7 @@ from farshore.formats import batch as batches
 from farshore.formats.batch import Role
 from farshore.model.errors import FarshoreError, Fenced
 from farshore.model.identifiers import Epoch
+from farshore.process_server.data_plane.incoming import read_batch
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import store_frames
 from farshore.process_server.streams.grants import Grants
@@ -55,8 +56,8 @@ class FarSide:
     def receive(self, data: bytes) -> Acknowledgement:
         """One request with a batch, as the data plane handles it."""
         batch = batches.decode(data)
-        stream, _ = self.streams.granted(batch.machine, batch.epoch)
-        stream.receive(batch, Timing(time.monotonic(), 0))
+        stream, grant = self.streams.granted(batch.machine, batch.epoch)
+        stream.receive(read_batch(data, grant), Timing(time.monotonic(), 0))
         return Acknowledgement(
             next_journal=stream.next_sequence(Role.JOURNAL), next_base=stream.next_sequence(Role.BASE)
         )

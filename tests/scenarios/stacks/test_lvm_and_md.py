@@ -1,7 +1,8 @@
 """LVM over a GPT and an MBR disk, an md mirror beside it, swap on a volume and in a file: on Debian's own kernel.
 
 One guest run for all of it, with the bundle that a push installation brings. The kernel there lists the two symbols
-from which the capture program computes page addresses; the host of the other tests may not.
+from which the capture program computes page addresses; the host of the other tests may not. An NVMe disk beside them
+takes direct I/O from memory that is aligned to 4 bytes only, as no device of the host does.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import struct
 import tarfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.loopdisks import run
+from tests.scenarios.capture.cut_sectors import program_that_cuts_sectors
 
 from farshore.export import appliance
 from farshore.export.files.in_appliance import InAppliance
@@ -73,16 +76,23 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     with tarfile.open(bundle.path) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (tmp_path / "unpacked" / bundle.release / "site").rename(site)
-    shutil.copy(Path(__file__).with_name("in_guest.py"), site / "in_guest.py")
+    for script in ("in_guest.py", "unaligned_in_guest.py"):
+        shutil.copy(Path(__file__).with_name(script), site / script)
+    shutil.copy(program_that_cuts_sectors(tmp_path), site / "faulty.bpf.o")
     packed = tmp_path / "site.tar"
     run(f"tar -C {tmp_path} -cf {packed} site")
     settings = GuestSettings(data_disks=(gpt(tmp_path / "b.raw"), mbr(tmp_path / "c.raw")))
     with Guest(image, tmp_path / "guest", settings) as guest:
         guest.start()
         guest.wait_until_up()
+        add_nvme(guest, tmp_path / "d.raw")
         guest.shell.copy(packed, "/root/site.tar")
         guest.shell.run("tar -C /root -xf /root/site.tar")
+        unaligned = guest.shell.run(
+            "cd /root/site && python3 unaligned_in_guest.py /root/site faulty.bpf.o", seconds=200
+        )
         done = guest.shell.run("cd /root/site && python3 in_guest.py /root/site", seconds=400)
+    assert_whole_sectors(json.loads(unaligned.output.splitlines()[-1]))
     found = json.loads(done.output.splitlines()[-1])
     assert found["address_source"] == KERNEL_SYMBOLS, found
     assert found["mode"] == "data", found
@@ -107,6 +117,24 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     assert "data mode" in findings["capture mode"][1], findings
     for way in (UserModeLinux.name, InAppliance.name):
         for_the_reader(way, settings.data_disks, found["again"], tmp_path)
+
+
+def add_nvme(guest: Guest, path: Path) -> None:
+    path.touch()
+    os.truncate(path, 16 * MIB)
+    file = {"driver": "file", "filename": str(path)}
+    guest.monitor("blockdev-add", {"node-name": "nvme-disk", "driver": "raw", "file": file})
+    guest.monitor("device_add", {"driver": "nvme", "id": "nvme", "drive": "nvme-disk", "serial": "nvme"})
+    guest.shell.run("modprobe nvme && udevadm settle && until test -b /dev/nvme0n1; do sleep 0.2; done", seconds=120)
+
+
+def assert_whole_sectors(found: dict[str, Any]) -> None:
+    assert found["dma_alignment"] < 511, f"this disk asks for aligned memory: {found}"
+    assert found["program"] == [found["writes"], 0, 0, "data"], found
+    taken, differing, cut, _ = found["faulty"]
+    assert taken == found["writes"], found
+    assert differing > 0, "the control: records that end where memory does give another disk"
+    assert cut > 0, found
 
 
 def for_the_reader(way: str, disks: tuple[Path, ...], digests: list[str], folder: Path) -> None:

@@ -15,7 +15,7 @@ from farshore.mobility.batches import Journal
 from farshore.mobility.pump import Pump, PumpState
 from farshore.mobility.records import Piece, mark_piece
 from farshore.model.errors import TryLater
-from farshore.model.identifiers import BLOCK, Sequence
+from farshore.model.identifiers import BLOCK, DiskNumber, Sequence
 from farshore.model.point import PointKind
 from farshore.model.states import CaptureMode
 
@@ -24,12 +24,12 @@ DATA = b"\x01" * BLOCK
 
 
 class Rig:
-    def __init__(self, memory_bytes: int = 1 << 20) -> None:
+    def __init__(self, memory_bytes: int = 1 << 20, disk_bytes: int = 1 << 40) -> None:
         self.clock = FakeClock()
         self.ring = RingDouble(self.clock)
         self.backlog = Backlog(None, memory_bytes=memory_bytes)
         journal = Journal(MACHINE, 1, self.clock)
-        self.pump = Pump(self.ring, journal, self.backlog, self.clock)
+        self.pump = Pump(self.ring, journal, self.backlog, self.clock, {DiskNumber(0): disk_bytes})
         self.pump.opened()
 
     def steps(self) -> PumpState:
@@ -149,6 +149,16 @@ def test_a_full_backlog_leaves_the_rest_in_the_ring() -> None:
     assert [sector for kind, sector in seen if kind == 1] == [0, 800, 1600, 2400]
 
 
+def test_what_is_written_behind_the_end_of_a_disk_that_has_grown_is_left_to_the_next_epoch() -> None:
+    rig = Rig(disk_bytes=BLOCK)
+    rig.ring.write(8, DATA)
+    rig.steps()
+    rig.ring.write(0, DATA)
+    rig.ring.write(16, DATA)
+    rig.steps()
+    assert [one for one in rig.records() if one[0] != RecordKind.MARK] == [(1, 0)]
+
+
 def test_missed_blocks_are_mended_between_what_comes_before_and_after() -> None:
     rig = Rig()
     rig.ring.write(0, DATA)
@@ -165,7 +175,7 @@ def test_missed_blocks_are_mended_between_what_comes_before_and_after() -> None:
             rig.ring.write(sector, DATA)  # written while it is read: must follow what is read
             looked.append(sector)
             made = mark_piece(0)
-            made.records["sector"], made.records["kind"] = sector, RecordKind.ZERO
+            made.records["sector"], made.records["sectors"], made.records["kind"] = sector, 8, RecordKind.ZERO
             yield made
 
     rig.pump.mend(missed())

@@ -4,17 +4,19 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Tuple
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from farshore.formats.batch import Batch, Role, decode, encode
 from farshore.formats.record import RecordKind, payload_offsets
 from farshore.mobility.capture.layout import RING_RECORD
-from farshore.mobility.records import MERGED_FRAGMENTS, Piece, convert, join, mark_piece
-from farshore.model.identifiers import BLOCK, SECTOR
+from farshore.mobility.records import MERGED_FRAGMENTS, Piece, convert, join, mark_piece, within
+from farshore.model.errors import Damaged
+from farshore.model.identifiers import BLOCK, SECTOR, DiskNumber
 
 DISK_BLOCKS = 12
 JUNK = 0xEE
@@ -120,6 +122,39 @@ def test_a_long_write_becomes_few_records_and_zero_blocks_have_no_payload() -> N
     piece = convert(fragments_of([(0, 0, 8, 1, 0, 0), (0, 8, 8, 1, 0, 0), (0, 16, 8, 1, 9, 0)]))
     assert [(int(row["kind"]), int(row["sectors"])) for row in piece.records] == [(2, 16), (1, 8)]
     assert len(piece.payload) == BLOCK
+
+
+@given(streams(), st.integers(0, DISK_BLOCKS * 8), st.integers(0, DISK_BLOCKS * 8))
+def test_what_lies_beyond_the_ends_of_the_disks_is_left_out_and_nothing_else(
+    stream: List[tuple], first: int, second: int
+) -> None:
+    piece = convert(fragments_of(stream))
+    cut = within(piece, {DiskNumber(0): first * SECTOR, DiskNumber(1): second * SECTOR})
+    whole, found = replay_records(piece), replay_records(cut)
+    for disk, end in enumerate((first, second)):
+        assert (found[disk, : end * SECTOR] == whole[disk, : end * SECTOR]).all()
+        assert (found[disk, end * SECTOR :] == 0x55).all()
+    assert int((cut.records["kind"] == RecordKind.FLUSH).sum()) == int(
+        (piece.records["kind"] == RecordKind.FLUSH).sum()
+    )
+    assert len(cut.times) == len(cut.records)
+    if whole.tobytes() == found.tobytes() and len(cut.records) == len(piece.records):
+        assert bytes(cut.payload) == bytes(piece.payload)
+
+
+def test_a_disk_that_is_not_known_is_left_alone() -> None:
+    piece = convert(fragments_of([(1, 8, 8, 1, 7, 0)]))
+    assert within(piece, {DiskNumber(0): 0}) is piece
+
+
+@pytest.mark.parametrize(("lengths", "total"), [((412, 612), 1024), ((4092, 4), 4096), ((8192,), 8192)])
+def test_a_write_that_is_not_whole_sectors_is_refused(lengths: Tuple[int, ...], total: int) -> None:
+    """Also where they add up to whole sectors: the record would be right, and its payload another."""
+    made = fragments_of([(0, 8 * number, 8, 1, 7, 0) for number in range(len(lengths))])
+    made["length"] = lengths
+    assert sum(lengths) == total
+    with pytest.raises(Damaged, match="whole sectors"):
+        convert(made)
 
 
 def test_times_never_fall() -> None:

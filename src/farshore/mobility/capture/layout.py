@@ -54,6 +54,7 @@ class Cause(enum.IntEnum):
     UNKNOWN_OPERATION = 4
     REQUESTED = 5
     WRITE_FAILED = 6
+    JOINT_TAKEN = 8
 
 
 class Control(ctypes.Structure):

@@ -30,6 +30,7 @@ from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy, Forbidden, Malformed, NotFound, Unauthenticated
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.copying.copies import Copies
+from farshore.process_server.data_plane.incoming import read_batch
 from farshore.process_server.listening.exchange import Answer, Request
 from farshore.process_server.storing.throttled_store import over_the_limit
 from farshore.process_server.streams.registry import Streams
@@ -132,12 +133,8 @@ class Routes:
         return _json(self._standing(stream))
 
     def _batch(self, call: Call) -> Answer:
-        stream, _ = self._streams.granted(call.machine, call.epoch)
-        batch = batches.decode(call.request.body(batches.MAXIMUM_BYTES))
-        if (batch.machine, batch.epoch) != (call.machine, call.epoch):
-            raise Malformed("The batch is of another stream.", remedy="Send it to its own stream's address.")
-        if not len(batch.records):
-            raise Malformed("The batch holds no records.", remedy="Send a MARK record where nothing was written.")
+        stream, grant = self._streams.granted(call.machine, call.epoch)
+        batch = read_batch(call.request.body(batches.MAXIMUM_BYTES), grant)
         stream.receive(batch, Timing(call.request.arrived, call.request.sent))
         next_journal, next_base = stream.next_sequence(Role.JOURNAL), stream.next_sequence(Role.BASE)
         stored = stream.stored_sequence(Role.JOURNAL)

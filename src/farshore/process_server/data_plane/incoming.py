@@ -1,0 +1,33 @@
+"""A batch as it comes in: decoded, and held against the stream and the disks that the configuration server granted.
+
+Everything is checked before anything is acknowledged: an agent gives up what was.
+"""
+
+from __future__ import annotations
+
+from farshore.api_types.machines import Description
+from farshore.api_types.servers import StreamGrant
+from farshore.formats import batch as batches
+from farshore.formats.batch import Batch, Buffer
+from farshore.formats.record import DiskRoom, check_places
+from farshore.model.errors import Malformed
+from farshore.model.identifiers import SECTOR
+
+
+def read_batch(data: Buffer, grant: StreamGrant) -> Batch:
+    """Return the batch in ``data``. Raises Malformed, Damaged and Unsupported."""
+    batch = batches.decode(data)
+    if (batch.machine, batch.epoch) != (grant.machine, grant.epoch):
+        raise Malformed("The batch is of another stream.", remedy="Send it to its own stream's address.")
+    if not len(batch.records):
+        raise Malformed("The batch holds no records.", remedy="Send a MARK record where nothing was written.")
+    check_places(batch.records, _rooms(grant.description))
+    return batch
+
+
+def _rooms(description: Description) -> dict[int, DiskRoom]:
+    return {
+        disk.number: DiskRoom(disk.size // SECTOR, max(1, disk.logical_block_size // SECTOR))
+        for disk in description.disks
+        if not disk.excluded
+    }
