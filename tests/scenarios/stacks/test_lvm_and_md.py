@@ -76,8 +76,9 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     with tarfile.open(bundle.path) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (tmp_path / "unpacked" / bundle.release / "site").rename(site)
-    for script in ("in_guest.py", "unaligned_in_guest.py"):
-        shutil.copy(Path(__file__).with_name(script), site / script)
+    here = Path(__file__).parent
+    for script in (here / "in_guest.py", here / "unaligned_in_guest.py", here.parent / "capture" / "scattered.py"):
+        shutil.copy(script, site / script.name)
     shutil.copy(program_that_cuts_sectors(tmp_path), site / "faulty.bpf.o")
     packed = tmp_path / "site.tar"
     run(f"tar -C {tmp_path} -cf {packed} site")

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 
 import numpy as np
+from scattered import one_page
 
 from farshore.mobility.capture import Capture, capture
 from farshore.mobility.capture.disks import disk_at
@@ -43,8 +44,7 @@ def image(disk) -> np.ndarray:
 
 def write(offset: int, pieces: list) -> bool:
     descriptor = os.open(DEVICE, os.O_WRONLY | os.O_DIRECT)
-    memory = mmap.mmap(-1, 16 * PAGE)
-    memory[:] = os.urandom(len(memory))
+    memory = one_page(16)
     try:
         views = [memoryview(memory)[at : at + length] for at, length in pieces]
         return os.pwritev(descriptor, views, offset) == sum(length for _, length in pieces)

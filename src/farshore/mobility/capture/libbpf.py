@@ -68,7 +68,9 @@ class ProgramInfo(ctypes.Structure):
     """struct bpf_prog_info of <linux/bpf.h>, up to what we read."""
 
     _fields_ = (
-        ("before", ctypes.c_uint8 * 208),
+        ("before", ctypes.c_uint8 * 192),
+        ("run_time_ns", ctypes.c_uint64),
+        ("run_cnt", ctypes.c_uint64),
         ("recursion_misses", ctypes.c_uint64),
     )
 

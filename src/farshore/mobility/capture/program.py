@@ -188,12 +188,16 @@ class Program:
 
     def missed(self, name: str = "on_queue") -> int:
         """Runs of a hook that the kernel left out, as they would have interrupted another run on that processor."""
+        return int(self.info(name).recursion_misses)
+
+    def info(self, name: str) -> ProgramInfo:
+        """What the kernel tells of a hook."""
         program = self._program(name)
         info = ProgramInfo()
         size = ctypes.c_uint32(ctypes.sizeof(info))
         if self.library.bpf_obj_get_info_by_fd(self.library.bpf_program__fd(program), ctypes.byref(info), size) != 0:
             raise self.library.error("Asking for the capture program's statistics")
-        return int(info.recursion_misses)
+        return info
 
     # ---- inside ----
 
