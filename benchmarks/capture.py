@@ -35,6 +35,7 @@ from benchmarks._slow_device import slow_device
 from benchmarks._table import result, show
 from farshore.mobility.capture import Capture
 from farshore.mobility.capture.disks import disk_at
+from farshore.mobility.pump import BATCH_RING_BYTES, CUT_SECONDS
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
@@ -67,7 +68,8 @@ class Rounds:
 
 
 class Reader:
-    """Drains the ring as the mobility service does, keeps nothing; goes back to data mode if the ring overflowed."""
+    """Drains the ring when the mobility service does (mobility/pump.py), keeps nothing; goes back to data mode if the
+    ring overflowed."""
 
     def __init__(self, capture: Capture) -> None:
         self.overflows = 0
@@ -79,7 +81,13 @@ class Reader:
 
     def _work(self) -> None:
         started = resource.getrusage(resource.RUSAGE_THREAD)
+        last = time.monotonic()
         while not self._stop.is_set():
+            waiting = self._capture.position() - self._capture.drained()
+            if 0 < waiting < BATCH_RING_BYTES and time.monotonic() - last < CUT_SECONDS:
+                self._stop.wait(0.005)
+                continue
+            last = time.monotonic()
             batch = self._capture.drain(16 * MIB)
             if batch is not None:
                 batch.records["length"].sum()

@@ -581,13 +581,15 @@ static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u6
 	};
 	if (!length)
 		return;
+	if (!bpf_map_update_elem(&flying, &bio, &flight, BPF_NOEXIST))
+		return;
 	struct flight *old = bpf_map_lookup_elem(&flying, &bio);
 	if (old) {
 		/* The kernel reuses the address, so that bio is gone: its completion passed us by. */
 		if (old->left)
 			ADD(ctl->lost, 1);
 		*old = flight;
-	} else if (bpf_map_update_elem(&flying, &bio, &flight, BPF_NOEXIST)) {
+	} else {
 		ADD(ctl->untracked, 1);
 	}
 }

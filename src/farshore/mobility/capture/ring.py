@@ -101,9 +101,10 @@ class Ring:
 
     def _batch(self, records: npt.NDArray[Any]) -> RecordBatch:
         batch = RecordBatch(self, records, self._read)
-        for disk in np.unique(records["disk"]).tolist():
-            lengths = records["length"][records["disk"] == disk]
-            self._delivered[disk] = self._delivered.get(disk, 0) + int(lengths.sum(dtype=np.int64))
+        # In one pass, as each record is a cache line that is not there yet. Doubles: exact below 2^53 bytes.
+        lengths = np.bincount(records["disk"], weights=records["length"])
+        for disk in np.flatnonzero(lengths).tolist():
+            self._delivered[disk] = self._delivered.get(disk, 0) + int(lengths[disk])
         self._read = batch.end
         return batch
 
