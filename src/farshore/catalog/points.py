@@ -66,14 +66,14 @@ def get(tx: Transaction, machine: str, point: str) -> PointRow:
     return row
 
 
-def newest_crash_consistent(tx: Transaction, machine: str) -> int:
-    """Time of the last indexed crash-consistent point of the stream, 0 for none."""
-    times = (
-        select(PointRow.time)
+def newest_crash_consistent(tx: Transaction, machine: str) -> PointRow | None:
+    """Return the last indexed crash-consistent point of the stream, None if none is indexed."""
+    found = (
+        select(PointRow)
         .where(PointRow.machine == machine, PointRow.kind == PointKind.CRASH_CONSISTENT.value)
         .order_by(PointRow.epoch.desc(), PointRow.sequence.desc())
     )
-    return tx.scalar(times.limit(1)) or 0
+    return tx.scalar(found.limit(1))
 
 
 def counts(tx: Transaction) -> dict[str, int]:

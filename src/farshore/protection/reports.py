@@ -128,7 +128,12 @@ def _note_point(tx: Transaction, machine: MachineRow, epoch: EpochRow, point: Po
     kind = PointKind(point.kind)
     if kind is PointKind.CRASH_CONSISTENT and not point.name and not point.id:
         every = policies.get(tx, machine.policy).crash_consistent_every * SECOND
-        if 0 <= point.time - points.newest_crash_consistent(tx, machine.id) < every:
+        last = points.newest_crash_consistent(tx, machine.id)
+        # A repeated report brings points again that were left out the first time.
+        if last is not None and (point.epoch, point.sequence) <= (last.epoch, last.sequence):
+            return
+        # Times fall where a clock was set back: such a point is wanted at once.
+        if last is not None and 0 <= point.time - last.time < every:
             return
     if kind is PointKind.APP_CONSISTENT:
         machine.last_app_consistent = max(machine.last_app_consistent, point.time)

@@ -26,10 +26,10 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     made.close()
 
 
-def report(catalog: Catalog, **values: object) -> ReportAnswer:
+def report(catalog: Catalog, *, now: int = NOW, **values: object) -> ReportAnswer:
     body = {"url": "https://ps:9443", "version": "0.1.0", "spool_bytes": 0, "spool_limit": 100, **values}
     with catalog.writing() as tx:
-        return reports.apply(tx, add_server(tx), ServerReport.model_validate(body), NOW)
+        return reports.apply(tx, add_server(tx), ServerReport.model_validate(body), now)
 
 
 def stream(**values: object) -> StreamReport:
@@ -84,8 +84,9 @@ def test_points_before_the_copy_was_whole_are_not_listed(catalog: Catalog) -> No
 def test_crash_consistent_points_are_thinned_in_the_index_and_others_never(catalog: Catalog) -> None:
     segment_ends = [point(20 + number, number * 0.5) for number in range(41)]
     named = [point(200, 1.1, "app-consistent", id="named", name="before upgrade")]
-    report(catalog, epochs=[whole()], points=segment_ends + named)
-    report(catalog, points=segment_ends + named)
+    later = NOW + 30 * SECOND
+    report(catalog, now=later, epochs=[whole()], points=segment_ends + named)
+    report(catalog, now=later, points=segment_ends + named)  # a report that is repeated lists no more
     with catalog.reading() as tx:
         crash = points.listed(tx, MACHINE, kind=PointKind.CRASH_CONSISTENT)
         times = [(row.time - NOW) / SECOND for row in reversed(crash)]
