@@ -625,7 +625,7 @@ static __always_inline int is_excluded(struct disk *disk, u64 sector, u32 length
  * layer has split and checked the bio by then, and can refuse it no more (EAGAIN to who does not want to wait, EINVAL,
  * EOPNOTSUPP); each fragment comes by itself, also of a bio that an upper device sent on as it was; and the disk cannot
  * have it yet. Discards may join a request without any event, so they are taken down when they are queued, as is
- * everything for other disks. Those that are not to wait come often enough refused, and are seldom joined: land_one
+ * everything for other disks. Those that are not to wait are refused often enough, and seldom joined: land_unseen
  * looks after the ones that were.
  */
 static __always_inline int takes_request(struct disk *disk, u32 op, u32 opf)
@@ -814,24 +814,44 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 		bpf_map_delete_elem(&flying, &key); /* should this fail, left = 0 says that the entry is dead */
 }
 
-/* A write has ended that was not taken down. */
-static __always_inline void note_stranger(struct control *ctl, struct bio *bio, int had_request)
+/*
+ * A write has ended that was not taken down: it was submitted before the program was attached, the kernel skipped the
+ * program just then, or a discard joined a request without any event. Nobody has been told yet that it has ended, so
+ * what depends on it is not submitted yet: from here on in bitmap mode, with its blocks marked, nothing is lost.
+ */
+static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u32 bytes)
 {
 	u64 id = disk_key_of(bio);
 	struct disk *disk = bpf_map_lookup_elem(&disks, &id);
 	if (!disk)
 		return;
-	if (disk->by_request && !had_request) /* it was refused, and changed nothing */
-		return;
-	u32 opf = BPF_CORE_READ(bio, bi_opf);
-	u32 op = opf & OP_MASK;
-	if (disk->by_request && op == REQ_OP(REQ_OP_DISCARD) && takes_request(disk, op, opf)) {
-		u64 state = *(volatile u64 *)&ctl->state;
-		mark(ctl, disk, state, BPF_CORE_READ(bio, bi_iter.bi_sector), BPF_CORE_READ(bio, bi_iter.bi_size));
-		if (state & STATE_DATA)
-			to_bitmap_mode(ctl, state, CAUSE_UNSEEN);
-	}
 	ADD(ctl->strangers, 1);
+#ifndef BITMAP_ONLY
+	u32 index = disk->index;
+	struct counters *count = bpf_map_lookup_elem(&counters, &index);
+	if (!disk->by_request || !count || !bytes)
+		return;
+	u64 sector = BPF_CORE_READ(bio, bi_iter.bi_sector);
+	u64 state = *(volatile u64 *)&ctl->state;
+	ADD(count->bios, 1);
+	if (!ctl->untracked) { /* else it may have been counted when it was submitted */
+		if ((BPF_CORE_READ(bio, bi_opf) & OP_MASK) == REQ_OP(REQ_OP_DISCARD)) {
+			ADD(count->discarded, bytes);
+			ADD(count->discarded_done, bytes);
+		} else {
+			ADD(count->written, bytes);
+			ADD(count->written_done, bytes);
+		}
+	}
+	if (is_excluded(disk, sector, bytes)) {
+		ADD(count->excluded, bytes);
+		return;
+	}
+	mark(ctl, disk, state, sector, bytes);
+	ADD(count->mapped, bytes);
+	if (state & STATE_DATA)
+		to_bitmap_mode(ctl, state, CAUSE_UNSEEN);
+#endif
 }
 
 struct landing {
@@ -857,7 +877,7 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 		bytes = left;
 	struct flight *flight = find_flight(bio, &key);
 	if (!flight)
-		note_stranger(ctl, bio, 1);
+		land_unseen(ctl, bio, bytes);
 	else if (flight->left) {
 		if (bytes > flight->left)
 			bytes = flight->left;
@@ -919,10 +939,8 @@ int BPF_PROG(on_bio_done, struct request_queue *queue, struct bio *bio)
 	if (!(bio->bi_opf & 1) || !ctl)
 		return 0;
 	struct flight *flight = find_flight(bio, &key);
-	if (!flight) {
-		note_stranger(ctl, bio, 0);
+	if (!flight) /* it was refused before it got a request, or is what fragments were split off */
 		return 0;
-	}
 	u64 left = flight->left;
 	u64 size = bio->bi_iter.bi_size;
 	if (size > left)

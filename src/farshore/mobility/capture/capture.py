@@ -55,6 +55,7 @@ MOST_BITMAP_BYTES = 16 << 20
 _NO_RING = 1 << 16
 _IDLE_LOOKS = 3
 _LOOK_EVERY = 0.002
+_STRANGER_NANOSECONDS = 5 * 10**9
 _SECTOR = 512
 _ENDS = "The copy goes on by itself as soon as they are known to have ended."
 
@@ -165,6 +166,11 @@ class Capture:
         At most ``max_bytes`` of the ring, and nothing from ring position ``until`` on.
         """
         return self._program.ring.drain(max_bytes, until)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of the ring."""
+        return self._program.ring.size
 
     def position(self) -> int:
         """The ring position now: every write submitted before the call, in data mode, lies before it."""
@@ -278,7 +284,8 @@ class Capture:
         with self._lock:
             watched = self._disks.get(number)
             position = self._program.ring.position()
-            if not self._program.in_data_mode() or self._has_untracked() or watched.ended_before < watched.attached:
+            known = self._knows_strangers(watched) and not self._has_untracked()
+            if not known or not self._program.in_data_mode():
                 return None
             # A write whose record lies before the position was noted in the map before it got its record.
             flights = self._flights(watched)
@@ -372,10 +379,8 @@ class Capture:
         with self._lock:
             verdicts = {}
             for number, watched in self._disks.items():
-                if not self._strangers_ended(number):
-                    blind = not _keeps_stat(watched.disk.device)
-                    verdicts[number] = Verdict(State.BLIND if blind else State.UNSETTLED)
-                    self._note_blindness(number, watched.disk, verdicts[number].state)
+                if not (self._knows_strangers(watched) or self._is_quiet(number, watched)):
+                    verdicts[number] = Verdict(State.UNSETTLED)
                     continue
                 taken, before = self._last_counts.get(number) or (time.monotonic(), self._disks.counters(number))
                 time.sleep(max(0.0, taken + SAMPLE_AGE - time.monotonic()))
@@ -468,23 +473,23 @@ class Capture:
             time.sleep(_LOOK_EVERY)
 
     def _not_ended(self, before: int) -> Optional[TryLater]:
-        """Why some write that was submitted before ``before`` may still change a disk; None: none can.
+        """Why some write that was submitted before ``before`` may still change a disk unnoticed; None: none can.
 
         The program's map of writes in flight is never short of one, a few apart for which there was no room. It may
-        hold one too many, as a completion can pass the hook by; and writes from before the hook was attached are not in
-        it. For both the kernel is asked for an instant without any. How long a write takes says nothing.
+        hold one too many, as a completion can pass the hook by: the kernel is asked for an instant without any. How
+        long a write takes says nothing. Writes from before the hook was attached are not in the map. On most disks the
+        program falls back to the bitmap when one of them ends; on the others they are waited for too.
         """
         untracked = self._has_untracked()
         for number, watched in self._disks.items():
             flights = self._flights(watched)
             flights = flights[flights["time"] < before]
-            if not len(flights) and not untracked and watched.ended_before >= watched.attached:
+            strangers = not self._knows_strangers(watched) or self._may_soon_end(watched)
+            if not len(flights) and not untracked and not strangers:
                 continue
             if self._is_quiet(number, watched):
                 continue
-            if len(flights):
-                return _in_flight(watched.disk, flights)
-            return _never_idle(watched.disk)
+            return _in_flight(watched.disk, flights) if len(flights) else _never_idle(watched.disk)
         if untracked:  # every disk was quiet since
             self._untracked_landed = int(self._program.control.untracked)
         return None
@@ -492,10 +497,15 @@ class Capture:
     def _has_untracked(self) -> bool:
         return int(self._program.control.untracked) != self._untracked_landed
 
-    def _strangers_ended(self, number: DiskNumber) -> bool:
-        """Have the writes ended that were submitted before we were attached? They are in none of our counts."""
-        watched = self._disks.get(number)
-        return watched.ended_before >= watched.attached or self._is_quiet(number, watched)
+    def _knows_strangers(self, watched: Watched) -> bool:
+        """Whether a write that was submitted before we were attached cannot end unnoticed."""
+        return watched.by_request or watched.ended_before >= watched.attached
+
+    def _may_soon_end(self, watched: Watched) -> bool:
+        """Whether to wait for such writes, rather than fall back in a moment. Nothing else rests on it."""
+        if watched.ended_before >= watched.attached:
+            return False
+        return time.monotonic_ns() < watched.attached + _STRANGER_NANOSECONDS
 
     def _flights(self, watched: Watched) -> npt.NDArray[Any]:
         """Writes to a disk that have been submitted and are not known to have ended."""

@@ -97,16 +97,6 @@ class Program:
         """The hooks that take writes down."""
         return (QUEUE_HOOK,) if self.bitmap_only else (*REQUEST_HOOKS, QUEUE_HOOK)
 
-    def attach_taking(self) -> None:
-        """See writes again after ``detach_taking``."""
-        for name in self.taking_hooks:
-            self._attach(name)
-
-    def detach_taking(self) -> None:
-        """Miss all writes, while completions are still seen."""
-        for name in self.taking_hooks:
-            self._detach(name)
-
     def stop_learning(self) -> None:
         """Detach the hook that learns where pages lie in memory: it is of no use once that is known."""
         self._detach(LEARNING_HOOK)

@@ -43,6 +43,8 @@ class Watched:
     index: int
     area: Area
     retired: Tuple[Area, ...] = ()
+    by_request: bool = False
+    """The program sees each of its requests, and so also the end of a write whose beginning it did not see."""
     exclusions: _Span = field(default_factory=_Span)
     ledger: Ledger = field(default_factory=Ledger)
     undelivered: int = 0
@@ -90,7 +92,13 @@ class WatchedDisks:
         if not free:
             raise Refused(f"No more than {MAX_DISKS} disks can be captured.", remedy="Exclude a disk.")
         area = place(disk.sectors, self._areas(), self._program.slot_words, shift)
-        watched = Watched(disk, min(free), area, delivered_before=self._program.ring.delivered(number) or 0)
+        watched = Watched(
+            disk,
+            min(free),
+            area,
+            by_request=not self._program.bitmap_only and works_on_requests(disk.device),
+            delivered_before=self._program.ring.delivered(number) or 0,
+        )
         self._program.clear_counters(watched.index)
         self._disks[number] = watched
         self._publish(number)
@@ -174,7 +182,7 @@ class WatchedDisks:
             shift=watched.area.shift,
             first_exclusion=watched.exclusions.first,
             exclusions=watched.exclusions.count,
-            by_request=not self._program.bitmap_only and works_on_requests(watched.disk.device),
+            by_request=watched.by_request,
         )
         self._program.put_disk(_key(watched.disk), entry)
         grace_period()
