@@ -50,6 +50,11 @@ _MILESTONE_SECONDS = 60.0
 _ACKNOWLEDGE_SECONDS = 1.0
 _SETTLE_SECONDS = 5.0
 _END_SECONDS = 1.0
+_FULL_SECONDS = 0.05
+_LIVE_PASSES = 16
+_LITTLE_BYTES = 4 << 20
+_SHRINKING = 0.75
+"""Another pass over what was missed is worth it if it found at most this part of what the one before found."""
 _ESCAPED = "Writes escaped the capture."
 
 
@@ -192,7 +197,10 @@ class EpochRun:
         try:
             # Before the rest: while earlier writes are waited for, the journal grows already.
             workers.append(Worker("sender", self._sender.run, self._changed))
-            self._open(workers, stop)
+            try:
+                self._open(workers, stop)
+            except FarshoreError as error:
+                return self._failed(error)
             log.info(
                 "Epoch begun.",
                 extra={"fields": {"epoch": self._epoch, "kind": self.grant.kind.value, "disks": len(self._disks)}},
@@ -255,6 +263,7 @@ class EpochRun:
         The journal holds records from before this entry: they lie below what was missed, and the base below them.
         """
         while True:
+            self._copy_missed(workers, stop)
             self._pump.reopen()
             workers.remove(self._pump_worker)
             if self._enter(workers, stop):
@@ -264,6 +273,30 @@ class EpochRun:
             self._log_fallback()
         assert self._dirty is not None
         self._pump.mend(functools.partial(dirty_pieces, self._disks, self._dirty.blocks, self._clock))
+
+    def _copy_missed(self, workers: List[Worker], stop: threading.Event) -> None:
+        """In bitmap mode, read what was missed into the journal, again and again, until little is left to be mended.
+
+        A busy machine with a small ring stays in data mode for moments only. In bitmap mode nothing overflows, and what
+        is written often is read once. What is written meanwhile is noted, so the order does not matter here either.
+        """
+        last: Optional[int] = None
+        for _ in range(_LIVE_PASSES):
+            try:
+                blocks = self._capture.collect(timeout=_SETTLE_SECONDS)
+            except TryLater:  # writes have not ended: that is told once data mode is entered
+                return
+            size = sum(count_blocks(ranges) for ranges in blocks.values()) * BLOCK
+            if size <= _LITTLE_BYTES or (last is not None and size > last * _SHRINKING):
+                self._capture.give_back(Dirty(0, blocks))
+                return
+            for piece in dirty_pieces(self._disks, blocks, self._clock):
+                while not self._pump.append(piece):
+                    if stop.wait(_FULL_SECONDS):
+                        raise Stopped
+                    if _error_of(workers) is not None:
+                        return
+            last = size
 
     def _watch(self, workers: List[Worker], stop: threading.Event) -> Ended:
         while True:
@@ -288,7 +321,10 @@ class EpochRun:
                     continue
             cause = self._log_fallback()
             if self._may_mend():
-                self._mend(workers, stop)
+                try:
+                    self._mend(workers, stop)
+                except FarshoreError as error:
+                    return self._failed(error)
             elif self._all_acknowledged(workers, stop):
                 return self._ended(EpochEnd.OVERFLOW, cause)
 

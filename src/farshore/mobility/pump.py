@@ -203,6 +203,13 @@ class Pump:
             self._ended, self._opening, self._whole, self._mending = False, True, False, None
             self._recorded = RecordedSectors()
 
+    def append(self, piece: Piece) -> bool:
+        """While no run is under way: put these records at the journal's end. False: the backlog is full, try again."""
+        if self._held is not None and not self._put(self._held):
+            return False
+        self._emit(piece)
+        return True
+
     def mend(self, read: Callable[[RecordedSectors], Iterator[Piece]]) -> None:
         """Put blocks into the journal while draining goes on. ``read``: reads them when each piece is asked for, in the
         pump's thread, and leaves out the sectors that are recorded by then."""
