@@ -7,7 +7,9 @@ and journal apart. Each case has its control: with the fault put back, it fails.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -292,3 +294,51 @@ def test_what_is_waited_for_is_told(disk):
             disk.release()
             until(lambda: run.consistent, "not consistent")
             assert run.waiting == ""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(30))
+def test_any_schedule_of_held_writes_overflows_and_refusals_ends_equal(disk, seed):
+    """Data mode is entered many times in one epoch, with writes in flight all along. A failure names its seed."""
+    chance = random.Random(seed)
+    copying = Gate()
+    server = ProcessServerDouble({0: SIZE}, lambda call: copying.wait() if call == "compare" else None)
+    with Capture({NUMBER: disk.disk}, ring_bytes=4 * RING, scratch=SCRATCH) as capture:
+        held: set[int] = set()
+        if chance.random() < 0.5:
+            held.add(SIZE // 4096 - 1)
+            disk.hold(SIZE - 4096, os.urandom(4096))
+        with epoch(disk, server, capture) as run:
+            for _ in range(60):
+                kind = chance.choice(("write", "write", "write", "hold", "release", "burst", "refused", "wait"))
+                if kind == "write":
+                    at = chance.randrange(SIZE // 512 - 16)
+                    if not {at // 8, at // 8 + 1, at // 8 + 2} & held:
+                        disk.write(at * 512, os.urandom(512 * chance.choice((1, 8, 16))))
+                elif kind == "hold" and len(held) < 6:
+                    one = chance.randrange(512, 900)  # beyond the bursts
+                    if one not in held:
+                        held.add(one)
+                        disk.hold(one * 4096, os.urandom(4096))
+                elif kind == "release":
+                    disk.release()
+                    held.clear()
+                elif kind == "burst":  # more than the ring holds
+                    disk.write(0, os.urandom(2 * MIB))
+                elif kind == "refused":
+                    with contextlib.suppress(OSError):
+                        _write_unaligned(disk)
+                else:
+                    time.sleep(chance.random() / 4)
+            disk.release()
+            copying.opened.set()
+            assert equal_at_last(disk, server, run) == [], f"seed {seed}"
+
+
+def _write_unaligned(disk: HeldDisk) -> None:
+    descriptor = os.open(disk.loop.device, os.O_WRONLY | os.O_DIRECT)
+    try:
+        os.pwrite(descriptor, memoryview(mmap.mmap(-1, 8192))[4:4100], 0)
+    finally:
+        os.close(descriptor)
