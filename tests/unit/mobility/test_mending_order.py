@@ -39,7 +39,8 @@ class Simulation:
         self.clock = FakeClock()
         self.ring = RingDouble(self.clock)
         self.backlog = Backlog(None, memory_bytes=1 << 26)
-        self.pump = Pump(self.ring, Journal(MACHINE, 1, self.clock), self.backlog, self.clock)
+        journal = Journal(MACHINE, 1, self.clock)
+        self.pump = Pump(self.ring, journal, self.backlog, self.clock, {DiskNumber(0): SIZE})
         self.pump.opened()
         self.in_flight: List[Tuple[int, bytes]] = []
         self.replica = bytearray(SIZE)
