@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from farshore.mobility.capture import Capture
-from farshore.mobility.capture.program import HOOKS
+from farshore.mobility.capture.program import COMPLETION_HOOKS
 
 _RUN_TIME = 0
 
@@ -34,7 +34,7 @@ def run_time(capture: Capture) -> Iterator[RunTime]:
         raise program.library.error("Asking for the run time of programs")
     made = RunTime({}, {})
     try:
-        before = {hook: program.info(hook) for hook in HOOKS}
+        before = {hook: program.info(hook) for hook in (*program.taking_hooks, *COMPLETION_HOOKS)}
         yield made
         for hook, was in before.items():
             now = program.info(hook)

@@ -35,6 +35,7 @@ from benchmarks._slow_device import slow_device
 from benchmarks._table import result, show
 from farshore.mobility.capture import Capture
 from farshore.mobility.capture.disks import disk_at
+from farshore.mobility.capture.program import COMPLETION_HOOKS
 from farshore.mobility.pump import BATCH_RING_BYTES, CUT_SECONDS, POLL_SECONDS
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import DiskNumber
@@ -222,8 +223,8 @@ def _costs(device: Path, file: Path, seconds: float) -> dict[str, float]:
             writes = capture.counters()[DISK].bios - before
         finally:
             reader.stop()
-    submission = spent.seconds.pop("on_queue")
-    parts = {"submission": submission, "completion": sum(spent.seconds.values()), "reader": reader.processor_seconds}
+    completion = sum(spent.seconds.pop(hook) for hook in COMPLETION_HOOKS)
+    parts = {"submission": sum(spent.seconds.values()), "completion": completion, "reader": reader.processor_seconds}
     return {name: part / writes * 1e6 for name, part in parts.items()}
 
 

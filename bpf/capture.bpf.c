@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * Sees every write to the protected disks as it is submitted, and keeps it: in data mode with its bytes, in one ring
- * for all disks; in bitmap mode as dirty bits. docs/decisions/2026-11-22-capture-order.md argues why the ring's order
+ * Sees every write to the protected disks when the block layer has taken it and before the disk gets it, and keeps it:
+ * in data mode with its bytes, in one ring for all disks; in bitmap mode as dirty bits. docs/decisions/2026-11-22-capture-order.md argues why the ring's order
  * is right and why each write ends in exactly one of the two places; 2026-11-22-capture-layout.md beside it has the
  * layouts that user space (src/farshore/mobility/capture/) shares.
  *
@@ -26,7 +26,6 @@
 #define MAX_DISKS 64
 #define MAX_EXCLUSIONS 2048
 #define MAX_FLYING 65536
-#define STATUS_AGAIN 12 /* BLK_STS_AGAIN: a bio that was not to wait; its submitter tries again */
 #ifdef BITMAP_ONLY
 /* The verifier walks through such loops step by step. 2048 words are 512 MiB at 4 KiB a bit. */
 #define MAX_WORDS_MARKED 2048
@@ -41,7 +40,6 @@
 /* State word: bit 0 data mode, bit 1 bitmap slot in use, bits 8.. generation. */
 #define STATE_DATA 1ULL
 #define STATE_SLOT(state) (((state) >> 1) & 1)
-#define STATE_GENERATION(state) ((u8)((state) >> 8))
 
 enum kind { KIND_WRITE = 1, KIND_ZERO = 2, KIND_DISCARD = 3, KIND_FLUSH = 4 };
 enum flag { FLAG_FUA = 1, FLAG_PREFLUSH = 2 };
@@ -52,6 +50,7 @@ enum cause {
 	CAUSE_NO_ADDRESS = 3,
 	CAUSE_UNKNOWN_OP = 4,
 	CAUSE_WRITE_FAILED = 6,
+	CAUSE_UNSEEN = 7,
 	CAUSE_JOINT_TAKEN = 8,
 };
 
@@ -73,8 +72,7 @@ struct control {
 	u64 since;	   /* when it did; CLOCK_MONOTONIC, ns */
 	u64 slot_words;	   /* u64 words of one bitmap slot; set before attaching */
 	u64 whole[2];	   /* by slot: disks, one bit each, all of whose blocks count as dirty */
-	u64 strangers;	   /* writes completed that were submitted before the program was attached */
-	u64 last_stranger; /* when the last of them completed */
+	u64 strangers;	   /* writes completed that were not taken down: of before the program was attached */
 	u64 untracked;	   /* writes that found no room in `flying` */
 	u64 lost;	   /* entries of `flying` whose completion was not seen */
 };
@@ -87,7 +85,7 @@ struct disk {
 	u32 shift; /* log2 of the sectors that one bit stands for */
 	u32 first_exclusion;
 	u32 exclusions;
-	u32 unused;
+	u32 by_request; /* the disk works on requests (blk-mq): see takes_request */
 };
 
 struct exclusion {
@@ -97,8 +95,8 @@ struct exclusion {
 
 struct counters {
 	u64 bios;
-	u64 written;	/* bytes of writes and write-zeroes submitted */
-	u64 discarded;	/* bytes of discards submitted */
+	u64 written;	/* bytes of writes and write-zeroes taken */
+	u64 discarded;	/* bytes of discards taken */
 	u64 captured;	/* of both, bytes put into the ring */
 	u64 mapped;	/* of both, bytes put into the bitmap */
 	u64 excluded;	/* of both, bytes left out on purpose */
@@ -116,7 +114,7 @@ struct flight {
 	u64 time;
 	u32 length;
 	u16 index;
-	u8 generation;
+	u8 by_queue; /* noted where it was queued: what the block layer splits off it is not noted again */
 	u8 discard;
 	u64 left; /* bytes that have not come to an end; 0: the entry is dead */
 };
@@ -567,7 +565,7 @@ int BPF_PROG(learn_address, struct buffer_head *buffer)
 
 /* ---- writes in flight ---- */
 
-static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u64 sector, u32 length, u8 generation,
+static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u64 sector, u32 length, u8 by_queue,
 				     u8 discard)
 {
 	struct flight flight = {
@@ -575,7 +573,7 @@ static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u6
 		.time = bpf_ktime_get_ns(),
 		.length = length,
 		.index = index,
-		.generation = generation,
+		.by_queue = by_queue,
 		.discard = discard,
 		.left = length,
 	};
@@ -622,8 +620,20 @@ static __always_inline int is_excluded(struct disk *disk, u64 sector, u32 length
 
 /* ---- submission ---- */
 
-SEC("tp_btf/block_bio_queue")
-int BPF_PROG(on_queue, struct bio *bio)
+/*
+ * Where a write is taken down. On a disk that works on requests: when a bio gets a request, or joins one. The block
+ * layer has split and checked the bio by then, and can refuse it no more (EAGAIN to who does not want to wait, EINVAL,
+ * EOPNOTSUPP); each fragment comes by itself, also of a bio that an upper device sent on as it was; and the disk cannot
+ * have it yet. Discards may join a request without any event, so they are taken down when they are queued, as is
+ * everything for other disks. Those that are not to wait are refused often enough, and seldom joined: land_unseen
+ * looks after the ones that were.
+ */
+static __always_inline int takes_request(struct disk *disk, u32 op, u32 opf)
+{
+	return disk->by_request && (op != REQ_OP(REQ_OP_DISCARD) || opf & REQ_FLAG(__REQ_NOWAIT));
+}
+
+static __always_inline int take(struct bio *bio, int has_request)
 {
 	u32 opf = bio->bi_opf;
 	u32 op = opf & OP_MASK;
@@ -633,7 +643,7 @@ int BPF_PROG(on_queue, struct bio *bio)
 
 	u64 key = disk_key(bio->bi_bdev->bd_disk);
 	struct disk *disk = bpf_map_lookup_elem(&disks, &key);
-	if (!disk)
+	if (!disk || takes_request(disk, op, opf) != has_request)
 		return 0;
 	struct control *ctl = the_control();
 	u32 index = disk->index;
@@ -675,7 +685,7 @@ int BPF_PROG(on_queue, struct bio *bio)
 		ADD(count->discarded, length);
 	else
 		ADD(count->written, length);
-	take_off(ctl, (u64)bio, index, sector, length, STATE_GENERATION(state), discard);
+	take_off(ctl, (u64)bio, index, sector, length, !has_request, discard);
 
 	if (is_excluded(disk, sector, length)) {
 		ADD(count->excluded, length);
@@ -705,13 +715,39 @@ int BPF_PROG(on_queue, struct bio *bio)
 	return 0;
 }
 
+SEC("tp_btf/block_bio_queue")
+int BPF_PROG(on_queue, struct bio *bio)
+{
+	return take(bio, 0);
+}
+
+#ifndef BITMAP_ONLY
+SEC("tp_btf/block_getrq")
+int BPF_PROG(on_request, struct bio *bio)
+{
+	return take(bio, 1);
+}
+
+SEC("tp_btf/block_bio_backmerge")
+int BPF_PROG(on_back_merge, struct bio *bio)
+{
+	return take(bio, 1);
+}
+
+SEC("tp_btf/block_bio_frontmerge")
+int BPF_PROG(on_front_merge, struct bio *bio)
+{
+	return take(bio, 1);
+}
+#endif
+
 /* ---- completion ---- */
 
 /*
  * What a request brings home ends here, by block_rq_complete; bios that never became a request (refused ones, those of
  * drivers without requests) end by block_bio_complete, which the kernel holds back for the others. Both count bytes
- * off the flight of the bio that was queued: the block layer may have split it into fragments and merged those with
- * others.
+ * off the flight of the bio. Where that was noted when the bio was queued, the block layer may have split it into
+ * fragments since.
  */
 
 /* Was the bio split off another by the block layer? Such a fragment was never queued itself; bi_private is the other. */
@@ -739,13 +775,13 @@ static __always_inline struct flight *find_flight(struct bio *bio, u64 *key)
 	if (flight)
 		return flight;
 	*key = whole_bio(bio);
-	return *key ? bpf_map_lookup_elem(&flying, key) : NULL;
+	flight = *key ? bpf_map_lookup_elem(&flying, key) : NULL;
+	return flight && flight->by_queue ? flight : NULL;
 }
 
 /*
  * `bytes` of a flight have come to an end; `refused` of them never reached the disk. With an error the disk's content
- * there is not known, while the ring may say it was written: bitmap mode makes user space look. A write that is only
- * to be tried again is no reason for that, as it comes again; the bits remain in case it does not.
+ * there is not known, while the ring may say it was written: bitmap mode makes user space look.
  */
 static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, struct flight *flight, u64 bytes,
 				 u64 refused, u32 error)
@@ -762,7 +798,7 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 			__sync_fetch_and_or(&ctl->whole[STATE_SLOT(state)], 1ULL << (index & 63));
 		if (count)
 			ADD(count->failed, bytes);
-		if (error != STATUS_AGAIN && state & STATE_DATA)
+		if (state & STATE_DATA)
 			to_bitmap_mode(ctl, state, CAUSE_WRITE_FAILED);
 	}
 	if (count) {
@@ -778,13 +814,44 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 		bpf_map_delete_elem(&flying, &key); /* should this fail, left = 0 says that the entry is dead */
 }
 
-static __always_inline void note_stranger(struct control *ctl, struct bio *bio)
+/*
+ * A write has ended that was not taken down: it was submitted before the program was attached, the kernel skipped the
+ * program just then, or a discard joined a request without any event. Nobody has been told yet that it has ended, so
+ * what depends on it is not submitted yet: from here on in bitmap mode, with its blocks marked, nothing is lost.
+ */
+static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u32 bytes)
 {
 	u64 id = disk_key_of(bio);
-	if (!bpf_map_lookup_elem(&disks, &id))
+	struct disk *disk = bpf_map_lookup_elem(&disks, &id);
+	if (!disk)
 		return;
 	ADD(ctl->strangers, 1);
-	ctl->last_stranger = bpf_ktime_get_ns();
+#ifndef BITMAP_ONLY
+	u32 index = disk->index;
+	struct counters *count = bpf_map_lookup_elem(&counters, &index);
+	if (!disk->by_request || !count || !bytes)
+		return;
+	u64 sector = BPF_CORE_READ(bio, bi_iter.bi_sector);
+	u64 state = *(volatile u64 *)&ctl->state;
+	ADD(count->bios, 1);
+	if (!ctl->untracked) { /* else it may have been counted when it was submitted */
+		if ((BPF_CORE_READ(bio, bi_opf) & OP_MASK) == REQ_OP(REQ_OP_DISCARD)) {
+			ADD(count->discarded, bytes);
+			ADD(count->discarded_done, bytes);
+		} else {
+			ADD(count->written, bytes);
+			ADD(count->written_done, bytes);
+		}
+	}
+	if (is_excluded(disk, sector, bytes)) {
+		ADD(count->excluded, bytes);
+		return;
+	}
+	mark(ctl, disk, state, sector, bytes);
+	ADD(count->mapped, bytes);
+	if (state & STATE_DATA)
+		to_bitmap_mode(ctl, state, CAUSE_UNSEEN);
+#endif
 }
 
 struct landing {
@@ -810,7 +877,7 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 		bytes = left;
 	struct flight *flight = find_flight(bio, &key);
 	if (!flight)
-		note_stranger(ctl, bio);
+		land_unseen(ctl, bio, bytes);
 	else if (flight->left) {
 		if (bytes > flight->left)
 			bytes = flight->left;
@@ -872,10 +939,8 @@ int BPF_PROG(on_bio_done, struct request_queue *queue, struct bio *bio)
 	if (!(bio->bi_opf & 1) || !ctl)
 		return 0;
 	struct flight *flight = find_flight(bio, &key);
-	if (!flight) {
-		note_stranger(ctl, bio);
+	if (!flight) /* it was refused before it got a request, or is what fragments were split off */
 		return 0;
-	}
 	u64 left = flight->left;
 	u64 size = bio->bi_iter.bi_size;
 	if (size > left)

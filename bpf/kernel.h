@@ -90,6 +90,7 @@ enum req_op {
 enum req_flag_bits {
 	__REQ_FUA = 17,
 	__REQ_PREFLUSH = 18,
+	__REQ_NOWAIT = 21,
 };
 
 enum pageflags {

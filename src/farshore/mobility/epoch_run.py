@@ -48,6 +48,13 @@ log = logging.getLogger(__name__)
 _ACCOUNT_SECONDS = 1.0
 _MILESTONE_SECONDS = 60.0
 _ACKNOWLEDGE_SECONDS = 1.0
+_SETTLE_SECONDS = 5.0
+_END_SECONDS = 1.0
+_FULL_SECONDS = 0.05
+_LIVE_PASSES = 16
+_LITTLE_BYTES = 4 << 20
+_SHRINKING = 0.75
+"""Another pass over what was missed is worth it if it found at most this part of what the one before found."""
 _ESCAPED = "Writes escaped the capture."
 
 
@@ -120,6 +127,9 @@ class EpochRun:
         self._sender = Sender(self._backlog, plane, limits.bandwidth, clock)
         self._progress: Optional[CopyProgress] = None
         self._dirty: Optional[Dirty] = None
+        self._overlay: Mapping[DiskNumber, Ranges] = {}
+        self.waiting = ""
+        """Why the copy cannot begin, or go on: writes from before have not ended; empty: they have."""
         self._deciding = threading.Lock()
         self._mends = 0
         self._reached: Optional[Milestone] = None
@@ -185,13 +195,18 @@ class EpochRun:
         """Open the epoch, copy its base, and go on until it ends. Leaves the capture in bitmap mode, drained."""
         workers: List[Worker] = []
         try:
-            self._begin_data_mode(workers, stop)
+            # Before the rest: while earlier writes are waited for, the journal grows already.
+            workers.append(Worker("sender", self._sender.run, self._changed))
+            try:
+                self._open(workers, stop)
+            except FarshoreError as error:
+                return self._failed(error)
             log.info(
                 "Epoch begun.",
                 extra={"fields": {"epoch": self._epoch, "kind": self.grant.kind.value, "disks": len(self._disks)}},
             )
-            workers.append(Worker("sender", self._sender.run, self._changed))
-            workers.append(Worker("copy", self._copy, self._changed))
+            if _error_of(workers) is None:
+                workers.append(Worker("copy", self._copy, self._changed))
             return self._watch(workers, stop)
         except Stopped:
             return self._ended(EpochEnd.STOPPED)
@@ -204,12 +219,84 @@ class EpochRun:
                 worker.join()
             self._discard_ring()
 
-    def _begin_data_mode(self, workers: List[Worker], stop: threading.Event) -> None:
-        """Start the pump, so that the ring is drained meanwhile, and switch over."""
+    def _open(self, workers: List[Worker], stop: threading.Event) -> None:
+        """Enter data mode. What was missed before lies in the base, if the journal is empty; else it is mended."""
+        if self._enter(workers, stop):
+            assert self._dirty is not None
+            self._overlay = self._dirty.blocks
+        elif _error_of(workers) is None:
+            self._log_fallback()
+            self._enter_again(workers, stop)
+
+    def _enter(self, workers: List[Worker], stop: threading.Event) -> bool:
+        """Start the pump, so that the ring is drained meanwhile, switch over, and wait until earlier writes have ended.
+
+        False: before that the capture fell back to the bitmap, and the pump has ended; or a worker has failed.
+        """
         self._pump_worker = Worker("pump", self._pump.run, self._changed)
         workers.append(self._pump_worker)
-        self._dirty = until_done(self._capture.begin_data_mode, stop, "Capture")
+        entry = until_done(self._capture.enter_data_mode, stop, "Capture")
         self._pump.opened()
+        try:
+            while _error_of(workers) is None:
+                if stop.is_set():
+                    raise Stopped
+                try:
+                    self._dirty = self._capture.settled(entry, timeout=_SETTLE_SECONDS)
+                    return True
+                except TryLater as error:
+                    if not self.waiting:
+                        log.warning("The copy waits: %s", error)
+                    self.waiting = str(error)
+                except WrongState:  # it fell back
+                    break
+        finally:
+            self.waiting = ""
+        while not self._pump_worker.finished and _error_of(workers) is None:
+            if stop.wait(_END_SECONDS):
+                raise Stopped
+        return False
+
+    def _enter_again(self, workers: List[Worker], stop: threading.Event) -> None:
+        """Until earlier writes have ended before the capture falls back once more; then mend what was missed.
+
+        The journal holds records from before this entry: they lie below what was missed, and the base below them.
+        """
+        while True:
+            self._copy_missed(workers, stop)
+            self._pump.reopen()
+            workers.remove(self._pump_worker)
+            if self._enter(workers, stop):
+                break
+            if _error_of(workers) is not None:
+                return
+            self._log_fallback()
+        assert self._dirty is not None
+        self._pump.mend(functools.partial(dirty_pieces, self._disks, self._dirty.blocks, self._clock))
+
+    def _copy_missed(self, workers: List[Worker], stop: threading.Event) -> None:
+        """In bitmap mode, read what was missed into the journal, again and again, until little is left to be mended.
+
+        A busy machine with a small ring stays in data mode for moments only. In bitmap mode nothing overflows, and what
+        is written often is read once. What is written meanwhile is noted, so the order does not matter here either.
+        """
+        last: Optional[int] = None
+        for _ in range(_LIVE_PASSES):
+            try:
+                blocks = self._capture.collect(timeout=_SETTLE_SECONDS)
+            except TryLater:  # writes have not ended: that is told once data mode is entered
+                return
+            size = sum(count_blocks(ranges) for ranges in blocks.values()) * BLOCK
+            if size <= _LITTLE_BYTES or (last is not None and size > last * _SHRINKING):
+                self._capture.give_back(Dirty(0, blocks))
+                return
+            for piece in dirty_pieces(self._disks, blocks, self._clock):
+                while not self._pump.append(piece):
+                    if stop.wait(_FULL_SECONDS):
+                        raise Stopped
+                    if _error_of(workers) is not None:
+                        return
+            last = size
 
     def _watch(self, workers: List[Worker], stop: threading.Event) -> Ended:
         while True:
@@ -217,7 +304,7 @@ class EpochRun:
             self._changed.clear()
             if stop.is_set():
                 return self._ended(EpochEnd.STOPPED)
-            failed = next((worker.error for worker in workers if worker.error), None)
+            failed = _error_of(workers)
             if failed is not None:
                 return self._failed(failed)
             self._suspect |= self._account()
@@ -232,10 +319,12 @@ class EpochRun:
                     return self._ended(EpochEnd.ESCAPED if self._suspect else EpochEnd.LEFT)
                 if self.consistent:
                     continue
-            cause = self._cause()
-            log.warning("Capture fell back to the bitmap.", extra={"fields": {"cause": cause, "epoch": self._epoch}})
+            cause = self._log_fallback()
             if self._may_mend():
-                self._mend(workers, stop)
+                try:
+                    self._mend(workers, stop)
+                except FarshoreError as error:
+                    return self._failed(error)
             elif self._all_acknowledged(workers, stop):
                 return self._ended(EpochEnd.OVERFLOW, cause)
 
@@ -252,13 +341,10 @@ class EpochRun:
 
     def _mend(self, workers: List[Worker], stop: threading.Event) -> None:
         """Go on with the same epoch: what was missed is read again into the journal."""
-        assert self._dirty is not None
-        if not self._pump.whole:
+        if not self._pump.whole and self._dirty is not None:
             self._capture.give_back(self._dirty)  # it was mending already: all of it once more
-        self._pump.reopen()
-        workers.remove(self._pump_worker)
-        self._begin_data_mode(workers, stop)
-        self._pump.mend(dirty_pieces(self._disks, self._dirty.blocks, self._clock))
+        self._dirty = None
+        self._enter_again(workers, stop)
 
     def _all_acknowledged(self, workers: List[Worker], stop: threading.Event) -> bool:
         """The journal is complete: have all of it acknowledged, and the base declared, before the next epoch begins.
@@ -275,8 +361,7 @@ class EpochRun:
 
     def _copy(self, stop: threading.Event) -> None:
         """The base, then the sequence from which on base and journal together are a consistent state."""
-        assert self._dirty is not None
-        dirty, runs = self._dirty.blocks, self._plan.chunks
+        dirty, runs = self._overlay, self._plan.chunks
         if self.grant.kind is EpochKind.HEAL:
             whole = {
                 disk.number for disk in self._disks if copied_bytes(runs.get(disk.number, ()), disk.size) >= disk.size
@@ -373,9 +458,12 @@ class EpochRun:
             log.error("Writes escaped the capture.", extra={"fields": {"gaps": told}})
         return frozenset(gaps)
 
-    def _cause(self) -> str:
-        cause = self._capture.status().cause
-        return cause.name.lower().replace("_", " ") if cause else ""
+    def _log_fallback(self) -> str:
+        """Why the capture fell back."""
+        found = self._capture.status().cause
+        cause = found.name.lower().replace("_", " ") if found else ""
+        log.warning("Capture fell back to the bitmap.", extra={"fields": {"cause": cause, "epoch": self._epoch}})
+        return cause
 
     def _failed(self, error: FarshoreError) -> Ended:
         log.warning("Epoch ended: %s", error, extra={"fields": {"epoch": self._epoch}})
@@ -393,3 +481,7 @@ class EpochRun:
             if left is None:
                 return
             left.release()
+
+
+def _error_of(workers: Sequence[Worker]) -> Optional[FarshoreError]:
+    return next((worker.error for worker in workers if worker.error), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import Iterator, List, Mapping, Protocol, Sequence, Tuple
+from typing import Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from farshore.mobility.batches import Journal
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.progress import CopyProgress
-from farshore.mobility.records import Piece
+from farshore.mobility.recorded import RecordedSectors
+from farshore.mobility.records import Piece, join
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.model.identifiers import BLOCK, SECTOR, DiskNumber
@@ -30,6 +31,7 @@ SPAN_BLOCKS = 512
 """Blocks read and sent together at most: 2 MiB."""
 GAP_BLOCKS = 16
 """Clean blocks read along rather than read around."""
+_SECTORS = BLOCK // SECTOR
 
 
 class BaseReceiver(Protocol):
@@ -82,8 +84,16 @@ class OverlayCopy:
                 raise Stopped
 
 
-def dirty_pieces(disks: Sequence[CopiedDisk], blocks: Mapping[DiskNumber, Ranges], clock: Clock) -> Iterator[Piece]:
-    """The dirty blocks as they are on the disks when each piece is asked for. Raises Damaged."""
+def dirty_pieces(
+    disks: Sequence[CopiedDisk],
+    blocks: Mapping[DiskNumber, Ranges],
+    clock: Clock,
+    recorded: Optional[RecordedSectors] = None,
+) -> Iterator[Piece]:
+    """The dirty blocks as they are on the disks when each piece is asked for. Raises Damaged.
+
+    Sectors that are ``recorded`` when they have been read are left out: what was read may be older than their records.
+    """
     buffer = AlignedBuffer(SPAN_BLOCKS * BLOCK)
     for disk in disks:
         ranges = blocks.get(disk.number)
@@ -97,7 +107,14 @@ def dirty_pieces(disks: Sequence[CopiedDisk], blocks: Mapping[DiskNumber, Ranges
                 reader.read(start, data)
                 whole[len(data) :] = bytes(len(whole) - len(data))  # a disk may end within a block
                 time = int(clock.monotonic() * 1e9)
-                yield block_piece(disk.number, first, whole, wanted, disk.size // SECTOR, time)
+                sectors = disk.size // SECTOR
+                if recorded is None:
+                    yield block_piece(disk.number, first, whole, wanted, sectors, time)
+                    continue
+                taken = recorded.within(disk.number, first * _SECTORS, end * _SECTORS)
+                piece = _unrecorded(disk.number, first, whole, wanted, sectors, time, taken)
+                if piece is not None:
+                    yield piece
 
 
 def spans(ranges: Ranges) -> Iterator[Tuple[int, int, npt.NDArray[np.int64]]]:
@@ -116,6 +133,39 @@ def spans(ranges: Ranges) -> Iterator[Tuple[int, int, npt.NDArray[np.int64]]]:
 
 def _span(pieces: List[Tuple[int, int]]) -> Tuple[int, int, npt.NDArray[np.int64]]:
     return pieces[0][0], pieces[-1][1], np.concatenate([np.arange(low, high) for low, high in pieces])
+
+
+def _unrecorded(
+    disk: DiskNumber,
+    first: int,
+    data: memoryview,
+    wanted: npt.NDArray[np.int64],
+    sectors: int,
+    time: int,
+    taken: npt.NDArray[np.bool_],
+) -> Optional[Piece]:
+    """As ``block_piece``, without the sectors that are ``taken``, one flag for each sector of ``data``.
+
+    All in one piece: after it the caller may learn of more sectors that are taken.
+    """
+    by_block = taken.reshape(-1, _SECTORS)[wanted - first]
+    pieces: List[Piece] = []
+    whole = wanted[~by_block.any(axis=1)]
+    if len(whole):
+        pieces.append(block_piece(disk, first, data, whole, sectors, time))
+    partly = by_block.any(axis=1) & ~by_block.all(axis=1)
+    free = (wanted[partly, None] * _SECTORS + np.arange(_SECTORS))[~by_block[partly]]
+    free = free[free < sectors]
+    if len(free):
+        starts = np.flatnonzero(np.diff(free, prepend=-2) != 1)
+        records = np.zeros(len(starts), RECORD)
+        records["sector"] = free[starts]
+        records["sectors"] = np.diff(np.append(starts, len(free)))
+        records["disk"] = disk
+        records["kind"] = RecordKind.WRITE
+        payload = np.frombuffer(data, np.uint8).reshape(-1, SECTOR)[free - first * _SECTORS]
+        pieces.append(Piece(records, np.full(len(records), time, np.int64), payload.reshape(-1).data))
+    return join(pieces) if pieces else None
 
 
 def block_piece(

@@ -7,9 +7,11 @@ bitmap mode, what is left in the ring is still a prefix of all writes: it is dra
 has ended.
 
 An epoch that is not consistent yet need not end with it. No point of it can be used before its ``consistent_from``, so
-up to there the journal need not be in order, only complete: the blocks that were missed are read again and *mended*
-into the journal. A block that is read when everything before ring position P has been drained is put before all
-records from P on; whatever was written meanwhile follows it once more, and the end is the same.
+up to there the journal need not be in order, only complete. Data mode is entered again, and the blocks that were missed
+are *mended*: read from the disk and put into the journal. They lie above all records from before the entry, and they
+must not overlay any from after it: a record is drained while its write may be in flight, and what is read from the disk
+is then older. So only sectors without a record since the entry are taken (recorded.py), at a place where everything
+before has been drained. What is written meanwhile follows, and the end is the same.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Callable, Iterator, List, Mapping, Optional, Protocol
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import EncodedBatch, Journal
+from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.records import Fragments, Piece, convert, mark_piece, point_piece, within
 from farshore.model.errors import NoSpace, TryLater
 from farshore.model.identifiers import DiskNumber, Sequence
@@ -33,6 +36,9 @@ CUT_SECONDS = 0.1
 LONGEST_CUT_SECONDS = 1.0
 """and at most this long, or until the batch before it is acknowledged: on a slow machine batches grow by themselves."""
 POLL_SECONDS = 0.04
+SHORTEST_POLL_SECONDS = 0.002
+_RING_SHARE = 8
+"""A small ring is drained when this part of it is filled: the rest has to last until we get the processor."""
 MARK_SECONDS = 1.0
 
 
@@ -55,6 +61,11 @@ class RecordSource(Protocol):
     @property
     def mode(self) -> CaptureMode:
         """BITMAP: nothing is added to the ring any more."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that the ring holds."""
         ...
 
     def position(self) -> int:
@@ -146,8 +157,11 @@ class Pump:
         self._ended = False
         self._opening = True
         self._mending: Optional[Iterator[Piece]] = None
+        self._recorded: Optional[RecordedSectors] = None
         self._whole = True
         self._mended_last = False
+        self._enough = min(BATCH_RING_BYTES, source.capacity // _RING_SHARE)
+        self._seen = (clock.monotonic(), source.position())
         self._last_cut = clock.monotonic()
         self._level = clock.monotonic()
         self._last_time = 0
@@ -183,13 +197,24 @@ class Pump:
         self._opening = False
 
     def reopen(self) -> None:
-        """After an end: another run will follow, and the journal is not whole until ``mend`` is through."""
+        """After an end, before data mode is entered again: another run will follow, and the journal is not whole until
+        ``mend`` is through."""
         with self._lock:
             self._ended, self._opening, self._whole, self._mending = False, True, False, None
+            self._recorded = RecordedSectors()
 
-    def mend(self, pieces: Iterator[Piece]) -> None:
-        """Put these blocks, read one piece at a time, into the journal while draining goes on."""
-        self._mending = pieces
+    def append(self, piece: Piece) -> bool:
+        """While no run is under way: put these records at the journal's end. False: the backlog is full, try again."""
+        if self._held is not None and not self._put(self._held):
+            return False
+        self._emit(piece)
+        return True
+
+    def mend(self, read: Callable[[RecordedSectors], Iterator[Piece]]) -> None:
+        """Put blocks into the journal while draining goes on. ``read``: reads them when each piece is asked for, in the
+        pump's thread, and leaves out the sectors that are recorded by then."""
+        assert self._recorded is not None
+        self._mending = read(self._recorded)
         self._wake.set()
 
     @property
@@ -206,7 +231,7 @@ class Pump:
                 if state is PumpState.ENDED:
                     return state
                 if state is not PumpState.WORKED:
-                    self._wake.wait(POLL_SECONDS)
+                    self._wake.wait(self._pause())
                     self._wake.clear()
             return PumpState.IDLE
         finally:
@@ -225,6 +250,8 @@ class Pump:
             return self._mend_next(self._mending)
         drained = self._source.drain(BATCH_RING_BYTES, None if milestone is None else milestone.position)
         if drained is not None:
+            if self._recorded is not None:
+                self._recorded.add(drained.records)
             piece = within(convert(drained.records), self._sizes)
             drained.release()
             if len(piece.records):
@@ -248,10 +275,19 @@ class Pump:
     def _due(self) -> bool:
         if self._milestones or self._held is not None or self._mending is not None:
             return True
-        if self._source.position() - self._source.drained() >= BATCH_RING_BYTES:
+        if self._source.position() - self._source.drained() >= self._enough:
             return True
         age = self._clock.monotonic() - self._last_cut
         return age >= LONGEST_CUT_SECONDS or (age >= CUT_SECONDS and self._backlog.empty)
+
+    def _pause(self) -> float:
+        """Seconds until there may be enough again, at the pace at which the ring fills now."""
+        before, at = self._seen
+        self._seen = now, position = self._clock.monotonic(), self._source.position()
+        filled, seconds = position - at, now - before
+        if filled <= 0:
+            return POLL_SECONDS
+        return min(POLL_SECONDS, max(SHORTEST_POLL_SECONDS, seconds * self._enough / filled / 2))
 
     def _reach(self, milestone: Milestone) -> None:
         with self._lock:
@@ -264,12 +300,12 @@ class Pump:
     def _mend_now(self, written: int) -> bool:
         """Every other time, and not while the ring is filling up."""
         self._mended_last = not self._mended_last
-        return self._mended_last and written - self._source.drained() < BATCH_RING_BYTES
+        return self._mended_last and written - self._source.drained() < self._enough
 
     def _mend_next(self, pieces: Iterator[Piece]) -> PumpState:
         piece = next(pieces, None)
         if piece is None:
-            self._mending = None
+            self._mending = self._recorded = None
             with self._lock:
                 self._whole = True
         else:

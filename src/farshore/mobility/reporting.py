@@ -13,6 +13,7 @@ from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.kernel import read_stat
 from farshore.mobility.checks.lookout import Lookout
+from farshore.mobility.epoch_run import EpochRun
 from farshore.mobility.replication import Replication
 from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
@@ -114,6 +115,8 @@ class Reporter:
             found.append("The process server cannot be reached.")
         if isinstance(replication.current, RoundRun) and replication.current.trouble:
             found.append(replication.current.trouble)
+        if isinstance(replication.current, EpochRun) and replication.current.waiting:
+            found.append(replication.current.waiting)
         found.extend(self._blind())
         if replication.memory_only:
             found.append(f"There is no .hrl file, an outage is bridged from memory only: {replication.memory_only}")

@@ -117,9 +117,9 @@ def test_accounts_notice_writes_that_the_program_did_not_see():
         run(f"dd if=/dev/urandom of={disk.device} bs=1M count=20 oflag=direct status=none")
         assert settled(capture).state is State.OK
         program = capture._program
-        program._detach("on_queue")
+        program.detach()
         disk.write(5 * MIB, bytes(MIB + 512))
-        program._attach("on_queue")
+        program.attach()
         verdict = settled(capture)
         assert verdict.state is State.GAP
         assert verdict.gap == MIB + 512
@@ -159,9 +159,9 @@ def test_statistics_switched_off_are_blindness_and_then_no_gap(caplog):
         assert len(told) == 12
         assert sum("does not count" in message for message in told) == 6
         program = capture._program
-        program._detach("on_queue")
+        program.detach()
         disk.write(5 * MIB, bytes(MIB + 512))
-        program._attach("on_queue")
+        program.attach()
         verdict = settled(capture)
         assert verdict.state is State.GAP
         assert verdict.gap == MIB + 512

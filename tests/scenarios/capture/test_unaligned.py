@@ -75,6 +75,8 @@ def zram() -> Iterator[Path]:
     number = int((ZRAM / "hot_add").read_text())
     try:
         Path(f"/sys/block/zram{number}/disksize").write_text(str(8 * MIB))
+        # Without, whether earlier writes have ended cannot be asked.
+        Path(f"/sys/block/zram{number}/queue/iostats").write_text("1")
         yield Path(f"/dev/zram{number}")
     finally:
         (ZRAM / "hot_remove").write_text(str(number))

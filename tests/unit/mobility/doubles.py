@@ -154,6 +154,7 @@ class RingDouble:
         self._fragments: List[npt.NDArray[Any]] = []
         self._read = 0
         self.mode = CaptureMode.DATA
+        self.capacity = 64 << 20
 
     def write(self, sector: int, data: bytes, disk: int = 0, kind: int = RecordKind.WRITE) -> None:
         fragment = np.zeros(1, RING_RECORD)

@@ -13,6 +13,7 @@ from farshore.formats.record import RecordKind
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import Journal
 from farshore.mobility.pump import Pump, PumpState
+from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.records import Piece, mark_piece
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import BLOCK, DiskNumber, Sequence
@@ -170,7 +171,7 @@ def test_missed_blocks_are_mended_between_what_comes_before_and_after() -> None:
     rig.pump.opened()
     looked: List[int] = []
 
-    def missed() -> Iterator[Piece]:
+    def missed(recorded: RecordedSectors) -> Iterator[Piece]:
         for sector in (800, 1600):
             rig.ring.write(sector, DATA)  # written while it is read: must follow what is read
             looked.append(sector)
@@ -178,7 +179,7 @@ def test_missed_blocks_are_mended_between_what_comes_before_and_after() -> None:
             made.records["sector"], made.records["sectors"], made.records["kind"] = sector, 8, RecordKind.ZERO
             yield made
 
-    rig.pump.mend(missed())
+    rig.pump.mend(missed)
     too_early = rig.pump.milestone()
     assert not rig.pump.whole
     rig.steps()
@@ -197,7 +198,7 @@ def test_a_second_overflow_while_mending_stops_the_mending() -> None:
     rig.pump.reopen()
     rig.ring.mode = CaptureMode.DATA
     rig.pump.opened()
-    rig.pump.mend(iter([mark_piece(0)] * 100))
+    rig.pump.mend(lambda recorded: iter([mark_piece(0)] * 100))
     rig.pump.step()
     rig.ring.mode = CaptureMode.BITMAP
     assert rig.steps() is PumpState.ENDED

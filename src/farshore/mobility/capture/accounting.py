@@ -154,6 +154,17 @@ def compare_delivery(before: Counters, delivered: Optional[int], after: Counters
     return Verdict(State.GAP, missing) if missing > 0 else Verdict(State.OK)
 
 
+def all_counted(ledger: Ledger, kernel: DiskStat, after: Counters) -> bool:
+    """Has the kernel counted, as completed, everything that was submitted? Also true while that cannot be told."""
+    written, discarded = ledger.written, ledger.discarded
+    if written.width != 0 or discarded.width != 0:
+        return True
+    return (
+        kernel.written - written.low >= after.written - after.written_refused
+        and kernel.discarded - discarded.low >= after.discarded - after.discarded_refused
+    )
+
+
 def worst(*verdicts: Verdict) -> Verdict:
     """The worst of them, with all gaps added up."""
     order = list(State)

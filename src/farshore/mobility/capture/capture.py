@@ -1,10 +1,11 @@
 """Capture: every write to the protected disks, in order, with its bytes; or, failing that, where it went.
 
 The mobility service drains the ring while in data mode. When the program had to fall back to the bitmap, the service
-drains what is left, opens a new epoch and calls ``begin_data_mode``, which says from which ring position on the new
-epoch's journal runs and which blocks its base must copy. docs/decisions/2026-11-22-capture-order.md argues why nothing
-falls between the two. Where data mode is not to be had, ``collect`` tells round by round what was written
-(rounds/bitmap_run.py). Relies on root, and on a kernel that ``probe`` approved of.
+drains what is left, calls ``enter_data_mode``, which says from which ring position on the journal goes on, and
+``settled``, which says which blocks have to be copied below that position, once every write to them has ended.
+docs/decisions/2026-11-22-capture-order.md argues why nothing falls between the two. Where data mode is not to be had,
+``collect`` tells round by round what was written (rounds/bitmap_run.py). Relies on root, and on a kernel that ``probe``
+approved of.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 import numpy as np
+import numpy.typing as npt
 
 from farshore.mobility.capture.accounting import (
     SAMPLE_AGE,
@@ -27,6 +29,7 @@ from farshore.mobility.capture.accounting import (
     Sample,
     State,
     Verdict,
+    all_counted,
     compare_delivery,
     narrow,
     worst,
@@ -34,12 +37,12 @@ from farshore.mobility.capture.accounting import (
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, slot_words_for, union
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
-from farshore.mobility.capture.kernel import grace_period, keeps_stat, read_stat, request_timeout, writes_in_flight
-from farshore.mobility.capture.layout import BLOCK_SECTORS, GENERATIONS, Cause, Control
+from farshore.mobility.capture.kernel import driver_is_idle, grace_period, keeps_stat, read_stat
+from farshore.mobility.capture.layout import BLOCK_SECTORS, Cause, Control
 from farshore.mobility.capture.pinned import MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Program
 from farshore.mobility.capture.ring import RecordBatch
-from farshore.mobility.capture.watched import WatchedDisks
+from farshore.mobility.capture.watched import Watched, WatchedDisks
 from farshore.model.errors import NotFound, Refused, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
@@ -51,10 +54,10 @@ MOST_BITMAP_BYTES = 16 << 20
 """Of each of the two slots: 256 GiB of disks at 4 KiB a bit and as much for later; larger disks get coarser bits."""
 _NO_RING = 1 << 16
 _IDLE_LOOKS = 3
-_STRANGER_QUIET = 5.0
-_STUCK = 1.0
-_GIVEN_UP_TIMEOUTS = 2
 _LOOK_EVERY = 0.002
+_STRANGER_NANOSECONDS = 5 * 10**9
+_SECTOR = 512
+_ENDS = "The copy goes on by itself as soon as they are known to have ended."
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,25 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Dirty:
-    """What a new epoch starts from."""
+class Entry:
+    """An entry into data mode."""
 
     position: int
-    """Ring position: records before it end the old epoch, those from it on are the new epoch's journal."""
+    """Ring position: a write that is not in the ring from here on was submitted before data mode began."""
+    switched: int
+    """By then (monotonic ns) the switch had taken hold on every processor."""
+    generation: int
+
+
+@dataclass(frozen=True)
+class Dirty:
+    """What data mode starts from."""
+
+    position: int
+    """Ring position: the blocks lie above all records before it, and below all from it on."""
     blocks: Mapping[DiskNumber, Ranges]
-    """For every disk the 4 KiB blocks to copy into the new epoch's base, read any time from now, with O_DIRECT."""
+    """For every disk the 4 KiB blocks to copy, read any time from now, with O_DIRECT. What is read may be older than a
+    record from ``position`` on, of a write that is still in flight: it must not lie above that."""
 
 
 class Capture:
@@ -118,17 +133,13 @@ class Capture:
         self._last_counts: Dict[DiskNumber, Tuple[float, Counters]] = {}
         self._blind: Set[DiskNumber] = set()
         self._switched = 0
-        self._newest_attach = 0.0
-        self._strangers_gone = False
         self._untracked_landed = 0
-        self._given_up_after = _GIVEN_UP_TIMEOUTS * max(
-            (request_timeout(disk.device) for disk in disks.values()), default=30.0
-        )
         try:
             self._program.control.since = time.monotonic_ns()
             self._disks.add_first(disks)
             self._program.attach()
-            self._newest_attach = time.monotonic()
+            for number in disks:
+                self._disks.note_attached(number)
         except BaseException:
             self._program.close()
             raise
@@ -155,6 +166,11 @@ class Capture:
         At most ``max_bytes`` of the ring, and nothing from ring position ``until`` on.
         """
         return self._program.ring.drain(max_bytes, until)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of the ring."""
+        return self._program.ring.size
 
     def position(self) -> int:
         """The ring position now: every write submitted before the call, in data mode, lies before it."""
@@ -196,36 +212,53 @@ class Capture:
         with self._lock:
             self._to_bitmap()
 
-    def begin_data_mode(self, *, timeout: float = 30.0) -> Dirty:
-        """Switch to data mode; return when every write submitted before the switch has completed.
+    def enter_data_mode(self) -> Entry:
+        """Switch to data mode. What lies below the entry's position is known once it is ``settled``.
 
         Drain the ring before: it must be half empty at least. May also be called in data mode, to begin a new epoch or
-        to heal blocks whose write failed. Raises TryLater if the ring is not drained or the kernel's page layout is
-        not known yet; also, back in bitmap mode and with nothing forgotten, if earlier writes do not complete within
-        ``timeout`` seconds.
+        to heal blocks whose write failed. Raises TryLater, having changed nothing, if the ring is not drained or the
+        kernel's page layout is not known yet.
         """
         with self._lock:
-            deadline = time.monotonic() + timeout
-            if self._program.bitmap_only:
+            self._must_be_open()
+            program, ring = self._program, self._program.ring
+            if program.bitmap_only:
                 raise WrongState("This program has no data mode.", remedy="Use the one that has: bitmap_only=False.")
             self._learn_address()
-            ring = self._program.ring
             if ring.used() > ring.size // 2:
                 raise TryLater(
                     "The capture ring is not drained.", remedy="Drain and release its records, then try again."
                 )
             self._to_bitmap()
-            program = self._program
-            generation, slot = program.generation() + 1, program.slot()
             # No run is in data mode and none can get there: the ring stands still.
             position = ring.position()
-            program.set_state(data=True, slot=1 - slot, generation=generation)
-            try:
-                self._exchange_slots(slot, generation, deadline)
-            except TryLater:
-                self._to_bitmap()
-                raise
-            return Dirty(position, self._take_pending())
+            switched = self._exchange_slots(data=True)
+            return Entry(position, switched, program.generation())
+
+    def settled(self, entry: Entry, *, timeout: float = 30.0) -> Dirty:
+        """What has to be copied, once every write that was submitted before ``entry`` has ended.
+
+        Call it again, as often as it takes, if it raises TryLater: writes have not ended within ``timeout`` seconds;
+        the message names the oldest. However long they take, nothing is concluded from that. Raises WrongState if data
+        mode has ended since ``entry``: nothing is forgotten, and the next entry brings it.
+        """
+        self._wait_ended(entry.switched, timeout, entry)
+        with self._lock:
+            self._must_be_at(entry)
+            return Dirty(entry.position, self._take_pending())
+
+    def begin_data_mode(self, *, timeout: float = 30.0) -> Dirty:
+        """``enter_data_mode`` and ``settled`` in one, for whoever keeps no journal of what the ring gets meanwhile.
+
+        Raises TryLater, back in bitmap mode and with nothing forgotten, if earlier writes do not end within
+        ``timeout`` seconds. What the ring got until then belongs to no journal: drop it.
+        """
+        entry = self.enter_data_mode()
+        try:
+            return self.settled(entry, timeout=timeout)
+        except TryLater:
+            self.stop_data_mode()
+            raise
 
     def collect(self, *, timeout: float = 30.0) -> Mapping[DiskNumber, Ranges]:
         """In bitmap mode: for every disk the blocks written to since the last call (or since they were given back).
@@ -234,14 +267,31 @@ class Capture:
         now or next time. Raises TryLater, with nothing forgotten, if writes do not complete within ``timeout`` seconds.
         """
         with self._lock:
-            deadline = time.monotonic() + timeout
-            program = self._program
-            if program.in_data_mode():
+            if self._program.in_data_mode():
                 raise WrongState("Capture is in data mode.", remedy="Call stop_data_mode first.")
-            generation, slot = program.generation() + 1, program.slot()
-            program.set_state(data=False, slot=1 - slot, generation=generation)
-            self._exchange_slots(slot, generation, deadline)
+            switched = self._exchange_slots(data=False)
+        self._wait_ended(switched, timeout)
+        with self._lock:
             return self._take_pending()
+
+    def quiet_position(self, number: DiskNumber, first: int, end: int) -> Optional[int]:
+        """In data mode: a ring position, such that every write to sectors [first, end) before it has ended; None: one
+        is in flight, or that is not known.
+
+        Read the sectors after the call: the bytes are those of any later ring position up to which no record touches
+        the sectors, if it was asked for after the reading and data mode has not ended.
+        """
+        with self._lock:
+            watched = self._disks.get(number)
+            position = self._program.ring.position()
+            known = self._knows_strangers(watched) and not self._has_untracked()
+            if not known or not self._program.in_data_mode():
+                return None
+            # A write whose record lies before the position was noted in the map before it got its record.
+            flights = self._flights(watched)
+            begins = flights["sector"].astype(np.int64)
+            ends = begins + flights["length"] // _SECTOR
+            return None if ((begins < end) & (ends > first)).any() else position
 
     def give_back(self, dirty: Dirty) -> None:
         """These blocks were not copied after all: the next ``begin_data_mode`` returns them again."""
@@ -283,12 +333,11 @@ class Capture:
     def add_disk(self, number: DiskNumber, disk: Disk) -> None:
         """Capture another disk, in the same order as the others, from now on.
 
-        Writes to it that were submitted before are waited for by the next ``begin_data_mode``.
+        Writes to it that were submitted before are waited for when the next entry into data mode is settled.
         """
         with self._lock:
             self._disks.add(number, disk)
-            self._newest_attach = time.monotonic()
-            self._strangers_gone = False
+            self._disks.note_attached(number)
 
     def grow_disk(self, number: DiskNumber, disk: Disk) -> None:
         """Take note of a disk's new size."""
@@ -328,16 +377,17 @@ class Capture:
         Takes one more sample of each disk; call it every second or so. A disk that is gone is UNSETTLED.
         """
         with self._lock:
-            if not self._no_strangers():
-                return {number: Verdict(State.UNSETTLED) for number, _ in self._disks.items()}
             verdicts = {}
             for number, watched in self._disks.items():
+                if not (self._knows_strangers(watched) or self._is_quiet(number, watched)):
+                    verdicts[number] = Verdict(State.UNSETTLED)
+                    continue
                 taken, before = self._last_counts.get(number) or (time.monotonic(), self._disks.counters(number))
                 time.sleep(max(0.0, taken + SAMPLE_AGE - time.monotonic()))
                 try:
                     counted = keeps_stat(watched.disk.device)
                     stat = read_stat(watched.disk.device)
-                    idle = writes_in_flight(watched.disk.device) == 0
+                    idle = driver_is_idle(watched.disk.device) and not self._is_flying(number)
                 except NotFound:  # it was pulled out: there is nothing to compare with, and the others go on
                     verdicts[number] = Verdict(State.UNSETTLED)
                     continue
@@ -379,15 +429,18 @@ class Capture:
             program.control.since = time.monotonic_ns()
         grace_period()
 
-    def _exchange_slots(self, slot: int, generation: int, deadline: float) -> None:
-        """After the state word named the other slot and a new generation: what the old slot tells of, once landed."""
+    def _exchange_slots(self, *, data: bool) -> int:
+        """Name the other slot and the next generation, and keep what the old slot tells of. When that was done."""
+        program = self._program
+        slot = program.slot()
+        program.set_state(data=data, slot=1 - slot, generation=program.generation() + 1)
         self._switched = time.monotonic_ns()
         grace_period()
-        # No run uses the old slot or the old generation any more.
+        # No run uses the old slot or the old generation any more: what is submitted from now on is in the new ones.
+        switched = time.monotonic_ns()
         for number, ranges in self._disks.collect(slot).items():
             self._pending.setdefault(number, []).append(ranges)
-        self._wait(deadline, lambda: self._earlier_writes_landed(generation))
-        self._wait(deadline, self._no_strangers)
+        return switched
 
     def _take_pending(self) -> Mapping[DiskNumber, Ranges]:
         blocks = {
@@ -397,54 +450,106 @@ class Capture:
         self._pending.clear()
         return blocks
 
-    def _wait(self, deadline: float, done: Callable[[], bool]) -> None:
-        while not done():
+    def _must_be_at(self, entry: Entry) -> None:
+        self._must_be_open()
+        if not self._program.in_data_mode() or self._program.generation() != entry.generation:
+            raise WrongState("Data mode has ended meanwhile.", remedy="Enter it again.")
+
+    # ---- which writes have ended ----
+
+    def _wait_ended(self, before: int, timeout: float, entry: Optional[Entry] = None) -> None:
+        """Until every write that was submitted before ``before`` (monotonic ns) has ended. Raises TryLater."""
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._lock:
+                self._must_be_open()
+                if entry is not None:
+                    self._must_be_at(entry)
+                why = self._not_ended(before)
+            if why is None:
+                return
             if time.monotonic() >= deadline:
-                raise TryLater(
-                    "Writes that were submitted before the bitmap was read have not completed.",
-                    remedy="Try again; on a disk that is never idle freeze its file systems for the moment (fsfreeze).",
-                )
+                raise why
             time.sleep(_LOOK_EVERY)
 
-    def _earlier_writes_landed(self, generation: int) -> bool:
-        """Have all writes of earlier generations completed?
+    def _not_ended(self, before: int) -> Optional[TryLater]:
+        """Why some write that was submitted before ``before`` may still change a disk unnoticed; None: none can.
 
-        The hook sees nearly every completion; one that it does not see (interrupts may nest) looks like a write still
-        in flight, until the disk is idle for a moment or the write is older than any request can get.
+        The program's map of writes in flight is never short of one, a few apart for which there was no room. It may
+        hold one too many, as a completion can pass the hook by: the kernel is asked for an instant without any. How
+        long a write takes says nothing. Writes from before the hook was attached are not in the map. On most disks the
+        program falls back to the bitmap when one of them ends; on the others they are waited for too.
         """
+        untracked = self._has_untracked()
+        for number, watched in self._disks.items():
+            flights = self._flights(watched)
+            flights = flights[flights["time"] < before]
+            strangers = not self._knows_strangers(watched) or self._may_soon_end(watched)
+            if not len(flights) and not untracked and not strangers:
+                continue
+            if self._is_quiet(number, watched):
+                continue
+            return _in_flight(watched.disk, flights) if len(flights) else _never_idle(watched.disk)
+        if untracked:  # every disk was quiet since
+            self._untracked_landed = int(self._program.control.untracked)
+        return None
+
+    def _has_untracked(self) -> bool:
+        return int(self._program.control.untracked) != self._untracked_landed
+
+    def _knows_strangers(self, watched: Watched) -> bool:
+        """Whether a write that was submitted before we were attached cannot end unnoticed."""
+        return watched.by_request or watched.ended_before >= watched.attached
+
+    def _may_soon_end(self, watched: Watched) -> bool:
+        """Whether to wait for such writes, rather than fall back in a moment. Nothing else rests on it."""
+        if watched.ended_before >= watched.attached:
+            return False
+        return time.monotonic_ns() < watched.attached + _STRANGER_NANOSECONDS
+
+    def _flights(self, watched: Watched) -> npt.NDArray[Any]:
+        """Writes to a disk that have been submitted and are not known to have ended."""
         flights = self._program.flying()
-        flights = flights[flights["generation"] != generation % GENERATIONS]
-        ages = time.monotonic_ns() - flights["time"].astype(np.int64)
-        # The kernel gives a request up long before it is this old: it is the completion that we did not see.
-        flights = flights[ages < self._given_up_after * 1e9]
-        untracked = int(self._program.control.untracked)
-        if len(flights) or untracked != self._untracked_landed:
-            # Either they are still at it, or the hook missed a completion or had no room to follow a write.
-            if time.monotonic() - self._switched / 1e9 < _STUCK or not self._idle():
-                return False
-            self._untracked_landed = untracked
-        return True
+        under_way: npt.NDArray[Any] = flights[
+            (flights["index"] == watched.index) & (flights["time"] >= watched.ended_before)
+        ]
+        return under_way
 
-    def _no_strangers(self) -> bool:
-        """Have the writes landed that were submitted before we were attached? They are in none of our counts.
+    def _is_flying(self, number: DiskNumber) -> bool:
+        """Whether a write may be under way that the driver has not got: in an I/O scheduler, or put back by SCSI."""
+        watched = self._disks.get(number)
+        return bool(len(self._flights(watched))) and not self._is_quiet(number, watched)
 
-        Yes at an instant at which the disks do nothing. On disks that are never idle: when none has completed for
-        some seconds, longer than a working disk takes for a write.
+    def _is_quiet(self, number: DiskNumber, watched: Watched) -> bool:
+        """Ask the kernel for an instant at which every write to the disk has ended. Notes it if there is one.
+
+        The driver must be seen idle again and again, with nothing submitted in between. A request may still be kept
+        from the driver, by an I/O scheduler, a preempted task's plug, SCSI's error recovery. Where the accounts are
+        exact they tell of it. Where they are not they are made exact here: what then lands shows as a gap.
         """
-        if not self._strangers_gone:
-            last = self._program.control.last_stranger / 1e9
-            quiet = time.monotonic() - max(last, self._newest_attach) > _STRANGER_QUIET
-            self._strangers_gone = quiet or self._idle()
-        return self._strangers_gone
-
-    def _idle(self) -> bool:
-        devices = [watched.disk.device for _, watched in self._disks.items()]
-        for look in range(_IDLE_LOOKS):
-            if look:
-                time.sleep(_LOOK_EVERY)
-            if any(_busy(device) for device in devices):
-                return False
+        device = watched.disk.device
+        asked = time.monotonic_ns()
+        first = self._disks.counters(number)
+        try:
+            for look in range(_IDLE_LOOKS):
+                if look:
+                    time.sleep(_LOOK_EVERY)
+                if not driver_is_idle(device):
+                    return False
+            stat = read_stat(device)
+        except NotFound:  # a disk that is gone works on nothing
+            self._disks.note_ended(number, asked)
+            return True
+        last = self._disks.counters(number)
+        if first.bios != last.bios or not all_counted(watched.ledger, stat, last):
+            return False
+        ledger, verdict = narrow(watched.ledger, Sample(last, stat, last, idle=True))
+        if verdict.state is State.OK:  # anything else the next account shows
+            self._disks.note(number, ledger, watched.undelivered)
+        self._disks.note_ended(number, asked)
         return True
+
+    # ---- page layout ----
 
     def _learn_address(self) -> None:
         """Have the program find where a page's bytes lie; any write does if the kernel lists the symbols, else one
@@ -462,12 +567,33 @@ class Capture:
         self._program.stop_learning()
 
 
-def _busy(device: str) -> bool:
-    """Whether writes are under way; a disk that is gone works on none."""
+def _keeps_stat(device: str) -> bool:
     try:
-        return writes_in_flight(device) > 0
+        return keeps_stat(device)
     except NotFound:
-        return False
+        return True
+
+
+def _in_flight(disk: Disk, flights: npt.NDArray[Any]) -> TryLater:
+    oldest = flights[np.argmin(flights["time"])]
+    seconds = (time.monotonic_ns() - int(oldest["time"])) / 1e9
+    return TryLater(
+        f"Disk {disk.name} has not completed {len(flights)} earlier write(s). The oldest, {int(oldest['length'])} "
+        f"bytes at sector {int(oldest['sector'])}, has been in flight for {seconds:.0f} s.",
+        remedy=f"Look after the disk (dmesg, multipath -ll, iscsiadm -m session). {_ENDS}",
+    )
+
+
+def _never_idle(disk: Disk) -> TryLater:
+    if not _keeps_stat(disk.device):
+        return TryLater(
+            f"Whether disk {disk.name} has completed earlier writes is not known: its statistics are off.",
+            remedy=f"Switch them on: echo 1 > /sys/block/{disk.name}/queue/iostats",
+        )
+    return TryLater(
+        f"Disk {disk.name} has not been idle since capture began, so that earlier writes may still be in flight.",
+        remedy=f"Pause what uses it for an instant, or freeze its file systems (fsfreeze). {_ENDS}",
+    )
 
 
 def _touch(path: Path) -> None:

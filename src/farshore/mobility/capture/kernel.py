@@ -16,7 +16,6 @@ _MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_QUERY = 0
 _MEMBARRIER_GLOBAL = 1
 _SECTOR = 512
-_USUAL_TIMEOUT = 30.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -78,17 +77,20 @@ def lists_page_layout() -> bool:
     return not wanted
 
 
-def request_timeout(device: str) -> float:
-    """Seconds after which the kernel gives a request up and resets the device."""
-    try:
-        return int(_attribute(device, "queue/io_timeout")) / 1000
-    except NotFound:
-        return _USUAL_TIMEOUT
+def works_on_requests(device: str) -> bool:
+    """Whether the disk's driver takes requests (blk-mq); others are handed bios."""
+    return Path(f"/sys/dev/block/{device}/mq").exists()
 
 
 def writes_in_flight(device: str) -> int:
-    """Write requests that the disk is working on now, as the kernel reports it. Raises NotFound where it is gone."""
+    """Write requests that the driver is working on now, as the kernel reports it. Raises NotFound where it is gone."""
     return int(_attribute(device, "inflight").split()[1])
+
+
+def driver_is_idle(device: str) -> bool:
+    """Whether the driver works on nothing at all. Writes alone do not tell: an I/O scheduler may hold them back for
+    seconds while it serves reads. With statistics off the kernel reports nothing. Raises NotFound."""
+    return keeps_stat(device) and _attribute(device, "inflight").split() == ["0", "0"]
 
 
 def _attribute(device: str, name: str) -> str:

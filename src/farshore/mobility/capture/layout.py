@@ -14,8 +14,6 @@ import numpy as np
 BLOCK_SECTORS = 8
 MAX_DISKS = 64
 MAX_EXCLUSIONS = 2048
-GENERATIONS = 256
-"""How many the program tells apart."""
 MAX_FLYING = 65536
 
 RING_HEADER_BUSY = 1 << 31
@@ -54,6 +52,7 @@ class Cause(enum.IntEnum):
     UNKNOWN_OPERATION = 4
     REQUESTED = 5
     WRITE_FAILED = 6
+    UNSEEN = 7
     JOINT_TAKEN = 8
 
 
@@ -69,7 +68,6 @@ class Control(ctypes.Structure):
         ("slot_words", ctypes.c_uint64),
         ("whole", ctypes.c_uint64 * 2),
         ("strangers", ctypes.c_uint64),
-        ("last_stranger", ctypes.c_uint64),
         ("untracked", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
     )
@@ -86,7 +84,7 @@ class DiskEntry(ctypes.Structure):
         ("shift", ctypes.c_uint32),
         ("first_exclusion", ctypes.c_uint32),
         ("exclusions", ctypes.c_uint32),
-        ("unused", ctypes.c_uint32),
+        ("by_request", ctypes.c_uint32),
     )
 
 
@@ -102,7 +100,7 @@ FLIGHT: np.dtype[Any] = np.dtype(
         ("time", "<u8"),
         ("length", "<u4"),
         ("index", "<u2"),
-        ("generation", "u1"),
+        ("by_queue", "u1"),
         ("discard", "u1"),
         ("left", "<u8"),  # bytes that have not come to an end
     ]

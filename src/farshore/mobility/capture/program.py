@@ -1,6 +1,6 @@
 """The capture program in the kernel: load, attach, its maps as Python values.
 
-Mechanism only: what to do with modes, slots and disks is decided in face.py. Needs root. Every failure of the kernel
+Mechanism only: what to do with modes, slots and disks is decided in capture.py. Needs root. Every failure of the kernel
 or of libbpf is raised as Refused or Unsupported with what libbpf printed.
 """
 
@@ -11,7 +11,7 @@ import errno
 import mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Optional, Sequence, Type
+from typing import Any, Dict, Optional, Sequence, Tuple, Type
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,9 @@ from farshore.model.errors import Unsupported
 OBJECT = Path(__file__).with_name("capture.bpf.o")
 BITMAP_OBJECT = Path(__file__).with_name("bitmap.bpf.o")
 """The same program without data mode, for kernels that cannot run all of it."""
-# In this order: the completion hooks first, so that no write is seen going and not coming back.
-HOOKS = ("on_request_done", "on_bio_done", "on_queue")
+COMPLETION_HOOKS = ("on_request_done", "on_bio_done")
+REQUEST_HOOKS = ("on_back_merge", "on_front_merge", "on_request")
+QUEUE_HOOK = "on_queue"
 LEARNING_HOOK = "learn_address"
 
 
@@ -78,12 +79,23 @@ class Program:
         self.slots = (words[:slot_words], words[slot_words:])
         """The two bitmap slots; only the one that the state word does not name may be cleared."""
         self.ring = Ring(self._descriptors["ring"], ring_bytes)
+        # Kept, as they are megabytes; whoever calls flying holds Capture's lock.
+        self._flying_keys = (ctypes.c_uint64 * MAX_FLYING)()
+        self._flying_values = mmap.mmap(-1, FLIGHT.itemsize * MAX_FLYING)
         self._processors = int(self.library.libbpf_num_possible_cpus())
 
     def attach(self) -> None:
         """Begin to see writes. Raises if the kernel lacks a hook."""
-        for name in HOOKS if self.bitmap_only else (*HOOKS, LEARNING_HOOK):
+        # The completion hooks first, so that no write is seen going and not coming back.
+        for name in (*COMPLETION_HOOKS, *self.taking_hooks):
             self._attach(name)
+        if not self.bitmap_only:
+            self._attach(LEARNING_HOOK)
+
+    @property
+    def taking_hooks(self) -> Tuple[str, ...]:
+        """The hooks that take writes down."""
+        return (QUEUE_HOOK,) if self.bitmap_only else (*REQUEST_HOOKS, QUEUE_HOOK)
 
     def stop_learning(self) -> None:
         """Detach the hook that learns where pages lie in memory: it is of no use once that is known."""
@@ -167,28 +179,25 @@ class Program:
 
     def flying(self) -> npt.NDArray[Any]:
         """Writes submitted and not yet completed (dtype FLIGHT): every one that is so throughout the call."""
-        keys = (ctypes.c_uint64 * MAX_FLYING)()
-        values = bytearray(FLIGHT.itemsize * MAX_FLYING)
-        value_buffer = (ctypes.c_uint8 * len(values)).from_buffer(values)
         count = ctypes.c_uint32(MAX_FLYING)
         position = ctypes.c_uint64()
         failed = self.library.bpf_map_lookup_batch(
             self._descriptors["flying"],
             None,
             ctypes.byref(position),
-            ctypes.byref(keys),
-            ctypes.byref(value_buffer),
+            ctypes.byref(self._flying_keys),
+            ctypes.byref(ctypes.c_uint8.from_buffer(self._flying_values)),
             ctypes.byref(count),
             None,
         )
         if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: that was all
             raise self.library.error("Reading map flying")
-        flights: npt.NDArray[Any] = np.frombuffer(values, FLIGHT, count.value)
-        return flights[flights["left"] > 0]
+        flights: npt.NDArray[Any] = np.frombuffer(self._flying_values, FLIGHT, count.value)
+        return flights[flights["left"] > 0]  # a copy
 
-    def missed(self, name: str = "on_queue") -> int:
-        """Runs of a hook that the kernel left out, as they would have interrupted another run on that processor."""
-        return int(self.info(name).recursion_misses)
+    def missed(self) -> int:
+        """Runs that the kernel left out of the hooks that take writes down, as they would have interrupted another."""
+        return sum(int(self.info(name).recursion_misses) for name in self.taking_hooks)
 
     def info(self, name: str) -> ProgramInfo:
         """What the kernel tells of a hook."""

@@ -6,6 +6,7 @@ replaced map element, followed by a grace period before anything that the old el
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -15,7 +16,7 @@ from farshore.mobility.capture.accounting import Counters, Ledger
 from farshore.mobility.capture.bitmap import SMALLEST_SHIFT, Area, Ranges, dirty_ranges, place, shift_for, union
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
-from farshore.mobility.capture.kernel import grace_period
+from farshore.mobility.capture.kernel import grace_period, works_on_requests
 from farshore.mobility.capture.layout import (
     BLOCK_SECTORS,
     COUNTERS,
@@ -42,10 +43,16 @@ class Watched:
     index: int
     area: Area
     retired: Tuple[Area, ...] = ()
+    by_request: bool = False
+    """The program sees each of its requests, and so also the end of a write whose beginning it did not see."""
     exclusions: _Span = field(default_factory=_Span)
     ledger: Ledger = field(default_factory=Ledger)
     undelivered: int = 0
     """Bytes of records that are known never to have come out of the ring."""
+    attached: int = 0
+    """When the program had begun to see the disk's writes (monotonic ns): those of before are not in its maps."""
+    ended_before: int = 0
+    """Every write to the disk that was submitted before (monotonic ns) has ended, as the kernel said; 0: not asked."""
     delivered_before: int = 0
     """Bytes that the ring had delivered under this number before the disk was added."""
 
@@ -85,7 +92,13 @@ class WatchedDisks:
         if not free:
             raise Refused(f"No more than {MAX_DISKS} disks can be captured.", remedy="Exclude a disk.")
         area = place(disk.sectors, self._areas(), self._program.slot_words, shift)
-        watched = Watched(disk, min(free), area, delivered_before=self._program.ring.delivered(number) or 0)
+        watched = Watched(
+            disk,
+            min(free),
+            area,
+            by_request=not self._program.bitmap_only and works_on_requests(disk.device),
+            delivered_before=self._program.ring.delivered(number) or 0,
+        )
         self._program.clear_counters(watched.index)
         self._disks[number] = watched
         self._publish(number)
@@ -121,6 +134,14 @@ class WatchedDisks:
     def note(self, number: DiskNumber, ledger: Ledger, undelivered: int) -> None:
         """Keep a disk's accounts."""
         self._disks[number] = replace(self._disks[number], ledger=ledger, undelivered=undelivered)
+
+    def note_attached(self, number: DiskNumber) -> None:
+        """All hooks see the disk from now on."""
+        self._disks[number] = replace(self._disks[number], attached=time.monotonic_ns())
+
+    def note_ended(self, number: DiskNumber, before: int) -> None:
+        """All writes to the disk that were submitted before ``before`` have ended."""
+        self._disks[number] = replace(self._disks[number], ended_before=before)
 
     def delivered(self, number: DiskNumber) -> Optional[int]:
         """Bytes of the disk's records that came out of the ring since it was added; None if some are still in it."""
@@ -161,6 +182,7 @@ class WatchedDisks:
             shift=watched.area.shift,
             first_exclusion=watched.exclusions.first,
             exclusions=watched.exclusions.count,
+            by_request=watched.by_request,
         )
         self._program.put_disk(_key(watched.disk), entry)
         grace_period()

@@ -71,6 +71,12 @@ def _check_disk(disk: Disk) -> Iterator[Finding]:
             f"A zoned disk ({_text(place / 'queue' / 'zoned')}): zone appends are only noted in the bitmap.",
             "Expect capture to heal often there; a conventional disk has no such limit.",
         )
+    if (place / "queue" / "logical_block_size").exists() and not (place / "mq").exists():
+        yield warning(
+            subject,
+            "Its driver takes no requests (as NVMe multipath): each write that is refused (RWF_NOWAIT) costs a heal.",
+            "Nothing, if nothing writes to it so; with one path only, boot with nvme_core.multipath=N.",
+        )
     if _text(place / "queue" / "iostats") == "0":
         yield warning(
             subject,

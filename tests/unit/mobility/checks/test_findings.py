@@ -62,6 +62,8 @@ def severities(found: List[Finding]) -> List[CheckSeverity]:
         ("pci/ata1/block/vda", {"queue/zoned": "host-managed"}, WARNING, "zone"),
         ("pci/ata1/block/vda", {"queue/zoned": "none", "queue/iostats": "1"}, OK, "ATA"),
         ("pci/ata1/block/vda", {"queue/iostats": "0"}, WARNING, "statistics"),
+        ("pci/ata1/block/vda", {"queue/logical_block_size": "512", "mq/0/cpu_list": "0"}, OK, "ATA"),
+        ("subsystem/nvme0n1", {"queue/logical_block_size": "512"}, WARNING, "no requests"),
         ("pci/ata1/block/vda", {"device/scsi_generic/x": ""}, OK, "SG_IO"),
         ("pci/ata1/block/vda", {"holders/dm-3/dm/uuid": "mpath-36001"}, ERROR, "multipath"),
         ("pci/ata1/block/vda", {"holders/dm-3/dm/uuid": "LVM-36001"}, OK, "ATA"),
