@@ -27,6 +27,8 @@ HEADER_BYTES = HEADER.size
 DIGEST_BYTES = 16
 MAXIMUM_BYTES = 32 << 20
 """A receiver refuses a larger batch; senders aim at 4 MiB."""
+MOST_RECORDS = 1 << 20
+"""A receiver refuses a batch of so many: a segment, which holds whole batches, has fewer."""
 
 _LATEST = (1 << 63) - (1 << 42)
 """Base times up to here, ns, leave room for a record's own."""
@@ -56,6 +58,8 @@ class Batch:
     records: Records
     payload: Buffer
     captured: int = 0
+    digest: bytes = b""
+    """As it came in; empty for a batch that was made here."""
 
     @property
     def end_sequence(self) -> Sequence:
@@ -108,6 +112,10 @@ def decode(data: Buffer) -> Batch:
     check_records(records)
     if int(payload_offsets(records)[-1]) != length:
         raise Malformed("The records do not add up to the payload.", remedy="Resync the machine.")
+    if count >= MOST_RECORDS:
+        raise Malformed(f"A batch holds {count} records; fewer than {MOST_RECORDS} are taken.", remedy="Send less.")
+    if first + count >= 1 << 63:
+        raise Malformed("A batch's sequence is beyond 63 bits.", remedy="Open a new epoch.")
     return Batch(
         MachineId(str(uuid.UUID(bytes=machine))),
         Epoch(epoch),
@@ -117,4 +125,5 @@ def decode(data: Buffer) -> Batch:
         records,
         view[table_end:],
         captured,
+        digest,
     )

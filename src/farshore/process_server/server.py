@@ -20,6 +20,7 @@ from farshore.process_server.listening.listener import WORKERS, Listener
 from farshore.process_server.reporting import Reporter, ReportSink
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.spool.log import FILE_BYTES, SpoolLog
+from farshore.process_server.storing.aside import Aside
 from farshore.process_server.storing.uploader import THREADS, Uploader
 from farshore.process_server.streams.grants import Grants, GrantSource
 from farshore.process_server.streams.registry import Streams
@@ -59,7 +60,8 @@ class ProcessServer:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
         self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered, store_trouble)
-        self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads)
+        aside = Aside(disk.directory.parent / "aside")
+        self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads, aside)
         self.streams = Streams(
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
@@ -102,6 +104,7 @@ class ProcessServer:
     def _answered(self, answer: ReportAnswer) -> None:
         self.streams.close([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.closed])
         self.streams.release([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.release])
+        self.streams.certificates(answer.certificates)
         self.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in answer.bandwidth)
 
     def _refresh(self) -> None:
