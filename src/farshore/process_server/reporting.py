@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from typing import Callable, Protocol
 
 from farshore.api_types.clocks import ClockStanding
@@ -133,6 +134,16 @@ class Reporter:
                 named = [point for point in self._points if point.kind != PointKind.CRASH_CONSISTENT.value]
                 others = [point for point in self._points if point.kind == PointKind.CRASH_CONSISTENT.value]
                 self._points = named + others[len(others) // 2 :]
+            if len(self._points) > MOST_POINTS:
+                self._thin_most()
+
+    def _thin_most(self) -> None:
+        """Drop the older half of the points of whichever machine has most: its own excess costs nobody else."""
+        machine, count = Counter(point.machine for point in self._points).most_common(1)[0]
+        _log.warning("Machine %s: %d points cannot be reported and stay in the vault only.", machine, count // 2)
+        places = [place for place, point in enumerate(self._points) if point.machine == machine]
+        dropped = set(places[: count // 2])
+        self._points = [point for place, point in enumerate(self._points) if place not in dropped]
 
     def _run(self) -> None:
         next_refresh = time.monotonic() + REFRESH_SECONDS

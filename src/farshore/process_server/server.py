@@ -15,6 +15,7 @@ from farshore.model.bandwidth import Bandwidth
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.copying.copies import Copies
+from farshore.process_server.copying.told import Limits
 from farshore.process_server.data_plane.routes import Routes
 from farshore.process_server.listening.listener import WORKERS, Listener
 from farshore.process_server.reporting import Reporter, ReportSink
@@ -66,7 +67,8 @@ class ProcessServer:
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
         self.resuming = Resuming(self.streams)
-        self.copies = Copies(self.streams, disk.directory.parent / "copies")
+        told = Limits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
+        self.copies = Copies(self.streams, disk.directory.parent / "copies", told)
         routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2), self.bandwidth)
         self.listener = Listener(host, port, context, routes, workers=workers)
 
