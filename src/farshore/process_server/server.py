@@ -17,7 +17,7 @@ from farshore.process_server.clock import SystemClock
 from farshore.process_server.copying.copies import Copies
 from farshore.process_server.copying.told import Limits
 from farshore.process_server.data_plane.routes import Routes
-from farshore.process_server.listening.listener import WORKERS, Listener
+from farshore.process_server.listening.listener import CONNECTIONS, WORKERS, Listener
 from farshore.process_server.reporting import Reporter, ReportSink
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.spool.log import FILE_BYTES, SpoolLog
@@ -55,6 +55,7 @@ class ProcessServer:
         bandwidth: Bandwidth | None = None,
         store_trouble: Callable[[], str] = lambda: "",
         workers: int = WORKERS,
+        connections: int = CONNECTIONS,
         uploads: int = THREADS,
         spool_file_bytes: int = FILE_BYTES,
     ) -> None:
@@ -70,7 +71,7 @@ class ProcessServer:
         told = Limits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
         self.copies = Copies(self.streams, disk.directory.parent / "copies", told)
         routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2), self.bandwidth)
-        self.listener = Listener(host, port, context, routes, workers=workers)
+        self.listener = Listener(host, port, context, routes, workers=workers, connections=connections)
 
     def start(self) -> None:
         """Take over what the spool holds, and take requests; the vault's store may be away meanwhile."""
