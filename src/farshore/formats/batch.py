@@ -30,7 +30,7 @@ MAXIMUM_BYTES = 32 << 20
 MOST_RECORDS = 1 << 20
 """A receiver refuses a batch of so many: a segment, which holds whole batches, has fewer."""
 
-_LATEST = (1 << 63) - (1 << 42)
+LATEST = (1 << 63) - (1 << 42)
 """Base times up to here, ns, leave room for a record's own."""
 
 Buffer = Union[bytes, bytearray, memoryview]
@@ -106,7 +106,7 @@ def decode(data: Buffer) -> Batch:
     check = blake3(view[: HEADER_BYTES - DIGEST_BYTES]).update(bytes(DIGEST_BYTES)).update(view[HEADER_BYTES:])
     if check.digest(DIGEST_BYTES) != digest:
         raise Damaged("The batch was altered on its way.", remedy="Send it again; if it recurs, check the memory.")
-    if base_time > _LATEST:
+    if base_time > LATEST:
         raise Malformed("The batch's time is beyond any clock.", remedy="Set the machine's clock.")
     records = np.frombuffer(view, RECORD, count, HEADER_BYTES)
     check_records(records)

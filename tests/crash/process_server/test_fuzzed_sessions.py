@@ -64,6 +64,12 @@ class Control:
 
     def report(self, report: ServerReport) -> ReportAnswer:
         report.model_dump_json()  # as it would travel
+        for stream in report.streams:
+            assert 0 <= stream.stored_time < 1 << 63
+            assert abs(stream.stored_age or 0) < 1 << 32
+            assert abs(stream.clock_behind) < 1 << 34
+        for one in (*report.points, *report.epochs):
+            assert 0 <= one.time < 1 << 63
         return ReportAnswer()
 
 
@@ -149,6 +155,7 @@ def a_batch(random: Random, site: Site) -> bytes:
         time.time_ns() if random.random() < 0.8 else odd(random),
         records,
         b"".join(parts),
+        0 if random.random() < 0.3 else odd(random),
     )
     return b"".join(bytes(part) for part in encode(made))
 
@@ -222,10 +229,12 @@ def a_request(random: Random, site: Site) -> bytes:
     length: object = len(data)
     if random.random() < 0.05:
         length = [odd(random), -1, "", "1" * 30, f"{len(data)}, {len(data)}"][int(random.integers(0, 5))]
-    extra = ["", "", "", "Transfer-Encoding: chunked\r\n", "Expect: 100-continue\r\n", "Connection: close\r\n"]
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: ps\r\nContent-Length: {length}\r\n{extra[int(random.integers(0, 6))]}\r\n"
-    )
+    more = ["", "", "", "Transfer-Encoding: chunked\r\n", "Expect: 100-continue\r\n", "Connection: close\r\n"][
+        int(random.integers(0, 6))
+    ]
+    if random.random() < 0.5:
+        more += f"Farshore-Monotonic: {odd(random)}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: ps\r\nContent-Length: {length}\r\n{more}\r\n"
     made = head.encode() + data
     return changed(random, made, len(head)) if random.random() < 0.1 else made
 

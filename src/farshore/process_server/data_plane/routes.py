@@ -170,7 +170,8 @@ class Routes:
     def _base(self, call: Call) -> Answer:
         stream, grant = self._granted(call)
         completion = _parsed(BaseCompletion, call.request.body(_DOCUMENT_BYTES))
-        completion = completion.model_copy(update={"time": completion.time + stream.time_axis.correction})
+        shifted = min(batches.LATEST, max(0, completion.time + stream.time_axis.correction))
+        completion = completion.model_copy(update={"time": shifted})
         if not stream.base_complete:
             self._copies.get(stream, grant).complete(completion)
             self._completed(stream, completion)

@@ -20,7 +20,7 @@ from typing import Callable, Iterator
 
 import numpy as np
 
-from farshore.formats.batch import Batch, Role
+from farshore.formats.batch import LATEST, Batch, Role
 from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
 from farshore.model.errors import FarshoreError, Fenced, Gap, Moved, TryLater, WrongState
@@ -264,7 +264,8 @@ class Stream:
         placed = self.time_axis.place(batch, timing)
         with self.changed:
             self._captured[batch.end_sequence] = placed.captured
-        return dataclasses.replace(batch, base_time=max(0, batch.base_time + placed.correction))
+        base_time = min(LATEST, max(0, batch.base_time + placed.correction))
+        return dataclasses.replace(batch, base_time=base_time)
 
     def _seal_and_queue(self, batch: Batch) -> Future[FrameReference]:
         """Called in the lane's turn only."""
