@@ -15,7 +15,7 @@ from tests.crash.process_server.simulated_agent import SimulatedAgent
 from tests.unit.vault.synthetic import memory_vault
 
 from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport
-from farshore.formats.batch import Batch, Role
+from farshore.formats.batch import LATEST, Batch, Role
 from farshore.formats.spool import FRAME_HEADER
 from farshore.model.errors import Damaged, Malformed, WrongState
 from farshore.model.identifiers import Epoch, MachineId
@@ -29,10 +29,12 @@ from farshore.process_server.streams import lane
 from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
+from farshore.process_server.streams.time_axis import Timing
 
 BAD = MachineId("00000000-0000-0000-0000-00000000000b")
 GOOD = MachineId("00000000-0000-0000-0000-00000000000a")
 EPOCH = Epoch(1)
+NOW = Timing(0.0, 0)
 
 
 class Open:
@@ -98,18 +100,18 @@ def test_a_frame_that_cannot_be_stored_goes_aside_and_stops_nobody(
         return segments.store_frames(stream, frames)
 
     first, *bad = batches(BAD, 4)
-    server.stream(BAD).receive(first)
+    server.stream(BAD).receive(first, NOW)
     until(lambda: server.stream(BAD).idle)
     monkeypatch.setattr(uploader, "store_frames", failing)
     stream = server.stream(BAD)
     for one in bad:
-        stream.receive(one)
+        stream.receive(one, NOW)
         if stream.lanes[Role.JOURNAL].aside:
             break
     until(lambda: stream.idle and stream.lanes[Role.JOURNAL].aside)
     assert len(tried) >= 5
     with pytest.raises(WrongState, match="cannot be stored any further"):
-        server.stream(BAD).receive(replace(bad[-1], first_sequence=stream.next_sequence(Role.JOURNAL)))
+        server.stream(BAD).receive(replace(bad[-1], first_sequence=stream.next_sequence(Role.JOURNAL)), NOW)
     assert stream.stored_sequence(Role.JOURNAL) == first.end_sequence, "nothing is told to be stored that is not"
     assert list(server.streams.stuck()) == [(BAD, EPOCH)]
     trouble = server.streams.stuck()[BAD, EPOCH]
@@ -126,7 +128,7 @@ def test_a_frame_that_cannot_be_stored_goes_aside_and_stops_nobody(
     assert (kept[0].parent / "reason.txt").read_text()
 
     for one in batches(GOOD, 3):
-        server.stream(GOOD).receive(one)
+        server.stream(GOOD).receive(one, NOW)
     until(lambda: server.stream(GOOD).idle)
     assert all(thread.is_alive() for thread in threading.enumerate() if thread.name.startswith("uploader"))
 
@@ -141,7 +143,7 @@ def test_what_does_not_fit_aside_stays_in_the_spool(server: Server, monkeypatch:
 
     monkeypatch.setattr(uploader, "store_frames", failing)
     stream = server.stream(BAD)
-    stream.receive(batches(BAD, 1)[0])
+    stream.receive(batches(BAD, 1)[0], NOW)
     for _ in range(8):
         assert failed.acquire(timeout=60)
     assert not stream.idle
@@ -188,3 +190,17 @@ def test_no_error_ends_the_reports() -> None:
     reporter._round(reporter._report)
     reporter._round(reporter._report)
     assert len(rounds) == 2
+
+
+def test_no_clock_that_a_sender_tells_of_moves_a_time_beyond_63_bits(server: Server) -> None:
+    """The configuration server could not keep it, and would refuse the reports of all machines."""
+    first, second = batches(GOOD, 2)
+    stream = server.stream(GOOD)
+    # Of 1970: what follows is moved to our time.
+    stream.receive(replace(first, base_time=0, captured=1), Timing(time.monotonic(), 1))
+    stream.receive(replace(second, base_time=LATEST, captured=5), Timing(time.monotonic(), 0))
+    until(lambda: stream.idle)
+    assert stream.lanes[Role.JOURNAL].stored_time < 1 << 63
+    last = server.vault.machine(GOOD).timeline().run(EPOCH, Role.JOURNAL).chain[-1].segment
+    assert last.end == second.end_sequence
+    assert last.last_time < 1 << 63
