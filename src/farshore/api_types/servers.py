@@ -40,6 +40,9 @@ class StreamGrant(Body):
     parent_epoch: int = 0
     parent_sequence: int = 0
     description: Description
+    certificates: Optional[List[str]] = None
+    """Serial numbers (lower-case hex) of the machine's certificates that are good now: no other opens the stream. None:
+    the configuration server is an older one and does not say."""
 
 
 class PointReport(Body):
@@ -90,7 +93,8 @@ class StreamReport(Body):
 
 
 class StreamTrouble(Body):
-    """Why what the spool holds of a stream cannot be stored, and what to do."""
+    """What is wrong with one stream: what the spool holds of it cannot be stored, a point of it cannot be read, or it
+    has two senders. And what to do."""
 
     machine: str
     epoch: int
@@ -110,7 +114,7 @@ class ServerReport(Body):
     points: List[PointReport] = []
     epochs: List[EpochReport] = []
     stuck: List[StreamTrouble] = []
-    """Streams that are in the spool and cannot be opened, though the store works."""
+    """Streams in trouble of their own, though the store works."""
     clock: Optional[ClockStanding] = None
     released: List[StreamName] = []
     """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
@@ -127,6 +131,8 @@ class ReportAnswer(Body):
     name them in ``released``."""
     bandwidth: List[Rate] = []
     """How fast the store may be written to, from now on and in the days to come; empty: no limit."""
+    certificates: Dict[str, List[str]] = {}
+    """By machine, of the streams reported: the serial numbers that are good now, as in a StreamGrant."""
 
 
 class ServerStanding(enum.Enum):

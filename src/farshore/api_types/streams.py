@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import Annotated, List
+
+from pydantic import Field
 
 from farshore.api_types.body import Body
+
+Number = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""What fits the formats and the catalog."""
 
 
 class Protocol(Body):
@@ -17,7 +22,7 @@ class Protocol(Body):
 class ProtocolOffer(Body):
     """``POST /v1/protocol``: the versions of the stream protocol that the machine speaks."""
 
-    versions: List[int]
+    versions: List[Number] = Field(max_length=100)
 
 
 class ProtocolChoice(Body):
@@ -67,9 +72,9 @@ class BaseCompletion(Body):
     """``POST /v1/streams/{machine}/{epoch}/base``: the copy is complete; the state is consistent from this journal
     sequence on. Answered (with StreamStatus) once chunks, base map and epoch are durable in the vault."""
 
-    consistent_from: int
-    time: int
-    base_end: int = 1
+    consistent_from: Number
+    time: Number
+    base_end: Number = 1
     """The sequence after the last record of the base overlay: a server that has fewer (another one, which died, had
     acknowledged them) must refuse."""
     only_points: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import func, select, update
 
 from farshore.catalog.database import Transaction
@@ -54,6 +56,20 @@ def record_certificate(tx: Transaction, row: CertificateRow) -> None:
 def certificate(tx: Transaction, serial: str) -> CertificateRow | None:
     """An issued certificate by its serial number (lower-case hex)."""
     return tx.get(CertificateRow, serial)
+
+
+def good_serials(tx: Transaction, kind: str, subjects: Collection[str], now: int) -> dict[str, list[str]]:
+    """By subject: the serial numbers of its certificates that are neither revoked nor expired."""
+    found: dict[str, list[str]] = {subject: [] for subject in subjects}
+    good = select(CertificateRow.subject, CertificateRow.serial).where(
+        CertificateRow.kind == kind,
+        CertificateRow.subject.in_(found),
+        CertificateRow.revoked == 0,
+        CertificateRow.expires > now,
+    )
+    for subject, serial in tx.execute(good.order_by(CertificateRow.serial)):
+        found[subject].append(serial)
+    return found
 
 
 def newest_expiry(tx: Transaction, kind: str, subject: str) -> int:

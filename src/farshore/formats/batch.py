@@ -27,8 +27,10 @@ HEADER_BYTES = HEADER.size
 DIGEST_BYTES = 16
 MAXIMUM_BYTES = 32 << 20
 """A receiver refuses a larger batch; senders aim at 4 MiB."""
+MOST_RECORDS = 1 << 20
+"""A receiver refuses a batch of so many: a segment, which holds whole batches, has fewer."""
 
-_LATEST = (1 << 63) - (1 << 42)
+LATEST = (1 << 63) - (1 << 42)
 """Base times up to here, ns, leave room for a record's own."""
 
 Buffer = Union[bytes, bytearray, memoryview]
@@ -56,6 +58,8 @@ class Batch:
     records: Records
     payload: Buffer
     captured: int = 0
+    digest: bytes = b""
+    """As it came in; empty for a batch that was made here."""
 
     @property
     def end_sequence(self) -> Sequence:
@@ -102,12 +106,16 @@ def decode(data: Buffer) -> Batch:
     check = blake3(view[: HEADER_BYTES - DIGEST_BYTES]).update(bytes(DIGEST_BYTES)).update(view[HEADER_BYTES:])
     if check.digest(DIGEST_BYTES) != digest:
         raise Damaged("The batch was altered on its way.", remedy="Send it again; if it recurs, check the memory.")
-    if base_time > _LATEST:
+    if base_time > LATEST:
         raise Malformed("The batch's time is beyond any clock.", remedy="Set the machine's clock.")
     records = np.frombuffer(view, RECORD, count, HEADER_BYTES)
     check_records(records)
     if int(payload_offsets(records)[-1]) != length:
         raise Malformed("The records do not add up to the payload.", remedy="Resync the machine.")
+    if count >= MOST_RECORDS:
+        raise Malformed(f"A batch holds {count} records; fewer than {MOST_RECORDS} are taken.", remedy="Send less.")
+    if first + count >= 1 << 63:
+        raise Malformed("A batch's sequence is beyond 63 bits.", remedy="Open a new epoch.")
     return Batch(
         MachineId(str(uuid.UUID(bytes=machine))),
         Epoch(epoch),
@@ -117,4 +125,5 @@ def decode(data: Buffer) -> Batch:
         records,
         view[table_end:],
         captured,
+        digest,
     )

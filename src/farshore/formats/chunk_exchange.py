@@ -25,6 +25,7 @@ COMPARE_MAGIC = b"FARCMPR1"
 CHUNKS_MAGIC = b"FARCHNK1"
 COMPARE_HEADER = struct.Struct("<8sHHIQ")
 """magic, disk, reserved, count, first chunk; then count × 32 bytes of hashes."""
+_MOST_CHUNKS = (1 << 63) // CHUNK
 CHUNKS_HEADER = struct.Struct("<8sHHI")
 """magic, disk, reserved, count; then count rows of CHUNK_ROW, then the chunks' bytes in row order."""
 CHUNK_ROW: np.dtype[Any] = np.dtype([("chunk", "<u8"), ("length", "<u4"), ("reserved", "<u4"), ("hash", "V32")])
@@ -68,6 +69,8 @@ def decode_comparison(data: Buffer) -> Comparison:
     (disk, count, first), body = _open(view, COMPARE_HEADER, COMPARE_MAGIC)
     if len(body) != count * HASH_BYTES:
         raise Malformed("A chunk comparison is cut short.", remedy="Send it again whole.")
+    if first + count > _MOST_CHUNKS:
+        raise Malformed("A chunk lies beyond any disk.", remedy="Open a new epoch: the disk has changed.")
     return Comparison(DiskNumber(disk), first, np.frombuffer(body, np.uint8).reshape(count, HASH_BYTES))
 
 
@@ -85,6 +88,8 @@ def decode_chunks(data: Buffer) -> Chunks:
     if len(body) < table:
         raise Malformed("A chunk upload is cut short.", remedy="Send it again whole.")
     rows = np.frombuffer(body, CHUNK_ROW, count)
+    if (rows["chunk"] >= _MOST_CHUNKS).any():
+        raise Malformed("A chunk lies beyond any disk.", remedy="Open a new epoch: the disk has changed.")
     if int(rows["length"].sum()) != len(body) - table or (rows["length"] > CHUNK).any():
         raise Malformed("The chunks do not add up to the upload.", remedy="Send it again whole.")
     return Chunks(DiskNumber(disk), rows, body[table:])

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Optional
 
-from farshore.formats.batch import Role
+from farshore.formats.batch import MOST_RECORDS, Role
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Sequence
 from farshore.model.position import Position
@@ -217,6 +217,7 @@ def layers_folder(machine: MachineId) -> str:
 DATA_TIER = 0xFF
 _BUCKET_BITS = 20
 SEGMENT_RECORDS = 1 << _BUCKET_BITS
+assert SEGMENT_RECORDS == MOST_RECORDS
 _SEGMENT = re.compile(
     rf"{MACHINES}({_MACHINE.pattern})/segments/([0-9a-f]{{8}})/([jb])/[0-9a-f]{{11}}/"
     r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})"

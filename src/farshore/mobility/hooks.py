@@ -3,12 +3,16 @@
 Every executable file in the folder is run with the argument ``freeze``, in the order of their names, and with
 ``thaw`` in the reverse order. One that fails or takes too long makes the point fail; those that had succeeded are
 still told to thaw.
+
+The agent runs them as root. So a script counts only if nobody but root could have written it: its file, and every
+folder above it, must belong to root (or to whom the agent runs as) and be writable by nobody else.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import stat
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +36,10 @@ class Quiesced:
 
     def __enter__(self) -> Quiesced:
         try:
-            for script in self._scripts():
+            scripts = self._scripts()
+            for script in scripts:
+                _check_safe(script)
+            for script in scripts:
                 self._run(script, "freeze")
                 self._quiet.append(script)
         except BaseException:
@@ -69,3 +76,18 @@ class Quiesced:
 
     def _failed(self, script: Path, word: str, why: str) -> TryLater:
         return TryLater(f"{script} {word} failed: {why}.", remedy=f"Run it by hand, mend it, or remove it: {script}")
+
+
+def _check_safe(script: Path) -> None:
+    """Raise TryLater where somebody else could have written the script, or put it there."""
+    real = script.resolve()
+    for path in (script.parent.resolve(), *script.parent.resolve().parents, real, *real.parents):
+        found = path.stat()
+        # In a sticky folder nobody can replace what belongs to another.
+        writable = bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        sticky = stat.S_ISDIR(found.st_mode) and bool(found.st_mode & stat.S_ISVTX)
+        if found.st_uid not in (0, os.geteuid()) or (writable and not sticky):
+            raise TryLater(
+                f"{script} is not run: {path} may be written by others than root.",
+                remedy=f"Look into the script, then: chown root:root {path} && chmod go-w {path}",
+            )

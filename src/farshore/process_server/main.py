@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -58,6 +59,8 @@ def main() -> int:
     logs.configure("process-server", level=settings.log_level)
     threading.excepthook = _end_at_once
     keep_freed_memory()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -130,6 +133,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         bandwidth=bandwidth,
         store_trouble=lambda: watched.trouble,
         workers=settings.workers,
+        connections=settings.connections,
         uploads=settings.uploads,
         spool_file_bytes=settings.spool_file_bytes,
     )

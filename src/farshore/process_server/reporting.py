@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from typing import Callable, Protocol
 
 from farshore.api_types.clocks import ClockStanding
@@ -24,9 +25,10 @@ from farshore.api_types.servers import (
 from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
 from farshore.model.clock_steps import ClockSteps
-from farshore.model.errors import FarshoreError
+from farshore.model.errors import FarshoreError, Malformed
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.text import printable
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import Stored
@@ -70,6 +72,7 @@ class Reporter:
         self._refresh, self._answered, self._store_trouble = refresh, answered, store_trouble
         self._points: list[PointReport] = []
         self._epochs: list[EpochReport] = []
+        self._most = _POINTS_A_REPORT
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._silent = False
@@ -131,21 +134,38 @@ class Reporter:
                 named = [point for point in self._points if point.kind != PointKind.CRASH_CONSISTENT.value]
                 others = [point for point in self._points if point.kind == PointKind.CRASH_CONSISTENT.value]
                 self._points = named + others[len(others) // 2 :]
+            if len(self._points) > MOST_POINTS:
+                self._thin_most()
+
+    def _thin_most(self) -> None:
+        """Drop the older half of the points of whichever machine has most: its own excess costs nobody else."""
+        machine, count = Counter(point.machine for point in self._points).most_common(1)[0]
+        _log.warning("Machine %s: %d points cannot be reported and stay in the vault only.", machine, count // 2)
+        places = [place for place, point in enumerate(self._points) if point.machine == machine]
+        dropped = set(places[: count // 2])
+        self._points = [point for place, point in enumerate(self._points) if place not in dropped]
 
     def _run(self) -> None:
         next_refresh = time.monotonic() + REFRESH_SECONDS
         while not self._stopping.wait(REPORT_SECONDS):
-            self._report()
+            self._round(self._report)
             if time.monotonic() >= next_refresh:
-                self._refresh()
+                self._round(self._refresh)
                 next_refresh = time.monotonic() + REFRESH_SECONDS
-        self._report()
+        self._round(self._report)
+
+    def _round(self, work: Callable[[], None]) -> None:
+        """Do ``work``. Nothing that goes wrong with it may end the reports of all machines."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001
+            _log.error("A round of the reporter failed; the next one follows.", exc_info=error)
 
     def _report(self) -> None:
         assert self._streams is not None
         assert self._uploader is not None
         with self._lock:
-            points, epochs = self._points[:_POINTS_A_REPORT], self._epochs[:]
+            points, epochs = self._points[: self._most], self._epochs[:]
         report = ServerReport(
             url=self._url,
             version=self._version,
@@ -157,8 +177,8 @@ class Reporter:
             points=points,
             epochs=epochs,
             stuck=[
-                StreamTrouble(machine=machine, epoch=epoch, trouble=str(error))
-                for (machine, epoch), error in self._streams.stuck().items()
+                StreamTrouble(machine=machine, epoch=epoch, trouble=printable(trouble))
+                for (machine, epoch), trouble in self._streams.stuck().items()
             ],
             clock=self._clock_standing(),
             released=[StreamName(machine=machine, epoch=epoch) for machine, epoch in self._streams.released()],
@@ -169,7 +189,10 @@ class Reporter:
             if not self._silent:
                 _log.warning("The configuration server takes no reports: %s", error)
             self._silent = True
+            if isinstance(error, Malformed) and points:
+                self._refused(points, error)
             return
+        self._most = min(_POINTS_A_REPORT, self._most * 2)
         if self._silent:
             _log.info("The configuration server takes reports again.")
             self._silent = False
@@ -185,6 +208,16 @@ class Reporter:
         if last is None:
             return ClockStanding()
         return ClockStanding(steps=last.number, last=last.nanoseconds / 1e9, age=time.monotonic() - last.seen)
+
+    def _refused(self, points: list[PointReport], error: Malformed) -> None:
+        """Something in a report is not what the receiver expects: find the point that it is, and leave it out, for it
+        would hold up the reports of all machines."""
+        if len(points) > 1:
+            self._most = len(points) // 2
+            return
+        with self._lock:
+            self._points = [point for point in self._points if point is not points[0]]
+        _log.error("Machine %s: the point %s is not reported: %s", points[0].machine, points[0].id, error)
 
     def _standing(self, stream: Stream) -> StreamReport:
         assert self._uploader is not None

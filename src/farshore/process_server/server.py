@@ -15,11 +15,13 @@ from farshore.model.bandwidth import Bandwidth
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.copying.copies import Copies
+from farshore.process_server.copying.told import Limits
 from farshore.process_server.data_plane.routes import Routes
-from farshore.process_server.listening.listener import WORKERS, Listener
+from farshore.process_server.listening.listener import CONNECTIONS, WORKERS, Listener
 from farshore.process_server.reporting import Reporter, ReportSink
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.spool.log import FILE_BYTES, SpoolLog
+from farshore.process_server.storing.aside import Aside
 from farshore.process_server.storing.uploader import THREADS, Uploader
 from farshore.process_server.streams.grants import Grants, GrantSource
 from farshore.process_server.streams.registry import Streams
@@ -53,20 +55,23 @@ class ProcessServer:
         bandwidth: Bandwidth | None = None,
         store_trouble: Callable[[], str] = lambda: "",
         workers: int = WORKERS,
+        connections: int = CONNECTIONS,
         uploads: int = THREADS,
         spool_file_bytes: int = FILE_BYTES,
     ) -> None:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
         self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered, store_trouble)
-        self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads)
+        aside = Aside(disk.directory.parent / "aside")
+        self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads, aside)
         self.streams = Streams(
             vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
         )
         self.resuming = Resuming(self.streams)
-        self.copies = Copies(self.streams, disk.directory.parent / "copies")
+        told = Limits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
+        self.copies = Copies(self.streams, disk.directory.parent / "copies", told)
         routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2), self.bandwidth)
-        self.listener = Listener(host, port, context, routes, workers=workers)
+        self.listener = Listener(host, port, context, routes, workers=workers, connections=connections)
 
     def start(self) -> None:
         """Take over what the spool holds, and take requests; the vault's store may be away meanwhile."""
@@ -102,6 +107,7 @@ class ProcessServer:
     def _answered(self, answer: ReportAnswer) -> None:
         self.streams.close([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.closed])
         self.streams.release([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.release])
+        self.streams.certificates(answer.certificates)
         self.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in answer.bandwidth)
 
     def _refresh(self) -> None:

@@ -26,9 +26,11 @@ class Settings(BaseSettings):
     url: str = ""
     """Where agents reach this server, https://host:port; empty: this host's name."""
     ciphers: str = ""
-    """OpenSSL cipher list for TLS 1.2; empty: the defaults."""
+    """OpenSSL cipher list for TLS 1.2; empty: ECDHE with AES-GCM or ChaCha20."""
     workers: int = Field(32, ge=2, le=512)
     """Requests worked on at once; each may hold a body of up to 32 MiB."""
+    connections: int = Field(4096, ge=64, le=1 << 20)
+    """Connections at once, as far as the limit of open files allows: an agent holds some eight."""
     uploads: int = Field(3, ge=1, le=64)
     """Segments put into the vault at once."""
     spool_file_bytes: int = Field(64 << 20, ge=1 << 16)

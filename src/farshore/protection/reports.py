@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport, StreamName, StreamReport
-from farshore.catalog import events, machines, points, policies
+from farshore.catalog import events, machines, points, policies, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import EpochRow, MachineRow, PointRow, ProcessServerRow
 from farshore.model.bandwidth import rates
@@ -63,6 +63,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
     named |= {(left.machine, left.epoch) for left in report.released}
     return ReportAnswer(
         closed=closed,
+        certificates=users.good_serials(tx, "machine", {stream.machine for stream in report.streams}, now),
         release=moving.to_release(tx, server, named),
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
     )

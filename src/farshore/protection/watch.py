@@ -106,8 +106,8 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             "stream-stuck",
             subject,
             Severity.ERROR,
-            f"What its process server holds of {machine.name} cannot be stored: {machine.stream_trouble}",
-            "It stays in the spool and is tried again; other machines are not held up.",
+            f"The stream of {machine.name} is in trouble at its process server: {machine.stream_trouble}",
+            "Nothing that was acknowledged is thrown away; other machines are not held up.",
         )
     yield from _of_clock(machine, subject, now)
     blind = _blind_disks(machine)

@@ -16,6 +16,7 @@ import time
 from typing import Any, Dict, Mapping, TextIO
 
 from farshore.model.errors import FarshoreError
+from farshore.telemetry.flood import Sparing
 
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
@@ -25,6 +26,7 @@ def configure(program: str, *, level: str = "INFO", as_json: bool = False, strea
     """Send all records at ``level`` and above to ``stream``; replaces what was configured before."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines(program) if as_json else TextLines(journal="JOURNAL_STREAM" in os.environ))
+    handler.addFilter(Sparing())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

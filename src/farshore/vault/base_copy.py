@@ -1,7 +1,7 @@
 """The base of an epoch, as it is copied: chunks compared by hash, the missing ones taken in, maps written at the end.
 
 Nothing of it has to survive a crash of the process that runs it: the agent compares again, and finds known what had
-become durable. Memory: 48 bytes a chunk compared (768 MiB for a full 1 TiB disk).
+become durable. Memory: 48 bytes a chunk compared, but for zeroes (768 MiB for a full 1 TiB disk).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Sequence as Several
 import numpy as np
 import numpy.typing as npt
 
-from farshore.formats.base_map import INHERIT, ZERO
+from farshore.formats.base_map import INHERIT, ZERO, chunk_count
 from farshore.formats.chunk_exchange import Chunks, Comparison, Verdict
 from farshore.model.errors import Malformed
-from farshore.model.identifiers import DiskNumber, Epoch, MachineId
+from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId
 from farshore.model.position import Position
 from farshore.vault.base_maps import BaseMapWriter
 from farshore.vault.chunks import ChunkStore
@@ -80,6 +80,12 @@ class BaseCopy:
         """Take in chunks that were missing. Raises Damaged for a wrong hash, Malformed, the store's errors."""
         base = self._map(chunks.disk)
         rows = chunks.rows
+        # Before anything of it is stored.
+        if (rows["chunk"] >= chunk_count(base.size)).any() or (rows["length"] != _lengths(rows["chunk"], base)).any():
+            raise Malformed(
+                "A chunk lies outside its disk, or has another length than it has there.",
+                remedy="Begin another epoch: the disk has changed.",
+            )
         hashes = np.frombuffer(np.ascontiguousarray(rows["hash"]).tobytes(), np.uint8).reshape(-1, 32)
         locators = self._writer.add(hashes, rows["length"], chunks.payload)
         base.set_stored(rows["chunk"].astype(np.int64), hashes, locators)
@@ -109,3 +115,9 @@ class BaseCopy:
         with self._lock:
             self._touched.add(disk)
         return found
+
+
+def _lengths(chunks: npt.NDArray[np.uint64], base: BaseMapWriter) -> npt.NDArray[np.int64]:
+    """How many bytes these chunks have on the disk."""
+    lengths: npt.NDArray[np.int64] = np.minimum(CHUNK, base.size - chunks.astype(np.int64) * CHUNK)
+    return lengths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
 
@@ -18,6 +19,9 @@ from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId
 from farshore.vault.objects import OpenedObject, SealedObject
 from farshore.vault.sealing import Sealer, SealingKey, concatenated
 
+SLICE_CHUNKS = 128
+_SLICES = PAGE_CHUNKS // SLICE_CHUNKS
+
 Numbers = npt.NDArray[np.int64]
 
 
@@ -25,7 +29,7 @@ class BaseMapWriter:
     """Collects where the chunks of one disk are. Safe to use from several threads.
 
     A chunk that is never set is ``rest``: INHERIT with a parent, ZERO without. Memory: 48 bytes for each chunk of
-    the 128 MiB pages in which something was set.
+    the slices of 8 MiB in which something else was set, whatever the size of the disk.
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class BaseMapWriter:
         self._rest = rest
         self.unique = secrets.token_hex(8)
         """Part of the map's name."""
-        self._pages: dict[int, tuple[Entries, Hashes]] = {}
+        self._slices: dict[int, tuple[Entries, Hashes]] = {}
         self._salts: dict[bytes, int] = {}
         self._lock = threading.Lock()
 
@@ -46,6 +50,8 @@ class BaseMapWriter:
 
     def set_zero(self, chunks: Numbers) -> None:
         """These chunks read as zeroes."""
+        if self._rest == ZERO:
+            chunks = self._in_slices(chunks)
         self._set(chunks, _special(len(chunks), ZERO), None)
 
     def set_inherited(self, chunks: Numbers, hashes: Hashes) -> None:
@@ -73,7 +79,7 @@ class BaseMapWriter:
         with self._lock:
             for page in range(pages):
                 first, end = base_map.page_range(page, PAGE_CHUNKS, self._size)
-                entries, hashes = self._pages.get(page) or self._blank()
+                entries, hashes = self._page(page)
                 for part in (entries[: end - first].tobytes(), hashes[: end - first].tobytes()):
                     ordinal = sealer.reserve(1)
                     packs.append(sealer.pack(part, ordinal))
@@ -83,20 +89,50 @@ class BaseMapWriter:
         end_buffers = sealer.finish(name, base_map.encode_index(index), rows)
         return SealedObject(name, concatenated(sealer.header, packs, end_buffers))
 
-    def _blank(self) -> tuple[Entries, Hashes]:
-        return _special(PAGE_CHUNKS, self._rest), np.zeros((PAGE_CHUNKS, 32), np.uint8)
+    def _page(self, page: int) -> tuple[Entries, Hashes]:
+        entries, hashes = self._blank(PAGE_CHUNKS)
+        for number in range(_SLICES):
+            found = self._slices.get(page * _SLICES + number)
+            if found is not None:
+                where = slice(number * SLICE_CHUNKS, (number + 1) * SLICE_CHUNKS)
+                entries[where], hashes[where] = found
+        return entries, hashes
 
-    def _set(self, chunks: Numbers, entries: Entries, hashes: Hashes | None) -> None:
+    def _blank(self, chunks: int) -> tuple[Entries, Hashes]:
+        return _special(chunks, self._rest), np.zeros((chunks, 32), np.uint8)
+
+    def _in_slices(self, chunks: Numbers) -> Numbers:
+        """Those of ``chunks`` whose slice holds something; all others are ``rest`` as it is."""
+        self._check(chunks)
+        slices = chunks // SLICE_CHUNKS
+        with self._lock:
+            held = [number for number in np.unique(slices).tolist() if number in self._slices]
+        return chunks[np.isin(slices, held)]
+
+    def _check(self, chunks: Numbers) -> None:
         if len(chunks) and (int(chunks.min()) < 0 or int(chunks.max()) >= chunk_count(self._size)):
             raise Malformed("A chunk lies outside its disk.", remedy="Begin another epoch: the disk has changed.")
-        pages = chunks // PAGE_CHUNKS
+
+    def _set(self, chunks: Numbers, entries: Entries, hashes: Hashes | None) -> None:
+        self._check(chunks)
+        if not len(chunks):
+            return
+        if len(chunks) > 1 and (np.diff(chunks) < 0).any():
+            order = np.argsort(chunks, kind="stable")
+            chunks, entries = chunks[order], entries[order]
+            hashes = None if hashes is None else hashes[order]
+        slices = chunks // SLICE_CHUNKS
+        edges = [0, *(np.flatnonzero(np.diff(slices)) + 1).tolist(), len(chunks)]
         with self._lock:
-            for page in np.unique(pages):
-                chosen = pages == page
-                within = chunks[chosen] - page * PAGE_CHUNKS
-                table, digests = self._pages.setdefault(int(page), self._blank())
-                table[within] = entries[chosen]
-                digests[within] = 0 if hashes is None else hashes[chosen]
+            for low, high in itertools.pairwise(edges):
+                number = int(slices[low])
+                found = self._slices.get(number)
+                if found is None:
+                    found = self._slices[number] = self._blank(SLICE_CHUNKS)
+                table, digests = found
+                within = chunks[low:high] - number * SLICE_CHUNKS
+                table[within] = entries[low:high]
+                digests[within] = 0 if hashes is None else hashes[low:high]
 
 
 class BaseMap:

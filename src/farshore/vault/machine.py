@@ -20,6 +20,7 @@ from farshore.formats import vault_names
 from farshore.formats.batch import Buffer, Role
 from farshore.formats.container import Kind
 from farshore.formats.layer import Table
+from farshore.formats.record import Records
 from farshore.formats.segment import SegmentIndex, decode_index
 from farshore.formats.vault_names import SegmentName
 from farshore.model.errors import Damaged, NotFound
@@ -305,6 +306,15 @@ class MachineVault:
                 f"{opened.name} holds other records than its name says.", remedy="Run `farshore vault verify`."
             )
         return opened, index
+
+    def stored_records(self, epoch: Epoch, role: Role, sequence: Sequence) -> tuple[Sequence, Records, bytes] | None:
+        """The segment that holds a record: its first sequence, its records, and the payload of all of them. None where
+        no segment holds it (any more). Raises NotFound, Damaged, the store's errors."""
+        stored = self.timeline().around(epoch, sequence, role)
+        if stored is None:
+            return None
+        opened, index = self.segment_index(stored)
+        return index.first_sequence, index.records, b"".join(opened.read_packs(range(len(opened.packs))))
 
     def layer(self, stored: StoredLayer) -> Layer:
         """An opened layer. Raises NotFound, Damaged, WrongKey."""

@@ -13,6 +13,7 @@ from farshore.model.errors import Damaged, Malformed, NotFound
 from farshore.model.identifiers import Epoch, MachineId, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
+from farshore.model.text import printable
 from farshore.vault.timeline import Piece, Timeline
 
 _SHOWN = 1_000_000
@@ -67,7 +68,7 @@ def from_fields(fields: dict[str, Any], name: str) -> RecoveryPoint:
             Position(Epoch(int(epoch)), Sequence(int(sequence))),
             int(fields["time"]),
             PointKind(fields["kind"]),
-            str(fields["name"]),
+            printable(str(fields["name"]), 200),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as cause:
         raise Damaged(f"{name} does not describe a point.", remedy="Run `farshore vault verify`.") from cause

@@ -275,10 +275,10 @@ class Timeline:
             remedy="Choose an older point; a resync of the machine makes new ones.",
         )
 
-    def around(self, epoch: Epoch, sequence: Sequence) -> StoredSegment | None:
+    def around(self, epoch: Epoch, sequence: Sequence, role: Role = Role.JOURNAL) -> StoredSegment | None:
         """The segment that holds a journal record; None where retention has merged it, or is about to delete it."""
-        folder = vault_names.segments_folder(self.machine, epoch, Role.JOURNAL)
-        after = vault_names.segments_before(self.machine, epoch, Role.JOURNAL, sequence)
+        folder = vault_names.segments_folder(self.machine, epoch, role)
+        after = vault_names.segments_before(self.machine, epoch, role, sequence)
         for item in self._store.list(folder, after=after):
             name = SegmentName.parse(item.name)
             if name is not None and name.first <= sequence < name.end and item.name not in self._condemned:

@@ -148,6 +148,8 @@ class Rig:
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self._planes: list[DataPlane] = []
+        self.serial = ""
+        """Of the last certificate that was issued."""
 
     def __enter__(self) -> Rig:
         self.control_listener.start()
@@ -243,4 +245,5 @@ class Rig:
 
     def _issue(self, holder: Identity, names: tuple[str, ...] | list[str] = ()) -> tuple[str, str]:
         issued, key = self.authority.issue(holder, datetime.datetime.now(datetime.UTC), names)
+        self.serial = issued.serial
         return issued.certificate, key

@@ -13,7 +13,7 @@ from tests.crash.process_server.simulated_agent import SimulatedAgent
 from farshore.api_types.machines import EpochKind
 from farshore.formats.chunk_exchange import CHUNK_ROW, Comparison
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, new_id
-from farshore.process_server.copying.told import ToldLog, sweep
+from farshore.process_server.copying.told import Limits, ToldLog, sweep
 
 SIZE = 96 << 20
 CHUNKS = SIZE // CHUNK
@@ -120,3 +120,30 @@ def test_a_disk_that_takes_nothing_ends_the_log_and_nothing_else(tmp_path: Path)
     log.add(comparison(0))
     log.add(comparison(1))
     log.close(forget=False)
+
+
+def test_comparing_the_same_again_and_again_adds_nothing(tmp_path: Path) -> None:
+    with Rig(tmp_path, seal_every=0.1) as rig:
+        rig.start()
+        rig.control.grant(A, 1, EpochKind.INITIAL, description(SIZE))
+        agent = SimulatedAgent(A, rig.plane(A, 1), 1, SIZE, 1, rig.vault.chunk_hash_key)
+        random = np.random.default_rng(5)
+        for _ in range(6):
+            agent.plane.compare(Comparison(DISK, 0, random.integers(0, 256, (CHUNKS, 32), np.uint8)))
+        size = sum(path.stat().st_size for path in (tmp_path / "state" / "copies").iterdir())
+        assert size < CHUNKS * 40
+        rig.stop()
+
+
+def test_logs_keep_to_their_limits_and_end_where_they_are_full(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    limits = Limits(each=10_000, together=25_000)
+    for machine in (A, B, MachineId(new_id())):
+        log = ToldLog(tmp_path, machine, Epoch(1), limits)
+        for number in range(20):
+            log.add(Comparison(DISK, number, random.integers(0, 256, (30, 32), np.uint8)))
+        assert list(log.replay())
+        log.close(forget=False)
+    sizes = sorted(path.stat().st_size for path in tmp_path.iterdir())
+    assert sizes[-1] <= 10_000
+    assert 20_000 < sum(sizes) <= 25_000

@@ -56,7 +56,7 @@ class FarSide:
     def receive(self, data: bytes) -> Acknowledgement:
         """One request with a batch, as the data plane handles it."""
         batch = batches.decode(data)
-        stream, grant = self.streams.granted(batch.machine, batch.epoch)
+        stream, grant = self.streams.granted(batch.machine, batch.epoch, "")
         stream.receive(read_batch(data, grant), Timing(time.monotonic(), 0))
         return Acknowledgement(
             next_journal=stream.next_sequence(Role.JOURNAL), next_base=stream.next_sequence(Role.BASE)
@@ -66,7 +66,7 @@ class FarSide:
         """The configuration server opens an epoch; this server hears of it by asking, or by the first request of it."""
         self.granted = epoch
         if by_request:
-            self.streams.granted(MACHINE, Epoch(epoch))
+            self.streams.granted(MACHINE, Epoch(epoch), "")
         else:
             self.streams.refresh()
 

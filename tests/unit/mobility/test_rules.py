@@ -182,6 +182,33 @@ def test_a_slow_hook_is_given_up(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("what", ["script", "folder", "above", "target", "owner"])
+def test_no_hook_runs_that_another_could_have_written(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "above" / "hooks.d"
+    folder.mkdir(parents=True)
+    script(folder, "10-first", "")
+    script(tmp_path / "above", "target", "")
+    (folder / "20-second").symlink_to(tmp_path / "above" / "target")
+    with Quiesced(folder):
+        pass
+    (folder / "log").unlink()
+    if what == "owner":
+        os.chown(folder / "20-second", 12345, 12345)
+    else:
+        bad = {
+            "script": folder / "10-first",
+            "folder": folder,
+            "above": folder.parent,
+            "target": tmp_path / "above" / "target",
+        }
+        bad[what].chmod(0o775)
+    with pytest.raises(TryLater, match="may be written by others") as caught, Quiesced(folder):
+        pass
+    assert "chmod go-w" in caught.value.remedy
+    assert not (folder / "log").exists(), "another hook ran before"
+
+
 def test_without_a_folder_there_is_nothing_to_quiesce(tmp_path: Path) -> None:
     with Quiesced(tmp_path / "absent"):
         pass

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import CHUNK, DiskNumber
-from farshore.process_server.copying.coverage import Coverage
+from farshore.process_server.copying.coverage import PAGE, Coverage
 
 ONE, TWO = DiskNumber(0), DiskNumber(3)
 
@@ -65,3 +69,55 @@ def test_missing_ranges_are_told_a_few_at_a_time(coverage: Coverage) -> None:
     coverage.add(ONE, np.array([0, 3, 4, 9]))
     assert coverage.ranges_missing(10) == [(ONE, 1, 2), (ONE, 5, 4), (TWO, 0, 3)]
     assert coverage.ranges_missing(2) == [(ONE, 1, 2), (ONE, 5, 4)]
+
+
+CHUNKS = 2 * PAGE + 100
+RUNS = st.tuples(st.integers(0, CHUNKS - 1), st.integers(1, PAGE + 50))
+
+
+@given(st.integers(0, CHUNKS), st.lists(RUNS, max_size=12), st.integers(0, 2**32))
+def test_over_pages_it_is_what_one_flag_a_chunk_would_be(
+    inherited: int, runs: list[tuple[int, int]], seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    coverage = Coverage([(ONE, CHUNKS * CHUNK - 512)], {ONE: inherited})
+    flags = np.zeros(CHUNKS, np.bool_)
+    flags[:inherited] = True
+    for number, (first, length) in enumerate(runs):
+        end = min(CHUNKS, first + length)
+        told = random.random(end - first) < (1.0 if number % 2 else 0.9)
+        before = coverage.told
+        if number % 3 == 2:
+            coverage.add(ONE, first + np.flatnonzero(told))
+        else:
+            assert coverage.add_run(ONE, first, told) == (int(np.count_nonzero(told & ~flags[first:end])) > 0)
+        flags[first:end] |= told
+        assert coverage.told == int(np.count_nonzero(flags[inherited:])) >= before
+    edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=1, append=1)).reshape(-1, 2)
+    expected = [(ONE, first, end - first) for first, end in edges.tolist()]
+    assert coverage.ranges_missing(1 << 30) == expected
+    assert coverage.ranges_missing(2) == expected[:2]
+    assert (coverage.missing() == "") == flags.all()
+    if not flags.all():
+        first = int(np.argmin(flags))
+        assert f"{np.count_nonzero(~flags)} of {CHUNKS} chunks of disk 0, the first at {first}" in coverage.missing()
+
+
+def test_memory_follows_what_was_told_and_not_what_was_declared() -> None:
+    size = 32 << 40
+    tracemalloc.start()
+    try:
+        coverage = Coverage([(ONE, size), (TWO, (1 << 63) - 1)], {TWO: 1 << 46})
+        coverage.add_run(ONE, 1000, np.ones(10, np.bool_))
+        coverage.add(ONE, np.array([size // CHUNK - 1]))
+        assert coverage.ranges_missing(1000)[:3] == [
+            (ONE, 0, 1000),
+            (ONE, 1010, size // CHUNK - 1011),
+            (TWO, 1 << 46, (1 << 47) - (1 << 46)),
+        ]
+        assert "disk 0" in coverage.missing()
+        assert coverage.told == 11
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20

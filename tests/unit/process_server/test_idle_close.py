@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ class Open:
     """A GrantSource by whom every epoch is open."""
 
     def stream(self, _machine: str, _epoch: int) -> Any:
-        return object()
+        return SimpleNamespace(certificates=None)
 
 
 class Server:
@@ -39,7 +40,7 @@ class Server:
         )
 
     def stream(self) -> Stream:
-        return self.streams.granted(MACHINE, EPOCH)[0]
+        return self.streams.granted(MACHINE, EPOCH, "")[0]
 
 
 @pytest.fixture

@@ -109,8 +109,8 @@ def test_restored_frames_go_on_where_the_vault_ends() -> None:
 
 def test_a_disk_that_hangs_shows_as_the_wait_for_the_spool() -> None:
     lane = Lane()
-    lane.is_queued(11, 100.0)
-    lane.is_queued(21, 104.0)
+    lane.is_queued(1, 11, 100.0)
+    lane.is_queued(11, 21, 104.0)
     assert lane.lags(110.0, SEAL) == (10.0, 0.0, 0.0)
     lane.placed(frame(1, 11), 112.0)
     assert lane.lags(112.0, SEAL) == (12.0, 0.0, 0.0), "what it took, although the next has waited for less"
@@ -123,9 +123,9 @@ def test_a_disk_that_hangs_shows_as_the_wait_for_the_spool() -> None:
 def test_what_was_placed_before_it_was_noted_or_was_lost_does_not_wait_for_the_spool() -> None:
     lane = Lane()
     lane.placed(frame(1, 11), 100.0)
-    lane.is_queued(11, 99.0)
+    lane.is_queued(1, 11, 99.0)
     assert lane.lags(200.0, SEAL)[0] == 0.0
-    lane.is_queued(21, 200.0)
+    lane.is_queued(11, 21, 200.0)
     lane.is_lost(11)
     assert (lane.accepted, lane.lags(300.0, SEAL)[0]) == (11, 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from tests.unit.vault.synthetic import Machine, memory_vault
@@ -25,7 +26,7 @@ class Open:
     """A GrantSource by whom every epoch is open."""
 
     def stream(self, _machine: str, _epoch: int) -> Any:
-        return object()
+        return SimpleNamespace(certificates=None)
 
 
 def test_where_retention_has_merged_and_deleted_the_first_segments(tmp_path) -> None:
@@ -49,7 +50,7 @@ def test_where_retention_has_merged_and_deleted_the_first_segments(tmp_path) -> 
         streams = Streams(
             machine.vault, log, Grants(Open()), opened=lambda _: None, closed=lambda _: None, wake=lambda: None
         )
-        stream, _ = streams.granted(machine.id, epoch)
+        stream, _ = streams.granted(machine.id, epoch, "")
         assert stream.next_sequence(Role.JOURNAL) == machine.next[Role.JOURNAL]
         assert stream.stored_sequence(Role.JOURNAL) == machine.next[Role.JOURNAL]
     finally:

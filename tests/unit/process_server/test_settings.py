@@ -32,8 +32,28 @@ def test_defaults_need_no_file() -> None:
 
 
 def test_a_peer_is_read_from_the_uri_alone() -> None:
-    names = (("DNS", "example.com"), ("URI", "https://x/y"), ("URI", "farshore://machine/1234"))
-    assert peer_of({"subjectAltName": names}) == Peer("machine", "1234")
-    for certificate in ({}, {"subjectAltName": names[:2]}):
-        with pytest.raises(Unauthenticated):
-            peer_of(certificate)
+    names = (("DNS", "example.com"), ("URI", "farshore://machine/1234"))
+    found = peer_of({"subjectAltName": names, "serialNumber": "0A1B"})
+    assert found == Peer("machine", "1234")
+    assert found.serial == "a1b"
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        (),
+        ("https://x/y",),
+        ("farshore://machine/1234", "farshore://machine/5678"),
+        ("farshore://machine/1234", "https://x/y"),
+        ("farshore://machine/1234/5",),
+        ("farshore://machine/../1234",),
+        ("farshore://Machine/1234",),
+        ("farshore://machine@x/1234",),
+        ("farshore://machine/1234?x",),
+        ("farshore://machine/1234\n",),
+        ("farshore://machine/",),
+    ],
+)
+def test_a_certificate_that_does_not_name_exactly_one_holder_names_none(uris: tuple[str, ...]) -> None:
+    with pytest.raises(Unauthenticated):
+        peer_of({"subjectAltName": tuple(("URI", uri) for uri in uris)})

@@ -9,8 +9,9 @@ import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, fresh_catalog, request
 
 from farshore.api_types.servers import EpochReport, PointReport, ReportAnswer, ServerReport, StreamReport
-from farshore.catalog import epochs, events, machines, points
+from farshore.catalog import epochs, events, machines, points, users
 from farshore.catalog.database import Catalog
+from farshore.catalog.tables import CertificateRow
 from farshore.model.point import PointKind
 from farshore.protection import reports
 from farshore.protection.granting import fence, grant
@@ -55,6 +56,23 @@ def whole(consistent_from: int = 10) -> EpochReport:
 def point(sequence: int, seconds: float, kind: str = "crash-consistent", **values: str) -> PointReport:
     time = NOW + int(seconds * SECOND)
     return PointReport(machine=MACHINE, epoch=1, sequence=sequence, time=time, kind=kind, **values)
+
+
+def test_the_answer_names_the_certificates_that_are_good(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        for serial, subject, revoked, expires in (
+            ("a", MACHINE, 0, NOW + 1),
+            ("b", MACHINE, NOW, NOW + 1),
+            ("c", MACHINE, 0, NOW),
+            ("d", "another", 0, NOW + 1),
+            ("e", MACHINE, 0, NOW + 2),
+        ):
+            row = CertificateRow(
+                serial=serial, kind="machine", subject=subject, issued=0, expires=expires, revoked=revoked
+            )
+            users.record_certificate(tx, row)
+    assert report(catalog, streams=[stream()]).certificates == {MACHINE: ["a", "e"]}
+    assert report(catalog).certificates == {}
 
 
 def test_a_whole_epoch_makes_the_machine_protected_once(catalog: Catalog) -> None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from farshore.api_types.machines import Description, Enrolment, EpochKind, RenewalRequest
 from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
-from farshore.catalog import epochs, process_servers
+from farshore.catalog import epochs, process_servers, users
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
 from farshore.protection import reports
@@ -51,6 +51,7 @@ def stream(machine: str, epoch: int, server: ProcessServerCaller, installation: 
             parent_epoch=row.parent_epoch,
             parent_sequence=row.parent_sequence,
             description=Description.model_validate(row.description),
+            certificates=users.good_serials(tx, Kind.MACHINE.value, [machine], installation.clock.now())[machine],
         )
 
 

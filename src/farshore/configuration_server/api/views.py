@@ -95,7 +95,7 @@ def _lag(row: MachineRow, seen: Heartbeat | None, server: ProcessServerRow | Non
 
 
 def _stuck(row: MachineRow) -> list[str]:
-    return [f"What its process server holds cannot be stored: {row.stream_trouble}"] if row.stream_trouble else []
+    return [f"Its stream is in trouble at the process server: {row.stream_trouble}"] if row.stream_trouble else []
 
 
 def point(row: PointRow) -> Point:

@@ -7,10 +7,14 @@ caller's to close afterwards.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import select
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +27,12 @@ from farshore.model.errors import Refused
 log = logging.getLogger(__name__)
 
 _HANDSHAKE_SECONDS = 30.0
+"""From the first byte to the last, however they come."""
 _MAXIMUM_CLIENTS = 128
+_MAXIMUM_HANDSHAKES = 32
+"""Whoever has said nothing yet must not keep out a machine that comes back: the oldest makes place."""
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PAUSE_SECONDS = 1.0
 _SOCKET_BYTES = 4 << 20
 # Socket option numbers of Linux that Python does not name: beyond the system's limit where we may.
 _SO_SNDBUFFORCE = 32
@@ -51,6 +60,8 @@ class NbdServer:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._changed = threading.Condition()
         self._clients = 0
+        self._shaking: dict[socket.socket, None] = {}
+        """Clients in their handshake, the oldest first."""
         self._connections: set[Connection] = set()
         self._closing = False
         self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
@@ -110,15 +121,35 @@ class NbdServer:
                 except OSError as error:
                     # The client has left again, or file descriptors have run out: others may still be served.
                     log.warning("An NBD client could not be accepted: %s.", error)
+                    if error.errno in _EXHAUSTED:
+                        # The listener stays readable meanwhile: to look at once would spin.
+                        select.select([self._woken], [], [], _PAUSE_SECONDS)
                     continue
-                with self._changed:
-                    full = self._clients >= _MAXIMUM_CLIENTS
-                    self._clients += not full
-                if full:
-                    log.warning("An NBD client was turned away: %d are connected.", _MAXIMUM_CLIENTS)
-                    peer.close()
-                    continue
-                threading.Thread(target=self._welcome, args=(peer,), name="nbd", daemon=True).start()
+                self._take(peer)
+
+    def _take(self, peer: socket.socket) -> None:
+        with self._changed:
+            full = self._clients >= _MAXIMUM_CLIENTS
+            if not full:
+                self._clients += 1
+                self._shaking[peer] = None
+                if len(self._shaking) > _MAXIMUM_HANDSHAKES:
+                    oldest = next(iter(self._shaking))
+                    del self._shaking[oldest]
+                    with contextlib.suppress(OSError):
+                        oldest.shutdown(socket.SHUT_RDWR)  # its thread closes it
+        if full:
+            log.warning("An NBD client was turned away: %d are connected.", _MAXIMUM_CLIENTS)
+            peer.close()
+            return
+        try:
+            threading.Thread(target=self._welcome, args=(peer,), name="nbd", daemon=True).start()
+        except RuntimeError as error:  # no more threads: this client's loss alone
+            log.warning("An NBD client was turned away: %s.", error)
+            with self._changed:
+                self._clients -= 1
+                self._shaking.pop(peer, None)
+            peer.close()
 
     def _welcome(self, peer: socket.socket) -> None:
         connection = None
@@ -127,6 +158,8 @@ class NbdServer:
             connection = self._shake_hands(peer)
         except (OSError, ProtocolViolation) as error:
             log.info("An NBD handshake failed: %s.", error)
+        with self._changed:
+            self._shaking.pop(peer, None)
         if connection is None:
             peer.close()
             with self._changed:
@@ -136,10 +169,11 @@ class NbdServer:
 
     def _shake_hands(self, peer: socket.socket) -> Connection | None:
         negotiation = Negotiation(self._offers, self._default)
+        deadline = time.monotonic() + _HANDSHAKE_SECONDS
         peer.settimeout(_HANDSHAKE_SECONDS)
         peer.sendall(negotiation.greeting())
         while negotiation.outcome is None:
-            answer = negotiation.receive(_receive(peer, negotiation.needed))
+            answer = negotiation.receive(_receive(peer, negotiation.needed, deadline))
             if answer:
                 peer.sendall(answer)
         if negotiation.outcome is Outcome.CLOSED or negotiation.offer is None:
@@ -170,9 +204,13 @@ def _offer(name: str, device: Device) -> Offer:
     return Offer(name, device.size, int(flags))
 
 
-def _receive(peer: socket.socket, count: int) -> bytes:
+def _receive(peer: socket.socket, count: int, deadline: float) -> bytes:
     data = bytearray()
     while len(data) < count:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ProtocolViolation(f"the handshake took more than {_HANDSHAKE_SECONDS:.0f} seconds")
+        peer.settimeout(left)
         piece = peer.recv(count - len(data))
         if not piece:
             raise ProtocolViolation("the client went away amid the handshake")

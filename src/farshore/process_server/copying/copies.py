@@ -29,7 +29,7 @@ from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequ
 from farshore.model.machine import DiskDescription, MachineDescription, NicDescription
 from farshore.model.position import Position
 from farshore.process_server.copying.coverage import Coverage
-from farshore.process_server.copying.told import ToldLog, sweep
+from farshore.process_server.copying.told import LIMITS, Limits, ToldLog, sweep
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.base_copy import BaseCopy
@@ -55,11 +55,14 @@ class Copy:
         self._base = self._begin(disks, parent)
         self.parent = self._base.parent
         self._coverage = Coverage(disks, self._inherited(disks))
+        self._noted = Coverage(disks)
+        """What is in the log."""
         self._lock = threading.Lock()
         self._completing = threading.Lock()
         self._told_log = log
         for comparison in log.replay():
             self._compare(comparison)
+            self._note(comparison)
         if self.told:
             _log.info("Machine %s: the copy of epoch %d goes on at %d chunks.", stream.machine, stream.epoch, self.told)
 
@@ -89,8 +92,15 @@ class Copy:
         """One Verdict a chunk. Raises Malformed, Damaged and the vault's errors."""
         self.last_used = time.monotonic()
         verdicts = self._compare(comparison)
-        self._told_log.add(comparison)
+        if self._note(comparison):
+            self._told_log.add(comparison)
         return verdicts
+
+    def _note(self, comparison: Comparison) -> bool:
+        """Whether it tells of a chunk that the log does not."""
+        with self._lock:
+            every = np.ones(len(comparison.hashes), np.bool_)
+            return self._noted.add_run(comparison.disk, comparison.first_chunk, every)
 
     def _compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
         verdicts = self._base.compare(comparison)
@@ -182,9 +192,10 @@ class Copy:
 class Copies:
     """Copies by stream. Safe to use from several threads."""
 
-    def __init__(self, streams: Streams, folder: Path) -> None:
-        """``folder`` is where logs of what was told are kept."""
+    def __init__(self, streams: Streams, folder: Path, limits: Limits = LIMITS) -> None:
+        """``folder`` is where logs of what was told are kept, within ``limits``."""
         self._streams = streams
+        self._limits = limits
         self._folder = folder
         self._copies: dict[Key, Copy] = {}
         self._opening: dict[Key, threading.Lock] = {}
@@ -205,7 +216,7 @@ class Copies:
                 found = self._copies.get(key)
             if found is None:
                 sweep(self._folder, stream.machine, stream.epoch)
-                log = ToldLog(self._folder, stream.machine, stream.epoch)
+                log = ToldLog(self._folder, stream.machine, stream.epoch, self._limits)
                 found = Copy(stream, grant, self._parent(stream, grant), log)
                 with self._lock:
                     self._copies[key] = found

@@ -3,11 +3,14 @@
 A chunk that nobody told us about would read as zeroes (or as before) in the new epoch. So completion is refused
 until every chunk was compared or sent, but for those that a healing epoch takes over from its parent. An agent asks
 for what is missing, compares that again, and finds most chunks known.
+
+Memory follows what was told, not the sizes that were declared: a byte for each chunk of the pages in which something
+was told, and nothing for a page that is whole.
 """
 
 from __future__ import annotations
 
-from typing import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -15,62 +18,163 @@ import numpy.typing as npt
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import CHUNK, DiskNumber
 
+PAGE = 4096
+"""Chunks: 256 MiB of a disk."""
+
+Told = npt.NDArray[np.bool_]
+
 
 class Coverage:
-    """One byte for each chunk (16 MiB for 1 TiB). ``inherited``: by disk, how many of its first chunks need not be
-    told, as they are those of the parent. Not thread-safe: its owner holds a lock."""
+    """``inherited``: by disk, how many of its first chunks need not be told, as they are those of the parent. Not
+    thread-safe: its owner holds a lock."""
 
     def __init__(
         self, disks: Iterable[tuple[DiskNumber, int]], inherited: Mapping[DiskNumber, int] | None = None
     ) -> None:
-        self._told: dict[DiskNumber, npt.NDArray[np.bool_]] = {
-            number: np.zeros(-(-size // CHUNK), np.bool_) for number, size in disks
-        }
-        for number, count in (inherited or {}).items():
-            self._told[number][:count] = True
-        self._untold = sum(int(np.count_nonzero(told)) for told in self._told.values())
+        given = inherited or {}
+        self._disks = {number: _Disk(-(-size // CHUNK), given.get(number, 0)) for number, size in disks}
 
     @property
     def told(self) -> int:
         """How many chunks were told, of those that have to be."""
-        return sum(int(np.count_nonzero(told)) for told in self._told.values()) - self._untold
+        return sum(disk.told for disk in self._disks.values())
 
-    def add_run(self, disk: DiskNumber, first: int, told: npt.NDArray[np.bool_]) -> None:
-        """Chunks ``first`` … as ``told`` says. Raises Malformed outside the disk."""
+    @property
+    def wanted(self) -> int:
+        """How many chunks have to be told, those that were included."""
+        return sum(disk.wanted for disk in self._disks.values())
+
+    def add_run(self, disk: DiskNumber, first: int, told: Told) -> bool:
+        """Chunks ``first`` … as ``told`` says; whether any is new. Raises Malformed outside the disk."""
         known = self._of(disk)
-        if first + len(told) > len(known):
-            raise Malformed(f"Disk {disk} has {len(known)} chunks.", remedy="Open a new epoch: the disk has changed.")
-        known[first : first + len(told)] |= told
+        if first + len(told) > known.chunks:
+            raise _outside(disk, known)
+        return known.add_run(first, told)
 
     def add(self, disk: DiskNumber, chunks: npt.NDArray[np.int64]) -> None:
         """These chunks. Raises Malformed outside the disk."""
         known = self._of(disk)
-        if len(chunks) and (int(chunks.min()) < 0 or int(chunks.max()) >= len(known)):
-            raise Malformed(f"Disk {disk} has {len(known)} chunks.", remedy="Open a new epoch: the disk has changed.")
-        known[chunks] = True
+        if len(chunks) and (int(chunks.min()) < 0 or int(chunks.max()) >= known.chunks):
+            raise _outside(disk, known)
+        known.add(chunks)
 
     def missing(self) -> str:
         """What has not been told, in words; empty when nothing is missing."""
         parts: list[str] = []
-        for disk, told in sorted(self._told.items()):
-            lacking = len(told) - int(np.count_nonzero(told))
-            if lacking:
-                parts.append(f"{lacking} of {len(told)} chunks of disk {disk}, the first at {int(np.argmin(told))}")
+        for number, disk in sorted(self._disks.items()):
+            if disk.lacking:
+                first, _ = next(disk.gaps())
+                parts.append(f"{disk.lacking} of {disk.chunks} chunks of disk {number}, the first at {first}")
         return "; ".join(parts)
 
     def ranges_missing(self, limit: int) -> list[tuple[DiskNumber, int, int]]:
         """The first ``limit`` runs of chunks that were not told: (disk, first chunk, chunks)."""
         found: list[tuple[DiskNumber, int, int]] = []
-        for disk, told in sorted(self._told.items()):
-            edges = np.flatnonzero(np.diff(told.astype(np.int8), prepend=1, append=1)).reshape(-1, 2)
-            for first, end in edges[: limit - len(found)].tolist():
-                found.append((disk, first, end - first))
+        for number, disk in sorted(self._disks.items()):
+            for first, end in disk.gaps():
+                if len(found) == limit:
+                    return found
+                found.append((number, first, end - first))
         return found
 
-    def _of(self, disk: DiskNumber) -> npt.NDArray[np.bool_]:
+    def _of(self, disk: DiskNumber) -> _Disk:
         try:
-            return self._told[disk]
+            return self._disks[disk]
         except KeyError:
             raise Malformed(
                 f"Disk {disk} is not part of this epoch.", remedy="Open a new epoch with the disk."
             ) from None
+
+
+def _outside(number: DiskNumber, disk: _Disk) -> Malformed:
+    return Malformed(f"Disk {number} has {disk.chunks} chunks.", remedy="Open a new epoch: the disk has changed.")
+
+
+class _Disk:
+    """``told`` counts chunks beyond the inherited ones."""
+
+    def __init__(self, chunks: int, inherited: int) -> None:
+        self.chunks = chunks
+        self.told = 0
+        self._first = min(inherited, chunks)
+        self._pages: dict[int, Told | None] = {}
+        """By number, the pages of which something was told; None: all of it."""
+        self._counts: dict[int, int] = {}
+        """Of those, how many chunks were told or inherited."""
+
+    @property
+    def wanted(self) -> int:
+        return self.chunks - self._first
+
+    @property
+    def lacking(self) -> int:
+        return self.wanted - self.told
+
+    def add_run(self, first: int, told: Told) -> bool:
+        before, end = self.told, first + len(told)
+        for page in range(first // PAGE, -(-end // PAGE)):
+            low, high = max(first, page * PAGE), min(end, (page + 1) * PAGE)
+            part = told[low - first : high - first]
+            if part.any():
+                flags = self._flags(page)
+                if flags is not None:
+                    flags[low - page * PAGE : high - page * PAGE] |= part
+                    self._count(page, flags)
+        return self.told > before
+
+    def add(self, chunks: npt.NDArray[np.int64]) -> None:
+        pages = chunks // PAGE
+        for page in np.unique(pages).tolist():
+            flags = self._flags(page)
+            if flags is not None:
+                flags[chunks[pages == page] - page * PAGE] = True
+                self._count(page, flags)
+
+    def gaps(self) -> Iterator[tuple[int, int]]:
+        """Half-open runs of chunks that were not told, in order, without holes between them."""
+        begin = -1
+        for first, end, missing in self._stretches():
+            if missing and begin < 0:
+                begin = first
+            elif not missing and begin >= 0:
+                yield begin, first
+                begin = -1
+            if missing and end == self.chunks:
+                yield begin, end
+
+    def _stretches(self) -> Iterator[tuple[int, int, bool]]:
+        """The disk in half-open stretches, each missing as a whole or not at all."""
+        at = self._first
+        if at:
+            yield 0, at, False
+        for page in sorted(self._pages):
+            first, end = page * PAGE, min((page + 1) * PAGE, self.chunks)
+            if first > at:
+                yield at, first, True
+            flags = self._pages[page]
+            if flags is None:
+                yield first, end, False
+            else:
+                edges = np.flatnonzero(np.diff(flags)) + 1
+                for low, high in zip([0, *edges.tolist()], [*edges.tolist(), len(flags)], strict=True):
+                    if first + high > at:
+                        yield max(first + low, at), first + high, not flags[low]
+            at = max(at, end)
+        if at < self.chunks:
+            yield at, self.chunks, True
+
+    def _flags(self, page: int) -> Told | None:
+        if page not in self._pages:
+            flags = np.zeros(min(PAGE, self.chunks - page * PAGE), np.bool_)
+            inherited = min(len(flags), max(0, self._first - page * PAGE))
+            flags[:inherited] = True
+            self._counts[page] = inherited
+            self._pages[page] = None if inherited == len(flags) else flags
+        return self._pages[page]
+
+    def _count(self, page: int, flags: Told) -> None:
+        count = int(np.count_nonzero(flags))
+        self.told += count - self._counts[page]
+        self._counts[page] = count
+        if count == len(flags):
+            self._pages[page] = None

@@ -5,6 +5,9 @@ the vault about them once more gives the same answers as then, but for chunks th
 yet: those count as missing, and the machine sends them again, and nothing else. The log is a convenience. Nothing is
 synchronised; what a power cut takes of it, or what cannot be written, is compared again.
 
+The logs take at most ``Limits``: a machine could compare the same chunks for ever. So only comparisons that tell of a
+chunk that is not in the log yet are added (by Copy), and a log that reaches its limit ends there.
+
 Layout of ``<machine>-<epoch>.told``: docs/formats/told.md. Reading ends at the first frame that is torn or wrong.
 """
 
@@ -17,7 +20,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, NamedTuple
 
 from farshore.formats.chunk_exchange import Comparison, decode_comparison, encode_comparison
 from farshore.model.errors import Malformed
@@ -30,10 +33,21 @@ _SUFFIX = ".told"
 _ABANDONED_SECONDS = 30 * 86400.0
 
 
+class Limits(NamedTuple):
+    """Bytes of one machine's log, and of all logs in the folder."""
+
+    each: int = 512 << 20
+    together: int = 2 << 30
+
+
+LIMITS = Limits()
+
+
 class ToldLog:
     """The log of one epoch's copy. Comparisons may be added by several threads."""
 
-    def __init__(self, folder: Path, machine: MachineId, epoch: Epoch) -> None:
+    def __init__(self, folder: Path, machine: MachineId, epoch: Epoch, limits: Limits = LIMITS) -> None:
+        self._limits = limits
         self.path = folder / f"{machine}-{epoch}{_SUFFIX}"
         self._lock = threading.Lock()
         self._descriptor = -1
@@ -71,11 +85,22 @@ class ToldLog:
                     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                     self._descriptor = os.open(self.path, flags, 0o600)
                 frame = _FRAME.pack(len(body), zlib.crc32(body)) + body
+                if not self._fits(len(frame)):
+                    self._given_up = True
+                    _log.warning("%s is full. After a restart the rest is compared again.", self.path)
+                    return
                 if os.write(self._descriptor, frame) < len(frame):
                     self._given_up = True  # reading ends at the torn frame
             except OSError as error:
                 self._given_up = True
                 _log.warning("%s is not continued: %s. After a restart the rest is compared again.", self.path, error)
+
+    def _fits(self, length: int) -> bool:
+        sizes = {path.name: path.stat().st_size for path in self.path.parent.glob(f"*{_SUFFIX}")}
+        return (
+            sizes.get(self.path.name, 0) + length <= self._limits.each
+            and sum(sizes.values()) + length <= self._limits.together
+        )
 
     def close(self, *, forget: bool) -> None:
         """Stop writing; ``forget``: nobody will need it any more."""

@@ -1,7 +1,7 @@
 """From a request to the part that answers it.
 
 docs/formats/stream-protocol.md describes every request. Before a body is read, the certificate must name the machine in
-the path and the epoch must be open: an alien or fenced sender costs nothing.
+the path and be good still, and the epoch must be open: an alien or fenced sender costs nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Callable, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from farshore.api_types.servers import StreamGrant
 from farshore.api_types.streams import (
     Acknowledgement,
     BaseCompletion,
@@ -26,6 +27,7 @@ from farshore.api_types.streams import (
 from farshore.formats import batch as batches
 from farshore.formats import chunk_exchange, stream_protocol
 from farshore.formats.batch import Role
+from farshore.formats.point_payload import check_points
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy, Forbidden, Malformed, NotFound, Unauthenticated
 from farshore.model.identifiers import Epoch, MachineId
@@ -129,25 +131,30 @@ class Routes:
         return _json(ProtocolChoice(version=chosen, maximum_batch_bytes=batches.MAXIMUM_BYTES))
 
     def _status(self, call: Call) -> Answer:
-        stream, _ = self._streams.granted(call.machine, call.epoch)
+        stream, _ = self._granted(call)
         return _json(self._standing(stream))
 
+    def _granted(self, call: Call) -> tuple[Stream, StreamGrant]:
+        assert call.request.peer is not None
+        return self._streams.granted(call.machine, call.epoch, call.request.peer.serial)
+
     def _batch(self, call: Call) -> Answer:
-        stream, grant = self._streams.granted(call.machine, call.epoch)
+        stream, grant = self._granted(call)
         batch = read_batch(call.request.body(batches.MAXIMUM_BYTES), grant)
+        check_points(batch.records, batch.payload)
         stream.receive(batch, Timing(call.request.arrived, call.request.sent))
         next_journal, next_base = stream.next_sequence(Role.JOURNAL), stream.next_sequence(Role.BASE)
         stored = stream.stored_sequence(Role.JOURNAL)
         return _json(Acknowledgement(next_journal=next_journal, next_base=next_base, stored_journal=stored))
 
     def _compare(self, call: Call) -> Answer:
-        stream, grant = self._streams.granted(call.machine, call.epoch)
+        stream, grant = self._granted(call)
         comparison = chunk_exchange.decode_comparison(call.request.body(batches.MAXIMUM_BYTES))
         verdicts = self._copies.get(stream, grant).compare(comparison)
         return Answer(200, BINARY, [verdicts.tobytes()])
 
     def _chunks(self, call: Call) -> Answer:
-        stream, grant = self._streams.granted(call.machine, call.epoch)
+        stream, grant = self._granted(call)
         behind = self._bandwidth.behind()
         if behind:
             raise over_the_limit(behind)
@@ -156,14 +163,15 @@ class Routes:
         return _json(self._standing(stream))
 
     def _missing(self, call: Call) -> Answer:
-        stream, grant = self._streams.granted(call.machine, call.epoch)
+        stream, grant = self._granted(call)
         found = [] if stream.base_complete else self._copies.get(stream, grant).missing(_RANGES)
         return _json(MissingChunks(ranges=[ChunkRange(disk=disk, first=at, count=n) for disk, at, n in found]))
 
     def _base(self, call: Call) -> Answer:
-        stream, grant = self._streams.granted(call.machine, call.epoch)
+        stream, grant = self._granted(call)
         completion = _parsed(BaseCompletion, call.request.body(_DOCUMENT_BYTES))
-        completion = completion.model_copy(update={"time": completion.time + stream.time_axis.correction})
+        shifted = min(batches.LATEST, max(0, completion.time + stream.time_axis.correction))
+        completion = completion.model_copy(update={"time": shifted})
         if not stream.base_complete:
             self._copies.get(stream, grant).complete(completion)
             self._completed(stream, completion)

@@ -6,6 +6,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+import numpy as np
+
 KEPT_BYTES = 64 << 20
 _SMALLEST = 64 << 10
 
@@ -15,7 +17,7 @@ class BodyBuffers:
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
-        self._idle: list[bytearray] = []
+        self._idle: list[memoryview] = []
         self._kept = 0
         self._lock = threading.Lock()
 
@@ -24,11 +26,11 @@ class BodyBuffers:
         """``length`` bytes of undefined contents, until the context ends."""
         buffer = self._take(length)
         try:
-            yield memoryview(buffer)[:length]
+            yield buffer[:length]
         finally:
             self._give_back(buffer)
 
-    def _take(self, length: int) -> bytearray:
+    def _take(self, length: int) -> memoryview:
         with self._lock:
             for place in range(len(self._idle) - 1, -1, -1):
                 if len(self._idle[place]) >= length:
@@ -38,9 +40,10 @@ class BodyBuffers:
         # A power of two and a bit: bodies are a power of two with a head before it.
         power = 1 << max(length - 1, _SMALLEST - 1).bit_length()
         roomy = power // 2 + power // 16
-        return bytearray(roomy if roomy >= length else power)
+        # Not a bytearray, which is cleared: memory that was declared and not filled yet is not taken.
+        return np.empty(roomy if roomy >= length else power, np.uint8).data
 
-    def _give_back(self, buffer: bytearray) -> None:
+    def _give_back(self, buffer: memoryview) -> None:
         with self._lock:
             self._idle.append(buffer)
             self._kept += len(buffer)

@@ -70,6 +70,7 @@ class Connection:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.setblocking(False)
         self.address = raw.getpeername()
+        self.host: str = self.address[0]
         self._raw = raw
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
@@ -77,7 +78,9 @@ class Connection:
         """When the current request's head was there, by the monotonic clock,"""
         self.sent = 0
         """and what the peer's monotonic clock was as it sent it, ns; 0: it did not say."""
-        self.last_used = time.monotonic()
+        self.began = self.last_used = time.monotonic()
+        self.head_began = 0.0
+        """When the first bytes of a head came that is not whole yet; 0: there are none."""
         self.peer: Peer | None = None
         self.head: h11.Request | None = None
         self.length = 0
@@ -150,10 +153,12 @@ class Connection:
         self._send([head, *answer.body] if length > _JOIN_BYTES else [head + b"".join(answer.body)])
         if self._left and not close:
             self._drain()
+        self.head_began = 0.0
         rest, _ = self._parser.trailing_data if self.length == 0 else (b"", False)
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_BYTES)
         if rest:
             self._parser.receive_data(rest)
+            self.head_began = time.monotonic()
         self.head = None
         self.last_used = time.monotonic()
         return Turn.CLOSE if close else Turn.WATCH
@@ -229,6 +234,7 @@ class Connection:
             if event is not h11.NEED_DATA:
                 return Turn.CLOSE
             data = self._tls.read(_HEAD_BYTES)
+            self.head_began = self.head_began or time.monotonic()
             self._parser.receive_data(data)
             if not data:
                 return Turn.CLOSE

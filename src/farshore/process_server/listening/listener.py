@@ -3,6 +3,10 @@
 Measured against cheroot before it was chosen (docs/decisions/2026-11-22-data-plane-server.md). What counts is that
 bodies land in a buffer that exists already, that a handshake or an idle machine holds no thread, and that many small
 requests cost little.
+
+Whoever has not shown a certificate yet is a stranger. Their number is bounded, in all and from one address, and so is
+their time; where the room is full the oldest stranger makes place. A machine that has too many connections loses those
+that it used least recently. So nobody can keep a machine out, with a certificate or without.
 """
 
 from __future__ import annotations
@@ -11,36 +15,59 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import select
 import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from farshore.model.errors import FarshoreError, Refused
 from farshore.process_server.listening.body_buffers import BodyBuffers
 from farshore.process_server.listening.connection import Connection, ConnectionLost, Turn, too_large
 from farshore.process_server.listening.exchange import Answer, Handler, Request
+from farshore.process_server.listening.peer import Peer
 from farshore.process_server.listening.problems import problem_answer
 from farshore.process_server.listening.turns import Turns
 
 _log = logging.getLogger(__name__)
 
 WORKERS = 32
+CONNECTIONS = 4096
+EACH = 64
+"""Connections of one peer."""
+STRANGERS_EACH = 128
+"""Connections from one address that have not shown a certificate yet; many machines may stand behind one."""
 IDLE_SECONDS = 300.0
 HANDSHAKE_SECONDS = 15.0
+"""From the first byte to the last, however they come; so too HEAD_SECONDS."""
+HEAD_SECONDS = 15.0
 _TICK_SECONDS = 1.0
 _ACCEPT_AT_ONCE = 64
+_OTHER_FILES = 256
+"""Descriptors that are left for the spool and the store."""
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
 class Listener:
-    """``port`` 0 takes a free one; ``address`` tells it. Bodies in flight take at most workers × body limit."""
+    """``port`` 0 takes a free one; ``address`` tells it. Bodies in flight take at most workers × body limit.
+    ``connections`` is how many there may be at once, as far as the process may open files."""
 
     def __init__(
-        self, host: str, port: int, context: ssl.SSLContext, handler: Handler, *, workers: int = WORKERS
+        self,
+        host: str,
+        port: int,
+        context: ssl.SSLContext,
+        handler: Handler,
+        *,
+        workers: int = WORKERS,
+        connections: int = CONNECTIONS,
     ) -> None:
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(64, min(connections, files - _OTHER_FILES))
         self._context = context
         self._handler = handler
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -52,6 +79,11 @@ class Listener:
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
         self._busy: set[int] = set()
+        self._strangers: dict[int, Connection] = {}
+        """The oldest first."""
+        self._addresses: Counter[str] = Counter()
+        """How many of them each address has."""
+        self._accepting = True
         self._lock = threading.Lock()
         self._buffers = BodyBuffers()
         self._turns = Turns(workers)
@@ -102,12 +134,20 @@ class Listener:
     def _accept(self) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
             try:
-                raw, _ = self._socket.accept()
+                raw, address = self._socket.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # EMFILE, ECONNABORTED: the next one may do better
+            except OSError as error:
                 _log.warning("A connection could not be accepted: %s.", error)
-                return
+                if error.errno in _EXHAUSTED:
+                    # It stays readable for as long as somebody waits to be accepted: do not look before the next sweep.
+                    self._epoll.unregister(self._socket.fileno())
+                    self._accepting = False
+                    return
+                continue  # that one has gone
+            if not self._has_room(address[0]):
+                raw.close()
+                continue
             try:
                 connection = Connection(raw, self._context)
             except OSError:
@@ -115,24 +155,72 @@ class Listener:
                 continue
             with self._lock:
                 self._connections[connection.fileno()] = connection
-            self._epoll.register(connection.fileno(), _ONCE)
+                self._strangers[connection.fileno()] = connection
+                self._addresses[connection.host] += 1
+            try:
+                self._epoll.register(connection.fileno(), _ONCE)
+            except OSError as error:
+                _log.warning("A connection could not be watched: %s.", error)
+                self._close(connection)
+
+    def _has_room(self, host: str) -> bool:
+        """Whether one more may come from an address, after a stranger has made place for it if need be."""
+        with self._lock:
+            if self._addresses[host] >= STRANGERS_EACH:
+                return False
+            if len(self._connections) < self._most and len(self._strangers) < self._most // 2:
+                return True
+            oldest = next((one for number, one in self._strangers.items() if number not in self._busy), None)
+            if oldest is None:
+                return False
+            self._busy.add(oldest.fileno())
+        self._close(oldest)
+        return True
 
     def _sweep(self, now: float) -> None:
+        if not self._accepting:
+            self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+            self._accepting = True
+        idle: dict[Peer, list[Connection]] = {}
+        counts: Counter[Peer] = Counter()
         with self._lock:
-            old = [
-                connection
-                for descriptor, connection in self._connections.items()
-                if descriptor not in self._busy
-                and now - connection.last_used > (IDLE_SECONDS if connection.peer else HANDSHAKE_SECONDS)
-            ]
+            old: list[Connection] = []
+            for descriptor, connection in self._connections.items():
+                if connection.peer is not None:
+                    counts[connection.peer] += 1
+                if descriptor in self._busy:
+                    continue
+                if _is_over(connection, now):
+                    old.append(connection)
+                elif connection.peer is not None:
+                    idle.setdefault(connection.peer, []).append(connection)
+            for peer, count in counts.items():
+                if count > EACH:
+                    least = sorted(idle.get(peer, ()), key=lambda one: one.last_used)[: count - EACH]
+                    _log.warning("%s %s holds %d connections; %d are closed.", peer.kind, peer.name, count, len(least))
+                    old += least
             self._busy.update(connection.fileno() for connection in old)
         for connection in old:
             self._close(connection)
+
+    def _is_known(self, connection: Connection) -> None:
+        """A stranger has shown its certificate."""
+        with self._lock:
+            self._no_stranger(connection.fileno())
+
+    def _no_stranger(self, descriptor: int) -> None:
+        found = self._strangers.pop(descriptor, None)
+        if found is not None:
+            self._addresses[found.host] -= 1
+            if not self._addresses[found.host]:
+                del self._addresses[found.host]
 
     def _work(self, connection: Connection, admitted: bool = False) -> None:
         try:
             while True:
                 turn = Turn.REQUEST if admitted else connection.advance()
+                if connection.peer is not None and connection.fileno() in self._strangers:
+                    self._is_known(connection)
                 if turn is Turn.REQUEST:
                     if not admitted and not self._turns.enter(connection):
                         return
@@ -201,10 +289,21 @@ class Listener:
         with self._lock:
             self._connections.pop(descriptor, None)
             self._busy.discard(descriptor)
+            self._no_stranger(descriptor)
         # Before the descriptor is closed, so that its number cannot come back while it is still watched.
         if descriptor >= 0:
-            self._epoll.unregister(descriptor)
+            with contextlib.suppress(FileNotFoundError):  # it could not be watched
+                self._epoll.unregister(descriptor)
         connection.close()
+
+
+def _is_over(connection: Connection, now: float) -> bool:
+    """Whether a connection that nobody works on has had its time."""
+    if connection.peer is None:
+        return now - connection.began > HANDSHAKE_SECONDS
+    if connection.head_began:
+        return now - connection.head_began > HEAD_SECONDS
+    return now - connection.last_used > IDLE_SECONDS
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> Refused:

@@ -15,7 +15,7 @@ from farshore.formats.batch import Role
 from farshore.formats.point_payload import decode_point
 from farshore.formats.record import RecordKind, payload_offsets
 from farshore.formats.spool import FrameFlag
-from farshore.model.errors import Malformed
+from farshore.model.errors import FarshoreError, Malformed
 from farshore.model.identifiers import Sequence as RecordSequence
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
@@ -72,6 +72,14 @@ def store_points(stream: Stream, frame: FrameReference) -> None:
     _put_points(stream, frame, None)
 
 
+def unexpected(error: Exception) -> FarshoreError:
+    """An error of ours in the place of one that nobody foresaw: it stops one lane, and not the process."""
+    return FarshoreError(
+        f"Storing failed in a way that nobody foresaw ({type(error).__name__}: {error}).",
+        remedy="The process server's log has the details; please report them.",
+    )
+
+
 def _put_points(stream: Stream, frame: FrameReference, sealed: SealedBatch | None) -> list[RecoveryPoint]:
     if FrameFlag.POINTS not in frame.header.flags or frame.header.role is not Role.JOURNAL:
         return []
@@ -88,8 +96,10 @@ def _points(stream: Stream, sealed: SealedBatch) -> Iterator[RecoveryPoint]:
         sequence = sealed.first_sequence + int(number)
         try:
             told = decode_point(payload[int(offsets[number]) : int(offsets[number + 1])])
-        except Malformed:
-            continue  # acknowledged long ago: a point that nobody can read is none, and the writes around it count
+        except Malformed as error:
+            # An older release acknowledged it. Its record stays in the segment, and the writes around it count.
+            stream.note_trouble(f"The point at {stream.epoch}:{sequence} is left out. {error.message}")
+            continue
         time = sealed.header.base_time + 1000 * int(sealed.records["time_us"][number])
         position = Position(stream.epoch, RecordSequence(sequence))
         yield RecoveryPoint(told.id, stream.machine, position, time, told.kind, told.name)

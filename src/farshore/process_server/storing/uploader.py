@@ -15,10 +15,11 @@ from collections import deque
 from typing import Callable, NamedTuple
 
 from farshore.formats.batch import Role
-from farshore.model.errors import FarshoreError, TryLater
+from farshore.model.errors import FarshoreError, TryLater, WrongState
 from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.spool.log import SpoolLog
-from farshore.process_server.storing.segments import Stored, store_frames
+from farshore.process_server.storing.aside import Aside
+from farshore.process_server.storing.segments import Stored, store_frames, unexpected
 from farshore.process_server.streams.lane import Lane
 from farshore.process_server.streams.stream import Stream
 
@@ -28,6 +29,10 @@ THREADS = 3
 _REFUSED_PAUSE = 5.0
 """Before the next try where something is wrong that does not heal by itself, such as a damaged frame."""
 _LONGEST_SLEEP = 1.0
+_TRIES = 5
+"""So often what cannot be stored is tried, while the store works, before it is set aside: about a minute."""
+
+_FOLLOWS = WrongState("It follows what was set aside.", remedy="The machine resyncs by itself.")
 
 OnStored = Callable[[Stream, Role, Stored], None]
 
@@ -42,9 +47,16 @@ class _Entry(NamedTuple):
 
 
 class Uploader:
-    """``on_stored`` is called after each segment. ``seal_every`` is in seconds and may be changed while running."""
+    """``on_stored`` is called after each segment. ``seal_every`` is in seconds and may be changed while running.
 
-    def __init__(self, log: SpoolLog, on_stored: OnStored, seal_every: float, threads: int = THREADS) -> None:
+    What cannot be stored though the store works (a frame that does not open, a fault of ours) stops its own lane only:
+    it is tried again, then goes ``aside``, and its stream says why. No error ends a thread of the uploader.
+    """
+
+    def __init__(
+        self, log: SpoolLog, on_stored: OnStored, seal_every: float, threads: int = THREADS, aside: Aside | None = None
+    ) -> None:
+        self._aside = aside
         self.seal_every = seal_every
         self._troubles: dict[tuple[str, int, Role], str] = {}
         self._log = log
@@ -59,7 +71,8 @@ class Uploader:
 
     @property
     def trouble(self) -> str:
-        """Why something cannot be stored and what to do; empty while all can. Waiting for the bandwidth is none."""
+        """Why the store does not take something, and what to do; empty while it takes all. Waiting for the bandwidth is
+        no trouble, and what is wrong with one stream is that stream's (`Stream.trouble`)."""
         with self._changed:
             return next(iter(self._troubles.values()), "")
 
@@ -104,6 +117,8 @@ class Uploader:
             entry, frames = found
             try:
                 self._store(entry, frames)
+            except Exception as error:  # it must cost one lane, not the process  # noqa: BLE001
+                self._failed(entry, unexpected(error), error)
             finally:
                 with entry.stream.changed:
                     entry.lane.is_free()
@@ -130,6 +145,9 @@ class Uploader:
 
     def _store(self, entry: _Entry, frames: list[FrameReference]) -> None:
         stream = entry.stream
+        if entry.lane.aside:
+            self._set_aside(entry, _FOLLOWS)
+            return
         began = time.monotonic()
         key = (stream.machine, stream.epoch, entry.role)
         try:
@@ -148,12 +166,55 @@ class Uploader:
             # Releasing an emptied spool file failed. Its frames are in the vault; the next start clears the file.
             _log.warning("A spool file could not be removed: %s.", error)
 
-    def _failed(self, entry: _Entry, error: FarshoreError) -> None:
+    def _failed(self, entry: _Entry, error: FarshoreError, foreign: Exception | None = None) -> None:
+        passing = isinstance(error, TryLater)
         at_least = (error.after or 0) if isinstance(error, TryLater) else _REFUSED_PAUSE
+        key = (entry.stream.machine, entry.stream.epoch, entry.role)
         with entry.stream.changed:
             pause = entry.lane.store_failed(time.monotonic(), at_least)
             first = entry.lane.failures == 1
+            entry.lane.refusals = 0 if passing else entry.lane.refusals + 1
+            hopeless = entry.lane.refusals >= _TRIES
+            if not passing:
+                entry.lane.trouble = f"Since {entry.stream.epoch}:{entry.lane.stored} nothing can be stored. {error}"
         with self._changed:
-            self._troubles[entry.stream.machine, entry.stream.epoch, entry.role] = str(error)
+            if passing:
+                self._troubles[key] = str(error)
+            else:
+                self._troubles.pop(key, None)
         level = logging.WARNING if first else logging.DEBUG
-        _log.log(level, "Machine %s: storing waits %.1f s: %s", entry.stream.machine, pause, error)
+        _log.log(
+            level,
+            "Machine %s: storing waits %.1f s: %s",
+            entry.stream.machine,
+            pause,
+            error,
+            exc_info=foreign if first else None,
+        )
+        if hopeless:
+            self._set_aside(entry, error)
+
+    def _set_aside(self, entry: _Entry, error: FarshoreError) -> None:
+        """Keep what waits outside the spool: sequences are dense, so nothing behind the first can be stored either."""
+        if self._aside is None:
+            return
+        with entry.stream.changed:
+            frames = list(entry.lane.waiting)
+        try:
+            place = self._aside.keep(frames, str(error))
+        except OSError as failure:
+            _log.warning("What cannot be stored stays in the spool: %s.", failure)
+            return
+        with entry.stream.changed:
+            begins = not entry.lane.aside
+            entry.lane.is_set_aside(frames)
+            entry.stream.changed.notify_all()
+        if begins:
+            entry.stream.note_trouble(
+                f"From {entry.stream.epoch}:{entry.lane.stored} on it cannot be stored, and is set aside in {place}. "
+                f"The machine resyncs in a new epoch. {error}"
+            )
+        try:
+            self._log.release(frames)
+        except OSError as failure:
+            _log.warning("A spool file could not be removed: %s.", failure)

@@ -1,4 +1,8 @@
-"""Which streams may send: asked of the configuration server, remembered, asked again.
+"""Which streams may send, and with which certificates: asked of the configuration server, remembered, asked again.
+
+TLS knows who issued a certificate, not whether it still counts: one that was revoked, or replaced when its machine
+enrolled again, opens no stream. So a grant names the serial numbers that are good, every answer to a report (each
+second) names them again, and each request is held to them.
 
 A stream goes on while the configuration server cannot be reached: protection does not stop because the control
 plane does. A fenced epoch is refused within the refresh interval, and at once when a later epoch of the same
@@ -9,13 +13,18 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from farshore.api_types.servers import StreamGrant
-from farshore.model.errors import FarshoreError, Fenced, Moved, NotFound, TryLater
+from farshore.model.errors import FarshoreError, Fenced, Moved, NotFound, TryLater, Unauthenticated
 from farshore.model.identifiers import Epoch, MachineId
 
 _log = logging.getLogger(__name__)
+
+_ASK_SECONDS = 1.0
+"""How often at most an unknown certificate of a machine makes us ask about it."""
 
 
 class GrantSource(Protocol):
@@ -39,6 +48,7 @@ class Grants:
     def __init__(self, source: GrantSource) -> None:
         self._source = source
         self._known: dict[tuple[MachineId, Epoch], StreamGrant] = {}
+        self._asked: dict[MachineId, float] = {}
         self._lock = threading.Lock()
 
     def get(self, machine: MachineId, epoch: Epoch) -> StreamGrant:
@@ -56,6 +66,40 @@ class Grants:
             with self._lock:
                 self._known[(machine, epoch)] = known
         return known
+
+    def check(self, grant: StreamGrant, machine: MachineId, epoch: Epoch, serial: str) -> StreamGrant:
+        """``grant``, or a newer one, where it names the certificate with this serial number. Raises Unauthenticated
+        where none does, TryLater where that cannot be asked now."""
+        if _names(grant, serial):
+            return grant
+        # Renewed since we asked, perhaps.
+        with self._lock:
+            now = time.monotonic()
+            wait = self._asked.get(machine, -_ASK_SECONDS) + _ASK_SECONDS - now
+            if wait <= 0:
+                self._asked[machine] = now
+        if wait > 0:
+            raise TryLater("The certificate is being checked.", remedy="Repeat the request.", after=wait)
+        grant = self._source.stream(machine, epoch)
+        with self._lock:
+            self._known[(machine, epoch)] = grant
+        if not _names(grant, serial):
+            _log.warning(
+                "Machine %s: a certificate that is not good any more was refused (serial %s).", machine, serial
+            )
+            raise Unauthenticated(
+                f"This certificate of machine {machine} opens nothing any more: it was revoked or replaced.",
+                remedy="Enrol the machine again: farshore token create --machine NAME.",
+            )
+        return grant
+
+    def certificates(self, good: Mapping[str, Sequence[str]]) -> None:
+        """By machine: the serial numbers that are good now."""
+        with self._lock:
+            for (machine, epoch), grant in list(self._known.items()):
+                serials = good.get(machine)
+                if serials is not None and list(serials) != grant.certificates:
+                    self._known[machine, epoch] = grant.model_copy(update={"certificates": list(serials)})
 
     def refresh(self) -> Changed:
         """Ask about every known stream again; answers those that are closed, or another server's, now."""
@@ -91,3 +135,7 @@ class Grants:
         """Drop what is known of a stream."""
         with self._lock:
             self._known.pop((machine, epoch), None)
+
+
+def _names(grant: StreamGrant, serial: str) -> bool:
+    return grant.certificates is None or serial in grant.certificates

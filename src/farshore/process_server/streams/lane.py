@@ -8,7 +8,7 @@ of locks and threads; Stream guards a lane with its own lock.
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Sequence
 
@@ -19,6 +19,7 @@ SEGMENT_BYTES = 8 << 20
 """A segment is stored when this much waits, whatever its age; a larger one is cut here."""
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 15.0
+_DIGESTS = 256
 
 
 @dataclass
@@ -49,8 +50,16 @@ class Lane:
     storing: bool = False
     not_before: float = 0.0
     failures: int = 0
+    refusals: int = 0
+    """How often in a row it failed though the store works."""
     hurry: bool = False
     """Store what waits without waiting for more."""
+    trouble: str = ""
+    """Why what waits cannot be stored though the store works; empty while it can."""
+    aside: bool = False
+    """A frame of it cannot be stored: it and all that follow are set aside, and nothing more is taken."""
+    digests: OrderedDict[tuple[int, int], bytes] = field(default_factory=OrderedDict)
+    """Of the last batches that were accepted, by their range."""
 
     def check_next(self, first: int, end: int) -> bool:
         """Whether ``[first, end)`` is new; False: all of it was accepted before. Raises Gap for anything between."""
@@ -64,9 +73,12 @@ class Lane:
             )
         return True
 
-    def is_queued(self, end: int, since: float) -> None:
+    def is_queued(self, first: int, end: int, since: float, digest: bytes = b"") -> None:
         """A frame was accepted; it may be durable by now."""
         self.accepted = end
+        self.digests[first, end] = digest
+        while len(self.digests) > _DIGESTS:
+            self.digests.popitem(last=False)
         if end > self.durable:
             self.queued.append((end, since))
 
@@ -75,6 +87,8 @@ class Lane:
         self.accepted = max(self.durable, tail)
         while self.queued and self.queued[-1][0] > self.accepted:
             self.queued.pop()
+        while self.digests and next(reversed(self.digests))[1] > self.accepted:
+            self.digests.popitem()
 
     def placed(self, frame: FrameReference, now: float, captured: float | None = None) -> None:
         """A frame is durable in the spool; its last record was captured at ``captured``."""
@@ -139,13 +153,30 @@ class Lane:
             self.stored = frame.header.end_sequence
         self.stored_time = last_time
         self.waiting_since = now
-        self.failures = 0
+        self.failures = self.refusals = 0
+        self.trouble = ""
         self.not_before = 0.0
 
     def was_captured(self, moment: float | None) -> None:
         """What is stored now goes as far as what was captured then."""
         if moment is not None:
             self.stored_captured = moment if self.stored_captured is None else max(self.stored_captured, moment)
+
+    def is_set_aside(self, frames: Sequence[FrameReference]) -> None:
+        """These frames, the first of those waiting, are kept elsewhere: they can never be stored."""
+        self.aside, self.trouble = True, ""
+        for frame in frames:
+            taken = self.waiting.popleft()
+            assert taken is frame
+            self.arrived.popleft()
+            self.captured.popleft()
+            self.waiting_bytes -= frame.body_length
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was accepted waits to be stored."""
+        settled = self.durable if self.aside else self.stored
+        return not self.waiting and not self.storing and self.accepted == settled
 
     def is_free(self) -> None:
         """The upload that ``take`` began has ended."""

@@ -13,15 +13,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Callable, Collection, Iterable
+from typing import Callable, Collection, Iterable, Mapping, Sequence
 
 from farshore.api_types.servers import StreamGrant
 from farshore.formats.batch import Role
-from farshore.model.errors import FarshoreError, Gap, Moved, TryLater
+from farshore.model.errors import Damaged, FarshoreError, Gap, Moved, Refused, TryLater
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
-from farshore.process_server.storing.segments import store_points
+from farshore.process_server.storing.segments import store_points, unexpected
 from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.stream import Stream
 from farshore.process_server.streams.time_axis import captured_at
@@ -76,24 +76,32 @@ class Streams:
                 self._get_or_open(machine, epoch)
             except FarshoreError as error:
                 failed[machine, epoch] = error
+            except Exception as error:  # one machine's, and no reason to stop  # noqa: BLE001
+                _log.debug("Machine %s: epoch %d cannot be opened.", machine, epoch, exc_info=error)
+                failed[machine, epoch] = unexpected(error)
         with self._lock:
             self._stuck = {key: error for key, error in failed.items() if key in self._recovered}
         return failed
 
-    def stuck(self) -> dict[Key, FarshoreError]:
-        """What the spool holds and cannot be stored, for another reason than that the store is away."""
+    def stuck(self) -> dict[Key, str]:
+        """What is wrong with single streams, and why: what the spool holds of one cannot be opened or stored, for
+        another reason than that the store is away; or something of it was refused for good."""
         with self._lock:
-            return {
-                key: error
+            found = {
+                key: str(error)
                 for key, error in self._stuck.items()
                 if key in self._recovered and not isinstance(error, TryLater)
             }
+            streams = list(self._open.values())
+        found.update({(stream.machine, stream.epoch): stream.trouble for stream in streams if stream.trouble})
+        return found
 
-    def granted(self, machine: MachineId, epoch: Epoch) -> tuple[Stream, StreamGrant]:
-        """The stream, for a sender. Raises NotFound, Fenced, Moved, Unreachable and the vault's errors."""
+    def granted(self, machine: MachineId, epoch: Epoch, serial: str) -> tuple[Stream, StreamGrant]:
+        """The stream, for a sender whose certificate has this serial number. Raises Unauthenticated, NotFound, Fenced,
+        Moved, Unreachable and the vault's errors."""
         key = (machine, epoch)
         try:
-            grant = self._grants.get(machine, epoch)
+            grant = self._grants.check(self._grants.get(machine, epoch), machine, epoch, serial)
         except Moved:
             self._leave([key])
             raise
@@ -127,6 +135,10 @@ class Streams:
         """These streams' epochs are closed: take no more of them."""
         for stream in self._found(keys):
             stream.fence()
+
+    def certificates(self, good: Mapping[str, Sequence[str]]) -> None:
+        """By machine: the serial numbers of certificates that open its streams now."""
+        self._grants.certificates(good)
 
     def release(self, keys: Collection[Key]) -> None:
         """Another process server takes exactly these streams, or is about to: store them and let go of them."""
@@ -195,7 +207,7 @@ class Streams:
             try:
                 captured = captured_at(frame.header.last_time)
                 if not stream.lanes[frame.header.role].restored(frame, time.monotonic(), captured):
-                    store_points(stream, frame)
+                    _store_points(stream, frame)
                     dropped.append(frame)
             except Gap as error:
                 _log.error("Machine %s epoch %d: %s", machine, epoch, error)
@@ -213,3 +225,11 @@ class Streams:
         for role in Role:
             self._log.forget_lane(spool.Lane(stream.machine, stream.epoch, role))
         self._closed(stream)
+
+
+def _store_points(stream: Stream, frame: FrameReference) -> None:
+    """As store_points; a frame that does not open holds nobody up, for its segment is in the vault."""
+    try:
+        store_points(stream, frame)
+    except (Damaged, Refused) as error:
+        stream.note_trouble(f"Points from {stream.epoch}:{frame.header.first_sequence} on may be missing. {error}")

@@ -11,6 +11,7 @@ Lock order: the uploaders' lock, then a stream's, then the spool's. The spool ca
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -19,22 +20,26 @@ from typing import Callable, Iterator
 
 import numpy as np
 
-from farshore.formats.batch import Batch, Role
+from farshore.formats.batch import LATEST, Batch, Role
 from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
-from farshore.model.errors import FarshoreError, Fenced, Moved, TryLater, WrongState
+from farshore.model.errors import FarshoreError, Fenced, Gap, Moved, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
+from farshore.process_server.streams import repeats
 from farshore.process_server.streams.lane import Lane
 from farshore.process_server.streams.time_axis import TimeAxis, Timing
 from farshore.vault.machine import MachineVault
 from farshore.vault.segments import SegmentBuilder
 
+_log = logging.getLogger(__name__)
+
 EARLY_SECONDS = 2.0
 """How long a batch waits for the one before it."""
 SPOOL_SECONDS = 30.0
+_MOST_NOTES = 8
 SALT_BYTES = 64 << 20
 """After so much sealed data a new salt is taken: it bounds what one derived key encrypts."""
 
@@ -65,6 +70,8 @@ class Stream:
         self._fenced = False
         self._left = False
         self._closed = False
+        self._disputed = ""
+        self._notes: tuple[str, ...] = ()
         self._sealing: set[Role] = set()
         self._builders: dict[Role, SegmentBuilder] = {}
         self._sealed_bytes: dict[Role, int] = {Role.JOURNAL: 0, Role.BASE: 0}
@@ -75,12 +82,13 @@ class Stream:
         """Return once every record of ``batch`` is durable.
 
         Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
-        before, is to be sent again.
+        before, is to be sent again. Raises WrongState for good where the same records came before with other contents.
         """
         with self._turn(batch) as new:
             ticket = self._seal_and_queue(self._placed_in_time(batch, timing)) if new else None
         if ticket is None:
             self._wait_durable(batch)
+            self._check_repeat(batch)
             return
         try:
             ticket.result(SPOOL_SECONDS)
@@ -143,6 +151,20 @@ class Stream:
         with self.changed:
             return self._is_idle()
 
+    def note_trouble(self, text: str) -> None:
+        """Note what is wrong with this stream for good; it is reported until the stream is closed."""
+        with self.changed:
+            if text in self._notes:
+                return
+            self._notes = (*self._notes[: _MOST_NOTES - 1], text)
+        _log.error("Machine %s: %s", self.machine, text)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with this stream and with no other; empty while nothing is."""
+        with self.changed:
+            return " ".join([*self._notes, *(lane.trouble for lane in self.lanes.values() if lane.trouble)])
+
     def base_is_complete(self, consistent_from: int, *, only_points: bool = False) -> None:
         """The epoch's document is in the vault."""
         with self.changed:
@@ -157,7 +179,7 @@ class Stream:
         return self._fenced
 
     def check_open(self) -> None:
-        """Raise Fenced or Moved where the stream takes no more, TryLater where it is to be opened anew."""
+        """Raise Fenced, Moved or WrongState where the stream takes no more, TryLater where it is to be opened anew."""
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",
@@ -168,6 +190,17 @@ class Stream:
                 f"The stream of machine {self.machine} is being handed over to another process server.",
                 remedy="The agent hears of it with its next heartbeat.",
                 after=0.5,
+            )
+        if self._disputed:
+            raise WrongState(
+                f"Two senders wrote to epoch {self.epoch} of machine {self.machine}: its records "
+                f"{self._disputed} came twice, with different contents.",
+                remedy="The agent begins a new epoch and resyncs by itself. Look for a copy of the machine that runs.",
+            )
+        if any(lane.aside for lane in self.lanes.values()):
+            raise WrongState(
+                f"Epoch {self.epoch} of machine {self.machine} cannot be stored any further.",
+                remedy="The agent begins a new epoch and resyncs by itself; what could not be stored is kept.",
             )
         if self._closed:
             raise TryLater(
@@ -195,7 +228,7 @@ class Stream:
                 self.changed.wait(left)
 
     def _is_idle(self) -> bool:
-        return not any(lane.waiting or lane.storing or lane.accepted != lane.stored for lane in self.lanes.values())
+        return all(lane.idle for lane in self.lanes.values())
 
     @contextmanager
     def _turn(self, batch: Batch) -> Iterator[bool]:
@@ -231,7 +264,8 @@ class Stream:
         placed = self.time_axis.place(batch, timing)
         with self.changed:
             self._captured[batch.end_sequence] = placed.captured
-        return dataclasses.replace(batch, base_time=max(0, batch.base_time + placed.correction))
+        base_time = min(LATEST, max(0, batch.base_time + placed.correction))
+        return dataclasses.replace(batch, base_time=base_time)
 
     def _seal_and_queue(self, batch: Batch) -> Future[FrameReference]:
         """Called in the lane's turn only."""
@@ -255,7 +289,7 @@ class Stream:
         queued = time.monotonic()
         ticket = self._log.append(header, sealed.to_buffers(), self._placed)
         with self.changed:
-            self.lanes[batch.role].is_queued(batch.end_sequence, queued)
+            self.lanes[batch.role].is_queued(batch.first_sequence, batch.end_sequence, queued, batch.digest)
             self.changed.notify_all()
         return ticket
 
@@ -279,6 +313,34 @@ class Stream:
                 if left <= 0 or lane.accepted < batch.end_sequence:
                     raise TryLater("The batch is not durable yet.", remedy="Repeat the batch.", after=0.5)
                 self.changed.wait(left)
+
+    def _check_repeat(self, batch: Batch) -> None:
+        """Raise WrongState, now and to whoever comes, where ``batch`` is not what was accepted under its sequences:
+        nothing of it would be stored, and its sender would take it for safe."""
+        with self.changed:
+            lane = self.lanes[batch.role]
+            known = lane.digests.get((batch.first_sequence, batch.end_sequence))
+            frames = list(lane.waiting)
+        if known and known == batch.digest:
+            return
+        same = repeats.is_same(self.vault, batch, frames)
+        if same is None:
+            raise Gap(
+                f"Records {batch.first_sequence} to {batch.end_sequence - 1} came before, and cannot be compared.",
+                remedy="Go on from the expected sequence.",
+                expected=self.next_sequence(batch.role),
+            )
+        if same:
+            return
+        records = f"{batch.first_sequence} to {batch.end_sequence - 1}"
+        with self.changed:
+            self._disputed = self._disputed or records
+            self.changed.notify_all()
+        self.note_trouble(
+            f"Two senders wrote to epoch {self.epoch}: its records {records} came twice, with different contents. "
+            "Its newest points may hold either's. Look for a copy of the machine that runs."
+        )
+        self.check_open()
 
     def _rewind(self, role: Role) -> None:
         """A frame was lost before it was durable; the spool knows what it wants next."""

@@ -28,6 +28,10 @@ _WINDOW = 30_000_000_000
 """ns. Two neighbouring windows are looked at: the clocks drift apart by less than a millisecond meanwhile."""
 
 
+_OLDEST = 1 << 60
+"""ns, 36 years: no batch has waited for longer, whatever its sender says."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """Of one request: ``arrived`` is our monotonic clock, in seconds, ``sent`` the machine's, in ns; 0: not said."""
@@ -68,7 +72,7 @@ class TimeAxis:
             return Placed(0, (arrived - max(0, arrived + offset - last)) / 1e9)
         if not timing.sent:
             return Placed(self.correction, None)
-        captured = min(arrived, self._distance(arrived, timing.sent) + batch.captured)
+        captured = min(arrived, max(arrived - _OLDEST, self._distance(arrived, timing.sent) + batch.captured))
         base = last - batch.captured
         new = self._base is None or abs(base - self._base) >= LEAST_STEP
         late = captured + offset - last  # by which our clock is later than the machine's

@@ -7,15 +7,18 @@ one rename. The enrolment token goes to the agent's standard input, never into a
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
-from farshore.model.errors import Refused
+from farshore.model.errors import Malformed, Refused
 from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.bundle import UNIT, Bundle, build_bundle, default_cache
 from farshore.protection.push.ssh import Shell, connect
 from farshore.protection.push.survey import read_findings, survey
 
+_DEVICE = re.compile(r"/dev/[0-9A-Za-z][0-9A-Za-z._:+@=/-]*")
 PROGRAM = "/opt/farshore/current/bin/farshore-mobility"
 _UNPACK = """\
 set -eu
@@ -68,7 +71,7 @@ class PushInstaller:
             if found.release != bundle.release:
                 report(0.4, "copying the bundle")
                 await self._bring(shell, bundle)
-            options = " ".join(f"--disk {shlex.quote(disk)}" for disk in target.disks)
+            options = _options(target.disks)
             configure = _CONFIGURE.format(options=shlex.quote(options), unit=UNIT)
             await shell.run(configure, "Configuring the mobility service")
             await self._check(shell, options, target, report)
@@ -100,3 +103,12 @@ class PushInstaller:
         await shell.upload(bundle.path, archive)
         unpack = _UNPACK.format(archive=shlex.quote(archive), release=bundle.release)
         await shell.run(unpack + f"rmdir {shlex.quote(folder)}\n", "Unpacking the bundle")
+
+
+def _options(disks: Sequence[str]) -> str:
+    """The agent's options. They go into the environment file of a root service, where nothing of them may end a line or
+    a quotation. Raises Malformed."""
+    for disk in disks:
+        if not _DEVICE.fullmatch(disk):
+            raise Malformed(f"{disk!r} is not the path of a disk.", remedy="Name it as /dev has it, such as /dev/vda.")
+    return " ".join(f"--disk {disk}" for disk in disks)

@@ -1,0 +1,54 @@
+"""Where acknowledged frames go that can never be stored: kept for whoever looks into it, out of everybody's way.
+
+Frames lie as they were in the spool, sealed (docs/formats/spool.md), one file each, with the reason in a text file
+beside them. Nothing reads them again by itself: the machine resyncs in a new epoch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from farshore.process_server.spool.file import FrameReference
+
+LIMIT = 1 << 30
+_REASON = "reason.txt"
+
+
+class Aside:
+    """``folder`` is made when something is kept; it holds at most ``limit`` bytes. Used by one thread at a time for
+    each stream."""
+
+    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
+        self._folder, self._limit = folder, limit
+
+    def keep(self, frames: Sequence[FrameReference], reason: str) -> Path:
+        """Copy neighbouring frames of one lane, durably; the folder that has them. Raises OSError where they do not
+        fit: then they must stay where they are."""
+        need = sum(frame.length for frame in frames)
+        if self._held() + need > self._limit:
+            raise OSError(f"{self._folder} would hold more than {self._limit >> 20} MiB; look into what it holds")
+        header = frames[0].header
+        place = self._folder / f"{header.machine}-{header.epoch}-{header.role.name.lower()}"
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for frame in frames:
+            _write(place / f"{frame.header.first_sequence:016x}.frame", frame.file.read(frame.offset, frame.length))
+        _write(place / _REASON, reason.encode(errors="replace") + b"\n")
+        for folder in (place, self._folder, self._folder.parent):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        return place
+
+    def _held(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.glob("*/*.frame"))
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,72 @@
+"""A batch that comes again: is it what was accepted under its sequences?
+
+An agent repeats a batch whose acknowledgement it did not hear, byte for byte, or after an upgrade with the same records
+and other times. What it repeats is in the spool, or in the vault already. Somebody else who sends in the machine's
+name, such as a copy of it that woke up, shows here: the same sequences, other contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from farshore.formats.batch import Batch, Buffer
+from farshore.formats.record import Records, payload_offsets
+from farshore.model.errors import Damaged, NotFound, Refused
+from farshore.model.identifiers import Sequence as SequenceNumber
+from farshore.process_server.spool.file import FrameReference
+from farshore.vault.machine import MachineVault
+
+_COMPARED = ("sector", "sectors", "disk", "kind", "flags")
+
+
+class _Piece(NamedTuple):
+    first: int
+    records: Records
+    payload: Buffer
+
+
+def is_same(vault: MachineVault, batch: Batch, frames: Sequence[FrameReference]) -> bool | None:
+    """Whether the records of ``batch`` are those that ``frames`` (durable, not stored yet) or the vault hold under its
+    sequences. None where they are in neither any more. Raises the store's errors."""
+    at = int(batch.first_sequence)
+    offsets = payload_offsets(batch.records)
+    payload = memoryview(batch.payload).cast("B")
+    while at < batch.end_sequence:
+        piece = _in_spool(vault, at, frames) or _in_vault(vault, batch, at)
+        if piece is None:
+            return None
+        count = min(piece.first + len(piece.records), batch.end_sequence) - at
+        before, here = at - piece.first, at - batch.first_sequence
+        mine, theirs = batch.records[here : here + count], piece.records[before : before + count]
+        if any(not np.array_equal(mine[name], theirs[name]) for name in _COMPARED):
+            return False
+        begins = payload_offsets(piece.records)
+        found = memoryview(piece.payload).cast("B")[int(begins[before]) : int(begins[before + count])]
+        if found != payload[int(offsets[here]) : int(offsets[here + count])]:
+            return False
+        at += count
+    return True
+
+
+def _in_spool(vault: MachineVault, at: int, frames: Sequence[FrameReference]) -> _Piece | None:
+    for frame in frames:
+        header = frame.header
+        if header.first_sequence <= at < header.end_sequence:
+            try:
+                sealed = vault.sealed_batch(frame.body())
+                if (sealed.header.epoch, sealed.first_sequence) == (header.epoch, header.first_sequence):
+                    return _Piece(sealed.first_sequence, sealed.records, vault.payload_of(sealed))
+            except (Refused, Damaged):
+                pass  # it was stored a moment ago, and its place in the file taken: the vault has it
+    return None
+
+
+def _in_vault(vault: MachineVault, batch: Batch, at: int) -> _Piece | None:
+    try:
+        found = vault.stored_records(batch.epoch, batch.role, SequenceNumber(at))
+    except (NotFound, Damaged):
+        return None
+    return None if found is None else _Piece(*found)
