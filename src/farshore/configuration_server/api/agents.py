@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat
 from farshore.catalog import machines, process_servers
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.web.callers import Installation, MachineCaller
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection.assignment import choose
 from farshore.protection.granting import grant
 from farshore.protection.heartbeats import observe
 from farshore.protection.push.bundle import bundle_path, default_cache
 
-router = APIRouter(prefix="/v1/machines/self", tags=["mobility service"])
+router = GatedRouter(prefix="/v1/machines/self", tags=["mobility service"])
 
 
 @router.post("/epochs", status_code=201)
@@ -46,6 +47,6 @@ def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installatio
 
 
 @router.get("/bundles/{release}", response_class=FileResponse)
-def bundle(release: str, _machine: MachineCaller) -> FileResponse:
+def bundle(release: Named, _machine: MachineCaller) -> FileResponse:
     """A release of the agent, .tar.gz, as it was announced with an upgrade."""
     return FileResponse(bundle_path(release, default_cache()), media_type="application/gzip")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.machines import Description, Enrolment, EpochKind, RenewalRequest
 from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
 from farshore.catalog import epochs, process_servers
+from farshore.configuration_server.api.parameters import Named, Number
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection import reports
 from farshore.protection.granting import check_open
 from farshore.protection.moving import check_assigned
 
-router = APIRouter(prefix="/v1/process-servers/self", tags=["process servers"])
+router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"])
 
 
 @router.post("")
@@ -37,7 +37,7 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
 
 
 @router.get("/streams/{machine}/{epoch}")
-def stream(machine: str, epoch: int, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
+def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
     """Whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and ``moved``
     problems say that it is not."""
     with installation.catalog.reading() as tx:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.users import Role, User, UserCredential, UserRequest
 from farshore.catalog import events, users
 from farshore.catalog.tables import UserRow
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Contributor, Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import WrongState
 
-router = APIRouter(prefix="/v1/users", tags=["users"])
+router = GatedRouter(prefix="/v1/users", tags=["users"])
 
 
 @router.get("")
@@ -51,7 +51,7 @@ def add_user(request: UserRequest, user: Contributor, installation: Installation
 
 
 @router.delete("/{name}", status_code=204)
-def delete_user(name: str, user: Contributor, installation: Installation) -> None:
+def delete_user(name: Named, user: Contributor, installation: Installation) -> None:
     """Forget a user; the certificates open nothing from now on."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
