@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from farshore import __version__
 from farshore.configuration_server.api import (
     agents,
+    audit,
     description,
     enrolments,
     events,
@@ -38,6 +39,7 @@ ROUTERS = (
     failovers.router,
     jobs.router,
     events.router,
+    audit.router,
     metrics.router,
     users.router,
     vault.router,

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -22,13 +22,14 @@ from farshore.configuration_server.jobs.failover import start_requested
 from farshore.configuration_server.jobs.point import point_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
-from farshore.configuration_server.periodic import Periodic
+from farshore.configuration_server.periodic import Periodic, Troubles
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.vault_access import OpenVault
-from farshore.configuration_server.watching import look, prune
+from farshore.configuration_server.watching import look, prune, tell
+from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
@@ -100,7 +101,7 @@ def serve(settings: Settings) -> None:
             *recovery_jobs(recovery),
         ],
     )
-    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock)
+    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, Limits(catalog, clock))
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
@@ -115,17 +116,23 @@ def serve(settings: Settings) -> None:
             load_key_pair(context, made.certificate, made.key)
             log.info("The certificate was renewed; new connections are shown the new one.")
 
-    rounds = [
-        Periodic("Renewing certificates", RENEW_EVERY, renew),
-        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence, own_clock, scrubbing.conditions)),
-        Periodic("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
-        Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
-        Periodic("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),
-        Periodic("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
-        Periodic("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
-        Periodic("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
-        Periodic("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
+    troubles = Troubles(lambda condition: tell(catalog, clock, condition))
+    work: list[tuple[str, float, Callable[[], None]]] = [
+        ("Renewing certificates", RENEW_EVERY, renew),
+        (
+            "The watch",
+            LOOK_EVERY,
+            lambda: look(catalog, clock, silence, own_clock, [*scrubbing.conditions, *troubles.conditions()]),
+        ),
+        ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
+        ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
+        ("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),
+        ("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
+        ("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
+        ("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
+        ("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
     ]
+    rounds = [Periodic(name, every, done, troubles) for name, every, done in work]
     server = uvicorn.Server(
         uvicorn.Config(
             create_application(services),

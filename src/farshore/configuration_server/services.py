@@ -10,6 +10,7 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import VaultAccess
+from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
 
 
@@ -24,3 +25,4 @@ class Services:
     jobs: JobEngine
     sealer: Sealer
     clock: Clock
+    limits: Limits

@@ -11,7 +11,7 @@ from farshore.model.ports import Clock
 from farshore.protection import moving
 from farshore.protection.clocks import OwnClock
 from farshore.protection.silence import Silence
-from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition, conditions, reconcile
+from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition, conditions, raise_once, reconcile
 
 DAY = 86400 * 1_000_000_000
 
@@ -36,6 +36,12 @@ def look(catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock, more: 
 def _told(one: AlertRow | Condition) -> tuple[str, str, str]:
     """What makes it another alert, or worth an update: of damage, which places it is about."""
     return one.kind, one.subject, one.message if one.kind in (DAMAGE, DAMAGE_OLDER) else ""
+
+
+def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:
+    """Raise one alert at once, unless it is open; ``look`` clears it."""
+    with catalog.writing() as tx:
+        raise_once(tx, condition, clock.now())
 
 
 def prune(catalog: Catalog, clock: Clock, days: int, most: int) -> None:

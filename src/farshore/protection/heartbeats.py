@@ -88,7 +88,7 @@ def _note_mode(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: 
     if before == after or after is None:
         return
     degraded = after != "data"
-    events.record(
+    events.record_some(
         tx,
         time=now,
         kind="capture.mode",

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from typing import Any, Dict, Mapping, TextIO
 
@@ -28,8 +29,18 @@ def configure(program: str, *, level: str = "INFO", as_json: bool = False, strea
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    threading.excepthook = _thread_failed
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are ours to tell
     logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells every channel
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A thread that nobody watches has ended: the log says so, with all that is known."""
+    if failure.exc_value is None or issubclass(failure.exc_type, SystemExit):
+        return
+    name = failure.thread.name if failure.thread is not None else "?"
+    what = (failure.exc_type, failure.exc_value, failure.exc_traceback)
+    logging.getLogger(__name__).critical("The thread %s has ended by an error.", name, exc_info=what)
 
 
 class TextLines(logging.Formatter):

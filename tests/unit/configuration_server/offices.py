@@ -27,6 +27,7 @@ from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import FixedVaultAccess
+from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
 from farshore.model.errors import NotFound
 from farshore.model.states import JobState
@@ -81,14 +82,16 @@ class Office:
         self.clock = MovableClock()
         self.jobs = NotedJobs()
         authority = Authority.create("test authority", utc(self.clock))
+        catalog = fresh_catalog(folder)
         self.services = Services(
             settings=Settings(home=folder, advertise=("10.0.2.2",), port=8443),
-            catalog=fresh_catalog(folder),
+            catalog=catalog,
             issuer=Issuer(authority, self.clock),
             vault=FixedVaultAccess("memory:///"),
             jobs=self.jobs,
             sealer=Sealer(bytes(32)),
             clock=self.clock,
+            limits=Limits(catalog, self.clock),
         )
         self.app = create_application(self.services)
 

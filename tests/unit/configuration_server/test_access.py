@@ -34,7 +34,7 @@ DOORS = {
         GET /v1/machines/{machine}, GET /v1/machines/{machine}/check, GET /v1/machines/{machine}/points,
         GET /v1/policies, GET /v1/policies/{name}, GET /v1/failovers, GET /v1/failovers/{failover}, GET /v1/jobs,
         GET /v1/jobs/{job}, GET /v1/events, GET /v1/metrics, GET /v1/alerts, GET /v1/users, GET /v1/vault,
-        GET /v1/openapi.json""",
+        GET /v1/openapi.json, GET /v1/audit""",
     Door.OPERATOR: """
         POST /v1/enrolment-tokens, DELETE /v1/enrolment-tokens/{token}, POST /v1/machines,
         PUT /v1/machines/{machine}/protection, DELETE /v1/machines/{machine}/protection,

@@ -12,6 +12,7 @@ from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection import reports
 from farshore.protection.granting import check_open
 from farshore.protection.moving import check_assigned
+from farshore.protection.server_enrolment import check_url
 
 router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"])
 
@@ -20,6 +21,7 @@ router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"]
 def register(request: Registration, server: ProcessServerCaller, installation: Installation) -> ProcessServerSettings:
     """Say where agents reach the caller; hear the vault and its key, which must stay in memory."""
     with installation.catalog.writing() as tx:
+        check_url(process_servers.find(tx, server), request.url, installation.settings.names)
         process_servers.register(tx, server, request.url, request.version, installation.clock.now())
     return ProcessServerSettings(
         vault_url=installation.vault.url,
@@ -33,7 +35,9 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
     """How streams stand, new points, consistent epochs. Repeating a report changes nothing."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
-        return reports.apply(tx, process_servers.get(tx, server), seen, now)
+        row = process_servers.get(tx, server)
+        check_url(row, seen.url, installation.settings.names)
+        return reports.apply(tx, row, seen, now)
 
 
 @router.get("/streams/{machine}/{epoch}")
@@ -41,9 +45,9 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
     """Whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and ``moved``
     problems say that it is not."""
     with installation.catalog.reading() as tx:
+        check_assigned(tx, machine, server)
         row = epochs.get(tx, machine, epoch)
         check_open(row)
-        check_assigned(tx, machine, server)
         return StreamGrant(
             machine=machine,
             epoch=epoch,

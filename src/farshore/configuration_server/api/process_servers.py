@@ -36,7 +36,9 @@ def list_servers(_user: Reader, installation: Installation) -> list[ProcessServe
 def invite_server(request: ServerAddition, user: Contributor, installation: Installation) -> ServerInvitation:
     """Have another process server: a one-time token for it, whose secret is answered here and never again."""
     with installation.catalog.writing() as tx:
-        row, token = server_enrolment.invite(tx, request, user.actor, installation.clock.now())
+        row, token = server_enrolment.invite(
+            tx, request, user.actor, installation.clock.now(), installation.settings.names
+        )
         return ServerInvitation(
             id=row.id,
             name=row.name,

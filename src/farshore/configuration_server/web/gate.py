@@ -16,13 +16,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
+from farshore.configuration_server.identity import Identity, peer_from_certificate
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web import texts
 from farshore.configuration_server.web.bounds import MOST_BYTES
 from farshore.configuration_server.web.callers import CALLER, Door, Through, check, known_peer, services
 from farshore.configuration_server.web.description import OPEN_TO_ALL
 from farshore.configuration_server.web.protocol import PEER
-from farshore.model.errors import Malformed
+from farshore.model.errors import FarshoreError, Forbidden, Malformed, Unauthenticated
 
 BODY_SECONDS = 30.0
 """A body that is not there by then is given up: 8 MiB at 280 KB/s."""
@@ -49,14 +50,46 @@ class GatedRoute(APIRoute):
 
         async def gated(request: Request) -> Response:
             installation = services(request)
-            if door is not Door.ANYBODY:
-                request.scope[CALLER] = await run_in_threadpool(_enter, door, request.scope.get(PEER), installation)
+            await _check_caller(door, self.path, request, installation)
             request.scope[MOST_BYTES] = door.most_bytes
             if takes_body:
                 await _read(request)
-            return await handle(request)
+            try:
+                return await handle(request)
+            except Unauthenticated as error:  # an endpoint's: a token that is no good
+                await _tell(error, request, self.path, installation, token=door is Door.ANYBODY)
+                raise
 
         return gated
+
+
+async def _check_caller(door: Door, path: str, request: Request, installation: Services) -> None:
+    if door is Door.ANYBODY:
+        installation.limits.check_tokens(_address(request))
+        return
+    try:
+        identity = await run_in_threadpool(_enter, door, request.scope.get(PEER), installation)
+    except (Unauthenticated, Forbidden) as error:
+        await _tell(error, request, path, installation)
+        raise
+    installation.limits.check(path, identity.actor)
+    request.scope[CALLER] = identity
+
+
+async def _tell(
+    error: FarshoreError, request: Request, path: str, installation: Services, *, token: bool = False
+) -> None:
+    try:
+        shown = request.scope.get(PEER)
+        actor = peer_from_certificate(shown).identity.actor if shown else "nobody"
+    except Unauthenticated:
+        actor = "nobody"
+    subject = f"{request.method} {path}"
+    await run_in_threadpool(installation.limits.refused, error, actor, _address(request), subject, token=token)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
 
 
 class GatedRouter(APIRouter):
@@ -66,7 +99,7 @@ class GatedRouter(APIRouter):
         super().__init__(route_class=GatedRoute, **options)
 
 
-def _enter(door: Door, certificate: Any, installation: Services) -> Any:
+def _enter(door: Door, certificate: Any, installation: Services) -> Identity:
     identity = known_peer(installation, certificate)
     check(door, identity, installation)
     return identity
