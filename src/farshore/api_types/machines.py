@@ -69,6 +69,17 @@ class Enrolment(Body):
     machine: str
     certificate: str
     authority: str
+    release_key: str = ""
+    """At enrolment: the public half of the key that signs the agent's releases, in hex, to be pinned. Not given with a
+    renewal: whoever renews has one."""
+
+
+class ReleaseSignature(Body):
+    """``GET /v1/machines/self/bundles/{release}/signature``: docs/formats/release-signature.md."""
+
+    release: str
+    digest: str
+    signature: str
 
 
 class Authority(Body):

@@ -29,6 +29,12 @@ class UserRequest(Body):
     request: Pem = ""
 
 
+class UserRenewal(Body):
+    """``POST /v1/users/{name}/certificates``: a new certificate for a user that exists; ``request`` as above."""
+
+    request: Pem = ""
+
+
 class User(Body):
     """A user. ``expires`` is when the newest certificate does."""
 

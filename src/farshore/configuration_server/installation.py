@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 
 from farshore.api_types.users import Role
-from farshore.catalog import policies, users
+from farshore.catalog import policies, process_servers, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import UserRow
 from farshore.catalog.upgrade import upgrade
@@ -26,8 +26,11 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import KEY_BYTES
 from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, Settings
 from farshore.configuration_server.vault_access import ensure_vault
+from farshore.model.errors import Refused
 from farshore.model.identifiers import new_id
 from farshore.model.ports import Clock
+from farshore.protection.push.signing import ReleaseKey
+from farshore.protection.server_enrolment import normal
 
 RENEW_BEFORE = datetime.timedelta(days=30)
 ADMIN = "admin"
@@ -46,11 +49,13 @@ def set_up(settings: Settings, clock: Clock) -> None:
     settings.save()
     _ensure_authority(settings, clock)
     _ensure_sealing_key(settings)
+    release_key(settings).ensure()
     catalog = Catalog(settings.catalog)
     upgrade(catalog.engine)
     issuer = Issuer(load_authority(settings), clock)
     with catalog.writing() as tx:
         policies.ensure_default(tx)
+    _check_names(settings, catalog)
     _ensure_credentials(settings.pki / SERVER_FILE, Kind.SERVER, settings, catalog, issuer, clock)
     process_server = settings.process_server_home / CREDENTIALS_FILE_NAME
     _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
@@ -73,6 +78,11 @@ def load_server_credentials(settings: Settings) -> Credentials:
 def load_sealing_key(settings: Settings) -> bytes:
     """The key that secrets of running jobs are sealed with."""
     return read_private(settings.home / SEALING_FILE)
+
+
+def release_key(settings: Settings) -> ReleaseKey:
+    """The key that signs the agent's releases."""
+    return ReleaseKey(settings.releases, settings.release_key)
 
 
 def _ensure_authority(settings: Settings, clock: Clock) -> None:
@@ -109,7 +119,7 @@ def _ensure_credentials(
     if path.exists():
         present = Credentials.load(path)
         certificate = x509.load_pem_x509_certificate(present.certificate.encode())
-        if _is_good(certificate, settings.names, clock):
+        if _is_good(certificate, settings.names, clock) and not _is_revoked(certificate, catalog):
             _move(path, present, settings)
             return
         holder = Identity(kind, _holder(certificate))
@@ -119,10 +129,14 @@ def _ensure_credentials(
 
 
 def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:
+    """Make the administrator where there is no file; who was deleted or revoked does not come back by himself."""
     path = settings.admin_credentials
     if path.exists():
         present = Credentials.load(path)
-        if _is_good(x509.load_pem_x509_certificate(present.certificate.encode()), (), clock):
+        certificate = x509.load_pem_x509_certificate(present.certificate.encode())
+        with catalog.reading() as tx:
+            gone = users.find(tx, ADMIN) is None
+        if gone or _is_revoked(certificate, catalog) or _is_good(certificate, (), clock):
             _move(path, present, settings)
             return
     with catalog.writing() as tx:
@@ -142,6 +156,25 @@ def _is_good(certificate: x509.Certificate, names: tuple[str, ...], clock: Clock
     held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     lasting = certificate.not_valid_after_utc - utc(clock) > RENEW_BEFORE
     return lasting and all(general_name(name) in held for name in names)
+
+
+def _is_revoked(certificate: x509.Certificate, catalog: Catalog) -> bool:
+    with catalog.reading() as tx:
+        row = users.certificate(tx, f"{certificate.serial_number:x}")
+    return row is not None and bool(row.revoked)
+
+
+def _check_names(settings: Settings, catalog: Catalog) -> None:
+    """Raise Refused where this server would take a name that an invited process server has a certificate for."""
+    own = {normal(name) for name in settings.names}
+    with catalog.reading() as tx:
+        for row in process_servers.every(tx):
+            taken = own & {normal(name) for name in row.host_names}
+            if taken:
+                raise Refused(
+                    f"{min(taken)} is the name of process server {row.name}.",
+                    remedy="Advertise another name for this server, or remove that process server first.",
+                )
 
 
 def _holder(certificate: x509.Certificate) -> str:

@@ -30,6 +30,7 @@ from farshore.configuration_server.settings import Settings, home_from_environme
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.configuration_server.watching import look, prune, tell
 from farshore.configuration_server.web.limits import Limits
+from farshore.configuration_server.web.listening import Door, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
@@ -44,6 +45,7 @@ from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.upkeep import keep_up
 from farshore.sites.registry import open_site
 from farshore.telemetry import logs
+from farshore.telemetry.floods import FewEnough
 from farshore.vault.upkeep import sweep
 from farshore.vault.vault import Vault
 
@@ -57,6 +59,7 @@ PRUNE_EVERY = 3600.0
 SCRUB_EVERY = 300.0
 SWEEP_EVERY = 3600.0
 RENEW_EVERY = 6 * 3600.0
+_FEW = FewEnough(60)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure("configuration-server")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for name in ("uvicorn.error", "asyncio"):  # what strangers can have said there, by requests that are none
+        logging.getLogger(name).addFilter(_FEW)
     try:
         serve(load(options.home))
     except FarshoreError as error:
@@ -91,17 +96,18 @@ def serve(settings: Settings) -> None:
         exports=ExportLauncher(),
         sleep=time.sleep,
     )
-    push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller())
+    release_key = installation.release_key(settings)
+    push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller(), release_key)
     jobs = JobEngine(
         settings.jobs,
         [
             point_job(catalog, clock),
             push_job(push),
-            upgrade_job(catalog, clock, default_cache()),
+            upgrade_job(catalog, clock, default_cache(), release_key),
             *recovery_jobs(recovery),
         ],
     )
-    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, Limits(catalog, clock))
+    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, Limits(catalog, clock), release_key)
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
@@ -136,9 +142,8 @@ def serve(settings: Settings) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             create_application(services),
-            host=settings.listen,
-            port=settings.port,
             http=CertificateProtocol,
+            loop="farshore.configuration_server.web.listening:deadline_loop",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -149,19 +154,21 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
+    door = listening(settings.listen, settings.port, Door(most_connections()))
     jobs.launch()
     start_requested(jobs, catalog)
     for each in rounds:
         each.start()
     log.info("Serving on %s:%d", settings.listen, settings.port)
     try:
-        server.run()
+        server.run(sockets=[door])
     finally:
         scrubbing.stop()
         for each in rounds:
             each.stop()
         jobs.close()
         catalog.close()
+        door.close()
 
 
 def _sweep(vault: Vault) -> None:

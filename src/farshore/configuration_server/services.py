@@ -12,6 +12,7 @@ from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import VaultAccess
 from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
+from farshore.protection.push.signing import ReleaseKey
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,4 @@ class Services:
     sealer: Sealer
     clock: Clock
     limits: Limits
+    release_key: ReleaseKey

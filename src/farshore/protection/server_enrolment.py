@@ -118,5 +118,14 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
     _tell(tx, row, "process-server.removed", actor, f"Process server {row.name} was removed.", now)
 
 
+def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None:
+    """Shut a process server out: it takes no machines, and the watch sends those that it has elsewhere at its next
+    look. What its spool held and the vault does not is missing, as where it had died."""
+    users.revoke_certificates(tx, KIND, row.id, now)
+    tokens.drop_of_server(tx, row.id)
+    row.draining, row.last_seen = True, 0
+    _tell(tx, row, "process-server.revoked", actor, f"Process server {row.name} was revoked.", now)
+
+
 def _tell(tx: Transaction, row: ProcessServerRow, kind: str, actor: str, message: str, now: int) -> None:
     events.record(tx, time=now, kind=kind, actor=actor, subject=f"{KIND}/{row.id}", message=message)

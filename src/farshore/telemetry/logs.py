@@ -21,6 +21,8 @@ from farshore.model.errors import FarshoreError
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
 
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 def configure(program: str, *, level: str = "INFO", as_json: bool = False, stream: TextIO = sys.stderr) -> None:
     """Send all records at ``level`` and above to ``stream``; replaces what was configured before."""
@@ -53,7 +55,9 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as one line (and its traceback, where there is one)."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        text = _SECRET.sub("[key removed]", f"{record.name}: {record.getMessage()}{fields}{_traceback(self, record)}")
+        # A message may quote what somebody else sent: it stays one line, and drives no terminal.
+        said = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", f"{record.getMessage()}{fields}".replace("\n", " | "))
+        text = _SECRET.sub("[key removed]", f"{record.name}: {said}{_traceback(self, record)}")
         if self._journal:
             return f"<{_PRIORITY.get(record.levelno, 6)}>{text}"
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

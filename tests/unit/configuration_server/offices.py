@@ -31,6 +31,7 @@ from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
 from farshore.model.errors import NotFound
 from farshore.model.states import JobState
+from farshore.protection.push.signing import ReleaseKey
 
 
 @dataclass
@@ -83,6 +84,8 @@ class Office:
         self.jobs = NotedJobs()
         authority = Authority.create("test authority", utc(self.clock))
         catalog = fresh_catalog(folder)
+        release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
+        release_key.ensure()
         self.services = Services(
             settings=Settings(home=folder, advertise=("10.0.2.2",), port=8443),
             catalog=catalog,
@@ -92,6 +95,7 @@ class Office:
             sealer=Sealer(bytes(32)),
             clock=self.clock,
             limits=Limits(catalog, self.clock),
+            release_key=release_key,
         )
         self.app = create_application(self.services)
 

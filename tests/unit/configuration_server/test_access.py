@@ -25,7 +25,7 @@ DOORS = {
         GET /v1/status, GET /v1/authority, POST /v1/enrolments, POST /v1/process-servers/enrolments""",
     Door.MACHINE: """
         POST /v1/machines/self/epochs, POST /v1/machines/self/heartbeat, POST /v1/machines/self/certificate,
-        GET /v1/machines/self/bundles/{release}""",
+        GET /v1/machines/self/bundles/{release}, GET /v1/machines/self/bundles/{release}/signature""",
     Door.PROCESS_SERVER: """
         POST /v1/process-servers/self, POST /v1/process-servers/self/report,
         POST /v1/process-servers/self/certificate, GET /v1/process-servers/self/streams/{machine}/{epoch}""",
@@ -43,7 +43,9 @@ DOORS = {
         POST /v1/failovers/{failover}/commit, POST /v1/jobs/{job}/cancel, PATCH /v1/process-servers/{server}""",
     Door.CONTRIBUTOR: """
         DELETE /v1/machines/{machine}, POST /v1/policies, PATCH /v1/policies/{name}, DELETE /v1/policies/{name},
-        POST /v1/users, DELETE /v1/users/{name}, POST /v1/process-servers, DELETE /v1/process-servers/{server}""",
+        POST /v1/users, POST /v1/users/{name}/certificates, POST /v1/users/{name}/revoke, DELETE /v1/users/{name},
+        POST /v1/machines/{machine}/revoke, POST /v1/process-servers, POST /v1/process-servers/{server}/revoke,
+        DELETE /v1/process-servers/{server}""",
 }
 WANTED = {row.strip(): door for door, rows in DOORS.items() for row in rows.split(",")}
 ROUTES = {

@@ -48,10 +48,15 @@ def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolmen
     with installation.catalog.writing() as tx:
         row = enrol(tx, request.token, request.description, installation.clock.now())
         signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
-        return Enrolment(machine=row.id, certificate=signed, authority=installation.issuer.authority.certificate)
+        return Enrolment(
+            machine=row.id,
+            certificate=signed,
+            authority=installation.issuer.authority.certificate,
+            release_key=installation.release_key.public,
+        )
 
 
-@router.post("/machines/self/certificate", status_code=201)
+@router.post("/machines/self/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_machine(request: RenewalRequest, machine: MachineCaller, installation: Installation) -> Enrolment:
     """A new certificate for the calling machine."""
     with installation.catalog.writing() as tx:

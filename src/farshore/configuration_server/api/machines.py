@@ -73,6 +73,20 @@ def delete_machine(machine: Named, user: Contributor, installation: Installation
         _tell(tx, installation, user, row, "machine.deleted", f"{row.name} was forgotten.")
 
 
+@router.post("/{machine}/revoke", status_code=204)
+def revoke_machine(machine: Named, user: Contributor, installation: Installation) -> None:
+    """Every certificate of a machine opens nothing from now on, and its stream is closed; its points stay.
+
+    To let it in again: farshore token create --machine NAME, and enrol it with that.
+    """
+    now = installation.clock.now()
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        users.revoke_certificates(tx, "machine", row.id, now)
+        fence(tx, row, now, "the machine was revoked")
+        _tell(tx, installation, user, row, "machine.revoked", f"{row.name} was revoked: its certificates open nothing.")
+
+
 @router.get("/{machine}/check")
 def check(machine: Named, _user: Reader, installation: Installation) -> list[Finding]:
     """What stands in the way of protecting this machine well, each with its remedy."""

@@ -58,7 +58,7 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
         )
 
 
-@router.post("/certificate", status_code=201)
+@router.post("/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, installation: Installation) -> Enrolment:
     """A new certificate for the calling process server, for the same host names."""
     with installation.catalog.writing() as tx:

@@ -91,6 +91,14 @@ def change_server(server: Named, request: ServerChange, user: Operator, installa
         return views.process_server(row, machines.count_by_server(tx).get(row.id, 0), now)
 
 
+@router.post("/{server}/revoke", status_code=204)
+def revoke_server(server: Named, user: Contributor, installation: Installation) -> None:
+    """Every certificate of a process server opens nothing from now on; its machines go to others at once."""
+    with installation.catalog.writing() as tx:
+        row = process_servers.get(tx, server)
+        server_enrolment.revoke(tx, row, user.actor, installation.clock.now())
+
+
 @router.delete("/{server}", status_code=204)
 def remove_server(server: Named, user: Contributor, installation: Installation, force: bool = False) -> None:
     """Forget a process server that no machine sends to; its certificate opens nothing then."""

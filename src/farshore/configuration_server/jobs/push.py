@@ -20,6 +20,7 @@ from farshore.model.ports import Clock
 from farshore.protection.durable import JobDefinition, Request, Result, report_progress
 from farshore.protection.enrolment import create_token
 from farshore.protection.installation import Installer, PushTarget
+from farshore.protection.push.signing import ReleaseKey
 
 PUSH = "push-install"
 INSTALL, GREET, FORGET = "install the mobility service", "wait until it reports", "forget the SSH key"
@@ -37,6 +38,7 @@ class PushParts:
     sealer: Sealer
     authority_fingerprint: str
     installer: Installer
+    release_key: ReleaseKey
 
 
 def push_job(parts: PushParts) -> JobDefinition:
@@ -64,6 +66,7 @@ def push_job(parts: PushParts) -> JobDefinition:
             token=token.secret,
             server_url=asked["server_url"],
             authority_fingerprint=parts.authority_fingerprint,
+            release_key=parts.release_key.public,
             disks=tuple(asked["disks"]),
         )
         shown = parts.installer(target, report_progress)

@@ -24,6 +24,7 @@ BY_ROUTE = {
     "/v1/machines/self/epochs": (120, 1 / 15),
     "/v1/machines/self/certificate": (20, 1 / 600),
     "/v1/machines/self/bundles/{release}": (20, 1 / 60),
+    "/v1/machines/self/bundles/{release}/signature": (20, 1 / 60),
     "/v1/process-servers/self": (60, 1 / 5),
     "/v1/process-servers/self/report": (240, 10.0),
     "/v1/process-servers/self/certificate": (20, 1 / 600),
