@@ -43,12 +43,18 @@ def list_entries(
 @app.command()
 def export(
     output: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write the whole log as JSON lines, checked on the way. Keep it elsewhere: `verify` compares with it.
+    """Write the whole log as JSON lines, checked on the way; with `--json` as one document.
+
+    Keep it elsewhere: `verify --file` checks it, and `verify --head` compares the server's log with its last digest.
 
     Example: `farshore audit export --output audit-2026-11.jsonl`
     """
     checked = _checked(_every(management()))
+    if as_json:
+        print_json(list(checked))
+        return
     if output is None:
         for entry in checked:
             sys.stdout.write(entry.model_dump_json() + "\n")

@@ -21,7 +21,7 @@ from farshore.catalog.upgrade import upgrade
 from farshore.client.credentials import Credentials, read_private, write_private
 from farshore.configuration_server.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
-from farshore.configuration_server.pki.authority import Authority, general_name
+from farshore.configuration_server.pki.authority import LEAF_DAYS, Authority, general_name
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import KEY_BYTES
 from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, Settings
@@ -33,6 +33,9 @@ from farshore.protection.push.signing import ReleaseKey
 from farshore.protection.server_enrolment import normal
 
 RENEW_BEFORE = datetime.timedelta(days=30)
+RENEW_AUTHORITY_BEFORE = datetime.timedelta(days=2 * LEAF_DAYS)
+"""Everybody who holds the old certificate of the authority renews their own at least once before it ends, and is given
+the new one with that."""
 ADMIN = "admin"
 AUTHORITY_FILE = "authority.pem"
 SERVER_FILE = "server.json"
@@ -88,9 +91,23 @@ def release_key(settings: Settings) -> ReleaseKey:
 def _ensure_authority(settings: Settings, clock: Clock) -> None:
     path = settings.pki / AUTHORITY_FILE
     if not path.exists():
-        made = Authority.create("Farshore authority", utc(clock))
-        # One file, so that certificate and key are there together or not at all.
-        write_private(path, (made.certificate + made.key).encode())
+        _save_authority(path, Authority.create("Farshore authority", utc(clock)))
+    else:
+        renew_authority(settings, load_authority(settings), clock)
+
+
+def renew_authority(settings: Settings, authority: Authority, clock: Clock) -> Authority | None:
+    """The authority with a new certificate, kept, where the old one's end is near; else None."""
+    if authority.ends - utc(clock) > RENEW_AUTHORITY_BEFORE:
+        return None
+    renewed = authority.renewed(utc(clock))
+    _save_authority(settings.pki / AUTHORITY_FILE, renewed)
+    return renewed
+
+
+def _save_authority(path: Path, authority: Authority) -> None:
+    # One file, so that certificate and key are there together or not at all.
+    write_private(path, (authority.certificate + authority.key).encode())
 
 
 def _ensure_sealing_key(settings: Settings) -> None:

@@ -97,7 +97,7 @@ def serve(settings: Settings) -> None:
         sleep=time.sleep,
     )
     release_key = installation.release_key(settings)
-    push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller(), release_key)
+    push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, PushInstaller(), release_key)
     jobs = JobEngine(
         settings.jobs,
         [
@@ -117,6 +117,11 @@ def serve(settings: Settings) -> None:
     context = server_context(own.authority, own.certificate, own.key, settings.tls_ciphers)
 
     def renew() -> None:
+        renewed = installation.renew_authority(settings, issuer.authority, clock)
+        if renewed is not None:
+            issuer.authority = renewed
+            context.load_verify_locations(cadata=renewed.certificate)
+            log.info("The authority's certificate was renewed. fingerprint=%s", renewed.fingerprint)
         made = installation.renew(settings, catalog, issuer, clock)
         if made is not None:
             load_key_pair(context, made.certificate, made.key)

@@ -60,7 +60,7 @@ class World:
         self.go_on = False
         release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
         release_key.ensure()
-        parts = PushParts(self.catalog, MovableClock(), self.sealer, "f" * 64, self.installer, release_key)
+        parts = PushParts(self.catalog, MovableClock(), self.sealer, lambda: "f" * 64, self.installer, release_key)
         self.engine = JobEngine(f"sqlite:///{folder / 'jobs.sqlite'}", [push_job(parts), self.stepwise()])
         self.engine.launch()
 

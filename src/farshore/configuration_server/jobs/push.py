@@ -7,6 +7,7 @@ however it ends. The one-time token is made inside the step that uses it, so tha
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dbos import DBOS
@@ -36,7 +37,7 @@ class PushParts:
     catalog: Catalog
     clock: Clock
     sealer: Sealer
-    authority_fingerprint: str
+    authority_fingerprint: Callable[[], str]
     installer: Installer
     release_key: ReleaseKey
 
@@ -65,7 +66,7 @@ def push_job(parts: PushParts) -> JobDefinition:
             host_key_fingerprint=known,
             token=token.secret,
             server_url=asked["server_url"],
-            authority_fingerprint=parts.authority_fingerprint,
+            authority_fingerprint=parts.authority_fingerprint(),
             release_key=parts.release_key.public,
             disks=tuple(asked["disks"]),
         )
