@@ -175,7 +175,7 @@ class ServerAddition(Body):
     """``POST /v1/process-servers``: have another process server. ``url`` is where agents will reach it, https://host:port;
     its certificate is made for that host. ``name`` empty: the host."""
 
-    url: str = Field(max_length=300, pattern=r"^https://[^/\x00-\x20\x7f-\U0010ffff]+$")
+    url: str = Field(max_length=300, pattern=r"^https://[!-.0-~]+$")
     name: str = Field(default="", max_length=63, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")
     valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
 

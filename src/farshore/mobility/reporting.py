@@ -105,7 +105,7 @@ class Reporter:
     def _mode(self, capture: Capture) -> Dict[str, object]:
         status = capture.status()
         cause = "" if status.cause is None else status.cause.name.lower().replace("_", " ")
-        since = self._clock.now() - int(self._clock.monotonic() * 1e9) + status.since
+        since = max(0, self._clock.now() - int(self._clock.monotonic() * 1e9) + status.since)
         return {"mode": status.mode, "mode_cause": cause, "mode_since": since}
 
     def _warnings(self) -> List[str]:
