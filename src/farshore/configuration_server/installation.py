@@ -181,9 +181,20 @@ def _is_revoked(certificate: x509.Certificate, catalog: Catalog) -> bool:
     return row is not None and bool(row.revoked)
 
 
+def _names_held(path: Path) -> set[str]:
+    """The names in the certificate of a credentials file; none where there is no file."""
+    if not path.exists():
+        return set()
+    certificate = x509.load_pem_x509_certificate(Credentials.load(path).certificate.encode())
+    held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    names = [*held.get_values_for_type(x509.DNSName), *map(str, held.get_values_for_type(x509.IPAddress))]
+    return {normal(name) for name in names}
+
+
 def _check_names(settings: Settings, catalog: Catalog) -> None:
-    """Raise Refused where this server would take a name that an invited process server has a certificate for."""
-    own = {normal(name) for name in settings.names}
+    """Raise Refused where this server would take a name that an invited process server has a certificate for. Names
+    that it has already stay: an installation may be older than this rule, and clients look at the role as well."""
+    own = {normal(name) for name in settings.names} - _names_held(settings.pki / SERVER_FILE)
     with catalog.reading() as tx:
         for row in process_servers.every(tx):
             taken = own & {normal(name) for name in row.host_names}

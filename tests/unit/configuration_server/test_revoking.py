@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from tests.unit.configuration_server.offices import Office
-from tests.unit.protection.catalogs import MACHINE, SERVER, add_machine, add_server, description
+from tests.unit.protection.catalogs import MACHINE, NOW, SERVER, add_machine, add_server, description, request
 
 from farshore.api_types.users import Role
-from farshore.catalog import events, machines
+from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.watching import look
+from farshore.protection.granting import grant
 from farshore.protection.silence import Silence
 
 OTHER = "33333333-3333-4333-8333-333333333333"
@@ -59,7 +60,8 @@ def test_the_machines_of_a_revoked_process_server_go_elsewhere_at_once(office: O
     with catalog.writing() as tx:
         for server in (SERVER, OTHER):
             add_server(tx, server)
-        add_machine(tx, process_server=SERVER, state="protected")
+        grant(tx, add_machine(tx), request(), process_servers.get(tx, SERVER), NOW)
+        machines.get(tx, MACHINE).state = "protected"
     revoked = office.certificate(Kind.PROCESS_SERVER, SERVER)
     office.certificate(Kind.PROCESS_SERVER, OTHER)
     silence = Silence(office.clock)
