@@ -30,7 +30,7 @@ from farshore.configuration_server.settings import Settings, home_from_environme
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.configuration_server.watching import look, prune, tell
 from farshore.configuration_server.web.limits import Limits
-from farshore.configuration_server.web.listening import Door, listening, most_connections
+from farshore.configuration_server.web.listening import Connections, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
@@ -159,21 +159,21 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
-    door = listening(settings.listen, settings.port, Door(most_connections()))
+    listener = listening(settings.listen, settings.port, Connections(most_connections()))
     jobs.launch()
     start_requested(jobs, catalog)
     for each in rounds:
         each.start()
     log.info("Serving on %s:%d", settings.listen, settings.port)
     try:
-        server.run(sockets=[door])
+        server.run(sockets=[listener])
     finally:
         scrubbing.stop()
         for each in rounds:
             each.stop()
         jobs.close()
         catalog.close()
-        door.close()
+        listener.close()
 
 
 def _sweep(vault: Vault) -> None:

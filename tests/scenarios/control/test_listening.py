@@ -16,7 +16,7 @@ import uvicorn
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import Authority
 from farshore.configuration_server.web import listening, protocol
-from farshore.configuration_server.web.listening import BoundedSocket, Door
+from farshore.configuration_server.web.listening import BoundedSocket, Connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -34,8 +34,8 @@ class Listening:
         authority = Authority.create("test authority", NOW)
         issued, key = authority.issue(Identity(Kind.SERVER, "1"), NOW, ["127.0.0.1"])
         context = server_context(authority.certificate, issued.certificate, key, "ECDHE+AESGCM")
-        self.door = Door(32)
-        self.socket: BoundedSocket = listening.listening("127.0.0.1", 0, self.door)
+        self.connections = Connections(32)
+        self.socket: BoundedSocket = listening.listening("127.0.0.1", 0, self.connections)
         self.port = self.socket.getsockname()[1]
         self.server = uvicorn.Server(
             uvicorn.Config(
@@ -136,12 +136,12 @@ def test_one_address_has_half_of_the_connections_and_gets_them_back(server: List
     with contextlib.ExitStack() as held:
         first = held.enter_context(server.tls())
         assert answered(first)
-        for _ in range(server.door.most_of_one - 1):
+        for _ in range(server.connections.most_of_one - 1):
             connection = held.enter_context(server.tls())
             assert answered(connection)
         with server.connect() as late:
             assert ended(late)
-        assert server.door.refused >= 1
+        assert server.connections.refused >= 1
         first.close()
         for _ in range(600):  # until the server has noticed
             with contextlib.suppress(OSError), server.tls() as again:

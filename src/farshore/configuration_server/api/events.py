@@ -28,7 +28,7 @@ def list_events(
     limit: Limit = 100,
 ) -> list[Event]:
     """Events newest first. ``after`` is the id of the last one seen; ``kind`` and ``actor`` may be prefixes
-    (``actor=user/`` is the audit log)."""
+    (``actor=user/``: what users asked for; ``/v1/audit`` keeps that for good)."""
     with installation.catalog.reading() as tx:
         found = events.listed(tx, after=after, subject=subject, kind=kind, actor=actor, limit=limit)
         return [views.event(row) for row in found]

@@ -28,7 +28,7 @@ RESERVE = 256
 """Descriptors that are left for the catalog, the vault, exports and SSH."""
 
 
-class Door:
+class Connections:
     """Counts what is open, in all and by address. Safe to use from several threads."""
 
     def __init__(self, most: int) -> None:
@@ -65,39 +65,39 @@ class Door:
 class _Counted(socket.socket):
     """A connection that is counted until it is closed."""
 
-    def __init__(self, taken: socket.socket, address: str, door: Door) -> None:
+    def __init__(self, taken: socket.socket, address: str, connections: Connections) -> None:
         super().__init__(fileno=taken.detach())
-        self._address, self._door, self._counted = address, door, True
+        self._address, self._connections, self._counted = address, connections, True
 
     def close(self) -> None:
         """As the base class."""
         super().close()
         if self._counted:
             self._counted = False
-            self._door.leave(self._address)
+            self._connections.leave(self._address)
 
 
 class BoundedSocket(socket.socket):
     """A listening socket that closes at once what is too much."""
 
-    door: Door
+    connections: Connections
 
     def accept(self) -> tuple[socket.socket, Any]:
         """As the base class, among the connections that there is room for. Raises BlockingIOError for none."""
         for _ in range(AT_ONCE):  # then the loop gets to do something else
             taken, address = super().accept()
             host = str(address[0])
-            if self.door.enter(host):
-                return _Counted(taken, host, self.door), address
+            if self.connections.enter(host):
+                return _Counted(taken, host, self.connections), address
             taken.close()
         raise BlockingIOError
 
 
-def listening(host: str, port: int, door: Door) -> BoundedSocket:
+def listening(host: str, port: int, connections: Connections) -> BoundedSocket:
     """A socket that listens. Raises Refused where the port is taken or may not be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = BoundedSocket(family, socket.SOCK_STREAM)
-    made.door = door
+    made.connections = connections
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
