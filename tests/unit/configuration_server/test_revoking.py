@@ -12,6 +12,7 @@ from farshore.api_types.users import Role
 from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.watching import look
+from farshore.protection.clocks import OwnClock
 from farshore.protection.granting import grant
 from farshore.protection.silence import Silence
 
@@ -64,12 +65,12 @@ def test_the_machines_of_a_revoked_process_server_go_elsewhere_at_once(office: O
         machines.get(tx, MACHINE).state = "protected"
     revoked = office.certificate(Kind.PROCESS_SERVER, SERVER)
     office.certificate(Kind.PROCESS_SERVER, OTHER)
-    silence = Silence(office.clock)
-    look(catalog, office.clock, silence)
+    silence, own = Silence(office.clock), OwnClock(catalog, office.clock)
+    look(catalog, office.clock, silence, own)
     assert office.call("POST", f"/v1/process-servers/{SERVER}/revoke", certificate=admin).status == 204
     body = {"url": "https://10.0.2.2:9443", "version": "1"}
     assert office.call("POST", "/v1/process-servers/self", body, revoked).status == 401
-    look(catalog, office.clock, silence)
+    look(catalog, office.clock, silence, own)
     with catalog.reading() as tx:
         assert machines.get(tx, MACHINE).process_server == OTHER
         assert "process-server.revoked" in {one.kind for one in events.listed(tx)}
