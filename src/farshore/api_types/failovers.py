@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Dict
+from typing import Annotated, Dict
 
-from farshore.api_types.body import Body
+from pydantic import Field
+
+from farshore.api_types.body import Body, Label
 from farshore.api_types.points import PointChoice
+
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class FailoverKind(enum.Enum):
@@ -21,8 +25,8 @@ class FailoverRequest(Body):
 
     kind: FailoverKind
     point: PointChoice = PointChoice(latest=True)
-    site: str = "qemu"
-    forward: Dict[int, int] = {}
+    site: Label = "qemu"
+    forward: Dict[Port, Port] = Field(default={}, max_length=256)
 
 
 class Failover(Body):

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import enum
-from typing import Dict, List, Optional
+from typing import Annotated, Dict, List, Optional
 
 from pydantic import Field
 
 from farshore.api_types.bandwidth import Rate
-from farshore.api_types.body import Body, Label
+from farshore.api_types.body import LARGEST, Body, Label, Natural, Pem, Prose, Seconds, Shown, Url
+from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
 from farshore.model.machine import Firmware
 from farshore.model.states import CaptureMode, MachineState
+
+MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 128, 64
+MOST_WARNINGS, MOST_FINDINGS = 50, 500
+"""What an agent tells of; it leaves the rest out."""
+DiskIndex = Annotated[int, Field(ge=0, lt=65535)]
 
 
 class Disk(Body):
     """farshore.model.machine.DiskDescription."""
 
-    number: int
-    name: str
-    size: int
-    logical_block_size: int = 512
-    serial: str = ""
+    number: int = Field(ge=0, lt=65535)
+    name: Shown
+    size: Natural
+    logical_block_size: int = Field(default=512, ge=512, le=1 << 20)
+    serial: Shown = ""
     boot: bool = False
     excluded: bool = False
 
@@ -29,9 +35,9 @@ class Disk(Body):
 class Nic(Body):
     """farshore.model.machine.NicDescription."""
 
-    name: str
-    mac: str
-    addresses: List[str] = []
+    name: Shown
+    mac: Shown
+    addresses: List[Shown] = Field(default=[], max_length=MOST_ADDRESSES, fail_fast=True)
 
 
 class Description(Body):
@@ -39,21 +45,21 @@ class Description(Body):
 
     hostname: Label
     firmware: Firmware
-    processors: int
-    memory: int
-    operating_system: str
-    kernel: str
-    architecture: str
-    hardware_id: str = ""
-    disks: List[Disk] = []
-    nics: List[Nic] = []
+    processors: int = Field(ge=0, le=1 << 20)
+    memory: Natural
+    operating_system: Shown
+    kernel: Shown
+    architecture: Shown
+    hardware_id: Shown = ""
+    disks: List[Disk] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
+    nics: List[Nic] = Field(default=[], max_length=MOST_NICS, fail_fast=True)
 
 
 class EnrolmentRequest(Body):
     """``POST /v1/enrolments``: a one-time token buys a certificate. ``request`` is a PEM PKCS#10 request."""
 
-    token: str
-    request: str
+    token: Secret
+    request: Pem
     description: Description
 
 
@@ -63,6 +69,17 @@ class Enrolment(Body):
     machine: str
     certificate: str
     authority: str
+    release_key: str = ""
+    """At enrolment: the public half of the key that signs the agent's releases, in hex, to be pinned. Not given with a
+    renewal: whoever renews has one."""
+
+
+class ReleaseSignature(Body):
+    """``GET /v1/machines/self/bundles/{release}/signature``: docs/formats/release-signature.md."""
+
+    release: str
+    digest: str
+    signature: str
 
 
 class Authority(Body):
@@ -83,11 +100,11 @@ class EpochKind(enum.Enum):
 class EpochRequest(Body):
     """``POST /v1/machines/self/epochs``. ``run`` is a random id of this run of the agent; a new run fences the old."""
 
-    run: str
+    run: Label
     kind: EpochKind
     description: Description
-    parent_epoch: int = 0
-    parent_sequence: int = 0
+    parent_epoch: Natural = 0
+    parent_sequence: Natural = 0
     """For HEAL: the epoch that the bitmap continues, and its last acknowledged sequence. The server grants a HEAL only
     on top of a consistent epoch of the same machine; else it answers RESYNC or INITIAL."""
 
@@ -130,32 +147,33 @@ class Command(Body):
 class CommandResult(Body):
     """The outcome of one command; ``error`` is empty on success."""
 
-    id: str
-    error: str = ""
-    epoch: int = 0
-    sequence: int = 0
-    time: int = 0
+    id: Label
+    error: Prose = ""
+    epoch: Natural = 0
+    sequence: Natural = 0
+    time: Natural = 0
 
 
 class DiskAccount(Body):
     """Bytes since capture began: the probe's, the capture's, and the kernel's own count."""
 
-    disk: int
-    seen: int
-    captured: int
-    bitmap: int
-    excluded: int
-    kernel: int
-    verdict: str
+    disk: int = Field(ge=0, lt=65535)
+    seen: Natural
+    captured: Natural
+    bitmap: Natural
+    excluded: Natural
+    kernel: int = Field(ge=-LARGEST, le=LARGEST)
+    """Negative while the base of the kernel's count is not settled."""
+    verdict: Shown
 
 
 class Progress(Body):
     """A copy under way. Bytes; ``remaining_seconds`` is an estimate, 0 when unknown."""
 
-    total: int = 0
-    done: int = 0
-    sent: int = 0
-    remaining_seconds: float = 0
+    total: Natural = 0
+    done: Natural = 0
+    sent: Natural = 0
+    remaining_seconds: Seconds = 0
 
 
 class CheckSeverity(enum.Enum):
@@ -169,45 +187,48 @@ class CheckSeverity(enum.Enum):
 class Finding(Body):
     """One line of ``GET /v1/machines/{machine}/check``: what was looked at, how it stands, what to do about it."""
 
-    subject: str
+    subject: Shown
     severity: CheckSeverity
-    message: str
-    remedy: str = ""
+    message: Prose
+    remedy: Prose = ""
+
+
+Stage = Annotated[str, Field(max_length=16, pattern="^[a-z]*$")]
 
 
 class Heartbeat(Body):
     """``POST /v1/machines/self/heartbeat``: what the agent sees. Times are ns since 1970 UTC."""
 
-    run: str
-    version: str
-    release: str = ""
+    run: Label
+    version: Label
+    release: Label = ""
     """The release that runs; empty: it was not installed as one, and cannot replace itself."""
-    python: str = ""
+    python: Label = ""
     """The Python that it runs on, "3.11"."""
-    epoch: int = 0
+    epoch: Natural = 0
     kind: Optional[EpochKind] = None
     consistent: bool = False
     mode: Optional[CaptureMode] = None
-    mode_cause: str = ""
-    mode_since: int = 0
-    points_every: float = 0
+    mode_cause: Prose = ""
+    mode_since: Natural = 0
+    points_every: Seconds = 0
     """Without data mode: seconds between two points as things are, which is the RPO. 0: a stream, any second."""
-    captured_sequence: int = 0
-    acknowledged_sequence: int = 0
-    acknowledged_time: int = 0
+    captured_sequence: Natural = 0
+    acknowledged_sequence: Natural = 0
+    acknowledged_time: Natural = 0
     """Time of the newest acknowledged record."""
-    spilled_bytes: int = 0
-    lag: Dict[str, float] = {}
+    spilled_bytes: Natural = 0
+    lag: Dict[Stage, Seconds] = Field(default={}, max_length=16)
     """For how many seconds the oldest record has waited at each of the agent's stages: ``capture`` (in the ring),
     ``spill`` (in the .hrl file), ``network`` (in memory, or on its way)."""
-    accounts: List[DiskAccount] = []
+    accounts: List[DiskAccount] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     progress: Optional[Progress] = None
-    warnings: List[str] = []
-    findings: Optional[List[Finding]] = None
+    warnings: List[Prose] = Field(default=[], max_length=1000, fail_fast=True)
+    findings: Optional[List[Finding]] = Field(default=None, max_length=2000, fail_fast=True)
     """What the agent found when it looked around last; None: nothing new since it told."""
     clock: Optional[ClockStanding] = None
     """Of the machine's wall clock; None: the agent does not look (it is of an older release)."""
-    results: List[CommandResult] = []
+    results: List[CommandResult] = Field(default=[], max_length=256, fail_fast=True)
 
 
 class Desired(Body):
@@ -271,10 +292,10 @@ class TokenRequest(Body):
 
     name: Label = ""
     valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
-    policy: str = "default"
+    policy: Label = "default"
     protect: bool = True
     """Protect the machine as soon as it has enrolled."""
-    machine: str = ""
+    machine: Label = ""
     """Enrol this machine (id or name) once more: it keeps its id and points, its old certificates open nothing then."""
 
 
@@ -305,7 +326,7 @@ class RenewalRequest(Body):
     """``POST /v1/machines/self/certificate`` and ``/v1/process-servers/self/certificate``: a PEM PKCS#10 request,
     answered with an Enrolment. The old certificate stays good until it expires."""
 
-    request: str
+    request: Pem
 
 
 class MachineAddition(Body):
@@ -317,27 +338,27 @@ class MachineAddition(Body):
     host: Label
     port: int = Field(default=22, ge=1, le=65535)
     user: Label = "root"
-    private_key: str
+    private_key: Pem
     host_key_fingerprint: Label = ""
     name: Label = ""
-    policy: str = "default"
+    policy: Label = "default"
     protect: bool = True
-    server_url: str = ""
+    server_url: Url = ""
     """Where the machine reaches this server; empty: the first advertised address."""
-    disks: List[str] = []
+    disks: List[Label] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     """Device paths to protect; empty: every whole disk."""
 
 
 class ProtectionRequest(Body):
     """``PUT /v1/machines/{machine}/protection``. None leaves a value as it is."""
 
-    policy: Optional[str] = None
-    exclude_disks: Optional[List[int]] = None
-    bandwidth_limit: Optional[int] = Field(default=None, ge=0)
+    policy: Optional[Label] = None
+    exclude_disks: Optional[List[DiskIndex]] = Field(default=None, max_length=MOST_DISKS, fail_fast=True)
+    bandwidth_limit: Optional[Natural] = None
     """Bytes a second, 0: none."""
     cpu_percent: Optional[int] = Field(default=None, ge=1, le=100)
     """Of the machine's processors: what the agent's copies keep to where other programs want them."""
     memory_limit: Optional[int] = Field(default=None, ge=128 << 20, le=1 << 36)
     """Bytes that the agent keeps to, a quarter for its ring; taken up at its next start."""
-    process_server: Optional[str] = None
+    process_server: Optional[Label] = None
     """Send to this process server (name or id) while it is well; empty: to whichever has the fewest machines."""

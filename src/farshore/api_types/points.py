@@ -6,7 +6,7 @@ from typing import Optional
 
 from pydantic import field_validator
 
-from farshore.api_types.body import Body, Label
+from farshore.api_types.body import Body, Label, Natural
 from farshore.model.point import PointKind
 
 
@@ -45,8 +45,8 @@ class PointChoice(Body):
     latest_processed: bool = False
     """The newest state that is in the vault already: nothing is waited for."""
     latest_app_consistent: bool = False
-    id: Optional[str] = None
-    name: Optional[str] = None
-    time: Optional[int] = None
-    position: Optional[str] = None
+    id: Optional[Label] = None
+    name: Optional[Label] = None
+    time: Optional[Natural] = None
+    position: Optional[Label] = None
     """EPOCH:SEQUENCE."""

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import Annotated, List, Optional
 
 from pydantic import Field
 
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Label
 
 DAY = 86400
+MOST_KEPT = 1_000_000
+YEARS = 100 * 366 * DAY
+Limits = Annotated[List[Label], Field(max_length=100, fail_fast=True)]
 
 
 class Policy(Body):
     """farshore.model.policy.ReplicationPolicy; durations in seconds. ``POST /v1/policies`` creates one."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
-    rpo_threshold: int = Field(default=900, ge=1)
-    crash_consistent_every: int = Field(default=5, ge=1)
-    app_consistent_every: int = Field(default=0, ge=0)
+    name: str = Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    rpo_threshold: int = Field(default=900, ge=1, le=YEARS)
+    crash_consistent_every: int = Field(default=5, ge=1, le=YEARS)
+    app_consistent_every: int = Field(default=0, ge=0, le=YEARS)
     hot_window: int = Field(default=DAY, ge=0, le=30 * DAY)
-    keep_hourly: int = Field(default=48, ge=0)
-    keep_daily: int = Field(default=14, ge=0)
-    keep_weekly: int = Field(default=0, ge=0)
-    bandwidth: List[str] = []
+    keep_hourly: int = Field(default=48, ge=0, le=MOST_KEPT)
+    keep_daily: int = Field(default=14, ge=0, le=MOST_KEPT)
+    keep_weekly: int = Field(default=0, ge=0, le=MOST_KEPT)
+    bandwidth: Limits = []
     """Limits of each machine's stream by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that
     fits a moment holds."""
-    time_zone: str = "UTC"
+    time_zone: Label = "UTC"
 
 
 class PolicyChange(Body):
     """``PATCH /v1/policies/{name}``: only what is given changes."""
 
-    rpo_threshold: Optional[int] = Field(default=None, ge=1)
-    crash_consistent_every: Optional[int] = Field(default=None, ge=1)
-    app_consistent_every: Optional[int] = Field(default=None, ge=0)
+    rpo_threshold: Optional[int] = Field(default=None, ge=1, le=YEARS)
+    crash_consistent_every: Optional[int] = Field(default=None, ge=1, le=YEARS)
+    app_consistent_every: Optional[int] = Field(default=None, ge=0, le=YEARS)
     hot_window: Optional[int] = Field(default=None, ge=0, le=30 * DAY)
-    keep_hourly: Optional[int] = Field(default=None, ge=0)
-    keep_daily: Optional[int] = Field(default=None, ge=0)
-    keep_weekly: Optional[int] = Field(default=None, ge=0)
-    bandwidth: Optional[List[str]] = None
-    time_zone: Optional[str] = None
+    keep_hourly: Optional[int] = Field(default=None, ge=0, le=MOST_KEPT)
+    keep_daily: Optional[int] = Field(default=None, ge=0, le=MOST_KEPT)
+    keep_weekly: Optional[int] = Field(default=None, ge=0, le=MOST_KEPT)
+    bandwidth: Optional[Limits] = None
+    time_zone: Optional[Label] = None

@@ -8,16 +8,21 @@ from typing import Dict, List, Optional
 from pydantic import Field
 
 from farshore.api_types.bandwidth import Rate
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Label, Natural, Pem, Prose, Seconds, Shown, Token, Url
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.machines import Description, EpochKind
+from farshore.api_types.policies import Limits
+from farshore.model.point import PointKind
+
+MOST_REPORTED = 20_000
+"""Entries of one list of a report."""
 
 
 class Registration(Body):
     """``POST /v1/process-servers/self``. ``url`` is where agents reach it."""
 
-    url: str
-    version: str
+    url: Url
+    version: Label
 
 
 class ProcessServerSettings(Body):
@@ -48,47 +53,47 @@ class StreamGrant(Body):
 class PointReport(Body):
     """One new recovery point, durable in the vault."""
 
-    machine: str
-    epoch: int
-    sequence: int
-    time: int
-    kind: str
-    name: str = ""
-    id: str = ""
+    machine: Label
+    epoch: Natural
+    sequence: Natural
+    time: Natural
+    kind: str = Field(max_length=32, pattern=f"^({'|'.join(kind.value for kind in PointKind)})$")
+    name: Shown = ""
+    id: Shown = ""
 
 
 class EpochReport(Body):
     """An epoch became consistent."""
 
-    machine: str
-    epoch: int
-    consistent_from: int
-    time: int
+    machine: Label
+    epoch: Natural
+    consistent_from: Natural
+    time: Natural
 
 
 class StreamName(Body):
     """One epoch of one machine."""
 
-    machine: str
-    epoch: int
+    machine: Label
+    epoch: Natural
 
 
 class StreamReport(Body):
     """How one stream stands. Sequences are the newest at each stage; seconds are stage delays."""
 
-    machine: str
-    epoch: int
-    received: int
-    stored: int
-    stored_time: int
+    machine: Label
+    epoch: Natural
+    received: Natural
+    stored: Natural
+    stored_time: Natural
     """Of the newest consistent state that is in the vault, ns since 1970 UTC; 0: unknown."""
-    spooled_bytes: int
-    lag_spool: float
-    lag_seal: float
-    lag_store: float
-    stored_age: Optional[float] = None
+    spooled_bytes: Natural
+    lag_spool: Seconds
+    lag_seal: Seconds
+    lag_store: Seconds
+    stored_age: Optional[Seconds] = None
     """Seconds since that state was the machine's, by clocks that do not step; None: unknown."""
-    clock_behind: float = 0
+    clock_behind: float = Field(default=0, ge=-1e12, le=1e12)
     """Seconds that were added to the machine's own times, as its wall clock is not ours; 0: they agree."""
 
 
@@ -96,27 +101,27 @@ class StreamTrouble(Body):
     """What is wrong with one stream: what the spool holds of it cannot be stored, a point of it cannot be read, or it
     has two senders. And what to do."""
 
-    machine: str
-    epoch: int
-    trouble: str
+    machine: Label
+    epoch: Natural
+    trouble: Prose
 
 
 class ServerReport(Body):
     """``POST /v1/process-servers/self/report``, every second or so; repeated until answered: handle it idempotently."""
 
-    url: str
-    version: str
-    spool_bytes: int
-    spool_limit: int
-    spool_trouble: str = ""
-    store_trouble: str = ""
-    streams: List[StreamReport] = []
-    points: List[PointReport] = []
-    epochs: List[EpochReport] = []
-    stuck: List[StreamTrouble] = []
+    url: Url
+    version: Label
+    spool_bytes: Natural
+    spool_limit: Natural
+    spool_trouble: Prose = ""
+    store_trouble: Prose = ""
+    streams: List[StreamReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
+    points: List[PointReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
+    epochs: List[EpochReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
+    stuck: List[StreamTrouble] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     """Streams in trouble of their own, though the store works."""
     clock: Optional[ClockStanding] = None
-    released: List[StreamName] = []
+    released: List[StreamName] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
 
 
@@ -176,8 +181,8 @@ class ServerAddition(Body):
     """``POST /v1/process-servers``: have another process server. ``url`` is where agents will reach it, https://host:port;
     its certificate is made for that host. ``name`` empty: the host."""
 
-    url: str = Field(pattern=r"^https://[^/]+$")
-    name: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")
+    url: str = Field(max_length=300, pattern=r"^https://[!-.0-~]+$")
+    name: str = Field(default="", max_length=63, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$")
     valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
 
 
@@ -195,8 +200,8 @@ class ServerInvitation(Body):
 class ServerEnrolmentRequest(Body):
     """``POST /v1/process-servers/enrolments``: the token buys a certificate. ``request`` is a PEM PKCS#10 request."""
 
-    token: str
-    request: str
+    token: Token
+    request: Pem
 
 
 class ServerEnrolment(Body):
@@ -213,9 +218,9 @@ class ServerChange(Body):
     """``PATCH /v1/process-servers/{server}``: only what is given changes."""
 
     draining: Optional[bool] = None
-    bandwidth: Optional[List[str]] = None
+    bandwidth: Optional[Limits] = None
     """Limits by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that fits a moment holds."""
-    time_zone: Optional[str] = None
+    time_zone: Optional[Label] = None
 
 
 class VaultStatus(Body):

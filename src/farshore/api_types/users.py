@@ -6,7 +6,7 @@ import enum
 
 from pydantic import Field
 
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Pem
 
 
 class Role(enum.Enum):
@@ -24,9 +24,15 @@ class UserRequest(Body):
     """``POST /v1/users``. With a PEM PKCS#10 ``request`` the private key stays with the user; without one the server
     makes a key and answers it, once."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    name: str = Field(max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     role: Role = Role.READER
-    request: str = ""
+    request: Pem = ""
+
+
+class UserRenewal(Body):
+    """``POST /v1/users/{name}/certificates``: a new certificate for a user that exists; ``request`` as above."""
+
+    request: Pem = ""
 
 
 class User(Body):

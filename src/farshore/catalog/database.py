@@ -16,7 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from farshore.model.errors import TryLater, WrongState
+from farshore.model.errors import Malformed, TryLater, WrongState
 
 Transaction = Session
 """What every query takes. It ends with the ``with`` block that gave it."""
@@ -89,6 +89,10 @@ def _translated() -> Iterator[None]:
             f"The catalog did not answer ({error.orig}).",
             remedy="Repeat the call; if it recurs, check the database and the room on its disk.",
             after=1,
+        ) from error
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise Malformed(
+            "A number or text is beyond what the catalog can hold.", remedy="Give a smaller number, or plain text."
         ) from error
     except IntegrityError as error:
         raise WrongState(

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from farshore.api_types.events import Severity
+from farshore.catalog import audit
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import AlertRow, EventRow
+
+USERS = "user/"
+HOUR = 3600 * 1_000_000_000
+MOST_AN_HOUR = 60
+AUDITED = ("machine.enrolled", "machine.same-hardware", "process-server.enrolled", "process-server.overstepped")
 
 
 def record(
@@ -22,7 +28,10 @@ def record(
     severity: Severity = Severity.INFORMATION,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Write one line of the log, in the transaction of the change that it tells of."""
+    """Write one line of the log, in the transaction of the change that it tells of. What somebody changed, or what
+    changed who may call, goes into the audit log as well, which keeps it for good."""
+    if actor.startswith(USERS) or kind.startswith(AUDITED):
+        audit.append(tx, time=time, kind=kind, actor=actor, subject=subject, message=message, detail=detail)
     tx.add(
         EventRow(
             time=time,
@@ -34,6 +43,18 @@ def record(
             detail=detail or {},
         )
     )
+
+
+def record_some(tx: Transaction, *, subject: str, kind: str, time: int, message: str, **rest: Any) -> None:
+    """As ``record``, for what a machine causes: at most ``MOST_AN_HOUR`` of a kind about one subject, the last of which
+    says so. One machine must not push everybody else's events out."""
+    since = select(func.count()).where(EventRow.subject == subject, EventRow.kind == kind, EventRow.time > time - HOUR)
+    told = tx.scalar(since) or 0
+    if told >= MOST_AN_HOUR:
+        return
+    if told == MOST_AN_HOUR - 1:
+        message = f"{message} More of the kind within this hour are not listed."
+    record(tx, subject=subject, kind=kind, time=time, message=message, **rest)
 
 
 def listed(

@@ -26,6 +26,11 @@ def get(tx: Transaction, server: str) -> ProcessServerRow:
     return row
 
 
+def find(tx: Transaction, server: str) -> ProcessServerRow | None:
+    """One process server by its id, if it is known."""
+    return tx.get(ProcessServerRow, server)
+
+
 def invite(tx: Transaction, row: ProcessServerRow) -> None:
     """A process server that has not come yet. Raises WrongState where its name is taken."""
     if _taken(tx, row.name):

@@ -72,6 +72,10 @@ class ProcessServerRow(Base):
     bandwidth: Mapped[list[Any]] = mapped_column(default=list)
     """Texts of farshore.model.bandwidth, for all that it stores."""
     time_zone: Mapped[str] = mapped_column(String(64), default="UTC")
+    overstepped: Mapped[int] = mapped_column(default=0)
+    """When it last reported about a machine that it does not serve,"""
+    overstepped_with: Mapped[str] = mapped_column(default="")
+    """and about which."""
 
 
 class MachineRow(Base):
@@ -138,6 +142,8 @@ class EpochRow(Base):
     stored: Mapped[int] = mapped_column(default=0)
     stored_time: Mapped[int] = mapped_column(default=0)
     reported: Mapped[int] = mapped_column(default=0)
+    served_before: Mapped[list[Any]] = mapped_column(default=list)
+    """Ids of the process servers that took this epoch before the present one: they may report what they still hold."""
 
 
 class PointRow(Base):
@@ -248,6 +254,22 @@ class EventRow(Base):
     subject: Mapped[str] = mapped_column(index=True)
     message: Mapped[str]
     detail: Mapped[JsonObject] = mapped_column(default=dict)
+
+
+class AuditRow(Base):
+    """What somebody changed or was refused. Append-only by triggers; see farshore.catalog.audit."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
+    time: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str]
+    source: Mapped[str] = mapped_column(String(64), default="")
+    subject: Mapped[str]
+    message: Mapped[str]
+    detail: Mapped[JsonObject] = mapped_column(default=dict)
+    previous: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
 
 
 class AlertRow(Base):

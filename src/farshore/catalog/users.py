@@ -80,6 +80,12 @@ def newest_expiry(tx: Transaction, kind: str, subject: str) -> int:
     return tx.scalar(good) or 0
 
 
+def shut_out(tx: Transaction, kind: str) -> set[str]:
+    """Those of a kind who had certificates, all of which are revoked."""
+    every = select(CertificateRow.subject).where(CertificateRow.kind == kind).group_by(CertificateRow.subject)
+    return set(tx.scalars(every.having(func.min(CertificateRow.revoked) > 0)))
+
+
 def revoke_certificates(tx: Transaction, kind: str, subject: str, now: int) -> None:
     """Every certificate of somebody opens nothing from now on."""
     good = update(CertificateRow).where(

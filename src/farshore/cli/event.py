@@ -10,14 +10,16 @@ from farshore.api_types.events import Alert, Event
 from farshore.cli.connection import AsJson, management
 from farshore.cli.output import ago, moment, print_json, print_table
 
-app = typer.Typer(no_args_is_help=True, help="The log of events, the audit log and the alerts.")
+app = typer.Typer(no_args_is_help=True, help="The log of events, and the alerts.")
 
 
 @app.command("list")
 def list_events(
     subject: Annotated[str | None, typer.Option(help="Only about this: machine/ID, policy/NAME, user/NAME …")] = None,
     kind: Annotated[str | None, typer.Option(help="Only kinds that begin so: machine, failover, alert …")] = None,
-    audit: Annotated[bool, typer.Option("--audit", help="Only what users asked for.")] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Only what users asked for; `farshore audit list` has all of it.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:

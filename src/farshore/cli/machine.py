@@ -70,6 +70,20 @@ def add(
         out.print(f"{job.result['name']} reports. Follow its first copy: farshore machine watch {job.result['name']}")
 
 
+@app.command()
+def revoke(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Shut a machine out at once: its certificates open nothing, its stream is closed. Its recovery points stay.
+
+    To let it in again, enrol it with a token of its own: `farshore token create --machine NAME`.
+
+    Example: `farshore machine revoke web1`
+    """
+    if not yes:
+        typer.confirm(f"Revoke {machine}?", abort=True)
+    management().transport.post_nothing(f"/v1/machines/{segment(machine)}/revoke")
+    print_done(f"The certificates of {machine} open nothing any more.", as_json, revoked=machine)
+
+
 @app.command("list")
 def list_machines(as_json: AsJson = False) -> None:
     """List machines with their state and the age of their newest point."""

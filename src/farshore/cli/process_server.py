@@ -31,6 +31,7 @@ from farshore.cli.output import (
     rate,
     size,
 )
+from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Process servers: list, add, drain, limit, remove.")
 
@@ -65,7 +66,7 @@ def list_servers(as_json: AsJson = False) -> None:
 def show(server: Name, as_json: AsJson = False) -> None:
     """Show a process server: state, spool, trouble with the store, limits, and its machines with their lag."""
     api = management()
-    found = api.transport.get(f"{ROOT}/{server}", ProcessServer)
+    found = api.transport.get(f"{ROOT}/{segment(server)}", ProcessServer)
     senders = [machine for machine in api.machines() if found.name in (machine.process_server, machine.moving_to)]
     if as_json:
         senders_names = [machine.name for machine in senders if machine.process_server == found.name]
@@ -164,6 +165,25 @@ def limit(
 
 
 @app.command()
+def revoke(
+    server: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Shut a process server out at once: its certificates open nothing, its machines go to others.
+
+    What its spool held and the vault does not is lost to it; agents send again what they still have, or resync. To use
+    the host again: `farshore process-server remove`, then `add`.
+
+    Example: `farshore process-server revoke ps2`
+    """
+    if not yes:
+        typer.confirm(f"Revoke process server {server}?", abort=True)
+    management().transport.post_nothing(f"{ROOT}/{segment(server)}/revoke")
+    print_done(f"The certificates of process server {server} open nothing any more.", as_json, revoked=server)
+
+
+@app.command()
 def remove(
     server: Name,
     force: Annotated[bool, typer.Option("--force", help="Give up what a lost server's spool held.")] = False,
@@ -173,7 +193,7 @@ def remove(
     """Forget a process server that no machine sends to; its certificate opens nothing from then on."""
     if not yes:
         typer.confirm(f"Forget process server {server}?", abort=True)
-    management().transport.delete(f"{ROOT}/{server}{'?force=true' if force else ''}")
+    management().transport.delete(f"{ROOT}/{segment(server)}{'?force=true' if force else ''}")
     print_done(f"{server} is removed.", as_json, removed=server)
 
 
@@ -181,7 +201,7 @@ STAGES = ("Capture", "Spill", "Network", "Spool", "Seal", "Store")
 
 
 def _change(server: str, change: ServerChange) -> ProcessServer:
-    return management().transport.call("PATCH", f"{ROOT}/{server}", change, ProcessServer)
+    return management().transport.call("PATCH", f"{ROOT}/{segment(server)}", change, ProcessServer)
 
 
 def _print(found: ProcessServer) -> None:

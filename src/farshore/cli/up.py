@@ -22,7 +22,7 @@ from farshore.cli import supervisor
 from farshore.cli.connection import AsJson, home, management
 from farshore.cli.output import ago, coloured, err, out, plain, print_done, print_fields, print_json, print_table, size
 from farshore.cli.supervisor import Installation
-from farshore.model.errors import FarshoreError, TryLater
+from farshore.model.errors import FarshoreError, Forbidden, TryLater, Unauthenticated
 
 READY_SECONDS = 300.0
 """Far more than a start takes; servers that cannot start end this sooner, as the supervisor gives them up."""
@@ -156,6 +156,11 @@ def _wait_until_ready(installation: Installation) -> None:
             trouble = TryLater("The process server does not report.", remedy="See the log.")
         except TryLater as error:
             trouble = error
+        except (Forbidden, Unauthenticated):
+            # It answers. That the administrator was deleted or revoked is no reason to stop the servers.
+            what = f" {installation.credentials} opens nothing: its user was deleted or revoked. Use another's."
+            err.print(coloured("Note:", "yellow", what))
+            return
         if time.monotonic() > give_up or not supervisor.is_running(installation):
             raise trouble
         time.sleep(POLL_SECONDS)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from farshore.api_types.users import Role, User, UserCredential, UserRequest
+from farshore.api_types.users import Role, User, UserCredential, UserRenewal, UserRequest
 from farshore.cli.connection import AsJson, credentials_file, management
 from farshore.cli.output import moment, out, print_done, print_json, print_table
 from farshore.client.credentials import Credentials
@@ -40,15 +40,37 @@ def add(
 
     Example: `farshore user add backup-desk --role operator --output backup-desk.json`
     """
-    if output.exists():
-        raise Refused(f"{output} exists.", remedy="Choose another file; credentials are never overwritten.")
+    _check_free(output)
     made = management().transport.post("/v1/users", UserRequest(name=name, role=role), UserCredential)
-    reached = url or Credentials.load(credentials_file()).url
-    Credentials(reached, made.authority, made.certificate, made.key).save(output)
-    if as_json:
-        print_json({"name": made.name, "role": made.role.value, "credentials": str(output)})
-    else:
-        out.print(f"User {made.name} ({made.role.value}): credentials are in {output}. Hand it over on a safe way.")
+    _save(made, output, url, as_json)
+
+
+@app.command()
+def renew(
+    name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="File to write the credentials to (0600).", show_default=False)],
+    url: Annotated[str, typer.Option(help="Server URL for the file; empty: the one that you use.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give a user a new certificate, before the old one ends or after it was revoked.
+
+    Example: `farshore user renew backup-desk --output backup-desk-2.json`
+    """
+    _check_free(output)
+    made = management().transport.post(f"/v1/users/{segment(name)}/certificates", UserRenewal(), UserCredential)
+    _save(made, output, url, as_json)
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Make every certificate of a user useless, at once. The user stays; `farshore user renew` makes a new one.
+
+    Example: `farshore user revoke backup-desk`
+    """
+    management().transport.post_nothing(f"/v1/users/{segment(name)}/revoke")
+    print_done(f"The certificates of user {name} open nothing any more.", as_json, revoked=name)
 
 
 @app.command()
@@ -58,3 +80,17 @@ def delete(
     """Delete a user; the certificate opens nothing from now on."""
     management().transport.delete(f"/v1/users/{segment(name)}")
     print_done(f"User {name} is deleted.", as_json, deleted=name)
+
+
+def _check_free(output: Path) -> None:
+    if output.exists():
+        raise Refused(f"{output} exists.", remedy="Choose another file; credentials are never overwritten.")
+
+
+def _save(made: UserCredential, output: Path, url: str, as_json: bool) -> None:
+    reached = url or Credentials.load(credentials_file()).url
+    Credentials(reached, made.authority, made.certificate, made.key).save(output)
+    if as_json:
+        print_json({"name": made.name, "role": made.role.value, "credentials": str(output)})
+    else:
+        out.print(f"User {made.name} ({made.role.value}): credentials are in {output}. Hand it over on a safe way.")

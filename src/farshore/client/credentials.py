@@ -17,8 +17,9 @@ import stat
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Tuple
+from typing import Optional, Tuple
 
+from farshore.client.roles import Role, expect
 from farshore.model.errors import Malformed, NotFound, Refused
 
 _PRIVATE = 0o600
@@ -34,9 +35,10 @@ class Credentials:
     certificate: str
     key: str = field(repr=False)
 
-    def context(self) -> ssl.SSLContext:
-        """A TLS context that trusts only ``authority`` and shows ``certificate``. Raises Malformed."""
-        return client_context(self.authority, self.certificate, self.key)
+    def context(self, role: Role = Role.CONFIGURATION_SERVER) -> ssl.SSLContext:
+        """A TLS context that trusts only ``authority``, talks to servers of ``role`` alone, and shows ``certificate``.
+        Raises Malformed."""
+        return client_context(self.authority, self.certificate, self.key, role=role)
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Have a context that is in use show this certificate on new connections. Raises Malformed."""
@@ -61,9 +63,14 @@ class Credentials:
             raise Malformed(f"{path} is not a credentials file.", remedy="Enrol again to write a new one.") from error
 
 
-def client_context(authority: str, certificate: str = "", key: str = "") -> ssl.SSLContext:
-    """A context for connecting: TLS 1.2 or newer, the peer verified by name against ``authority`` alone."""
+def client_context(
+    authority: str, certificate: str = "", key: str = "", *, role: Optional[Role] = None
+) -> ssl.SSLContext:
+    """A context for connecting: TLS 1.2 or newer, the peer verified by name against ``authority`` alone, and by what
+    its certificate says that it is. ``role`` None, for tests: whatever it is."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if role is not None:
+        expect(context, role)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_verify_locations(cadata=authority)

@@ -12,6 +12,7 @@ from farshore.api_types.machines import Authority, Enrolment, EnrolmentRequest
 from farshore.api_types.servers import ServerEnrolment, ServerEnrolmentRequest
 from farshore.client.credentials import client_context, fingerprint, same_fingerprint
 from farshore.client.problems import insecure_request
+from farshore.client.roles import Role
 from farshore.client.transport import Transport
 from farshore.model.errors import Unauthenticated, Unsupported
 
@@ -36,12 +37,12 @@ def pinned_authority(url: str, pin: str) -> str:
 def enrol(url: str, pin: str, request: EnrolmentRequest) -> Enrolment:
     """Trade the token in ``request`` for a certificate. Not repeatable: the token is spent by it."""
     authority = pinned_authority(url, pin)
-    with Transport(url, client_context(authority)) as transport:
+    with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/enrolments", request, Enrolment)
 
 
 def enrol_process_server(url: str, pin: str, request: ServerEnrolmentRequest) -> ServerEnrolment:
     """The same for a process server."""
     authority = pinned_authority(url, pin)
-    with Transport(url, client_context(authority)) as transport:
+    with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/process-servers/enrolments", request, ServerEnrolment)

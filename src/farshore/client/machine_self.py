@@ -8,6 +8,7 @@ from farshore.api_types.machines import (
     EpochGrant,
     EpochRequest,
     Heartbeat,
+    ReleaseSignature,
     RenewalRequest,
 )
 from farshore.client.credentials import Credentials
@@ -35,6 +36,10 @@ class MachineSelf:
     def bundle(self, release: str) -> bytes:
         """A release of the agent, as it was announced with an upgrade. Raises NotFound."""
         return self._transport.request("GET", f"/v1/machines/self/bundles/{release}", retries=AGAIN)
+
+    def signature(self, release: str) -> ReleaseSignature:
+        """What the release key says of a release. Raises NotFound."""
+        return self._transport.get(f"/v1/machines/self/bundles/{release}/signature", ReleaseSignature)
 
     def use(self, credentials: Credentials) -> None:
         """Show a renewed certificate from now on."""

@@ -70,7 +70,7 @@ def error_from_transport(error: HTTPError, url: str) -> FarshoreError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Unauthenticated(
             f"The server at {url} did not show a certificate of our authority for that name ({cause.verify_message}).",
-            remedy="Check the address and that the server advertises it; if its authority was renewed, enrol again.",
+            remedy="Check the address and that the server advertises it; if its authority was replaced, enrol again.",
         )
     if isinstance(cause, ssl.SSLError) and "CERTIFICATE_EXPIRED" in (cause.reason or ""):
         return Unauthenticated(

@@ -17,6 +17,7 @@ from urllib3.util import Retry, Timeout
 
 from farshore.client.credentials import Credentials
 from farshore.client.problems import error_from_answer, error_from_transport
+from farshore.client.roles import Role
 from farshore.model.errors import Unauthenticated, Unsupported
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -77,9 +78,11 @@ class Transport:
         )
 
     @classmethod
-    def from_credentials(cls, credentials: Credentials, url: Optional[str] = None) -> Transport:
-        """A transport to ``url``, by default to the server that the credentials were made for."""
-        return cls(url or credentials.url, credentials.context())
+    def from_credentials(
+        cls, credentials: Credentials, url: Optional[str] = None, role: Role = Role.CONFIGURATION_SERVER
+    ) -> Transport:
+        """A transport to ``url``, by default the server that the credentials are for. It must have ``role``."""
+        return cls(url or credentials.url, credentials.context(role))
 
     def move_to(self, url: str) -> None:
         """Send every later request to another server of the same authority; those under way end where they are."""
@@ -102,6 +105,10 @@ class Transport:
     def post(self, path: str, body: Optional[BaseModel], answer: Type[Answer], *, repeatable: bool = False) -> Answer:
         """POST a body for an answer; ``repeatable`` says that doing it twice does no harm."""
         return self.call("POST", path, body, answer, repeatable=repeatable)
+
+    def post_nothing(self, path: str) -> None:
+        """POST without a body, for no answer; doing it twice does no harm."""
+        self.request("POST", path, retries=AGAIN)
 
     def put(self, path: str, body: BaseModel, answer: Type[Answer]) -> Answer:
         """PUT one object."""

@@ -8,6 +8,8 @@ from fastapi.routing import APIRoute
 from farshore import __version__
 from farshore.configuration_server.api import (
     agents,
+    audit,
+    description,
     enrolments,
     events,
     failovers,
@@ -37,9 +39,11 @@ ROUTERS = (
     failovers.router,
     jobs.router,
     events.router,
+    audit.router,
     metrics.router,
     users.router,
     vault.router,
+    description.router,
 )
 DESCRIPTION = """The management API of a Farshore installation. Every call but `/v1/status`, `/v1/authority`,
 `/v1/enrolments` and `/v1/process-servers/enrolments` needs a client certificate of the installation's own authority.
@@ -54,7 +58,7 @@ def create_application(services: Services | None) -> FastAPI:
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,  # api/description.py serves it, to those who have a certificate
         generate_unique_id_function=_operation_id,
         responses=ERRORS,
     )

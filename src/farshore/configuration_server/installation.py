@@ -14,22 +14,28 @@ from pathlib import Path
 from cryptography import x509
 
 from farshore.api_types.users import Role
-from farshore.catalog import policies, users
+from farshore.catalog import policies, process_servers, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import UserRow
 from farshore.catalog.upgrade import upgrade
 from farshore.client.credentials import Credentials, read_private, write_private
 from farshore.configuration_server.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
-from farshore.configuration_server.pki.authority import Authority, general_name
+from farshore.configuration_server.pki.authority import LEAF_DAYS, Authority, general_name
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import KEY_BYTES
 from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, Settings
 from farshore.configuration_server.vault_access import ensure_vault
+from farshore.model.errors import Refused
 from farshore.model.identifiers import new_id
 from farshore.model.ports import Clock
+from farshore.protection.push.signing import ReleaseKey
+from farshore.protection.server_enrolment import normal
 
 RENEW_BEFORE = datetime.timedelta(days=30)
+RENEW_AUTHORITY_BEFORE = datetime.timedelta(days=2 * LEAF_DAYS)
+"""Everybody who holds the old certificate of the authority renews their own at least once before it ends, and is given
+the new one with that."""
 ADMIN = "admin"
 AUTHORITY_FILE = "authority.pem"
 SERVER_FILE = "server.json"
@@ -46,11 +52,13 @@ def set_up(settings: Settings, clock: Clock) -> None:
     settings.save()
     _ensure_authority(settings, clock)
     _ensure_sealing_key(settings)
+    release_key(settings).ensure()
     catalog = Catalog(settings.catalog)
     upgrade(catalog.engine)
     issuer = Issuer(load_authority(settings), clock)
     with catalog.writing() as tx:
         policies.ensure_default(tx)
+    _check_names(settings, catalog)
     _ensure_credentials(settings.pki / SERVER_FILE, Kind.SERVER, settings, catalog, issuer, clock)
     process_server = settings.process_server_home / CREDENTIALS_FILE_NAME
     _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
@@ -75,12 +83,31 @@ def load_sealing_key(settings: Settings) -> bytes:
     return read_private(settings.home / SEALING_FILE)
 
 
+def release_key(settings: Settings) -> ReleaseKey:
+    """The key that signs the agent's releases."""
+    return ReleaseKey(settings.releases, settings.release_key)
+
+
 def _ensure_authority(settings: Settings, clock: Clock) -> None:
     path = settings.pki / AUTHORITY_FILE
     if not path.exists():
-        made = Authority.create("Farshore authority", utc(clock))
-        # One file, so that certificate and key are there together or not at all.
-        write_private(path, (made.certificate + made.key).encode())
+        _save_authority(path, Authority.create("Farshore authority", utc(clock)))
+    else:
+        renew_authority(settings, load_authority(settings), clock)
+
+
+def renew_authority(settings: Settings, authority: Authority, clock: Clock) -> Authority | None:
+    """The authority with a new certificate, kept, where the old one's end is near; else None."""
+    if authority.ends - utc(clock) > RENEW_AUTHORITY_BEFORE:
+        return None
+    renewed = authority.renewed(utc(clock))
+    _save_authority(settings.pki / AUTHORITY_FILE, renewed)
+    return renewed
+
+
+def _save_authority(path: Path, authority: Authority) -> None:
+    # One file, so that certificate and key are there together or not at all.
+    write_private(path, (authority.certificate + authority.key).encode())
 
 
 def _ensure_sealing_key(settings: Settings) -> None:
@@ -109,7 +136,7 @@ def _ensure_credentials(
     if path.exists():
         present = Credentials.load(path)
         certificate = x509.load_pem_x509_certificate(present.certificate.encode())
-        if _is_good(certificate, settings.names, clock):
+        if _is_good(certificate, settings.names, clock) and not _is_revoked(certificate, catalog):
             _move(path, present, settings)
             return
         holder = Identity(kind, _holder(certificate))
@@ -119,10 +146,14 @@ def _ensure_credentials(
 
 
 def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:
+    """Make the administrator where there is no file; who was deleted or revoked does not come back by himself."""
     path = settings.admin_credentials
     if path.exists():
         present = Credentials.load(path)
-        if _is_good(x509.load_pem_x509_certificate(present.certificate.encode()), (), clock):
+        certificate = x509.load_pem_x509_certificate(present.certificate.encode())
+        with catalog.reading() as tx:
+            gone = users.find(tx, ADMIN) is None
+        if gone or _is_revoked(certificate, catalog) or _is_good(certificate, (), clock):
             _move(path, present, settings)
             return
     with catalog.writing() as tx:
@@ -142,6 +173,36 @@ def _is_good(certificate: x509.Certificate, names: tuple[str, ...], clock: Clock
     held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     lasting = certificate.not_valid_after_utc - utc(clock) > RENEW_BEFORE
     return lasting and all(general_name(name) in held for name in names)
+
+
+def _is_revoked(certificate: x509.Certificate, catalog: Catalog) -> bool:
+    with catalog.reading() as tx:
+        row = users.certificate(tx, f"{certificate.serial_number:x}")
+    return row is not None and bool(row.revoked)
+
+
+def _names_held(path: Path) -> set[str]:
+    """The names in the certificate of a credentials file; none where there is no file."""
+    if not path.exists():
+        return set()
+    certificate = x509.load_pem_x509_certificate(Credentials.load(path).certificate.encode())
+    held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    names = [*held.get_values_for_type(x509.DNSName), *map(str, held.get_values_for_type(x509.IPAddress))]
+    return {normal(name) for name in names}
+
+
+def _check_names(settings: Settings, catalog: Catalog) -> None:
+    """Raise Refused where this server would take a name that an invited process server has a certificate for. Names
+    that it has already stay: an installation may be older than this rule, and clients look at the role as well."""
+    own = {normal(name) for name in settings.names} - _names_held(settings.pki / SERVER_FILE)
+    with catalog.reading() as tx:
+        for row in process_servers.every(tx):
+            taken = own & {normal(name) for name in row.host_names}
+            if taken:
+                raise Refused(
+                    f"{min(taken)} is the name of process server {row.name}.",
+                    remedy="Advertise another name for this server, or remove that process server first.",
+                )
 
 
 def _holder(certificate: x509.Certificate) -> str:

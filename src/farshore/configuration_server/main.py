@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -22,13 +22,15 @@ from farshore.configuration_server.jobs.failover import start_requested
 from farshore.configuration_server.jobs.point import point_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
-from farshore.configuration_server.periodic import Periodic
+from farshore.configuration_server.periodic import Periodic, Troubles
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.vault_access import OpenVault
-from farshore.configuration_server.watching import look, prune
+from farshore.configuration_server.watching import look, prune, tell
+from farshore.configuration_server.web.limits import Limits
+from farshore.configuration_server.web.listening import Connections, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
@@ -43,6 +45,7 @@ from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.upkeep import keep_up
 from farshore.sites.registry import open_site
 from farshore.telemetry import logs
+from farshore.telemetry.floods import FewEnough
 from farshore.vault.upkeep import sweep
 from farshore.vault.vault import Vault
 
@@ -56,6 +59,7 @@ PRUNE_EVERY = 3600.0
 SCRUB_EVERY = 300.0
 SWEEP_EVERY = 3600.0
 RENEW_EVERY = 6 * 3600.0
+_FEW = FewEnough(60)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure("configuration-server")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for name in ("uvicorn.error", "asyncio"):  # what strangers can have said there, by requests that are none
+        logging.getLogger(name).addFilter(_FEW)
     try:
         serve(load(options.home))
     except FarshoreError as error:
@@ -90,17 +96,18 @@ def serve(settings: Settings) -> None:
         exports=ExportLauncher(),
         sleep=time.sleep,
     )
-    push = PushParts(catalog, clock, sealer, issuer.authority.fingerprint, PushInstaller())
+    release_key = installation.release_key(settings)
+    push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, PushInstaller(), release_key)
     jobs = JobEngine(
         settings.jobs,
         [
             point_job(catalog, clock),
             push_job(push),
-            upgrade_job(catalog, clock, default_cache()),
+            upgrade_job(catalog, clock, default_cache(), release_key),
             *recovery_jobs(recovery),
         ],
     )
-    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock)
+    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, Limits(catalog, clock), release_key)
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
@@ -110,28 +117,38 @@ def serve(settings: Settings) -> None:
     context = server_context(own.authority, own.certificate, own.key, settings.tls_ciphers)
 
     def renew() -> None:
+        renewed = installation.renew_authority(settings, issuer.authority, clock)
+        if renewed is not None:
+            issuer.authority = renewed
+            context.load_verify_locations(cadata=renewed.certificate)
+            log.info("The authority's certificate was renewed. fingerprint=%s", renewed.fingerprint)
         made = installation.renew(settings, catalog, issuer, clock)
         if made is not None:
             load_key_pair(context, made.certificate, made.key)
             log.info("The certificate was renewed; new connections are shown the new one.")
 
-    rounds = [
-        Periodic("Renewing certificates", RENEW_EVERY, renew),
-        Periodic("The watch", LOOK_EVERY, lambda: look(catalog, clock, silence, own_clock, scrubbing.conditions)),
-        Periodic("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
-        Periodic("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
-        Periodic("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),
-        Periodic("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
-        Periodic("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
-        Periodic("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
-        Periodic("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
+    troubles = Troubles(lambda condition: tell(catalog, clock, condition))
+    work: list[tuple[str, float, Callable[[], None]]] = [
+        ("Renewing certificates", RENEW_EVERY, renew),
+        (
+            "The watch",
+            LOOK_EVERY,
+            lambda: look(catalog, clock, silence, own_clock, [*scrubbing.conditions, *troubles.conditions()]),
+        ),
+        ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
+        ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
+        ("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),
+        ("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
+        ("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
+        ("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
+        ("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
     ]
+    rounds = [Periodic(name, every, done, troubles) for name, every, done in work]
     server = uvicorn.Server(
         uvicorn.Config(
             create_application(services),
-            host=settings.listen,
-            port=settings.port,
             http=CertificateProtocol,
+            loop="farshore.configuration_server.web.listening:deadline_loop",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -142,19 +159,21 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )
+    listener = listening(settings.listen, settings.port, Connections(most_connections()))
     jobs.launch()
     start_requested(jobs, catalog)
     for each in rounds:
         each.start()
     log.info("Serving on %s:%d", settings.listen, settings.port)
     try:
-        server.run()
+        server.run(sockets=[listener])
     finally:
         scrubbing.stop()
         for each in rounds:
             each.stop()
         jobs.close()
         catalog.close()
+        listener.close()
 
 
 def _sweep(vault: Vault) -> None:

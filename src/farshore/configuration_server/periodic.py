@@ -1,4 +1,9 @@
-"""Work that is done again and again in a thread of its own, and outlives its failures."""
+"""Work that is done again and again in a thread of its own, and outlives its failures.
+
+Nothing that a round meets ends it: an error is logged, told as an alert, and the work done again. An error of ours may
+pass (a store that is away), so it becomes an alert when it has come three times in a row; anything else is a defect and
+becomes one at once.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,53 @@ import logging
 import threading
 from collections.abc import Callable
 
+from farshore.api_types.events import Severity
 from farshore.model.errors import FarshoreError
+from farshore.protection.watch import Condition
 
 log = logging.getLogger(__name__)
 
+FAILING = "background-failing"
+"""Kind of the alert."""
+PATIENCE = 3
+
+
+class Troubles:
+    """What background work fails with now. ``tell`` raises an alert at once: the watch may be what fails."""
+
+    def __init__(self, tell: Callable[[Condition], None]) -> None:
+        self._tell = tell
+        self._now: dict[str, Condition] = {}
+
+    def conditions(self) -> list[Condition]:
+        """For the watch, which raises and clears alerts."""
+        return list(self._now.values())
+
+    def failed(self, name: str, why: str) -> None:
+        """Work of that name failed."""
+        what = f"{name} fails on this server: {why}"
+        remedy = "It is tried again. See the server's log; a defect should be reported."
+        condition = Condition(FAILING, f"server/{name}", Severity.ERROR, what[:1000], remedy)
+        self._now[name] = condition
+        try:
+            self._tell(condition)
+        except Exception:  # the log has it; the round that failed must go on
+            log.exception("The alert could not be raised: %s", what)
+
+    def worked(self, name: str) -> None:
+        """Work of that name went well."""
+        self._now.pop(name, None)
+
 
 class Periodic:
-    """Calls ``work`` at once, then every so many seconds. An error of ours is logged, and the work done again."""
+    """Calls ``work`` at once, then every so many seconds, whatever it raises."""
 
-    def __init__(self, name: str, every: float, work: Callable[[], None]) -> None:
+    def __init__(self, name: str, every: float, work: Callable[[], None], troubles: Troubles) -> None:
         self._name = name
         self._every = every
         self._work = work
+        self._troubles = troubles
+        self._in_a_row = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -30,11 +70,25 @@ class Periodic:
         self._stopped.set()
         self._thread.join(patience)
 
+    def round(self) -> None:
+        """Do the work once. Raises nothing."""
+        try:
+            self._work()
+        except FarshoreError as error:
+            log.warning("%s will be tried again: %s", self._name, error)
+            self._in_a_row += 1
+            if self._in_a_row >= PATIENCE:
+                self._troubles.failed(self._name, str(error))
+        except Exception as error:
+            log.exception("%s failed; it will be tried again.", self._name)
+            self._in_a_row += 1
+            self._troubles.failed(self._name, f"{type(error).__name__}: {error}")
+        else:
+            self._in_a_row = 0
+            self._troubles.worked(self._name)
+
     def _run(self) -> None:
         while True:
-            try:
-                self._work()
-            except FarshoreError as error:
-                log.warning("%s will be tried again: %s", self._name, error)
+            self.round()
             if self._stopped.wait(self._every):
                 return

@@ -10,7 +10,9 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import VaultAccess
+from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
+from farshore.protection.push.signing import ReleaseKey
 
 
 @dataclass(frozen=True)
@@ -24,3 +26,5 @@ class Services:
     jobs: JobEngine
     sealer: Sealer
     clock: Clock
+    limits: Limits
+    release_key: ReleaseKey

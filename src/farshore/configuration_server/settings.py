@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """Seconds of silence, while this server listens, after which a process server's machines go to others."""
     keep_events_days: int = Field(default=400, ge=1)
     keep_events_most: int = Field(default=200_000, ge=1000)
+    release_key_file: str = ""
+    """Where the private half of the release key lies; empty: ``release/release.key`` in the installation's folder."""
     tls_ciphers: str = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
     @classmethod
@@ -95,6 +97,16 @@ class Settings(BaseSettings):
     def owner_key_file(self) -> Path:
         """The key that opens the vault. Keep a copy of it elsewhere."""
         return self.home / "vault.key"
+
+    @property
+    def releases(self) -> Path:
+        """Folder of the release key's public half and of its signatures."""
+        return self.home / "release"
+
+    @property
+    def release_key(self) -> Path:
+        """The private half of the key that signs the agent's releases."""
+        return Path(self.release_key_file) if self.release_key_file else self.releases / "release.key"
 
     @property
     def pki(self) -> Path:

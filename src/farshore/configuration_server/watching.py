@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from farshore.catalog import epochs, events, machines, policies, process_servers
+from farshore.catalog import epochs, events, machines, policies, process_servers, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import AlertRow
 from farshore.model.ports import Clock
-from farshore.protection import moving
+from farshore.protection import moving, server_enrolment
 from farshore.protection.clocks import OwnClock
 from farshore.protection.silence import Silence
-from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition, conditions, reconcile
+from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition, conditions, raise_once, reconcile
 
 DAY = 86400 * 1_000_000_000
 
@@ -24,7 +24,8 @@ def look(catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock, more: 
         every, servers = machines.every(tx), process_servers.every(tx)
         present = [*conditions(every, policies.every(tx), servers, now), *own.conditions(), *more]
         known = {_told(alert) for alert in events.open_alerts(tx)}
-        moves = moving.decide(every, servers, epochs.streaming(tx), silence.given_up(servers), now)
+        dead = silence.given_up(servers) | users.shut_out(tx, server_enrolment.KIND)
+        moves = moving.decide(every, servers, epochs.streaming(tx), dead, now)
     if known != {_told(condition) for condition in present}:
         with catalog.writing() as tx:
             reconcile(tx, present, now)
@@ -36,6 +37,12 @@ def look(catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock, more: 
 def _told(one: AlertRow | Condition) -> tuple[str, str, str]:
     """What makes it another alert, or worth an update: of damage, which places it is about."""
     return one.kind, one.subject, one.message if one.kind in (DAMAGE, DAMAGE_OLDER) else ""
+
+
+def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:
+    """Raise one alert at once, unless it is open; ``look`` clears it."""
+    with catalog.writing() as tx:
+        raise_once(tx, condition, clock.now())
 
 
 def prune(catalog: Catalog, clock: Clock, days: int, most: int) -> None:

@@ -11,8 +11,10 @@ import subprocess
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-from farshore.api_types.machines import Description, Disk, Nic
+from farshore.api_types.body import clean_line
+from farshore.api_types.machines import MOST_ADDRESSES, MOST_DISKS, MOST_NICS, Description, Disk, Nic
 from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.model.errors import Refused
 from farshore.model.machine import Firmware
 
 _DMI_UUID = Path("/sys/class/dmi/id/product_uuid")
@@ -23,9 +25,14 @@ _MEMORY = Path("/proc/meminfo")
 
 
 def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] = ()) -> Description:
-    """The machine now, with these disks and those that are left out on purpose."""
+    """The machine now, with these disks and those that are left out on purpose. Raises Refused for too many disks."""
+    if len(disks) + len(left_out) > MOST_DISKS:
+        raise Refused(
+            f"This machine has {len(disks) + len(left_out)} disks; {MOST_DISKS} can be protected.",
+            remedy="Name those to protect: farshore machine add --disk, or the agent's --disk.",
+        )
     return Description(
-        hostname=socket.gethostname(),
+        hostname=clean_line(socket.gethostname()),
         firmware=Firmware.UEFI if _EFI.exists() else Firmware.BIOS,
         processors=os.cpu_count() or 1,
         memory=_memory(),
@@ -82,8 +89,8 @@ def _nics() -> List[Nic]:
         with contextlib.suppress(OSError):  # a card may be pulled out as well
             if (card / "device").exists():
                 mac = (card / "address").read_text(encoding="ascii").strip()
-                found.append(Nic(name=card.name, mac=mac, addresses=addresses.get(card.name, [])))
-    return found
+                found.append(Nic(name=card.name, mac=mac, addresses=addresses.get(card.name, [])[:MOST_ADDRESSES]))
+    return found[:MOST_NICS]
 
 
 def _addresses() -> Dict[str, List[str]]:

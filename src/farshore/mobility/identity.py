@@ -11,6 +11,7 @@ from farshore.client.credentials import Credentials
 from farshore.client.enrolment import enrol
 from farshore.client.key_request import new_key_and_request
 from farshore.mobility.settings import Settings
+from farshore.mobility.upgrade.trust import pin as pin_release_key
 from farshore.model.errors import Malformed, NoSpace
 from farshore.model.identifiers import MachineId
 
@@ -22,6 +23,8 @@ def enrol_machine(settings: Settings, url: str, pin: str, token: str, descriptio
     key, request = new_key_and_request(description.hostname)
     made = enrol(url, pin, EnrolmentRequest(token=token, request=request, description=description))
     keep(settings.credentials, url, made, key)
+    if made.release_key:
+        pin_release_key(settings.release_key, made.release_key)
     return MachineId(made.machine)
 
 

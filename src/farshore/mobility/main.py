@@ -39,6 +39,7 @@ from farshore.mobility.session import Session
 from farshore.mobility.settings import STATE, Settings
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.mobility.upgrade.handover import Handover
+from farshore.mobility.upgrade.trust import pin as pin_release_key
 from farshore.mobility.upgrade.upgrading import Upgrade
 from farshore.model.errors import FarshoreError, Malformed, NotFound, WrongState
 from farshore.model.identifiers import new_id
@@ -77,6 +78,8 @@ def enroll(settings: Settings, options: argparse.Namespace) -> int:
     if settings.credentials.exists() and not options.again:
         known = Credentials.load(settings.credentials)
         if known.url == options.server.rstrip("/"):
+            if options.release_key:
+                pin_release_key(settings.release_key, options.release_key)
             sys.stdout.write(f"{machine_of(known)}\n")
             return 0
         raise WrongState(f"This machine is enrolled with {known.url}.", remedy="Add --again to enrol it anew.")
@@ -200,6 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     enrolling = commands.add_parser("enroll", help="trade a token, read from standard input, for a certificate")
     enrolling.add_argument("--server", required=True, help="URL of the configuration server")
     enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
+    key = "public half of the release key, in hex: pin it, on a machine that is enrolled as well"
+    enrolling.add_argument("--release-key", default="", help=key)
     enrolling.add_argument("--again", action="store_true", help="even though this machine is enrolled already")
     enrolling.set_defaults(command=enroll)
     checking = commands.add_parser("check", help="tell what this machine allows and lacks")

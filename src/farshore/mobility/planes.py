@@ -14,6 +14,7 @@ from typing import Optional
 from farshore.api_types.machines import EpochGrant
 from farshore.client.credentials import Credentials
 from farshore.client.data_plane import DataPlane
+from farshore.client.roles import Role
 from farshore.client.transport import Transport
 from farshore.model.identifiers import MachineId
 
@@ -30,7 +31,9 @@ class Planes:
 
     def __call__(self, grant: EpochGrant) -> DataPlane:
         """The plane of a new epoch; the credentials may have been renewed since the last one."""
-        transport = Transport.from_credentials(Credentials.load(self._credentials), grant.process_server)
+        transport = Transport.from_credentials(
+            Credentials.load(self._credentials), grant.process_server, Role.PROCESS_SERVER
+        )
         self._transport = transport
         return DataPlane(transport, self._machine, grant.epoch)
 

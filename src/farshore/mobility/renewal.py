@@ -50,6 +50,8 @@ class Renewal:
                 self.renew_if_old()
             except FarshoreError as error:
                 log.warning("The certificate could not be renewed: %s", error)
+            except Exception:  # without this thread the certificate would end one day, and nobody would have been told
+                log.exception("Renewing the certificate failed; it is tried again.")
             if stop.wait(LOOK_SECONDS):
                 return
 

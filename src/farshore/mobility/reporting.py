@@ -7,8 +7,9 @@ import sys
 from typing import Dict, List, Mapping, Sequence
 
 from farshore import __version__
+from farshore.api_types.body import clean
 from farshore.api_types.clocks import ClockStanding
-from farshore.api_types.machines import CommandResult, DiskAccount, Heartbeat
+from farshore.api_types.machines import MOST_WARNINGS, CommandResult, DiskAccount, Heartbeat
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.kernel import read_stat
@@ -51,7 +52,7 @@ class Reporter:
             release=self._release,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}",
             results=list(results),
-            warnings=self._warnings(),
+            warnings=self._warnings()[:MOST_WARNINGS],
             findings=self._lookout.untold(),
             clock=self._clock_standing(),
         )
@@ -97,7 +98,7 @@ class Reporter:
         every = run.point_every if isinstance(run, RoundRun) else fallback.every
         return {
             "mode": fallback.mode,
-            "mode_cause": fallback.cause,
+            "mode_cause": clean(fallback.cause),
             "mode_since": fallback.since,
             "points_every": every,
         }
@@ -105,7 +106,7 @@ class Reporter:
     def _mode(self, capture: Capture) -> Dict[str, object]:
         status = capture.status()
         cause = "" if status.cause is None else status.cause.name.lower().replace("_", " ")
-        since = self._clock.now() - int(self._clock.monotonic() * 1e9) + status.since
+        since = max(0, self._clock.now() - int(self._clock.monotonic() * 1e9) + status.since)
         return {"mode": status.mode, "mode_cause": cause, "mode_since": since}
 
     def _warnings(self) -> List[str]:

@@ -34,6 +34,11 @@ class Settings:
         return self.state / "credentials.json"
 
     @property
+    def release_key(self) -> Path:
+        """The public half of the key that signs the releases which this machine may install."""
+        return self.state / "release-key"
+
+    @property
     def disk_numbers(self) -> Path:
         """The disks' numbers."""
         return self.state / "disks.json"

@@ -69,6 +69,7 @@ class Renewal:
         made = self._control.renew(RenewalRequest(request=request))
         Credentials(old.url, made.authority, made.certificate, key).save(self._path)
         for context in self._contexts:
+            context.load_verify_locations(cadata=made.authority)  # its certificate may have been renewed as well
             load_key_pair(context, made.certificate, key)
         _log.info("The certificate was renewed; new connections use it.")
         return True

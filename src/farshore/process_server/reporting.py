@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from typing import Callable, Protocol
 
+from farshore.api_types.body import LARGEST
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.servers import (
     EpochReport,
@@ -228,16 +229,21 @@ class Reporter:
             return StreamReport(
                 machine=stream.machine,
                 epoch=stream.epoch,
-                received=lane.durable - 1,
-                stored=lane.stored - 1,
-                stored_time=stream.point_time if stream.only_points else lane.stored_time,
+                received=_bounded(lane.durable - 1),
+                stored=_bounded(lane.stored - 1),
+                stored_time=_bounded(stream.point_time if stream.only_points else lane.stored_time),
                 spooled_bytes=sum(one.waiting_bytes for one in stream.lanes.values()),
-                lag_spool=spool,
-                lag_seal=seal,
-                lag_store=store,
+                lag_spool=max(0.0, spool),
+                lag_seal=max(0.0, seal),
+                lag_store=max(0.0, store),
                 stored_age=None if captured is None else max(0.0, time.monotonic() - captured),
                 clock_behind=stream.time_axis.correction / 1e9,
             )
+
+
+def _bounded(number: int) -> int:
+    """What a report can hold: times come from agents, and none of them may stop the reports of all."""
+    return max(0, min(number, LARGEST))
 
 
 def _point(point: RecoveryPoint) -> PointReport:
@@ -245,7 +251,7 @@ def _point(point: RecoveryPoint) -> PointReport:
         machine=point.machine,
         epoch=point.position.epoch,
         sequence=point.position.sequence,
-        time=point.time,
+        time=_bounded(point.time),
         kind=point.kind.value,
         name=point.name,
         id=point.id,
@@ -254,5 +260,5 @@ def _point(point: RecoveryPoint) -> PointReport:
 
 def _segment_end(machine: MachineId, epoch: Epoch, end: int, time_ns: int) -> PointReport:
     return PointReport(
-        machine=machine, epoch=epoch, sequence=end - 1, time=time_ns, kind=PointKind.CRASH_CONSISTENT.value
+        machine=machine, epoch=epoch, sequence=end - 1, time=_bounded(time_ns), kind=PointKind.CRASH_CONSISTENT.value
     )

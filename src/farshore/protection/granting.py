@@ -63,7 +63,7 @@ def grant(tx: Transaction, machine: MachineRow, request: EpochRequest, server: P
     before = MachineState(machine.state)
     first = before in (MachineState.ENROLLED, MachineState.INITIAL_REPLICATION)
     machines.set_state(machine, MachineState.INITIAL_REPLICATION if first else MachineState.RESYNC)
-    events.record(
+    events.record_some(
         tx,
         time=now,
         kind="epoch.granted",

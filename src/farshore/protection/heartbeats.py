@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
-from farshore.api_types.machines import Command, CommandKind, Desired, Heartbeat
+from farshore.api_types.machines import MOST_FINDINGS, MOST_WARNINGS, Command, CommandKind, Desired, Heartbeat
 from farshore.catalog import events, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow, MachineRow
@@ -15,9 +15,6 @@ from farshore.model.bandwidth import rates
 from farshore.model.states import MachineState
 from farshore.protection import clocks
 from farshore.protection.granting import ELSEWHERE
-
-MAXIMUM_WARNINGS = 50
-MAXIMUM_FINDINGS = 500
 
 
 def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> Desired:
@@ -32,11 +29,11 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
     _note_mode(tx, machine, heartbeat, now)
     clocks.note_machine(tx, machine, heartbeat.clock, heartbeat.run, now)
     seen = heartbeat.model_dump(mode="json", exclude={"results"})
-    seen["warnings"] = seen["warnings"][:MAXIMUM_WARNINGS]
+    seen["warnings"] = seen["warnings"][:MOST_WARNINGS]
     if heartbeat.findings is None:
         seen["findings"] = machine.heartbeat.get("findings")
     else:
-        seen["findings"] = seen["findings"][:MAXIMUM_FINDINGS]
+        seen["findings"] = seen["findings"][:MOST_FINDINGS]
     machine.heartbeat = seen
     machine.last_seen = now
     return desired(tx, machine, now)
@@ -91,7 +88,7 @@ def _note_mode(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: 
     if before == after or after is None:
         return
     degraded = after != "data"
-    events.record(
+    events.record_some(
         tx,
         time=now,
         kind="capture.mode",

@@ -24,6 +24,8 @@ class PushTarget:
     token: str = field(repr=False)
     server_url: str
     authority_fingerprint: str
+    release_key: str
+    """Public half, in hex: SSH brings it to machines that enrolled before there was one."""
     disks: tuple[str, ...] = ()
 
 

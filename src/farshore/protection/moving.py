@@ -140,6 +140,7 @@ def _arrive(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reas
     machine.process_server, machine.moving_to, machine.stream_trouble = target.id, "", ""
     newest = epochs.newest(tx, machine.id)
     if newest is not None and not newest.closed:
+        newest.served_before = sorted({*newest.served_before, newest.process_server} - {target.id})
         newest.process_server = target.id
     message = f"{machine.name} sends to process server {target.name} now: {reason}."
     _tell(tx, machine, "machine.moved", message, now, Severity.WARNING if "report" in reason else Severity.INFORMATION)

@@ -7,6 +7,7 @@ every segment; the index keeps one per ``crash_consistent_every`` of the policy,
 from __future__ import annotations
 
 from farshore.api_types.bandwidth import Rate
+from farshore.api_types.events import Severity
 from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport, StreamName, StreamReport
 from farshore.catalog import events, machines, points, policies, users
 from farshore.catalog.database import Transaction
@@ -15,20 +16,25 @@ from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection import clocks, moving
+from farshore.protection.watch import OVERSTEPPED_FOR
 
 SECOND = 1_000_000_000
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
 
 
 def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: int) -> ReportAnswer:
-    """Bring the catalog up to date and say which of the streams are closed."""
+    """Bring the catalog up to date and say which of the streams are closed.
+
+    A process server speaks for the machines that it serves, and for epochs that it served before. What it says of
+    others is left out, told as an event, and raised as an alert.
+    """
     server.url, server.version, server.last_seen = report.url, report.version, now
     server.spool_bytes, server.spool_limit = report.spool_bytes, report.spool_limit
     if not report.store_trouble or not server.store_trouble:
         server.store_trouble_since = now if report.store_trouble else 0
     server.spool_trouble, server.store_trouble = report.spool_trouble, report.store_trouble
     clocks.note_server(tx, server, report.clock, now)
-    books = _Books(tx)
+    books = _Books(tx, server)
     for consistent in report.epochs:
         found = books.find(consistent.machine, consistent.epoch)
         if found is not None and not found[1].consistent:
@@ -57,6 +63,8 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             _note_point(tx, *found, point)
             if (point.machine, point.epoch) not in aged and _is_good(found[1], point):
                 _is_new(found[0], min(point.time, now), now)
+    if books.foreign:
+        _note_foreign(tx, server, books.foreign, now)
     for left in report.released:
         moving.is_released(tx, server, left, now)
     named = {(one.machine, one.epoch) for one in report.streams}
@@ -70,15 +78,39 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
 
 
 class _Books:
-    """Rows of machines and epochs, each fetched once; what has been deleted here is ignored."""
+    """Rows of machines and epochs that a server may speak for, each fetched once; what has been deleted here is
+    ignored. ``foreign``: names of the machines that it spoke for and may not."""
 
-    def __init__(self, tx: Transaction) -> None:
+    def __init__(self, tx: Transaction, server: ProcessServerRow) -> None:
         self._tx = tx
+        self._server = server
+        self.foreign: set[str] = set()
 
     def find(self, machine: str, epoch: int) -> tuple[MachineRow, EpochRow] | None:
         row = self._tx.get(MachineRow, machine)
         granted = self._tx.get(EpochRow, (machine, epoch))
-        return None if row is None or granted is None else (row, granted)
+        if row is None or granted is None:
+            return None
+        if self._server.id not in (granted.process_server, *granted.served_before):
+            self.foreign.add(row.name)
+            return None
+        return row, granted
+
+
+def _note_foreign(tx: Transaction, server: ProcessServerRow, foreign: set[str], now: int) -> None:
+    names = ", ".join(sorted(foreign)[:5]) + (" …" if len(foreign) > 5 else "")
+    if names != server.overstepped_with or now - server.overstepped > OVERSTEPPED_FOR:
+        events.record(
+            tx,
+            time=now,
+            kind="process-server.overstepped",
+            actor=f"process-server/{server.id}",
+            subject=f"process-server/{server.id}",
+            severity=Severity.ERROR,
+            message=f"Process server {server.name} reported about machines that it does not serve: {names}.",
+        )
+        server.overstepped = now
+    server.overstepped_with = names
 
 
 def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, now: int) -> None:

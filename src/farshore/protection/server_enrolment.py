@@ -6,13 +6,15 @@ gets hold of the token cannot pose as another server.
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from farshore.api_types.servers import ServerAddition
 from farshore.catalog import events, machines, process_servers, tokens, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import ProcessServerRow, TokenRow
-from farshore.model.errors import Malformed, Unauthenticated, WrongState
+from farshore.model.errors import Forbidden, Malformed, Refused, Unauthenticated, WrongState
 from farshore.model.identifiers import new_id
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.assignment import SILENT_AFTER
@@ -21,11 +23,20 @@ from farshore.protection.enrolment import NewToken, issue
 KIND = "process-server"
 
 
-def invite(tx: Transaction, request: ServerAddition, creator: str, now: int) -> tuple[ProcessServerRow, NewToken]:
-    """A row for it and a token with which it may enrol. Raises WrongState where the name is taken, Malformed."""
-    host = urlsplit(request.url).hostname
-    if not host:
-        raise Malformed(f"{request.url!r} has no host.", remedy="Write it as https://ps2.example.com:9443.")
+def invite(
+    tx: Transaction, request: ServerAddition, creator: str, now: int, own_names: Sequence[str]
+) -> tuple[ProcessServerRow, NewToken]:
+    """A row for it and a token with which it may enrol. ``own_names``: of the configuration server.
+
+    Raises WrongState where the name is taken, Malformed, Refused for a name of the configuration server: the invited
+    server's certificate would pass for it.
+    """
+    host = host_of(request.url)
+    if host in {normal(name) for name in own_names}:
+        raise Refused(
+            f"{host} is a name of the configuration server itself.",
+            remedy="Give the new process server a name or address of its own: https://ps2.example.com:9443.",
+        )
     row = ProcessServerRow(id=new_id(), name=request.name or host, url=request.url, host_names=[host])
     process_servers.invite(tx, row)
     opens = TokenRow(name=row.name, policy=ReplicationPolicy().name, protect=False, process_server=row.id)
@@ -33,6 +44,36 @@ def invite(tx: Transaction, request: ServerAddition, creator: str, now: int) -> 
     message = f"Process server {row.name} was invited; agents will reach it at {row.url}."
     _tell(tx, row, "process-server.invited", creator, message, now)
     return row, token
+
+
+def check_url(row: ProcessServerRow | None, url: str, own_names: Sequence[str]) -> None:
+    """Raise Forbidden where a process server names an address that its certificate is not for."""
+    names = (row.host_names if row is not None else []) or own_names
+    host = host_of(url)
+    if host not in {normal(name) for name in names}:
+        raise Forbidden(
+            f"{url} is not at a name that this process server's certificate is for ({', '.join(names)}).",
+            remedy="Give it the URL that it was invited with, or invite it anew: farshore process-server add URL.",
+        )
+
+
+def host_of(url: str) -> str:
+    """The host of a URL, in one spelling. Raises Malformed."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise Malformed(f"{url!r} has no host.", remedy="Write it as https://ps2.example.com:9443.")
+    return normal(host)
+
+
+def normal(name: str) -> str:
+    """A host name or address in one spelling, so that two that mean the same are equal."""
+    try:
+        return ipaddress.ip_address(name.strip("[]")).compressed
+    except ValueError:
+        return name.lower().rstrip(".")
 
 
 def enrol(tx: Transaction, token: str, now: int) -> ProcessServerRow:
@@ -75,6 +116,15 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
     tokens.drop_of_server(tx, row.id)
     process_servers.delete(tx, row)
     _tell(tx, row, "process-server.removed", actor, f"Process server {row.name} was removed.", now)
+
+
+def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None:
+    """Shut a process server out: it takes no machines, and the watch sends those that it has elsewhere at its next
+    look. What its spool held and the vault does not is missing, as where it had died."""
+    users.revoke_certificates(tx, KIND, row.id, now)
+    tokens.drop_of_server(tx, row.id)
+    row.draining, row.last_seen = True, 0
+    _tell(tx, row, "process-server.revoked", actor, f"Process server {row.name} was revoked.", now)
 
 
 def _tell(tx: Transaction, row: ProcessServerRow, kind: str, actor: str, message: str, now: int) -> None:

@@ -6,8 +6,10 @@ each with its event, however often the watch looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from farshore.api_types.events import Severity
 from farshore.catalog import events
@@ -16,11 +18,15 @@ from farshore.catalog.tables import AlertRow, MachineRow, PolicyRow, ProcessServ
 from farshore.model.states import MachineState
 from farshore.protection.assignment import SILENT_AFTER
 
+log = logging.getLogger(__name__)
+
 SECOND = 1_000_000_000
 AGENT_SILENT_AFTER = 30 * SECOND
 SPOOL_FILLING = 0.8
 CLOCK_SECONDS = 3600
 """For how long an alert tells that a clock was set."""
+OVERSTEPPED_FOR = 900 * SECOND
+"""How long a report about somebody else's machine stays an alert."""
 DAMAGE, DAMAGE_OLDER = "vault-damage", "vault-damage-older"
 """Kinds of the conditions that the scrub finds (see scrubbing)."""
 WATCHED = frozenset({MachineState.PROTECTED.value, MachineState.RESYNC.value})
@@ -53,10 +59,20 @@ def conditions(
     by_name = {policy.name: policy for policy in policies}
     found: list[Condition] = []
     for machine in machines:
-        found.extend(_of_machine(machine, by_name[machine.policy], now))
+        found.extend(_survived(f"machine/{machine.id}", partial(_of_machine, machine, by_name[machine.policy], now)))
     for server in servers:
-        found.extend(_of_server(server, now))
+        found.extend(_survived(f"process-server/{server.id}", partial(_of_server, server, now)))
     return found
+
+
+def _survived(subject: str, look: Callable[[], Iterable[Condition]]) -> list[Condition]:
+    """What one look finds; where it fails over what one machine said, the others are watched all the same."""
+    try:
+        return list(look())
+    except Exception as error:
+        log.exception("The watch failed over %s", subject)
+        what = f"The watch cannot judge {subject} ({type(error).__name__}): what is wrong with it does not show."
+        return [Condition("watch-failing", subject, Severity.ERROR, what, "See the server's log, and report this.")]
 
 
 def reconcile(tx: Transaction, present: Sequence[Condition], now: int) -> None:
@@ -70,16 +86,23 @@ def reconcile(tx: Transaction, present: Sequence[Condition], now: int) -> None:
         alert.cleared = now
         _tell(tx, f"alert.cleared.{alert.kind}", alert.subject, Severity.INFORMATION, f"Over: {alert.message}", now)
     for condition in wanted.values():
-        row = AlertRow(
-            kind=condition.kind,
-            severity=condition.severity.value,
-            subject=condition.subject,
-            message=condition.message,
-            remedy=condition.remedy,
-            raised=now,
-        )
-        events.raise_alert(tx, row)
-        _tell(tx, f"alert.raised.{row.kind}", row.subject, condition.severity, condition.message, now)
+        raise_once(tx, condition, now)
+
+
+def raise_once(tx: Transaction, condition: Condition, now: int) -> None:
+    """Raise one alert, unless it is open already."""
+    if events.open_alert(tx, condition.kind, condition.subject) is not None:
+        return
+    row = AlertRow(
+        kind=condition.kind,
+        severity=condition.severity.value,
+        subject=condition.subject,
+        message=condition.message,
+        remedy=condition.remedy,
+        raised=now,
+    )
+    events.raise_alert(tx, row)
+    _tell(tx, f"alert.raised.{row.kind}", row.subject, condition.severity, condition.message, now)
 
 
 def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Condition]:
@@ -195,6 +218,15 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             Severity.WARNING,
             f"The clock of the process server at {server.url} was set {set_by(int(server.clock['last'] * SECOND))}.",
             "Keep it with an NTP service: timedatectl status. Points that were stored meanwhile may bear its times.",
+        )
+    if server.overstepped and now - server.overstepped <= OVERSTEPPED_FOR:
+        yield Condition(
+            "process-server-overstepped",
+            subject,
+            Severity.ERROR,
+            f"The process server at {server.url} reported about machines that it does not serve: "
+            f"{server.overstepped_with}.",
+            f"Nothing of it was taken over. See why, or shut it out: farshore process-server revoke {server.name}",
         )
     if server.spool_trouble:
         yield Condition(

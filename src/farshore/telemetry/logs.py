@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from typing import Any, Dict, Mapping, TextIO
 
@@ -20,6 +21,8 @@ from farshore.telemetry.flood import Sparing
 
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
+
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def configure(program: str, *, level: str = "INFO", as_json: bool = False, stream: TextIO = sys.stderr) -> None:
@@ -30,8 +33,18 @@ def configure(program: str, *, level: str = "INFO", as_json: bool = False, strea
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    threading.excepthook = _thread_failed
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are ours to tell
     logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells every channel
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A thread that nobody watches has ended: the log says so, with all that is known."""
+    if failure.exc_value is None or issubclass(failure.exc_type, SystemExit):
+        return
+    name = failure.thread.name if failure.thread is not None else "?"
+    what = (failure.exc_type, failure.exc_value, failure.exc_traceback)
+    logging.getLogger(__name__).critical("The thread %s has ended by an error.", name, exc_info=what)
 
 
 class TextLines(logging.Formatter):
@@ -44,7 +57,9 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as one line (and its traceback, where there is one)."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
-        text = _SECRET.sub("[key removed]", f"{record.name}: {record.getMessage()}{fields}{_traceback(self, record)}")
+        # A message may quote what somebody else sent: it stays one line, and drives no terminal.
+        said = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", f"{record.getMessage()}{fields}".replace("\n", " | "))
+        text = _SECRET.sub("[key removed]", f"{record.name}: {said}{_traceback(self, record)}")
         if self._journal:
             return f"<{_PRIORITY.get(record.levelno, 6)}>{text}"
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.loopdisks import run
 
-MACHINE_ADDRESS, SERVERS_ADDRESS = "10.77.1.1", "10.77.1.2"
+MACHINE_ADDRESS, SERVERS_ADDRESS, SECOND_ADDRESS = "10.77.1.1", "10.77.1.2", "10.77.1.3"
+"""The second process server may not take a name of the configuration server."""
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,8 +34,10 @@ class Namespaces:
                 undo.callback(run, f"ip netns del {name}")
                 run(f"ip -n {name} link set lo up")
             run(f"ip -n {self.machine} link add wire type veth peer name wire netns {self.servers}")
-            for name, address in ((self.machine, MACHINE_ADDRESS), (self.servers, SERVERS_ADDRESS)):
-                run(f"ip -n {name} address add {address}/30 dev wire")
+            addresses = {self.machine: [MACHINE_ADDRESS], self.servers: [SERVERS_ADDRESS, SECOND_ADDRESS]}
+            for name, of_it in addresses.items():
+                for address in of_it:
+                    run(f"ip -n {name} address add {address}/29 dev wire")
                 run(f"ip -n {name} link set wire up")
             self._undo = undo.pop_all()
         return self

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.crash.fire import second_server
-from tests.crash.fire.namespaces import SERVERS_ADDRESS, Namespaces, inside
+from tests.crash.fire.namespaces import SECOND_ADDRESS, SERVERS_ADDRESS, Namespaces, inside
 from tests.crash.fire.object_store import object_store
 from tests.crash.fire.processes import Clock, Program
 from tests.crash.fire.second_server import SecondServer
@@ -127,9 +127,10 @@ class Plant:
             self.second = SecondServer(self.home, servers, lambda command: self._program("second-server", command))
         upkeep = [str(Path(__file__).with_name("upkeep.py")), self.vault_url, str(self.home / "vault.key")]
         self.upkeep = self._program("upkeep", [sys.executable, *upkeep])
-        relay = [str(Path(__file__).with_name("relay.py")), str(self.home / "weather"), SERVERS_ADDRESS]
-        ports = (API_PORT, DATA_PORT, second_server.PORT)
-        self.relay = self._program("relay", [*servers, sys.executable, *relay, *map(str, ports)])
+        relay = [str(Path(__file__).with_name("relay.py")), str(self.home / "weather")]
+        relay += [f"{SERVERS_ADDRESS}:{port}" for port in (API_PORT, DATA_PORT)]
+        relay += [f"{SECOND_ADDRESS}:{second_server.PORT}"]
+        self.relay = self._program("relay", [*servers, sys.executable, *relay])
         options = ["--state", str(self.agent_state), "--ring-mib", "16", "--spill-mib", "24"]
         options += [part for disk in self.disks for part in ("--disk", str(disk.device))]
         self._agent = [*self.namespaces.command(self.namespaces.machine), sys.executable, "-m"]

@@ -72,11 +72,13 @@ async def serve(address: str, port: int, weather: Weather) -> None:
     await server.serve_forever()
 
 
-async def main(control: str, address: str, *ports: str) -> None:
-    """Until killed."""
+async def main(control: str, *places: str) -> None:
+    """Until killed. ``places``: address:port each."""
     weather = Weather(Path(control))
     weather.look()
-    await asyncio.gather(*(serve(address, int(port), weather) for port in ports))
+    await asyncio.gather(
+        *(serve(address, int(port), weather) for address, port in (place.split(":") for place in places))
+    )
 
 
 if __name__ == "__main__":

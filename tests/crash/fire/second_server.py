@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.crash.fire.namespaces import SERVERS_ADDRESS
+from tests.crash.fire.namespaces import SECOND_ADDRESS
 from tests.crash.fire.processes import Program
 
 from farshore.api_types.servers import ServerAddition, ServerInvitation
@@ -16,7 +16,7 @@ from farshore.client.management import Management
 
 NAME = "second"
 PORT = 9444
-_URL = f"https://{SERVERS_ADDRESS}:{PORT}"
+_URL = f"https://{SECOND_ADDRESS}:{PORT}"
 _PROGRAM = [sys.executable, "-m", "farshore.process_server.main", "--settings"]
 
 

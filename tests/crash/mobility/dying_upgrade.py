@@ -7,6 +7,7 @@ result. It dies before the durable effect number ``die-at`` (0: never), counted 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -16,10 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from farshore.api_types.machines import Command, CommandResult
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from farshore.api_types.machines import Command, CommandResult, ReleaseSignature
+from farshore.formats.release_statement import statement
 from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade.handover import Handover
 from farshore.mobility.upgrade.releases import Releases
+from farshore.mobility.upgrade.trust import pin
 from farshore.mobility.upgrade.upgrading import Upgrade
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
@@ -56,6 +61,13 @@ class ReplicationDouble:
 class ServerDouble:
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def signature(self, release: str) -> ReleaseSignature:
+        key = Ed25519PrivateKey.generate()
+        pin(Settings(state=self._root).release_key, key.public_key().public_bytes_raw().hex())
+        digest = hashlib.sha256(self.bundle(release)).hexdigest()
+        signed = key.sign(statement(release, digest)).hex()
+        return ReleaseSignature(release=release, digest=digest, signature=signed)
 
     def bundle(self, release: str) -> bytes:
         return (self._root / BUNDLE).read_bytes()

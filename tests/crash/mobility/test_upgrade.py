@@ -43,6 +43,10 @@ class Upgrading:
         """As the service manager does."""
         self.rig.start_agent(self.root / "current" / "bin" / "farshore-mobility")
 
+    def unsign(self) -> None:
+        """Let the server sign what lies in its cache anew: it refuses what has changed since it was signed."""
+        (self.rig.home / "release" / f"{self.bundle.release}.sig").unlink(missing_ok=True)
+
     def ask(self) -> str:
         with contextlib.closing(self.rig.api()) as api:
             return api.transport.post(f"/v1/machines/{self.rig.machine}/upgrade", None, Job).id
@@ -104,8 +108,10 @@ Upgrade._settled = die
 release."""
 
 
-def broken(bundle: Bundle, path: Path, fault: bytes) -> None:
-    """The bundle, but its program has a fault."""
+def broken(upgrading: Upgrading, fault: bytes) -> None:
+    """The server's bundle, but its program has a fault; it is signed as it is."""
+    upgrading.unsign()
+    bundle, path = upgrading.bundle, upgrading.cache / upgrading.bundle.path.name
     with tarfile.open(bundle.path) as whole, tarfile.open(path, "w:gz", compresslevel=1) as spoilt:
         for member in whole:
             data = whole.extractfile(member)
@@ -118,10 +124,10 @@ def broken(bundle: Bundle, path: Path, fault: bytes) -> None:
 
 
 def test_a_release_that_does_not_get_to_work_gives_way_to_the_one_before(upgrading: Upgrading) -> None:
-    rig, name = upgrading.rig, upgrading.bundle.path.name
+    rig = upgrading.rig
     assert rig.shown().agent == FIRST
     assert rig.shown().upgrade == upgrading.bundle.release, "the server has another one"
-    broken(upgrading.bundle, upgrading.cache / name, ENDS_AT_ONCE)
+    broken(upgrading, ENDS_AT_ONCE)
     with writing(rig.disk.folder, megabytes_a_second=6):
         job = upgrading.ask()
         until(rig.agent_ended, "the end of the broken release")
@@ -142,8 +148,8 @@ def test_a_release_that_does_not_get_to_work_gives_way_to_the_one_before(upgradi
 
 
 def test_a_release_that_dies_at_work_before_it_is_settled_gives_way_too(upgrading: Upgrading) -> None:
-    rig, name = upgrading.rig, upgrading.bundle.path.name
-    broken(upgrading.bundle, upgrading.cache / name, DIES_AT_WORK)
+    rig = upgrading.rig
+    broken(upgrading, DIES_AT_WORK)
     epoch = rig.shown().epoch
     with writing(rig.disk.folder, megabytes_a_second=6):
         job = upgrading.ask()
@@ -161,6 +167,7 @@ def test_a_release_that_dies_at_work_before_it_is_settled_gives_way_too(upgradin
 
 def test_the_new_release_takes_over_and_misses_nothing(upgrading: Upgrading) -> None:
     rig, name = upgrading.rig, upgrading.bundle.path.name
+    upgrading.unsign()
     shutil.copy(upgrading.bundle.path, upgrading.cache / name)
     epoch, compared = rig.shown().epoch, upgrading.compares()
     with writing(rig.disk.folder, megabytes_a_second=6):

@@ -19,6 +19,7 @@ from farshore.api_types.machines import Description, EnrolmentRequest
 from farshore.api_types.streams import Protocol
 from farshore.client.credentials import client_context, fingerprint, load_key_pair
 from farshore.client.enrolment import enrol, pinned_authority
+from farshore.client.roles import Role
 from farshore.client.transport import AGAIN, Transport
 from farshore.model.errors import Gap, Unauthenticated, Unreachable, Unsupported
 from farshore.model.machine import Firmware
@@ -37,15 +38,15 @@ class Authority:
     def __init__(self) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        self.certificate = self._sign(self.name, self.key.public_key(), None)
+        self.certificate = self._sign(self.name, self.key.public_key(), ())
 
-    def issue(self, san: x509.GeneralName) -> tuple[str, str]:
+    def issue(self, *san: x509.GeneralName) -> tuple[str, str]:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
         return pem(self._sign(name, key.public_key(), san)), key_pem(key)
 
     def _sign(
-        self, name: x509.Name, public: ec.EllipticCurvePublicKey, san: x509.GeneralName | None
+        self, name: x509.Name, public: ec.EllipticCurvePublicKey, san: tuple[x509.GeneralName, ...]
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017 - runs on 3.9 too
         builder = (
@@ -56,10 +57,10 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=san is None, path_length=None), critical=True)
+            .add_extension(x509.BasicConstraints(ca=not san, path_length=None), critical=True)
         )
-        if san is not None:
-            builder = builder.add_extension(x509.SubjectAlternativeName([san]), critical=False)
+        if san:
+            builder = builder.add_extension(x509.SubjectAlternativeName(san), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
 
@@ -104,13 +105,13 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, authority: Authority, trusted: Authority) -> None:
+    def __init__(self, authority: Authority, trusted: Authority, *uris: str) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.bodies: list[bytes] = []
         self.asked = 0
         self.authority = pem(authority.certificate)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_key_pair(context, *authority.issue(x509.DNSName("localhost")))
+        load_key_pair(context, *authority.issue(x509.DNSName("localhost"), *map(x509.UniformResourceIdentifier, uris)))
         context.load_verify_locations(cadata=pem(trusted.certificate))
         context.verify_mode = ssl.CERT_OPTIONAL
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
@@ -127,7 +128,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 def server(authority: Authority) -> Iterator[Server]:
-    server = Server(authority, authority)
+    server = Server(authority, authority, "farshore://server/1")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     yield server
@@ -208,3 +209,40 @@ def test_enrolment_sends_the_token_only_to_the_pinned_authority(server: Server, 
         enrol(server.url, "00" * 32, request)
     assert server.bodies == []
     assert enrol(server.url, pin, request).machine == "m"
+
+
+CONFIGURATION, PROCESS = "farshore://server/1", "farshore://process-server/2"
+
+
+@pytest.mark.parametrize(
+    ("uris", "wanted", "believed"),
+    [
+        ([CONFIGURATION], Role.CONFIGURATION_SERVER, True),
+        ([PROCESS], Role.PROCESS_SERVER, True),
+        ([PROCESS], Role.CONFIGURATION_SERVER, False),
+        ([CONFIGURATION], Role.PROCESS_SERVER, False),
+        ([PROCESS, CONFIGURATION], Role.CONFIGURATION_SERVER, False),
+        (["farshore://machine/server/1"], Role.CONFIGURATION_SERVER, False),
+        ([], Role.CONFIGURATION_SERVER, False),
+    ],
+)
+def test_a_server_must_be_what_it_is_taken_for(
+    authority: Authority, uris: list[str], wanted: Role, believed: bool
+) -> None:
+    """By its host name an invited process server passed for the configuration server, which agents obey as root."""
+    server = Server(authority, authority, *uris)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        context = client_context(pem(authority.certificate), role=wanted)
+        with Transport(server.url, context) as transport:
+            if believed:
+                assert transport.get("/v1/protocol", Protocol).batch_versions == [1]
+            else:
+                with pytest.raises(Unauthenticated, match=f"not of a {wanted.value}"):
+                    transport.get("/v1/protocol", Protocol)
+        assert server.asked == believed, "nothing is sent to a server that is not believed"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -31,16 +31,14 @@ NOW = datetime.datetime.now(datetime.UTC)
 
 
 class Servers:
-    """Configuration server and process server in one: it notes which certificate each request came with."""
+    """Configuration server and process server, one program: it notes which certificate each request came with."""
 
     def __init__(self, folder: Path, age: datetime.timedelta) -> None:
         self.authority = Authority.create("test authority", NOW - datetime.timedelta(days=1000))
         self.settings = Settings(state=folder)
         self.seen: list[tuple[str, str]] = []
         self.silent = False
-        server, key = self.authority.issue(Identity(Kind.SERVER, "server"), NOW, ["127.0.0.1"])
-        context = server_context(self.authority.certificate, server.certificate, key)
-        self.listener = Listener("127.0.0.1", 0, context, self, workers=2)
+        self.listener, self.data = self.listening(Kind.SERVER), self.listening(Kind.PROCESS_SERVER)
         issued, key = self.authority.issue(Identity(Kind.MACHINE, OLD), NOW - age)
         self.url = f"https://127.0.0.1:{self.listener.address[1]}"
         Credentials(self.url, self.authority.certificate, issued.certificate, key).save(self.settings.credentials)
@@ -48,6 +46,11 @@ class Servers:
         self.planes = Planes(MachineId("m"), self.settings.credentials)
         users = (self.control.use, self.planes.use)
         self.renewal = Renewal(self.settings, self.control, users, SystemClock())
+
+    def listening(self, kind: Kind) -> Listener:
+        server, key = self.authority.issue(Identity(kind, "server"), NOW, ["127.0.0.1"])
+        context = server_context(self.authority.certificate, server.certificate, key)
+        return Listener("127.0.0.1", 0, context, self, workers=2)
 
     def __call__(self, request: Request) -> Answer:
         assert request.peer is not None
@@ -75,13 +78,16 @@ class Servers:
 
     def __enter__(self) -> Servers:
         self.listener.start()
-        grant = EpochGrant(epoch=1, kind=EpochKind.INITIAL, process_server=self.url, hash_key="")
+        self.data.start()
+        url = f"https://127.0.0.1:{self.data.address[1]}"
+        grant = EpochGrant(epoch=1, kind=EpochKind.INITIAL, process_server=url, hash_key="")
         self.plane = self.planes(grant)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.plane.close()
         self.control.close()
+        self.data.stop()
         self.listener.stop()
 
 

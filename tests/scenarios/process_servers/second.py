@@ -69,13 +69,13 @@ class SecondServer:
         self.folder = folder
         self._operator = operator
         (port,) = free_ports(1)
-        self.url = f"https://127.0.0.1:{port}"
+        self.url = f"https://127.0.0.2:{port}"  # 127.0.0.1 is a name of the configuration server
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
         settings = {
             "state": str(folder),
             "credentials": str(folder / "credentials.json"),
-            "listen": "127.0.0.1",
+            "listen": "127.0.0.2",
             "port": port,
             "url": self.url,
         }

@@ -109,6 +109,7 @@ class Machine:
             "token": TOKEN,
             "server_url": "https://dr.example.com",
             "authority_fingerprint": "ab" * 32,
+            "release_key": "cd" * 32,
             "disks": ("/dev/vda",),
         }
         return PushTarget(**(fields | changes))  # type: ignore[arg-type]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from farshore.client import credentials
 from farshore.client.credentials import Credentials, client_context, fingerprint, same_fingerprint
 from farshore.model.errors import Malformed, NotFound, Refused
 
@@ -51,3 +53,11 @@ def test_bad_pem_is_malformed() -> None:
 def test_fingerprints_compare_however_they_are_written() -> None:
     assert same_fingerprint("AB:CD", "abcd")
     assert not same_fingerprint("", "")
+
+
+def test_no_program_connects_without_saying_to_what() -> None:
+    """``client_context`` without a role believes any server of the authority: that is for tests."""
+    source = Path(credentials.__file__).parents[1]
+    for path in source.rglob("*.py"):
+        for call in re.findall(r"(?<!def )client_context\(([^)]*)\)", path.read_text()):
+            assert "role=" in call, f"{path}: client_context({call})"

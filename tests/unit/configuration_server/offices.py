@@ -27,9 +27,11 @@ from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import FixedVaultAccess
+from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
 from farshore.model.errors import NotFound
 from farshore.model.states import JobState
+from farshore.protection.push.signing import ReleaseKey
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Answer:
     status: int
     body: Any
     headers: dict[str, str] = field(default_factory=dict)
+    read: bool = False
+    """Whether anything of the request's body was read."""
 
     @property
     def code(self) -> str:
@@ -79,14 +83,19 @@ class Office:
         self.clock = MovableClock()
         self.jobs = NotedJobs()
         authority = Authority.create("test authority", utc(self.clock))
+        catalog = fresh_catalog(folder)
+        release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
+        release_key.ensure()
         self.services = Services(
             settings=Settings(home=folder, advertise=("10.0.2.2",), port=8443),
-            catalog=fresh_catalog(folder),
+            catalog=catalog,
             issuer=Issuer(authority, self.clock),
             vault=FixedVaultAccess("memory:///"),
             jobs=self.jobs,
             sealer=Sealer(bytes(32)),
             clock=self.clock,
+            limits=Limits(catalog, self.clock),
+            release_key=release_key,
         )
         self.app = create_application(self.services)
 
@@ -111,13 +120,14 @@ class Office:
         body: Any = None,
         certificate: dict[str, Any] | None = None,
         raw: bytes | None = None,
+        client: str = "192.0.2.1",
     ) -> Answer:
         """One request, with whatever certificate was shown."""
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
-        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data))
+        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data, client))
 
 
-async def _request(app: Any, method: str, path: str, data: bytes) -> Answer:
+async def _request(app: Any, method: str, path: str, data: bytes, client: str) -> Answer:
     plain, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -130,13 +140,16 @@ async def _request(app: Any, method: str, path: str, data: bytes) -> Answer:
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(b"content-type", b"application/json"), (b"host", b"test")],
-        "client": ("127.0.0.1", 1),
+        "client": (client, 1),
         "server": ("127.0.0.1", 8443),
     }
     sent = [{"type": "http.request", "body": data, "more_body": False}]
     got: list[dict[str, Any]] = []
+    read = False
 
     async def receive() -> dict[str, Any]:
+        nonlocal read
+        read = True
         return sent.pop() if sent else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
@@ -153,7 +166,7 @@ async def _request(app: Any, method: str, path: str, data: bytes) -> Answer:
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
     is_json = "json" in headers.get("content-type", "")
     body = json.loads(content) if content and is_json else content.decode() or None
-    return Answer(start["status"], body, headers)
+    return Answer(start["status"], body, headers, read)
 
 
 def shown(pem: str) -> dict[str, Any]:

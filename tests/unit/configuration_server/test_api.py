@@ -104,7 +104,7 @@ def test_junk_is_malformed_and_too_much_is_refused(office: Office, admin: dict[s
     assert office.call("POST", "/v1/policies", certificate=admin, raw=b"{").code == "malformed"
     huge = b'{"name": "' + b"x" * (8 << 20) + b'"}'
     answer = office.call("POST", "/v1/policies", certificate=admin, raw=huge)
-    assert "8 MiB" in answer.body["detail"]
+    assert "64 KiB" in answer.body["detail"]
     assert office.call("GET", "/v1/nothing", certificate=admin).code == "not-found"
     assert office.call("PUT", "/v1/policies", {}, admin).code == "unsupported"
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
+import ssl
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.verification import PolicyBuilder, Store
-from tests.unit.configuration_server.offices import shown, signing_request
+from tests.unit.configuration_server.offices import MovableClock, shown, signing_request
 
-from farshore.client.credentials import fingerprint
+from farshore.client.credentials import client_context, fingerprint
 from farshore.configuration_server.identity import Identity, Kind, peer_from_certificate
+from farshore.configuration_server.installation import _ensure_authority, load_authority, renew_authority
 from farshore.configuration_server.pki.authority import Authority
+from farshore.configuration_server.settings import Settings
+from farshore.configuration_server.web.protocol import server_context
 from farshore.model.errors import Malformed, Unauthenticated
 
 NOW = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
@@ -108,3 +114,48 @@ def test_a_certificate_is_good_by_a_clock_that_went_back(authority: Authority, b
     clock = NOW - back
     verifier = PolicyBuilder().store(Store([load(authority.certificate)])).time(clock)
     verifier.build_server_verifier(x509.DNSName("dr.example.com")).verify(load(issued.certificate), [])
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
+    """TLS between two contexts, without a socket."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [client.wrap_bio(down, up, server_hostname=name), server.wrap_bio(up, down, server_side=True)]
+    waiting = list(sides)
+    for _ in range(10):
+        for side in list(waiting):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                waiting.remove(side)
+        if not waiting:
+            return
+    raise AssertionError("the handshake does not end")
+
+
+def test_a_renewed_authority_is_trusted_by_those_who_hold_either_certificate() -> None:
+    """It just ended, and everything with it."""
+    now = datetime.datetime.now(datetime.UTC)
+    old = Authority.create("test", now - datetime.timedelta(days=3000))
+    new = old.renewed(now)
+    assert new.ends - old.ends == datetime.timedelta(days=3000)
+    assert new.fingerprint != old.fingerprint
+    for signer in (old, new):
+        server_certificate, server_key = signer.issue(Identity(Kind.SERVER, "s"), now, ["dr.example.com"])
+        agent_certificate, agent_key = signer.issue(MACHINE, now)
+        for theirs in (old, new):
+            client = client_context(theirs.certificate, agent_certificate.certificate, agent_key)
+            server = server_context(theirs.certificate, server_certificate.certificate, server_key, "ECDHE+AESGCM")
+            handshake(server, client, "dr.example.com")
+
+
+def test_the_authority_is_renewed_in_time_and_once(tmp_path: Path) -> None:
+    clock = MovableClock()
+    settings = Settings(home=tmp_path)
+    settings.pki.mkdir()
+    _ensure_authority(settings, clock)
+    first = load_authority(settings)
+    assert renew_authority(settings, first, clock) is None
+    clock.time += 2860 * 86400 * 10**9  # 3650 - 2 * 397 = 2856 days
+    renewed = renew_authority(settings, first, clock)
+    assert renewed is not None
+    assert load_authority(settings).fingerprint == renewed.fingerprint != first.fingerprint
+    assert renew_authority(settings, renewed, clock) is None

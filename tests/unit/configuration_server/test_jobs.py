@@ -27,6 +27,7 @@ from farshore.model.states import JobState
 from farshore.protection.durable import JobDefinition, Request, Result, report_progress
 from farshore.protection.enrolment import enrol
 from farshore.protection.installation import PushTarget, Reporter
+from farshore.protection.push.signing import ReleaseKey
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nvery secret\n"
 
@@ -57,7 +58,9 @@ class World:
         self.sealer = Sealer(bytes(32))
         self.ran: list[str] = []
         self.go_on = False
-        parts = PushParts(self.catalog, MovableClock(), self.sealer, "f" * 64, self.installer)
+        release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
+        release_key.ensure()
+        parts = PushParts(self.catalog, MovableClock(), self.sealer, lambda: "f" * 64, self.installer, release_key)
         self.engine = JobEngine(f"sqlite:///{folder / 'jobs.sqlite'}", [push_job(parts), self.stepwise()])
         self.engine.launch()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -42,3 +44,13 @@ def test_a_unit_comes_back_and_ends_what_it_may_end(path: Path) -> None:
         assert service["SendSIGKILL"] == "no", "the last resort would reach what outlives the server"
     secret = re.compile("secret|password|token", re.IGNORECASE)
     assert not any(secret.search(value) for key, value in service.items() if key == "Environment")
+
+
+@pytest.mark.parametrize("path", UNITS[:-1], ids=lambda path: path.name)
+def test_a_server_that_was_taken_over_can_do_little(path: Path) -> None:
+    """systemd's own judgement, of the file alone: 4.0 at most (10: everything, 0: nothing)."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed (Debian: systemd)")
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=40", "--no-pager", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]

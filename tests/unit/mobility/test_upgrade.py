@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from farshore.api_types.machines import Command, CommandKind
+from farshore.api_types.machines import Command, CommandKind, ReleaseSignature
+from farshore.formats.release_statement import statement
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.protected_disks import ProtectedDisk
@@ -18,8 +21,9 @@ from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade import handover as handovers
 from farshore.mobility.upgrade.handover import Handover
 from farshore.mobility.upgrade.releases import Releases
+from farshore.mobility.upgrade.trust import pin
 from farshore.mobility.upgrade.upgrading import Upgrade
-from farshore.model.errors import Damaged, Refused, TryLater
+from farshore.model.errors import Damaged, Malformed, Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 
@@ -138,11 +142,20 @@ class ReplicationDouble:
 class ServerDouble:
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.key = Ed25519PrivateKey.generate()
         self.asked: List[str] = []
+
+    def signature(self, release: str) -> ReleaseSignature:
+        key = self.key.sign(statement(release, digest(self.data))).hex()
+        return ReleaseSignature(release=release, digest=digest(self.data), signature=key)
 
     def bundle(self, release: str) -> bytes:
         self.asked.append(release)
         return self.data
+
+
+def public_half(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
 class Rig:
@@ -151,6 +164,7 @@ class Rig:
         self.data = bundle("two", {"bin/farshore-mobility": PROGRAM.format(log=log, body=body)})
         self.replication, self.server = ReplicationDouble(), ServerDouble(self.data)
         self.settings = Settings(state=releases.root)
+        pin(self.settings.release_key, public_half(self.server.key))
         arguments = ["--state", "/x", "run"]
         self.upgrade = Upgrade(self.settings, "run", self.server, self.replication, handover, arguments)  # type: ignore[arg-type]
         self.upgrade._releases = releases
@@ -191,3 +205,33 @@ def test_the_result_is_given_once_the_stream_is_there(releases: Releases, runnin
     assert (releases.root / "releases" / "two").exists() == (running == "two")
     assert rig.upgrade.conclude(wanted=True) is None
     assert not (releases.root / "handover.json").exists()
+
+
+def test_a_release_that_the_pinned_key_has_not_signed_is_not_even_fetched(releases: Releases) -> None:
+    """Who posed as the configuration server could have its own program run as root."""
+    rig = Rig(releases, None)
+    pin(rig.settings.release_key, public_half(Ed25519PrivateKey.generate()))
+    with pytest.raises(Damaged, match="not signed"):
+        rig.upgrade.carry_out(rig.command)
+    rig.settings.release_key.unlink()
+    with pytest.raises(Refused, match="trusts no release key"):
+        rig.upgrade.carry_out(rig.command)
+    assert rig.server.asked == []
+    assert rig.replication.asked == 0
+
+
+@pytest.mark.parametrize("changed", ["digest", "release"])
+def test_a_signature_holds_for_one_archive_under_one_name(releases: Releases, changed: str) -> None:
+    rig = Rig(releases, None)
+    other = {"digest": digest(b"other")} if changed == "digest" else {"release": "older-and-vulnerable"}
+    signed = rig.server.signature("two")
+    rig.server.signature = lambda _release: signed  # type: ignore[assignment]
+    with pytest.raises(Damaged, match="not signed"):
+        rig.upgrade.carry_out(rig.command.model_copy(update=other))
+
+
+@pytest.mark.parametrize("key", ["", "zz", "00" * 31, "AB" * 32])
+def test_what_is_no_release_key_is_not_pinned(tmp_path: Path, key: str) -> None:
+    with pytest.raises(Malformed):
+        pin(tmp_path / "release-key", key)
+    assert not (tmp_path / "release-key").exists()

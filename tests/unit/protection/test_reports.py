@@ -6,15 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, fresh_catalog, request
+from tests.unit.protection.catalogs import (
+    MACHINE,
+    NOW,
+    SECOND,
+    SERVER,
+    add_machine,
+    add_server,
+    fresh_catalog,
+    request,
+)
 
 from farshore.api_types.servers import EpochReport, PointReport, ReportAnswer, ServerReport, StreamReport
-from farshore.catalog import epochs, events, machines, points, users
+from farshore.catalog import epochs, events, machines, points, policies, process_servers, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CertificateRow
 from farshore.model.point import PointKind
 from farshore.protection import reports
 from farshore.protection.granting import fence, grant
+from farshore.protection.moving import Move, carry_out
+from farshore.protection.watch import conditions
 
 
 @pytest.fixture
@@ -156,3 +167,48 @@ def test_the_lag_of_a_stream_that_is_not_reported_is_not_known(catalog: Catalog)
     report(catalog, streams=[])
     with catalog.reading() as tx:
         assert machines.get(tx, MACHINE).lag == {}
+
+
+def test_a_process_server_speaks_for_its_own_machines_only(catalog: Catalog) -> None:
+    """Any process server could declare any machine protected, and list points that are not there."""
+    other = "99999999-9999-4999-8999-999999999999"
+    body = {
+        "url": "https://ps:9443",
+        "version": "1",
+        "spool_bytes": 0,
+        "spool_limit": 100,
+        "epochs": [whole()],
+        "streams": [stream(stored=90, received=90)],
+        "points": [point(20, 1.0, name="false")],
+        "stuck": [],
+    }
+    foreign = ServerReport.model_validate(body)
+    with catalog.writing() as tx:
+        answer = reports.apply(tx, add_server(tx, other), foreign, NOW)
+        assert [one.machine for one in answer.closed] == [MACHINE], "it has nothing to say there, and is told so"
+        reports.apply(tx, add_server(tx, other), foreign, NOW + SECOND)
+    with catalog.reading() as tx:
+        machine, epoch = machines.get(tx, MACHINE), epochs.get(tx, MACHINE, 1)
+        assert (machine.state, machine.newest_point_time) == ("initial-replication", 0)
+        assert (epoch.consistent, epoch.stored, epoch.received) == (False, 0, 0)
+        assert points.listed(tx, MACHINE) == []
+        told = [one for one in events.listed(tx) if one.kind == "process-server.overstepped"]
+        assert len(told) == 1, "a report is repeated every second; the event is not"
+        assert "db1" in told[0].message
+        found = conditions([machine], policies.every(tx), process_servers.every(tx), NOW + SECOND)
+        assert ("process-server-overstepped", f"process-server/{other}") in {(one.kind, one.subject) for one in found}
+        later = conditions([machine], policies.every(tx), process_servers.every(tx), NOW + 3600 * SECOND)
+        assert "process-server-overstepped" not in {one.kind for one in later}
+
+
+def test_a_process_server_reports_what_it_still_holds_of_an_epoch_that_was_moved(catalog: Catalog) -> None:
+    other = "99999999-9999-4999-8999-999999999999"
+    report(catalog, epochs=[whole()])
+    with catalog.writing() as tx:
+        add_server(tx, other)
+        carry_out(tx, Move(MACHINE, other, at_once=True, reason="the server does not report"), NOW)
+    report(catalog, streams=[stream(stored=45)], points=[point(45, 1.0, name="late")])
+    with catalog.reading() as tx:
+        epoch = epochs.get(tx, MACHINE, 1)
+        assert (epoch.process_server, epoch.served_before, epoch.stored) == (other, [SERVER], 45)
+        assert [one.name for one in points.listed(tx, MACHINE)] == ["late"]

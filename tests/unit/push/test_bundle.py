@@ -102,3 +102,10 @@ def test_without_the_package_index_it_says_so(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(TryLater, match="could not be fetched"):
         build_bundle((3, 9), tmp_path)
     assert not list(tmp_path.glob("*"))
+
+
+def test_the_libraries_contents_are_part_of_the_releases_name(tmp_path: Path) -> None:
+    first = build_bundle((3, 9), tmp_path)
+    (library,) = tmp_path.glob("wheels-*/numpy/__init__.py")
+    library.write_text("import os")
+    assert build_bundle((3, 9), tmp_path).release != first.release

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from typing import Iterator
 
 import pytest
@@ -16,8 +17,9 @@ PEM = "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----"
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, hook = root.handlers[:], root.level, threading.excepthook
     yield
+    threading.excepthook = hook
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -66,3 +68,11 @@ def test_errors_of_ours_are_told_in_a_sentence_and_others_with_their_traceback()
 
     assert failing(Unreachable("Away.", remedy="Wait.")).rstrip().endswith("Failed. Away. Wait.")
     assert "Traceback" in failing(ValueError("odd"))
+
+
+def test_what_a_message_quotes_forges_no_line_and_drives_no_terminal() -> None:
+    stream = io.StringIO()
+    configure("test", stream=stream)
+    logging.getLogger("part").warning("The host said: %s", "no\n<0>kernel: panic \x1b[2J\ud800")
+    assert stream.getvalue().count("\n") == 1
+    assert "\x1b" not in stream.getvalue()

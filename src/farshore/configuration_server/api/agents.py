@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat
+from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat, ReleaseSignature
 from farshore.catalog import machines, process_servers
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.web.callers import Installation, MachineCaller
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection.assignment import choose
 from farshore.protection.granting import grant
 from farshore.protection.heartbeats import observe
-from farshore.protection.push.bundle import bundle_path, default_cache
+from farshore.protection.push.bundle import Bundle, bundle_path, default_cache
 
-router = APIRouter(prefix="/v1/machines/self", tags=["mobility service"])
+router = GatedRouter(prefix="/v1/machines/self", tags=["mobility service"])
 
 
 @router.post("/epochs", status_code=201)
@@ -45,7 +46,14 @@ def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installatio
         return answer.model_copy(update={"process_server": process_servers.get(tx, row.process_server).url})
 
 
+@router.get("/bundles/{release}/signature")
+def signature(release: Named, _machine: MachineCaller, installation: Installation) -> ReleaseSignature:
+    """What the release key says of a release: the agent installs nothing without it."""
+    bundle = Bundle(release, bundle_path(release, default_cache()))
+    return ReleaseSignature(release=release, digest=bundle.digest(), signature=installation.release_key.sign(bundle))
+
+
 @router.get("/bundles/{release}", response_class=FileResponse)
-def bundle(release: str, _machine: MachineCaller) -> FileResponse:
+def bundle(release: Named, _machine: MachineCaller) -> FileResponse:
     """A release of the agent, .tar.gz, as it was announced with an upgrade."""
     return FileResponse(bundle_path(release, default_cache()), media_type="application/gzip")

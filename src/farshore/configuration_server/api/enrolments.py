@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore import __version__
 from farshore.api_types.machines import (
     Authority,
@@ -17,6 +15,7 @@ from farshore.api_types.machines import (
 from farshore.api_types.servers import ServerStatus
 from farshore.catalog import events, machines, tokens
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import (
     Installation,
@@ -25,9 +24,10 @@ from farshore.configuration_server.web.callers import (
     Reader,
 )
 from farshore.configuration_server.web.description import OPEN_TO_ALL
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection.enrolment import create_token, enrol
 
-router = APIRouter(prefix="/v1", tags=["enrolment"])
+router = GatedRouter(prefix="/v1", tags=["enrolment"])
 
 
 @router.get("/status", openapi_extra=OPEN_TO_ALL)
@@ -48,10 +48,15 @@ def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolmen
     with installation.catalog.writing() as tx:
         row = enrol(tx, request.token, request.description, installation.clock.now())
         signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
-        return Enrolment(machine=row.id, certificate=signed, authority=installation.issuer.authority.certificate)
+        return Enrolment(
+            machine=row.id,
+            certificate=signed,
+            authority=installation.issuer.authority.certificate,
+            release_key=installation.release_key.public,
+        )
 
 
-@router.post("/machines/self/certificate", status_code=201)
+@router.post("/machines/self/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_machine(request: RenewalRequest, machine: MachineCaller, installation: Installation) -> Enrolment:
     """A new certificate for the calling machine."""
     with installation.catalog.writing() as tx:
@@ -81,7 +86,7 @@ def list_tokens(_user: Reader, installation: Installation) -> list[TokenView]:
 
 
 @router.delete("/enrolment-tokens/{token}", status_code=204)
-def revoke_token(token: str, user: Operator, installation: Installation) -> None:
+def revoke_token(token: Named, user: Operator, installation: Installation) -> None:
     """Make a token useless."""
     with installation.catalog.writing() as tx:
         tokens.revoke(tx, token)

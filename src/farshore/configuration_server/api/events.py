@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from farshore.api_types.events import Alert, Event
 from farshore.catalog import events
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Place, Wanted
 from farshore.configuration_server.web.callers import Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 
-router = APIRouter(prefix="/v1", tags=["events"])
+router = GatedRouter(prefix="/v1", tags=["events"])
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
@@ -19,14 +21,14 @@ Limit = Annotated[int, Query(ge=1, le=10_000)]
 def list_events(
     _user: Reader,
     installation: Installation,
-    after: int = 0,
-    subject: str | None = None,
-    kind: str | None = None,
-    actor: str | None = None,
+    after: Place = 0,
+    subject: Wanted = None,
+    kind: Wanted = None,
+    actor: Wanted = None,
     limit: Limit = 100,
 ) -> list[Event]:
     """Events newest first. ``after`` is the id of the last one seen; ``kind`` and ``actor`` may be prefixes
-    (``actor=user/`` is the audit log)."""
+    (``actor=user/``: what users asked for; ``/v1/audit`` keeps that for good)."""
     with installation.catalog.reading() as tx:
         found = events.listed(tx, after=after, subject=subject, kind=kind, actor=actor, limit=limit)
         return [views.event(row) for row in found]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.failovers import Failover, FailoverRequest
 from farshore.api_types.jobs import Job
 from farshore.catalog import events, failovers, machines
 from farshore.catalog.tables import FailoverRow
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named, Wanted
 from farshore.configuration_server.jobs.failover import JOBS, start_failover
 from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.identifiers import new_id
 from farshore.recovery.jobs import CLEANUP, COMMIT
 from farshore.recovery.standing import Standing
 
-router = APIRouter(prefix="/v1", tags=["failovers"])
+router = GatedRouter(prefix="/v1", tags=["failovers"])
 
 
 @router.post("/machines/{machine}/failovers", status_code=202)
-def fail_over(machine: str, request: FailoverRequest, user: Operator, installation: Installation) -> Job:
+def fail_over(machine: Named, request: FailoverRequest, user: Operator, installation: Installation) -> Job:
     """Bring a machine up at a recovery site, for real or as a test beside it."""
     failover, job = new_id(), new_id()
     now = installation.clock.now()
@@ -51,7 +51,7 @@ def fail_over(machine: str, request: FailoverRequest, user: Operator, installati
 
 
 @router.get("/failovers")
-def list_failovers(_user: Reader, installation: Installation, machine: str | None = None) -> list[Failover]:
+def list_failovers(_user: Reader, installation: Installation, machine: Wanted = None) -> list[Failover]:
     """Failovers and tests, newest first; of one machine or of all."""
     with installation.catalog.reading() as tx:
         of = machines.get(tx, machine).id if machine is not None else None
@@ -59,20 +59,20 @@ def list_failovers(_user: Reader, installation: Installation, machine: str | Non
 
 
 @router.get("/failovers/{failover}")
-def show_failover(failover: str, _user: Reader, installation: Installation) -> Failover:
+def show_failover(failover: Named, _user: Reader, installation: Installation) -> Failover:
     """One failover."""
     with installation.catalog.reading() as tx:
         return views.failover(failovers.get(tx, failover))
 
 
 @router.post("/failovers/{failover}/cleanup", status_code=202)
-def clean_up(failover: str, user: Operator, installation: Installation) -> Job:
+def clean_up(failover: Named, user: Operator, installation: Installation) -> Job:
     """Remove a test failover, or what a failed one left, with nothing left behind."""
     return _start(CLEANUP, failover, user.actor, installation)
 
 
 @router.post("/failovers/{failover}/commit", status_code=202)
-def commit(failover: str, user: Operator, installation: Installation) -> Job:
+def commit(failover: Named, user: Operator, installation: Installation) -> Job:
     """Make a failover final. All other recovery points stay until retention ends them."""
     return _start(COMMIT, failover, user.actor, installation)
 

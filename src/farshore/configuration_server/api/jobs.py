@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from farshore.api_types.jobs import Job
 from farshore.catalog import events
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.identifiers import JobId
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = GatedRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.get("")
@@ -21,13 +23,13 @@ def list_jobs(_user: Reader, installation: Installation, limit: Annotated[int, Q
 
 
 @router.get("/{job}")
-def show_job(job: str, _user: Reader, installation: Installation) -> Job:
+def show_job(job: Named, _user: Reader, installation: Installation) -> Job:
     """One job with its steps."""
     return installation.jobs.show(JobId(job))
 
 
 @router.post("/{job}/cancel")
-def cancel_job(job: str, user: Operator, installation: Installation) -> Job:
+def cancel_job(job: Named, user: Operator, installation: Installation) -> Job:
     """Stop a job before its next step."""
     cancelled = installation.jobs.cancel(JobId(job))
     with installation.catalog.writing() as tx:

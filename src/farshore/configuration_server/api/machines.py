@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Finding, Machine, MachineAddition, ProtectionRequest
 from farshore.catalog import events, machines, policies, process_servers, secrets, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.jobs.push import PUSH
 from farshore.configuration_server.jobs.upgrade import UPGRADE
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.identifiers import MachineId, new_id
 from farshore.model.states import MachineState
@@ -22,7 +22,7 @@ from farshore.protection.checks import check_machine
 from farshore.protection.granting import ELSEWHERE, fence
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
 
-router = APIRouter(prefix="/v1/machines", tags=["machines"])
+router = GatedRouter(prefix="/v1/machines", tags=["machines"])
 
 
 @router.get("")
@@ -57,14 +57,14 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
 
 
 @router.get("/{machine}")
-def show_machine(machine: str, _user: Reader, installation: Installation) -> Machine:
+def show_machine(machine: Named, _user: Reader, installation: Installation) -> Machine:
     """One machine, by id or name."""
     with installation.catalog.reading() as tx:
         return _view(tx, machines.get(tx, machine), installation)
 
 
 @router.delete("/{machine}", status_code=204)
-def delete_machine(machine: str, user: Contributor, installation: Installation) -> None:
+def delete_machine(machine: Named, user: Contributor, installation: Installation) -> None:
     """Forget a machine that is not protected; its certificates open nothing then. Its data in the vault stays."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
@@ -73,15 +73,29 @@ def delete_machine(machine: str, user: Contributor, installation: Installation) 
         _tell(tx, installation, user, row, "machine.deleted", f"{row.name} was forgotten.")
 
 
+@router.post("/{machine}/revoke", status_code=204)
+def revoke_machine(machine: Named, user: Contributor, installation: Installation) -> None:
+    """Every certificate of a machine opens nothing from now on, and its stream is closed; its points stay.
+
+    To let it in again: farshore token create --machine NAME, and enrol it with that.
+    """
+    now = installation.clock.now()
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        users.revoke_certificates(tx, "machine", row.id, now)
+        fence(tx, row, now, "the machine was revoked")
+        _tell(tx, installation, user, row, "machine.revoked", f"{row.name} was revoked: its certificates open nothing.")
+
+
 @router.get("/{machine}/check")
-def check(machine: str, _user: Reader, installation: Installation) -> list[Finding]:
+def check(machine: Named, _user: Reader, installation: Installation) -> list[Finding]:
     """What stands in the way of protecting this machine well, each with its remedy."""
     with installation.catalog.reading() as tx:
         return check_machine(machines.get(tx, machine), installation.clock.now())
 
 
 @router.put("/{machine}/protection")
-def protect(machine: str, request: ProtectionRequest, user: Operator, installation: Installation) -> Machine:
+def protect(machine: Named, request: ProtectionRequest, user: Operator, installation: Installation) -> Machine:
     """Protect a machine, or change how: policy, excluded disks, bandwidth."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
@@ -108,7 +122,7 @@ def protect(machine: str, request: ProtectionRequest, user: Operator, installati
 
 
 @router.delete("/{machine}/protection", status_code=204)
-def unprotect(machine: str, user: Operator, installation: Installation) -> None:
+def unprotect(machine: Named, user: Operator, installation: Installation) -> None:
     """End a machine's protection. Its points stay until retention ends them."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
@@ -122,7 +136,7 @@ def unprotect(machine: str, user: Operator, installation: Installation) -> None:
 
 
 @router.post("/{machine}/upgrade", status_code=202)
-def upgrade(machine: str, user: Operator, installation: Installation) -> Job:
+def upgrade(machine: Named, user: Operator, installation: Installation) -> Job:
     """Have the agent replace itself by this server's release, without a reboot and without missing a write."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
@@ -134,7 +148,7 @@ def upgrade(machine: str, user: Operator, installation: Installation) -> Job:
 
 
 @router.post("/{machine}/resync", status_code=202)
-def resync(machine: str, user: Operator, installation: Installation) -> Machine:
+def resync(machine: Named, user: Operator, installation: Installation) -> Machine:
     """Compare the machine with its copy and send what differs, beginning with the agent's next heartbeat."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 
 from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.api import views
 from farshore.configuration_server.metrics import exposition
 from farshore.configuration_server.web.callers import Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 
-router = APIRouter(prefix="/v1", tags=["events"])
+router = GatedRouter(prefix="/v1", tags=["events"])
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 

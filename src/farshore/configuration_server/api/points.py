@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.points import Point, PointRequest
 from farshore.catalog import events, machines, points
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named, Place, Wanted
 from farshore.configuration_server.jobs.point import POINT
 from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import WrongState
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 
-router = APIRouter(prefix="/v1/machines/{machine}/points", tags=["points"])
+router = GatedRouter(prefix="/v1/machines/{machine}/points", tags=["points"])
 MAXIMUM = 10_000
 
 
 @router.get("")
 def list_points(
-    machine: str,
+    machine: Named,
     _user: Reader,
     installation: Installation,
     limit: Annotated[int, Query(ge=1, le=MAXIMUM)] = 100,
-    before: int | None = None,
-    after: int | None = None,
+    before: Place | None = None,
+    after: Place | None = None,
     kind: PointKind | None = None,
-    name: str | None = None,
+    name: Wanted = None,
 ) -> list[Point]:
     """Points, newest first, with ``after`` ≤ time < ``before`` (ns). The vault can open the moments between as well."""
     with installation.catalog.reading() as tx:
@@ -39,7 +41,7 @@ def list_points(
 
 
 @router.post("", status_code=202)
-def request_point(machine: str, request: PointRequest, user: Operator, installation: Installation) -> Job:
+def request_point(machine: Named, request: PointRequest, user: Operator, installation: Installation) -> Job:
     """Cut a point now. The job ends when it is durable in the vault."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)

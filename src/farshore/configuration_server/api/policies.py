@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.policies import Policy, PolicyChange
 from farshore.catalog import events, policies
 from farshore.catalog.database import Transaction
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.bandwidth import check_schedule
 from farshore.model.policy import ReplicationPolicy
 
-router = APIRouter(prefix="/v1/policies", tags=["policies"])
+router = GatedRouter(prefix="/v1/policies", tags=["policies"])
 
 
 @router.get("")
@@ -25,7 +25,7 @@ def list_policies(_user: Reader, installation: Installation) -> list[Policy]:
 
 
 @router.get("/{name}")
-def show_policy(name: str, _user: Reader, installation: Installation) -> Policy:
+def show_policy(name: Named, _user: Reader, installation: Installation) -> Policy:
     """One policy."""
     with installation.catalog.reading() as tx:
         return views.policy(policies.get(tx, name))
@@ -42,7 +42,7 @@ def create_policy(request: Policy, user: Contributor, installation: Installation
 
 
 @router.patch("/{name}")
-def change_policy(name: str, request: PolicyChange, user: Contributor, installation: Installation) -> Policy:
+def change_policy(name: Named, request: PolicyChange, user: Contributor, installation: Installation) -> Policy:
     """Change some of a policy's values; its machines follow with their next heartbeat."""
     values = request.model_dump(exclude_none=True)
     with installation.catalog.writing() as tx:
@@ -54,7 +54,7 @@ def change_policy(name: str, request: PolicyChange, user: Contributor, installat
 
 
 @router.delete("/{name}", status_code=204)
-def delete_policy(name: str, user: Contributor, installation: Installation) -> None:
+def delete_policy(name: Named, user: Contributor, installation: Installation) -> None:
     """Drop a policy that no machine follows."""
     with installation.catalog.writing() as tx:
         policies.delete(tx, name)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.machines import Description, Enrolment, EpochKind, RenewalRequest
 from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
 from farshore.catalog import epochs, process_servers, users
+from farshore.configuration_server.api.parameters import Named, Number
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection import reports
 from farshore.protection.granting import check_open
 from farshore.protection.moving import check_assigned
+from farshore.protection.server_enrolment import check_url
 
-router = APIRouter(prefix="/v1/process-servers/self", tags=["process servers"])
+router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"])
 
 
 @router.post("")
 def register(request: Registration, server: ProcessServerCaller, installation: Installation) -> ProcessServerSettings:
     """Say where agents reach the caller; hear the vault and its key, which must stay in memory."""
     with installation.catalog.writing() as tx:
+        check_url(process_servers.find(tx, server), request.url, installation.settings.names)
         process_servers.register(tx, server, request.url, request.version, installation.clock.now())
     return ProcessServerSettings(
         vault_url=installation.vault.url,
@@ -33,17 +35,19 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
     """How streams stand, new points, consistent epochs. Repeating a report changes nothing."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
-        return reports.apply(tx, process_servers.get(tx, server), seen, now)
+        row = process_servers.get(tx, server)
+        check_url(row, seen.url, installation.settings.names)
+        return reports.apply(tx, row, seen, now)
 
 
 @router.get("/streams/{machine}/{epoch}")
-def stream(machine: str, epoch: int, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
+def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
     """Whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and ``moved``
     problems say that it is not."""
     with installation.catalog.reading() as tx:
+        check_assigned(tx, machine, server)
         row = epochs.get(tx, machine, epoch)
         check_open(row)
-        check_assigned(tx, machine, server)
         return StreamGrant(
             machine=machine,
             epoch=epoch,
@@ -55,7 +59,7 @@ def stream(machine: str, epoch: int, server: ProcessServerCaller, installation: 
         )
 
 
-@router.post("/certificate", status_code=201)
+@router.post("/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, installation: Installation) -> Enrolment:
     """A new certificate for the calling process server, for the same host names."""
     with installation.catalog.writing() as tx:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.servers import (
     ProcessServer,
     ServerAddition,
@@ -14,13 +12,15 @@ from farshore.api_types.servers import (
 )
 from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.description import OPEN_TO_ALL
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.bandwidth import check_schedule
 from farshore.protection import server_enrolment
 
-router = APIRouter(prefix="/v1/process-servers", tags=["process servers"])
+router = GatedRouter(prefix="/v1/process-servers", tags=["process servers"])
 
 
 @router.get("")
@@ -36,7 +36,9 @@ def list_servers(_user: Reader, installation: Installation) -> list[ProcessServe
 def invite_server(request: ServerAddition, user: Contributor, installation: Installation) -> ServerInvitation:
     """Have another process server: a one-time token for it, whose secret is answered here and never again."""
     with installation.catalog.writing() as tx:
-        row, token = server_enrolment.invite(tx, request, user.actor, installation.clock.now())
+        row, token = server_enrolment.invite(
+            tx, request, user.actor, installation.clock.now(), installation.settings.names
+        )
         return ServerInvitation(
             id=row.id,
             name=row.name,
@@ -59,7 +61,7 @@ def enrol_server(request: ServerEnrolmentRequest, installation: Installation) ->
 
 
 @router.get("/{server}")
-def show_server(server: str, _user: Reader, installation: Installation) -> ProcessServer:
+def show_server(server: Named, _user: Reader, installation: Installation) -> ProcessServer:
     """One process server, by name or id."""
     with installation.catalog.reading() as tx:
         row = process_servers.get(tx, server)
@@ -68,7 +70,7 @@ def show_server(server: str, _user: Reader, installation: Installation) -> Proce
 
 
 @router.patch("/{server}")
-def change_server(server: str, request: ServerChange, user: Operator, installation: Installation) -> ProcessServer:
+def change_server(server: Named, request: ServerChange, user: Operator, installation: Installation) -> ProcessServer:
     """Drain it, or have it take machines again; limit how fast it writes to the store. It follows within seconds."""
     now = installation.clock.now()
     values = request.model_dump(exclude_none=True)
@@ -89,8 +91,16 @@ def change_server(server: str, request: ServerChange, user: Operator, installati
         return views.process_server(row, machines.count_by_server(tx).get(row.id, 0), now)
 
 
+@router.post("/{server}/revoke", status_code=204)
+def revoke_server(server: Named, user: Contributor, installation: Installation) -> None:
+    """Every certificate of a process server opens nothing from now on; its machines go to others at once."""
+    with installation.catalog.writing() as tx:
+        row = process_servers.get(tx, server)
+        server_enrolment.revoke(tx, row, user.actor, installation.clock.now())
+
+
 @router.delete("/{server}", status_code=204)
-def remove_server(server: str, user: Contributor, installation: Installation, force: bool = False) -> None:
+def remove_server(server: Named, user: Contributor, installation: Installation, force: bool = False) -> None:
     """Forget a process server that no machine sends to; its certificate opens nothing then."""
     with installation.catalog.writing() as tx:
         row = process_servers.get(tx, server)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
-from farshore.api_types.users import Role, User, UserCredential, UserRequest
+from farshore.api_types.users import Role, User, UserCredential, UserRenewal, UserRequest
 from farshore.catalog import events, users
+from farshore.catalog.database import Transaction
 from farshore.catalog.tables import UserRow
 from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import WrongState
 
-router = APIRouter(prefix="/v1/users", tags=["users"])
+router = GatedRouter(prefix="/v1/users", tags=["users"])
 
 
 @router.get("")
@@ -25,47 +27,70 @@ def list_users(_user: Reader, installation: Installation) -> list[User]:
 @router.post("", status_code=201)
 def add_user(request: UserRequest, user: Contributor, installation: Installation) -> UserCredential:
     """A new user with a certificate. A key made here is answered once and kept nowhere."""
-    now = installation.clock.now()
     with installation.catalog.writing() as tx:
-        users.add(tx, UserRow(name=request.name, role=request.role.value, created=now))
-        holder, key = Identity(Kind.USER, request.name), ""
-        if request.request:
-            certificate = installation.issuer.sign(tx, holder, request.request)
-        else:
-            certificate, key = installation.issuer.issue(tx, holder)
-        events.record(
-            tx,
-            time=now,
-            kind="user.created",
-            actor=user.actor,
-            subject=f"user/{request.name}",
-            message=f"User {request.name} was made ({request.role.value}).",
-        )
-    return UserCredential(
-        name=request.name,
-        role=request.role,
-        certificate=certificate,
-        key=key,
-        authority=installation.issuer.authority.certificate,
-    )
+        users.add(tx, UserRow(name=request.name, role=request.role.value, created=installation.clock.now()))
+        made = _certificate(tx, request.name, request.role, request.request, installation)
+        _tell(tx, installation, user, "user.created", request.name, f"was made ({request.role.value})")
+    return made
+
+
+@router.post("/{name}/certificates", status_code=201)
+def renew_user(name: Named, request: UserRenewal, user: Contributor, installation: Installation) -> UserCredential:
+    """A new certificate for a user; those before stay good until they expire or are revoked."""
+    with installation.catalog.writing() as tx:
+        row = users.get(tx, name)
+        made = _certificate(tx, row.name, Role(row.role), request.request, installation)
+        _tell(tx, installation, user, "user.renewed", name, "got a new certificate")
+    return made
+
+
+@router.post("/{name}/revoke", status_code=204)
+def revoke_user(name: Named, user: Contributor, installation: Installation) -> None:
+    """Every certificate of a user opens nothing from now on; the user stays, and may get a new one."""
+    with installation.catalog.writing() as tx:
+        _check_not_last(tx, users.get(tx, name), installation)
+        users.revoke_certificates(tx, "user", name, installation.clock.now())
+        _tell(tx, installation, user, "user.revoked", name, "was revoked: its certificates open nothing")
 
 
 @router.delete("/{name}", status_code=204)
-def delete_user(name: str, user: Contributor, installation: Installation) -> None:
+def delete_user(name: Named, user: Contributor, installation: Installation) -> None:
     """Forget a user; the certificates open nothing from now on."""
-    now = installation.clock.now()
     with installation.catalog.writing() as tx:
         row = users.get(tx, name)
-        contributor = Role.CONTRIBUTOR.value
-        if row.role == contributor and users.count_with_role(tx, contributor) == 1:
-            raise WrongState(f"{name} is the last contributor.", remedy="Make another contributor first.")
-        users.revoke_certificates(tx, "user", name, now)
+        _check_not_last(tx, row, installation)
+        users.revoke_certificates(tx, "user", name, installation.clock.now())
         users.delete(tx, row)
-        events.record(
-            tx,
-            time=now,
-            kind="user.deleted",
-            actor=user.actor,
-            subject=f"user/{name}",
-            message=f"User {name} was deleted.",
-        )
+        _tell(tx, installation, user, "user.deleted", name, "was deleted")
+
+
+def _certificate(tx: Transaction, name: str, role: Role, request: str, installation: Services) -> UserCredential:
+    holder, key = Identity(Kind.USER, name), ""
+    if request:
+        certificate = installation.issuer.sign(tx, holder, request)
+    else:
+        certificate, key = installation.issuer.issue(tx, holder)
+    authority = installation.issuer.authority.certificate
+    return UserCredential(name=name, role=role, certificate=certificate, key=key, authority=authority)
+
+
+def _check_not_last(tx: Transaction, row: UserRow, installation: Services) -> None:
+    """Raise WrongState where nobody could change anything any more without this user."""
+    now = installation.clock.now()
+    others = [one for one in users.every(tx) if one.role == Role.CONTRIBUTOR.value and one.name != row.name]
+    if row.role != Role.CONTRIBUTOR.value or any(users.newest_expiry(tx, "user", one.name) > now for one in others):
+        return
+    raise WrongState(
+        f"{row.name} is the last contributor with a certificate that is good.", remedy="Make another contributor first."
+    )
+
+
+def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, name: str, what: str) -> None:
+    events.record(
+        tx,
+        time=installation.clock.now(),
+        kind=kind,
+        actor=user.actor,
+        subject=f"user/{name}",
+        message=f"User {name} {what}.",
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from farshore.api_types.servers import VaultStatus
 from farshore.catalog import points
 from farshore.configuration_server.web.callers import Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
 
-router = APIRouter(prefix="/v1/vault", tags=["vault"])
+router = GatedRouter(prefix="/v1/vault", tags=["vault"])
 
 
 @router.get("")

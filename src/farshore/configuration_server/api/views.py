@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+
+from pydantic import ValidationError
 
 from farshore.api_types.events import Alert, Event, Severity
 from farshore.api_types.failovers import Failover, FailoverKind
@@ -29,13 +32,15 @@ from farshore.protection.assignment import SILENT_AFTER, is_healthy, standing
 from farshore.protection.push.bundle import default_cache, known_release
 from farshore.protection.watch import AGENT_SILENT_AFTER, rpo_seconds
 
+log = logging.getLogger(__name__)
+
 
 def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], damage: Sequence[str] = ()) -> Machine:
     """A machine with what its agent and process server said last, and what the vault's scrub did."""
     by_id = {server.id: server for server in servers}
     sends_to = by_id.get(row.process_server or "")
     moves_to = by_id.get(row.moving_to)
-    seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
+    seen = heartbeat(row)
     description = Description.model_validate(row.description)
     excluded = set(row.exclude_disks)
     disks = [
@@ -65,6 +70,15 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
     )
+
+
+def heartbeat(row: MachineRow) -> Heartbeat | None:
+    """What the agent said last; None where it said nothing, or, to another release of this server, something else."""
+    try:
+        return Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
+    except ValidationError as error:
+        log.warning("The last heartbeat of %s is not understood: %s", row.name, error.errors(include_input=False)[0])
+        return None
 
 
 def _upgrade(seen: Heartbeat) -> str:

@@ -7,6 +7,7 @@ however it ends. The one-time token is made inside the step that uses it, so tha
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dbos import DBOS
@@ -20,6 +21,7 @@ from farshore.model.ports import Clock
 from farshore.protection.durable import JobDefinition, Request, Result, report_progress
 from farshore.protection.enrolment import create_token
 from farshore.protection.installation import Installer, PushTarget
+from farshore.protection.push.signing import ReleaseKey
 
 PUSH = "push-install"
 INSTALL, GREET, FORGET = "install the mobility service", "wait until it reports", "forget the SSH key"
@@ -35,8 +37,9 @@ class PushParts:
     catalog: Catalog
     clock: Clock
     sealer: Sealer
-    authority_fingerprint: str
+    authority_fingerprint: Callable[[], str]
     installer: Installer
+    release_key: ReleaseKey
 
 
 def push_job(parts: PushParts) -> JobDefinition:
@@ -63,7 +66,8 @@ def push_job(parts: PushParts) -> JobDefinition:
             host_key_fingerprint=known,
             token=token.secret,
             server_url=asked["server_url"],
-            authority_fingerprint=parts.authority_fingerprint,
+            authority_fingerprint=parts.authority_fingerprint(),
+            release_key=parts.release_key.public,
             disks=tuple(asked["disks"]),
         )
         shown = parts.installer(target, report_progress)

@@ -1,6 +1,7 @@
 """The job that upgrades an agent: make the bundle for its Python, ask the agent, wait until the new release is at work.
 
-The agent fetches the bundle with its own certificate, and checks it against the digest that came with the command.
+The agent fetches the bundle with its own certificate, and checks it against the digest that came with the command and
+against the release key that it trusts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from farshore.model.ports import Clock
 from farshore.protection.durable import JobDefinition, Request, Result
 from farshore.protection.heartbeats import upgrade_name
 from farshore.protection.push.bundle import build_bundle, parse_python
+from farshore.protection.push.signing import ReleaseKey
 
 UPGRADE = "upgrade"
 MAKE, ASK, AWAIT = "make the bundle", "ask the agent", "wait for the new release"
@@ -26,7 +28,7 @@ PATIENCE = 600.0
 POLL = 0.5
 
 
-def upgrade_job(catalog: Catalog, clock: Clock, cache: Path) -> JobDefinition:
+def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (machine id). Its result: ``release``."""
 
     @DBOS.step(name=MAKE)
@@ -40,6 +42,7 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path) -> JobDefinition:
                 remedy="Install it again: farshore machine add",
             )
         bundle = build_bundle(parse_python(seen.python), cache)
+        key.sign(bundle)
         return {"release": bundle.release, "digest": bundle.digest(), "before": seen.release}
 
     @DBOS.step(name=ASK)

@@ -50,8 +50,16 @@ class Authority:
     @classmethod
     def create(cls, name: str, now: datetime.datetime) -> Authority:
         """A new self-signed authority."""
-        key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        return cls._made(subject, ec.generate_private_key(ec.SECP256R1()), now)
+
+    def renewed(self, now: datetime.datetime) -> Authority:
+        """This authority with a new certificate for the same key and name: what the old one signed stays good, for
+        those who hold the old certificate and for those who hold the new one."""
+        return self._made(self._certificate.subject, self._key, now)
+
+    @classmethod
+    def _made(cls, subject: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime.datetime) -> Authority:
         certificate = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -80,6 +88,11 @@ class Authority:
                 "The authority's key does not belong to its certificate.", remedy="Restore both from one backup."
             )
         return cls(read, loaded)
+
+    @property
+    def ends(self) -> datetime.datetime:
+        """When its certificate does."""
+        return self._certificate.not_valid_after_utc
 
     @property
     def certificate(self) -> str:

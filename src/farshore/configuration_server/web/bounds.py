@@ -8,19 +8,20 @@ from starlette.exceptions import HTTPException
 
 from farshore.configuration_server.web.protocol import Application
 
-MAXIMUM_BYTES = 8 << 20
-"""A report of a process server with many machines stays well below."""
+MOST_BYTES = "farshore.most_bytes"
+"""Where the scope of a request holds how large its body may be; the gate of its route writes it."""
 
 
 class BodyTooLarge(HTTPException):
-    """The body went over the bound while it was read. (FastAPI lets only its own errors through while it reads.)"""
+    """The body went over the bound. (FastAPI lets only its own errors through while it reads.)"""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__(413)
+        self.most = most
 
 
 class BoundedBodies:
-    """ASGI middleware: counts what arrives, whatever Content-Length said."""
+    """ASGI middleware: counts what arrives, and does not begin where Content-Length says that it would be too much."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -30,14 +31,24 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        seen = 0
+        declared, seen = _declared(scope), 0
 
         async def counted() -> Any:
             nonlocal seen
+            most = scope.get(MOST_BYTES, 0)
+            if declared > most:
+                raise BodyTooLarge(most)
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > MAXIMUM_BYTES:
-                raise BodyTooLarge
+            if seen > most:
+                raise BodyTooLarge(most)
             return message
 
         await self._app(scope, counted, send)
+
+
+def _declared(scope: Any) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:20])
+    return 0

@@ -1,13 +1,17 @@
-"""Who calls, and whether they may: FastAPI dependencies for each kind of caller.
+"""Who calls, and whether they may: every route has one door, and a caller is checked at it before anything is read.
 
 A certificate must come from our authority (TLS saw to it), must be one that the catalog knows and has not revoked, and
 its holder must still exist. A user's role is looked up at every call, so that taking it away works at once.
+
+An endpoint names its door by the type of a parameter (``MachineCaller``, ``Reader`` …), or is ``OPEN_TO_ALL``; gate.py
+finds it there, and does not build a route that has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated
+import enum
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -15,10 +19,33 @@ from farshore.api_types.users import Role
 from farshore.catalog import users
 from farshore.configuration_server.identity import Identity, Kind, Peer, peer_from_certificate
 from farshore.configuration_server.services import Services
-from farshore.configuration_server.web.protocol import PEER
 from farshore.model.errors import Forbidden, Unauthenticated
 
 RANK = {Role.READER: 0, Role.OPERATOR: 1, Role.CONTRIBUTOR: 2}
+CALLER = "farshore.caller"
+"""Where the scope of a request holds the Identity that came through the door."""
+
+
+class Door(enum.Enum):
+    """Who may call a route."""
+
+    ANYBODY = "anybody"
+    MACHINE = "machine"
+    PROCESS_SERVER = "process-server"
+    READER = "reader"
+    OPERATOR = "operator"
+    CONTRIBUTOR = "contributor"
+
+    @property
+    def most_bytes(self) -> int:
+        """The largest body that somebody at this door has a reason to send."""
+        return _MOST_BYTES.get(self, 64 << 10)
+
+
+_MOST_BYTES = {Door.MACHINE: 256 << 10, Door.PROCESS_SERVER: 8 << 20}
+"""A machine's heartbeat with all its findings; a report of a process server with many machines. Else 64 KiB."""
+_KINDS = {Door.MACHINE: Kind.MACHINE, Door.PROCESS_SERVER: Kind.PROCESS_SERVER}
+_ROLES = {Door.READER: Role.READER, Door.OPERATOR: Role.OPERATOR, Door.CONTRIBUTOR: Role.CONTRIBUTOR}
 
 
 def services(request: Request) -> Services:
@@ -31,9 +58,8 @@ def services(request: Request) -> Services:
 Installation = Annotated[Services, Depends(services)]
 
 
-def caller(request: Request, installation: Installation) -> Identity:
+def known_peer(installation: Services, certificate: Any) -> Identity:
     """Whoever shows a certificate that is still good. Raises Unauthenticated."""
-    certificate = request.scope.get(PEER)
     if not certificate:
         raise Unauthenticated(
             "This call needs a client certificate.",
@@ -44,7 +70,30 @@ def caller(request: Request, installation: Installation) -> Identity:
     return peer.identity
 
 
-AnyCaller = Annotated[Identity, Depends(caller)]
+def check(door: Door, identity: Identity, installation: Services) -> None:
+    """Raise Forbidden, or Unauthenticated for a user who is no more, where the caller may not come through."""
+    if door in _KINDS:
+        kind = _KINDS[door]
+        if identity.kind is not kind:
+            raise Forbidden(
+                f"This call is for a {kind.value}; {identity.actor} is none.", remedy="Use the right certificate."
+            )
+    elif door in _ROLES:
+        _check_role(identity, _ROLES[door], installation)
+
+
+def _check_role(identity: Identity, role: Role, installation: Services) -> None:
+    if identity.kind is not Kind.USER:
+        raise Forbidden(f"This call is for users; {identity.actor} is none.", remedy="Use a user's certificate.")
+    with installation.catalog.reading() as tx:
+        row = users.find(tx, identity.name)
+    if row is None:
+        raise Unauthenticated(f"There is no user {identity.name!r} any more.", remedy="Ask for a new account.")
+    if RANK[Role(row.role)] < RANK[role]:
+        raise Forbidden(
+            f"{identity.name} has the role {row.role}; this takes {role.value}.",
+            remedy=f"Ask somebody with the role {role.value}, or contributor.",
+        )
 
 
 def _check_registered(installation: Services, peer: Peer) -> None:
@@ -58,39 +107,32 @@ def _check_registered(installation: Services, peer: Peer) -> None:
             )
 
 
-def _only(kind: Kind) -> Callable[[Identity], str]:
-    def check(identity: AnyCaller) -> str:
-        if identity.kind is not kind:
-            raise Forbidden(
-                f"This call is for a {kind.value}; {identity.actor} is none.", remedy="Use the right certificate."
-            )
-        return identity.name
+@dataclass(frozen=True)
+class Through:
+    """The dependency of an endpoint: the Identity that came through ``door``."""
 
-    return check
+    door: Door
 
-
-def _user(role: Role) -> Callable[[Identity, Services], Identity]:
-    def check(identity: AnyCaller, installation: Installation) -> Identity:
-        if identity.kind is not Kind.USER:
-            raise Forbidden(f"This call is for users; {identity.actor} is none.", remedy="Use a user's certificate.")
-        with installation.catalog.reading() as tx:
-            row = users.find(tx, identity.name)
-        if row is None:
-            raise Unauthenticated(f"There is no user {identity.name!r} any more.", remedy="Ask for a new account.")
-        if RANK[Role(row.role)] < RANK[role]:
-            raise Forbidden(
-                f"{identity.name} has the role {row.role}; this takes {role.value}.",
-                remedy=f"Ask somebody with the role {role.value}, or contributor.",
-            )
+    def __call__(self, request: Request) -> Identity:
+        """See the class. The gate has put it there; a route without a gate fails here."""
+        identity = request.scope[CALLER]
+        assert isinstance(identity, Identity)
         return identity
 
-    return check
+
+@dataclass(frozen=True)
+class IdThrough(Through):
+    """The same for those that are known by an id, which is answered."""
+
+    def __call__(self, request: Request) -> str:  # type: ignore[override]
+        """See the class."""
+        return super().__call__(request).name
 
 
-MachineCaller = Annotated[str, Depends(_only(Kind.MACHINE))]
+MachineCaller = Annotated[str, Depends(IdThrough(Door.MACHINE))]
 """The calling machine's id."""
-ProcessServerCaller = Annotated[str, Depends(_only(Kind.PROCESS_SERVER))]
+ProcessServerCaller = Annotated[str, Depends(IdThrough(Door.PROCESS_SERVER))]
 """The calling process server's id."""
-Reader = Annotated[Identity, Depends(_user(Role.READER))]
-Operator = Annotated[Identity, Depends(_user(Role.OPERATOR))]
-Contributor = Annotated[Identity, Depends(_user(Role.CONTRIBUTOR))]
+Reader = Annotated[Identity, Depends(Through(Door.READER))]
+Operator = Annotated[Identity, Depends(Through(Door.OPERATOR))]
+Contributor = Annotated[Identity, Depends(Through(Door.CONTRIBUTOR))]

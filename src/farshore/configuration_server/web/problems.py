@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from farshore.api_types.body import Problem
-from farshore.configuration_server.web.bounds import MAXIMUM_BYTES, BodyTooLarge
+from farshore.api_types.body import Problem, clean_line
+from farshore.configuration_server.web.bounds import MOST_BYTES, BodyTooLarge
 from farshore.model.errors import FarshoreError, Gap, Malformed, NotFound, TryLater, Unsupported
 
 log = logging.getLogger(__name__)
@@ -50,17 +50,23 @@ def answer(error: FarshoreError) -> JSONResponse:
     return JSONResponse(body, status_code=error.http_status, media_type=MEDIA_TYPE, headers=headers)
 
 
-async def _ours(_request: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FarshoreError)
     if error.http_status >= 500:
         log.warning("Answered with %s: %s", error.code, error)
-    return answer(error)
+    refused = answer(error)
+    if MOST_BYTES not in request.scope and _has_body(request):
+        refused.headers["Connection"] = "close"  # refused at the door: nothing of the body is read
+    return refused
+
+
+def _has_body(request: Request) -> bool:
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
 
 
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults: list[dict[str, Any]] = list(error.errors())
-    first = faults[0]
+    first: dict[str, Any] = error.errors()[0]
     where, *rest = (str(part) for part in first["loc"])
     field = ".".join(rest) or where
     # pydantic's message never quotes the input of a field, so that a misplaced secret is not sent back.
@@ -71,15 +77,20 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 async def _of_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return answer(NotFound(f"There is no {request.url.path} here.", remedy="See docs/api/openapi.json."))
+        return answer(
+            NotFound(f"There is no {clean_line(request.url.path)} here.", remedy="See docs/api/openapi.json.")
+        )
     if error.status_code == 405:
-        detail = f"{request.url.path} does not take {request.method}."
+        detail = f"{clean_line(request.url.path)} does not take {request.method}."
         return answer(Unsupported(detail, remedy="See docs/api/openapi.json."))
     return answer(Malformed(str(error.detail), remedy="See docs/api/openapi.json."))
 
 
-async def _too_large(_request: Request, _error: Exception) -> JSONResponse:
-    return answer(Malformed(f"The body is larger than {MAXIMUM_BYTES >> 20} MiB.", remedy="Send less at once."))
+async def _too_large(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BodyTooLarge)
+    refused = answer(Malformed(f"The body is larger than {error.most >> 10} KiB.", remedy="Send less at once."))
+    refused.headers["Connection"] = "close"  # the rest of it is not read
+    return refused
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

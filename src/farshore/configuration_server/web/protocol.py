@@ -15,6 +15,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from farshore.client.credentials import load_key_pair
+from farshore.configuration_server.web.listening import HEAD_SECONDS, STALLED_SECONDS
 
 PEER = "farshore.peer_certificate"
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -23,11 +24,65 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 class CertificateProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 with the peer's certificate in every scope; None where none was shown."""
 
+    _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """One certificate holds for the whole connection."""
         super().connection_made(transport)
+        self._await_head()
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.app = with_peer(self.app, tls.getpeercert() if tls is not None else None)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes that begin a request must end its head in time; between requests uvicorn's own limit holds."""
+        super().data_received(data)
+        if self._answering():
+            self._forget_deadline()
+        elif self._deadline is None:
+            self._await_head()
+
+    def on_response_complete(self) -> None:
+        """What comes of the next request from now on has a deadline again."""
+        super().on_response_complete()
+        if not self._answering() and self.conn.trailing_data[0]:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No deadline outlives its connection."""
+        self._forget_deadline()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take its answer: it gets so long to go on."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It goes on."""
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        super().resume_writing()
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._forget_deadline()
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if not self._answering():
+            self.transport.abort()
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class TellingSslObject(ssl.SSLObject):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Callable, List, Optional, Sequence
 
-from farshore.api_types.machines import Finding
+from farshore.api_types.machines import MOST_FINDINGS, Finding
 from farshore.mobility.checks.everything import Surroundings, look_around
 from farshore.model.ports import Clock
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 600.0
 FIRST_SECONDS = 5.0
@@ -35,12 +38,15 @@ class Lookout:
         """Until ``stop``. The first look is not at once: the disks are to be known by then."""
         pause = FIRST_SECONDS
         while not stop.wait(pause):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # what one look fell over must not end all later ones
+                log.exception("Looking around failed; it is tried again in %d seconds.", LOOK_SECONDS)
             pause = LOOK_SECONDS
 
     def look(self) -> None:
         """Look now."""
-        self._found = self._look(self._surroundings())
+        self._found = self._look(self._surroundings())[:MOST_FINDINGS]
 
     def untold(self) -> Optional[List[Finding]]:
         """What the server is to be told; None: nothing new."""

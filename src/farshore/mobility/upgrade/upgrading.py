@@ -22,6 +22,7 @@ from farshore.mobility.replication import Replication
 from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade.handover import Handover, forget
 from farshore.mobility.upgrade.releases import Releases
+from farshore.mobility.upgrade.trust import check_release
 from farshore.model.errors import NoSpace, Refused
 from farshore.model.position import Position
 
@@ -83,6 +84,8 @@ class Upgrade:
             )
         if command.release == releases.release:
             return CommandResult(id=command.id)
+        signed = self._server.signature(command.release)
+        check_release(self._settings.release_key, command.release, command.digest, signed.signature)
         releases.install(command.release, command.digest, self._server.bundle(command.release))
         try:
             releases.try_out(command.release, self._arguments[:-1])

@@ -209,8 +209,10 @@ def _output(*command: str) -> str:
 
 def _release(python: PythonVersion, wheels: Path, files: dict[str, bytes]) -> str:
     digest = hashlib.sha256(_LAUNCHER.encode() + (_HERE / UNIT).read_bytes())
-    for name in sorted(path.name for path in wheels.glob("*.dist-info")):
-        digest.update(name.encode() + b"\0")
+    # The libraries by their contents: a changed one is another release, and has another signature.
+    for path in sorted(wheels.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(f"{path.relative_to(wheels)}\0".encode() + path.read_bytes())
     for name, data in sorted(files.items()):
         digest.update(name.encode() + b"\0" + data)
     return f"{__version__}-python{_dotted(python)}-{digest.hexdigest()[:12]}"

@@ -77,7 +77,7 @@ class PushInstaller:
             await self._check(shell, options, target, report)
             report(0.7, "enrolling")
             enrol = [PROGRAM, *options.split(), "enroll", "--server", target.server_url]
-            enrol += ["--authority-fingerprint", target.authority_fingerprint]
+            enrol += ["--authority-fingerprint", target.authority_fingerprint, "--release-key", target.release_key]
             await shell.run_with_input(shlex.join(enrol), target.token + "\n", "Enrolling the machine")
             report(0.9, "starting the mobility service")
             await shell.run(_START.format(unit=UNIT, release=bundle.release), "Starting the mobility service")

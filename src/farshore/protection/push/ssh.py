@@ -12,6 +12,7 @@ from pathlib import Path
 
 import asyncssh
 
+from farshore.api_types.body import clean, clean_line
 from farshore.model.errors import Forbidden, Malformed, Refused, Unreachable
 from farshore.protection.installation import PushTarget
 
@@ -58,7 +59,7 @@ class Shell:
                 await sftp.put(str(path), remote)
         except (asyncssh.SFTPError, OSError) as error:
             raise Refused(
-                f"Copying {path.name} to {self._target.host} failed: {error}.",
+                f"Copying {path.name} to {self._target.host} failed: {clean_line(str(error))}.",
                 remedy="Make room in /tmp there, and see that SFTP is allowed.",
             ) from error
 
@@ -69,10 +70,11 @@ class Shell:
             raise Unreachable(f"{doing} on {self._target.host} took too long.", remedy="Try again.") from error
         except (asyncssh.Error, OSError) as error:
             raise Unreachable(
-                f"The connection to {self._target.host} broke ({error}).", remedy="Try again; it goes on where it was."
+                f"The connection to {self._target.host} broke ({clean_line(str(error))}).",
+                remedy="Try again; it goes on where it was.",
             ) from error
         if done.exit_status != 0:
-            said = str(done.stderr or done.stdout).strip()[-600:]
+            said = clean(str(done.stderr or done.stdout)).strip()[-600:]
             raise Refused(
                 f"{doing} on {self._target.host} failed (status {done.exit_status}): {said}",
                 remedy="Mend what it says there, then add the machine again: what is done already is kept.",
@@ -115,7 +117,7 @@ async def connect(target: PushTarget) -> AsyncIterator[Shell]:
         ) from error
     except (asyncssh.Error, OSError, TimeoutError) as error:
         raise Unreachable(
-            f"{target.host} port {target.port} cannot be reached by SSH ({error}).",
+            f"{target.host} port {target.port} cannot be reached by SSH ({clean_line(str(error))}).",
             remedy="Check the address, the port and that sshd runs.",
         ) from error
     async with connection:

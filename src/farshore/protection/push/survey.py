@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from farshore.api_types.body import clean_line
 from farshore.api_types.machines import CheckSeverity, Finding
 from farshore.model.errors import NoSpace, Refused, Unsupported
 from farshore.protection.push.bundle import NEWEST, OLDEST, PythonVersion
@@ -62,7 +63,7 @@ def read_survey(text: str, host: str) -> Survey:
             major, minor = value.split(".")
             pythons.append((int(major), int(minor)))
         else:
-            facts[name] = value.strip()
+            facts[name] = clean_line(value).strip()
     if facts.get("user") != "0":
         raise Refused(f"The login on {host} is not root's.", remedy="Name root, or a user who may use sudo.")
     if facts.get("architecture") != "x86_64":

@@ -1,0 +1,30 @@
+"""The audit log: who changed what, and who was refused."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+
+from farshore.api_types.audit import FIELDS, AuditEntry
+from farshore.catalog import audit
+from farshore.configuration_server.api.parameters import Place
+from farshore.configuration_server.web.callers import Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
+
+router = GatedRouter(prefix="/v1/audit", tags=["events"])
+
+
+@router.get("")
+def list_audit(
+    _user: Reader,
+    installation: Installation,
+    after: Place = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    newest: bool = False,
+) -> list[AuditEntry]:
+    """Entries with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them. Each carries its
+    digest and the one before, so that whoever reads them can check the chain."""
+    with installation.catalog.reading() as tx:
+        found = audit.listed(tx, after=after, limit=limit, newest=newest)
+        return [AuditEntry(**{name: getattr(row, name) for name in (*FIELDS, "previous", "digest")}) for row in found]

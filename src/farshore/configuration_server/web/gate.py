@@ -1,0 +1,135 @@
+"""Every route's gate: authenticate, then bound, then parse.
+
+FastAPI reads and parses a body before it asks who sent it. Here a request is checked at its route's door first; only
+then is its body read, up to what somebody at that door has a reason to send, parsed, and searched for texts that no
+body may hold. What the types of farshore.api_types check comes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from farshore.configuration_server.identity import Identity, peer_from_certificate
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web import texts
+from farshore.configuration_server.web.bounds import MOST_BYTES
+from farshore.configuration_server.web.callers import CALLER, Door, Through, check, known_peer, services
+from farshore.configuration_server.web.description import OPEN_TO_ALL
+from farshore.configuration_server.web.protocol import PEER
+from farshore.model.errors import FarshoreError, Forbidden, Malformed, Unauthenticated
+
+BODY_SECONDS = 30.0
+"""A body that is not there by then is given up: 8 MiB at 280 KB/s."""
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class GatedRoute(APIRoute):
+    """A route behind its door."""
+
+    @property
+    def door(self) -> Door:
+        """Who may call it. Raises TypeError for a route that does not say so."""
+        doors = set(_doors(self.dependant))
+        if (self.openapi_extra or {}).get("security") == OPEN_TO_ALL["security"]:
+            doors.add(Door.ANYBODY)
+        if len(doors) != 1:
+            raise TypeError(f"{self.methods} {self.path} must have one door: a caller's type, or OPEN_TO_ALL.")
+        return doors.pop()
+
+    def get_route_handler(self) -> Handler:
+        """FastAPI's handler, behind the gate."""
+        handle, door, takes_body = super().get_route_handler(), self.door, self.body_field is not None
+
+        async def gated(request: Request) -> Response:
+            installation = services(request)
+            await _check_caller(door, self.path, request, installation)
+            request.scope[MOST_BYTES] = door.most_bytes
+            if takes_body:
+                await _read(request)
+            try:
+                return await handle(request)
+            except Unauthenticated as error:  # an endpoint's: a token that is no good
+                await _tell(error, request, self.path, installation, token=door is Door.ANYBODY)
+                raise
+
+        return gated
+
+
+async def _check_caller(door: Door, path: str, request: Request, installation: Services) -> None:
+    if door is Door.ANYBODY:
+        installation.limits.check_tokens(_address(request))
+        return
+    try:
+        identity = await run_in_threadpool(_enter, door, request.scope.get(PEER), installation)
+    except (Unauthenticated, Forbidden) as error:
+        await _tell(error, request, path, installation)
+        raise
+    installation.limits.check(path, identity.actor)
+    request.scope[CALLER] = identity
+
+
+async def _tell(
+    error: FarshoreError, request: Request, path: str, installation: Services, *, token: bool = False
+) -> None:
+    try:
+        shown = request.scope.get(PEER)
+        actor = peer_from_certificate(shown).identity.actor if shown else "nobody"
+    except Unauthenticated:
+        actor = "nobody"
+    subject = f"{request.method} {path}"
+    await run_in_threadpool(installation.limits.refused, error, actor, _address(request), subject, token=token)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+class GatedRouter(APIRouter):
+    """An APIRouter whose every route is gated."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(route_class=GatedRoute, **options)
+
+
+def _enter(door: Door, certificate: Any, installation: Services) -> Identity:
+    identity = known_peer(installation, certificate)
+    check(door, identity, installation)
+    return identity
+
+
+async def _read(request: Request) -> None:
+    """Have the body in the request, which keeps it for FastAPI. Raises Malformed, BodyTooLarge."""
+    body = await _in_time(request.body())
+    if not body:
+        return
+    try:
+        # A large report is parsed in the loop as FastAPI would; it is kept, so it is parsed once.
+        found = await request.json()
+    except (ValueError, RecursionError) as error:
+        raise Malformed("The body is not JSON.", remedy="Correct it; docs/api/openapi.json describes it.") from error
+    texts.check(found)
+
+
+async def _in_time(body: Awaitable[bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await body
+    except TimeoutError as error:
+        raise Malformed(
+            f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", remedy="Send it again, without pauses."
+        ) from error
+
+
+def _doors(dependant: Dependant) -> list[Door]:
+    found = [dependant.call.door] if isinstance(dependant.call, Through) else []
+    for inner in dependant.dependencies:
+        found.extend(_doors(inner))
+    return found

@@ -1,0 +1,103 @@
+"""What a caller may ask for in a time, and which refused requests the audit log is told of.
+
+Machines and process servers are bounded on each route, strangers by how often they may show a token that is no good.
+Refused requests go into the audit log, but not without bound: what exceeds it is counted, and the next entry tells.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+
+from farshore.catalog import audit
+from farshore.catalog.database import Catalog
+from farshore.configuration_server.web.quotas import Quota
+from farshore.model.errors import Busy, FarshoreError
+from farshore.model.ports import Clock
+
+log = logging.getLogger(__name__)
+
+BY_ROUTE = {
+    # burst, per second
+    "/v1/machines/self/heartbeat": (120, 2.0),
+    "/v1/machines/self/epochs": (120, 1 / 15),
+    "/v1/machines/self/certificate": (20, 1 / 600),
+    "/v1/machines/self/bundles/{release}": (20, 1 / 60),
+    "/v1/machines/self/bundles/{release}/signature": (20, 1 / 60),
+    "/v1/process-servers/self": (60, 1 / 5),
+    "/v1/process-servers/self/report": (240, 10.0),
+    "/v1/process-servers/self/certificate": (20, 1 / 600),
+    "/v1/process-servers/self/streams/{machine}/{epoch}": (5000, 200.0),
+}
+"""An agent reports every 2 seconds and at most once for each command, a process server every second. An epoch leaves
+a row in the catalog, as a certificate does."""
+WRONG_TOKENS = (10, 1 / 60)
+"""By address. A token has 256 random bits: this keeps load and log down, the bits keep the door."""
+TOLD, TOLD_BY_ONE = (300, 1 / 10), (30, 1 / 60)
+"""Refused requests in the audit log: of all, and of one address. Under a flood that is 4 MB a day."""
+
+
+class Limits:
+    """Of one installation. Safe to use from several threads."""
+
+    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._by_route = {path: Quota(clock, *limits) for path, limits in BY_ROUTE.items()}
+        self._wrong_tokens = Quota(clock, *WRONG_TOKENS)
+        self._told, self._told_by_one = Quota(clock, *TOLD), Quota(clock, *TOLD_BY_ONE)
+        self._lock = threading.Lock()
+        self._untold = 0
+
+    def check(self, path: str, caller: str) -> None:
+        """Raise Busy where ``caller`` has called the route at ``path`` too often."""
+        quota = self._by_route.get(path)
+        wait = quota.take(caller) if quota is not None else 0.0
+        if wait:
+            raise Busy(f"{caller} calls {path} too often.", remedy="Wait, then repeat the call.", after=wait)
+
+    def check_tokens(self, address: str) -> None:
+        """Raise Busy where too many tokens that are no good came from there."""
+        wait = self._wrong_tokens.wait(_network(address))
+        if wait:
+            raise Busy(
+                f"Too many tokens that open nothing came from {address}.",
+                remedy="Wait, then use a token as it was shown: farshore token create.",
+                after=wait,
+            )
+
+    def refused(self, error: FarshoreError, actor: str, source: str, subject: str, *, token: bool) -> None:
+        """Note a request that was not let in; ``token``: for a token that is no good."""
+        if token:
+            self._wrong_tokens.take(_network(source))
+        with self._lock:
+            if self._told_by_one.take(_network(source)) or self._told.take(""):
+                self._untold += 1
+                return
+            untold, self._untold = self._untold, 0
+        try:
+            with self._catalog.writing() as tx:
+                audit.append(
+                    tx,
+                    time=self._clock.now(),
+                    kind="refused",
+                    actor=actor,
+                    source=source,
+                    subject=subject,
+                    message=error.message,
+                    detail={"code": error.code, **({"not_listed_before": untold} if untold else {})},
+                )
+        except FarshoreError as failure:
+            log.error("A refused request is not in the audit log (%s %s): %s", actor, subject, failure)
+
+
+def _network(address: str) -> str:
+    """An IPv4 address, or the /64 that an IPv6 address comes from, which one host has to itself."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False))

@@ -1,0 +1,138 @@
+"""How many connections this server takes, and how long each may take for what.
+
+A connection costs a descriptor and memory before anything is known of who made it. So there is a limit of all, and of
+those from one address; a handshake, a request's head, a body (gate.py) and the reading of an answer have deadlines. In:
+listening sockets. Relies on: asyncio calling ``accept`` of the socket that it is given, and ``close`` of what that
+answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import threading
+from collections import Counter
+from typing import Any
+
+from farshore.model.errors import Refused
+
+HANDSHAKE_SECONDS = 10.0
+HEAD_SECONDS = 10.0
+"""From the first byte of a request, or from the handshake, to the end of its head."""
+STALLED_SECONDS = 60.0
+"""How long a client may take nothing of its answer."""
+AT_ONCE = 64
+MOST_CONNECTIONS = 4096
+RESERVE = 256
+"""Descriptors that are left for the catalog, the vault, exports and SSH."""
+
+
+class Connections:
+    """Counts what is open, in all and by address. Safe to use from several threads."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.most_of_one = max(16, most // 2)
+        """A fleet may lie behind one address; a single one must not shut out the others all the same."""
+        self.refused = 0
+        self._open: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def open(self) -> int:
+        """Connections now."""
+        with self._lock:
+            return self._open.total()
+
+    def enter(self, address: str) -> bool:
+        """Count one more; False where there is no room."""
+        with self._lock:
+            if self._open.total() >= self.most or self._open[address] >= self.most_of_one:
+                self.refused += 1
+                return False
+            self._open[address] += 1
+            return True
+
+    def leave(self, address: str) -> None:
+        """Count one less."""
+        with self._lock:
+            self._open[address] -= 1
+            if self._open[address] <= 0:
+                del self._open[address]
+
+
+class _Counted(socket.socket):
+    """A connection that is counted until it is closed."""
+
+    def __init__(self, taken: socket.socket, address: str, connections: Connections) -> None:
+        super().__init__(fileno=taken.detach())
+        self._address, self._connections, self._counted = address, connections, True
+
+    def close(self) -> None:
+        """As the base class."""
+        super().close()
+        if self._counted:
+            self._counted = False
+            self._connections.leave(self._address)
+
+
+class BoundedSocket(socket.socket):
+    """A listening socket that closes at once what is too much."""
+
+    connections: Connections
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As the base class, among the connections that there is room for. Raises BlockingIOError for none."""
+        for _ in range(AT_ONCE):  # then the loop gets to do something else
+            taken, address = super().accept()
+            host = str(address[0])
+            if self.connections.enter(host):
+                return _Counted(taken, host, self.connections), address
+            taken.close()
+        raise BlockingIOError
+
+
+def listening(host: str, port: int, connections: Connections) -> BoundedSocket:
+    """A socket that listens. Raises Refused where the port is taken or may not be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = BoundedSocket(family, socket.SOCK_STREAM)
+    made.connections = connections
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(512)
+    except OSError as error:
+        made.close()
+        raise Refused(
+            f"Port {port} of {host} cannot be listened on ({error.strerror}).",
+            remedy="See which program has it (ss -ltnp), or choose another port: farshore up --port.",
+        ) from error
+    made.setblocking(False)
+    return made
+
+
+def most_connections() -> int:
+    """As many as the limit of descriptors leaves room for, which is raised as far as it may be."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + RESERVE if hard == resource.RLIM_INFINITY else min(hard, MOST_CONNECTIONS + RESERVE)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(16, min(MOST_CONNECTIONS, soft - RESERVE))
+
+
+class DeadlineLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop, whose TLS servers give a handshake ``HANDSHAKE_SECONDS``; uvicorn has no setting for it."""
+
+    async def create_server(self, *arguments: Any, **options: Any) -> Any:
+        """As the base class."""
+        if options.get("ssl") is not None:
+            options.setdefault("ssl_handshake_timeout", HANDSHAKE_SECONDS)
+        return await super().create_server(*arguments, **options)
+
+
+def deadline_loop() -> asyncio.AbstractEventLoop:
+    """For uvicorn's ``loop`` setting."""
+    return DeadlineLoop()

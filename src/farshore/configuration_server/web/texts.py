@@ -1,0 +1,36 @@
+"""Refuses what no text of a body may hold, wherever it stands in it: control characters and halves of surrogates.
+
+One such text in the catalog would make every answer that shows it fail, drive the terminal of whoever lists it, or
+stop a database that stores UTF-8. Tabs and line breaks are allowed here; names have types that refuse them too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farshore.api_types.body import CONTROL
+from farshore.model.errors import Malformed
+
+
+def check(value: Any) -> None:
+    """Go through a parsed JSON document, whatever its depth. Raises Malformed at the first fault, naming its field."""
+    waiting: list[tuple[Any, str]] = [(value, "")]
+    while waiting:
+        found, where = waiting.pop()
+        if isinstance(found, str):
+            _check_text(found, where)
+        elif isinstance(found, dict):
+            for name, inner in found.items():
+                _check_text(name, where)
+                if isinstance(inner, (str, dict, list)):
+                    waiting.append((inner, f"{where}.{name}" if where else name))
+        elif isinstance(found, list):
+            waiting.extend((inner, where) for inner in found if isinstance(inner, (str, dict, list)))
+
+
+def _check_text(text: str, where: str) -> None:
+    if CONTROL.search(text):
+        raise Malformed(
+            f"{where[:200] or 'body'}: a text holds a control character or half of a surrogate pair.",
+            remedy="Send text as Unicode without control characters.",
+        )
