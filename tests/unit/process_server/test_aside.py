@@ -87,7 +87,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("error", [ValueError("\ud800"), RecursionError(), Damaged("It does not open.", remedy="-")])
+@pytest.mark.parametrize("error", [ValueError("odd"), RecursionError(), Damaged("It does not open.", remedy="-")])
 def test_a_frame_that_cannot_be_stored_goes_aside_and_stops_nobody(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
