@@ -7,7 +7,6 @@ import threading
 import uuid
 
 import pytest
-from tests.contract import doubles
 from tests.unit.vault.synthetic import Machine
 
 from farshore.formats.batch import Role
@@ -19,29 +18,23 @@ from farshore.vault.compaction import Tiers, compact
 from farshore.vault.stores.folder import FolderStore
 from farshore.vault.stores.registry import open_store
 
-DOUBLES = {"azurite": doubles.azurite, "ceph": doubles.ceph}
-if os.environ.get("FARSHORE_TEST_GCS"):
-    DOUBLES["gcs"] = doubles.gcs
+pytestmark = pytest.mark.xdist_group("object stores")
+DOUBLES = ["azurite", "ceph", *(["gcs"] if os.environ.get("FARSHORE_TEST_GCS") else [])]
 
 
 @pytest.fixture(scope="module", params=["folder", "memory", *DOUBLES])
-def place(request, tmp_path_factory):
+def place(request, tmp_path_factory, double):
     """A URL under which each test makes a store of its own."""
     if request.param == "folder":
         yield f"file://{tmp_path_factory.mktemp('store')}"
     elif request.param == "memory":
         yield "memory://"
     else:
-        patch = pytest.MonkeyPatch()
-        try:
-            with DOUBLES[request.param]() as (url, environment):
-                for name, value in environment.items():
-                    patch.setenv(name, value)
-                yield url
-        except FileNotFoundError as missing:
-            pytest.skip(f"{request.param} cannot be started here: {missing}")
-        finally:
-            patch.undo()
+        url, environment = double(request.param)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            yield url
 
 
 @pytest.fixture

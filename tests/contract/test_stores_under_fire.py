@@ -11,7 +11,6 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pytest
-from tests.contract import doubles
 from tests.contract.faulty_proxy import Fault, FaultyProxy
 from tests.unit.vault.synthetic import Machine
 from tests.waiting import PATIENCE
@@ -24,6 +23,7 @@ from farshore.vault.compaction import Tiers, compact
 from farshore.vault.stores.registry import open_store
 from farshore.vault.verify import verify
 
+pytestmark = pytest.mark.xdist_group("object stores")
 T = TypeVar("T")
 ENDPOINT = {"azurite": "AZURE_STORAGE_ENDPOINT", "ceph": "AWS_ENDPOINT"}
 
@@ -40,23 +40,17 @@ def until_done(work: Callable[[], T]) -> T:
 
 
 @pytest.fixture(scope="module", params=list(ENDPOINT))
-def proxy(request):
-    patch = pytest.MonkeyPatch()
-    try:
-        with getattr(doubles, request.param)() as (url, environment):
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            direct = environment[ENDPOINT[request.param]]
-            upstream = urlsplit(direct)
-            assert upstream.port
-            with FaultyProxy(upstream.port, seed=7, share=0.0).running() as made:
-                patch.setenv(ENDPOINT[request.param], direct.replace(f":{upstream.port}", f":{made.port}"))
-                made.url = url  # type: ignore[attr-defined]
-                yield made
-    except FileNotFoundError as missing:
-        pytest.skip(f"{request.param} cannot be started here: {missing}")
-    finally:
-        patch.undo()
+def proxy(request, double):
+    url, environment = double(request.param)
+    direct = environment[ENDPOINT[request.param]]
+    upstream = urlsplit(direct)
+    assert upstream.port
+    with pytest.MonkeyPatch.context() as patch, FaultyProxy(upstream.port, seed=7, share=0.0).running() as made:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setenv(ENDPOINT[request.param], direct.replace(f":{upstream.port}", f":{made.port}"))
+        made.url = url  # type: ignore[attr-defined]
+        yield made
 
 
 @pytest.fixture
