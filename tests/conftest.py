@@ -58,6 +58,12 @@ def _limit(item: pytest.Item) -> float:
     return float(marker.args[0]) if marker is not None else 0.0
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:  # at once, not when all is over
+        message = getattr(getattr(report.longrepr, "reprcrash", None), "message", str(report.longrepr))
+        print(f"\n{report.when} of {report.nodeid} failed: {message[:2000]}", flush=True)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     return _failed_if_skipped((yield))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 FILE = "fio.data"
 _BYTES = 24 << 20
+_BURST = 32
+"""Blocks between two rests: held to a rate by ``--rate``, fio spins on its processor until the next block is due."""
 _COMMON = ["fio", "--name=fire", "--bs=4k", f"--size={_BYTES}", "--ioengine=psync", "--direct=1", "--thread"]
 _COMMON += ["--verify=crc32c", "--verify_state_save=0", "--output-format=terse"]
 
@@ -19,7 +21,7 @@ class Fio:
 
     def __init__(self, folders: list[Path], seed: int, *, mebibytes_a_second: float = 1.5) -> None:
         self._folders = folders
-        self._rate = int(mebibytes_a_second * (1 << 20))
+        self._rest = int(_BURST * 4096 * 1e6 / (mebibytes_a_second * (1 << 20)))
         self._processes: list[subprocess.Popen[bytes]] = []
         for folder in folders:
             command = [*_COMMON, f"--filename={folder / FILE}", "--rw=write", "--do_verify=0", "--end_fsync=1"]
@@ -31,7 +33,8 @@ class Fio:
         self.stop()
         for folder in self._folders:
             command = [*_COMMON, f"--filename={folder / FILE}", "--rw=randwrite", "--do_verify=0", "--norandommap=1"]
-            command += ["--time_based", "--runtime=100000", f"--rate={self._rate}", f"--randseed={seed}"]
+            command += ["--time_based", "--runtime=100000", f"--randseed={seed}"]
+            command += [f"--thinktime={self._rest}", f"--thinktime_blocks={_BURST}"]
             self._processes.append(
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
             )

@@ -19,9 +19,7 @@ SEED = 20261126
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "layout", [pytest.param(one, marks=pytest.mark.xdist_group(f"fire {one.value}")) for one in Layout]
-)
+@pytest.mark.parametrize("layout", Layout)
 def test_points_hold_what_they_claim_whatever_befalls_the_installation(
     layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
