@@ -1,8 +1,8 @@
 """Rules for every test: nothing skips in CI, a file stays on one worker, workers share no port.
 
 With CI=true a test that lacks something (a tool, root, a device) fails, however it skips. pytest-xdist spreads the
-tests over workers: each file is a group, so that its module fixtures are made once; files that need the same costly
-service name a group (``pytest.mark.xdist_group``). The groups with the largest time limits start first.
+tests over workers: each file is a group, so that its module fixtures are made once, and so are the files of ``SHARED``.
+The groups with the largest time limits start first.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Hypothesis has a profile of its own for CI; elsewhere, too, how long an example takes is no reason to fail.
 settings.register_profile("farshore", deadline=None)
 if os.environ.get("CI") != "true":
     settings.load_profile("farshore")
 
-TESTS = Path(__file__).parent
+SHARED = dict.fromkeys(("test_stores.py", "test_stores_under_fire.py"), "object stores")
+"""Files that share a costly service, by its name."""
 _PORTS, _LARGEST_WORKER_COUNT = range(15_000, 32_000), 17
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -33,7 +35,6 @@ def pytest_configure() -> None:
     os.environ["FARSHORE_LAB_PORTS"] = f"{first}-{first + share}"  # farshore.lab.ports, in subprocesses too
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not os.environ.get("FARSHORE_SOAK"):
         long = [item for item in items if item.get_closest_marker("soak") is not None]
@@ -41,16 +42,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item.get_closest_marker("soak") is None]
     limits: dict[str, float] = {}
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(TESTS))))
-        limits[_group(item)] = max(_limit(item), limits.get(_group(item), 0))
-    items.sort(key=lambda item: -limits[_group(item)])
+        limits[_group(item.nodeid)] = max(_limit(item), limits.get(_group(item.nodeid), 0))
+    items.sort(key=lambda item: -limits[_group(item.nodeid)])
 
 
-def _group(item: pytest.Item) -> str:
-    marker = item.get_closest_marker("xdist_group")
-    assert marker is not None
-    return str(marker.args[0])
+class FilesTogether(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each worker one group after another. xdist's own groups do not work with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:
+    return FilesTogether(config, log)
+
+
+def _group(nodeid: str) -> str:
+    file = nodeid.split("::", 1)[0]
+    return SHARED.get(Path(file).name, file)
 
 
 def _limit(item: pytest.Item) -> float:

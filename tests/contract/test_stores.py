@@ -18,7 +18,6 @@ from farshore.vault.compaction import Tiers, compact
 from farshore.vault.stores.folder import FolderStore
 from farshore.vault.stores.registry import open_store
 
-pytestmark = pytest.mark.xdist_group("object stores")
 DOUBLES = ["azurite", "ceph", *(["gcs"] if os.environ.get("FARSHORE_TEST_GCS") else [])]
 
 

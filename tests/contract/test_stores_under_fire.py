@@ -23,7 +23,6 @@ from farshore.vault.compaction import Tiers, compact
 from farshore.vault.stores.registry import open_store
 from farshore.vault.verify import verify
 
-pytestmark = pytest.mark.xdist_group("object stores")
 T = TypeVar("T")
 ENDPOINT = {"azurite": "AZURE_STORAGE_ENDPOINT", "ceph": "AWS_ENDPOINT"}
 

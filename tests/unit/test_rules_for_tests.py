@@ -1,4 +1,4 @@
-"""A skip is one on a developer's machine and a failure in CI: tests/conftest.py, run on tests of every kind of skip."""
+"""tests/conftest.py: a skip fails in CI, whatever its kind; the tests of a file stay together, in their order."""
 
 from __future__ import annotations
 
@@ -65,3 +65,38 @@ def test_what_would_skip_fails_in_ci(tmp_path, ci, summary):
     assert done.returncode == (1 if ci else 0)
     for reason in ("no tool", "no root", "no device", "could not import 'not_there'"):
         assert (f"in CI nothing may: Skipped: {reason}" in done.stdout) is bool(ci)
+
+
+TOGETHER = """
+import os
+from pathlib import Path
+import pytest
+
+@pytest.fixture(scope="module")
+def made():
+    with Path("made").open("a") as file:
+        file.write(__name__ + os.linesep)
+    return []
+
+@pytest.mark.parametrize("number", range(20))
+def test_in_its_turn(made, number):
+    assert len(made) == number
+    made.append(number)
+"""
+
+
+def test_a_file_stays_on_one_worker(tmp_path):
+    (tmp_path / "conftest.py").write_text(RULE.read_text())
+    for number in range(3):
+        (tmp_path / f"test_{number}.py").write_text(TOGETHER)
+    options = ["-n", "2", "--dist", "loadscope", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
+    )
+    assert "60 passed" in done.stdout, done.stdout
+    assert len((tmp_path / "made").read_text().splitlines()) == 3
