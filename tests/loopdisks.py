@@ -109,11 +109,14 @@ class LoopDisk:
 
 @contextlib.contextmanager
 def loop_disk(
-    size: int, fstype: str | None = None, *, mkfs_options: str = "", sector_size: int = 512
+    size: int, fstype: str | None = None, *, mkfs_options: str = "", sector_size: int = 512, scratch: Path = SCRATCH
 ) -> Iterator[LoopDisk]:
-    """A disk of ``size`` bytes; with ``fstype`` (ext4, xfs, btrfs) formatted and mounted."""
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=SCRATCH) as name:
+    """A disk of ``size`` bytes; with ``fstype`` (ext4, xfs, btrfs) formatted and mounted.
+
+    Its image lies in a folder of its own in ``scratch``.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
         image, folder = Path(name, "disk.img"), Path(name, "mount")
         folder.mkdir()
         with image.open("wb") as file:
@@ -141,14 +144,22 @@ def attached(image: Path, folder: Path | None = None, *, sector_size: int = 512)
 
 @contextlib.contextmanager
 def numbered_loop() -> Iterator[Path]:
-    """A loop device of its own, not attached, which nobody who asks for a free one is given: it can be removed."""
+    """The name of a loop device of its own, which is there once ``plug_in`` has made it and can be removed.
+
+    Until then the kernel must not know it: it would give it to whoever asks for a free one.
+    """
     number = _OWN_LOOPS + os.getpid() % _OWN_LOOPS
-    _loop_control(_LOOP_CTL_ADD, number)
     device = Path(f"/dev/loop{number}")
     try:
         yield device
     finally:
         pull_out(device)
+
+
+def plug_in(device: Path, image: Path) -> None:
+    """As a disk is put into a machine: the device ``numbered_loop`` gave, over ``image``."""
+    _loop_control(_LOOP_CTL_ADD, _number(device))
+    run(f"losetup --direct-io=on {device} {image}")
 
 
 def pull_out(device: Path) -> None:
@@ -159,12 +170,16 @@ def pull_out(device: Path) -> None:
     give_up = time.monotonic() + _PATIENCE
     while True:
         try:
-            _loop_control(_LOOP_CTL_REMOVE, int(device.name.removeprefix("loop")))
+            _loop_control(_LOOP_CTL_REMOVE, _number(device))
             return
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > give_up:  # busy: the system looks at what has changed
                 raise
         time.sleep(0.01)
+
+
+def _number(device: Path) -> int:
+    return int(device.name.removeprefix("loop"))
 
 
 def _loop_control(request: int, number: int) -> None:

@@ -27,9 +27,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first round; 0: a random one")
     layouts = [layout.value for layout in Layout]
     parser.add_argument("--layout", choices=layouts, help="of the installation; the seed decides where it is not given")
-    parser.add_argument("--only", default="", help="only faults whose name holds this text")
+    parser.add_argument("--only", default="", help="only faults whose name holds this text, or one of several")
     parser.add_argument("--faults", type=int, default=FAULTS_A_ROUND, help="at most so many in a round")
     parser.add_argument("--keep-going", action="store_true", help="do not end at the first round with a violation")
+    parser.add_argument("--agent-fault", default="", help="put this fault back into the agent (faulty_agent.py)")
     options = parser.parse_args()
     first = options.seed or random.SystemRandom().randrange(1, 1 << 31)
     layout = Layout(options.layout or random.Random(first).choice(layouts))
@@ -38,7 +39,7 @@ def main() -> int:
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="fire-", dir=SCRATCH) as folder,
-        installation(Path(folder), first, layout) as fire,
+        installation(Path(folder), first, layout, agent_fault=options.agent_fault) as fire,
     ):
         while time.monotonic() < give_up if options.minutes else len(results) < options.rounds:
             results.append(fire.run(first + len(results), _say, only=options.only, faults=options.faults))

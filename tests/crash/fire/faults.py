@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.crash.fire import burst, clocks, damage, moves
+from tests.crash.fire import burst, clocks, damage, disk_changes, moves, stalls
 from tests.crash.fire.plant import Layout, Plant
 from tests.crash.fire.processes import Program
 from tests.crash.fire.small_disks import fill, free
@@ -42,10 +42,11 @@ class Planned:
 
 
 def plan(seed: int, seconds: float, count: int, only: str = "", layout: Layout = Layout.SINGLE) -> list[Planned]:
-    """The faults of one round, by their beginning. ``only``: those whose name holds this text."""
-    chance = random.Random(seed)
+    """The faults of one round, by their beginning. ``only``: those whose name holds one of these texts."""
+    # The layouts' lists are much alike: one seed is to give them different faults.
+    chance = random.Random(f"{layout.value} {seed}")
     planned: list[Planned] = []
-    among = [fault for fault in (*FAULTS, *FAULTS_OF[layout]) if only in fault.name]
+    among = [fault for fault in (*FAULTS, *FAULTS_OF[layout]) if any(one in fault.name for one in only.split(","))]
     for fault in chance.choices(among, k=count):
         begin = chance.uniform(0, seconds * 0.8)
         one = Planned(fault, begin, begin + chance.uniform(0.3, seconds / 3), chance.getrandbits(32))
@@ -162,13 +163,18 @@ FAULTS = [
         "SIGKILL upkeep of the vault", frozenset({"upkeep"}), lambda p, _: p.upkeep.start(),
         lambda p, _: p.upkeep.kill(),
     ),
-    Fault("burst of writes", frozenset({"burst"}), burst.begin, burst.end),
+    Fault("burst of writes", frozenset({"burst", AGENT, "shelf"}), burst.begin, burst.end),
     Fault("resync on demand", frozenset({"orders"}), lambda p, _: p.order("resync"), _nothing),
     Fault(
         "point with a freeze", frozenset({"orders"}),
         lambda p, _: p.order("points", {"kind": "file-system-consistent", "name": "frozen"}), _nothing,
     ),
     Fault("disk grows", frozenset({"disks"}), moves.grow, _nothing),
+    Fault("disk stuck", frozenset({"shelf"}), stalls.strike(stalls.held_back), stalls.end),
+    Fault("disk dead for a while", frozenset({"shelf"}), stalls.strike(stalls.frozen), stalls.end),
+    Fault("disk slow", frozenset({"shelf"}), stalls.strike(stalls.slow), stalls.end),
+    Fault("disk left out", frozenset({"disks"}), disk_changes.leave_out, disk_changes.take_in),
+    Fault("disk attached, pulled out", frozenset({"disks"}), disk_changes.attach, disk_changes.detach),
 ]  # fmt: skip
 _REFUSALS = (
     faulty_s3.Fault.SLOW_DOWN, faulty_s3.Fault.THROTTLED, faulty_s3.Fault.INTERNAL, faulty_s3.Fault.WRONG_CREDENTIALS,

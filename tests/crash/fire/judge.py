@@ -14,12 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.crash.fire import blocks, fio, ledger, postgres
+import numpy as np
+import numpy.typing as npt
+from tests.crash.fire import blocks, direct, fio, ledger, postgres
 from tests.crash.fire.blocks import BlockWriter
+from tests.crash.fire.direct import DirectWriter
 from tests.crash.fire.ledger import Ledger
 from tests.crash.fire.plant import Plant
 from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
+from tests.crash.fire.spare_disk import digest
 from tests.loopdisks import run
 
 from farshore.model.errors import FarshoreError
@@ -39,17 +43,22 @@ class Verdict:
 
     point: RecoveryPoint
     wrong: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """What is worth knowing, and not wrong."""
 
     def __str__(self) -> str:
-        return f"{self.point.position} ({self.point.kind.value}): {'; '.join(self.wrong) or 'well'}"
+        told = "; ".join(self.wrong) or ", ".join(("well", *self.said))
+        return f"{self.point.position} ({self.point.kind.value}): {told}"
 
 
 class Judge:
     """``scratch`` takes the images; ``since``: numbers that every point must have at least, by the record's name."""
 
-    def __init__(self, plant: Plant, writer: BlockWriter, rows: Ledger, scratch: Path) -> None:
-        self._plant, self._writer, self._rows, self._scratch = plant, writer, rows, scratch
+    def __init__(self, plant: Plant, writer: BlockWriter, direct: DirectWriter, rows: Ledger, scratch: Path) -> None:
+        self._plant, self._writer, self._direct, self._rows, self._scratch = plant, writer, direct, rows, scratch
         self.checked: set[str] = set()
+        self.at_rest: dict[str, npt.NDArray[np.uint8]] = {}
+        """What the raw disk held at points that were made while nothing was written to it."""
 
     def check(self, vault: MachineVault, point: RecoveryPoint, at_least: dict[str, int] | None = None) -> Verdict:
         """Restore all disks at a point and look at everything on them."""
@@ -58,6 +67,8 @@ class Judge:
         try:
             with self._mounted(vault, point) as folders:
                 self._look(folders, verdict, at_least or {})
+            self._look_at_raw(vault, verdict, at_least or {})
+            self._look_at_spare(vault, verdict)
         except (AssertionError, FarshoreError, subprocess.CalledProcessError, OSError) as error:
             verdict.wrong.append(f"{type(error).__name__}: {error}"[:1500])
         return verdict
@@ -80,18 +91,55 @@ class Judge:
         if not len(lite) - 1 <= len(server) <= len(lite):
             verdict.wrong.append(f"{len(lite)} rows in SQLite and {len(server)} in PostgreSQL: the order is lost")
 
+    def _look_at_raw(self, vault: MachineVault, verdict: Verdict, at_least: dict[str, int]) -> None:
+        """The writes to the raw disk, and the whole of it where nothing was in flight."""
+        point, log = verdict.point, self._direct.log
+        if not has(vault, point, self._plant.raw.device.name):
+            if not self._plant.left_out:
+                verdict.wrong.append("the raw disk is not there")
+            return
+        with self._restored(vault, point, self._plant.raw.device.name) as image:
+            content = np.fromfile(image, np.uint8)
+        found, wrong = direct.read_sectors(content)
+        verdict.wrong += wrong
+        if wrong:
+            return
+        earliest, latest = window(self._plant.agent.clock, point.time, self._plant.clocks[1:])
+        due = max(log.before(earliest), at_least.get(direct.NAME, 0))
+        verdict.wrong += log.judge(found, due, log.until(latest + _CLOCKS))
+        disk = self.at_rest.pop(str(point.position), None)
+        if disk is not None:
+            excused, wrong = log.contested(found, direct.read_sectors(disk)[0])
+            verdict.wrong += wrong
+            verdict.said.append(f"{excused} sectors undecided")
+
+    def _look_at_spare(self, vault: MachineVault, verdict: Verdict) -> None:
+        spare = self._plant.spare
+        if not has(vault, verdict.point, spare.device.name):
+            return
+        with self._restored(vault, verdict.point, spare.device.name) as image:
+            if digest(image.read_bytes()) not in spare.contents:
+                verdict.wrong.append("the spare disk holds what it never held")
+
+    @contextlib.contextmanager
+    def _restored(self, vault: MachineVault, point: RecoveryPoint, name: str) -> Iterator[Path]:
+        """The image of a disk at a point."""
+        numbers = {disk.name: disk.number for disk in vault.machine_description(point.position).disks}
+        image = self._scratch / f"point-{name}.img"
+        try:
+            with contextlib.closing(vault.open(point.position, numbers[name])) as source:
+                restore_to_raw(source, image, replace=True)
+            yield image
+        finally:
+            image.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def _mounted(self, vault: MachineVault, point: RecoveryPoint) -> Iterator[list[Path]]:
         """The disks' recovered file systems in the order of the plant's disks, replayed and checked."""
-        described = vault.machine_description(point.position).disks
-        numbers = {disk.name: disk.number for disk in described}
         with contextlib.ExitStack() as undo:
             folders = []
             for place, disk in enumerate(self._plant.disks):
-                image = self._scratch / f"point-{place}.img"
-                undo.callback(image.unlink, missing_ok=True)
-                with contextlib.closing(vault.open(point.position, numbers[disk.device.name])) as source:
-                    restore_to_raw(source, image, replace=True)
+                image = undo.enter_context(self._restored(vault, point, disk.device.name))
                 folder = self._scratch / f"point-{place}"
                 folder.mkdir(exist_ok=True)
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -106,10 +154,7 @@ def judge_age(
     """What is wrong with a point's newest write, where the agent's clock called the point's moment ``time``, or the
     clock of one of ``servers`` did, because the agent's was off."""
     wrong = []
-    if clock.always_true and all(server.always_true for server in servers):
-        servers = ()
-    earliest = min([clock.earliest(time), *(server.earliest(time) - _WAY for server in servers)])
-    latest = max([_known(clock.latest(time)), *(_known(server.latest(time)) for server in servers)]) or _NEVER
+    earliest, latest = window(clock, time, servers)
     due = max(record.acknowledged_by(earliest), at_least)
     if newest < due:
         wrong.append(f"{record.name}: {newest} is the newest, {due} had been acknowledged before the point")
@@ -117,6 +162,21 @@ def judge_age(
     if newest > begun:
         wrong.append(f"{record.name}: {newest} is there, but only {begun} had begun at the point's time")
     return wrong
+
+
+def window(clock: Clock, time: int, servers: Sequence[Clock]) -> tuple[int, int]:
+    """The earliest and the latest true time that one of the clocks may have called ``time``."""
+    if clock.always_true and all(server.always_true for server in servers):
+        servers = ()
+    earliest = min([clock.earliest(time), *(server.earliest(time) - _WAY for server in servers)])
+    latest = max([_known(clock.latest(time)), *(_known(server.latest(time)) for server in servers)]) or _NEVER
+    return earliest, latest
+
+
+def has(vault: MachineVault, point: RecoveryPoint, name: str) -> bool:
+    """Whether a disk is part of a point."""
+    there = vault.disks(point.position)
+    return any(disk.name == name and disk.number in there for disk in vault.machine_description(point.position).disks)
 
 
 def _known(moment: int) -> int:

@@ -43,7 +43,7 @@ def choose_none(plant: Plant, _chance: random.Random) -> None:
 
 def grow(plant: Plant, chance: random.Random) -> None:
     """A disk becomes larger, its file system does not."""
-    disk = chance.choice(plant.disks)
+    disk = chance.choice((*plant.disks, plant.raw))
     size = disk.image.stat().st_size + _STEP
     os.truncate(disk.image, size)
     run(f"losetup -c {disk.device}")

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from tests.crash.fire.object_store import object_store
 from tests.crash.fire.processes import Clock, Program
 from tests.crash.fire.second_server import SecondServer
 from tests.crash.fire.small_disks import small_disk
+from tests.crash.fire.spare_disk import SpareDisk
 from tests.crash.process_server.faulty_s3 import FaultyStore
 from tests.loopdisks import LoopDisk
 from tests.waiting import PATIENCE
@@ -56,17 +58,36 @@ class Layout(enum.Enum):
     """Two process servers, the vault in an object store."""
 
 
+@dataclass(frozen=True)
+class Protected:
+    """The machine. ``disks`` have file systems, ``raw`` has none, ``spare`` is not always there."""
+
+    disks: list[LoopDisk]
+    raw: LoopDisk
+    spare: SpareDisk
+    shelves: list[Path]
+    """The file systems that images lie on, by which their disks can be stalled; the raw disk's is the last."""
+    agent_fault: str = ""
+    """One that is put back into the agent: see faulty_agent.py."""
+
+
 class Plant:
-    """``disks`` are protected, in the order of their numbers. Use as a context manager."""
+    """Use as a context manager."""
 
     def __init__(
-        self, home: Path, disks: list[LoopDisk], layout: Layout = Layout.SINGLE, *, vault_mib: int = 6144
+        self, home: Path, protected: Protected, layout: Layout = Layout.SINGLE, *, vault_mib: int = 6144
     ) -> None:
         self.home = home
+        self._protected = protected
         self.layout = layout
         self.store: FaultyStore | None = None
         self.second: SecondServer | None = None
-        self.disks = disks
+        self.disks, self.raw, self.spare = protected.disks, protected.raw, protected.spare
+        self.shelves, self.raw_shelf = protected.shelves, protected.shelves[-1]
+        self.stall = contextlib.ExitStack()
+        """What ends the stall of a disk."""
+        self.left_out = False
+        """Whether the raw disk was ever not to be protected."""
         self.namespaces = Namespaces()
         self.machine = MachineId("")
         self.trouble = ""
@@ -95,16 +116,17 @@ class Plant:
             if self.layout is Layout.PAIR:
                 self.store = undo.enter_context(object_store(self.namespaces.servers))
                 self.vault_url = self.store.url
-            self._set_up()
+            self._set_up(self._protected)
             for program in self.programs:
                 undo.callback(program.kill)
+            undo.callback(self.stall.close)
             self._undo = undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
 
-    def _set_up(self) -> None:
+    def _set_up(self, protected: Protected) -> None:
         servers = self.namespaces.command(self.namespaces.servers)
         setup = [sys.executable, "-m", "farshore.configuration_server.setup", "--home", str(self.home)]
         setup += ["--listen", "127.0.0.1", "--advertise", SERVERS_ADDRESS]
@@ -131,10 +153,14 @@ class Plant:
         relay += [f"{SERVERS_ADDRESS}:{port}" for port in (API_PORT, DATA_PORT)]
         relay += [f"{SECOND_ADDRESS}:{second_server.PORT}"]
         self.relay = self._program("relay", [*servers, sys.executable, *relay])
+        fault = protected.agent_fault
+        program = ["tests.crash.fire.faulty_agent", fault] if fault else ["farshore.mobility.main"]
         options = ["--state", str(self.agent_state), "--ring-mib", "16", "--spill-mib", "24"]
-        options += [part for disk in self.disks for part in ("--disk", str(disk.device))]
+        # The raw disk first: what a heal reads of it is read while its writes may be held back.
+        devices = [disk.device for disk in (self.raw, *self.disks, self.spare)]
+        options += [part for device in devices for part in ("--disk", str(device))]
         self._agent = [*self.namespaces.command(self.namespaces.machine), sys.executable, "-m"]
-        self._agent += ["farshore.mobility.main", *options]
+        self._agent += [*program, *options]
         self.agent = self._program("agent", [*self._agent, "run"])
 
     @property

@@ -25,12 +25,15 @@ from pathlib import Path
 
 from tests.crash.fire import postgres
 from tests.crash.fire.blocks import BlockWriter
+from tests.crash.fire.direct import NAME, DirectWriter
 from tests.crash.fire.faults import Planned, plan
 from tests.crash.fire.fio import Fio
-from tests.crash.fire.judge import Judge, Verdict
+from tests.crash.fire.judge import Judge, Verdict, has
 from tests.crash.fire.ledger import Ledger
-from tests.crash.fire.plant import Layout, Plant
-from tests.loopdisks import loop_disk, run
+from tests.crash.fire.plant import Layout, Plant, Protected
+from tests.crash.fire.small_disks import small_disk
+from tests.crash.fire.spare_disk import SpareDisk
+from tests.loopdisks import loop_disk, numbered_loop, run
 
 from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.point import RecoveryPoint
@@ -64,45 +67,60 @@ Say = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def installation(folder: Path, seed: int, layout: Layout = Layout.SINGLE, *, vault_mib: int = 6144) -> Iterator[Rounds]:
-    """A protected machine with an ext4 and an xfs disk, and all writers on them.
+def installation(
+    folder: Path, seed: int, layout: Layout = Layout.SINGLE, *, vault_mib: int = 6144, agent_fault: str = ""
+) -> Iterator[Rounds]:
+    """A protected machine with an ext4, an xfs and a raw disk, and all writers on them.
 
-    Both have blocks of 4 KiB at multiples of it, so that a writer's block is one record of the stream. A larger write,
-    or one that straddles, may be cut in two by a point as it may be by a power cut.
+    The file systems have blocks of 4 KiB at multiples of it, so that a writer's block is one record of the stream. A
+    larger write, or one that straddles, may be cut in two by a point as it may be by a power cut.
     """
     home = folder / "home"
     home.mkdir(parents=True)
     folder.chmod(0o711)  # PostgreSQL's own user goes through it
     with contextlib.ExitStack() as undo:
+        # The file systems that images lie on can be frozen: disks are stuck then.
+        shelves = [folder / f"shelf-{number}" for number in range(2)]
+        for shelf in shelves:
+            undo.enter_context(small_disk(shelf, 1024 * _MIB))
         disks = [
-            undo.enter_context(loop_disk(192 * _MIB, "ext4", mkfs_options="-b 4096")),
+            undo.enter_context(loop_disk(192 * _MIB, "ext4", mkfs_options="-b 4096", scratch=shelves[0])),
             undo.enter_context(loop_disk(320 * _MIB, "xfs", mkfs_options="-m crc=1")),
         ]
+        raw = undo.enter_context(loop_disk(32 * _MIB, scratch=shelves[1]))
+        spare = SpareDisk(undo.enter_context(numbered_loop()), folder / "spare.img")
         folders = [disk.folder for disk in disks]
         for each in folders:
             each.parent.chmod(0o711)
         fio = Fio(folders, seed)
         blocks = BlockWriter(folders, seed)
+        direct = DirectWriter(raw, seed)
         postgres.make(folders[1])
         socket = undo.enter_context(postgres.running(folders[1]))
         postgres.prepare(socket)
         ledger = Ledger(folders[0], socket)
-        plant = undo.enter_context(Plant(home, disks, layout, vault_mib=vault_mib))
+        protected = Protected(disks, raw, spare, shelves, agent_fault)
+        plant = undo.enter_context(Plant(home, protected, layout, vault_mib=vault_mib))
         undo.callback(ledger.stop)
+        undo.callback(direct.stop)
         undo.callback(blocks.stop)
         undo.callback(fio.stop)
         plant.start()
         ledger.start()
         blocks.start()
+        direct.start()
         fio.start(seed)
-        yield Rounds(plant, blocks, ledger, fio, Judge(plant, blocks, ledger, folder))
+        yield Rounds(plant, blocks, direct, ledger, fio, Judge(plant, blocks, direct, ledger, folder))
 
 
 class Rounds:
     """Made by ``installation``."""
 
-    def __init__(self, plant: Plant, blocks: BlockWriter, ledger: Ledger, fio: Fio, judge: Judge) -> None:
-        self._plant, self._blocks, self._ledger, self._fio, self._judge = plant, blocks, ledger, fio, judge
+    def __init__(
+        self, plant: Plant, blocks: BlockWriter, direct: DirectWriter, ledger: Ledger, fio: Fio, judge: Judge
+    ) -> None:
+        self._plant, self._blocks, self._direct, self._ledger = plant, blocks, direct, ledger
+        self._fio, self._judge = fio, judge
 
     def run(self, seed: int, say: Say, *, only: str = "", faults: int = FAULTS_A_ROUND) -> Result:
         """One round. The seed decides which faults strike when, what is written where, and which older points are
@@ -112,6 +130,7 @@ class Rounds:
         say(f"round --layout {self._plant.layout.value} --seed {seed}: {', '.join(map(str, planned))}")
         result.faults = [one.fault.name for one in planned]
         self._blocks.reseed(seed)
+        self._direct.reseed(seed)
         self._fio.start(seed)
         self._burn(planned, seed)
         ended = time.monotonic()
@@ -136,6 +155,8 @@ class Rounds:
             program.deaths.clear()
         if self._ledger.failure is not None:
             result.violations.append(f"the ledger stopped: {self._ledger.failure!r}")
+        if self._direct.failure is not None:
+            result.violations.append(f"the direct writer stopped: {self._direct.failure!r}")
         for violation in result.violations:
             say(f"  VIOLATION {violation}")
         say(f"  healed in {result.healed:.1f} s; {len(result.violations)} violations")
@@ -163,12 +184,21 @@ class Rounds:
             shown = self._plant.shown()
             if shown is not None and (there := (shown.epoch, shown.progress and shown.progress.done)) != before:
                 moved, before = time.monotonic(), there
-            records = (self._blocks.record, self._ledger.sqlite, self._ledger.postgresql)
-            numbers = {record.name: len(record) for record in records}
-            job = self._plant.point(name) if self._plant.is_protected() else None
+            job = None
+            if self._plant.is_protected():
+                with self._direct.at_rest() as content:
+                    records = (self._blocks.record, self._ledger.sqlite, self._ledger.postgresql)
+                    numbers = {record.name: len(record) for record in records}
+                    numbers[NAME] = self._direct.log.events
+                    job = self._plant.point(name)
             if job is not None and job.state is JobState.SUCCEEDED:
                 with contextlib.suppress(FarshoreError):
-                    return self._plant.vault().resolve(Named(name)), numbers
+                    vault = self._plant.vault()
+                    point = vault.resolve(Named(name))
+                    if has(vault, point, self._plant.raw.device.name):
+                        self._judge.at_rest[str(point.position)] = content
+                        return point, numbers
+                    trouble = "the raw disk is not in it yet"
             trouble = job.error if job is not None else trouble
             time.sleep(0.5)
         shown = self._plant.shown()
@@ -210,12 +240,14 @@ class Rounds:
     def _pause(self) -> None:
         """The writers rest, so that judging gets the processors."""
         self._blocks.running.clear()
+        self._direct.running.clear()
         self._ledger.running.clear()
         self._fio.signal(signal.SIGSTOP)
 
     def _go_on(self) -> None:
         self._fio.signal(signal.SIGCONT)
         self._ledger.running.set()
+        self._direct.running.set()
         self._blocks.running.set()
 
 

@@ -15,7 +15,8 @@ from tests.crash.fire.rounds import installation, table
 from tests.loopdisks import SCRATCH, require_data_mode
 
 pytestmark = pytest.mark.root
-SEED = 20261126
+SEED = 52145
+"""Of many seeds, one whose twelve faults are of twelve kinds: see test_judging.py. A new fault needs a new seed."""
 
 
 @pytest.mark.timeout(1800)

@@ -8,11 +8,13 @@ import pytest
 from tests.crash.fire import blocks, ledger
 from tests.crash.fire.blocks import BlockWriter, Found
 from tests.crash.fire.clocks import too_young
-from tests.crash.fire.faults import FAULTS, FAULTS_OF, plan
+from tests.crash.fire.faults import CLOCKS, FAULTS, FAULTS_OF, plan
 from tests.crash.fire.judge import judge_age
 from tests.crash.fire.plant import Layout
 from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
+from tests.crash.fire.rounds import FAULTS_A_ROUND, SECONDS
+from tests.crash.fire.test_fire import SEED
 
 SECOND = 10**9
 
@@ -160,3 +162,17 @@ def test_a_seed_is_a_schedule_and_no_two_faults_of_it_collide(layout: Layout) ->
                     assert one.end < other.begin or other.end < one.begin
     names = [fault.name for fault in (*FAULTS, *FAULTS_OF[layout])]
     assert len(set(names)) == len(names)
+
+
+def test_the_fixed_seed_strikes_with_twelve_kinds_of_faults() -> None:
+    names = [one.fault.name for layout in Layout for one in plan(SEED, SECONDS, FAULTS_A_ROUND, layout=layout)]
+    assert len(set(names)) == 2 * FAULTS_A_ROUND
+    for kinds in (
+        {"SIGKILL agent"},
+        {"network cut", "network swallows"},
+        {"spool's tail damaged", ".hrl's tail damaged"},
+        {"disk stuck"},
+        {f"clock of {one} jumps" for one in CLOCKS},
+        {"vault full", "object store loses answers"},
+    ):
+        assert kinds & set(names), kinds

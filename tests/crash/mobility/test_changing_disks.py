@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.crash.mobility.rig import ONE, Rig, churn, same, writing
-from tests.loopdisks import LoopDisk, loop_disk, numbered_loop, pull_out, read_direct, require_data_mode, run
+from tests.loopdisks import LoopDisk, loop_disk, numbered_loop, plug_in, pull_out, read_direct, require_data_mode, run
 from tests.waiting import until
 
 from farshore.api_types.machines import Machine, ProtectionRequest
@@ -88,7 +88,7 @@ def test_a_disk_is_added(disks: Disks) -> None:
     disks.check("two", ONE, TWO)
     epoch = disks.rig.shown().epoch
     with writing(disks.rig.disk.folder, megabytes_a_second=4):
-        run(f"losetup --direct-io=on {disks.three} {disks.image}")
+        plug_in(disks.three, disks.image)
         assert disks.rig.wait_consistent(after_epoch=epoch) == epoch + 1
     compared, sent = disks.copied(epoch + 1)
     assert 32 * MIB <= compared < 32 * MIB + LOADED, "the other disks were not compared"

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.loopdisks import SCRATCH, loop_disk, numbered_loop, pull_out, require_data_mode, run, write_direct
+from tests.loopdisks import SCRATCH, loop_disk, numbered_loop, plug_in, pull_out, require_data_mode, run, write_direct
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 from tests.scenarios.capture.workloads import file_work
 
@@ -202,7 +202,7 @@ def test_a_disk_that_is_pulled_out_leaves_the_others_as_they_are(tmp_path):
     image = tmp_path / "gone.img"
     image.write_bytes(bytes(32 * MIB))
     with loop_disk(32 * MIB) as stays, numbered_loop() as goes:
-        run(f"losetup {goes} {image}")
+        plug_in(goes, image)
         with Capture({0: stays.disk, 1: disk_at(goes)}, scratch=SCRATCH) as capture:
             capture.begin_data_mode()
             write_direct(goes, 0, os.urandom(4096))

@@ -121,13 +121,14 @@ class Office:
         certificate: dict[str, Any] | None = None,
         raw: bytes | None = None,
         client: str = "192.0.2.1",
+        cut: bool = False,
     ) -> Answer:
-        """One request, with whatever certificate was shown."""
+        """One request, with whatever certificate was shown; with ``cut`` the connection ends within its body."""
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
-        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data, client))
+        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data, client, cut))
 
 
-async def _request(app: Any, method: str, path: str, data: bytes, client: str) -> Answer:
+async def _request(app: Any, method: str, path: str, data: bytes, client: str, cut: bool) -> Answer:
     plain, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -143,7 +144,7 @@ async def _request(app: Any, method: str, path: str, data: bytes, client: str) -
         "client": (client, 1),
         "server": ("127.0.0.1", 8443),
     }
-    sent = [{"type": "http.request", "body": data, "more_body": False}]
+    sent = [{"type": "http.request", "body": data, "more_body": cut}]
     got: list[dict[str, Any]] = []
     read = False
 

@@ -107,6 +107,12 @@ def test_a_stranger_is_not_listened_to_for_long(office: Office) -> None:
     assert answer.headers["connection"] == "close"
 
 
+def test_a_connection_that_ends_within_a_body_is_no_defect(office: Office) -> None:
+    """It was logged with a traceback, as fire saw when it cut the network."""
+    answer = office.call("POST", "/v1/enrolments", raw=b'{"token":', cut=True)
+    assert (answer.status, answer.code) == (400, "malformed")
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from farshore.configuration_server.identity import Identity, peer_from_certificate
 from farshore.configuration_server.services import Services
@@ -122,6 +123,9 @@ async def _in_time(body: Awaitable[bytes]) -> bytes:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await body
+    except ClientDisconnect as error:
+        # Nobody hears it; it is the line that broke, and no defect for the log.
+        raise Malformed("The connection ended within the body.", remedy="Send it again.") from error
     except TimeoutError as error:
         raise Malformed(
             f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", remedy="Send it again, without pauses."
