@@ -59,7 +59,7 @@ def swap_ranges() -> Ranges:
     """
     found: List[Place] = []
     for path in swap_areas():
-        with contextlib.suppress(Unsupported, Refused, FileNotFoundError):
+        with contextlib.suppress(Unsupported, Refused, OSError):
             found += _swap_places(path)
     return _on_disks(found)
 
@@ -79,6 +79,8 @@ def hidden_swaps() -> List[Tuple[Path, str]]:
             _swap_places(path)
         except (Unsupported, Refused) as error:
             found.append((path, error.message))
+        except OSError as error:  # of another mount namespace, or deleted, or no swap area any more
+            found.append((path, f"{path} cannot be opened here ({error.strerror}), so where it lies is not known."))
     return found
 
 

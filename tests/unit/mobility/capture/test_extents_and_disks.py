@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from farshore.mobility.capture import disks
+from farshore.mobility.capture import disks, extents
 from farshore.mobility.capture.extents import SectorRange, join
 from farshore.model.errors import NotFound
 
@@ -86,3 +86,15 @@ def test_a_file_system_is_frozen_once_wherever_it_is_mounted(sysfs, monkeypatch)
     )
     monkeypatch.setattr(disks, "MOUNTS", mounts)
     assert disks.mounted_once() == {"/": {"254:0"}, "/data": {"254:0"}}
+
+
+def test_a_swap_area_that_cannot_be_opened_here_is_reported_and_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "swaps"
+    listed.write_text(f"Filename Type Size Used Priority\n{tmp_path}/gone file 1024 0 -2\n")
+    monkeypatch.setattr(extents, "SWAPS", listed)
+    assert extents.swap_ranges() == {}
+    [(path, why)] = extents.hidden_swaps()
+    assert path == tmp_path / "gone"
+    assert "No such file" in why
