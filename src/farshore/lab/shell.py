@@ -62,7 +62,7 @@ class Shell:
             else:
                 return time.monotonic() - start
 
-    def run(self, command: str, *, stdin: str | None = None, check: bool = True, seconds: float = 120.0) -> Finished:
+    def run(self, command: str, *, stdin: str | None = None, check: bool = True, seconds: float = 300.0) -> Finished:
         """Run ``command`` by the login shell.
 
         Raises Refused if it ends with another status than 0 and ``check`` is set, Unreachable if the guest does not
