@@ -21,11 +21,8 @@ settings.register_profile("farshore", deadline=None)
 if os.environ.get("CI") != "true":
     settings.load_profile("farshore")
 
-SHARED = {
-    **dict.fromkeys(("test_stores.py", "test_stores_under_fire.py"), "object stores"),
-    **dict.fromkeys(("test_main_job.py", "test_lvm_and_md.py"), "emulated guests"),
-}
-"""Files that are one group: they share a service, or each alone keeps a processor busy for minutes."""
+SHARED = dict.fromkeys(("test_stores.py", "test_stores_under_fire.py"), "object stores")
+"""Files that share a costly service, by its name."""
 _PORTS, _LARGEST_WORKER_COUNT = range(15_000, 32_000), 17
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
