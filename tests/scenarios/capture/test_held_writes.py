@@ -209,7 +209,8 @@ def equal_at_last(disk: HeldDisk, server: ProcessServerDouble, run: EpochRun) ->
     return differing_blocks(server.state(0), disk.read())
 
 
-@pytest.mark.parametrize("fault", [False, True], ids=["", "control"])
+# Which blocks are missed, and so mended, hangs on how soon the ring is drained: the control may show nothing.
+@pytest.mark.parametrize("fault", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["", "control"])
 def test_mending_does_not_overlay_writes_in_flight(disk, monkeypatch, fault):
     """A write's record is drained, and it is still in flight when its block is mended."""
     if fault:
