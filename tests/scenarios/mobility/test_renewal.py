@@ -26,7 +26,7 @@ from farshore.process_server.listening.exchange import Answer, Request
 from farshore.process_server.listening.listener import Listener
 from farshore.process_server.listening.peer import server_context
 
-OLD, RENEWED = "the old certificate", "the renewed certificate"
+OLD, RENEWED = "the-old-certificate", "the-renewed-certificate"
 NOW = datetime.datetime.now(datetime.UTC)
 
 
