@@ -137,9 +137,18 @@ def attached(image: Path, folder: Path | None = None, *, sector_size: int = 512)
     """An existing image as a loop device."""
     device = run(f"losetup -f --show --direct-io=on -b {sector_size} {image}").strip()
     try:
+        _as_new(device)
         yield LoopDisk(Path(device), image, folder or image.parent)
     finally:
         run(f"losetup -d {device}")
+
+
+def _as_new(device: str) -> None:
+    """A loop device of a number that was in use keeps what was set there before."""
+    queue = Path("/sys/block", Path(device).name, "queue")
+    most = (queue / "max_hw_sectors_kb").read_text()
+    for setting, value in (("iostats", "1"), ("max_sectors_kb", most), ("nr_requests", "128")):
+        (queue / setting).write_text(value)
 
 
 @contextlib.contextmanager

@@ -144,6 +144,19 @@ def test_a_record_is_all_that_a_write_has_of_a_block() -> None:
         assert seen.counters()[0].unplaced == 0
 
 
+def test_a_write_that_the_disk_takes_in_parts_has_a_record_of_each_part() -> None:
+    with loop_disk(8 * MIB) as disk:
+        Path("/sys/block", disk.device.name, "queue", "max_sectors_kb").write_text("16")
+        with captured(disk.device) as seen:
+            data = write(disk.device, MIB + 512, WHOLE_SECTORS["whole pages"])
+            records = drained(seen)
+            assert len(places(records)) > len(blocks_of(MIB + 512, len(data)))
+            assert b"".join(one["data"][: one["length"]].tobytes() for one in records) == data
+            ends = records["sector"] + records["length"] // 512
+            assert np.array_equal(records["sector"][1:], ends[:-1])
+            assert seen.mode is CaptureMode.DATA
+
+
 def test_also_where_memory_ends_within_a_sector() -> None:
     with zram() as device, captured(device) as seen:
         for name, pieces in CUT_SECTORS.items():

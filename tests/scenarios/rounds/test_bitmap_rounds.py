@@ -111,8 +111,9 @@ def test_every_point_is_a_moment_over_all_file_systems(protected: Protected) -> 
     ledgers = [protected.first.folder / "ledger", protected.second.folder / "ledger"]
     with (
         Writer(ledgers),
-        writing(protected.first.folder, megabytes_a_second=4),
-        writing(protected.second.folder, megabytes_a_second=4),
+        # A round that is slower than the writers makes the next one longer, so they are slow: machines here differ.
+        writing(protected.first.folder, megabytes_a_second=1),
+        writing(protected.second.folder, megabytes_a_second=1),
     ):
         until(lambda: len(protected.points(began)) >= 5, "points under load")
     stood = []
