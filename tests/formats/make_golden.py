@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tests.unit.vault.synthetic import Machine
 
-from farshore.formats import batch, chunk_exchange, point_payload
+from farshore.formats import batch, chunk_exchange, point_payload, proof
 from farshore.formats.record import RECORD, RecordKind
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
@@ -61,6 +61,18 @@ def golden_comparison() -> chunk_exchange.Comparison:
     return chunk_exchange.Comparison(DiskNumber(1), 77, hashes)
 
 
+def golden_proof() -> proof.Proof:
+    """Two chunks of disk 1 at sequence 99."""
+    hashes = np.arange(64, dtype=np.uint8).reshape(2, 32)
+    return proof.Proof(DiskNumber(1), Sequence(99), np.array([3, 70_000]), hashes)
+
+
+def golden_difference() -> proof.Difference:
+    """A short chunk that was proven before."""
+    proven = Position(Epoch(2), Sequence(50))
+    return proof.Difference(DiskNumber(1), Sequence(99), 70_000, b"what the disk held", proven, "epoch 3 healed")
+
+
 def golden_chunks() -> chunk_exchange.Chunks:
     """Two chunks, one of them short."""
     rows = np.zeros(2, chunk_exchange.CHUNK_ROW)
@@ -75,6 +87,8 @@ def main(folder: Path) -> None:
     (folder / "batch-1.bin").write_bytes(b"".join(batch.encode(golden_batch())))
     (folder / "batch-1-captured.bin").write_bytes(b"".join(batch.encode(captured_batch())))
     (folder / "comparison-1.bin").write_bytes(b"".join(chunk_exchange.encode_comparison(golden_comparison())))
+    (folder / "proof-1.bin").write_bytes(b"".join(proof.encode_proof(golden_proof())))
+    (folder / "difference-1.bin").write_bytes(b"".join(proof.encode_difference(golden_difference())))
     (folder / "chunks-1.bin").write_bytes(b"".join(chunk_exchange.encode_chunks(golden_chunks())))
     owner = OwnerKey.generate_file(folder / "owner-2.key")
     vault = Vault.create(open_store(f"file://{(folder / 'vault-2').absolute()}"), owner)

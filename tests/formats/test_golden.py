@@ -5,14 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.formats.make_golden import MACHINE, captured_batch, golden_batch, golden_chunks, golden_comparison
+from tests.formats.make_golden import (
+    MACHINE,
+    captured_batch,
+    golden_batch,
+    golden_chunks,
+    golden_comparison,
+    golden_difference,
+    golden_proof,
+)
 from tests.unit.vault.synthetic import DESCRIPTION, read
 
-from farshore.formats import batch, chunk_exchange, point_payload
+from farshore.formats import batch, chunk_exchange, point_payload, proof
 from farshore.formats.container import Kind
 from farshore.model.errors import Damaged, Malformed, Unsupported, WrongKey
 from farshore.model.identifiers import DiskNumber
@@ -59,6 +68,18 @@ def test_a_batch_tells_when_it_was_captured_and_an_older_one_does_not():
     assert b"".join(batch.encode(captured_batch())) == data
     assert batch.decode(data).captured == 86_400_000_000_123
     assert batch.decode((GOLDEN / "batch-1.bin").read_bytes()).captured == 0
+
+
+def test_proofs_are_written_and_read_as_ever():
+    data = (GOLDEN / "proof-1.bin").read_bytes()
+    assert b"".join(proof.encode_proof(golden_proof())) == data
+    read = proof.decode_proof(data)
+    assert (read.disk, read.sequence, read.chunks.tolist()) == (1, 99, [3, 70_000])
+    assert (read.hashes == golden_proof().hashes).all()
+    data = (GOLDEN / "difference-1.bin").read_bytes()
+    assert b"".join(proof.encode_difference(golden_difference())) == data
+    told = proof.decode_difference(data)
+    assert replace(told, data=bytes(told.data)) == golden_difference()
 
 
 def test_chunk_exchange_is_written_and_read_as_ever():

@@ -129,6 +129,7 @@ class CommandKind(enum.Enum):
     POINT = "point"
     RESYNC = "resync"
     UPGRADE = "upgrade"
+    PROVE = "prove"
 
 
 class Command(Body):
@@ -142,6 +143,8 @@ class Command(Body):
     """For an upgrade: the release that ``GET /v1/machines/self/bundles/{release}`` answers as a .tar.gz,"""
     digest: str = ""
     """and the SHA-256 of that, in hex."""
+    whole: bool = False
+    """For a proof: every chunk of every disk."""
 
 
 class CommandResult(Body):
@@ -152,6 +155,11 @@ class CommandResult(Body):
     epoch: Natural = 0
     sequence: Natural = 0
     time: Natural = 0
+    proven: Natural = 0
+    """By a proof: chunks that are equal, that differed and were sent again,"""
+    differing: Natural = 0
+    busy: Natural = 0
+    """and that were written to each time that they were read."""
 
 
 class DiskAccount(Body):
@@ -174,6 +182,45 @@ class Progress(Body):
     done: Natural = 0
     sent: Natural = 0
     remaining_seconds: Seconds = 0
+
+
+class DiskProof(Body):
+    """How much of a disk is proven equal to its copy, in chunks of 64 KiB. Times: ns since 1970 UTC, 0: none yet."""
+
+    disk: int = Field(ge=0, lt=65535)
+    chunks: Natural
+    proven: Natural
+    """Since they were copied, or the copy was last in doubt."""
+    lately: Natural
+    """Of these, within the last 7 days."""
+    doubtful: Natural
+    """Copied outside of the stream's order since, or differing: to be proven first."""
+    oldest: Natural
+    newest: Natural
+
+
+class ProofRun(Body):
+    """A proof that somebody asked for, under way. Bytes."""
+
+    total: Natural
+    done: Natural
+
+
+class ProofStanding(Body):
+    """The proof that the copy equals the machine's disks."""
+
+    disks: List[DiskProof] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
+    differences: Natural = 0
+    """Chunks that were ever found to differ."""
+    differing: Natural = 0
+    """Of these, those that are not proven equal again: the machine is not protected."""
+    pace: Natural = 0
+    """Bytes a second that are read for it when nothing is in doubt."""
+    paused: Prose = ""
+    """Why nothing is proven just now."""
+    weaker: Prose = ""
+    """What a proof says here, where it says less than that all bytes are equal."""
+    run: Optional[ProofRun] = None
 
 
 class CheckSeverity(enum.Enum):
@@ -228,6 +275,8 @@ class Heartbeat(Body):
     """What the agent found when it looked around last; None: nothing new since it told."""
     clock: Optional[ClockStanding] = None
     """Of the machine's wall clock; None: the agent does not look (it is of an older release)."""
+    proof: Optional[ProofStanding] = None
+    """None: the agent proves nothing (it is of an older release)."""
     results: List[CommandResult] = Field(default=[], max_length=256, fail_fast=True)
 
 
@@ -248,6 +297,8 @@ class Desired(Body):
     cpu_share: float = 0.10
     """Share of the machine's processors that the agent keeps to, by pacing its copies, while other programs want them.
     A heal may take four times as much; the stream itself is never held back."""
+    proof_pace: int = 2_000_000
+    """Bytes a second that the agent reads to prove that the copy is equal; 0: only what somebody asks for."""
     memory_limit: int = 256 << 20
     """Bytes that the agent keeps to, a quarter of them for the capture ring unless it was given another size."""
     commands: List[Command] = []
@@ -284,6 +335,8 @@ class Machine(Body):
     """The name of the one that takes it over as soon as everything is stored; empty: it stays."""
     progress: Optional[Progress] = None
     accounts: List[DiskAccount] = []
+    proof: Optional[ProofStanding] = None
+    """None: its agent proves nothing."""
     warnings: List[str] = []
 
 
@@ -349,6 +402,13 @@ class MachineAddition(Body):
     """Device paths to protect; empty: every whole disk."""
 
 
+class ProofRequest(Body):
+    """``POST /v1/machines/{machine}/proof``: compare its disks with the copy now. ``whole``: every chunk; else what is
+    in doubt, was never proven, or not for long. Answered with a Job."""
+
+    whole: bool = False
+
+
 class ProtectionRequest(Body):
     """``PUT /v1/machines/{machine}/protection``. None leaves a value as it is."""
 
@@ -360,5 +420,7 @@ class ProtectionRequest(Body):
     """Of the machine's processors: what the agent's copies keep to where other programs want them."""
     memory_limit: Optional[int] = Field(default=None, ge=128 << 20, le=1 << 36)
     """Bytes that the agent keeps to, a quarter for its ring; taken up at its next start."""
+    proof_pace: Optional[Natural] = None
+    """Bytes a second that the agent reads to prove that the copy is equal; 0: only what somebody asks for."""
     process_server: Optional[Label] = None
     """Send to this process server (name or id) while it is well; empty: to whichever has the fewest machines."""

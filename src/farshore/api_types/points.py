@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
 from pydantic import field_validator
 
 from farshore.api_types.body import Body, Label, Natural
 from farshore.model.point import PointKind
+
+MOST_DOUBTS = 20
 
 
 class Point(Body):
@@ -20,6 +22,8 @@ class Point(Body):
     time: int
     kind: PointKind
     name: str = ""
+    doubts: List[str] = []
+    """Bytes that may be wrong in this state: its copy was found to differ there later. At most MOST_DOUBTS."""
 
 
 class PointRequest(Body):

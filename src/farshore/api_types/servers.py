@@ -106,6 +106,22 @@ class StreamTrouble(Body):
     trouble: Prose
 
 
+class DifferenceReport(Body):
+    """A chunk of the copy was not what the machine's disk held at the position ``epoch:sequence``; it was sent again
+    right after it. States after the position ``proven_…`` (0: nobody knows) up to there may be wrong in these bytes."""
+
+    machine: Label
+    disk: int = Field(ge=0, lt=65535)
+    start: Natural
+    length: Natural
+    epoch: Natural
+    sequence: Natural
+    proven_epoch: Natural = 0
+    proven_sequence: Natural = 0
+    time: Natural
+    cause: Prose = ""
+
+
 class ServerReport(Body):
     """``POST /v1/process-servers/self/report``, every second or so; repeated until answered: handle it idempotently."""
 
@@ -120,6 +136,7 @@ class ServerReport(Body):
     epochs: List[EpochReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     stuck: List[StreamTrouble] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     """Streams in trouble of their own, though the store works."""
+    differences: List[DifferenceReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     clock: Optional[ClockStanding] = None
     released: List[StreamName] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""

@@ -68,6 +68,22 @@ class MissingChunks(Body):
     ranges: List[ChunkRange] = []
 
 
+class ProofAnswer(Body):
+    """``POST /v1/streams/{machine}/{epoch}/proofs``: the chunks whose copy in the vault is not what the disk held at
+    that sequence, or cannot be read; all others are equal. The body: docs/formats/proof.md."""
+
+    differing: List[int] = []
+    rest: float = 0
+    """Seconds that the machine is to wait before its next proof: what comparing cost here is bounded."""
+
+
+class DifferenceAnswer(Body):
+    """``POST /v1/streams/{machine}/{epoch}/differences``: a chunk that differs, as the disk held it at a sequence.
+    ``differs``: the vault's is another indeed; both are kept in the vault then."""
+
+    differs: bool
+
+
 class BaseCompletion(Body):
     """``POST /v1/streams/{machine}/{epoch}/base``: the copy is complete; the state is consistent from this journal
     sequence on. Answered (with StreamStatus) once chunks, base map and epoch are durable in the vault."""

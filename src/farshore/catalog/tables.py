@@ -95,6 +95,7 @@ class MachineRow(Base):
     bandwidth_limit: Mapped[int] = mapped_column(default=0)
     cpu_percent: Mapped[int] = mapped_column(default=10)
     memory_limit: Mapped[int] = mapped_column(default=256 << 20)
+    proof_pace: Mapped[int] = mapped_column(default=2_000_000)
     process_server: Mapped[str | None] = mapped_column(ForeignKey("process_servers.id"))
     """Where it sends."""
     moving_to: Mapped[str] = mapped_column(String(36), default="")
@@ -178,6 +179,25 @@ class CommandRow(Base):
     epoch: Mapped[int] = mapped_column(default=0)
     sequence: Mapped[int] = mapped_column(default=0)
     time: Mapped[int] = mapped_column(default=0)
+    result: Mapped[JsonObject] = mapped_column(default=dict)
+    """What a proof found."""
+
+
+class DifferenceRow(Base):
+    """A chunk of the copy that was not what the machine's disk held at epoch:sequence; it was sent again right after.
+    States after proven_epoch:proven_sequence (0:0: nobody knows) up to there may be wrong in it."""
+
+    __tablename__ = "differences"
+    machine: Mapped[str] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True)
+    disk: Mapped[int] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True)
+    length: Mapped[int]
+    proven_epoch: Mapped[int]
+    proven_sequence: Mapped[int]
+    time: Mapped[int]
+    cause: Mapped[str]
 
 
 class FailoverRow(Base):

@@ -13,13 +13,22 @@ from rich.live import Live
 from rich.table import Table
 
 from farshore.api_types.jobs import Job
-from farshore.api_types.machines import CheckSeverity, Finding, Machine, MachineAddition, ProtectionRequest
+from farshore.api_types.machines import (
+    CheckSeverity,
+    DiskProof,
+    Finding,
+    Machine,
+    MachineAddition,
+    ProofRequest,
+    ProtectionRequest,
+)
 from farshore.cli.connection import AsJson, MachineName, NoWait, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, print_done, print_fields, print_json, print_table, size
 from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.errors import NotFound
+from farshore.model.identifiers import CHUNK
 from farshore.model.states import MachineState
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -133,6 +142,9 @@ def protect(
     memory_limit: Annotated[
         int | None, typer.Option(min=128, help="MiB for the agent, from its next start on; 256 at first.")
     ] = None,
+    proof_pace: Annotated[
+        float | None, typer.Option(min=0, max=10_000, help="MB a second read to prove the copy; 2 at first.")
+    ] = None,
     process_server: Annotated[
         str | None, typer.Option(help="Send to this process server while it is well; auto: to the least busy.")
     ] = None,
@@ -155,6 +167,7 @@ def protect(
         bandwidth_limit=limit,
         cpu_percent=cpu_percent,
         memory_limit=None if memory_limit is None else memory_limit << 20,
+        proof_pace=None if proof_pace is None else int(proof_pace * 1e6),
         process_server=server,
     )
     found = api.transport.put(f"/v1/machines/{segment(machine)}/protection", request, Machine)
@@ -168,6 +181,50 @@ def unprotect(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -
         typer.confirm(f"End the protection of {machine}?", abort=True)
     management().transport.delete(f"/v1/machines/{segment(machine)}/protection")
     print_done(f"{machine} is no longer protected.", as_json, unprotected=machine)
+
+
+@app.command()
+def prove(
+    machine: MachineName,
+    whole: Annotated[bool, typer.Option("--whole", help="Every chunk of every disk.")] = False,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that a machine's copy equals its disks, while it works; exit status 1 where it did not.
+
+    Without --whole: what was copied or missed of late, what was never proven or not for longest, up to 1 GiB. What
+    differs is sent again at once, both versions are kept, and the points that may be wrong are marked.
+
+    Example: `farshore machine prove db1 --whole`
+    """
+    api = management()
+    started = api.transport.post(f"/v1/machines/{segment(machine)}/proof", ProofRequest(whole=whole), Job)
+    job = finish(api, started, as_json=as_json, no_wait=no_wait)
+    if no_wait:
+        return
+    found = job.result["chunks"]
+    if not as_json:
+        print_fields(
+            [
+                ("Machine", machine),
+                ("Asked for", "all of it" if whole else "what needs it most"),
+                ("Ended", moment(job.ended)),
+                ("Equal", f"{found['proven']} chunks ({size(found['proven'] * CHUNK)})"),
+                ("Differing", f"{found['differing']} chunks, sent again" if found["differing"] else "none"),
+                ("Written to", f"{found['busy']} chunks, each time they were read" if found["busy"] else ""),
+                *(("Disk", proven(DiskProof.model_validate(disk))) for disk in job.result["disks"]),
+            ]
+        )
+    if found["differing"]:
+        raise typer.Exit(1)
+
+
+def proven(disk: DiskProof) -> str:
+    """How much of a disk is proven, in words."""
+    if not disk.proven:
+        return f"{disk.disk}: not proven yet"
+    share = f"{disk.disk}: {disk.lately / max(1, disk.chunks):.0%} proven within 7 days"
+    return f"{share}; the oldest proof {ago(disk.oldest)}, the newest {ago(disk.newest)}"
 
 
 @app.command()
@@ -260,6 +317,18 @@ def _server(machine: Machine) -> str:
     return f"{machine.process_server}, moving to {machine.moving_to}" if machine.moving_to else machine.process_server
 
 
+def _proof(machine: Machine) -> list[tuple[str, str]]:
+    proof = machine.proof
+    if proof is None:
+        return []
+    rows = [("Proof", proven(disk)) for disk in proof.disks]
+    if proof.differing:
+        rows.append(("Differing", f"{proof.differing} chunks, sent again and to be proven"))
+    if proof.differences:
+        rows.append(("Ever differed", f"{proof.differences} chunks"))
+    return rows + [("Proof", text) for text in (proof.weaker, proof.paused) if text]
+
+
 def _print(machine: Machine) -> None:
     description = machine.description
     mode = ""
@@ -285,6 +354,7 @@ def _print(machine: Machine) -> None:
             ("System", f"{description.operating_system}, Linux {description.kernel}, {description.architecture}"),
             ("Hardware", f"{description.processors} CPU, {size(description.memory)}, {description.firmware.value}"),
             ("Networks", ", ".join(f"{nic.name} {' '.join(nic.addresses)}" for nic in description.nics)),
+            *_proof(machine),
             *(("Warning", warning) for warning in machine.warnings),
         ]
     )

@@ -46,10 +46,22 @@ def list_points(
         print_json(found)
         return
     rows = [
-        [moment(point.time), point.kind.value, point.name, f"{point.epoch}:{point.sequence}", point.id]
+        [
+            moment(point.time),
+            point.kind.value,
+            point.name,
+            f"{point.epoch}:{point.sequence}",
+            point.id,
+            _doubts(point),
+        ]
         for point in found
     ]
-    print_table(("Time", "Kind", "Name", "Position", "Id"), rows, f"{machine} has no recovery points yet.")
+    print_table(("Time", "Kind", "Name", "Position", "Id", ""), rows, f"{machine} has no recovery points yet.")
+
+
+def _doubts(point: Point) -> str:
+    more = " …" if len(point.doubts) > 2 else ""
+    return f"may be wrong: {'; '.join(point.doubts[:2])}{more}" if point.doubts else ""
 
 
 @app.command()

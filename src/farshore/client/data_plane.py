@@ -16,7 +16,9 @@ from urllib3.util import Retry
 from farshore.api_types.streams import (
     Acknowledgement,
     BaseCompletion,
+    DifferenceAnswer,
     MissingChunks,
+    ProofAnswer,
     Protocol,
     ProtocolChoice,
     ProtocolOffer,
@@ -26,6 +28,7 @@ from farshore.client.transport import AGAIN, Buffer, Transport
 from farshore.formats.batch import Batch
 from farshore.formats.batch import encode as encode_batch
 from farshore.formats.chunk_exchange import Chunks, Comparison, encode_chunks, encode_comparison
+from farshore.formats.proof import Difference, Proof, encode_difference, encode_proof
 from farshore.formats.stream_protocol import MONOTONIC, SUPPORTED
 from farshore.model.errors import TryLater, Unsupported
 from farshore.model.identifiers import DiskNumber
@@ -104,6 +107,15 @@ class DataPlane:
     def complete_base(self, completion: BaseCompletion) -> StreamStatus:
         """Declare the copy complete; answered once the epoch is durable in the vault."""
         return self._transport.post(f"{self._root}/base", completion, StreamStatus, repeatable=True)
+
+    def prove(self, proof: Proof) -> ProofAnswer:
+        """Compare chunks with the vault's, as of a position. Raises TryLater until that position is in the vault, and
+        Unsupported where the server cannot compare."""
+        return ProofAnswer.model_validate_json(self._carry("/proofs", encode_proof(proof), AGAIN))
+
+    def differ(self, found: Difference) -> DifferenceAnswer:
+        """Tell of a chunk that differs. Raises as ``prove``."""
+        return DifferenceAnswer.model_validate_json(self._carry("/differences", encode_difference(found), AGAIN))
 
     def _carry(
         self, path: str, buffers: Sequence[Buffer], retries: Retry, headers: Optional[Mapping[str, str]] = None

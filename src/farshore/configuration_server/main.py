@@ -20,6 +20,7 @@ from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.failover import start_requested
 from farshore.configuration_server.jobs.point import point_job
+from farshore.configuration_server.jobs.proof import proof_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
 from farshore.configuration_server.periodic import Periodic, Troubles
@@ -103,6 +104,7 @@ def serve(settings: Settings) -> None:
         [
             point_job(catalog, clock),
             push_job(push),
+            proof_job(catalog, clock),
             upgrade_job(catalog, clock, default_cache(), release_key),
             *recovery_jobs(recovery),
         ],

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from farshore.api_types.machines import Machine
 from farshore.api_types.servers import ProcessServer, ServerStanding
+from farshore.model.identifiers import CHUNK
 from farshore.model.states import CaptureMode, MachineState
 
 
@@ -45,7 +46,22 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     seen = _family("machine_last_seen_seconds", "When the mobility service reported last (Unix time)", "machine")
     copied = _family("machine_copy_done_ratio", "How much of the copy under way is done", "machine")
     sends = _family("machine_process_server", "1 for the process server that the machine sends to", "machine", "server")
+    proven = _family("machine_proven_ratio", "Proven equal to its copy within 7 days", "machine", "disk")
+    oldest = _family("machine_proof_oldest_seconds", "The oldest proof of a chunk (Unix time)", "machine", "disk")
+    newest = _family("machine_proof_newest_seconds", "The newest proof of a chunk (Unix time)", "machine", "disk")
+    doubtful = _family("machine_doubtful_bytes", "Copied of late and not proven since", "machine", "disk")
+    differing = _family("machine_differing_chunks", "Found to differ from the copy and not proven since", "machine")
+    differences = _family("machine_differences", "Chunks that were ever found to differ from the copy", "machine")
     for one in machines:
+        if one.proof is not None:
+            for disk in one.proof.disks:
+                labels = [one.name, str(disk.disk)]
+                proven.add_metric(labels, disk.lately / max(1, disk.chunks))
+                oldest.add_metric(labels, disk.oldest / 1e9)
+                newest.add_metric(labels, disk.newest / 1e9)
+                doubtful.add_metric(labels, disk.doubtful * CHUNK)
+            differing.add_metric([one.name], one.proof.differing)
+            differences.add_metric([one.name], one.proof.differences)
         if one.rpo_seconds is not None:
             rpo.add_metric([one.name], one.rpo_seconds)
         for stage, seconds in one.lag.items():
@@ -64,6 +80,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
         if one.process_server:
             sends.add_metric([one.name, one.process_server], 1)
     yield from (rpo, lag, state, mode, since, every, seen, copied, sends)
+    yield from (proven, oldest, newest, doubtful, differing, differences)
 
 
 def _of_servers(servers: Sequence[ProcessServer]) -> Iterator[Metric]:

@@ -112,6 +112,16 @@ def point_position(name: str) -> Optional[Position]:
     return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
 
 
+def difference(machine: MachineId, position: Position, disk: DiskNumber, chunk: int) -> str:
+    """A chunk that was found to differ from the machine's disk."""
+    return f"{differences_folder(machine)}{position.epoch:08x}-{position.sequence:016x}-{disk:04x}-{chunk:016x}"
+
+
+def differences_folder(machine: MachineId) -> str:
+    """Where a machine's differences are, sorted by position."""
+    return f"{machine_folder(machine)}differences/"
+
+
 def chunk_pack(salt: bytes) -> str:
     """A chunk pack is named by its salt."""
     text = salt.hex()

@@ -13,7 +13,7 @@ import queue
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Deque, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
+from typing import Any, Callable, Deque, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,8 @@ class _Read(NamedTuple):
 
 class BaseCopy:
     """One copy of some disks. ``hash_key``: the 32 bytes of the vault's chunk hash key. ``runs``: by disk the runs of
-    chunks, (first, count), that are copied; None: all of every disk."""
+    chunks, (first, count), that are copied; None: all of every disk. ``sent`` is called with disk, first chunk and end
+    of what the vault lacked."""
 
     def __init__(
         self,
@@ -86,7 +87,9 @@ class BaseCopy:
         bandwidth: Bandwidth,
         courtesy: Courtesy,
         runs: Optional[Mapping[DiskNumber, Sequence[Tuple[int, int]]]] = None,
+        sent: Callable[[DiskNumber, int, int], None] = lambda *_: None,
     ) -> None:
+        self._sent = sent
         self._disks = disks
         self._runs = {disk.number: [(0, -(-disk.size // CHUNK))] for disk in disks} if runs is None else runs
         self._receiver = receiver
@@ -168,6 +171,8 @@ class BaseCopy:
         if stop.wait(self._bandwidth.wait_for(size)):
             raise Stopped
         until_done(lambda: self._receiver.send_chunks(window.disk, rows, parts), stop, "The copy")
+        for first, last in _runs(wanted):
+            self._sent(window.disk, window.first_chunk + int(wanted[first]), window.first_chunk + int(wanted[last]) + 1)
         self._progress.add(sent=size)
 
 

@@ -32,6 +32,8 @@ from farshore.mobility.disk_changes import Plan
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.overlay_copy import OverlayCopy, dirty_pieces
 from farshore.mobility.progress import CopyProgress
+from farshore.mobility.proving.prover import Prover
+from farshore.mobility.proving.proving import Proving
 from farshore.mobility.pump import Milestone, Pump
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.sender import Sender
@@ -108,8 +110,12 @@ class EpochRun:
         clock: Clock,
         limits: Limits,
         plan: Plan = Plan(),  # noqa: B008 - immutable
+        proving: Optional[Proving] = None,
     ) -> None:
-        """``plan``: what a HEAL has to copy beside dirty blocks."""
+        """``plan``: what a HEAL has to copy beside dirty blocks. ``proving`` None: nothing is proven."""
+        self._proving = proving or Proving(None, clock)
+        self._proves = proving is not None
+        self._proof: Optional[Worker] = None
         self.grant = grant
         self._machine = machine
         self._epoch = Epoch(grant.epoch)
@@ -194,6 +200,7 @@ class EpochRun:
     def run(self, stop: threading.Event) -> Ended:
         """Open the epoch, copy its base, and go on until it ends. Leaves the capture in bitmap mode, drained."""
         workers: List[Worker] = []
+        self._proving.begin(self._disks, anew=self.grant.kind is EpochKind.INITIAL)
         try:
             # Before the rest: while earlier writes are waited for, the journal grows already.
             workers.append(Worker("sender", self._sender.run, self._changed))
@@ -216,7 +223,8 @@ class EpochRun:
             for worker in workers:
                 worker.stop()
             for worker in workers:
-                worker.join()
+                if worker is not self._proof:  # it may wait for the server, and nobody waits for it
+                    worker.join()
             self._discard_ring()
 
     def _open(self, workers: List[Worker], stop: threading.Event) -> None:
@@ -272,6 +280,7 @@ class EpochRun:
                 return
             self._log_fallback()
         assert self._dirty is not None
+        self._proving.doubt(self._dirty.blocks, f"missed blocks were mended in epoch {self._epoch}")
         self._pump.mend(functools.partial(dirty_pieces, self._disks, self._dirty.blocks, self._clock))
 
     def _copy_missed(self, workers: List[Worker], stop: threading.Event) -> None:
@@ -290,6 +299,7 @@ class EpochRun:
             if size <= _LITTLE_BYTES or (last is not None and size > last * _SHRINKING):
                 self._capture.give_back(Dirty(0, blocks))
                 return
+            self._proving.doubt(blocks, f"missed blocks were copied in epoch {self._epoch}")
             for piece in dirty_pieces(self._disks, blocks, self._clock):
                 while not self._pump.append(piece):
                     if stop.wait(_FULL_SECONDS):
@@ -307,6 +317,9 @@ class EpochRun:
             failed = _error_of(workers)
             if failed is not None:
                 return self._failed(failed)
+            if self._proves and self.consistent and self._proof is None:
+                self._proof = Worker("proof", self._prover().run, self._changed)
+                workers.append(self._proof)
             self._suspect |= self._account()
             if self._suspect and not self.consistent:
                 return self._ended(EpochEnd.ESCAPED, _ESCAPED)
@@ -327,6 +340,19 @@ class EpochRun:
                     return self._failed(error)
             elif self._all_acknowledged(workers, stop):
                 return self._ended(EpochEnd.OVERFLOW, cause)
+
+    def _prover(self) -> Prover:
+        return Prover(
+            self._proving,
+            self._epoch,
+            bytes.fromhex(self.grant.hash_key),
+            self._disks,
+            self._capture,
+            self._pump,
+            self._plane,
+            self._clock,
+            self._limits.courtesy,
+        )
 
     def _may_leave(self) -> bool:
         """Not while the server is away: the stream goes on into the .hrl file meanwhile, the bitmap would keep none."""
@@ -367,6 +393,7 @@ class EpochRun:
                 disk.number for disk in self._disks if copied_bytes(runs.get(disk.number, ()), disk.size) >= disk.size
             }
             dirty = {number: ranges for number, ranges in dirty.items() if number not in whole}
+            self._proving.doubt(dirty, f"epoch {self._epoch} healed from the bitmap")
         else:
             dirty = {}
             runs = {disk.number: ((0, -(-disk.size // CHUNK)),) for disk in self._disks}
@@ -419,7 +446,11 @@ class EpochRun:
             bandwidth=self._limits.bandwidth,
             courtesy=self._limits.courtesy,
             runs=runs,
+            sent=functools.partial(self._note_sent, f"{self.grant.kind.value} copy of epoch {self._epoch}"),
         ).run(stop)
+
+    def _note_sent(self, cause: str, disk: DiskNumber, first: int, end: int) -> None:
+        self._proving.doubt_chunks(disk, first, end, cause)
 
     def _copy_overlay(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> int:
         """The sequence after the last record of the overlay."""

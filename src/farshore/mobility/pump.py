@@ -95,6 +95,7 @@ class Milestone:
         self.sequence = Sequence(0)
         self.time = 0
         """Nanoseconds since 1970 UTC."""
+        self.patch: Optional[Callable[[], Optional[Piece]]] = None
         self._reached = threading.Event()
         self._failed = False
 
@@ -160,6 +161,7 @@ class Pump:
         self._recorded: Optional[RecordedSectors] = None
         self._whole = True
         self._mended_last = False
+        self._observer: Optional[Callable[[Fragments], None]] = None
         self._enough = min(BATCH_RING_BYTES, source.capacity // _RING_SHARE)
         self._seen = (clock.monotonic(), source.position())
         self._last_cut = clock.monotonic()
@@ -171,15 +173,26 @@ class Pump:
         """The newest sequence given."""
         return Sequence(self._journal.next_sequence - 1)
 
-    def milestone(self, point: Optional[PointPayload] = None, still: Callable[[], bool] = lambda: True) -> Milestone:
+    def show(self, observer: Optional[Callable[[Fragments], None]]) -> None:
+        """Have every record shown to ``observer`` as it is drained, in the pump's thread; None: to nobody."""
+        self._observer = observer
+
+    def milestone(
+        self,
+        point: Optional[PointPayload] = None,
+        still: Callable[[], bool] = lambda: True,
+        patch: Optional[Callable[[], Optional[Piece]]] = None,
+    ) -> Milestone:
         """Ask for one where the ring has been written to now; it fails unless ``still`` holds after that instant.
 
         In data mode, asked after the position, every write until now lies before that position; in bitmap mode some
         may not be in the ring at all, so the milestone fails. So it does while missed blocks are still to be mended.
+        The records that ``patch`` answers, in the pump's thread once all before the position was shown, come next.
         """
         with self._lock:
             asked = int(self._clock.monotonic() * 1e9)
             made = Milestone(self._source.position(), point, asked)
+            made.patch = patch
             if self._ended or not self._whole or self._source.mode is not CaptureMode.DATA or not still():
                 made.fail()
             else:
@@ -252,6 +265,9 @@ class Pump:
         if drained is not None:
             if self._recorded is not None:
                 self._recorded.add(drained.records)
+            observer = self._observer
+            if observer is not None:
+                observer(drained.records)
             piece = within(convert(drained.records), self._sizes)
             drained.release()
             if len(piece.records):
@@ -295,7 +311,11 @@ class Pump:
         if milestone.point is not None:
             self._emit(point_piece(milestone.point, milestone.asked))
         since = int(self._clock.monotonic() * 1e9) - milestone.asked
-        milestone.resolve(self.captured, self._journal.latest or self._clock.now() - since)
+        reached, time = self.captured, self._journal.latest or self._clock.now() - since
+        patch = None if milestone.patch is None else milestone.patch()
+        if patch is not None:
+            self._emit(patch)
+        milestone.resolve(reached, time)
 
     def _mend_now(self, written: int) -> bool:
         """Every other time, and not while the ring is filling up."""

@@ -38,6 +38,7 @@ from farshore.mobility.protected_disks import (
     protected_disks,
     spill_is_safe,
 )
+from farshore.mobility.proving.proving import Proving
 from farshore.mobility.replay import replay
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.rounds.fallback import Fallback
@@ -123,6 +124,7 @@ class Replication:
         self.current: Union[EpochRun, RoundRun, None] = None
         self.fallback: Optional[Fallback] = None
         """Why this machine is protected in rounds; None: by a stream."""
+        self.proving = Proving(settings.proven, clock)
         self.capture_started: int = 0
         self.trouble = ""
         """Why there is no stream now; empty when there is one."""
@@ -151,6 +153,7 @@ class Replication:
         self._limits.bandwidth.fixed = desired.bandwidth_limit
         self._limits.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in desired.bandwidth)
         self._limits.courtesy.share = desired.cpu_share
+        self.proving.pace = desired.proof_pace
         if before is None or _wanted(before) != _wanted(desired):
             self.interrupt()
         elif before.exclude_disks != desired.exclude_disks:
@@ -213,6 +216,7 @@ class Replication:
                     self._pause = min(LONGEST_PAUSE, self._pause * 2)
         finally:
             self._stop_capture("The service ends.")
+            self.proving.save_if_due(now=True)
             if self._spill is not None:
                 self._spill.close()
 
@@ -254,7 +258,8 @@ class Replication:
         try:
             copied = [one.copied() for one in self.disks]
             plan, self._plan = self._plan, Plan()
-            run = EpochRun(self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits, plan)
+            parts = (self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits, plan)
+            run = EpochRun(*parts, self.proving)
             self.current, self.trouble = run, ""
             ended = run.run(self._interrupt)
         finally:

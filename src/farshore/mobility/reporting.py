@@ -55,6 +55,7 @@ class Reporter:
             warnings=self._warnings()[:MOST_WARNINGS],
             findings=self._lookout.untold(),
             clock=self._clock_standing(),
+            proof=replication.proving.standing(),
         )
         if capture is not None:
             try:

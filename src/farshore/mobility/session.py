@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _FIRST_SECONDS = 2.0
 _LONGEST_SECONDS = 10.0
 _POINT_RETRY_SECONDS = 15.0
+_PROVE_LOOK_SECONDS = 0.2
 
 
 class Session:
@@ -61,6 +62,8 @@ class Session:
         self._last_app_point: Optional[float] = None
         # One at a time: a freeze must not meet another.
         self._commands = ThreadPoolExecutor(1, "command")
+        self._proofs = ThreadPoolExecutor(1, "prove")
+        self._ending = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``."""
@@ -71,7 +74,9 @@ class Session:
                 self._soon.wait(every)
                 self._soon.clear()
         finally:
+            self._ending.set()
             self._commands.shutdown(wait=False)
+            self._proofs.shutdown(wait=False)
 
     def wake(self) -> None:
         """Have the next heartbeat at once."""
@@ -111,7 +116,9 @@ class Session:
         for command in desired.commands:
             if command.id not in self._begun:
                 self._begun.add(command.id)
-                self._commands.submit(self._carry_out, command)
+                # A proof may take hours; points must not wait for it.
+                whose = self._proofs if command.kind is CommandKind.PROVE else self._commands
+                whose.submit(self._carry_out, command)
         self._begun &= {command.id for command in desired.commands} | set(self._results)
         now = self._clock.monotonic()
         if not desired.app_consistent_every or self._replication.current is None:
@@ -138,6 +145,8 @@ class Session:
             return CommandResult(id=command.id)
         if command.kind is CommandKind.UPGRADE:
             return self._upgrades.carry_out(command)
+        if command.kind is CommandKind.PROVE:
+            return self._prove(command)
         point = PointPayload(PointId(command.id), PointKind(command.point_kind), command.name)
         run = self._replication.current
         if run is None or not run.consistent:
@@ -147,6 +156,16 @@ class Session:
             )
         milestone = take_point(point, run, self._replication.disks)
         return CommandResult(id=command.id, epoch=run.grant.epoch, sequence=milestone.sequence, time=milestone.time)
+
+    def _prove(self, command: Command) -> CommandResult:
+        """Returns once all that was asked for has been compared, however often epochs begin anew meanwhile."""
+        proving = self._replication.proving
+        demand = proving.demand(whole=command.whole)
+        while proving.demanded is demand and not self._ending.wait(_PROVE_LOOK_SECONDS):
+            pass
+        return CommandResult(
+            id=command.id, error=demand.failed, proven=demand.proven, differing=demand.differing, busy=demand.busy
+        )
 
     def _scheduled_point(self) -> None:
         run = self._replication.current

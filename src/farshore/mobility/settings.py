@@ -49,6 +49,11 @@ class Settings:
         return self.state / "lock"
 
     @property
+    def proven(self) -> Path:
+        """What of the disks was proven equal to its copy, and when."""
+        return self.state / "proven.json"
+
+    @property
     def handover(self) -> Path:
         """What an agent leaves to the release that takes its place."""
         return self.state / "handover.json"

@@ -31,6 +31,7 @@ from farshore.model.identifiers import Epoch, MachineId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.text import printable
 from farshore.process_server.clock import SystemClock
+from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import Stored
 from farshore.process_server.storing.uploader import Uploader
@@ -67,10 +68,12 @@ class Reporter:
         refresh: Callable[[], None],
         answered: Callable[[ReportAnswer], None],
         store_trouble: Callable[[], str],
+        proofs: Proofs,
     ) -> None:
         self._sink, self._url, self._version = sink, url, version
         self._log = log
         self._refresh, self._answered, self._store_trouble = refresh, answered, store_trouble
+        self._proofs = proofs
         self._points: list[PointReport] = []
         self._epochs: list[EpochReport] = []
         self._most = _POINTS_A_REPORT
@@ -167,6 +170,7 @@ class Reporter:
         assert self._uploader is not None
         with self._lock:
             points, epochs = self._points[: self._most], self._epochs[:]
+        differences = self._proofs.reports()
         report = ServerReport(
             url=self._url,
             version=self._version,
@@ -181,6 +185,7 @@ class Reporter:
                 StreamTrouble(machine=machine, epoch=epoch, trouble=printable(trouble))
                 for (machine, epoch), trouble in self._streams.stuck().items()
             ],
+            differences=differences,
             clock=self._clock_standing(),
             released=[StreamName(machine=machine, epoch=epoch) for machine, epoch in self._streams.released()],
         )
@@ -197,6 +202,7 @@ class Reporter:
         if self._silent:
             _log.info("The configuration server takes reports again.")
             self._silent = False
+        self._proofs.reported(differences)
         told = {id(point) for point in points}
         with self._lock:
             self._points = [point for point in self._points if id(point) not in told]

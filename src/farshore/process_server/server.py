@@ -18,6 +18,7 @@ from farshore.process_server.copying.copies import Copies
 from farshore.process_server.copying.told import Limits
 from farshore.process_server.data_plane.routes import Routes
 from farshore.process_server.listening.listener import CONNECTIONS, WORKERS, Listener
+from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.reporting import Reporter, ReportSink
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.spool.log import FILE_BYTES, SpoolLog
@@ -61,7 +62,10 @@ class ProcessServer:
     ) -> None:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
-        self.reporter = Reporter(control, url, version, self.log, self._refresh, self._answered, store_trouble)
+        self.proofs = Proofs()
+        self.reporter = Reporter(
+            control, url, version, self.log, self._refresh, self._answered, store_trouble, self.proofs
+        )
         aside = Aside(disk.directory.parent / "aside")
         self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads, aside)
         self.streams = Streams(
@@ -70,7 +74,7 @@ class ProcessServer:
         self.resuming = Resuming(self.streams)
         told = Limits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
         self.copies = Copies(self.streams, disk.directory.parent / "copies", told)
-        routes = Routes(self.streams, self.copies, self._completed, max(1, workers // 2), self.bandwidth)
+        routes = Routes(self.streams, self.copies, self._completed, self.proofs, max(1, workers // 2), self.bandwidth)
         self.listener = Listener(host, port, context, routes, workers=workers, connections=connections)
 
     def start(self) -> None:

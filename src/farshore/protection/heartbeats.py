@@ -8,7 +8,7 @@ from __future__ import annotations
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
 from farshore.api_types.machines import MOST_FINDINGS, MOST_WARNINGS, Command, CommandKind, Desired, Heartbeat
-from farshore.catalog import events, machines, policies
+from farshore.catalog import epochs, events, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow, MachineRow
 from farshore.model.bandwidth import rates
@@ -27,6 +27,7 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
         return Desired(protect=False, standby=True)
     _note_results(tx, machine, heartbeat, now)
     _note_mode(tx, machine, heartbeat, now)
+    _note_proof(tx, machine, heartbeat, now)
     clocks.note_machine(tx, machine, heartbeat.clock, heartbeat.run, now)
     seen = heartbeat.model_dump(mode="json", exclude={"results"})
     seen["warnings"] = seen["warnings"][:MOST_WARNINGS]
@@ -55,6 +56,7 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
         bandwidth_limit=machine.bandwidth_limit,
         cpu_share=machine.cpu_percent / 100,
         memory_limit=machine.memory_limit,
+        proof_pace=machine.proof_pace,
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(policy.bandwidth, policy.time_zone, now)],
         commands=[_command(row) for row in machines.open_commands(tx, machine.id)],
     )
@@ -70,6 +72,8 @@ def _command(row: CommandRow) -> Command:
     if kind is CommandKind.UPGRADE:
         release, _, digest = row.name.partition(" ")
         return Command(id=row.id, kind=kind, release=release, digest=digest)
+    if kind is CommandKind.PROVE:
+        return Command(id=row.id, kind=kind, whole=row.name == "whole")
     return Command(id=row.id, kind=kind, point_kind=row.point_kind, name=row.name)
 
 
@@ -80,6 +84,41 @@ def _note_results(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, no
         if row is not None:
             row.done, row.error = now, result.error
             row.epoch, row.sequence, row.time = result.epoch, result.sequence, result.time
+            row.result = {"proven": result.proven, "differing": result.differing, "busy": result.busy}
+
+
+def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
+    """A machine whose copy differs is not protected until that is healed and proven."""
+    if heartbeat.proof is None or heartbeat.epoch != machine.epoch or not heartbeat.epoch:
+        return
+    differing = heartbeat.proof.differing
+    if differing and machine.state == MachineState.PROTECTED.value:
+        machines.set_state(machine, MachineState.RESYNC)
+        what, kind, severity = (
+            f"{differing} chunks of its copy differ from its disks",
+            "machine.differs",
+            Severity.ERROR,
+        )
+    elif not differing and machine.state == MachineState.RESYNC.value and _was_differing(machine):
+        if not epochs.get(tx, machine.id, machine.epoch).consistent:
+            return
+        machines.set_state(machine, MachineState.PROTECTED)
+        what, kind, severity = "its copy is proven equal again", "machine.protected", Severity.INFORMATION
+    else:
+        return
+    events.record(
+        tx,
+        time=now,
+        kind=kind,
+        actor=f"machine/{machine.id}",
+        subject=f"machine/{machine.id}",
+        severity=severity,
+        message=f"{machine.name}: {what}.",
+    )
+
+
+def _was_differing(machine: MachineRow) -> bool:
+    return bool((machine.heartbeat.get("proof") or {}).get("differing"))
 
 
 def _note_mode(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:

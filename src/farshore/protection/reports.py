@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
-from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport, StreamName, StreamReport
-from farshore.catalog import events, machines, points, policies, users
+from farshore.api_types.servers import (
+    DifferenceReport,
+    PointReport,
+    ReportAnswer,
+    ServerReport,
+    StreamName,
+    StreamReport,
+)
+from farshore.catalog import differences, events, machines, points, policies, users
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import EpochRow, MachineRow, PointRow, ProcessServerRow
+from farshore.catalog.tables import DifferenceRow, EpochRow, MachineRow, PointRow, ProcessServerRow
 from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
@@ -63,6 +70,10 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             _note_point(tx, *found, point)
             if (point.machine, point.epoch) not in aged and _is_good(found[1], point):
                 _is_new(found[0], min(point.time, now), now)
+    for difference in report.differences:
+        found = books.find(difference.machine, difference.epoch)
+        if found is not None:
+            _note_difference(tx, found[0], difference, now)
     if books.foreign:
         _note_foreign(tx, server, books.foreign, now)
     for left in report.released:
@@ -74,6 +85,25 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         certificates=users.good_serials(tx, "machine", {stream.machine for stream in report.streams}, now),
         release=moving.to_release(tx, server, named),
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
+    )
+
+
+def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceReport, now: int) -> None:
+    row = DifferenceRow(**found.model_dump())
+    if not differences.record(tx, row):
+        return
+    since = f"after {found.proven_epoch}:{found.proven_sequence}" if found.proven_epoch else "of any time before"
+    events.record(
+        tx,
+        time=now,
+        kind="copy.differs",
+        actor=f"machine/{machine.id}",
+        subject=f"machine/{machine.id}",
+        severity=Severity.ERROR,
+        message=f"The copy of {machine.name} differed at disk {found.disk}, bytes {found.start} to "
+        f"{found.start + found.length}, position {found.epoch}:{found.sequence}, and was sent again. Points {since} up "
+        f"to there may be wrong in these bytes. The newest that could explain it: {found.cause}.",
+        detail=found.model_dump(),
     )
 
 

@@ -132,6 +132,7 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             f"The stream of {machine.name} is in trouble at its process server: {machine.stream_trouble}",
             "Nothing that was acknowledged is thrown away; other machines are not held up.",
         )
+    yield from _of_proof(machine, subject)
     yield from _of_clock(machine, subject, now)
     blind = _blind_disks(machine)
     if machine.state in LIVE and blind:
@@ -154,6 +155,20 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
             f"Its points are rounds: farshore machine check {machine.name} says what a stream would take."
             if machine.heartbeat.get("points_every")
             else "It heals by itself; if it recurs, the machine writes faster than it can send.",
+        )
+
+
+def _of_proof(machine: MachineRow, subject: str) -> Iterable[Condition]:
+    proof = machine.heartbeat.get("proof") or {}
+    if machine.state in LIVE and proof.get("differing"):
+        yield Condition(
+            "copy-differs",
+            subject,
+            Severity.ERROR,
+            f"{proof['differing']} chunks of the copy of {machine.name} differ from its disks and are not proven equal "
+            "again.",
+            "They were sent again, and are proven next; both versions are kept. Points that may be wrong are marked: "
+            f"farshore point list {machine.name}. To look at all of it: farshore machine prove {machine.name} --whole",
         )
 
 

@@ -222,6 +222,8 @@ def _stays(name: str, plan: Plan, newest: Epoch, lost: Set[Epoch]) -> bool:
     if kind == "bases":
         number = Epoch(int(rest.partition("-")[0], 16))
         return number > newest or number in lost
+    if kind == "differences":
+        return Epoch(int(rest.partition("-")[0], 16)) >= min(plan, default=newest)
     return kind not in ("layers", "data", "epochs", "rebased", "descriptions")
 
 

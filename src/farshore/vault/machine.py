@@ -6,6 +6,7 @@ points, and a disk at any position. An epoch's states become visible with its do
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Set
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Sequence as Several
 
 import numpy as np
+import numpy.typing as npt
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer, Role
@@ -29,7 +31,7 @@ from farshore.model.machine import MachineDescription
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.ports import BlockSource
 from farshore.model.position import Position
-from farshore.vault import damage, machine_descriptions, points
+from farshore.vault import damage, differences, machine_descriptions, points
 from farshore.vault.base_copy import BaseCopy
 from farshore.vault.base_maps import BaseMap
 from farshore.vault.block_index import Part, build_index
@@ -37,6 +39,7 @@ from farshore.vault.blocks import Level
 from farshore.vault.cache import PackCache, SourceCache
 from farshore.vault.chunks import ChunkStore
 from farshore.vault.condemned import read_condemned
+from farshore.vault.differences import Differing
 from farshore.vault.epochs import EpochRecord
 from farshore.vault.fetch import Fetcher
 from farshore.vault.layers import Layer
@@ -256,6 +259,9 @@ class MachineVault:
 
         Raises NotFound, Damaged (a missing, cut or altered object), WrongKey.
         """
+        return self._opened(position, disk)
+
+    def _opened(self, position: Position, disk: DiskNumber) -> DiskView:
         # The lease comes before the listing that is relied on: see collection.
         lease = take_lease(self._store, self._chunk_key, LeaseKind.READ, self.id, position)
         try:
@@ -284,6 +290,30 @@ class MachineVault:
             wanted = vault_names.description(self.id, number)
             name = wanted if wanted in names else name
         return machine_descriptions.from_fields(read_document(self._store, self.key, name), name)
+
+    # Proofs
+
+    def equal_chunks(
+        self, position: Position, disk: DiskNumber, chunks: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the disk's ``chunks`` (sorted) have these ``hashes``, shape (n, 32), at ``position``. One in an
+        object that is known to be damaged has not. Raises NotFound, Damaged (the state cannot be opened at all)."""
+        damaged = {one.object for one in damage.listed(self._store, self._chunk_key)}
+        with contextlib.closing(self._opened(position, disk)) as view:
+            return differences.equal_chunks(view, self._hash_key, damaged, chunks, hashes)
+
+    def stored_chunk(self, position: Position, disk: DiskNumber, chunk: int) -> bytes | None:
+        """A chunk at ``position``; None where it cannot be read. Raises NotFound, Damaged."""
+        with contextlib.closing(self._opened(position, disk)) as view:
+            return differences.read_chunk(view, chunk)
+
+    def put_difference(self, found: Differing) -> None:
+        """Keep a chunk that differs from the machine's disk."""
+        differences.put(self._store, self.key, self.id, found)
+
+    def differences(self) -> list[Differing]:
+        """What was found to differ, by position."""
+        return differences.listed(self._store, self.key, self.id)
 
     # Parts of the above
 

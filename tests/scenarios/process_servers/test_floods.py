@@ -89,7 +89,8 @@ def test_a_handshake_and_a_head_that_trickle_are_given_up(
     else:
         line = site.machine().wrap_socket(line, server_hostname="127.0.0.1")
         sending = trickle(line, b"POST /batch HTTP/1.1\r\nX: " + b"x" * 500)
-    assert not site.listener._strangers or what == "handshake"
+    if what == "head":  # the server's side of the handshake may end a little after ours
+        until(lambda: not site.listener._strangers, "it is taken for a stranger")
     until(lambda: not site.listener._connections, "it is still there")
     sending.join()
     line.close()

@@ -39,6 +39,7 @@ DOORS = {
         POST /v1/enrolment-tokens, DELETE /v1/enrolment-tokens/{token}, POST /v1/machines,
         PUT /v1/machines/{machine}/protection, DELETE /v1/machines/{machine}/protection,
         POST /v1/machines/{machine}/upgrade, POST /v1/machines/{machine}/resync, POST /v1/machines/{machine}/points,
+        POST /v1/machines/{machine}/proof,
         POST /v1/machines/{machine}/failovers, POST /v1/failovers/{failover}/cleanup,
         POST /v1/failovers/{failover}/commit, POST /v1/jobs/{job}/cancel, PATCH /v1/process-servers/{server}""",
     Door.CONTRIBUTOR: """

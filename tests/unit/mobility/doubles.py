@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from farshore.api_types.streams import Acknowledgement, BaseCompletion, StreamStatus
+from farshore.api_types.streams import Acknowledgement, BaseCompletion, DifferenceAnswer, ProofAnswer, StreamStatus
 from farshore.formats.batch import Buffer, Role, decode
 from farshore.formats.chunk_exchange import Comparison, Verdict
+from farshore.formats.proof import Difference, Proof
 from farshore.formats.record import RecordKind, payload_offsets
+from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.capture.layout import RING_RECORD, RING_RECORD_BYTES
 from farshore.model.errors import Gap
 from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber
@@ -51,6 +53,7 @@ class ProcessServerDouble:
         self.known: Dict[bytes, bytes] = {}
         self.sent_chunks = 0
         self.completed: Optional[BaseCompletion] = None
+        self.differences: List[Difference] = []
         self._trouble = trouble
         self._lock = threading.Lock()
 
@@ -106,10 +109,27 @@ class ProcessServerDouble:
             machine=MACHINE, epoch=1, next_journal=self.next[Role.JOURNAL], next_base=1, base_complete=True
         )
 
-    def state(self, disk: int) -> npt.NDArray[np.uint8]:
-        """Base overlaid with the whole journal."""
+    def prove(self, proof: Proof) -> ProofAnswer:
+        self._trouble("prove")
+        state = self.state(proof.disk, proof.sequence)
+        differing = [
+            chunk
+            for chunk, told in zip(proof.chunks.tolist(), proof.hashes)  # noqa: B905 - Python 3.9
+            if chunk_hashes(state[chunk * CHUNK : (chunk + 1) * CHUNK].data, KEY)[0].tobytes() != told.tobytes()
+        ]
+        return ProofAnswer(differing=differing)
+
+    def differ(self, found: Difference) -> DifferenceAnswer:
+        state = self.state(found.disk, found.sequence)[found.chunk * CHUNK :][: len(found.data)]
+        self.differences.append(found)
+        return DifferenceAnswer(differs=state.tobytes() != bytes(found.data))
+
+    def state(self, disk: int, sequence: Optional[int] = None) -> npt.NDArray[np.uint8]:
+        """Base overlaid with the whole journal, or the journal up to a sequence."""
         made = self.base[disk].copy()
-        for kind, number, start, length, data in self.journal:
+        with self._lock:
+            journal = self.journal[:sequence]
+        for kind, number, start, length, data in journal:
             if number == disk and kind in (RecordKind.WRITE, RecordKind.ZERO, RecordKind.DISCARD):
                 made[start : start + length] = np.frombuffer(data, np.uint8) if kind == RecordKind.WRITE else 0
         return made

@@ -12,7 +12,9 @@ from farshore.mobility.capture.accounting import Counters
 from farshore.mobility.capture.capture import Status
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.kernel import DiskStat
+from farshore.mobility.clock import SystemClock
 from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.proving.proving import Proving
 from farshore.mobility.reporting import Reporter
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.identifiers import DiskNumber
@@ -44,6 +46,7 @@ class ReplicationDouble:
     capture_started = 1
 
     def __init__(self) -> None:
+        self.proving = Proving(None, SystemClock())
         self.capture: Optional[CaptureDouble] = CaptureDouble()
         self.disks: List[ProtectedDisk] = [
             ProtectedDisk(DiskNumber(number), Disk(f"vd{number}", 254, number, 1 << 30), ()) for number in (0, 1)

@@ -19,6 +19,7 @@ from farshore.formats.batch import LATEST, Batch, Role
 from farshore.formats.spool import FRAME_HEADER
 from farshore.model.errors import Damaged, Malformed, WrongState
 from farshore.model.identifiers import Epoch, MachineId
+from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.reporting import Reporter
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.spool.log import SpoolLog
@@ -167,7 +168,7 @@ def test_one_point_that_the_configuration_server_refuses_holds_up_no_report() ->
 
     nothing: Any = SimpleNamespace(all=list, stuck=dict, released=list, trouble="")
     log: Any = SimpleNamespace(waiting_bytes=0, limit=0, trouble="")
-    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "")
+    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "", Proofs())
     reporter._streams = reporter._uploader = nothing
     reporter._points = [point(number, "bad" if number == 7 else "") for number in range(20)]
     for _ in range(20):
@@ -185,7 +186,7 @@ def test_no_error_ends_the_reports() -> None:
 
     nothing: Any = SimpleNamespace(all=list, stuck=dict, released=list, trouble="")
     log: Any = SimpleNamespace(waiting_bytes=0, limit=0, trouble="")
-    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "")
+    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "", Proofs())
     reporter._streams = reporter._uploader = nothing
     reporter._round(reporter._report)
     reporter._round(reporter._report)

@@ -14,7 +14,9 @@ from farshore.api_types.streams import (
     Acknowledgement,
     BaseCompletion,
     ChunkRange,
+    DifferenceAnswer,
     MissingChunks,
+    ProofAnswer,
     Protocol,
     ProtocolChoice,
     ProtocolOffer,
@@ -33,13 +35,15 @@ BODIES: dict[str, list[type[BaseModel]]] = {
     f"GET {STREAM}": [StreamStatus],
     f"POST {STREAM}/batches": [Acknowledgement],
     f"GET {STREAM}/chunks/missing": [MissingChunks],
+    f"POST {STREAM}/proofs": [ProofAnswer],
+    f"POST {STREAM}/differences": [DifferenceAnswer],
     f"POST {STREAM}/base": [BaseCompletion],
 }
 
 
 def routes() -> set[str]:
     nothing: Any = None
-    made = Routes(nothing, nothing, nothing, copying=1, bandwidth=nothing)
+    made = Routes(nothing, nothing, nothing, nothing, copying=1, bandwidth=nothing)
     about_streams = {f"{method} {STREAM}{rest}" for method, rest in made._calls}
     return about_streams | {f"{method} {path}" for method, path in made._of_no_stream}
 

@@ -14,6 +14,7 @@ from farshore.formats import vault_names
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy, Forbidden, NoSpace, NotFound, TryLater
 from farshore.process_server.data_plane.routes import Routes
+from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.storing.throttled_store import ThrottledStore
 from farshore.process_server.storing.watched_store import SLOW_SECONDS, WatchedStore
 from farshore.vault.stores.remote import RemoteStore
@@ -143,7 +144,7 @@ def test_chunks_are_refused_before_they_are_read_while_over_the_limit(made):
     copies: Any = SlowCopies()
     copies.store.set()
     streams: Any = Streams()
-    routes = Routes(streams, copies, lambda *_: None, 2, made.bandwidth)
+    routes = Routes(streams, copies, lambda *_: None, Proofs(), 2, made.bandwidth)
     made.store.put(PACK, [SEGMENT])
     asked = request("POST", "/chunks")
     with pytest.raises(Busy) as caught:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from farshore.api_types.jobs import Job
-from farshore.api_types.machines import Finding, Machine, MachineAddition, ProtectionRequest
+from farshore.api_types.machines import Finding, Machine, MachineAddition, ProofRequest, ProtectionRequest
 from farshore.catalog import events, machines, policies, process_servers, secrets, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.jobs.proof import PROOF
 from farshore.configuration_server.jobs.push import PUSH
 from farshore.configuration_server.jobs.upgrade import UPGRADE
 from farshore.configuration_server.services import Services
@@ -112,6 +113,8 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
             row.cpu_percent = request.cpu_percent
         if request.memory_limit is not None:
             row.memory_limit = request.memory_limit
+        if request.proof_pace is not None:
+            row.proof_pace = request.proof_pace
         if request.process_server is not None:
             chosen = process_servers.get(tx, request.process_server).id if request.process_server else ""
             row.chosen_server = chosen
@@ -145,6 +148,18 @@ def upgrade(machine: Named, user: Operator, installation: Installation) -> Job:
         _tell(tx, installation, user, row, "machine.upgrade", f"An upgrade of {row.name}'s agent was asked for.")
         subject = row.id
     return installation.jobs.start(UPGRADE, {"subject": subject, "actor": user.actor})
+
+
+@router.post("/{machine}/proof", status_code=202)
+def prove(machine: Named, request: ProofRequest, user: Operator, installation: Installation) -> Job:
+    """Compare the machine's disks with its copy now, and send again what differs."""
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
+            raise WrongState(f"{row.name} is {row.state}.", remedy="Its copy can be proven once it is protected.")
+        _tell(tx, installation, user, row, "machine.proof", f"A proof of {row.name}'s copy was asked for.")
+        subject = row.id
+    return installation.jobs.start(PROOF, {"subject": subject, "whole": request.whole, "actor": user.actor})
 
 
 @router.post("/{machine}/resync", status_code=202)

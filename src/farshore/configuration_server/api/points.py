@@ -8,7 +8,7 @@ from fastapi import Query
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.points import Point, PointRequest
-from farshore.catalog import events, machines, points
+from farshore.catalog import differences, events, machines, points
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named, Place, Wanted
 from farshore.configuration_server.jobs.point import POINT
@@ -37,7 +37,8 @@ def list_points(
     with installation.catalog.reading() as tx:
         row = machines.get(tx, machine)
         found = points.listed(tx, row.id, limit=limit, before=before, after=after, kind=kind, name=name)
-        return [views.point(point) for point in found]
+        differing = differences.listed(tx, row.id)
+        return [views.point(point, differing) for point in found]
 
 
 @router.post("", status_code=202)

@@ -10,12 +10,14 @@ from pydantic import ValidationError
 from farshore.api_types.events import Alert, Event, Severity
 from farshore.api_types.failovers import Failover, FailoverKind
 from farshore.api_types.machines import Description, Heartbeat, Machine, TokenView
-from farshore.api_types.points import Point
+from farshore.api_types.points import MOST_DOUBTS, Point
 from farshore.api_types.policies import Policy
 from farshore.api_types.servers import ProcessServer
 from farshore.api_types.users import Role, User
+from farshore.catalog.differences import affecting
 from farshore.catalog.tables import (
     AlertRow,
+    DifferenceRow,
     EventRow,
     FailoverRow,
     MachineRow,
@@ -66,6 +68,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         lag=_lag(row, seen, sends_to, now),
         progress=seen.progress if seen else None,
         accounts=seen.accounts if seen else [],
+        proof=seen.proof if seen else None,
         warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *_stuck(row), *damage],
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
@@ -112,8 +115,8 @@ def _stuck(row: MachineRow) -> list[str]:
     return [f"Its stream is in trouble at the process server: {row.stream_trouble}"] if row.stream_trouble else []
 
 
-def point(row: PointRow) -> Point:
-    """A recovery point."""
+def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
+    """A recovery point; ``found``: what of its machine's copy differed."""
     return Point(
         id=row.id,
         machine=row.machine,
@@ -122,6 +125,9 @@ def point(row: PointRow) -> Point:
         time=row.time,
         kind=PointKind(row.kind),
         name=row.name,
+        doubts=[f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in affecting(found, row)][
+            :MOST_DOUBTS
+        ],
     )
 
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import FrozenSet, List, Mapping, Sequence, Tuple
+from typing import FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from farshore.api_types.machines import EpochGrant
 from farshore.client.data_plane import DataPlane
@@ -23,6 +23,7 @@ from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.freezing import Freeze, order_of_freezing, write_out
 from farshore.mobility.hooks import FOLDER
 from farshore.mobility.overlay_copy import dirty_pieces
+from farshore.mobility.proving.proving import Proving
 from farshore.mobility.pump import Milestone
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.rounds.round_run import RETRY_SECONDS, RoundRun
@@ -63,8 +64,9 @@ class BitmapRun(RoundRun):
         *,
         every: float,
         hooks: Path = FOLDER,
+        proving: Optional[Proving] = None,
     ) -> None:
-        super().__init__(machine, grant, disks, plane, clock, limits, every=every, hooks=hooks)
+        super().__init__(machine, grant, disks, plane, clock, limits, every=every, hooks=hooks, proving=proving)
         self._capture = capture
         self._devices = devices
         self._pace = _FIRST_PACE
@@ -79,6 +81,8 @@ class BitmapRun(RoundRun):
                 self._round(requests, stop)
                 self._lasted = self._clock.monotonic() - began
                 due = began + self._rest()
+                if self._proves:
+                    self._proof.read(self._journal.acknowledged, due - self._clock.monotonic(), stop)
             except TryLater as error:
                 self._no_point(requests, error)
                 # Soon, where it was only too much. Not where something had to be held still in vain.
@@ -113,6 +117,7 @@ class BitmapRun(RoundRun):
         """Raises TryLater where no point could be made, Stopped, and what ends the epoch."""
         write_out(order_of_freezing(mounted_once(), self._devices))  # so that the freeze finds little to write
         dirty = self._capture.collect()
+        self._conclude(dirty)
         passes = 0
         while size_of(dirty) > min(STILL_BYTES // 2, self._pace * STILL_SECONDS):
             if passes == LIVE_PASSES:
@@ -129,6 +134,16 @@ class BitmapRun(RoundRun):
         for piece in still.pieces:
             self._journal.send(piece, stop)
         self._put_points(requests, kind, still.time, stop)
+
+    def _conclude(self, dirty: Mapping[DiskNumber, Ranges]) -> None:
+        """What was read after the last point, and not written to since, is compared. What differs counts as written."""
+        try:
+            differing = self._proof.conclude(dirty)
+        except BaseException:
+            self._give_back([dirty])
+            raise
+        if differing:
+            self._give_back([differing])
 
     def _copy_live(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> None:
         reading = 0.0

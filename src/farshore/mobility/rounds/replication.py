@@ -80,6 +80,7 @@ class RoundReplication(Replication):
         devices = {one.number: one.disk.device for one in self.disks}
         every = self._rounds.every
         if capture is None:
-            return ScanRun(self._machine, grant, devices, copied, plane, self._clock, self._limits, every=every)
-        below = frozenset(devices.values())
-        return BitmapRun(self._machine, grant, capture, below, copied, plane, self._clock, self._limits, every=every)
+            scanned = (self._machine, grant, devices, copied, plane, self._clock, self._limits)
+            return ScanRun(*scanned, every=every, proving=self.proving)
+        noted = (self._machine, grant, capture, frozenset(devices.values()), copied, plane, self._clock, self._limits)
+        return BitmapRun(*noted, every=every, proving=self.proving)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import logging
 import threading
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
-from farshore.api_types.machines import EpochGrant, Progress
+from farshore.api_types.machines import EpochGrant, EpochKind, Progress
 from farshore.api_types.streams import BaseCompletion
 from farshore.client.data_plane import DataPlane
 from farshore.formats.point_payload import PointPayload
@@ -23,9 +24,11 @@ from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.hooks import FOLDER, Quiesced
 from farshore.mobility.progress import CopyProgress
+from farshore.mobility.proving.proving import Proving
 from farshore.mobility.pump import Milestone
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.rounds.journal import RoundJournal
+from farshore.mobility.rounds.proof import RoundProof
 from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, new_id
 from farshore.model.point import PointKind
@@ -55,7 +58,11 @@ class RoundRun(abc.ABC):
         *,
         every: float,
         hooks: Path = FOLDER,
+        proving: Optional[Proving] = None,
     ) -> None:
+        """``proving`` None: nothing is proven."""
+        self._proving = proving or Proving(None, clock)
+        self._proves = proving is not None
         self.grant = grant
         self.consistent = False
         self.verdicts: Mapping[DiskNumber, Verdict] = {}
@@ -76,6 +83,16 @@ class RoundRun(abc.ABC):
         self._leaving = False
         self._ended = False
         self._lasted = 0.0
+        self._proving.begin(disks, anew=grant.kind is EpochKind.INITIAL)
+        self._proof = RoundProof(
+            self._proving,
+            Epoch(grant.epoch),
+            bytes.fromhex(grant.hash_key),
+            {disk.number: disk for disk in disks},
+            plane,
+            clock,
+            limits.courtesy,
+        )
 
     # ---- what others see ----
 
@@ -160,7 +177,11 @@ class RoundRun(abc.ABC):
             progress=self._progress,
             bandwidth=self._limits.bandwidth,
             courtesy=self._limits.courtesy,
+            sent=functools.partial(self._note_sent, f"{self.grant.kind.value} copy of epoch {self.grant.epoch}"),
         ).run(stop)
+
+    def _note_sent(self, cause: str, disk: DiskNumber, first: int, end: int) -> None:
+        self._proving.doubt_chunks(disk, first, end, cause)
 
     def _rest(self) -> float:
         """Seconds from the beginning of one round to the next."""

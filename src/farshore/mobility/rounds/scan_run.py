@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.freezing import FREEZE_SECONDS, Freeze, order_of_freezing
 from farshore.mobility.hooks import FOLDER
 from farshore.mobility.overlay_copy import block_piece
+from farshore.mobility.proving.proving import Proving
 from farshore.mobility.pump import Milestone
 from farshore.mobility.records import Piece
 from farshore.mobility.retrying import Stopped
@@ -99,8 +100,9 @@ class ScanRun(RoundRun):
         every: float,
         hooks: Path = FOLDER,
         most_hashes: int = MOST_HASHES,
+        proving: Optional[Proving] = None,
     ) -> None:
-        super().__init__(machine, grant, disks, plane, clock, limits, every=every, hooks=hooks)
+        super().__init__(machine, grant, disks, plane, clock, limits, every=every, hooks=hooks, proving=proving)
         self._devices = devices
         self._key = bytes.fromhex(grant.hash_key)
         self._keeps = sum(-(-disk.size // CHUNK) for disk in disks) <= most_hashes
@@ -119,6 +121,8 @@ class ScanRun(RoundRun):
             requests = self._requested()
             try:
                 self._round(keeper.hashes, requests, stop)
+                if self._proves:
+                    self._proof.scanned(self._journal.acknowledged, keeper.hashes)
             except TryLater as error:
                 self._no_point(requests, error)
                 if stop.wait(RETRY_SECONDS):

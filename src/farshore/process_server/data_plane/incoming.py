@@ -11,7 +11,7 @@ from farshore.formats import batch as batches
 from farshore.formats.batch import Batch, Buffer
 from farshore.formats.record import DiskRoom, check_places
 from farshore.model.errors import Malformed
-from farshore.model.identifiers import SECTOR
+from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber
 
 
 def read_batch(data: Buffer, grant: StreamGrant) -> Batch:
@@ -23,6 +23,13 @@ def read_batch(data: Buffer, grant: StreamGrant) -> Batch:
         raise Malformed("The batch holds no records.", remedy="Send a MARK record where nothing was written.")
     check_places(batch.records, _rooms(grant.description))
     return batch
+
+
+def check_inside(grant: StreamGrant, disk: DiskNumber, chunk: int) -> None:
+    """Raise Malformed where the granted disks have no such chunk."""
+    size = {one.number: one.size for one in grant.description.disks if not one.excluded}.get(disk, 0)
+    if chunk * CHUNK >= size:
+        raise Malformed("A chunk lies beyond its disk.", remedy="Open a new epoch: the disk has changed.")
 
 
 def _rooms(description: Description) -> dict[int, DiskRoom]:

@@ -28,21 +28,33 @@ from farshore.formats import batch as batches
 from farshore.formats import chunk_exchange, stream_protocol
 from farshore.formats.batch import Role
 from farshore.formats.point_payload import check_points
+from farshore.formats.proof import (
+    CAUSE_BYTES,
+    DIFFERENCE_HEADER,
+    MOST_CHUNKS,
+    PROOF_HEADER,
+    PROOF_ROW,
+    decode_difference,
+    decode_proof,
+)
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy, Forbidden, Malformed, NotFound, Unauthenticated
-from farshore.model.identifiers import Epoch, MachineId
+from farshore.model.identifiers import CHUNK, Epoch, MachineId
 from farshore.process_server.copying.copies import Copies
-from farshore.process_server.data_plane.incoming import read_batch
+from farshore.process_server.data_plane.incoming import check_inside, read_batch
 from farshore.process_server.listening.exchange import Answer, Request
+from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.storing.throttled_store import over_the_limit
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 from farshore.process_server.streams.time_axis import Timing
 
 _STREAM = re.compile(
-    r"/v1/streams/([0-9a-f-]{36})/([0-9]{1,10})(/batches|/chunks|/chunks/compare|/chunks/missing|/base|)"
+    r"/v1/streams/([0-9a-f-]{36})/([0-9]{1,10})(/batches|/proofs|/differences|/chunks|/chunks/compare|/chunks/missing|/base|)"
 )
 _DOCUMENT_BYTES = 64 << 10
+_PROOF_BYTES = PROOF_HEADER.size + MOST_CHUNKS * PROOF_ROW.itemsize
+_DIFFERENCE_BYTES = DIFFERENCE_HEADER.size + CAUSE_BYTES + CHUNK
 _RANGES = 1000
 """Missing ranges told at a time."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -69,11 +81,13 @@ class Routes:
         streams: Streams,
         copies: Copies,
         completed: Callable[[Stream, BaseCompletion], None],
+        proofs: Proofs,
         copying: int,
         bandwidth: Bandwidth,
     ) -> None:
         self._streams = streams
         self._copies = copies
+        self._proofs = proofs
         self._completed = completed
         self._bandwidth = bandwidth
         self._copying = threading.BoundedSemaphore(copying)
@@ -88,6 +102,8 @@ class Routes:
             ("POST", "/chunks"): self._for_copies(self._chunks),
             ("GET", "/chunks/missing"): self._for_copies(self._missing),
             ("POST", "/base"): self._for_copies(self._base),
+            ("POST", "/proofs"): self._for_copies(self._prove),
+            ("POST", "/differences"): self._for_copies(self._differ),
         }
 
     def __call__(self, request: Request) -> Answer:
@@ -177,6 +193,18 @@ class Routes:
             self._completed(stream, completion)
         self._copies.drop(stream)
         return _json(self._standing(stream))
+
+    def _prove(self, call: Call) -> Answer:
+        stream, grant = self._granted(call)
+        proof = decode_proof(call.request.body(_PROOF_BYTES))
+        check_inside(grant, proof.disk, int(proof.chunks[-1]))
+        return _json(self._proofs.prove(stream, proof))
+
+    def _differ(self, call: Call) -> Answer:
+        stream, grant = self._granted(call)
+        found = decode_difference(call.request.body(_DIFFERENCE_BYTES))
+        check_inside(grant, found.disk, found.chunk)
+        return _json(self._proofs.differ(stream, found))
 
     def _standing(self, stream: Stream) -> StreamStatus:
         return StreamStatus(

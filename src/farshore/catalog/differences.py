@@ -1,0 +1,32 @@
+"""Queries over chunks whose copy was found to differ from the machine's disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import DifferenceRow, PointRow
+
+
+def record(tx: Transaction, row: DifferenceRow) -> bool:
+    """Note one; False where it was known already."""
+    key = (row.machine, row.disk, row.start, row.epoch, row.sequence)
+    if tx.get(DifferenceRow, key) is not None:
+        return False
+    tx.add(row)
+    tx.flush()
+    return True
+
+
+def listed(tx: Transaction, machine: str) -> list[DifferenceRow]:
+    """All of a machine, by position."""
+    wanted = select(DifferenceRow).where(DifferenceRow.machine == machine)
+    return list(tx.scalars(wanted.order_by(DifferenceRow.epoch, DifferenceRow.sequence, DifferenceRow.start)))
+
+
+def affecting(differences: Sequence[DifferenceRow], point: PointRow) -> list[DifferenceRow]:
+    """Those that may be in the state of a point: it lies after the last proof and not after the finding."""
+    at = (point.epoch, point.sequence)
+    return [one for one in differences if (one.proven_epoch, one.proven_sequence) < at <= (one.epoch, one.sequence)]

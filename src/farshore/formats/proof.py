@@ -1,0 +1,106 @@
+"""Bodies of the requests of a proof: hashes of chunks as a disk had them at a position, and a chunk that differs.
+
+Byte tables: docs/formats/proof.md. Chunks and hashes are those of the base copy (chunk_exchange.py).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, List, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from farshore.formats.batch import Buffer
+from farshore.formats.chunk_exchange import HASH_BYTES
+from farshore.model.errors import Malformed
+from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, Sequence
+from farshore.model.position import Position
+
+PROOF_MAGIC = b"FARPROF1"
+DIFFERENCE_MAGIC = b"FARDIFF1"
+PROOF_HEADER = struct.Struct("<8sHHIQ")
+"""magic, disk, reserved, count, sequence; then count rows of PROOF_ROW."""
+PROOF_ROW: np.dtype[Any] = np.dtype([("chunk", "<u8"), ("hash", "V32")])
+DIFFERENCE_HEADER = struct.Struct("<8sHHIQQIIQ")
+"""magic, disk, bytes of the cause, bytes of the chunk, chunk, sequence, reserved, epoch and sequence of the last proof
+(0, 0: never); then the cause (UTF-8), then the chunk."""
+MOST_CHUNKS = 1 << 16
+"""Of one proof."""
+CAUSE_BYTES = 512
+_MOST = (1 << 63) // CHUNK
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The chunks of one disk as they were at ``sequence`` of the epoch: sorted, each once. ``hashes``: (count, 32)."""
+
+    disk: DiskNumber
+    sequence: Sequence
+    chunks: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A chunk whose copy differs from the disk: ``data`` is what the disk held at ``sequence``. ``proven``: the last
+    position at which both were equal; None: there is none. ``cause``: the newest that could explain it."""
+
+    disk: DiskNumber
+    sequence: Sequence
+    chunk: int
+    data: Buffer
+    proven: Optional[Position]
+    cause: str
+
+
+def encode_proof(proof: Proof) -> List[Buffer]:
+    """The body of a proof."""
+    rows = np.zeros(len(proof.chunks), PROOF_ROW)
+    rows["chunk"] = proof.chunks
+    rows["hash"] = np.ascontiguousarray(proof.hashes).view("V32").reshape(-1)
+    return [PROOF_HEADER.pack(PROOF_MAGIC, proof.disk, 0, len(rows), proof.sequence), rows.data.cast("B")]
+
+
+def decode_proof(data: Buffer) -> Proof:
+    """Read a proof's body. Raises Malformed."""
+    disk, _, count, sequence, body = _open(memoryview(data), PROOF_HEADER, PROOF_MAGIC)
+    if not 0 < count <= MOST_CHUNKS or len(body) != count * PROOF_ROW.itemsize:
+        raise Malformed("A proof does not hold the chunks that it names.", remedy="Send it again whole.")
+    rows = np.frombuffer(body, PROOF_ROW, count)
+    if (rows["chunk"] >= _MOST).any():
+        raise Malformed("A chunk lies beyond any disk.", remedy="Open a new epoch: the disk has changed.")
+    chunks = rows["chunk"].astype(np.int64)
+    if (np.diff(chunks) <= 0).any():
+        raise Malformed("The chunks of a proof are not sorted.", remedy="Check the versions of both sides.")
+    hashes = np.ascontiguousarray(rows["hash"]).view(np.uint8).reshape(count, HASH_BYTES)
+    return Proof(DiskNumber(disk), Sequence(sequence), chunks, hashes)
+
+
+def encode_difference(found: Difference) -> List[Buffer]:
+    """The body that tells of a difference."""
+    cause = found.cause.encode()[:CAUSE_BYTES]
+    proven = (0, 0) if found.proven is None else (found.proven.epoch, found.proven.sequence)
+    header = DIFFERENCE_HEADER.pack(
+        DIFFERENCE_MAGIC, found.disk, len(cause), len(found.data), found.chunk, found.sequence, 0, *proven
+    )
+    return [header, cause, found.data]
+
+
+def decode_difference(data: Buffer) -> Difference:
+    """Read the body that tells of a difference. Raises Malformed."""
+    disk, cause_bytes, length, chunk, sequence, _, epoch, proven, body = _open(
+        memoryview(data), DIFFERENCE_HEADER, DIFFERENCE_MAGIC
+    )
+    if cause_bytes > CAUSE_BYTES or not 0 < length <= CHUNK or len(body) != cause_bytes + length or chunk >= _MOST:
+        raise Malformed("A difference does not hold what it says.", remedy="Send it again whole.")
+    cause = bytes(body[:cause_bytes]).decode("utf-8", "replace")
+    position = Position(Epoch(epoch), Sequence(proven)) if epoch else None
+    return Difference(DiskNumber(disk), Sequence(sequence), chunk, body[cause_bytes:], position, cause)
+
+
+def _open(view: memoryview, header: struct.Struct, magic: bytes) -> Any:
+    if len(view) < header.size or bytes(view[:8]) != magic:
+        raise Malformed("The body does not begin as its format says.", remedy="Check the versions of both sides.")
+    return (*header.unpack_from(view)[1:], view[header.size :])

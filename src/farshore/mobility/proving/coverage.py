@@ -1,0 +1,267 @@
+"""What of each disk has been proven equal to its copy, and when; what is in doubt; what was discarded.
+
+It outlives epochs and restarts: a file in the agent's folder keeps it. Written anew a minute at the latest after a
+change, so what a crash forgets is proven again. Memory follows the number of places, not the disks' size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from farshore.mobility.proving.spans import Spans, runs
+from farshore.model.identifiers import DiskNumber, Epoch
+from farshore.model.identifiers import Sequence as SequenceNumber
+from farshore.model.position import Position
+
+log = logging.getLogger(__name__)
+
+_TOGETHER = 60 * 10**9
+"""Neighbours that were proven within so many ns of each other are kept as one, with the older time and position."""
+_MOST_DIFFERENCES = 10_000
+
+
+class Proven(NamedTuple):
+    """When (ns since 1970 UTC) and where in the stream chunks were found equal."""
+
+    time: int
+    epoch: int
+    sequence: int
+
+
+class DiskStanding(NamedTuple):
+    """Of one disk: chunks that it has, that are proven, and that were within a time; the oldest and the newest proof
+    (ns since 1970 UTC, 0: none)."""
+
+    total: int
+    proven: int
+    lately: int
+    doubtful: int
+    oldest: int
+    newest: int
+
+
+class Coverage:
+    """Safe to use from several threads."""
+
+    def __init__(self, path: Optional[Path]) -> None:
+        """``path``: where it is kept; None: nowhere. What cannot be read is proven again."""
+        self._path = path
+        self._lock = threading.RLock()
+        self._sizes: Dict[DiskNumber, int] = {}
+        """In chunks."""
+        self._proven: Dict[DiskNumber, Spans[Proven]] = {}
+        self._doubts: Dict[DiskNumber, Spans[str]] = {}
+        self._discarded: Dict[DiskNumber, Spans[bool]] = {}
+        self._busy: Dict[DiskNumber, Spans[int]] = {}
+        self._differing: Dict[Tuple[DiskNumber, int], int] = {}
+        self.differences = 0
+        """Ever found."""
+        self._changed = False
+        try:
+            self._load()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("What was proven before is not known (%s): it is proven again.", error)
+            self.forget()
+
+    def fit(self, sizes: Mapping[DiskNumber, int]) -> None:
+        """These are the disks, by their number of chunks. What is known of others is forgotten."""
+        with self._lock:
+            self._sizes = dict(sizes)
+            for table in (self._proven, self._doubts, self._discarded):
+                for disk in list(table):
+                    if disk not in sizes:
+                        del table[disk]
+                    else:
+                        table[disk].cut(sizes[disk], 1 << 62)
+            self._differing = {key: at for key, at in self._differing.items() if key[1] < sizes.get(key[0], 0)}
+
+    def forget(self) -> None:
+        """Nothing is proven: the copy is another one."""
+        with self._lock:
+            self._proven.clear()
+            self._doubts.clear()
+            self._discarded.clear()
+            self._differing.clear()
+            self._changed = True
+
+    def doubt(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
+        """Chunks [first, end) were copied, or may have been missed: they are to be proven first."""
+        with self._lock:
+            self._of(self._proven, disk, _joined).cut(first, end)
+            self._of(self._doubts, disk, _same).put(first, end, cause)
+            self._changed = True
+
+    def discarded(self, disk: DiskNumber, first: int, end: int) -> None:
+        """What the disk holds there is anybody's guess until it is written again."""
+        with self._lock:
+            self._of(self._discarded, disk, _same).put(first, end, True)
+            self._changed = True
+
+    def prove(self, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
+        """These chunks (sorted) are equal to their copy."""
+        with self._lock:
+            proven, doubts = self._of(self._proven, disk, _joined), self._of(self._doubts, disk, _same)
+            discarded = self._of(self._discarded, disk, _same)
+            for first, end in runs(chunks):
+                proven.put(first, end, at)
+                doubts.cut(first, end)
+                discarded.cut(first, end)
+            if self._differing:
+                for chunk in chunks:
+                    self._differing.pop((disk, chunk), None)
+            self._changed = True
+
+    def differs(self, disk: DiskNumber, chunk: int, now: int, *, told: bool) -> None:
+        """This chunk is not equal to its copy. ``told``: it counts as a difference."""
+        with self._lock:
+            if told:
+                if (disk, chunk) not in self._differing and len(self._differing) < _MOST_DIFFERENCES:
+                    self._differing[disk, chunk] = now
+                self.differences += 1
+            self.doubt(disk, chunk, chunk + 1, "it differed, and was sent again")
+
+    def is_discarded(self, disk: DiskNumber, chunk: int) -> bool:
+        """Whether some of it was discarded since it was proven."""
+        with self._lock:
+            return bool(self._of(self._discarded, disk, _same).within(chunk, chunk + 1))
+
+    def last(self, disk: DiskNumber, chunk: int) -> Optional[Position]:
+        """Where in the stream the chunk was proven last, at least; None: that is not known."""
+        with self._lock:
+            found = self._of(self._proven, disk, _joined).within(chunk, chunk + 1)
+        return Position(Epoch(found[0].value.epoch), SequenceNumber(found[0].value.sequence)) if found else None
+
+    def cause(self, disk: DiskNumber, chunk: int) -> str:
+        """Why the chunk is in doubt; empty: it is not."""
+        with self._lock:
+            found = self._of(self._doubts, disk, _same).within(chunk, chunk + 1)
+        return found[0].value if found else ""
+
+    @property
+    def differing(self) -> int:
+        """Chunks that were found to differ and are not proven since."""
+        with self._lock:
+            return len(self._differing)
+
+    @property
+    def doubtful(self) -> int:
+        """Chunks in doubt."""
+        with self._lock:
+            return sum(spans.chunks for spans in self._doubts.values())
+
+    def postpone(self, disk: DiskNumber, chunks: Sequence[int], until: int) -> None:
+        """Leave these chunks (sorted) alone until then, ns since 1970 UTC: they are written to all the time."""
+        with self._lock:
+            for first, end in runs(chunks):
+                self._of(self._busy, disk, _same).put(first, end, until)
+
+    def next(self, most: int, now: int) -> List[Tuple[DiskNumber, int, int]]:
+        """Up to ``most`` chunks to be proven next, as runs (disk, first, end): what is in doubt, what was never proven,
+        what was proven longest ago."""
+        chosen: List[Tuple[DiskNumber, int, int]] = []
+        with self._lock:
+            for busy in self._busy.values():
+                for one in [one for one in busy if one.value <= now]:
+                    busy.cut(one.first, one.end)
+            for disk, low, high in self._by_urgency():
+                for first, end in self._of(self._busy, disk, _same).gaps(low, high):
+                    take = min(end - first, most)
+                    chosen.append((disk, first, first + take))
+                    most -= take
+                    if not most:
+                        return chosen
+        return chosen
+
+    def _by_urgency(self) -> Iterator[Tuple[DiskNumber, int, int]]:
+        for disk, chunk in self._differing:
+            yield disk, chunk, chunk + 1
+        for disk, doubts in self._doubts.items():
+            for doubt in doubts:
+                yield disk, doubt.first, doubt.end
+        for disk, size in self._sizes.items():
+            doubted = self._of(self._doubts, disk, _same)
+            for low, high in self._of(self._proven, disk, _joined).gaps(0, size):
+                for first, end in doubted.gaps(low, high):
+                    yield disk, first, end
+        old = [(one.value.time, disk, one.first, one.end) for disk, all_of in self._proven.items() for one in all_of]
+        for _, disk, first, end in sorted(old):
+            yield disk, first, end
+
+    def standing(self, since: int) -> Dict[DiskNumber, DiskStanding]:
+        """How each disk stands; ``lately``: proven at ``since`` (ns) or after it."""
+        with self._lock:
+            found = {}
+            for disk, total in self._sizes.items():
+                spans = list(self._of(self._proven, disk, _joined))
+                found[disk] = DiskStanding(
+                    total,
+                    sum(one.end - one.first for one in spans),
+                    sum(one.end - one.first for one in spans if one.value.time >= since),
+                    self._of(self._doubts, disk, _same).chunks,
+                    min((one.value.time for one in spans), default=0),
+                    max((one.value.time for one in spans), default=0),
+                )
+            return found
+
+    def save(self) -> None:
+        """Write it down, if something has changed. Raises OSError."""
+        with self._lock:
+            if self._path is None or not self._changed:
+                return
+            document = {
+                "format": 1,
+                "differences": self.differences,
+                "differing": [[*key, at] for key, at in self._differing.items()],
+                "proven": _listed(self._proven),
+                "doubts": _listed(self._doubts),
+                "discarded": _listed(self._discarded),
+            }
+            self._changed = False
+        made = self._path.with_suffix(".new")
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        made.replace(self._path)
+
+    def _load(self) -> None:
+        if self._path is None:
+            return
+        document = json.loads(self._path.read_text(encoding="utf-8"))
+        tables: List[Tuple[Any, Any, Any]] = [
+            (self._proven, _joined, lambda value: Proven(*map(int, value))),
+            (self._doubts, _same, str),
+            (self._discarded, _same, bool),
+        ]
+        for (table, joined, read), name in zip(tables, ("proven", "doubts", "discarded")):
+            for disk, spans in document[name].items():
+                for first, end, value in spans:
+                    self._of(table, DiskNumber(int(disk)), joined).put(int(first), int(end), read(value))
+        self._differing = {(DiskNumber(int(disk)), int(chunk)): int(at) for disk, chunk, at in document["differing"]}
+        self.differences = int(document["differences"])
+
+    def _of(self, table: Dict[DiskNumber, Spans[Any]], disk: DiskNumber, joined: Callable[[Any, Any], Any]) -> Any:
+        found = table.get(disk)
+        if found is None:
+            found = table[disk] = Spans(joined)
+        return found
+
+
+def _joined(one: Proven, other: Proven) -> Optional[Proven]:
+    if one.epoch != other.epoch or abs(one.time - other.time) > _TOGETHER:
+        return None
+    return Proven(min(one.time, other.time), one.epoch, min(one.sequence, other.sequence))
+
+
+def _same(one: Any, other: Any) -> Any:
+    return one if one == other else None
+
+
+def _listed(table: Mapping[DiskNumber, Spans[Any]]) -> Dict[str, List[List[Any]]]:
+    return {str(disk): [[one.first, one.end, one.value] for one in spans] for disk, spans in table.items()}

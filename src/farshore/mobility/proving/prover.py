@@ -1,0 +1,387 @@
+"""One epoch's proofs: read chunks without holding anything still, and have the server compare them with the copy.
+
+A chunk is read while no write to it is in flight. If no record touches it from before the reading up to a place in the
+stream, then it is at that place what was read (docs/decisions/2026-11-26-proof.md). Else it is read again later, and
+chunks that are written to all the time in a shorter round of their own. A chunk that differs is read once more the same
+way, put into the stream at just that place, and both versions are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
+from farshore.formats.proof import MOST_CHUNKS, Difference, Proof
+from farshore.mobility.base_copy import chunk_hashes
+from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.overlay_copy import block_piece
+from farshore.mobility.proving.coverage import Proven
+from farshore.mobility.proving.proving import Demand, Proving
+from farshore.mobility.proving.watch import Chunks, Watch
+from farshore.mobility.pump import Milestone, Pump
+from farshore.mobility.records import Piece
+from farshore.mobility.retrying import Stopped, until_done
+from farshore.mobility.throttle import Courtesy, Use, measure, spare
+from farshore.model.errors import Damaged, TryLater, Unsupported, WrongState
+from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber, Epoch
+from farshore.model.identifiers import Sequence as SequenceNumber
+from farshore.model.ports import Clock
+
+log = logging.getLogger(__name__)
+
+ROUND_SECONDS = 30.0
+FAST_ROUND_SECONDS = 5.0
+_RUN_CHUNKS = 16
+"""Read together: 1 MiB."""
+_BLOCKS = CHUNK // BLOCK
+_SECTORS = CHUNK // SECTOR
+_STREAM_SECONDS = 30.0
+_LOOK_SECONDS = 5.0
+_TRIES = 4
+"""So often a chunk is read in a round of its own before it is left for the next time."""
+_DEMANDED_CHUNKS = 2048
+_FEWER = (64, 4)
+"""Chunks that are read together once they were written to while more were."""
+_GROUPS = 8
+_BUSY_NANOSECONDS = 600 * 10**9
+"""For how long a chunk that was written to each time is left alone."""
+_STARVED = "The machine has no processor time to spare."
+
+
+class QuietPlaces(Protocol):
+    """The part of the capture that a proof needs."""
+
+    def quiet_position(self, number: DiskNumber, first: int, end: int) -> Optional[int]:
+        """See Capture."""
+        ...
+
+
+class Comparer(Protocol):
+    """The part of client.DataPlane that a proof needs."""
+
+    def prove(self, proof: Proof) -> ProofAnswer:
+        """Compare with the vault."""
+        ...
+
+    def differ(self, found: Difference) -> DifferenceAnswer:
+        """Tell of a difference."""
+        ...
+
+
+@dataclass
+class _Round:
+    """What one round found: by disk the chunks that were read and not touched, and their hashes; all at ``sequence``.
+    ``missed``: those that were touched, or could not be read in quiet."""
+
+    sequence: SequenceNumber
+    hashes: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.uint8]]]
+    missed: Dict[DiskNumber, List[int]]
+
+
+class Prover:
+    """``run`` in a thread of its own, once the epoch is consistent."""
+
+    def __init__(
+        self,
+        proving: Proving,
+        epoch: Epoch,
+        hash_key: bytes,
+        disks: Sequence[CopiedDisk],
+        capture: QuietPlaces,
+        pump: Pump,
+        plane: Comparer,
+        clock: Clock,
+        courtesy: Courtesy,
+    ) -> None:
+        self._proving = proving
+        self._generation = proving.generation
+        self._epoch = epoch
+        self._key = hash_key
+        self._disks = {disk.number: disk for disk in disks}
+        self._capture = capture
+        self._pump = pump
+        self._plane = plane
+        self._clock = clock
+        self._courtesy = courtesy
+        self._watch = Watch()
+        self._buffer = AlignedBuffer(_RUN_CHUNKS * CHUNK)
+        self._due = clock.monotonic()
+        self._look: Optional[Use] = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop``. Raises Stopped, Fenced and other refusals."""
+        self._pump.show(self._watch.note)
+        try:
+            while not stop.is_set():
+                self._note_discards()
+                demand = self._proving.demanded
+                try:
+                    self._step(demand, stop)
+                except TryLater as error:
+                    log.info("A proof was given up: %s", error)
+                    self._rest(5.0, stop)
+                except (Unsupported, WrongState, Damaged) as error:
+                    self._proving.paused = error.message
+                    if demand is not None:
+                        self._proving.met(demand, str(error))
+                    self._rest(60.0, stop)
+                self._proving.save_if_due()
+        finally:
+            self._pump.show(None)
+            self._watch.end()
+            self._note_discards()
+
+    def _step(self, demand: Optional[Demand], stop: threading.Event) -> None:
+        if demand is not None:
+            self._meet(demand, stop)
+            return
+        if not self._proving.pace_now():
+            self._proving.paused = "Its pace is set to 0."
+            self._rest(_LOOK_SECONDS, stop)
+            return
+        if self._clock.monotonic() < self._due and not self._proving.coverage.differing:
+            self._rest(min(_LOOK_SECONDS, self._due - self._clock.monotonic()), stop)
+            return
+        if self._starved() and not self._proving.coverage.differing:
+            self._proving.paused = _STARVED
+            self._rest(_LOOK_SECONDS, stop)
+            return
+        self._proving.paused = ""
+        pace = self._proving.pace_now()
+        seconds = ROUND_SECONDS if pace == self._proving.pace else FAST_ROUND_SECONDS
+        began = self._clock.monotonic()
+        chosen = self._proving.coverage.next(max(1, min(MOST_CHUNKS, int(pace * seconds) // CHUNK)), self._clock.now())
+        if not chosen:
+            self._rest(_LOOK_SECONDS, stop)
+            return
+        size, rest = self._prove(_by_disk(chosen), stop, pace)
+        self._due = max(began + size / pace, self._clock.monotonic() + rest)
+
+    def _meet(self, demand: Demand, stop: threading.Event) -> None:
+        """A part of what somebody waits for, as fast as copies may go."""
+        part: List[Tuple[DiskNumber, int, int]] = []
+        most = _DEMANDED_CHUNKS
+        while demand.left and most:
+            disk, first, end = demand.left.pop(0)
+            take = min(most, end - first)
+            part.append((disk, first, first + take))
+            most -= take
+            if first + take < end:
+                demand.left.insert(0, (disk, first + take, end))
+        try:
+            if part:
+                self._prove(_by_disk(part), stop, 0, demand)
+        except TryLater:
+            demand.left[:0] = part
+            raise
+        demand.done += sum(end - first for _, first, end in part)
+        if not demand.left:
+            self._proving.met(demand)
+
+    def _prove(
+        self, chunks: Mapping[DiskNumber, Chunks], stop: threading.Event, pace: int, demand: Optional[Demand] = None
+    ) -> Tuple[int, float]:
+        """Read, compare, and deal with what differs. Bytes read, and seconds to rest that the server asks for.
+
+        What is written to meanwhile is read again, fewer chunks at a time: less is written in a shorter while.
+        """
+        size, rest = 0, 0.0
+        parts: List[Mapping[DiskNumber, Chunks]] = [chunks]
+        left: Dict[DiskNumber, List[int]] = {}
+        for most in (*_FEWER, 0):
+            for part in parts:
+                found = self._read(part, stop, pace)
+                read = sum(len(wanted) for wanted in part.values()) * CHUNK
+                size += read
+                self._proving.read(read)
+                rest += self._compare(found, stop, demand)
+                for disk, missed in found.missed.items():
+                    left.setdefault(disk, []).extend(missed)
+            if most:
+                parts, left = _small(left, most)
+                pace = 0
+        for disk, busy in left.items():
+            self._proving.coverage.postpone(disk, busy, self._clock.now() + _BUSY_NANOSECONDS)
+            if demand is not None:
+                demand.busy += len(busy)
+        return size, rest
+
+    def _read(self, chunks: Mapping[DiskNumber, Chunks], stop: threading.Event, pace: int) -> _Round:
+        """Hash the chunks and find the place in the stream at which those that nothing touched are just that."""
+        self._milestone()  # what was written before has been drained: it is no reason to read a chunk again
+        self._watch.begin(chunks)
+        hashes = {disk: np.zeros((len(wanted), 32), np.uint8) for disk, wanted in chunks.items()}
+        quiet = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
+        for disk, wanted in chunks.items():
+            with DiskReader(self._disks[disk]) as reader:
+                for low, high in _runs(wanted):
+                    if stop.wait((high - low) * CHUNK / pace if pace else self._courtesy.pause()):
+                        raise Stopped
+                    self._hash(reader, wanted, low, high, hashes[disk], quiet[disk])
+        milestone = self._milestone()
+        kept: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.uint8]]] = {}
+        missed: Dict[DiskNumber, List[int]] = {}
+        for disk, wanted in chunks.items():
+            good = quiet[disk] & self._watch.untouched(disk)
+            kept[disk] = wanted[good], hashes[disk][good]
+            missed[disk] = wanted[~good].tolist()
+        self._watch.end()
+        return _Round(milestone.sequence, kept, missed)
+
+    def _hash(
+        self,
+        reader: DiskReader,
+        wanted: Chunks,
+        low: int,
+        high: int,
+        hashes: npt.NDArray[np.uint8],
+        quiet: npt.NDArray[np.bool_],
+    ) -> None:
+        """Read the neighbours wanted[low:high] if no write to them is in flight, else each by itself."""
+        disk, first = reader.disk, int(wanted[low])
+        if self._capture.quiet_position(disk.number, first * _SECTORS, (first + high - low) * _SECTORS) is None:
+            if high - low > 1:
+                for at in range(low, high):
+                    self._hash(reader, wanted, at, at + 1, hashes, quiet)
+            return
+        view = self._buffer.view[: min((first + high - low) * CHUNK, disk.size) - first * CHUNK]
+        with self._courtesy.copying():
+            reader.read(first * CHUNK, view)
+            hashes[low:high] = chunk_hashes(view, self._key)
+        quiet[low:high] = True
+
+    def _milestone(self) -> Milestone:
+        """All that was written by now is in the journal. Raises TryLater."""
+        milestone = self._pump.milestone()
+        milestone.wait(_STREAM_SECONDS)
+        return milestone
+
+    def _compare(self, found: _Round, stop: threading.Event, demand: Optional[Demand]) -> float:
+        rest = 0.0
+        for disk, (chunks, hashes) in found.hashes.items():
+            if not len(chunks):
+                continue
+            proof = Proof(disk, found.sequence, chunks, hashes)
+            answer = until_done(lambda: self._plane.prove(proof), stop, "A proof")  # noqa: B023 - called at once
+            rest += answer.rest
+            differing = np.asarray(sorted(answer.differing), np.int64)
+            equal = chunks[~np.isin(chunks, differing)]
+            at = Proven(self._clock.now(), self._epoch, found.sequence)
+            self._proving.prove(self._generation, disk, equal.tolist(), at)
+            for chunk in differing.tolist():
+                self._differs(disk, chunk, stop)
+            if demand is not None:
+                demand.note(disk, len(equal), differing.tolist())
+        return rest
+
+    # ---- what differs ----
+
+    def _differs(self, disk: DiskNumber, chunk: int, stop: threading.Event) -> None:
+        """Send the chunk again, and have both versions kept."""
+        coverage = self._proving.coverage
+        cause, proven = self._proving.explain(disk, chunk), coverage.last(disk, chunk)
+        discarded = coverage.is_discarded(disk, chunk)
+        for _ in range(_TRIES):
+            sent = self._send_again(disk, chunk)
+            if sent is None:
+                continue
+            sequence, data = sent
+            if discarded:  # a disk may answer what it likes there: no fault of the copy
+                log.info("A discarded chunk was sent again.", extra={"fields": {"disk": disk, "chunk": chunk}})
+                coverage.differs(disk, chunk, self._clock.now(), told=False)
+                return
+            told = Difference(disk, sequence, chunk, data, proven, cause)
+            answer = until_done(lambda: self._plane.differ(told), stop, "A difference")  # noqa: B023
+            if answer.differs:
+                fields = {"disk": disk, "byte": chunk * CHUNK, "at": f"{self._epoch}:{sequence}", "cause": cause}
+                log.error("The copy differed from the disk; it was sent again.", extra={"fields": fields})
+            coverage.differs(disk, chunk, self._clock.now(), told=answer.differs)
+            self._proving.wake.set()
+            return
+        # Written to all the time: what is written is sent anyhow, but what is not stays wrong until it is proven.
+        coverage.differs(disk, chunk, self._clock.now(), told=True)
+
+    def _send_again(self, disk: DiskNumber, chunk: int) -> Optional[Tuple[SequenceNumber, bytes]]:
+        """Put the chunk into the stream right behind the place at which it is what was read; that place, and what was
+        read. None: it was written to meanwhile."""
+        self._milestone()
+        wanted = np.array([chunk], np.int64)
+        self._watch.begin({disk: wanted})
+        copied = self._disks[disk]
+        if self._capture.quiet_position(disk, chunk * _SECTORS, (chunk + 1) * _SECTORS) is None:
+            return None
+        whole = self._buffer.view[:CHUNK]
+        data = whole[: min((chunk + 1) * CHUNK, copied.size) - chunk * CHUNK]
+        with DiskReader(copied) as reader:
+            reader.read(chunk * CHUNK, data)
+        whole[len(data) :] = bytes(len(whole) - len(data))
+        blocks = np.arange(chunk * _BLOCKS, chunk * _BLOCKS + -(-len(data) // BLOCK))
+        time = int(self._clock.monotonic() * 1e9)
+        piece = block_piece(disk, chunk * _BLOCKS, whole, blocks, copied.size // SECTOR, time)
+        emitted: List[bool] = []
+
+        def patch() -> Optional[Piece]:
+            if not self._watch.untouched(disk).all():
+                return None
+            emitted.append(True)
+            return piece
+
+        milestone = self._pump.milestone(patch=patch)
+        milestone.wait(_STREAM_SECONDS)
+        self._watch.end()
+        return (milestone.sequence, bytes(data)) if emitted else None
+
+    # ---- when ----
+
+    def _starved(self) -> bool:
+        """Whether the other programs leave no processor time, as of the last seconds."""
+        use = measure(self._clock)
+        before, self._look = self._look, use
+        return before is not None and spare(before, use) <= 0
+
+    def _rest(self, seconds: float, stop: threading.Event) -> None:
+        self._proving.wake.wait(min(seconds, 1.0))
+        self._proving.wake.clear()
+        if stop.is_set():
+            raise Stopped
+
+    def _note_discards(self) -> None:
+        for disk, first, end in self._watch.discarded():
+            if disk in self._disks:
+                self._proving.coverage.discarded(disk, first, end)
+
+
+def _by_disk(chosen: Sequence[Tuple[DiskNumber, int, int]]) -> Dict[DiskNumber, Chunks]:
+    found: Dict[DiskNumber, List[npt.NDArray[np.int64]]] = {}
+    for disk, first, end in chosen:
+        found.setdefault(disk, []).append(np.arange(first, end, dtype=np.int64))
+    return {disk: np.unique(np.concatenate(parts)) for disk, parts in found.items()}
+
+
+def _runs(chunks: Chunks) -> Iterator[Tuple[int, int]]:
+    """(low, high) places of neighbours that are read together."""
+    edges = [0, *(np.flatnonzero(np.diff(chunks) != 1) + 1).tolist(), len(chunks)]
+    for begin, end in zip(edges, edges[1:]):
+        for low in range(begin, end, _RUN_CHUNKS):
+            yield low, min(end, low + _RUN_CHUNKS)
+
+
+def _small(
+    missed: Mapping[DiskNumber, Sequence[int]], most: int
+) -> Tuple[List[Mapping[DiskNumber, Chunks]], Dict[DiskNumber, List[int]]]:
+    """Groups of ``most`` chunks, a few only, as each is compared by itself; and the chunks that are in none."""
+    parts: List[Mapping[DiskNumber, Chunks]] = []
+    left: Dict[DiskNumber, List[int]] = {}
+    for disk, chunks in missed.items():
+        for low in range(0, len(chunks), most):
+            if len(parts) < _GROUPS:
+                parts.append({disk: np.asarray(chunks[low : low + most], np.int64)})
+            else:
+                left.setdefault(disk, []).extend(chunks[low : low + most])
+    return parts, left

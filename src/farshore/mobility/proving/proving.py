@@ -1,0 +1,202 @@
+"""What is to be proven, how fast, and how that stands: shared by the epochs' provers and by those who report.
+
+By default the agent reads 2 MB/s of its disks for it, and nothing while other programs want the processors. What was
+copied or may have been missed (a heal, a mend, a resync) comes first and faster, up to 1 GiB each time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple
+
+from farshore.api_types.machines import DiskProof, ProofRun, ProofStanding
+from farshore.mobility.capture.bitmap import Ranges
+from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.proving.coverage import Coverage, Proven
+from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber
+from farshore.model.ports import Clock
+
+log = logging.getLogger(__name__)
+
+PACE = 2_000_000
+"""Bytes a second."""
+LATELY = 7 * 24 * 3600 * 10**9
+FAST_BYTES = 1 << 30
+FAST_PACE = FAST_BYTES // 55
+"""Bytes a second: what came into doubt at once is proven within a minute."""
+_BLOCKS = CHUNK // BLOCK
+_SAVE_SECONDS = 300.0
+_CAUSES = 64
+
+
+@dataclass
+class Demand:
+    """Somebody wants a proof now. ``left``: runs of chunks (disk, first, end)."""
+
+    left: List[Tuple[DiskNumber, int, int]]
+    total: int
+    done: int = 0
+    proven: int = 0
+    differing: int = 0
+    busy: int = 0
+    """Chunks that were written to each time that they were read."""
+    failed: str = ""
+    found: Set[Tuple[DiskNumber, int]] = field(default_factory=set)
+
+    def note(self, disk: DiskNumber, equal: int, differing: Sequence[int]) -> None:
+        """So many chunks were equal, these were not: they are looked at once more when they have been sent again."""
+        self.proven += equal
+        for chunk in differing:
+            if (disk, chunk) not in self.found:
+                self.found.add((disk, chunk))
+                self.differing += 1
+                self.left.append((disk, chunk, chunk + 1))
+                self.total += 1
+
+
+class Proving:
+    """One for the life of the agent. Safe to use from several threads."""
+
+    def __init__(self, path: Optional[Path], clock: Clock) -> None:
+        self.coverage = Coverage(path)
+        self.pace = PACE
+        """Bytes a second that are read; 0: nothing but what somebody asks for."""
+        self.paused = ""
+        """Why nothing is proven now; empty: it goes on."""
+        self.weaker = ""
+        """Where a proof says less than that all bytes are equal: what it says. Empty: it says just that."""
+        self.wake = threading.Event()
+        """Set when there is something to do at once."""
+        self._clock = clock
+        self._fast = 0
+        self._lock = threading.Lock()
+        self._demand: Optional[Demand] = None
+        self._causes: List[str] = []
+        self.generation = 0
+        """Of what is known; a proof from before must not end a doubt from after."""
+        self._saved = clock.monotonic()
+
+    def begin(self, disks: Sequence[CopiedDisk], *, anew: bool) -> None:
+        """An epoch begins with these disks. ``anew``: its copy is the first one."""
+        with self._lock:
+            self.generation += 1
+        self.coverage.fit({disk.number: -(-disk.size // CHUNK) for disk in disks})
+        if anew:
+            self.coverage.forget()
+
+    def prove(self, generation: int, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
+        """These chunks (sorted) are equal to their copy. Nothing, where an epoch has begun since ``generation``."""
+        with self._lock:
+            if generation == self.generation:
+                self.coverage.prove(disk, chunks, at)
+
+    def doubt(self, blocks: Mapping[DiskNumber, Ranges], cause: str) -> None:
+        """These 4 KiB blocks (first, count) were read outside of the stream's order, or may have been missed."""
+        for number, ranges in blocks.items():
+            for first, count in ranges.tolist():
+                self.doubt_chunks(number, first // _BLOCKS, -(-(first + count) // _BLOCKS), cause)
+        self.note_cause(cause)
+
+    def doubt_chunks(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
+        """As ``doubt``, for chunks [first, end). What is already proven fast goes on."""
+        self.coverage.doubt(disk, first, end, cause)
+        with self._lock:
+            self._fast = min(FAST_BYTES, self._fast + (end - first) * CHUNK)
+        self.wake.set()
+
+    def note_cause(self, cause: str) -> None:
+        """Something happened that could explain a difference, wherever it is."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.now() / 1e9))
+        with self._lock:
+            self._causes = [*self._causes[-_CAUSES + 1 :], f"{cause} ({moment})"]
+
+    def explain(self, disk: DiskNumber, chunk: int) -> str:
+        """The newest cause that could explain that this chunk differs."""
+        own = self.coverage.cause(disk, chunk)
+        with self._lock:
+            newest = self._causes[-1] if self._causes else ""
+        return own or newest or "nothing is known that could explain it"
+
+    def pace_now(self) -> int:
+        """Bytes a second."""
+        with self._lock:
+            return max(self.pace, FAST_PACE) if self._fast > 0 and self.pace else self.pace
+
+    def read(self, size: int) -> None:
+        """So many bytes were read for proofs."""
+        with self._lock:
+            self._fast = max(0, self._fast - size)
+        if not self.coverage.doubtful:
+            with self._lock:
+                self._fast = 0
+
+    # ---- on demand ----
+
+    def demand(self, *, whole: bool) -> Demand:
+        """Prove now: all chunks, or what is in doubt, was never proven, or not for a week, at most FAST_BYTES of it."""
+        sizes = self.coverage.standing(0)
+        if whole:
+            left = [(disk, 0, one.total) for disk, one in sizes.items()]
+        else:
+            left = self.coverage.next(FAST_BYTES // CHUNK, self._clock.now())
+        made = Demand(left, sum(end - first for _, first, end in left))
+        with self._lock:
+            self._demand = made
+        self.wake.set()
+        return made
+
+    @property
+    def demanded(self) -> Optional[Demand]:
+        """What somebody waits for; None: nobody does."""
+        with self._lock:
+            return self._demand
+
+    def met(self, demand: Demand, failed: str = "") -> None:
+        """Nobody waits for it any more."""
+        with self._lock:
+            demand.failed = failed
+            if self._demand is demand:
+                self._demand = None
+
+    # ---- how it stands ----
+
+    def standing(self) -> ProofStanding:
+        """As the heartbeat tells it."""
+        disks: Dict[DiskNumber, DiskProof] = {}
+        for number, one in self.coverage.standing(self._clock.now() - LATELY).items():
+            disks[number] = DiskProof(
+                disk=number,
+                chunks=one.total,
+                proven=one.proven,
+                lately=one.lately,
+                doubtful=one.doubtful,
+                oldest=max(0, one.oldest),
+                newest=max(0, one.newest),
+            )
+        demand = self.demanded
+        run = None
+        if demand is not None:
+            run = ProofRun(total=demand.total * CHUNK, done=demand.done * CHUNK)
+        return ProofStanding(
+            disks=list(disks.values()),
+            differences=self.coverage.differences,
+            differing=self.coverage.differing,
+            pace=self.pace,
+            paused=self.paused,
+            weaker=self.weaker,
+            run=run,
+        )
+
+    def save_if_due(self, *, now: bool = False) -> None:
+        """Write the coverage down now and then."""
+        if not now and self._clock.monotonic() < self._saved + _SAVE_SECONDS:
+            return
+        self._saved = self._clock.monotonic()
+        try:
+            self.coverage.save()
+        except OSError as error:
+            log.warning("What was proven cannot be written down (%s).", error.strerror)

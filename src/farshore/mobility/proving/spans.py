@@ -1,0 +1,120 @@
+"""Disjoint, sorted runs of chunks of one disk, each with a value: what was proven when, what is in doubt and why."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import Callable, Generic, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar
+
+Value = TypeVar("Value")
+
+
+class Span(NamedTuple, Generic[Value]):
+    """Chunks [first, end)."""
+
+    first: int
+    end: int
+    value: Value
+
+
+class Spans(Generic[Value]):
+    """``joined`` gives the value of two neighbours that may be one, None where they may not. Past ``most`` spans the
+    shortest are forgotten, so memory is bounded whatever the disk's size. Used by one thread."""
+
+    def __init__(self, joined: Callable[[Value, Value], Optional[Value]], most: int = 20_000) -> None:
+        self._joined = joined
+        self._most = most
+        self._firsts: List[int] = []
+        self._ends: List[int] = []
+        self._values: List[Value] = []
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __iter__(self) -> Iterator[Span[Value]]:
+        return (Span(*one) for one in zip(self._firsts, self._ends, self._values))
+
+    @property
+    def chunks(self) -> int:
+        """In all spans together."""
+        return sum(self._ends) - sum(self._firsts)
+
+    def put(self, first: int, end: int, value: Value) -> None:
+        """Have [first, end) carry ``value``, whatever it carried before."""
+        if first >= end:
+            return
+        self.cut(first, end)
+        at = bisect_left(self._firsts, first)
+        if at < len(self._firsts) and self._firsts[at] == end:
+            both = self._joined(value, self._values[at])
+            if both is not None:
+                end, value = self._ends[at], both
+                self._remove(at, at + 1)
+        if at and self._ends[at - 1] == first:
+            both = self._joined(self._values[at - 1], value)
+            if both is not None:
+                first, value = self._firsts[at - 1], both
+                self._remove(at - 1, at)
+                at -= 1
+        self._firsts.insert(at, first)
+        self._ends.insert(at, end)
+        self._values.insert(at, value)
+        if len(self._firsts) > self._most:
+            self._forget_shortest()
+
+    def cut(self, first: int, end: int) -> None:
+        """Have [first, end) carry nothing."""
+        low, high = self._touching(first, end)
+        if low == high:
+            return
+        left = (self._firsts[low], first, self._values[low])
+        right = (end, self._ends[high - 1], self._values[high - 1])
+        self._remove(low, high)
+        for piece in (right, left):
+            if piece[0] < piece[1]:
+                self._firsts.insert(low, piece[0])
+                self._ends.insert(low, piece[1])
+                self._values.insert(low, piece[2])
+
+    def within(self, first: int, end: int) -> List[Span[Value]]:
+        """The spans that touch [first, end), cut to it."""
+        low, high = self._touching(first, end)
+        return [
+            Span(max(first, self._firsts[at]), min(end, self._ends[at]), self._values[at]) for at in range(low, high)
+        ]
+
+    def gaps(self, first: int, end: int) -> Iterator[Tuple[int, int]]:
+        """What of [first, end) carries nothing."""
+        at = first
+        for span in self.within(first, end):
+            if span.first > at:
+                yield at, span.first
+            at = span.end
+        if at < end:
+            yield at, end
+
+    def _touching(self, first: int, end: int) -> Tuple[int, int]:
+        return bisect_right(self._ends, first), bisect_left(self._firsts, end)
+
+    def _remove(self, low: int, high: int) -> None:
+        del self._firsts[low:high], self._ends[low:high], self._values[low:high]
+
+    def _forget_shortest(self) -> None:
+        lengths = sorted(end - first for first, end in zip(self._firsts, self._ends))
+        least = lengths[len(lengths) // 4]
+        kept = [span for span in self if span.end - span.first > least]
+        self._firsts = [span.first for span in kept]
+        self._ends = [span.end for span in kept]
+        self._values = [span.value for span in kept]
+
+
+def runs(chunks: Sequence[int]) -> Iterator[Tuple[int, int]]:
+    """(first, end) of each run of neighbours in sorted numbers."""
+    first = before = None
+    for chunk in chunks:
+        if before is None or chunk != before + 1:
+            if first is not None and before is not None:
+                yield first, before + 1
+            first = chunk
+        before = chunk
+    if first is not None and before is not None:
+        yield first, before + 1

@@ -1,0 +1,92 @@
+"""Which of the chunks that are being proven a record has touched, and which chunks were discarded.
+
+The pump shows every record that it drains. A chunk that was read while nothing touched it, from before the reading to
+a place in the stream, is at that place what was read.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Dict, List, Mapping, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+from farshore.formats.record import RecordKind
+from farshore.mobility.records import Fragments
+from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber
+
+_SECTORS = CHUNK // SECTOR
+_CHANGES = (RecordKind.WRITE, RecordKind.ZERO, RecordKind.DISCARD)
+
+Chunks = npt.NDArray[np.int64]
+"""Sorted numbers of chunks."""
+
+
+class Watch:
+    """Shown records by one thread, asked by another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._chunks: Dict[DiskNumber, Chunks] = {}
+        self._touched: Dict[DiskNumber, npt.NDArray[np.bool_]] = {}
+        self._discarded: List[Tuple[DiskNumber, int, int]] = []
+
+    def begin(self, chunks: Mapping[DiskNumber, Chunks]) -> None:
+        """Look for records to these chunks from now on, and to no others."""
+        with self._lock:
+            self._chunks = dict(chunks)
+            self._touched = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
+
+    def untouched(self, disk: DiskNumber) -> npt.NDArray[np.bool_]:
+        """For each of the disk's chunks whether no record has touched it since ``begin``."""
+        with self._lock:
+            found: npt.NDArray[np.bool_] = ~self._touched[disk]
+            return found
+
+    def end(self) -> None:
+        """Look for none."""
+        self.begin({})
+
+    def discarded(self) -> List[Tuple[DiskNumber, int, int]]:
+        """Runs of chunks, (disk, first, end), that were discarded, wholly or in part, since this was asked last."""
+        with self._lock:
+            found, self._discarded = self._discarded, []
+            return found
+
+    def note(self, fragments: Fragments) -> None:
+        """Records that were drained from the ring. Nothing refers to them afterwards."""
+        with self._lock:
+            kinds = fragments["kind"]
+            if (kinds == RecordKind.DISCARD).any():
+                self._note_discards(fragments[kinds == RecordKind.DISCARD])
+            if not self._chunks:
+                return
+            changing = np.isin(kinds, _CHANGES)
+            disks = fragments["disk"]
+            for disk, wanted in self._chunks.items():
+                own = fragments[changing & (disks == disk)]
+                first, end = _places(own)
+                low, high = np.searchsorted(wanted, first), np.searchsorted(wanted, end)
+                met = high > low
+                steps = np.zeros(len(wanted) + 1, np.int64)
+                np.add.at(steps, low[met], 1)
+                np.add.at(steps, high[met], -1)
+                self._touched[disk] |= np.cumsum(steps[:-1]) > 0
+
+    def _note_discards(self, discards: Fragments) -> None:
+        first, end = _places(discards)
+        for disk, low, high in zip(discards["disk"].tolist(), first.tolist(), end.tolist()):
+            if self._discarded and self._discarded[-1][0] == disk and self._discarded[-1][1] <= low:
+                before = self._discarded[-1]
+                if low <= before[2]:
+                    self._discarded[-1] = (before[0], before[1], max(before[2], high))
+                    continue
+            self._discarded.append((DiskNumber(disk), low, high))
+
+
+def _places(fragments: Fragments) -> Tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First chunk and end chunk of each."""
+    sectors = fragments["sector"].astype(np.int64)
+    ends = sectors + -(-fragments["length"].astype(np.int64) // SECTOR)
+    return sectors // _SECTORS, -(-ends // _SECTORS)

@@ -1,0 +1,236 @@
+"""Proofs between rounds, when only the points are states of the copy.
+
+Bitmap mode: a chunk is read after a point. If the bitmap does not name it when the next round begins, nothing was
+written to it since the point, so it is at the point what was read. That says as much as a proof in data mode.
+
+Scan mode: nobody knows what was written after a scan read a chunk. What the scan read is compared with the copy at its
+point: that proves the way into the vault, and the vault, not that the scan caught the disk at one moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Dict, List, Mapping, Optional, Protocol, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
+from farshore.formats.proof import MOST_CHUNKS, Difference, Proof
+from farshore.mobility.base_copy import chunk_hashes
+from farshore.mobility.capture.bitmap import Ranges
+from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.proving.coverage import Proven
+from farshore.mobility.proving.proving import Proving
+from farshore.mobility.retrying import Stopped
+from farshore.mobility.throttle import Courtesy
+from farshore.model.errors import FarshoreError, TryLater, Unsupported, WrongState
+from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch
+from farshore.model.identifiers import Sequence as SequenceNumber
+from farshore.model.ports import Clock
+
+log = logging.getLogger(__name__)
+
+SCANNED = (
+    "In scan mode a proof says that the copy is what the last scan read; whether the disks were at rest then is not "
+    "known."
+)
+_BLOCKS = CHUNK // BLOCK
+_EVIDENCE = 16
+"""Chunks that differ, of which both versions are kept, of one round."""
+_PATIENCE = 30.0
+
+Chunks = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint8]
+
+
+class Comparer(Protocol):
+    """The part of client.DataPlane that a proof needs."""
+
+    def prove(self, proof: Proof) -> ProofAnswer:
+        """Compare with the vault."""
+        ...
+
+    def differ(self, found: Difference) -> DifferenceAnswer:
+        """Tell of a difference."""
+        ...
+
+
+class RoundProof:
+    """Used by the thread of the rounds."""
+
+    def __init__(
+        self,
+        proving: Proving,
+        epoch: Epoch,
+        hash_key: bytes,
+        disks: Mapping[DiskNumber, CopiedDisk],
+        plane: Comparer,
+        clock: Clock,
+        courtesy: Courtesy,
+    ) -> None:
+        self._proving = proving
+        self._generation = proving.generation
+        self._epoch = epoch
+        self._key = hash_key
+        self._disks = disks
+        self._plane = plane
+        self._clock = clock
+        self._courtesy = courtesy
+        self._sequence = SequenceNumber(0)
+        self._read: Dict[DiskNumber, Tuple[Chunks, Hashes]] = {}
+        self._suspects: Dict[Tuple[DiskNumber, int], bytes] = {}
+        """What the disk held of chunks that were found to differ, by disk and chunk."""
+
+    def read(self, sequence: SequenceNumber, seconds: float, stop: threading.Event) -> None:
+        """After the point at ``sequence``: read what is to be proven next, as much as ``seconds`` allow at the pace."""
+        demand = self._proving.demanded
+        pace = self._proving.pace_now()
+        chunks = max(1, int(pace * seconds) // CHUNK) if pace else 0
+        chosen = self._proving.coverage.next(chunks, self._clock.now()) if chunks else []
+        if demand is not None:
+            chosen, demand.left = demand.left[:1024], demand.left[1024:]
+        self._sequence = sequence
+        self._read = {}
+        buffer = AlignedBuffer(CHUNK)
+        left = MOST_CHUNKS
+        for disk, first, end in chosen:
+            copied = self._disks.get(disk)
+            if copied is None:
+                continue
+            wanted = np.arange(first, min(end, first + left), dtype=np.int64)
+            left -= len(wanted)
+            hashes = np.zeros((len(wanted), 32), np.uint8)
+            with DiskReader(copied) as reader:
+                for place, chunk in enumerate(wanted.tolist()):
+                    hashes[place] = chunk_hashes(self._chunk(reader, buffer, chunk), self._key)[0]
+                    if place % 64 == 63 and stop.wait(self._courtesy.pause()):
+                        raise Stopped
+            before = self._read.get(disk)
+            if before is not None:
+                wanted, hashes = np.concatenate((before[0], wanted)), np.concatenate((before[1], hashes))
+            order = np.unique(wanted, return_index=True)[1]
+            self._read[disk] = wanted[order], hashes[order]
+        self._proving.read(sum(len(one) for one, _ in self._read.values()) * CHUNK)
+        for disk, chunk in self._suspects:
+            with DiskReader(self._disks[disk]) as reader:
+                self._suspects[disk, chunk] = bytes(self._chunk(reader, buffer, chunk))
+
+    def conclude(self, dirty: Mapping[DiskNumber, Ranges]) -> Dict[DiskNumber, Ranges]:
+        """When the next round begins: compare what was not written to since the point. ``dirty``: what was. Blocks that
+        differ, to be copied with this round. Raises what ends an epoch."""
+        again: Dict[DiskNumber, List[int]] = {}
+        suspects, self._suspects = self._suspects, {}
+        for (disk, chunk), data in suspects.items():
+            if data and not _touched(np.array([chunk]), dirty.get(disk))[0]:
+                self._tell(disk, chunk, data)
+                again.setdefault(disk, []).append(chunk)
+            else:
+                self._suspects[disk, chunk] = b""
+        found, self._read = self._read, {}
+        demand = self._proving.demanded
+        for disk, (chunks, hashes) in found.items():
+            quiet = ~_touched(chunks, dirty.get(disk))
+            differing = self._compare(disk, chunks[quiet], hashes[quiet])
+            for chunk in differing:
+                if len(self._suspects) < _EVIDENCE:
+                    self._suspects[disk, chunk] = b""
+                else:
+                    self._proving.coverage.differs(disk, chunk, self._clock.now(), told=True)
+                    again.setdefault(disk, []).append(chunk)
+            if demand is not None:
+                demand.done += len(chunks)
+                demand.proven += int(quiet.sum()) - len(differing)
+                demand.differing += len(differing)
+                demand.busy += int((~quiet).sum())
+        if demand is not None and not demand.left:
+            self._proving.met(demand)
+        return {
+            disk: np.array([(chunk * _BLOCKS, _BLOCKS) for chunk in sorted(set(chunks))], np.int64)
+            for disk, chunks in again.items()
+        }
+
+    def scanned(self, sequence: SequenceNumber, hashes: Mapping[DiskNumber, Hashes]) -> None:
+        """After a scan's point: compare what the scan read with the copy. What differs is sent with the next one."""
+        self._sequence = sequence
+        self._proving.weaker = SCANNED
+        demand = self._proving.demanded
+        for disk, known in hashes.items():
+            for first in range(0, len(known), MOST_CHUNKS):
+                part = known[first : first + MOST_CHUNKS]
+                chunks = np.arange(first, first + len(part), dtype=np.int64)
+                differing = self._compare(disk, chunks, part)
+                for chunk in differing:
+                    self._show(disk, chunk, known[chunk].tobytes())
+                    known[chunk] = 0xFF  # no chunk's hash: the next scan finds it another
+                if demand is not None:
+                    demand.proven += len(part) - len(differing)
+                    demand.differing += len(differing)
+        if demand is not None:
+            self._proving.met(demand)
+
+    def _show(self, disk: DiskNumber, chunk: int, known: bytes) -> None:
+        """Have both versions kept, if the disk still holds what the scan read."""
+        with DiskReader(self._disks[disk]) as reader:
+            data = self._chunk(reader, AlignedBuffer(CHUNK), chunk)
+            if chunk_hashes(data, self._key)[0].tobytes() == known:
+                self._tell(disk, chunk, bytes(data))
+                return
+        self._proving.coverage.differs(disk, chunk, self._clock.now(), told=True)
+
+    def _compare(self, disk: DiskNumber, chunks: Chunks, hashes: Hashes) -> List[int]:
+        """The chunks that differ; what is equal is noted. None where the server cannot tell now."""
+        if not len(chunks):
+            return []
+        proof = Proof(disk, self._sequence, chunks, hashes)
+        give_up = self._clock.monotonic() + _PATIENCE
+        while True:
+            try:
+                differing = self._plane.prove(proof).differing
+                break
+            except (Unsupported, WrongState) as error:
+                self._proving.paused = error.message
+                return []
+            except TryLater as error:
+                if self._clock.monotonic() > give_up:
+                    self._proving.paused = error.message
+                    return []
+                time.sleep(min(1.0, error.after or 0.5))
+        self._proving.paused = ""
+        equal = chunks[~np.isin(chunks, differing)].tolist()
+        self._proving.prove(self._generation, disk, equal, Proven(self._clock.now(), self._epoch, self._sequence))
+        self._proving.save_if_due()
+        return differing
+
+    def _tell(self, disk: DiskNumber, chunk: int, data: bytes) -> None:
+        coverage = self._proving.coverage
+        told = Difference(
+            disk, self._sequence, chunk, data, coverage.last(disk, chunk), self._proving.explain(disk, chunk)
+        )  # fmt: skip
+        differs = True
+        try:
+            differs = self._plane.differ(told).differs
+        except FarshoreError as error:
+            log.error("A difference could not be kept: %s", error)
+        if differs:
+            fields = {"disk": disk, "byte": chunk * CHUNK, "at": f"{self._epoch}:{self._sequence}"}
+            log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
+        coverage.differs(disk, chunk, self._clock.now(), told=differs)
+
+    def _chunk(self, reader: DiskReader, buffer: AlignedBuffer, chunk: int) -> memoryview:
+        view = buffer.view[: min((chunk + 1) * CHUNK, reader.disk.size) - chunk * CHUNK]
+        reader.read(chunk * CHUNK, view)
+        return view
+
+
+def _touched(chunks: Chunks, ranges: Optional[Ranges]) -> npt.NDArray[np.bool_]:
+    """Which of the chunks one of these block ranges (sorted, disjoint) touches."""
+    if ranges is None or not len(ranges):
+        return np.zeros(len(chunks), np.bool_)
+    ends = ranges[:, 0] + ranges[:, 1]
+    place = np.searchsorted(ends, chunks * _BLOCKS, "right")
+    inside = place < len(ranges)
+    touched: npt.NDArray[np.bool_] = inside & (ranges[np.minimum(place, len(ranges) - 1), 0] < (chunks + 1) * _BLOCKS)
+    return touched

@@ -1,0 +1,126 @@
+"""Comparing chunks that a machine hashed at a known position with the vault's, as of that position.
+
+The vault is opened there as a restore opens it: neither the journal's digests nor the agent's accounts are trusted.
+What comparing costs is bounded, whatever the machines ask: one at a time, and each is told to rest for so long that
+all of them together use no more than their share of a processor.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import numpy as np
+
+from farshore.api_types.servers import DifferenceReport
+from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
+from farshore.formats.batch import Role
+from farshore.formats.proof import Difference, Proof
+from farshore.model.errors import Busy, Damaged, TryLater, WrongState
+from farshore.model.identifiers import CHUNK, Sequence
+from farshore.model.position import Position
+from farshore.model.text import printable
+from farshore.process_server.streams.stream import Stream
+from farshore.vault.differences import Differing
+
+_log = logging.getLogger(__name__)
+
+SHARE = 0.25
+"""Of one processor, for all machines together,"""
+SHARE_OF_ONE = 0.01
+"""and for one machine."""
+LONGEST_REST = 600.0
+_MOST_REPORTS = 1_000
+_STORED_SECONDS = 1.0
+"""A machine that waits longer for the vault asks again: it may have better things to do meanwhile."""
+
+
+class Proofs:
+    """Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._comparing = threading.Lock()
+        self._lock = threading.Lock()
+        self._owed = 0.0
+        self._settled = time.monotonic()
+        self._reports: list[DifferenceReport] = []
+
+    def prove(self, stream: Stream, proof: Proof) -> ProofAnswer:
+        """Compare. Raises Busy, TryLater until the position is in the vault, WrongState where it never will be."""
+        position = self._stored(stream, proof.sequence)
+        if not self._comparing.acquire(blocking=False):
+            raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
+        began = time.thread_time()
+        try:
+            equal = stream.vault.equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
+        except Damaged as error:  # nothing of it can be opened
+            _log.error("Machine %s: the copy cannot be opened at %s: %s", stream.machine, position, error)
+            equal = np.zeros(len(proof.chunks), np.bool_)
+        finally:
+            self._comparing.release()
+        differing = proof.chunks[~equal].tolist()
+        if differing:
+            _log.error(
+                "Machine %s: %d of %d chunks of disk %d differ from the machine's at %s.",
+                stream.machine, len(differing), len(equal), proof.disk, position,
+            )  # fmt: skip
+        return ProofAnswer(differing=differing, rest=self._rest(time.thread_time() - began))
+
+    def differ(self, stream: Stream, found: Difference) -> DifferenceAnswer:
+        """Keep both versions where they are different indeed, and report it. Raises as `prove`."""
+        position = self._stored(stream, found.sequence)
+        try:
+            stored = stream.vault.stored_chunk(position, found.disk, found.chunk)
+        except Damaged:
+            stored = None
+        if stored == bytes(found.data):
+            return DifferenceAnswer(differs=False)
+        moment = time.time_ns()
+        cause = printable(found.cause, 512)
+        stream.vault.put_difference(
+            Differing(
+                found.disk, found.chunk, position, found.proven, moment, cause, bytes(found.data), stored
+            )
+        )  # fmt: skip
+        report = DifferenceReport(
+            machine=stream.machine,
+            disk=found.disk,
+            start=found.chunk * CHUNK,
+            length=len(found.data),
+            epoch=position.epoch,
+            sequence=position.sequence,
+            proven_epoch=0 if found.proven is None else found.proven.epoch,
+            proven_sequence=0 if found.proven is None else found.proven.sequence,
+            time=moment,
+            cause=cause if stored is not None else f"The vault's cannot be read. {cause}",
+        )
+        with self._lock:
+            self._reports = [*self._reports[-_MOST_REPORTS + 1 :], report]
+        return DifferenceAnswer(differs=True)
+
+    def reports(self) -> list[DifferenceReport]:
+        """What the configuration server was not told yet."""
+        with self._lock:
+            return list(self._reports)
+
+    def reported(self, told: list[DifferenceReport]) -> None:
+        """It was told of these."""
+        with self._lock:
+            self._reports = [one for one in self._reports if one not in told]
+
+    def _stored(self, stream: Stream, sequence: Sequence) -> Position:
+        if not stream.base_complete or sequence < stream.consistent_from:
+            raise WrongState("The epoch has no such state.", remedy="Wait until its copy is complete.")
+        if sequence >= stream.next_sequence(Role.JOURNAL):
+            raise TryLater("The stream has not come that far.", remedy="The proof is repeated by itself.", after=1)
+        stream.wait_stored(Role.JOURNAL, sequence + 1, _STORED_SECONDS)
+        return Position(stream.epoch, sequence)
+
+    def _rest(self, used: float) -> float:
+        """Seconds until the next proof of this machine."""
+        with self._lock:
+            now = time.monotonic()
+            self._owed = max(0.0, self._owed - (now - self._settled) * SHARE) + used
+            self._settled = now
+            return min(LONGEST_REST, max(used / SHARE_OF_ONE, self._owed / SHARE))

@@ -1,0 +1,121 @@
+"""What is proven, in doubt and discarded, against plain dictionaries."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from farshore.mobility.proving.coverage import Coverage, Proven
+from farshore.mobility.proving.spans import Spans, runs
+from farshore.model.identifiers import DiskNumber
+
+ONE, TWO = DiskNumber(0), DiskNumber(1)
+HOUR = 3600 * 10**9
+
+
+def at(hours: float, sequence: int = 1) -> Proven:
+    return Proven(int(hours * HOUR), 1, sequence)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spans_hold_what_a_dictionary_holds(seed: int) -> None:
+    chance = random.Random(seed)
+    spans: Spans[int] = Spans(lambda one, other: one if one == other else None)
+    model: dict[int, int] = {}
+    for _ in range(800):
+        first = chance.randrange(200)
+        end = first + chance.randrange(30)
+        if chance.random() < 0.3:
+            spans.cut(first, end)
+            model = {chunk: value for chunk, value in model.items() if not first <= chunk < end}
+        else:
+            value = chance.randrange(3)
+            spans.put(first, end, value)
+            model.update(dict.fromkeys(range(first, end), value))
+        held = list(spans)
+        assert {chunk: one.value for one in held for chunk in range(one.first, one.end)} == model
+        assert all(one.end <= other.first for one, other in itertools.pairwise(held))
+        assert [chunk for low, high in spans.gaps(0, 260) for chunk in range(low, high)] == [
+            chunk for chunk in range(260) if chunk not in model
+        ]
+    assert spans.chunks == len(model)
+
+
+def test_memory_is_bounded_and_what_is_forgotten_is_not_proven():
+    spans: Spans[int] = Spans(lambda one, other: None, most=100)
+    for number in range(1000):
+        spans.put(10 * number, 10 * number + 1 + number % 7, number)
+    assert len(spans) <= 101
+    assert list(runs([1, 2, 3, 5, 9, 10])) == [(1, 4), (5, 6), (9, 11)]
+
+
+def test_doubts_come_first_then_what_was_never_proven_then_the_oldest():
+    coverage = Coverage(None)
+    coverage.fit({ONE: 10, TWO: 4})
+    assert coverage.next(100, 0) == [(ONE, 0, 10), (TWO, 0, 4)]
+    coverage.prove(ONE, range(10), at(1))
+    coverage.prove(TWO, range(3), at(2))
+    coverage.doubt(ONE, 4, 6, "a heal")
+    assert coverage.next(100, 0) == [(ONE, 4, 6), (TWO, 3, 4), (ONE, 0, 4), (ONE, 6, 10), (TWO, 0, 3)]
+    assert coverage.next(3, 0) == [(ONE, 4, 6), (TWO, 3, 4)]
+    assert coverage.cause(ONE, 5) == "a heal"
+    coverage.postpone(ONE, [4], 50)
+    assert coverage.next(1, 0) == [(ONE, 5, 6)]
+    assert coverage.next(1, 50) == [(ONE, 4, 5)]
+    coverage.prove(ONE, [4, 5], at(3))
+    assert (coverage.doubtful, coverage.cause(ONE, 5)) == (0, "")
+
+
+def test_a_doubt_ends_a_proof_and_a_difference_lasts_until_it_is_proven():
+    coverage = Coverage(None)
+    coverage.fit({ONE: 10})
+    coverage.prove(ONE, range(10), at(1, 7))
+    coverage.prove(ONE, [3], at(5, 9))
+    coverage.differs(ONE, 3, 1, told=True)
+    coverage.differs(ONE, 3, 2, told=True)
+    assert (coverage.differing, coverage.differences, coverage.last(ONE, 3)) == (1, 2, None)
+    assert coverage.next(1, 0) == [(ONE, 3, 4)]
+    last = coverage.last(ONE, 2)
+    assert last is not None
+    assert (last.epoch, last.sequence) == (1, 7)
+    standing = coverage.standing(2 * HOUR)[ONE]
+    assert (standing.proven, standing.lately, standing.doubtful) == (9, 0, 1)
+    coverage.prove(ONE, [3], at(6))
+    assert (coverage.differing, coverage.differences) == (0, 2)
+    standing = coverage.standing(2 * HOUR)[ONE]
+    assert (standing.lately, standing.oldest, standing.newest) == (1, HOUR, 6 * HOUR)
+
+
+def test_a_discarded_chunk_that_differs_is_no_difference_until_it_was_proven():
+    coverage = Coverage(None)
+    coverage.fit({ONE: 10})
+    coverage.discarded(ONE, 2, 4)
+    assert coverage.is_discarded(ONE, 3)
+    coverage.differs(ONE, 3, 1, told=False)
+    assert (coverage.differing, coverage.differences) == (0, 0)
+    coverage.prove(ONE, [3], at(1))
+    assert not coverage.is_discarded(ONE, 3)
+    assert coverage.is_discarded(ONE, 2)
+
+
+def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path):
+    path = tmp_path / "proven.json"
+    coverage = Coverage(path)
+    coverage.fit({ONE: 10})
+    coverage.prove(ONE, range(8), at(1, 5))
+    coverage.doubt(ONE, 0, 2, "a heal")
+    coverage.discarded(ONE, 6, 7)
+    coverage.differs(ONE, 7, 9, told=True)
+    coverage.save()
+    assert path.stat().st_mode & 0o777 == 0o600
+    again = Coverage(path)
+    again.fit({ONE: 10})
+    assert again.standing(0) == coverage.standing(0)
+    assert again.next(99, 0) == coverage.next(99, 0)
+    assert (again.differing, again.differences, again.cause(ONE, 1)) == (1, 1, "a heal")
+    again.fit({ONE: 4})
+    assert (again.differing, again.standing(0)[ONE].proven) == (0, 2)
+    path.write_text('{"format": 1, "proven": 3}')
+    assert Coverage(path).differences == 0

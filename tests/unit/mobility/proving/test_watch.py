@@ -1,0 +1,52 @@
+"""Every record that touches a chunk is seen, whatever its length and kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from farshore.formats.record import RecordKind
+from farshore.mobility.capture.layout import RING_RECORD
+from farshore.mobility.proving.watch import Watch
+from farshore.model.identifiers import DiskNumber
+
+ONE = DiskNumber(0)
+CHUNKS = np.array([2, 3, 9, 10, 11, 40], np.int64)
+
+
+def records(*rows: tuple[int, int, RecordKind], disk: int = 0) -> np.ndarray:
+    made = np.zeros(len(rows), RING_RECORD)
+    for one, (sector, length, kind) in zip(made, rows, strict=True):
+        one["sector"], one["length"], one["kind"], one["disk"] = sector, length, kind, disk
+    return made
+
+
+@pytest.mark.parametrize(
+    ("sector", "length", "touched"),
+    [
+        (2 * 128, 512, [2]),
+        (3 * 128 + 127, 512, [3]),
+        (4 * 128, 4096, []),
+        (2 * 128 + 127, 1024, [2, 3]),
+        (8 * 128, 4 * 65536, [9, 10, 11]),
+        (0, 1 << 30, [2, 3, 9, 10, 11, 40]),
+    ],
+)
+@pytest.mark.parametrize("kind", [RecordKind.WRITE, RecordKind.ZERO, RecordKind.DISCARD, RecordKind.FLUSH])
+def test_a_record_touches_its_chunks(sector, length, touched, kind):
+    watch = Watch()
+    watch.begin({ONE: CHUNKS, DiskNumber(1): CHUNKS})
+    watch.note(records((sector, length, kind)))
+    seen = CHUNKS[~watch.untouched(ONE)].tolist()
+    assert seen == ([] if kind is RecordKind.FLUSH else touched)
+    assert watch.untouched(DiskNumber(1)).all()
+    watch.begin({ONE: CHUNKS})
+    assert watch.untouched(ONE).all()
+
+
+def test_discards_are_noted_also_while_nothing_is_proven():
+    watch = Watch()
+    watch.note(records((0, 65536, RecordKind.DISCARD), (128, 65536, RecordKind.DISCARD), (1280, 512, RecordKind.WRITE)))
+    watch.note(records((64, 512, RecordKind.DISCARD), disk=1))
+    assert watch.discarded() == [(0, 0, 2), (1, 0, 1)]
+    assert watch.discarded() == []
