@@ -34,14 +34,17 @@ test test-fast soak bench: export PYTHONDONTWRITEBYTECODE =
 
 # Most deep tests wait for something, so twice as many workers as processors keep those busy.
 WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
+FAST := tests/unit tests/formats tests/contract
+DEEP := tests/crash tests/scenarios
 PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
 
 test: setup-tests check  ## the gate, which CI runs: every test (as root; within 25 minutes on 2 cores)
-	@$(PYTEST) -m "not guest"
-	@$(PYTHON) -m pytest -m guest --durations 20  # an emulated machine wants every processor: beside others it starves
+	@$(PYTEST) -m "not guest" $(DEEP)
+	@scripts/beside "nice $(PYTHON) -m pytest --numprocesses 1 --durations 20 $(FAST)" \
+	  "$(PYTHON) -m pytest -m guest --durations 20 $(DEEP)"  # a guest wants a whole processor: beside more it starves
 
 test-fast: setup-tests  ## the fast lane: unit, formats, contract (within 5 minutes)
-	@$(PYTEST) tests/unit tests/formats tests/contract
+	@$(PYTEST) $(FAST)
 
 soak: setup-tests  ## the long set: kill, cut, fill and corrupt for MINUTES=30 (or ROUNDS=; SEED=, LAYOUT=), then every kill point (as root)
 	@$(PYTHON) -m tests.crash.fire $(if $(ROUNDS),--rounds $(ROUNDS),--minutes $(or $(MINUTES),30)) $(if $(SEED),--seed $(SEED)) $(if $(LAYOUT),--layout $(LAYOUT))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 RULE = Path(__file__).parents[1] / "conftest.py"
 TESTS = """
 import pytest
@@ -69,6 +71,7 @@ def test_what_would_skip_fails_in_ci(tmp_path, ci, summary):
 
 TOGETHER = """
 import os
+import re
 from pathlib import Path
 import pytest
 
@@ -100,3 +103,10 @@ def test_a_file_stays_on_one_worker(tmp_path):
     )
     assert "60 passed" in done.stdout, done.stdout
     assert len((tmp_path / "made").read_text().splitlines()) == 3
+
+
+def test_the_gate_runs_every_folder_of_tests():
+    makefile = (ROOT / "Makefile").read_text()
+    lanes = set(re.findall(r"tests/\w+", " ".join(re.findall(r"^(?:FAST|DEEP) := (.*)$", makefile, re.MULTILINE))))
+    folders = {f"tests/{path.relative_to(ROOT / 'tests').parts[0]}" for path in (ROOT / "tests").rglob("test_*.py")}
+    assert lanes == folders
