@@ -38,6 +38,8 @@ class Failover(Body):
     point_epoch: int
     point_sequence: int
     point_time: int
+    proof: str = ""
+    """What was known of the point's equality with the machine when it was chosen."""
     site: str
     state: str
     forward: Dict[int, int] = {}

@@ -197,6 +197,9 @@ class DiskProof(Body):
     """Copied outside of the stream's order since, or differing: to be proven first."""
     oldest: Natural
     newest: Natural
+    first_epoch: Natural = 0
+    first_sequence: Natural = 0
+    """The lowest position of a proof; 0: there is none."""
 
 
 class ProofRun(Body):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import DifferenceRow, PointRow
+from farshore.catalog.tables import DifferenceRow
 
 
 def record(tx: Transaction, row: DifferenceRow) -> bool:
@@ -26,7 +26,7 @@ def listed(tx: Transaction, machine: str) -> list[DifferenceRow]:
     return list(tx.scalars(wanted.order_by(DifferenceRow.epoch, DifferenceRow.sequence, DifferenceRow.start)))
 
 
-def affecting(differences: Sequence[DifferenceRow], point: PointRow) -> list[DifferenceRow]:
-    """Those that may be in the state of a point: it lies after the last proof and not after the finding."""
-    at = (point.epoch, point.sequence)
+def affecting(differences: Sequence[DifferenceRow], epoch: int, sequence: int) -> list[DifferenceRow]:
+    """Those that may be in the state at a position: it lies after the last proof and not after the finding."""
+    at = (epoch, sequence)
     return [one for one in differences if (one.proven_epoch, one.proven_sequence) < at <= (one.epoch, one.sequence)]

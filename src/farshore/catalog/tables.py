@@ -210,6 +210,8 @@ class FailoverRow(Base):
     state: Mapped[str] = mapped_column(String(32))
     site: Mapped[str] = mapped_column(String(32))
     request: Mapped[JsonObject]
+    proof: Mapped[str] = mapped_column(default="")
+    """How much of the copy was proven equal when its point was chosen."""
     point_epoch: Mapped[int] = mapped_column(default=0)
     point_sequence: Mapped[int] = mapped_column(default=0)
     point_time: Mapped[int] = mapped_column(default=0)

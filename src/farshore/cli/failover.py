@@ -146,6 +146,7 @@ def _start(machine: str, request: FailoverRequest, no_wait: bool, as_json: bool)
                 ("Failover", found.id),
                 ("State", found.state),
                 ("Point", f"{moment(found.point_time)} ({found.point_epoch}:{found.point_sequence})"),
+                ("Proof", found.proof),
                 ("Address", found.address),
                 ("Ports", forwards),
                 ("Running after", took),

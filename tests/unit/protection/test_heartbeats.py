@@ -9,13 +9,15 @@ import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, fresh_catalog, request
 
 from farshore.api_types.machines import CommandKind, CommandResult, Desired, Heartbeat
-from farshore.catalog import events, machines, policies
+from farshore.catalog import epochs, events, machines, policies
 from farshore.catalog.database import Catalog
-from farshore.catalog.tables import CommandRow
-from farshore.model.states import CaptureMode
+from farshore.catalog.tables import CommandRow, DifferenceRow
+from farshore.model.states import CaptureMode, MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.granting import grant
 from farshore.protection.heartbeats import observe, upgrade_name
+from farshore.protection.proofs import sentence
+from farshore.protection.watch import conditions
 
 
 @pytest.fixture
@@ -130,3 +132,56 @@ def test_a_change_of_the_policys_bandwidth_is_heard_with_the_next_heartbeat(cata
     assert told[0].since <= NOW
     assert {rate.limit for rate in told} == {0, 2_500_000}
     assert len(told) >= 10, "five working days at least, each with a beginning and an end"
+
+
+def proof(differing: int, proven: int = 90) -> dict[str, object]:
+    disk = {
+        "disk": 0,
+        "chunks": 100,
+        "proven": proven,
+        "lately": proven,
+        "doubtful": 0,
+        "oldest": NOW,
+        "newest": NOW,
+        "first_epoch": 1,
+        "first_sequence": 7,
+    }
+    return {"disks": [disk] if proven else [], "differing": differing, "differences": differing}
+
+
+def test_a_machine_whose_copy_differs_is_not_protected_until_it_is_proven(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machine = machines.get(tx, MACHINE)
+        machines.set_state(machine, MachineState.PROTECTED)
+        epochs.get(tx, MACHINE, 1).consistent = True
+    states = []
+    for differing in (0, 2, 1, 0, 0):
+        beat(catalog, proof=proof(differing))
+        with catalog.reading() as tx:
+            row = machines.get(tx, MACHINE)
+            states.append(row.state)
+            raised = [one.kind for one in conditions([row], policies.every(tx), [], NOW)]
+            assert ("copy-differs" in raised) == bool(differing)
+    assert states == ["protected", "resync", "resync", "protected", "protected"]
+    with catalog.reading() as tx:
+        told = [one.kind for one in events.listed(tx)]
+    assert (told.count("machine.differs"), told.count("machine.protected")) == (1, 1)
+
+
+def test_a_resync_is_not_ended_by_a_proof(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machines.set_state(machines.get(tx, MACHINE), MachineState.INITIAL_REPLICATION)
+    for differing in (2, 0):
+        beat(catalog, proof=proof(differing))
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).state == "initial-replication"
+
+
+def test_what_is_known_of_a_point_is_said_in_a_sentence() -> None:
+    doubt = DifferenceRow(disk=1, start=0, length=65536)
+    assert sentence({}, []) == "Nothing is known: the machine's agent proves nothing."
+    known = Heartbeat.model_validate({"run": "r", "version": "1", "proof": proof(0)}).model_dump(mode="json")
+    assert sentence(known, []) == "90.0 % proven equal at or after position 1:7."
+    assert sentence(known, [doubt]).endswith("position 1:7; may be wrong at disk 1, bytes 0 to 65536.")
+    nothing = Heartbeat.model_validate({"run": "r", "version": "1", "proof": proof(1, 0)}).model_dump(mode="json")
+    assert sentence(nothing, []).startswith("Nothing of the copy had been proven equal yet; 1 chunks differed")

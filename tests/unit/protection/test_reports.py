@@ -17,8 +17,15 @@ from tests.unit.protection.catalogs import (
     request,
 )
 
-from farshore.api_types.servers import EpochReport, PointReport, ReportAnswer, ServerReport, StreamReport
-from farshore.catalog import epochs, events, machines, points, policies, process_servers, users
+from farshore.api_types.servers import (
+    DifferenceReport,
+    EpochReport,
+    PointReport,
+    ReportAnswer,
+    ServerReport,
+    StreamReport,
+)
+from farshore.catalog import differences, epochs, events, machines, points, policies, process_servers, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CertificateRow
 from farshore.model.point import PointKind
@@ -212,3 +219,34 @@ def test_a_process_server_reports_what_it_still_holds_of_an_epoch_that_was_moved
         epoch = epochs.get(tx, MACHINE, 1)
         assert (epoch.process_server, epoch.served_before, epoch.stored) == (other, [SERVER], 45)
         assert [one.name for one in points.listed(tx, MACHINE)] == ["late"]
+
+
+def test_a_difference_is_noted_once_and_marks_the_points_since_the_last_proof(catalog: Catalog) -> None:
+    found = DifferenceReport(
+        machine=MACHINE,
+        disk=0,
+        start=65536,
+        length=65536,
+        epoch=1,
+        sequence=40,
+        proven_epoch=1,
+        proven_sequence=20,
+        time=NOW,
+        cause="epoch 1 healed",
+    )
+    foreign = found.model_copy(update={"machine": "00000000-0000-4000-8000-00000000dead"})
+    for _ in range(2):
+        report(catalog, differences=[found, foreign])
+    with catalog.reading() as tx:
+        assert [one.sequence for one in differences.listed(tx, MACHINE)] == [40]
+        told = [one for one in events.listed(tx) if one.kind == "copy.differs"]
+        assert len(told) == 1
+        assert "bytes 65536 to 131072, position 1:40" in told[0].message
+        assert "epoch 1 healed" in told[0].message
+        listed = differences.listed(tx, MACHINE)
+        assert [bool(differences.affecting(listed, 1, sequence)) for sequence in (20, 21, 40, 41)] == [
+            False,
+            True,
+            True,
+            False,
+        ]

@@ -117,6 +117,7 @@ def _stuck(row: MachineRow) -> list[str]:
 
 def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
     """A recovery point; ``found``: what of its machine's copy differed."""
+    doubts = affecting(found, row.epoch, row.sequence)
     return Point(
         id=row.id,
         machine=row.machine,
@@ -125,9 +126,7 @@ def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
         time=row.time,
         kind=PointKind(row.kind),
         name=row.name,
-        doubts=[f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in affecting(found, row)][
-            :MOST_DOUBTS
-        ],
+        doubts=[f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts[:MOST_DOUBTS]],
     )
 
 
@@ -162,6 +161,7 @@ def failover(row: FailoverRow) -> Failover:
         address=row.address,
         requested=row.requested,
         running=row.running,
+        proof=row.proof,
         message=row.message,
         job=row.job,
     )

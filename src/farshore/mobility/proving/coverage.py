@@ -43,6 +43,8 @@ class DiskStanding(NamedTuple):
     doubtful: int
     oldest: int
     newest: int
+    first: Position
+    """Where in the stream the first of these proofs was made; 0:0: there is none."""
 
 
 class Coverage:
@@ -207,6 +209,12 @@ class Coverage:
                     self._of(self._doubts, disk, _same).chunks,
                     min((one.value.time for one in spans), default=0),
                     max((one.value.time for one in spans), default=0),
+                    Position(
+                        *min(
+                            ((Epoch(one.value.epoch), SequenceNumber(one.value.sequence)) for one in spans),
+                            default=(Epoch(0), SequenceNumber(0)),
+                        )
+                    ),
                 )
             return found
 

@@ -54,6 +54,10 @@ _BUSY_NANOSECONDS = 600 * 10**9
 _STARVED = "The machine has no processor time to spare."
 
 
+class CopyLost(Damaged):
+    """The vault cannot open the copy at all: only a new epoch helps."""
+
+
 class QuietPlaces(Protocol):
     """The part of the capture that a proof needs."""
 
@@ -115,7 +119,7 @@ class Prover:
         self._look: Optional[Use] = None
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``. Raises Stopped, Fenced and other refusals."""
+        """Until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
         self._pump.show(self._watch.note)
         try:
             while not stop.is_set():
@@ -126,6 +130,8 @@ class Prover:
                 except TryLater as error:
                     log.info("A proof was given up: %s", error)
                     self._rest(5.0, stop)
+                except CopyLost:
+                    raise
                 except (Unsupported, WrongState, Damaged) as error:
                     self._proving.paused = error.message
                     if demand is not None:
@@ -268,7 +274,10 @@ class Prover:
             if not len(chunks):
                 continue
             proof = Proof(disk, found.sequence, chunks, hashes)
-            answer = until_done(lambda: self._plane.prove(proof), stop, "A proof")  # noqa: B023 - called at once
+            try:
+                answer = until_done(lambda: self._plane.prove(proof), stop, "A proof")  # noqa: B023 - called at once
+            except Damaged as error:
+                raise CopyLost(error.message, remedy=error.remedy) from error
             rest += answer.rest
             differing = np.asarray(sorted(answer.differing), np.int64)
             equal = chunks[~np.isin(chunks, differing)]

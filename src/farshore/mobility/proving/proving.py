@@ -176,6 +176,8 @@ class Proving:
                 doubtful=one.doubtful,
                 oldest=max(0, one.oldest),
                 newest=max(0, one.newest),
+                first_epoch=one.first.epoch,
+                first_sequence=one.first.sequence,
             )
         demand = self.demanded
         run = None

@@ -11,8 +11,6 @@ import logging
 import threading
 import time
 
-import numpy as np
-
 from farshore.api_types.servers import DifferenceReport
 from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.formats.batch import Role
@@ -47,16 +45,17 @@ class Proofs:
         self._reports: list[DifferenceReport] = []
 
     def prove(self, stream: Stream, proof: Proof) -> ProofAnswer:
-        """Compare. Raises Busy, TryLater until the position is in the vault, WrongState where it never will be."""
+        """Compare. Raises Busy, TryLater until the position is in the vault, WrongState where it never will be,
+        Damaged where no chunk of the copy can be read there."""
         position = self._stored(stream, proof.sequence)
         if not self._comparing.acquire(blocking=False):
             raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
         began = time.thread_time()
         try:
             equal = stream.vault.equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
-        except Damaged as error:  # nothing of it can be opened
-            _log.error("Machine %s: the copy cannot be opened at %s: %s", stream.machine, position, error)
-            equal = np.zeros(len(proof.chunks), np.bool_)
+        except Damaged as error:  # nothing of it can be opened, and what is sent from here on would not help
+            stream.note_trouble(f"The copy cannot be opened at {position}, so the machine resyncs. {error.message}")
+            raise
         finally:
             self._comparing.release()
         differing = proof.chunks[~equal].tolist()

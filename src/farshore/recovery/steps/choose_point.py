@@ -6,9 +6,11 @@ from farshore.api_types.failovers import FailoverRequest
 from farshore.api_types.points import PointChoice
 from farshore.catalog import points
 from farshore.catalog.database import Transaction
+from farshore.catalog.differences import affecting, listed
 from farshore.model.errors import NotFound, Refused
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
+from farshore.protection.proofs import sentence
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.standing import BEFORE, rows
 from farshore.vault.points import AtTime, Choice, Latest, Named
@@ -23,10 +25,15 @@ def choose_point(context: RecoveryContext, failover: str) -> str:
         choice = _choice(tx, machine, asked.point)
     point = context.machine_vault(machine).resolve(choice)
     with context.catalog.writing() as tx:
-        row, _ = rows(tx, failover)
+        row, source = rows(tx, failover)
+        row.proof = sentence(source.heartbeat, affecting(listed(tx, machine), *_pair(point.position)))
         row.point_epoch, row.point_sequence = point.position.epoch, point.position.sequence
         row.point_time = point.time
     return str(point.position)
+
+
+def _pair(position: Position) -> tuple[int, int]:
+    return position.epoch, position.sequence
 
 
 def _choice(tx: Transaction, machine: str, point: PointChoice) -> Choice:
