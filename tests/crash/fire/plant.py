@@ -31,7 +31,7 @@ from tests.loopdisks import LoopDisk
 from tests.waiting import PATIENCE
 
 from farshore.api_types.jobs import Job
-from farshore.api_types.machines import Machine, TokenRequest
+from farshore.api_types.machines import Machine, ProofRequest, TokenRequest
 from farshore.api_types.points import PointRequest
 from farshore.client.credentials import Credentials
 from farshore.client.management import Management
@@ -249,6 +249,11 @@ class Plant:
             time.sleep(0.2)
             job = self._job(job.id) or job
         return job
+
+    def prove(self) -> None:
+        """Ask for a proof of the whole copy, and do not wait for it."""
+        path = f"/v1/machines/{self.machine}/proof"
+        self._call(lambda api: api.transport.post(path, ProofRequest(whole=True), Job))
 
     def _job(self, job: str) -> Job | None:
         return self._call(lambda api: api.job(job))
