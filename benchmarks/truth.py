@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     proven = sum(one[2] for one in rows)
     read = sum(one[3] for one in rows)
     show(
-        f"Proofs at {PACE / 1e6:.0f} MB/s beside {RATE / 1e6:.0f} MB/s of random 4 KiB writes, {os.cpu_count()} processors",
+        f"Proofs at {PACE / 1e6:.0f} MB/s beside {RATE / 1e6:.0f} MB/s of 4 KiB writes, {os.cpu_count()} processors",
         ["", "% of a core with", "without", "more", "proven MB", "vault bytes a byte"],
         [
             [
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
             ]
             for number, one in enumerate(rows, 1)
         ],
-        "" if proven else "Nothing was proven: the machine has no processor time to spare, so the figure means nothing.",
+        "" if proven else "Nothing was proven: the machine has no processor time to spare. The figure means nothing.",
     )
     extra = {"found_seconds": round(statistics.median(found), 1)} if found else {}
     result(

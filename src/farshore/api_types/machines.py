@@ -217,6 +217,11 @@ class ProofStanding(Body):
     """Chunks that were ever found to differ."""
     differing: Natural = 0
     """Of these, those that are not proven equal again: the machine is not protected."""
+    compared: Natural = 0
+    """Chunks, since the agent started. For that the process server read so many bytes from the vault, with so many
+    requests."""
+    vault_bytes: Natural = 0
+    vault_requests: Natural = 0
     pace: Natural = 0
     """Bytes a second that are read for it when nothing is in doubt."""
     paused: Prose = ""

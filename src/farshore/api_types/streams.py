@@ -75,6 +75,9 @@ class ProofAnswer(Body):
     differing: List[int] = []
     rest: float = 0
     """Seconds that the machine is to wait before its next proof: what comparing cost here is bounded."""
+    vault_bytes: int = 0
+    """What was read from the vault for it."""
+    vault_requests: int = 0
 
 
 class DifferenceAnswer(Body):

@@ -26,8 +26,8 @@ PROOF_ROW: np.dtype[Any] = np.dtype([("chunk", "<u8"), ("hash", "V32")])
 DIFFERENCE_HEADER = struct.Struct("<8sHHIQQIIQ")
 """magic, disk, bytes of the cause, bytes of the chunk, chunk, sequence, reserved, epoch and sequence of the last proof
 (0, 0: never); then the cause (UTF-8), then the chunk."""
-MOST_CHUNKS = 1 << 16
-"""Of one proof."""
+MOST_CHUNKS = 4096
+"""Of one proof: 256 MiB, so that none keeps others waiting for long."""
 CAUSE_BYTES = 512
 _MOST = (1 << 63) // CHUNK
 

@@ -62,7 +62,7 @@ class ProcessServer:
     ) -> None:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
-        self.proofs = Proofs()
+        self.proofs = Proofs(vault)
         self.reporter = Reporter(
             control, url, version, self.log, self._refresh, self._answered, store_trouble, self.proofs
         )

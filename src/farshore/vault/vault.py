@@ -88,6 +88,10 @@ class Vault:
         """Open with the vault key itself. Raises NotFound, WrongKey, Damaged, Unsupported."""
         return cls(store, VaultId(read_descriptor(store)["vault"]), SealingKey(secret), cache_bytes)
 
+    def over(self, store: Store, cache_bytes: int) -> Vault:
+        """The same vault, read and written through another store, with caches of its own."""
+        return Vault(store, self.id, self._key, cache_bytes)
+
     def add_owner(self, owner: KeyWrapper) -> None:
         """Let another owner key open the vault too. No data is touched."""
         secret, vault_id = self._key.secret, self.id

@@ -36,9 +36,11 @@ from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import Authority
 from farshore.formats.batch import Batch, Role, encode
 from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks, Comparison, encode_chunks, encode_comparison
+from farshore.formats.proof import Difference, Proof, encode_difference, encode_proof
 from farshore.formats.record import RECORD, has_payload
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber, Epoch, MachineId, Sequence
+from farshore.model.position import Position
 from farshore.process_server.listening.peer import server_context
 from farshore.process_server.server import ProcessServer
 from farshore.process_server.spool.disk import SpoolDisk
@@ -195,6 +197,26 @@ def some_chunks(random: Random, _site: Site) -> bytes:
     return b"".join(bytes(part) for part in encode_chunks(Chunks(DiskNumber(0), rows, payload)))
 
 
+def a_proof(random: Random, site: Site) -> bytes:
+    count = int(random.integers(1, 30))
+    chunks = np.sort(random.choice(64, count, replace=False)).astype(np.int64)
+    if random.random() < 0.2:
+        chunks[-1] = odd(random) % (1 << 62)
+    hashes = random.integers(0, 256, (count, 32), np.uint8) * (random.random((count, 1)) < 0.5)
+    sequence = Sequence(int(random.integers(0, 60)) if random.random() < 0.8 else odd(random) % (1 << 63))
+    made = Proof(DiskNumber(int(random.integers(0, 3))), sequence, chunks, hashes.astype(np.uint8))
+    return b"".join(bytes(part) for part in encode_proof(made))
+
+
+def a_difference(random: Random, _site: Site) -> bytes:
+    data = random.bytes(CHUNK if random.random() < 0.7 else int(random.integers(0, CHUNK)))
+    chunk = int(random.integers(0, 64)) if random.random() < 0.8 else odd(random) % (1 << 63)
+    proven = None if random.random() < 0.5 else Position(Epoch(int(random.integers(0, 9))), Sequence(1))
+    cause = ["a heal", "\x1b[2J", "x" * 600, "\0\n"][int(random.integers(0, 4))]
+    told = Difference(DiskNumber(0), Sequence(int(random.integers(0, 60))), chunk, data, proven, cause)
+    return b"".join(bytes(part) for part in encode_difference(told))
+
+
 def a_document(random: Random, _site: Site) -> bytes:
     fields: dict[str, object] = {"consistent_from": 0, "time": 1, "base_end": 1, "only_points": False}
     for name in list(fields):
@@ -218,11 +240,13 @@ def a_request(random: Random, site: Site) -> bytes:
         ("POST", f"{root}/chunks/compare", a_comparison),
         ("POST", f"{root}/chunks", some_chunks),
         ("POST", f"{root}/base", a_document),
+        ("POST", f"{root}/proofs", a_proof),
+        ("POST", f"{root}/differences", a_difference),
         ("POST", "/v1/protocol", an_offer),
         ("GET", root, None),
         ("GET", f"{root}/chunks/missing", None),
         ("GET", "/v1/protocol", None),
-    ][int(random.integers(0, 10))]  # type: ignore[misc]
+    ][int(random.integers(0, 12))]  # type: ignore[misc]
     data = body(random, site) if body is not None else b""
     if data and random.random() < 0.15:
         data = changed(random, data)

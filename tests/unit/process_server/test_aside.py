@@ -32,6 +32,8 @@ from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 from farshore.process_server.streams.time_axis import Timing
 
+NO_VAULT: Any = SimpleNamespace(store=None)
+
 BAD = MachineId("00000000-0000-0000-0000-00000000000b")
 GOOD = MachineId("00000000-0000-0000-0000-00000000000a")
 EPOCH = Epoch(1)
@@ -168,7 +170,7 @@ def test_one_point_that_the_configuration_server_refuses_holds_up_no_report() ->
 
     nothing: Any = SimpleNamespace(all=list, stuck=dict, released=list, trouble="")
     log: Any = SimpleNamespace(waiting_bytes=0, limit=0, trouble="")
-    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "", Proofs())
+    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "", Proofs(NO_VAULT))
     reporter._streams = reporter._uploader = nothing
     reporter._points = [point(number, "bad" if number == 7 else "") for number in range(20)]
     for _ in range(20):
@@ -186,7 +188,7 @@ def test_no_error_ends_the_reports() -> None:
 
     nothing: Any = SimpleNamespace(all=list, stuck=dict, released=list, trouble="")
     log: Any = SimpleNamespace(waiting_bytes=0, limit=0, trouble="")
-    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "", Proofs())
+    reporter = Reporter(Sink(), "", "", log, lambda: None, lambda _: None, lambda: "", Proofs(NO_VAULT))
     reporter._streams = reporter._uploader = nothing
     reporter._round(reporter._report)
     reporter._round(reporter._report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from farshore.process_server.data_plane.routes import Routes
 from farshore.process_server.listening.exchange import Request
 from farshore.process_server.listening.peer import Peer
 from farshore.process_server.proving.proofs import Proofs
+
+NO_VAULT: Any = SimpleNamespace(store=None)
 
 MACHINE = "11111111-1111-4111-8111-111111111111"
 
@@ -59,7 +62,7 @@ def request(method: str, path: str, body: bytes = b"") -> Request:
 def test_a_slow_store_holds_up_copies_and_no_streams() -> None:
     copies: Any = SlowCopies()
     streams: Any = Streams()
-    routes = Routes(streams, copies, lambda *_: None, Proofs(), copying=2, bandwidth=Bandwidth(SystemClock()))
+    routes = Routes(streams, copies, lambda *_: None, Proofs(NO_VAULT), copying=2, bandwidth=Bandwidth(SystemClock()))
     body = b"".join(bytes(part) for part in encode_chunks(Chunks(DiskNumber(0), np.zeros(0, CHUNK_ROW), b"")))
     threads = [threading.Thread(target=routes, args=(request("POST", "/chunks", body),)) for _ in range(2)]
     for thread in threads:

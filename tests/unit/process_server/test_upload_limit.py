@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.storing.throttled_store import ThrottledStore
 from farshore.process_server.storing.watched_store import SLOW_SECONDS, WatchedStore
 from farshore.vault.stores.remote import RemoteStore
+
+NO_VAULT: Any = SimpleNamespace(store=None)
 
 LIMIT = 500_000
 SEGMENT = bytes(8 << 20)
@@ -144,7 +147,7 @@ def test_chunks_are_refused_before_they_are_read_while_over_the_limit(made):
     copies: Any = SlowCopies()
     copies.store.set()
     streams: Any = Streams()
-    routes = Routes(streams, copies, lambda *_: None, Proofs(), 2, made.bandwidth)
+    routes = Routes(streams, copies, lambda *_: None, Proofs(NO_VAULT), 2, made.bandwidth)
     made.store.put(PACK, [SEGMENT])
     asked = request("POST", "/chunks")
     with pytest.raises(Busy) as caught:

@@ -279,6 +279,7 @@ class Prover:
             except Damaged as error:
                 raise CopyLost(error.message, remedy=error.remedy) from error
             rest += answer.rest
+            self._proving.note_cost(len(chunks), answer)
             differing = np.asarray(sorted(answer.differing), np.int64)
             equal = chunks[~np.isin(chunks, differing)]
             at = Proven(self._clock.now(), self._epoch, found.sequence)

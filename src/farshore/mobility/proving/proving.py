@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from farshore.api_types.machines import DiskProof, ProofRun, ProofStanding
+from farshore.api_types.streams import ProofAnswer
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.proving.coverage import Coverage, Proven
@@ -79,6 +80,14 @@ class Proving:
         self.generation = 0
         """Of what is known; a proof from before must not end a doubt from after."""
         self._saved = clock.monotonic()
+        self._compared = self._vault_bytes = self._vault_requests = 0
+
+    def note_cost(self, chunks: int, answer: ProofAnswer) -> None:
+        """So many chunks were compared, and what that cost."""
+        with self._lock:
+            self._compared += chunks
+            self._vault_bytes += answer.vault_bytes
+            self._vault_requests += answer.vault_requests
 
     def begin(self, disks: Sequence[CopiedDisk], *, anew: bool) -> None:
         """An epoch begins with these disks. ``anew``: its copy is the first one."""
@@ -187,6 +196,9 @@ class Proving:
             disks=list(disks.values()),
             differences=self.coverage.differences,
             differing=self.coverage.differing,
+            compared=self._compared,
+            vault_bytes=self._vault_bytes,
+            vault_requests=self._vault_requests,
             pace=self.pace,
             paused=self.paused,
             weaker=self.weaker,

@@ -188,7 +188,9 @@ class RoundProof:
         give_up = self._clock.monotonic() + _PATIENCE
         while True:
             try:
-                differing = self._plane.prove(proof).differing
+                answer = self._plane.prove(proof)
+                differing = answer.differing
+                self._proving.note_cost(len(chunks), answer)
                 break
             except (Unsupported, WrongState) as error:
                 self._proving.paused = error.message

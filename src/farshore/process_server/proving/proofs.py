@@ -16,11 +16,13 @@ from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.formats.batch import Role
 from farshore.formats.proof import Difference, Proof
 from farshore.model.errors import Busy, Damaged, TryLater, WrongState
-from farshore.model.identifiers import CHUNK, Sequence
+from farshore.model.identifiers import CHUNK, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 from farshore.model.text import printable
+from farshore.process_server.proving.counted_store import CountedStore
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.differences import Differing
+from farshore.vault.vault import Vault
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +30,16 @@ SHARE = 0.25
 """Of one processor, for all machines together,"""
 SHARE_OF_ONE = 0.01
 """and for one machine."""
+BYTES = 8e6
+"""Read from the vault for one machine, a second, in the mean,"""
+REQUESTS = 10.0
+"""and asked of it."""
 LONGEST_REST = 600.0
+_CACHE_BYTES = 16 << 20
+MOST_KEPT = 256
+"""Differences of one epoch, each with both versions."""
 _MOST_REPORTS = 1_000
+_MOST_STREAMS = 10_000
 _STORED_SECONDS = 1.0
 """A machine that waits longer for the vault asks again: it may have better things to do meanwhile."""
 
@@ -37,12 +47,19 @@ _STORED_SECONDS = 1.0
 class Proofs:
     """Safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, vault: Vault) -> None:
+        """``vault`` is opened once more, through a store that counts, with a cache of its own: nothing that was read or
+        written before is taken for what the vault holds."""
+        self._store = CountedStore(vault.store)
+        self._whole = vault
+        self._opened: Vault | None = None
         self._comparing = threading.Lock()
         self._lock = threading.Lock()
         self._owed = 0.0
         self._settled = time.monotonic()
         self._reports: list[DifferenceReport] = []
+        self._kept: dict[tuple[MachineId, Epoch], int] = {}
+        """How many differences of a stream were kept, the stream used last at the end."""
 
     def prove(self, stream: Stream, proof: Proof) -> ProofAnswer:
         """Compare. Raises Busy, TryLater until the position is in the vault, WrongState where it never will be,
@@ -52,11 +69,13 @@ class Proofs:
             raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
         began = time.thread_time()
         try:
-            equal = stream.vault.equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
+            self._store.taken()
+            equal = self._vault().machine(stream.machine).equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
         except Damaged as error:  # nothing of it can be opened, and what is sent from here on would not help
             stream.note_trouble(f"The copy cannot be opened at {position}, so the machine resyncs. {error.message}")
             raise
         finally:
+            read, requests = self._store.taken()
             self._comparing.release()
         differing = proof.chunks[~equal].tolist()
         if differing:
@@ -64,17 +83,24 @@ class Proofs:
                 "Machine %s: %d of %d chunks of disk %d differ from the machine's at %s.",
                 stream.machine, len(differing), len(equal), proof.disk, position,
             )  # fmt: skip
-        return ProofAnswer(differing=differing, rest=self._rest(time.thread_time() - began))
+        rest = self._rest(time.thread_time() - began, read, requests)
+        return ProofAnswer(differing=differing, rest=rest, vault_bytes=read, vault_requests=requests)
 
     def differ(self, stream: Stream, found: Difference) -> DifferenceAnswer:
         """Keep both versions where they are different indeed, and report it. Raises as `prove`."""
         position = self._stored(stream, found.sequence)
         try:
-            stored = stream.vault.stored_chunk(position, found.disk, found.chunk)
+            stored = self._vault().machine(stream.machine).stored_chunk(position, found.disk, found.chunk)
         except Damaged:
             stored = None
         if stored == bytes(found.data):
             return DifferenceAnswer(differs=False)
+        if not self._may_keep(stream):
+            stream.note_trouble(
+                f"More than {MOST_KEPT} chunks of epoch {stream.epoch} differ from the machine's disks; they are sent "
+                f"again but not kept. Compare all of it: farshore machine resync"
+            )
+            return DifferenceAnswer(differs=True)
         moment = time.time_ns()
         cause = printable(found.cause, 512)
         stream.vault.put_difference(
@@ -98,6 +124,21 @@ class Proofs:
             self._reports = [*self._reports[-_MOST_REPORTS + 1 :], report]
         return DifferenceAnswer(differs=True)
 
+    def _vault(self) -> Vault:
+        """Not opened before it is needed: the store may be away when the server starts."""
+        if self._opened is None:
+            self._opened = self._whole.over(self._store, _CACHE_BYTES)
+        return self._opened
+
+    def _may_keep(self, stream: Stream) -> bool:
+        """Nobody may fill the vault, or the event log, with what differs."""
+        with self._lock:
+            key = (stream.machine, stream.epoch)
+            self._kept[key] = self._kept.pop(key, 0) + 1
+            while len(self._kept) > _MOST_STREAMS:
+                del self._kept[next(iter(self._kept))]
+            return self._kept[key] <= MOST_KEPT
+
     def reports(self) -> list[DifferenceReport]:
         """What the configuration server was not told yet."""
         with self._lock:
@@ -116,10 +157,10 @@ class Proofs:
         stream.wait_stored(Role.JOURNAL, sequence + 1, _STORED_SECONDS)
         return Position(stream.epoch, sequence)
 
-    def _rest(self, used: float) -> float:
-        """Seconds until the next proof of this machine."""
+    def _rest(self, used: float, read: int, requests: int) -> float:
+        """Seconds until the next proof of this machine: neither processors nor the vault may feel it."""
         with self._lock:
             now = time.monotonic()
             self._owed = max(0.0, self._owed - (now - self._settled) * SHARE) + used
             self._settled = now
-            return min(LONGEST_REST, max(used / SHARE_OF_ONE, self._owed / SHARE))
+            return min(LONGEST_REST, max(used / SHARE_OF_ONE, self._owed / SHARE, read / BYTES, requests / REQUESTS))
