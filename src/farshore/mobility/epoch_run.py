@@ -32,8 +32,9 @@ from farshore.mobility.disk_changes import Plan
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.overlay_copy import OverlayCopy, dirty_pieces
 from farshore.mobility.progress import CopyProgress
-from farshore.mobility.proving.prover import Prover
+from farshore.mobility.proving.prover import Prover, note_discards
 from farshore.mobility.proving.proving import Proving
+from farshore.mobility.proving.watch import Watch
 from farshore.mobility.pump import Milestone, Pump
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.sender import Sender
@@ -116,6 +117,7 @@ class EpochRun:
         self._proving = proving or Proving(None, clock)
         self._proves = proving is not None
         self._proof: Optional[Worker] = None
+        self._chunk_watch = Watch()
         self.grant = grant
         self._machine = machine
         self._epoch = Epoch(grant.epoch)
@@ -130,6 +132,8 @@ class EpochRun:
         self._backlog = Backlog(spill)
         sizes = {disk.number: disk.size for disk in disks}
         self._pump = Pump(capture, Journal(machine, self._epoch, clock), self._backlog, clock, sizes)
+        if self._proves:
+            self._pump.show(self._chunk_watch.note)
         self._sender = Sender(self._backlog, plane, limits.bandwidth, clock)
         self._progress: Optional[CopyProgress] = None
         self._dirty: Optional[Dirty] = None
@@ -226,6 +230,7 @@ class EpochRun:
                 if worker is not self._proof:  # it may wait for the server, and nobody waits for it
                     worker.join()
             self._discard_ring()
+            note_discards(self._chunk_watch, self._proving)
 
     def _open(self, workers: List[Worker], stop: threading.Event) -> None:
         """Enter data mode. What was missed before lies in the base, if the journal is empty; else it is mended."""
@@ -352,6 +357,7 @@ class EpochRun:
             self._plane,
             self._clock,
             self._limits.courtesy,
+            self._chunk_watch,
         )
 
     def _may_leave(self) -> bool:

@@ -51,6 +51,10 @@ def open_alerts(api: Management, kind: str) -> list[Alert]:
     return [one for one in api.transport.get_list("/v1/alerts", Alert) if one.kind == kind and not one.cleared]
 
 
+def events_of(api: Management, kind: str) -> list[Event]:
+    return [one for one in api.transport.get_list("/v1/events", Event) if one.kind == kind]
+
+
 def alter_behind_the_kernel(disk: LoopDisk) -> int:
     """Change a used block of the disk's medium; the number of its chunk."""
     used = np.flatnonzero(disk.read().reshape(-1, CHUNK).any(axis=1))
@@ -90,14 +94,14 @@ def found_and_healed(rig: Rig) -> None:
     until(lambda: standing(rig).differences and not standing(rig).differing, "it was not healed")
     until(lambda: rig.shown().state is MachineState.PROTECTED, "not protected again")
     assert standing(rig).differences == 1
+    place = f"disk 0, bytes {chunk * CHUNK} to {chunk * CHUNK + CHUNK}"
     with contextlib.closing(rig.api()) as api:
+        until(lambda: events_of(api, "copy.differs"), "no event")
+        assert [place in one.message for one in events_of(api, "copy.differs")] == [True]
         until(lambda: not open_alerts(api, "copy-differs"), "the alert stays")
         path = f"/v1/machines/{rig.machine}/points"
         until(lambda: not api.transport.get_list(path, Point)[0].doubts, "no new point")
         points = api.transport.get_list(path, Point)
-        events = api.transport.get_list("/v1/events", Event)
-    place = f"disk 0, bytes {chunk * CHUNK} to {chunk * CHUNK + CHUNK}"
-    assert [one for one in events if one.kind == "copy.differs" and place in one.message]
     by_position = {Position.parse(f"{one.epoch}:{one.sequence}"): one for one in points}
     assert by_position[before].doubts == [place]
     kept = rig.vault().differences()

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _TOGETHER = 60 * 10**9
 """Neighbours that were proven within so many ns of each other are kept as one, with the older time and position."""
 _MOST_DIFFERENCES = 10_000
+_NOTHING: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = {}
 
 
 class Proven(NamedTuple):
@@ -59,6 +60,7 @@ class Coverage:
         self._proven: Dict[DiskNumber, Spans[Proven]] = {}
         self._doubts: Dict[DiskNumber, Spans[str]] = {}
         self._discarded: Dict[DiskNumber, Spans[bool]] = {}
+        self._left_out: Dict[DiskNumber, Spans[bool]] = {}
         self._busy: Dict[DiskNumber, Spans[int]] = {}
         self._differing: Dict[Tuple[DiskNumber, int], int] = {}
         self.differences = 0
@@ -72,10 +74,20 @@ class Coverage:
             log.warning("What was proven before is not known (%s): it is proven again.", error)
             self.forget()
 
-    def fit(self, sizes: Mapping[DiskNumber, int]) -> None:
-        """These are the disks, by their number of chunks. What is known of others is forgotten."""
+    def fit(
+        self, sizes: Mapping[DiskNumber, int], left_out: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = _NOTHING
+    ) -> None:
+        """These are the disks, by their number of chunks, and runs of chunks (first, end) that are not copied. What is
+        known of others is forgotten."""
         with self._lock:
             self._sizes = dict(sizes)
+            self._left_out = {}
+            for disk, all_of in left_out.items():
+                for first, end in all_of:
+                    self._of(self._left_out, disk, _same).put(first, min(end, sizes.get(disk, 0)), True)
+                    for table in (self._proven, self._doubts, self._discarded):
+                        if disk in table:
+                            table[disk].cut(first, end)
             for table in (self._proven, self._doubts, self._discarded):
                 for disk in list(table):
                     if disk not in sizes:
@@ -173,13 +185,23 @@ class Coverage:
                 for one in [one for one in busy if one.value <= now]:
                     busy.cut(one.first, one.end)
             for disk, low, high in self._by_urgency():
-                for first, end in self._of(self._busy, disk, _same).gaps(low, high):
-                    take = min(end - first, most)
-                    chosen.append((disk, first, first + take))
-                    most -= take
-                    if not most:
-                        return chosen
+                for free, until in self._of(self._busy, disk, _same).gaps(low, high):
+                    for first, end in self._of(self._left_out, disk, _same).gaps(free, until):
+                        take = min(end - first, most)
+                        chosen.append((disk, first, first + take))
+                        most -= take
+                        if not most:
+                            return chosen
         return chosen
+
+    def everything(self) -> List[Tuple[DiskNumber, int, int]]:
+        """All chunks that are copied, as runs (disk, first, end)."""
+        with self._lock:
+            return [
+                (disk, first, end)
+                for disk, size in self._sizes.items()
+                for first, end in self._of(self._left_out, disk, _same).gaps(0, size)
+            ]
 
     def _by_urgency(self) -> Iterator[Tuple[DiskNumber, int, int]]:
         for disk, chunk in self._differing:
@@ -203,7 +225,7 @@ class Coverage:
             for disk, total in self._sizes.items():
                 spans = list(self._of(self._proven, disk, _joined))
                 found[disk] = DiskStanding(
-                    total,
+                    total - self._of(self._left_out, disk, _same).chunks,
                     sum(one.end - one.first for one in spans),
                     sum(one.end - one.first for one in spans if one.value.time >= since),
                     self._of(self._doubts, disk, _same).chunks,

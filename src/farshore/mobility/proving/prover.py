@@ -43,6 +43,7 @@ _BLOCKS = CHUNK // BLOCK
 _SECTORS = CHUNK // SECTOR
 _STREAM_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
+_TROUBLE_SECONDS = 60.0
 _TRIES = 4
 """So often a chunk is read in a round of its own before it is left for the next time."""
 _DEMANDED_CHUNKS = 2048
@@ -102,7 +103,9 @@ class Prover:
         plane: Comparer,
         clock: Clock,
         courtesy: Courtesy,
+        watch: Watch,
     ) -> None:
+        """``watch``: it is shown all records of the epoch, from its beginning on."""
         self._proving = proving
         self._generation = proving.generation
         self._epoch = epoch
@@ -113,35 +116,35 @@ class Prover:
         self._plane = plane
         self._clock = clock
         self._courtesy = courtesy
-        self._watch = Watch()
+        self._watch = watch
         self._buffer = AlignedBuffer(_RUN_CHUNKS * CHUNK)
-        self._due = clock.monotonic()
+        self._due = self._not_before = clock.monotonic()
         self._look: Optional[Use] = None
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
-        self._pump.show(self._watch.note)
         try:
             while not stop.is_set():
-                self._note_discards()
+                note_discards(self._watch, self._proving)
+                if self._clock.monotonic() < self._not_before:
+                    self._rest(self._not_before - self._clock.monotonic(), stop)
+                    continue
                 demand = self._proving.demanded
                 try:
                     self._step(demand, stop)
                 except TryLater as error:
                     log.info("A proof was given up: %s", error)
-                    self._rest(5.0, stop)
+                    self._not_before = self._clock.monotonic() + _LOOK_SECONDS
                 except CopyLost:
                     raise
                 except (Unsupported, WrongState, Damaged) as error:
                     self._proving.paused = error.message
                     if demand is not None:
                         self._proving.met(demand, str(error))
-                    self._rest(60.0, stop)
+                    self._not_before = self._clock.monotonic() + _TROUBLE_SECONDS
                 self._proving.save_if_due()
         finally:
-            self._pump.show(None)
             self._watch.end()
-            self._note_discards()
 
     def _step(self, demand: Optional[Demand], stop: threading.Event) -> None:
         if demand is not None:
@@ -180,11 +183,13 @@ class Prover:
             most -= take
             if first + take < end:
                 demand.left.insert(0, (disk, first + take, end))
+        known = demand.proven, demand.busy
         try:
             if part:
                 self._prove(_by_disk(part), stop, 0, demand)
         except TryLater:
-            demand.left[:0] = part
+            demand.left[:0] = part  # all of it again
+            demand.proven, demand.busy = known
             raise
         demand.done += sum(end - first for _, first, end in part)
         if not demand.left:
@@ -270,6 +275,7 @@ class Prover:
 
     def _compare(self, found: _Round, stop: threading.Event, demand: Optional[Demand]) -> float:
         rest = 0.0
+        differ: List[Tuple[DiskNumber, int]] = []
         for disk, (chunks, hashes) in found.hashes.items():
             if not len(chunks):
                 continue
@@ -284,16 +290,20 @@ class Prover:
             equal = chunks[~np.isin(chunks, differing)]
             at = Proven(self._clock.now(), self._epoch, found.sequence)
             self._proving.prove(self._generation, disk, equal.tolist(), at)
-            for chunk in differing.tolist():
-                self._differs(disk, chunk, stop)
+            differ += [(disk, chunk) for chunk in differing.tolist()]
             if demand is not None:
                 demand.note(disk, len(equal), differing.tolist())
+        # Only now: a chunk that was discarded since it was read must not count as proven after that.
+        note_discards(self._watch, self._proving)
+        for disk, chunk in differ:
+            self._differs(disk, chunk, stop)
         return rest
 
     # ---- what differs ----
 
     def _differs(self, disk: DiskNumber, chunk: int, stop: threading.Event) -> None:
         """Send the chunk again, and have both versions kept."""
+        note_discards(self._watch, self._proving)
         coverage = self._proving.coverage
         cause, proven = self._proving.explain(disk, chunk), coverage.last(disk, chunk)
         discarded = coverage.is_discarded(disk, chunk)
@@ -361,10 +371,11 @@ class Prover:
         if stop.is_set():
             raise Stopped
 
-    def _note_discards(self) -> None:
-        for disk, first, end in self._watch.discarded():
-            if disk in self._disks:
-                self._proving.coverage.discarded(disk, first, end)
+
+def note_discards(watch: Watch, proving: Proving) -> None:
+    """What was discarded since the last time is anybody's guess on the disk."""
+    for disk, first, end in watch.discarded():
+        proving.coverage.discarded(disk, first, end)
 
 
 def _by_disk(chosen: Sequence[Tuple[DiskNumber, int, int]]) -> Dict[DiskNumber, Chunks]:

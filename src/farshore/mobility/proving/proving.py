@@ -93,7 +93,11 @@ class Proving:
         """An epoch begins with these disks. ``anew``: its copy is the first one."""
         with self._lock:
             self.generation += 1
-        self.coverage.fit({disk.number: -(-disk.size // CHUNK) for disk in disks})
+        self.coverage.fit(
+            {disk.number: -(-disk.size // CHUNK) for disk in disks},
+            # What is read there is made up, and where such an area ends the copy gets its contents a little later.
+            {disk.number: [(low // CHUNK, -(-high // CHUNK)) for low, high in disk.excluded] for disk in disks},
+        )
         if anew:
             self.coverage.forget()
 
@@ -147,11 +151,8 @@ class Proving:
 
     def demand(self, *, whole: bool) -> Demand:
         """Prove now: all chunks, or what is in doubt, was never proven, or not for a week, at most FAST_BYTES of it."""
-        sizes = self.coverage.standing(0)
-        if whole:
-            left = [(disk, 0, one.total) for disk, one in sizes.items()]
-        else:
-            left = self.coverage.next(FAST_BYTES // CHUNK, self._clock.now())
+        now = self._clock.now()
+        left = self.coverage.everything() if whole else self.coverage.next(FAST_BYTES // CHUNK, now)
         made = Demand(left, sum(end - first for _, first, end in left))
         with self._lock:
             self._demand = made

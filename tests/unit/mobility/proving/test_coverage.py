@@ -119,3 +119,15 @@ def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path)
     assert (again.differing, again.standing(0)[ONE].proven) == (0, 2)
     path.write_text('{"format": 1, "proven": 3}')
     assert Coverage(path).differences == 0
+
+
+def test_what_is_not_copied_is_not_proven_and_not_counted():
+    coverage = Coverage(None)
+    coverage.fit({ONE: 10})
+    coverage.prove(ONE, range(10), at(1))
+    coverage.fit({ONE: 10}, {ONE: [(2, 4), (9, 20)]})
+    standing = coverage.standing(0)[ONE]
+    assert (standing.total, standing.proven) == (7, 7)
+    assert coverage.everything() == [(ONE, 0, 2), (ONE, 4, 9)]
+    coverage.doubt(ONE, 0, 10, "a resync")
+    assert coverage.next(99, 0) == [(ONE, 0, 2), (ONE, 4, 9)]
