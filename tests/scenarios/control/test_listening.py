@@ -8,19 +8,24 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from tests.unit.configuration_server.offices import Office
 
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import Authority
-from farshore.configuration_server.web import listening, protocol
+from farshore.configuration_server.settings import Settings
+from farshore.configuration_server.web import gate, listening, protocol
 from farshore.configuration_server.web.listening import BoundedSocket, Connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
 
 NOW = datetime.datetime.now(datetime.UTC)
 GENEROUS = 60.0
+CBC = "ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA"
+"""All that encrypt first and authenticate then, by OpenSSL's names, for keys as ours."""
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -30,16 +35,16 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Listening:
-    def __init__(self) -> None:
+    def __init__(self, application: Any = answer, ciphers: str = Settings.model_fields["tls_ciphers"].default) -> None:
         authority = Authority.create("test authority", NOW)
         issued, key = authority.issue(Identity(Kind.SERVER, "1"), NOW, ["127.0.0.1"])
-        context = server_context(authority.certificate, issued.certificate, key, "ECDHE+AESGCM")
+        context = server_context(authority.certificate, issued.certificate, key, ciphers)
         self.connections = Connections(32)
         self.socket: BoundedSocket = listening.listening("127.0.0.1", 0, self.connections)
         self.port = self.socket.getsockname()[1]
         self.server = uvicorn.Server(
             uvicorn.Config(
-                answer,
+                application,
                 http=CertificateProtocol,
                 loop="farshore.configuration_server.web.listening:deadline_loop",
                 ws="none",
@@ -63,16 +68,30 @@ class Listening:
 
 
 @pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    made = Office(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listening]:
     monkeypatch.setattr(listening, "HANDSHAKE_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(protocol, "STALLED_SECONDS", 0.5)
-    made = Listening()
+    with serving(Listening()) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def serving(made: Listening) -> Iterator[Listening]:
     made.thread.start()
-    yield made
-    made.server.should_exit = True
-    made.thread.join(GENEROUS)
-    made.socket.close()
+    try:
+        yield made
+    finally:
+        made.server.should_exit = True
+        made.thread.join(GENEROUS)
+        made.socket.close()
 
 
 def ended(connection: socket.socket) -> bool:
@@ -104,21 +123,59 @@ def test_who_says_nothing_is_not_waited_for(server: Listening) -> None:
         assert ended(silent)
 
 
+@contextlib.contextmanager
+def trickling(line: ssl.SSLSocket, piece: bytes) -> Iterator[None]:
+    """Send ``piece`` again and again: it never pauses for long."""
+    stop = threading.Event()
+
+    def trickle() -> None:
+        while not stop.wait(0.05):
+            with contextlib.suppress(OSError):
+                line.sendall(piece)
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_a_head_that_never_ends_is_not_waited_for(server: Listening) -> None:
     with server.tls() as slow:
         slow.sendall(b"GET / HTTP/1.1\r\n")
-        stop = threading.Event()
+        with trickling(slow, b"a: b\r\n"):
+            assert ended(slow)
 
-        def trickle() -> None:
-            while not stop.wait(0.05):
-                with contextlib.suppress(OSError):
-                    slow.sendall(b"a: b\r\n")
 
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        assert ended(slow)
-        stop.set()
-        thread.join()
+def test_a_body_that_only_trickles_is_cut(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    with serving(Listening(office.app)) as server, server.tls() as slow:
+        slow.sendall(b"POST /v1/enrolments HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
+        with trickling(slow, b" "):
+            told = slow.recv(1 << 16)
+            assert told.startswith(b"HTTP/1.1 400 ")
+            while b"did not arrive within" not in told:
+                told += slow.recv(1 << 16)
+            assert ended(slow), "it was answered, and goes on to trickle"
+
+
+def test_a_body_that_nobody_reads_does_not_keep_its_connection(server: Listening) -> None:
+    with server.tls() as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
+        with trickling(slow, b" "):
+            told = b""
+            while not told.endswith(b"ok"):
+                told += slow.recv(1 << 16)
+            assert ended(slow)
+    with server.tls() as quick:
+        for _ in range(2):
+            quick.sendall(GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\nabc"))
+            told = b""
+            while not told.endswith(b"ok"):
+                told += quick.recv(1 << 16)
 
 
 def test_a_connection_between_requests_is_kept(server: Listening) -> None:
@@ -149,3 +206,18 @@ def test_one_address_has_half_of_the_connections_and_gets_them_back(server: List
                     break
         else:
             pytest.fail("the room of a closed connection is not used again")
+
+
+@pytest.mark.parametrize("ciphers", [None, CBC], ids=["ours", "control"])
+def test_cbc_is_refused(ciphers: str | None) -> None:
+    """Port 443; the control shows that the client's offer itself is good."""
+    with serving(Listening() if ciphers is None else Listening(ciphers=ciphers)) as server:
+        server.client.maximum_version = ssl.TLSVersion.TLSv1_2
+        server.client.set_ciphers(CBC)
+        with server.connect() as plain:
+            if ciphers is None:
+                with pytest.raises(ssl.SSLError, match=r"HANDSHAKE_FAILURE|NO_SHARED_CIPHER"):
+                    server.client.wrap_socket(plain, server_hostname="127.0.0.1")
+            else:
+                with server.client.wrap_socket(plain, server_hostname="127.0.0.1") as line:
+                    assert answered(line)

@@ -27,13 +27,13 @@ class Shell:
         self.environment = {**os.environ, "FARSHORE_HOME": str(home), "COLUMNS": "200"}
         self.environment.pop("FARSHORE_CREDENTIALS", None)
 
-    def run(self, *arguments: str, status: int = 0, **environment: str) -> str:
+    def run(self, *arguments: str, status: int = 0, stderr: bool = False, **environment: str) -> str:
         command = [sys.executable, "-m", "farshore.cli.main", *arguments]
         done = subprocess.run(
             command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stderr if status else done.stdout
+        return done.stderr if status or stderr else done.stdout
 
     def json(self, *arguments: str, **environment: str) -> Any:
         return json.loads(self.run(*arguments, "--json", **environment))
@@ -102,3 +102,16 @@ def test_from_nothing_to_ready_through_a_crash_to_nothing(shell: Shell) -> None:
     assert shell.json("down") == {"stopped": True}
     assert not any(lives(pid) for pid in pids.values())
     assert "did not answer" in shell.run("machine", "list", status=75)
+
+
+@pytest.mark.soak  # tests/unit/cli/test_up.py asks the same of the command alone
+def test_an_administrator_who_was_deleted_stops_no_server(shell: Shell) -> None:
+    ports = ["--port", str(free_port()), "--process-server-port", str(free_port())]
+    shell.run("up", "--detach", "--listen", "127.0.0.1", *ports)
+    other = str(shell.home / "other.json")
+    shell.run("user", "add", "mara", "--role", "contributor", "--output", other)
+    shell.run("user", "delete", "admin", FARSHORE_CREDENTIALS=other)
+    shell.run("down")
+    assert "its user was deleted or revoked" in shell.run("up", "--detach", stderr=True)
+    assert shell.json("status", FARSHORE_CREDENTIALS=other)["supervised_here"]
+    assert [one["name"] for one in shell.json("user", "list", FARSHORE_CREDENTIALS=other)] == ["mara"]

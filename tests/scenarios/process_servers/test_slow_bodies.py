@@ -30,12 +30,12 @@ SECONDS = 60.0
 class Site:
     """A listener whose handler reads the body; ``reading`` and ``read`` tell of each that it begins and has."""
 
-    def __init__(self) -> None:
+    def __init__(self, ciphers: str = "") -> None:
         self.now = datetime.datetime.now(datetime.UTC)
         self.authority = Authority.create("test authority", self.now)
         issued, key = self.authority.issue(Identity(Kind.SERVER, "ps"), self.now, ["127.0.0.1"])
         self.reading, self.read = threading.Semaphore(0), threading.Semaphore(0)
-        context = server_context(self.authority.certificate, issued.certificate, key)
+        context = server_context(self.authority.certificate, issued.certificate, key, ciphers)
         self.listener = Listener("127.0.0.1", 0, context, self)
         self.listener.start()
 
@@ -49,10 +49,17 @@ class Site:
         issued, key = self.authority.issue(Identity(Kind.MACHINE, new_id()), self.now, [])
         return client_context(self.authority.certificate, issued.certificate, key)
 
+    def connect(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        raw = socket.create_connection(self.listener.address, SECONDS)
+        try:
+            return context.wrap_socket(raw, server_hostname="127.0.0.1")
+        except BaseException:
+            raw.close()
+            raise
+
     def begin(self, context: ssl.SSLContext) -> ssl.SSLSocket:
         """Send the head of a request and the first byte of its body."""
-        raw = socket.create_connection(self.listener.address, SECONDS)
-        made = context.wrap_socket(raw, server_hostname="127.0.0.1")
+        made = self.connect(context)
         made.sendall(b"POST /batch HTTP/1.1\r\nHost: ps\r\nContent-Length: %d\r\n\r\nx" % BODY)
         return made
 
