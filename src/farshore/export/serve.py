@@ -62,7 +62,7 @@ def serve(settings: ExportSettings, run: RunFolder) -> int:
     try:
         devices = open_devices(settings)
         server = NbdServer(devices, default=settings.disks[0].name)
-        server.listen_unix(settings.socket)
+        server.listen_unix(settings.socket, 0o666 if settings.shared else 0o600)
         if settings.port:
             server.listen_loopback(settings.port)
     except (FarshoreError, OSError) as error:

@@ -76,6 +76,9 @@ class ExportSettings(BaseModel):
     vault_key: SecretStr = SecretStr("")
     """Hex."""
     port: int = 0
+    shared: bool = False
+    """Whether other users may connect who get into the socket's folder: the one that a recovered machine runs as does,
+    by a descriptor that it inherited, and connects anew when the export was started anew."""
     cache_bytes: int = Field(default_factory=cache_share)
     hydrate_rate: int = 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from farshore.lab.accelerator import Accelerator
+from farshore.sites.qemu.confinement import SANDBOX
 
 QEMU = "qemu-system-x86_64"
 GUEST_SSH = 22
@@ -30,7 +31,9 @@ def guest_command(
 ) -> list[str]:
     """Arguments that start the guest; ``forwards`` maps ports of the host's loopback to the guest's.
 
-    ``folder`` gets ``serial.log`` and the QMP socket ``qmp``. The process stays in the foreground.
+    ``folder`` gets ``serial.log`` and the QMP socket ``qmp``. The process stays in the foreground. It runs under QEMU's
+    seccomp filter, but as whoever started it and with a way to the host's loopback: the lab made this guest itself, its
+    disks are files of that user's, and the guest's agent speaks to servers of this host.
     """
     command = [QEMU, "-name", settings.name, "-nodefaults", "-no-user-config", "-display", "none"]
     command += ["-machine", "pc", *accelerator.arguments()]
@@ -43,7 +46,7 @@ def guest_command(
     network = "user,id=net0,ipv6=off"
     for host, guest in sorted(forwards.items()):
         network += f",hostfwd=tcp:127.0.0.1:{host}-:{guest}"
-    return [*command, "-netdev", network, "-device", "virtio-net-pci,netdev=net0,romfile="]
+    return [*command, "-netdev", network, "-device", "virtio-net-pci,netdev=net0,romfile=", *SANDBOX]
 
 
 def _disk(number: int, path: Path) -> list[str]:

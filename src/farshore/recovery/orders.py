@@ -46,7 +46,9 @@ def export_settings(
         )
         for number in sorted(sizes)
     )
-    return ExportSettings(socket=files.socket, disks=disks, vault_url=vault_url, vault_key=SecretStr(vault_key))
+    return ExportSettings(
+        socket=files.socket, disks=disks, vault_url=vault_url, vault_key=SecretStr(vault_key), shared=True
+    )
 
 
 def recovery_order(

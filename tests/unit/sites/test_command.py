@@ -11,7 +11,7 @@ from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import DiskDescription, Firmware, MachineDescription, NicDescription
 from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder
-from farshore.sites.qemu.command import Host, RunFiles, qemu_command
+from farshore.sites.qemu.command import Host, Lent, RunFiles, qemu_command
 
 FAILOVER = FailoverId("0f5b7c1e-3c1d-4f0e-9a43-111111111111")
 FILES = RunFiles(Path("/run/site") / FAILOVER)
@@ -41,8 +41,11 @@ ORDER = RecoveryOrder(
 )
 
 
+LENT = Lent(monitor=11, console=12, variables=13, sockets={Path("/run/x/nbd.sock"): "/proc/self/fd/14/nbd.sock"})
+
+
 def command(order: RecoveryOrder = ORDER, host: Host = TCG, files: RunFiles = FILES) -> list[str]:
-    return qemu_command(order, files, host)
+    return qemu_command(order, files, host, LENT)
 
 
 def option(name: str, found: list[str]) -> list[str]:
@@ -52,7 +55,7 @@ def option(name: str, found: list[str]) -> list[str]:
 def test_disks_flush_and_pause_rather_than_fail() -> None:
     found = command()
     assert option("-blockdev", found) == [
-        f"driver=nbd,node-name=disk{number},export={number},server.type=unix,server.path=/run/x/nbd.sock,"
+        f"driver=nbd,node-name=disk{number},export={number},server.type=unix,server.path=/proc/self/fd/14/nbd.sock,"
         "discard=unmap,reconnect-delay=300"
         for number in (0, 1)
     ]
@@ -76,11 +79,17 @@ def test_processors_and_memory() -> None:
     assert option("-m", command()) == ["4096"]
 
 
-def test_an_isolated_machine_is_still_reached() -> None:
-    (open_,) = option("-netdev", command())
-    (shut,) = option("-netdev", command(replace(ORDER, isolated=True)))
-    assert "restrict" not in open_
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_machine_is_reached_and_reaches_nothing(isolated: bool) -> None:
+    (shut,) = option("-netdev", command(replace(ORDER, isolated=isolated)))
     assert shut == ("user,id=net0,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=tcp:127.0.0.1:5433-:5432")
+
+
+def test_qemu_is_lent_its_files_and_opens_none() -> None:
+    found = command()
+    assert "socket,id=monitor,server=on,wait=off,fd=11" in option("-chardev", found)
+    assert option("-add-fd", found) == [f"fd=12,set=1,opaque={FILES.pid}"]
+    assert not [word for word in found if str(FILES.folder) in word and "opaque=" not in word]
 
 
 @pytest.mark.parametrize(
@@ -96,14 +105,15 @@ def test_an_isolated_machine_is_still_reached() -> None:
 def test_a_machine_keeps_its_address(addresses: tuple[str, ...], settings: str) -> None:
     machine = replace(MACHINE, nics=(NicDescription("eth0", "52:54:00:00:00:01", addresses),))
     (network,) = option("-netdev", command(replace(ORDER, machine=machine, forward={})))
-    assert network == f"user,id=net0,ipv6=off{settings}"
+    assert network == f"user,id=net0,ipv6=off,restrict=on{settings}"
 
 
 def test_uefi_gets_its_own_variables() -> None:
     order = replace(ORDER, machine=replace(MACHINE, firmware=Firmware.UEFI))
     code, variables = option("-drive", command(order))
     assert "readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd" in code
-    assert variables == f"if=pflash,unit=1,format=raw,file={FILES.variables}"
+    assert variables == "if=pflash,unit=1,format=raw,file=/dev/fdset/2"
+    assert "fd=13,set=2" in option("-add-fd", command(order))
     with pytest.raises(Refused, match="UEFI"):
         command(order, replace(TCG, firmware=None))
 

@@ -13,9 +13,11 @@ from tests.unit.sites.test_command import FAILOVER, ORDER
 from farshore.model.errors import NotFound, Refused
 from farshore.sites.port import Answering, Condition, FailoverId, HasConsole, Resumable
 from farshore.sites.qemu.accelerator import choose_accelerator
+from farshore.sites.qemu.confinement import account_name
 from farshore.sites.qemu.site import QemuSite
 from farshore.sites.registry import SITES, open_site
 
+USER = account_name()
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -72,10 +74,10 @@ def test_ids_stay_in_the_folder(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("known", "kernel", "verdict"),
     [
-        ({"boot": BOOT, "accelerator": "kvm", "proof": "kernel"}, Path("/vmlinuz"), "kvm"),
-        ({"boot": BOOT, "accelerator": "kvm", "proof": "kernel"}, None, "kvm"),
-        ({"boot": BOOT, "accelerator": "kvm", "proof": "firmware"}, None, "kvm"),
-        ({"boot": BOOT, "accelerator": "tcg", "proof": "firmware"}, Path("/vmlinuz"), "tcg"),
+        ({"boot": BOOT, "user": USER, "accelerator": "kvm", "proof": "kernel"}, Path("/vmlinuz"), "kvm"),
+        ({"boot": BOOT, "user": USER, "accelerator": "kvm", "proof": "kernel"}, None, "kvm"),
+        ({"boot": BOOT, "user": USER, "accelerator": "kvm", "proof": "firmware"}, None, "kvm"),
+        ({"boot": BOOT, "user": USER, "accelerator": "tcg", "proof": "firmware"}, Path("/vmlinuz"), "tcg"),
     ],
 )
 def test_a_verdict_is_kept_until_the_next_start_of_the_host(
@@ -85,7 +87,10 @@ def test_a_verdict_is_kept_until_the_next_start_of_the_host(
     assert choose_accelerator(tmp_path, kernel) == verdict
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"boot": "x", "accelerator": "kvm", "proof": "kernel"}'])
+OF_OTHERS = json.dumps({"boot": BOOT, "user": f"not {USER}", "accelerator": "kvm", "proof": "kernel"})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"boot": "x", "accelerator": "kvm", "proof": "kernel"}', OF_OTHERS])
 def test_no_verdict_or_an_old_one_is_found_anew(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("farshore.sites.qemu.accelerator._KVM", tmp_path / "no-kvm-here")
     (tmp_path / "accelerator.json").write_text(text)

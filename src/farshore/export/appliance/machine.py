@@ -1,4 +1,4 @@
-"""Boots the appliance and keeps it: QEMU as a process of this user's, with nothing but disks and a wire.
+"""Boots the appliance and keeps it: QEMU without rights (``sites.qemu.confinement``), with disks and a wire.
 
 The appliance ends when its program does. If this process dies, a second socket closes (``life``), and the appliance
 powers off at once, whatever its program waits for.
@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from farshore.export.appliance.contents import BUSYBOX, Contents, which
 from farshore.export.appliance.kernel import Kernel, find_kernel
 from farshore.model.errors import Refused
 from farshore.sites.qemu.accelerator import QEMU, choose_accelerator
+from farshore.sites.qemu.confinement import Lending, confined
 
 MOST_DISKS = 24
 """Each takes one of the 32 places on the bus."""
@@ -116,6 +117,7 @@ def start(contents: Contents, disks: Sequence[Disk], folder: Path) -> Running:
     image = folder / "image"
     with image.open("wb") as file:
         contents.pack(file, kernel)
+    image.chmod(0o644)  # the folder's mode keeps others out; QEMU reads it without a copy
     accelerator = _accelerator(kernel)
     if accelerator == "kvm":
         with contextlib.suppress(DidNotStart):
@@ -140,13 +142,20 @@ def _boot(kernel: Kernel, image: Path, disks: Sequence[Disk], folder: Path, acce
     with contextlib.ExitStack() as undo:
         undo.callback(ours.close)
         undo.callback(life.close)
-        with theirs, its_life, complaints.open("wb") as errors:
+        with theirs, its_life, complaints.open("wb") as errors, Lending() as lending:
+            lent = Lent(
+                kernel=lending.content(kernel.image),
+                image=lending.content(image),
+                console=lending.file(console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+                sockets={one: lending.socket(one) for one in {disk.socket for disk in disks}},
+                ports=(theirs.fileno(), its_life.fileno()),
+            )
             process = subprocess.Popen(
-                _command(kernel, image, disks, console, accelerator, (theirs.fileno(), its_life.fileno())),
+                confined(_command(lent, disks, accelerator)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                pass_fds=[theirs.fileno(), its_life.fileno()],
+                pass_fds=[*lent.ports, *lending.descriptors],
                 start_new_session=True,
                 cwd="/",
             )
@@ -167,23 +176,31 @@ def _first(wire: socket.socket, length: int) -> bytes:
     return heard
 
 
-def _command(
-    kernel: Kernel, image: Path, disks: Sequence[Disk], console: Path, accelerator: str, ports: tuple[int, int]
-) -> list[str]:
+@dataclass(frozen=True)
+class Lent:
+    """What QEMU inherits: paths for kernel, initial file system and the disks' sockets, descriptors for the rest."""
+
+    kernel: str
+    image: str
+    console: int
+    sockets: Mapping[Path, str]
+    ports: tuple[int, int]
+
+
+def _command(lent: Lent, disks: Sequence[Disk], accelerator: str) -> list[str]:
     command = [QEMU, "-machine", "pc", "-accel", accelerator, "-cpu", _PROCESSORS[accelerator]]
     command += ["-m", str(_MEMORY_MIB), "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none"]
-    # QEMU reads disks that are not trusted: it may start no program and gain no right.
-    command += ["-no-reboot", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    command += ["-kernel", str(kernel.image), "-initrd", str(image)]
+    command += ["-no-reboot", "-kernel", lent.kernel, "-initrd", lent.image]
     # no_timer_check: on a busy host the kernel would find that an emulated timer ticks too seldom, and panic.
     command += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on no_timer_check"]
-    command += ["-serial", f"file:{_option(console)}", "-device", "virtio-serial-pci"]
-    for name, descriptor in zip(("wire", "life"), ports, strict=True):
+    command += ["-add-fd", f"fd={lent.console},set=1", "-chardev", "file,id=console,path=/dev/fdset/1"]
+    command += ["-serial", "chardev:console", "-device", "virtio-serial-pci"]
+    for name, descriptor in zip(("wire", "life"), lent.ports, strict=True):
         command += ["-chardev", f"socket,id={name},fd={descriptor}"]
         command += ["-device", f"virtserialport,chardev={name},name={name}"]
     for place, disk in enumerate(disks):
         source = f"driver=raw,node-name=disk{place},read-only={'on' if disk.read_only else 'off'},discard=unmap"
-        source += f",file.driver=nbd,file.server.type=unix,file.server.path={_option(disk.socket)}"
+        source += f",file.driver=nbd,file.server.type=unix,file.server.path={_option(lent.sockets[disk.socket])}"
         command += ["-blockdev", f"{source},file.export={_option(disk.export)}"]
         # An error is the program's to see: a guest that is paused waits for nobody here.
         device = f"virtio-blk-pci,drive=disk{place},serial={_option(disk.serial)}"

@@ -66,14 +66,14 @@ class NbdServer:
         self._closing = False
         self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
 
-    def listen_unix(self, path: Path) -> None:
-        """Add a Unix socket at ``path``, mode 0600; one left there by a dead process is replaced."""
+    def listen_unix(self, path: Path, mode: int = 0o600) -> None:
+        """Add a Unix socket at ``path``; one left there by a dead process is replaced."""
         if len(str(path)) > 107:
             raise Refused(f"{path} is too long for a socket's path.", remedy="Use a run folder with a shorter path.")
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(path))
-        path.chmod(0o600)
+        path.chmod(mode)
         self._listen(listener)
 
     def listen_loopback(self, port: int = 0) -> int:

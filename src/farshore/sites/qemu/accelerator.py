@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from farshore.sites.qemu.confinement import Lending, account_name, confined
+
 QEMU = "qemu-system-x86_64"
 FIRMWARE = (
     Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
@@ -33,19 +35,22 @@ _OUTPUT_LIMIT = 1 << 20
 def choose_accelerator(folder: Path, kernel: Path | None = None) -> str:
     """``kvm`` or ``tcg``; the first call after a start of the host boots guests for up to 40 s.
 
-    The verdict is kept in ``folder``; one that was found without a kernel is not taken for one with.
+    The verdict is kept in ``folder``; one that was found without a kernel is not taken for one with, and one that was
+    found as another user counts for nothing: /dev/kvm may be closed to this one.
     """
     record = folder / "accelerator.json"
     boot = _BOOT_ID.read_text().strip()
     proof = "kernel" if kernel is not None else "firmware"
+    user = account_name()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(record.read_text())
-        if known["boot"] == boot and (known["accelerator"] == "tcg" or known["proof"] in (proof, "kernel")):
+        mine = (known["boot"], known["user"]) == (boot, user)
+        if mine and (known["accelerator"] == "tcg" or known["proof"] in (proof, "kernel")):
             return "kvm" if known["accelerator"] == "kvm" else "tcg"
     accelerator = "kvm" if kvm_boots(kernel) else "tcg"
     folder.mkdir(parents=True, exist_ok=True)
     new = record.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps({"boot": boot, "accelerator": accelerator, "proof": proof}))
+    new.write_text(json.dumps({"boot": boot, "user": user, "accelerator": accelerator, "proof": proof}))
     new.rename(record)
     return accelerator
 
@@ -63,16 +68,23 @@ def kvm_boots(kernel: Path | None = None) -> bool:
             return False
     if kernel is None:
         return True
-    return _says(("-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"), _KERNEL_SIGN)
+    with Lending() as lending:
+        guest = ("-kernel", lending.content(kernel), "-append", "console=ttyS0 panic=-1")
+        return _says(guest, _KERNEL_SIGN, lending.descriptors)
 
 
-def _says(guest: Sequence[str], sign: bytes) -> bool:
+def _says(guest: Sequence[str], sign: bytes, descriptors: Sequence[int] = ()) -> bool:
     """Run a guest under KVM until its serial console says ``sign``."""
     command = [QEMU, "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-m", "512", "-smp", "2"]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio", *guest]
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+            confined(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            pass_fds=descriptors,
         )
     except OSError:
         return False

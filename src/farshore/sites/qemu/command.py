@@ -2,14 +2,21 @@
 
 Choices that matter for the data: a guest's flush travels through virtio-blk and the NBD driver to the overlay's
 fdatasync; a disk that does not answer pauses the guest instead of failing its reads (``rerror``/``werror``), and QEMU
-reconnects to an export that was started anew. The machine's DMI UUID is the failover's id, not the source's: an agent
-that wakes up in the recovered machine is thereby told from the machine that it was copied from.
+reconnects to an export that was started anew.
+
+And for this host: the machine's network leads nowhere. Without ``restrict=on`` a guest reaches what listens on the
+host's loopback and in the host's own network; with it, it answers what comes in by a forwarded port, and no more. QEMU
+itself runs without rights (``confinement``), so it is given descriptors in place of files.
+
+The machine's DMI UUID is the failover's id, not the source's: an agent that wakes up in the recovered machine is
+thereby told from the machine that it was copied from.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +28,8 @@ from farshore.sites.qemu.accelerator import QEMU
 RECONNECT_SECONDS = 300
 """How long QEMU waits for an export to come back before it reports an error (which pauses the guest)."""
 _MIB = 1 << 20
+_CONSOLE, _VARIABLES = 1, 2
+"""Numbers of descriptor sets."""
 _MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 
 
@@ -35,12 +44,19 @@ class RunFiles:
         return self.folder / "order.json"
 
     @property
-    def command(self) -> Path:
-        return self.folder / "command.json"
+    def pid(self) -> Path:
+        """Written before QEMU begins, by its own process; its path is in the command line (``add-fd``'s opaque)."""
+        return self.folder / "qemu.pid"
 
     @property
-    def pid(self) -> Path:
-        return self.folder / "qemu.pid"
+    def lock(self) -> Path:
+        """Locked by the process as long as it lives."""
+        return self.folder / "qemu.lock"
+
+    @property
+    def log(self) -> Path:
+        """What QEMU itself complained of since its last start."""
+        return self.folder / "qemu.log"
 
     @property
     def monitor(self) -> Path:
@@ -64,7 +80,22 @@ class Host:
     firmware: Path | None
 
 
-def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host) -> list[str]:
+@dataclass(frozen=True)
+class Lent:
+    """What QEMU inherits: the descriptors of the listening monitor, the console's file and that of the UEFI variables,
+    and a path for the socket of each disk."""
+
+    monitor: int
+    console: int
+    variables: int
+    sockets: Mapping[Path, str]
+
+
+NOTHING_LENT = Lent(-1, -1, -1, {})
+"""For looking whether a command can be made at all."""
+
+
+def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) -> list[str]:
     """Arguments to start ``order`` with. Raises Refused for a machine that this host cannot run."""
     machine = order.machine
     if machine.architecture not in ("x86_64", "amd64"):
@@ -73,23 +104,22 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host) -> list[str]
         )
     if len(str(files.monitor)) > 107:
         raise Refused(f"{files.folder} is too long a path.", remedy="Give the site a folder with a shorter path.")
-    command = [QEMU, "-name", f"{_literal(order.name)},debug-threads=on", "-uuid", order.failover]
+    command = [QEMU, "-name", f"{literal(order.name)},debug-threads=on", "-uuid", order.failover]
     command += ["-smbios", f"type=1,manufacturer=Farshore,product=Recovered machine,serial=farshore-{order.failover}"]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"]
     command += ["-machine", "q35,vmport=off", *_processor(machine.processors, host)]
     command += ["-m", str(max(64, machine.memory // _MIB)), "-rtc", "base=utc"]
-    command += _firmware(order, files, host)
-    command += ["-chardev", f"socket,id=monitor,server=on,wait=off,path={_literal(files.monitor)}"]
+    command += _firmware(order, host, lent)
+    command += ["-chardev", f"socket,id=monitor,server=on,wait=off,fd={lent.monitor}"]
     command += ["-mon", "chardev=monitor,mode=control"]
-    command += ["-chardev", f"file,id=console,append=on,path={_literal(files.console)}", "-serial", "chardev:console"]
+    command += ["-add-fd", f"fd={lent.console},set={_CONSOLE},opaque={literal(files.pid)}"]
+    command += ["-chardev", f"file,id=console,append=on,path=/dev/fdset/{_CONSOLE}", "-serial", "chardev:console"]
     command += ["-device", "virtio-rng-pci"]
     for disk in order.disks:
-        command += _disk(disk)
+        command += _disk(disk, lent.sockets.get(disk.socket, str(disk.socket)))
     for number, nic in enumerate(machine.nics):
         command += _nic(number, nic, order)
-    # -daemonize itself forks and starts a session, which the stricter settings forbid.
-    command += ["-sandbox", "on,obsolete=deny"]
-    return [*command, "-daemonize", "-pidfile", str(files.pid)]
+    return command
 
 
 def _processor(wanted: int, host: Host) -> list[str]:
@@ -101,34 +131,38 @@ def _processor(wanted: int, host: Host) -> list[str]:
     return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Westmere", "-smp", str(count)]
 
 
-def _firmware(order: RecoveryOrder, files: RunFiles, host: Host) -> list[str]:
-    if order.machine.firmware is Firmware.BIOS:
+def has_variables(order: RecoveryOrder) -> bool:
+    """Whether the machine keeps UEFI variables."""
+    return order.machine.firmware is not Firmware.BIOS
+
+
+def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
+    if not has_variables(order):
         return []
     if host.firmware is None:
         raise Refused(f"{order.name} starts by UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
     return [
-        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_literal(host.firmware)}"),
-        *("-drive", f"if=pflash,unit=1,format=raw,file={_literal(files.variables)}"),
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={literal(host.firmware)}"),
+        *("-add-fd", f"fd={lent.variables},set={_VARIABLES}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,file=/dev/fdset/{_VARIABLES}"),
     ]
 
 
-def _disk(disk: AttachedDisk) -> list[str]:
+def _disk(disk: AttachedDisk, socket: str) -> list[str]:
     name = f"disk{disk.number}"
-    node = f"driver=nbd,node-name={name},export={_literal(disk.export)},server.type=unix"
-    node += f",server.path={_literal(disk.socket)}"
+    node = f"driver=nbd,node-name={name},export={literal(disk.export)},server.type=unix"
+    node += f",server.path={literal(socket)}"
     device = f"virtio-blk-pci,drive={name},write-cache=on,rerror=stop,werror=stop"
     device += f",logical_block_size={disk.logical_block_size},physical_block_size=4096"
     if disk.serial:
-        device += f",serial={_literal(disk.serial[:20])}"
+        device += f",serial={literal(disk.serial[:20])}"
     if disk.boot:
         device += ",bootindex=1"
     return ["-blockdev", f"{node},discard=unmap,reconnect-delay={RECONNECT_SECONDS}", "-device", device]
 
 
 def _nic(number: int, nic: NicDescription, order: RecoveryOrder) -> list[str]:
-    backend = f"user,id=net{number},ipv6=off"
-    if order.isolated:
-        backend += ",restrict=on"
+    backend = f"user,id=net{number},ipv6=off,restrict=on"
     address, settings = _network(nic)
     backend += settings
     if number == 0:
@@ -140,7 +174,7 @@ def _nic(number: int, nic: NicDescription, order: RecoveryOrder) -> list[str]:
     return ["-netdev", backend, "-device", card]
 
 
-def _literal(text: object) -> str:
+def literal(text: object) -> str:
     """A value of an option: names come from the source machine, and a comma would begin another option."""
     return str(text).replace(",", ",,")
 

@@ -2,19 +2,21 @@
 
 A machine is a detached process: it outlives the server that started it, and all that is known of it lies in its
 folder (``RunFiles``) and in the process table, so any later server finds it again. A process is only ever taken for
-a machine's if its command line names the machine's folder: process ids are used anew.
+a machine's if its command line names the machine's folder: process ids are used anew. QEMU may be in its guest's hands,
+so it is lent what it needs and can write to nothing in that folder but the console and the UEFI variables.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder
 from farshore.sites.qemu.accelerator import FIRMWARE, QEMU, choose_accelerator
-from farshore.sites.qemu.command import Host, RunFiles, qemu_command
+from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, RunFiles, has_variables, literal, qemu_command
+from farshore.sites.qemu.confinement import Lending, confined
 from farshore.sites.qemu.monitor import ask
 
 _ORDER = TypeAdapter(RecoveryOrder)
@@ -50,22 +53,21 @@ class QemuSite:
             raise Refused("QEMU is not installed here.", remedy="Install the package qemu-system-x86.")
         if not order.disks:
             raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
-        qemu_command(order, self._files(order.failover), self._host())
+        qemu_command(order, self._files(order.failover), self._host(), NOTHING_LENT)
 
     def create(self, order: RecoveryOrder) -> None:
         files = self._files(order.failover)
         text = _ORDER.dump_json(order, indent=1).decode()
-        if files.order.exists() and files.order.read_text() == text and files.command.exists():
+        if files.order.exists() and files.order.read_text() == text:
             return
         if self._process(order.failover) is not None:
             raise Refused(f"{order.name} runs already, otherwise made.", remedy="Stop it first.")
         host = self._host()
-        command = qemu_command(order, files, host)
+        qemu_command(order, files, host, NOTHING_LENT)
         files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if host.firmware is not None and f"file={files.variables}" in " ".join(command):
+        if host.firmware is not None and has_variables(order):
             template = host.firmware.with_name(host.firmware.name.replace("_CODE", "_VARS"))
             shutil.copyfile(template, files.variables)
-        _replace(files.command, json.dumps(command, indent=1))
         _replace(files.order, text)
 
     def start(self, failover: FailoverId) -> RecoveredMachine:
@@ -75,29 +77,60 @@ class QemuSite:
         found = self.status(failover)
         if found.condition in (Condition.RUNNING, Condition.PAUSED):
             return found
-        command = json.loads(files.command.read_text())
-        # A pid file of a dead process is left in place: QEMU's own lock on it keeps two starts from both succeeding.
+        with Lending() as lending:
+            lock = lending.file(files.lock, os.O_RDONLY | os.O_CREAT)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return self.status(failover)  # another start came first
+            process = self._launch(self.order(failover), files, lending)
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_START_SECONDS,
-                check=False,
-                # A signal to the server's process group is not meant for its machines.
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired as error:
+            # Somebody listens from the beginning; the answer comes once the machine is made.
+            ask(files.monitor, "query-status", timeout=_START_SECONDS)
+        except Unreachable as error:
+            if _has_ended(process):
+                said = files.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
+                raise TryLater(
+                    f"QEMU did not start: {said[0]}", remedy="Remove the cause that QEMU names, then repeat."
+                ) from error
+            process.kill()
+            process.wait()
             raise TryLater(
                 f"QEMU did not come up within {_START_SECONDS:.0f} s.", remedy="Look whether its disks' export answers."
             ) from error
-        except OSError as error:
-            raise Refused(f"QEMU cannot be started: {error}.", remedy="Install qemu-system-x86.") from error
-        if done.returncode != 0:
-            said = done.stderr.strip().splitlines()[-1:] or ["it did not say why"]
-            raise TryLater(f"QEMU did not start: {said[0]}", remedy="Remove the cause that QEMU names, then repeat.")
+        # Whoever waits for it leaves no zombie; it outlives this process all the same.
+        threading.Thread(target=process.wait, name=f"machine {failover}", daemon=True).start()
         return self.status(failover)
+
+    def _launch(self, order: RecoveryOrder, files: RunFiles, lending: Lending) -> subprocess.Popen[bytes]:
+        console = lending.file(files.console, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        variables = lending.file(files.variables, os.O_RDWR) if has_variables(order) else -1
+        sockets = {path: lending.socket(path) for path in {disk.socket for disk in order.disks}}
+        files.monitor.unlink(missing_ok=True)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor,
+            files.pid.open("wb") as pid,
+            files.log.open("wb") as log,
+        ):
+            monitor.bind(str(files.monitor))
+            files.monitor.chmod(0o600)
+            monitor.listen(8)
+            lent = Lent(monitor.fileno(), console, variables, sockets)
+            command = confined(qemu_command(order, files, self._host(), lent), ports=sorted(order.forward))
+            try:
+                return subprocess.Popen(
+                    # The number stands in the file before QEMU begins, whatever becomes of this process meanwhile.
+                    ["/bin/sh", "-c", 'echo $$; exec "$@" >&2', "sh", *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=pid,
+                    stderr=log,
+                    pass_fds=(monitor.fileno(), *lending.descriptors),
+                    # A signal to the server's process group is not meant for its machines.
+                    start_new_session=True,
+                    cwd="/",
+                )
+            except OSError as error:
+                raise Refused(f"QEMU cannot be started: {error}.", remedy="Install qemu-system-x86.") from error
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
         files = self._files(failover)
@@ -218,7 +251,17 @@ def _is_ours(process: int, mark: str) -> bool:
         arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return mark.encode() in arguments
+    # Machines that releases before this one started name it by -pidfile.
+    return mark.encode() in arguments or any(one.endswith(b",opaque=" + literal(mark).encode()) for one in arguments)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has, or does now that its monitor is closed."""
+    try:
+        process.wait(_ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _hung_up(peer: socket.socket) -> bool:

@@ -1,0 +1,123 @@
+"""Starts QEMU so that a guest which breaks out of it has no rights here and sees none of this host's files.
+
+Started by root, QEMU runs as ``farshore-guest`` (``nobody`` if there is no such user). It keeps no capability but the
+one for ports below 1024, and that only where it forwards one. Its seccomp filter is always on. It owns no file and no
+folder: what it needs is opened here and inherited (``Lending``). It reaches NBD sockets, to which it connects again and
+again, through an inherited descriptor of their folder, so the folders above stay closed to everybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+USER = "farshore-guest"
+"""Made by scripts/setup and by deploy/servers/farshore.sysusers."""
+_FALLBACK = "nobody"
+SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+SOCKET_MODE = 0o666
+"""Of a socket that QEMU connects to: its folder lets in nobody who was not lent it."""
+_FOLDER_MODE = 0o711
+_KVM = Path("/dev/kvm")
+_FIRST_FREE_PORT = 1024
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom QEMU runs as. ``groups``: that of /dev/kvm, where it takes one to open it."""
+
+    name: str
+    user: int
+    group: int
+    groups: tuple[int, ...] = ()
+
+
+def account() -> Account | None:
+    """Whom QEMU runs as where root starts it; None for everybody else, who has nothing to give up."""
+    if os.geteuid() != 0:
+        return None
+    for name in (USER, _FALLBACK):
+        with contextlib.suppress(KeyError):
+            found = pwd.getpwnam(name)
+            return Account(name, found.pw_uid, found.pw_gid, _groups_of_kvm())
+    return Account("65534", 65534, 65534, _groups_of_kvm())
+
+
+def account_name() -> str:
+    """The same for a record of what was found out as whom."""
+    who = account()
+    return who.name if who is not None else pwd.getpwuid(os.geteuid()).pw_name
+
+
+def confined(command: Sequence[str], *, ports: Sequence[int] = ()) -> list[str]:
+    """``command`` (a QEMU), started without rights; ``ports`` are those of this host that it is to listen on."""
+    who = account()
+    if who is None:
+        return [*command, *SANDBOX]
+    groups = f"--groups={','.join(map(str, who.groups))}" if who.groups else "--clear-groups"
+    kept = "-all,+net_bind_service" if any(port < _FIRST_FREE_PORT for port in ports) else "-all"
+    drop = ["setpriv", f"--reuid={who.user}", f"--regid={who.group}", groups, "--no-new-privs"]
+    return [*drop, f"--inh-caps={kept}", f"--ambient-caps={kept}", "--", *command, *SANDBOX]
+
+
+class Lending:
+    """Descriptors that a QEMU inherits. They are closed here when the block ends: start it within."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def __enter__(self) -> Lending:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        while self._open:
+            os.close(self._open.pop())
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """For ``pass_fds``."""
+        return tuple(self._open)
+
+    def lend(self, descriptor: int) -> int:
+        """Take over a descriptor."""
+        self._open.append(descriptor)
+        return descriptor
+
+    def file(self, path: Path, flags: int) -> int:
+        """A file, made with mode 0600 where ``flags`` say so; never one that a link leads to."""
+        return self.lend(os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+
+    def socket(self, path: Path) -> str:
+        """A path by which QEMU reaches the Unix socket ``path`` now, and another one in its place later."""
+        folder = self.lend(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        if account() is not None:
+            path.parent.chmod(_FOLDER_MODE)
+            with contextlib.suppress(FileNotFoundError):  # it is not served yet: QEMU will say so
+                path.chmod(SOCKET_MODE)
+        return f"/proc/self/fd/{folder}/{path.name}"
+
+    def content(self, path: Path) -> str:
+        """A path by which QEMU reads what is in ``path``, whoever else may."""
+        descriptor = self.lend(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        if account() is not None and not os.fstat(descriptor).st_mode & stat.S_IROTH:
+            copy = self.lend(os.memfd_create(path.name))
+            with path.open("rb") as source, os.fdopen(os.dup(copy), "wb") as target:
+                shutil.copyfileobj(source, target)
+            descriptor = copy
+        return f"/proc/self/fd/{descriptor}"
+
+
+def _groups_of_kvm() -> tuple[int, ...]:
+    with contextlib.suppress(OSError):
+        found = _KVM.stat()
+        both = stat.S_IRGRP | stat.S_IWGRP
+        if found.st_gid and found.st_mode & both == both:
+            return (found.st_gid,)
+    return ()
