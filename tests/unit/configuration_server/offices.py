@@ -16,6 +16,7 @@ from tests.unit.protection.catalogs import NOW, fresh_catalog
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
 from farshore.catalog import users
+from farshore.catalog.database import Catalog
 from farshore.catalog.tables import UserRow
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.clock import utc
@@ -79,11 +80,11 @@ class Answer:
 class Office:
     """The API of one installation, and certificates to call it with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, catalog: Catalog | None = None) -> None:
         self.clock = MovableClock()
         self.jobs = NotedJobs()
         authority = Authority.create("test authority", utc(self.clock))
-        catalog = fresh_catalog(folder)
+        catalog = catalog or fresh_catalog(folder)
         release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
         release_key.ensure()
         self.services = Services(

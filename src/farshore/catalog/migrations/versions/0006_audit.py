@@ -18,10 +18,10 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SQLITE = """CREATE TRIGGER audit_keeps_{what} BEFORE {what} ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"""
 _FUNCTION = """CREATE OR REPLACE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$"""
+$$ BEGIN RAISE EXCEPTION 'the audit log is append-only' USING ERRCODE = 'integrity_constraint_violation'; END $$"""
 _POSTGRESQL = """CREATE TRIGGER audit_keeps_{what} BEFORE {what} ON audit
-FOR EACH ROW EXECUTE FUNCTION audit_is_append_only()"""
-APPEND_ONLY = {"sqlite": (_SQLITE,), "postgresql": (_FUNCTION, _POSTGRESQL)}
+FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()"""
+"""Of the statement: no trigger of a row sees a TRUNCATE, which SQLite does not have."""
 
 
 def upgrade() -> None:
@@ -40,9 +40,13 @@ def upgrade() -> None:
         sa.Column("digest", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
-    for what in ("UPDATE", "DELETE"):
-        for statement in APPEND_ONLY[op.get_bind().dialect.name]:
-            op.execute(statement.format(what=what))
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(_FUNCTION)
+        triggers = [_POSTGRESQL.format(what=what) for what in ("UPDATE", "DELETE", "TRUNCATE")]
+    else:
+        triggers = [_SQLITE.format(what=what) for what in ("UPDATE", "DELETE")]
+    for trigger in triggers:
+        op.execute(trigger)
     with op.batch_alter_table("epochs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("served_before", sa.JSON(), nullable=False, server_default="[]"))
     with op.batch_alter_table("process_servers", schema=None) as batch_op:
