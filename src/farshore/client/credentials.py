@@ -110,6 +110,14 @@ def fingerprint(certificate: str) -> str:
     return hashlib.sha256(base64.b64decode(found.group(1))).hexdigest()
 
 
+def first_certificate(text: str) -> str:
+    """The first certificate of a PEM text: the one whose fingerprint ``fingerprint`` tells. Raises Malformed."""
+    found = _FIRST_CERTIFICATE.search(text)
+    if found is None:
+        raise Malformed("This is not a PEM certificate.", remedy="Check the address of the server.")
+    return found.group(0) + "\n"
+
+
 def same_fingerprint(one: str, other: str) -> bool:
     """Whether two fingerprints are equal, however they are written (colons, upper case)."""
     return bool(one) and one.replace(":", "").lower() == other.replace(":", "").lower()

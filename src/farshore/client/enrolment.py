@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from farshore.api_types.machines import Authority, Enrolment, EnrolmentRequest
 from farshore.api_types.servers import ServerEnrolment, ServerEnrolmentRequest
-from farshore.client.credentials import client_context, fingerprint, same_fingerprint
+from farshore.client.credentials import client_context, fingerprint, first_certificate, same_fingerprint
 from farshore.client.problems import insecure_request
 from farshore.client.roles import Role
 from farshore.client.transport import Transport
@@ -31,7 +31,8 @@ def pinned_authority(url: str, pin: str) -> str:
             f"The authority of {url} has the fingerprint {fingerprint(certificate)}, not the one given.",
             remedy="Do not enrol here: check the address, or make a new token and use its fingerprint.",
         )
-    return certificate
+    # Whoever answers for the server may have put an authority of their own behind the one that was pinned.
+    return first_certificate(certificate)
 
 
 def enrol(url: str, pin: str, request: EnrolmentRequest) -> Enrolment:
