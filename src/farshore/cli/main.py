@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from farshore import __version__, programs
-from farshore.cli import audit, event, failover, job, machine, point, policy, process_server, token, up, user
+from farshore.cli import audit, authority, event, failover, job, machine, point, policy, process_server, token, up, user
 from farshore.cli.output import coloured, err
 from farshore.model.errors import FarshoreError, Malformed
 
@@ -78,6 +78,7 @@ commands.add_typer(job.app, name="job")
 commands.add_typer(event.app, name="event")
 commands.add_typer(audit.app, name="audit")
 commands.add_typer(process_server.app, name="process-server")
+commands.add_typer(authority.app, name="authority")
 commands.add_typer(token.app, name="token")
 commands.add_typer(user.app, name="user")
 

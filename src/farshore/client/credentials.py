@@ -17,7 +17,7 @@ import stat
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 from farshore.client.roles import Role, expect
 from farshore.model.errors import Malformed, NotFound, Refused
@@ -39,14 +39,6 @@ class Credentials:
         """A TLS context that trusts only ``authority``, talks to servers of ``role`` alone, and shows ``certificate``.
         Raises Malformed."""
         return client_context(self.authority, self.certificate, self.key, role=role)
-
-    def renew(self, context: ssl.SSLContext) -> None:
-        """Have a context that is in use show this certificate on new connections. Raises Malformed."""
-        try:
-            context.load_verify_locations(cadata=self.authority)
-            load_key_pair(context, self.certificate, self.key)
-        except (ssl.SSLError, ValueError) as error:
-            raise _not_pem() from error
 
     def save(self, path: Path) -> None:
         """Write the file, mode 0600, so that after a crash the old or the new one is there whole."""
@@ -108,6 +100,12 @@ def fingerprint(certificate: str) -> str:
     if found is None:
         raise Malformed("This is not a PEM certificate.", remedy="Check the address of the server.")
     return hashlib.sha256(base64.b64decode(found.group(1))).hexdigest()
+
+
+def fingerprints(text: str) -> List[str]:
+    """SHA-256 of each certificate in a PEM text, in their order."""
+    found = _FIRST_CERTIFICATE.finditer(text)
+    return [hashlib.sha256(base64.b64decode(one.group(1))).hexdigest() for one in found]
 
 
 def first_certificate(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farshore.api_types.machines import (
+    Authority,
     Desired,
     Enrolment,
     EpochGrant,
@@ -44,6 +45,12 @@ class MachineSelf:
     def use(self, credentials: Credentials) -> None:
         """Show a renewed certificate from now on."""
         self._transport.renew(credentials)
+
+    def authorities(self) -> str:
+        """The certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those that
+        came with the certificate; others come with a new one. Raises NotFound where the server is of an older release.
+        """
+        return self._transport.get("/v1/authorities", Authority).certificate
 
     def close(self) -> None:
         """Close the connections."""

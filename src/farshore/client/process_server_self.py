@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from farshore.api_types.machines import Enrolment, RenewalRequest
+from farshore.api_types.machines import Authority, Enrolment, RenewalRequest
 from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
+from farshore.client.credentials import Credentials
 from farshore.client.transport import Transport
 
 
@@ -28,6 +29,16 @@ class ProcessServerSelf:
     def renew(self, request: RenewalRequest) -> Enrolment:
         """A new certificate for the same process server."""
         return self._transport.post("/v1/process-servers/self/certificate", request, Enrolment)
+
+    def use(self, credentials: Credentials) -> None:
+        """Show a renewed certificate from now on."""
+        self._transport.renew(credentials)
+
+    def authorities(self) -> str:
+        """The certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those that
+        came with the certificate; others come with a new one. Raises NotFound where the server is of an older release.
+        """
+        return self._transport.get("/v1/authorities", Authority).certificate
 
     def close(self) -> None:
         """Close the connections."""

@@ -68,30 +68,40 @@ class Transport:
         self, url: str, context: ssl.SSLContext, *, connections: int = 8, read_seconds: float = READ_SECONDS
     ) -> None:
         self.url = url.rstrip("/")
-        self._context = context
-        self._pool = urllib3.PoolManager(
-            num_pools=2,
-            maxsize=connections,
-            ssl_context=context,
-            timeout=Timeout(connect=CONNECT_SECONDS, read=read_seconds),
-            blocksize=1 << 17,
-        )
+        self._role: Optional[Role] = None
+        self._connections, self._read_seconds = connections, read_seconds
+        self._pool = self._made(context)
 
     @classmethod
     def from_credentials(
         cls, credentials: Credentials, url: Optional[str] = None, role: Role = Role.CONFIGURATION_SERVER
     ) -> Transport:
         """A transport to ``url``, by default the server that the credentials are for. It must have ``role``."""
-        return cls(url or credentials.url, credentials.context(role))
+        made = cls(url or credentials.url, credentials.context(role))
+        made._role = role
+        return made
 
     def move_to(self, url: str) -> None:
         """Send every later request to another server of the same authority; those under way end where they are."""
         self.url = url.rstrip("/")
 
     def renew(self, credentials: Credentials) -> None:
-        """Show another certificate from now on; requests under way end with the old one. Raises Malformed."""
-        credentials.renew(self._context)
-        self._pool.clear()  # a kept connection would show the old one for as long as it lives
+        """Show another certificate and trust its authority alone from now on; requests under way end as they began.
+        Only for a transport that was made from credentials. Raises Malformed."""
+        assert self._role is not None
+        before = self._pool
+        # A new context: what one trusts can be added to, not taken from.
+        self._pool = self._made(credentials.context(self._role))
+        before.clear()  # a kept connection would show the old certificate for as long as it lives
+
+    def _made(self, context: ssl.SSLContext) -> urllib3.PoolManager:
+        return urllib3.PoolManager(
+            num_pools=2,
+            maxsize=self._connections,
+            ssl_context=context,
+            timeout=Timeout(connect=CONNECT_SECONDS, read=self._read_seconds),
+            blocksize=1 << 17,
+        )
 
     def get(self, path: str, answer: Type[Answer], **parameters: Parameter) -> Answer:
         """GET one object. ``parameters`` that are None are left out of the query."""

@@ -9,6 +9,7 @@ from farshore import __version__
 from farshore.configuration_server.api import (
     agents,
     audit,
+    authority,
     description,
     enrolments,
     events,
@@ -40,14 +41,16 @@ ROUTERS = (
     jobs.router,
     events.router,
     audit.router,
+    authority.router,
     metrics.router,
     users.router,
     vault.router,
     description.router,
 )
 DESCRIPTION = """The management API of a Farshore installation. Every call but `/v1/status`, `/v1/authority`,
-`/v1/enrolments` and `/v1/process-servers/enrolments` needs a client certificate of the installation's own authority.
-Errors are problem documents (RFC 9457) whose `type` is `urn:farshore:<code>`; docs/errors.md lists the codes."""
+`/v1/authorities`, `/v1/enrolments` and `/v1/process-servers/enrolments` needs a client certificate of an authority of
+the installation. Errors are problem documents (RFC 9457) whose `type` is `urn:farshore:<code>`; docs/errors.md lists
+the codes."""
 
 
 def create_application(services: Services | None) -> FastAPI:

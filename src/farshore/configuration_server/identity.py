@@ -44,10 +44,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class Peer:
-    """A verified client certificate: its holder and its serial number in lower-case hex."""
+    """A verified client certificate: its holder and its serial number in lower-case hex. ``mark`` tells which bundle of
+    authorities came with it, empty for those that were issued before there were marks."""
 
     identity: Identity
     serial: str
+    mark: str = ""
 
 
 def peer_from_certificate(certificate: Mapping[str, Any]) -> Peer:
@@ -60,4 +62,6 @@ def peer_from_certificate(certificate: Mapping[str, Any]) -> Peer:
             remedy="Use the certificate that this installation gave you.",
         )
     serial = str(certificate.get("serialNumber", "")).lower().lstrip("0")
-    return Peer(Identity(Kind(named[0][1]), named[0][2]), serial)
+    subject = [pair for names in certificate.get("subject", ()) for pair in names]
+    mark = next((str(value) for name, value in subject if name == "organizationalUnitName"), "")
+    return Peer(Identity(Kind(named[0][1]), named[0][2]), serial, mark)

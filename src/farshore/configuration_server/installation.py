@@ -21,8 +21,10 @@ from farshore.catalog.upgrade import upgrade
 from farshore.client.credentials import Credentials, read_private, write_private
 from farshore.configuration_server.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.pki.authority import LEAF_DAYS, Authority, general_name
 from farshore.configuration_server.pki.issuing import Issuer
+from farshore.configuration_server.pki.replacement import Authorities
 from farshore.configuration_server.sealing import KEY_BYTES
 from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, Settings
 from farshore.configuration_server.vault_access import ensure_vault
@@ -37,7 +39,7 @@ RENEW_AUTHORITY_BEFORE = datetime.timedelta(days=2 * LEAF_DAYS)
 """Everybody who holds the old certificate of the authority renews their own at least once before it ends, and is given
 the new one with that."""
 ADMIN = "admin"
-AUTHORITY_FILE = "authority.pem"
+AUTHORITY_FILE = replacement.SIGNER
 SERVER_FILE = "server.json"
 SEALING_FILE = "sealing.key"
 
@@ -55,7 +57,7 @@ def set_up(settings: Settings, clock: Clock) -> None:
     release_key(settings).ensure()
     catalog = Catalog(settings.catalog)
     upgrade(catalog.engine)
-    issuer = Issuer(load_authority(settings), clock)
+    issuer = Issuer(load_authorities(settings), clock)
     with catalog.writing() as tx:
         policies.ensure_default(tx)
     _check_names(settings, catalog)
@@ -67,10 +69,14 @@ def set_up(settings: Settings, clock: Clock) -> None:
     ensure_vault(settings.vault, settings.owner_key_file)
 
 
+def load_authorities(settings: Settings) -> Authorities:
+    """The authorities of an installation. Raises NotFound, Refused, Malformed."""
+    return replacement.load(settings.pki)
+
+
 def load_authority(settings: Settings) -> Authority:
-    """The authority of an installation. Raises NotFound, Refused, Malformed."""
-    text = read_private(settings.pki / AUTHORITY_FILE).decode()
-    return Authority.from_pem(text, text)
+    """The one that signs. Raises NotFound, Refused, Malformed."""
+    return load_authorities(settings).signer
 
 
 def load_server_credentials(settings: Settings) -> Credentials:
@@ -91,7 +97,7 @@ def release_key(settings: Settings) -> ReleaseKey:
 def _ensure_authority(settings: Settings, clock: Clock) -> None:
     path = settings.pki / AUTHORITY_FILE
     if not path.exists():
-        _save_authority(path, Authority.create("Farshore authority", utc(clock)))
+        replacement.save(path, Authority.create("Farshore authority", utc(clock)))
     else:
         renew_authority(settings, load_authority(settings), clock)
 
@@ -101,13 +107,8 @@ def renew_authority(settings: Settings, authority: Authority, clock: Clock) -> A
     if authority.ends - utc(clock) > RENEW_AUTHORITY_BEFORE:
         return None
     renewed = authority.renewed(utc(clock))
-    _save_authority(settings.pki / AUTHORITY_FILE, renewed)
+    replacement.save(settings.pki / AUTHORITY_FILE, renewed)
     return renewed
-
-
-def _save_authority(path: Path, authority: Authority) -> None:
-    # One file, so that certificate and key are there together or not at all.
-    write_private(path, (authority.certificate + authority.key).encode())
 
 
 def _ensure_sealing_key(settings: Settings) -> None:
@@ -136,13 +137,14 @@ def _ensure_credentials(
     if path.exists():
         present = Credentials.load(path)
         certificate = x509.load_pem_x509_certificate(present.certificate.encode())
-        if _is_good(certificate, settings.names, clock) and not _is_revoked(certificate, catalog):
+        good = _is_good(certificate, settings.names, clock) and present.authority == issuer.bundle
+        if good and not _is_revoked(certificate, catalog):
             _move(path, present, settings)
             return
         holder = Identity(kind, _holder(certificate))
     with catalog.writing() as tx:
         pem, key = issuer.issue(tx, holder, settings.names)
-    Credentials(settings.local_url, issuer.authority.certificate, pem, key).save(path)
+    Credentials(settings.local_url, issuer.bundle, pem, key).save(path)
 
 
 def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:
@@ -153,14 +155,15 @@ def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: C
         certificate = x509.load_pem_x509_certificate(present.certificate.encode())
         with catalog.reading() as tx:
             gone = users.find(tx, ADMIN) is None
-        if gone or _is_revoked(certificate, catalog) or _is_good(certificate, (), clock):
+        good = _is_good(certificate, (), clock) and present.authority == issuer.bundle
+        if gone or _is_revoked(certificate, catalog) or good:
             _move(path, present, settings)
             return
     with catalog.writing() as tx:
         if users.find(tx, ADMIN) is None:
             users.add(tx, UserRow(name=ADMIN, role=Role.CONTRIBUTOR.value, created=clock.now()))
         pem, key = issuer.issue(tx, Identity(Kind.USER, ADMIN))
-    Credentials(settings.local_url, issuer.authority.certificate, pem, key).save(path)
+    Credentials(settings.local_url, issuer.bundle, pem, key).save(path)
 
 
 def _move(path: Path, present: Credentials, settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 import time
@@ -13,7 +14,6 @@ import uvicorn
 
 from farshore.catalog.database import Catalog
 from farshore.catalog.upgrade import upgrade
-from farshore.client.credentials import load_key_pair
 from farshore.configuration_server import installation
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.clock import SystemClock
@@ -32,7 +32,7 @@ from farshore.configuration_server.vault_access import OpenVault
 from farshore.configuration_server.watching import look, prune, tell
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.listening import Connections, listening, most_connections
-from farshore.configuration_server.web.protocol import CertificateProtocol, given, server_context
+from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
 from farshore.protection.clocks import OwnClock
@@ -84,7 +84,7 @@ def serve(settings: Settings) -> None:
     clock = SystemClock()
     catalog = Catalog(settings.catalog)
     upgrade(catalog.engine)
-    issuer = Issuer(installation.load_authority(settings), clock)
+    issuer = Issuer(installation.load_authorities(settings), clock)
     sealer = Sealer(installation.load_sealing_key(settings))
     vault = OpenVault.open(settings.vault, settings.owner_key_file)
     recovery = RecoveryContext(
@@ -109,26 +109,30 @@ def serve(settings: Settings) -> None:
             *recovery_jobs(recovery),
         ],
     )
-    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, Limits(catalog, clock), release_key)
+    own = installation.load_server_credentials(settings)
+    contexts = Contexts(server_context(issuer.bundle, own.certificate, own.key, settings.tls_ciphers))
+    in_use = own
+
+    def renew() -> None:
+        nonlocal in_use
+        with issuer.replacing:
+            renewed = installation.renew_authority(settings, issuer.authority, clock)
+            if renewed is not None:
+                issuer.authorities = dataclasses.replace(issuer.authorities, signer=renewed)
+                log.info("The authority's certificate was renewed. fingerprint=%s", renewed.fingerprint)
+            made = installation.renew(settings, catalog, issuer, clock) or in_use
+            if made != in_use:
+                contexts.use(server_context(issuer.bundle, made.certificate, made.key, settings.tls_ciphers))
+                in_use = made
+                log.info("The certificate was renewed; new connections are shown the new one.")
+
+    limits = Limits(catalog, clock)
+    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, limits, release_key, renew)
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
     scrubbing = Scrubbing(vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
-    own = installation.load_server_credentials(settings)
-    context = server_context(own.authority, own.certificate, own.key, settings.tls_ciphers)
-
-    def renew() -> None:
-        renewed = installation.renew_authority(settings, issuer.authority, clock)
-        if renewed is not None:
-            issuer.authority = renewed
-            context.load_verify_locations(cadata=renewed.certificate)
-            log.info("The authority's certificate was renewed. fingerprint=%s", renewed.fingerprint)
-        made = installation.renew(settings, catalog, issuer, clock)
-        if made is not None:
-            load_key_pair(context, made.certificate, made.key)
-            log.info("The certificate was renewed; new connections are shown the new one.")
-
     troubles = Troubles(lambda condition: tell(catalog, clock, condition))
     work: list[tuple[str, float, Callable[[], None]]] = [
         ("Renewing certificates", RENEW_EVERY, renew),
@@ -156,7 +160,7 @@ def serve(settings: Settings) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            ssl_context_factory=given(context),
+            ssl_context_factory=given(contexts.first),
             timeout_keep_alive=75,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )

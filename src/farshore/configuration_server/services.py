@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from farshore.catalog.database import Catalog
@@ -28,3 +29,5 @@ class Services:
     clock: Clock
     limits: Limits
     release_key: ReleaseKey
+    renew: Callable[[], None] = lambda: None
+    """Put to use at once what was changed about certificates."""

@@ -1,5 +1,8 @@
 """The machine's certificate renewed while the agent runs, and put to use at once in all its connections.
 
+That is done when its end is near, and when the configuration server trusts other authorities than those that came with
+it: the new ones come with a new certificate.
+
 Each renewal comes with a key of its own. A failure is told and tried again at the next look; there are months for it.
 """
 
@@ -19,13 +22,13 @@ from farshore.client.key_request import new_key_and_request
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.identity import keep
 from farshore.mobility.settings import Settings
-from farshore.model.errors import FarshoreError
+from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.ports import Clock
 
 log = logging.getLogger(__name__)
 
 RENEW_BEFORE = datetime.timedelta(days=120)
-LOOK_SECONDS = 6 * 3600.0
+LOOK_SECONDS = 3600.0
 
 
 class Renewal:
@@ -56,11 +59,14 @@ class Renewal:
                 return
 
     def renew_if_old(self) -> bool:
-        """Renew the certificate where its end is near; whether that was so. Raises FarshoreError."""
+        """Renew the certificate if its end is near or the authorities are others; whether that was so.
+
+        Raises FarshoreError.
+        """
         old = Credentials.load(self._settings.credentials)
         ends = x509.load_pem_x509_certificate(old.certificate.encode()).not_valid_after_utc
         now = datetime.datetime.fromtimestamp(self._clock.now() / 1e9, datetime.timezone.utc)
-        if ends - now > RENEW_BEFORE:
+        if ends - now > RENEW_BEFORE and not self._has_other_authorities(old):
             return False
         key, request = new_key_and_request(os.uname().nodename)
         keep(self._settings.credentials, old.url, self._server.renew(RenewalRequest(request=request)), key)
@@ -69,3 +75,9 @@ class Renewal:
             use(renewed)
         log.info("The certificate was renewed and is in use.")
         return True
+
+    def _has_other_authorities(self, old: Credentials) -> bool:
+        try:
+            return self._server.authorities() != old.authority
+        except NotFound:
+            return False  # a configuration server of an older release

@@ -1,34 +1,34 @@
 """The process server's certificate: bought with a one-time token, renewed while the server runs.
 
-A renewed certificate is put into the TLS contexts that are in use: connections that exist keep the old one to their
-end, so no stream is interrupted.
+New connections are made with a renewed certificate; connections that exist keep the old one to their end, so no stream
+is interrupted. It is renewed as well when the configuration server trusts other authorities than those that came with
+it.
 """
 
 from __future__ import annotations
 
 import datetime
 import logging
-import ssl
 import threading
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 from cryptography import x509
 
 from farshore.api_types.machines import RenewalRequest
 from farshore.api_types.servers import ServerEnrolment, ServerEnrolmentRequest
-from farshore.client.credentials import Credentials, load_key_pair
+from farshore.client.credentials import Credentials
 from farshore.client.enrolment import enrol_process_server
 from farshore.client.key_request import new_key_and_request
 from farshore.client.process_server_self import ProcessServerSelf
-from farshore.model.errors import FarshoreError
+from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.ports import Clock
 
 _log = logging.getLogger(__name__)
 
 RENEW_BEFORE = datetime.timedelta(days=60)
 """Longer than `farshore up` waits, so that a server that runs renews first."""
-LOOK_SECONDS = 6 * 3600.0
+LOOK_SECONDS = 3600.0
 
 
 def enrol(path: Path, url: str, pin: str, token: str) -> ServerEnrolment:
@@ -41,12 +41,12 @@ def enrol(path: Path, url: str, pin: str, token: str) -> ServerEnrolment:
 
 
 class Renewal:
-    """Looks now and then whether the certificate at ``path`` is getting old. ``contexts`` are those in use."""
+    """Looks now and then whether the certificate at ``path`` is getting old. ``users`` are told of new credentials."""
 
     def __init__(
-        self, path: Path, control: ProcessServerSelf, contexts: Sequence[ssl.SSLContext], clock: Clock
+        self, path: Path, control: ProcessServerSelf, users: Sequence[Callable[[Credentials], None]], clock: Clock
     ) -> None:
-        self._path, self._control, self._contexts, self._clock = path, control, contexts, clock
+        self._path, self._control, self._users, self._clock = path, control, users, clock
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``; a failure is logged and tried again at the next look."""
@@ -55,21 +55,29 @@ class Renewal:
                 self.renew_if_old()
             except FarshoreError as error:
                 _log.warning("The certificate could not be renewed: %s", error)
+            except Exception:  # without this thread the certificate would end one day, untold  # noqa: BLE001
+                _log.exception("Renewing the certificate failed; it is tried again.")
             if stop.wait(LOOK_SECONDS):
                 return
 
     def renew_if_old(self) -> bool:
-        """Renew it where its end is near; whether that was so. Raises FarshoreError."""
+        """Renew it if its end is near or the authorities are others; whether that was so. Raises FarshoreError."""
         old = Credentials.load(self._path)
         ends = x509.load_pem_x509_certificate(old.certificate.encode()).not_valid_after_utc
         now = datetime.datetime.fromtimestamp(self._clock.now() / 1e9, datetime.UTC)
-        if ends - now > RENEW_BEFORE:
+        if ends - now > RENEW_BEFORE and not self._has_other_authorities(old):
             return False
         key, request = new_key_and_request("process-server")
         made = self._control.renew(RenewalRequest(request=request))
-        Credentials(old.url, made.authority, made.certificate, key).save(self._path)
-        for context in self._contexts:
-            context.load_verify_locations(cadata=made.authority)  # its certificate may have been renewed as well
-            load_key_pair(context, made.certificate, key)
+        renewed = Credentials(old.url, made.authority, made.certificate, key)
+        renewed.save(self._path)
+        for use in self._users:
+            use(renewed)
         _log.info("The certificate was renewed; new connections use it.")
         return True
+
+    def _has_other_authorities(self, old: Credentials) -> bool:
+        try:
+            return self._control.authorities() != old.authority
+        except NotFound:
+            return False  # a configuration server of an older release

@@ -15,6 +15,7 @@ import random
 import resource
 import signal
 import socket
+import ssl
 import sys
 import threading
 from importlib.metadata import version
@@ -103,11 +104,14 @@ def _own_url(settings: Settings) -> str:
     return f"https://{socket.getfqdn()}:{settings.port}"
 
 
+def _context(credentials: Credentials, settings: Settings) -> ssl.SSLContext:
+    return server_context(credentials.authority, credentials.certificate, credentials.key, settings.ciphers)
+
+
 def _run(settings: Settings, stopping: threading.Event) -> int:
     credentials = Credentials.load(settings.credentials)
     url = settings.url or _own_url(settings)
-    to_control = credentials.context()
-    control = ProcessServerSelf(Transport(credentials.url, to_control))
+    control = ProcessServerSelf(Transport.from_credentials(credentials))
     registration = Registration(url=url, version=version("farshore"))
     given = _register(control, registration, stopping)
     if given is None:
@@ -116,7 +120,6 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     bandwidth = Bandwidth(clock)
     watched = WatchedStore(open_store(given.vault_url), clock)
     store = ThrottledStore(watched, bandwidth, stopping)
-    context = server_context(credentials.authority, credentials.certificate, credentials.key, settings.ciphers)
     vault = _open_vault(store, given, control, registration, stopping)
     if vault is None:
         return 0
@@ -125,7 +128,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         vault,
         given,
         SpoolDisk(settings.state / "spool"),
-        context,
+        _context(credentials, settings),
         settings.listen,
         settings.port,
         registration.version,
@@ -138,7 +141,8 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         spool_file_bytes=settings.spool_file_bytes,
     )
     server.start()
-    renewal = Renewal(settings.credentials, control, [to_control, context], clock)
+    users = (control.use, lambda renewed: server.listener.use(_context(renewed, settings)))
+    renewal = Renewal(settings.credentials, control, users, clock)
     threading.Thread(target=renewal.run, args=(stopping,), name="renewal", daemon=True).start()
     # What exists now stays. Without this the collector walks all of it again and again while batches come and go
     # (measured: a tenth of the CPU under load); what a request leaves behind has no cycles.

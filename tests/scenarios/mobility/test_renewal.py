@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from farshore.api_types.machines import Authority as Authorities
 from farshore.api_types.machines import Desired, Enrolment, EpochGrant, EpochKind, Heartbeat, RenewalRequest
 from farshore.api_types.streams import StreamStatus
 from farshore.client.credentials import Credentials
@@ -58,6 +59,9 @@ class Servers:
         last = request.path.rpartition("/")[2]
         if self.silent:
             raise Unreachable("not now", remedy="")
+        if last == "authorities":
+            found = Authorities(certificate=self.authority.certificate)
+            return Answer(200, "application/json", [found.model_dump_json().encode()])
         self.seen.append((last, request.peer.name))
         if last == "certificate":
             asked = x509.load_pem_x509_csr(RenewalRequest.model_validate_json(body).request.encode())
@@ -66,8 +70,8 @@ class Servers:
             return Answer(200, "application/json", [made.model_dump_json().encode()])
         if last == "heartbeat":
             return Answer(200, "application/json", [Desired(protect=False).model_dump_json().encode()])
-        found = StreamStatus(machine="m", epoch=1, next_journal=1, next_base=1, base_complete=False)
-        return Answer(200, "application/json", [found.model_dump_json().encode()])
+        stream = StreamStatus(machine="m", epoch=1, next_journal=1, next_base=1, base_complete=False)
+        return Answer(200, "application/json", [stream.model_dump_json().encode()])
 
     def talk(self) -> list[tuple[str, str]]:
         """One heartbeat, one word with the process server: (call, certificate)."""

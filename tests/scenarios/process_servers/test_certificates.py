@@ -49,11 +49,16 @@ class Server:
         self.path = folder / "credentials.json"
         Credentials("https://127.0.0.1:1", self.authority.certificate, issued.certificate, key).save(self.path)
         self.context = server_context(self.authority.certificate, issued.certificate, key)
-        self.to_control = client_context(self.authority.certificate, issued.certificate, key)
         self.listener = Listener("127.0.0.1", 0, self.context, lambda _: Answer(200, "text/plain", [b"ok"]), workers=2)
-        self.renewal = Renewal(self.path, self, [self.to_control, self.context], Clock())  # type: ignore[arg-type]
+        self.renewal = Renewal(self.path, self, [self.use], Clock())  # type: ignore[arg-type]
         self.asked = 0
         self.silent = False
+
+    def use(self, renewed: Credentials) -> None:
+        self.listener.use(server_context(renewed.authority, renewed.certificate, renewed.key))
+
+    def authorities(self) -> str:
+        return self.authority.certificate
 
     def renew(self, request: RenewalRequest) -> Enrolment:
         self.asked += 1

@@ -177,7 +177,9 @@ def shown(pem: str) -> dict[str, Any]:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     serial = f"{certificate.serial_number:X}"
+    units = certificate.subject.get_attributes_for_oid(x509.oid.NameOID.ORGANIZATIONAL_UNIT_NAME)
     return {
+        "subject": tuple((("organizationalUnitName", str(unit.value)),) for unit in units),
         "subjectAltName": tuple(("URI", uri) for uri in uris),
         "serialNumber": serial if len(serial) % 2 == 0 else f"0{serial}",
     }

@@ -22,7 +22,8 @@ from farshore.configuration_server.web.gate import GatedRoute, GatedRouter
 ID = "11111111-1111-4111-8111-111111111111"
 DOORS = {
     Door.ANYBODY: """
-        GET /v1/status, GET /v1/authority, POST /v1/enrolments, POST /v1/process-servers/enrolments""",
+        GET /v1/status, GET /v1/authority, GET /v1/authorities, POST /v1/enrolments,
+        POST /v1/process-servers/enrolments""",
     Door.MACHINE: """
         POST /v1/machines/self/epochs, POST /v1/machines/self/heartbeat, POST /v1/machines/self/certificate,
         GET /v1/machines/self/bundles/{release}, GET /v1/machines/self/bundles/{release}/signature""",
@@ -34,7 +35,8 @@ DOORS = {
         GET /v1/machines/{machine}, GET /v1/machines/{machine}/check, GET /v1/machines/{machine}/points,
         GET /v1/policies, GET /v1/policies/{name}, GET /v1/failovers, GET /v1/failovers/{failover}, GET /v1/jobs,
         GET /v1/jobs/{job}, GET /v1/events, GET /v1/metrics, GET /v1/alerts, GET /v1/users, GET /v1/vault,
-        GET /v1/openapi.json, GET /v1/audit""",
+        GET /v1/openapi.json, GET /v1/audit,
+        GET /v1/authority/replacement""",
     Door.OPERATOR: """
         POST /v1/enrolment-tokens, DELETE /v1/enrolment-tokens/{token}, POST /v1/machines,
         PUT /v1/machines/{machine}/protection, DELETE /v1/machines/{machine}/protection,
@@ -44,6 +46,7 @@ DOORS = {
         POST /v1/failovers/{failover}/commit, POST /v1/jobs/{job}/cancel, PATCH /v1/process-servers/{server}""",
     Door.CONTRIBUTOR: """
         DELETE /v1/machines/{machine}, POST /v1/policies, PATCH /v1/policies/{name}, DELETE /v1/policies/{name},
+        POST /v1/authority/replacement,
         POST /v1/users, POST /v1/users/{name}/certificates, POST /v1/users/{name}/revoke, DELETE /v1/users/{name},
         POST /v1/machines/{machine}/revoke, POST /v1/process-servers, POST /v1/process-servers/{server}/revoke,
         DELETE /v1/process-servers/{server}""",

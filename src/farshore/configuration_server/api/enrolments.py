@@ -51,7 +51,7 @@ def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolmen
         return Enrolment(
             machine=row.id,
             certificate=signed,
-            authority=installation.issuer.authority.certificate,
+            authority=installation.issuer.bundle,
             release_key=installation.release_key.public,
         )
 
@@ -62,7 +62,7 @@ def renew_machine(request: RenewalRequest, machine: MachineCaller, installation:
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
-    return Enrolment(machine=machine, certificate=signed, authority=installation.issuer.authority.certificate)
+    return Enrolment(machine=machine, certificate=signed, authority=installation.issuer.bundle)
 
 
 @router.post("/enrolment-tokens", status_code=201)

@@ -65,4 +65,4 @@ def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, i
     with installation.catalog.writing() as tx:
         names = process_servers.get(tx, server).host_names or installation.settings.names
         signed = installation.issuer.sign(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
-    return Enrolment(machine=server, certificate=signed, authority=installation.issuer.authority.certificate)
+    return Enrolment(machine=server, certificate=signed, authority=installation.issuer.bundle)

@@ -56,7 +56,7 @@ def enrol_server(request: ServerEnrolmentRequest, installation: Installation) ->
         row = server_enrolment.enrol(tx, request.token, installation.clock.now())
         holder = Identity(Kind.PROCESS_SERVER, row.id)
         signed = installation.issuer.sign(tx, holder, request.request, row.host_names)
-        authority = installation.issuer.authority.certificate
+        authority = installation.issuer.bundle
         return ServerEnrolment(process_server=row.id, url=row.url, certificate=signed, authority=authority)
 
 

@@ -70,7 +70,7 @@ def _certificate(tx: Transaction, name: str, role: Role, request: str, installat
         certificate = installation.issuer.sign(tx, holder, request)
     else:
         certificate, key = installation.issuer.issue(tx, holder)
-    authority = installation.issuer.authority.certificate
+    authority = installation.issuer.bundle
     return UserCredential(name=name, role=role, certificate=certificate, key=key, authority=authority)
 
 

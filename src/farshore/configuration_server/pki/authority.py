@@ -110,7 +110,13 @@ class Authority:
         return self._certificate.fingerprint(hashes.SHA256()).hex()
 
     def sign_request(
-        self, request: str, holder: Identity, now: datetime.datetime, names: Sequence[str] = (), days: int = LEAF_DAYS
+        self,
+        request: str,
+        holder: Identity,
+        now: datetime.datetime,
+        names: Sequence[str] = (),
+        days: int = LEAF_DAYS,
+        mark: str = "",
     ) -> Issued:
         """Sign a PEM PKCS#10 request for ``holder``. Only its public key is taken over: what it says about itself
         counts for nothing. Raises Malformed."""
@@ -125,14 +131,19 @@ class Authority:
         strong = isinstance(public, ec.EllipticCurvePublicKey) and public.curve.key_size >= 256
         if not strong and getattr(public, "key_size", 0) < MINIMUM_RSA_BITS:
             raise Malformed("The request's key is too weak.", remedy="Use P-256, or RSA of 2048 bits or more.")
-        return self._sign(public, holder, now, names, days)
+        return self._sign(public, holder, now, names, days, mark)
 
     def issue(
-        self, holder: Identity, now: datetime.datetime, names: Sequence[str] = (), days: int = LEAF_DAYS
+        self,
+        holder: Identity,
+        now: datetime.datetime,
+        names: Sequence[str] = (),
+        days: int = LEAF_DAYS,
+        mark: str = "",
     ) -> tuple[Issued, str]:
         """A certificate with a new key: (certificate, private key as PEM)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        return self._sign(key.public_key(), holder, now, names, days), private_pem(key)
+        return self._sign(key.public_key(), holder, now, names, days, mark), private_pem(key)
 
     def _sign(
         self,
@@ -141,6 +152,7 @@ class Authority:
         now: datetime.datetime,
         names: Sequence[str],
         days: int,
+        mark: str = "",
     ) -> Issued:
         serial = x509.random_serial_number()
         ends = min(now + datetime.timedelta(days=days), self._certificate.not_valid_after_utc)
@@ -149,11 +161,11 @@ class Authority:
         if names:
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
             alternative.extend(general_name(name) for name in dict.fromkeys(names))
+        subject = [x509.NameAttribute(NameOID.COMMON_NAME, f"{holder.kind.value} {holder.name}"[:64])]
+        subject += [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, mark)] if mark else []
         certificate = (
             x509.CertificateBuilder()
-            .subject_name(
-                x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{holder.kind.value} {holder.name}"[:64])])
-            )
+            .subject_name(x509.Name(subject))
             .issuer_name(self._certificate.subject)
             .public_key(public)
             .serial_number(serial)

@@ -67,6 +67,7 @@ def known_peer(installation: Services, certificate: Any) -> Identity:
         )
     peer = peer_from_certificate(certificate)
     _check_registered(installation, peer)
+    installation.issuer.note(peer)
     return peer.identity
 
 

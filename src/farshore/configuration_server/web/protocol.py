@@ -131,6 +131,23 @@ def server_context(authority: str, certificate: str, key: str, ciphers: str) -> 
     return context
 
 
+class Contexts:
+    """The context of new connections, which can be changed as a whole: what a context trusts can be added to, not taken
+    from. The listener keeps ``first``, which hands each handshake over to the one that counts."""
+
+    def __init__(self, first: ssl.SSLContext) -> None:
+        self.first = self._now = first
+        first.sni_callback = self._choose
+
+    def use(self, context: ssl.SSLContext) -> None:
+        """For new connections from now on."""
+        self._now = context
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
+        """Called with every handshake, whether a name was sent or not."""
+        connection.context = self._now
+
+
 def given(context: ssl.SSLContext) -> Callable[[Config, Any], ssl.SSLContext]:
     """A uvicorn ``ssl_context_factory`` for a context that others hold too."""
     return lambda _config, _default: context

@@ -102,6 +102,10 @@ class Listener:
         self._epoll.register(self._socket.fileno(), select.EPOLLIN)
         self._watcher.start()
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """Accept new connections with this certificate, and from holders of its authorities' alone."""
+        self._context = context
+
     def stop(self) -> None:
         """Answer what is being worked on, then close everything."""
         self._stopping.set()

@@ -1,0 +1,95 @@
+"""The authorities that are trusted, and the replacement of one by another."""
+
+from __future__ import annotations
+
+from farshore.api_types.authority import Phase, Replacement, ReplacementRequest
+from farshore.api_types.machines import Authority
+from farshore.catalog import events, machines, process_servers, users
+from farshore.catalog.database import Transaction
+from farshore.client.credentials import fingerprints
+from farshore.configuration_server.clock import utc
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.pki import replacement
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Contributor, Installation, Reader
+from farshore.configuration_server.web.description import OPEN_TO_ALL
+from farshore.configuration_server.web.gate import GatedRouter
+from farshore.model.errors import WrongState
+
+router = GatedRouter(prefix="/v1", tags=["authority"])
+_MOST_NAMED = 5
+
+
+@router.get("/authorities", openapi_extra=OPEN_TO_ALL)
+def authorities(installation: Installation) -> Authority:
+    """The certificates of all authorities that are trusted now. Open to all. Do not trust them for this answer alone:
+    whoever holds others renews, and gets them with that."""
+    return Authority(certificate=installation.issuer.authorities.bundle)
+
+
+@router.get("/authority/replacement")
+def show_replacement(_user: Reader, installation: Installation) -> Replacement:
+    """Where the replacement of the authority stands, and who has not followed yet."""
+    with installation.catalog.reading() as tx:
+        return _shown(tx, installation)
+
+
+@router.post("/authority/replacement")
+def continue_replacement(request: ReplacementRequest, user: Contributor, installation: Installation) -> Replacement:
+    """Do the next step: make a second authority, let it sign, or trust the first one no longer."""
+    issuer, folder = installation.issuer, installation.settings.pki
+    with issuer.replacing:
+        present = issuer.authorities
+        if present.phase is not request.phase:
+            raise WrongState(
+                f"The replacement is {present.phase.value}, not {request.phase.value}: somebody else went on with it.",
+                remedy="Look at it again (farshore authority show), then decide.",
+            )
+        with installation.catalog.writing() as tx:
+            waiting = _shown(tx, installation).waiting
+            if waiting and present.phase is not Phase.SETTLED and not request.leave_behind:
+                named = ", ".join(waiting[:_MOST_NAMED]) + (" …" if len(waiting) > _MOST_NAMED else "")
+                raise WrongState(
+                    f"{len(waiting)} would be shut out by this step: {named}.",
+                    remedy="Machines and process servers follow within the hour, users by `farshore user renew`. "
+                    "--leave-behind does not wait for them: they must enrol again.",
+                )
+            events.record(
+                tx,
+                time=installation.clock.now(),
+                kind=f"authority.{_DONE[present.phase]}",
+                actor=user.actor,
+                subject="authority",
+                message=f"The replacement of the authority went on from {present.phase.value}.",
+            )
+        if present.phase is Phase.SETTLED:
+            issuer.authorities = replacement.introduce(folder, present, utc(installation.clock))
+        elif present.phase is Phase.INTRODUCED:
+            issuer.authorities = replacement.switch(folder, present)
+        else:
+            issuer.authorities = replacement.finish(folder, present)
+    installation.renew()
+    with installation.catalog.reading() as tx:
+        return _shown(tx, installation)
+
+
+_DONE = {Phase.SETTLED: "introduced", Phase.INTRODUCED: "switched", Phase.SWITCHED: "settled"}
+
+
+def _shown(tx: Transaction, installation: Services) -> Replacement:
+    issuer = installation.issuer
+    holders = {
+        **{Identity(Kind.MACHINE, row.id): row.name for row in machines.every(tx)},
+        **{Identity(Kind.PROCESS_SERVER, row.id): row.name for row in process_servers.every(tx)},
+        **{Identity(Kind.USER, row.name): row.name for row in users.every(tx)},
+    }
+    now = installation.clock.now()
+    waiting = []
+    for kind in (Kind.MACHINE, Kind.PROCESS_SERVER, Kind.USER):
+        names = {identity.name: name for identity, name in holders.items() if identity.kind is kind}
+        good = users.good_serials(tx, kind.value, list(names), now)
+        for subject, serials in good.items():
+            if serials and not issuer.has_followed(Identity(kind, subject)):
+                waiting.append(f"{kind.value} {names[subject]}")
+    trusted = issuer.authorities
+    return Replacement(phase=trusted.phase, trusted=fingerprints(trusted.bundle), waiting=sorted(waiting))
