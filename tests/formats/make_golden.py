@@ -119,7 +119,7 @@ def main(folder: Path) -> None:
     vault.add_owner(OwnerKey.from_passphrase("a second owner"))
     scrub(vault, DAY, lambda: DAY, lambda _size: True)
     example = damage.Finding("chunks/none", "An example.", MACHINE, 1, 0, 65536, "1:0")
-    damage.note(vault.store, vault.chunk_key, [example])
+    damage.note(vault.store, vault.upkeep_key, [example])
     expected = {
         str(at): {str(disk): hashlib.sha256(data).hexdigest() for disk, data in state.items()}
         for at, state in machine.states.items()

@@ -120,10 +120,10 @@ def test_every_state_of_the_golden_vaults_opens(name, tmp_path):
 def test_what_vault_2_says_of_itself_is_read(tmp_path):
     vault = opened("vault-2", tmp_path)
     assert Vault.open(vault.store, OwnerKey.from_passphrase("a second owner")).id == vault.id
-    (finding,) = damage.listed(vault.store, vault.chunk_key)
+    (finding,) = damage.listed(vault.store, vault.upkeep_key)
     assert (finding.object, finding.disk, finding.end) == ("chunks/none", 1, 65536)
-    assert read_list(vault.store, vault.chunk_key).version == 1
-    assert read_list(vault.store, vault.chunk_key).objects
+    assert read_list(vault.store, vault.upkeep_key).version == 1
+    assert read_list(vault.store, vault.upkeep_key).objects
     assert read_state(vault).done > 0
     assert verify(vault, data=True).findings == []
 

@@ -10,6 +10,7 @@ from farshore.model.errors import Damaged, FarshoreError, NotFound
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
+from farshore.vault.upgrading import upgrade
 from farshore.vault.vault import Vault, read_descriptor
 
 
@@ -65,8 +66,10 @@ class OpenVault:
 
     @classmethod
     def open(cls, url: str, key_file: Path) -> OpenVault:
-        """Open it. Raises NotFound, WrongKey and what stores raise."""
-        return cls(url, Vault.open(open_store(url), open_key_file(key_file)))
+        """Open it, and bring an older one to today's format. Raises NotFound, WrongKey and what stores raise."""
+        vault = Vault.open(open_store(url), open_key_file(key_file))
+        upgrade(vault)
+        return cls(url, vault)
 
     @property
     def vault_id(self) -> str:

@@ -61,6 +61,7 @@ _READERS = 8
 class Shared:
     """What the machines of one vault share."""
 
+    upkeep_key: SealingKey
     chunk_key: SealingKey
     hash_key: bytes
     chunks: ChunkStore
@@ -79,7 +80,7 @@ class MachineVault:
     ) -> None:
         self.id = machine
         self._store, self.key = store, key
-        self._chunk_key, self._hash_key = shared.chunk_key, shared.hash_key
+        self._upkeep_key, self._chunk_key, self._hash_key = shared.upkeep_key, shared.chunk_key, shared.hash_key
         self._chunks, self.cache = shared.chunks, shared.cache
         self._sources = SourceCache()
 
@@ -135,7 +136,7 @@ class MachineVault:
 
     def merging(self) -> Lease | None:
         """A lease under which data objects may be written before the layer that names them."""
-        return take_lease(self._store, self._chunk_key, LeaseKind.MERGE, self.id)
+        return take_lease(self._store, self._upkeep_key, LeaseKind.MERGE, self.id)
 
     def base_copy(self, epoch: Epoch, disks: Several[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
         """Begin the copy of an epoch's base by chunk hashes; ``disks`` lists numbers and sizes in bytes.
@@ -143,7 +144,7 @@ class MachineVault:
         Chunks in objects that are known to be damaged count as missing. Raises NotFound or Damaged where the parent
         cannot be opened: the copy can then be made without it.
         """
-        lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, parent)
+        lease = take_lease(self._store, self._upkeep_key, LeaseKind.COPY, self.id, parent)
         sources: dict[DiskNumber, ParentDisk] = {}
         try:
             bad = self._shun_chunks()
@@ -163,7 +164,7 @@ class MachineVault:
     def base_again(self, epoch: Epoch) -> tuple[BaseCopy, EpochRecord, dict[DiskNumber, DiskView]]:
         """Begin to write an epoch's base anew, without a parent: the copy to be made, the epoch's document, and each
         disk as it is below the epoch's overlay and journal. Raises NotFound, Damaged, the store's errors."""
-        lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, Position(epoch, Sequence(0)))
+        lease = take_lease(self._store, self._upkeep_key, LeaseKind.COPY, self.id, Position(epoch, Sequence(0)))
         views: dict[DiskNumber, DiskView] = {}
         try:
             self._shun_chunks()
@@ -194,14 +195,14 @@ class MachineVault:
         condemned: Set[str] = set()
         if not with_condemned:
             folder = vault_names.machine_folder(self.id)
-            condemned = {name for name in read_condemned(self._store, self._chunk_key) if name.startswith(folder)}
+            condemned = {name for name in read_condemned(self._store, self._upkeep_key) if name.startswith(folder)}
         return load_timeline(
             self._store, self.key, self.id, self.layer, condemned, self._copied_since, whole=with_condemned
         )
 
     def _copied_since(self) -> float:
         """When the last copy of this machine that is under way began, ns, less what clocks may differ by."""
-        leases = live_leases(self._store, self._chunk_key, time.time_ns(), tidy=False)
+        leases = live_leases(self._store, self._upkeep_key, time.time_ns(), tidy=False)
         copies = [lease for lease in leases if lease.kind is LeaseKind.COPY and lease.machine == self.id]
         return max((lease.began - CLOCKS for lease in copies), default=float("inf"))
 
@@ -263,7 +264,7 @@ class MachineVault:
 
     def _opened(self, position: Position, disk: DiskNumber) -> DiskView:
         # The lease comes before the listing that is relied on: see collection.
-        lease = take_lease(self._store, self._chunk_key, LeaseKind.READ, self.id, position)
+        lease = take_lease(self._store, self._upkeep_key, LeaseKind.READ, self.id, position)
         try:
             timeline = self.timeline()
             points.check_recoverable(timeline, position)
@@ -375,8 +376,8 @@ class MachineVault:
     def _shun_chunks(self) -> set[str]:
         """For a copy that begins, under its lease: find no chunk that is damaged, condemned or deleted. Answers the
         objects that are known to be damaged."""
-        bad = {one.object for one in damage.listed(self._store, self._chunk_key)}
-        shunned = bad | read_condemned(self._store, self._chunk_key).keys()
+        bad = {one.object for one in damage.listed(self._store, self._upkeep_key)}
+        shunned = bad | read_condemned(self._store, self._upkeep_key).keys()
         self._chunks.forget({name for name in shunned if name.startswith(vault_names.CHUNKS)})
         # What was deleted since the indexes were read must not be found either: the listing comes after the lease.
         self._chunks.refresh()
