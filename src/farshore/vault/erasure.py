@@ -150,7 +150,7 @@ def named_chunks(vault: Vault, machine: MachineVault, without: Container[str] = 
             base = BaseMap(open_object(vault.store, machine.key, item.name, item.size, Kind.BASE_MAP))
         except NotFound:
             continue
-        names = [vault_names.chunk_pack(salt.tobytes()) for salt in base.index.salts]
+        names = base.pack_names()
         for page in range(-(-base.chunks // base.index.page_chunks)):
             try:
                 entries = base.entries(page)

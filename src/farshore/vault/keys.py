@@ -10,12 +10,17 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from blake3 import blake3
+
 from farshore.formats import vault_names
 from farshore.model.errors import Damaged, NotFound, WrongKey
 from farshore.model.identifiers import MachineId
 from farshore.vault.objects import read_document, seal_document
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
+
+_NEIGHBOURS = 64
+"""Numbers that are tried for a name."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,9 @@ class KeySource(Protocol):
         """The key of leases, of the list of the condemned and of the notes: every holder of keys has it."""
         ...
 
-    def chunks(self) -> ChunkKeys:
-        """The keys of the chunks that machines share."""
+    def chunks(self, domain: int, machine: MachineId | None = None) -> ChunkKeys:
+        """The keys of a deduplication domain's chunks; 0 is the installation's. ``machine``: whose chunks they are to
+        open, if it is one machine's. Raises Damaged if the keys are lost."""
         ...
 
     def machine(self, machine: MachineId, create: bool) -> SealingKey:
@@ -58,9 +64,34 @@ class StoredKeys:
         # In vaults of format 1 these documents are under the chunk key.
         self.upkeep = SealingKey(root.derive("upkeep"), older=self._chunks.seal)
 
-    def chunks(self) -> ChunkKeys:
+    def chunks(self, domain: int, machine: MachineId | None = None) -> ChunkKeys:  # noqa: ARG002 - it opens them all
         """See KeySource."""
-        return self._chunks
+        if not domain:
+            return self._chunks
+        name = vault_names.chunk_key(domain)
+        try:
+            key = self.stored(name)
+        except NotFound:
+            raise _lost(name, "no chunk of its deduplication domain can be read") from None
+        return ChunkKeys(key, key.derive("chunk hash"))
+
+    def domain(self, name: str) -> int:
+        """The number of the domain called ``name``, made where it is new. Raises the store's errors, Damaged."""
+        if not name:
+            return 0
+        context = "farshore vault 1 domain number"
+        digest = blake3(self.root.secret + name.encode(), derive_key_context=context).digest(4)
+        number = int.from_bytes(digest, "little")
+        for _ in range(_NEIGHBOURS):
+            if number:
+                key = vault_names.chunk_key(number)
+                fields = {"format": 1, "key": secrets.token_hex(32), "name": name}
+                self._store.put_if_absent(key, seal_document(self.root, key, fields).buffers)
+                if read_document(self._store, self.root, key).get("name") == name:
+                    return number
+            # Another name has it: chances are one in four thousand millions.
+            number = (number + 1) % (1 << 32)
+        raise Damaged(f"No deduplication domain can be made for {name}.", remedy="Run `farshore vault verify`.")
 
     def machine(self, machine: MachineId, create: bool) -> SealingKey:
         """See KeySource."""

@@ -138,7 +138,7 @@ def unused_chunks(vault: Vault, dead: Mapping[str, int]) -> int:
     unused = 0
     for item in vault.store.list(vault_names.CHUNKS):
         if item.name in alive:
-            rows = open_object(vault.store, vault.chunk_key, item.name, item.size, Kind.CHUNK_PACK).packs
+            rows = open_object(vault.store, vault.chunk_key_of(item.name), item.name, item.size, Kind.CHUNK_PACK).packs
             unused += sum(stored for _, stored, ordinal in rows.tolist() if (item.name, ordinal) not in named)
     return unused
 

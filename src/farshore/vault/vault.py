@@ -44,12 +44,9 @@ class Vault:
         self.cache = PackCache(cache_bytes)
         self.upkeep_key = keys.upkeep
         """Seals what upkeep goes by: leases, the list of the condemned, notes of damage."""
-        given = keys.chunks()
-        self.chunk_key = given.seal
-        self.chunk_hash_key = given.hash
-        """32 bytes; agents hash chunks with it."""
-        chunks = ChunkStore(store, self.chunk_key, self.chunk_hash_key)
-        self._shared = Shared(self.upkeep_key, self.chunk_key, self.chunk_hash_key, chunks, self.cache)
+        self._shared = Shared(self.upkeep_key, self.chunk_store, self.cache)
+        self._chunks: dict[int, ChunkStore] = {}
+        self._domains: dict[str, int] = {}
         self._machines: dict[MachineId, MachineVault] = {}
         self._lock = threading.Lock()
 
@@ -159,9 +156,52 @@ class Vault:
         """The vault key; never to be logged or stored. Raises Forbidden for one who does not have it."""
         return self._root().root.secret.hex()
 
-    def chunk_store(self) -> ChunkStore:
-        """The vault's chunks."""
-        return self._shared.chunks
+    @property
+    def chunk_key(self) -> SealingKey:
+        """The key of the chunks of the installation's deduplication domain."""
+        return self.chunk_store().keys.seal
+
+    @property
+    def chunk_hash_key(self) -> bytes:
+        """The 32 bytes with which agents hash chunks in that domain."""
+        return self.chunk_store().keys.hash
+
+    def chunk_store(self, domain: int = 0, machine: MachineId | None = None) -> ChunkStore:
+        """The chunks of a deduplication domain; 0 is the installation's. For ``machine``, see KeySource."""
+        with self._lock:
+            found = self._chunks.get(domain)
+        if found is None:
+            keys = self._keys.chunks(domain, machine)
+            with self._lock:
+                found = self._chunks.setdefault(domain, ChunkStore(self.store, keys, domain))
+        return found
+
+    def chunk_key_of(self, name: str) -> SealingKey:
+        """The key that a chunk pack is sealed under. Raises as chunk_store."""
+        return self.chunk_store(vault_names.chunk_domain(name)).keys.seal
+
+    def domain(self, name: str) -> int:
+        """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name. Raises the
+        store's errors, Forbidden without the vault key."""
+        with self._lock:
+            found = self._domains.get(name)
+        if found is None:
+            found = self._root().domain(name)
+            with self._lock:
+                self._domains[name] = found
+        return found
+
+    def domains(self) -> list[int]:
+        """The deduplication domains that have a key or a chunk, sorted."""
+        found = {int(item.name.rpartition("/")[2], 16) for item in self.store.list(vault_names.DOMAIN_KEYS)}
+        folders = self.store.folders(vault_names.CHUNKS)
+        return sorted({0} | found | {vault_names.chunk_domain(f"{vault_names.CHUNKS}{one}/") for one in folders})
+
+    def chunk_key_in_memory(self, domain: int) -> SealingKey | None:
+        """The key of a domain's chunks where it was read before."""
+        with self._lock:
+            found = self._chunks.get(domain)
+            return None if found is None else found.keys.seal
 
     def machines(self) -> list[MachineId]:
         """The machines that the vault holds something of, sorted."""

@@ -34,7 +34,7 @@ class OneMachine:
         self._chunks = ChunkKeys(vault.chunk_key, vault.chunk_hash_key)
         self._keys = {machine: vault.machine(machine).key}
 
-    def chunks(self) -> ChunkKeys:
+    def chunks(self, _domain: int, _machine: str | None = None) -> ChunkKeys:
         return self._chunks
 
     def machine(self, machine: str, create: bool) -> SealingKey:
