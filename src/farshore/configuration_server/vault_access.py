@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+from farshore.api_types.servers import ChunkKeys
 from farshore.model.errors import Damaged, FarshoreError, NotFound
+from farshore.model.identifiers import MachineId
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
@@ -28,13 +31,21 @@ class VaultAccess(Protocol):
         ...
 
     @property
-    def vault_key(self) -> str:
-        """The vault key in hex, for process servers over mutual TLS. Never logged."""
+    def upkeep_key(self) -> str:
+        """The upkeep key in hex, for process servers over mutual TLS. Never logged."""
         ...
 
-    @property
-    def hash_key(self) -> str:
-        """The chunk hash key in hex, for agents."""
+    def machine_key(self, machine: str) -> str:
+        """A machine's key in hex, made if the vault holds nothing of it. Never logged. Raises NotFound if it was
+        erased, Damaged, the store's errors."""
+        ...
+
+    def chunk_keys(self, domain: int) -> ChunkKeys:
+        """The keys of a deduplication domain. Never logged. Raises Damaged, the store's errors."""
+        ...
+
+    def domain(self, name: str) -> int:
+        """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name."""
         ...
 
     def check(self) -> str:
@@ -48,9 +59,21 @@ class FixedVaultAccess:
 
     url: str
     vault_id: str = "00000000-0000-0000-0000-000000000000"
-    vault_key: str = field(default="00" * 32, repr=False)
-    hash_key: str = field(default="00" * 32, repr=False)
+    upkeep_key: str = field(default="00" * 32, repr=False)
     trouble: str = ""
+    domains: dict[str, int] = field(default_factory=lambda: {"": 0})
+
+    def machine_key(self, machine: str) -> str:
+        """Another one for each machine."""
+        return sha256(machine.encode()).hexdigest()
+
+    def chunk_keys(self, domain: int) -> ChunkKeys:
+        """Other ones for each domain."""
+        return ChunkKeys(domain=domain, seal=f"{domain:064x}", hash=f"{1000 + domain:064x}")
+
+    def domain(self, name: str) -> int:
+        """They are counted."""
+        return self.domains.setdefault(name, len(self.domains))
 
     def check(self) -> str:
         """What it was told to say."""
@@ -78,13 +101,26 @@ class OpenVault:
 
     @property
     def vault_key(self) -> str:
-        """See VaultAccess."""
+        """The vault key in hex, for what runs on this host. Never logged."""
         return self.vault.key_hex
 
     @property
-    def hash_key(self) -> str:
+    def upkeep_key(self) -> str:
         """See VaultAccess."""
-        return self.vault.chunk_hash_key.hex()
+        return self.vault.upkeep_key.secret.hex()
+
+    def machine_key(self, machine: str) -> str:
+        """See VaultAccess."""
+        return self.vault.machine(MachineId(machine), create=True).key.secret.hex()
+
+    def chunk_keys(self, domain: int) -> ChunkKeys:
+        """See VaultAccess."""
+        keys = self.vault.chunk_store(domain).keys
+        return ChunkKeys(domain=domain, seal=keys.seal.secret.hex(), hash=keys.hash.hex())
+
+    def domain(self, name: str) -> int:
+        """See VaultAccess."""
+        return self.vault.domain(name)
 
     def check(self) -> str:
         """See VaultAccess: whether the descriptor can be read."""

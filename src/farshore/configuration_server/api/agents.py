@@ -31,7 +31,7 @@ def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Inst
             parent_epoch=epoch.parent_epoch,
             parent_sequence=epoch.parent_sequence,
             process_server=server.url,
-            hash_key=installation.vault.hash_key,
+            hash_key=installation.vault.chunk_keys(epoch.domain).hash,
         )
 
 
