@@ -148,7 +148,9 @@ class EpochRow(Base):
     served_before: Mapped[list[Any]] = mapped_column(default=list)
     """Ids of the process servers that took this epoch before the present one: they may report what they still hold."""
     domain: Mapped[int] = mapped_column(default=0)
-    """The deduplication domain of its base; 0 is the installation's."""
+    """The deduplication domain of its base, as the vault numbers it; 0 is the installation's."""
+    domain_name: Mapped[str] = mapped_column(String(80), default="")
+    """Its name, as in farshore.model.policy; empty for the installation's."""
 
 
 class KeyGrantRow(Base):

@@ -23,6 +23,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("epochs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("domain", sa.BigInteger(), nullable=False, server_default="0"))
+        batch_op.add_column(sa.Column("domain_name", sa.String(80), nullable=False, server_default=""))
     with op.batch_alter_table("policies", schema=None) as batch_op:
         batch_op.add_column(sa.Column("deduplication", sa.String(80), nullable=False, server_default="installation"))
 
@@ -32,5 +33,6 @@ def downgrade() -> None:
     with op.batch_alter_table("policies", schema=None) as batch_op:
         batch_op.drop_column("deduplication")
     with op.batch_alter_table("epochs", schema=None) as batch_op:
+        batch_op.drop_column("domain_name")
         batch_op.drop_column("domain")
     op.drop_table("key_grants")
