@@ -2,7 +2,8 @@
 
 Format 1 sealed what upkeep goes by under the chunk key, format 2 under a key of its own, so that one who may not open
 chunks can take leases and see what is condemned. Order: first the descriptor, so that older releases, which would
-write under the older key, refuse the vault; then what stays is sealed anew. Leases end by themselves.
+write under the older key, refuse the vault; then what stays is sealed anew; then the descriptor says that it is done.
+Leases end by themselves.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ _TRIES = 20
 def upgrade(vault: Vault) -> None:
     """Bring a vault to today's format. A no-op for a vault that has it. May be stopped and repeated at any time. Raises
     the store's errors, and Forbidden without the vault key."""
-    vault.raise_format()
+    if not vault.begin_upgrade():
+        return
     today = SealingKey(vault.upkeep_key.secret)
     _seal_list_anew(vault, today)
     for item in list(vault.store.list(vault_names.DAMAGE)):
         if _is_older(vault.store, today, item.name):
             fields = read_document(vault.store, vault.upkeep_key, item.name)
             vault.store.put(item.name, seal_document(today, item.name, fields).buffers)
+    vault.end_upgrade()
 
 
 def _seal_list_anew(vault: Vault, today: SealingKey) -> None:

@@ -48,6 +48,7 @@ class Vault:
         self._chunks: dict[int, ChunkStore] = {}
         self._domains: dict[str, int] = {}
         self._machines: dict[MachineId, MachineVault] = {}
+        self._erasures = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -120,11 +121,20 @@ class Vault:
         self._root()
         self._change_slots(without)
 
-    def raise_format(self) -> None:
-        """Have older releases refuse the vault from now on. Raises the store's errors, Forbidden."""
+    def begin_upgrade(self) -> bool:
+        """Have older releases refuse the vault from now on; answer whether an upgrade has to be completed. Raises the
+        store's errors, Forbidden."""
         self._root()
-        if read_descriptor(self.store)["format"] != FORMAT:
-            self._change_descriptor(lambda descriptor: {**descriptor, "format": FORMAT})
+        descriptor = read_descriptor(self.store)
+        if descriptor["format"] != FORMAT:
+            self._change_descriptor(lambda one: {**one, "format": FORMAT, "upgrading": True})
+            return True
+        return bool(descriptor.get("upgrading"))
+
+    def end_upgrade(self) -> None:
+        """Note that an upgrade is complete. Raises as begin_upgrade."""
+        self._root()
+        self._change_descriptor(lambda one: {name: value for name, value in one.items() if name != "upgrading"})
 
     def _change_slots(self, change: Callable[[list[Slot]], list[Slot]]) -> None:
         self._change_descriptor(lambda descriptor: {**descriptor, "slots": change(descriptor["slots"])})
@@ -210,12 +220,16 @@ class Vault:
     def machine(self, machine: MachineId, create: bool = False) -> MachineVault:
         """One machine; ``create`` makes its key where nothing of it is there yet. Raises NotFound where it was never
         protected or was erased, Damaged where its key is lost, Malformed."""
-        with self._lock:
-            found = self._machines.get(machine)
-            if found is None:
-                key = self._keys.machine(machine, create)
-                found = self._machines[machine] = MachineVault(self.store, machine, key, self._shared)
-            return found
+        while True:
+            with self._lock:
+                found, erasures = self._machines.get(machine), self._erasures
+            if found is not None:
+                return found
+            # Not under the lock: who has the keys may be away, and that is no reason for others to wait.
+            key = self._keys.machine(machine, create)
+            with self._lock:
+                if erasures == self._erasures:
+                    return self._machines.setdefault(machine, MachineVault(self.store, machine, key, self._shared))
 
     def key_in_memory(self, machine: MachineId) -> SealingKey | None:
         """A machine's key where it was read before."""
@@ -238,6 +252,7 @@ class Vault:
             self.store.put_if_absent(note, seal_document(self.upkeep_key, note, fields).buffers)
             self.store.delete(vault_names.machine_key(machine))
             self._machines.pop(machine, None)
+            self._erasures += 1
 
     def stored_key(self, name: str) -> SealingKey:
         """A key as the store holds it now, whatever this vault has in memory. Raises NotFound, Damaged, WrongKey."""

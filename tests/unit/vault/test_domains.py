@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from blake3 import blake3
 from tests.unit.vault.faulty_store import KillableStore, Killed
 from tests.unit.vault.synthetic import MACHINE, Machine, memory_vault
 from tests.unit.vault.test_scrub import whole_round
+from tests.waiting import PATIENCE
 
 from farshore.formats import vault_names
 from farshore.formats.chunk_exchange import Comparison, Verdict
@@ -210,6 +213,56 @@ def test_who_has_the_keys_of_one_domain_opens_nothing_of_another() -> None:
     second.in_vault = held.machine(second.id)
     with pytest.raises(Forbidden):
         second.check(max(second.states))
+
+
+def test_keys_that_are_long_in_coming_hold_up_nobody_else() -> None:
+    """As where the configuration server is away: another machine's keys are in memory, and it goes on."""
+    vault = memory_vault()
+    made = machine(vault, "")
+    made.begin_epoch(None)
+    asked, answered = threading.Event(), threading.Event()
+
+    class Slow:
+        upkeep = vault.upkeep_key
+
+        def chunks(self, domain: int, _asked: MachineId | None = None) -> ChunkKeys:
+            return vault.chunk_store(domain).keys
+
+        def machine(self, wanted: MachineId, create: bool) -> SealingKey:
+            if wanted == OTHER:
+                asked.set()
+                assert answered.wait(PATIENCE)
+            return vault.machine(wanted, create).key
+
+    held = Vault.with_keys(vault.store, Slow())
+    made.in_vault = held.machine(made.id)
+    waiting = threading.Thread(target=held.machine, args=(OTHER, True))
+    waiting.start()
+    assert asked.wait(PATIENCE)
+    going_on = threading.Thread(target=lambda: (held.machine(made.id), made.check(max(made.states))))
+    going_on.start()
+    going_on.join(PATIENCE)
+    assert not going_on.is_alive()
+    answered.set()
+    waiting.join()
+
+
+def test_a_machine_that_is_erased_while_its_key_is_read_is_gone() -> None:
+    vault = memory_vault()
+    made = machine(vault, "")
+    made.begin_epoch(None)
+    fresh = reopened(vault)
+    read = fresh._keys.machine
+
+    def erased_meanwhile(wanted: MachineId, create: bool) -> SealingKey:
+        key = read(wanted, create)
+        fresh._keys.machine = read  # type: ignore[method-assign]
+        fresh.erase_machine(wanted)
+        return key
+
+    fresh._keys.machine = erased_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(NotFound, match="erased"):
+        fresh.machine(made.id)
 
 
 def test_a_name_is_always_the_same_domain_and_no_two_names_are() -> None:
