@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 from farshore.api_types.servers import ChunkKeys
-from farshore.model.errors import Damaged, FarshoreError, NotFound
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound
 from farshore.model.identifiers import MachineId
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
 from farshore.vault.upgrading import upgrade
 from farshore.vault.vault import Vault, read_descriptor
+
+log = logging.getLogger(__name__)
 
 
 class VaultAccess(Protocol):
@@ -86,13 +89,27 @@ class OpenVault:
     def __init__(self, url: str, vault: Vault) -> None:
         self.url = url
         self.vault = vault
+        self._outdated = ""
 
     @classmethod
     def open(cls, url: str, key_file: Path) -> OpenVault:
         """Open it, and bring an older one to today's format. Raises NotFound, WrongKey and what stores raise."""
-        vault = Vault.open(open_store(url), open_key_file(key_file))
-        upgrade(vault)
-        return cls(url, vault)
+        opened = cls(url, Vault.open(open_store(url), open_key_file(key_file)))
+        opened.bring_up_to_date()
+        return opened
+
+    def bring_up_to_date(self) -> None:
+        """Bring a vault of an older format to today's. One that takes no more objects is left as it is, for a failover
+        must not fail for that; `check` says so. Raises the store's other errors."""
+        try:
+            upgrade(self.vault)
+            self._outdated = ""
+        except (Forbidden, NoSpace) as error:
+            self._outdated = (
+                "The vault has an older format, in which process servers cannot store, and cannot be brought to "
+                f"today's: {error.message}"
+            )
+            log.error("%s %s", self._outdated, error.remedy)
 
     @property
     def vault_id(self) -> str:
@@ -123,12 +140,12 @@ class OpenVault:
         return self.vault.domain(name)
 
     def check(self) -> str:
-        """See VaultAccess: whether the descriptor can be read."""
+        """See VaultAccess: whether the descriptor can be read, and has today's format."""
         try:
             read_descriptor(self.vault.store)
         except FarshoreError as error:
             return error.message
-        return ""
+        return self._outdated
 
 
 def ensure_vault(url: str, key_file: Path) -> OpenVault:

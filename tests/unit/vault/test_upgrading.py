@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from tests.unit.vault.faulty_store import KillableStore, Killed
 
+from farshore.configuration_server.vault_access import OpenVault
 from farshore.formats import vault_names
-from farshore.model.errors import Forbidden, WrongKey
+from farshore.model.errors import Forbidden, NoSpace, WrongKey
 from farshore.vault import OwnerKey, Vault, damage, open_store
 from farshore.vault.condemned import read_list
 from farshore.vault.keys import ChunkKeys
@@ -86,6 +87,23 @@ def test_an_upgrade_may_be_cut_off_before_any_write(tmp_path):
     objects = list(store.list(""))
     upgrade(vault)
     assert list(store.list("")) == objects
+
+
+@pytest.mark.parametrize("refusal", [NoSpace("full", remedy="Make room."), Forbidden("locked", remedy="Unlock it.")])
+def test_a_vault_that_takes_nothing_opens_all_the_same_and_says_so(store, refusal):
+    """Else the configuration server would not start, and no machine could be recovered."""
+    stuck = KillableStore(store)
+    stuck.refusal = refusal
+    opened = OpenVault(store.url, Vault.open_with_vault_key(stuck, KEY))
+    opened.bring_up_to_date()
+    assert refusal.message in opened.check()
+    machine = opened.vault.machine(MACHINE)
+    newest = machine.latest().position
+    machine.open(newest, next(iter(machine.disks(newest)))).close()
+    stuck.refusal = None
+    opened.bring_up_to_date()
+    assert opened.check() == ""
+    assert read_descriptor(store)["format"] == 2
 
 
 def test_keys_without_the_vault_key_open_what_they_are_for_and_nothing_else(store):
