@@ -212,6 +212,8 @@ class ProcessServer(Body):
     time_zone: str = "UTC"
     rate: int = 0
     """Bytes a second that it may store just now; 0: no limit."""
+    keys_of: List[str] = []
+    """Asked for one server: the machines whose keys it was ever given, by name, a deleted one by its id."""
 
 
 class ServerAddition(Body):

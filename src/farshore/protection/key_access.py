@@ -2,15 +2,15 @@
 
 It needs a machine's key to store what it has acknowledged, also after the machine has gone elsewhere or its epoch is
 closed, so the epochs decide: each names the servers that took it. What was given is noted in ``key_grants``, which
-outlives the machine's rows: a spool may hold what was acknowledged of a machine that was deleted since, and whoever
-has to deal with a stolen server can see what it opens.
+outlives the machine's rows: a spool may hold what was acknowledged of a machine that was deleted since, and `farshore
+process-server show` tells what a stolen server opens.
 """
 
 from __future__ import annotations
 
-from farshore.catalog import epochs
+from farshore.catalog import epochs, key_grants
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import KeyGrantRow, MachineRow, ProcessServerRow
+from farshore.catalog.tables import MachineRow, ProcessServerRow
 from farshore.model.errors import Forbidden, NotFound
 from farshore.protection.overstepping import note_foreign
 
@@ -20,13 +20,10 @@ def domains(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -
     server has nothing to do with the machine. Raises NotFound for one that was never heard of."""
     served = [row for row in epochs.history(tx, machine) if server.id in (row.process_server, *row.served_before)]
     row = tx.get(MachineRow, machine)
-    given = tx.get(KeyGrantRow, (machine, server.id))
+    given = key_grants.find(tx, machine, server.id)
     if served or (row is not None and row.process_server == server.id):
         found = {epoch.domain for epoch in served}
-        if given is None:
-            tx.add(KeyGrantRow(machine=machine, process_server=server.id, domains=sorted(found), first=now))
-        else:
-            given.domains = sorted({*given.domains, *found})
+        key_grants.note(tx, machine, server.id, found, now)
         return sorted(found)
     if given is not None:
         return list(given.domains)

@@ -9,6 +9,7 @@ from tests.unit.configuration_server.offices import Office
 from tests.unit.protection.catalogs import MACHINE, NOW, SERVER, add_machine, add_server, request
 
 from farshore.api_types.machines import EpochKind
+from farshore.api_types.users import Role
 from farshore.catalog import audit, epochs, events, machines
 from farshore.catalog.tables import KeyGrantRow, MachineRow
 from farshore.configuration_server.identity import Kind
@@ -81,6 +82,9 @@ def test_a_server_that_a_machine_left_may_still_store_what_it_has(office: Office
     move(office, OTHER)
     assert ask(office, SERVER).status == ask(office, OTHER).status == 200
     assert ask(office, THIRD).code == "forbidden"
+    admin = office.user("admin", Role.READER)
+    shown = [office.call("GET", f"/v1/process-servers/{one}", None, admin).body for one in (SERVER, OTHER, THIRD)]
+    assert [one["keys_of"] for one in shown] == [["db1"], ["db1"], []]
     # Also of an epoch that is closed: its row names the servers still.
     begin(office, THIRD)
     assert [ask(office, one).status for one in (SERVER, OTHER, THIRD)] == [200, 200, 200]
@@ -104,6 +108,8 @@ def test_a_deleted_machines_keys_go_to_whom_they_went_before(office: Office) -> 
     again = ask(office, SERVER)
     assert (again.status, [one["domain"] for one in again.body["chunks"]]) == (200, [7])
     assert ask(office, OTHER).code == "not-found"
+    shown = office.call("GET", f"/v1/process-servers/{SERVER}", None, office.user("admin", Role.READER))
+    assert shown.body["keys_of"] == [MACHINE]
 
 
 def test_a_machine_without_an_epoch_opens_no_chunk(office: Office) -> None:
