@@ -30,6 +30,7 @@ _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")
 _DOMAIN_FOLDER = "in-"
 """It sorts behind the two hexadecimal digits that packs of domain 0 begin with."""
+_DOMAIN_KEY = re.compile(rf"{DOMAIN_KEYS}([0-9a-f]{{8}})")
 _CHUNK_PACK = re.compile(rf"{CHUNKS}{_DOMAIN_FOLDER}([0-9a-f]{{8}})/")
 _LETTER = {Role.JOURNAL: "j", Role.BASE: "b"}
 _ROLE = {letter: role for role, letter in _LETTER.items()}
@@ -129,6 +130,12 @@ def differences_folder(machine: MachineId) -> str:
 def chunk_key(domain: int) -> str:
     """The wrapped key of the chunks of a deduplication domain; 0 is the installation's."""
     return f"{DOMAIN_KEYS}{domain:08x}" if domain else CHUNK_KEY
+
+
+def domain_of_key(name: str) -> Optional[int]:
+    """The reverse, for another domain than the installation's; None for another name."""
+    found = _DOMAIN_KEY.fullmatch(name)
+    return int(found[1], 16) if found else None
 
 
 def chunk_packs(domain: int) -> str:

@@ -13,7 +13,7 @@ def note_foreign(tx: Transaction, server: ProcessServerRow, foreign: set[str], n
     """It ``did`` something with the machines called ``foreign``, which it may not. Told once in a while."""
     names = ", ".join(sorted(foreign)[:5]) + (" …" if len(foreign) > 5 else "")
     if names != server.overstepped_with or now - server.overstepped > OVERSTEPPED_FOR:
-        events.record(
+        events.record_some(
             tx,
             time=now,
             kind="process-server.overstepped",

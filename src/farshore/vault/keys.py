@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from blake3 import blake3
 
@@ -83,15 +83,27 @@ class StoredKeys:
         digest = blake3(self.root.secret + name.encode(), derive_key_context=context).digest(4)
         number = int.from_bytes(digest, "little")
         for _ in range(_NEIGHBOURS):
-            if number:
-                key = vault_names.chunk_key(number)
-                fields = {"format": 1, "key": secrets.token_hex(32), "name": name}
-                self._store.put_if_absent(key, seal_document(self.root, key, fields).buffers)
-                if read_document(self._store, self.root, key).get("name") == name:
-                    return number
+            if number and self._domain_at(number, name).get("name") == name:
+                return number
             # Another name has it: chances are one in four thousand millions.
             number = (number + 1) % (1 << 32)
         raise Damaged(f"No deduplication domain can be made for {name}.", remedy="Run `farshore vault verify`.")
+
+    def _domain_at(self, number: int, name: str) -> dict[str, Any]:
+        """The document of the domain with that number, made for ``name`` if the vault holds nothing of the domain."""
+        key = vault_names.chunk_key(number)
+        try:
+            return read_document(self._store, self.root, key)
+        except NotFound as cause:
+            used = next(iter(self._store.list(vault_names.chunk_packs(number))), None) is not None
+            if not used:
+                fields = {"format": 1, "key": secrets.token_hex(32), "name": name}
+                self._store.put_if_absent(key, seal_document(self.root, key, fields).buffers)
+            try:
+                # Of two creators at once one wins; and another may have made key and chunks since.
+                return read_document(self._store, self.root, key)
+            except NotFound:
+                raise _lost(key, "no chunk of its deduplication domain can be read") from cause
 
     def machine(self, machine: MachineId, create: bool) -> SealingKey:
         """See KeySource."""

@@ -203,9 +203,10 @@ class Vault:
 
     def domains(self) -> list[int]:
         """The deduplication domains that have a key or a chunk, sorted."""
-        found = {int(item.name.rpartition("/")[2], 16) for item in self.store.list(vault_names.DOMAIN_KEYS)}
+        keys = [vault_names.domain_of_key(item.name) for item in self.store.list(vault_names.DOMAIN_KEYS)]
         folders = self.store.folders(vault_names.CHUNKS)
-        return sorted({0} | found | {vault_names.chunk_domain(f"{vault_names.CHUNKS}{one}/") for one in folders})
+        used = [vault_names.chunk_domain(f"{vault_names.CHUNKS}{one}/") for one in folders]
+        return sorted({0, *used, *(one for one in keys if one)})
 
     def chunk_key_in_memory(self, domain: int) -> SealingKey | None:
         """The key of a domain's chunks where it was read before."""

@@ -13,7 +13,7 @@ from farshore.api_types.users import Role
 from farshore.catalog import audit, epochs, events, machines
 from farshore.catalog.tables import KeyGrantRow, MachineRow
 from farshore.configuration_server.identity import Kind
-from farshore.protection import granting
+from farshore.protection import granting, key_access
 from farshore.protection.moving import Move, carry_out
 
 OTHER = "33333333-3333-4333-8333-333333333333"
@@ -75,6 +75,18 @@ def test_who_asks_for_keys_that_are_not_its_own_is_told_of(office: Office) -> No
             (f"process-server/{OTHER}", "GET /v1/process-servers/self/machines/{machine}/keys")
         ]
         assert not tx.get(KeyGrantRow, (MACHINE, OTHER))
+
+
+def test_one_that_asks_for_many_machines_keys_does_not_fill_the_events(office: Office) -> None:
+    with office.services.catalog.writing() as tx:
+        for number in range(80):
+            add_machine(tx, id=f"77777777-7777-4777-8777-{number:012}", name=f"many-{number}", hardware_id="")
+        server = add_server(tx, OTHER)
+        for number in range(80):
+            assert key_access.domains(tx, server, f"77777777-7777-4777-8777-{number:012}", NOW) is None
+    with office.services.catalog.reading() as tx:
+        told = [one for one in events.listed(tx, limit=1000) if one.kind == "process-server.overstepped"]
+        assert len(told) == events.MOST_AN_HOUR
 
 
 def test_a_server_that_a_machine_left_may_still_store_what_it_has(office: Office) -> None:

@@ -143,6 +143,7 @@ def test_a_lost_key_costs_its_domain_alone_and_is_told_once() -> None:
     for each in (first, second):
         each.begin_epoch(None)
     key = vault_names.chunk_key(first.domain)
+    lost = bytes(vault.store.get(key))
     vault.store.delete(key)
     fresh = reopened(vault)
     found = verify(fresh, data=True).findings
@@ -155,6 +156,15 @@ def test_a_lost_key_costs_its_domain_alone_and_is_told_once() -> None:
         first.check(max(first.states))
     for _ in range(2):
         assert collect(fresh, one_policy(NEWEST_ONLY), grace=0).deleted == 0
+    # No new key takes its place: the old one may come back from a copy.
+    with pytest.raises(Damaged, match=key):
+        reopened(vault).domain("a")
+    assert all(item.name != key for item in vault.store.list(vault_names.DOMAIN_KEYS))
+    vault.store.put(key, [lost])
+    first.in_vault = reopened(vault).machine(first.id)
+    first.check(max(first.states))
+    vault.store.put(vault_names.DOMAIN_KEYS + "strange", [b""])
+    assert verify(reopened(vault), data=True).findings == []
 
 
 @pytest.mark.parametrize("name", ["", "a"])
