@@ -100,7 +100,7 @@ class Vault:
 
     def over(self, store: Store, cache_bytes: int) -> Vault:
         """The same vault, read and written through another store, with caches of its own."""
-        return Vault(store, self.id, self._key, cache_bytes)
+        return Vault(store, self.id, self._keys, cache_bytes)
 
     def add_owner(self, owner: KeyWrapper) -> None:
         """Let another owner key open the vault too. No data is touched."""
