@@ -2,9 +2,9 @@
 
     python -m tests.formats.make_golden FOLDER
 
-Makes `vault-2/` (a small vault with every kind of object), `vault-2.json` (what must be read from it) and the byte
-files of the wire formats. `vault-1/` is older: its base maps and merged layers have no digits of their own in their
-names, its descriptor and its list of the condemned no versions.
+Makes `vault-3/` (a small vault with every kind of object), `vault-3.json` (what must be read from it) and the byte
+files of the wire formats. Older ones: `vault-2/` has no deduplication domains and no upkeep key. In `vault-1/` names
+of base maps and merged layers have no digits of their own, its descriptor and its list of the condemned no versions.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from farshore.vault.scrub import DAY, scrub
 from farshore.vault.upkeep import one_policy
 
 MACHINE = MachineId("5f0c1f6e-0f3a-4c55-9d0a-0123456789ab")
+OTHER = MachineId("5f0c1f6e-0f3a-4c55-9d0a-fedcba987654")
 MINUTE = 60 * 1_000_000_000
 
 
@@ -90,8 +91,8 @@ def main(folder: Path) -> None:
     (folder / "proof-1.bin").write_bytes(b"".join(proof.encode_proof(golden_proof())))
     (folder / "difference-1.bin").write_bytes(b"".join(proof.encode_difference(golden_difference())))
     (folder / "chunks-1.bin").write_bytes(b"".join(chunk_exchange.encode_chunks(golden_chunks())))
-    owner = OwnerKey.generate_file(folder / "owner-2.key")
-    vault = Vault.create(open_store(f"file://{(folder / 'vault-2').absolute()}"), owner)
+    owner = OwnerKey.generate_file(folder / "owner-3.key")
+    vault = Vault.create(open_store(f"file://{(folder / 'vault-3').absolute()}"), owner)
     machine = Machine(vault, 1, {0: 300 << 10, 1: (70 << 10) + 512}, MACHINE)
     machine.step = 10 * MINUTE
     for data in machine.disks.values():
@@ -113,18 +114,28 @@ def main(folder: Path) -> None:
         batch.Batch(MACHINE, Epoch(3), batch.Role.JOURNAL, Sequence(1), machine.time, one.records, one.payload)
     )
     (folder / "sealed-batch-1.bin").write_bytes(b"".join(sealed.to_buffers()))
+    other = Machine(vault, 2, {0: 150 << 10}, OTHER)
+    other.disks[0][:] = machine.disks[0][: 150 << 10]
+    other.domain = vault.domain("label:golden")
+    other.begin_epoch(None)
+    other.journal(segments=2, batches=1, count=6)
     compact(machine.in_vault, Tiers(segments=4, fan=2))
     apply_retention(machine.in_vault, ReplicationPolicy(hot_window=2 * 3600, keep_hourly=3, keep_daily=1))
     collect(vault, one_policy(ReplicationPolicy(hot_window=2 * 3600, keep_hourly=3, keep_daily=1)))
     vault.add_owner(OwnerKey.from_passphrase("a second owner"))
     scrub(vault, DAY, lambda: DAY, lambda _size: True)
     example = damage.Finding("chunks/none", "An example.", MACHINE, 1, 0, 65536, "1:0")
-    damage.note(vault.store, vault.chunk_key, [example])
-    expected = {
-        str(at): {str(disk): hashlib.sha256(data).hexdigest() for disk, data in state.items()}
-        for at, state in machine.states.items()
-    }
-    (folder / "vault-2.json").write_text(json.dumps({"key": vault.key_hex, "states": expected}, indent=1) + "\n")
+    damage.note(vault.store, vault.upkeep_key, [example])
+    expected, apart = (
+        {
+            str(at): {str(disk): hashlib.sha256(data).hexdigest() for disk, data in state.items()}
+            for at, state in made.states.items()
+        }
+        for made in (machine, other)
+    )
+    (folder / "vault-3.json").write_text(
+        json.dumps({"key": vault.key_hex, "states": expected, "apart": apart}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

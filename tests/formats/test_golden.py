@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tests.formats.make_golden import (
     MACHINE,
+    OTHER,
     captured_batch,
     golden_batch,
     golden_chunks,
@@ -31,13 +32,15 @@ from farshore.model.position import Position
 from farshore.vault import Latest, Named, OwnerKey, Vault, damage, open_store
 from farshore.vault.condemned import read_list
 from farshore.vault.scrub import read_state
+from farshore.vault.sealing import SealingKey
 from farshore.vault.upkeep import maintain, one_policy
+from farshore.vault.vault import read_descriptor
 from farshore.vault.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-KEYS = {"vault-1": "owner.key", "vault-2": "owner-2.key"}
+KEYS = {"vault-1": "owner.key", "vault-2": "owner-2.key", "vault-3": "owner-3.key"}
 
 
 def opened(name: str, tmp_path: Path) -> Vault:
@@ -117,15 +120,33 @@ def test_every_state_of_the_golden_vaults_opens(name, tmp_path):
     assert machine.machine_description(points[-1].position) == DESCRIPTION
 
 
-def test_what_vault_2_says_of_itself_is_read(tmp_path):
-    vault = opened("vault-2", tmp_path)
+@pytest.mark.parametrize("name", ["vault-2", "vault-3"])
+def test_what_a_vault_says_of_itself_is_read(name, tmp_path):
+    vault = opened(name, tmp_path)
     assert Vault.open(vault.store, OwnerKey.from_passphrase("a second owner")).id == vault.id
-    (finding,) = damage.listed(vault.store, vault.chunk_key)
+    (finding,) = damage.listed(vault.store, vault.upkeep_key)
     assert (finding.object, finding.disk, finding.end) == ("chunks/none", 1, 65536)
-    assert read_list(vault.store, vault.chunk_key).version == 1
-    assert read_list(vault.store, vault.chunk_key).objects
+    assert read_list(vault.store, vault.upkeep_key).version == 1
+    assert read_list(vault.store, vault.upkeep_key).objects
     assert read_state(vault).done > 0
     assert verify(vault, data=True).findings == []
+
+
+def test_the_machine_in_a_domain_of_its_own_opens(tmp_path):
+    vault = opened("vault-3", tmp_path)
+    assert read_descriptor(vault.store)["format"] == 2
+    assert vault.domains() == [0, vault.domain("label:golden")]
+    assert {one.record(1).domain for one in [vault.machine(OTHER).timeline()]} == {vault.domain("label:golden")}
+    # A lone holder of the upkeep key reads what it is for.
+    alone = SealingKey(vault.upkeep_key.secret)
+    assert read_list(vault.store, alone).objects
+    assert damage.listed(vault.store, alone)
+    machine = vault.machine(OTHER)
+    expected = json.loads((GOLDEN / "vault-3.json").read_text())["apart"]
+    for point in machine.points():
+        source = machine.open(point.position, DiskNumber(0))
+        assert hashlib.sha256(read(source, 0, source.size)).hexdigest() == expected[str(point.position)]["0"]
+        source.close()
 
 
 @pytest.mark.parametrize("name", KEYS)

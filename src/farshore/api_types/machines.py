@@ -110,11 +110,13 @@ class EpochRequest(Body):
 
 
 class EpochGrant(Body):
-    """Leave to send one epoch. ``hash_key`` is the vault's chunk hash key, 32 bytes in hex."""
+    """Leave to send one epoch. ``hash_key`` is the chunk hash key of the machine's deduplication domain, 32 bytes in
+    hex."""
 
     epoch: int
     kind: EpochKind
-    """The server may answer INITIAL to a RESYNC where the vault holds no complete epoch, or RESYNC to a HEAL."""
+    """The server may answer INITIAL to a RESYNC or a HEAL where the vault holds no complete epoch in the machine's
+    deduplication domain, or RESYNC to a HEAL."""
     parent_epoch: int = 0
     """0: none."""
     parent_sequence: int = 0

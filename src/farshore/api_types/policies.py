@@ -11,6 +11,7 @@ from farshore.api_types.body import Body, Label
 DAY = 86400
 MOST_KEPT = 1_000_000
 YEARS = 100 * 366 * DAY
+DEDUPLICATION = r"^(installation|machine|label:[A-Za-z0-9][A-Za-z0-9._-]{0,62})$"
 Limits = Annotated[List[Label], Field(max_length=100, fail_fast=True)]
 
 
@@ -29,6 +30,9 @@ class Policy(Body):
     """Limits of each machine's stream by the time of day, such as ``Mon-Fri 08:00-18:00 20 Mbit/s``; the first that
     fits a moment holds."""
     time_zone: Label = "UTC"
+    deduplication: str = Field(default="installation", max_length=80, pattern=DEDUPLICATION)
+    """With whom machines share the chunks of their base copies: ``installation``, ``label:NAME`` or ``machine``. A
+    change counts from a machine's next epoch on, which then copies everything."""
 
 
 class PolicyChange(Body):
@@ -43,3 +47,4 @@ class PolicyChange(Body):
     keep_weekly: Optional[int] = Field(default=None, ge=0, le=MOST_KEPT)
     bandwidth: Optional[Limits] = None
     time_zone: Optional[Label] = None
+    deduplication: Optional[str] = Field(default=None, max_length=80, pattern=DEDUPLICATION)

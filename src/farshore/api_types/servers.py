@@ -26,13 +26,31 @@ class Registration(Body):
 
 
 class ProcessServerSettings(Body):
-    """The answer. ``vault_key`` (hex) is held in memory only and never logged."""
+    """The answer. ``upkeep_key``: 32 bytes in hex, held in memory only and never logged; it opens no machine's data."""
 
     vault_url: str
-    vault_key: str
+    upkeep_key: str
     spool_limit: int = 4 << 30
     seal_every: float = 0.5
     """Seconds after which waiting records are sealed into a segment, however few."""
+
+
+class ChunkKeys(Body):
+    """The keys of the chunks of one deduplication domain, 32 bytes each in hex; ``domain`` 0 is the installation's."""
+
+    domain: int
+    seal: str
+    hash: str
+
+
+class MachineKeys(Body):
+    """``GET /v1/process-servers/self/machines/{machine}/keys``: what the calling process server needs to store what it
+    has of a machine, and to read what that rests on. Held in memory only and never logged. ``key``: 32 bytes in hex."""
+
+    machine: str
+    key: str
+    chunks: List[ChunkKeys] = []
+    """Of the domains of those epochs that it serves or served."""
 
 
 class StreamGrant(Body):
@@ -45,6 +63,8 @@ class StreamGrant(Body):
     parent_epoch: int = 0
     parent_sequence: int = 0
     description: Description
+    domain: int = 0
+    """The deduplication domain of the epoch's base."""
     certificates: Optional[List[str]] = None
     """Serial numbers (lower-case hex) of the machine's certificates that are good now: no other opens the stream. None:
     the configuration server is an older one and does not say."""
@@ -192,6 +212,8 @@ class ProcessServer(Body):
     time_zone: str = "UTC"
     rate: int = 0
     """Bytes a second that it may store just now; 0: no limit."""
+    keys_of: List[str] = []
+    """Asked for one server: the machines whose keys it was ever given, by name, a deleted one by its id."""
 
 
 class ServerAddition(Body):

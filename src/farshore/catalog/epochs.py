@@ -6,10 +6,10 @@ that still holds the old number is refused from then on.
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import EpochRow
+from farshore.catalog.tables import EpochRow, MachineRow
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, MachineId
 
@@ -50,6 +50,13 @@ def add(tx: Transaction, row: EpochRow) -> None:
 def streaming(tx: Transaction) -> set[str]:
     """The machines that have an open epoch."""
     return set(tx.scalars(select(EpochRow.machine).where(EpochRow.closed == 0)))
+
+
+def domain_names(tx: Transaction) -> dict[str, str]:
+    """By machine that has an epoch: the name of the deduplication domain of the newest."""
+    newest = and_(EpochRow.machine == MachineRow.id, EpochRow.epoch == MachineRow.epoch)
+    found = tx.execute(select(EpochRow.machine, EpochRow.domain_name).join(MachineRow, newest))
+    return {str(machine): str(name) for machine, name in found}
 
 
 def history(tx: Transaction, machine: str) -> list[EpochRow]:

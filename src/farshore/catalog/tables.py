@@ -46,6 +46,8 @@ class PolicyRow(Base):
     bandwidth: Mapped[list[Any]] = mapped_column(default=list)
     """Texts of farshore.model.bandwidth, for each machine's stream; the first that fits a moment holds."""
     time_zone: Mapped[str] = mapped_column(String(64), default="UTC")
+    deduplication: Mapped[str] = mapped_column(String(80), default="installation")
+    """With whom its machines share chunks, as in farshore.model.policy."""
 
 
 class ProcessServerRow(Base):
@@ -145,6 +147,22 @@ class EpochRow(Base):
     reported: Mapped[int] = mapped_column(default=0)
     served_before: Mapped[list[Any]] = mapped_column(default=list)
     """Ids of the process servers that took this epoch before the present one: they may report what they still hold."""
+    domain: Mapped[int] = mapped_column(default=0)
+    """The deduplication domain of its base, as the vault numbers it; 0 is the installation's."""
+    domain_name: Mapped[str] = mapped_column(String(80), default="")
+    """Its name, as in farshore.model.policy; empty for the installation's."""
+
+
+class KeyGrantRow(Base):
+    """The keys of a machine that a process server was given. It outlives the machine's row, so it refers to none."""
+
+    __tablename__ = "key_grants"
+    machine: Mapped[str] = mapped_column(String(36), primary_key=True)
+    process_server: Mapped[str] = mapped_column(String(36), primary_key=True)
+    domains: Mapped[list[Any]] = mapped_column(default=list)
+    """Deduplication domains whose keys went with them."""
+    first: Mapped[int]
+    """When it asked for the first time."""
 
 
 class PointRow(Base):

@@ -29,6 +29,14 @@ Limits = Annotated[
     ),
 ]
 Zone = Annotated[str | None, typer.Option(help="What those times are meant in: Europe/Berlin.", show_default=False)]
+Sharing = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WITH",
+        help="With whom machines share chunks of base copies: installation, label:NAME or machine (with nobody).",
+        show_default=False,
+    ),
+]
 Weekly = Annotated[int | None, typer.Option(min=0, help="Weekly points kept after those.", show_default=False)]
 
 
@@ -69,6 +77,7 @@ def create(
     keep_weekly: Weekly = None,
     bandwidth: Limits = None,
     time_zone: Zone = None,
+    deduplication: Sharing = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a policy; what is not given has the default policy's value.
@@ -85,6 +94,7 @@ def create(
         keep_weekly,
         bandwidth,
         time_zone,
+        deduplication,
     )
     _print(
         management().transport.post("/v1/policies", Policy.model_validate({"name": name, **values}), Policy), as_json
@@ -103,9 +113,10 @@ def update(
     keep_weekly: Weekly = None,
     bandwidth: Limits = None,
     time_zone: Zone = None,
+    deduplication: Sharing = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a policy; its machines follow within seconds.
+    """Change a policy; its machines follow within seconds, in --deduplication with their next resync.
 
     Example: `farshore policy update gold --bandwidth 'Mon-Fri 08:00-18:00 20 Mbit/s' --time-zone Europe/Berlin`
     """
@@ -119,6 +130,7 @@ def update(
         keep_weekly,
         bandwidth,
         time_zone,
+        deduplication,
     )
     change = PolicyChange.model_validate(values)
     _print(management().transport.call("PATCH", f"/v1/policies/{segment(name)}", change, Policy), as_json)
@@ -141,6 +153,7 @@ def _values(
     weekly: int | None,
     bandwidth: list[str] | None,
     time_zone: str | None,
+    deduplication: str | None,
 ) -> dict[str, object]:
     durations = {
         "rpo_threshold": rpo,
@@ -151,7 +164,7 @@ def _values(
     counts = {"keep_hourly": hourly, "keep_daily": daily, "keep_weekly": weekly}
     given = {name: parse_seconds(text) for name, text in durations.items() if text is not None}
     limits = None if bandwidth is None else [text for text in bandwidth if text]
-    others = {**counts, "bandwidth": limits, "time_zone": time_zone}
+    others = {**counts, "bandwidth": limits, "time_zone": time_zone, "deduplication": deduplication}
     return {**given, **{name: value for name, value in others.items() if value is not None}}
 
 
@@ -168,6 +181,7 @@ def _print(policy: Policy, as_json: bool) -> None:
             ("App-consistent point every", app_points),
             ("Any second can be recovered for", duration(policy.hot_window)),
             ("Bandwidth", f"{', '.join(policy.bandwidth)} ({policy.time_zone})" if policy.bandwidth else "no limit"),
+            ("Chunks are shared within", policy.deduplication),
             ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
         ]
     )

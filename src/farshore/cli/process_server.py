@@ -221,6 +221,7 @@ def _print(found: ProcessServer) -> None:
             ("Bandwidth", f"{limits} ({found.time_zone})" if limits else "no limit"),
             ("Just now", rate(found.rate) if limits else ""),
             ("Machines", str(found.machines)),
+            ("Was given the keys of", ", ".join(found.keys_of)),
         ]
     )
 

@@ -43,7 +43,7 @@ def verify(
             sample=1.0 if data else sample,
             progress=(lambda line: status.update(Text(plain(line)))) if sys.stderr.isatty() and not as_json else None,
         )
-    noted = note_if_allowed(opened.store, opened.chunk_key, report.findings)
+    noted = note_if_allowed(opened.store, opened.upkeep_key, report.findings)
     if as_json:
         print_json(asdict(report))
     else:
@@ -61,7 +61,7 @@ def damage(
 ) -> None:
     """List the damage that is noted in the vault, and how far the scrub has come."""
     opened = open_vault(vault, key, passphrase_file)
-    findings, state = noted_damage(opened.store, opened.chunk_key), read_state(opened)
+    findings, state = noted_damage(opened.store, opened.upkeep_key), read_state(opened)
     if as_json:
         print_json({"findings": [asdict(one) for one in findings], "scrub": asdict(state)})
         return

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from farshore.api_types.machines import Authority, Enrolment, RenewalRequest
-from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
+from farshore.api_types.servers import (
+    MachineKeys,
+    ProcessServerSettings,
+    Registration,
+    ReportAnswer,
+    ServerReport,
+    StreamGrant,
+)
 from farshore.client.credentials import Credentials
 from farshore.client.transport import Transport
 
@@ -15,12 +22,16 @@ class ProcessServerSelf:
         self._transport = transport
 
     def register(self, registration: Registration) -> ProcessServerSettings:
-        """Say where agents reach us; hear the vault and its key."""
+        """Say where agents reach us; hear where the vault is."""
         return self._transport.post("/v1/process-servers/self", registration, ProcessServerSettings, repeatable=True)
 
     def stream(self, machine: str, epoch: int) -> StreamGrant:
         """Whether this epoch is open. Raises NotFound or Fenced."""
         return self._transport.get(f"/v1/process-servers/self/streams/{machine}/{epoch}", StreamGrant)
+
+    def keys(self, machine: str) -> MachineKeys:
+        """The keys of a machine that we serve or served. Raises NotFound, Forbidden."""
+        return self._transport.get(f"/v1/process-servers/self/machines/{machine}/keys", MachineKeys)
 
     def report(self, report: ServerReport) -> ReportAnswer:
         """Tell how the streams stand, and of new points and epochs; repeated until it is answered."""

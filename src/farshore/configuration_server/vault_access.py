@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from farshore.model.errors import Damaged, FarshoreError, NotFound
+from farshore.api_types.servers import ChunkKeys
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound
+from farshore.model.identifiers import MachineId
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
+from farshore.vault.upgrading import upgrade
 from farshore.vault.vault import Vault, read_descriptor
+
+log = logging.getLogger(__name__)
 
 
 class VaultAccess(Protocol):
@@ -27,13 +34,21 @@ class VaultAccess(Protocol):
         ...
 
     @property
-    def vault_key(self) -> str:
-        """The vault key in hex, for process servers over mutual TLS. Never logged."""
+    def upkeep_key(self) -> str:
+        """The upkeep key in hex, for process servers over mutual TLS. Never logged."""
         ...
 
-    @property
-    def hash_key(self) -> str:
-        """The chunk hash key in hex, for agents."""
+    def machine_key(self, machine: str) -> str:
+        """A machine's key in hex, made if the vault holds nothing of it. Never logged. Raises NotFound if it was
+        erased, Damaged, the store's errors."""
+        ...
+
+    def chunk_keys(self, domain: int) -> ChunkKeys:
+        """The keys of a deduplication domain. Never logged. Raises Damaged, the store's errors."""
+        ...
+
+    def domain(self, name: str) -> int:
+        """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name."""
         ...
 
     def check(self) -> str:
@@ -47,9 +62,21 @@ class FixedVaultAccess:
 
     url: str
     vault_id: str = "00000000-0000-0000-0000-000000000000"
-    vault_key: str = field(default="00" * 32, repr=False)
-    hash_key: str = field(default="00" * 32, repr=False)
+    upkeep_key: str = field(default="00" * 32, repr=False)
     trouble: str = ""
+    domains: dict[str, int] = field(default_factory=lambda: {"": 0})
+
+    def machine_key(self, machine: str) -> str:
+        """Another one for each machine."""
+        return sha256(machine.encode()).hexdigest()
+
+    def chunk_keys(self, domain: int) -> ChunkKeys:
+        """Other ones for each domain."""
+        return ChunkKeys(domain=domain, seal=f"{domain:064x}", hash=f"{1000 + domain:064x}")
+
+    def domain(self, name: str) -> int:
+        """They are counted."""
+        return self.domains.setdefault(name, len(self.domains))
 
     def check(self) -> str:
         """What it was told to say."""
@@ -62,11 +89,27 @@ class OpenVault:
     def __init__(self, url: str, vault: Vault) -> None:
         self.url = url
         self.vault = vault
+        self._outdated = ""
 
     @classmethod
     def open(cls, url: str, key_file: Path) -> OpenVault:
-        """Open it. Raises NotFound, WrongKey and what stores raise."""
-        return cls(url, Vault.open(open_store(url), open_key_file(key_file)))
+        """Open it, and bring an older one to today's format. Raises NotFound, WrongKey and what stores raise."""
+        opened = cls(url, Vault.open(open_store(url), open_key_file(key_file)))
+        opened.bring_up_to_date()
+        return opened
+
+    def bring_up_to_date(self) -> None:
+        """Bring a vault of an older format to today's. One that takes no more objects is left as it is, for a failover
+        must not fail for that; `check` says so. Raises the store's other errors."""
+        try:
+            upgrade(self.vault)
+            self._outdated = ""
+        except (Forbidden, NoSpace) as error:
+            self._outdated = (
+                "The vault has an older format, in which process servers cannot store, and cannot be brought to "
+                f"today's: {error.message}"
+            )
+            log.error("%s %s", self._outdated, error.remedy)
 
     @property
     def vault_id(self) -> str:
@@ -75,21 +118,34 @@ class OpenVault:
 
     @property
     def vault_key(self) -> str:
-        """See VaultAccess."""
+        """The vault key in hex, for what runs on this host. Never logged."""
         return self.vault.key_hex
 
     @property
-    def hash_key(self) -> str:
+    def upkeep_key(self) -> str:
         """See VaultAccess."""
-        return self.vault.chunk_hash_key.hex()
+        return self.vault.upkeep_key.secret.hex()
+
+    def machine_key(self, machine: str) -> str:
+        """See VaultAccess."""
+        return self.vault.machine(MachineId(machine), create=True).key.secret.hex()
+
+    def chunk_keys(self, domain: int) -> ChunkKeys:
+        """See VaultAccess."""
+        keys = self.vault.chunk_store(domain).keys
+        return ChunkKeys(domain=domain, seal=keys.seal.secret.hex(), hash=keys.hash.hex())
+
+    def domain(self, name: str) -> int:
+        """See VaultAccess."""
+        return self.vault.domain(name)
 
     def check(self) -> str:
-        """See VaultAccess: whether the descriptor can be read."""
+        """See VaultAccess: whether the descriptor can be read, and has today's format."""
         try:
             read_descriptor(self.vault.store)
         except FarshoreError as error:
             return error.message
-        return ""
+        return self._outdated
 
 
 def ensure_vault(url: str, key_file: Path) -> OpenVault:

@@ -19,8 +19,8 @@ from farshore.formats.container import PACK_ROW, PackRows
 from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId
 
-INDEX = struct.Struct("<16sIHHQIII4x")
-"""machine, epoch, disk, reserved, disk size, chunks per page, chunk packs named, packs."""
+INDEX = struct.Struct("<16sIHHQIIII")
+"""machine, epoch, disk, reserved, disk size, chunks per page, chunk packs named, packs, deduplication domain."""
 PAGE_CHUNKS = 2048
 ENTRY: np.dtype[Any] = np.dtype([("pack", "<u4"), ("ordinal", "<u4"), ("offset", "<u4"), ("stored", "<u4")])
 """``pack`` is a place in the map's table of salts, or ZERO or INHERIT."""
@@ -44,6 +44,8 @@ class BaseMapIndex:
     page_chunks: int
     salts: npt.NDArray[np.uint8]
     packs: PackRows
+    domain: int = 0
+    """The deduplication domain of the chunk packs; 0 is the installation's, and all that older releases knew."""
 
 
 def chunk_count(size: int) -> int:
@@ -62,6 +64,7 @@ def encode_index(index: BaseMapIndex) -> bytes:
         index.page_chunks,
         len(index.salts),
         len(index.packs),
+        index.domain,
     )
     return head + index.salts.tobytes() + index.packs.tobytes()
 
@@ -72,7 +75,7 @@ def decode_index(data: Buffer, name: str) -> BaseMapIndex:
     broken = Damaged(f"The index of {name} does not add up.", remedy="Run `farshore vault verify`.")
     if len(view) < INDEX.size:
         raise broken
-    machine, epoch, disk, _, size, page_chunks, salts, packs = INDEX.unpack_from(view)
+    machine, epoch, disk, _, size, page_chunks, salts, packs, domain = INDEX.unpack_from(view)
     table = INDEX.size + salts * 16
     if len(view) != table + packs * PACK_ROW.itemsize or not page_chunks:
         raise broken
@@ -86,6 +89,7 @@ def decode_index(data: Buffer, name: str) -> BaseMapIndex:
         page_chunks,
         np.frombuffer(view, np.uint8, salts * 16, INDEX.size).reshape(salts, 16),
         np.frombuffer(view, PACK_ROW, packs, table),
+        domain,
     )
 
 

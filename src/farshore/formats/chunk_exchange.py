@@ -1,7 +1,7 @@
 """Bodies of the base-copy requests: hashes to compare, and the chunks that the other side lacks.
 
 Byte table: docs/formats/chunk-exchange.md. A chunk is 64 KiB at a 64 KiB boundary; a disk's last chunk may be
-shorter. Hashes are keyed BLAKE3 (32 bytes) under the vault's chunk hash key; an all-zero chunk has the all-zero
+shorter. Hashes are keyed BLAKE3 (32 bytes) under a chunk hash key; an all-zero chunk has the all-zero
 hash, is always known and never sent.
 """
 

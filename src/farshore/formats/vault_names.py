@@ -17,6 +17,7 @@ from farshore.model.position import Position
 DESCRIPTOR = "vault.farshore"
 DESCRIPTORS = "descriptor/"
 CHUNK_KEY = "keys/chunks"
+DOMAIN_KEYS = "keys/domains/"
 CHUNKS = "chunks/"
 MACHINES = "machines/"
 LEASES = "leases/"
@@ -27,6 +28,10 @@ ERASED = "erased/"
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")
+_DOMAIN_FOLDER = "in-"
+"""It sorts behind the two hexadecimal digits that packs of domain 0 begin with."""
+_DOMAIN_KEY = re.compile(rf"{DOMAIN_KEYS}([0-9a-f]{{8}})")
+_CHUNK_PACK = re.compile(rf"{CHUNKS}{_DOMAIN_FOLDER}([0-9a-f]{{8}})/")
 _LETTER = {Role.JOURNAL: "j", Role.BASE: "b"}
 _ROLE = {letter: role for role, letter in _LETTER.items()}
 
@@ -122,10 +127,32 @@ def differences_folder(machine: MachineId) -> str:
     return f"{machine_folder(machine)}differences/"
 
 
-def chunk_pack(salt: bytes) -> str:
-    """A chunk pack is named by its salt."""
+def chunk_key(domain: int) -> str:
+    """The wrapped key of the chunks of a deduplication domain; 0 is the installation's."""
+    return f"{DOMAIN_KEYS}{domain:08x}" if domain else CHUNK_KEY
+
+
+def domain_of_key(name: str) -> Optional[int]:
+    """The reverse, for another domain than the installation's; None for another name."""
+    found = _DOMAIN_KEY.fullmatch(name)
+    return int(found[1], 16) if found else None
+
+
+def chunk_packs(domain: int) -> str:
+    """The prefix of a domain's chunk packs. That of domain 0 is the prefix of all, and its own come first there."""
+    return f"{CHUNKS}{_DOMAIN_FOLDER}{domain:08x}/" if domain else CHUNKS
+
+
+def chunk_pack(salt: bytes, domain: int = 0) -> str:
+    """A chunk pack is named by its domain and its salt."""
     text = salt.hex()
-    return f"{CHUNKS}{text[:2]}/{text}"
+    return f"{chunk_packs(domain)}{text[:2]}/{text}"
+
+
+def chunk_domain(name: str) -> int:
+    """The domain of a chunk pack, by its name."""
+    found = _CHUNK_PACK.match(name)
+    return int(found[1], 16) if found else 0
 
 
 def layer_data(machine: MachineId, salt: bytes) -> str:

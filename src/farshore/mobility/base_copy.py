@@ -73,7 +73,7 @@ class _Read(NamedTuple):
 
 
 class BaseCopy:
-    """One copy of some disks. ``hash_key``: the 32 bytes of the vault's chunk hash key. ``runs``: by disk the runs of
+    """One copy of some disks. ``hash_key``: 32 bytes, from the epoch's grant. ``runs``: by disk the runs of
     chunks, (first, count), that are copied; None: all of every disk. ``sent`` is called with disk, first chunk and end
     of what the vault lacked."""
 

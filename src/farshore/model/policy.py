@@ -26,3 +26,13 @@ class ReplicationPolicy:
     """Limits of each machine's stream by the time of day, as farshore.model.bandwidth reads them; none: no limit."""
     time_zone: str = "UTC"
     """What the times of ``bandwidth`` are meant in: a name such as Europe/Berlin."""
+    deduplication: str = "installation"
+    """With whom a machine shares the chunks of its base copies: ``installation``, all machines whose policy says so;
+    ``label:NAME``, those whose policy names the same label; ``machine``, nobody."""
+
+
+def deduplication_domain(deduplication: str, machine: str) -> str:
+    """The name of the deduplication domain of a machine under such a policy; empty for the installation's."""
+    if deduplication == "installation":
+        return ""
+    return f"machine:{machine}" if deduplication == "machine" else deduplication

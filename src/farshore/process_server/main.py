@@ -32,6 +32,7 @@ from farshore.model.errors import FarshoreError, Malformed, TryLater, WrongState
 from farshore.process_server.allocator import keep_freed_memory
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.identity import Renewal, enrol
+from farshore.process_server.keys import GrantedKeys
 from farshore.process_server.listening.peer import server_context
 from farshore.process_server.server import ProcessServer
 from farshore.process_server.settings import Settings, load_settings
@@ -163,7 +164,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
 def _register(
     control: ProcessServerSelf, registration: Registration, stopping: threading.Event
 ) -> ProcessServerSettings | None:
-    """The settings and the vault key, as soon as the configuration server answers; None where we are told to stop."""
+    """The settings, as soon as the configuration server answers; None where we are told to stop."""
     pause = _REGISTER_PAUSE
     while not stopping.is_set():
         try:
@@ -186,7 +187,7 @@ def _open_vault(
     pause = _REGISTER_PAUSE
     while not stopping.is_set():
         try:
-            return Vault.open_with_vault_key(store, bytes.fromhex(given.vault_key))
+            return Vault.with_keys(store, GrantedKeys(control, given.upkeep_key))
         except TryLater as error:
             _log.warning("The vault cannot be opened yet: %s", error)
             trouble = ServerReport(

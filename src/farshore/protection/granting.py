@@ -7,13 +7,15 @@ build on one whose state is known to be whole, so a HEAL may become a RESYNC, an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from farshore.api_types.machines import EpochKind, EpochRequest
-from farshore.catalog import epochs, events, machines
+from farshore.catalog import epochs, events, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
-from farshore.model.errors import Fenced, WrongState
+from farshore.model.errors import Fenced, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.policy import deduplication_domain
 from farshore.model.position import Position
 from farshore.model.states import MachineState
 from farshore.protection.enrolment import check_description
@@ -25,6 +27,16 @@ SUCCEEDED = "a new epoch was granted"
 """Why an epoch was closed that its own agent went on from."""
 
 
+class Domain(NamedTuple):
+    """A deduplication domain: its name (see farshore.model.policy), and its number in the vault."""
+
+    name: str = ""
+    number: int = 0
+
+
+INSTALLATION = Domain()
+
+
 @dataclass(frozen=True)
 class Basis:
     """What an epoch will be, and what it stands on; ``parent`` None: on nothing."""
@@ -33,15 +45,30 @@ class Basis:
     parent: Position | None
 
 
-def grant(tx: Transaction, machine: MachineRow, request: EpochRequest, server: ProcessServerRow, now: int) -> EpochRow:
-    """Open the next epoch for this run of the agent; whoever held one before is fenced.
+def domain_name(tx: Transaction, machine: MachineRow) -> str:
+    """The deduplication domain that a machine's next epoch is to be in, by its policy."""
+    return deduplication_domain(policies.get(tx, machine.policy).deduplication, machine.id)
+
+
+def grant(
+    tx: Transaction,
+    machine: MachineRow,
+    request: EpochRequest,
+    server: ProcessServerRow,
+    now: int,
+    domain: Domain = INSTALLATION,
+) -> EpochRow:
+    """Open the next epoch for this run of the agent; whoever held one before is fenced. ``domain`` must be the one that
+    the policy asks for; TryLater says that it is not any more.
 
     Raises Fenced where another site runs this machine or the request comes from other hardware, WrongState where the
     machine is not to be protected, Malformed for an impossible description.
     """
     _check_allowed(machine, request)
     check_description(request.description)
-    basis = choose_basis(tx, machine, request)
+    if domain.name != domain_name(tx, machine):
+        raise TryLater(f"The policy of {machine.name} changes just now.", remedy="Repeat the request.", after=1)
+    basis = choose_basis(tx, machine, request, domain)
     epochs.close_open(tx, MachineId(machine.id), now, SUCCEEDED)
     number = machine.epoch + 1
     description = request.description.model_dump(mode="json")
@@ -55,6 +82,8 @@ def grant(tx: Transaction, machine: MachineRow, request: EpochRequest, server: P
         parent_sequence=basis.parent.sequence if basis.parent else 0,
         description=description,
         granted=now,
+        domain=domain.number,
+        domain_name=domain.name,
     )
     epochs.add(tx, row)
     machine.epoch, machine.run, machine.process_server = number, request.run, server.id
@@ -75,10 +104,10 @@ def grant(tx: Transaction, machine: MachineRow, request: EpochRequest, server: P
     return row
 
 
-def choose_basis(tx: Transaction, machine: MachineRow, request: EpochRequest) -> Basis:
-    """What the new epoch may build on."""
+def choose_basis(tx: Transaction, machine: MachineRow, request: EpochRequest, domain: Domain = INSTALLATION) -> Basis:
+    """What the new epoch may build on: never on one of another deduplication domain, whose chunks it would share."""
     whole = epochs.newest_consistent(tx, machine.id)
-    if request.kind is EpochKind.INITIAL or whole is None:
+    if request.kind is EpochKind.INITIAL or whole is None or whole.domain != domain.number:
         return Basis(EpochKind.INITIAL, None)
     if request.kind is EpochKind.HEAL and _may_heal(tx, machine, whole, request):
         # Everything up to here is durable at the process server, and the bitmap holds everything after it.

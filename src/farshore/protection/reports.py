@@ -23,7 +23,7 @@ from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection import clocks, moving
-from farshore.protection.watch import OVERSTEPPED_FOR
+from farshore.protection.overstepping import note_foreign
 
 SECOND = 1_000_000_000
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
@@ -75,7 +75,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         if found is not None:
             _note_difference(tx, found[0], difference, now)
     if books.foreign:
-        _note_foreign(tx, server, books.foreign, now)
+        note_foreign(tx, server, books.foreign, now, "reported about")
     for left in report.released:
         moving.is_released(tx, server, left, now)
     named = {(one.machine, one.epoch) for one in report.streams}
@@ -125,22 +125,6 @@ class _Books:
             self.foreign.add(row.name)
             return None
         return row, granted
-
-
-def _note_foreign(tx: Transaction, server: ProcessServerRow, foreign: set[str], now: int) -> None:
-    names = ", ".join(sorted(foreign)[:5]) + (" …" if len(foreign) > 5 else "")
-    if names != server.overstepped_with or now - server.overstepped > OVERSTEPPED_FOR:
-        events.record(
-            tx,
-            time=now,
-            kind="process-server.overstepped",
-            actor=f"process-server/{server.id}",
-            subject=f"process-server/{server.id}",
-            severity=Severity.ERROR,
-            message=f"Process server {server.name} reported about machines that it does not serve: {names}.",
-        )
-        server.overstepped = now
-    server.overstepped_with = names
 
 
 def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, now: int) -> None:

@@ -77,7 +77,7 @@ class Scrubbing:
 
     def _conditions(self, names: dict[str, str]) -> list[Condition]:
         by_machine: dict[str, list[Finding]] = {}
-        for one in damage.listed(self._vault.store, self._vault.chunk_key):
+        for one in damage.listed(self._vault.store, self._vault.upkeep_key):
             by_machine.setdefault(one.machine, []).append(one)
         found = []
         for machine, mine in sorted(by_machine.items()):

@@ -239,9 +239,9 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             "process-server-overstepped",
             subject,
             Severity.ERROR,
-            f"The process server at {server.url} reported about machines that it does not serve: "
-            f"{server.overstepped_with}.",
-            f"Nothing of it was taken over. See why, or shut it out: farshore process-server revoke {server.name}",
+            f"The process server at {server.url} reported about machines that it does not serve, or asked for their "
+            f"keys: {server.overstepped_with}.",
+            f"It was refused. See why, or shut it out: farshore process-server revoke {server.name}",
         )
     if server.spool_trouble:
         yield Condition(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.base_map import INHERIT, ZERO, chunk_count
+from farshore.formats.batch import Buffer
 from farshore.formats.chunk_exchange import Chunks, Comparison, Verdict
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId
@@ -22,7 +23,7 @@ from farshore.vault.base_maps import BaseMapWriter
 from farshore.vault.chunks import ChunkStore
 from farshore.vault.epochs import EpochDisk
 from farshore.vault.leases import Lease
-from farshore.vault.parent_disk import ParentDisk
+from farshore.vault.parent_disk import ParentDisk, chunk_hash
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
@@ -49,11 +50,22 @@ class BaseCopy:
         self._writer = chunks.writer()
         self._parents = parents
         self._maps = {
-            number: BaseMapWriter(key, machine, epoch, number, size, INHERIT if number in parents else ZERO)
+            number: BaseMapWriter(
+                key, machine, epoch, number, size, INHERIT if number in parents else ZERO, chunks.domain
+            )
             for number, size in disks
         }
         self._touched: set[DiskNumber] = set()
         self._lock = threading.Lock()
+
+    @property
+    def domain(self) -> int:
+        """The deduplication domain that chunks are found and stored in, for the epoch's document."""
+        return self._chunks.domain
+
+    def chunk_hash(self, data: Buffer) -> bytes:
+        """The hash by which chunks are known in that domain; zeroes for a chunk of zeroes."""
+        return chunk_hash(self._chunks.keys.hash, data)
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
         """One Verdict for each chunk; what the vault has is noted as copied. Raises Malformed, Damaged."""

@@ -33,8 +33,16 @@ class BaseMapWriter:
     """
 
     def __init__(
-        self, key: SealingKey, machine: MachineId, epoch: Epoch, disk: DiskNumber, size: int, rest: int
+        self,
+        key: SealingKey,
+        machine: MachineId,
+        epoch: Epoch,
+        disk: DiskNumber,
+        size: int,
+        rest: int,
+        domain: int = 0,
     ) -> None:
+        self._domain = domain
         self._key, self._machine, self._epoch, self._disk, self._size = key, machine, epoch, disk, size
         self._rest = rest
         self.unique = secrets.token_hex(8)
@@ -85,7 +93,7 @@ class BaseMapWriter:
                     packs.append(sealer.pack(part, ordinal))
                     rows[ordinal] = (len(part), len(packs[-1]), ordinal)
             salts = np.frombuffer(b"".join(self._salts), np.uint8).reshape(-1, 16)
-        index = BaseMapIndex(self._machine, self._epoch, self._disk, self._size, PAGE_CHUNKS, salts, rows)
+        index = BaseMapIndex(self._machine, self._epoch, self._disk, self._size, PAGE_CHUNKS, salts, rows, self._domain)
         end_buffers = sealer.finish(name, base_map.encode_index(index), rows)
         return SealedObject(name, concatenated(sealer.header, packs, end_buffers))
 
@@ -142,6 +150,10 @@ class BaseMap:
         self.opened = opened
         self.index = base_map.decode_index(opened.index, opened.name)
         self.chunks = chunk_count(self.index.size)
+
+    def pack_names(self) -> list[str]:
+        """The chunk packs that entries refer to."""
+        return [vault_names.chunk_pack(salt.tobytes(), self.index.domain) for salt in self.index.salts]
 
     def check(self, machine: MachineId, epoch: Epoch, disk: DiskNumber) -> None:
         """Raise Damaged unless this is the map of that disk."""

@@ -59,7 +59,10 @@ def bad_packs(vault: Vault, item: Listed) -> dict[int, str]:
 
 def _kind(vault: Vault, name: str) -> tuple[Kind | None, SealingKey | None]:
     if name.startswith(vault_names.CHUNKS):
-        return Kind.CHUNK_PACK, vault.chunk_key
+        try:
+            return Kind.CHUNK_PACK, vault.chunk_key_of(name)
+        except (Damaged, Refused):  # its key is lost, which is the structure's matter
+            return None, None
     if not name.startswith(vault_names.MACHINES):
         return None, None
     _, machine, part = name.split("/", 3)[:3]

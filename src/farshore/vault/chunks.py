@@ -1,6 +1,8 @@
-"""The chunk store: base copies, cut in 64 KiB chunks, each stored once per vault and shared between machines.
+"""The chunk store: base copies, cut in 64 KiB chunks, each stored once per deduplication domain.
 
-`ChunkStore` knows which chunks the vault holds; a `ChunkWriter`, one for each base copy, seals new ones into chunk
+The machines of a domain share its chunks. Each domain has keys of its own, so that nobody finds what another one holds.
+
+`ChunkStore` knows which chunks a domain holds; a `ChunkWriter`, one for each base copy, seals new ones into chunk
 packs. A chunk is findable by others only once its pack is durable. A pack that no base map came to name (a crash) is
 removed by garbage collection. Hashes are checked against the bytes: an agent cannot place a wrong chunk in the way
 of other machines.
@@ -8,6 +10,7 @@ of other machines.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +23,7 @@ from farshore.formats.batch import Buffer
 from farshore.formats.chunk_pack import LOCATOR, Hashes, Locators
 from farshore.formats.container import HEADER_BYTES, PACK_ROW, Kind, pack_offsets
 from farshore.model.errors import Damaged, NotFound
+from farshore.vault.keys import ChunkKeys
 from farshore.vault.objects import OpenedObject, open_object
 from farshore.vault.sealing import Sealer, SealingKey, concatenated
 from farshore.vault.stores.port import Listed, Store
@@ -30,12 +34,12 @@ _READERS = 16
 
 
 class ChunkStore:
-    """What the vault holds. Safe to use from several threads."""
+    """What the vault holds of one domain; 0 is the installation's. Safe to use from several threads."""
 
-    def __init__(self, store: Store, key: SealingKey, hash_key: bytes) -> None:
+    def __init__(self, store: Store, keys: ChunkKeys, domain: int = 0) -> None:
         self._store = store
-        self._key = key
-        self._hash_key = hash_key
+        self.keys = keys
+        self.domain = domain
         self._lock = threading.Lock()
         self._loaded: set[str] = set()
         self._shunned: set[str] = set()
@@ -51,7 +55,9 @@ class ChunkStore:
         out: its chunks count as missing. Raises the store's errors, WrongKey."""
         with self._lock:
             before = set(self._loaded)
-            listed = list(self._store.list(vault_names.CHUNKS))
+            # Packs of other domains follow those of domain 0, and are not listed for its sake.
+            every = self._store.list(vault_names.chunk_packs(self.domain))
+            listed = list(itertools.takewhile(lambda item: vault_names.chunk_domain(item.name) == self.domain, every))
             self._drop(before - {item.name for item in listed})
             known = self._loaded | self._shunned
             new = [item for item in listed if item.name not in known]
@@ -85,7 +91,7 @@ class ChunkStore:
 
     def writer(self) -> ChunkWriter:
         """A writer for one base copy."""
-        return ChunkWriter(self, self._store, self._key, self._hash_key)
+        return ChunkWriter(self, self._store)
 
     def forget(self, names: set[str]) -> None:
         """No longer find the chunks of these pack objects."""
@@ -113,7 +119,7 @@ class ChunkStore:
 
     def _index_of(self, item: Listed) -> tuple[Hashes, Locators] | None:
         try:
-            opened = open_object(self._store, self._key, item.name, item.size, Kind.CHUNK_PACK)
+            opened = open_object(self._store, self.keys.seal, item.name, item.size, Kind.CHUNK_PACK)
             return pack_contents(opened)
         except (NotFound, Damaged):  # collected since it was listed, or of no use
             return None
@@ -139,8 +145,8 @@ class ChunkStore:
 class ChunkWriter:
     """Stores the new chunks of one base copy. ``add`` may be called from several threads; ``flush`` after them."""
 
-    def __init__(self, chunks: ChunkStore, store: Store, key: SealingKey, hash_key: bytes) -> None:
-        self._chunks, self._store, self._key, self._hash_key = chunks, store, key, hash_key
+    def __init__(self, chunks: ChunkStore, store: Store) -> None:
+        self._chunks, self._store, self._keys = chunks, store, chunks.keys
         self._idle: list[_OpenPack] = []
         self._full: list[_OpenPack] = []
         self._held = 0
@@ -164,13 +170,13 @@ class ChunkWriter:
                 piece = view[start : start + int(lengths[number])]
                 start += len(piece)
                 wanted = hashes[number].tobytes()
-                if blake3(piece, key=self._hash_key).digest() != wanted:
+                if blake3(piece, key=self._keys.hash).digest() != wanted:
                     raise Damaged("A chunk does not have the hash it came with.", remedy="Send it again.")
                 locators[number] = pack.add(wanted, piece)
                 if pack.size >= PACK_TARGET:
                     with self._changed:
                         self._full.append(pack)
-                    pack = _OpenPack(self._key)
+                    pack = _OpenPack(self._keys.seal)
         finally:
             with self._changed:
                 if pack.hashes:
@@ -195,7 +201,7 @@ class ChunkWriter:
     def _take(self) -> _OpenPack:
         with self._changed:
             self._held += 1
-            return self._idle.pop() if self._idle else _OpenPack(self._key)
+            return self._idle.pop() if self._idle else _OpenPack(self._keys.seal)
 
     def _let_go(self) -> None:
         self._held -= 1
@@ -219,7 +225,7 @@ class ChunkWriter:
                     self._let_go()
 
     def _put(self, pack: _OpenPack) -> None:
-        name = vault_names.chunk_pack(pack.sealer.header.salt)
+        name = vault_names.chunk_pack(pack.sealer.header.salt, self._chunks.domain)
         hashes = np.frombuffer(b"".join(pack.hashes), np.uint8).reshape(-1, 32)
         rows = np.array(pack.rows, PACK_ROW)
         end = pack.sealer.finish(name, chunk_pack.encode_index(hashes, rows), rows)

@@ -69,8 +69,8 @@ PolicyOf = Callable[[MachineId], ReplicationPolicy]
 def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | None = None) -> Collection:
     """One run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once."""
     moment = time.time_ns() if now is None else now
-    before = read_list(vault.store, vault.chunk_key)
-    leases = live_leases(vault.store, vault.chunk_key, moment)
+    before = read_list(vault.store, vault.upkeep_key)
+    leases = live_leases(vault.store, vault.upkeep_key, moment)
     dead, summary = find_dead(vault, policy_of, leases, moment - grace)
     # Somebody else may be deleting what was doomed before, whatever it seems to be worth now.
     doomed = set(before.doomed & summary.sizes.keys())
@@ -80,7 +80,7 @@ def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | No
             doomed.add(name)
     summary.condemned = sum(summary.sizes[name] for name in condemned)
     told = not condemned and not before.objects
-    if not told and write_next(vault.store, vault.chunk_key, before, condemned, doomed) is None:
+    if not told and write_next(vault.store, vault.upkeep_key, before, condemned, doomed) is None:
         return summary
     for name in sorted(doomed, key=_turn):
         vault.store.delete(name)

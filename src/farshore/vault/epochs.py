@@ -40,6 +40,8 @@ class EpochRecord:
     """Number of the machine description that belongs to it; 0: the newest."""
     only_points: bool = False
     """Between its stored points the journal is out of order (rounds of bitmap or scan mode): only they are states."""
+    domain: int = 0
+    """The deduplication domain of its base and of the epochs that it rests on; 0 is the installation's."""
 
     def to_fields(self) -> dict[str, Any]:
         """The document (docs/formats/epoch.md)."""
@@ -57,6 +59,7 @@ class EpochRecord:
             ],
             "description": self.description,
             "only_points": self.only_points,
+            "domain": self.domain,
         }
 
     @classmethod
@@ -82,6 +85,7 @@ class EpochRecord:
                 ),
                 int(fields["description"]),
                 bool(fields.get("only_points", False)),
+                int(fields.get("domain", 0)),
             )
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as cause:
             raise Damaged(f"{name} does not describe an epoch.", remedy="Run `farshore vault verify`.") from cause

@@ -52,7 +52,7 @@ def erase(vault: Vault, machine_id: MachineId) -> Erased:
     mine = _own_chunks(vault, machine_id)
     others = _Others(vault, machine_id)
     since = _condemn(vault, {pack for pack, _ in mine} - others.packs()) if others.known else {}
-    copying = any(lease.kind is LeaseKind.COPY for lease in live_leases(vault.store, vault.chunk_key, time.time_ns()))
+    copying = any(lease.kind is LeaseKind.COPY for lease in live_leases(vault.store, vault.upkeep_key, time.time_ns()))
     vault.erase_machine(machine_id)
     others.look_again()
     alone = set() if copying or not others.known else _doom(vault, since, others.packs())
@@ -115,9 +115,9 @@ def _condemn(vault: Vault, packs: set[str]) -> dict[str, int]:
     """Put packs on the list of the condemned; answer since when each is there."""
     moment = time.time_ns()
     for _ in range(_TRIES if packs else 0):
-        before = read_list(vault.store, vault.chunk_key)
+        before = read_list(vault.store, vault.upkeep_key)
         objects = {**dict.fromkeys(packs, moment), **before.objects}
-        if write_next(vault.store, vault.chunk_key, before, objects, before.doomed) is not None:
+        if write_next(vault.store, vault.upkeep_key, before, objects, before.doomed) is not None:
             return {pack: objects[pack] for pack in packs}
     if packs:
         raise TryLater("Collectors keep changing the list of the condemned.", remedy="Run the command again.")
@@ -128,9 +128,9 @@ def _doom(vault: Vault, since: Mapping[str, int], needed: Set[str]) -> set[str]:
     """Doom those of the packs that nobody needs; answer them. A pack that a collector has pardoned meanwhile may be in
     the use of a copy that began then, and is left to collection; so are all where collectors leave no turn."""
     for _ in range(_TRIES if since else 0):
-        before = read_list(vault.store, vault.chunk_key)
+        before = read_list(vault.store, vault.upkeep_key)
         alone = {pack for pack, moment in since.items() if before.objects.get(pack) == moment} - needed
-        if not alone or write_next(vault.store, vault.chunk_key, before, before.objects, before.doomed | alone):
+        if not alone or write_next(vault.store, vault.upkeep_key, before, before.objects, before.doomed | alone):
             return alone
     return set()
 
@@ -150,7 +150,7 @@ def named_chunks(vault: Vault, machine: MachineVault, without: Container[str] = 
             base = BaseMap(open_object(vault.store, machine.key, item.name, item.size, Kind.BASE_MAP))
         except NotFound:
             continue
-        names = [vault_names.chunk_pack(salt.tobytes()) for salt in base.index.salts]
+        names = base.pack_names()
         for page in range(-(-base.chunks // base.index.page_chunks)):
             try:
                 entries = base.entries(page)

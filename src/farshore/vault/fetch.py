@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from farshore.formats import vault_names
@@ -26,7 +27,10 @@ class StoredChunk(NamedTuple):
 class Fetcher:
     """Brings the plaintext of packs. Safe to use from several threads."""
 
-    def __init__(self, store: Store, chunk_key: SealingKey, cache: PackCache, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, store: Store, chunk_key: Callable[[int], SealingKey], cache: PackCache, threads: ThreadPoolExecutor
+    ) -> None:
+        """``chunk_key`` answers the key of a deduplication domain's chunks."""
         self._store, self._chunk_key, self.cache, self._threads = store, chunk_key, cache, threads
 
     def packs(self, wanted: Sequence[tuple[OpenedObject, Sequence[int]]]) -> dict[tuple[str, int], Bytes]:
@@ -43,27 +47,27 @@ class Fetcher:
                 found[opened.name, number] = self.cache.put(opened.name, number, pack)
         return found
 
-    def chunks(self, wanted: Mapping[bytes, Sequence[StoredChunk]]) -> dict[tuple[str, int], Bytes]:
+    def chunks(self, wanted: Mapping[bytes, Sequence[StoredChunk]], domain: int) -> dict[tuple[str, int], Bytes]:
         """Chunks by pack object name and ordinal; ``wanted`` lists them by the pack object's salt."""
         found: dict[tuple[str, int], Bytes] = {}
         missing: list[tuple[bytes, list[StoredChunk]]] = []
         for salt, rows in wanted.items():
-            lacking = set(self._held(vault_names.chunk_pack(salt), [row.ordinal for row in rows], found))
+            lacking = set(self._held(vault_names.chunk_pack(salt, domain), [row.ordinal for row in rows], found))
             if lacking:
                 missing.append((salt, [row for row in rows if row.ordinal in lacking]))
         runner = map if len(missing) < 2 else self._threads.map
-        for (salt, rows), data in zip(missing, runner(self._read_chunks, missing), strict=True):
-            name = vault_names.chunk_pack(salt)
+        for (salt, rows), data in zip(missing, runner(partial(self._read_chunks, domain), missing), strict=True):
+            name = vault_names.chunk_pack(salt, domain)
             for row, chunk in zip(rows, data, strict=True):
                 found[name, row.ordinal] = self.cache.put(name, row.ordinal, chunk)
         return found
 
-    def chunks_once(self, wanted: Mapping[bytes, Sequence[StoredChunk]]) -> dict[tuple[str, int], Buffer]:
+    def chunks_once(self, wanted: Mapping[bytes, Sequence[StoredChunk]], domain: int) -> dict[tuple[str, int], Buffer]:
         """As `chunks`, past the cache and in this thread: for who reads each chunk once."""
         found: dict[tuple[str, int], Buffer] = {}
         for salt, rows in wanted.items():
-            name = vault_names.chunk_pack(salt)
-            for row, chunk in zip(rows, self._read_chunks((salt, list(rows))), strict=True):
+            name = vault_names.chunk_pack(salt, domain)
+            for row, chunk in zip(rows, self._read_chunks(domain, (salt, list(rows))), strict=True):
                 found[name, row.ordinal] = chunk
         return found
 
@@ -78,10 +82,10 @@ class Fetcher:
                 found[name, number] = held
         return lacking
 
-    def _read_chunks(self, item: tuple[bytes, list[StoredChunk]]) -> list[Buffer]:
+    def _read_chunks(self, domain: int, item: tuple[bytes, list[StoredChunk]]) -> list[Buffer]:
         salt, rows = item
-        name = vault_names.chunk_pack(salt)
-        opener = PackOpener(self._chunk_key, salt, name)
+        name = vault_names.chunk_pack(salt, domain)
+        opener = PackOpener(self._chunk_key(domain), salt, name)
         sealed = self._store.get_ranges(name, [row.offset for row in rows], [row.stored for row in rows])
         return [opener.open(data, row.ordinal, row.raw) for data, row in zip(sealed, rows, strict=True)]
 

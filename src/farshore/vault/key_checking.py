@@ -15,15 +15,19 @@ from farshore.vault.vault import Vault, read_descriptor
 
 
 def vault_findings(vault: Vault) -> list[Finding]:
-    """What is wrong with the descriptor and the key of the chunks. Raises the store's passing errors."""
+    """What is wrong with the descriptor and the keys of chunks. Raises the store's passing errors."""
     found = []
     try:
         if read_descriptor(vault.store)["vault"] != vault.id:
             found.append(Finding(vault_names.DESCRIPTOR, "It describes another vault than the one that was opened."))
     except (Damaged, Refused) as error:
         found.append(Finding(vault_names.DESCRIPTOR, error.message))
-    problem = _problem(vault, vault_names.CHUNK_KEY, vault.chunk_key)
-    return [*found, Finding(vault_names.CHUNK_KEY, problem)] if problem else found
+    for domain in vault.domains():
+        name = vault_names.chunk_key(domain)
+        problem = _problem(vault, name, vault.chunk_key_in_memory(domain))
+        if problem:
+            found.append(Finding(name, problem))
+    return found
 
 
 def key_finding(vault: Vault, machine: MachineId) -> Finding | None:

@@ -117,8 +117,8 @@ class MapLevel:
             chunk = int(chunks[place])
             row = StoredChunk(ordinal, offset, stored, chunk_length(chunk, self._base.index.size))
             wanted.setdefault(salt, []).append(row)
-            places.append((chunk, int(starts[place]), (vault_names.chunk_pack(salt), ordinal)))
-        found = self._fetcher.chunks(wanted)
+            places.append((chunk, int(starts[place]), (self._name(salt), ordinal)))
+        found = self._fetcher.chunks(wanted, self._base.index.domain)
         for chunk, low, key in places:
             _copy(found[key], chunk, low, first, need, out)
 
@@ -133,7 +133,7 @@ class MapLevel:
             return bool(pack == ZERO), None
         salt = self._base.index.salts[pack].tobytes()
         row = StoredChunk(ordinal, offset, stored, chunk_length(number, self._base.index.size))
-        return True, self._fetcher.chunks_once({salt: [row]})[vault_names.chunk_pack(salt), ordinal]
+        return True, self._fetcher.chunks_once({salt: [row]}, self._base.index.domain)[self._name(salt), ordinal]
 
     def stored_runs(self, begin: int, end: int) -> Iterator[tuple[int, list[Buffer]]]:
         """The stored chunks among ``[begin, end)``, opened, as runs of neighbours: the byte offset of the first and the
@@ -147,8 +147,8 @@ class MapLevel:
             salt = self._base.index.salts[pack].tobytes()
             row = StoredChunk(ordinal, offset, stored, chunk_length(begin + place, self._base.index.size))
             wanted.setdefault(salt, []).append(row)
-            keys[begin + place] = (vault_names.chunk_pack(salt), ordinal)
-        found = self._fetcher.chunks_once(wanted)
+            keys[begin + place] = (self._name(salt), ordinal)
+        found = self._fetcher.chunks_once(wanted, self._base.index.domain)
         first, run = 0, list[Buffer]()
         for chunk, key in keys.items():
             if run and chunk != first + len(run):
@@ -186,12 +186,15 @@ class MapLevel:
         """Which undecided chunks from ``first`` on this map places in one of these objects; clears those decided."""
         found = np.zeros(len(undecided), np.bool_)
         packs = self._entries(first, min(first + len(undecided), self._base.chunks))["pack"]
-        names = [vault_names.chunk_pack(salt.tobytes()) for salt in self._base.index.salts]
+        names = self._base.pack_names()
         bad = [number for number, name in enumerate(names) if name in objects]
         mine = undecided[: len(packs)]
         found[: len(packs)] = mine & np.isin(packs, bad)
         mine &= packs == INHERIT
         return found
+
+    def _name(self, salt: bytes) -> str:
+        return vault_names.chunk_pack(salt, self._base.index.domain)
 
     def _needed(self, first: int, need: Need) -> tuple[Blocks, Blocks, Table]:
         """The chunks of this map that a read touches, where each begins in ``need``, and their entries."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +46,7 @@ from farshore.vault.layers import Layer
 from farshore.vault.leases import CLOCKS, Lease, LeaseKind, live_leases, take_lease
 from farshore.vault.levels import MapLevel, index_level, layer_level
 from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
-from farshore.vault.parent_disk import ParentDisk, chunk_hash
+from farshore.vault.parent_disk import ParentDisk
 from farshore.vault.points import AtTime, Choice, Latest, Named
 from farshore.vault.sealing import SealingKey
 from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
@@ -61,9 +61,9 @@ _READERS = 8
 class Shared:
     """What the machines of one vault share."""
 
-    chunk_key: SealingKey
-    hash_key: bytes
-    chunks: ChunkStore
+    upkeep_key: SealingKey
+    chunks: Callable[[int, MachineId], ChunkStore]
+    """By deduplication domain, and the machine that it is asked for."""
     cache: PackCache
 
 
@@ -79,8 +79,7 @@ class MachineVault:
     ) -> None:
         self.id = machine
         self._store, self.key = store, key
-        self._chunk_key, self._hash_key = shared.chunk_key, shared.hash_key
-        self._chunks, self.cache = shared.chunks, shared.cache
+        self._upkeep_key, self._shared, self.cache = shared.upkeep_key, shared, shared.cache
         self._sources = SourceCache()
 
     # Writing
@@ -135,40 +134,51 @@ class MachineVault:
 
     def merging(self) -> Lease | None:
         """A lease under which data objects may be written before the layer that names them."""
-        return take_lease(self._store, self._chunk_key, LeaseKind.MERGE, self.id)
+        return take_lease(self._store, self._upkeep_key, LeaseKind.MERGE, self.id)
 
-    def base_copy(self, epoch: Epoch, disks: Several[tuple[DiskNumber, int]], parent: Position | None) -> BaseCopy:
-        """Begin the copy of an epoch's base by chunk hashes; ``disks`` lists numbers and sizes in bytes.
+    def base_copy(
+        self, epoch: Epoch, disks: Several[tuple[DiskNumber, int]], parent: Position | None, domain: int = 0
+    ) -> BaseCopy:
+        """Begin the copy of an epoch's base by chunk hashes; ``disks`` lists numbers and sizes in bytes. Chunks are
+        found and stored in the deduplication domain ``domain``.
 
         Chunks in objects that are known to be damaged count as missing. Raises NotFound or Damaged where the parent
-        cannot be opened: the copy can then be made without it.
+        cannot be opened, or is in another domain: the copy can then be made without it.
         """
-        lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, parent)
+        chunks = self._chunks(domain)
+        lease = take_lease(self._store, self._upkeep_key, LeaseKind.COPY, self.id, parent)
         sources: dict[DiskNumber, ParentDisk] = {}
         try:
-            bad = self._shun_chunks()
+            bad = self._shun_chunks(chunks)
             if parent is not None:
                 timeline = self.timeline()
+                record = timeline.record(parent.epoch)
+                if record.domain != domain:
+                    raise NotFound(
+                        f"Epoch {parent.epoch} of machine {self.id} is in another deduplication domain.",
+                        remedy="Copy without a parent.",
+                    )
                 for number, _ in disks:
-                    if timeline.record(parent.epoch).disk(number) is not None:
-                        sources[number] = ParentDisk(self._view(timeline, parent, number), self._hash_key, bad)
+                    if record.disk(number) is not None:
+                        sources[number] = ParentDisk(self._view(timeline, parent, number), chunks.keys.hash, bad)
         except BaseException:
             for source in sources.values():
                 source.close()
             if lease is not None:
                 lease.release()
             raise
-        return BaseCopy(self._store, self.key, self.id, epoch, disks, parent, self._chunks, sources, lease)
+        return BaseCopy(self._store, self.key, self.id, epoch, disks, parent, chunks, sources, lease)
 
     def base_again(self, epoch: Epoch) -> tuple[BaseCopy, EpochRecord, dict[DiskNumber, DiskView]]:
         """Begin to write an epoch's base anew, without a parent: the copy to be made, the epoch's document, and each
         disk as it is below the epoch's overlay and journal. Raises NotFound, Damaged, the store's errors."""
-        lease = take_lease(self._store, self._chunk_key, LeaseKind.COPY, self.id, Position(epoch, Sequence(0)))
+        lease = take_lease(self._store, self._upkeep_key, LeaseKind.COPY, self.id, Position(epoch, Sequence(0)))
         views: dict[DiskNumber, DiskView] = {}
         try:
-            self._shun_chunks()
             timeline = self.timeline()
             record, *below = timeline.chain(epoch)
+            chunks = self._chunks(record.domain)
+            self._shun_chunks(chunks)
             chain = [dataclasses.replace(record, base_end=Sequence(1)), *below]  # the overlay lies over the base
             for disk in record.disks:
                 views[disk.number] = self._view(timeline, Position(epoch, Sequence(0)), disk.number, chain=chain)
@@ -179,12 +189,8 @@ class MachineVault:
                 lease.release()
             raise
         disks = [(disk.number, disk.size) for disk in record.disks]
-        copy = BaseCopy(self._store, self.key, self.id, epoch, disks, None, self._chunks, {}, lease)
+        copy = BaseCopy(self._store, self.key, self.id, epoch, disks, None, chunks, {}, lease)
         return copy, record, views
-
-    def chunk_hash(self, data: Buffer) -> bytes:
-        """The hash by which chunks are known in this vault; zeroes for a chunk of zeroes."""
-        return chunk_hash(self._hash_key, data)
 
     # Reading
 
@@ -194,14 +200,14 @@ class MachineVault:
         condemned: Set[str] = set()
         if not with_condemned:
             folder = vault_names.machine_folder(self.id)
-            condemned = {name for name in read_condemned(self._store, self._chunk_key) if name.startswith(folder)}
+            condemned = {name for name in read_condemned(self._store, self._upkeep_key) if name.startswith(folder)}
         return load_timeline(
             self._store, self.key, self.id, self.layer, condemned, self._copied_since, whole=with_condemned
         )
 
     def _copied_since(self) -> float:
         """When the last copy of this machine that is under way began, ns, less what clocks may differ by."""
-        leases = live_leases(self._store, self._chunk_key, time.time_ns(), tidy=False)
+        leases = live_leases(self._store, self._upkeep_key, time.time_ns(), tidy=False)
         copies = [lease for lease in leases if lease.kind is LeaseKind.COPY and lease.machine == self.id]
         return max((lease.began - CLOCKS for lease in copies), default=float("inf"))
 
@@ -259,15 +265,15 @@ class MachineVault:
 
         Raises NotFound, Damaged (a missing, cut or altered object), WrongKey.
         """
-        return self._opened(position, disk)
+        return self._opened(position, disk)[0]
 
-    def _opened(self, position: Position, disk: DiskNumber) -> DiskView:
+    def _opened(self, position: Position, disk: DiskNumber) -> tuple[DiskView, EpochRecord]:
         # The lease comes before the listing that is relied on: see collection.
-        lease = take_lease(self._store, self._chunk_key, LeaseKind.READ, self.id, position)
+        lease = take_lease(self._store, self._upkeep_key, LeaseKind.READ, self.id, position)
         try:
             timeline = self.timeline()
             points.check_recoverable(timeline, position)
-            return self._view(timeline, position, disk, lease)
+            return self._view(timeline, position, disk, lease), timeline.record(position.epoch)
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -298,13 +304,16 @@ class MachineVault:
     ) -> npt.NDArray[np.bool_]:
         """Which of the disk's ``chunks`` (sorted) have these ``hashes``, shape (n, 32), at ``position``. One in an
         object that is known to be damaged has not. Raises NotFound, Damaged (the state cannot be opened at all)."""
-        damaged = {one.object for one in damage.listed(self._store, self._chunk_key)}
-        with contextlib.closing(self._opened(position, disk)) as view:
-            return differences.equal_chunks(view, self._hash_key, damaged, chunks, hashes)
+        damaged = {one.object for one in damage.listed(self._store, self._upkeep_key)}
+        view, record = self._opened(position, disk)
+        with contextlib.closing(view):
+            hash_key = self._chunks(record.domain).keys.hash
+            return differences.equal_chunks(view, hash_key, damaged, chunks, hashes)
 
     def stored_chunk(self, position: Position, disk: DiskNumber, chunk: int) -> bytes | None:
         """A chunk at ``position``; None where it cannot be read. Raises NotFound, Damaged."""
-        with contextlib.closing(self._opened(position, disk)) as view:
+        view, _ = self._opened(position, disk)
+        with contextlib.closing(view):
             return differences.read_chunk(view, chunk)
 
     def put_difference(self, found: Differing) -> None:
@@ -372,14 +381,20 @@ class MachineVault:
         first, end, time = int(source["first"]), int(source["end"]), int(source["last_time"])
         return str(SegmentName(self.id, epoch, Role.JOURNAL, Sequence(first), Sequence(end), time))
 
-    def _shun_chunks(self) -> set[str]:
+    def _chunks(self, domain: int) -> ChunkStore:
+        return self._shared.chunks(domain, self.id)
+
+    def _chunk_key(self, domain: int) -> SealingKey:
+        return self._chunks(domain).keys.seal
+
+    def _shun_chunks(self, chunks: ChunkStore) -> set[str]:
         """For a copy that begins, under its lease: find no chunk that is damaged, condemned or deleted. Answers the
         objects that are known to be damaged."""
-        bad = {one.object for one in damage.listed(self._store, self._chunk_key)}
-        shunned = bad | read_condemned(self._store, self._chunk_key).keys()
-        self._chunks.forget({name for name in shunned if name.startswith(vault_names.CHUNKS)})
+        bad = {one.object for one in damage.listed(self._store, self._upkeep_key)}
+        shunned = bad | read_condemned(self._store, self._upkeep_key).keys()
+        chunks.forget({name for name in shunned if name.startswith(vault_names.CHUNKS)})
         # What was deleted since the indexes were read must not be found either: the listing comes after the lease.
-        self._chunks.refresh()
+        chunks.refresh()
         return bad
 
     def _view(

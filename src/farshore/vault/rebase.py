@@ -64,7 +64,7 @@ def _rebase_one(machine: MachineVault, number: Epoch) -> None:
     try:
         for disk, view in views.items():
             for first in range(0, chunk_count(view.size), _STEP):
-                _copy_step(machine, copy, disk, view, first)
+                _copy_step(copy, disk, view, first)
         machine.put_rebased(dataclasses.replace(record, parent=None, disks=copy.finish()))
     finally:
         copy.close()
@@ -72,14 +72,14 @@ def _rebase_one(machine: MachineVault, number: Epoch) -> None:
             view.close()
 
 
-def _copy_step(machine: MachineVault, copy: BaseCopy, disk: DiskNumber, view: DiskView, first: int) -> None:
+def _copy_step(copy: BaseCopy, disk: DiskNumber, view: DiskView, first: int) -> None:
     count = min(_STEP, chunk_count(view.size) - first)
     known, hashes = view.chunk_hashes(first, count)
     known &= ~view.ends_of_maps(first, count)  # the hash of a disk's short last chunk, which may be longer now
     read: dict[int, bytes] = {}
     for place in np.flatnonzero(~known).tolist():
         read[place] = _chunk(view, first + place)
-        hashes[place] = np.frombuffer(machine.chunk_hash(read[place]), np.uint8)
+        hashes[place] = np.frombuffer(copy.chunk_hash(read[place]), np.uint8)
     verdicts = copy.compare(Comparison(disk, first, hashes))
     wanted = np.flatnonzero(verdicts == Verdict.SEND).tolist()
     if wanted:

@@ -58,7 +58,7 @@ class Scrubbed:
 def read_state(vault: Vault) -> ScrubState:
     """How far the scrub has come; from the beginning where nothing can be read."""
     try:
-        fields = read_document(vault.store, vault.chunk_key, vault_names.SCRUB)
+        fields = read_document(vault.store, vault.upkeep_key, vault_names.SCRUB)
         return ScrubState(**{name: fields[name] for name in ScrubState.__dataclass_fields__})
     except (NotFound, Damaged, KeyError):
         return ScrubState()
@@ -138,7 +138,7 @@ def _affects_newest(machine: MachineVault, finding: Finding) -> bool:
 
 def _look_over(vault: Vault, bad: dict[str, dict[int, str]], step: Scrubbed) -> None:
     """Locate what is bad, note it, and forget what is not so any more."""
-    noted = damage.listed(vault.store, vault.chunk_key)
+    noted = damage.listed(vault.store, vault.upkeep_key)
     for name in {one.object for one in noted if one.object.startswith(_SCRUBBED)} - bad.keys():
         for item in _one(vault, name):
             again = bad_packs(vault, item)
@@ -149,7 +149,7 @@ def _look_over(vault: Vault, bad: dict[str, dict[int, str]], step: Scrubbed) -> 
         # Beside a collector that deletes, a listing and what it names can differ for a moment: look twice.
         twice = {one.name for one in verify(vault, known=bad).findings}
         found = [one for one in found if one.name in twice]
-    step.found.extend(damage.note(vault.store, vault.chunk_key, found))
+    step.found.extend(damage.note(vault.store, vault.upkeep_key, found))
     there = {one.name for one in found}
     step.passed.extend(one for one in noted if one.name not in there)
     damage.forget(vault.store, step.passed)
@@ -166,5 +166,5 @@ def _one(vault: Vault, name: str) -> list[Listed]:
 
 
 def _save(vault: Vault, state: ScrubState) -> None:
-    document = seal_document(vault.chunk_key, vault_names.SCRUB, {"format": 1, **asdict(state)})
+    document = seal_document(vault.upkeep_key, vault_names.SCRUB, {"format": 1, **asdict(state)})
     vault.store.put(document.name, document.buffers)

@@ -30,12 +30,14 @@ _threads = threading.local()
 
 
 class SealingKey:
-    """A 32-byte key that objects are sealed under. ``id`` names it without telling anything about it."""
+    """A 32-byte key that objects are sealed under. ``id`` names it without telling anything about it. ``older``: the
+    key under which such objects were sealed before; it opens them still."""
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, older: SealingKey | None = None) -> None:
         if len(secret) != 32:
             raise WrongKey("A key has 32 bytes.", remedy="Check the key file.")
         self.secret = secret
+        self.older = older
         self.id: bytes = blake3(secret, derive_key_context="farshore vault 1 key id").digest(16)
 
     def packs(self, salt: bytes) -> AESGCM:
@@ -111,6 +113,8 @@ def seal_index(key: SealingKey, header: Header, name: str, index: bytes, rows: P
 
 def open_index(key: SealingKey, trailer: Trailer, sealed: Buffer, name: str) -> bytes:
     """The index's plaintext. Raises WrongKey where another key sealed it, Damaged where it was altered or moved."""
+    if key.older is not None and trailer.header.key_id == key.older.id:
+        key = key.older
     if trailer.header.key_id != key.id:
         raise WrongKey(f"{name} was sealed with another key.", remedy="Use the key file of this vault.")
     cipher = key.index(trailer.header.salt)

@@ -47,7 +47,7 @@ def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
     """Sweep, compact, apply retention, rebase, collect. Of a machine that is damaged everything stays, and the others
     are looked after. May be stopped and repeated at any time, and run on several servers at once."""
     done = Upkeep(swept=sweep(vault))
-    leases = live_leases(vault.store, vault.chunk_key, time.time_ns())
+    leases = live_leases(vault.store, vault.upkeep_key, time.time_ns())
     erased = vault.erased()
     for machine_id in vault.machines():
         pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
@@ -119,7 +119,7 @@ def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int
         else:
             found.other += item.size
     if policy_of is not None:
-        dead, _ = find_dead(vault, policy_of, live_leases(vault.store, vault.chunk_key, moment), moment - GRACE)
+        dead, _ = find_dead(vault, policy_of, live_leases(vault.store, vault.upkeep_key, moment), moment - GRACE)
         found.reclaimable = sum(dead.values())
         found.part_dead = unused_chunks(vault, dead)
         found.forecast = forecast(vault, policy_of)
@@ -138,7 +138,7 @@ def unused_chunks(vault: Vault, dead: Mapping[str, int]) -> int:
     unused = 0
     for item in vault.store.list(vault_names.CHUNKS):
         if item.name in alive:
-            rows = open_object(vault.store, vault.chunk_key, item.name, item.size, Kind.CHUNK_PACK).packs
+            rows = open_object(vault.store, vault.chunk_key_of(item.name), item.name, item.size, Kind.CHUNK_PACK).packs
             unused += sum(stored for _, stored, ordinal in rows.tolist() if (item.name, ordinal) not in named)
     return unused
 

@@ -1,8 +1,7 @@
 """A vault: its descriptor, its keys, its machines.
 
-The owner's key opens the vault key; the vault key opens the key of the chunks, the keys of the machines, and gives
-the key that chunks are hashed with. A process server gets the vault key itself, over mutual TLS, and never the
-owner's.
+The owner's key opens the vault key; the vault key opens the keys of chunks and machines, and gives the key of upkeep
+(see keys). A process server has neither: it gets single keys over mutual TLS, and opens the vault with those.
 """
 
 from __future__ import annotations
@@ -16,17 +15,20 @@ from collections.abc import Callable
 from typing import Any
 
 from farshore.formats import vault_names
-from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unsupported, WrongKey
+from farshore.model.errors import Damaged, Forbidden, NotFound, Refused, TryLater, Unsupported, WrongKey
 from farshore.model.identifiers import MachineId, VaultId, new_id
 from farshore.vault.cache import PackCache
 from farshore.vault.chunks import ChunkStore
+from farshore.vault.keys import KeySource, StoredKeys
 from farshore.vault.machine import MachineVault, Shared
-from farshore.vault.objects import read_document, seal_document
+from farshore.vault.objects import seal_document
 from farshore.vault.owner_keys import KeyWrapper, Slot, unwrap_any
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had leases, notes and the list of the condemned under the chunk key. It is still read."""
+_READ = (1, FORMAT)
 _TRIES = 20
 _REMEMBERED = 20
 """Changes by which one who changes the descriptor finds out that a newer version has its change in it."""
@@ -35,18 +37,18 @@ _REMEMBERED = 20
 class Vault:
     """An open vault. Safe to use from several threads. Memory: the pack cache (64 MiB unless told otherwise)."""
 
-    def __init__(self, store: Store, vault_id: VaultId, key: SealingKey, cache_bytes: int = 64 << 20) -> None:
+    def __init__(self, store: Store, vault_id: VaultId, keys: KeySource, cache_bytes: int = 64 << 20) -> None:
         self.store = store
         self.id = vault_id
-        self._key = key
+        self._keys = keys
         self.cache = PackCache(cache_bytes)
-        self.chunk_hash_key = key.derive("chunk hash")
-        """32 bytes; agents hash chunks with it."""
-        self.chunk_key = self._chunk_key()
-        """Seals what the machines share: chunks, leases, the list of the condemned."""
-        chunks = ChunkStore(store, self.chunk_key, self.chunk_hash_key)
-        self._shared = Shared(self.chunk_key, self.chunk_hash_key, chunks, self.cache)
+        self.upkeep_key = keys.upkeep
+        """Seals what upkeep goes by: leases, the list of the condemned, notes of damage."""
+        self._shared = Shared(self.upkeep_key, self.chunk_store, self.cache)
+        self._chunks: dict[int, ChunkStore] = {}
+        self._domains: dict[str, int] = {}
         self._machines: dict[MachineId, MachineVault] = {}
+        self._erasures = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -66,7 +68,7 @@ class Vault:
         }
         if not store.put_if_absent(vault_names.DESCRIPTOR, [_descriptor_text(descriptor)]):
             return cls._empty_one(store, owner)
-        return cls(store, vault_id, SealingKey(secret))
+        return cls(store, vault_id, StoredKeys(store, SealingKey(secret)))
 
     @classmethod
     def _empty_one(cls, store: Store, owner: KeyWrapper) -> Vault:
@@ -81,20 +83,28 @@ class Vault:
         """Open with the owner's key. Raises NotFound, WrongKey, Damaged, Unsupported."""
         descriptor = read_descriptor(store)
         vault_id = VaultId(descriptor["vault"])
-        return cls(store, vault_id, SealingKey(unwrap_any(owner, descriptor["slots"], vault_id)))
+        root = SealingKey(unwrap_any(owner, descriptor["slots"], vault_id))
+        return cls(store, vault_id, StoredKeys(store, root))
 
     @classmethod
     def open_with_vault_key(cls, store: Store, secret: bytes, cache_bytes: int = 64 << 20) -> Vault:
         """Open with the vault key itself. Raises NotFound, WrongKey, Damaged, Unsupported."""
-        return cls(store, VaultId(read_descriptor(store)["vault"]), SealingKey(secret), cache_bytes)
+        keys = StoredKeys(store, SealingKey(secret))
+        return cls(store, VaultId(read_descriptor(store)["vault"]), keys, cache_bytes)
+
+    @classmethod
+    def with_keys(cls, store: Store, keys: KeySource, cache_bytes: int = 64 << 20) -> Vault:
+        """Open with the keys that ``keys`` answers, for one who does not have the vault key. What takes that key raises
+        Forbidden. Raises NotFound, Damaged, Unsupported."""
+        return cls(store, VaultId(read_descriptor(store)["vault"]), keys, cache_bytes)
 
     def over(self, store: Store, cache_bytes: int) -> Vault:
         """The same vault, read and written through another store, with caches of its own."""
-        return Vault(store, self.id, self._key, cache_bytes)
+        return Vault(store, self.id, self._keys, cache_bytes)
 
     def add_owner(self, owner: KeyWrapper) -> None:
         """Let another owner key open the vault too. No data is touched."""
-        secret, vault_id = self._key.secret, self.id
+        secret, vault_id = self._root().root.secret, self.id
         self._change_slots(lambda slots: [*slots, owner.wrap(secret, vault_id)])
 
     def remove_owner(self, owner: KeyWrapper) -> None:
@@ -108,13 +118,32 @@ class Vault:
                 raise Refused("It is the vault's only key.", remedy="Add the new key first.")
             return rest
 
+        self._root()
         self._change_slots(without)
 
+    def begin_upgrade(self) -> bool:
+        """Have older releases refuse the vault from now on; answer whether an upgrade has to be completed. Raises the
+        store's errors, Forbidden."""
+        self._root()
+        descriptor = read_descriptor(self.store)
+        if descriptor["format"] != FORMAT:
+            self._change_descriptor(lambda one: {**one, "format": FORMAT, "upgrading": True})
+            return True
+        return bool(descriptor.get("upgrading"))
+
+    def end_upgrade(self) -> None:
+        """Note that an upgrade is complete. Raises as begin_upgrade."""
+        self._root()
+        self._change_descriptor(lambda one: {name: value for name, value in one.items() if name != "upgrading"})
+
     def _change_slots(self, change: Callable[[list[Slot]], list[Slot]]) -> None:
-        """Versions are created only: of two who change the slots at once, one begins again from the other's."""
+        self._change_descriptor(lambda descriptor: {**descriptor, "slots": change(descriptor["slots"])})
+
+    def _change_descriptor(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Versions are created only: of two who change it at once, one begins again from the other's."""
         for _ in range(_TRIES):
             version, descriptor = _newest(self.store)
-            descriptor["slots"] = change(descriptor["slots"])
+            descriptor = change(descriptor)
             mine = new_id()
             descriptor["changes"] = [*descriptor.get("changes", []), mine][-_REMEMBERED:]
             name = vault_names.descriptor(version + 1)
@@ -134,12 +163,56 @@ class Vault:
 
     @property
     def key_hex(self) -> str:
-        """The vault key, for the process server; never to be logged or stored."""
-        return self._key.secret.hex()
+        """The vault key; never to be logged or stored. Raises Forbidden for one who does not have it."""
+        return self._root().root.secret.hex()
 
-    def chunk_store(self) -> ChunkStore:
-        """The vault's chunks."""
-        return self._shared.chunks
+    @property
+    def chunk_key(self) -> SealingKey:
+        """The key of the chunks of the installation's deduplication domain."""
+        return self.chunk_store().keys.seal
+
+    @property
+    def chunk_hash_key(self) -> bytes:
+        """The 32 bytes with which agents hash chunks in that domain."""
+        return self.chunk_store().keys.hash
+
+    def chunk_store(self, domain: int = 0, machine: MachineId | None = None) -> ChunkStore:
+        """The chunks of a deduplication domain; 0 is the installation's. For ``machine``, see KeySource."""
+        with self._lock:
+            found = self._chunks.get(domain)
+        if found is None:
+            keys = self._keys.chunks(domain, machine)
+            with self._lock:
+                found = self._chunks.setdefault(domain, ChunkStore(self.store, keys, domain))
+        return found
+
+    def chunk_key_of(self, name: str) -> SealingKey:
+        """The key that a chunk pack is sealed under. Raises as chunk_store."""
+        return self.chunk_store(vault_names.chunk_domain(name)).keys.seal
+
+    def domain(self, name: str) -> int:
+        """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name. Raises the
+        store's errors, Forbidden without the vault key."""
+        with self._lock:
+            found = self._domains.get(name)
+        if found is None:
+            found = self._root().domain(name)
+            with self._lock:
+                self._domains[name] = found
+        return found
+
+    def domains(self) -> list[int]:
+        """The deduplication domains that have a key or a chunk, sorted."""
+        keys = [vault_names.domain_of_key(item.name) for item in self.store.list(vault_names.DOMAIN_KEYS)]
+        folders = self.store.folders(vault_names.CHUNKS)
+        used = [vault_names.chunk_domain(f"{vault_names.CHUNKS}{one}/") for one in folders]
+        return sorted({0, *used, *(one for one in keys if one)})
+
+    def chunk_key_in_memory(self, domain: int) -> SealingKey | None:
+        """The key of a domain's chunks where it was read before."""
+        with self._lock:
+            found = self._chunks.get(domain)
+            return None if found is None else found.keys.seal
 
     def machines(self) -> list[MachineId]:
         """The machines that the vault holds something of, sorted."""
@@ -148,12 +221,16 @@ class Vault:
     def machine(self, machine: MachineId, create: bool = False) -> MachineVault:
         """One machine; ``create`` makes its key where nothing of it is there yet. Raises NotFound where it was never
         protected or was erased, Damaged where its key is lost, Malformed."""
-        with self._lock:
-            found = self._machines.get(machine)
-            if found is None:
-                key = self._machine_key(machine, create)
-                found = self._machines[machine] = MachineVault(self.store, machine, key, self._shared)
-            return found
+        while True:
+            with self._lock:
+                found, erasures = self._machines.get(machine), self._erasures
+            if found is not None:
+                return found
+            # Not under the lock: who has the keys may be away, and that is no reason for others to wait.
+            key = self._keys.machine(machine, create)
+            with self._lock:
+                if erasures == self._erasures:
+                    return self._machines.setdefault(machine, MachineVault(self.store, machine, key, self._shared))
 
     def key_in_memory(self, machine: MachineId) -> SealingKey | None:
         """A machine's key where it was read before."""
@@ -168,66 +245,27 @@ class Vault:
     def erase_machine(self, machine: MachineId) -> None:
         """Note that the machine is erased, and delete its key: nothing of it can be read again, by anybody. Its objects
         go with the next collection."""
+        self._root()
         note = vault_names.erased(machine)
         with self._lock:
             # The note comes first: a key that is gone without it was lost, and what it opens is left alone.
             fields = {"format": 1, "machine": machine, "time": time.time_ns()}
-            self.store.put_if_absent(note, seal_document(self.chunk_key, note, fields).buffers)
+            self.store.put_if_absent(note, seal_document(self.upkeep_key, note, fields).buffers)
             self.store.delete(vault_names.machine_key(machine))
             self._machines.pop(machine, None)
+            self._erasures += 1
 
     def stored_key(self, name: str) -> SealingKey:
         """A key as the store holds it now, whatever this vault has in memory. Raises NotFound, Damaged, WrongKey."""
-        fields = read_document(self.store, self._key, name)
-        try:
-            return SealingKey(bytes.fromhex(fields["key"]))
-        except (KeyError, TypeError, ValueError, WrongKey) as cause:
-            raise Damaged(f"{name} holds no key.", remedy="Restore the object from a copy.") from cause
+        return self._root().stored(name)
 
-    def _chunk_key(self) -> SealingKey:
-        try:
-            return self.stored_key(vault_names.CHUNK_KEY)
-        except NotFound:
-            # Whoever made the vault may have been stopped before its first key, which comes before all else.
-            if any(self.store.folders(folder) for folder in (vault_names.CHUNKS, vault_names.MACHINES)):
-                raise _lost(vault_names.CHUNK_KEY, "no chunk in the vault can be read") from None
-            return self._new_key(vault_names.CHUNK_KEY)
-
-    def _machine_key(self, machine: MachineId, create: bool) -> SealingKey:
-        name = vault_names.machine_key(machine)
-        try:
-            return self.stored_key(name)
-        except NotFound as cause:
-            if machine in self.erased():
-                raise NotFound(
-                    f"Machine {machine} was erased from this vault.",
-                    remedy="What is still protected is added anew: it gets an id of its own.",
-                ) from cause
-            if next(iter(self.store.list(vault_names.machine_folder(machine))), None) is not None:
-                try:
-                    # The first object of a machine is its key: another may have made both since.
-                    return self.stored_key(name)
-                except NotFound:
-                    raise _lost(name, "nothing of this machine can be read") from cause
-            if create:
-                return self._new_key(name)
-            raise NotFound(
-                f"The vault holds nothing of machine {machine}: it was never protected here, or was erased.",
-                remedy="Run `farshore vault ls` to see the machines.",
-            ) from cause
-
-    def _new_key(self, name: str) -> SealingKey:
-        document = seal_document(self._key, name, {"format": 1, "key": secrets.token_hex(32)})
-        self.store.put_if_absent(name, document.buffers)
-        # Of two creators at once one wins; both go on with what is there.
-        return self.stored_key(name)
-
-
-def _lost(name: str, effect: str) -> Damaged:
-    return Damaged(
-        f"{name} is missing: without that key {effect}.",
-        remedy=f"Restore {name} from a copy of the vault; no new key can take its place.",
-    )
+    def _root(self) -> StoredKeys:
+        if not isinstance(self._keys, StoredKeys):
+            raise Forbidden(
+                "This takes the vault key, which only the configuration server and the vault's owner have.",
+                remedy="Run it there.",
+            )
+        return self._keys
 
 
 def _descriptor_text(descriptor: dict[str, Any]) -> bytes:
@@ -263,6 +301,6 @@ def _parsed(data: bytes) -> dict[str, Any]:
             raise ValueError("a field has another type")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise Damaged("The vault's descriptor is damaged.", remedy="Restore vault.farshore from a copy.") from cause
-    if version != FORMAT:
+    if version not in _READ:
         raise Unsupported(f"The vault has format {version}.", remedy="Use a newer release of Farshore.")
     return dict(fields)

@@ -224,7 +224,7 @@ class _Verification:
                 self._note(name, error.message, machine.id, disk.number, 0, disk.size, position)
                 continue
             self._report.objects += 1
-            names = [vault_names.chunk_pack(salt.tobytes()) for salt in base.index.salts]
+            names = base.pack_names()
             bad = {row for row, pack in enumerate(names) if pack not in packs or pack in self._lost}
             for pack in sorted({names[row] for row in bad} - set(packs) - self._missing):
                 self._missing.add(pack)
@@ -256,7 +256,12 @@ class _Verification:
 
     def _chunk_pack(self, item: Listed) -> None:
         try:
-            opened = open_object(self._vault.store, self._vault.chunk_key, item.name, item.size, Kind.CHUNK_PACK)
+            key = self._vault.chunk_key_of(item.name)
+        except (Damaged, Refused):  # the key is noted, once
+            self._lost[item.name] = None
+            return
+        try:
+            opened = open_object(self._vault.store, key, item.name, item.size, Kind.CHUNK_PACK)
             decode_index(opened.index, item.name)
         except (Damaged, Refused) as error:
             self._lost[item.name] = None

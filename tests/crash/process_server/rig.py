@@ -20,6 +20,7 @@ from types import TracebackType
 
 from farshore.api_types.machines import Description, Disk, EpochKind
 from farshore.api_types.servers import (
+    MachineKeys,
     ProcessServerSettings,
     Registration,
     ReportAnswer,
@@ -32,6 +33,7 @@ from farshore.client.data_plane import DataPlane
 from farshore.client.transport import Transport
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import Authority
+from farshore.configuration_server.vault_access import OpenVault
 from farshore.model.errors import Fenced, Moved, NotFound
 from farshore.model.identifiers import MachineId, new_id
 from farshore.model.machine import Firmware
@@ -43,6 +45,7 @@ from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
 _STREAM = re.compile(r"/v1/process-servers/self/streams/([0-9a-f-]+)/([0-9]+)")
+_KEYS = re.compile(r"/v1/process-servers/self/machines/([0-9a-f-]+)/keys")
 _READY_SECONDS = 300.0
 
 
@@ -66,6 +69,8 @@ class ControlDouble:
     """What a configuration server would know. ``grants`` by (machine, epoch); a fenced one is in ``fenced``."""
 
     settings: ProcessServerSettings
+    vault: OpenVault
+    """Where it takes keys from."""
     grants: dict[tuple[str, int], StreamGrant] = field(default_factory=dict)
     fenced: set[tuple[str, int]] = field(default_factory=set)
     reports: list[ServerReport] = field(default_factory=list)
@@ -88,6 +93,9 @@ class ControlDouble:
             gone = [StreamName(machine=machine, epoch=epoch) for machine, epoch in sorted(named & self.moved)]
             answer = self.answer.model_copy(update={"release": [*self.answer.release, *gone]})
             return Answer(200, "application/json", [answer.model_dump_json().encode()])
+        asked = _KEYS.fullmatch(request.path)
+        if asked is not None:
+            return Answer(200, "application/json", [self._keys(asked[1]).model_dump_json().encode()])
         found = _STREAM.fullmatch(request.path)
         if found is None:
             raise NotFound(f"no {request.path}", remedy="")
@@ -99,6 +107,15 @@ class ControlDouble:
         if key not in self.grants:
             raise NotFound(f"no epoch {key}", remedy="")
         return Answer(200, "application/json", [self.grants[key].model_dump_json().encode()])
+
+    def _keys(self, machine: str) -> MachineKeys:
+        """Those of a machine that was granted an epoch here once, or has something in the vault."""
+        domains = {grant.domain for (one, _), grant in self.grants.items() if one == machine}
+        return MachineKeys(
+            machine=machine,
+            key=self.vault.machine_key(machine),
+            chunks=[self.vault.chunk_keys(domain) for domain in sorted(domains or {0})],
+        )
 
     @property
     def last(self) -> ServerReport:
@@ -137,9 +154,12 @@ class Rig:
         else:
             self.vault_url, self.vault = beside.vault_url, beside.vault
         given = ProcessServerSettings(
-            vault_url=self.vault_url, vault_key=self.vault.key_hex, spool_limit=spool_limit, seal_every=seal_every
+            vault_url=self.vault_url,
+            upkeep_key=self.vault.upkeep_key.secret.hex(),
+            spool_limit=spool_limit,
+            seal_every=seal_every,
         )
-        self.control = ControlDouble(given)
+        self.control = ControlDouble(given, OpenVault(self.vault_url, self.vault))
         certificate, key = self._issue(Identity(Kind.SERVER, "control"), ["127.0.0.1"])
         self.control_listener = Listener(
             "127.0.0.1", 0, server_context(self.authority.certificate, certificate, key), self.control, workers=4

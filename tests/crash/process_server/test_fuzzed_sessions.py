@@ -85,7 +85,7 @@ class Site:
         issued, key = self.authority.issue(Identity(Kind.PROCESS_SERVER, "ps"), now, ["127.0.0.1"])
         context = server_context(self.authority.certificate, issued.certificate, key)
         self.vault = memory_vault()
-        settings = ProcessServerSettings(vault_url="memory:///", vault_key="", spool_limit=64 << 20, seal_every=0.05)
+        settings = ProcessServerSettings(vault_url="memory:///", upkeep_key="", spool_limit=64 << 20, seal_every=0.05)
         disk = SpoolDisk(folder / "spool")
         self.server = ProcessServer(
             Control(), self.vault, settings, disk, context, "127.0.0.1", 0, "test", spool_file_bytes=1 << 20

@@ -29,7 +29,8 @@ DOORS = {
         GET /v1/machines/self/bundles/{release}, GET /v1/machines/self/bundles/{release}/signature""",
     Door.PROCESS_SERVER: """
         POST /v1/process-servers/self, POST /v1/process-servers/self/report,
-        POST /v1/process-servers/self/certificate, GET /v1/process-servers/self/streams/{machine}/{epoch}""",
+        POST /v1/process-servers/self/certificate, GET /v1/process-servers/self/streams/{machine}/{epoch},
+        GET /v1/process-servers/self/machines/{machine}/keys""",
     Door.READER: """
         GET /v1/enrolment-tokens, GET /v1/process-servers, GET /v1/process-servers/{server}, GET /v1/machines,
         GET /v1/machines/{machine}, GET /v1/machines/{machine}/check, GET /v1/machines/{machine}/points,

@@ -54,12 +54,12 @@ def test_from_enrolment_to_an_epoch(office: Office, admin: dict[str, object]) ->
     assert (none_yet.status, none_yet.code, none_yet.headers["retry-after"]) == (503, "try-later", "2")
     server = office.certificate(Kind.PROCESS_SERVER, "22222222-2222-4222-8222-222222222222")
     given = office.call("POST", "/v1/process-servers/self", {"url": "https://10.0.2.2:9443", "version": "1"}, server)
-    assert given.body["vault_key"] == "00" * 32
+    assert given.body["upkeep_key"] == "00" * 32
     assert office.call("POST", "/v1/machines/self/epochs", asked, agent).status == 503, "it takes no streams yet"
     report = {"url": "https://10.0.2.2:9443", "version": "1", "spool_bytes": 0, "spool_limit": 1 << 30}
     assert office.call("POST", "/v1/process-servers/self/report", report, server).body["closed"] == []
     grant = office.call("POST", "/v1/machines/self/epochs", asked, agent).body
-    assert (grant["epoch"], grant["process_server"], grant["hash_key"]) == (1, "https://10.0.2.2:9443", "00" * 32)
+    assert (grant["epoch"], grant["process_server"], grant["hash_key"]) == (1, "https://10.0.2.2:9443", f"{1000:064x}")
     stream = f"/v1/process-servers/self/streams/{machine}"
     assert office.call("GET", f"{stream}/1", certificate=server).body["kind"] == "initial"
     assert office.call("GET", f"{stream}/2", certificate=server).code == "not-found"

@@ -10,11 +10,11 @@ import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, description, fresh_catalog, request
 
 from farshore.api_types.machines import Description, EpochKind
-from farshore.catalog import epochs, machines
+from farshore.catalog import epochs, machines, policies
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import EpochRow
-from farshore.model.errors import Fenced, Malformed, WrongState
-from farshore.protection.granting import check_open, fence, grant
+from farshore.model.errors import Fenced, Malformed, TryLater, WrongState
+from farshore.protection.granting import Domain, check_open, domain_name, fence, grant
 
 
 @pytest.fixture
@@ -177,3 +177,42 @@ def test_fencing_leaves_no_open_epoch_and_no_open_command(catalog: Catalog) -> N
         fence(tx, machines.get(tx, MACHINE), NOW, "a failover began")
     with catalog.reading() as tx, pytest.raises(Fenced, match="a failover began"):
         check_open(epochs.get(tx, MACHINE, 1))
+
+
+APART = Domain(f"machine:{MACHINE}", 7)
+
+
+def set_deduplication(catalog: Catalog, value: str) -> None:
+    with catalog.writing() as tx:
+        policies.change(tx, "default", {"deduplication": value})
+
+
+def granted_in(catalog: Catalog, domain: Domain, **values: object) -> EpochRow:
+    with catalog.writing() as tx:
+        return grant(tx, machines.get(tx, MACHINE), request(**values), add_server(tx), NOW, domain)
+
+
+@pytest.mark.parametrize("kind", [EpochKind.RESYNC, EpochKind.HEAL])
+def test_an_epoch_in_another_deduplication_domain_stands_alone(catalog: Catalog, kind: EpochKind) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1)
+    set_deduplication(catalog, "machine")
+    asked = {"kind": kind, "parent_epoch": 1, "parent_sequence": 120}
+    row = granted_in(catalog, APART, **asked)
+    assert (row.kind, row.parent_epoch, row.domain, row.domain_name) == ("initial", 0, 7, APART.name)
+    become_consistent(catalog, 2)
+    row = granted_in(catalog, APART, **{**asked, "parent_epoch": 2})
+    assert (row.kind, row.parent_epoch, row.domain) == (kind.value, 2, 7)
+
+
+def test_an_epoch_goes_by_the_policy_of_the_moment_that_it_is_granted(catalog: Catalog) -> None:
+    with catalog.reading() as tx:
+        assert domain_name(tx, machines.get(tx, MACHINE)) == ""
+    for value, name in (("machine", APART.name), ("label:finance", "label:finance")):
+        set_deduplication(catalog, value)
+        with catalog.reading() as tx:
+            assert domain_name(tx, machines.get(tx, MACHINE)) == name
+        with pytest.raises(TryLater):
+            granted(catalog)
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).epoch == 0

@@ -46,7 +46,7 @@ def test_a_token_buys_a_certificate_for_the_host_that_the_operator_named(office:
     assert names.get_values_for_type(x509.DNSName) == ["ps2.example.com"]
     calls = shown(answer.body["certificate"])
     registered = office.call("POST", "/v1/process-servers/self", {"url": URL, "version": "1"}, calls)
-    assert registered.body["vault_key"] == "00" * 32
+    assert registered.body["upkeep_key"] == "00" * 32
     assert enrol(office, invited["token"]).code == "unauthenticated"
     renewed = office.call("POST", "/v1/process-servers/self/certificate", {"request": signing_request()}, calls)
     again = x509.load_pem_x509_certificate(renewed.body["certificate"].encode())

@@ -46,6 +46,8 @@ class Machine:
         self.time = START
         self.step = STEP
         self.epoch = 0
+        self.domain = 0
+        """The deduplication domain of the next epoch."""
         self.next = {Role.JOURNAL: 1, Role.BASE: 1}
 
     def fill(self) -> None:
@@ -66,7 +68,7 @@ class Machine:
         self.next = {Role.JOURNAL: 1, Role.BASE: 1}
         self.time += self.step
         sizes = [(DiskNumber(number), len(data)) for number, data in self.disks.items()]
-        copy = self.in_vault.base_copy(Epoch(self.epoch), sizes, parent)
+        copy = self.in_vault.base_copy(Epoch(self.epoch), sizes, parent, self.domain)
         sent = sum(self._copy_disk(copy, number) for number in self.disks)
         if overlay:
             builder = self.in_vault.segment_builder(Epoch(self.epoch), Role.BASE)
@@ -76,8 +78,9 @@ class Machine:
         copy.close()
         end = Sequence(self.next[Role.BASE])
         record = EpochRecord(
-            Epoch(self.epoch), kind, parent, Sequence(0), self.time, end, disks, self.epoch, only_points
-        )
+            Epoch(self.epoch), kind, parent, Sequence(0), self.time, end, disks, self.epoch, only_points,
+            copy.domain,
+        )  # fmt: skip
         self.in_vault.put_description(DESCRIPTION, self.epoch)
         assert self.in_vault.put_epoch(record)
         self.states[Position(Epoch(self.epoch), Sequence(0))] = self.here()
@@ -152,7 +155,7 @@ class Machine:
     def _copy_disk(self, copy: BaseCopy, number: int) -> int:
         data = bytes(self.disks[number])
         chunks = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
-        key = self.vault.chunk_hash_key
+        key = self.vault.chunk_store(copy.domain).keys.hash
         digests = b"".join(blake3(chunk, key=key).digest() if any(chunk) else bytes(32) for chunk in chunks)
         hashes = np.frombuffer(digests, np.uint8).reshape(-1, 32)
         verdicts = copy.compare(Comparison(DiskNumber(number), 0, hashes))

@@ -149,7 +149,7 @@ def test_a_slot_that_asks_for_too_much_is_refused_before_it_is_paid(cost):
 
 def test_a_later_format_is_refused(machine, tmp_path):
     descriptor = tmp_path / "vault" / "vault.farshore"
-    descriptor.write_text(descriptor.read_text().replace('"format": 1', '"format": 2'))
+    descriptor.write_text(descriptor.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(Unsupported):
         Vault.open(machine.vault.store, OwnerKey.from_file(tmp_path / "owner.key"))
 

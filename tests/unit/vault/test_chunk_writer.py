@@ -17,6 +17,7 @@ from farshore.formats.batch import Buffer
 from farshore.model.errors import Unreachable
 from farshore.model.identifiers import CHUNK
 from farshore.vault.chunks import PACK_TARGET, ChunkStore
+from farshore.vault.keys import ChunkKeys
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.remote import RemoteStore
 
@@ -43,7 +44,7 @@ def calls(count: int) -> list[tuple[np.ndarray, bytes]]:
 
 
 def test_a_store_that_is_away_makes_no_pack_grow(store: KillableStore) -> None:
-    chunks = ChunkStore(store, SealingKey(KEY), KEY)
+    chunks = ChunkStore(store, ChunkKeys(SealingKey(KEY), KEY))
     writer = chunks.writer()
     sent = calls(4)
     for hashes, data in sent[:3]:
@@ -81,7 +82,7 @@ class Hanging(KillableStore):
 
 def test_a_flush_leaves_out_no_pack_that_a_call_still_tries_to_store() -> None:
     store = Hanging()
-    chunks = ChunkStore(store, SealingKey(KEY), KEY)
+    chunks = ChunkStore(store, ChunkKeys(SealingKey(KEY), KEY))
     writer = chunks.writer()
     sent = calls(4)
     for hashes, data in sent[:3]:

@@ -15,6 +15,7 @@ from farshore.vault import Vault, damage
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
 from farshore.vault.differences import Differing, affecting
+from farshore.vault.parent_disk import chunk_hash
 from farshore.vault.retention import apply_retention
 from farshore.vault.scrub import DAY, scrub
 from farshore.vault.upkeep import one_policy
@@ -36,7 +37,7 @@ def machine() -> Machine:
 
 def differing(machine: Machine, position: Position, disk: bytes | None = None) -> list[int]:
     data = machine.states[position][0] if disk is None else disk
-    hashes = [machine.in_vault.chunk_hash(data[chunk * CHUNK :][:CHUNK]) for chunk in CHUNKS.tolist()]
+    hashes = [chunk_hash(machine.vault.chunk_hash_key, data[chunk * CHUNK :][:CHUNK]) for chunk in CHUNKS.tolist()]
     told = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
     return CHUNKS[~machine.in_vault.equal_chunks(position, ONE, CHUNKS, told)].tolist()
 
@@ -96,7 +97,7 @@ def test_a_flipped_bit_in_a_chunk_is_found_once_the_scrub_has() -> None:
     before = differing(machine, last(machine))
     for moment in range(1, 3 * DAY, DAY):
         scrub(machine.vault, DAY, lambda moment=moment: moment, lambda _size: True)  # type: ignore[misc]
-    assert damage.listed(machine.vault.store, machine.vault.chunk_key)
+    assert damage.listed(machine.vault.store, machine.vault.upkeep_key)
     assert set(differing(machine, last(machine))) > set(before)
 
 

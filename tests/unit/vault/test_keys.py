@@ -198,7 +198,7 @@ def test_what_an_erased_machine_shares_a_pack_with_is_told():
 
 def test_chunks_are_left_where_a_copy_under_way_may_use_them():
     first, second = two_machines()
-    lease = take_lease(first.vault.store, first.vault.chunk_key, LeaseKind.COPY, second.id)
+    lease = take_lease(first.vault.store, first.vault.upkeep_key, LeaseKind.COPY, second.id)
     assert lease is not None
     done = erase(first.vault, first.id)
     assert done.left >= 1 << 20

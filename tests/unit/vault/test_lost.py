@@ -212,7 +212,7 @@ def test_an_epoch_that_is_just_being_completed_is_not_taken_for_lost():
     fields = {"format": 1, "kind": "copy", "machine": machine.id, "position": None}
     later = time.time_ns() + DAY
     late = vault_names.lease("copy", "1")
-    store.put(late, seal_document(machine.vault.chunk_key, late, {**fields, "began": later, "renewed": later}).buffers)
+    store.put(late, seal_document(machine.vault.upkeep_key, late, {**fields, "began": later, "renewed": later}).buffers)
     with pytest.raises(Damaged, match="epoch 2"):
         reopen(machine).machine(machine.id).latest()
     store.put(name, [document])

@@ -48,7 +48,7 @@ def reopened(machine: Machine) -> Vault:
 
 
 def noted(machine: Machine) -> list[damage.Finding]:
-    return damage.listed(machine.vault.store, machine.vault.chunk_key)
+    return damage.listed(machine.vault.store, machine.vault.upkeep_key)
 
 
 def test_a_round_reads_every_byte_once_over_its_period_across_restarts(machine):

@@ -3,7 +3,7 @@
 The model is a dictionary from positions to whole disks. Whatever happened before: every listed point opens and equals
 its entry, the newest one is the last that was stored, no other position ever yields other bytes than its entry, and a
 disk that somebody holds open reads as it did when it was opened. Whoever writes may be killed before any of its writes.
-A second machine has the same chunks and goes its own way.
+A second machine has the same chunks and goes its own way. Epochs from scratch may change the deduplication domain.
 """
 
 from __future__ import annotations
@@ -75,13 +75,15 @@ class VaultMachine(RuleBasedStateMachine):
         made.in_vault = whole
         self.newest = max(made.states)
 
-    @rule(at=st.integers(0, 8), overlay=st.integers(0, 8), from_scratch=st.booleans())
-    def be_killed_in_a_base_copy(self, at: int, overlay: int, from_scratch: bool) -> None:
+    @rule(at=st.integers(0, 8), overlay=st.integers(0, 8), from_scratch=st.booleans(), apart=st.booleans())
+    def be_killed_in_a_base_copy(self, at: int, overlay: int, from_scratch: bool, apart: bool) -> None:
         """What of it was stored belongs to an epoch that never becomes visible; the agent asks for another."""
         made = self.machine
         whole, leases = made.in_vault, self.leases()
         made.go_back(self.newest)
         made.disks[0][5000:9000] = made.random.randbytes(4000)
+        if from_scratch:
+            made.domain = made.vault.domain("machine" if apart else "")
         made.in_vault = self.killable(at).machine(made.id)
         try:
             made.begin_epoch(None if from_scratch else self.newest, "resync", overlay)
@@ -92,7 +94,7 @@ class VaultMachine(RuleBasedStateMachine):
             # Its lease ends some time: here at once, or the collector would have nothing to do in any later step.
             for name in self.leases() - leases:
                 made.vault.store.delete(name)
-            self.begin_an_epoch(overlay, from_scratch)
+            self.begin_an_epoch(overlay, from_scratch, apart)
         made.in_vault = whole
 
     @rule(segments=st.integers(1, 4), resync=st.booleans())
@@ -122,9 +124,11 @@ class VaultMachine(RuleBasedStateMachine):
         point = RecoveryPoint(PointId("named"), self.machine.id, at.position, at.time, PointKind.APP_CONSISTENT, "kept")
         self.machine.in_vault.put_point(point)
 
-    @rule(overlay=st.integers(0, 8), from_scratch=st.booleans())
-    def begin_an_epoch(self, overlay: int, from_scratch: bool) -> None:
+    @rule(overlay=st.integers(0, 8), from_scratch=st.booleans(), apart=st.booleans())
+    def begin_an_epoch(self, overlay: int, from_scratch: bool, apart: bool) -> None:
         parent = None if from_scratch else self.newest
+        if from_scratch:
+            self.machine.domain = self.machine.vault.domain("machine" if apart else "")
         self.machine.go_back(self.newest)
         self.machine.disks[0][5000:9000] = self.machine.random.randbytes(4000)
         self.machine.begin_epoch(parent, "resync", overlay)

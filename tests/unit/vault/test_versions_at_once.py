@@ -19,15 +19,15 @@ def test_no_change_of_the_condemned_is_lost(seed: int) -> None:
 
     def change(number: int) -> None:
         for step in range(3):
-            before = read_list(store, vault.chunk_key)
+            before = read_list(store, vault.upkeep_key)
             name = f"object-{number}-{step}"
-            after = write_next(store, vault.chunk_key, before, {**before.objects, name: 1}, set())
+            after = write_next(store, vault.upkeep_key, before, {**before.objects, name: 1}, set())
             if after is not None:
                 assert after.version == before.version + 1
                 written.append(name)
 
     schedule.run([lambda number=number: change(number) for number in range(4)])
-    last = read_list(vault.store, vault.chunk_key)
+    last = read_list(vault.store, vault.upkeep_key)
     assert set(written) <= last.objects.keys()
     assert len(last.objects) == last.version
     assert len(written) > 3

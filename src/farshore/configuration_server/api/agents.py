@@ -10,7 +10,7 @@ from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.web.callers import Installation, MachineCaller
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection.assignment import choose
-from farshore.protection.granting import grant
+from farshore.protection.granting import Domain, domain_name, grant
 from farshore.protection.heartbeats import observe
 from farshore.protection.push.bundle import Bundle, bundle_path, default_cache
 
@@ -21,17 +21,22 @@ router = GatedRouter(prefix="/v1/machines/self", tags=["mobility service"])
 def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Installation) -> EpochGrant:
     """Leave to send a new epoch; whoever held an older one is fenced from here on."""
     now = installation.clock.now()
+    with installation.catalog.reading() as tx:
+        name = domain_name(tx, machines.get(tx, machine))
+    # Outside the transaction: the vault's store may be slow.
+    domain = Domain(name, installation.vault.domain(name))
+    keys = installation.vault.chunk_keys(domain.number)
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         server = choose(row, process_servers.every(tx), machines.count_by_server(tx), now)
-        epoch = grant(tx, row, request, server, now)
+        epoch = grant(tx, row, request, server, now, domain)
         return EpochGrant(
             epoch=epoch.epoch,
             kind=EpochKind(epoch.kind),
             parent_epoch=epoch.parent_epoch,
             parent_sequence=epoch.parent_sequence,
             process_server=server.url,
-            hash_key=installation.vault.hash_key,
+            hash_key=keys.hash,
         )
 
 

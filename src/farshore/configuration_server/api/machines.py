@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Finding, Machine, MachineAddition, ProofRequest, ProtectionRequest
-from farshore.catalog import events, machines, policies, process_servers, secrets, users
+from farshore.catalog import epochs, events, machines, policies, process_servers, secrets, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
@@ -18,6 +18,7 @@ from farshore.configuration_server.web.callers import Contributor, Installation,
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.identifiers import MachineId, new_id
+from farshore.model.policy import deduplication_domain
 from farshore.model.states import MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.granting import ELSEWHERE, fence
@@ -31,8 +32,11 @@ def list_machines(_user: Reader, installation: Installation) -> list[Machine]:
     """All machines."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
-        servers, damage = process_servers.every(tx), _damage(tx)
-        return [views.machine(row, now, servers, damage.get(row.id, [])) for row in machines.every(tx)]
+        servers, damage, waiting = process_servers.every(tx), _damage(tx), _in_other_domain(tx)
+        return [
+            views.machine(row, now, servers, [*waiting.get(row.id, []), *damage.get(row.id, [])])
+            for row in machines.every(tx)
+        ]
 
 
 @router.post("", status_code=202)
@@ -175,9 +179,22 @@ def resync(machine: Named, user: Operator, installation: Installation) -> Machin
         return _view(tx, row, installation)
 
 
+def _in_other_domain(tx: Transaction) -> dict[str, list[str]]:
+    """By machine: that its policy's deduplication counts from its next epoch on only."""
+    now = epochs.domain_names(tx)
+    wanted = {row.name: row.deduplication for row in policies.every(tx)}
+    found = {}
+    for row in machines.every(tx):
+        asked = wanted[row.policy]
+        if now.get(row.id, "") != deduplication_domain(asked, row.id) and row.id in now:
+            text = f"It does not share chunks as its policy says ({asked}): run farshore machine resync {row.name}."
+            found[row.id] = [text]
+    return found
+
+
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
-    damage = _damage(tx).get(row.id, [])
-    return views.machine(row, installation.clock.now(), process_servers.every(tx), damage)
+    more = [*_in_other_domain(tx).get(row.id, []), *_damage(tx).get(row.id, [])]
+    return views.machine(row, installation.clock.now(), process_servers.every(tx), more)
 
 
 def _damage(tx: Transaction) -> dict[str, list[str]]:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from farshore.api_types.machines import Description, Enrolment, EpochKind, RenewalRequest
-from farshore.api_types.servers import ProcessServerSettings, Registration, ReportAnswer, ServerReport, StreamGrant
+from farshore.api_types.servers import (
+    MachineKeys,
+    ProcessServerSettings,
+    Registration,
+    ReportAnswer,
+    ServerReport,
+    StreamGrant,
+)
 from farshore.catalog import epochs, process_servers, users
 from farshore.configuration_server.api.parameters import Named, Number
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.protection import reports
+from farshore.protection import key_access, reports
 from farshore.protection.granting import check_open
 from farshore.protection.moving import check_assigned
 from farshore.protection.server_enrolment import check_url
@@ -19,13 +26,13 @@ router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"]
 
 @router.post("")
 def register(request: Registration, server: ProcessServerCaller, installation: Installation) -> ProcessServerSettings:
-    """Say where agents reach the caller; hear the vault and its key, which must stay in memory."""
+    """Say where agents reach the caller; hear where the vault is, and its upkeep key, which must stay in memory."""
     with installation.catalog.writing() as tx:
         check_url(process_servers.find(tx, server), request.url, installation.settings.names)
         process_servers.register(tx, server, request.url, request.version, installation.clock.now())
     return ProcessServerSettings(
         vault_url=installation.vault.url,
-        vault_key=installation.vault.vault_key,
+        upkeep_key=installation.vault.upkeep_key,
         spool_limit=installation.settings.spool_limit,
     )
 
@@ -55,8 +62,25 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
             parent_epoch=row.parent_epoch,
             parent_sequence=row.parent_sequence,
             description=Description.model_validate(row.description),
+            domain=row.domain,
             certificates=users.good_serials(tx, Kind.MACHINE.value, [machine], installation.clock.now())[machine],
         )
+
+
+@router.get("/machines/{machine}/keys")
+def keys(machine: Named, server: ProcessServerCaller, installation: Installation) -> MachineKeys:
+    """The keys of a machine that the caller serves or served, and of the deduplication domains of the epochs concerned.
+    They must stay in memory. ``forbidden``: it has nothing to do with that machine."""
+    with installation.catalog.writing() as tx:
+        domains = key_access.domains(tx, process_servers.get(tx, server), machine, installation.clock.now())
+    if domains is None:
+        raise key_access.refusal(machine)
+    # Outside the transaction: the vault's store may be slow.
+    return MachineKeys(
+        machine=machine,
+        key=installation.vault.machine_key(machine),
+        chunks=[installation.vault.chunk_keys(domain) for domain in domains],
+    )
 
 
 @router.post("/certificate", status_code=201, response_model_exclude_unset=True)

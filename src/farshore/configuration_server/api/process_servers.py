@@ -10,7 +10,7 @@ from farshore.api_types.servers import (
     ServerEnrolmentRequest,
     ServerInvitation,
 )
-from farshore.catalog import events, machines, process_servers
+from farshore.catalog import events, key_grants, machines, process_servers
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
@@ -66,7 +66,8 @@ def show_server(server: Named, _user: Reader, installation: Installation) -> Pro
     with installation.catalog.reading() as tx:
         row = process_servers.get(tx, server)
         senders = machines.count_by_server(tx).get(row.id, 0)
-        return views.process_server(row, senders, installation.clock.now())
+        shown = views.process_server(row, senders, installation.clock.now())
+        return shown.model_copy(update={"keys_of": key_grants.machine_names(tx, row.id)})
 
 
 @router.patch("/{server}")

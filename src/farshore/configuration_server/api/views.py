@@ -37,8 +37,8 @@ from farshore.protection.watch import AGENT_SILENT_AFTER, rpo_seconds
 log = logging.getLogger(__name__)
 
 
-def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], damage: Sequence[str] = ()) -> Machine:
-    """A machine with what its agent and process server said last, and what the vault's scrub did."""
+def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], more: Sequence[str] = ()) -> Machine:
+    """A machine with what its agent and process server said last, and ``more`` warnings."""
     by_id = {server.id: server for server in servers}
     sends_to = by_id.get(row.process_server or "")
     moves_to = by_id.get(row.moving_to)
@@ -69,7 +69,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], dama
         progress=seen.progress if seen else None,
         accounts=seen.accounts if seen else [],
         proof=seen.proof if seen else None,
-        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *_stuck(row), *damage],
+        warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *_stuck(row), *more],
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
     )
@@ -143,6 +143,7 @@ def policy(row: PolicyRow) -> Policy:
         keep_weekly=row.keep_weekly,
         bandwidth=row.bandwidth,
         time_zone=row.time_zone,
+        deduplication=row.deduplication,
     )
 
 

@@ -57,8 +57,9 @@ class GatedRoute(APIRoute):
                 await _read(request)
             try:
                 return await handle(request)
-            except Unauthenticated as error:  # an endpoint's: a token that is no good
-                await _tell(error, request, self.path, installation, token=door is Door.ANYBODY)
+            except (Unauthenticated, Forbidden) as error:  # an endpoint's: a token that is no good, another's keys
+                token = door is Door.ANYBODY and isinstance(error, Unauthenticated)
+                await _tell(error, request, self.path, installation, token=token)
                 raise
 
         return gated

@@ -29,6 +29,7 @@ BY_ROUTE = {
     "/v1/process-servers/self/report": (240, 10.0),
     "/v1/process-servers/self/certificate": (20, 1 / 600),
     "/v1/process-servers/self/streams/{machine}/{epoch}": (5000, 200.0),
+    "/v1/process-servers/self/machines/{machine}/keys": (5000, 200.0),
 }
 """An agent reports every 2 seconds and at most once for each command, a process server every second. An epoch leaves
 a row in the catalog, as a certificate does."""

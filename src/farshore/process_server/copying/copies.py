@@ -47,7 +47,7 @@ class Copy:
     """The copy of one epoch. Comparisons and chunks may come on several connections at once."""
 
     def __init__(self, stream: Stream, grant: StreamGrant, parent: Position | None, log: ToldLog) -> None:
-        self.kind = grant.kind
+        self.kind, self.domain = grant.kind, grant.domain
         self.last_used = time.monotonic()
         disks = [(DiskNumber(disk.number), disk.size) for disk in grant.description.disks if not disk.excluded]
         self._stream = stream
@@ -70,7 +70,7 @@ class Copy:
         """A parent that is damaged heals nothing: a resync then goes by the chunks alone."""
         stream = self._stream
         try:
-            return stream.vault.base_copy(stream.epoch, disks, parent)
+            return stream.vault.base_copy(stream.epoch, disks, parent, self.domain)
         except (Damaged, NotFound) as error:
             if parent is None:
                 raise
@@ -80,7 +80,7 @@ class Copy:
                     remedy="The agent asks for a resync by hash instead.",
                 ) from error
             _log.warning("Machine %s: epoch %d stands on nothing older: %s", stream.machine, stream.epoch, error)
-            return stream.vault.base_copy(stream.epoch, disks, None)
+            return stream.vault.base_copy(stream.epoch, disks, None, self.domain)
 
     @property
     def told(self) -> int:
@@ -168,6 +168,7 @@ class Copy:
             disks=disks,
             description=stream.epoch,
             only_points=completion.only_points,
+            domain=self.domain,
         )
         if not stream.vault.put_epoch(record):
             record = stream.vault.timeline().record(stream.epoch)
