@@ -128,7 +128,8 @@ class OpenVault:
 
     def machine_key(self, machine: str) -> str:
         """See VaultAccess."""
-        return self.vault.machine(MachineId(machine), create=True).key.secret.hex()
+        # Read anew: one that was erased or damaged since must not be given from memory.
+        return self.vault.read_key(MachineId(machine)).secret.hex()
 
     def chunk_keys(self, domain: int) -> ChunkKeys:
         """See VaultAccess."""

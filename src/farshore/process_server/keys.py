@@ -6,13 +6,18 @@ opens those, and no more. Nothing is kept here: the vault remembers what it was 
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from farshore.api_types import servers
-from farshore.model.errors import Forbidden
+from farshore.formats import vault_names
+from farshore.model.errors import Damaged, Forbidden, NotFound, TryLater
 from farshore.model.identifiers import MachineId
 from farshore.vault.keys import ChunkKeys
 from farshore.vault.sealing import SealingKey
+from farshore.vault.stores.port import Store
+
+_LATELY = 60.0
 
 
 class KeyHolder(Protocol):
@@ -26,14 +31,15 @@ class KeyHolder(Protocol):
 class GrantedKeys:
     """A KeySource (see farshore.vault.keys)."""
 
-    def __init__(self, holder: KeyHolder, upkeep: str) -> None:
-        """``upkeep``: that key, in hex."""
-        self._holder = holder
+    def __init__(self, holder: KeyHolder, upkeep: str, store: Store) -> None:
+        """``upkeep``: that key, in hex. ``store``: the vault's."""
+        self._holder, self._store = holder, store
+        self._trouble, self._troubled = "", 0.0
         self.upkeep = SealingKey(bytes.fromhex(upkeep))
 
     def chunks(self, domain: int, machine: MachineId | None = None) -> ChunkKeys:
         """See KeySource."""
-        for one in () if machine is None else self._holder.keys(machine).chunks:
+        for one in () if machine is None else self._ask(machine).chunks:
             if one.domain == domain:
                 return ChunkKeys(SealingKey(bytes.fromhex(one.seal)), bytes.fromhex(one.hash))
         raise Forbidden(
@@ -43,4 +49,35 @@ class GrantedKeys:
 
     def machine(self, machine: MachineId, create: bool) -> SealingKey:  # noqa: ARG002 - made there if it is new
         """See KeySource."""
-        return SealingKey(bytes.fromhex(self._holder.keys(machine).key))
+        name = vault_names.machine_key(machine)
+        # Not to open it, but to see that this is the vault: a store that is away may list as an empty one, and then all
+        # that the spool holds of the machine would seem to follow a gap. First, so that its trouble is reported.
+        there = self._holds(name)
+        key = SealingKey(bytes.fromhex(self._ask(machine).key))
+        if not there and not self._holds(name):
+            raise Damaged(
+                f"{name} is missing in the vault as this process server sees it.",
+                remedy="Check that it uses the same store as the configuration server; else restore the object.",
+            )
+        return key
+
+    @property
+    def trouble(self) -> str:
+        """Why keys could not be had lately; empty when they could. Whoever needs one asks again within seconds."""
+        return self._trouble if time.monotonic() - self._troubled < _LATELY else ""
+
+    def _ask(self, machine: MachineId) -> servers.MachineKeys:
+        try:
+            given = self._holder.keys(machine)
+        except TryLater as error:
+            self._trouble, self._troubled = f"The keys of machine {machine} cannot be had: {error}", time.monotonic()
+            raise
+        self._trouble = ""
+        return given
+
+    def _holds(self, name: str) -> bool:
+        try:
+            self._store.get(name)
+        except NotFound:
+            return False
+        return True

@@ -121,7 +121,8 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     bandwidth = Bandwidth(clock)
     watched = WatchedStore(open_store(given.vault_url), clock)
     store = ThrottledStore(watched, bandwidth, stopping)
-    vault = _open_vault(store, given, control, registration, stopping)
+    keys = GrantedKeys(control, given.upkeep_key, store)
+    vault = _open_vault(store, keys, control, registration, stopping)
     if vault is None:
         return 0
     server = ProcessServer(
@@ -135,7 +136,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         registration.version,
         url=url,
         bandwidth=bandwidth,
-        store_trouble=lambda: watched.trouble,
+        store_trouble=lambda: watched.trouble or keys.trouble,
         workers=settings.workers,
         connections=settings.connections,
         uploads=settings.uploads,
@@ -178,7 +179,7 @@ def _register(
 
 def _open_vault(
     store: ThrottledStore,
-    given: ProcessServerSettings,
+    keys: GrantedKeys,
     control: ProcessServerSelf,
     registration: Registration,
     stopping: threading.Event,
@@ -187,7 +188,7 @@ def _open_vault(
     pause = _REGISTER_PAUSE
     while not stopping.is_set():
         try:
-            return Vault.with_keys(store, GrantedKeys(control, given.upkeep_key))
+            return Vault.with_keys(store, keys)
         except TryLater as error:
             _log.warning("The vault cannot be opened yet: %s", error)
             trouble = ServerReport(

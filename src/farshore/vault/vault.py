@@ -232,6 +232,11 @@ class Vault:
                 if erasures == self._erasures:
                     return self._machines.setdefault(machine, MachineVault(self.store, machine, key, self._shared))
 
+    def read_key(self, machine: MachineId) -> SealingKey:
+        """A machine's key as the store holds it now, made if the vault holds nothing of it. Raises as `machine`, and
+        Forbidden without the vault key."""
+        return self._root().machine(machine, create=True)
+
     def key_in_memory(self, machine: MachineId) -> SealingKey | None:
         """A machine's key where it was read before."""
         with self._lock:

@@ -7,10 +7,12 @@ from tests.unit.vault.synthetic import MACHINE, Machine, memory_vault
 
 from farshore.api_types.servers import MachineKeys
 from farshore.configuration_server.vault_access import OpenVault
-from farshore.model.errors import Forbidden, Unreachable
+from farshore.formats import vault_names
+from farshore.model.errors import Damaged, Forbidden, NotFound, Unreachable
 from farshore.model.identifiers import MachineId
 from farshore.process_server.keys import GrantedKeys
-from farshore.vault import Vault
+from farshore.vault import Vault, open_store
+from farshore.vault.stores.port import Store
 
 OTHER = MachineId(MACHINE.replace("7", "8"))
 
@@ -33,8 +35,34 @@ class Holder:
         return MachineKeys(machine=machine, key=self.vault.machine_key(machine), chunks=chunks)
 
 
-def opened(vault: Vault, holder: Holder) -> Vault:
-    return Vault.with_keys(vault.store, GrantedKeys(holder, vault.upkeep_key.secret.hex()))
+def opened(vault: Vault, holder: Holder, store: Store | None = None) -> Vault:
+    store = store or vault.store
+    return Vault.with_keys(store, GrantedKeys(holder, vault.upkeep_key.secret.hex(), store))
+
+
+def test_a_store_that_is_not_the_vaults_is_told_by_the_missing_key() -> None:
+    """As an empty folder where the vault should be mounted: the spool's frames would seem to follow a gap."""
+    vault = memory_vault()
+    empty = open_store("memory:///")
+    descriptor = vault_names.DESCRIPTOR
+    empty.put(descriptor, [vault.store.get(descriptor)])
+    with pytest.raises(Damaged, match="same store"):
+        opened(vault, Holder(vault, {MACHINE: [0]}), empty).machine(MACHINE, create=True)
+
+
+def test_a_key_that_was_erased_or_damaged_is_not_given_from_memory() -> None:
+    vault = memory_vault()
+    access = OpenVault("memory:///", vault)
+    vault.machine(MACHINE, create=True)
+    name = vault_names.machine_key(MACHINE)
+    good = bytes(vault.store.get(name))
+    vault.store.put(name, [good[:-1] + bytes([good[-1] ^ 1])])
+    with pytest.raises(Damaged):
+        access.machine_key(MACHINE)
+    vault.store.put(name, [good])
+    Vault.open_with_vault_key(vault.store, bytes.fromhex(vault.key_hex)).erase_machine(MACHINE)
+    with pytest.raises(NotFound, match="erased"):
+        access.machine_key(MACHINE)
 
 
 def test_a_machine_is_stored_and_read_with_its_own_keys() -> None:
@@ -58,6 +86,13 @@ def test_a_machine_is_stored_and_read_with_its_own_keys() -> None:
     assert len(holder.asked) == asked, "what was answered is remembered"
     with pytest.raises(Unreachable):
         held.machine(OTHER)
+    keys = GrantedKeys(holder, vault.upkeep_key.secret.hex(), vault.store)
+    with pytest.raises(Unreachable):
+        keys.machine(MACHINE, create=True)
+    assert "is away" in keys.trouble
+    holder.away = False
+    keys.machine(MACHINE, create=True)
+    assert keys.trouble == ""
 
 
 def test_another_machine_and_another_domain_stay_shut() -> None:
