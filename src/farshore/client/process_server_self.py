@@ -30,8 +30,10 @@ class ProcessServerSelf:
         return self._transport.get(f"/v1/process-servers/self/streams/{machine}/{epoch}", StreamGrant)
 
     def keys(self, machine: str) -> MachineKeys:
-        """The keys of a machine that we serve or served. Raises NotFound, Forbidden."""
-        return self._transport.get(f"/v1/process-servers/self/machines/{machine}/keys", MachineKeys)
+        """The keys of a machine that we serve or served. Raises NotFound, Forbidden, TryLater: at once, for a machine
+        waits for it, which repeats its request."""
+        path = f"/v1/process-servers/self/machines/{machine}/keys"
+        return self._transport.call("GET", path, None, MachineKeys, repeatable=False)
 
     def report(self, report: ServerReport) -> ReportAnswer:
         """Tell how the streams stand, and of new points and epochs; repeated until it is answered."""
