@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import DifferenceRow
@@ -18,6 +18,12 @@ def record(tx: Transaction, row: DifferenceRow) -> bool:
     tx.add(row)
     tx.flush()
     return True
+
+
+def count(tx: Transaction, machine: str) -> int:
+    """How many of a machine are noted."""
+    found = tx.scalar(select(func.count()).select_from(DifferenceRow).where(DifferenceRow.machine == machine))
+    return int(found or 0)
 
 
 def listed(tx: Transaction, machine: str) -> list[DifferenceRow]:

@@ -17,13 +17,13 @@ import stat
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Match, Optional, Tuple
 
 from farshore.client.roles import Role, expect
 from farshore.model.errors import Malformed, NotFound, Refused
 
 _PRIVATE = 0o600
-_FIRST_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/\s]+={0,2})\s*-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,36 @@ def load_key_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
 
 def fingerprint(certificate: str) -> str:
     """SHA-256 of the first certificate in a PEM text, as 64 hex digits. Raises Malformed."""
-    found = _FIRST_CERTIFICATE.search(certificate)
-    if found is None:
-        raise Malformed("This is not a PEM certificate.", remedy="Check the address of the server.")
-    return hashlib.sha256(base64.b64decode(found.group(1))).hexdigest()
+    return hashlib.sha256(_first_der(certificate)).hexdigest()
 
 
 def fingerprints(text: str) -> List[str]:
-    """SHA-256 of each certificate in a PEM text, in their order."""
-    found = _FIRST_CERTIFICATE.finditer(text)
-    return [hashlib.sha256(base64.b64decode(one.group(1))).hexdigest() for one in found]
+    """SHA-256 of each certificate in a PEM text, in their order. Raises Malformed."""
+    return [hashlib.sha256(_der(one)).hexdigest() for one in _CERTIFICATE.finditer(text)]
 
 
 def first_certificate(text: str) -> str:
-    """The first certificate of a PEM text: the one whose fingerprint ``fingerprint`` tells. Raises Malformed."""
-    found = _FIRST_CERTIFICATE.search(text)
+    """The first certificate of a PEM text, written anew from the bytes that ``fingerprint`` hashes: OpenSSL reads PEM
+    by other rules than we do, and must not find another certificate in the same text. Raises Malformed."""
+    return ssl.DER_cert_to_PEM_cert(_first_der(text))
+
+
+def _first_der(text: str) -> bytes:
+    found = _CERTIFICATE.search(text)
     if found is None:
-        raise Malformed("This is not a PEM certificate.", remedy="Check the address of the server.")
-    return found.group(0) + "\n"
+        raise _no_certificate()
+    return _der(found)
+
+
+def _der(found: Match[str]) -> bytes:
+    try:
+        return base64.b64decode("".join(found.group(1).split()), validate=True)
+    except ValueError as error:
+        raise _no_certificate() from error
+
+
+def _no_certificate() -> Malformed:
+    return Malformed("This is not a PEM certificate.", remedy="Check the address of the server.")
 
 
 def same_fingerprint(one: str, other: str) -> bool:

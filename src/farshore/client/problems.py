@@ -22,9 +22,12 @@ from farshore.model.errors import (
     TryLater,
     Unauthenticated,
     Unreachable,
+    Unsupported,
     by_code,
 )
 
+_INSECURE_BYTES = 64 << 10
+"""Of an answer by whoever it may be."""
 _PREFIX = "urn:farshore:"
 _OF_THE_CLOCK = (9, 10)
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -113,9 +116,13 @@ def insecure_request(url: str, timeout: float) -> bytes:
     ):
         warnings.simplefilter("ignore", InsecureRequestWarning)  # unverified is what is asked for here
         try:
-            answer = pool.request("GET", url)
+            answer = pool.request("GET", url, preload_content=False)
+            data = answer.read(_INSECURE_BYTES + 1)
+            answer.release_conn()
         except HTTPError as error:
             raise error_from_transport(error, url) from error
+    if len(data) > _INSECURE_BYTES:
+        raise Unsupported(f"{url} is not a Farshore server.", remedy="Check the address and port.")
     if answer.status != 200:
-        raise error_from_answer(answer.status, answer.data)
-    return answer.data
+        raise error_from_answer(answer.status, data)
+    return data

@@ -26,6 +26,8 @@ from farshore.protection import clocks, moving
 from farshore.protection.overstepping import note_foreign
 
 SECOND = 1_000_000_000
+MOST_DIFFERENCES = 5_000
+"""Of one machine that are listed; the vault keeps its own."""
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
 
 
@@ -82,18 +84,20 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
     named |= {(left.machine, left.epoch) for left in report.released}
     return ReportAnswer(
         closed=closed,
-        certificates=users.good_serials(tx, "machine", {stream.machine for stream in report.streams}, now),
+        certificates=users.good_serials(tx, "machine", books.own, now),
         release=moving.to_release(tx, server, named),
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
     )
 
 
 def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceReport, now: int) -> None:
+    if differences.count(tx, machine.id) >= MOST_DIFFERENCES:
+        return
     row = DifferenceRow(**found.model_dump())
     if not differences.record(tx, row):
         return
     since = f"after {found.proven_epoch}:{found.proven_sequence}" if found.proven_epoch else "of any time before"
-    events.record(
+    events.record_some(
         tx,
         time=now,
         kind="copy.differs",
@@ -115,6 +119,7 @@ class _Books:
         self._tx = tx
         self._server = server
         self.foreign: set[str] = set()
+        self.own: set[str] = set()
 
     def find(self, machine: str, epoch: int) -> tuple[MachineRow, EpochRow] | None:
         row = self._tx.get(MachineRow, machine)
@@ -124,6 +129,7 @@ class _Books:
         if self._server.id not in (granted.process_server, *granted.served_before):
             self.foreign.add(row.name)
             return None
+        self.own.add(row.id)
         return row, granted
 
 

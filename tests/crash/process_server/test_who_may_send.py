@@ -18,8 +18,9 @@ from farshore.api_types.servers import ReportAnswer
 from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Batch, Role
 from farshore.formats.chunk_exchange import CHUNK_ROW, Comparison
+from farshore.formats.proof import Difference, Proof
 from farshore.model.errors import TryLater, Unauthenticated, WrongState
-from farshore.model.identifiers import DiskNumber, MachineId, new_id
+from farshore.model.identifiers import DiskNumber, MachineId, Sequence, new_id
 
 SIZE = 4 << 20
 
@@ -67,6 +68,8 @@ def _calls(agent: SimulatedAgent) -> list[Callable[[], object]]:
         lambda: plane.send_chunks(DiskNumber(0), np.zeros(0, CHUNK_ROW), []),
         plane.missing,
         lambda: plane.complete_base(BaseCompletion(consistent_from=0, time=0)),
+        lambda: plane.prove(Proof(DiskNumber(0), Sequence(1), np.zeros(1, np.int64), np.zeros((1, 32), np.uint8))),
+        lambda: plane.differ(Difference(DiskNumber(0), Sequence(1), 0, bytes(512), None, "")),
     ]
 
 

@@ -154,6 +154,11 @@ class Copy:
                 "had acknowledged them died with them.",
                 remedy="The agent opens a new epoch and resyncs by hash, by itself.",
             )
+        if completion.consistent_from >= stream.next_sequence(Role.JOURNAL):
+            raise WrongState(
+                f"Record {completion.consistent_from} of the journal has not come.",
+                remedy="Send the journal first; if another process server had acknowledged it, open a new epoch.",
+            )
         stream.wait_stored(Role.BASE, base_end, STORE_SECONDS)
         stream.wait_stored(Role.JOURNAL, completion.consistent_from + 1, STORE_SECONDS)
         disks = self._base.finish()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from typing import Callable, TypeVar
 
@@ -55,6 +56,7 @@ _STREAM = re.compile(
 _DOCUMENT_BYTES = 64 << 10
 _PROOF_BYTES = PROOF_HEADER.size + MOST_CHUNKS * PROOF_ROW.itemsize
 _DIFFERENCE_BYTES = DIFFERENCE_HEADER.size + CAUSE_BYTES + CHUNK
+_REQUESTS_OF_ONE = 2
 _RANGES = 1000
 """Missing ranges told at a time."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -91,6 +93,9 @@ class Routes:
         self._completed = completed
         self._bandwidth = bandwidth
         self._copying = threading.BoundedSemaphore(copying)
+        self._most_of_one = max(_REQUESTS_OF_ONE, copying // 2)
+        self._at_work: Counter[MachineId] = Counter()
+        self._lock = threading.Lock()
         self._of_no_stream: dict[tuple[str, str], Callable[[Request], Answer]] = {
             ("GET", "/v1/protocol"): self._protocol,
             ("POST", "/v1/protocol"): self._choose,
@@ -126,16 +131,26 @@ class Routes:
 
     def _for_copies(self, call: Callable[[Call], Answer]) -> Callable[[Call], Answer]:
         def bounded(asked: Call) -> Answer:
-            if not self._copying.acquire(blocking=False):
-                raise Busy(
-                    "As many machines as may are being copied just now.",
-                    remedy="The copy is repeated by itself; if this lasts, see whether the store is slow.",
-                    after=1,
-                )
+            with self._lock:
+                mine = self._at_work[asked.machine]
+                self._at_work[asked.machine] += 1
             try:
-                return call(asked)
+                # No machine alone may hold all places.
+                if mine >= self._most_of_one or not self._copying.acquire(blocking=False):
+                    raise Busy(
+                        "As many requests of copies as may are being worked on just now.",
+                        remedy="The copy is repeated by itself; if this lasts, see whether the store is slow.",
+                        after=1,
+                    )
+                try:
+                    return call(asked)
+                finally:
+                    self._copying.release()
             finally:
-                self._copying.release()
+                with self._lock:
+                    self._at_work[asked.machine] -= 1
+                    if not self._at_work[asked.machine]:
+                        del self._at_work[asked.machine]
 
         return bounded
 

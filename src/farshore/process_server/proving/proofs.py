@@ -34,6 +34,10 @@ BYTES = 8e6
 """Read from the vault for one machine, a second, in the mean,"""
 REQUESTS = 10.0
 """and asked of it."""
+DEMANDED = 25
+"""What somebody waits for may cost so many times as much as what goes on by itself,"""
+MOST_WAIT = 5.0
+"""and never waits for longer."""
 LONGEST_REST = 600.0
 _CACHE_BYTES = 16 << 20
 MOST_KEPT = 256
@@ -58,6 +62,7 @@ class Proofs:
         self._owed = 0.0
         self._settled = time.monotonic()
         self._reports: list[DifferenceReport] = []
+        self._not_before: dict[MachineId, float] = {}
         self._kept: dict[tuple[MachineId, Epoch], int] = {}
         """How many differences of a stream were kept, the stream used last at the end."""
 
@@ -65,8 +70,7 @@ class Proofs:
         """Compare. Raises Busy, TryLater until the position is in the vault, WrongState where it never will be,
         Damaged where no chunk of the copy can be read there."""
         position = self._stored(stream, proof.sequence)
-        if not self._comparing.acquire(blocking=False):
-            raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
+        self._take_turn(stream)
         began = time.thread_time()
         try:
             self._store.taken()
@@ -83,16 +87,23 @@ class Proofs:
                 "Machine %s: %d of %d chunks of disk %d differ from the machine's at %s.",
                 stream.machine, len(differing), len(equal), proof.disk, position,
             )  # fmt: skip
-        rest = self._rest(time.thread_time() - began, read, requests)
+        rest = self._rest(stream, time.thread_time() - began, read, requests)
         return ProofAnswer(differing=differing, rest=rest, vault_bytes=read, vault_requests=requests)
 
     def differ(self, stream: Stream, found: Difference) -> DifferenceAnswer:
         """Keep both versions where they are different indeed, and report it. Raises as `prove`."""
         position = self._stored(stream, found.sequence)
+        self._take_turn(stream)
+        began = time.thread_time()
         try:
+            self._store.taken()
             stored = self._vault().machine(stream.machine).stored_chunk(position, found.disk, found.chunk)
         except Damaged:
             stored = None
+        finally:
+            read, requests = self._store.taken()
+            self._comparing.release()
+            self._rest(stream, time.thread_time() - began, read, requests)
         if stored == bytes(found.data):
             return DifferenceAnswer(differs=False)
         if not self._may_keep(stream):
@@ -157,10 +168,24 @@ class Proofs:
         stream.wait_stored(Role.JOURNAL, sequence + 1, _STORED_SECONDS)
         return Position(stream.epoch, sequence)
 
-    def _rest(self, used: float, read: int, requests: int) -> float:
+    def _take_turn(self, stream: Stream) -> None:
+        """One at a time, and no machine much more often than it was told: what somebody waits for may come sooner, but
+        not without end. Raises Busy."""
+        with self._lock:
+            wait = self._not_before.get(stream.machine, 0.0) - time.monotonic()
+        if wait > 0:
+            raise Busy("This machine's copy was compared just now.", remedy="The proof is repeated.", after=wait)
+        if not self._comparing.acquire(blocking=False):
+            raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
+
+    def _rest(self, stream: Stream, used: float, read: int, requests: int) -> float:
         """Seconds until the next proof of this machine: neither processors nor the vault may feel it."""
         with self._lock:
             now = time.monotonic()
             self._owed = max(0.0, self._owed - (now - self._settled) * SHARE) + used
             self._settled = now
-            return min(LONGEST_REST, max(used / SHARE_OF_ONE, self._owed / SHARE, read / BYTES, requests / REQUESTS))
+            rest = min(LONGEST_REST, max(used / SHARE_OF_ONE, self._owed / SHARE, read / BYTES, requests / REQUESTS))
+            if len(self._not_before) > _MOST_STREAMS:
+                self._not_before = {one: at for one, at in self._not_before.items() if at > now}
+            self._not_before[stream.machine] = now + min(MOST_WAIT, rest / DEMANDED)
+            return rest

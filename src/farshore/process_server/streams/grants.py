@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,10 @@ _log = logging.getLogger(__name__)
 
 _ASK_SECONDS = 1.0
 """How often at most an unknown certificate of a machine makes us ask about it."""
+
+
+_REFUSALS = 5
+"""In a second, of one machine; its further questions wait for the next."""
 
 
 class GrantSource(Protocol):
@@ -49,6 +54,9 @@ class Grants:
         self._source = source
         self._known: dict[tuple[MachineId, Epoch], StreamGrant] = {}
         self._asked: dict[MachineId, float] = {}
+        self._second = 0
+        self._refused: Counter[MachineId] = Counter()
+        """Of this second."""
         self._lock = threading.Lock()
 
     def get(self, machine: MachineId, epoch: Epoch) -> StreamGrant:
@@ -62,10 +70,27 @@ class Grants:
                 remedy="Stop the other run of the agent, or let this one ask for a new epoch.",
             )
         if known is None:
-            known = self._source.stream(machine, epoch)
+            self._hold_refused(machine)
+            try:
+                known = self._source.stream(machine, epoch)
+            except (NotFound, Fenced, Moved):
+                with self._lock:
+                    self._refused[machine] += 1
+                raise
             with self._lock:
                 self._known[(machine, epoch)] = known
         return known
+
+    def _hold_refused(self, machine: MachineId) -> None:
+        """One machine that asks for streams which are not open must not use up what we may ask for all of them. Raises
+        TryLater."""
+        with self._lock:
+            second = int(time.monotonic())
+            if self._second != second:
+                self._second, self._refused = second, Counter()
+            many = self._refused[machine] >= _REFUSALS
+        if many:
+            raise TryLater("Streams of this machine were refused just now.", remedy="Repeat the request.", after=1)
 
     def check(self, grant: StreamGrant, machine: MachineId, epoch: Epoch, serial: str) -> StreamGrant:
         """``grant``, or a newer one, where it names the certificate with this serial number. Raises Unauthenticated
