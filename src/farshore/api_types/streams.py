@@ -85,6 +85,10 @@ class DifferenceAnswer(Body):
     ``differs``: the vault's is another indeed; both are kept in the vault then."""
 
     differs: bool
+    blocks: List[int] = []
+    """The 4 KiB blocks of the chunk, from 0, that are different; all of them where the vault's cannot be read."""
+    zero: bool = False
+    """The vault has zeroes in each of them."""
 
 
 class BaseCompletion(Body):

@@ -30,7 +30,7 @@ from farshore.formats.batch import encode as encode_batch
 from farshore.formats.chunk_exchange import Chunks, Comparison, encode_chunks, encode_comparison
 from farshore.formats.proof import Difference, Proof, encode_difference, encode_proof
 from farshore.formats.stream_protocol import MONOTONIC, SUPPORTED
-from farshore.model.errors import TryLater, Unsupported
+from farshore.model.errors import NotFound, TryLater, Unsupported
 from farshore.model.identifiers import DiskNumber
 
 _STALE = Retry(total=None, connect=0, read=1, other=1, status=0, redirect=False, allowed_methods=None)
@@ -111,11 +111,19 @@ class DataPlane:
     def prove(self, proof: Proof) -> ProofAnswer:
         """Compare chunks with the vault's, as of a position. Raises TryLater until that position is in the vault, and
         Unsupported where the server cannot compare."""
-        return ProofAnswer.model_validate_json(self._carry("/proofs", encode_proof(proof), AGAIN))
+        return ProofAnswer.model_validate_json(self._carry_if_known("/proofs", encode_proof(proof)))
 
     def differ(self, found: Difference) -> DifferenceAnswer:
         """Tell of a chunk that differs. Raises as ``prove``."""
-        return DifferenceAnswer.model_validate_json(self._carry("/differences", encode_difference(found), AGAIN))
+        return DifferenceAnswer.model_validate_json(self._carry_if_known("/differences", encode_difference(found)))
+
+    def _carry_if_known(self, path: str, buffers: Sequence[Buffer]) -> bytes:
+        try:
+            return self._carry(path, buffers, AGAIN)
+        except NotFound as error:
+            raise Unsupported(
+                "This process server cannot prove that the copy is equal.", remedy="Upgrade the process server."
+            ) from error
 
     def _carry(
         self, path: str, buffers: Sequence[Buffer], retries: Retry, headers: Optional[Mapping[str, str]] = None

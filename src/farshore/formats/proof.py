@@ -24,8 +24,8 @@ PROOF_HEADER = struct.Struct("<8sHHIQ")
 """magic, disk, reserved, count, sequence; then count rows of PROOF_ROW."""
 PROOF_ROW: np.dtype[Any] = np.dtype([("chunk", "<u8"), ("hash", "V32")])
 DIFFERENCE_HEADER = struct.Struct("<8sHHIQQIIQ")
-"""magic, disk, bytes of the cause, bytes of the chunk, chunk, sequence, reserved, epoch and sequence of the last proof
-(0, 0: never); then the cause (UTF-8), then the chunk."""
+"""magic, disk, bytes of the cause, bytes of the chunk, chunk, sequence, whether to keep it, epoch and sequence of the
+last proof (0, 0: never); then the cause (UTF-8), then the chunk."""
 MOST_CHUNKS = 4096
 """Of one proof: 256 MiB, so that none keeps others waiting for long."""
 CAUSE_BYTES = 512
@@ -53,6 +53,8 @@ class Difference:
     data: Buffer
     proven: Optional[Position]
     cause: str
+    keep: bool = False
+    """Keep both versions, and report it; else only compare."""
 
 
 def encode_proof(proof: Proof) -> List[Buffer]:
@@ -83,21 +85,27 @@ def encode_difference(found: Difference) -> List[Buffer]:
     cause = found.cause.encode()[:CAUSE_BYTES]
     proven = (0, 0) if found.proven is None else (found.proven.epoch, found.proven.sequence)
     header = DIFFERENCE_HEADER.pack(
-        DIFFERENCE_MAGIC, found.disk, len(cause), len(found.data), found.chunk, found.sequence, 0, *proven
+        DIFFERENCE_MAGIC, found.disk, len(cause), len(found.data), found.chunk, found.sequence, found.keep, *proven
     )
     return [header, cause, found.data]
 
 
 def decode_difference(data: Buffer) -> Difference:
     """Read the body that tells of a difference. Raises Malformed."""
-    disk, cause_bytes, length, chunk, sequence, _, epoch, proven, body = _open(
+    disk, cause_bytes, length, chunk, sequence, keep, epoch, proven, body = _open(
         memoryview(data), DIFFERENCE_HEADER, DIFFERENCE_MAGIC
     )
-    if cause_bytes > CAUSE_BYTES or not 0 < length <= CHUNK or len(body) != cause_bytes + length or chunk >= _MOST:
+    if (
+        cause_bytes > CAUSE_BYTES
+        or not 0 < length <= CHUNK
+        or len(body) != cause_bytes + length
+        or chunk >= _MOST
+        or proven >= 1 << 63
+    ):
         raise Malformed("A difference does not hold what it says.", remedy="Send it again whole.")
     cause = bytes(body[:cause_bytes]).decode("utf-8", "replace")
     position = Position(Epoch(epoch), Sequence(proven)) if epoch else None
-    return Difference(DiskNumber(disk), Sequence(sequence), chunk, body[cause_bytes:], position, cause)
+    return Difference(DiskNumber(disk), Sequence(sequence), chunk, body[cause_bytes:], position, cause, keep == 1)
 
 
 def _open(view: memoryview, header: struct.Struct, magic: bytes) -> Any:

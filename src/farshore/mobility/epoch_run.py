@@ -421,6 +421,7 @@ class EpochRun:
                 # The server has restarted and remembers less than it was told.
                 if not self._copy_missing(stop):
                     raise
+        self._proving.save_if_due(now=True)  # what was copied is in doubt, also after a crash
         self.consistent = True
         copied = self._progress.report()
         fields = {"epoch": self._epoch, "from": reached.sequence, "compared": copied.done, "sent": copied.sent}

@@ -283,6 +283,7 @@ class Replication:
     def _give_way_now(self, give_way: GiveWay, capture: Capture, position: Position) -> None:
         """Does not return unless it fails; then the next epoch goes on here."""
         self._give_way = None
+        self.proving.save_if_due(now=True)  # the next release goes by what is in doubt
         folder = pin_folder_of(self._machine)
         try:
             document: Optional[Document] = None

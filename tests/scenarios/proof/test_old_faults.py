@@ -25,6 +25,7 @@ from farshore.mobility.capture import Capture
 from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import EpochRun, Limits
+from farshore.mobility.proving import prover
 from farshore.mobility.proving.proving import Demand, Proving
 from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.records import convert, join
@@ -229,6 +230,7 @@ Fault = Callable[[HeldDisk, pytest.MonkeyPatch], Iterator[Epoch]]
 @pytest.mark.parametrize("fault", [mended_above, stale_attempt, taken_as_landed, cut_within_sectors, refused_writes])
 def test_a_proof_finds_what_an_old_fault_does_and_heals_it(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
     require_data_mode()
+    monkeypatch.setattr(prover, "HOLD_SECONDS", 0.5)
     with held_disk(SIZE) as disk, contextlib.contextmanager(fault)(disk, monkeypatch) as made:
         wrong = made.differing()
         assert wrong, "the fault shows"

@@ -121,8 +121,11 @@ class ProcessServerDouble:
 
     def differ(self, found: Difference) -> DifferenceAnswer:
         state = self.state(found.disk, found.sequence)[found.chunk * CHUNK :][: len(found.data)]
-        self.differences.append(found)
-        return DifferenceAnswer(differs=state.tobytes() != bytes(found.data))
+        told = np.frombuffer(bytes(found.data), np.uint8)
+        blocks = np.flatnonzero((state.reshape(-1, 4096) != told.reshape(-1, 4096)).any(axis=1)).tolist()
+        if found.keep and blocks:
+            self.differences.append(found)
+        return DifferenceAnswer(differs=bool(blocks), blocks=blocks, zero=not state.reshape(-1, 4096)[blocks].any())
 
     def state(self, disk: int, sequence: Optional[int] = None) -> npt.NDArray[np.uint8]:
         """Base overlaid with the whole journal, or the journal up to a sequence."""

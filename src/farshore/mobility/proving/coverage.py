@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _TOGETHER = 60 * 10**9
 """Neighbours that were proven within so many ns of each other are kept as one, with the older time and position."""
 _MOST_DIFFERENCES = 10_000
+_MOST_SPANS = 20_000
+_NEVER_FORGOTTEN = 1 << 40
 _NOTHING: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = {}
 
 
@@ -66,6 +68,7 @@ class Coverage:
         self.differences = 0
         """Ever found."""
         self._changed = False
+        self._version = 0
         try:
             self._load()
         except FileNotFoundError:
@@ -73,6 +76,10 @@ class Coverage:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("What was proven before is not known (%s): it is proven again.", error)
             self.forget()
+
+    def _touch(self) -> None:
+        self._changed = True
+        self._version += 1
 
     def fit(
         self, sizes: Mapping[DiskNumber, int], left_out: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = _NOTHING
@@ -94,7 +101,12 @@ class Coverage:
                         del table[disk]
                     else:
                         table[disk].cut(sizes[disk], 1 << 62)
-            self._differing = {key: at for key, at in self._differing.items() if key[1] < sizes.get(key[0], 0)}
+            self._differing = {
+                key: at
+                for key, at in self._differing.items()
+                if key[1] < sizes.get(key[0], 0)
+                and not self._of(self._left_out, key[0], _same).within(key[1], key[1] + 1)
+            }
 
     def forget(self) -> None:
         """Nothing is proven: the copy is another one."""
@@ -103,20 +115,20 @@ class Coverage:
             self._doubts.clear()
             self._discarded.clear()
             self._differing.clear()
-            self._changed = True
+            self._touch()
 
     def doubt(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
         """Chunks [first, end) were copied, or may have been missed: they are to be proven first."""
         with self._lock:
             self._of(self._proven, disk, _joined).cut(first, end)
             self._of(self._doubts, disk, _same).put(first, end, cause)
-            self._changed = True
+            self._touch()
 
     def discarded(self, disk: DiskNumber, first: int, end: int) -> None:
         """What the disk holds there is anybody's guess until it is written again."""
         with self._lock:
             self._of(self._discarded, disk, _same).put(first, end, True)
-            self._changed = True
+            self._touch()
 
     def prove(self, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
         """These chunks (sorted) are equal to their copy."""
@@ -130,7 +142,7 @@ class Coverage:
             if self._differing:
                 for chunk in chunks:
                     self._differing.pop((disk, chunk), None)
-            self._changed = True
+            self._touch()
 
     def differs(self, disk: DiskNumber, chunk: int, now: int, *, told: bool) -> None:
         """This chunk is not equal to its copy. ``told``: it counts as a difference."""
@@ -140,6 +152,12 @@ class Coverage:
                     self._differing[disk, chunk] = now
                 self.differences += 1
             self.doubt(disk, chunk, chunk + 1, "it differed, and was sent again")
+
+    def suspect(self, disk: DiskNumber, chunk: int, until: int) -> None:
+        """This chunk was not equal to its copy, which may pass: it is not proven, and looked at again at ``until``."""
+        with self._lock:
+            self.doubt(disk, chunk, chunk + 1, self.cause(disk, chunk) or "it differed")
+            self._of(self._busy, disk, _same).put(chunk, chunk + 1, until)
 
     def is_discarded(self, disk: DiskNumber, chunk: int) -> bool:
         """Whether some of it was discarded since it was proven."""
@@ -175,6 +193,11 @@ class Coverage:
         with self._lock:
             for first, end in runs(chunks):
                 self._of(self._busy, disk, _same).put(first, end, until)
+
+    def urgent(self) -> List[Tuple[DiskNumber, int, int]]:
+        """The chunks that differ: the machine is not protected while there are any."""
+        with self._lock:
+            return [(disk, chunk, chunk + 1) for disk, chunk in self._differing]
 
     def next(self, most: int, now: int) -> List[Tuple[DiskNumber, int, int]]:
         """Up to ``most`` chunks to be proven next, as runs (disk, first, end): what is in doubt, what was never proven,
@@ -253,12 +276,14 @@ class Coverage:
                 "doubts": _listed(self._doubts),
                 "discarded": _listed(self._discarded),
             }
-            self._changed = False
+            version = self._version
         made = self._path.with_suffix(".new")
         descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(document, file)
         made.replace(self._path)
+        with self._lock:
+            self._changed = self._changed and self._version != version
 
     def _load(self) -> None:
         if self._path is None:
@@ -279,7 +304,8 @@ class Coverage:
     def _of(self, table: Dict[DiskNumber, Spans[Any]], disk: DiskNumber, joined: Callable[[Any, Any], Any]) -> Any:
         found = table.get(disk)
         if found is None:
-            found = table[disk] = Spans(joined)
+            bound = _NEVER_FORGOTTEN if table is self._left_out else _MOST_SPANS
+            found = table[disk] = Spans(joined, bound)
         return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
@@ -28,10 +28,11 @@ from farshore.mobility.pump import Milestone, Pump
 from farshore.mobility.records import Piece
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.throttle import Courtesy, Use, measure, spare
-from farshore.model.errors import Damaged, TryLater, Unsupported, WrongState
+from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
 from farshore.model.ports import Clock
+from farshore.model.position import Position
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,24 @@ _FEWER = (64, 4)
 _GROUPS = 8
 _BUSY_NANOSECONDS = 600 * 10**9
 """For how long a chunk that was written to each time is left alone."""
+HOLD_SECONDS = 45.0
+"""The kernel writes a dirty page after 30 s, and looks every 5 s, unless it was told otherwise."""
+MOST_HOLDS = 8
 _STARVED = "The machine has no processor time to spare."
 
 
 class CopyLost(Damaged):
     """The vault cannot open the copy at all: only a new epoch helps."""
+
+
+@dataclass
+class _Suspect:
+    """A chunk that was different. ``since``: seconds of the monotonic clock; what is known of it from before."""
+
+    since: float
+    cause: str
+    proven: Optional[Position]
+    holds: int = 0
 
 
 class QuietPlaces(Protocol):
@@ -120,6 +134,7 @@ class Prover:
         self._buffer = AlignedBuffer(_RUN_CHUNKS * CHUNK)
         self._due = self._not_before = clock.monotonic()
         self._look: Optional[Use] = None
+        self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
@@ -135,9 +150,9 @@ class Prover:
                 except TryLater as error:
                     log.info("A proof was given up: %s", error)
                     self._not_before = self._clock.monotonic() + _LOOK_SECONDS
-                except CopyLost:
+                except (CopyLost, Fenced):
                     raise
-                except (Unsupported, WrongState, Damaged) as error:
+                except FarshoreError as error:  # a proof that cannot be made must not end the stream
                     self._proving.paused = error.message
                     if demand is not None:
                         self._proving.met(demand, str(error))
@@ -154,46 +169,60 @@ class Prover:
             self._proving.paused = "Its pace is set to 0."
             self._rest(_LOOK_SECONDS, stop)
             return
-        if self._clock.monotonic() < self._due and not self._proving.coverage.differing:
-            self._rest(min(_LOOK_SECONDS, self._due - self._clock.monotonic()), stop)
-            return
-        if self._starved() and not self._proving.coverage.differing:
+        urgent = self._proving.coverage.urgent()
+        if self._clock.monotonic() < self._due:
+            chosen = urgent
+        elif self._starved():
             self._proving.paused = _STARVED
-            self._rest(_LOOK_SECONDS, stop)
-            return
-        self._proving.paused = ""
+            chosen = urgent
+        else:
+            self._proving.paused = ""
+            chosen = []
         pace = self._proving.pace_now()
         seconds = ROUND_SECONDS if pace == self._proving.pace else FAST_ROUND_SECONDS
         began = self._clock.monotonic()
-        chosen = self._proving.coverage.next(max(1, min(MOST_CHUNKS, int(pace * seconds) // CHUNK)), self._clock.now())
+        if not chosen and self._clock.monotonic() >= self._due and not self._proving.paused:
+            most = max(1, min(MOST_CHUNKS, int(pace * seconds) // CHUNK))
+            chosen = self._proving.coverage.next(most, self._clock.now())
         if not chosen:
             self._rest(_LOOK_SECONDS, stop)
             return
         size, rest = self._prove(_by_disk(chosen), stop, pace)
-        self._due = max(began + size / pace, self._clock.monotonic() + rest)
+        self._due = max(self._due, began + size / pace, self._clock.monotonic() + rest)
 
     def _meet(self, demand: Demand, stop: threading.Event) -> None:
-        """A part of what somebody waits for, as fast as copies may go."""
+        """A part of what somebody waits for, as fast as copies may go. What is held is waited for at the end."""
         part: List[Tuple[DiskNumber, int, int]] = []
+        held: List[Tuple[DiskNumber, int, int]] = []
         most = _DEMANDED_CHUNKS
         while demand.left and most:
             disk, first, end = demand.left.pop(0)
+            if end - first == 1 and self._is_held(disk, first):
+                held.append((disk, first, end))
+                continue
             take = min(most, end - first)
             part.append((disk, first, first + take))
             most -= take
             if first + take < end:
                 demand.left.insert(0, (disk, first + take, end))
+        demand.left += held
         known = demand.proven, demand.busy
         try:
             if part:
                 self._prove(_by_disk(part), stop, 0, demand)
-        except TryLater:
-            demand.left[:0] = part  # all of it again
+        except BaseException:
+            demand.left[:0] = part  # all of it again, in the next epoch if this one ends
             demand.proven, demand.busy = known
             raise
         demand.done += sum(end - first for _, first, end in part)
         if not demand.left:
             self._proving.met(demand)
+        elif not part:
+            self._rest(1.0, stop)
+
+    def _is_held(self, disk: DiskNumber, chunk: int) -> bool:
+        suspect = self._suspects.get((disk, chunk))
+        return suspect is not None and self._clock.monotonic() < suspect.since + HOLD_SECONDS
 
     def _prove(
         self, chunks: Mapping[DiskNumber, Chunks], stop: threading.Event, pace: int, demand: Optional[Demand] = None
@@ -225,6 +254,7 @@ class Prover:
 
     def _read(self, chunks: Mapping[DiskNumber, Chunks], stop: threading.Event, pace: int) -> _Round:
         """Hash the chunks and find the place in the stream at which those that nothing touched are just that."""
+        chunks = {disk: wanted for disk, wanted in chunks.items() if disk in self._disks}
         self._milestone()  # what was written before has been drained: it is no reason to read a chunk again
         self._watch.begin(chunks)
         hashes = {disk: np.zeros((len(wanted), 32), np.uint8) for disk, wanted in chunks.items()}
@@ -263,7 +293,11 @@ class Prover:
             return
         view = self._buffer.view[: min((first + high - low) * CHUNK, disk.size) - first * CHUNK]
         with self._courtesy.copying():
-            reader.read(first * CHUNK, view)
+            try:
+                reader.read(first * CHUNK, view)
+            except Damaged as error:  # the others are proven all the same
+                self._proving.paused = error.message
+                return
             hashes[low:high] = chunk_hashes(view, self._key)
         quiet[low:high] = True
 
@@ -290,46 +324,86 @@ class Prover:
             equal = chunks[~np.isin(chunks, differing)]
             at = Proven(self._clock.now(), self._epoch, found.sequence)
             self._proving.prove(self._generation, disk, equal.tolist(), at)
-            differ += [(disk, chunk) for chunk in differing.tolist()]
+            for chunk in differing.tolist():
+                self._suspect(disk, chunk)
+                differ.append((disk, chunk))
+            for chunk in equal.tolist() if self._suspects else ():
+                self._suspects.pop((disk, chunk), None)
             if demand is not None:
                 demand.note(disk, len(equal), differing.tolist())
         # Only now: a chunk that was discarded since it was read must not count as proven after that.
         note_discards(self._watch, self._proving)
         for disk, chunk in differ:
-            self._differs(disk, chunk, stop)
+            suspect = self._suspects[disk, chunk]
+            if self._clock.monotonic() >= suspect.since + HOLD_SECONDS:
+                self._judge(disk, chunk, suspect, stop)
+        self._watch.follow(list(self._suspects))
         return rest
 
     # ---- what differs ----
 
-    def _differs(self, disk: DiskNumber, chunk: int, stop: threading.Event) -> None:
-        """Send the chunk again, and have both versions kept."""
-        note_discards(self._watch, self._proving)
-        coverage = self._proving.coverage
-        cause, proven = self._proving.explain(disk, chunk), coverage.last(disk, chunk)
-        discarded = coverage.is_discarded(disk, chunk)
-        for _ in range(_TRIES):
-            sent = self._send_again(disk, chunk)
-            if sent is None:
-                continue
-            sequence, data = sent
-            if discarded:  # a disk may answer what it likes there: no fault of the copy
-                log.info("A discarded chunk was sent again.", extra={"fields": {"disk": disk, "chunk": chunk}})
-                coverage.differs(disk, chunk, self._clock.now(), told=False)
-                return
-            told = Difference(disk, sequence, chunk, data, proven, cause)
-            answer = until_done(lambda: self._plane.differ(told), stop, "A difference")  # noqa: B023
-            if answer.differs:
-                fields = {"disk": disk, "byte": chunk * CHUNK, "at": f"{self._epoch}:{sequence}", "cause": cause}
-                log.error("The copy differed from the disk; it was sent again.", extra={"fields": fields})
-            coverage.differs(disk, chunk, self._clock.now(), told=answer.differs)
-            self._proving.wake.set()
-            return
-        # Written to all the time: what is written is sent anyhow, but what is not stays wrong until it is proven.
-        coverage.differs(disk, chunk, self._clock.now(), told=True)
+    def _suspect(self, disk: DiskNumber, chunk: int) -> None:
+        """A page may change while a write of it is in flight: its record then holds older bytes, and the page is
+        written again when the kernel writes dirty pages. Only what stays different is a difference."""
+        if (disk, chunk) not in self._suspects:
+            cause, proven = self._proving.explain(disk, chunk), self._proving.coverage.last(disk, chunk)
+            self._suspects[disk, chunk] = _Suspect(self._clock.monotonic(), cause, proven)
+        until = self._clock.now() + int(HOLD_SECONDS * 1e9)
+        self._proving.coverage.suspect(disk, chunk, until)
+        self._proving.save_if_due(now=True)
 
-    def _send_again(self, disk: DiskNumber, chunk: int) -> Optional[Tuple[SequenceNumber, bytes]]:
-        """Put the chunk into the stream right behind the place at which it is what was read; that place, and what was
-        read. None: it was written to meanwhile."""
+    def _judge(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> None:
+        """It has been different for long: what is, and was it written to meanwhile?"""
+        written = self._watch.written(disk, chunk)
+        found = self._difference(disk, chunk, suspect)
+        if found is None:
+            return
+        answer = until_done(lambda: self._plane.differ(found), stop, "A difference")
+        if not answer.differs:
+            return
+        stayed = [one for one in answer.blocks if written[one] < suspect.since * 1e9]
+        discarded = answer.zero and self._proving.coverage.is_discarded(disk, chunk)
+        suspect.holds += 1
+        if not stayed and suspect.holds < MOST_HOLDS:
+            suspect.since = self._clock.monotonic()
+            return
+        told = bool(stayed) and not discarded
+        if told:
+            until_done(lambda: self._plane.differ(replace(found, keep=True)), stop, "A difference")
+            fields = {
+                "disk": disk,
+                "byte": chunk * CHUNK,
+                "at": f"{self._epoch}:{found.sequence}",
+                "cause": found.cause,
+            }
+            log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
+        else:  # no fault of the copy: the disk may answer anything where it was discarded, and programs write
+            log.info("A chunk in flux was sent again.", extra={"fields": {"disk": disk, "chunk": chunk}})
+        self._proving.coverage.differs(disk, chunk, self._clock.now(), told=told)
+        self._proving.save_if_due(now=True)
+        for _ in range(_TRIES):
+            if self._send_again(disk, chunk) is not None:
+                break
+        self._suspects.pop((disk, chunk), None)
+        demand = self._proving.demanded
+        if demand is not None:
+            demand.differing += told
+            demand.again(disk, chunk)
+        self._proving.wake.set()
+
+    def _difference(self, disk: DiskNumber, chunk: int, suspect: _Suspect) -> Optional[Difference]:
+        """What the disk holds, and where in the stream; None: it was written to each time that it was read."""
+        for _ in range(_TRIES):
+            sent = self._send_again(disk, chunk, only_read=True)
+            if sent is not None:
+                return Difference(disk, sent[0], chunk, sent[1], suspect.proven, suspect.cause)
+        return None
+
+    def _send_again(
+        self, disk: DiskNumber, chunk: int, *, only_read: bool = False
+    ) -> Optional[Tuple[SequenceNumber, bytes]]:
+        """Put the chunk into the stream right behind the place at which it is what was read, unless it is to be read
+        only; that place, and what was read. None: it was written to meanwhile."""
         self._milestone()
         wanted = np.array([chunk], np.int64)
         self._watch.begin({disk: wanted})
@@ -350,7 +424,7 @@ class Prover:
             if not self._watch.untouched(disk).all():
                 return None
             emitted.append(True)
-            return piece
+            return None if only_read else piece
 
         milestone = self._pump.milestone(patch=patch)
         milestone.wait(_STREAM_SECONDS)

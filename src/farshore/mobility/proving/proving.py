@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from farshore.api_types.machines import DiskProof, ProofRun, ProofStanding
 from farshore.api_types.streams import ProofAnswer
@@ -46,17 +46,30 @@ class Demand:
     busy: int = 0
     """Chunks that were written to each time that they were read."""
     failed: str = ""
-    found: Set[Tuple[DiskNumber, int]] = field(default_factory=set)
+
+    def take(self, most: int) -> List[Tuple[DiskNumber, int, int]]:
+        """The next runs of it, at most so many chunks together."""
+        taken: List[Tuple[DiskNumber, int, int]] = []
+        while self.left and most:
+            disk, first, end = self.left.pop(0)
+            size = min(most, end - first)
+            taken.append((disk, first, first + size))
+            most -= size
+            if first + size < end:
+                self.left.insert(0, (disk, first + size, end))
+        return taken
 
     def note(self, disk: DiskNumber, equal: int, differing: Sequence[int]) -> None:
-        """So many chunks were equal, these were not: they are looked at once more when they have been sent again."""
+        """So many chunks were equal, these were not: they are looked at once more."""
         self.proven += equal
         for chunk in differing:
-            if (disk, chunk) not in self.found:
-                self.found.add((disk, chunk))
-                self.differing += 1
-                self.left.append((disk, chunk, chunk + 1))
-                self.total += 1
+            self.again(disk, chunk)
+
+    def again(self, disk: DiskNumber, chunk: int) -> None:
+        """Look at a chunk once more, at the end."""
+        if (disk, chunk, chunk + 1) not in self.left:
+            self.left.append((disk, chunk, chunk + 1))
+            self.total += 1
 
 
 class Proving:
@@ -100,6 +113,12 @@ class Proving:
         )
         if anew:
             self.coverage.forget()
+        sizes = {disk.number: -(-disk.size // CHUNK) for disk in disks}
+        demand = self.demanded
+        if demand is not None:
+            demand.left = [
+                (disk, first, min(end, sizes[disk])) for disk, first, end in demand.left if first < sizes.get(disk, 0)
+            ]
 
     def prove(self, generation: int, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
         """These chunks (sorted) are equal to their copy. Nothing, where an epoch has begun since ``generation``."""

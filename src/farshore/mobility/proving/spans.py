@@ -99,12 +99,13 @@ class Spans(Generic[Value]):
         del self._firsts[low:high], self._ends[low:high], self._values[low:high]
 
     def _forget_shortest(self) -> None:
-        lengths = sorted(end - first for first, end in zip(self._firsts, self._ends))
-        least = lengths[len(lengths) // 4]
-        kept = [span for span in self if span.end - span.first > least]
-        self._firsts = [span.first for span in kept]
-        self._ends = [span.end for span in kept]
-        self._values = [span.value for span in kept]
+        """A quarter of them."""
+        lengths = [end - first for first, end in zip(self._firsts, self._ends)]
+        ranked = sorted(range(len(lengths)), key=lengths.__getitem__)
+        kept = sorted(ranked[len(ranked) // 4 :])
+        self._firsts = [self._firsts[at] for at in kept]
+        self._ends = [self._ends[at] for at in kept]
+        self._values = [self._values[at] for at in kept]
 
 
 def runs(chunks: Sequence[int]) -> Iterator[Tuple[int, int]]:

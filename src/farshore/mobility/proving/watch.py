@@ -7,16 +7,18 @@ a place in the stream, is at that place what was read.
 from __future__ import annotations
 
 import threading
-from typing import Dict, List, Mapping, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.record import RecordKind
 from farshore.mobility.records import Fragments
-from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber
+from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber
 
 _SECTORS = CHUNK // SECTOR
+_PER_BLOCK = BLOCK // SECTOR
+_BLOCKS = CHUNK // BLOCK
 _CHANGES = (RecordKind.WRITE, RecordKind.ZERO, RecordKind.DISCARD)
 
 Chunks = npt.NDArray[np.int64]
@@ -31,6 +33,20 @@ class Watch:
         self._chunks: Dict[DiskNumber, Chunks] = {}
         self._touched: Dict[DiskNumber, npt.NDArray[np.bool_]] = {}
         self._discarded: List[Tuple[DiskNumber, int, int]] = []
+        self._followed: Dict[Tuple[DiskNumber, int], npt.NDArray[np.int64]] = {}
+        """When each block of a chunk was written to last, ns of the monotonic clock."""
+
+    def follow(self, chunks: Sequence[Tuple[DiskNumber, int]]) -> None:
+        """Note when the blocks of these chunks, (disk, chunk), are written to from now on, and of no others."""
+        with self._lock:
+            known = self._followed
+            self._followed = {one: known.get(one, np.zeros(_BLOCKS, np.int64)) for one in chunks}
+
+    def written(self, disk: DiskNumber, chunk: int) -> List[int]:
+        """For each block of a chunk that is followed: when it was written to last, ns; 0: not since."""
+        with self._lock:
+            found = self._followed.get((disk, chunk))
+            return [0] * _BLOCKS if found is None else found.tolist()
 
     def begin(self, chunks: Mapping[DiskNumber, Chunks]) -> None:
         """Look for records to these chunks from now on, and to no others."""
@@ -60,6 +76,8 @@ class Watch:
             kinds = fragments["kind"]
             if (kinds == RecordKind.DISCARD).any():
                 self._note_discards(fragments[kinds == RecordKind.DISCARD])
+            for (disk, chunk), times in self._followed.items():
+                self._note_followed(fragments, disk, chunk, times)
             if not self._chunks:
                 return
             changing = np.isin(kinds, _CHANGES)
@@ -73,6 +91,14 @@ class Watch:
                 np.add.at(steps, low[met], 1)
                 np.add.at(steps, high[met], -1)
                 self._touched[disk] |= np.cumsum(steps[:-1]) > 0
+
+    def _note_followed(self, fragments: Fragments, disk: DiskNumber, chunk: int, times: npt.NDArray[np.int64]) -> None:
+        own = fragments[(fragments["disk"] == disk) & np.isin(fragments["kind"], _CHANGES)]
+        sectors = own["sector"].astype(np.int64) - chunk * _SECTORS
+        ends = sectors + -(-own["length"].astype(np.int64) // SECTOR)
+        for row in np.flatnonzero((ends > 0) & (sectors < _SECTORS)).tolist():
+            low, high = max(0, int(sectors[row])), min(_SECTORS, int(ends[row]))
+            times[low // _PER_BLOCK : -(-high // _PER_BLOCK)] = int(own["time"][row])
 
     def _note_discards(self, discards: Fragments) -> None:
         first, end = _places(discards)

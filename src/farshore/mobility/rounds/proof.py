@@ -91,7 +91,7 @@ class RoundProof:
         chunks = max(1, int(pace * seconds) // CHUNK) if pace else 0
         chosen = self._proving.coverage.next(chunks, self._clock.now()) if chunks else []
         if demand is not None:
-            chosen, demand.left = demand.left[:1024], demand.left[1024:]
+            chosen = demand.take(MOST_CHUNKS)
         self._sequence = sequence
         self._read = {}
         buffer = AlignedBuffer(CHUNK)
@@ -134,7 +134,12 @@ class RoundProof:
         for disk, (chunks, hashes) in found.items():
             quiet = ~_touched(chunks, dirty.get(disk))
             differing = self._compare(disk, chunks[quiet], hashes[quiet])
+            if differing is None:
+                if demand is not None:
+                    demand.failed = self._proving.paused
+                continue
             for chunk in differing:
+                self._proving.coverage.suspect(disk, chunk, self._clock.now())
                 if len(self._suspects) < _EVIDENCE:
                     self._suspects[disk, chunk] = b""
                 else:
@@ -146,7 +151,7 @@ class RoundProof:
                 demand.differing += len(differing)
                 demand.busy += int((~quiet).sum())
         if demand is not None and not demand.left:
-            self._proving.met(demand)
+            self._proving.met(demand, demand.failed)
         return {
             disk: np.array([(chunk * _BLOCKS, _BLOCKS) for chunk in sorted(set(chunks))], np.int64)
             for disk, chunks in again.items()
@@ -162,6 +167,10 @@ class RoundProof:
                 part = known[first : first + MOST_CHUNKS]
                 chunks = np.arange(first, first + len(part), dtype=np.int64)
                 differing = self._compare(disk, chunks, part)
+                if differing is None:
+                    if demand is not None:
+                        demand.failed = self._proving.paused
+                    continue
                 for chunk in differing:
                     self._show(disk, chunk, known[chunk].tobytes())
                     known[chunk] = 0xFF  # no chunk's hash: the next scan finds it another
@@ -169,7 +178,7 @@ class RoundProof:
                     demand.proven += len(part) - len(differing)
                     demand.differing += len(differing)
         if demand is not None:
-            self._proving.met(demand)
+            self._proving.met(demand, demand.failed)
 
     def _show(self, disk: DiskNumber, chunk: int, known: bytes) -> None:
         """Have both versions kept, if the disk still holds what the scan read."""
@@ -180,8 +189,8 @@ class RoundProof:
                 return
         self._proving.coverage.differs(disk, chunk, self._clock.now(), told=True)
 
-    def _compare(self, disk: DiskNumber, chunks: Chunks, hashes: Hashes) -> List[int]:
-        """The chunks that differ; what is equal is noted. None where the server cannot tell now."""
+    def _compare(self, disk: DiskNumber, chunks: Chunks, hashes: Hashes) -> Optional[List[int]]:
+        """The chunks that differ; what is equal is noted. None: the server cannot tell now."""
         if not len(chunks):
             return []
         proof = Proof(disk, self._sequence, chunks, hashes)
@@ -194,11 +203,11 @@ class RoundProof:
                 break
             except (Unsupported, WrongState) as error:
                 self._proving.paused = error.message
-                return []
+                return None
             except TryLater as error:
                 if self._clock.monotonic() > give_up:
                     self._proving.paused = error.message
-                    return []
+                    return None
                 time.sleep(min(1.0, error.after or 0.5))
         self._proving.paused = ""
         equal = chunks[~np.isin(chunks, differing)].tolist()
@@ -208,9 +217,8 @@ class RoundProof:
 
     def _tell(self, disk: DiskNumber, chunk: int, data: bytes) -> None:
         coverage = self._proving.coverage
-        told = Difference(
-            disk, self._sequence, chunk, data, coverage.last(disk, chunk), self._proving.explain(disk, chunk)
-        )  # fmt: skip
+        proven, cause = coverage.last(disk, chunk), self._proving.explain(disk, chunk)
+        told = Difference(disk, self._sequence, chunk, data, proven, cause, keep=True)
         differs = True
         try:
             differs = self._plane.differ(told).differs

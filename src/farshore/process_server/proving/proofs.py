@@ -16,7 +16,7 @@ from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.formats.batch import Role
 from farshore.formats.proof import Difference, Proof
 from farshore.model.errors import Busy, Damaged, TryLater, WrongState
-from farshore.model.identifiers import CHUNK, Epoch, MachineId, Sequence
+from farshore.model.identifiers import BLOCK, CHUNK, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 from farshore.model.text import printable
 from farshore.process_server.proving.counted_store import CountedStore
@@ -104,14 +104,18 @@ class Proofs:
             read, requests = self._store.taken()
             self._comparing.release()
             self._rest(stream, time.thread_time() - began, read, requests)
-        if stored == bytes(found.data):
+        blocks, zero = _differing(stored, bytes(found.data))
+        if not blocks:
             return DifferenceAnswer(differs=False)
+        answer = DifferenceAnswer(differs=True, blocks=blocks, zero=zero)
+        if not found.keep:
+            return answer
         if not self._may_keep(stream):
             stream.note_trouble(
                 f"More than {MOST_KEPT} chunks of epoch {stream.epoch} differ from the machine's disks; they are sent "
                 f"again but not kept. Compare all of it: farshore machine resync"
             )
-            return DifferenceAnswer(differs=True)
+            return answer
         moment = time.time_ns()
         cause = printable(found.cause, 512)
         stream.vault.put_difference(
@@ -133,7 +137,7 @@ class Proofs:
         )
         with self._lock:
             self._reports = [*self._reports[-_MOST_REPORTS + 1 :], report]
-        return DifferenceAnswer(differs=True)
+        return answer
 
     def _vault(self) -> Vault:
         """Not opened before it is needed: the store may be away when the server starts."""
@@ -189,3 +193,12 @@ class Proofs:
                 self._not_before = {one: at for one, at in self._not_before.items() if at > now}
             self._not_before[stream.machine] = now + min(MOST_WAIT, rest / DEMANDED)
             return rest
+
+
+def _differing(stored: bytes | None, data: bytes) -> tuple[list[int], bool]:
+    """The 4 KiB blocks that are different, and whether ``stored`` has only zeroes in them."""
+    places = range(-(-len(data) // BLOCK))
+    if stored is None or len(stored) != len(data):
+        return list(places), False
+    blocks = [one for one in places if stored[one * BLOCK :][:BLOCK] != data[one * BLOCK :][:BLOCK]]
+    return blocks, bool(blocks) and not any(any(stored[one * BLOCK :][:BLOCK]) for one in blocks)

@@ -1,0 +1,104 @@
+"""Memory that changes while a write of it is in flight is no difference: it is written again, or nobody knows it.
+
+A record holds the bytes as they were when the write was submitted; the disk may get younger ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.loopdisks import loop_disk, require_data_mode
+from tests.scenarios.proof import test_old_faults as epochs
+from tests.unit.mobility.doubles import ProcessServerDouble
+from tests.waiting import until
+
+from farshore.mobility.proving import prover
+
+pytestmark = pytest.mark.root
+MIB = 1 << 20
+SIZE = 64 * MIB
+PAGES = 256
+SECONDS = 12.0
+
+
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[tuple[memoryview, Callable[[], object]]]:
+    """Its pages are written out while they change."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory, memoryview(memory) as view:
+        yield view, lambda: os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def direct(path: Path) -> Iterator[tuple[memoryview, Callable[[], object]]]:
+    """A buffer of direct writes changes while they are in flight."""
+    descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, PAGES * 4096) as memory, memoryview(memory) as view:
+            yield view, lambda: os.pwrite(descriptor, view, 0)
+    finally:
+        os.close(descriptor)
+
+
+def hammer(view: memoryview, write_out: Callable[[], object], stop: threading.Event) -> list[threading.Thread]:
+    def change() -> None:
+        chance = random.Random(1)
+        while not stop.is_set():
+            for page in range(PAGES):
+                at = page * 4096 + chance.randrange(4000)
+                view[at : at + 64] = chance.randbytes(64)
+
+    def flush() -> None:
+        while not stop.is_set():
+            write_out()
+            stop.wait(0.3)
+
+    threads = [threading.Thread(target=work) for work in (change, flush)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+# The control hangs on chance: a buffer has to change just while it is written.
+CASES = [(mapped, 1.0), (direct, 1.0), pytest.param(direct, 0.0, marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize(("kind", "hold"), CASES, ids=["mapped", "direct", "control"])
+def test_what_changes_in_flight_is_no_difference(monkeypatch: pytest.MonkeyPatch, kind: Any, hold: float) -> None:
+    require_data_mode()
+    monkeypatch.setattr(epochs, "SIZE", SIZE)
+    monkeypatch.setattr(epochs, "RING", 4 * MIB)
+    monkeypatch.setattr(prover, "HOLD_SECONDS", hold)
+    with loop_disk(SIZE, "ext4") as loop:
+        path = loop.folder / "written"
+        path.write_bytes(os.urandom(PAGES * 4096))
+        os.sync()
+        disk: Any = SimpleNamespace(loop=loop, disk=loop.disk, read=loop.read)
+        with epochs.epoch(disk, ProcessServerDouble({0: SIZE})) as made:
+            until(lambda: made.run.consistent, "not consistent")
+            stop, end = threading.Event(), time.monotonic() + SECONDS
+            with kind(path) as (view, write_out):
+                threads = hammer(view, write_out, stop)
+                try:
+                    while time.monotonic() < end and not made.proving.coverage.differences:
+                        made.proving.demand(whole=True)
+                        time.sleep(1.0)
+                finally:
+                    stop.set()
+                    for thread in threads:
+                        thread.join()
+                told = made.proving.coverage.differences
+                assert bool(told) == (hold == 0.0)
+                write_out()
+            if not told:
+                assert made.prove().differing == 0
+                assert made.differing() == []
