@@ -90,6 +90,13 @@ def command(tx: Transaction, command_id: str) -> CommandRow:
     return row
 
 
+def withdraw(tx: Transaction, command_id: str, now: int) -> None:
+    """Close a command that nobody waits for any more, unless the agent has answered it. Raises NotFound."""
+    row = command(tx, command_id)
+    if not row.done:
+        row.done, row.error = now, "nobody waits for it any more"
+
+
 def abandon_commands(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
     """Nobody will answer what was asked: the machine is gone or fenced."""
     waiting = update(CommandRow).where(CommandRow.machine == machine, CommandRow.done == 0)

@@ -49,7 +49,8 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
                 if row.done:
                     return {"epoch": row.epoch, "sequence": row.sequence, "time": row.time}
             time.sleep(POLL)
-        _withdraw(command)
+        with catalog.writing() as tx:
+            machines.withdraw(tx, command, clock.now())
         raise TryLater(
             f"The agent did not cut the point within {PATIENCE:.0f} seconds.",
             remedy="Check that the machine runs and reaches this server.",
@@ -72,12 +73,6 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
         raise TryLater(
             "The point is cut but not stored yet.", remedy="It will appear once the process server has caught up."
         )
-
-    def _withdraw(command: str) -> None:
-        with catalog.writing() as tx:
-            row = machines.command(tx, command)
-            if not row.done:
-                row.done, row.error = clock.now(), "nobody waits for it any more"
 
     @DBOS.workflow(name=POINT)
     def run(request: Request) -> Result:

@@ -58,9 +58,7 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
                 report_progress(done / total, f"{done >> 20} of {total >> 20} MiB")
             time.sleep(POLL)
         with catalog.writing() as tx:
-            row = machines.command(tx, command)
-            if not row.done:
-                row.done, row.error = clock.now(), "nobody waits for it any more"
+            machines.withdraw(tx, command, clock.now())
         raise TryLater(
             f"The machine has not reported for {SILENT:.0f} seconds.",
             remedy="Check that it runs and reaches this server, then prove it again.",

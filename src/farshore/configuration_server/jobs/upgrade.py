@@ -72,9 +72,7 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
                     return
             time.sleep(POLL)
         with catalog.writing() as tx:
-            row = machines.command(tx, command)
-            if not row.done:
-                row.done, row.error = clock.now(), "nobody waits for it any more"
+            machines.withdraw(tx, command, clock.now())
         raise TryLater(
             f"The agent did not upgrade within {PATIENCE:.0f} seconds.",
             remedy="Check that the machine runs and reaches this server: farshore machine show",

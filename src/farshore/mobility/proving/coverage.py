@@ -1,7 +1,7 @@
 """What of each disk has been proven equal to its copy, and when; what is in doubt; what was discarded.
 
-It outlives epochs and restarts: a file in the agent's folder keeps it. Written anew a minute at the latest after a
-change, so what a crash forgets is proven again. Memory follows the number of places, not the disks' size.
+It outlives epochs and restarts: a file in the agent's folder keeps it (see Proving.save_if_due). Memory follows the
+number of places, not the disks' size.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import threading
+from collections import defaultdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, DefaultDict, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from farshore.mobility.proving.spans import Spans, runs
+from farshore.api_types.machines import DiskProof
+from farshore.mobility.proving.spans import Spans, Value, runs
 from farshore.model.identifiers import DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
 from farshore.model.position import Position
@@ -23,7 +25,6 @@ log = logging.getLogger(__name__)
 _TOGETHER = 60 * 10**9
 """Neighbours that were proven within so many ns of each other are kept as one, with the older time and position."""
 _MOST_DIFFERENCES = 10_000
-_MOST_SPANS = 20_000
 _NEVER_FORGOTTEN = 1 << 40
 _NOTHING: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = {}
 
@@ -36,18 +37,8 @@ class Proven(NamedTuple):
     sequence: int
 
 
-class DiskStanding(NamedTuple):
-    """Of one disk: chunks that it has, that are proven, and that were within a time; the oldest and the newest proof
-    (ns since 1970 UTC, 0: none)."""
-
-    total: int
-    proven: int
-    lately: int
-    doubtful: int
-    oldest: int
-    newest: int
-    first: Position
-    """Where in the stream the first of these proofs was made; 0:0: there is none."""
+Table = DefaultDict[DiskNumber, Spans[Value]]
+"""By disk."""
 
 
 class Coverage:
@@ -59,16 +50,15 @@ class Coverage:
         self._lock = threading.RLock()
         self._sizes: Dict[DiskNumber, int] = {}
         """In chunks."""
-        self._proven: Dict[DiskNumber, Spans[Proven]] = {}
-        self._doubts: Dict[DiskNumber, Spans[str]] = {}
-        self._discarded: Dict[DiskNumber, Spans[bool]] = {}
-        self._left_out: Dict[DiskNumber, Spans[bool]] = {}
-        self._busy: Dict[DiskNumber, Spans[int]] = {}
-        self._differing: Dict[Tuple[DiskNumber, int], int] = {}
+        self._proven: Table[Proven] = defaultdict(lambda: Spans(_joined))
+        self._doubts: Table[str] = defaultdict(lambda: Spans(_same))
+        self._discarded: Table[bool] = defaultdict(lambda: Spans(_same))
+        self._left_out: Table[bool] = defaultdict(lambda: Spans(_same, _NEVER_FORGOTTEN))
+        self._busy: Table[int] = defaultdict(lambda: Spans(_same))
+        self._differing: Set[Tuple[DiskNumber, int]] = set()
         self.differences = 0
         """Ever found."""
-        self._changed = False
-        self._version = 0
+        self._version = self._written = 0
         try:
             self._load()
         except FileNotFoundError:
@@ -77,10 +67,6 @@ class Coverage:
             log.warning("What was proven before is not known (%s): it is proven again.", error)
             self.forget()
 
-    def _touch(self) -> None:
-        self._changed = True
-        self._version += 1
-
     def fit(
         self, sizes: Mapping[DiskNumber, int], left_out: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = _NOTHING
     ) -> None:
@@ -88,10 +74,10 @@ class Coverage:
         known of others is forgotten."""
         with self._lock:
             self._sizes = dict(sizes)
-            self._left_out = {}
+            self._left_out.clear()
             for disk, all_of in left_out.items():
                 for first, end in all_of:
-                    self._of(self._left_out, disk, _same).put(first, min(end, sizes.get(disk, 0)), True)
+                    self._left_out[disk].put(first, min(end, sizes.get(disk, 0)), True)
                     for table in (self._proven, self._doubts, self._discarded):
                         if disk in table:
                             table[disk].cut(first, end)
@@ -102,10 +88,9 @@ class Coverage:
                     else:
                         table[disk].cut(sizes[disk], 1 << 62)
             self._differing = {
-                key: at
-                for key, at in self._differing.items()
-                if key[1] < sizes.get(key[0], 0)
-                and not self._of(self._left_out, key[0], _same).within(key[1], key[1] + 1)
+                (disk, chunk)
+                for disk, chunk in self._differing
+                if chunk < sizes.get(disk, 0) and not self._left_out[disk].within(chunk, chunk + 1)
             }
 
     def forget(self) -> None:
@@ -115,41 +100,40 @@ class Coverage:
             self._doubts.clear()
             self._discarded.clear()
             self._differing.clear()
-            self._touch()
+            self._version += 1
 
     def doubt(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
         """Chunks [first, end) were copied, or may have been missed: they are to be proven first."""
         with self._lock:
-            self._of(self._proven, disk, _joined).cut(first, end)
-            self._of(self._doubts, disk, _same).put(first, end, cause)
-            self._touch()
+            self._proven[disk].cut(first, end)
+            self._doubts[disk].put(first, end, cause)
+            self._version += 1
 
     def discarded(self, disk: DiskNumber, first: int, end: int) -> None:
         """What the disk holds there is anybody's guess until it is written again."""
         with self._lock:
-            self._of(self._discarded, disk, _same).put(first, end, True)
-            self._touch()
+            self._discarded[disk].put(first, end, True)
+            self._version += 1
 
     def prove(self, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
         """These chunks (sorted) are equal to their copy."""
         with self._lock:
-            proven, doubts = self._of(self._proven, disk, _joined), self._of(self._doubts, disk, _same)
-            discarded = self._of(self._discarded, disk, _same)
+            proven, doubts = self._proven[disk], self._doubts[disk]
+            discarded = self._discarded[disk]
             for first, end in runs(chunks):
                 proven.put(first, end, at)
                 doubts.cut(first, end)
                 discarded.cut(first, end)
             if self._differing:
-                for chunk in chunks:
-                    self._differing.pop((disk, chunk), None)
-            self._touch()
+                self._differing -= {(disk, chunk) for chunk in chunks}
+            self._version += 1
 
-    def differs(self, disk: DiskNumber, chunk: int, now: int, *, told: bool) -> None:
+    def differs(self, disk: DiskNumber, chunk: int, *, told: bool) -> None:
         """This chunk is not equal to its copy. ``told``: it counts as a difference."""
         with self._lock:
             if told:
-                if (disk, chunk) not in self._differing and len(self._differing) < _MOST_DIFFERENCES:
-                    self._differing[disk, chunk] = now
+                if len(self._differing) < _MOST_DIFFERENCES:
+                    self._differing.add((disk, chunk))
                 self.differences += 1
             self.doubt(disk, chunk, chunk + 1, "it differed, and was sent again")
 
@@ -157,23 +141,23 @@ class Coverage:
         """This chunk was not equal to its copy, which may pass: it is not proven, and looked at again at ``until``."""
         with self._lock:
             self.doubt(disk, chunk, chunk + 1, self.cause(disk, chunk) or "it differed")
-            self._of(self._busy, disk, _same).put(chunk, chunk + 1, until)
+            self._busy[disk].put(chunk, chunk + 1, until)
 
     def is_discarded(self, disk: DiskNumber, chunk: int) -> bool:
         """Whether some of it was discarded since it was proven."""
         with self._lock:
-            return bool(self._of(self._discarded, disk, _same).within(chunk, chunk + 1))
+            return bool(self._discarded[disk].within(chunk, chunk + 1))
 
     def last(self, disk: DiskNumber, chunk: int) -> Optional[Position]:
         """Where in the stream the chunk was proven last, at least; None: that is not known."""
         with self._lock:
-            found = self._of(self._proven, disk, _joined).within(chunk, chunk + 1)
+            found = self._proven[disk].within(chunk, chunk + 1)
         return Position(Epoch(found[0].value.epoch), SequenceNumber(found[0].value.sequence)) if found else None
 
     def cause(self, disk: DiskNumber, chunk: int) -> str:
         """Why the chunk is in doubt; empty: it is not."""
         with self._lock:
-            found = self._of(self._doubts, disk, _same).within(chunk, chunk + 1)
+            found = self._doubts[disk].within(chunk, chunk + 1)
         return found[0].value if found else ""
 
     @property
@@ -192,7 +176,7 @@ class Coverage:
         """Leave these chunks (sorted) alone until then, ns since 1970 UTC: they are written to all the time."""
         with self._lock:
             for first, end in runs(chunks):
-                self._of(self._busy, disk, _same).put(first, end, until)
+                self._busy[disk].put(first, end, until)
 
     def urgent(self) -> List[Tuple[DiskNumber, int, int]]:
         """The chunks that differ: the machine is not protected while there are any."""
@@ -208,8 +192,8 @@ class Coverage:
                 for one in [one for one in busy if one.value <= now]:
                     busy.cut(one.first, one.end)
             for disk, low, high in self._by_urgency():
-                for free, until in self._of(self._busy, disk, _same).gaps(low, high):
-                    for first, end in self._of(self._left_out, disk, _same).gaps(free, until):
+                for free, until in self._busy[disk].gaps(low, high):
+                    for first, end in self._left_out[disk].gaps(free, until):
                         take = min(end - first, most)
                         chosen.append((disk, first, first + take))
                         most -= take
@@ -223,7 +207,7 @@ class Coverage:
             return [
                 (disk, first, end)
                 for disk, size in self._sizes.items()
-                for first, end in self._of(self._left_out, disk, _same).gaps(0, size)
+                for first, end in self._left_out[disk].gaps(0, size)
             ]
 
     def _by_urgency(self) -> Iterator[Tuple[DiskNumber, int, int]]:
@@ -233,45 +217,44 @@ class Coverage:
             for doubt in doubts:
                 yield disk, doubt.first, doubt.end
         for disk, size in self._sizes.items():
-            doubted = self._of(self._doubts, disk, _same)
-            for low, high in self._of(self._proven, disk, _joined).gaps(0, size):
+            doubted = self._doubts[disk]
+            for low, high in self._proven[disk].gaps(0, size):
                 for first, end in doubted.gaps(low, high):
                     yield disk, first, end
         old = [(one.value.time, disk, one.first, one.end) for disk, all_of in self._proven.items() for one in all_of]
         for _, disk, first, end in sorted(old):
             yield disk, first, end
 
-    def standing(self, since: int) -> Dict[DiskNumber, DiskStanding]:
-        """How each disk stands; ``lately``: proven at ``since`` (ns) or after it."""
+    def standing(self, since: int) -> Dict[DiskNumber, DiskProof]:
+        """How each disk stands; ``lately``: proven at ``since`` (ns since 1970 UTC) or after it."""
         with self._lock:
             found = {}
             for disk, total in self._sizes.items():
-                spans = list(self._of(self._proven, disk, _joined))
-                found[disk] = DiskStanding(
-                    total - self._of(self._left_out, disk, _same).chunks,
-                    sum(one.end - one.first for one in spans),
-                    sum(one.end - one.first for one in spans if one.value.time >= since),
-                    self._of(self._doubts, disk, _same).chunks,
-                    min((one.value.time for one in spans), default=0),
-                    max((one.value.time for one in spans), default=0),
-                    Position(
-                        *min(
-                            ((Epoch(one.value.epoch), SequenceNumber(one.value.sequence)) for one in spans),
-                            default=(Epoch(0), SequenceNumber(0)),
-                        )
-                    ),
+                spans = list(self._proven[disk])
+                times = [one.value.time for one in spans]
+                first = min(((one.value.epoch, one.value.sequence) for one in spans), default=(0, 0))
+                found[disk] = DiskProof(
+                    disk=disk,
+                    chunks=total - self._left_out[disk].chunks,
+                    proven=self._proven[disk].chunks,
+                    lately=sum(one.end - one.first for one in spans if one.value.time >= since),
+                    doubtful=self._doubts[disk].chunks,
+                    oldest=max(0, min(times, default=0)),
+                    newest=max(0, max(times, default=0)),
+                    first_epoch=first[0],
+                    first_sequence=first[1],
                 )
             return found
 
     def save(self) -> None:
         """Write it down, if something has changed. Raises OSError."""
         with self._lock:
-            if self._path is None or not self._changed:
+            if self._path is None or self._version == self._written:
                 return
             document = {
                 "format": 1,
                 "differences": self.differences,
-                "differing": [[*key, at] for key, at in self._differing.items()],
+                "differing": sorted(self._differing),
                 "proven": _listed(self._proven),
                 "doubts": _listed(self._doubts),
                 "discarded": _listed(self._discarded),
@@ -282,31 +265,23 @@ class Coverage:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(document, file)
         made.replace(self._path)
-        with self._lock:
-            self._changed = self._changed and self._version != version
+        self._written = version
 
     def _load(self) -> None:
         if self._path is None:
             return
         document = json.loads(self._path.read_text(encoding="utf-8"))
-        tables: List[Tuple[Any, Any, Any]] = [
-            (self._proven, _joined, lambda value: Proven(*map(int, value))),
-            (self._doubts, _same, str),
-            (self._discarded, _same, bool),
+        tables: List[Tuple[str, Table[Any], Callable[[Any], Any]]] = [
+            ("proven", self._proven, lambda value: Proven(*map(int, value))),
+            ("doubts", self._doubts, str),
+            ("discarded", self._discarded, bool),
         ]
-        for (table, joined, read), name in zip(tables, ("proven", "doubts", "discarded")):
+        for name, table, read in tables:
             for disk, spans in document[name].items():
                 for first, end, value in spans:
-                    self._of(table, DiskNumber(int(disk)), joined).put(int(first), int(end), read(value))
-        self._differing = {(DiskNumber(int(disk)), int(chunk)): int(at) for disk, chunk, at in document["differing"]}
+                    table[DiskNumber(int(disk))].put(int(first), int(end), read(value))
+        self._differing = {(DiskNumber(int(disk)), int(chunk)) for disk, chunk in document["differing"]}
         self.differences = int(document["differences"])
-
-    def _of(self, table: Dict[DiskNumber, Spans[Any]], disk: DiskNumber, joined: Callable[[Any, Any], Any]) -> Any:
-        found = table.get(disk)
-        if found is None:
-            bound = _NEVER_FORGOTTEN if table is self._left_out else _MOST_SPANS
-            found = table[disk] = Spans(joined, bound)
-        return found
 
 
 def _joined(one: Proven, other: Proven) -> Optional[Proven]:

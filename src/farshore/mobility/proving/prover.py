@@ -2,8 +2,8 @@
 
 A chunk is read while no write to it is in flight. If no record touches it from before the reading up to a place in the
 stream, then it is at that place what was read (docs/decisions/2026-11-26-proof.md). Else it is read again later, and
-chunks that are written to all the time in a shorter round of their own. A chunk that differs is read once more the same
-way, put into the stream at just that place, and both versions are kept.
+chunks that are written to all the time in a shorter round of their own. A chunk that differs is suspected first. If it
+still differs later, both versions are kept and the chunk is put into the stream at just such a place.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, 
 import numpy as np
 import numpy.typing as npt
 
-from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.formats.proof import MOST_CHUNKS, Difference, Proof
 from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.overlay_copy import block_piece
+from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.proving import Demand, Proving
 from farshore.mobility.proving.watch import Chunks, Watch
@@ -78,18 +78,6 @@ class QuietPlaces(Protocol):
 
     def quiet_position(self, number: DiskNumber, first: int, end: int) -> Optional[int]:
         """See Capture."""
-        ...
-
-
-class Comparer(Protocol):
-    """The part of client.DataPlane that a proof needs."""
-
-    def prove(self, proof: Proof) -> ProofAnswer:
-        """Compare with the vault."""
-        ...
-
-    def differ(self, found: Difference) -> DifferenceAnswer:
-        """Tell of a difference."""
         ...
 
 
@@ -169,19 +157,16 @@ class Prover:
             self._proving.paused = "Its pace is set to 0."
             self._rest(_LOOK_SECONDS, stop)
             return
-        urgent = self._proving.coverage.urgent()
-        if self._clock.monotonic() < self._due:
-            chosen = urgent
+        began = self._clock.monotonic()
+        pace = self._proving.pace_now()
+        if began < self._due:
+            chosen = self._proving.coverage.urgent()
         elif self._starved():
             self._proving.paused = _STARVED
-            chosen = urgent
+            chosen = self._proving.coverage.urgent()
         else:
             self._proving.paused = ""
-            chosen = []
-        pace = self._proving.pace_now()
-        seconds = ROUND_SECONDS if pace == self._proving.pace else FAST_ROUND_SECONDS
-        began = self._clock.monotonic()
-        if not chosen and self._clock.monotonic() >= self._due and not self._proving.paused:
+            seconds = ROUND_SECONDS if pace == self._proving.pace else FAST_ROUND_SECONDS
             most = max(1, min(MOST_CHUNKS, int(pace * seconds) // CHUNK))
             chosen = self._proving.coverage.next(most, self._clock.now())
         if not chosen:
@@ -192,19 +177,9 @@ class Prover:
 
     def _meet(self, demand: Demand, stop: threading.Event) -> None:
         """A part of what somebody waits for, as fast as copies may go. What is held is waited for at the end."""
-        part: List[Tuple[DiskNumber, int, int]] = []
-        held: List[Tuple[DiskNumber, int, int]] = []
-        most = _DEMANDED_CHUNKS
-        while demand.left and most:
-            disk, first, end = demand.left.pop(0)
-            if end - first == 1 and self._is_held(disk, first):
-                held.append((disk, first, end))
-                continue
-            take = min(most, end - first)
-            part.append((disk, first, first + take))
-            most -= take
-            if first + take < end:
-                demand.left.insert(0, (disk, first + take, end))
+        held = [run for run in demand.left if self._is_held(*run)]
+        demand.left = [run for run in demand.left if not self._is_held(*run)]
+        part = demand.take(_DEMANDED_CHUNKS)
         demand.left += held
         known = demand.proven, demand.busy
         try:
@@ -220,8 +195,9 @@ class Prover:
         elif not part:
             self._rest(1.0, stop)
 
-    def _is_held(self, disk: DiskNumber, chunk: int) -> bool:
-        suspect = self._suspects.get((disk, chunk))
+    def _is_held(self, disk: DiskNumber, first: int, end: int) -> bool:
+        """Whether this is a single chunk that is suspected and not to be judged yet."""
+        suspect = self._suspects.get((disk, first)) if end - first == 1 else None
         return suspect is not None and self._clock.monotonic() < suspect.since + HOLD_SECONDS
 
     def _prove(
@@ -331,6 +307,8 @@ class Prover:
                 self._suspects.pop((disk, chunk), None)
             if demand is not None:
                 demand.note(disk, len(equal), differing.tolist())
+        if differ:
+            self._proving.save_if_due(now=True)
         # Only now: a chunk that was discarded since it was read must not count as proven after that.
         note_discards(self._watch, self._proving)
         for disk, chunk in differ:
@@ -350,7 +328,6 @@ class Prover:
             self._suspects[disk, chunk] = _Suspect(self._clock.monotonic(), cause, proven)
         until = self._clock.now() + int(HOLD_SECONDS * 1e9)
         self._proving.coverage.suspect(disk, chunk, until)
-        self._proving.save_if_due(now=True)
 
     def _judge(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> None:
         """It has been different for long: what is, and was it written to meanwhile?"""
@@ -379,10 +356,10 @@ class Prover:
             log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
         else:  # no fault of the copy: the disk may answer anything where it was discarded, and programs write
             log.info("A chunk in flux was sent again.", extra={"fields": {"disk": disk, "chunk": chunk}})
-        self._proving.coverage.differs(disk, chunk, self._clock.now(), told=told)
+        self._proving.coverage.differs(disk, chunk, told=told)
         self._proving.save_if_due(now=True)
         for _ in range(_TRIES):
-            if self._send_again(disk, chunk) is not None:
+            if self._placed(disk, chunk, send=True) is not None:
                 break
         self._suspects.pop((disk, chunk), None)
         demand = self._proving.demanded
@@ -394,16 +371,14 @@ class Prover:
     def _difference(self, disk: DiskNumber, chunk: int, suspect: _Suspect) -> Optional[Difference]:
         """What the disk holds, and where in the stream; None: it was written to each time that it was read."""
         for _ in range(_TRIES):
-            sent = self._send_again(disk, chunk, only_read=True)
-            if sent is not None:
-                return Difference(disk, sent[0], chunk, sent[1], suspect.proven, suspect.cause)
+            placed = self._placed(disk, chunk, send=False)
+            if placed is not None:
+                return Difference(disk, placed[0], chunk, placed[1], suspect.proven, suspect.cause)
         return None
 
-    def _send_again(
-        self, disk: DiskNumber, chunk: int, *, only_read: bool = False
-    ) -> Optional[Tuple[SequenceNumber, bytes]]:
-        """Put the chunk into the stream right behind the place at which it is what was read, unless it is to be read
-        only; that place, and what was read. None: it was written to meanwhile."""
+    def _placed(self, disk: DiskNumber, chunk: int, *, send: bool) -> Optional[Tuple[SequenceNumber, bytes]]:
+        """Read the chunk and find the place in the stream at which it is just that; return both. ``send``: put what was
+        read into the stream right behind that place. Return None if the chunk was written to meanwhile."""
         self._milestone()
         wanted = np.array([chunk], np.int64)
         self._watch.begin({disk: wanted})
@@ -424,7 +399,7 @@ class Prover:
             if not self._watch.untouched(disk).all():
                 return None
             emitted.append(True)
-            return None if only_read else piece
+            return piece if send else None
 
         milestone = self._pump.milestone(patch=patch)
         milestone.wait(_STREAM_SECONDS)

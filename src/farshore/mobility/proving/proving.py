@@ -11,9 +11,9 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Sequence, Tuple
 
-from farshore.api_types.machines import DiskProof, ProofRun, ProofStanding
+from farshore.api_types.machines import ProofRun, ProofStanding
 from farshore.api_types.streams import ProofAnswer
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.disk_reader import CopiedDisk
@@ -106,14 +106,14 @@ class Proving:
         """An epoch begins with these disks. ``anew``: its copy is the first one."""
         with self._lock:
             self.generation += 1
+        sizes = {disk.number: -(-disk.size // CHUNK) for disk in disks}
         self.coverage.fit(
-            {disk.number: -(-disk.size // CHUNK) for disk in disks},
+            sizes,
             # What is read there is made up, and where such an area ends the copy gets its contents a little later.
             {disk.number: [(low // CHUNK, -(-high // CHUNK)) for low, high in disk.excluded] for disk in disks},
         )
         if anew:
             self.coverage.forget()
-        sizes = {disk.number: -(-disk.size // CHUNK) for disk in disks}
         demand = self.demanded
         if demand is not None:
             demand.left = [
@@ -195,25 +195,10 @@ class Proving:
 
     def standing(self) -> ProofStanding:
         """As the heartbeat tells it."""
-        disks: Dict[DiskNumber, DiskProof] = {}
-        for number, one in self.coverage.standing(self._clock.now() - LATELY).items():
-            disks[number] = DiskProof(
-                disk=number,
-                chunks=one.total,
-                proven=one.proven,
-                lately=one.lately,
-                doubtful=one.doubtful,
-                oldest=max(0, one.oldest),
-                newest=max(0, one.newest),
-                first_epoch=one.first.epoch,
-                first_sequence=one.first.sequence,
-            )
         demand = self.demanded
-        run = None
-        if demand is not None:
-            run = ProofRun(total=demand.total * CHUNK, done=demand.done * CHUNK)
+        run = None if demand is None else ProofRun(total=demand.total * CHUNK, done=demand.done * CHUNK)
         return ProofStanding(
-            disks=list(disks.values()),
+            disks=list(self.coverage.standing(self._clock.now() - LATELY).values()),
             differences=self.coverage.differences,
             differing=self.coverage.differing,
             compared=self._compared,

@@ -76,29 +76,32 @@ class Watch:
             kinds = fragments["kind"]
             if (kinds == RecordKind.DISCARD).any():
                 self._note_discards(fragments[kinds == RecordKind.DISCARD])
-            for (disk, chunk), times in self._followed.items():
-                self._note_followed(fragments, disk, chunk, times)
-            if not self._chunks:
+            if not self._chunks and not self._followed:
                 return
-            changing = np.isin(kinds, _CHANGES)
-            disks = fragments["disk"]
+            changes = fragments[np.isin(kinds, _CHANGES)]
             for disk, wanted in self._chunks.items():
-                own = fragments[changing & (disks == disk)]
-                first, end = _places(own)
-                low, high = np.searchsorted(wanted, first), np.searchsorted(wanted, end)
-                met = high > low
-                steps = np.zeros(len(wanted) + 1, np.int64)
-                np.add.at(steps, low[met], 1)
-                np.add.at(steps, high[met], -1)
-                self._touched[disk] |= np.cumsum(steps[:-1]) > 0
+                self._note_touched(changes[changes["disk"] == disk], wanted, self._touched[disk])
+            for disk in {disk for disk, _ in self._followed}:
+                self._note_followed(changes[changes["disk"] == disk], disk)
 
-    def _note_followed(self, fragments: Fragments, disk: DiskNumber, chunk: int, times: npt.NDArray[np.int64]) -> None:
-        own = fragments[(fragments["disk"] == disk) & np.isin(fragments["kind"], _CHANGES)]
-        sectors = own["sector"].astype(np.int64) - chunk * _SECTORS
-        ends = sectors + -(-own["length"].astype(np.int64) // SECTOR)
-        for row in np.flatnonzero((ends > 0) & (sectors < _SECTORS)).tolist():
-            low, high = max(0, int(sectors[row])), min(_SECTORS, int(ends[row]))
-            times[low // _PER_BLOCK : -(-high // _PER_BLOCK)] = int(own["time"][row])
+    def _note_touched(self, own: Fragments, wanted: Chunks, touched: npt.NDArray[np.bool_]) -> None:
+        low, high = _met(own, wanted)
+        met = high > low
+        steps = np.zeros(len(wanted) + 1, np.int64)
+        np.add.at(steps, low[met], 1)
+        np.add.at(steps, high[met], -1)
+        touched |= np.cumsum(steps[:-1]) > 0
+
+    def _note_followed(self, own: Fragments, disk: DiskNumber) -> None:
+        chunks = np.array(sorted(chunk for one, chunk in self._followed if one == disk), np.int64)
+        low, high = _met(own, chunks)
+        for row in np.flatnonzero(high > low).tolist():
+            first = int(own["sector"][row])
+            end = first - (-int(own["length"][row]) // SECTOR)
+            for chunk in chunks[low[row] : high[row]].tolist():
+                begin = max(0, first - chunk * _SECTORS) // _PER_BLOCK
+                stop = -(-min(_SECTORS, end - chunk * _SECTORS) // _PER_BLOCK)
+                self._followed[disk, chunk][begin:stop] = int(own["time"][row])
 
     def _note_discards(self, discards: Fragments) -> None:
         first, end = _places(discards)
@@ -116,3 +119,9 @@ def _places(fragments: Fragments) -> Tuple[npt.NDArray[np.int64], npt.NDArray[np
     sectors = fragments["sector"].astype(np.int64)
     ends = sectors + -(-fragments["length"].astype(np.int64) // SECTOR)
     return sectors // _SECTORS, -(-ends // _SECTORS)
+
+
+def _met(own: Fragments, chunks: Chunks) -> Tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """For each of one disk's records the places [low, high) in ``chunks`` that it touches."""
+    first, end = _places(own)
+    return np.searchsorted(chunks, first), np.searchsorted(chunks, end)

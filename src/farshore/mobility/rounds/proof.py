@@ -12,18 +12,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Dict, List, Mapping, Optional, Protocol, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
 
-from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.formats.proof import MOST_CHUNKS, Difference, Proof
 from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.proving import Proving
+from farshore.mobility.proving.watch import Chunks
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.throttle import Courtesy
 from farshore.model.errors import FarshoreError, TryLater, Unsupported, WrongState
@@ -42,20 +43,7 @@ _EVIDENCE = 16
 """Chunks that differ, of which both versions are kept, of one round."""
 _PATIENCE = 30.0
 
-Chunks = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint8]
-
-
-class Comparer(Protocol):
-    """The part of client.DataPlane that a proof needs."""
-
-    def prove(self, proof: Proof) -> ProofAnswer:
-        """Compare with the vault."""
-        ...
-
-    def differ(self, found: Difference) -> DifferenceAnswer:
-        """Tell of a difference."""
-        ...
 
 
 class RoundProof:
@@ -143,7 +131,7 @@ class RoundProof:
                 if len(self._suspects) < _EVIDENCE:
                     self._suspects[disk, chunk] = b""
                 else:
-                    self._proving.coverage.differs(disk, chunk, self._clock.now(), told=True)
+                    self._proving.coverage.differs(disk, chunk, told=True)
                     again.setdefault(disk, []).append(chunk)
             if demand is not None:
                 demand.done += len(chunks)
@@ -187,7 +175,7 @@ class RoundProof:
             if chunk_hashes(data, self._key)[0].tobytes() == known:
                 self._tell(disk, chunk, bytes(data))
                 return
-        self._proving.coverage.differs(disk, chunk, self._clock.now(), told=True)
+        self._proving.coverage.differs(disk, chunk, told=True)
 
     def _compare(self, disk: DiskNumber, chunks: Chunks, hashes: Hashes) -> Optional[List[int]]:
         """The chunks that differ; what is equal is noted. None: the server cannot tell now."""
@@ -227,7 +215,7 @@ class RoundProof:
         if differs:
             fields = {"disk": disk, "byte": chunk * CHUNK, "at": f"{self._epoch}:{self._sequence}"}
             log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
-        coverage.differs(disk, chunk, self._clock.now(), told=differs)
+        coverage.differs(disk, chunk, told=differs)
 
     def _chunk(self, reader: DiskReader, buffer: AlignedBuffer, chunk: int) -> memoryview:
         view = buffer.view[: min((chunk + 1) * CHUNK, reader.disk.size) - chunk * CHUNK]

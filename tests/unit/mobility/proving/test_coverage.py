@@ -73,8 +73,8 @@ def test_a_doubt_ends_a_proof_and_a_difference_lasts_until_it_is_proven():
     coverage.fit({ONE: 10})
     coverage.prove(ONE, range(10), at(1, 7))
     coverage.prove(ONE, [3], at(5, 9))
-    coverage.differs(ONE, 3, 1, told=True)
-    coverage.differs(ONE, 3, 2, told=True)
+    coverage.differs(ONE, 3, told=True)
+    coverage.differs(ONE, 3, told=True)
     assert (coverage.differing, coverage.differences, coverage.last(ONE, 3)) == (1, 2, None)
     assert coverage.next(1, 0) == [(ONE, 3, 4)]
     last = coverage.last(ONE, 2)
@@ -93,7 +93,7 @@ def test_a_discarded_chunk_that_differs_is_no_difference_until_it_was_proven():
     coverage.fit({ONE: 10})
     coverage.discarded(ONE, 2, 4)
     assert coverage.is_discarded(ONE, 3)
-    coverage.differs(ONE, 3, 1, told=False)
+    coverage.differs(ONE, 3, told=False)
     assert (coverage.differing, coverage.differences) == (0, 0)
     coverage.prove(ONE, [3], at(1))
     assert not coverage.is_discarded(ONE, 3)
@@ -107,7 +107,7 @@ def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path)
     coverage.prove(ONE, range(8), at(1, 5))
     coverage.doubt(ONE, 0, 2, "a heal")
     coverage.discarded(ONE, 6, 7)
-    coverage.differs(ONE, 7, 9, told=True)
+    coverage.differs(ONE, 7, told=True)
     coverage.save()
     assert path.stat().st_mode & 0o777 == 0o600
     again = Coverage(path)
@@ -127,7 +127,7 @@ def test_what_is_not_copied_is_not_proven_and_not_counted():
     coverage.prove(ONE, range(10), at(1))
     coverage.fit({ONE: 10}, {ONE: [(2, 4), (9, 20)]})
     standing = coverage.standing(0)[ONE]
-    assert (standing.total, standing.proven) == (7, 7)
+    assert (standing.chunks, standing.proven) == (7, 7)
     assert coverage.everything() == [(ONE, 0, 2), (ONE, 4, 9)]
     coverage.doubt(ONE, 0, 10, "a resync")
     assert coverage.next(99, 0) == [(ONE, 0, 2), (ONE, 4, 9)]

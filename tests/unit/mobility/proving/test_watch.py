@@ -50,3 +50,23 @@ def test_discards_are_noted_also_while_nothing_is_proven():
     watch.note(records((64, 512, RecordKind.DISCARD), disk=1))
     assert watch.discarded() == [(0, 0, 2), (1, 0, 1)]
     assert watch.discarded() == []
+
+
+def test_a_followed_chunk_tells_when_each_block_was_written_to():
+    watch = Watch()
+    watch.follow([(ONE, 2), (ONE, 3), (DiskNumber(1), 2)])
+    made = records(
+        (2 * 128 + 120, 4096, RecordKind.WRITE), (3 * 128 + 3, 512, RecordKind.ZERO), (0, 512, RecordKind.WRITE)
+    )
+    made["time"] = [5, 6, 7]
+    watch.note(made)
+    discards = records((2 * 128 + 112, 6 * 4096, RecordKind.DISCARD))
+    discards["time"] = 9
+    assert watch.written(ONE, 2) == [0] * 15 + [5]
+    assert watch.written(ONE, 3) == [6] + [0] * 15
+    watch.note(discards)
+    assert watch.written(ONE, 2) == [0] * 14 + [9, 9]
+    assert watch.written(ONE, 3) == [9] * 4 + [0] * 12
+    assert watch.written(DiskNumber(1), 2) == [0] * 16
+    watch.follow([(ONE, 3)])
+    assert (watch.written(ONE, 2), watch.written(ONE, 3)[:5]) == ([0] * 16, [9] * 4 + [0])
