@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from tests.loopdisks import loop_disk, require_data_mode
-from tests.scenarios.proof import test_old_faults as epochs
+from tests.scenarios.capture import whole_epochs as epochs
 from tests.unit.mobility.doubles import ProcessServerDouble
 from tests.waiting import until
 
