@@ -220,8 +220,7 @@ class ProofStanding(Body):
     differing: Natural = 0
     """Of these, those that are not proven equal again: the machine is not protected."""
     compared: Natural = 0
-    """Chunks, since the agent started. For that the process server read so many bytes from the vault, with so many
-    requests."""
+    """Number of chunks compared since the agent started; below, the bytes and requests this took from the vault."""
     vault_bytes: Natural = 0
     vault_requests: Natural = 0
     pace: Natural = 0

@@ -58,7 +58,7 @@ class Difference:
 
 
 def encode_proof(proof: Proof) -> List[Buffer]:
-    """The body of a proof."""
+    """Encode a proof as the body of a request."""
     rows = np.zeros(len(proof.chunks), PROOF_ROW)
     rows["chunk"] = proof.chunks
     rows["hash"] = np.ascontiguousarray(proof.hashes).view("V32").reshape(-1)
@@ -66,7 +66,7 @@ def encode_proof(proof: Proof) -> List[Buffer]:
 
 
 def decode_proof(data: Buffer) -> Proof:
-    """Read a proof's body. Raises Malformed."""
+    """Decode the body of a proof. Raises Malformed."""
     disk, _, count, sequence, body = _open(memoryview(data), PROOF_HEADER, PROOF_MAGIC)
     if not 0 < count <= MOST_CHUNKS or len(body) != count * PROOF_ROW.itemsize:
         raise Malformed("A proof does not hold the chunks that it names.", remedy="Send it again whole.")
@@ -81,7 +81,7 @@ def decode_proof(data: Buffer) -> Proof:
 
 
 def encode_difference(found: Difference) -> List[Buffer]:
-    """The body that tells of a difference."""
+    """Encode a difference as the body of a request."""
     cause = found.cause.encode()[:CAUSE_BYTES]
     proven = (0, 0) if found.proven is None else (found.proven.epoch, found.proven.sequence)
     header = DIFFERENCE_HEADER.pack(
@@ -91,7 +91,7 @@ def encode_difference(found: Difference) -> List[Buffer]:
 
 
 def decode_difference(data: Buffer) -> Difference:
-    """Read the body that tells of a difference. Raises Malformed."""
+    """Decode the body of a difference. Raises Malformed."""
     disk, cause_bytes, length, chunk, sequence, keep, epoch, proven, body = _open(
         memoryview(data), DIFFERENCE_HEADER, DIFFERENCE_MAGIC
     )

@@ -23,7 +23,7 @@ from farshore.model.position import Position
 log = logging.getLogger(__name__)
 
 _TOGETHER = 60 * 10**9
-"""Neighbours that were proven within so many ns of each other are kept as one, with the older time and position."""
+"""Neighbours proven within this time (ns) of each other become one span with the older time and position."""
 _MOST_DIFFERENCES = 10_000
 _NEVER_FORGOTTEN = 1 << 40
 _NOTHING: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = {}
