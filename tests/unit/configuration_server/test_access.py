@@ -74,6 +74,8 @@ UNKNOWN = ["nobody", "unnamed", "two names", "revoked", "unrecorded", "another's
 def test_every_route_has_its_row() -> None:
     assert set(ROUTES) == set(WANTED)
     assert len(create_application(None).routes) == len(ROUTERS), "nothing is served but the routers"
+    every = [route for router in ROUTERS for route in router.routes]
+    assert len(every) == len(ROUTES), "one of them is no APIRoute, or stands twice"
     for name, route in ROUTES.items():
         assert isinstance(route, GatedRoute), name
         assert route.door is WANTED[name], name

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from farshore.api_types.machines import Description, Disk, EpochKind, EpochRequest
-from farshore.catalog import policies, process_servers
+from farshore.catalog import epochs, machines, policies, process_servers
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import MachineRow, ProcessServerRow
 from farshore.catalog.upgrade import upgrade
@@ -81,3 +81,11 @@ def add_server(tx: Transaction, server: str = SERVER, now: int = NOW) -> Process
 
 def request(kind: EpochKind = EpochKind.INITIAL, run: str = "run-1", **values: object) -> EpochRequest:
     return EpochRequest.model_validate({"run": run, "kind": kind, "description": description(), **values})
+
+
+def become_consistent(catalog: Catalog, epoch: int, consistent_from: int = 10, stored: int = 100) -> None:
+    """Let an epoch have become consistent, and its machine be protected."""
+    with catalog.writing() as tx:
+        row = epochs.get(tx, MACHINE, epoch)
+        row.consistent, row.consistent_from, row.stored = True, consistent_from, stored
+        machines.get(tx, MACHINE).state = "protected"

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, description, fresh_catalog, request
+from tests.unit.protection.catalogs import (
+    MACHINE,
+    NOW,
+    add_machine,
+    add_server,
+    become_consistent,
+    description,
+    fresh_catalog,
+    request,
+)
 
 from farshore.api_types.machines import Description, EpochKind
 from farshore.catalog import epochs, machines, policies
@@ -30,13 +39,6 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 def granted(catalog: Catalog, **values: object) -> EpochRow:
     with catalog.writing() as tx:
         return grant(tx, machines.get(tx, MACHINE), request(**values), add_server(tx), NOW)
-
-
-def become_consistent(catalog: Catalog, epoch: int, consistent_from: int = 10, stored: int = 100) -> None:
-    with catalog.writing() as tx:
-        row = epochs.get(tx, MACHINE, epoch)
-        row.consistent, row.consistent_from, row.stored = True, consistent_from, stored
-        machines.get(tx, MACHINE).state = "protected"
 
 
 def test_the_first_epoch_starts_the_initial_replication(catalog: Catalog) -> None:

@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 from tests.unit.configuration_server.offices import Office
-from tests.unit.protection.catalogs import MACHINE, NOW, SERVER, add_machine, add_server, request
+from tests.unit.protection.catalogs import (
+    MACHINE,
+    NOW,
+    SERVER,
+    add_machine,
+    add_server,
+    become_consistent,
+    request,
+)
 
 from farshore.api_types.machines import EpochKind
 from farshore.api_types.users import Role
-from farshore.catalog import audit, epochs, events, machines
+from farshore.catalog import audit, epochs, events, machines, policies
 from farshore.catalog.tables import KeyGrantRow, MachineRow
 from farshore.configuration_server.identity import Kind
 from farshore.protection import granting, key_access
@@ -135,3 +143,19 @@ def test_a_grant_names_the_domain_of_its_epoch(office: Office) -> None:
     certificate = office.certificate(Kind.PROCESS_SERVER, SERVER)
     stream = office.call("GET", f"/v1/process-servers/self/streams/{MACHINE}/1", certificate=certificate)
     assert stream.body["domain"] == 7
+
+
+def test_an_epoch_that_begins_in_another_domain_ends_with_the_change_of_policy(office: Office) -> None:
+    """Nothing recoverable stands on it yet; one that is consistent goes on until its machine's next epoch."""
+    certificate = office.certificate(Kind.PROCESS_SERVER, SERVER)
+
+    def stream() -> Any:
+        return office.call("GET", f"/v1/process-servers/self/streams/{MACHINE}/1", certificate=certificate)
+
+    begin(office)
+    assert stream().status == 200
+    with office.services.catalog.writing() as tx:
+        policies.change(tx, "default", {"deduplication": "machine"})
+    assert (stream().status, stream().code) == (410, "fenced")
+    become_consistent(office.services.catalog, 1)
+    assert stream().status == 200

@@ -11,13 +11,14 @@ from farshore.api_types.servers import (
     ServerReport,
     StreamGrant,
 )
-from farshore.catalog import epochs, process_servers, users
+from farshore.catalog import epochs, machines, process_servers, users
 from farshore.configuration_server.api.parameters import Named, Number
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
 from farshore.configuration_server.web.gate import GatedRouter
+from farshore.model.errors import Fenced
 from farshore.protection import key_access, reports
-from farshore.protection.granting import check_open
+from farshore.protection.granting import check_open, domain_name
 from farshore.protection.moving import check_assigned
 from farshore.protection.server_enrolment import check_url
 
@@ -55,6 +56,11 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
         check_assigned(tx, machine, server)
         row = epochs.get(tx, machine, epoch)
         check_open(row)
+        if not row.consistent and row.domain_name != domain_name(tx, machines.get(tx, machine)):
+            raise Fenced(
+                f"Machine {machine} is to share chunks with others than when its epoch {epoch} began.",
+                remedy="The agent asks for a new epoch by itself.",
+            )
         return StreamGrant(
             machine=machine,
             epoch=epoch,
