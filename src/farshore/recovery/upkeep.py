@@ -1,4 +1,5 @@
-"""Keeps what failovers brought up alive: exports that died are started again, machines that paused for them go on.
+"""Keeps what failovers brought up alive: exports that died are started again, machines that paused for them go on,
+consoles stay short.
 
 Called at the start of the configuration server and every few seconds. It compares what the catalog says should run
 with what the host runs, and touches nothing that a job is working on.
@@ -14,7 +15,7 @@ from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.host import note_boot, started_anew
 from farshore.recovery.standing import Standing
 from farshore.recovery.steps.export import export
-from farshore.sites.port import Condition, Resumable
+from farshore.sites.port import Condition, HasConsole, Resumable
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def _keep(context: RecoveryContext, failover: str, kind: str, position: str) -> 
         if condition is Condition.PAUSED and isinstance(site, Resumable):
             log.warning("Failover %s was paused for want of its disk; it goes on.", failover)
             site.resume(failover_id(failover))
+    if isinstance(site, HasConsole):
+        site.trim_console(failover_id(failover))
     if restart:
         log.warning("Failover %s went down with this host; it is started again.", failover)
         site.start(failover_id(failover))

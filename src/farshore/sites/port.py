@@ -129,3 +129,7 @@ class HasConsole(Protocol):
     def console(self, failover: FailoverId) -> Path:
         """A text file; it may not exist yet."""
         ...
+
+    def trim_console(self, failover: FailoverId) -> None:
+        """Drop the oldest of what it said, where that has become long. Called every few seconds."""
+        ...

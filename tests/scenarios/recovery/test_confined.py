@@ -169,7 +169,7 @@ def _try(place: Path, open_folder: Path, listener: Listener, monkeypatch: pytest
         process = site._process(FAILOVER)
         assert process is not None
         rights = dict(re.findall(r"^(\w+):\s+(.*)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE))
-        who = account()
+        who = account(FAILOVER)
         assert who is not None
         assert rights["Uid"].split() == [str(who.user)] * 4
         assert who.user != 0

@@ -14,7 +14,7 @@ from farshore.model.errors import NotFound, Refused
 from farshore.sites.port import Answering, Condition, FailoverId, HasConsole, Resumable
 from farshore.sites.qemu.accelerator import choose_accelerator
 from farshore.sites.qemu.confinement import account_name
-from farshore.sites.qemu.site import QemuSite
+from farshore.sites.qemu.site import CONSOLE_BYTES, QemuSite
 from farshore.sites.registry import SITES, open_site
 
 USER = account_name()
@@ -96,3 +96,28 @@ def test_no_verdict_or_an_old_one_is_found_anew(tmp_path: Path, text: str, monke
     (tmp_path / "accelerator.json").write_text(text)
     assert choose_accelerator(tmp_path) == "tcg"
     assert json.loads((tmp_path / "accelerator.json").read_text())["boot"] == BOOT
+
+
+@pytest.mark.parametrize("collapses", [True, False])
+def test_a_console_that_has_become_long_keeps_its_end(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, collapses: bool
+) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    site.trim_console(FAILOVER)
+    site.create(ORDER)
+    console = site.console(FAILOVER)
+    if not collapses:  # as on a file system that cannot take out a part
+        monkeypatch.setenv("PATH", str(short_path))
+        (short_path / "fallocate").write_text("#!/bin/sh\nexit 1\n")
+        (short_path / "fallocate").chmod(0o755)
+    with console.open("ab", buffering=0) as file:
+        file.write(b"o" * CONSOLE_BYTES)
+        site.trim_console(FAILOVER)
+        assert console.stat().st_size == CONSOLE_BYTES, "that is not long yet"
+        file.write(b"newest")
+        site.trim_console(FAILOVER)
+        kept = console.read_bytes()
+        assert kept == b"" if not collapses else kept.endswith(b"newest")
+        assert len(kept) < CONSOLE_BYTES
+        file.write(b"after")
+        assert console.read_bytes() == kept + b"after"

@@ -1,14 +1,17 @@
 """Starts QEMU so that a guest which breaks out of it has no rights here and sees none of this host's files.
 
-Started by root, QEMU runs as ``farshore-guest`` (``nobody`` if there is no such user). It keeps no capability but the
-one for ports below 1024, and that only where it forwards one. Its seccomp filter is always on. It owns no file and no
-folder: what it needs is opened here and inherited (``Lending``). It reaches NBD sockets, to which it connects again and
-again, through an inherited descriptor of their folder, so the folders above stay closed to everybody.
+Started by root, the QEMU of each recovered machine runs under a user id of its own, which no account has, so that one
+machine's QEMU has no power over another's. Where this host maps no such ids, and for what is no recovered machine, it
+is ``farshore-guest`` (``nobody`` if there is no such user). QEMU keeps no capability but the one for ports below 1024,
+and that only where it forwards one. Its seccomp filter is always on. It owns no file and no folder: what it needs is
+opened here and inherited (``Lending``). It reaches NBD sockets, to which it connects again and again, through an
+inherited descriptor of their folder, so the folders above stay closed to everybody.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pwd
 import shutil
@@ -27,6 +30,9 @@ SOCKET_MODE = 0o666
 _FOLDER_MODE = 0o711
 _KVM = Path("/dev/kvm")
 _FIRST_FREE_PORT = 1024
+_APART = range(0x7000_0000, 0x8000_0000)
+"""User and group ids that nobody gives out: https://systemd.io/UIDS-GIDS/."""
+_MAPS = (Path("/proc/self/uid_map"), Path("/proc/self/gid_map"))
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,14 @@ class Account:
     groups: tuple[int, ...] = ()
 
 
-def account() -> Account | None:
-    """Whom QEMU runs as where root starts it; None for everybody else, who has nothing to give up."""
+def account(machine: str = "") -> Account | None:
+    """Whom QEMU runs as where root starts it; None for everybody else, who has nothing to give up. ``machine``: whose
+    id is its own, and the same each time."""
     if os.geteuid() != 0:
         return None
+    if machine and all(map(_covers, _MAPS)):
+        own = _APART[int.from_bytes(hashlib.sha256(machine.encode()).digest()[:8], "big") % len(_APART)]
+        return Account(str(own), own, own, _groups_of_kvm())
     for name in (USER, _FALLBACK):
         with contextlib.suppress(KeyError):
             found = pwd.getpwnam(name)
@@ -56,9 +66,10 @@ def account_name() -> str:
     return who.name if who is not None else pwd.getpwuid(os.geteuid()).pw_name
 
 
-def confined(command: Sequence[str], *, ports: Sequence[int] = ()) -> list[str]:
-    """``command`` (a QEMU), started without rights; ``ports`` are those of this host that it is to listen on."""
-    who = account()
+def confined(command: Sequence[str], *, machine: str = "", ports: Sequence[int] = ()) -> list[str]:
+    """``command`` (a QEMU), started without rights; ``ports`` are those of this host that it is to listen on.
+    ``machine``: see ``account``."""
+    who = account(machine)
     if who is None:
         return [*command, *SANDBOX]
     groups = f"--groups={','.join(map(str, who.groups))}" if who.groups else "--clear-groups"
@@ -112,6 +123,15 @@ class Lending:
                 shutil.copyfileobj(source, target)
             descriptor = copy
         return f"/proc/self/fd/{descriptor}"
+
+
+def _covers(path: Path) -> bool:
+    """Whether a map of ids (user_namespaces(7): first inside, first outside, count) has all that are given out here."""
+    try:
+        lines = [tuple(map(int, line.split())) for line in path.read_text().splitlines()]
+    except (OSError, ValueError):
+        return False
+    return any(first <= _APART.start and _APART.stop <= first + count for first, _, count in lines)
 
 
 def _groups_of_kvm() -> tuple[int, ...]:

@@ -35,6 +35,10 @@ _END_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 _ADDRESS = "127.0.0.1"
+CONSOLE_BYTES = 16 << 20
+"""What is kept, at least half of it: a guest may write without end."""
+_CONSOLE_STEP = 1 << 20
+"""A multiple of any file system's block."""
 _PAUSED = ("paused", "io-error", "internal-error", "prelaunch", "postmigrate", "suspended")
 
 
@@ -116,7 +120,8 @@ class QemuSite:
             files.monitor.chmod(0o600)
             monitor.listen(8)
             lent = Lent(monitor.fileno(), console, variables, sockets)
-            command = confined(qemu_command(order, files, self._host(), lent), ports=sorted(order.forward))
+            run = qemu_command(order, files, self._host(), lent)
+            command = confined(run, machine=order.failover, ports=sorted(order.forward))
             try:
                 return subprocess.Popen(
                     # The number stands in the file before QEMU begins, whatever becomes of this process meanwhile.
@@ -203,6 +208,21 @@ class QemuSite:
     def console(self, failover: FailoverId) -> Path:
         """What the machine said on its first serial port."""
         return self._files(failover).console
+
+    def trim_console(self, failover: FailoverId) -> None:
+        """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
+        out a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it goes on behind what is kept."""
+        path = self._files(failover).console
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return
+        if size <= CONSOLE_BYTES:
+            return
+        drop = (size - CONSOLE_BYTES // 2) // _CONSOLE_STEP * _CONSOLE_STEP
+        command = ["fallocate", "--collapse-range", "--offset", "0", "--length", str(drop), str(path)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            os.truncate(path, 0)
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
         """What was ordered. Raises NotFound, Damaged."""
