@@ -35,8 +35,10 @@ class Verdict(enum.IntEnum):
     """The answer for one compared chunk: a compare response is ``count`` of these bytes."""
 
     HAVE = 0
-    """The vault holds it (or the replica is equal there already): nothing to send."""
+    """The copy is equal there already: nothing to send."""
     SEND = 1
+    FOUND = 2
+    """The vault held it already and the copy did not, so the copy has it from there now: nothing to send."""
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ class _Read(NamedTuple):
 
 class BaseCopy:
     """One copy of some disks. ``hash_key``: 32 bytes, from the epoch's grant. ``runs``: by disk the runs of
-    chunks, (first, count), that are copied; None: all of every disk. ``sent`` is called with disk, first chunk and end
-    of what the vault lacked."""
+    chunks, (first, count), that are copied; None: all of every disk. ``changed`` is called with disk, first chunk and
+    end of what the copy did not hold before."""
 
     def __init__(
         self,
@@ -87,9 +87,9 @@ class BaseCopy:
         bandwidth: Bandwidth,
         courtesy: Courtesy,
         runs: Optional[Mapping[DiskNumber, Sequence[Tuple[int, int]]]] = None,
-        sent: Callable[[DiskNumber, int, int], None] = lambda *_: None,
+        changed: Callable[[DiskNumber, int, int], None] = lambda *_: None,
     ) -> None:
-        self._sent = sent
+        self._changed = changed
         self._disks = disks
         self._runs = {disk.number: [(0, -(-disk.size // CHUNK))] for disk in disks} if runs is None else runs
         self._receiver = receiver
@@ -152,6 +152,7 @@ class BaseCopy:
                 wanted = np.flatnonzero(verdicts == Verdict.SEND)
                 if len(wanted):
                     self._send(window, wanted, stop)
+                self._note_changed(window, np.flatnonzero(verdicts != Verdict.HAVE))
                 self._progress.add(done=window.size)
         finally:
             if window.buffer is not None:
@@ -171,9 +172,12 @@ class BaseCopy:
         if stop.wait(self._bandwidth.wait_for(size)):
             raise Stopped
         until_done(lambda: self._receiver.send_chunks(window.disk, rows, parts), stop, "The copy")
-        for first, last in _runs(wanted):
-            self._sent(window.disk, window.first_chunk + int(wanted[first]), window.first_chunk + int(wanted[last]) + 1)
         self._progress.add(sent=size)
+
+    def _note_changed(self, window: _Window, places: npt.NDArray[np.intp]) -> None:
+        for first, last in _runs(places) if len(places) else ():
+            start, end = int(places[first]), int(places[last]) + 1
+            self._changed(window.disk, window.first_chunk + start, window.first_chunk + end)
 
 
 def copied_bytes(runs: Sequence[Tuple[int, int]], size: int) -> int:

@@ -453,10 +453,10 @@ class EpochRun:
             bandwidth=self._limits.bandwidth,
             courtesy=self._limits.courtesy,
             runs=runs,
-            sent=functools.partial(self._note_sent, f"{self.grant.kind.value} copy of epoch {self._epoch}"),
+            changed=functools.partial(self._note_changed, f"{self.grant.kind.value} copy of epoch {self._epoch}"),
         ).run(stop)
 
-    def _note_sent(self, cause: str, disk: DiskNumber, first: int, end: int) -> None:
+    def _note_changed(self, cause: str, disk: DiskNumber, first: int, end: int) -> None:
         self._proving.doubt_chunks(disk, first, end, cause)
 
     def _copy_overlay(self, dirty: Mapping[DiskNumber, Ranges], stop: threading.Event) -> int:

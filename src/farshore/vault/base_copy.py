@@ -84,8 +84,10 @@ class BaseCopy:
         rest = np.flatnonzero(~zero & ~same)
         known, locators = self._chunks.find(hashes[rest])
         base.set_stored(chunks[rest[known]], hashes[rest[known]], locators[known])
-        verdicts[zero | same] = Verdict.HAVE
-        verdicts[rest[known]] = Verdict.HAVE
+        verdicts[same] = Verdict.HAVE
+        # Where the epoch stands on none, all of it is new.
+        new = Verdict.HAVE if parent is None else Verdict.FOUND
+        verdicts[zero] = verdicts[rest[known]] = new
         return verdicts
 
     def put(self, chunks: Chunks) -> None:

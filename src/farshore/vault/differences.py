@@ -91,12 +91,14 @@ def put(store: Store, key: SealingKey, machine: MachineId, found: Differing) -> 
     store.put_if_absent(document.name, document.buffers)
 
 
-def listed(store: Store, key: SealingKey, machine: MachineId) -> list[Differing]:
-    """All of a machine, by position. Raises the store's errors; one that cannot be read is left out."""
+def listed(store: Store, key: SealingKey, machine: MachineId, most: int | None = None) -> list[Differing]:
+    """All of a machine, by position, or the last ``most``. Raises the store's errors; one that cannot be read is left
+    out."""
     found = []
-    for item in store.list(vault_names.differences_folder(machine)):
+    names = [item.name for item in store.list(vault_names.differences_folder(machine))]
+    for name in names if most is None else names[-most:]:
         try:
-            found.append(_parsed(read_document(store, key, item.name), item.name))
+            found.append(_parsed(read_document(store, key, name), name))
         except (NotFound, Damaged):
             continue
     return found

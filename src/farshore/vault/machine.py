@@ -320,9 +320,9 @@ class MachineVault:
         """Keep a chunk that differs from the machine's disk."""
         differences.put(self._store, self.key, self.id, found)
 
-    def differences(self) -> list[Differing]:
+    def differences(self, most: int | None = None) -> list[Differing]:
         """What was found to differ, by position."""
-        return differences.listed(self._store, self.key, self.id)
+        return differences.listed(self._store, self.key, self.id, most)
 
     # Parts of the above
 

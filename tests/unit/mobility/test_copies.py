@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.mobility.doubles import KEY, MACHINE, FakeClock, ProcessServerDouble
 
 from farshore.formats.batch import Role
+from farshore.formats.chunk_exchange import Comparison, Verdict
 from farshore.mobility.base_copy import BaseCopy
 from farshore.mobility.batches import Journal
 from farshore.mobility.capture.bitmap import union
@@ -72,6 +73,25 @@ def test_a_second_copy_sends_nothing(image: Tuple[Path, np.ndarray]) -> None:
         Copying(CopiedDisk(0, path, len(data)), server).base.run(threading.Event())
         sent, server.sent_chunks = server.sent_chunks, 0
     assert sent == 0
+
+
+def test_what_the_copy_did_not_hold_before_is_told(image: Tuple[Path, np.ndarray]) -> None:
+    disk = CopiedDisk(0, image[0], len(image[1]))
+    verdicts = np.array([Verdict.HAVE, Verdict.FOUND, Verdict.FOUND, Verdict.HAVE, Verdict.FOUND], np.uint8)
+
+    class Server(ProcessServerDouble):
+        def compare(self, comparison: Comparison) -> np.ndarray:
+            found = np.full(len(comparison.hashes), Verdict.HAVE, np.uint8)
+            if comparison.first_chunk == 0:
+                found[: len(verdicts)] = verdicts
+            return found
+
+    changed: List[Tuple[int, int, int]] = []
+    parts = Copying(disk, ProcessServerDouble({0: disk.size})).parts
+    BaseCopy([disk], Server({0: disk.size}), KEY, changed=lambda *run: changed.append(run), **parts).run(
+        threading.Event()
+    )
+    assert changed == [(0, 1, 3), (0, 4, 5)]
 
 
 def test_excluded_ranges_read_as_zeroes(image: Tuple[Path, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from farshore.formats.record import RecordKind
 from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import EpochEnd, Limits
+from farshore.mobility.proving.proving import Proving
 from farshore.mobility.rounds import scan_run
 from farshore.mobility.rounds.scan_run import ScanRun, _Counts
 from farshore.mobility.throttle import Bandwidth, Courtesy
@@ -39,6 +40,7 @@ class Scanned:
         monkeypatch.setattr(ScanRun, "_counts", lambda run: _Counts(next(counts) if busy else 0, True))
         monkeypatch.setattr(ScanRun, "_read_frozen", self._refuse)
         clock = SystemClock()
+        self.proving = Proving(None, clock)
         grant = EpochGrant(epoch=1, kind=EpochKind.RESYNC, process_server="", hash_key=KEY.hex())
         disk = CopiedDisk(DiskNumber(0), self.path, SIZE)
         self.run = ScanRun(
@@ -51,6 +53,7 @@ class Scanned:
             Limits(Bandwidth(clock), Courtesy(clock)),
             every=0.05,
             most_hashes=most_hashes,
+            proving=self.proving,
         )
 
     def _refuse(self, *_: object) -> None:
@@ -66,6 +69,7 @@ class Scanned:
 
 def test_too_many_chunks_make_each_scan_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scanned = Scanned(tmp_path, monkeypatch, busy=True, most_hashes=40)
+    demand = scanned.proving.demand(whole=True)
     ended = scanned.run.run(threading.Event())
     assert (ended.why, ended.cause, ended.consistent) == (EpochEnd.STOPPED, "The next scan is due.", True)
     assert scanned.server.completed is not None
@@ -73,6 +77,9 @@ def test_too_many_chunks_make_each_scan_an_epoch(tmp_path: Path, monkeypatch: py
     assert scanned.points() == 1
     assert scanned.same()
     assert not scanned.frozen
+    assert "64 GiB" in demand.failed, "who waits for a proof hears that there is none"
+    assert scanned.proving.demanded is None
+    assert "64 GiB" in scanned.proving.standing().paused
 
 
 def test_what_differs_is_sent_in_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

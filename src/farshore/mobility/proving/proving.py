@@ -106,6 +106,7 @@ class Proving:
         """An epoch begins with these disks. ``anew``: its copy is the first one."""
         with self._lock:
             self.generation += 1
+        self.paused = self.weaker = ""  # who proves less says so
         sizes = {disk.number: -(-disk.size // CHUNK) for disk in disks}
         self.coverage.fit(
             sizes,

@@ -82,13 +82,15 @@ class BitmapRun(RoundRun):
                 self._lasted = self._clock.monotonic() - began
                 due = began + self._rest()
                 if self._proves:
-                    self._proof.read(self._journal.acknowledged, due - self._clock.monotonic(), stop)
+                    self._proof.begin(self._journal.acknowledged, due - self._clock.monotonic())
+                    self._proof.read(_ACCOUNT_SECONDS, stop)
             except TryLater as error:
                 self._no_point(requests, error)
                 # Soon, where it was only too much. Not where something had to be held still in vain.
                 soon = self._clock.monotonic() + RETRY_SECONDS
                 due = soon if isinstance(error, TooMuch) else max(soon, began + self._rest())
             while not self._wait(due, stop):
+                self._proof.read(_ACCOUNT_SECONDS, stop)
                 escaped = self._account()
                 if escaped:
                     return self._end(EpochEnd.ESCAPED, escaped)

@@ -39,6 +39,8 @@ SCANNED = (
     "known."
 )
 _BLOCKS = CHUNK // BLOCK
+_DEMANDED_CHUNKS = 1024
+"""Read at once where somebody waits for it: 64 MiB."""
 _EVIDENCE = 16
 """Chunks that differ, of which both versions are kept, of one round."""
 _PATIENCE = 30.0
@@ -68,43 +70,51 @@ class RoundProof:
         self._clock = clock
         self._courtesy = courtesy
         self._sequence = SequenceNumber(0)
-        self._read: Dict[DiskNumber, Tuple[Chunks, Hashes]] = {}
+        self._buffer = AlignedBuffer(CHUNK)
+        self._demanded = False
+        self._chosen: List[Tuple[DiskNumber, int, int]] = []
+        """Runs of chunks (first, end) that are still to be read before the next round."""
+        self._read: Dict[DiskNumber, Dict[int, Hashes]] = {}
+        """The hash of each chunk that was."""
         self._suspects: Dict[Tuple[DiskNumber, int], bytes] = {}
         """What the disk held of chunks that were found to differ, by disk and chunk."""
 
-    def read(self, sequence: SequenceNumber, seconds: float, stop: threading.Event) -> None:
-        """After the point at ``sequence``: read what is to be proven next, as much as ``seconds`` allow at the pace."""
+    def begin(self, sequence: SequenceNumber, seconds: float) -> None:
+        """After the point at ``sequence``: choose what is to be proven next, as much as the pace allows in ``seconds``,
+        and read again what was found to differ."""
         demand = self._proving.demanded
-        pace = self._proving.pace_now()
-        chunks = max(1, int(pace * seconds) // CHUNK) if pace else 0
-        chosen = self._proving.coverage.next(chunks, self._clock.now()) if chunks else []
-        if demand is not None:
-            chosen = demand.take(MOST_CHUNKS)
         self._sequence = sequence
         self._read = {}
-        buffer = AlignedBuffer(CHUNK)
-        left = MOST_CHUNKS
-        for disk, first, end in chosen:
-            copied = self._disks.get(disk)
-            if copied is None:
-                continue
-            wanted = np.arange(first, min(end, first + left), dtype=np.int64)
-            left -= len(wanted)
-            hashes = np.zeros((len(wanted), 32), np.uint8)
-            with DiskReader(copied) as reader:
-                for place, chunk in enumerate(wanted.tolist()):
-                    hashes[place] = chunk_hashes(self._chunk(reader, buffer, chunk), self._key)[0]
-                    if place % 64 == 63 and stop.wait(self._courtesy.pause()):
-                        raise Stopped
-            before = self._read.get(disk)
-            if before is not None:
-                wanted, hashes = np.concatenate((before[0], wanted)), np.concatenate((before[1], hashes))
-            order = np.unique(wanted, return_index=True)[1]
-            self._read[disk] = wanted[order], hashes[order]
-        self._proving.read(sum(len(one) for one, _ in self._read.values()) * CHUNK)
+        self._demanded = demand is not None
+        if demand is not None:
+            self._chosen = demand.take(MOST_CHUNKS)
+        else:
+            chunks = min(MOST_CHUNKS, max(0, int(self._proving.pace_now() * seconds)) // CHUNK)
+            self._chosen = self._proving.coverage.next(chunks, self._clock.now()) if chunks else []
         for disk, chunk in self._suspects:
             with DiskReader(self._disks[disk]) as reader:
-                self._suspects[disk, chunk] = bytes(self._chunk(reader, buffer, chunk))
+                self._suspects[disk, chunk] = bytes(self._chunk(reader, self._buffer, chunk))
+
+    def read(self, seconds: float, stop: threading.Event) -> None:
+        """Read as much of it as the pace allows in ``seconds``; what somebody waits for, faster."""
+        left = _DEMANDED_CHUNKS if self._demanded else max(1, int(self._proving.pace_now() * seconds) // CHUNK)
+        while left and self._chosen:
+            disk, first, end = self._chosen.pop(0)
+            if end - first > left:
+                self._chosen.insert(0, (disk, first + left, end))
+                end = first + left
+            left -= end - first
+            if disk in self._disks:
+                self._hash(disk, first, end, stop)
+
+    def _hash(self, disk: DiskNumber, first: int, end: int, stop: threading.Event) -> None:
+        known = self._read.setdefault(disk, {})
+        with DiskReader(self._disks[disk]) as reader:
+            for chunk in range(first, end):
+                known[chunk] = chunk_hashes(self._chunk(reader, self._buffer, chunk), self._key)[0]
+                if chunk % 64 == 63 and stop.wait(self._courtesy.pause()):
+                    raise Stopped
+        self._proving.read((end - first) * CHUNK)
 
     def conclude(self, dirty: Mapping[DiskNumber, Ranges]) -> Dict[DiskNumber, Ranges]:
         """When the next round begins: compare what was not written to since the point. ``dirty``: what was. Blocks that
@@ -118,8 +128,13 @@ class RoundProof:
             else:
                 self._suspects[disk, chunk] = b""
         found, self._read = self._read, {}
-        demand = self._proving.demanded
-        for disk, (chunks, hashes) in found.items():
+        demand = self._proving.demanded if self._demanded else None
+        if demand is not None:
+            demand.left[:0] = self._chosen
+        self._chosen = []  # should this round bring no point, then nothing more is read as of the last one
+        for disk, known in found.items():
+            chunks = np.array(sorted(known), np.int64)
+            hashes = np.array([known[chunk] for chunk in chunks.tolist()], np.uint8)
             quiet = ~_touched(chunks, dirty.get(disk))
             differing = self._compare(disk, chunks[quiet], hashes[quiet])
             if differing is None:
@@ -167,6 +182,13 @@ class RoundProof:
                     demand.differing += len(differing)
         if demand is not None:
             self._proving.met(demand, demand.failed)
+
+    def cannot(self, why: str) -> None:
+        """Nothing is proven in this epoch: say so, also to somebody who waits for it."""
+        self._proving.paused = why
+        demand = self._proving.demanded
+        if demand is not None:
+            self._proving.met(demand, why)
 
     def _show(self, disk: DiskNumber, chunk: int, known: bytes) -> None:
         """Have both versions kept, if the disk still holds what the scan read."""

@@ -177,10 +177,10 @@ class RoundRun(abc.ABC):
             progress=self._progress,
             bandwidth=self._limits.bandwidth,
             courtesy=self._limits.courtesy,
-            sent=functools.partial(self._note_sent, f"{self.grant.kind.value} copy of epoch {self.grant.epoch}"),
+            changed=functools.partial(self._note_changed, f"{self.grant.kind.value} copy of epoch {self.grant.epoch}"),
         ).run(stop)
 
-    def _note_sent(self, cause: str, disk: DiskNumber, first: int, end: int) -> None:
+    def _note_changed(self, cause: str, disk: DiskNumber, first: int, end: int) -> None:
         self._proving.doubt_chunks(disk, first, end, cause)
 
     def _rest(self) -> float:

@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 MOST_HASHES = 1 << 20
 """Chunks whose hashes are kept: 32 MiB of them, for 64 GiB of disks."""
+_TOO_LARGE = "In scan mode nothing is proven of disks of more than 64 GiB together."
 STILL_BYTES = 64 << 20
 """What may differ while the file systems are frozen; it is kept in memory until it is sent."""
 _SHARE_OF_FREEZE = 0.5
@@ -111,6 +112,7 @@ class ScanRun(RoundRun):
         began = self._clock.monotonic()
         before = self._counts()
         if not self._keeps:
+            self._proof.cannot(_TOO_LARGE)
             self._copy(self._plane, stop)
             self._put(self._requested(), self._kind_since(before), self._now(), stop)
             self._wait(began, stop)

@@ -105,7 +105,7 @@ class Copy:
     def _compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
         verdicts = self._base.compare(comparison)
         with self._lock:
-            self._coverage.add_run(comparison.disk, comparison.first_chunk, verdicts == Verdict.HAVE)
+            self._coverage.add_run(comparison.disk, comparison.first_chunk, verdicts != Verdict.SEND)
         return verdicts
 
     def missing(self, limit: int) -> list[tuple[DiskNumber, int, int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 
 from farshore.api_types.servers import DifferenceReport
 from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
@@ -42,7 +43,9 @@ LONGEST_REST = 600.0
 _CACHE_BYTES = 16 << 20
 MOST_KEPT = 256
 """Differences of one epoch, each with both versions."""
-_MOST_REPORTS = 1_000
+MOST_REPORTS = 1_000
+"""That wait to be told to the configuration server."""
+_MOST_RECALLED = 64
 _MOST_STREAMS = 10_000
 _STORED_SECONDS = 1.0
 """A machine that waits longer for the vault asks again: it may have better things to do meanwhile."""
@@ -65,11 +68,13 @@ class Proofs:
         self._not_before: dict[MachineId, float] = {}
         self._kept: dict[tuple[MachineId, Epoch], int] = {}
         """How many differences of a stream were kept, the stream used last at the end."""
+        self._recalled: set[tuple[MachineId, Epoch]] = set()
 
     def prove(self, stream: Stream, proof: Proof) -> ProofAnswer:
         """Compare. Raises Busy, TryLater until the position is in the vault, WrongState where it never will be,
         Damaged where no chunk of the copy can be read there."""
         position = self._stored(stream, proof.sequence)
+        self._recall(stream)
         self._take_turn(stream)
         began = time.thread_time()
         try:
@@ -116,28 +121,30 @@ class Proofs:
                 f"again but not kept. Compare all of it: farshore machine resync"
             )
             return answer
-        moment = time.time_ns()
         cause = printable(found.cause, 512)
-        stream.vault.put_difference(
-            Differing(
-                found.disk, found.chunk, position, found.proven, moment, cause, bytes(found.data), stored
-            )
-        )  # fmt: skip
-        report = DifferenceReport(
-            machine=stream.machine,
-            disk=found.disk,
-            start=found.chunk * CHUNK,
-            length=len(found.data),
-            epoch=position.epoch,
-            sequence=position.sequence,
-            proven_epoch=0 if found.proven is None else found.proven.epoch,
-            proven_sequence=0 if found.proven is None else found.proven.sequence,
-            time=moment,
-            cause=cause if stored is not None else f"The vault's cannot be read. {cause}",
-        )
-        with self._lock:
-            self._reports = [*self._reports[-_MOST_REPORTS + 1 :], report]
+        data = bytes(found.data)
+        kept = Differing(found.disk, found.chunk, position, found.proven, time.time_ns(), cause, data, stored)
+        stream.vault.put_difference(kept)
+        self._report(_report_of(stream.machine, kept))
         return answer
+
+    def _report(self, report: DifferenceReport) -> None:
+        with self._lock:
+            if len(self._reports) >= MOST_REPORTS:  # no machine may push out what there is to say of others
+                most = Counter(one.machine for one in self._reports).most_common(1)[0][0]
+                self._reports.remove(next(one for one in self._reports if one.machine == most))
+            self._reports.append(report)
+
+    def _recall(self, stream: Stream) -> None:
+        """Once for each stream: report what the vault keeps of it. What had not been reported when a server ended is
+        known nowhere else; what had been is known to the configuration server, which leaves it out."""
+        key = (stream.machine, stream.epoch)
+        if key in self._recalled:
+            return
+        for kept in stream.vault.differences(_MOST_RECALLED):
+            if kept.position.epoch == stream.epoch:
+                self._report(_report_of(stream.machine, kept))
+        self._recalled.add(key)
 
     def _vault(self) -> Vault:
         """Not opened before it is needed: the store may be away when the server starts."""
@@ -193,6 +200,21 @@ class Proofs:
                 self._not_before = {one: at for one, at in self._not_before.items() if at > now}
             self._not_before[stream.machine] = now + min(MOST_WAIT, rest / DEMANDED)
             return rest
+
+
+def _report_of(machine: MachineId, kept: Differing) -> DifferenceReport:
+    return DifferenceReport(
+        machine=machine,
+        disk=kept.disk,
+        start=kept.chunk * CHUNK,
+        length=len(kept.on_disk),
+        epoch=kept.position.epoch,
+        sequence=kept.position.sequence,
+        proven_epoch=0 if kept.proven is None else kept.proven.epoch,
+        proven_sequence=0 if kept.proven is None else kept.proven.sequence,
+        time=kept.found,
+        cause=kept.cause if kept.in_vault is not None else f"The vault's cannot be read. {kept.cause}",
+    )
 
 
 def _differing(stored: bytes | None, data: bytes) -> tuple[list[int], bool]:
