@@ -104,6 +104,24 @@ def heal_store(plant: Plant, _chance: random.Random) -> None:
     plant.store.fault = Fault.NONE
 
 
+def refuse_connections(plant: Plant, _chance: random.Random) -> None:
+    """What is under way to Azurite breaks off, and nothing new comes through."""
+    assert plant.azure is not None
+    plant.azure.refuse()
+
+
+def silence(plant: Plant, _chance: random.Random) -> None:
+    """Nothing comes back from Azurite, and nobody says why."""
+    assert plant.azure is not None
+    plant.azure.hold()
+
+
+def heal_azure(plant: Plant, _chance: random.Random) -> None:
+    """Azurite is reached again."""
+    assert plant.azure is not None
+    plant.azure.deliver()
+
+
 def writable(plant: Plant, _chance: random.Random) -> None:
     """It can be written to again."""
     run(f"mount -o remount,rw {plant.vault_folder}")

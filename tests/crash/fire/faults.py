@@ -180,11 +180,17 @@ _REFUSALS = (
     faulty_s3.Fault.SLOW_DOWN, faulty_s3.Fault.THROTTLED, faulty_s3.Fault.INTERNAL, faulty_s3.Fault.WRONG_CREDENTIALS,
     faulty_s3.Fault.FULL,
 )  # fmt: skip
+_FOLDER = [
+    _full("vault", "vault_folder"),
+    Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
+    Fault("store read-only", frozenset({"vault_folder"}), damage.read_only, damage.writable),
+]
 FAULTS_OF = {
-    Layout.SINGLE: [
-        _full("vault", "vault_folder"),
-        Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
-        Fault("store read-only", frozenset({"vault_folder"}), damage.read_only, damage.writable),
+    Layout.SINGLE: _FOLDER,
+    Layout.ROUNDS: _FOLDER,
+    Layout.AZURE: [
+        Fault("Azurite refuses connections", frozenset({"store"}), damage.refuse_connections, damage.heal_azure),
+        Fault("Azurite is silent", frozenset({"store"}), damage.silence, damage.heal_azure),
     ],
     Layout.PAIR: [
         _store("refuses", *_REFUSALS),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.crash.fire import second_server
+from tests.crash.fire.azure_store import AzureStore, azure_store
 from tests.crash.fire.namespaces import SECOND_ADDRESS, SERVERS_ADDRESS, Namespaces, inside
 from tests.crash.fire.object_store import object_store
 from tests.crash.fire.processes import Clock, Program
@@ -56,6 +57,10 @@ class Layout(enum.Enum):
     """One process server, the vault in a folder."""
     PAIR = "pair"
     """Two process servers, the vault in an object store."""
+    AZURE = "azure"
+    """One process server, the vault in Azurite."""
+    ROUNDS = "rounds"
+    """As SINGLE, but the machine is protected in rounds, by the bitmap."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Plant:
         self._protected = protected
         self.layout = layout
         self.store: FaultyStore | None = None
+        self.azure: AzureStore | None = None
         self.second: SecondServer | None = None
         self.disks, self.raw, self.spare = protected.disks, protected.raw, protected.spare
         self.shelves, self.raw_shelf = protected.shelves, protected.shelves[-1]
@@ -103,8 +109,9 @@ class Plant:
         self.vault_folder = home / "vault"
         self.vault_url = f"file://{self.vault_folder}"
         self._sizes = {self.agent_state: 64, self.spool: 160, self.vault_folder: vault_mib}
-        if layout is Layout.PAIR:
+        if layout in (Layout.PAIR, Layout.AZURE):
             del self._sizes[self.vault_folder]
+        if layout is Layout.PAIR:
             self._sizes[home / second_server.NAME / "spool"] = 160
         self._undo = contextlib.ExitStack()
 
@@ -116,6 +123,9 @@ class Plant:
             if self.layout is Layout.PAIR:
                 self.store = undo.enter_context(object_store(self.namespaces.servers))
                 self.vault_url = self.store.url
+            if self.layout is Layout.AZURE:
+                self.azure = undo.enter_context(azure_store(self.namespaces.servers))
+                self.vault_url = self.azure.url
             self._set_up(self._protected)
             for program in self.programs:
                 undo.callback(program.kill)
@@ -159,6 +169,7 @@ class Plant:
         # The raw disk first: what a heal reads of it is read while its writes may be held back.
         devices = [disk.device for disk in (self.raw, *self.disks, self.spare)]
         options += [part for device in devices for part in ("--disk", str(device))]
+        options += ["--capture", "bitmap", "--round-seconds", "3"] if self.layout is Layout.ROUNDS else []
         self._agent = [*self.namespaces.command(self.namespaces.machine), sys.executable, "-m"]
         self._agent += [*program, *options]
         self.agent = self._program("agent", [*self._agent, "run"])
@@ -233,7 +244,7 @@ class Plant:
     # ---- how it stands ----
 
     def is_protected(self) -> bool:
-        """Whether the servers answer and call the machine protected, in data mode."""
+        """Whether the servers answer and call the machine protected."""
         shown = self.shown()
         return shown is not None and shown.state is MachineState.PROTECTED
 
