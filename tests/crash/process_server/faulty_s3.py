@@ -14,6 +14,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -35,12 +36,20 @@ class Fault(enum.Enum):
     SLOW = "it answers after more than half a second"
 
 
+class Stored(NamedTuple):
+    """``time``: of the put, seconds since 1970 UTC. ``tag``: made once, for a listing of a large vault asks for all."""
+
+    data: bytes
+    time: float
+    tag: str
+
+
 class FaultyStore:
     """Serves while it is entered. ``puts``: the times (monotonic) at which an object was asked to be put."""
 
     def __init__(self) -> None:
         self.fault = Fault.NONE
-        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.objects: dict[str, Stored] = {}
         self.puts: list[float] = []
         self.lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -110,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             self._refuse(404, "NoSuchKey")
             return
-        data, stored = found
+        data = found.data
         status, first, last = 200, 0, len(data) - 1
         given = self.headers.get("Range", "").removeprefix("bytes=")
         if given:
@@ -119,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, last = 206, min(last, len(data) - 1)
         part = data[first : last + 1]
         extra = {"Content-Range": f"bytes {first}-{last}/{len(data)}"} if status == 206 else {}
-        self._answer(status, part, {**_about(data, stored), **extra})
+        self._answer(status, part, {**_about(found), **extra})
 
     def do_HEAD(self) -> None:
         if self._met_fault(b""):
@@ -128,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             self._answer(404, b"")
         else:
-            self._answer(200, b"", {**_about(*found), "Content-Length": str(len(found[0]))})
+            self._answer(200, b"", {**_about(found), "Content-Length": str(len(found.data))})
 
     def do_PUT(self) -> None:
         store = self.server.store
@@ -138,16 +147,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self._met_fault(data):
             return
         name, _ = self._asked()
+        made = Stored(data, time.time(), hashlib.md5(data, usedforsecurity=False).hexdigest())
         with store.lock:
             if self.headers.get("If-None-Match") == "*" and name in store.objects:
                 taken = True
             else:
                 taken = False
-                store.objects[name] = (data, time.time())
+                store.objects[name] = made
         if taken:
             self._refuse(412, "PreconditionFailed")
         else:
-            self._answer(200, b"", _about(data, time.time()))
+            self._answer(200, b"", _about(made))
 
     def do_DELETE(self) -> None:
         if not self._met_fault(b""):
@@ -202,27 +212,23 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.store.lock:
             objects = sorted(self.server.store.objects.items())
         rows, folders = [], set()
-        for name, (data, stored) in objects:
+        for name, stored in objects:
             if not name.startswith(prefix) or name <= after:
                 continue
             inner, slash, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
             if slash:
                 folders.add(f"{prefix}{inner}/")
                 continue
-            stamp = datetime.datetime.fromtimestamp(stored, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+            stamp = datetime.datetime.fromtimestamp(stored.time, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
             rows.append(
                 f"<Contents><Key>{escape(name)}</Key><LastModified>{stamp}</LastModified>"
-                f"<ETag>&quot;{_tag(data)}&quot;</ETag><Size>{len(data)}</Size></Contents>"
+                f"<ETag>&quot;{stored.tag}&quot;</ETag><Size>{len(stored.data)}</Size></Contents>"
             )
         rows += [f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in sorted(folders)]
         text = f"<?xml version='1.0'?><ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}"
         self._answer(200, f"{text}</ListBucketResult>".encode(), {"Content-Type": "application/xml"})
 
 
-def _tag(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def _about(data: bytes, stored: float) -> dict[str, str]:
-    stamp = datetime.datetime.fromtimestamp(stored, datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
-    return {"ETag": f'"{_tag(data)}"', "Last-Modified": stamp}
+def _about(stored: Stored) -> dict[str, str]:
+    stamp = datetime.datetime.fromtimestamp(stored.time, datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    return {"ETag": f'"{stored.tag}"', "Last-Modified": stamp}

@@ -27,7 +27,7 @@ from farshore.sites.qemu import site as site_module
 from farshore.sites.qemu.confinement import account
 from farshore.sites.qemu.site import QemuSite
 
-pytestmark = [pytest.mark.root, pytest.mark.guest]
+pytestmark = pytest.mark.root
 
 INIT = """#!/busybox sh
 /busybox mkdir /proc /sys
