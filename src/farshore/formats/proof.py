@@ -28,6 +28,8 @@ DIFFERENCE_HEADER = struct.Struct("<8sHHIQQIIQ")
 last proof (0, 0: never); then the cause (UTF-8), then the chunk."""
 MOST_CHUNKS = 4096
 """Of one proof: 256 MiB, so that none keeps others waiting for long."""
+URGENT = 25
+"""What somebody waits for, or what came into doubt, may cost so many times as much as what goes on by itself."""
 CAUSE_BYTES = 512
 _MOST = (1 << 63) // CHUNK
 

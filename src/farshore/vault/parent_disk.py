@@ -7,7 +7,7 @@ read, or whose bytes lie in an object that is known to be damaged, differs: that
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK
 from farshore.vault.base_maps import chunk_length
 from farshore.vault.view import DiskView
+
+_RUN_CHUNKS = 64
+"""Neighbours that are read together: 4 MiB, so that what lies together in the store is asked for at once."""
 
 
 class ParentDisk:
@@ -45,10 +48,13 @@ class ParentDisk:
             parts = (self.equal(first, hashes[:half], size), self.equal(first + half, hashes[half:], size))
             return np.concatenate(parts)
         equal: npt.NDArray[np.bool_] = known & (found == hashes).all(axis=1)
-        for place in np.flatnonzero(~known).tolist():
-            length = chunk_length(first + place, self._view.size)
-            if length > 0 and length == chunk_length(first + place, size):
-                equal[place] = self._hash((first + place) * CHUNK, length) == hashes[place].tobytes()
+        read = [
+            place
+            for place in np.flatnonzero(~known).tolist()
+            if 0 < chunk_length(first + place, self._view.size) == chunk_length(first + place, size)
+        ]
+        for low, high in _neighbours(read, _RUN_CHUNKS):
+            self._compare(first, low, high, hashes, equal)
         short = [
             place
             for place in range(len(hashes))
@@ -61,14 +67,34 @@ class ParentDisk:
         """Release the view."""
         self._view.close()
 
-    def _hash(self, offset: int, length: int) -> bytes:
-        """Empty where it cannot be read."""
-        data = bytearray(length)
+    def _compare(self, first: int, low: int, high: int, hashes: Hashes, equal: npt.NDArray[np.bool_]) -> None:
+        """Read the chunks [low, high) behind ``first`` together; those that cannot be read are not equal."""
+        offset = (first + low) * CHUNK
+        data = memoryview(bytearray(min((high - low) * CHUNK, self._view.size - offset)))
         try:
-            self._view.read_into(offset, memoryview(data))
+            self._view.read_into(offset, data)
         except Damaged:
-            return b""
-        return chunk_hash(self._hash_key, data)
+            if high - low > 1:
+                middle = (low + high) // 2
+                self._compare(first, low, middle, hashes, equal)
+                self._compare(first, middle, high, hashes, equal)
+            return
+        for place in range(low, high):
+            start = (place - low) * CHUNK
+            equal[place] = chunk_hash(self._hash_key, data[start : start + CHUNK]) == hashes[place].tobytes()
+
+
+def _neighbours(places: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """(low, high) of each run of neighbours in sorted numbers, at most ``most`` long."""
+    low = high = -1
+    for place in places:
+        if place != high or high - low == most:
+            if high > low:
+                yield low, high
+            low = place
+        high = place + 1
+    if high > low:
+        yield low, high
 
 
 def chunk_hash(hash_key: bytes, data: Buffer) -> bytes:

@@ -16,7 +16,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, 
 import numpy as np
 import numpy.typing as npt
 
-from farshore.formats.proof import MOST_CHUNKS, Difference, Proof
+from farshore.formats.proof import MOST_CHUNKS, URGENT, Difference, Proof
 from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.overlay_copy import block_piece
@@ -44,6 +44,7 @@ _BLOCKS = CHUNK // BLOCK
 _SECTORS = CHUNK // SECTOR
 _STREAM_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
+_URGENT_SECONDS = 1.0
 _TROUBLE_SECONDS = 60.0
 _TRIES = 4
 """So often a chunk is read in a round of its own before it is left for the next time."""
@@ -120,7 +121,8 @@ class Prover:
         self._courtesy = courtesy
         self._watch = watch
         self._buffer = AlignedBuffer(_RUN_CHUNKS * CHUNK)
-        self._due = self._not_before = clock.monotonic()
+        self._due = self._fast_due = self._not_before = clock.monotonic()
+        """When the next round begins: at the usual pace; where much came into doubt at once; and any at all."""
         self._look: Optional[Use] = None
         self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
 
@@ -159,21 +161,30 @@ class Prover:
             return
         began = self._clock.monotonic()
         pace = self._proving.pace_now()
-        if began < self._due:
-            chosen = self._proving.coverage.urgent()
+        fast = pace > self._proving.pace
+        chosen = self._urgent()
+        if chosen:
+            pace = 0
+        elif began < (self._fast_due if fast else self._due):
+            pass
         elif self._starved():
             self._proving.paused = _STARVED
-            chosen = self._proving.coverage.urgent()
         else:
             self._proving.paused = ""
-            seconds = ROUND_SECONDS if pace == self._proving.pace else FAST_ROUND_SECONDS
+            seconds = min(FAST_ROUND_SECONDS if fast else ROUND_SECONDS, self._until_judged(began))
             most = max(1, min(MOST_CHUNKS, int(pace * seconds) // CHUNK))
             chosen = self._proving.coverage.next(most, self._clock.now())
         if not chosen:
             self._rest(_LOOK_SECONDS, stop)
             return
         size, rest = self._prove(_by_disk(chosen), stop, pace)
-        self._due = max(self._due, began + size / pace, self._clock.monotonic() + rest)
+        now = self._clock.monotonic()
+        ready = began + size / pace if pace else now
+        if not pace:
+            self._not_before = now + _URGENT_SECONDS  # it may be written to all the time
+        self._due = max(self._due, ready, now + rest)
+        # What is in doubt is to be proven within a minute: the server bears as much as when somebody waits for it.
+        self._fast_due = max(self._fast_due, ready, now + rest / URGENT)
 
     def _meet(self, demand: Demand, stop: threading.Event) -> None:
         """A part of what somebody waits for, as fast as copies may go. What is held is waited for at the end."""
@@ -194,6 +205,16 @@ class Prover:
             self._proving.met(demand)
         elif not part:
             self._rest(1.0, stop)
+
+    def _urgent(self) -> List[Tuple[DiskNumber, int, int]]:
+        """What is not put off: chunks that differ, and those that are suspected and may be judged now."""
+        suspected = [(disk, chunk, chunk + 1) for disk, chunk in self._suspects]
+        return self._proving.coverage.urgent() + [run for run in suspected if not self._is_held(*run)]
+
+    def _until_judged(self, now: float) -> float:
+        """Seconds until a suspected chunk may be judged, for which no long round is to be begun."""
+        left = [suspect.since + HOLD_SECONDS - now for suspect in self._suspects.values()]
+        return max(1.0, min(left, default=ROUND_SECONDS))
 
     def _is_held(self, disk: DiskNumber, first: int, end: int) -> bool:
         """Whether this is a single chunk that is suspected and not to be judged yet."""

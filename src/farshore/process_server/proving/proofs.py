@@ -15,7 +15,7 @@ from collections import Counter
 from farshore.api_types.servers import DifferenceReport
 from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.formats.batch import Role
-from farshore.formats.proof import Difference, Proof
+from farshore.formats.proof import URGENT, Difference, Proof
 from farshore.model.errors import Busy, Damaged, TryLater, WrongState
 from farshore.model.identifiers import BLOCK, CHUNK, Epoch, MachineId, Sequence
 from farshore.model.position import Position
@@ -35,10 +35,8 @@ BYTES = 8e6
 """Read from the vault for one machine, a second, in the mean,"""
 REQUESTS = 10.0
 """and asked of it."""
-DEMANDED = 25
-"""What somebody waits for may cost so many times as much as what goes on by itself,"""
 MOST_WAIT = 5.0
-"""and never waits for longer."""
+"""What is urgent never waits for longer."""
 LONGEST_REST = 600.0
 _CACHE_BYTES = 16 << 20
 MOST_KEPT = 256
@@ -198,7 +196,7 @@ class Proofs:
             rest = min(LONGEST_REST, max(used / SHARE_OF_ONE, self._owed / SHARE, read / BYTES, requests / REQUESTS))
             if len(self._not_before) > _MOST_STREAMS:
                 self._not_before = {one: at for one, at in self._not_before.items() if at > now}
-            self._not_before[stream.machine] = now + min(MOST_WAIT, rest / DEMANDED)
+            self._not_before[stream.machine] = now + min(MOST_WAIT, rest / URGENT)
             return rest
 
 
