@@ -6,11 +6,27 @@ import errno
 import os
 import random
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
 from farshore.formats.spool import Buffer
 from farshore.process_server.spool.disk import SpoolDisk
+
+
+@dataclass(eq=False)
+class _Unsynced:
+    """A write that is in memory alone. ``own``: our descriptor of the file. ``old``: what was there before. ``lost``: a
+    sync of it has failed, so its pages count as clean, and only another write brings them to the disk."""
+
+    inode: int
+    own: int
+    offset: int
+    old: bytes
+    lost: bool = False
+
+    def covers(self, other: _Unsynced) -> bool:
+        return self.offset <= other.offset and other.offset + len(other.old) <= self.offset + len(self.old)
 
 
 class CrashableDisk(SpoolDisk):
@@ -24,8 +40,7 @@ class CrashableDisk(SpoolDisk):
         self.failing: int | None = None
         self.sync_fails = False
         self.operations = 0
-        self._unsynced: list[tuple[int, int, int, bytes]] = []
-        """The log's descriptor, ours of the same file, the offset, what was there before."""
+        self._unsynced: list[_Unsynced] = []
         self._created: set[str] = set()
         self._renamed: list[tuple[str, str]] = []
         self._removed: list[tuple[str, Path]] = []
@@ -33,10 +48,10 @@ class CrashableDisk(SpoolDisk):
     def power_back(self, seed: int) -> None:
         """Make the directory what it could be after the power cut, then work again."""
         choose = random.Random(seed)
-        for _, own, offset, old in reversed(self._unsynced):
-            kept = choose.choice((0, len(old), choose.randrange(len(old) + 1)))
-            os.pwrite(own, old[kept:], offset + kept)
-            os.close(own)
+        for one in reversed(self._unsynced):
+            kept = choose.choice((0, len(one.old), choose.randrange(len(one.old) + 1)))
+            os.pwrite(one.own, one.old[kept:], one.offset + kept)
+            os.close(one.own)
         for old_name, new in reversed(self._renamed):
             if choose.random() < 0.5 and (self.directory / new).exists() and not (self.directory / old_name).exists():
                 (self.directory / new).rename(self.directory / old_name)
@@ -59,7 +74,7 @@ class CrashableDisk(SpoolDisk):
     def write(self, descriptor: int, offset: int, buffers: Sequence[Buffer]) -> None:
         data = b"".join(bytes(buffer) for buffer in buffers)
         old = os.pread(descriptor, len(data), offset)
-        self._unsynced.append((descriptor, os.dup(descriptor), offset, old))
+        self._unsynced.append(_Unsynced(os.fstat(descriptor).st_ino, os.dup(descriptor), offset, old))
         try:
             self._operation(writes=True)
         except OSError:
@@ -69,14 +84,18 @@ class CrashableDisk(SpoolDisk):
 
     def sync(self, descriptor: int) -> None:
         self._operation()
+        own = [one for one in self._unsynced if one.inode == os.fstat(descriptor).st_ino]
         if self.sync_fails:
             self.sync_fails = False
+            for one in own:
+                one.lost = True
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         super().sync(descriptor)
-        for entry in self._unsynced:
-            if entry[0] == descriptor:
-                os.close(entry[1])
-        self._unsynced = [entry for entry in self._unsynced if entry[0] != descriptor]
+        written = [one for one in own if not one.lost]
+        for one in own:
+            if not one.lost or any(later.covers(one) for later in written):
+                os.close(one.own)
+                self._unsynced.remove(one)
 
     def sync_directory(self) -> None:
         self._operation()

@@ -189,6 +189,33 @@ def log(tmp_path: Path):
 LANE = Lane(MACHINES[0], Epoch(1), Role.JOURNAL)
 
 
+@pytest.mark.parametrize("sync_fails", [True, False])
+def test_what_a_restart_finds_survives_a_power_cut(tmp_path: Path, sync_fails: bool) -> None:
+    """The frame is in memory alone: its sync failed, or a kill came before it. The stream takes it for acknowledged."""
+    disk = CrashableDisk(tmp_path / "spool")
+    first = SpoolLog(disk, 1 << 20, FILE_BYTES)
+    first.recover()
+    first.start()
+    first.append(header(LANE, 1, 1), [b"a" * 100], lambda _: None).result(60)
+    disk.sync_fails = True
+    with pytest.raises(TryLater):
+        first.append(header(LANE, 2, 1), [b"b" * 100], lambda _: None).result(60)
+    for one in disk._unsynced:
+        one.lost = sync_fails
+    first.stop()
+    second = SpoolLog(disk, 1 << 20, FILE_BYTES)
+    assert len(second.recover()) == 2
+    second.start()
+    second.stop()
+    assert not disk._unsynced
+    for seed in range(4):
+        disk.power_back(seed)
+        third = SpoolLog(disk, 1 << 20, FILE_BYTES)
+        assert len(third.recover()) == 2
+        third.start()
+        third.stop()
+
+
 def test_a_full_disk_acknowledges_nothing_and_heals(log: SpoolLog) -> None:
     log._disk.failing = errno.ENOSPC
     ticket = log.append(header(LANE, 1, 5), [b"a" * 100], lambda _: None)

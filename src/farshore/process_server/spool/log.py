@@ -11,7 +11,9 @@ Promises:
 - After a crash ``recover`` finds every frame whose ticket resolved, in order; perhaps one that was not yet, and
   perhaps some that had been released (the caller drops what the vault has).
 
-A failed sync condemns its file: Linux may report it once and drop the pages, so the log goes on in a new file.
+A failed sync condemns its file: Linux may report it once and drop the pages, so the log goes on in a new file. What
+such a sync, or a kill before it, left in memory alone is read again by ``recover``, which writes it once more and
+syncs: whoever hears of a frame takes it for durable.
 """
 
 from __future__ import annotations
@@ -208,6 +210,8 @@ class SpoolLog:
             self._tails[Lane(header.machine, header.epoch, header.role)] = header.end_sequence
         if not ended and not last:
             _log.warning("Spool file %s ends early, after %d frames; its streams will show the gap.", name, len(found))
+        if found and not ended:
+            self._make_durable(file, view, found)
         file.waiting = len(found)
         if found:
             self._files[number] = file
@@ -215,6 +219,18 @@ class SpoolLog:
             file.close()
             self._disk.remove(name)
         return found
+
+    def _make_durable(self, file: SpoolFile, view: memoryview, found: Sequence[FrameReference]) -> None:
+        """Write the last group of a file once more, and sync. A sync alone would not do where one has failed before:
+        the pages count as clean then."""
+        end = found[-1].offset + found[-1].length
+        begin = next(frame.offset for frame in found if frame is found[-1] or frame.offset >= end - GROUP_BYTES)
+        try:
+            self._disk.write(file.descriptor, begin, [bytes(view[begin:end])])
+            self._disk.sync(file.descriptor)
+        except OSError as error:  # what is there can be stored in the vault all the same, so the server begins
+            self.trouble = str(_translated(error))
+            _log.error("The spool cannot be written (%s): its newest frames may not survive a power cut.", error)
 
     def _run(self) -> None:
         while True:
