@@ -29,7 +29,7 @@ last proof (0, 0: never); then the cause (UTF-8), then the chunk."""
 MOST_CHUNKS = 4096
 """Of one proof: 256 MiB, so that none keeps others waiting for long."""
 URGENT = 25
-"""What somebody waits for, or what came into doubt, may cost so many times as much as what goes on by itself."""
+"""A proof that somebody waits for, or of what is in doubt, may cost this many times as much as a routine one."""
 CAUSE_BYTES = 512
 _MOST = (1 << 63) // CHUNK
 

@@ -128,7 +128,7 @@ class Proofs:
 
     def _report(self, report: DifferenceReport) -> None:
         with self._lock:
-            if len(self._reports) >= MOST_REPORTS:  # no machine may push out what there is to say of others
+            if len(self._reports) >= MOST_REPORTS:  # one machine must not push out the reports of another
                 most = Counter(one.machine for one in self._reports).most_common(1)[0][0]
                 self._reports.remove(next(one for one in self._reports if one.machine == most))
             self._reports.append(report)
