@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from farshore.api_types.machines import EpochGrant, EpochKind
 from farshore.mobility.capture import Capture
 from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.epoch_run import EpochRun, Limits
+from farshore.mobility.epoch_run import Ended, EpochRun, Limits
 from farshore.mobility.proving.proving import Demand, Proving
 from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.throttle import Bandwidth, Courtesy
@@ -59,6 +59,12 @@ class Epoch:
     capture: Capture
     run: EpochRun
     proving: Proving
+    ends: list[Ended] = field(default_factory=list)
+
+    @property
+    def ended(self) -> Ended | None:
+        """How it ended; None: it goes on."""
+        return self.ends[0] if self.ends else None
 
     def differing(self) -> list[int]:
         """The blocks of the copy that differ once all is acknowledged."""
@@ -70,7 +76,8 @@ class Epoch:
 
     def prove(self) -> Demand:
         demand = self.proving.demand(whole=True)
-        until(lambda: self.proving.demanded is not demand, "the proof does not end")
+        until(lambda: self.proving.demanded is not demand or self.ended, "the proof does not end")
+        assert not self.ended, f"the epoch ended: {self.ended}"
         assert not demand.failed
         return demand
 
@@ -90,10 +97,11 @@ def epoch(
     with Capture({NUMBER: disk.disk}, ring_bytes=ring or RING, scratch=SCRATCH) as capture:
         first()
         made = EpochRun(MACHINE, grant, capture, copied, server, None, clock, limits, proving=proving)
-        thread = threading.Thread(target=made.run, args=(stop,))
+        whole = Epoch(disk, server, capture, made, proving)
+        thread = threading.Thread(target=lambda: whole.ends.append(made.run(stop)))
         thread.start()
         try:
-            yield Epoch(disk, server, capture, made, proving)
+            yield whole
         finally:
             stop.set()
             thread.join(PATIENCE)
