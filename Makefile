@@ -32,14 +32,15 @@ check: setup  ## lint, types, import contracts
 # Programs of the tests start some hundred times; compiling their sources each time would cost minutes.
 test test-fast soak bench: export PYTHONDONTWRITEBYTECODE =
 
-# Most deep tests wait for something, so twice as many workers as processors keep those busy.
+# Deep tests wait for something a third of their time, so three times as many workers as processors keep those busy.
 WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
+DEEP_WORKERS ?= $(shell echo $$(( 3 * $$(nproc) )))
 FAST := tests/unit tests/formats tests/contract
 DEEP := tests/crash tests/scenarios
 PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
 
 test: setup-tests check  ## the gate, which CI runs: every test (as root; within 25 minutes on 2 cores)
-	@$(PYTEST) -m "not guest" $(DEEP)
+	@$(PYTEST) --numprocesses $(DEEP_WORKERS) -m "not guest" $(DEEP)
 	@scripts/beside "nice $(PYTHON) -m pytest --numprocesses 1 --durations 20 $(FAST)" \
 	  "$(PYTHON) -m pytest -m guest --durations 20 $(DEEP)"  # the main job's guests want a whole processor
 
