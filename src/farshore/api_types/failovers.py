@@ -44,8 +44,23 @@ class Failover(Body):
     state: str
     forward: Dict[int, int] = {}
     address: str = ""
+    checked: str = ""
+    """What of the machine was seen working before it counted as running."""
+    condition: str = ""
+    """How its machine is, as of the last look: running, paused, stopped, shut-down (by itself), absent; empty: there is
+    none. ``condition_since``: ns since 1970 UTC."""
+    condition_since: int = 0
+    stopped: bool = False
+    """Somebody stopped it, so that it is not to run."""
     requested: int
     running: int = 0
     message: str = ""
     """What went wrong, where ``state`` is failed."""
     job: str = ""
+
+
+class Console(Body):
+    """The newest of what a recovered machine said on its console; ``size``: bytes that are kept of it in all."""
+
+    text: str
+    size: int

@@ -423,6 +423,8 @@ class ProtectionRequest(Body):
 
     policy: Optional[Label] = None
     exclude_disks: Optional[List[DiskIndex]] = Field(default=None, max_length=MOST_DISKS, fail_fast=True)
+    exclude_boot_disk: bool = False
+    """The disk that the machine starts from may be among them: no recovered machine can start then."""
     bandwidth_limit: Optional[Natural] = None
     """Bytes a second, 0: none."""
     cpu_percent: Optional[int] = Field(default=None, ge=1, le=100)

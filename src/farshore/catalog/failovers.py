@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import select
 
+from farshore.api_types.failovers import FailoverKind
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow
 from farshore.model.errors import NotFound
+from farshore.model.states import PRESENT, FailoverState, check_failover_transition
 
 
 def add(tx: Transaction, row: FailoverRow) -> None:
@@ -16,12 +20,32 @@ def add(tx: Transaction, row: FailoverRow) -> None:
         tx.flush()
 
 
-def every(tx: Transaction, machine: str | None = None, limit: int = 100) -> list[FailoverRow]:
-    """Failovers, newest first; of one machine or of all."""
-    wanted = select(FailoverRow).order_by(FailoverRow.requested.desc()).limit(limit)
+def page(tx: Transaction, machine: str | None = None, *, limit: int, before: str = "") -> list[FailoverRow]:
+    """Failovers, newest first; of one machine or of all. ``before``: only those older than this one.
+
+    Raises NotFound where there is no failover ``before``.
+    """
+    wanted = select(FailoverRow).order_by(FailoverRow.requested.desc(), FailoverRow.id.desc()).limit(limit)
     if machine is not None:
         wanted = wanted.where(FailoverRow.machine == machine)
+    if before:
+        last = get(tx, before)
+        older = FailoverRow.requested < last.requested
+        wanted = wanted.where(older | ((FailoverRow.requested == last.requested) & (FailoverRow.id < last.id)))
     return list(tx.scalars(wanted))
+
+
+def in_states(tx: Transaction, states: Iterable[FailoverState], machine: str | None = None) -> list[FailoverRow]:
+    """All failovers that stand so, oldest first; of one machine or of all."""
+    wanted = select(FailoverRow).where(FailoverRow.state.in_([state.value for state in states]))
+    if machine is not None:
+        wanted = wanted.where(FailoverRow.machine == machine)
+    return list(tx.scalars(wanted.order_by(FailoverRow.requested, FailoverRow.id)))
+
+
+def elsewhere(tx: Transaction, machine: str) -> list[FailoverRow]:
+    """What of the machine runs, or may run, at a recovery site as production, not as a test."""
+    return [row for row in in_states(tx, PRESENT, machine) if row.kind != FailoverKind.TEST.value]
 
 
 def get(tx: Transaction, failover: str) -> FailoverRow:
@@ -30,3 +54,14 @@ def get(tx: Transaction, failover: str) -> FailoverRow:
     if row is None:
         raise NotFound(f"There is no failover {failover}.", remedy="See `farshore failover list`.")
     return row
+
+
+def set_state(row: FailoverRow, state: FailoverState) -> None:
+    """Move a failover on. Raises WrongState where the table of transitions does not allow it."""
+    check_failover_transition(FailoverState(row.state), state)
+    row.state = state.value
+
+
+def delete(tx: Transaction, row: FailoverRow) -> None:
+    """Forget a failover."""
+    tx.delete(row)

@@ -97,6 +97,12 @@ def withdraw(tx: Transaction, command_id: str, now: int) -> None:
         row.done, row.error = now, "nobody waits for it any more"
 
 
+def withdraw_if_asked(tx: Transaction, command_id: str, now: int) -> None:
+    """As ``withdraw``; nothing where the command was never asked for."""
+    if tx.get(CommandRow, command_id) is not None:
+        withdraw(tx, command_id, now)
+
+
 def abandon_commands(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
     """Nobody will answer what was asked: the machine is gone or fenced."""
     waiting = update(CommandRow).where(CommandRow.machine == machine, CommandRow.done == 0)

@@ -240,6 +240,15 @@ class FailoverRow(Base):
     ended: Mapped[int] = mapped_column(default=0)
     job: Mapped[str] = mapped_column(default="")
     message: Mapped[str] = mapped_column(default="")
+    checked: Mapped[str] = mapped_column(default="")
+    """What of the machine was seen working before it counted as running."""
+    cancelled: Mapped[bool] = mapped_column(default=False)
+    """Somebody asked for the end of its job."""
+    stopped: Mapped[bool] = mapped_column(default=False)
+    """It is not to run: somebody stopped it, or a job removes it."""
+    condition: Mapped[str] = mapped_column(String(16), default="")
+    """How its machine was when it was last looked at, since ``condition_since``."""
+    condition_since: Mapped[int] = mapped_column(default=0)
 
 
 class TokenRow(Base):

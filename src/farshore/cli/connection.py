@@ -16,6 +16,7 @@ DEFAULT_HOME = "/var/lib/farshore"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table, for scripts.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Start the job, print it and leave; do not follow it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 MachineName = Annotated[str, typer.Argument(metavar="MACHINE", help="The machine's name or id.", show_default=False)]
 
 

@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from farshore.api_types.failovers import Failover, FailoverKind, FailoverRequest
+from farshore.api_types.failovers import Console, Failover, FailoverKind, FailoverRequest
 from farshore.api_types.jobs import Job
-from farshore.cli.connection import AsJson, MachineName, NoWait, management
+from farshore.api_types.points import PointChoice
+from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
-from farshore.cli.output import duration, moment, print_fields, print_json, print_table
+from farshore.cli.output import ago, duration, moment, out, plain, print_fields, print_json, print_table
 from farshore.cli.point import choice
 from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed
+from farshore.model.states import PRESENT, UP, FailoverAction, FailoverState, applies
 
 app = typer.Typer(no_args_is_help=True, help="Bring machines up at a recovery site, for real or as a test.")
 
@@ -47,18 +49,24 @@ def run(
     latest_processed: Processed = False,
     site: Site = "qemu",
     forward: Forward = None,
+    yes: Yes = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
     """Fail a machine over: fence its source, and bring it up from the latest point, or the one that you choose.
 
-    All other points stay; `farshore failover commit` makes the choice final.
+    All other points stay; `farshore failover commit` makes the choice final. It says first what will be lost, and asks.
 
     Example: `farshore failover run db1 --forward 5432:5432`
     """
     kind, chosen = FailoverKind.FAILOVER, choice(point, time, position, latest_app_consistent, latest_processed)
     request = FailoverRequest(kind=kind, point=chosen, site=site, forward=parse_forward(forward or []))
-    _start(machine, request, no_wait, as_json)
+    api = management()
+    if not yes:
+        for line in _at_stake(api, machine, chosen):
+            out.print(line)
+        typer.confirm(f"Fail {plain(machine)} over to {plain(site)}?", abort=True)
+    _start(api, machine, request, no_wait, as_json)
 
 
 @app.command("test")
@@ -80,7 +88,7 @@ def rehearse(
     """
     kind, chosen = FailoverKind.TEST, choice(point, time, position, latest_app_consistent, latest_processed)
     request = FailoverRequest(kind=kind, point=chosen, site=site, forward=parse_forward(forward or []))
-    _start(machine, request, no_wait, as_json)
+    _start(management(), machine, request, no_wait, as_json)
 
 
 @app.command("list")
@@ -89,7 +97,7 @@ def list_failovers(
 ) -> None:
     """List failovers and tests, the newest first."""
     api = management()
-    found = api.transport.get_list("/v1/failovers", Failover, machine=machine)
+    found = api.failovers(machine)
     if as_json:
         print_json(found)
         return
@@ -100,25 +108,75 @@ def list_failovers(
             names.get(failover.machine, failover.machine),
             failover.kind.value,
             failover.state,
+            failover.condition,
             moment(failover.point_time),
             failover.address,
             failover.message,
         ]
         for failover in found
     ]
-    print_table(("Failover", "Machine", "Kind", "State", "Point", "Address", "Message"), rows, "There are none.")
+    columns = ("Failover", "Machine", "Kind", "State", "Its machine", "Point", "Address", "Message")
+    print_table(columns, rows, "There are none.")
 
 
 @app.command()
-def cleanup(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Remove a test failover, or what a failed one left behind. Nothing of it stays."""
-    _finish(failover, "cleanup", no_wait, as_json)
+def show(failover: FailoverId, as_json: AsJson = False) -> None:
+    """Show a failover: its state, how its machine is, what was checked, and what may be done with it."""
+    found = _newest(management(), failover)
+    print_json(found) if as_json else _print(found)
+
+
+@app.command()
+def console(
+    failover: FailoverId,
+    most: Annotated[int, typer.Option(min=1, max=1 << 20, help="Show the newest so many bytes.")] = 65536,
+    as_json: AsJson = False,
+) -> None:
+    """Print what the recovered machine said on its console; also after it is gone, until the failover is deleted.
+
+    Example: `farshore failover console db1`
+    """
+    api = management()
+    chosen = segment(_newest(api, failover).id)
+    found = api.transport.get(f"/v1/failovers/{chosen}/console", Console, most=most)
+    if as_json:
+        print_json(found)
+    elif found.size:
+        out.print(found.text.replace("\r\n", "\n"))
+    else:
+        out.print("It has said nothing.")
+
+
+@app.command()
+def start(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    """Start a recovered machine that was stopped, or that has shut itself down."""
+    _act(FailoverAction.START, failover, no_wait, as_json)
+
+
+@app.command()
+def stop(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    """Shut a recovered machine down. Its disks stay as they are; `start` goes on from them."""
+    question = None if yes else "Shut down the recovered machine of"
+    _act(FailoverAction.STOP, failover, no_wait, as_json, question)
 
 
 @app.command()
 def commit(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Make a failover final. The other recovery points stay until retention ends them."""
-    _finish(failover, "commit", no_wait, as_json)
+    _act(FailoverAction.COMMIT, failover, no_wait, as_json)
+
+
+@app.command()
+def cleanup(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    """Remove a test failover, or what a failed one left behind. Only its record and its console stay."""
+    _act(FailoverAction.CLEAN_UP, failover, no_wait, as_json)
+
+
+@app.command()
+def delete(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    """Forget a failover that is over, with its console. A committed one: destroy its machine and all it has written."""
+    question = None if yes else "Forget"
+    _act(FailoverAction.DELETE, failover, no_wait, as_json, question)
 
 
 def parse_forward(pairs: list[str]) -> dict[int, int]:
@@ -132,44 +190,107 @@ def parse_forward(pairs: list[str]) -> dict[int, int]:
     return forward
 
 
-def _start(machine: str, request: FailoverRequest, no_wait: bool, as_json: bool) -> None:
-    api = management()
+def _start(api: Management, machine: str, request: FailoverRequest, no_wait: bool, as_json: bool) -> None:
     job = finish(api, api.fail_over(machine, request), as_json=as_json, no_wait=no_wait)
-    if as_json or no_wait:
-        return
-    found = next((one for one in api.failovers() if one.job == job.id), None)
-    if found is not None:
-        took = duration((found.running - found.requested) / 1e9) if found.running else ""
-        forwards = ", ".join(f"{host} → {guest}" for host, guest in found.forward.items())
-        print_fields(
-            [
-                ("Failover", found.id),
-                ("State", found.state),
-                ("Point", f"{moment(found.point_time)} ({found.point_epoch}:{found.point_sequence})"),
-                ("Proof", found.proof),
-                ("Address", found.address),
-                ("Ports", forwards),
-                ("Running after", took),
-            ]
-        )
+    if not as_json and not no_wait:
+        _print(_by_id(api, str(job.result["failover"])))
 
 
-def _finish(failover: str, what: str, no_wait: bool, as_json: bool) -> None:
+def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:
+    """What a failover would cost, in sentences."""
+    found = api.machine(machine)
+    running = [one for one in api.failovers(found.id) if _is_production(one) and FailoverState(one.state) in UP]
+    if running:
+        one = running[0]
+        return [
+            f"{found.name} runs at {one.site} since {moment(one.running)} (failover {one.id}).",
+            "That machine is stopped, and what it has written since is not in the new one; the commit discards it.",
+        ]
+    lines = [f"The source of {found.name} is shut out: what it writes from now on is in no point."]
+    if point.time is not None:
+        lines.append(f"What it wrote in the last {ago(point.time).removesuffix(' ago')} is not in the chosen point.")
+    elif point.id or point.name or point.position or point.latest_app_consistent:
+        lines.append("What it wrote after the chosen point is not in it.")
+    elif found.rpo_seconds is None:
+        lines.append("There is no recovery point of it yet.")
+    else:
+        lines.append(f"About {duration(found.rpo_seconds)} of what it wrote is not stored yet, and may be lost.")
+    return lines
+
+
+def _print(found: Failover) -> None:
+    took = duration((found.running - found.requested) / 1e9) if found.running else ""
+    state, test = FailoverState(found.state), not _is_production(found)
+    condition = f"{found.condition}, since {moment(found.condition_since)}" if found.condition else ""
+    print_fields(
+        [
+            ("Failover", found.id),
+            ("State", found.state),
+            ("Its machine", f"{condition} (somebody stopped it)" if condition and found.stopped else condition),
+            ("Point", f"{moment(found.point_time)} ({found.point_epoch}:{found.point_sequence})"),
+            ("Proof", found.proof),
+            ("Checked", found.checked),
+            ("Site", found.site),
+            ("Address", found.address),
+            ("Ports", ", ".join(f"{host} → {guest}" for host, guest in found.forward.items())),
+            ("Running after", took),
+            ("Message", found.message),
+            ("You can", ", ".join(action.value for action in FailoverAction if applies(action, state, test=test))),
+        ]
+    )
+
+
+def _act(action: FailoverAction, failover: str, no_wait: bool, as_json: bool, question: str | None = None) -> None:
     api = management()
-    chosen = _find(api, failover)
-    job = api.transport.post(f"/v1/failovers/{segment(chosen)}/{what}", None, Job)
+    chosen = _find(api, failover, action)
+    if question is not None:
+        of = api.machine(chosen.machine).name
+        if action is FailoverAction.DELETE and chosen.state == FailoverState.COMMITTED.value:
+            out.print(
+                f"{of} runs in production there. Its machine and all it has written since are destroyed for good."
+            )
+            if typer.prompt(f"To go on, write the name of the machine ({of})") != of:
+                raise typer.Abort
+        else:
+            typer.confirm(f"{question} {chosen.kind.value} {chosen.id} of {of}?", abort=True)
+    job = api.transport.post(f"/v1/failovers/{segment(chosen.id)}/{action.value}", None, Job)
     finish(api, job, as_json=as_json, no_wait=no_wait)
 
 
-def _find(api: Management, wanted: str) -> str:
-    """A failover by id, or the only one of a machine that has not been cleaned up."""
-    known = api.failovers()
-    if any(failover.id == wanted for failover in known):
-        return wanted
-    machines = {machine.id for machine in api.machines() if wanted in (machine.id, machine.name)}
-    current = [one.id for one in known if one.machine in machines and one.state not in ("cleaned-up", "committed")]
-    if len(current) == 1:
-        return current[0]
+def _find(api: Management, wanted: str, action: FailoverAction) -> Failover:
+    """A failover by id, or the only one of a machine that ``action`` applies to. Raises NotFound, Malformed."""
+    of = _of_machine(api, wanted)
+    if of is None:
+        return _by_id(api, wanted)
+    fitting = [one for one in of if applies(action, FailoverState(one.state), test=not _is_production(one))]
+    if len(fitting) == 1:
+        return fitting[0]
     raise Malformed(
-        f"{wanted!r} stands for {len(current) or 'no'} failovers.", remedy="Give an id of `farshore failover list`."
+        f"{wanted!r} has {len(fitting) or 'no'} failovers that one could {action.value}.",
+        remedy="See `farshore failover list`, and give an id.",
     )
+
+
+def _newest(api: Management, wanted: str) -> Failover:
+    """A failover by id, or of a machine: the newest of which there is something, else the newest."""
+    of = _of_machine(api, wanted)
+    if of is None:
+        return _by_id(api, wanted)
+    if not of:
+        raise Malformed(f"{wanted!r} was never failed over.", remedy="See `farshore failover list`.")
+    return next((one for one in of if FailoverState(one.state) in PRESENT), of[0])
+
+
+def _of_machine(api: Management, wanted: str) -> list[Failover] | None:
+    """Those of the machine with this name or id; None: there is no such machine."""
+    if not any(wanted in (machine.id, machine.name) for machine in api.machines()):
+        return None
+    return api.failovers(wanted)
+
+
+def _by_id(api: Management, failover: str) -> Failover:
+    return api.transport.get(f"/v1/failovers/{segment(failover)}", Failover)
+
+
+def _is_production(failover: Failover) -> bool:
+    return failover.kind is FailoverKind.FAILOVER

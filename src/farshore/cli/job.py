@@ -48,7 +48,7 @@ def watch(job: JobId, as_json: AsJson = False) -> None:
 
 @app.command()
 def cancel(job: JobId, as_json: AsJson = False) -> None:
-    """Stop a job before its next step. What it has done stays: `farshore failover cleanup` removes a failover."""
+    """Ask a job to end. A failover is undone, and its source goes on; other jobs stop before their next step."""
     cancelled = management().transport.post(f"/v1/jobs/{segment(job)}/cancel", None, Job)
     print_json(cancelled) if as_json else out.print(f"Job {job} is {cancelled.state.value}.")
 

@@ -22,7 +22,7 @@ from farshore.api_types.machines import (
     ProofRequest,
     ProtectionRequest,
 )
-from farshore.cli.connection import AsJson, MachineName, NoWait, management
+from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, print_done, print_fields, print_json, print_table, size
 from farshore.client.management import Management
@@ -30,8 +30,6 @@ from farshore.client.transport import segment
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import CHUNK
 from farshore.model.states import MachineState
-
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 app = typer.Typer(no_args_is_help=True, help="Protected machines: add, show, protect, watch.")
 
@@ -148,6 +146,7 @@ def protect(
     process_server: Annotated[
         str | None, typer.Option(help="Send to this process server while it is well; auto: to the least busy.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Leave out the disk that it starts from, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Protect a machine, or change how it is protected.
@@ -169,6 +168,7 @@ def protect(
         memory_limit=None if memory_limit is None else memory_limit << 20,
         proof_pace=None if proof_pace is None else int(proof_pace * 1e6),
         process_server=server,
+        exclude_boot_disk=yes,
     )
     found = api.transport.put(f"/v1/machines/{segment(machine)}/protection", request, Machine)
     print_json(found) if as_json else out.print(f"{found.name} is to be protected (policy {found.policy}).")

@@ -10,6 +10,9 @@ from farshore.api_types.machines import Machine, Token, TokenRequest
 from farshore.api_types.points import Point, PointRequest
 from farshore.client.transport import Transport, segment
 
+_PAGE = 1000
+"""Rows that one answer holds at most."""
+
 
 class Management:
     """Calls with a user's certificate. ``transport`` is open to calls that have no method here."""
@@ -37,9 +40,15 @@ class Management:
         """Bring the machine up at a recovery site, for real or as a test."""
         return self.transport.post(f"/v1/machines/{segment(machine)}/failovers", request, Job)
 
-    def failovers(self) -> List[Failover]:
-        """Recovered machines, tests included."""
-        return self.transport.get_list("/v1/failovers", Failover)
+    def failovers(self, machine: Optional[str] = None) -> List[Failover]:
+        """Failovers and tests, newest first; of one machine (id or name) or of all. Raises NotFound."""
+        found: List[Failover] = []
+        while True:
+            before = found[-1].id if found else None
+            page = self.transport.get_list("/v1/failovers", Failover, machine=machine, limit=_PAGE, before=before)
+            found += page
+            if len(page) < _PAGE:
+                return found
 
     def jobs(self, limit: Optional[int] = None) -> List[Job]:
         """Long operations, newest first."""

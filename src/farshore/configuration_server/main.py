@@ -18,7 +18,6 @@ from farshore.configuration_server import installation
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
-from farshore.configuration_server.jobs.failover import start_requested
 from farshore.configuration_server.jobs.point import point_job
 from farshore.configuration_server.jobs.proof import proof_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
@@ -43,7 +42,8 @@ from farshore.protection.silence import Silence
 from farshore.protection.tending import compact_all, rebase_all, thin_all
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
-from farshore.recovery.upkeep import keep_up
+from farshore.recovery.requests import start_requested
+from farshore.recovery.upkeep import Upkeep
 from farshore.sites.registry import open_site
 from farshore.telemetry import logs
 from farshore.telemetry.floods import FewEnough
@@ -127,10 +127,11 @@ def serve(settings: Settings) -> None:
                 log.info("The certificate was renewed; new connections are shown the new one.")
 
     limits = Limits(catalog, clock)
-    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, limits, release_key, renew)
+    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, limits, release_key, recovery, renew)
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
+    upkeep = Upkeep(recovery)
     scrubbing = Scrubbing(vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
     troubles = Troubles(lambda condition: tell(catalog, clock, condition))
@@ -139,7 +140,9 @@ def serve(settings: Settings) -> None:
         (
             "The watch",
             LOOK_EVERY,
-            lambda: look(catalog, clock, silence, own_clock, [*scrubbing.conditions, *troubles.conditions()]),
+            lambda: look(
+                catalog, clock, silence, own_clock, [*scrubbing.conditions, *upkeep.conditions, *troubles.conditions()]
+            ),
         ),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
@@ -147,7 +150,7 @@ def serve(settings: Settings) -> None:
         ("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
         ("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
         ("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
-        ("Keeping recovered machines up", KEEP_UP_EVERY, lambda: keep_up(recovery)),
+        ("Keeping recovered machines up", KEEP_UP_EVERY, upkeep.look),
     ]
     rounds = [Periodic(name, every, done, troubles) for name, every, done in work]
     server = uvicorn.Server(

@@ -14,6 +14,7 @@ from farshore.configuration_server.vault_access import VaultAccess
 from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
 from farshore.protection.push.signing import ReleaseKey
+from farshore.recovery.context import RecoveryContext
 
 
 @dataclass(frozen=True)
@@ -29,5 +30,6 @@ class Services:
     clock: Clock
     limits: Limits
     release_key: ReleaseKey
+    recovery: RecoveryContext
     renew: Callable[[], None] = lambda: None
     """Put to use at once what was changed about certificates."""

@@ -130,6 +130,12 @@ class WrongState(Refused):
     code = "wrong-state"
 
 
+class Cancelled(Refused):
+    """Somebody asked for an end of this; what it had done was undone."""
+
+    code = "cancelled"
+
+
 class Fenced(Refused):
     """The epoch is closed: another run of the agent, or a failover, has taken its place."""
 

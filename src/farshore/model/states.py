@@ -1,4 +1,4 @@
-"""The states of machines and jobs, and which may follow which."""
+"""The states of machines, failovers and jobs, and which may follow which."""
 
 from __future__ import annotations
 
@@ -44,6 +44,87 @@ def check_transition(before: MachineState, after: MachineState) -> None:
         raise WrongState(
             f"A machine that is {before.value} cannot become {after.value}.",
             remedy=f"From here it can become: {allowed}.",
+        )
+
+
+class FailoverState(enum.Enum):
+    """Where a failover, or a test of one, stands. Whether its machine is up is another question (see its condition)."""
+
+    REQUESTED = "requested"
+    WORKING = "working"
+    """Its job is bringing the machine up."""
+    RUNNING = "running"
+    FAILED = "failed"
+    """Nothing of it is left but its record and its console."""
+    CANCELLED = "cancelled"
+    """As failed, because somebody asked for it."""
+    SUPERSEDED = "superseded"
+    """Another point of the machine was brought up instead; its overlay is kept until the commit."""
+    COMMITTED = "committed"
+    CLEANED_UP = "cleaned-up"
+
+
+FAILOVER_TRANSITIONS: Mapping[FailoverState, FrozenSet[FailoverState]] = {
+    FailoverState.REQUESTED: frozenset(
+        {FailoverState.WORKING, FailoverState.FAILED, FailoverState.CANCELLED, FailoverState.CLEANED_UP}
+    ),
+    FailoverState.WORKING: frozenset(
+        {FailoverState.RUNNING, FailoverState.FAILED, FailoverState.CANCELLED, FailoverState.CLEANED_UP}
+    ),
+    FailoverState.RUNNING: frozenset({FailoverState.SUPERSEDED, FailoverState.COMMITTED, FailoverState.CLEANED_UP}),
+    FailoverState.FAILED: frozenset({FailoverState.CLEANED_UP}),
+    FailoverState.CANCELLED: frozenset({FailoverState.CLEANED_UP}),
+    # Back to running: the point that was to replace it could not be brought up.
+    FailoverState.SUPERSEDED: frozenset({FailoverState.RUNNING, FailoverState.CLEANED_UP}),
+    FailoverState.COMMITTED: frozenset({FailoverState.CLEANED_UP}),
+    FailoverState.CLEANED_UP: frozenset(),
+}
+
+UNDER_WAY = frozenset({FailoverState.REQUESTED, FailoverState.WORKING})
+UP = frozenset({FailoverState.RUNNING, FailoverState.COMMITTED})
+"""A machine of it is to run, unless somebody stopped it."""
+PRESENT = UNDER_WAY | UP | {FailoverState.SUPERSEDED}
+"""Something of it is, or may be, at the recovery site."""
+
+
+class FailoverAction(enum.Enum):
+    """What may be done with a failover, besides looking at it."""
+
+    START = "start"
+    STOP = "stop"
+    COMMIT = "commit"
+    CLEAN_UP = "cleanup"
+    DELETE = "delete"
+
+
+_OVER = frozenset({FailoverState.FAILED, FailoverState.CANCELLED})
+
+FAILOVER_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
+    FailoverAction.START: UP,
+    FailoverAction.STOP: UP,
+    FailoverAction.COMMIT: frozenset({FailoverState.RUNNING}),
+    # Under way: if its job has ended all the same.
+    FailoverAction.CLEAN_UP: UNDER_WAY | _OVER | {FailoverState.SUPERSEDED},
+    FailoverAction.DELETE: _OVER | {FailoverState.CLEANED_UP, FailoverState.COMMITTED},
+}
+TEST_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
+    **FAILOVER_ACTIONS,
+    FailoverAction.COMMIT: frozenset(),
+    FailoverAction.CLEAN_UP: FAILOVER_ACTIONS[FailoverAction.CLEAN_UP] | {FailoverState.RUNNING},
+}
+
+
+def applies(action: FailoverAction, state: FailoverState, *, test: bool) -> bool:
+    """Whether ``action`` may be asked for, as far as the state tells."""
+    return state in (TEST_ACTIONS if test else FAILOVER_ACTIONS)[action]
+
+
+def check_failover_transition(before: FailoverState, after: FailoverState) -> None:
+    """Raise WrongState unless a failover may go from ``before`` to ``after``; staying is always allowed."""
+    if after is not before and after not in FAILOVER_TRANSITIONS[before]:
+        raise WrongState(
+            f"A failover that is {before.value} cannot become {after.value}.",
+            remedy="See what may be done with it: farshore failover show",
         )
 
 

@@ -1,49 +1,75 @@
 """The jobs of recovery: durable workflows over the steps. Only here is DBOS known to recovery.
 
-A job that is cut off by the death of the server goes on at the first step that had not ended. A job that fails
-removes what it had brought up and gives the machine back, so that a failed failover never stands in the way of the
-next one.
+A job that is cut off by the death of the server goes on at the first step that had not ended. A step is tried again
+while its error is one that passes. A failover that fails, or is cancelled, removes what it had brought up and gives the
+machine back, so that it never stands in the way of the next one; once its machine has answered nothing is undone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
 from dbos import DBOS
 
-from farshore.model.errors import FarshoreError
-from farshore.protection.durable import JobDefinition, Request, Result
+from farshore.api_types.failovers import FailoverKind
+from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
+from farshore.model.errors import Cancelled, FarshoreError, WrongState
+from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.standing import refuse_if_cancelled, rows, tell
+from farshore.recovery.steps import power
 from farshore.recovery.steps.await_answer import await_answer
 from farshore.recovery.steps.check import check
 from farshore.recovery.steps.choose_point import choose_point
-from farshore.recovery.steps.clearance import commit, may_clean_up
+from farshore.recovery.steps.clearance import commit, may_clean_up, may_delete
 from farshore.recovery.steps.conclude import conclude
 from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.export import export
 from farshore.recovery.steps.fence import fence
-from farshore.recovery.steps.remove import note_failed, note_removed, remove
-from farshore.recovery.steps.retire import retire_earlier
+from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop_earlier
+from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.start import start_machine
 
 FAILOVER = "failover"
 TEST_FAILOVER = "test-failover"
-CLEANUP = "cleanup"
-COMMIT = "commit"
+BRING_UP = {FailoverKind.FAILOVER.value: FAILOVER, FailoverKind.TEST.value: TEST_FAILOVER}
+"""The job that a failover of each kind is brought up by."""
+ACTIONS = {
+    FailoverAction.START: "failover-start",
+    FailoverAction.STOP: "failover-stop",
+    FailoverAction.COMMIT: "commit",
+    FailoverAction.CLEAN_UP: "cleanup",
+    FailoverAction.DELETE: "failover-delete",
+}
+"""The job by which each is done."""
 
 CHECK = "check"
 FENCE = "fence the source"
 DRAIN = "drain the process server"
 CHOOSE = "choose the point"
-RETIRE = "retire the earlier failover"
+STOP_EARLIER = "stop the earlier machine"
 EXPORT = "export the disks"
 START = "start the machine"
 AWAIT = "await its answer"
 CONCLUDE = "conclude"
+REMOVE_EARLIER = "remove the earlier machine"
 HYDRATE = "hydrate"
 UNDO = "undo"
+START_EARLIER = "start the earlier machine again"
 NOTE = "note the outcome"
 REMOVE = "remove everything"
+STOP = "stop the machine"
+COMMIT = "commit"
+FORGET = "forget it"
 
+_STARTS = Persistence(3, 2.0)
+"""A site's error may pass or not: whoever waits for a machine is to hear of it soon."""
 _WORKING = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
@@ -53,62 +79,130 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     def fail_over(request: Request) -> Result:
         failover = str(request["failover"])
         try:
-            DBOS.run_step({"name": CHECK}, check, context, failover)
-            fenced = DBOS.run_step({"name": FENCE}, fence, context, failover)
-            note = DBOS.run_step({"name": DRAIN}, drain, context, failover, fenced)
-            position = DBOS.run_step({"name": CHOOSE}, choose_point, context, failover)
-            DBOS.run_step({"name": RETIRE}, retire_earlier, context, failover)
-            return _bring_up(failover, position, note)
+            act(CHECK, check, failover)
+            fenced = act(FENCE, fence, failover)
+            note = act(DRAIN, drain, failover, fenced)
+            position = act(CHOOSE, choose_point, failover)
+            act(STOP_EARLIER, stop_earlier, failover)
+            address, came_up = come_up(failover, position)
         except (FarshoreError, OSError) as error:
-            _undo(failover, error)
+            undo(failover, error)
             raise
+        result = run_step(CONCLUDE, STUBBORN, conclude, context, failover, address, came_up, note)
+        run_step(REMOVE_EARLIER, STUBBORN, remove_earlier, context, failover)
+        return result
 
     @DBOS.workflow(name=TEST_FAILOVER)
     def test_failover(request: Request) -> Result:
         failover = str(request["failover"])
         try:
-            DBOS.run_step({"name": CHECK}, check, context, failover)
-            position = DBOS.run_step({"name": CHOOSE}, choose_point, context, failover)
-            return _bring_up(failover, position, "")
+            act(CHECK, check, failover)
+            position = act(CHOOSE, choose_point, failover)
+            address, came_up = come_up(failover, position)
         except (FarshoreError, OSError) as error:
-            _undo(failover, error)
+            undo(failover, error)
             raise
+        return run_step(CONCLUDE, STUBBORN, conclude, context, failover, address, came_up, "")
 
-    def _bring_up(failover: str, position: str, note: str) -> Result:
-        DBOS.run_step({"name": EXPORT}, export, context, failover, position)
-        address = DBOS.run_step({"name": START}, start_machine, context, failover, position)
-        answered = DBOS.run_step({"name": AWAIT}, await_answer, context, failover)
-        return DBOS.run_step({"name": CONCLUDE}, conclude, context, failover, address, answered, note)
+    def act(
+        name: str, step: Callable[Concatenate[RecoveryContext, str, P], R], failover: str, *args: P.args, **kw: P.kwargs
+    ) -> R:
+        """A step before which the job may be cancelled."""
 
-    def _undo(failover: str, error: FarshoreError | OSError) -> None:
-        DBOS.run_step({"name": UNDO}, remove, context, failover)
-        DBOS.run_step({"name": NOTE}, note_failed, context, failover, str(error))
+        def unless_cancelled() -> R:
+            refuse_if_cancelled(context, failover)
+            return step(context, failover, *args, **kw)
 
-    @DBOS.workflow(name=CLEANUP)
+        return run_step(name, _STARTS if name == START else USUAL, unless_cancelled)
+
+    def come_up(failover: str, position: str) -> tuple[str, Result]:
+        act(EXPORT, export, failover, position)
+        address = act(START, start_machine, failover, position)
+        return address, act(AWAIT, await_answer, failover)
+
+    def undo(failover: str, error: FarshoreError | OSError) -> None:
+        after = FailoverState.CANCELLED if isinstance(error, Cancelled) else FailoverState.FAILED
+        run_step(UNDO, STUBBORN, remove, context, failover)
+        run_step(START_EARLIER, STUBBORN, start_earlier, context, failover)
+        run_step(NOTE, STUBBORN, note_failed, context, failover, str(error), after)
+
+    @DBOS.workflow(name=ACTIONS[FailoverAction.CLEAN_UP])
     def clean_up(request: Request) -> Result:
         failover = str(request["failover"])
-        DBOS.run_step({"name": CHECK}, may_clean_up, context, failover, _is_working)
-        DBOS.run_step({"name": REMOVE}, remove, context, failover)
-        DBOS.run_step({"name": NOTE}, note_removed, context, failover)
+        half_done = run_step(CHECK, USUAL, may_clean_up, context, failover, _is_working)
+        run_step(REMOVE, STUBBORN, remove, context, failover)
+        if half_done:
+            run_step(START_EARLIER, STUBBORN, start_earlier, context, failover)
+        run_step(NOTE, STUBBORN, note_removed, context, failover)
         return {"failover": failover}
 
-    @DBOS.workflow(name=COMMIT)
+    @DBOS.workflow(name=ACTIONS[FailoverAction.COMMIT])
     def commit_failover(request: Request) -> Result:
         failover = str(request["failover"])
-        superseded = DBOS.run_step({"name": COMMIT}, commit, context, failover)
+        superseded = run_step(COMMIT, USUAL, commit, context, failover)
         for earlier in superseded:
-            DBOS.run_step({"name": REMOVE}, remove, context, earlier)
-            DBOS.run_step({"name": NOTE}, note_removed, context, earlier)
-        DBOS.run_step({"name": HYDRATE}, context.exports.hydrate, context.files(failover).folder)
+            run_step(REMOVE, STUBBORN, remove, context, earlier)
+            run_step(NOTE, STUBBORN, note_removed, context, earlier)
+        run_step(HYDRATE, STUBBORN, context.exports.hydrate, context.files(failover).folder)
         return {"failover": failover, "removed": superseded}
 
-    bring_up = (EXPORT, START, AWAIT, CONCLUDE)
+    @DBOS.workflow(name=ACTIONS[FailoverAction.STOP])
+    def stop_failover(request: Request) -> Result:
+        failover = str(request["failover"])
+        run_step(CHECK, USUAL, power.want, context, failover, running=False)
+        run_step(STOP, USUAL, power.stop_machine, context, failover)
+        return {"failover": failover}
+
+    @DBOS.workflow(name=ACTIONS[FailoverAction.START])
+    def start_failover(request: Request) -> Result:
+        failover = str(request["failover"])
+        position = run_step(CHECK, USUAL, power.want, context, failover, running=True)
+        run_step(START, _STARTS, power.start_again, context, failover, position)
+        return {"failover": failover}
+
+    @DBOS.workflow(name=ACTIONS[FailoverAction.DELETE])
+    def delete_failover(request: Request) -> Result:
+        failover = str(request["failover"])
+        run_step(CHECK, USUAL, may_delete, context, failover)
+        run_step(REMOVE, STUBBORN, remove, context, failover)
+        run_step(FORGET, STUBBORN, forget, context, failover)
+        return {"failover": failover}
+
+    def cancel(request: Request) -> None:
+        with context.catalog.writing() as tx:
+            row, machine = rows(tx, str(request["failover"]))
+            if FailoverState(row.state) not in UNDER_WAY:
+                raise WrongState(
+                    f"{machine.name} has come up already.",
+                    remedy="See what may be done with it: farshore failover show",
+                )
+            row.cancelled = True
+            tell(context, tx, row, "failover.cancelling", f"The failover of {machine.name} is being cancelled.")
+
+    def stopped(_job: str, request: Request) -> None:
+        failover = str(request["failover"])
+        with context.catalog.reading() as tx:
+            if FailoverState(rows(tx, failover)[0].state) not in UNDER_WAY:
+                return
+        remove(context, failover)
+        start_earlier(context, failover)
+        note_failed(context, failover, "The server was upgraded while it was under way.", FailoverState.FAILED)
+
+    coming_up = (EXPORT, START, AWAIT, CONCLUDE)
+    before = (CHECK, FENCE, DRAIN, CHOOSE, STOP_EARLIER)
     return (
-        JobDefinition(FAILOVER, fail_over, (CHECK, FENCE, DRAIN, CHOOSE, RETIRE, *bring_up)),
-        JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, *bring_up)),
-        JobDefinition(CLEANUP, clean_up, (CHECK, REMOVE, NOTE)),
-        JobDefinition(COMMIT, commit_failover, (COMMIT, HYDRATE)),
+        JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped),
+        JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, *coming_up), cancel, stopped),
+        JobDefinition(ACTIONS[FailoverAction.CLEAN_UP], clean_up, (CHECK, REMOVE, NOTE), _to_its_end),
+        JobDefinition(ACTIONS[FailoverAction.COMMIT], commit_failover, (COMMIT, HYDRATE), _to_its_end),
+        JobDefinition(ACTIONS[FailoverAction.STOP], stop_failover, (CHECK, STOP), _to_its_end),
+        JobDefinition(ACTIONS[FailoverAction.START], start_failover, (CHECK, START), _to_its_end),
+        JobDefinition(ACTIONS[FailoverAction.DELETE], delete_failover, (CHECK, REMOVE, FORGET), _to_its_end),
     )
+
+
+def _to_its_end(_request: Request) -> None:
+    raise WrongState("This job goes to its end once it has begun.", remedy="Wait for it: farshore job watch")
 
 
 def _is_working(job: str) -> bool:

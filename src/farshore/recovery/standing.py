@@ -1,39 +1,26 @@
-"""How failovers stand, as the catalog keeps it: their states, and what may be done in which.
+"""What the steps of a recovery share: a failover with its machine, and how both go on when it ends.
 
 Relies on the catalog's write transactions: of two requests about one machine, the second sees what the first did.
 """
 
 from __future__ import annotations
 
-import enum
 from typing import Any
 
 from farshore.api_types.events import Severity
-from farshore.api_types.failovers import FailoverKind
+from farshore.api_types.failovers import FailoverKind, FailoverRequest
 from farshore.catalog import events, failovers, machines
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
-from farshore.model.states import MachineState
+from farshore.model.errors import Cancelled
+from farshore.model.states import UP, FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
 
-
-class Standing(enum.Enum):
-    """The state of a failover."""
-
-    REQUESTED = "requested"
-    WORKING = "working"
-    RUNNING = "running"
-    FAILED = "failed"
-    """Nothing of it is left but its record."""
-    SUPERSEDED = "superseded"
-    """Another point of the machine was brought up instead; its overlay is kept until the commit."""
-    COMMITTED = "committed"
-    CLEANED_UP = "cleaned-up"
-
-
-UNDER_WAY = frozenset({Standing.REQUESTED, Standing.WORKING})
-BEFORE = "machine_state_before"
-"""Key in a failover's request: where the machine goes back to if the failover fails."""
+_BEFORE = "machine_state_before"
+_REPLACES = "replaces"
+_TAKEN = (_BEFORE, _REPLACES)
+"""Keys in a failover's request, noted when its turn came: where the machine goes back to if the failover fails, and the
+failovers whose machines give way to this one's."""
 
 
 def is_test(row: FailoverRow) -> bool:
@@ -48,15 +35,44 @@ def rows(tx: Transaction, failover: str) -> tuple[FailoverRow, MachineRow]:
 
 
 def others(tx: Transaction, row: FailoverRow) -> list[FailoverRow]:
-    """The other failovers of the machine that are no tests."""
-    return [other for other in failovers.every(tx, row.machine) if other.id != row.id and not is_test(other)]
+    """The other failovers of the machine, no tests, of which something is at a recovery site."""
+    return [other for other in failovers.elsewhere(tx, row.machine) if other.id != row.id]
+
+
+def asked(row: FailoverRow) -> FailoverRequest:
+    """The request as it came."""
+    return FailoverRequest.model_validate({key: value for key, value in row.request.items() if key not in _TAKEN})
+
+
+def take_turn(row: FailoverRow, before: MachineState, replaces: list[str]) -> None:
+    """The failover is under way from here on, and knows what to go back to."""
+    row.request = {**(row.request or {}), _BEFORE: before.value, _REPLACES: replaces}
+
+
+def replaced(row: FailoverRow) -> list[str]:
+    """The failovers whose machines give way to this one's."""
+    return [str(one) for one in (row.request or {}).get(_REPLACES, [])]
 
 
 def give_machine_back(row: FailoverRow, machine: MachineRow) -> None:
     """After a failover that failed: the machine goes back to the state that it was in."""
-    before = (row.request or {}).get(BEFORE)
+    before = (row.request or {}).get(_BEFORE)
     if before is not None and machine.state == MachineState.FAILING_OVER.value:
         machines.set_state(machine, MachineState(before))
+
+
+def refuse_if_cancelled(context: RecoveryContext, failover: str) -> None:
+    """Raise Cancelled where somebody asked for the end of the failover's job."""
+    with context.catalog.reading() as tx:
+        if failovers.get(tx, failover).cancelled:
+            raise Cancelled("The failover was cancelled.", remedy="Ask for it again when you want it.")
+
+
+def is_wanted(context: RecoveryContext, failover: str) -> bool:
+    """Whether its machine is to run, as of now."""
+    with context.catalog.reading() as tx:
+        row = failovers.get(tx, failover)
+        return FailoverState(row.state) in UP and not row.stopped
 
 
 def tell(
@@ -66,15 +82,16 @@ def tell(
     kind: str,
     message: str,
     *,
+    actor: str = "",
     severity: Severity = Severity.INFORMATION,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """One line in the event log about a failover."""
+    """One line in the event log about a failover; by its job, or by ``actor``."""
     events.record(
         tx,
         time=context.clock.now(),
         kind=kind,
-        actor=f"job/{row.job}",
+        actor=actor or f"job/{row.job}",
         subject=f"machine/{row.machine}",
         message=message,
         severity=severity,

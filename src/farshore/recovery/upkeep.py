@@ -1,57 +1,156 @@
-"""Keeps what failovers brought up alive: exports that died are started again, machines that paused for them go on,
-consoles stay short.
+"""Keeps what failovers brought up alive, and says so where it is not: machines and exports that died are started again,
+machines that paused for them go on, consoles stay short.
 
 Called at the start of the configuration server and every few seconds. It compares what the catalog says should run
-with what the host runs, and touches nothing that a job is working on.
+with what the sites run. A job that stops or removes a machine first writes down that it is not to run: so a machine
+that was started here meanwhile is seen to be unwanted once it has started, and is stopped again.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from farshore.catalog import failovers
+from farshore.api_types.events import Severity
+from farshore.catalog import failovers, machines
 from farshore.model.errors import FarshoreError
+from farshore.model.states import UP
+from farshore.protection.watch import Condition as Wrong
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.host import note_boot, started_anew
-from farshore.recovery.standing import Standing
+from farshore.recovery.standing import is_wanted
 from farshore.recovery.steps.export import export
-from farshore.sites.port import Condition, HasConsole, Resumable
+from farshore.recovery.steps.power import note_condition
+from farshore.recovery.steps.start import position_of, start_anew
+from farshore.sites.port import Condition, HasConsole, RecoverySite, Resumable
 
 log = logging.getLogger(__name__)
 
-_KEPT = frozenset({Standing.RUNNING.value, Standing.COMMITTED.value})
+DOWN, SHUT_DOWN, UNTENDED = "recovered-machine-down", "recovered-machine-shut-down", "recovered-machine-untended"
+"""Kinds of the conditions that are found here."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+_STEADY = 600.0
+"""Seconds; a machine that has run for so long is started again at once when it dies."""
 
 
-def keep_up(context: RecoveryContext) -> None:
-    """One round over all failovers that should run. A failure of one is logged and does not stop the others."""
-    with context.catalog.reading() as tx:
-        kept = [(row.id, row.site, f"{row.point_epoch}:{row.point_sequence}") for row in failovers.every(tx)
-                if row.state in _KEPT]  # fmt: skip
-    for failover, kind, position in kept:
-        try:
-            _keep(context, failover, kind, position)
-        except (FarshoreError, OSError) as error:
-            log.error("Failover %s could not be kept up: %s", failover, error)
+@dataclass(frozen=True)
+class _Kept:
+    failover: str
+    machine: str
+    name: str
+    site: str
+    position: str
+    stopped: bool
+    was: str
+    """Its condition when it was last looked at."""
 
 
-def _keep(context: RecoveryContext, failover: str, kind: str, position: str) -> None:
-    site = context.site(kind)
-    files = context.files(failover)
-    # In this order: a job that removes a failover destroys the machine first, so where the export has gone and the
-    # machine is still there afterwards, nobody is removing it.
-    serving = context.exports.serving(files.folder)
-    condition = site.status(failover_id(failover)).condition
-    restart = condition is Condition.STOPPED and started_anew(files.boot)
-    if condition in (Condition.RUNNING, Condition.PAUSED) or restart:
+@dataclass
+class _Restarts:
+    pause: float
+    not_before: float
+
+
+class Upkeep:
+    """One round at each call of ``look``. The conditions may be read from other threads."""
+
+    def __init__(self, context: RecoveryContext) -> None:
+        self._context = context
+        self._restarts: dict[str, _Restarts] = {}
+        self.conditions: Sequence[Wrong] = ()
+
+    def look(self) -> None:
+        """Over all failovers whose machines should run. A failure of one does not stop the others."""
+        with self._context.catalog.reading() as tx:
+            names = {row.id: row.name for row in machines.every(tx)}
+            kept = [
+                _Kept(row.id, row.machine, names[row.machine], row.site, position_of(row), row.stopped, row.condition)
+                for row in failovers.in_states(tx, UP)
+            ]
+        wrong: list[Wrong] = []
+        for one in kept:
+            try:
+                wrong += self._keep(one)
+            except (FarshoreError, OSError) as error:
+                log.error("Failover %s could not be kept up: %s", one.failover, error)
+                wrong.append(
+                    Wrong(
+                        UNTENDED,
+                        f"machine/{one.machine}",
+                        Severity.ERROR,
+                        f"The recovered machine of {one.name} cannot be looked after: {error}",
+                        f"See why: farshore failover console {one.failover}",
+                    )
+                )
+        self._restarts = {failover: self._restarts[failover] for failover in self._restarts.keys() & _ids(kept)}
+        self.conditions = wrong
+
+    def _keep(self, one: _Kept) -> list[Wrong]:
+        site = self._context.site(one.site)
+        # In this order: a job that removes a failover destroys the machine first, so where the export has gone and the
+        # machine is still there afterwards, nobody is removing it.
+        serving = self._context.exports.serving(self._context.files(one.failover).folder)
+        condition = site.status(failover_id(one.failover)).condition
+        if isinstance(site, HasConsole):
+            site.trim_console(failover_id(one.failover))
+        if one.stopped:
+            return []
+        if condition in (Condition.RUNNING, Condition.PAUSED):
+            self._keep_running(one, site, condition, serving)
+            return []
+        if condition is Condition.SHUT_DOWN or one.was == Condition.SHUT_DOWN.value:
+            self._note(one, Condition.SHUT_DOWN, "failover.shut-down", "shut itself down", Severity.WARNING)
+            return [
+                Wrong(
+                    SHUT_DOWN,
+                    f"machine/{one.machine}",
+                    Severity.WARNING,
+                    f"The recovered machine of {one.name} has shut itself down, and stays so.",
+                    f"Start it: farshore failover start {one.failover}",
+                )
+            ]
+        self._note(one, condition, "failover.died", f"died (it is {condition.value})", Severity.ERROR)
+        # Told also where it is started again at once: it lost what it had in memory.
+        wrong = Wrong(
+            DOWN,
+            f"machine/{one.machine}",
+            Severity.ERROR,
+            f"The recovered machine of {one.name} died. It is being started again.",
+            f"See why: farshore failover console {one.failover}",
+        )
+        self._restart(one)
+        return [wrong]
+
+    def _keep_running(self, one: _Kept, site: RecoverySite, condition: Condition, serving: bool) -> None:
         if not serving:
-            log.warning("The export of failover %s had ended; it is started again.", failover)
-            export(context, failover, position)
+            log.warning("The export of failover %s had ended; it is started again.", one.failover)
+            export(self._context, one.failover, one.position)
         if condition is Condition.PAUSED and isinstance(site, Resumable):
-            log.warning("Failover %s was paused for want of its disk; it goes on.", failover)
-            site.resume(failover_id(failover))
-    if isinstance(site, HasConsole):
-        site.trim_console(failover_id(failover))
-    if restart:
-        log.warning("Failover %s went down with this host; it is started again.", failover)
-        site.start(failover_id(failover))
-        note_boot(files.boot)
+            log.warning("Failover %s was paused for want of its disk; it goes on.", one.failover)
+            site.resume(failover_id(one.failover))
+        self._note(one, Condition.RUNNING, "failover.running-again", "runs again", Severity.INFORMATION)
+        restarts = self._restarts.get(one.failover)
+        if restarts is not None and self._context.clock.monotonic() > restarts.not_before + _STEADY:
+            del self._restarts[one.failover]
+
+    def _restart(self, one: _Kept) -> None:
+        """Not at once where it was started a short while ago."""
+        now = self._context.clock.monotonic()
+        restarts = self._restarts.setdefault(one.failover, _Restarts(_FIRST_PAUSE, now))
+        if now < restarts.not_before:
+            return
+        restarts.not_before = now + restarts.pause
+        restarts.pause = min(2 * restarts.pause, _LONGEST_PAUSE)
+        log.warning("The machine of failover %s had died; it is started again.", one.failover)
+        start_anew(self._context, one.failover, one.position)
+        if not is_wanted(self._context, one.failover):
+            log.warning("Failover %s was to run no more meanwhile; it is stopped again.", one.failover)
+            self._context.site(one.site).stop(failover_id(one.failover), grace=0)
+
+    def _note(self, one: _Kept, condition: Condition, kind: str, what: str, severity: Severity) -> None:
+        if one.was != condition.value:
+            note_condition(self._context, one.failover, condition, kind, what, severity)
+
+
+def _ids(kept: Sequence[_Kept]) -> set[str]:
+    return {one.failover for one in kept}

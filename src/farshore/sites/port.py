@@ -52,6 +52,8 @@ class Condition(enum.Enum):
     ABSENT = "absent"
     STOPPED = "stopped"
     RUNNING = "running"
+    SHUT_DOWN = "shut-down"
+    """The guest ended itself, as somebody there wanted: it stays so until it is started."""
     PAUSED = "paused"
     """Held, by a person or because a disk did not answer; nothing is lost."""
 

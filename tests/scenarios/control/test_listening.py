@@ -76,9 +76,9 @@ def office(tmp_path: Path) -> Iterator[Office]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listening]:
-    monkeypatch.setattr(listening, "HANDSHAKE_SECONDS", 0.5)
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(protocol, "STALLED_SECONDS", 0.5)
+    """Its deadlines are short, but for the handshake: on a busy machine an honest client needs time for one."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "STALLED_SECONDS", 2.0)
     with serving(Listening()) as made:
         yield made
 
@@ -117,9 +117,13 @@ def answered(connection: ssl.SSLSocket) -> bool:
 
 
 def test_who_says_nothing_is_not_waited_for(server: Listening) -> None:
-    with server.connect() as silent:
-        assert ended(silent)
     with server.tls() as silent:
+        assert ended(silent)
+
+
+def test_who_does_not_shake_hands_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "HANDSHAKE_SECONDS", 0.5)
+    with serving(Listening()) as server, server.connect() as silent:
         assert ended(silent)
 
 
@@ -150,8 +154,8 @@ def test_a_head_that_never_ends_is_not_waited_for(server: Listening) -> None:
 
 
 def test_a_body_that_only_trickles_is_cut(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "BODY_SECONDS", 0.5)
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(gate, "BODY_SECONDS", 2.0)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 2.0)
     with serving(Listening(office.app)) as server, server.tls() as slow:
         slow.sendall(b"POST /v1/enrolments HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n")
         with trickling(slow, b" "):
@@ -189,8 +193,8 @@ def test_a_connection_between_requests_is_kept(server: Listening) -> None:
         assert ended(kept), "the next request's head has its deadline again"
 
 
-def test_one_address_has_half_of_the_connections_and_gets_them_back(server: Listening) -> None:
-    with contextlib.ExitStack() as held:
+def test_one_address_has_half_of_the_connections_and_gets_them_back() -> None:
+    with serving(Listening()) as server, contextlib.ExitStack() as held:
         first = held.enter_context(server.tls())
         assert answered(first)
         for _ in range(server.connections.most_of_one - 1):

@@ -69,6 +69,13 @@ KNOWN: dict[str, Any] = {
 }
 FREE = "44444444-4444-4844-8844-444444444444"
 """A machine that is not protected, and a process server that serves none: what can be deleted."""
+ELSEWHERE = "55555555-5555-4855-8855-555555555555"
+"""A machine that was failed over."""
+FAILOVERS = {
+    "POST /v1/failovers/{failover}/commit": ("66666666-6666-4866-8866-666666666666", "running"),
+    "POST /v1/failovers/{failover}/delete": ("77777777-7777-4877-8877-777777777777", "failed"),
+}
+"""Failovers that stand as a route needs them."""
 NEEDS_A_RELEASE = ("/v1/machines/self/bundles/{release}", "/v1/machines/self/bundles/{release}/signature")
 """They answer from the cache of releases, which this office has none of: tests/crash/mobility/test_upgrade.py."""
 
@@ -127,6 +134,18 @@ class Api:
                     requested=NOW,
                 ),
             )
+            add_machine(tx, id=ELSEWHERE, name="db3", hardware_id="hw-4", state="failed-over")
+            for number, (failover, state) in enumerate(FAILOVERS.values(), 1):
+                row = FailoverRow(
+                    id=failover,
+                    machine=ELSEWHERE,
+                    kind="failover",
+                    state=state,
+                    site="qemu",
+                    request={},
+                    requested=NOW + number,
+                )
+                failovers.add(tx, row)
         become_consistent(catalog, 1)
         self.token("/v1/enrolment-tokens", {})
         self.invitation = office.call("GET", "/v1/enrolment-tokens", None, self.user).body[0]["id"]
@@ -201,6 +220,8 @@ def known(api: Api, operation: Any) -> dict[str, Any]:
         there = {**KNOWN, "token": api.invitation}
         if operation.label in ("DELETE /v1/machines/{machine}", "DELETE /v1/process-servers/{server}"):
             there = dict.fromkeys(there, FREE)
+        if operation.label in FAILOVERS:
+            there["failover"] = FAILOVERS[operation.label][0]
         if key in there:
             found[one.name] = there[key]
     return found

@@ -6,10 +6,15 @@ the job if it has not been, and waits until it has ended. The exit status is tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.scenarios.recovery.doubles import DoomedCatalog, FileExports, FileSite, Fuse
@@ -23,10 +28,12 @@ from farshore.catalog.tables import EpochRow, FailoverRow, MachineRow
 from farshore.catalog.upgrade import upgrade
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
+from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.identifiers import JobId
 from farshore.model.states import JobState, MachineState
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
+from farshore.sites.port import Condition, FailoverId, RecoveredMachine
 from farshore.vault import OwnerKey, Vault, open_store
 
 SERVER = "22222222-2222-4222-8222-222222222222"
@@ -43,6 +50,7 @@ class Task:
     job: str
     die_at: int = 0
     refuse: bool = False
+    """Its start is refused by the site."""
 
 
 def prepare(home: Path) -> None:
@@ -85,7 +93,21 @@ def request(home: Path, failover: str, job: str, kind: str) -> None:
     catalog.close()
 
 
-def context(home: Path, fuse: Fuse, *, refuse: bool = False) -> RecoveryContext:
+class FullSite(FileSite):
+    """Refuses to start ``refused``."""
+
+    def __init__(self, folder: Path, fuse: Fuse, refused: str) -> None:
+        super().__init__(folder, fuse)
+        self.refused = refused
+
+    def start(self, failover: FailoverId) -> RecoveredMachine:
+        if failover != self.refused:
+            return super().start(failover)
+        with self.fuse.around():
+            raise Refused("There is no room for it.", remedy="Make room.")
+
+
+def context(home: Path, fuse: Fuse, *, refused: str = "") -> RecoveryContext:
     """The collaborators over a home."""
     return RecoveryContext(
         catalog=DoomedCatalog(f"sqlite:///{home / 'catalog.sqlite'}", fuse),
@@ -93,7 +115,7 @@ def context(home: Path, fuse: Fuse, *, refuse: bool = False) -> RecoveryContext:
         folder=home / "failovers",
         vault_url=f"file://{home / 'vault'}",
         vault_key=(home / "key").read_text(),
-        site=lambda _kind: FileSite(home / "site", fuse, refuse=refuse),
+        site=lambda _kind: FullSite(home / "site", fuse, refused),
         exports=FileExports(fuse),
         sleep=time.sleep,
         patience=Patience(drain=0.1, settle=0.0, poll=0.01, answer=5.0),
@@ -103,8 +125,10 @@ def context(home: Path, fuse: Fuse, *, refuse: bool = False) -> RecoveryContext:
 def live(task: Task) -> None:
     """Work until the job has ended; leaves the moments passed and the job in ``<home>/outcome.json``."""
     fuse = Fuse(task.die_at)
+    refused = task.failover if task.refuse else ""
     engine = JobEngine(
-        f"sqlite:///{task.home / 'jobs.sqlite'}", recovery_jobs(context(task.home, fuse, refuse=task.refuse))
+        f"sqlite:///{task.home / 'jobs.sqlite'}",
+        recovery_jobs(context(task.home, fuse, refused=refused)),
     )
     engine.launch()
     work = {"subject": str(MACHINE), "failover": task.failover}
@@ -115,6 +139,66 @@ def live(task: Task) -> None:
     (task.home / "outcome.json").write_text(json.dumps(outcome))
     # The next server must cope with one that just vanished, and closing takes longer than the job.
     os._exit(0)
+
+
+class Trouble(Fuse):
+    """Does something at the ``at``-th moment instead of killing, once it is armed."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.act: Callable[[], None] | None = None
+
+    def arm(self, at: int, act: Callable[[], None]) -> None:
+        self.passed, self.at, self.act = 0, at, act
+
+    def moment(self) -> None:
+        self.passed += 1
+        act = self.act
+        if act is not None and self.passed == self.at:
+            self.act = None
+            act()
+
+
+def fail_passingly() -> None:
+    raise TryLater("database is locked", remedy="Repeat the call.")
+
+
+def one_after_another(home: Path, trouble: str) -> None:
+    """Failovers of one machine, each to replace the one before, with trouble at the next moment each time, until all
+    moments have had theirs. Leaves in ``<home>/outcomes.json`` what became of each."""
+    fuse = Trouble()
+    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(context(home, fuse)))
+    engine.launch()
+    outcomes: list[dict[str, object]] = []
+    while True:
+        failover, job = str(uuid.uuid4()), JobId(str(uuid.uuid4()))
+        request(home, failover, job, "failover")
+        fuse.arm(len(outcomes) + 1, fail_passingly if trouble == "error" else partial(_cancel, engine, job))
+        engine.start("failover", {"subject": str(MACHINE), "failover": failover}, job)
+        until(partial(_has_ended, engine, job), "the job's end", pause=0.01)
+        site = FileSite(home / "site", Fuse(0))
+        running = [one for one in site.present() if site.status(one).condition is Condition.RUNNING]
+        outcomes.append({
+            "failover": failover,
+            "job": engine.show(job).state.value,
+            "standing": standing(home, failover),
+            "running": running,
+            "serving": [one for one in running if FileExports(Fuse(0)).serving(home / "failovers" / one)],
+        })  # fmt: skip
+        if fuse.act is not None:
+            break
+    (home / "outcomes.json").write_text(json.dumps(outcomes))
+    os._exit(0)
+
+
+def _cancel(engine: JobEngine, job: JobId) -> None:
+    """In a thread of its own, as the API does it: a workflow's thread is no place to ask DBOS about workflows."""
+    with ThreadPoolExecutor(1) as pool, contextlib.suppress(WrongState):  # it may have come up already
+        pool.submit(engine.cancel, job).result()
+
+
+def _has_ended(engine: JobEngine, job: JobId) -> bool:
+    return engine.show(job).state in ENDED
 
 
 def standing(home: Path, failover: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ import pytest
 from tests.scenarios.recovery import drill
 from tests.scenarios.recovery.doubles import FileExports, FileSite, Fuse
 
-from farshore.sites.port import FailoverId
+from farshore.sites.port import Condition, FailoverId
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.scenarios.recovery.drill"])
@@ -156,6 +156,74 @@ def test_a_second_failover_waits_for_the_first(home: Path) -> None:
     job = identifier()
     assert live(drill.Task(home, "failover", first, job)) == 0
     assert drill.standing(home, second)[0] == "superseded"
+
+
+def test_a_passing_error_anywhere_costs_nothing(home: Path) -> None:
+    earlier = None
+    for one in outcomes(home, "error"):
+        assert (one["job"], one["standing"]) == ("succeeded", ["running", "failed-over"])
+        assert one["running"] == one["serving"] == [one["failover"]]
+        if earlier is not None:
+            assert drill.standing(home, earlier)[0] == "superseded"
+        earlier = one["failover"]
+
+
+def test_a_failover_cancelled_anywhere_is_undone_or_has_come_up(home: Path) -> None:
+    """Undone: the machine that it was to replace runs again, or the source goes on."""
+    running: list[str] = []
+    seen = set()
+    for one in outcomes(home, "cancel"):
+        seen.add(one["job"])
+        if one["job"] == "succeeded":
+            assert one["standing"] == ["running", "failed-over"]
+            running = [one["failover"]]
+        else:
+            assert one["job"] == "cancelled"
+            assert one["standing"] == ["cancelled", "failed-over" if running else "protected"]
+            nothing_left(home, one["failover"])
+        assert one["running"] == one["serving"] == running
+    assert seen == {"succeeded", "cancelled"}
+
+
+def test_what_cannot_replace_a_machine_leaves_it_running(home: Path) -> None:
+    first, second = identifier(), identifier()
+    for failover, refuse in ((first, False), (second, True)):
+        job = identifier()
+        drill.request(home, failover, job, "failover")
+        assert live(drill.Task(home, "failover", failover, job, refuse=refuse)) == 0
+    assert drill.standing(home, second) == ("failed", "failed-over")
+    assert drill.standing(home, first)[0] == "running"
+    assert site_of(home).status(FailoverId(first)).condition is Condition.RUNNING
+    nothing_left(home, second)
+
+
+@pytest.mark.soak
+def test_a_change_of_the_point_killed_anywhere_ends_with_one_machine(home: Path, tmp_path: Path) -> None:
+    first, job = identifier(), identifier()
+    drill.request(home, first, job, "failover")
+    assert live(drill.Task(home, "failover", first, job)) == 0
+
+    def asked(task: drill.Task) -> None:
+        drill.request(task.home, task.failover, task.job, "failover")
+
+    for refuse in (False, True):
+        for changed, task in lives(home, tmp_path / str(refuse), "failover", asked, refuse=refuse):
+            kept = first if refuse else task.failover
+            assert drill.standing(changed, first)[0] == ("running" if refuse else "superseded")
+            assert drill.standing(changed, task.failover)[0] == ("failed" if refuse else "running")
+            site = site_of(changed)
+            running = [one for one in site.present() if site.status(one).condition is Condition.RUNNING]
+            assert running == [kept]
+
+
+def outcomes(home: Path, trouble: str) -> list[dict[str, Any]]:
+    process = PROCESSES.Process(target=drill.one_after_another, args=(home, trouble))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    found = list(json.loads((home / "outcomes.json").read_text()))
+    assert len(found) > 10
+    return found
 
 
 def nothing_left(home: Path, failover: str) -> None:

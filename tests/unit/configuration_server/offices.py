@@ -30,9 +30,12 @@ from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import FixedVaultAccess
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
+from farshore.export.settings import ExportSettings
 from farshore.model.errors import NotFound
 from farshore.model.states import JobState
 from farshore.protection.push.signing import ReleaseKey
+from farshore.recovery.context import RecoveryContext
+from farshore.sites.registry import open_site
 
 
 @dataclass
@@ -44,6 +47,22 @@ class MovableClock:
 
     def monotonic(self) -> float:
         return self.time / 1e9
+
+
+class NoExports:
+    """farshore.recovery.context.Exports, of which nothing is asked: jobs are only noted here."""
+
+    def start(self, settings: ExportSettings) -> None:
+        raise NotImplementedError
+
+    def stop(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def serving(self, folder: Path) -> bool:
+        raise NotImplementedError
+
+    def hydrate(self, folder: Path) -> None:
+        raise NotImplementedError
 
 
 class NotedJobs(JobEngine):
@@ -97,6 +116,16 @@ class Office:
             clock=self.clock,
             limits=Limits(catalog, self.clock),
             release_key=release_key,
+            recovery=RecoveryContext(
+                catalog=catalog,
+                clock=self.clock,
+                folder=folder / "failovers",
+                vault_url="memory:///",
+                vault_key="",
+                site=lambda kind: open_site(kind, folder / "sites" / kind),
+                exports=NoExports(),
+                sleep=lambda _seconds: None,
+            ),
         )
         self.app = create_application(self.services)
 

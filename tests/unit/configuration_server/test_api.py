@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
+
 import pytest
 from tests.unit.configuration_server.offices import Office, signing_request
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, description
 
 from farshore.api_types.machines import Heartbeat
 from farshore.api_types.users import Role
-from farshore.catalog import events, machines, secrets, users
+from farshore.catalog import events, failovers, machines, secrets, users
+from farshore.catalog.tables import FailoverRow
 from farshore.configuration_server.identity import Kind
+from farshore.recovery import consoles
+from farshore.sites.port import FailoverId, HasConsole
 
 
 @pytest.fixture
@@ -141,7 +147,10 @@ def protected(office: Office) -> None:
 def test_protection_is_changed_and_ended(office: Office, admin: dict[str, object]) -> None:
     protected(office)
     assert office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [7]}, admin).code == "not-found"
-    machine = office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [0]}, admin).body
+    refused = office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [0]}, admin)
+    assert (refused.code, "starts from disk 0" in refused.body["detail"]) == ("refused", True)
+    without = {"exclude_disks": [0], "exclude_boot_disk": True}
+    machine = office.call("PUT", "/v1/machines/db1/protection", without, admin).body
     assert machine["description"]["disks"][0]["excluded"]
     assert any(
         found["severity"] == "error" for found in office.call("GET", "/v1/machines/db1/check", certificate=admin).body
@@ -153,6 +162,43 @@ def test_protection_is_changed_and_ended(office: Office, admin: dict[str, object
     assert office.call("GET", "/v1/machines/db1", certificate=admin).body["state"] == "enrolled"
 
 
+@pytest.mark.parametrize("state", ["running", "superseded", "committed"])
+def test_what_runs_elsewhere_is_not_forgotten_nor_doubled(office: Office, admin: dict[str, object], state: str) -> None:
+    protected(office)
+    with office.services.catalog.writing() as tx:
+        failovers.add(tx, FailoverRow(id="f", machine=MACHINE, kind="failover", state=state, site="qemu", request={},
+                                      requested=NOW))  # fmt: skip
+        machines.get(tx, MACHINE).state = "committed"
+    for before in ("committed", "unprotected"):
+        with office.services.catalog.writing() as tx:
+            machines.get(tx, MACHINE).state = before
+        refused = [office.call("DELETE", "/v1/machines/db1", certificate=admin)]
+        if before == "committed":
+            refused.append(office.call("DELETE", "/v1/machines/db1/protection", certificate=admin))
+        else:
+            refused.append(office.call("PUT", "/v1/machines/db1/protection", {}, admin))
+        for answer in refused:
+            assert (answer.code, f"is {state} at qemu" in answer.body["detail"]) == ("wrong-state", True)
+
+
+def test_a_console_is_read_from_its_end_also_when_the_machine_is_gone(office: Office, admin: dict[str, object]) -> None:
+    protected(office)
+    with office.services.catalog.writing() as tx:
+        failovers.add(tx, FailoverRow(id="f", machine=MACHINE, kind="test", state="failed", site="qemu", request={},
+                                      requested=NOW))  # fmt: skip
+    read = partial(office.call, "GET", certificate=admin)
+    assert read("/v1/failovers/f/console").body == {"text": "", "size": 0}
+    site = office.services.recovery.site("qemu")
+    assert isinstance(site, HasConsole)
+    console = site.console(FailoverId("f"))
+    console.parent.mkdir(parents=True)
+    console.write_bytes(b"GRUB loading. Kernel panic \xff")
+    assert read("/v1/failovers/f/console?most=7").body == {"text": "panic \ufffd", "size": 28}
+    consoles.keep(office.services.recovery, "f", site)
+    shutil.rmtree(console.parent)
+    assert read("/v1/failovers/f/console").body["text"].startswith("GRUB loading.")
+
+
 def test_points_and_failovers_are_jobs(office: Office, admin: dict[str, object]) -> None:
     protected(office)
     job = office.call("POST", "/v1/machines/db1/points", {"name": "before", "kind": "app-consistent"}, admin)
@@ -161,6 +207,7 @@ def test_points_and_failovers_are_jobs(office: Office, admin: dict[str, object])
     test = office.call("POST", "/v1/machines/db1/failovers", asked, admin).body
     (found,) = office.call("GET", "/v1/failovers?machine=db1", certificate=admin).body
     assert (found["job"], found["state"], found["forward"]) == (test["id"], "requested", {"2222": 22})
+    assert office.call("POST", f"/v1/failovers/{found['id']}/commit", certificate=admin).code == "wrong-state"
     cleanup = office.call("POST", f"/v1/failovers/{found['id']}/cleanup", certificate=admin)
     assert cleanup.body["kind"] == "cleanup"
     assert [kind for kind, _ in office.jobs.started] == ["point", "test-failover", "cleanup"]

@@ -21,10 +21,11 @@ from farshore.catalog.tables import SecretRow
 from farshore.configuration_server.jobs.engine import ENDED, JobEngine
 from farshore.configuration_server.jobs.push import PUSH, PushParts, push_job
 from farshore.configuration_server.sealing import Sealer
+from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.progress import report_progress
 from farshore.model.errors import NotFound, Refused, Unsupported, WrongKey
 from farshore.model.identifiers import JobId
 from farshore.model.states import JobState
-from farshore.protection.durable import JobDefinition, Request, Result, report_progress
 from farshore.protection.enrolment import enrol
 from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.signing import ReleaseKey

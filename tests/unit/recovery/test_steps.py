@@ -13,19 +13,20 @@ from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, SERVER, add_mac
 
 from farshore.api_types.points import PointChoice
 from farshore.catalog import epochs, failovers, machines, points, process_servers
-from farshore.catalog.tables import EpochRow, FailoverRow, PointRow
-from farshore.model.errors import NotFound, Refused, TryLater, WrongState
+from farshore.catalog.tables import EpochRow, EventRow, FailoverRow, PointRow
+from farshore.model.errors import Cancelled, NotFound, Refused, WrongState
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
-from farshore.model.states import MachineState
+from farshore.model.states import UP, MachineState
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.steps.await_answer import await_answer
 from farshore.recovery.steps.check import check
 from farshore.recovery.steps.choose_point import _choice
-from farshore.recovery.steps.clearance import commit, may_clean_up
+from farshore.recovery.steps.clearance import commit, may_clean_up, may_delete
 from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.fence import fence
-from farshore.recovery.upkeep import keep_up
+from farshore.recovery.steps.remove import forget
+from farshore.recovery.upkeep import DOWN, SHUT_DOWN, UNTENDED, Upkeep
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine
 from farshore.vault.points import AtTime, Latest, Named
 
@@ -246,45 +247,64 @@ def test_the_answer_is_waited_for(world: World) -> None:
     world.site.condition = Condition.PAUSED
     world.change(forward={"22": 22, "5432": 5432})
     world.time.events = [(7, lambda: setattr(world.site, "condition", Condition.RUNNING))]
-    assert await_answer(world.context, FAILOVER) == NOW + 7 * SECOND
+    assert await_answer(world.context, FAILOVER) == {"answered": NOW + 7 * SECOND, "checked": "its port 22 answered"}
 
 
 def test_a_machine_that_never_answers_is_left_running(world: World) -> None:
     world.site.condition = Condition.RUNNING
     world.change(forward={"23": 23})
-    assert await_answer(world.context, FAILOVER) == 0
-    assert world.time.passed > 30
+    told = await_answer(world.context, FAILOVER)
+    assert (told["answered"], told["checked"]) == (0, "its port 23 did not answer within 31 s")
 
 
 def test_a_machine_that_stops_ends_the_wait(world: World) -> None:
     world.site.condition = Condition.STOPPED
-    with pytest.raises(TryLater, match="stopped"):
+    with pytest.raises(Refused, match="stopped"):
         await_answer(world.context, FAILOVER)
 
 
-def test_without_ports_running_is_enough(world: World) -> None:
+def test_without_ports_nothing_is_said_to_have_answered(world: World) -> None:
     world.site.condition = Condition.RUNNING
-    assert await_answer(world.context, FAILOVER) == NOW + 2 * SECOND
+    told = await_answer(world.context, FAILOVER)
+    assert (told["answered"], world.time.passed) == (0, 2)
+    assert "only that it was started" in told["checked"]
+
+
+def test_waits_end_when_the_failover_is_cancelled(world: World) -> None:
+    world.site.condition = Condition.PAUSED
+    world.change(forward={"22": 22})
+    world.time.events = [(7, lambda: world.change(cancelled=True))]
+    with pytest.raises(Cancelled):
+        await_answer(world.context, FAILOVER)
+    assert world.time.passed == 7
+    with pytest.raises(Cancelled):
+        drain(world.context, FAILOVER, NOW)
 
 
 def test_what_may_be_cleaned_up(world: World) -> None:
     world.change(state="working", job="j")
     with pytest.raises(WrongState, match="under way"):
         may_clean_up(world.context, FAILOVER, lambda job: job == "j")
-    may_clean_up(world.context, FAILOVER, lambda _job: False)
+    assert may_clean_up(world.context, FAILOVER, lambda _job: False)
     for state in ("running", "committed"):
         world.change(state=state)
-        with pytest.raises(WrongState, match="production"):
+        with pytest.raises(WrongState, match=state):
             may_clean_up(world.context, FAILOVER, lambda _job: False)
-    world.change(kind="test")
-    may_clean_up(world.context, FAILOVER, lambda _job: False)
+    world.change(kind="test", state="running")
+    assert not may_clean_up(world.context, FAILOVER, lambda _job: False)
+    with world.catalog.reading() as tx:
+        assert failovers.get(tx, FAILOVER).stopped
 
 
 def test_what_may_be_committed(world: World) -> None:
-    with pytest.raises(WrongState):
+    with pytest.raises(WrongState, match="requested"):
         commit(world.context, FAILOVER)
     world.change(state="running")
     world.machine_becomes(MachineState.FAILED_OVER)
+    world.site.condition = Condition.STOPPED
+    with pytest.raises(WrongState, match="does not run: it is stopped"):
+        commit(world.context, FAILOVER)
+    world.site.condition = Condition.RUNNING
     assert commit(world.context, FAILOVER) == []
     assert commit(world.context, FAILOVER) == []
     assert world.state() == ("committed", "committed")
@@ -293,72 +313,150 @@ def test_what_may_be_committed(world: World) -> None:
         commit(world.context, OTHER)
 
 
-class Upkeep(World):
-    """A failover that runs; ``exported`` counts starts of the export."""
+def test_a_deleted_failover_leaves_no_record_and_its_machine_unprotected(world: World) -> None:
+    world.change(state="committed")
+    world.machine_becomes(MachineState.COMMITTED)
+    console = world.context.folder.absolute() / "consoles" / f"{FAILOVER}.log"
+    console.parent.mkdir(parents=True)
+    console.write_text("Debian GNU/Linux")
+    may_delete(world.context, FAILOVER)
+    for _ in range(2):
+        forget(world.context, FAILOVER)
+    with world.catalog.reading() as tx:
+        assert failovers.page(tx, limit=10) == []
+        found = machines.get(tx, MACHINE)
+        assert (found.state, found.protect) == ("unprotected", False)
+    assert not console.exists()
+
+
+def test_the_first_of_many_failovers_is_not_forgotten(world: World) -> None:
+    world.change(state="running")
+    with world.catalog.writing() as tx:
+        for number in range(150):
+            row = FailoverRow(id=f"test-{number}", machine=MACHINE, kind="test", state="cleaned-up", site="files",
+                              request={}, requested=NOW + number, forward={})  # fmt: skip
+            failovers.add(tx, row)
+    with world.catalog.reading() as tx:
+        assert [row.id for row in failovers.in_states(tx, UP)] == [FAILOVER]
+        first = failovers.page(tx, limit=100)
+        rest = failovers.page(tx, limit=100, before=first[-1].id)
+        assert len({row.id for row in first + rest}) == len(first) + len(rest) == 151
+
+
+class Kept(World):
+    """A failover that runs; ``exported`` counts starts of the export, ``started`` those of the machine."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(folder)
         self.exported: list[str] = []
+        self.started: list[str] = []
         self.change(state="running", point_epoch=1, point_sequence=40)
+        self.upkeep = Upkeep(self.context)
         monkeypatch.setattr(
             "farshore.recovery.upkeep.export", lambda _context, _id, position: self.exported.append(position)
         )
+        monkeypatch.setattr("farshore.recovery.upkeep.start_anew", self._start_anew)
+
+    def _start_anew(self, _context: RecoveryContext, _failover: str, position: str) -> None:
+        self.started.append(position)
+
+    def look(self) -> list[str]:
+        """The kinds of what is wrong."""
+        self.upkeep.look()
+        return [one.kind for one in self.upkeep.conditions]
+
+    def condition(self) -> str:
+        with self.catalog.reading() as tx:
+            return failovers.get(tx, FAILOVER).condition
+
+    def told(self) -> list[str]:
+        with self.catalog.reading() as tx:
+            return [event.kind for event in tx.query(EventRow).order_by(EventRow.id)]
 
 
 @pytest.fixture
-def upkeep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upkeep]:
-    made = Upkeep(tmp_path, monkeypatch)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
+    made = Kept(tmp_path, monkeypatch)
     yield made
     made.catalog.close()
 
 
-def test_an_export_that_died_is_started_again_and_the_machine_goes_on(upkeep: Upkeep) -> None:
-    upkeep.site.condition = Condition.PAUSED
-    keep_up(upkeep.context)
-    assert upkeep.exported == ["1:40"]
-    assert upkeep.site.resumed == 1
+def test_an_export_that_died_is_started_again_and_the_machine_goes_on(kept: Kept) -> None:
+    kept.site.condition = Condition.PAUSED
+    assert kept.look() == []
+    assert kept.exported == ["1:40"]
+    assert kept.site.resumed == 1
 
 
-def test_what_runs_well_is_left_alone(upkeep: Upkeep) -> None:
-    upkeep.site.condition = Condition.RUNNING
-    folder = upkeep.context.files(FAILOVER).folder
+def test_what_runs_well_is_left_alone(kept: Kept) -> None:
+    kept.site.condition = Condition.RUNNING
+    folder = kept.context.files(FAILOVER).folder
     folder.mkdir(parents=True)
     (folder / "serving").touch()
-    keep_up(upkeep.context)
-    assert (upkeep.exported, upkeep.site.resumed) == ([], 0)
+    assert kept.look() == []
+    assert (kept.exported, kept.site.resumed, kept.condition()) == ([], 0, "running")
 
 
 @pytest.mark.parametrize("state", ["working", "failed", "cleaned-up", "superseded"])
-def test_what_should_not_run_is_not_revived(upkeep: Upkeep, state: str) -> None:
-    upkeep.change(state=state)
-    upkeep.site.condition = Condition.RUNNING
-    keep_up(upkeep.context)
-    assert upkeep.exported == []
+def test_what_should_not_run_is_not_revived(kept: Kept, state: str) -> None:
+    kept.change(state=state)
+    kept.site.condition = Condition.STOPPED
+    assert kept.look() == []
+    assert (kept.exported, kept.started) == ([], [])
 
 
-def test_a_machine_that_was_shut_down_stays_down(upkeep: Upkeep) -> None:
-    upkeep.site.condition = Condition.STOPPED
-    keep_up(upkeep.context)
-    assert upkeep.exported == []
+def test_a_machine_that_shut_itself_down_stays_so_and_that_is_told(kept: Kept) -> None:
+    kept.site.condition = Condition.SHUT_DOWN
+    assert kept.look() == [SHUT_DOWN]
+    kept.site.condition = Condition.STOPPED  # the host was started anew meanwhile
+    assert kept.look() == [SHUT_DOWN]
+    assert (kept.started, kept.condition(), kept.told()) == ([], "shut-down", ["failover.shut-down"])
 
 
-def test_a_machine_that_went_down_with_the_host_comes_back(upkeep: Upkeep) -> None:
-    upkeep.site._write(FailoverId(FAILOVER), {"running": False, "starts": 1})
-    boot = upkeep.context.files(FAILOVER).boot
-    boot.parent.mkdir(parents=True)
-    boot.write_text("an earlier life")
-    keep_up(upkeep.context)
-    assert upkeep.exported == ["1:40"]
-    assert upkeep.site.status(FailoverId(FAILOVER)).condition is Condition.RUNNING
-    keep_up(upkeep.context)
-    found = upkeep.site.read(FailoverId(FAILOVER))
-    assert found is not None
-    assert found["starts"] == 2
+def test_a_machine_that_somebody_stopped_stays_down(kept: Kept) -> None:
+    kept.change(stopped=True)
+    kept.site.condition = Condition.STOPPED
+    assert kept.look() == []
+    assert kept.started == []
 
 
-def test_trouble_with_one_does_not_stop_the_others(upkeep: Upkeep, caplog: pytest.LogCaptureFixture) -> None:
-    upkeep.request(OTHER, state="running", site="moon", requested=NOW + 1)
-    upkeep.site.condition = Condition.PAUSED
-    keep_up(upkeep.context)
-    assert upkeep.exported == ["1:40"]
+@pytest.mark.parametrize("condition", [Condition.STOPPED, Condition.ABSENT])
+@pytest.mark.parametrize("state", ["running", "committed"])
+def test_a_machine_that_died_is_started_again_and_that_is_told(kept: Kept, condition: Condition, state: str) -> None:
+    kept.change(state=state)
+    kept.site.condition = condition
+    assert kept.look() == [DOWN]
+    assert kept.started == ["1:40"]
+    kept.site.condition = Condition.RUNNING
+    assert kept.look() == []
+    assert kept.told() == ["failover.died", "failover.running-again"]
+
+
+def test_a_machine_that_dies_again_and_again_is_started_less_and_less_often(kept: Kept) -> None:
+    kept.site.condition = Condition.STOPPED
+    for _ in range(100):
+        assert kept.look() == [DOWN]
+        kept.time.passed += 5
+    assert 5 < len(kept.started) < 10
+
+
+def test_a_machine_that_was_stopped_while_it_was_started_is_stopped_again(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.site._write(FailoverId(FAILOVER), {"running": False, "starts": 1, "name": "db1"})
+
+    def started_late(_context: RecoveryContext, _failover: str, _position: str) -> None:
+        kept.change(stopped=True)
+        kept.site.start(FailoverId(FAILOVER))
+
+    monkeypatch.setattr("farshore.recovery.upkeep.start_anew", started_late)
+    kept.look()
+    assert kept.site.status(FailoverId(FAILOVER)).condition is Condition.STOPPED
+
+
+def test_trouble_with_one_does_not_stop_the_others(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
+    kept.request(OTHER, state="running", site="moon", requested=NOW + 1)
+    kept.site.condition = Condition.PAUSED
+    assert kept.look() == [UNTENDED]
+    assert kept.exported == ["1:40"]
     assert OTHER in caplog.text

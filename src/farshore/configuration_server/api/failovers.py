@@ -1,61 +1,48 @@
-"""Failover, test failover, clean-up and commit: each a job of farshore.recovery."""
+"""Failover and test failover, and what is done with them: each a job of farshore.recovery."""
 
 from __future__ import annotations
 
-from farshore.api_types.failovers import Failover, FailoverRequest
+from typing import Annotated
+
+from fastapi import Query
+
+from farshore.api_types.failovers import Console, Failover, FailoverRequest
 from farshore.api_types.jobs import Job
-from farshore.catalog import events, failovers, machines
-from farshore.catalog.tables import FailoverRow
+from farshore.catalog import failovers, machines
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named, Wanted
-from farshore.configuration_server.jobs.failover import JOBS, start_failover
-from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.configuration_server.identity import Identity
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.identifiers import new_id
-from farshore.recovery.jobs import CLEANUP, COMMIT
-from farshore.recovery.standing import Standing
+from farshore.model.states import FailoverAction
+from farshore.recovery import consoles
+from farshore.recovery.requests import Requests
 
 router = GatedRouter(prefix="/v1", tags=["failovers"])
+
+MOST_CONSOLE = 1 << 20
+"""Bytes of a console in one answer."""
 
 
 @router.post("/machines/{machine}/failovers", status_code=202)
 def fail_over(machine: Named, request: FailoverRequest, user: Operator, installation: Installation) -> Job:
     """Bring a machine up at a recovery site, for real or as a test beside it."""
-    failover, job = new_id(), new_id()
-    now = installation.clock.now()
-    asked = request.model_dump(mode="json")
-    with installation.catalog.writing() as tx:
-        row = machines.get(tx, machine)
-        wanted = FailoverRow(
-            id=failover,
-            machine=row.id,
-            kind=request.kind.value,
-            state=Standing.REQUESTED.value,
-            site=request.site,
-            request=asked,
-            forward={str(host): guest for host, guest in request.forward.items()},
-            requested=now,
-            job=job,
-        )
-        failovers.add(tx, wanted)
-        events.record(
-            tx,
-            time=now,
-            kind=f"{JOBS[request.kind.value]}.requested",
-            actor=user.actor,
-            subject=f"machine/{row.id}",
-            message=f"A {JOBS[request.kind.value].replace('-', ' ')} of {row.name} was asked for.",
-            detail={"failover": failover, **asked},
-        )
-    return start_failover(installation.jobs, wanted)
+    return _requests(user, installation).fail_over(machine, request)
 
 
 @router.get("/failovers")
-def list_failovers(_user: Reader, installation: Installation, machine: Wanted = None) -> list[Failover]:
-    """Failovers and tests, newest first; of one machine or of all."""
+def list_failovers(
+    _user: Reader,
+    installation: Installation,
+    machine: Wanted = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    before: Wanted = None,
+) -> list[Failover]:
+    """Failovers and tests, newest first; of one machine or of all. The next page: ``before`` the last one's id."""
     with installation.catalog.reading() as tx:
         of = machines.get(tx, machine).id if machine is not None else None
-        return [views.failover(row) for row in failovers.every(tx, of)]
+        return [views.failover(row) for row in failovers.page(tx, of, limit=limit, before=before or "")]
 
 
 @router.get("/failovers/{failover}")
@@ -65,29 +52,50 @@ def show_failover(failover: Named, _user: Reader, installation: Installation) ->
         return views.failover(failovers.get(tx, failover))
 
 
-@router.post("/failovers/{failover}/cleanup", status_code=202)
-def clean_up(failover: Named, user: Operator, installation: Installation) -> Job:
-    """Remove a test failover, or what a failed one left, with nothing left behind."""
-    return _start(CLEANUP, failover, user.actor, installation)
+@router.get("/failovers/{failover}/console")
+def show_console(
+    failover: Named,
+    _user: Operator,
+    installation: Installation,
+    most: Annotated[int, Query(ge=1, le=MOST_CONSOLE)] = 65536,
+) -> Console:
+    """The newest ``most`` bytes of what the machine said on its console; also after it is gone."""
+    recovery = installation.recovery
+    with installation.catalog.reading() as tx:
+        row = failovers.get(tx, failover)
+    text, size = consoles.newest(recovery, row.id, recovery.site(row.site), most)
+    return Console(text=text.decode("utf-8", "replace"), size=size)
+
+
+@router.post("/failovers/{failover}/start", status_code=202)
+def start(failover: Named, user: Operator, installation: Installation) -> Job:
+    """Start a recovered machine that was stopped, or has stopped."""
+    return _requests(user, installation).act(FailoverAction.START, failover)
+
+
+@router.post("/failovers/{failover}/stop", status_code=202)
+def stop(failover: Named, user: Operator, installation: Installation) -> Job:
+    """Shut a recovered machine down. Its disks stay as they are."""
+    return _requests(user, installation).act(FailoverAction.STOP, failover)
 
 
 @router.post("/failovers/{failover}/commit", status_code=202)
 def commit(failover: Named, user: Operator, installation: Installation) -> Job:
     """Make a failover final. All other recovery points stay until retention ends them."""
-    return _start(COMMIT, failover, user.actor, installation)
+    return _requests(user, installation).act(FailoverAction.COMMIT, failover)
 
 
-def _start(kind: str, failover: str, actor: str, installation: Installation) -> Job:
-    with installation.catalog.writing() as tx:
-        row = failovers.get(tx, failover)
-        events.record(
-            tx,
-            time=installation.clock.now(),
-            kind=f"{kind}.requested",
-            actor=actor,
-            subject=f"machine/{row.machine}",
-            message=f"The {kind} of a {row.kind} failover was asked for.",
-            detail={"failover": failover},
-        )
-        machine = row.machine
-    return installation.jobs.start(kind, {"subject": machine, "machine": machine, "failover": failover, "actor": actor})
+@router.post("/failovers/{failover}/cleanup", status_code=202)
+def clean_up(failover: Named, user: Operator, installation: Installation) -> Job:
+    """Remove a test failover, or what a failed one left; only its record and its console stay."""
+    return _requests(user, installation).act(FailoverAction.CLEAN_UP, failover)
+
+
+@router.post("/failovers/{failover}/delete", status_code=202)
+def delete(failover: Named, user: Contributor, installation: Installation) -> Job:
+    """Forget a failover that is over, its console too. A committed one: destroy its machine with its disks."""
+    return _requests(user, installation).act(FailoverAction.DELETE, failover)
+
+
+def _requests(user: Identity, installation: Services) -> Requests:
+    return Requests(installation.catalog, installation.clock, installation.jobs, user.actor)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from farshore.api_types.failovers import FailoverKind
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Finding, Machine, MachineAddition, ProofRequest, ProtectionRequest
-from farshore.catalog import epochs, events, machines, policies, process_servers, secrets, users
+from farshore.catalog import epochs, events, failovers, machines, policies, process_servers, secrets, users
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import CommandRow, MachineRow, SecretRow
+from farshore.catalog.tables import CommandRow, FailoverRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
@@ -16,10 +19,10 @@ from farshore.configuration_server.jobs.upgrade import UPGRADE
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import NotFound, WrongState
+from farshore.model.errors import NotFound, Refused, WrongState
 from farshore.model.identifiers import MachineId, new_id
 from farshore.model.policy import deduplication_domain
-from farshore.model.states import MachineState
+from farshore.model.states import PRESENT, FailoverState, MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.granting import ELSEWHERE, fence
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
@@ -73,6 +76,7 @@ def delete_machine(machine: Named, user: Contributor, installation: Installation
     """Forget a machine that is not protected; its certificates open nothing then. Its data in the vault stays."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
+        _refuse_elsewhere(failovers.in_states(tx, PRESENT, row.id), row, "delete it")
         machines.delete(tx, row)
         users.revoke_certificates(tx, "machine", row.id, installation.clock.now())
         _tell(tx, installation, user, row, "machine.deleted", f"{row.name} was forgotten.")
@@ -105,11 +109,13 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         if row.state == MachineState.UNPROTECTED.value:
+            # Its disks here are older than what has run there since.
+            _refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "protect its source again")
             machines.set_state(row, MachineState.ENROLLED)
         if request.policy is not None:
             row.policy = policies.get(tx, request.policy).name
         if request.exclude_disks is not None:
-            _check_disks(row, request.exclude_disks)
+            _check_disks(row, request.exclude_disks, boot_too=request.exclude_boot_disk)
             row.exclude_disks = sorted(set(request.exclude_disks))
         if request.bandwidth_limit is not None:
             row.bandwidth_limit = request.bandwidth_limit
@@ -136,6 +142,7 @@ def unprotect(machine: Named, user: Operator, installation: Installation) -> Non
         row = machines.get(tx, machine)
         if MachineState(row.state) in ELSEWHERE - {MachineState.COMMITTED}:
             raise WrongState(f"{row.name} is {row.state}.", remedy="Commit or clean up the failover first.")
+        _refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "end its protection")
         machines.set_state(row, MachineState.UNPROTECTED)
         row.protect = False
         fence(tx, row, now, "protection was ended")
@@ -206,12 +213,33 @@ def _damage(tx: Transaction) -> dict[str, list[str]]:
     return found
 
 
-def _check_disks(row: MachineRow, numbers: list[int]) -> None:
+def _check_disks(row: MachineRow, numbers: list[int], *, boot_too: bool) -> None:
     present = {disk["number"] for disk in row.description["disks"]}
     unknown = sorted(set(numbers) - present)
     if unknown:
         raise NotFound(
             f"{row.name} has no disk {unknown[0]}.", remedy=f"Its disks are {sorted(present)}: farshore machine show."
+        )
+    boot = {disk["number"] for disk in row.description["disks"] if disk.get("boot")}
+    left_out = sorted(boot & set(numbers) - set(row.exclude_disks))
+    if left_out and not boot_too:
+        raise Refused(
+            f"{row.name} starts from disk {left_out[0]}: without it no recovered machine of it can start.",
+            remedy="Keep that disk; or, if only the data of the others matters, repeat it with --yes.",
+        )
+
+
+def _refuse_elsewhere(present: Sequence[FailoverRow], row: MachineRow, what: str) -> None:
+    """Raise WrongState where something of the machine is at a recovery site."""
+    if present:
+        one = present[-1]
+        kind = "test" if one.kind == FailoverKind.TEST.value else "failover"
+        remedy = "Fail it back, or give up what runs there: farshore failover delete"
+        if kind == "test" or one.state != FailoverState.COMMITTED.value:
+            remedy = "Clean it up first: farshore failover cleanup"
+        raise WrongState(
+            f"The machine of {kind} {one.id} of {row.name} is {one.state} at {one.site}: you cannot {what} beside it.",
+            remedy=f"{remedy} {one.id}",
         )
 
 

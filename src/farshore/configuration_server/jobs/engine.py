@@ -12,19 +12,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID, StepInfo, WorkflowStatus
-from dbos._error import DBOSException
+from dbos._error import DBOSException, DBOSMaxStepRetriesExceeded
 
 from farshore.api_types.jobs import Job, JobStep
-from farshore.model.errors import FarshoreError, NotFound, Unsupported, WrongState
+from farshore.durable.jobs import JobDefinition, Request
+from farshore.durable.progress import forget_progress, progress_of
+from farshore.model.errors import Cancelled, FarshoreError, NotFound, TryLater, Unsupported, WrongState
 from farshore.model.identifiers import JobId, new_id
 from farshore.model.states import JobState
-from farshore.protection.durable import JobDefinition, Request, forget_progress, progress_of
 
 log = logging.getLogger(__name__)
 
 APPLICATION = "farshore"
-GENERATION = "1"
-"""Recovery of unfinished jobs is bound to it. Raise it only where a job's order of steps changes."""
+GENERATION = "2"
+"""Raise it where a job's order of steps changes: what an older generation left unfinished is stopped then."""
 
 STATES = {
     "PENDING": JobState.RUNNING,
@@ -35,6 +36,7 @@ STATES = {
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": JobState.FAILED,
     "CANCELLED": JobState.CANCELLED,
 }
+_UNFINISHED = ("PENDING", "ENQUEUED", "DELAYED")
 ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 NANOSECONDS = 1_000_000
 
@@ -45,7 +47,8 @@ class _Refusals(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, FarshoreError):
-            record.msg, record.args, record.exc_info = f"A job failed: {error}", (), None
+            what = "A step is tried again" if isinstance(error, TryLater) else "A job failed"
+            record.msg, record.args, record.exc_info = f"{what}: {error}", (), None
         return True
 
 
@@ -69,8 +72,11 @@ class JobEngine:
         logging.getLogger("dbos").addFilter(_REFUSALS)
 
     def launch(self) -> None:
-        """Start the engine; unfinished jobs go on from their last completed step."""
+        """Start the engine; unfinished jobs go on from their last completed step, those of older generations end."""
         DBOS.launch()
+        for row in DBOS.list_workflows(name=list(self._definitions), status=list(_UNFINISHED)):
+            if row.app_version != GENERATION:
+                self._stop(row)
 
     def close(self, patience: int = 0) -> None:
         """Stop. What still runs after ``patience`` seconds goes on at the next launch."""
@@ -99,16 +105,28 @@ class JobEngine:
         return [self._describe(row, steps=False) for row in rows]
 
     def cancel(self, job: JobId) -> Job:
-        """Ask a job to stop before its next step. Raises NotFound, WrongState where it has ended."""
+        """Ask a job to end. Raises NotFound, WrongState where it has ended, or goes to its end."""
         before = self.show(job)
         if before.state in ENDED:
             raise WrongState(f"Job {job} has {before.state.value} already.", remedy="There is nothing to cancel.")
-        DBOS.cancel_workflow(job)
+        row = DBOS.list_workflows(workflow_ids=[job])[0]
+        ask = self._definitions[row.name].cancel
+        if ask is None:
+            self._stop(row)
+        else:
+            ask(_request_of(row))
         return self.show(job)
+
+    def _stop(self, row: WorkflowStatus) -> None:
+        """Before its next step."""
+        DBOS.cancel_workflow(row.workflow_id)
+        put_right = self._definitions[row.name].stopped
+        if put_right is not None:
+            put_right(row.workflow_id, _request_of(row))
 
     def _describe(self, row: WorkflowStatus, *, steps: bool) -> Job:
         definition = self._definitions[row.name]
-        state = STATES[row.status]
+        state = JobState.CANCELLED if isinstance(row.error, Cancelled) else STATES[row.status]
         if state in ENDED:
             forget_progress(row.workflow_id)
         shown = self._steps(row.workflow_id, definition, state not in ENDED) if steps else []
@@ -147,7 +165,9 @@ class JobEngine:
 
 
 def _recorded_step(step: StepInfo) -> JobStep:
-    error = step["error"]
+    error: Exception | None = step["error"]
+    if isinstance(error, DBOSMaxStepRetriesExceeded):
+        error = error.errors[-1]
     return JobStep(
         name=step["function_name"],
         state=JobState.SUCCEEDED if error is None else JobState.FAILED,

@@ -9,9 +9,9 @@ from dbos import DBOS
 from farshore.catalog import epochs, machines
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CommandRow
+from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.ports import Clock
-from farshore.protection.durable import JobDefinition, Request, Result
 
 POINT = "point"
 ASK, MARK, STORE = "ask the agent", "mark the stream", "store in the vault"
@@ -82,4 +82,8 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
         store(request, where)
         return where
 
-    return JobDefinition(POINT, run, (ASK, MARK, STORE))
+    def withdraw(job: str, _request: Request) -> None:
+        with catalog.writing() as tx:
+            machines.withdraw_if_asked(tx, job, clock.now())
+
+    return JobDefinition(POINT, run, (ASK, MARK, STORE), stopped=withdraw)

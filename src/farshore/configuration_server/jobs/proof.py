@@ -10,9 +10,10 @@ from farshore.api_types.machines import CommandKind
 from farshore.catalog import machines
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CommandRow
+from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.progress import report_progress
 from farshore.model.errors import Refused, TryLater
 from farshore.model.ports import Clock
-from farshore.protection.durable import JobDefinition, Request, Result, report_progress
 
 PROOF = "proof"
 ASK, COMPARE = "ask the agent", "compare disks and copy"
@@ -70,4 +71,8 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
         ask(request, command)
         return compare(request, command)
 
-    return JobDefinition(PROOF, run, (ASK, COMPARE))
+    def withdraw(job: str, _request: Request) -> None:
+        with catalog.writing() as tx:
+            machines.withdraw_if_asked(tx, job, clock.now())
+
+    return JobDefinition(PROOF, run, (ASK, COMPARE), stopped=withdraw)

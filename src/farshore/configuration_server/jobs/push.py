@@ -16,9 +16,10 @@ from farshore.api_types.machines import TokenRequest
 from farshore.catalog import machines, secrets, tokens
 from farshore.catalog.database import Catalog
 from farshore.configuration_server.sealing import Sealer
+from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.progress import report_progress
 from farshore.model.errors import TryLater
 from farshore.model.ports import Clock
-from farshore.protection.durable import JobDefinition, Request, Result, report_progress
 from farshore.protection.enrolment import create_token
 from farshore.protection.installation import Installer, PushTarget
 from farshore.protection.push.signing import ReleaseKey
@@ -105,4 +106,8 @@ def push_job(parts: PushParts) -> JobDefinition:
         finally:
             forget(request)
 
-    return JobDefinition(PUSH, run, (INSTALL, GREET, FORGET))
+    def drop_key(_job: str, request: Request) -> None:
+        with catalog.writing() as tx:
+            secrets.drop(tx, request["secret"])
+
+    return JobDefinition(PUSH, run, (INSTALL, GREET, FORGET), stopped=drop_key)

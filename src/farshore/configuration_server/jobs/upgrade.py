@@ -15,9 +15,9 @@ from farshore.api_types.machines import CommandKind, Heartbeat
 from farshore.catalog import machines
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import CommandRow
+from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Refused, TryLater
 from farshore.model.ports import Clock
-from farshore.protection.durable import JobDefinition, Request, Result
 from farshore.protection.heartbeats import upgrade_name
 from farshore.protection.push.bundle import build_bundle, parse_python
 from farshore.protection.push.signing import ReleaseKey
@@ -87,4 +87,8 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
             wait(command)
         return {"release": made["release"], "before": made["before"]}
 
-    return JobDefinition(UPGRADE, run, (MAKE, ASK, AWAIT))
+    def withdraw(job: str, _request: Request) -> None:
+        with catalog.writing() as tx:
+            machines.withdraw_if_asked(tx, job, clock.now())
+
+    return JobDefinition(UPGRADE, run, (MAKE, ASK, AWAIT), stopped=withdraw)

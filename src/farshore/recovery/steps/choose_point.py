@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from farshore.api_types.failovers import FailoverRequest
 from farshore.api_types.points import PointChoice
 from farshore.catalog import points
 from farshore.catalog.database import Transaction
@@ -12,7 +11,7 @@ from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
 from farshore.protection.proofs import sentence
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import BEFORE, rows
+from farshore.recovery.standing import asked, rows
 from farshore.vault.points import AtTime, Choice, Latest, Named
 
 
@@ -21,8 +20,7 @@ def choose_point(context: RecoveryContext, failover: str) -> str:
     with context.catalog.reading() as tx:
         row, _ = rows(tx, failover)
         machine = row.machine
-        asked = FailoverRequest.model_validate({key: value for key, value in row.request.items() if key != BEFORE})
-        choice = _choice(tx, machine, asked.point)
+        choice = _choice(tx, machine, asked(row).point)
     point = context.machine_vault(machine).resolve(choice)
     with context.catalog.writing() as tx:
         row, source = rows(tx, failover)

@@ -1,40 +1,79 @@
-"""May this failover be cleaned up, or committed?"""
+"""May this be done with a failover? Each answers from the catalog, in the transaction that begins to do it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from farshore.catalog import machines
+from farshore.catalog import failovers, machines
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import FailoverRow
 from farshore.model.errors import WrongState
-from farshore.model.states import MachineState
-from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import UNDER_WAY, Standing, is_test, others, rows, tell
+from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState, MachineState, applies
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.standing import is_test, others, rows, tell
+from farshore.sites.port import Condition
+
+_INSTEAD = {
+    FailoverAction.START: "Only what runs, or was stopped, at a recovery site can be started.",
+    FailoverAction.STOP: "Only what runs at a recovery site can be stopped.",
+    FailoverAction.COMMIT: "Commit the one that runs; a test is cleaned up.",
+    FailoverAction.CLEAN_UP: "What runs in production is not cleaned up: fail over to another point, or commit it.",
+    FailoverAction.DELETE: "Clean it up first: farshore failover cleanup",
+}
 
 
-def may_clean_up(context: RecoveryContext, failover: str, is_working: Callable[[str], bool]) -> None:
-    """Raises WrongState for production that runs, and for a failover whose job still works (asked of its id)."""
-    with context.catalog.reading() as tx:
-        row, machine = rows(tx, failover)
-        standing = Standing(row.state)
-        if standing in UNDER_WAY and is_working(row.job):
+def check_action(tx: Transaction, failover: str, action: FailoverAction) -> FailoverRow:
+    """The failover, if ``action`` may be asked for. Raises NotFound, WrongState."""
+    row, machine = rows(tx, failover)
+    if not applies(action, FailoverState(row.state), test=is_test(row)):
+        kind = "test" if is_test(row) else "failover"
+        raise WrongState(f"This {kind} of {machine.name} is {row.state}.", remedy=_INSTEAD[action])
+    return row
+
+
+def may_clean_up(context: RecoveryContext, failover: str, is_working: Callable[[str], bool]) -> bool:
+    """Its machine is not to run any more; whether its job had left it half done. Raises WrongState for what may not be
+    cleaned up, and for a failover whose job still works (asked of its id)."""
+    with context.catalog.writing() as tx:
+        row = failovers.get(tx, failover)
+        if row.state == FailoverState.CLEANED_UP.value:
+            return False
+        check_action(tx, failover, FailoverAction.CLEAN_UP)
+        half_done = FailoverState(row.state) in UNDER_WAY
+        if half_done and is_working(row.job):
             raise WrongState("This failover is under way.", remedy=f"Wait for it, or: farshore job cancel {row.job}")
-        if not is_test(row) and standing in (Standing.RUNNING, Standing.COMMITTED):
-            raise WrongState(
-                f"{machine.name} runs in production on this failover.",
-                remedy="Fail over to another point, or commit and fail back; then clean up.",
-            )
+        row.stopped = True
+        return half_done
+
+
+def may_delete(context: RecoveryContext, failover: str) -> None:
+    """Its machine, if it has one, is not to run any more. Raises WrongState."""
+    with context.catalog.writing() as tx:
+        check_action(tx, failover, FailoverAction.DELETE).stopped = True
 
 
 def commit(context: RecoveryContext, failover: str) -> list[str]:
-    """Make a failover final; the superseded ones, which may be removed now. Recovery points are not touched."""
+    """Make a failover final; the superseded ones, which may be removed now. Recovery points are not touched.
+
+    Raises WrongState where the machine does not run.
+    """
+    with context.catalog.reading() as tx:
+        row, machine = rows(tx, failover)
+        done = row.state == FailoverState.COMMITTED.value and not is_test(row)
+        if not done:
+            check_action(tx, failover, FailoverAction.COMMIT)
+        site, name = context.site(row.site), machine.name
+    condition = site.status(failover_id(failover)).condition
+    if not done and condition is not Condition.RUNNING:
+        raise WrongState(
+            f"The recovered machine of {name} does not run: it is {condition.value}.",
+            remedy=f"See why: farshore failover console {failover}; start it: farshore failover start {failover}",
+        )
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
-        if is_test(row):
-            raise WrongState("A test cannot be committed.", remedy="Clean it up, and run a failover.")
-        if row.state != Standing.COMMITTED.value:
-            if row.state != Standing.RUNNING.value:
-                raise WrongState(f"This failover is {row.state}.", remedy="Commit the one that runs.")
+        if row.state != FailoverState.COMMITTED.value:
+            check_action(tx, failover, FailoverAction.COMMIT)
             machines.set_state(machine, MachineState.COMMITTED)
-            row.state = Standing.COMMITTED.value
+            failovers.set_state(row, FailoverState.COMMITTED)
             tell(context, tx, row, "failover.committed", f"{machine.name} stays at {row.site}.")
-        return [other.id for other in others(tx, row) if other.state == Standing.SUPERSEDED.value]
+        return [other.id for other in others(tx, row) if other.state == FailoverState.SUPERSEDED.value]

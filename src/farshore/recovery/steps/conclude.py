@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from farshore.catalog import machines
-from farshore.model.states import MachineState
+from farshore.catalog import failovers, machines
+from farshore.durable.jobs import Result
+from farshore.model.states import FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import Standing, is_test, rows, tell
+from farshore.recovery.standing import is_test, rows, tell
+from farshore.sites.port import Condition
 
 
-def conclude(context: RecoveryContext, failover: str, address: str, answered: int, note: str) -> dict[str, Any]:
+def conclude(context: RecoveryContext, failover: str, address: str, came_up: Result, note: str) -> Result:
     """The job's result: what was brought up, the state it was in, and how long it took (seconds)."""
+    answered = int(came_up["answered"])
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
-        now = context.clock.now()
-        row.address, row.running = address, answered or now
-        row.message = note if answered else f"{note} It runs, but did not answer in time.".strip()
-        if row.state != Standing.RUNNING.value:
-            row.state = Standing.RUNNING.value
+        if row.state != FailoverState.RUNNING.value:
+            now = context.clock.now()
+            row.address, row.running = address, answered or now
+            row.message, row.checked = note, str(came_up["checked"])
+            failovers.set_state(row, FailoverState.RUNNING)
+            row.condition, row.condition_since = Condition.RUNNING.value, now
             what = "A test of" if is_test(row) else "Production of"
             seconds = (row.running - row.requested) / 1e9
             message = f"{what} {machine.name} runs at {row.site}, {seconds:.1f} s after it was asked for."
-            tell(context, tx, row, "failover.running", message, detail={"seconds": seconds, "address": address})
+            detail = {"seconds": seconds, "address": address, "checked": row.checked}
+            tell(context, tx, row, "failover.running", message, detail=detail)
         if not is_test(row) and machine.state == MachineState.FAILING_OVER.value:
             machines.set_state(machine, MachineState.FAILED_OVER)
         return {
@@ -32,6 +35,7 @@ def conclude(context: RecoveryContext, failover: str, address: str, answered: in
             "address": address,
             "forward": dict(row.forward),
             "answered": bool(answered),
+            "checked": row.checked,
             "rto_seconds": (row.running - row.requested) / 1e9,
             "note": row.message,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from farshore.catalog import epochs, process_servers
 from farshore.model.errors import NotFound
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import rows
+from farshore.recovery.standing import asked, refuse_if_cancelled, rows
 
 _SECOND = 1_000_000_000
 _FORGETTING = 2 * _SECOND
@@ -16,13 +16,15 @@ _FORGETTING = 2 * _SECOND
 
 
 def drain(context: RecoveryContext, failover: str, fenced: int) -> str:
-    """What there is to tell: empty if all was stored. Never fails: what is in the vault can be recovered anyway."""
+    """What there is to tell: empty if all was stored. Raises Cancelled, and nothing else: what is in the vault can be
+    recovered anyway."""
     end = context.clock.monotonic() + context.patience.drain
     with context.catalog.reading() as tx:
-        request = rows(tx, failover)[0].request
-    if request.get("point", {}).get("latest_processed"):
+        point = asked(rows(tx, failover)[0]).point
+    if point.latest_processed:
         return ""
     while True:
+        refuse_if_cancelled(context, failover)
         with context.catalog.reading() as tx:
             row, _ = rows(tx, failover)
             newest = epochs.newest(tx, row.machine)

@@ -1,13 +1,16 @@
-"""Has nothing left of a failover but its record: machine, export, overlays, files."""
+"""Has nothing left of a failover but its record and its console: machine, export, overlays, files."""
 
 from __future__ import annotations
 
 import shutil
 
 from farshore.api_types.events import Severity
-from farshore.catalog import failovers
+from farshore.catalog import failovers, machines
+from farshore.model.errors import NotFound
+from farshore.model.states import FailoverState, MachineState
+from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import Standing, give_machine_back, rows, tell
+from farshore.recovery.standing import give_machine_back, rows, tell
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
@@ -15,6 +18,7 @@ def remove(context: RecoveryContext, failover: str) -> None:
     with context.catalog.reading() as tx:
         row = failovers.get(tx, failover)
         site = context.site(row.site)
+    consoles.keep(context, failover, site)
     site.destroy(failover_id(failover))
     files = context.files(failover)
     context.exports.stop(files.folder)
@@ -26,18 +30,38 @@ def note_removed(context: RecoveryContext, failover: str) -> None:
     """The record after a clean-up."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
-        if row.state != Standing.CLEANED_UP.value:
-            row.state, row.ended = Standing.CLEANED_UP.value, context.clock.now()
+        if row.state != FailoverState.CLEANED_UP.value:
+            failovers.set_state(row, FailoverState.CLEANED_UP)
+            row.ended, row.condition = context.clock.now(), ""
             give_machine_back(row, machine)
             tell(context, tx, row, "failover.cleaned-up", f"The failover of {machine.name} was cleaned up.")
 
 
-def note_failed(context: RecoveryContext, failover: str, reason: str) -> None:
-    """The record after a failure; the machine goes back to where it was."""
+def note_failed(context: RecoveryContext, failover: str, reason: str, after: FailoverState) -> None:
+    """The record of what was undone; the machine goes back to where it was."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
-        if row.state != Standing.FAILED.value:
-            row.state, row.ended, row.message = Standing.FAILED.value, context.clock.now(), reason
+        if row.state != after.value:
+            failovers.set_state(row, after)
+            row.ended, row.message = context.clock.now(), reason
             give_machine_back(row, machine)
-            message = f"The failover of {machine.name} failed: {reason}"
-            tell(context, tx, row, "failover.failed", message, severity=Severity.ERROR)
+            message = (
+                f"The failover of {machine.name} {'was cancelled' if after is FailoverState.CANCELLED else 'failed'}"
+            )
+            severity = Severity.INFORMATION if after is FailoverState.CANCELLED else Severity.ERROR
+            tell(context, tx, row, f"failover.{after.value}", f"{message}: {reason}", severity=severity)
+
+
+def forget(context: RecoveryContext, failover: str) -> None:
+    """No record either. A machine that had been committed has no place to run any more: it is unprotected."""
+    consoles.drop(context, failover)
+    with context.catalog.writing() as tx:
+        try:
+            row, machine = rows(tx, failover)
+        except NotFound:
+            return
+        if row.state == FailoverState.COMMITTED.value and machine.state == MachineState.COMMITTED.value:
+            machines.set_state(machine, MachineState.UNPROTECTED)
+            machine.protect = False
+        tell(context, tx, row, "failover.deleted", f"The {row.state} failover of {machine.name} was deleted.")
+        failovers.delete(tx, row)

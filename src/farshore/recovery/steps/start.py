@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from farshore.model.errors import TryLater
+from farshore.catalog.tables import FailoverRow
 from farshore.model.position import Position
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.host import note_boot
 from farshore.recovery.orders import recovery_order
 from farshore.recovery.standing import rows
-from farshore.recovery.steps.export import target_of
-
-_ATTEMPTS = 3
-_PAUSE_SECONDS = 2.0
+from farshore.recovery.steps.export import export, target_of
 
 
 def start_machine(context: RecoveryContext, failover: str, position: str) -> str:
-    """The address at which it is reached. A passing trouble of the site is tried again."""
+    """The address at which it is reached. Changes nothing where it runs already."""
     target = target_of(context, failover, position)
     vault = context.machine_vault(target.machine)
     files = context.files(failover)
@@ -26,12 +23,17 @@ def start_machine(context: RecoveryContext, failover: str, position: str) -> str
         site = context.site(row.site)
     site.check(order)
     note_boot(files.boot)
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            site.create(order)
-            return site.start(order.failover).address
-        except TryLater:
-            if attempt == _ATTEMPTS:
-                raise
-            context.sleep(_PAUSE_SECONDS)
-    raise AssertionError("the loop answers or raises")
+    site.create(order)
+    return site.start(order.failover).address
+
+
+def start_anew(context: RecoveryContext, failover: str, position: str) -> str:
+    """Serve its disks, where nothing does, and start it: at the same place, from what its overlays hold."""
+    if not context.exports.serving(context.files(failover).folder):
+        export(context, failover, position)
+    return start_machine(context, failover, position)
+
+
+def position_of(row: FailoverRow) -> str:
+    """The place that was chosen, as EPOCH:SEQUENCE."""
+    return f"{row.point_epoch}:{row.point_sequence}"

@@ -1,0 +1,37 @@
+"""How far the step of a job is, for ``farshore job watch``. In memory only: a step that is run again reports again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dbos import DBOS
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """How far the step ``step_id`` of a job is: ``fraction`` is 0…1."""
+
+    step_id: int
+    fraction: float
+    detail: str
+
+
+_progress: dict[str, StepProgress] = {}
+"""By job."""
+
+
+def report_progress(fraction: float, detail: str = "") -> None:
+    """Say from inside a step how far it is, ``fraction`` 0…1. Elsewhere: no effect."""
+    job, step = DBOS.workflow_id, DBOS.step_id
+    if job and step is not None:
+        _progress[job] = StepProgress(step, max(0.0, min(1.0, fraction)), detail)
+
+
+def progress_of(job: str) -> StepProgress | None:
+    """What the job's step reported last, in this process."""
+    return _progress.get(job)
+
+
+def forget_progress(job: str) -> None:
+    """Drop what a job that has ended reported."""
+    _progress.pop(job, None)

@@ -1,0 +1,54 @@
+"""What recovered machines say on their consoles: read from the site, and kept beside the record once that is gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from farshore.model.errors import Unsupported
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.sites.port import HasConsole, RecoverySite
+
+
+def keep(context: RecoveryContext, failover: str, site: RecoverySite) -> None:
+    """Keep the text of a machine that is to be removed. What was kept before stays where the site has none."""
+    if not isinstance(site, HasConsole):
+        return
+    kept = _kept(context, failover)
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = kept.with_suffix(".new")
+    try:
+        with site.console(failover_id(failover)).open("rb") as source, made.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except FileNotFoundError:
+        made.unlink(missing_ok=True)
+        return
+    made.replace(kept)
+
+
+def newest(context: RecoveryContext, failover: str, site: RecoverySite, most: int) -> tuple[bytes, int]:
+    """Its newest ``most`` bytes, and how many there are. Raises Unsupported where the site keeps none."""
+    places = [_kept(context, failover)]
+    if isinstance(site, HasConsole):
+        places.insert(0, site.console(failover_id(failover)))
+    elif not places[0].exists():
+        raise Unsupported(f"{site.name} keeps no console.", remedy="Look at the machine with the site's own tools.")
+    for place in places:
+        try:
+            with place.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - most))
+                return file.read(most), size
+        except FileNotFoundError:
+            continue
+    return b"", 0
+
+
+def drop(context: RecoveryContext, failover: str) -> None:
+    """Forget the text of a failover whose record goes."""
+    _kept(context, failover).unlink(missing_ok=True)
+
+
+def _kept(context: RecoveryContext, failover: str) -> Path:
+    return context.folder.absolute() / "consoles" / f"{failover_id(failover)}.log"

@@ -1,0 +1,60 @@
+"""An earlier failover of the machine gives way to another point: two of one machine must never run side by side.
+
+It is stopped first, and removed only once the other has answered; if that fails, it is started again. Its overlay stays
+until the commit: changing the point again may want to come back to what it holds.
+"""
+
+from __future__ import annotations
+
+from farshore.catalog import failovers
+from farshore.model.states import FailoverState
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.standing import is_wanted, replaced, rows, tell
+from farshore.recovery.steps.start import position_of, start_anew
+
+_GRACE_SECONDS = 20.0
+
+
+def stop_earlier(context: RecoveryContext, failover: str) -> list[str]:
+    """The failovers that were stopped."""
+    earlier = _replaced(context, failover)
+    for one in earlier:
+        with context.catalog.writing() as tx:
+            row, machine = rows(tx, one)
+            site = context.site(row.site)
+            if row.state == FailoverState.RUNNING.value:
+                failovers.set_state(row, FailoverState.SUPERSEDED)
+                tell(context, tx, row, "failover.superseded", f"{machine.name} is to run from another point instead.")
+        site.stop(failover_id(one), grace=_GRACE_SECONDS)
+    return earlier
+
+
+def start_earlier(context: RecoveryContext, failover: str) -> list[str]:
+    """The failovers that run again, as the one that was to replace them could not be brought up."""
+    earlier = _replaced(context, failover)
+    for one in earlier:
+        with context.catalog.writing() as tx:
+            row, machine = rows(tx, one)
+            position = position_of(row)
+            if row.state == FailoverState.SUPERSEDED.value:
+                failovers.set_state(row, FailoverState.RUNNING)
+                tell(context, tx, row, "failover.running", f"{machine.name} runs from its earlier point again.")
+        if is_wanted(context, one):
+            start_anew(context, one, position)
+    return earlier
+
+
+def remove_earlier(context: RecoveryContext, failover: str) -> list[str]:
+    """The failovers of which only the overlays are left."""
+    earlier = _replaced(context, failover)
+    for one in earlier:
+        with context.catalog.reading() as tx:
+            site = context.site(rows(tx, one)[0].site)
+        site.destroy(failover_id(one))
+        context.exports.stop(context.files(one).folder)
+    return earlier
+
+
+def _replaced(context: RecoveryContext, failover: str) -> list[str]:
+    with context.catalog.reading() as tx:
+        return replaced(rows(tx, failover)[0])

@@ -1,0 +1,52 @@
+"""Stops a recovered machine, and starts it again, because somebody wants it so."""
+
+from __future__ import annotations
+
+from farshore.api_types.events import Severity
+from farshore.model.states import FailoverAction
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.standing import rows, tell
+from farshore.recovery.steps.clearance import check_action
+from farshore.recovery.steps.start import position_of, start_anew
+from farshore.sites.port import Condition
+
+_GRACE_SECONDS = 120.0
+
+
+def want(context: RecoveryContext, failover: str, *, running: bool) -> str:
+    """Write down whether the machine is to run; the place it is at. Raises WrongState."""
+    with context.catalog.writing() as tx:
+        row = check_action(tx, failover, FailoverAction.START if running else FailoverAction.STOP)
+        row.stopped = not running
+        return position_of(row)
+
+
+def stop_machine(context: RecoveryContext, failover: str) -> None:
+    """Ask it to shut down, and cut it off if it does not within two minutes. Its disks stay as they are."""
+    with context.catalog.reading() as tx:
+        site = context.site(rows(tx, failover)[0].site)
+    site.stop(failover_id(failover), grace=_GRACE_SECONDS)
+    note_condition(context, failover, Condition.STOPPED, "failover.stopped", "was stopped")
+
+
+def start_again(context: RecoveryContext, failover: str, position: str) -> None:
+    """Start it from what its disks hold."""
+    start_anew(context, failover, position)
+    note_condition(context, failover, Condition.RUNNING, "failover.started", "was started again")
+
+
+def note_condition(
+    context: RecoveryContext,
+    failover: str,
+    condition: Condition,
+    kind: str,
+    what: str,
+    severity: Severity = Severity.INFORMATION,
+) -> None:
+    """Write down how the machine is, once."""
+    with context.catalog.writing() as tx:
+        row, machine = rows(tx, failover)
+        if row.condition != condition.value:
+            row.condition, row.condition_since = condition.value, context.clock.now()
+            message = f"The recovered machine of {machine.name} {what}."
+            tell(context, tx, row, kind, message, actor="server", severity=severity)
