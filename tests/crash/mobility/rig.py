@@ -215,7 +215,7 @@ def _ended(job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, *, megabytes_a_second: int) -> Iterator[None]:
+def writing(folder: Path, *, megabytes_a_second: float) -> Iterator[None]:
     """Random and sequential writers at work in ``folder``."""
     command = [
         "fio",
@@ -227,7 +227,7 @@ def writing(folder: Path, *, megabytes_a_second: int) -> Iterator[None]:
         "--size=24m",
     ]
     command += ["--bsrange=512-64k", "--ioengine=psync", "--fsync=32", "--time_based", "--runtime=600", "--numjobs=2"]
-    command += [f"--rate={megabytes_a_second * 512}k", "--randrepeat=0", "--direct=0"]
+    command += [f"--rate={int(megabytes_a_second * 512)}k", "--randrepeat=0", "--direct=0"]
     fio = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         yield
