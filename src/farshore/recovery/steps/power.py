@@ -47,6 +47,8 @@ def note_condition(
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         if row.condition != condition.value:
-            row.condition, row.condition_since = condition.value, context.clock.now()
+            known, row.condition, row.condition_since = row.condition, condition.value, context.clock.now()
+            if not known and condition is Condition.RUNNING:
+                return  # an earlier release brought it up, and looked at no conditions
             message = f"The recovered machine of {machine.name} {what}."
             tell(context, tx, row, kind, message, actor="server", severity=severity)
