@@ -3,7 +3,8 @@
 Everything that the demo's closing table judges must be good: blocks equal to the frozen source disk, accounts that
 agree to the byte, data that is seconds old, no row missing, a clean pg_amcheck of every database, an isolated rehearsal
 that leaves nothing behind. While it is rehearsed, the machine's export is killed under it, and it neither notices nor
-loses anything: the configuration server's upkeep serves the disk again and lets the machine go on.
+loses anything: the configuration server's upkeep serves the disk again and lets the machine go on. At the end the
+machine that was failed over dies, and is started again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests.waiting import PATIENCE, until
 
 from farshore.lab.demo.display import Display
 from farshore.lab.demo.recovered import Recovered
-from farshore.lab.demo.story import Story
+from farshore.lab.demo.story import NAME, Story
 
 pytestmark = [
     pytest.mark.root,
@@ -52,8 +53,27 @@ class StoryOfADyingExport(Story):
 
     def __init__(self, folder: Path, display: Display) -> None:
         super().__init__(folder, display)
+        self.folder = folder
         self.failovers = folder / "home" / "failovers"
         self.outlived = False
+        self.told: list[str] = []
+        """Kinds of the events about the machine that died."""
+
+    def tell(self) -> None:
+        super().tell()
+        production = self._operator.ask("failover", "show", NAME)
+        assert (production["state"], production["condition"]) == ("running", "running")
+        assert production["checked"] in ("its port 22 answered", "its port 5432 answered")
+        assert "login:" in self._operator.ask("failover", "console", NAME)["text"]
+        pid = self.folder / "home" / "sites" / "qemu" / production["id"] / "qemu.pid"
+        before = pid.read_text()
+        os.kill(int(before), signal.SIGKILL)
+        until(lambda: pid.exists() and pid.read_text().strip() not in ("", before.strip()), "another machine")
+        until(lambda: "failover.running-again" in self._events(), "that it runs again")
+        self.told = [kind for kind in self._events() if kind.startswith("failover.")]
+
+    def _events(self) -> list[str]:
+        return [event["kind"] for event in self._operator.ask("event", "list")]
 
     def during_rehearsal(self, machine: Recovered) -> None:
         with machine.shell() as shell:
@@ -86,3 +106,4 @@ def test_a_lost_machine_comes_up_with_its_data():
     judged = {finding.what: finding.good for finding in display.findings if finding.good is not None}
     assert judged == dict.fromkeys(EXPECTED, True), said.getvalue()
     assert story.outlived
+    assert {"failover.died", "failover.running-again"} <= set(story.told)

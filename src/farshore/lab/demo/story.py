@@ -76,12 +76,12 @@ class Story:
         home = self._operator.home
         if (home / "admin.json").exists():
             subprocess.run(["pkill", "-KILL", "-f", str(self._folder / "guest")], check=False)
-            subprocess.run(["pkill", "-KILL", "-f", f"qemu-system.*{home}"], check=False)
-            subprocess.run(["pkill", "-KILL", "-f", f"farshore.export.*{home}"], check=False)
-            try:
+            try:  # first: it starts recovered machines again that die
                 self._operator.run("down", seconds=60)
             except (Refused, subprocess.TimeoutExpired):
                 subprocess.run(["pkill", "-KILL", "-f", str(home)], check=False)
+            subprocess.run(["pkill", "-KILL", "-f", f"qemu-system.*{home}"], check=False)
+            subprocess.run(["pkill", "-KILL", "-f", f"farshore.export.*{home}"], check=False)
 
     def _prepare(self) -> GuestImage:
         with self._display.stage("A stock Debian 12 guest with PostgreSQL") as stage:
