@@ -218,6 +218,17 @@ class DifferenceRow(Base):
     cause: Mapped[str]
 
 
+class SiteRow(Base):
+    """A recovery site. ``secret`` is sealed, empty where its kind asks for none."""
+
+    __tablename__ = "sites"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    settings: Mapped[JsonObject] = mapped_column(default=dict)
+    secret: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    created: Mapped[int] = mapped_column(default=0)
+
+
 class FailoverRow(Base):
     """A recovered machine at a recovery site, tests included."""
 

@@ -13,7 +13,21 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from farshore import __version__, programs
-from farshore.cli import audit, authority, event, failover, job, machine, point, policy, process_server, token, up, user
+from farshore.cli import (
+    audit,
+    authority,
+    event,
+    failover,
+    job,
+    machine,
+    point,
+    policy,
+    process_server,
+    site,
+    token,
+    up,
+    user,
+)
 from farshore.cli.output import coloured, err
 from farshore.model.errors import FarshoreError, Malformed
 
@@ -74,6 +88,7 @@ commands.add_typer(machine.app, name="machine")
 commands.add_typer(policy.app, name="policy")
 commands.add_typer(point.app, name="point")
 commands.add_typer(failover.app, name="failover")
+commands.add_typer(site.app, name="site")
 commands.add_typer(job.app, name="job")
 commands.add_typer(event.app, name="event")
 commands.add_typer(audit.app, name="audit")

@@ -21,6 +21,7 @@ from farshore.configuration_server.api import (
     policies,
     process_server_self,
     process_servers,
+    sites,
     users,
     vault,
 )
@@ -38,6 +39,7 @@ ROUTERS = (
     points.router,
     policies.router,
     failovers.router,
+    sites.router,
     jobs.router,
     events.router,
     audit.router,

@@ -27,6 +27,7 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
+from farshore.configuration_server.sites import OpenSites
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.configuration_server.watching import look, prune, tell
 from farshore.configuration_server.web.limits import Limits
@@ -44,7 +45,6 @@ from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.requests import start_requested
 from farshore.recovery.upkeep import Upkeep
-from farshore.sites.registry import open_site
 from farshore.telemetry import logs
 from farshore.telemetry.floods import FewEnough
 from farshore.vault.upkeep import sweep
@@ -93,7 +93,7 @@ def serve(settings: Settings) -> None:
         folder=settings.home / "failovers",
         vault_url=vault.url,
         vault_key=vault.vault_key,
-        site=lambda kind: open_site(kind, settings.home / "sites" / kind),
+        site=OpenSites(catalog, sealer, settings.home / "sites"),
         exports=ExportLauncher(),
         sleep=time.sleep,
     )

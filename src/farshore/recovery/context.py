@@ -54,7 +54,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class RecoveryContext:
-    """``folder`` holds a folder for each failover; ``site`` opens a site by its kind."""
+    """``folder`` holds a folder for each failover; ``site`` opens a site by its id, or raises NotFound."""
 
     catalog: Catalog
     clock: Clock

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from farshore.api_types.failovers import FailoverRequest
 from farshore.api_types.jobs import Job
-from farshore.catalog import events, failovers, machines
+from farshore.catalog import events, failovers, machines, sites
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import FailoverRow
 from farshore.durable.jobs import Request
@@ -39,13 +39,14 @@ class Requests:
     actor: str
 
     def fail_over(self, machine: str, request: FailoverRequest) -> Job:
-        """Have a machine brought up at a recovery site. Raises NotFound."""
+        """Have a machine brought up at a recovery site. Raises NotFound for a machine or site that does not exist."""
         failover, job = new_id(), new_id()
         now = self.clock.now()
         kind = BRING_UP[request.kind.value]
         asked = request.model_dump(mode="json")
         with self.catalog.writing() as tx:
             row = machines.get(tx, machine)
+            sites.get(tx, request.site)
             wanted = FailoverRow(
                 id=failover,
                 machine=row.id,

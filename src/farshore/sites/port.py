@@ -125,6 +125,16 @@ class Answering(Protocol):
 
 
 @runtime_checkable
+class Examined(Protocol):
+    """A site that can say how it is before anything is ordered of it."""
+
+    def examine(self) -> Mapping[str, str]:
+        """What there is, by name, for people. Raises Refused with the remedy, or TryLater, where no machine could be
+        brought up here. May take a minute."""
+        ...
+
+
+@runtime_checkable
 class HasConsole(Protocol):
     """A site that keeps what the machine says on its serial console."""
 

@@ -3,21 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from farshore.model.errors import NotFound
+from pydantic import BaseModel, ValidationError
+
+from farshore.model.errors import Malformed, NotFound
 from farshore.sites.port import RecoverySite
+from farshore.sites.qemu.settings import QemuSettings
 from farshore.sites.qemu.site import QemuSite
 
-SITES: Mapping[str, Callable[[Path], RecoverySite]] = {
-    "qemu": QemuSite,
+
+@dataclass(frozen=True)
+class SiteConfiguration:
+    """One site as the catalog keeps it. ``secret``: what its provider asks for, empty where it asks for none."""
+
+    id: str
+    kind: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    secret: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True)
+class SiteKind:
+    """``open`` makes a site of its settings; it keeps its own files below the folder given."""
+
+    settings: type[BaseModel]
+    open: Callable[[SiteConfiguration, Path], RecoverySite]
+    takes_secret: bool = False
+
+
+def _open_qemu(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
+    settings = QemuSettings.model_validate(configuration.settings)
+    return QemuSite(folder, None if settings.accelerator == "auto" else settings.accelerator, name=configuration.id)
+
+
+KINDS: Mapping[str, SiteKind] = {
+    "qemu": SiteKind(QemuSettings, _open_qemu),
 }
-"""By kind: makes a site that keeps its own files below the folder given."""
 
 
-def open_site(kind: str, folder: Path) -> RecoverySite:
-    """A site of ``kind``. Raises NotFound for a kind that this release does not know."""
-    maker = SITES.get(kind)
-    if maker is None:
-        raise NotFound(f"There is no recovery site {kind!r}.", remedy=f"Use one of: {', '.join(sorted(SITES))}.")
-    return maker(folder)
+def check_settings(kind: str, settings: Mapping[str, Any], *, with_secret: bool) -> dict[str, Any]:
+    """The settings, whole. Raises NotFound for a kind that this release does not know, Malformed."""
+    known = _kind(kind)
+    if with_secret and not known.takes_secret:
+        raise Malformed(f"A site of kind {kind} takes no secret.", remedy="Add it without one.")
+    try:
+        return known.settings.model_validate(settings).model_dump(mode="json")
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        names = ", ".join(sorted(known.settings.model_fields)) or "none"
+        where = ".".join(str(part) for part in fault["loc"]) or "settings"
+        raise Malformed(f"{where}: {fault['msg']}.", remedy=f"Settings of a site of kind {kind}: {names}.") from error
+
+
+def open_site(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
+    """A site that keeps its files below ``folder``. Raises NotFound for a kind that this release does not know."""
+    return _kind(configuration.kind).open(configuration, folder)
+
+
+def _kind(kind: str) -> SiteKind:
+    known = KINDS.get(kind)
+    if known is None:
+        raise NotFound(f"There is no kind of site {kind!r}.", remedy=f"Use one of: {', '.join(sorted(KINDS))}.")
+    return known

@@ -36,8 +36,8 @@ from tests.unit.protection.catalogs import (
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
-from farshore.catalog import failovers, machines, points, policies
-from farshore.catalog.tables import FailoverRow, PointRow
+from farshore.catalog import failovers, machines, points, policies, sites
+from farshore.catalog.tables import FailoverRow, PointRow, SiteRow
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.web.limits import Limits
@@ -66,6 +66,7 @@ KNOWN: dict[str, Any] = {
     "user": "eve",
     "job": "job-1",
     "failover": NEW,
+    "site": "qemu",
 }
 FREE = "44444444-4444-4844-8844-444444444444"
 """A machine that is not protected, and a process server that serves none: what can be deleted."""
@@ -135,6 +136,7 @@ class Api:
                 ),
             )
             add_machine(tx, id=ELSEWHERE, name="db3", hardware_id="hw-4", state="failed-over")
+            sites.add(tx, SiteRow(id="spare", kind="qemu"))
             for number, (failover, state) in enumerate(FAILOVERS.values(), 1):
                 row = FailoverRow(
                     id=failover,
@@ -207,6 +209,7 @@ BODIES: dict[str, Callable[[Api], Any]] = {
     "POST /v1/machines": lambda _: {"host": "10.0.2.9", "private_key": signing_request_and_key()[1]},
     "POST /v1/machines/{machine}/failovers": lambda _: {"kind": "test"},
     "POST /v1/authority/replacement": lambda _: {"phase": "settled"},
+    "POST /v1/sites": lambda _: {"id": "lab", "kind": "qemu"},
 }
 
 
@@ -220,6 +223,8 @@ def known(api: Api, operation: Any) -> dict[str, Any]:
         there = {**KNOWN, "token": api.invitation}
         if operation.label in ("DELETE /v1/machines/{machine}", "DELETE /v1/process-servers/{server}"):
             there = dict.fromkeys(there, FREE)
+        if operation.label == "DELETE /v1/sites/{site}":
+            there["site"] = "spare"
         if operation.label in FAILOVERS:
             there["failover"] = FAILOVERS[operation.label][0]
         if key in there:

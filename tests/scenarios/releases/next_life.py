@@ -15,8 +15,9 @@ from tests.scenarios.releases.make_release import COMMITTED, CUT_OFF, NAMES, mac
 from tests.waiting import until
 
 from farshore.api_types.failovers import FailoverKind, FailoverRequest
-from farshore.catalog import failovers, machines
+from farshore.catalog import failovers, machines, sites
 from farshore.catalog.database import Catalog
+from farshore.catalog.tables import SiteRow
 from farshore.catalog.upgrade import upgrade
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.vault_access import OpenVault
@@ -49,6 +50,8 @@ def go_on(home: Path) -> None:
     upkeep.look()
     upkeep.look()
     found["wrong at last"] = [one.kind for one in upkeep.conditions]
+    with context.catalog.writing() as tx:
+        sites.add(tx, SiteRow(id="files", kind="files"))
     requests = Requests(context.catalog, context.clock, engine, "user/admin")
     for name in NAMES[1:]:
         job = requests.fail_over(name, FailoverRequest(kind=FailoverKind.FAILOVER, site="files"))

@@ -27,6 +27,7 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings
+from farshore.configuration_server.sites import OpenSites
 from farshore.configuration_server.vault_access import FixedVaultAccess
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
@@ -35,7 +36,6 @@ from farshore.model.errors import NotFound
 from farshore.model.states import JobState
 from farshore.protection.push.signing import ReleaseKey
 from farshore.recovery.context import RecoveryContext
-from farshore.sites.registry import open_site
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Office:
                 folder=folder / "failovers",
                 vault_url="memory:///",
                 vault_key="",
-                site=lambda kind: open_site(kind, folder / "sites" / kind),
+                site=OpenSites(catalog, Sealer(bytes(32)), folder / "sites"),
                 exports=NoExports(),
                 sleep=lambda _seconds: None,
             ),

@@ -11,9 +11,11 @@ from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, ad
 
 from farshore.api_types.machines import Heartbeat
 from farshore.api_types.users import Role
-from farshore.catalog import events, failovers, machines, secrets, users
-from farshore.catalog.tables import FailoverRow
+from farshore.catalog import events, failovers, machines, secrets, sites, users
+from farshore.catalog.tables import FailoverRow, SiteRow
 from farshore.configuration_server.identity import Kind
+from farshore.configuration_server.sites import sealed_as
+from farshore.model.errors import WrongKey
 from farshore.recovery import consoles
 from farshore.sites.port import FailoverId, HasConsole
 
@@ -197,6 +199,40 @@ def test_a_console_is_read_from_its_end_also_when_the_machine_is_gone(office: Of
     consoles.keep(office.services.recovery, "f", site)
     shutil.rmtree(console.parent)
     assert read("/v1/failovers/f/console").body["text"].startswith("GRUB loading.")
+
+
+def test_sites_are_added_checked_and_removed(office: Office, admin: dict[str, object]) -> None:
+    protected(office)
+    call = partial(office.call, certificate=admin)
+    assert [one["id"] for one in call("GET", "/v1/sites").body] == ["qemu"]
+    lab = {"id": "lab", "kind": "qemu", "settings": {"accelerator": "tcg"}}
+    assert call("POST", "/v1/sites", lab).status == 201
+    assert call("POST", "/v1/sites", lab).code == "wrong-state"
+    assert call("POST", "/v1/sites", {**lab, "id": "a", "secret": "s3cret"}).code == "malformed"
+    assert call("POST", "/v1/sites", {**lab, "id": "a", "kind": "moon"}).code == "not-found"
+    assert call("POST", "/v1/sites/lab/check").body["found"]["accelerator"] == "tcg"
+    assert call("POST", "/v1/machines/db1/failovers", {"kind": "test", "site": "moon"}).code == "not-found"
+    assert call("POST", "/v1/machines/db1/failovers", {"kind": "test", "site": "lab"}).status == 202
+    assert call("GET", "/v1/sites/lab").body["failovers"] == 1
+    assert call("DELETE", "/v1/sites/lab").code == "wrong-state"
+    with office.services.catalog.writing() as tx:
+        (row,) = failovers.page(tx, limit=1)
+        row.state = "cleaned-up"
+    assert call("DELETE", "/v1/sites/lab").status == 204
+
+
+def test_a_secret_of_a_site_is_sealed_and_never_answered(office: Office, admin: dict[str, object]) -> None:
+    with office.services.catalog.writing() as tx:
+        row = SiteRow(id="cloud", kind="qemu")
+        row.secret = office.services.sealer.seal(sealed_as(row), b"s3cret")
+        sites.add(tx, row)
+    shown = office.call("GET", "/v1/sites/cloud", certificate=admin).body
+    assert (shown["has_secret"], "s3cret" in str(shown)) == (True, False)
+    assert office.services.recovery.site("cloud").name == "cloud"
+    with office.services.catalog.writing() as tx:
+        sites.get(tx, "cloud").secret = office.services.sealer.seal("site/other", b"s3cret")
+    with pytest.raises(WrongKey):
+        office.services.recovery.site("cloud")
 
 
 def test_points_and_failovers_are_jobs(office: Office, admin: dict[str, object]) -> None:

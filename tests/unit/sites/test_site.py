@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from tests.unit.sites.test_command import FAILOVER, ORDER
 
-from farshore.model.errors import NotFound, Refused
-from farshore.sites.port import Answering, Condition, FailoverId, HasConsole, Resumable
+from farshore.model.errors import Malformed, NotFound, Refused
+from farshore.sites.port import Answering, Condition, Examined, FailoverId, HasConsole, Resumable
 from farshore.sites.qemu.accelerator import choose_accelerator
 from farshore.sites.qemu.confinement import account_name
 from farshore.sites.qemu.site import CONSOLE_BYTES, QemuSite
-from farshore.sites.registry import SITES, open_site
+from farshore.sites.registry import KINDS, SiteConfiguration, check_settings, open_site
 
 USER = account_name()
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -29,11 +29,25 @@ def short_path() -> Iterator[Path]:
 
 
 def test_the_registry(tmp_path: Path) -> None:
-    assert open_site("qemu", tmp_path).name == "qemu"
-    for kind in SITES:
-        assert isinstance(open_site(kind, tmp_path), (Resumable, Answering, HasConsole))
-    with pytest.raises(NotFound, match="qemu"):
-        open_site("moon", tmp_path)
+    assert open_site(SiteConfiguration("lab", "qemu"), tmp_path).name == "lab"
+    for kind in KINDS:
+        assert isinstance(open_site(SiteConfiguration("lab", kind), tmp_path), (Resumable, Answering, HasConsole))
+    with pytest.raises(NotFound, match="moon"):
+        open_site(SiteConfiguration("lab", "moon"), tmp_path)
+
+
+def test_settings_are_checked() -> None:
+    assert check_settings("qemu", {}, with_secret=False) == {"accelerator": "auto"}
+    assert check_settings("qemu", {"accelerator": "tcg"}, with_secret=False) == {"accelerator": "tcg"}
+    for settings, secret in (({"acelerator": "tcg"}, False), ({"accelerator": 7}, False), ({}, True)):
+        with pytest.raises(Malformed):
+            check_settings("qemu", settings, with_secret=secret)
+
+
+def test_a_site_says_how_it_is(tmp_path: Path) -> None:
+    site = QemuSite(tmp_path / "site", accelerator="tcg")
+    assert isinstance(site, Examined)
+    assert site.examine()["accelerator"] == "tcg"
 
 
 def test_a_machine_that_was_created_and_never_started(short_path: Path) -> None:

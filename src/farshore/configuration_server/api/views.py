@@ -13,6 +13,7 @@ from farshore.api_types.machines import Description, Heartbeat, Machine, TokenVi
 from farshore.api_types.points import MOST_DOUBTS, Point
 from farshore.api_types.policies import Policy
 from farshore.api_types.servers import ProcessServer
+from farshore.api_types.sites import Site
 from farshore.api_types.users import Role, User
 from farshore.catalog.differences import affecting
 from farshore.catalog.tables import (
@@ -24,6 +25,7 @@ from farshore.catalog.tables import (
     PointRow,
     PolicyRow,
     ProcessServerRow,
+    SiteRow,
     TokenRow,
     UserRow,
 )
@@ -169,6 +171,18 @@ def failover(row: FailoverRow) -> Failover:
         proof=row.proof,
         message=row.message,
         job=row.job,
+    )
+
+
+def site(row: SiteRow, failovers: int) -> Site:
+    """A recovery site, without its secret."""
+    return Site(
+        id=row.id,
+        kind=row.kind,
+        settings=row.settings,
+        has_secret=bool(row.secret),
+        created=row.created,
+        failovers=failovers,
     )
 
 

@@ -45,9 +45,10 @@ _PAUSED = ("paused", "io-error", "internal-error", "prelaunch", "postmigrate", "
 class QemuSite:
     """The site below ``folder``; ``accelerator`` None: found out by booting, once after each start of the host."""
 
-    name = "qemu"
-
-    def __init__(self, folder: Path, accelerator: str | None = None, kernel: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, accelerator: str | None = None, kernel: Path | None = None, *, name: str = "qemu"
+    ) -> None:
+        self.name = name
         self._folder = folder
         self._accelerator = accelerator
         self._kernel = kernel
@@ -58,6 +59,20 @@ class QemuSite:
         if not order.disks:
             raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
         qemu_command(order, self._files(order.failover), self._host(), NOTHING_LENT)
+
+    def examine(self) -> dict[str, str]:
+        """See Examined."""
+        if shutil.which(QEMU) is None:
+            raise Refused("QEMU is not installed here.", remedy="Install the package qemu-system-x86.")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        host = self._host()
+        free = shutil.disk_usage(self._folder).free
+        return {
+            "accelerator": host.accelerator,
+            "processors": str(host.processors),
+            "UEFI firmware": str(host.firmware or "not installed: machines with UEFI do not start (package ovmf)"),
+            "free space": f"{free >> 20} MiB",
+        }
 
     def create(self, order: RecoveryOrder) -> None:
         files = self._files(order.failover)

@@ -1,0 +1,41 @@
+"""Recovery sites."""
+
+from __future__ import annotations
+
+from typing import Annotated, Dict, Union
+
+from pydantic import Field, SecretStr, StringConstraints
+
+from farshore.api_types.body import LARGEST, Body, Label
+
+SiteId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", max_length=32)]
+"""What people call it: lower-case letters, digits and hyphens."""
+Setting = Union[bool, Annotated[int, Field(ge=-LARGEST, le=LARGEST)], Label]
+
+
+class SiteRequest(Body):
+    """``POST /v1/sites``. Which settings there are depends on the kind."""
+
+    id: SiteId
+    kind: Label
+    settings: Dict[Label, Setting] = Field(default={}, max_length=64)
+    secret: SecretStr = Field(default=SecretStr(""), max_length=16384)
+    """What the site's provider asks for; sealed, and never answered."""
+
+
+class Site(Body):
+    """A place where machines are brought up."""
+
+    id: str
+    kind: str
+    settings: Dict[str, Setting] = {}
+    has_secret: bool = False
+    created: int = 0
+    failovers: int = 0
+    """How many are there now."""
+
+
+class SiteCheck(Body):
+    """What a site says about itself, by name."""
+
+    found: Dict[str, str]

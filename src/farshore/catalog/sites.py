@@ -1,0 +1,48 @@
+"""Queries over recovery sites."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import FailoverRow, SiteRow
+from farshore.model.errors import NotFound, WrongState
+from farshore.model.states import PRESENT
+
+
+def every(tx: Transaction) -> list[SiteRow]:
+    """All sites, by id."""
+    return list(tx.scalars(select(SiteRow).order_by(SiteRow.id)))
+
+
+def get(tx: Transaction, site: str) -> SiteRow:
+    """One site. Raises NotFound."""
+    row = tx.get(SiteRow, site)
+    if row is None:
+        raise NotFound(f"There is no recovery site {site!r}.", remedy="See `farshore site list`.")
+    return row
+
+
+def add(tx: Transaction, row: SiteRow) -> None:
+    """A new site. Raises WrongState where the id is taken."""
+    if tx.get(SiteRow, row.id) is not None:
+        raise WrongState(f"There is a site {row.id!r} already.", remedy="Choose another name.")
+    tx.add(row)
+    tx.flush()
+
+
+def remove(tx: Transaction, row: SiteRow) -> None:
+    """Forget a site. Raises WrongState while something is, or may be, there."""
+    present = failovers_at(tx).get(row.id, 0)
+    if present:
+        raise WrongState(
+            f"{present} failovers are at {row.id}.", remedy="Clean them up first: farshore failover list, cleanup."
+        )
+    tx.delete(row)
+
+
+def failovers_at(tx: Transaction) -> dict[str, int]:
+    """How many failovers are present at each site."""
+    states = [state.value for state in PRESENT]
+    counted = select(FailoverRow.site, func.count()).where(FailoverRow.state.in_(states)).group_by(FailoverRow.site)
+    return {str(site): number for site, number in tx.execute(counted)}

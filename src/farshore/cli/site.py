@@ -1,0 +1,112 @@
+"""``farshore site``: places where machines are brought up."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from farshore.api_types.sites import Setting, Site, SiteCheck, SiteRequest
+from farshore.cli.connection import AsJson, Yes, management
+from farshore.cli.output import moment, plain, print_done, print_fields, print_json, print_table
+from farshore.client.transport import segment
+from farshore.model.errors import Malformed, NotFound
+
+app = typer.Typer(no_args_is_help=True, help="Recovery sites: places where machines are brought up.")
+
+SiteName = Annotated[str, typer.Argument(metavar="SITE", help="The site's name.", show_default=False)]
+
+
+@app.command()
+def add(
+    site: SiteName,
+    kind: Annotated[str, typer.Option(help="What it is: qemu.")] = "qemu",
+    setting: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE; repeat it. An unknown one says which there are.")
+    ] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="A file with what the provider asks for; -: standard input.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a recovery site. There may be several of one kind.
+
+    Example: `farshore site add lab --kind qemu --setting accelerator=tcg`
+    """
+    secret = SecretStr(_read(secret_file) if secret_file is not None else "")
+    request = SiteRequest(id=site, kind=kind, settings=parse_settings(setting or []), secret=secret)
+    made = management().transport.post("/v1/sites", request, Site)
+    told = f"Site {made.id} was added. See whether it is well: farshore site check {made.id}"
+    print_done(told, as_json, added=made.id)
+
+
+@app.command("list")
+def list_sites(as_json: AsJson = False) -> None:
+    """List recovery sites."""
+    found = management().transport.get_list("/v1/sites", Site)
+    if as_json:
+        print_json(found)
+        return
+    rows = [[one.id, one.kind, _settings(one), str(one.failovers), moment(one.created)] for one in found]
+    print_table(("Site", "Kind", "Settings", "Failovers", "Added"), rows, "There are none.")
+
+
+@app.command()
+def show(site: SiteName, as_json: AsJson = False) -> None:
+    """Show a recovery site."""
+    found = management().transport.get(f"/v1/sites/{segment(site)}", Site)
+    if as_json:
+        print_json(found)
+        return
+    print_fields(
+        [
+            ("Site", found.id),
+            ("Kind", found.kind),
+            ("Settings", _settings(found)),
+            ("Secret", "sealed" if found.has_secret else ""),
+            ("Failovers", str(found.failovers)),
+            ("Added", moment(found.created) if found.created else "with the installation"),
+        ]
+    )
+
+
+@app.command()
+def check(site: SiteName, as_json: AsJson = False) -> None:
+    """Ask a site how it is, and whether machines can be brought up there; it changes nothing."""
+    found = management().transport.post(f"/v1/sites/{segment(site)}/check", None, SiteCheck)
+    print_json(found) if as_json else print_fields(list(found.found.items()))
+
+
+@app.command()
+def remove(site: SiteName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Forget a recovery site at which nothing is any more."""
+    if not yes:
+        typer.confirm(f"Forget site {plain(site)}?", abort=True)
+    management().transport.delete(f"/v1/sites/{segment(site)}")
+    print_done(f"Site {site} is forgotten.", as_json, removed=site)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Setting]:
+    """NAME=VALUE pairs; true, false and whole numbers are taken as such. Raises Malformed."""
+    settings: dict[str, Setting] = {}
+    for pair in pairs:
+        name, found, value = pair.partition("=")
+        if not name or not found:
+            raise Malformed(f"{pair!r} is no setting.", remedy="Write it as NAME=VALUE.")
+        whole = value.removeprefix("-").isdecimal()
+        settings[name] = value == "true" if value in ("true", "false") else int(value) if whole else value
+    return settings
+
+
+def _read(path: Path) -> str:
+    try:
+        return (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"{path} cannot be read ({error}).", remedy="Give the file with the secret.") from error
+
+
+def _settings(site: Site) -> str:
+    return ", ".join(f"{name}={value}" for name, value in site.settings.items())

@@ -1,0 +1,77 @@
+"""Recovery sites."""
+
+from __future__ import annotations
+
+from farshore.api_types.sites import Site, SiteCheck, SiteRequest
+from farshore.catalog import events, sites
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import SiteRow
+from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.identity import Identity
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.sites import sealed_as
+from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
+from farshore.configuration_server.web.gate import GatedRouter
+from farshore.model.errors import Unsupported
+from farshore.sites.port import Examined
+from farshore.sites.registry import check_settings
+
+router = GatedRouter(prefix="/v1/sites", tags=["sites"])
+
+
+@router.get("")
+def list_sites(_user: Reader, installation: Installation) -> list[Site]:
+    """All recovery sites."""
+    with installation.catalog.reading() as tx:
+        present = sites.failovers_at(tx)
+        return [views.site(row, present.get(row.id, 0)) for row in sites.every(tx)]
+
+
+@router.post("", status_code=201)
+def add_site(request: SiteRequest, user: Contributor, installation: Installation) -> Site:
+    """A new recovery site. Its secret is sealed, and never answered."""
+    secret = request.secret.get_secret_value().encode()
+    settings = check_settings(request.kind, request.settings, with_secret=bool(secret))
+    row = SiteRow(id=request.id, kind=request.kind, settings=settings, created=installation.clock.now())
+    row.secret = installation.sealer.seal(sealed_as(row), secret) if secret else b""
+    with installation.catalog.writing() as tx:
+        sites.add(tx, row)
+        _tell(tx, installation, user, "site.added", row.id, f"was added ({row.kind})")
+        return views.site(row, 0)
+
+
+@router.get("/{site}")
+def show_site(site: Named, _user: Reader, installation: Installation) -> Site:
+    """One recovery site."""
+    with installation.catalog.reading() as tx:
+        row = sites.get(tx, site)
+        return views.site(row, sites.failovers_at(tx).get(row.id, 0))
+
+
+@router.post("/{site}/check")
+def check_site(site: Named, _user: Operator, installation: Installation) -> SiteCheck:
+    """Ask a site how it is, and whether machines can be brought up there. Orders nothing."""
+    opened = installation.recovery.site(site)
+    if not isinstance(opened, Examined):
+        raise Unsupported(f"{opened.name} cannot be asked how it is.", remedy="Try it: farshore failover test")
+    return SiteCheck(found=dict(opened.examine()))
+
+
+@router.delete("/{site}", status_code=204)
+def remove_site(site: Named, user: Contributor, installation: Installation) -> None:
+    """Forget a recovery site at which nothing is any more."""
+    with installation.catalog.writing() as tx:
+        sites.remove(tx, sites.get(tx, site))
+        _tell(tx, installation, user, "site.removed", site, "was removed")
+
+
+def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, site: str, what: str) -> None:
+    events.record(
+        tx,
+        time=installation.clock.now(),
+        kind=kind,
+        actor=user.actor,
+        subject=f"site/{site}",
+        message=f"Recovery site {site} {what}.",
+    )

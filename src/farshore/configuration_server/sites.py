@@ -1,0 +1,34 @@
+"""Opens the recovery sites that the catalog knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from farshore.catalog import sites
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import SiteRow
+from farshore.configuration_server.sealing import Sealer
+from farshore.sites.port import RecoverySite
+from farshore.sites.registry import SiteConfiguration, open_site
+
+
+@dataclass(frozen=True)
+class OpenSites:
+    """Each keeps its files in a folder of its own below ``folder``."""
+
+    catalog: Catalog
+    sealer: Sealer
+    folder: Path
+
+    def __call__(self, site: str) -> RecoverySite:
+        """The site with this id. Raises NotFound, and WrongKey for a secret that was sealed with another key."""
+        with self.catalog.reading() as tx:
+            row = sites.get(tx, site)
+        secret = self.sealer.open(sealed_as(row), row.secret) if row.secret else b""
+        return open_site(SiteConfiguration(row.id, row.kind, row.settings, secret), self.folder / row.id)
+
+
+def sealed_as(row: SiteRow) -> str:
+    """The name that a site's secret is sealed under."""
+    return f"site/{row.id}"
