@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -10,21 +11,28 @@ from farshore.model.errors import Unsupported
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.sites.port import HasConsole, RecoverySite
 
+log = logging.getLogger(__name__)
+
 
 def keep(context: RecoveryContext, failover: str, site: RecoverySite) -> None:
-    """Keep the text of a machine that is to be removed. What was kept before stays where the site has none."""
+    """Keep the text of a machine that is to be removed. What was kept before stays where the site has none.
+
+    Where there is no room for it, the machine is removed all the same.
+    """
     if not isinstance(site, HasConsole):
         return
     kept = _kept(context, failover)
-    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = kept.with_suffix(".new")
     try:
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with site.console(failover_id(failover)).open("rb") as source, made.open("wb") as target:
             shutil.copyfileobj(source, target)
+        made.replace(kept)
     except FileNotFoundError:
-        made.unlink(missing_ok=True)
         return
-    made.replace(kept)
+    except OSError as error:
+        log.warning("The console of failover %s cannot be kept (%s).", failover, error.strerror)
+        made.unlink(missing_ok=True)
 
 
 def newest(context: RecoveryContext, failover: str, site: RecoverySite, most: int) -> tuple[bytes, int]:

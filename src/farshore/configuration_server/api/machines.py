@@ -26,6 +26,7 @@ from farshore.model.states import PRESENT, FailoverState, MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.granting import ELSEWHERE, fence
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
+from farshore.recovery import consoles
 
 router = GatedRouter(prefix="/v1/machines", tags=["machines"])
 
@@ -77,9 +78,12 @@ def delete_machine(machine: Named, user: Contributor, installation: Installation
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         _refuse_elsewhere(failovers.in_states(tx, PRESENT, row.id), row, "delete it")
+        over = [failover.id for failover in failovers.in_states(tx, FailoverState, row.id)]
         machines.delete(tx, row)
         users.revoke_certificates(tx, "machine", row.id, installation.clock.now())
         _tell(tx, installation, user, row, "machine.deleted", f"{row.name} was forgotten.")
+    for failover in over:
+        consoles.drop(installation.recovery, failover)
 
 
 @router.post("/{machine}/revoke", status_code=204)

@@ -76,7 +76,10 @@ class JobEngine:
         DBOS.launch()
         for row in DBOS.list_workflows(name=list(self._definitions), status=list(_UNFINISHED)):
             if row.app_version != GENERATION:
-                self._stop(row)
+                try:
+                    self._stop(row)
+                except (FarshoreError, OSError) as error:  # one job must not keep the server from starting
+                    log.error("What job %s of an earlier release left could not be put right: %s", row.name, error)
 
     def close(self, patience: int = 0) -> None:
         """Stop. What still runs after ``patience`` seconds goes on at the next launch."""
