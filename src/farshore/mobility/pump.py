@@ -3,8 +3,8 @@
 The only writer of an epoch's journal. A *milestone* is a ring position at which somebody wants to know the sequence
 reached, with or without a POINT record put exactly there: records before the position come before it in the stream,
 all others after it. When the machine is idle, MARK records keep the newest point young. When the capture has gone to
-bitmap mode, what is left in the ring is still a prefix of all writes: it is drained, and then this run of the pump
-has ended.
+bitmap mode, what is left in the ring is still a prefix of all writes: it is drained, also what is added by those who
+had not seen the change, and then this run of the pump has ended.
 
 An epoch that is not consistent yet need not end with it. No point of it can be used before its ``consistent_from``, so
 up to there the journal need not be in order, only complete. Data mode is entered again, and the blocks that were missed
@@ -61,6 +61,10 @@ class RecordSource(Protocol):
     @property
     def mode(self) -> CaptureMode:
         """BITMAP: nothing is added to the ring any more."""
+        ...
+
+    def at_rest(self) -> bool:
+        """In bitmap mode: return once no record is under way any more, on whichever processor. False: data mode."""
         ...
 
     @property
@@ -157,6 +161,7 @@ class Pump:
         self._wake = threading.Event()
         self._ended = False
         self._opening = True
+        self._at_rest = False
         self._mending: Optional[Iterator[Piece]] = None
         self._recorded: Optional[RecordedSectors] = None
         self._whole = True
@@ -215,6 +220,7 @@ class Pump:
         with self._lock:
             self._ended, self._opening, self._whole, self._mending = False, True, False, None
             self._recorded = RecordedSectors()
+            self._at_rest = False
 
     def append(self, piece: Piece) -> bool:
         """While no run is under way: put these records at the journal's end. False: the backlog is full, try again."""
@@ -282,11 +288,18 @@ class Pump:
         if self._source.drained() < written:
             return PumpState.IDLE  # the next record is still being written
         if bitmap:
-            ended = not self._opening and self._source.drained() >= self._source.position()
-            return PumpState.ENDED if ended else PumpState.IDLE
+            return PumpState.IDLE if self._opening else self._come_to_rest()
         if self._whole and now - self._last_time >= MARK_SECONDS * 1e9:
             self._emit(mark_piece(now))
         return PumpState.IDLE
+
+    def _come_to_rest(self) -> PumpState:
+        """All is drained in bitmap mode. A run of the capture that began in data mode may add records still: they are
+        nowhere else, and they lie before all that is missed."""
+        self._at_rest = self._at_rest or self._source.at_rest()
+        if not self._at_rest:
+            return PumpState.IDLE
+        return PumpState.ENDED if self._source.drained() >= self._source.position() else PumpState.WORKED
 
     def _due(self) -> bool:
         if self._milestones or self._held is not None or self._mending is not None:

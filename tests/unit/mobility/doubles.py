@@ -178,6 +178,13 @@ class RingDouble:
         self._read = 0
         self.mode = CaptureMode.DATA
         self.capacity = 64 << 20
+        self.late: List[Callable[[], None]] = []
+        """What runs of the program do that began in data mode and are still under way in bitmap mode."""
+
+    def at_rest(self) -> bool:
+        while self.late and self.mode is CaptureMode.BITMAP:
+            self.late.pop(0)()
+        return self.mode is CaptureMode.BITMAP
 
     def write(self, sector: int, data: bytes, disk: int = 0, kind: int = RecordKind.WRITE) -> None:
         fragment = np.zeros(1, RING_RECORD)

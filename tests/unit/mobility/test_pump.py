@@ -136,6 +136,23 @@ def test_before_data_mode_begins_bitmap_mode_is_no_end() -> None:
     assert rig.pump.step() is PumpState.ENDED
 
 
+def test_records_that_are_still_being_added_in_bitmap_mode_belong_to_the_epoch() -> None:
+    rig = Rig()
+    rig.ring.late.append(lambda: rig.ring.write(16, DATA))  # its run had begun in data mode, and is in no bitmap
+    rig.ring.write(0, DATA)
+    rig.ring.mode = CaptureMode.BITMAP
+    assert rig.steps() is PumpState.ENDED
+    assert rig.ring.drained() == rig.ring.position()
+    assert rig.records() == [(RecordKind.WRITE, 0), (RecordKind.WRITE, 16)]
+
+
+def test_a_look_at_the_mode_from_before_data_mode_began_ends_nothing() -> None:
+    rig = Rig()
+    rig.ring.mode = CaptureMode.BITMAP
+    rig.ring.at_rest = lambda: False  # type: ignore[method-assign]
+    assert rig.steps() is PumpState.IDLE
+
+
 def test_a_full_backlog_leaves_the_rest_in_the_ring() -> None:
     rig = Rig(memory_bytes=6_000)
     for block in range(4):

@@ -212,6 +212,17 @@ class Capture:
         with self._lock:
             self._to_bitmap()
 
+    def at_rest(self) -> bool:
+        """In bitmap mode: return once no run of the program that began in data mode is left. False: data mode is on.
+
+        Until then such a run may add records, wherever the ring has been drained to, and they are not in the bitmap.
+        """
+        with self._lock:
+            if self._program.in_data_mode():
+                return False
+            grace_period()
+            return True
+
     def enter_data_mode(self) -> Entry:
         """Switch to data mode. What lies below the entry's position is known once it is ``settled``.
 
