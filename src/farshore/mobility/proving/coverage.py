@@ -26,6 +26,8 @@ _TOGETHER = 60 * 10**9
 """Neighbours proven within this time (ns) of each other become one span with the older time and position."""
 _MOST_DIFFERENCES = 10_000
 _NEVER_FORGOTTEN = 1 << 40
+_LONGEST_LEFT = 3600 * 10**9
+"""Nothing is left alone for longer (ns): what is to be later was asked for by a clock that was ahead."""
 _NOTHING: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = {}
 
 
@@ -189,9 +191,9 @@ class Coverage:
         chosen: List[Tuple[DiskNumber, int, int]] = []
         with self._lock:
             for busy in self._busy.values():
-                for one in [one for one in busy if one.value <= now]:
+                for one in [one for one in busy if not now < one.value <= now + _LONGEST_LEFT]:
                     busy.cut(one.first, one.end)
-            for disk, low, high in self._by_urgency():
+            for disk, low, high in self._by_urgency(now):
                 for free, until in self._busy[disk].gaps(low, high):
                     for first, end in self._left_out[disk].gaps(free, until):
                         take = min(end - first, most)
@@ -210,7 +212,7 @@ class Coverage:
                 for first, end in self._left_out[disk].gaps(0, size)
             ]
 
-    def _by_urgency(self) -> Iterator[Tuple[DiskNumber, int, int]]:
+    def _by_urgency(self, now: int) -> Iterator[Tuple[DiskNumber, int, int]]:
         for disk, chunk in self._differing:
             yield disk, chunk, chunk + 1
         for disk, doubts in self._doubts.items():
@@ -221,23 +223,29 @@ class Coverage:
             for low, high in self._proven[disk].gaps(0, size):
                 for first, end in doubted.gaps(low, high):
                     yield disk, first, end
-        old = [(one.value.time, disk, one.first, one.end) for disk, all_of in self._proven.items() for one in all_of]
+        old = [
+            # A time that is still to come tells nothing: the clock was ahead.
+            (one.value.time if one.value.time <= now else 0, disk, one.first, one.end)
+            for disk, all_of in self._proven.items()
+            for one in all_of
+        ]
         for _, disk, first, end in sorted(old):
             yield disk, first, end
 
-    def standing(self, since: int) -> Dict[DiskNumber, DiskProof]:
-        """How each disk stands; ``lately``: proven at ``since`` (ns since 1970 UTC) or after it."""
+    def standing(self, since: int, now: int) -> Dict[DiskNumber, DiskProof]:
+        """How each disk stands at ``now`` (ns since 1970 UTC); ``lately``: proven at ``since`` or after it. What was
+        proven by a clock that was ahead counts as proven, and nobody knows when."""
         with self._lock:
             found = {}
             for disk, total in self._sizes.items():
                 spans = list(self._proven[disk])
-                times = [one.value.time for one in spans]
+                times = [one.value.time for one in spans if one.value.time <= now]
                 first = min(((one.value.epoch, one.value.sequence) for one in spans), default=(0, 0))
                 found[disk] = DiskProof(
                     disk=disk,
                     chunks=total - self._left_out[disk].chunks,
                     proven=self._proven[disk].chunks,
-                    lately=sum(one.end - one.first for one in spans if one.value.time >= since),
+                    lately=sum(one.end - one.first for one in spans if since <= one.value.time <= now),
                     doubtful=self._doubts[disk].chunks,
                     oldest=max(0, min(times, default=0)),
                     newest=max(0, max(times, default=0)),

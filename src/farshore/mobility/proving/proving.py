@@ -196,10 +196,10 @@ class Proving:
 
     def standing(self) -> ProofStanding:
         """As the heartbeat tells it."""
-        demand = self.demanded
+        demand, now = self.demanded, self._clock.now()
         run = None if demand is None else ProofRun(total=demand.total * CHUNK, done=demand.done * CHUNK)
         return ProofStanding(
-            disks=list(self.coverage.standing(self._clock.now() - LATELY).values()),
+            disks=list(self.coverage.standing(now - LATELY, now).values()),
             differences=self.coverage.differences,
             differing=self.coverage.differing,
             compared=self._compared,

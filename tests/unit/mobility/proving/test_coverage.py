@@ -13,6 +13,7 @@ from farshore.model.identifiers import DiskNumber
 
 ONE, TWO = DiskNumber(0), DiskNumber(1)
 HOUR = 3600 * 10**9
+NOW = 10 * HOUR
 
 
 def at(hours: float, sequence: int = 1) -> Proven:
@@ -54,18 +55,31 @@ def test_memory_is_bounded_and_what_is_forgotten_is_not_proven():
 def test_doubts_come_first_then_what_was_never_proven_then_the_oldest():
     coverage = Coverage(None)
     coverage.fit({ONE: 10, TWO: 4})
-    assert coverage.next(100, 0) == [(ONE, 0, 10), (TWO, 0, 4)]
+    assert coverage.next(100, NOW) == [(ONE, 0, 10), (TWO, 0, 4)]
     coverage.prove(ONE, range(10), at(1))
     coverage.prove(TWO, range(3), at(2))
     coverage.doubt(ONE, 4, 6, "a heal")
-    assert coverage.next(100, 0) == [(ONE, 4, 6), (TWO, 3, 4), (ONE, 0, 4), (ONE, 6, 10), (TWO, 0, 3)]
-    assert coverage.next(3, 0) == [(ONE, 4, 6), (TWO, 3, 4)]
+    assert coverage.next(100, NOW) == [(ONE, 4, 6), (TWO, 3, 4), (ONE, 0, 4), (ONE, 6, 10), (TWO, 0, 3)]
+    assert coverage.next(3, NOW) == [(ONE, 4, 6), (TWO, 3, 4)]
     assert coverage.cause(ONE, 5) == "a heal"
-    coverage.postpone(ONE, [4], 50)
-    assert coverage.next(1, 0) == [(ONE, 5, 6)]
-    assert coverage.next(1, 50) == [(ONE, 4, 5)]
+    coverage.postpone(ONE, [4], NOW + 50)
+    assert coverage.next(1, NOW) == [(ONE, 5, 6)]
+    assert coverage.next(1, NOW + 50) == [(ONE, 4, 5)]
     coverage.prove(ONE, [4, 5], at(3))
     assert (coverage.doubtful, coverage.cause(ONE, 5)) == (0, "")
+
+
+def test_what_a_clock_that_was_ahead_has_left_is_proven_as_if_long_ago():
+    coverage = Coverage(None)
+    coverage.fit({ONE: 10})
+    coverage.prove(ONE, range(4), at(9000))
+    coverage.prove(ONE, range(4, 10), at(1))
+    assert coverage.next(4, NOW) == [(ONE, 0, 4)]
+    standing = coverage.standing(0, NOW)[ONE]
+    assert (standing.proven, standing.lately, standing.oldest, standing.newest) == (10, 6, HOUR, HOUR)
+    coverage.prove(ONE, range(10), at(2))
+    coverage.postpone(ONE, [4], 9000 * HOUR)
+    assert coverage.next(99, NOW) == [(ONE, 0, 10)]
 
 
 def test_a_doubt_ends_a_proof_and_a_difference_lasts_until_it_is_proven():
@@ -76,15 +90,15 @@ def test_a_doubt_ends_a_proof_and_a_difference_lasts_until_it_is_proven():
     coverage.differs(ONE, 3, told=True)
     coverage.differs(ONE, 3, told=True)
     assert (coverage.differing, coverage.differences, coverage.last(ONE, 3)) == (1, 2, None)
-    assert coverage.next(1, 0) == [(ONE, 3, 4)]
+    assert coverage.next(1, NOW) == [(ONE, 3, 4)]
     last = coverage.last(ONE, 2)
     assert last is not None
     assert (last.epoch, last.sequence) == (1, 7)
-    standing = coverage.standing(2 * HOUR)[ONE]
+    standing = coverage.standing(2 * HOUR, NOW)[ONE]
     assert (standing.proven, standing.lately, standing.doubtful) == (9, 0, 1)
     coverage.prove(ONE, [3], at(6))
     assert (coverage.differing, coverage.differences) == (0, 2)
-    standing = coverage.standing(2 * HOUR)[ONE]
+    standing = coverage.standing(2 * HOUR, NOW)[ONE]
     assert (standing.lately, standing.oldest, standing.newest) == (1, HOUR, 6 * HOUR)
 
 
@@ -112,11 +126,11 @@ def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path)
     assert path.stat().st_mode & 0o777 == 0o600
     again = Coverage(path)
     again.fit({ONE: 10})
-    assert again.standing(0) == coverage.standing(0)
-    assert again.next(99, 0) == coverage.next(99, 0)
+    assert again.standing(0, NOW) == coverage.standing(0, NOW)
+    assert again.next(99, NOW) == coverage.next(99, NOW)
     assert (again.differing, again.differences, again.cause(ONE, 1)) == (1, 1, "a heal")
     again.fit({ONE: 4})
-    assert (again.differing, again.standing(0)[ONE].proven) == (0, 2)
+    assert (again.differing, again.standing(0, NOW)[ONE].proven) == (0, 2)
     path.write_text('{"format": 1, "proven": 3}')
     assert Coverage(path).differences == 0
 
@@ -126,8 +140,8 @@ def test_what_is_not_copied_is_not_proven_and_not_counted():
     coverage.fit({ONE: 10})
     coverage.prove(ONE, range(10), at(1))
     coverage.fit({ONE: 10}, {ONE: [(2, 4), (9, 20)]})
-    standing = coverage.standing(0)[ONE]
+    standing = coverage.standing(0, NOW)[ONE]
     assert (standing.chunks, standing.proven) == (7, 7)
     assert coverage.everything() == [(ONE, 0, 2), (ONE, 4, 9)]
     coverage.doubt(ONE, 0, 10, "a resync")
-    assert coverage.next(99, 0) == [(ONE, 0, 2), (ONE, 4, 9)]
+    assert coverage.next(99, NOW) == [(ONE, 0, 2), (ONE, 4, 9)]
