@@ -53,6 +53,8 @@ class Coverage:
         self._sizes: Dict[DiskNumber, int] = {}
         """In chunks."""
         self._proven: Table[Proven] = defaultdict(lambda: Spans(_joined))
+        self._before: Table[Proven] = defaultdict(lambda: Spans(_joined))
+        """What is in doubt: where it was proven last, for the points from before are none the worse."""
         self._doubts: Table[str] = defaultdict(lambda: Spans(_same))
         self._discarded: Table[bool] = defaultdict(lambda: Spans(_same))
         self._left_out: Table[bool] = defaultdict(lambda: Spans(_same, _NEVER_FORGOTTEN))
@@ -80,10 +82,10 @@ class Coverage:
             for disk, all_of in left_out.items():
                 for first, end in all_of:
                     self._left_out[disk].put(first, min(end, sizes.get(disk, 0)), True)
-                    for table in (self._proven, self._doubts, self._discarded):
+                    for table in (self._proven, self._before, self._doubts, self._discarded):
                         if disk in table:
                             table[disk].cut(first, end)
-            for table in (self._proven, self._doubts, self._discarded):
+            for table in (self._proven, self._before, self._doubts, self._discarded):
                 for disk in list(table):
                     if disk not in sizes:
                         del table[disk]
@@ -99,6 +101,7 @@ class Coverage:
         """Nothing is proven: the copy is another one."""
         with self._lock:
             self._proven.clear()
+            self._before.clear()
             self._doubts.clear()
             self._discarded.clear()
             self._differing.clear()
@@ -107,6 +110,8 @@ class Coverage:
     def doubt(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
         """Chunks [first, end) were copied, or may have been missed: they are to be proven first."""
         with self._lock:
+            for one in self._proven[disk].within(first, end):
+                self._before[disk].put(*one)
             self._proven[disk].cut(first, end)
             self._doubts[disk].put(first, end, cause)
             self._version += 1
@@ -120,12 +125,11 @@ class Coverage:
     def prove(self, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
         """These chunks (sorted) are equal to their copy."""
         with self._lock:
-            proven, doubts = self._proven[disk], self._doubts[disk]
-            discarded = self._discarded[disk]
+            outdated = self._before[disk], self._doubts[disk], self._discarded[disk]
             for first, end in runs(chunks):
-                proven.put(first, end, at)
-                doubts.cut(first, end)
-                discarded.cut(first, end)
+                self._proven[disk].put(first, end, at)
+                for table in outdated:
+                    table.cut(first, end)
             if self._differing:
                 self._differing -= {(disk, chunk) for chunk in chunks}
             self._version += 1
@@ -142,7 +146,7 @@ class Coverage:
     def suspect(self, disk: DiskNumber, chunk: int, until: int) -> None:
         """This chunk was not equal to its copy, which may pass: it is not proven, and looked at again at ``until``."""
         with self._lock:
-            self.doubt(disk, chunk, chunk + 1, self.cause(disk, chunk) or "it differed")
+            self.doubt(disk, chunk, chunk + 1, self.cause(disk, chunk))
             self._busy[disk].put(chunk, chunk + 1, until)
 
     def is_discarded(self, disk: DiskNumber, chunk: int) -> bool:
@@ -153,11 +157,11 @@ class Coverage:
     def last(self, disk: DiskNumber, chunk: int) -> Optional[Position]:
         """Where in the stream the chunk was proven last, at least; None: that is not known."""
         with self._lock:
-            found = self._proven[disk].within(chunk, chunk + 1)
+            found = self._proven[disk].within(chunk, chunk + 1) or self._before[disk].within(chunk, chunk + 1)
         return Position(Epoch(found[0].value.epoch), SequenceNumber(found[0].value.sequence)) if found else None
 
     def cause(self, disk: DiskNumber, chunk: int) -> str:
-        """Why the chunk is in doubt; empty: it is not."""
+        """Why the chunk is in doubt; empty: it is not, or that is not known."""
         with self._lock:
             found = self._doubts[disk].within(chunk, chunk + 1)
         return found[0].value if found else ""
@@ -264,6 +268,7 @@ class Coverage:
                 "differences": self.differences,
                 "differing": sorted(self._differing),
                 "proven": _listed(self._proven),
+                "before": _listed(self._before),
                 "doubts": _listed(self._doubts),
                 "discarded": _listed(self._discarded),
             }
@@ -281,11 +286,12 @@ class Coverage:
         document = json.loads(self._path.read_text(encoding="utf-8"))
         tables: List[Tuple[str, Table[Any], Callable[[Any], Any]]] = [
             ("proven", self._proven, lambda value: Proven(*map(int, value))),
+            ("before", self._before, lambda value: Proven(*map(int, value))),
             ("doubts", self._doubts, str),
             ("discarded", self._discarded, bool),
         ]
         for name, table, read in tables:
-            for disk, spans in document[name].items():
+            for disk, spans in document.get(name, {}).items():
                 for first, end, value in spans:
                     table[DiskNumber(int(disk))].put(int(first), int(end), read(value))
         self._differing = {(DiskNumber(int(disk)), int(chunk)) for disk, chunk in document["differing"]}

@@ -9,7 +9,9 @@ import pytest
 
 from farshore.mobility.proving.coverage import Coverage, Proven
 from farshore.mobility.proving.spans import Spans, runs
-from farshore.model.identifiers import DiskNumber
+from farshore.model.identifiers import DiskNumber, Epoch
+from farshore.model.identifiers import Sequence as SequenceNumber
+from farshore.model.position import Position
 
 ONE, TWO = DiskNumber(0), DiskNumber(1)
 HOUR = 3600 * 10**9
@@ -89,7 +91,7 @@ def test_a_doubt_ends_a_proof_and_a_difference_lasts_until_it_is_proven():
     coverage.prove(ONE, [3], at(5, 9))
     coverage.differs(ONE, 3, told=True)
     coverage.differs(ONE, 3, told=True)
-    assert (coverage.differing, coverage.differences, coverage.last(ONE, 3)) == (1, 2, None)
+    assert (coverage.differing, coverage.differences) == (1, 2)
     assert coverage.next(1, NOW) == [(ONE, 3, 4)]
     last = coverage.last(ONE, 2)
     assert last is not None
@@ -112,6 +114,25 @@ def test_a_discarded_chunk_that_differs_is_no_difference_until_it_was_proven():
     coverage.prove(ONE, [3], at(1))
     assert not coverage.is_discarded(ONE, 3)
     assert coverage.is_discarded(ONE, 2)
+
+
+def test_a_doubt_leaves_the_points_from_before_the_last_proof_alone(tmp_path):
+    coverage = Coverage(tmp_path / "proven.json")
+    coverage.fit({ONE: 10})
+    coverage.prove(ONE, range(4), at(1, 5))
+    coverage.doubt(ONE, 0, 6, "a heal")
+    coverage.suspect(ONE, 2, NOW)
+    coverage.save()
+    for known in (coverage, Coverage(tmp_path / "proven.json")):
+        known.fit({ONE: 10})
+        assert [known.last(ONE, chunk) for chunk in (2, 4)] == [Position(Epoch(1), SequenceNumber(5)), None]
+        assert (known.cause(ONE, 2), known.standing(0, NOW)[ONE].proven) == ("a heal", 0)
+        known.prove(ONE, [2], at(2, 8))
+        assert known.last(ONE, 2) == Position(Epoch(1), SequenceNumber(8))
+        known.forget()
+        assert known.last(ONE, 3) is None
+    coverage.suspect(ONE, 7, NOW)
+    assert (coverage.doubtful, coverage.cause(ONE, 7)) == (1, "")  # whoever tells of it knows a cause, perhaps
 
 
 def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path):
