@@ -11,6 +11,7 @@ import pytest
 from tests.unit.mobility.doubles import KEY, MACHINE, ProcessServerDouble
 
 from farshore.api_types.machines import EpochGrant, EpochKind
+from farshore.formats.point_payload import PointPayload
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, union
@@ -18,11 +19,11 @@ from farshore.mobility.capture.capture import Dirty
 from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import EpochEnd, Limits
-from farshore.mobility.rounds import bitmap_run
+from farshore.mobility.rounds import bitmap_run, round_run
 from farshore.mobility.rounds.bitmap_run import BitmapRun
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.model.errors import TryLater, WrongState
-from farshore.model.identifiers import BLOCK, DiskNumber, MachineId
+from farshore.model.identifiers import BLOCK, DiskNumber, MachineId, PointId
 from farshore.model.point import PointKind
 
 ONE = DiskNumber(0)
@@ -176,6 +177,27 @@ def test_without_a_freeze_the_point_is_called_less(rig: Rig) -> None:
     rig.capture.during = lambda number: rig.capture.write(9, 1, 9) if number == 1 else None
     rig.run.run(rig.stop)
     assert rig.kinds == [PointKind.CRASH_CONSISTENT]
+
+
+def test_applications_that_cannot_be_quieted_cost_a_point_and_no_block(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path) -> Any:
+        raise TryLater("freeze failed", remedy="")
+
+    monkeypatch.setattr(round_run, "Quiesced", fails)
+    asked: List[Any] = []
+
+    def after_the_first_point(number: int) -> None:
+        if number == 4:
+            rig.capture.write(9, 1, 9)
+            asked.append(rig.run.ask(PointPayload(PointId("p1"), PointKind.APP_CONSISTENT)))
+
+    rig.rounds = 2
+    rig.capture.during = after_the_first_point
+    rig.run.run(rig.stop)
+    assert not asked[0].reached
+    assert rig.kinds == [PointKind.FILE_SYSTEM_CONSISTENT] * 2
 
 
 def test_writes_that_escaped_end_the_epoch(rig: Rig) -> None:

@@ -6,6 +6,7 @@ A round that cannot be finished loses nothing: what it collected is given back t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -131,7 +132,12 @@ class BitmapRun(RoundRun):
             self._copy_live(dirty, stop)
             dirty = self._capture.collect()
             passes += 1
-        with self._applications_quiet(requests):
+        with contextlib.ExitStack() as quiet:
+            try:
+                quiet.enter_context(self._applications_quiet(requests))
+            except BaseException:
+                self._give_back([dirty])
+                raise
             still, kind = self._read_still(dirty, requests)
         for piece in still.pieces:
             self._journal.send(piece, stop)
