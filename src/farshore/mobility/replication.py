@@ -257,9 +257,9 @@ class Replication:
         plane = self._planes(grant)
         try:
             copied = [one.copied() for one in self.disks]
-            plan, self._plan = self._plan, Plan()
-            parts = (self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits, plan)
+            parts = (self._machine, grant, capture, copied, plane, self._spill, self._clock, self._limits, self._plan)
             run = EpochRun(*parts, self.proving)
+            self._plan = Plan()  # not before: where the run cannot begin, the next one has to copy all that
             self.current, self.trouble = run, ""
             ended = run.run(self._interrupt)
         finally:

@@ -11,11 +11,13 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
 from farshore.mobility import replication as replicating
+from farshore.mobility.disk_changes import Plan
 from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.replication import Replication
 from farshore.mobility.settings import Settings
 from farshore.mobility.throttle import Bandwidth, Courtesy
-from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.errors import NoSpace
+from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 
 
@@ -85,3 +87,27 @@ def test_a_resync_that_is_asked_for_while_an_epoch_ends_is_what_comes_next(
 def test_it_is_one_resync_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kinds = epochs(monkeypatch, tmp_path, [lambda _: None, Replication.resync, lambda _: None])
     assert kinds == [EpochKind.RESYNC, EpochKind.HEAL, EpochKind.RESYNC, EpochKind.HEAL]
+
+
+def test_what_has_to_be_copied_of_a_disk_is_kept_where_an_epoch_cannot_begin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(replicating, "_PAUSE_SECONDS", 0.01)
+    plans: List[Plan] = []
+    wanted = Plan({DiskNumber(1): ((0, 7),)})
+
+    def after_a_gap(replication: Replication) -> None:
+        replication._plan = wanted  # as _captured has it, of a disk with writes that escaped
+        begin = replicating.EpochRun
+
+        def full(*parts: Any) -> Any:
+            plans.append(parts[8])
+            if len(plans) == 1:
+                raise NoSpace("The .hrl file cannot be written to.", remedy="")
+            return begin(*parts)
+
+        monkeypatch.setattr(replicating, "EpochRun", full)
+
+    kinds = epochs(monkeypatch, tmp_path, [after_a_gap, lambda _: None])
+    assert kinds[:3] == [EpochKind.RESYNC, EpochKind.HEAL, EpochKind.HEAL]
+    assert plans == [wanted, wanted, Plan()]
