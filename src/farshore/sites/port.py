@@ -51,9 +51,10 @@ class Condition(enum.Enum):
 
     ABSENT = "absent"
     STOPPED = "stopped"
-    RUNNING = "running"
+    """It does not run: it was not started, it was stopped, or it died (its process, its host)."""
     SHUT_DOWN = "shut-down"
-    """The guest ended itself, as somebody there wanted: it stays so until it is started."""
+    """Its guest shut itself down, as somebody in it wanted. It stays so until it is started, stopped or destroyed."""
+    RUNNING = "running"
     PAUSED = "paused"
     """Held, by a person or because a disk did not answer; nothing is lost."""
 
@@ -69,7 +70,8 @@ class RecoveredMachine:
 
 
 class RecoverySite(Protocol):
-    """One place to recover to. Methods raise TryLater, Refused or Damaged; safe to call from several threads."""
+    """One place to recover to. Methods raise TryLater, Refused or Damaged; safe to call from several threads and
+    processes at a time. tests/contract/test_sites.py holds every site to what is said here."""
 
     @property
     def name(self) -> str:
@@ -81,24 +83,29 @@ class RecoverySite(Protocol):
         ...
 
     def create(self, order: RecoveryOrder) -> None:
-        """Have the machine defined, not running. Repeating it with the same order changes nothing; an order with the
-        same id and other content replaces one that is not running."""
+        """Define the machine without starting it. Repeating it with the same order changes nothing. An order with the
+        same id and other content replaces one that does not run; Refused while that runs or is paused. NoSpace leaves
+        the earlier order as it was."""
         ...
 
     def start(self, failover: FailoverId) -> RecoveredMachine:
-        """Have it running. Raises NotFound where it was not created; does nothing where it runs already."""
+        """Start it. Does nothing if it runs or is paused, so there is never a second one; starts it anew if it was
+        shut down, stopped or died. Raises NotFound if it was not created."""
         ...
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
-        """How it is. Condition.ABSENT rather than an error where there is none."""
+        """How it is. Condition.ABSENT rather than an error if there is none. A machine that died is STOPPED, one whose
+        guest shut itself down is SHUT_DOWN, and is it still when its process or its host has ended since."""
         ...
 
     def stop(self, failover: FailoverId, *, grace: float) -> None:
-        """Have it stopped: asked to shut down, after ``grace`` seconds cut off (0: at once)."""
+        """Stop it: ask the guest to shut down, cut it off after ``grace`` seconds (0: at once). It is STOPPED then,
+        also where it had shut itself down. Stopped or absent already is fine."""
         ...
 
     def destroy(self, failover: FailoverId) -> None:
-        """Have nothing of it left, running or not; the disks are not the site's. Absent already is fine."""
+        """Leave nothing of it, running or not, whatever somebody deleted by hand; the disks are not the site's.
+        Absent already is fine."""
         ...
 
     def present(self) -> tuple[FailoverId, ...]:

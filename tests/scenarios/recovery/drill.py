@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.scenarios.recovery.doubles import DoomedCatalog, FileExports, FileSite, Fuse
+from tests.file_site import FileSite, Fuse
+from tests.scenarios.recovery.doubles import DoomedCatalog, FileExports
 from tests.unit.vault.synthetic import MACHINE, Machine
 from tests.waiting import until
 

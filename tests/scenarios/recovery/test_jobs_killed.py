@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.doubles import FileExports, FileSite, Fuse
+from tests.scenarios.recovery.doubles import FileExports
 
 from farshore.sites.port import Condition, FailoverId
 

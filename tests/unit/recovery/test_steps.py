@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenarios.recovery.doubles import FileExports, FileSite, Fuse
+from tests.file_site import FileSite, Fuse
+from tests.scenarios.recovery.doubles import FileExports
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, SERVER, add_machine, fresh_catalog
 
 from farshore.api_types.points import PointChoice
