@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.unit.sites.test_command import FAILOVER, ORDER
+from tests.waiting import until
 
-from farshore.model.errors import Malformed, NotFound, Refused
+from farshore.model.errors import Damaged, FarshoreError, Malformed, NoSpace, NotFound, Refused, TryLater
+from farshore.model.machine import Firmware
 from farshore.sites.port import Answering, Condition, Examined, FailoverId, HasConsole, Resumable
 from farshore.sites.qemu.accelerator import choose_accelerator
 from farshore.sites.qemu.confinement import account_name
@@ -77,6 +82,91 @@ def test_another_process_with_the_same_number_is_not_ours(short_path: Path) -> N
     (short_path / FAILOVER / "qemu.pid").write_text("1\n")
     assert site.status(FAILOVER).condition is Condition.STOPPED
     site.destroy(FAILOVER)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("user", "believed"), [(0, True), (65534, False)])
+def test_a_process_is_found_without_its_record_but_no_strangers_word_counts(
+    short_path: Path, user: int, believed: bool
+) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    argument = f"fd=3,set=1,opaque={short_path / FAILOVER / 'qemu.pid'}"
+    waiting = ["sh", "-c", "read nothing", "sh", argument]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE, user=user) as process:
+        until(lambda: argument.encode() in Path(f"/proc/{process.pid}/cmdline").read_bytes(), "the process")
+        assert site.status(FAILOVER).condition is (Condition.RUNNING if believed else Condition.ABSENT)
+        assert site.present() == ((FAILOVER,) if believed else ())
+        site.destroy(FAILOVER)
+        assert (process.poll() is not None) is believed
+    assert site.status(FAILOVER).condition is Condition.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "words"),
+    [
+        (errno.ENOSPC, NoSpace, "Free space"),
+        (errno.EDQUOT, NoSpace, "Free space"),
+        (errno.EROFS, Refused, "Look at"),
+        (errno.EIO, TryLater, "Look at"),
+    ],
+)
+def test_trouble_with_the_folder_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[FarshoreError], words: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(error) as raised:
+        QemuSite(tmp_path, accelerator="tcg").create(ORDER)
+    assert type(raised.value) is error
+    assert words in raised.value.remedy
+
+
+def test_what_nobody_exports_is_not_started(short_path: Path) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    site.create(ORDER)
+    with pytest.raises(TryLater, match="/run/x") as raised:
+        site.start(FAILOVER)
+    assert "export" in raised.value.remedy
+    assert site.status(FAILOVER).condition is Condition.STOPPED
+
+
+def test_lost_uefi_variables_are_made_again_and_kept_ones_stay(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = short_path / "OVMF_CODE.fd"
+    code.touch()
+    (short_path / "OVMF_VARS.fd").write_bytes(b"template")
+    monkeypatch.setattr("farshore.sites.qemu.site.FIRMWARE", (code,))
+    site = QemuSite(short_path / "site", accelerator="tcg")
+    order = replace(ORDER, machine=replace(ORDER.machine, firmware=Firmware.UEFI))
+    site.create(order)
+    variables = short_path / "site" / FAILOVER / "uefi-variables.fd"
+    assert variables.read_bytes() == b"template"
+    variables.write_bytes(b"what the guest wrote")
+    site.create(order)
+    assert variables.read_bytes() == b"what the guest wrote"
+    variables.unlink()
+    with pytest.raises(NotFound, match="Create the machine again"):
+        site.start(FAILOVER)
+    site.create(order)
+    variables.write_bytes(b"what the guest wrote")
+    site.create(replace(order, name="db2"))
+    assert variables.read_bytes() == b"template", "another order is another machine"
+
+
+def test_a_damaged_order_is_told_and_replaced(short_path: Path) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    site.create(ORDER)
+    order = short_path / FAILOVER / "order.json"
+    order.write_bytes(b"\xff{}")
+    with pytest.raises(Damaged):
+        site.start(FAILOVER)
+    order.unlink()
+    assert "Create it again" in site.status(FAILOVER).detail
+    site.create(ORDER)
+    assert site.order(FAILOVER) == ORDER
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/etc"])

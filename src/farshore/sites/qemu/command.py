@@ -45,12 +45,13 @@ class RunFiles:
 
     @property
     def pid(self) -> Path:
-        """Written before QEMU begins, by its own process; its path is in the command line (``add-fd``'s opaque)."""
+        """The record of the last run: written before QEMU begins, by its own process, its path is in the command line
+        (``add-fd``'s opaque)."""
         return self.folder / "qemu.pid"
 
     @property
     def lock(self) -> Path:
-        """Locked by the process as long as it lives."""
+        """Locked by the process as long as it lives, else by the call that changes the machine."""
         return self.folder / "qemu.lock"
 
     @property
@@ -107,6 +108,8 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     command = [QEMU, "-name", f"{literal(order.name)},debug-threads=on", "-uuid", order.failover]
     command += ["-smbios", f"type=1,manufacturer=Farshore,product=Recovered machine,serial=farshore-{order.failover}"]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"]
+    # A guest that shuts itself down leaves its QEMU, which tells so: one that is gone died. A reboot reboots.
+    command += ["-no-shutdown"]
     command += ["-machine", "q35,vmport=off", *_processor(machine.processors, host)]
     command += ["-m", str(max(64, machine.memory // _MIB)), "-rtc", "base=utc"]
     command += _firmware(order, host, lent)

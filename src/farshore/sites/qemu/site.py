@@ -1,15 +1,21 @@
 """Recovered machines as QEMU processes of this host, one folder each.
 
 A machine is a detached process: it outlives the server that started it, and all that is known of it lies in its
-folder (``RunFiles``) and in the process table, so any later server finds it again. A process is only ever taken for
-a machine's if its command line names the machine's folder: process ids are used anew. QEMU may be in its guest's hands,
-so it is lent what it needs and can write to nothing in that folder but the console and the UEFI variables.
+folder (``RunFiles``) and in the process table, so any later server finds it again, even one whose folder somebody
+deleted. A process is only ever taken for a machine's if its command line names the machine's folder: process ids are
+used anew. QEMU may be in its guest's hands, so it is lent what it needs and can write to nothing in that folder but
+the console and the UEFI variables.
+
+One lock a machine (``RunFiles.lock``) serializes what changes it. QEMU inherits it, so whoever holds it knows that
+nobody starts the machine and no QEMU of it lives.
+
+The QEMU of a guest that shut itself down stays, and says so when it is asked. Like a zombie it waits until somebody
+has looked: the look notes it in the record of the run, then lets QEMU go. A QEMU that is gone without such a note died.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -25,9 +31,21 @@ from pydantic import TypeAdapter, ValidationError
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder
 from farshore.sites.qemu.accelerator import FIRMWARE, QEMU, choose_accelerator
-from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, RunFiles, has_variables, literal, qemu_command
-from farshore.sites.qemu.confinement import Lending, confined
+from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, RunFiles, has_variables, qemu_command
+from farshore.sites.qemu.confinement import Lending, account, confined
+from farshore.sites.qemu.folder import explained, lock, replace
 from farshore.sites.qemu.monitor import ask
+from farshore.sites.qemu.processes import (
+    begin_record,
+    find_process,
+    is_noted,
+    note_shut_down,
+    opened_record,
+    processes,
+    recorded_process,
+    runs,
+    send_signal,
+)
 
 _ORDER = TypeAdapter(RecoveryOrder)
 _START_SECONDS = 120.0
@@ -39,7 +57,14 @@ CONSOLE_BYTES = 16 << 20
 """What is kept, at least half of it: a guest may write without end."""
 _CONSOLE_STEP = 1 << 20
 """A multiple of any file system's block."""
-_PAUSED = ("paused", "io-error", "internal-error", "prelaunch", "postmigrate", "suspended")
+_CONDITIONS = {
+    **dict.fromkeys(("paused", "io-error", "prelaunch", "postmigrate", "suspended"), Condition.PAUSED),
+    **dict.fromkeys(("internal-error", "guest-panicked"), Condition.STOPPED),  # QEMU is there and cannot go on
+    "shutdown": Condition.SHUT_DOWN,
+}
+"""By QEMU's run state; all others run."""
+_LIVE = (Condition.RUNNING, Condition.PAUSED)
+_PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
 
 
 class QemuSite:
@@ -58,7 +83,8 @@ class QemuSite:
             raise Refused("QEMU is not installed here.", remedy="Install the package qemu-system-x86.")
         if not order.disks:
             raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
-        qemu_command(order, self._files(order.failover), self._host(), NOTHING_LENT)
+        with explained(self._folder):
+            qemu_command(order, self._files(order.failover), self._host(), NOTHING_LENT)
 
     def examine(self) -> dict[str, str]:
         """See Examined."""
@@ -76,59 +102,69 @@ class QemuSite:
 
     def create(self, order: RecoveryOrder) -> None:
         files = self._files(order.failover)
-        text = _ORDER.dump_json(order, indent=1).decode()
-        if files.order.exists() and files.order.read_text() == text:
-            return
-        if self._process(order.failover) is not None:
-            raise Refused(f"{order.name} runs already, otherwise made.", remedy="Stop it first.")
-        host = self._host()
-        qemu_command(order, files, host, NOTHING_LENT)
-        files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if host.firmware is not None and has_variables(order):
-            template = host.firmware.with_name(host.firmware.name.replace("_CODE", "_VARS"))
-            shutil.copyfile(template, files.variables)
-        _replace(files.order, text)
+        with explained(files.folder), Lending() as held:
+            host = self._host()
+            qemu_command(order, files, host, NOTHING_LENT)
+            live = self._take(order.failover, held, make=True)
+            same = self._is_ordered(order)
+            if live is not None:
+                if same:
+                    return
+                raise Refused(
+                    f"{order.name} runs already as failover {order.failover}, from another order or a deleted one.",
+                    remedy="Stop it first.",
+                )
+            new: dict[Path, bytes] = {}
+            if host.firmware is not None and has_variables(order) and not (same and files.variables.exists()):
+                template = host.firmware.with_name(host.firmware.name.replace("_CODE", "_VARS"))
+                new[files.variables] = template.read_bytes()
+            if not same:
+                new[files.order] = _ORDER.dump_json(order, indent=1)
+            if new:
+                replace(new, remove=files.pid)  # with the record goes how the earlier machine ended
 
     def start(self, failover: FailoverId) -> RecoveredMachine:
         files = self._files(failover)
-        if not files.order.exists():
-            raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
-        found = self.status(failover)
-        if found.condition in (Condition.RUNNING, Condition.PAUSED):
-            return found
-        with Lending() as lending:
-            lock = lending.file(files.lock, os.O_RDONLY | os.O_CREAT)
+        with explained(files.folder):
+            if self.status(failover).condition is Condition.ABSENT:
+                raise _not_created(failover)
+            with Lending() as lending:
+                found = self._take(failover, lending)
+                if found is not None:
+                    return found
+                process = self._launch(self.order(failover), files, lending)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return self.status(failover)  # another start came first
-            process = self._launch(self.order(failover), files, lending)
-        try:
-            # Somebody listens from the beginning; the answer comes once the machine is made.
-            ask(files.monitor, "query-status", timeout=_START_SECONDS)
-        except Unreachable as error:
-            if _has_ended(process):
-                said = files.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
+                # Somebody listens from the beginning; the answer comes once the machine is made.
+                ask(files.monitor, "query-status", timeout=_START_SECONDS)
+            except Unreachable as error:
+                if _has_ended(process):
+                    raise _start_failure(files) from error
+                process.kill()
+                process.wait()
                 raise TryLater(
-                    f"QEMU did not start: {said[0]}", remedy="Remove the cause that QEMU names, then repeat."
+                    f"QEMU did not come up within {_START_SECONDS:.0f} s.",
+                    remedy="Look whether its disks' export answers.",
                 ) from error
-            process.kill()
-            process.wait()
-            raise TryLater(
-                f"QEMU did not come up within {_START_SECONDS:.0f} s.", remedy="Look whether its disks' export answers."
-            ) from error
         # Whoever waits for it leaves no zombie; it outlives this process all the same.
         threading.Thread(target=process.wait, name=f"machine {failover}", daemon=True).start()
         return self.status(failover)
 
     def _launch(self, order: RecoveryOrder, files: RunFiles, lending: Lending) -> subprocess.Popen[bytes]:
         console = lending.file(files.console, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        if has_variables(order) and not files.variables.exists():
+            raise NotFound(f"The UEFI variables of {order.name} are gone.", remedy="Create the machine again.")
         variables = lending.file(files.variables, os.O_RDWR) if has_variables(order) else -1
-        sockets = {path: lending.socket(path) for path in {disk.socket for disk in order.disks}}
+        try:
+            sockets = {path: lending.socket(path) for path in {disk.socket for disk in order.disks}}
+        except FileNotFoundError as error:
+            raise TryLater(
+                f"Nothing exports the disks of {order.name}: {error.filename} is missing.",
+                remedy="Start the export, then the machine.",
+            ) from error
         files.monitor.unlink(missing_ok=True)
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor,
-            files.pid.open("wb") as pid,
+            begin_record(files.pid) as pid,
             files.log.open("wb") as log,
         ):
             monitor.bind(str(files.monitor))
@@ -140,7 +176,7 @@ class QemuSite:
             try:
                 return subprocess.Popen(
                     # The number stands in the file before QEMU begins, whatever becomes of this process meanwhile.
-                    ["/bin/sh", "-c", 'echo $$; exec "$@" >&2', "sh", *command],
+                    ["/bin/sh", "-c", 'echo $$ && exec "$@" >&2', "sh", *command],
                     stdin=subprocess.DEVNULL,
                     stdout=pid,
                     stderr=log,
@@ -153,53 +189,72 @@ class QemuSite:
                 raise Refused(f"QEMU cannot be started: {error}.", remedy="Install qemu-system-x86.") from error
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
+        with explained(self._files(failover).folder):
+            return self._look(failover)[0]
+
+    def _look(self, failover: FailoverId) -> tuple[RecoveredMachine, int | None]:
+        """How it is, and the process that runs it or is left of it."""
         files = self._files(failover)
+        condition, detail = Condition.STOPPED, ""
+        with opened_record(files.pid) as record:
+            process = self._process(failover, record)
+            # The note is read after the process was looked for: it is written before the process is let go.
+            noted = is_noted(record)
+            if process is not None and not noted:
+                try:
+                    detail = str(ask(files.monitor, "query-status")["status"])
+                    condition = _CONDITIONS.get(detail, Condition.RUNNING)
+                except Unreachable as error:
+                    # It exists; a monitor that is busy (QEMU reconnects to a disk) is no reason to call it dead.
+                    condition, detail = Condition.RUNNING, error.message
+                    if not runs(process, files.pid):
+                        process, condition, detail = None, Condition.STOPPED, ""
+                    noted = is_noted(record)  # by another look, which lets it go just now
+                if condition is Condition.SHUT_DOWN:
+                    noted = note_shut_down(record)
+            if noted:
+                condition, detail = Condition.SHUT_DOWN, ""
+                if process is not None:
+                    send_signal(process, files.pid, signal.SIGTERM)
         if not files.folder.exists():
-            return RecoveredMachine(failover, Condition.ABSENT)
-        if self._process(failover) is None:
-            return RecoveredMachine(failover, Condition.STOPPED)
-        try:
-            state = str(ask(files.monitor, "query-status")["status"])
-        except Unreachable as error:
-            # It exists; a monitor that is busy (QEMU reconnects to a disk) is no reason to call it dead.
-            return RecoveredMachine(failover, Condition.RUNNING, _ADDRESS, error.message)
-        condition = Condition.PAUSED if state in _PAUSED else Condition.RUNNING
-        return RecoveredMachine(failover, condition, _ADDRESS, "" if condition is Condition.RUNNING else state)
+            if process is None:
+                return RecoveredMachine(failover, Condition.ABSENT), None
+            detail = f"{files.folder} was deleted while it runs. Destroy it, then fail over again."
+        elif process is None and not files.order.exists():
+            detail = "Its order is missing. Create it again, or destroy it."
+        elif detail in ("running", "shutdown"):
+            detail = ""
+        return RecoveredMachine(failover, condition, _ADDRESS if condition in _LIVE else "", detail), process
 
     def stop(self, failover: FailoverId, *, grace: float) -> None:
         files = self._files(failover)
-        if grace > 0 and self._process(failover) is not None:
-            with contextlib.suppress(Unreachable):
-                ask(files.monitor, "system_powerdown")
-            if self._ends(failover, grace):
-                return
-        with contextlib.suppress(Unreachable):
-            # It closes its disks in order; what the guest had not flushed is in the overlay already.
-            ask(files.monitor, "quit")
-            if self._ends(failover, _END_SECONDS / 2):
-                return
-        process = self._process(failover)
-        if process is not None:
-            os.kill(process, signal.SIGKILL)
-        if not self._ends(failover, _END_SECONDS):
-            raise TryLater(
-                f"The process of {failover} does not end.", remedy="Look what holds it (its disks, perhaps)."
-            )
+        with explained(files.folder), Lending() as held:
+            self._end(failover, grace, held)
+            files.pid.unlink(missing_ok=True)
 
     def destroy(self, failover: FailoverId) -> None:
-        self.stop(failover, grace=0)
         folder = self._files(failover).folder
-        if folder.exists():
-            shutil.rmtree(folder)
+        with explained(folder), Lending() as held:
+            self._end(failover, 0, held)
+            while folder.exists():
+                with contextlib.suppress(FileNotFoundError):  # another call removes it, too
+                    shutil.rmtree(folder)
 
     def present(self) -> tuple[FailoverId, ...]:
-        if not self._folder.exists():
-            return ()
-        return tuple(FailoverId(path.name) for path in sorted(self._folder.iterdir()) if path.is_dir())
+        folder = self._folder.absolute()
+        with explained(folder):
+            found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.exists() else set()
+            for _, user, record in processes():
+                name = record.parent.name
+                if record == RunFiles(folder / name).pid and user in _users(FailoverId(name)):
+                    found.add(name)
+        return tuple(FailoverId(name) for name in sorted(found))
 
     def resume(self, failover: FailoverId) -> None:
-        """Let a machine go on that a disk's silence had paused. Raises Unreachable."""
-        ask(self._files(failover).monitor, "cont")
+        """Let a machine go on that a disk's silence had paused, wake one that suspended itself. Raises Unreachable."""
+        monitor = self._files(failover).monitor
+        suspended = ask(monitor, "query-status")["status"] == "suspended"
+        ask(monitor, "system_wakeup" if suspended else "cont")
 
     def answers(self, failover: FailoverId, port: int) -> bool:
         """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
@@ -228,28 +283,36 @@ class QemuSite:
         """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
         out a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it goes on behind what is kept."""
         path = self._files(failover).console
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            return
-        if size <= CONSOLE_BYTES:
-            return
-        drop = (size - CONSOLE_BYTES // 2) // _CONSOLE_STEP * _CONSOLE_STEP
-        command = ["fallocate", "--collapse-range", "--offset", "0", "--length", str(drop), str(path)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            os.truncate(path, 0)
+        with explained(path.parent):
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                return
+            if size <= CONSOLE_BYTES:
+                return
+            drop = (size - CONSOLE_BYTES // 2) // _CONSOLE_STEP * _CONSOLE_STEP
+            command = ["fallocate", "--collapse-range", "--offset", "0", "--length", str(drop), str(path)]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                os.truncate(path, 0)
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
         """What was ordered. Raises NotFound, Damaged."""
         path = self._files(failover).order
         try:
-            return _ORDER.validate_json(path.read_text())
+            return _ORDER.validate_json(path.read_bytes())
         except FileNotFoundError as error:
-            raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.") from error
+            raise _not_created(failover) from error
         except ValidationError as error:
             raise Damaged(
                 f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
             ) from error
+
+    def _is_ordered(self, order: RecoveryOrder) -> bool:
+        """Whether this very order is there. Its text may differ: an earlier release wrote fewer fields."""
+        try:
+            return self.order(order.failover) == order
+        except (NotFound, Damaged):
+            return False
 
     def _files(self, failover: FailoverId) -> RunFiles:
         if not failover or Path(failover).name != failover or failover.startswith("."):
@@ -262,32 +325,112 @@ class QemuSite:
         firmware = next((path for path in FIRMWARE if path.exists()), None)
         return Host(self._accelerator, os.cpu_count() or 1, firmware)
 
-    def _process(self, failover: FailoverId) -> int | None:
-        """The process that runs this machine, if one does."""
+    def _process(self, failover: FailoverId, record: int | None) -> int | None:
+        """The process that runs this machine, if one does: the recorded one, or one whose record somebody deleted."""
+        path = self._files(failover).pid
+        process = recorded_process(record)
+        if process is not None and runs(process, path):
+            return process
+        return find_process(path, _users(failover))
+
+    def _take(self, failover: FailoverId, held: Lending, *, make: bool = False) -> RecoveredMachine | None:
+        """Wait for the machine's lock, which goes to ``held``. Return the machine, without the lock, where it runs.
+
+        What is left of a QEMU that cannot go on is ended. ``make``: its folder, if there is none. Raises TryLater."""
         files = self._files(failover)
-        try:
-            process = int(files.pid.read_text())
-        except (OSError, ValueError):
-            return None
-        return process if _is_ours(process, str(files.pid)) else None
-
-    def _ends(self, failover: FailoverId, seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        while self._process(failover) is not None:
-            if time.monotonic() > end:
-                return False
+        give_up = time.monotonic() + _START_SECONDS
+        while True:
+            found, process = self._look(failover)
+            if found.condition in _LIVE:
+                return found
+            if process is not None:
+                send_signal(process, files.pid, signal.SIGKILL)
+            if make:
+                files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            taken = lock(files.lock, os.O_CREAT)
+            if taken is not None:
+                held.lend(taken)
+                return None
+            if time.monotonic() > give_up:
+                raise TryLater(f"Another call is at work on {failover}.", remedy="Repeat when that has ended.")
             time.sleep(_POLL_SECONDS)
-        return True
+
+    def _end(self, failover: FailoverId, grace: float, held: Lending) -> None:
+        """End its process and keep another from beginning: the machine's lock goes to ``held``. Raises TryLater."""
+        files = self._files(failover)
+        process = self._present(failover)
+        if process is not None and grace > 0:
+            _shut_down(files, process, grace)
+        if process is not None:
+            with contextlib.suppress(Unreachable):
+                # It closes its disks in order; what the guest had not flushed is in the overlay already.
+                ask(files.monitor, "quit")
+                _ends(files, process, _END_SECONDS / 2)
+        give_up = time.monotonic() + _END_SECONDS
+        while True:
+            process = self._present(failover)
+            if process is not None:
+                send_signal(process, files.pid, signal.SIGKILL)
+            else:
+                try:
+                    taken = lock(files.lock)
+                except FileNotFoundError:
+                    return
+                if taken is not None:
+                    held.lend(taken)
+                    return
+            if time.monotonic() > give_up:
+                raise TryLater(
+                    f"The process of {failover} does not end.", remedy="Look what holds it (its disks, perhaps)."
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _present(self, failover: FailoverId) -> int | None:
+        """The process that runs this machine now."""
+        with opened_record(self._files(failover).pid) as record:
+            return self._process(failover, record)
 
 
-def _is_ours(process: int, mark: str) -> bool:
-    """Whether ``process`` lives and its command line has the argument ``mark``. A zombie has no command line."""
+def _not_created(failover: FailoverId) -> NotFound:
+    return NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+
+
+def _start_failure(files: RunFiles) -> TryLater:
+    """Why QEMU ended, from its own words."""
+    said = files.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
+    taken = _PORT_RULE.search(said[0])
+    if taken is not None:
+        return TryLater(
+            f"Port {taken[1]} of this host cannot be forwarded to the machine: something else listens on it.",
+            remedy=f"Find out what (ss -ltnp sport = :{taken[1]}) and stop that, or fail over with another port.",
+        )
+    return TryLater(f"QEMU did not start: {said[0]}", remedy="Remove the cause that QEMU names, then repeat.")
+
+
+def _users(failover: FailoverId) -> set[int]:
+    """Whose processes are believed to be the machine's."""
+    who = account(failover)
+    return {os.geteuid(), *([who.user] if who is not None else [])}
+
+
+def _shut_down(files: RunFiles, process: int, grace: float) -> None:
+    """Ask the guest to shut down and wait until it has, ``grace`` seconds at most."""
+    give_up = time.monotonic() + grace
     try:
-        arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    # Machines that releases before this one started name it by -pidfile.
-    return mark.encode() in arguments or any(one.endswith(b",opaque=" + literal(mark).encode()) for one in arguments)
+        ask(files.monitor, "system_powerdown")
+    except Unreachable:
+        return  # waiting is in vain
+    while runs(process, files.pid) and time.monotonic() < give_up:
+        with contextlib.suppress(Unreachable):
+            if ask(files.monitor, "query-status")["status"] == "shutdown":
+                return
+        time.sleep(_POLL_SECONDS)
+
+
+def _ends(files: RunFiles, process: int, seconds: float) -> None:
+    give_up = time.monotonic() + seconds
+    while runs(process, files.pid) and time.monotonic() < give_up:
+        time.sleep(_POLL_SECONDS)
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -305,12 +448,3 @@ def _hung_up(peer: socket.socket) -> bool:
         return not peer.recv(1)
     except TimeoutError:
         return False
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(path.name + ".new")
-    with new.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)

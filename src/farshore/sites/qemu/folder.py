@@ -1,0 +1,64 @@
+"""What a machine's folder needs whatever is done to it: a lock, files that are replaced whole, errors that explain."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from farshore.model.errors import NoSpace, Refused, TryLater
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn the operating system's errors into ours: NoSpace, Refused for want of rights, else TryLater."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"There is no space left in {folder}.", remedy="Free space there, then repeat.") from error
+        kind = Refused if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else TryLater
+        raise kind(f"The machine's files cannot be used: {error}.", remedy=f"Look at {folder}, then repeat.") from error
+
+
+def lock(path: Path, flags: int = 0) -> int | None:
+    """Return a descriptor that holds the lock ``path``, or None while another one does. ``flags`` are for open(2).
+    Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):  # a lock on a deleted file excludes nobody
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None
+
+
+def replace(contents: dict[Path, bytes], *, remove: Path) -> None:
+    """Write files of one folder so that each has its old content or the new, and remove another one first. None is
+    touched before there is room for all. They outlive a crash of the host. Raises OSError."""
+    staged: dict[Path, Path] = {}
+    for path, content in contents.items():
+        new = path.with_name(path.name + ".new")
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged[new] = path
+    remove.unlink(missing_ok=True)
+    for new, path in staged.items():
+        new.rename(path)
+    for folder in {folder for path in contents for folder in (path.parent, path.parent.parent)}:
+        _make_lasting(folder)
+
+
+def _make_lasting(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""Which process runs a machine: a record in the machine's folder, and the process table where that record is lost.
+
+Each start makes a new record, so a slow reader that still holds the record of an earlier run can note nothing about a
+later one. A record has room for all that is ever written to it: a full disk cannot keep an end from being noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from farshore.sites.qemu.command import literal
+
+_ROOM = 64
+_NOTE_AT = 32
+_SHUT_DOWN = b"shut-down"
+_PROC = Path("/proc")
+_MARKED = re.compile(rb"fd=\d+,set=\d+,opaque=(/.*)", re.DOTALL)
+"""The argument by which a command line names the record of its machine."""
+
+
+@contextlib.contextmanager
+def begin_record(path: Path) -> Iterator[int]:
+    """Put the record of a new run in the place of the earlier one. Yield a descriptor, at the beginning of the file:
+    the run's process writes its number there. Raises OSError."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    record = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.pwrite(record, b"\n" * _ROOM, 0)
+        os.fsync(record)
+        new.rename(path)
+        yield record
+    finally:
+        os.close(record)
+
+
+@contextlib.contextmanager
+def opened_record(path: Path) -> Iterator[int | None]:
+    """Yield a descriptor of the last run's record; None where there is no record. Raises OSError."""
+    try:
+        record = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield record
+    finally:
+        os.close(record)
+
+
+def recorded_process(record: int | None) -> int | None:
+    """The number of the run's process, whether that still lives or not."""
+    words = _words(record)
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def note_shut_down(record: int | None) -> bool:
+    """Note, for longer than the process lives, that the run's guest shut itself down. Return False if that failed."""
+    if record is None:
+        return False
+    try:
+        os.pwrite(record, _SHUT_DOWN, _NOTE_AT)
+        os.fsync(record)
+    except OSError:
+        return False
+    return True
+
+
+def is_noted(record: int | None) -> bool:
+    """Whether ``note_shut_down`` was called for this run."""
+    return _SHUT_DOWN in _words(record)
+
+
+def _words(record: int | None) -> list[bytes]:
+    return os.pread(record, _ROOM, 0).split() if record is not None else []
+
+
+def runs(process: int, record: Path) -> bool:
+    """Whether ``process`` lives and runs the machine that ``record`` belongs to."""
+    arguments = _arguments(process)
+    # Machines that releases before this one started name it by -pidfile.
+    mark = str(record).encode()
+    return mark in arguments or any(one.endswith(b",opaque=" + literal(record).encode()) for one in arguments)
+
+
+def processes() -> Iterator[tuple[int, int, Path]]:
+    """Every process that runs a machine: its number, its user's id and the path of the machine's record."""
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        for one in _arguments(int(entry.name)):
+            if (found := _MARKED.fullmatch(one)) is not None:
+                with contextlib.suppress(OSError):
+                    path = os.fsdecode(found[1].replace(b",,", b","))
+                    yield int(entry.name), entry.stat().st_uid, Path(path)
+
+
+def find_process(record: Path, users: Collection[int]) -> int | None:
+    """The process of one of ``users`` that runs the machine of ``record``; nobody else's word counts."""
+    for process, user, path in processes():
+        if path == record and user in users:
+            return process
+    return None
+
+
+def send_signal(process: int, record: Path, what: signal.Signals) -> None:
+    """Send ``what`` to ``process`` if it still runs the machine of ``record``."""
+    with contextlib.suppress(ProcessLookupError):
+        held = os.pidfd_open(process)
+        try:
+            if runs(process, record):  # asked while its number cannot pass to another one unnoticed
+                signal.pidfd_send_signal(held, what)
+        finally:
+            os.close(held)
+
+
+def _arguments(process: int) -> list[bytes]:
+    """A process's command line. A zombie has none, as one that has gone."""
+    try:
+        return (_PROC / str(process) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -1,0 +1,235 @@
+"""Places where a recovery site is tried: what the contract's tests do to its machines behind its back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.contract.guests import POLITE, SIZE, served
+from tests.file_site import FileSite, Fuse
+from tests.unit.sites.test_command import MACHINE
+from tests.waiting import until
+
+from farshore.model.machine import NicDescription
+from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder, RecoverySite
+from farshore.sites.qemu.command import RunFiles
+from farshore.sites.qemu.monitor import ask
+from farshore.sites.qemu.site import QemuSite
+
+_PAGE = 4096
+
+
+class Place(Protocol):
+    """A folder, and what runs in it."""
+
+    kind: str
+    folder: Path
+    parts: Sequence[str]
+    """What somebody may delete by hand."""
+
+    def order(self, **changes: Any) -> RecoveryOrder:
+        """A machine that waits for its power button, under an id of its own."""
+        ...
+
+    def living(self, failover: FailoverId) -> int:
+        """How many machines of it run, whatever the site knows."""
+        ...
+
+    def kill(self, failover: FailoverId) -> None:
+        """Let the machine die, and what is left of one that has ended; return when it is gone."""
+        ...
+
+    def shut_down(self, failover: FailoverId) -> None:
+        """Let the guest shut itself down; return when it has."""
+        ...
+
+    def delete(self, failover: FailoverId, part: str) -> None:
+        """Delete something by hand."""
+        ...
+
+
+def open_site(kind: str, folder: Path) -> RecoverySite:
+    """A site as another server would open it."""
+    return QemuSite(folder, accelerator="tcg") if kind == "qemu" else FileSite(folder, Fuse(0))
+
+
+class FilePlace:
+    """Of tests.file_site.FileSite."""
+
+    kind = "files"
+    parts = ("folder",)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._site = FileSite(folder, Fuse(0))
+
+    def order(self, **changes: Any) -> RecoveryOrder:
+        return an_order(Path("/run/nowhere/nbd.sock"), **changes)
+
+    def living(self, failover: FailoverId) -> int:
+        known = self._site.read(failover)
+        return int(known is not None and bool(known["running"]) and not (self.folder / f"{failover}.died").exists())
+
+    def kill(self, failover: FailoverId) -> None:
+        self._site.die(failover)
+
+    def shut_down(self, failover: FailoverId) -> None:
+        self._site.shut_down(failover)
+
+    def delete(self, failover: FailoverId, part: str) -> None:
+        (self.folder / f"{failover}.json").unlink()
+
+
+class QemuPlace:
+    """Of the QEMU site. Its processes are found by their UUID, not by what the site wrote down."""
+
+    kind = "qemu"
+    parts = ("order.json", "qemu.pid", "qemu.lock", "qmp.sock", "folder")
+
+    def __init__(self, folder: Path, listener: Path) -> None:
+        self.folder = folder
+        self.listener = listener
+        self._orders: list[FailoverId] = []
+
+    def order(self, **changes: Any) -> RecoveryOrder:
+        made = an_order(self.listener, **changes)
+        self._orders.append(made.failover)
+        return made
+
+    def living(self, failover: FailoverId) -> int:
+        return len(self.processes(failover))
+
+    def kill(self, failover: FailoverId) -> None:
+        for process in self.processes(failover):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        until(lambda: not self.processes(failover), "the end of the process")
+
+    def shut_down(self, failover: FailoverId) -> None:
+        files = RunFiles(self.folder / failover)
+        self.wait_for_guest(failover)
+        ask(files.monitor, "system_powerdown")
+        until(lambda: ask(files.monitor, "query-status")["status"] == "shutdown", "the guest's end")
+
+    def wait_for_guest(self, failover: FailoverId, times: int = 1) -> None:
+        """Wait until a guest has said ``times`` times that it is up."""
+        console = RunFiles(self.folder / failover).console
+        until(lambda: console.exists() and console.read_bytes().count(b"up\n") >= times, "the guest")
+
+    def delete(self, failover: FailoverId, part: str) -> None:
+        folder = self.folder / failover
+        if part == "folder":
+            subprocess.run(["rm", "-r", str(folder)], check=True)
+        else:
+            (folder / part).unlink()
+
+    def close(self) -> None:
+        for failover in self._orders:
+            self.kill(failover)
+
+    def processes(self, failover: FailoverId) -> list[int]:
+        """The machine's processes."""
+        mark = b"\0-uuid\0" + failover.encode() + b"\0"
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if mark in (entry / "cmdline").read_bytes():
+                        found.append(int(entry.name))
+        return found
+
+
+def an_order(listener: Path, **changes: Any) -> RecoveryOrder:
+    """The smallest machine that runs."""
+    machine = replace(MACHINE, processors=1, memory=64 << 20, nics=(NicDescription("eth0", "52:54:00:00:00:01"),))
+    order = RecoveryOrder(
+        failover=FailoverId(str(uuid.uuid4())),
+        name="db1",
+        machine=machine,
+        disks=(AttachedDisk(0, SIZE, listener, "0", boot=True),),
+        isolated=True,
+    )
+    return replace(order, **changes)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """Yield a folder whose sockets keep within their 108 bytes, however long the test's own folder is called."""
+    with tempfile.TemporaryDirectory(prefix="fs-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def qemu_place(code: bytes = POLITE) -> Iterator[QemuPlace]:
+    """A place whose machines boot ``code``; what still runs there ends with the block."""
+    with short_folder() as folder, short_folder() as export, served(export, code) as listener:
+        place = QemuPlace(folder, listener)
+        try:
+            yield place
+        finally:
+            place.close()
+
+
+class SmallDisk:
+    """A file system of 256 KiB at ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._filler = folder / "filler"
+
+    def fill(self) -> None:
+        """Leave not one byte."""
+        with contextlib.suppress(OSError), self._filler.open("ab", buffering=0) as file:
+            while file.write(b"x" * _PAGE):
+                pass
+
+    def free(self) -> None:
+        self._filler.unlink()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[SmallDisk]:
+    """Mount one at ``folder``."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=755", "none", str(folder)], check=True)
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+_CHANGES = frozenset({"os.mkdir", "os.rename", "os.remove", "subprocess.Popen", "socket.bind", "socket.connect"})
+_MAKING = os.O_CREAT | os.O_TRUNC
+
+
+def call_and_die(kind: str, folder: Path, order: RecoveryOrder, call: str, at: int, passed: Path) -> None:
+    """Carry out one call in this process, which dies by SIGKILL before its ``at``-th change to the world (0: after the
+    last). ``passed`` gets the number of changes."""
+    site = open_site(kind, folder)
+    if call in ("start", "destroy"):
+        site.create(order)
+    fuse = Fuse(at)
+
+    def moment(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _MAKING):
+            fuse.moment()
+
+    sys.addaudithook(moment)
+    if call == "create":
+        site.create(order)
+    elif call == "start":
+        site.start(order.failover)
+    else:
+        site.destroy(order.failover)
+    count = fuse.passed
+    fuse.at = 0
+    passed.write_text(str(count))
+    os.kill(os.getpid(), signal.SIGKILL)
