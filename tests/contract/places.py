@@ -206,7 +206,10 @@ def small_disk(folder: Path) -> Iterator[SmallDisk]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-_CHANGES = frozenset({"os.mkdir", "os.rename", "os.remove", "subprocess.Popen", "socket.bind", "socket.connect"})
+_CHANGES = frozenset(
+    ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "subprocess.Popen", "socket.bind", "socket.connect")
+)
+"""Events of sys.addaudithook."""
 _MAKING = os.O_CREAT | os.O_TRUNC
 
 
@@ -214,8 +217,10 @@ def call_and_die(kind: str, folder: Path, order: RecoveryOrder, call: str, at: i
     """Carry out one call in this process, which dies by SIGKILL before its ``at``-th change to the world (0: after the
     last). ``passed`` gets the number of changes."""
     site = open_site(kind, folder)
-    if call in ("start", "destroy"):
+    if call != "create":
         site.create(order)
+    if call in ("stop", "destroy"):
+        site.start(order.failover)
     fuse = Fuse(at)
 
     def moment(event: str, arguments: tuple[Any, ...]) -> None:
@@ -227,6 +232,8 @@ def call_and_die(kind: str, folder: Path, order: RecoveryOrder, call: str, at: i
         site.create(order)
     elif call == "start":
         site.start(order.failover)
+    elif call == "stop":
+        site.stop(order.failover, grace=0)
     else:
         site.destroy(order.failover)
     count = fuse.passed

@@ -256,7 +256,7 @@ def test_a_full_disk(place: Place) -> None:
         assert nothing_left(place, failover)
 
 
-@pytest.mark.parametrize("call", ["create", "start", "destroy"])
+@pytest.mark.parametrize("call", ["create", "start", "stop", "destroy"])
 def test_a_call_that_was_killed_at_any_change_is_repeated_to_its_end(place: Place, tmp_path: Path, call: str) -> None:
     moments, at = 0, 0
     while at <= moments:
@@ -271,6 +271,9 @@ def test_a_call_that_was_killed_at_any_change_is_repeated_to_its_end(place: Plac
         if at == 0:
             moments = int((tmp_path / "passed").read_text())
             assert moments > 1
+        if call == "stop":
+            site.stop(failover, grace=0)
+            assert (place.living(failover), seen(place, failover)) == (0, STOPPED), f"change {at} of {moments}"
         if call != "destroy":
             site.create(order)
             assert ordered(place, failover) == order, f"{call}, change {at} of {moments}"

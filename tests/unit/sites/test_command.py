@@ -73,6 +73,11 @@ def test_the_twin_is_told_from_its_source() -> None:
     assert "the-source" not in " ".join(found)
 
 
+def test_a_guest_that_shuts_down_leaves_its_qemu_and_one_that_reboots_reboots() -> None:
+    assert "-no-shutdown" in command()
+    assert "-no-reboot" not in command()
+
+
 def test_processors_and_memory() -> None:
     assert option("-smp", command()) == ["2"]
     assert option("-smp", command(host=replace(TCG, accelerator="kvm"))) == ["8"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import subprocess
 import tempfile
@@ -154,6 +155,28 @@ def test_lost_uefi_variables_are_made_again_and_kept_ones_stay(
     variables.write_bytes(b"what the guest wrote")
     site.create(replace(order, name="db2"))
     assert variables.read_bytes() == b"template", "another order is another machine"
+
+
+def test_nothing_changes_while_another_call_is_at_work(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process that is just being started holds the lock, and neither its record nor its command line tells of it yet.
+    monkeypatch.setattr("farshore.sites.qemu.site._START_SECONDS", 0.0)
+    monkeypatch.setattr("farshore.sites.qemu.site._END_SECONDS", 0.0)
+    site = QemuSite(short_path, accelerator="tcg")
+    site.create(ORDER)
+    with (short_path / FAILOVER / "qemu.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for call in (
+            lambda: site.create(replace(ORDER, name="db2")),
+            lambda: site.start(FAILOVER),
+            lambda: site.stop(FAILOVER, grace=0),
+            lambda: site.destroy(FAILOVER),
+        ):
+            with pytest.raises(TryLater):
+                call()
+        assert site.status(FAILOVER).condition is Condition.STOPPED
+    assert site.order(FAILOVER) == ORDER
+    site.destroy(FAILOVER)
+    assert site.present() == ()
 
 
 def test_a_damaged_order_is_told_and_replaced(short_path: Path) -> None:
