@@ -175,11 +175,14 @@ def test_a_guest_that_shut_itself_down_is_not_a_machine_that_died(place: Place, 
     assert seen(place, failover) is STOPPED, "the end of the run before says nothing of this one"
 
 
-def test_what_had_shut_itself_down_is_stopped_by_a_stop(place: Place, site: RecoverySite) -> None:
+@pytest.mark.parametrize("looked", [True, False])
+def test_what_had_shut_itself_down_is_stopped_by_a_stop(place: Place, site: RecoverySite, looked: bool) -> None:
     order = place.order()
     site.create(order)
     site.start(order.failover)
     place.shut_down(order.failover)
+    if looked:
+        assert seen(place, order.failover) is SHUT_DOWN
     site.stop(order.failover, grace=60)
     assert (place.living(order.failover), seen(place, order.failover)) == (0, STOPPED)
     site.destroy(order.failover)
