@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 from farshore.model.errors import Unreachable
 
 _SECONDS = 10.0
+_POLL_SECONDS = 0.02
 _ANSWER_LIMIT = 4 << 20
 
 
@@ -18,7 +20,7 @@ def ask(path: Path, command: str, arguments: dict[str, Any] | None = None, *, ti
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(timeout)
-            peer.connect(str(path))
+            _connect(peer, path, timeout)
             with peer.makefile("rwb") as stream:
                 _next(stream, "QMP")
                 _say(stream, {"execute": "qmp_capabilities"})
@@ -30,6 +32,18 @@ def ask(path: Path, command: str, arguments: dict[str, Any] | None = None, *, ti
             f"QEMU's monitor {path} did not carry out {command}: {error}.",
             remedy="If the machine hangs, destroy it and fail over again.",
         ) from error
+
+
+def _connect(peer: socket.socket, path: Path, timeout: float) -> None:
+    """QEMU hears one at a time and lets one or two wait: the others try again until ``timeout`` seconds are over."""
+    give_up = time.monotonic() + timeout
+    while True:
+        try:
+            return peer.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(_POLL_SECONDS)
 
 
 def _say(stream: Any, message: dict[str, Any]) -> None:
