@@ -3,8 +3,8 @@
 A machine is a detached process: it outlives the server that started it, and all that is known of it lies in its
 folder (``RunFiles``) and in the process table, so any later server finds it again, even one whose folder somebody
 deleted. A process is only ever taken for a machine's if its command line names the machine's folder: process ids are
-used anew. QEMU may be in its guest's hands, so it is lent what it needs and can write to nothing in that folder but
-the console and the UEFI variables.
+used anew. QEMU may be in its guest's hands, so it is lent what it needs and can write to nothing in that folder but its
+log, the console and the UEFI variables.
 
 One lock a machine (``RunFiles.lock``) serializes what changes it. QEMU inherits it, so whoever holds it knows that
 nobody starts the machine and no QEMU of it lives.
