@@ -2,7 +2,7 @@
 
 Run it once for each release, with the libraries of its time; CHECKOUT is a working tree of it. That release's own code
 writes the vault, the catalog and the record of jobs. It runs recovery's jobs over a site and exports that are files
-(the release's tests/scenarios/recovery/doubles.py), in processes of their own:
+(as its tests/scenarios/recovery/drill.py uses them), in processes of their own:
 
 - machine web1 is failed over, and that is committed;
 - machine db1 is protected;
@@ -92,7 +92,7 @@ def request(home: Path, failover: str, machine: str) -> None:
 
 def live(home: Path, kind: str, failover: str, job: str, machine: str, *, cut_off: bool) -> None:
     """Have a job done, or end the process with no warning where its machine is started."""
-    from tests.scenarios.recovery import doubles, drill
+    from tests.scenarios.recovery import drill
 
     from farshore.configuration_server.jobs.engine import JobEngine
     from farshore.model.identifiers import JobId
@@ -102,8 +102,8 @@ def live(home: Path, kind: str, failover: str, job: str, machine: str, *, cut_of
         os._exit(0)
 
     if cut_off:
-        doubles.FileSite.start = die  # type: ignore[method-assign, assignment]
-    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(drill.context(home, doubles.Fuse(0))))
+        drill.FileSite.start = die  # type: ignore[method-assign, assignment]
+    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(drill.context(home, drill.Fuse(0))))
     engine.launch()
     engine.start(kind, {"subject": machine, "failover": failover}, JobId(job))
     while engine.show(JobId(job)).state not in drill.ENDED:

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.doubles import FileSite, Fuse
 from tests.scenarios.releases.make_release import COMMITTED, CUT_OFF, NAMES, machine_id
 from tests.waiting import until
 

@@ -11,7 +11,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.scenarios.recovery.doubles import FileExports, Fuse
+from tests.file_site import Fuse
+from tests.scenarios.recovery.doubles import FileExports
 from tests.scenarios.releases import next_life
 from tests.scenarios.releases.make_release import COMMITTED, NAMES, machine_id
 
