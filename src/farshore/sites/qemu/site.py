@@ -197,7 +197,7 @@ class QemuSite:
         files = self._files(failover)
         condition, detail = Condition.STOPPED, ""
         with opened_record(files.pid) as record:
-            process = self._process(failover, record)
+            process = self._find(failover, record)
             # The note is read after the process was looked for: it is written before the process is let go.
             noted = is_noted(record)
             if process is not None and not noted:
@@ -325,7 +325,7 @@ class QemuSite:
         firmware = next((path for path in FIRMWARE if path.exists()), None)
         return Host(self._accelerator, os.cpu_count() or 1, firmware)
 
-    def _process(self, failover: FailoverId, record: int | None) -> int | None:
+    def _find(self, failover: FailoverId, record: int | None) -> int | None:
         """The process that runs this machine, if one does: the recorded one, or one whose record somebody deleted."""
         path = self._files(failover).pid
         process = recorded_process(record)
@@ -358,7 +358,7 @@ class QemuSite:
     def _end(self, failover: FailoverId, grace: float, held: Lending) -> None:
         """End its process and keep another from beginning: the machine's lock goes to ``held``. Raises TryLater."""
         files = self._files(failover)
-        process = self._present(failover)
+        process = self._process(failover)
         if process is not None and grace > 0:
             _shut_down(files, process, grace)
         if process is not None:
@@ -368,7 +368,7 @@ class QemuSite:
                 _ends(files, process, _END_SECONDS / 2)
         give_up = time.monotonic() + _END_SECONDS
         while True:
-            process = self._present(failover)
+            process = self._process(failover)
             if process is not None:
                 send_signal(process, files.pid, signal.SIGKILL)
             else:
@@ -385,10 +385,10 @@ class QemuSite:
                 )
             time.sleep(_POLL_SECONDS)
 
-    def _present(self, failover: FailoverId) -> int | None:
+    def _process(self, failover: FailoverId) -> int | None:
         """The process that runs this machine now."""
         with opened_record(self._files(failover).pid) as record:
-            return self._process(failover, record)
+            return self._find(failover, record)
 
 
 def _not_created(failover: FailoverId) -> NotFound:
