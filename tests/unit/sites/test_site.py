@@ -112,14 +112,14 @@ def test_a_process_is_found_without_its_record_but_no_strangers_word_counts(
     ],
 )
 def test_trouble_with_the_folder_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[FarshoreError], words: str
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[FarshoreError], words: str
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, "no")
 
     monkeypatch.setattr(Path, "mkdir", fail)
     with pytest.raises(error) as raised:
-        QemuSite(tmp_path, accelerator="tcg").create(ORDER)
+        QemuSite(short_path, accelerator="tcg").create(ORDER)
     assert type(raised.value) is error
     assert words in raised.value.remedy
 
