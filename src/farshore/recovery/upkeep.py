@@ -98,8 +98,8 @@ class Upkeep:
         if condition in (Condition.RUNNING, Condition.PAUSED):
             self._keep_running(one, site, condition, serving)
             return []
-        if condition is Condition.SHUT_DOWN or one.was == Condition.SHUT_DOWN.value:
-            self._note(one, Condition.SHUT_DOWN, "failover.shut-down", "shut itself down", Severity.WARNING)
+        if condition is Condition.SHUT_DOWN:
+            self._note(one, condition, "failover.shut-down", "shut itself down", Severity.WARNING)
             return [
                 Wrong(
                     SHUT_DOWN,

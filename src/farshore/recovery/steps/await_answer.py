@@ -13,7 +13,7 @@ from farshore.recovery.standing import refuse_if_cancelled
 from farshore.sites.port import Answering, Condition, RecoverySite
 
 _CONNECT_SECONDS = 2.0
-_DOWN = frozenset({Condition.STOPPED, Condition.ABSENT})
+_DOWN = frozenset({Condition.STOPPED, Condition.SHUT_DOWN, Condition.ABSENT})
 
 
 def await_answer(context: RecoveryContext, failover: str) -> Result:

@@ -90,9 +90,10 @@ class QemuSite:
         """See Examined."""
         if shutil.which(QEMU) is None:
             raise Refused("QEMU is not installed here.", remedy="Install the package qemu-system-x86.")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        host = self._host()
-        free = shutil.disk_usage(self._folder).free
+        with explained(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            host = self._host()
+            free = shutil.disk_usage(self._folder).free
         return {
             "accelerator": host.accelerator,
             "processors": str(host.processors),
