@@ -18,7 +18,8 @@ class Severity(enum.Enum):
 
 class Event(Body):
     """One line of the log (``GET /v1/events``). Every change that somebody asked for is one, with its ``actor``
-    (``user/admin``, ``machine/<id>``, ``process-server/<id>``, ``server``). Ids grow. ``time`` is ns since 1970 UTC."""
+    (``user/admin``, ``machine/<id>``, ``process-server/<id>``, ``server``). Ids grow in the order in which events can
+    be seen, not always by one. ``time`` is ns since 1970 UTC; several may have the same."""
 
     id: int
     time: int

@@ -1,35 +1,59 @@
 """Opens the catalog and hands out transactions.
 
-In: a database URL (SQLite by default, PostgreSQL for several servers). Out: ``Catalog.reading`` and
+In: a database URL (SQLite by default, PostgreSQL for several servers). Out: ``Catalog.reading``, ``Catalog.write`` and
 ``Catalog.writing``. Relies on: a write transaction taking SQLite's write lock when it *begins*, so that what it read
 cannot have changed by the time it writes: on PostgreSQL serializable isolation gives the same. Fencing rests on it.
+
+Serializable isolation has a price: of two transactions that read what the other writes the database ends one, often at
+its commit, and whoever began it has to repeat it. ``write`` does that; farshore.catalog.conflicts says for what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
+from farshore.catalog.conflicts import is_conflict
 from farshore.model.errors import Malformed, TryLater, WrongState
 
 Transaction = Session
 """What every query takes. It ends with the ``with`` block that gave it."""
 
-BUSY_SECONDS = 10
+Written = TypeVar("Written")
 WRITING = "farshore_writing"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long ``Catalog.write`` holds out against others. All times in seconds.
+
+    ``busy``: how long SQLite waits for its write lock, in each attempt. ``tries``: attempts at most; none is begun
+    after ``most`` seconds. Before the second one it pauses for up to ``pause``, before each further one for up to
+    twice as long as before: by chance, so that those who met do not meet again.
+    """
+
+    busy: float = 10.0
+    tries: int = 10
+    most: float = 20.0
+    pause: float = 0.01
 
 
 class Catalog:
     """One catalog. Safe to use from several threads; a transaction belongs to one."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = open_engine(url)
+    def __init__(self, url: str, patience: Patience = Patience(), sleep: Callable[[float], None] = time.sleep) -> None:
+        self.engine = open_engine(url, patience.busy)
+        self._patience = patience
+        self._sleep = sleep
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
@@ -37,10 +61,38 @@ class Catalog:
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
+    def write(self, function: Callable[[Transaction], Written]) -> Written:
+        """Answer what ``function`` makes of a write transaction, all or nothing, repeated where others came between.
+
+        It is called anew for each attempt, so it may have no effect but in the transaction: nothing sent, no file
+        written, nothing kept from an attempt before. What it raises ends the transaction and comes through. Repeated
+        is only what the database is known to have undone: after a connection that broke within the commit nobody
+        knows, and that is a TryLater at once, as in ``writing``. Raises TryLater where others came between each time.
+        """
+        began, attempt = time.monotonic(), 0
+        with _translated():
+            while True:
+                attempt += 1
+                try:
+                    with self._transaction() as tx:
+                        return function(tx)
+                except DBAPIError as error:
+                    if not is_conflict(error):
+                        raise
+                    if attempt >= self._patience.tries or time.monotonic() - began >= self._patience.most:
+                        raise _beaten(attempt, error) from error
+                self._sleep(random.uniform(0, self._patience.pause * 2 ** (attempt - 1)))
+
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
-        """All or nothing, one writer at a time. Raises TryLater where the lock was not to be had, or was lost."""
-        with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        """As ``write``, for what cannot be repeated. Raises TryLater where the lock was not to be had, or where another
+        transaction came between: on PostgreSQL that is common wherever several write at once."""
+        with _translated(), self._transaction() as tx:
+            yield tx
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             session.connection(execution_options=_write_options(self.engine))
             yield session
 
@@ -49,11 +101,11 @@ class Catalog:
         self.engine.dispose()
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, busy_seconds: float = Patience.busy) -> Engine:
     """An engine with our settings; it connects when it is used first."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    engine = create_engine(url, connect_args={"timeout": busy_seconds, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -78,6 +130,14 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writing = connection.get_execution_options().get(WRITING, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _beaten(attempts: int, error: DBAPIError) -> TryLater:
+    return TryLater(
+        f"Others changed the catalog at the same time, {attempts} times in a row ({error.orig}).",
+        remedy="Repeat the call; if it recurs, look for what writes to the database without a pause, or holds it open.",
+        after=1,
+    )
 
 
 @contextmanager

@@ -1,10 +1,24 @@
-"""Queries over events (what happened, who asked for it) and alerts (what is wrong now)."""
+"""Queries over events (what happened, who asked for it) and alerts (what is wrong now).
+
+A follower asks for what comes after the last id that it saw. Ids are given when an event is written, and an event is
+seen when its transaction has committed, so on PostgreSQL, where several write at once, a later id can be seen first:
+whoever went on from there would never see the earlier one. So whoever follows lists no further than ``settled``, below
+which nothing can appear any more.
+
+``settled`` looks for the writers that are under way. Each holds, until its transaction has ended and can be seen, a
+shared advisory lock that names the last id that was given before it began to write events (``_announce``): its own ids
+are larger. ``settled`` reads the last id that was given at all, *then* those locks, and takes the smallest. Whoever had
+got an id by the first read had announced itself before, and either holds the lock still, or has ended, and is seen by a
+transaction that begins now. Writers do not wait for one another, nor for followers. Cursors by time would lose events
+with equal times and clocks that step; by the transaction's number (``pg_snapshot_xmin``) they would mean nothing in a
+database that was dumped and loaded. SQLite has one writer at a time: there ids become visible in their order.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, text
 
 from farshore.api_types.events import Severity
 from farshore.catalog import audit
@@ -14,6 +28,17 @@ from farshore.catalog.tables import AlertRow, EventRow
 USERS = "user/"
 HOUR = 3600 * 1_000_000_000
 MOST_AN_HOUR = 60
+ANNOUNCED = "farshore_events_announced"
+LOCKS = 0xE7E47 << 40
+"""Advisory locks from here on, for 2^40 ids, are ours. PostgreSQL's ``pg_locks`` shows them in two halves."""
+_ANNOUNCE = text("SELECT pg_advisory_xact_lock_shared(:base + last_value) FROM events_id_seq")
+_LAST_GIVEN = text("SELECT last_value FROM events_id_seq")
+_UNDER_WAY = text(
+    "SELECT min(at) - :base FROM (SELECT (classid::bigint << 32) | objid::bigint AS at FROM pg_locks"
+    " WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS held"
+    " WHERE at >= :base AND at < :base + (1::bigint << 40)"
+)
 AUDITED = ("machine.enrolled", "machine.same-hardware", "process-server.enrolled", "process-server.overstepped")
 
 
@@ -32,6 +57,7 @@ def record(
     changed who may call, goes into the audit log as well, which keeps it for good."""
     if actor.startswith(USERS) or kind.startswith(AUDITED):
         audit.append(tx, time=time, kind=kind, actor=actor, subject=subject, message=message, detail=detail)
+    _announce(tx)
     tx.add(
         EventRow(
             time=time,
@@ -57,30 +83,55 @@ def record_some(tx: Transaction, *, subject: str, kind: str, time: int, message:
     record(tx, subject=subject, kind=kind, time=time, message=message, **rest)
 
 
+def _announce(tx: Transaction) -> None:
+    """Before a transaction's first event: say so to ``settled``."""
+    if tx.get_bind().dialect.name == "postgresql" and ANNOUNCED not in tx.info:
+        tx.execute(_ANNOUNCE, {"base": LOCKS})
+        tx.info[ANNOUNCED] = True
+
+
+def settled(tx: Transaction) -> int:
+    """The id up to which no event can appear any more. List up to there in a transaction that begins afterwards."""
+    if tx.get_bind().dialect.name != "postgresql":
+        return tx.scalar(select(func.max(EventRow.id))) or 0
+    given = int(tx.scalars(_LAST_GIVEN).one())  # before the locks: see above
+    under_way = tx.scalar(_UNDER_WAY, {"base": LOCKS})
+    return given if under_way is None else min(given, int(under_way))
+
+
 def listed(
     tx: Transaction,
     *,
     after: int = 0,
+    until: int | None = None,
+    newest: bool = False,
     subject: str | None = None,
     kind: str | None = None,
     actor: str | None = None,
     limit: int = 100,
 ) -> list[EventRow]:
-    """Events newest first; ``after`` is the id of the last one seen, ``kind`` and ``actor`` may be prefixes."""
-    wanted = select(EventRow).where(EventRow.id > after).order_by(EventRow.id.desc()).limit(limit)
+    """Events with ids above ``after`` and up to ``until``, oldest first; with ``newest`` the last ``limit`` of them.
+    ``kind`` and ``actor`` may be prefixes."""
+    wanted = select(EventRow).where(EventRow.id > after).limit(limit)
+    if until is not None:
+        wanted = wanted.where(EventRow.id <= until)
     if subject is not None:
         wanted = wanted.where(EventRow.subject == subject)
     if kind is not None:
         wanted = wanted.where(EventRow.kind.startswith(kind, autoescape=True))
     if actor is not None:
         wanted = wanted.where(EventRow.actor.startswith(actor, autoescape=True))
-    return list(tx.scalars(wanted))
+    if newest:
+        return list(tx.scalars(wanted.order_by(EventRow.id.desc())))[::-1]
+    return list(tx.scalars(wanted.order_by(EventRow.id)))
 
 
 def prune(tx: Transaction, before: int, most: int) -> None:
-    """Forget events and cleared alerts from before a time (ns), and the oldest events beyond the newest ``most``."""
-    tx.execute(delete(EventRow).where(EventRow.time < before))
+    """Forget events and cleared alerts from before a time (ns), and the oldest events beyond the newest ``most``. The
+    newest of all stays: SQLite gives its id again once it is gone, and whoever follows has seen that one."""
     tx.execute(delete(AlertRow).where(AlertRow.cleared != 0, AlertRow.cleared < before))
+    newest = tx.scalar(select(func.max(EventRow.id))) or 0
+    tx.execute(delete(EventRow).where(EventRow.time < before, EventRow.id < newest))
     oldest_kept = tx.scalar(select(EventRow.id).order_by(EventRow.id.desc()).offset(most - 1).limit(1))
     if oldest_kept is not None:
         tx.execute(delete(EventRow).where(EventRow.id < oldest_kept))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from farshore.api_types.events import Alert, Event
 from farshore.cli.connection import AsJson, management
-from farshore.cli.output import ago, moment, print_json, print_table
+from farshore.cli.output import ago, moment, out, print_json, print_table
+from farshore.client.management import Management
+from farshore.model.errors import TryLater
 
+PAGE, MOST = 1000, 10_000
+POLL_SECONDS = 1.0
 app = typer.Typer(no_args_is_help=True, help="The log of events, and the alerts.")
 
 
@@ -20,21 +26,69 @@ def list_events(
     audit: Annotated[
         bool, typer.Option("--audit", help="Only what users asked for; `farshore audit list` has all of it.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="The newest so many.")] = 50,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="All that came after the event with this id, instead of the newest.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with each event that comes, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List events, the newest last.
 
+    With `--follow` each event is a line of its own, with `--json` too; `--after` goes on where an earlier one ended.
+
     Example: `farshore event list --audit --kind failover`
     """
-    found = management().transport.get_list(
-        "/v1/events", Event, subject=subject, kind=kind, actor="user/" if audit else None, limit=limit
-    )
+    log = Log(management(), subject=subject, kind=kind, actor="user/" if audit else None)
+    if follow:
+        for event in log.followed(after, limit):
+            typer.echo(event.model_dump_json()) if as_json else out.print("  ".join(_row(event)))
+        return
+    found = log.newest(limit) if after is None else list(log.since(after))
     if as_json:
         print_json(found)
         return
-    rows = [[moment(event.time), event.severity.value, event.actor, event.message] for event in reversed(found)]
-    print_table(("Time", "Severity", "By", "What"), rows, "Nothing has happened yet.")
+    print_table(("Time", "Severity", "By", "What"), [_row(event) for event in found], "Nothing has happened yet.")
+
+
+class Log:
+    """The server's log of events, as far as it fits what was asked for."""
+
+    def __init__(self, api: Management, **wanted: str | None) -> None:
+        self._api = api
+        self._wanted = wanted
+
+    def newest(self, limit: int) -> list[Event]:
+        """The newest, oldest first."""
+        return self._page(newest=True, limit=limit)
+
+    def since(self, after: int) -> Iterator[Event]:
+        """All that there is after an id, oldest first."""
+        while page := self._page(after=after, limit=PAGE):
+            yield from page
+            after = page[-1].id
+
+    def followed(self, after: int | None, limit: int) -> Iterator[Event]:
+        """The newest, or all after an id, then each that comes. A server that is restarting meanwhile is waited for."""
+        if after is None:
+            shown = self.newest(limit)
+            yield from shown
+            after = shown[-1].id if shown else 0
+        while True:
+            try:
+                for event in self.since(after):
+                    yield event
+                    after = event.id
+            except TryLater:
+                pass
+            time.sleep(POLL_SECONDS)
+
+    def _page(self, **which: int) -> list[Event]:
+        return self._api.transport.get_list("/v1/events", Event, **which, **self._wanted)
+
+
+def _row(event: Event) -> list[str]:
+    return [moment(event.time), event.severity.value, event.actor, event.message]
 
 
 @app.command("alerts")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +11,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
-from tests.crash.fire import postgres
 from tests.unit.configuration_server.offices import Office
 from tests.unit.configuration_server.test_audit import (  # run here with the office below
     admin,
@@ -24,10 +20,9 @@ from tests.unit.configuration_server.test_audit import (  # run here with the of
 )
 
 from farshore.catalog import audit, policies
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import Base
 from farshore.catalog.upgrade import downgrade, upgrade
-from farshore.model.errors import TryLater, WrongState
 
 __all__ = [
     "admin",
@@ -38,33 +33,6 @@ __all__ = [
 pytestmark = pytest.mark.root
 
 WRITERS, EACH = 4, 5
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The start of a URL, to which ``&dbname=`` comes."""
-    try:
-        postgres.programs()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    with tempfile.TemporaryDirectory(prefix="fs-pg-") as name:
-        folder = Path(name)
-        shutil.chown(folder, postgres.USER, postgres.USER)
-        postgres.make(folder)
-        with postgres.running(folder) as socket:
-            yield f"postgresql+psycopg://{postgres.USER}@/postgres?host={socket}"
-
-
-@pytest.fixture
-def catalog(server: str) -> Iterator[Catalog]:
-    """An empty one: what an earlier test left is removed."""
-    made = Catalog(server)
-    with made.engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    upgrade(made.engine)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -95,12 +63,7 @@ def test_the_log_is_not_emptied_as_a_whole(catalog: Catalog) -> None:
 def test_entries_that_come_together_make_one_chain(catalog: Catalog) -> None:
     def write(name: int) -> None:
         for number in range(EACH):
-            while True:
-                try:
-                    entry(catalog, f"{name}/{number}")
-                    break
-                except (TryLater, WrongState):  # another entry came first
-                    continue
+            entry(catalog, f"{name}/{number}")
 
     threads = [threading.Thread(target=write, args=(name,)) for name in range(WRITERS)]
     for thread in threads:
@@ -114,5 +77,7 @@ def test_entries_that_come_together_make_one_chain(catalog: Catalog) -> None:
 
 
 def entry(catalog: Catalog, subject: str) -> None:
-    with catalog.writing() as tx:
+    def append(tx: Transaction) -> None:
         audit.append(tx, time=1, kind="user.created", actor="user/admin", subject=subject, message="-")
+
+    catalog.write(append)

@@ -52,7 +52,7 @@ def open_alerts(api: Management, kind: str) -> list[Alert]:
 
 
 def events_of(api: Management, kind: str) -> list[Event]:
-    return [one for one in api.transport.get_list("/v1/events", Event) if one.kind == kind]
+    return [one for one in api.transport.get_list("/v1/events", Event, kind=kind, limit=1000) if one.kind == kind]
 
 
 def alter_behind_the_kernel(disk: LoopDisk) -> int:

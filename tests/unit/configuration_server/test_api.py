@@ -12,6 +12,7 @@ from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, ad
 from farshore.api_types.machines import Heartbeat
 from farshore.api_types.users import Role
 from farshore.catalog import events, failovers, machines, secrets, sites, users
+from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, SiteRow
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.sites import sealed_as
@@ -136,8 +137,24 @@ def test_policies_live_and_die(office: Office, admin: dict[str, object]) -> None
     assert office.call("DELETE", "/v1/policies/gold", certificate=admin).status == 204
     assert office.call("GET", "/v1/policies/gold", certificate=admin).code == "not-found"
     audit = office.call("GET", "/v1/events?actor=user/&kind=policy", certificate=admin).body
-    assert [event["kind"] for event in audit] == ["policy.deleted", "policy.changed", "policy.created"]
+    assert [event["kind"] for event in audit] == ["policy.created", "policy.changed", "policy.deleted"]
     assert audit[1]["detail"] == {"keep_daily": 30}
+
+
+def test_events_are_listed_by_a_cursor_and_the_newest_on_request(office: Office, admin: dict[str, object]) -> None:
+    def burst(tx: Transaction) -> None:
+        for number in range(2500):
+            events.record(tx, time=NOW, kind="burst", actor="server", subject="s", message=str(number))
+
+    office.services.catalog.write(burst)
+    told: list[str] = []
+    after = 0
+    while page := office.call("GET", f"/v1/events?kind=burst&limit=1000&after={after}", certificate=admin).body:
+        told += [one["message"] for one in page]
+        after = page[-1]["id"]
+    assert told == [str(number) for number in range(2500)]
+    newest = office.call("GET", "/v1/events?kind=burst&limit=2&newest=true", certificate=admin).body
+    assert [one["message"] for one in newest] == ["2498", "2499"]
 
 
 def protected(office: Office) -> None:

@@ -22,15 +22,22 @@ def list_events(
     _user: Reader,
     installation: Installation,
     after: Place = 0,
+    newest: bool = False,
     subject: Wanted = None,
     kind: Wanted = None,
     actor: Wanted = None,
     limit: Limit = 100,
 ) -> list[Event]:
-    """Events newest first. ``after`` is the id of the last one seen; ``kind`` and ``actor`` may be prefixes
-    (``actor=user/``: what users asked for; ``/v1/audit`` keeps that for good)."""
+    """Events with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them. To follow: ask again
+    after the last id of the answer. No event is left out, however many come at once; one that is being written shows
+    once it and those before it are. ``kind`` and ``actor`` may be prefixes (``actor=user/``: what users asked for;
+    ``/v1/audit`` keeps that for good)."""
     with installation.catalog.reading() as tx:
-        found = events.listed(tx, after=after, subject=subject, kind=kind, actor=actor, limit=limit)
+        until = events.settled(tx)
+    with installation.catalog.reading() as tx:
+        found = events.listed(
+            tx, after=after, until=until, newest=newest, subject=subject, kind=kind, actor=actor, limit=limit
+        )
         return [views.event(row) for row in found]
 
 
