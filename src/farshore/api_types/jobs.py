@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List
 
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Label
 from farshore.model.states import JobState
 
 
@@ -19,12 +19,14 @@ class JobStep(Body):
 
 
 class Job(Body):
-    """A durable workflow. ``fraction`` is 0…1; ``result`` depends on the kind."""
+    """A durable workflow. ``fraction`` is 0…1; ``result`` depends on the kind. ``executor`` is the id of the
+    configuration server that runs it, or ran it last."""
 
     id: str
     kind: str
     subject: str
     state: JobState
+    executor: str = ""
     created: int
     ended: int = 0
     fraction: float = 0
@@ -32,3 +34,15 @@ class Job(Body):
     error: str = ""
     remedy: str = ""
     result: Dict[str, Any] = {}
+
+
+class JobRecovery(Body):
+    """Resume the unfinished jobs of a configuration server that is gone for good (``POST /v1/jobs/recovery``)."""
+
+    executor: Label
+
+
+class RecoveredJobs(Body):
+    """The jobs that go on."""
+
+    jobs: List[Job]

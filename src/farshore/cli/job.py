@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from farshore.api_types.jobs import Job
+from farshore.api_types.jobs import Job, JobRecovery
 from farshore.cli.connection import AsJson, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, print_fields, print_json, print_table
@@ -53,6 +53,28 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
     print_json(cancelled) if as_json else out.print(f"Job {job} is {cancelled.state.value}.")
 
 
+@app.command()
+def recover(
+    server: Annotated[str, typer.Argument(help="The server's id, as `job show` has it.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with the jobs of a configuration server that is gone for good, on the others that use the same database.
+
+    A server that starts again goes on with its own jobs by itself. Never do this to one that still runs.
+
+    Example: `farshore job recover 3f0c7d52-8a8e-4c39-a4b0-5a3e1c5d9b11`
+    """
+    if not yes:
+        typer.confirm(f"Is configuration server {server} gone for good?", abort=True)
+    found = management().recover_jobs(JobRecovery(executor=server))
+    if as_json:
+        print_json(found)
+        return
+    for job in found:
+        out.print(f"Job {job.id} ({job.kind}) goes on.")
+
+
 def print_job(job: Job) -> None:
     """A job and its steps."""
     print_fields(
@@ -63,6 +85,7 @@ def print_job(job: Job) -> None:
             ("State", f"{job.state.value} ({job.fraction:.0%})"),
             ("Started", moment(job.created)),
             ("Ended", moment(job.ended) if job.ended else ""),
+            ("Server", job.executor),
             ("Error", job.error),
             ("Remedy", job.remedy),
             *((name, str(value)) for name, value in job.result.items()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import List, Optional
 
 from farshore.api_types.failovers import Failover, FailoverRequest
-from farshore.api_types.jobs import Job
+from farshore.api_types.jobs import Job, JobRecovery, RecoveredJobs
 from farshore.api_types.machines import Machine, Token, TokenRequest
 from farshore.api_types.points import Point, PointRequest
 from farshore.client.transport import Transport, segment
@@ -57,6 +57,10 @@ class Management:
     def job(self, job: str) -> Job:
         """One long operation. Raises NotFound."""
         return self.transport.get(f"/v1/jobs/{segment(job)}", Job)
+
+    def recover_jobs(self, request: JobRecovery) -> List[Job]:
+        """Resume the unfinished jobs of a configuration server that is gone for good. Raises NotFound, WrongState."""
+        return self.transport.post("/v1/jobs/recovery", request, RecoveredJobs).jobs
 
     def create_token(self, request: TokenRequest) -> Token:
         """A one-time enrolment token."""

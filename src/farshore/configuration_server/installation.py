@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+import re
 from pathlib import Path
 
 from cryptography import x509
@@ -28,7 +29,7 @@ from farshore.configuration_server.pki.replacement import Authorities
 from farshore.configuration_server.sealing import KEY_BYTES
 from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, Settings
 from farshore.configuration_server.vault_access import ensure_vault
-from farshore.model.errors import Refused
+from farshore.model.errors import Malformed, Refused
 from farshore.model.identifiers import new_id
 from farshore.model.ports import Clock
 from farshore.protection.push.signing import ReleaseKey
@@ -42,6 +43,7 @@ ADMIN = "admin"
 AUTHORITY_FILE = replacement.SIGNER
 SERVER_FILE = "server.json"
 SEALING_FILE = "sealing.key"
+EXECUTOR_FILE, EXECUTOR = "executor.id", re.compile("[0-9a-f-]{36}")
 
 
 def set_up(settings: Settings, clock: Clock) -> None:
@@ -54,6 +56,7 @@ def set_up(settings: Settings, clock: Clock) -> None:
     settings.save()
     _ensure_authority(settings, clock)
     _ensure_sealing_key(settings)
+    executor(settings)
     release_key(settings).ensure()
     catalog = Catalog(settings.catalog)
     upgrade(catalog.engine)
@@ -87,6 +90,21 @@ def load_server_credentials(settings: Settings) -> Credentials:
 def load_sealing_key(settings: Settings) -> bytes:
     """The key that secrets of running jobs are sealed with."""
     return read_private(settings.home / SEALING_FILE)
+
+
+def executor(settings: Settings) -> str:
+    """This server's own id among those that share a job database. Made where there is none; it stays for good, for the
+    jobs that were cut off with the server stand under it. Raises Malformed."""
+    path = settings.home / EXECUTOR_FILE
+    if not path.exists():
+        write_private(path, f"{new_id()}\n".encode())
+    found = path.read_text(errors="replace").strip()
+    if not EXECUTOR.fullmatch(found):
+        raise Malformed(
+            f"{path} does not hold this server's id.",
+            remedy="Put the file back. Or delete it, and go on with the old id's jobs: farshore job recover OLD-ID.",
+        )
+    return found
 
 
 def release_key(settings: Settings) -> ReleaseKey:

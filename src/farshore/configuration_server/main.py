@@ -30,6 +30,7 @@ from farshore.configuration_server.settings import Settings, home_from_environme
 from farshore.configuration_server.sites import OpenSites
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.configuration_server.watching import look, prune, tell
+from farshore.configuration_server.web.authenticators import ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.listening import Connections, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
@@ -108,6 +109,7 @@ def serve(settings: Settings) -> None:
             upgrade_job(catalog, clock, default_cache(), release_key),
             *recovery_jobs(recovery),
         ],
+        installation.executor(settings),
     )
     own = installation.load_server_credentials(settings)
     contexts = Contexts(server_context(issuer.bundle, own.certificate, own.key, settings.tls_ciphers))
@@ -127,7 +129,10 @@ def serve(settings: Settings) -> None:
                 log.info("The certificate was renewed; new connections are shown the new one.")
 
     limits = Limits(catalog, clock)
-    services = Services(settings, catalog, issuer, vault, jobs, sealer, clock, limits, release_key, recovery, renew)
+    authenticators = [ClientCertificate(catalog, issuer)]
+    services = Services(
+        settings, catalog, issuer, vault, jobs, sealer, clock, limits, authenticators, release_key, recovery, renew
+    )
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from farshore.catalog.database import Catalog
@@ -11,6 +11,7 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import VaultAccess
+from farshore.configuration_server.web.authenticators import Authenticator
 from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
 from farshore.protection.push.signing import ReleaseKey
@@ -29,6 +30,8 @@ class Services:
     sealer: Sealer
     clock: Clock
     limits: Limits
+    authenticators: Sequence[Authenticator]
+    """Who sent a request is asked of them in this order."""
     release_key: ReleaseKey
     recovery: RecoveryContext
     renew: Callable[[], None] = lambda: None

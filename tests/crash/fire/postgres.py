@@ -14,7 +14,6 @@ FOLDER = "postgresql"
 _SETTINGS = {
     "listen_addresses": "",
     "shared_buffers": "16MB",
-    "max_connections": "8",
     "min_wal_size": "4MB",
     "max_wal_size": "16MB",
     "checkpoint_timeout": "30s",
@@ -38,13 +37,13 @@ def make(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Path]:
+def running(folder: Path, connections: int = 8) -> Iterator[Path]:
     """The cluster below ``folder``, started; the folder of its socket."""
     data = folder / FOLDER
     with tempfile.TemporaryDirectory(prefix="fire-pg-") as name:
         socket = Path(name)
         shutil.chown(socket, USER, USER)
-        settings = {**_SETTINGS, "unix_socket_directories": str(socket)}
+        settings = {**_SETTINGS, "unix_socket_directories": str(socket), "max_connections": str(connections)}
         options = " ".join(f"-c {key}='{value}'" for key, value in settings.items())
         log = socket / "log"
         try:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from tests.crash.fire import postgres
+from tests.scenarios.clusters import cluster
 
 from farshore.catalog.database import Catalog
 from farshore.catalog.upgrade import upgrade
@@ -17,17 +14,8 @@ from farshore.catalog.upgrade import upgrade
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The start of a URL, to which ``&dbname=`` comes."""
-    try:
-        postgres.programs()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    with tempfile.TemporaryDirectory(prefix="fs-pg-") as name:
-        folder = Path(name)
-        shutil.chown(folder, postgres.USER, postgres.USER)
-        postgres.make(folder)
-        with postgres.running(folder) as socket:
-            yield f"postgresql+psycopg://{postgres.USER}@/postgres?host={socket}"
+    with cluster() as url:
+        yield url
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.sites import OpenSites
 from farshore.configuration_server.vault_access import FixedVaultAccess
+from farshore.configuration_server.web.authenticators import Authenticator, ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
 from farshore.export.settings import ExportSettings
@@ -82,6 +83,9 @@ class NotedJobs(JobEngine):
     def listed(self, limit: int = 100) -> list[Job]:
         return []
 
+    def recover(self, executor: str) -> list[Job]:
+        raise NotFound(f"There is no unfinished job of a server {executor}.", remedy="-")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -106,15 +110,18 @@ class Office:
         catalog = catalog or fresh_catalog(folder)
         release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
         release_key.ensure()
+        issuer = Issuer(authority, self.clock)
+        self.authenticators: list[Authenticator] = [ClientCertificate(catalog, issuer)]
         self.services = Services(
             settings=Settings(home=folder, advertise=("10.0.2.2",), port=8443),
             catalog=catalog,
-            issuer=Issuer(authority, self.clock),
+            issuer=issuer,
             vault=FixedVaultAccess("memory:///"),
             jobs=self.jobs,
             sealer=Sealer(bytes(32)),
             clock=self.clock,
             limits=Limits(catalog, self.clock),
+            authenticators=self.authenticators,
             release_key=release_key,
             recovery=RecoveryContext(
                 catalog=catalog,
@@ -152,13 +159,16 @@ class Office:
         raw: bytes | None = None,
         client: str = "192.0.2.1",
         cut: bool = False,
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         """One request, with whatever certificate was shown; with ``cut`` the connection ends within its body."""
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
-        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data, client, cut))
+        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data, client, cut, headers or {}))
 
 
-async def _request(app: Any, method: str, path: str, data: bytes, client: str, cut: bool) -> Answer:
+async def _request(
+    app: Any, method: str, path: str, data: bytes, client: str, cut: bool, more: dict[str, str]
+) -> Answer:
     plain, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -170,7 +180,11 @@ async def _request(app: Any, method: str, path: str, data: bytes, client: str, c
         "raw_path": plain.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(b"content-type", b"application/json"), (b"host", b"test")],
+        "headers": [
+            (b"content-type", b"application/json"),
+            (b"host", b"test"),
+            *((name.lower().encode(), value.encode()) for name, value in more.items()),
+        ],
         "client": (client, 1),
         "server": ("127.0.0.1", 8443),
     }

@@ -50,7 +50,7 @@ DOORS = {
     Door.CONTRIBUTOR: """
         DELETE /v1/machines/{machine}, POST /v1/policies, PATCH /v1/policies/{name}, DELETE /v1/policies/{name},
         POST /v1/authority/replacement, POST /v1/failovers/{failover}/delete, POST /v1/sites,
-        DELETE /v1/sites/{site},
+        POST /v1/jobs/recovery, DELETE /v1/sites/{site},
         POST /v1/users, POST /v1/users/{name}/certificates, POST /v1/users/{name}/revoke, DELETE /v1/users/{name},
         POST /v1/machines/{machine}/revoke, POST /v1/process-servers, POST /v1/process-servers/{server}/revoke,
         DELETE /v1/process-servers/{server}""",

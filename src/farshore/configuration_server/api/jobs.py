@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import Query
 
-from farshore.api_types.jobs import Job
+from farshore.api_types.jobs import Job, JobRecovery, RecoveredJobs
 from farshore.catalog import events
 from farshore.configuration_server.api.parameters import Named
-from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.identifiers import JobId
 
@@ -26,6 +26,24 @@ def list_jobs(_user: Reader, installation: Installation, limit: Annotated[int, Q
 def show_job(job: Named, _user: Reader, installation: Installation) -> Job:
     """One job with its steps."""
     return installation.jobs.show(JobId(job))
+
+
+@router.post("/recovery")
+def recover_jobs(request: JobRecovery, user: Contributor, installation: Installation) -> RecoveredJobs:
+    """Resume the unfinished jobs of a configuration server that is gone for good: one that still runs would do their
+    present steps a second time."""
+    found = installation.jobs.recover(request.executor)
+    with installation.catalog.writing() as tx:
+        events.record(
+            tx,
+            time=installation.clock.now(),
+            kind="job.recovered",
+            actor=user.actor,
+            subject=f"server/{request.executor}",
+            message=f"{len(found)} unfinished jobs of server {request.executor} go on.",
+            detail={"jobs": [job.id for job in found]},
+        )
+    return RecoveredJobs(jobs=found)
 
 
 @router.post("/{job}/cancel")

@@ -1,8 +1,14 @@
 """Launches DBOS and maps its workflows to jobs.
 
 In: job definitions of recovery and protection. Out: farshore.api_types.jobs.Job. Relies on: one configuration server
-per job database (SQLite), or several on one PostgreSQL database; DBOS resumes what a kill cut off when it launches.
-A job's kind and subject come from its workflow's name and its request's ``subject``.
+per job database (SQLite), or several on one PostgreSQL database. A job's kind and subject come from its workflow's name
+and its request's ``subject``.
+
+Each server is an *executor* with an id of its own (``installation.executor``), which stands in the record of each job
+that it runs. A server that starts resumes the jobs under its own id, for nobody else runs under that: they were cut off
+when it ended. It leaves alone what stands under another server's id, which may be running there; ``recover`` resumes
+those of a server that is gone for good, when somebody has said so. What is resumed goes into one queue, from which the
+servers of a job database take: a job may go on at another server than it began on.
 """
 
 from __future__ import annotations
@@ -24,6 +30,8 @@ from farshore.model.states import JobState
 log = logging.getLogger(__name__)
 
 APPLICATION = "farshore"
+ALONE = "configuration-server"
+"""The executor's id of every server of the releases in which servers had none of their own."""
 GENERATION = "2"
 """Raise it where a job's order of steps changes: what an older generation left unfinished is stopped then."""
 
@@ -58,13 +66,15 @@ _REFUSALS = _Refusals()
 class JobEngine:
     """The jobs of one configuration server. Make it before ``launch``; the definitions' workflows must be imported."""
 
-    def __init__(self, database_url: str, definitions: Iterable[JobDefinition]) -> None:
+    def __init__(self, database_url: str, definitions: Iterable[JobDefinition], executor: str = ALONE) -> None:
         self._definitions = {definition.kind: definition for definition in definitions}
+        self._executor = executor
+        self._only_one = database_url.startswith("sqlite")
         config: DBOSConfig = {
             "name": APPLICATION,
             "system_database_url": database_url,
             "application_version": GENERATION,
-            "executor_id": "configuration-server",
+            "executor_id": executor,
             "log_level": "WARNING",
             "enable_otlp": False,
         }
@@ -72,8 +82,14 @@ class JobEngine:
         logging.getLogger("dbos").addFilter(_REFUSALS)
 
     def launch(self) -> None:
-        """Start the engine; unfinished jobs go on from their last completed step, those of older generations end."""
+        """Start the engine; this server's unfinished jobs go on from their last completed step.
+
+        So do those that can be nobody else's: all of a SQLite database, which one server has to itself, and those that
+        servers without an id of their own left. Those of older generations end, whosever they are.
+        """
         DBOS.launch()
+        left = self._unfinished() if self._only_one else {ALONE}
+        self._resume(left - {self._executor})
         for row in DBOS.list_workflows(name=list(self._definitions), status=list(_UNFINISHED)):
             if row.app_version != GENERATION:
                 try:
@@ -127,6 +143,33 @@ class JobEngine:
         if put_right is not None:
             put_right(row.workflow_id, _request_of(row))
 
+    def recover(self, executor: str) -> list[Job]:
+        """Resume the unfinished jobs of a server that is gone for good; the jobs. One that still runs would do their
+        present steps a second time. Raises NotFound where there are none, WrongState for this server itself."""
+        if executor == self._executor:
+            raise WrongState(
+                f"{executor} is this server, which resumes its own jobs when it starts.",
+                remedy="Give the id of a server that is gone for good: farshore job show JOB.",
+            )
+        resumed = self._resume({executor})
+        if not resumed:
+            raise NotFound(
+                f"There is no unfinished job of a server {executor}.",
+                remedy="See farshore job list; farshore job show JOB names its server.",
+            )
+        return [self.show(job) for job in resumed]
+
+    def _unfinished(self) -> set[str]:
+        """The executors under whose ids jobs stand that have begun and not ended."""
+        found = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        return {row.executor_id for row in found if row.executor_id is not None}
+
+    def _resume(self, executors: set[str]) -> list[JobId]:
+        if not executors:
+            return []
+        # DBOS has no other name for it; what a server resumes under its own id goes the same way.
+        return [JobId(handle.workflow_id) for handle in DBOS._recover_pending_workflows(sorted(executors))]
+
     def _describe(self, row: WorkflowStatus, *, steps: bool) -> Job:
         definition = self._definitions[row.name]
         state = JobState.CANCELLED if isinstance(row.error, Cancelled) else STATES[row.status]
@@ -138,6 +181,7 @@ class JobEngine:
             id=row.workflow_id,
             kind=row.name,
             subject=str(_request_of(row).get("subject", "")),
+            executor=row.executor_id or "",
             state=state,
             created=(row.created_at or 0) * NANOSECONDS,
             ended=(row.completed_at or row.updated_at or 0) * NANOSECONDS if state in ENDED else 0,

@@ -1,7 +1,7 @@
-"""Who calls, and whether they may: every route has one door, and a caller is checked at it before anything is read.
+"""Whether callers may: every route has one door, and a caller is checked at it before anything is read.
 
-A certificate must come from our authority (TLS saw to it), must be one that the catalog knows and has not revoked, and
-its holder must still exist. A user's role is looked up at every call, so that taking it away works at once.
+Who calls was found by authenticators.py. The caller must be of the kind that the door is for, and a user must still
+exist: the role is looked up at every call, so that taking it away works at once.
 
 An endpoint names its door by the type of a parameter (``MachineCaller``, ``Reader`` …), or is ``OPEN_TO_ALL``; gate.py
 finds it there, and does not build a route that has none.
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
 
 from farshore.api_types.users import Role
 from farshore.catalog import users
-from farshore.configuration_server.identity import Identity, Kind, Peer, peer_from_certificate
+from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.services import Services
 from farshore.model.errors import Forbidden, Unauthenticated
 
@@ -58,19 +58,6 @@ def services(request: Request) -> Services:
 Installation = Annotated[Services, Depends(services)]
 
 
-def known_peer(installation: Services, certificate: Any) -> Identity:
-    """Whoever shows a certificate that is still good. Raises Unauthenticated."""
-    if not certificate:
-        raise Unauthenticated(
-            "This call needs a client certificate.",
-            remedy="Users: farshore --credentials FILE; machines: enrol with a one-time token.",
-        )
-    peer = peer_from_certificate(certificate)
-    _check_registered(installation, peer)
-    installation.issuer.note(peer)
-    return peer.identity
-
-
 def check(door: Door, identity: Identity, installation: Services) -> None:
     """Raise Forbidden, or Unauthenticated for a user who is no more, where the caller may not come through."""
     if door in _KINDS:
@@ -95,17 +82,6 @@ def _check_role(identity: Identity, role: Role, installation: Services) -> None:
             f"{identity.name} has the role {row.role}; this takes {role.value}.",
             remedy=f"Ask somebody with the role {role.value}, or contributor.",
         )
-
-
-def _check_registered(installation: Services, peer: Peer) -> None:
-    with installation.catalog.reading() as tx:
-        row = users.certificate(tx, peer.serial)
-        known = row is not None and (row.kind, row.subject) == (peer.identity.kind.value, peer.identity.name)
-        if row is None or not known or row.revoked:
-            raise Unauthenticated(
-                f"The certificate of {peer.identity.actor} opens nothing here: it is revoked, or was never issued.",
-                remedy="Ask for a new one: farshore user add, or farshore token create for a machine.",
-            )
 
 
 @dataclass(frozen=True)

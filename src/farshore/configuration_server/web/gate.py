@@ -17,13 +17,13 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from farshore.configuration_server.identity import Identity, peer_from_certificate
+from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web import texts
+from farshore.configuration_server.web.authenticators import authenticate, claimed
 from farshore.configuration_server.web.bounds import MOST_BYTES
-from farshore.configuration_server.web.callers import CALLER, Door, Through, check, known_peer, services
+from farshore.configuration_server.web.callers import CALLER, Door, Through, check, services
 from farshore.configuration_server.web.description import OPEN_TO_ALL
-from farshore.configuration_server.web.protocol import PEER
 from farshore.model.errors import FarshoreError, Forbidden, Malformed, Unauthenticated
 
 BODY_SECONDS = 30.0
@@ -70,7 +70,7 @@ async def _check_caller(door: Door, path: str, request: Request, installation: S
         installation.limits.check_tokens(_address(request))
         return
     try:
-        identity = await run_in_threadpool(_enter, door, request.scope.get(PEER), installation)
+        identity = await run_in_threadpool(_enter, door, request, installation)
     except (Unauthenticated, Forbidden) as error:
         await _tell(error, request, path, installation)
         raise
@@ -81,11 +81,7 @@ async def _check_caller(door: Door, path: str, request: Request, installation: S
 async def _tell(
     error: FarshoreError, request: Request, path: str, installation: Services, *, token: bool = False
 ) -> None:
-    try:
-        shown = request.scope.get(PEER)
-        actor = peer_from_certificate(shown).identity.actor if shown else "nobody"
-    except Unauthenticated:
-        actor = "nobody"
+    actor = claimed(installation.authenticators, request)
     subject = f"{request.method} {path}"
     await run_in_threadpool(installation.limits.refused, error, actor, _address(request), subject, token=token)
 
@@ -101,8 +97,8 @@ class GatedRouter(APIRouter):
         super().__init__(route_class=GatedRoute, **options)
 
 
-def _enter(door: Door, certificate: Any, installation: Services) -> Identity:
-    identity = known_peer(installation, certificate)
+def _enter(door: Door, request: Request, installation: Services) -> Identity:
+    identity = authenticate(installation.authenticators, request)
     check(door, identity, installation)
     return identity
 
