@@ -133,8 +133,9 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _beaten(attempts: int, error: DBAPIError) -> TryLater:
+    said = str(error.orig).partition("\n")[0]
     return TryLater(
-        f"Others changed the catalog at the same time, {attempts} times in a row ({error.orig}).",
+        f"Others changed the catalog at the same time, {attempts} times in a row ({said}).",
         remedy="Repeat the call; if it recurs, look for what writes to the database without a pause, or holds it open.",
         after=1,
     )

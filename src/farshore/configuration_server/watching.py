@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from farshore.catalog import epochs, events, machines, policies, process_servers, users
 from farshore.catalog.database import Catalog
@@ -27,11 +28,9 @@ def look(catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock, more: 
         dead = silence.given_up(servers) | users.shut_out(tx, server_enrolment.KIND)
         moves = moving.decide(every, servers, epochs.streaming(tx), dead, now)
     if known != {_told(condition) for condition in present}:
-        with catalog.writing() as tx:
-            reconcile(tx, present, now)
+        catalog.write(lambda tx: reconcile(tx, present, now))
     for move in moves:
-        with catalog.writing() as tx:
-            moving.carry_out(tx, move, now)
+        catalog.write(partial(moving.carry_out, move=move, now=now))
 
 
 def _told(one: AlertRow | Condition) -> tuple[str, str, str]:
@@ -41,11 +40,9 @@ def _told(one: AlertRow | Condition) -> tuple[str, str, str]:
 
 def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:
     """Raise one alert at once, unless it is open; ``look`` clears it."""
-    with catalog.writing() as tx:
-        raise_once(tx, condition, clock.now())
+    catalog.write(lambda tx: raise_once(tx, condition, clock.now()))
 
 
 def prune(catalog: Catalog, clock: Clock, days: int, most: int) -> None:
     """Forget events older than ``days``, and the oldest beyond the newest ``most``; alerts that are over with them."""
-    with catalog.writing() as tx:
-        events.prune(tx, clock.now() - days * DAY, most)
+    catalog.write(lambda tx: events.prune(tx, clock.now() - days * DAY, most))

@@ -36,11 +36,15 @@ class OwnClock:
     def begin(self) -> None:
         """After a start: take what the catalog has of the future for now."""
         now = self._clock.now()
-        with self._catalog.writing() as tx:
-            self._behind = max((moment - now for moment in _moments(tx)), default=0)
+
+        def take_for_now(tx: Transaction) -> int:
+            behind = max((moment - now for moment in _moments(tx)), default=0)
             _map_moments(tx, lambda moment: min(moment, now))
-            if self._behind > _WORTH_AN_ALERT:
-                _tell(tx, f"This server's clock went back while it did not run, by {set_by(-self._behind)}.", now)
+            if behind > _WORTH_AN_ALERT:
+                _tell(tx, f"This server's clock went back while it did not run, by {set_by(-behind)}.", now)
+            return behind
+
+        self._behind = self._catalog.write(take_for_now)
 
     def look(self) -> None:
         """Move the catalog's times along where our clock was set since the last look."""
@@ -48,10 +52,13 @@ class OwnClock:
         if not step:
             return
         now = self._clock.now()
-        with self._catalog.writing() as tx:
+
+        def move(tx: Transaction) -> None:
             # What was noted after the step, and before this look, is by the new clock already.
             _map_moments(tx, lambda moment: moment + step if _is_older(moment, now, step) else moment)
             _tell(tx, f"This server's clock was set {set_by(step)}.", now)
+
+        self._catalog.write(move)
 
     def conditions(self) -> Sequence[Condition]:
         """What is worth an alert, for an hour."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from farshore.api_types.events import Severity
 from farshore.catalog import events, machines
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Catalog, Transaction
 from farshore.formats.vault_names import CHUNKS
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
@@ -47,7 +47,8 @@ class Scrubbing:
         names = self._names()
         for one in done.found:
             log.error("Damage in the vault: %s", one)
-        with self._catalog.writing() as tx:
+
+        def tell(tx: Transaction) -> None:
             for kind, findings in (("vault.damaged", done.found), ("vault.damage-passed", done.passed)):
                 severity = Severity.ERROR if kind == "vault.damaged" else Severity.INFORMATION
                 for one in findings[:_LISTED]:
@@ -62,6 +63,8 @@ class Scrubbing:
                         detail={"object": one.object, "disk": one.disk, "start": one.start, "end": one.end,
                                 "from": one.from_position, "more": max(0, len(findings) - _LISTED)},
                     )  # fmt: skip
+
+        self._catalog.write(tell)
         self.conditions = self._conditions(names)
 
     def stop(self) -> None:

@@ -96,9 +96,8 @@ def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: Re
         and point.position.epoch in plan
         and plan[point.position.epoch].keeps(point.position.sequence)
     ]
-    rows = [_row(machine.id, point) for point in thinned(kept, policy.crash_consistent_every * SECOND)]
-    with catalog.writing() as tx:
-        points.replace_before(tx, machine.id, limit, rows)
+    left = list(thinned(kept, policy.crash_consistent_every * SECOND))
+    catalog.write(lambda tx: points.replace_before(tx, machine.id, limit, [_row(machine.id, point) for point in left]))
 
 
 def thinned(listed: Iterable[RecoveryPoint], every: int) -> Iterable[RecoveryPoint]:

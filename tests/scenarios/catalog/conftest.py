@@ -14,7 +14,7 @@ from farshore.catalog.upgrade import upgrade
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with cluster() as url:
+    with cluster(connections=30) as url:
         yield url
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 from tests.unit.catalog.test_events import (  # run here on PostgreSQL
@@ -14,9 +16,12 @@ from tests.unit.catalog.test_events import (  # run here on PostgreSQL
     test_a_cursor_goes_on_after_everything_was_forgotten,
     test_nothing_of_a_transaction_that_failed_is_seen,
 )
+from tests.unit.configuration_server.offices import Office
+from tests.unit.protection.catalogs import add_machine
 
 from farshore.catalog import events, policies
 from farshore.catalog.database import Catalog, Patience, Transaction
+from farshore.configuration_server.identity import Kind
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.policy import ReplicationPolicy
 
@@ -27,7 +32,7 @@ __all__ = [
 ]
 pytestmark = pytest.mark.root
 
-WRITERS, TRANSACTIONS, EACH = 4, 60, 15
+WRITERS, TRANSACTIONS, EACH, BEATS = 4, 60, 15, 15
 
 
 @pytest.fixture
@@ -146,6 +151,31 @@ def test_a_name_that_is_taken_is_no_conflict(two: Catalog) -> None:
 
     with pytest.raises(WrongState):
         two.write(take)
+
+
+def test_agents_that_report_at_once_are_all_heard(tmp_path: Path, catalog: Catalog) -> None:
+    """Each heartbeat reads what the others write: how many events of the kind there were within the hour."""
+    catalog.write(policies.ensure_default)
+    office = Office(tmp_path, catalog)
+    names = [f"77777777-7777-4777-8777-{number:012}" for number in range(WRITERS)]
+    for name in names:
+        catalog.write(partial(add_machine, id=name, name=name, hardware_id=""))
+    shown = {name: office.certificate(Kind.MACHINE, name) for name in names}
+    answers: list[int] = []
+
+    def report(name: str) -> None:
+        for number in range(BEATS):
+            beat = {"run": "r1", "version": "1", "mode": ("data", "bitmap")[number % 2]}
+            answers.append(office.call("POST", "/v1/machines/self/heartbeat", beat, shown[name]).status)
+
+    threads = [threading.Thread(target=report, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * WRITERS * BEATS
+    with catalog.reading() as tx:
+        assert len(events.listed(tx, kind="capture.mode", limit=1000)) == WRITERS * BEATS
 
 
 def test_an_event_that_is_seen_late_is_not_skipped(catalog: Catalog) -> None:

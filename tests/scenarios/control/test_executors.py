@@ -83,8 +83,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, undo: contextlib.ExitS
     return Place(url, tmp_path, undo)
 
 
-def test_a_job_of_the_release_before_goes_on(place: Place) -> None:
-    """Its servers had no ids of their own."""
+def test_a_job_of_a_server_without_an_id_of_its_own_goes_on(place: Place) -> None:
+    """As all servers were before."""
     before = place.start(ALONE)
     place.begin(before, ALONE, "old")
     before.kill()

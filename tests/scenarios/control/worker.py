@@ -15,9 +15,9 @@ from typing import Any
 from dbos import DBOS
 
 from farshore.configuration_server.jobs.engine import JobEngine
+from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import JobId
-from farshore.protection.durable import JobDefinition, Request, Result
 
 
 def definition(folder: Path, executor: str) -> JobDefinition:

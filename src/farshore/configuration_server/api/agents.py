@@ -6,6 +6,7 @@ from fastapi.responses import FileResponse
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat, ReleaseSignature
 from farshore.catalog import machines, process_servers
+from farshore.catalog.database import Transaction
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.web.callers import Installation, MachineCaller
 from farshore.configuration_server.web.gate import GatedRouter
@@ -26,7 +27,8 @@ def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Inst
     # Outside the transaction: the vault's store may be slow.
     domain = Domain(name, installation.vault.domain(name))
     keys = installation.vault.chunk_keys(domain.number)
-    with installation.catalog.writing() as tx:
+
+    def granted(tx: Transaction) -> EpochGrant:
         row = machines.get(tx, machine)
         server = choose(row, process_servers.every(tx), machines.count_by_server(tx), now)
         epoch = grant(tx, row, request, server, now, domain)
@@ -39,16 +41,21 @@ def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Inst
             hash_key=keys.hash,
         )
 
+    return installation.catalog.write(granted)
+
 
 @router.post("/heartbeat")
 def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired:
     """What the agent sees, answered with what should be."""
-    with installation.catalog.writing() as tx:
+
+    def noted(tx: Transaction) -> Desired:
         row = machines.get(tx, machine)
         answer = observe(tx, row, seen, installation.clock.now())
         if row.process_server is None:
             return answer
         return answer.model_copy(update={"process_server": process_servers.get(tx, row.process_server).url})
+
+    return installation.catalog.write(noted)
 
 
 @router.get("/bundles/{release}/signature")

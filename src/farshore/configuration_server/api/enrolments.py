@@ -14,6 +14,7 @@ from farshore.api_types.machines import (
 )
 from farshore.api_types.servers import ServerStatus
 from farshore.catalog import events, machines, tokens
+from farshore.catalog.database import Transaction
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
@@ -45,7 +46,8 @@ def authority(installation: Installation) -> Authority:
 @router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)
 def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolment:
     """Trade a one-time token for a machine's certificate. Open to all who have a token."""
-    with installation.catalog.writing() as tx:
+
+    def enrolled(tx: Transaction) -> Enrolment:
         row = enrol(tx, request.token, request.description, installation.clock.now())
         signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
         return Enrolment(
@@ -55,13 +57,18 @@ def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolmen
             release_key=installation.release_key.public,
         )
 
+    return installation.catalog.write(enrolled)
+
 
 @router.post("/machines/self/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_machine(request: RenewalRequest, machine: MachineCaller, installation: Installation) -> Enrolment:
     """A new certificate for the calling machine."""
-    with installation.catalog.writing() as tx:
-        row = machines.get(tx, machine)
-        signed = installation.issuer.sign(tx, Identity(Kind.MACHINE, row.id), request.request)
+
+    def renewed(tx: Transaction) -> str:
+        holder = Identity(Kind.MACHINE, machines.get(tx, machine).id)
+        return installation.issuer.sign(tx, holder, request.request)
+
+    signed = installation.catalog.write(renewed)
     return Enrolment(machine=machine, certificate=signed, authority=installation.issuer.bundle)
 
 

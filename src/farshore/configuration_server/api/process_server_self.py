@@ -12,6 +12,7 @@ from farshore.api_types.servers import (
     StreamGrant,
 )
 from farshore.catalog import epochs, machines, process_servers, users
+from farshore.catalog.database import Transaction
 from farshore.configuration_server.api.parameters import Named, Number
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
@@ -28,9 +29,12 @@ router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"]
 @router.post("")
 def register(request: Registration, server: ProcessServerCaller, installation: Installation) -> ProcessServerSettings:
     """Say where agents reach the caller; hear where the vault is, and its upkeep key, which must stay in memory."""
-    with installation.catalog.writing() as tx:
+
+    def noted(tx: Transaction) -> None:
         check_url(process_servers.find(tx, server), request.url, installation.settings.names)
         process_servers.register(tx, server, request.url, request.version, installation.clock.now())
+
+    installation.catalog.write(noted)
     return ProcessServerSettings(
         vault_url=installation.vault.url,
         upkeep_key=installation.vault.upkeep_key,
@@ -42,10 +46,13 @@ def register(request: Registration, server: ProcessServerCaller, installation: I
 def report(seen: ServerReport, server: ProcessServerCaller, installation: Installation) -> ReportAnswer:
     """How streams stand, new points, consistent epochs. Repeating a report changes nothing."""
     now = installation.clock.now()
-    with installation.catalog.writing() as tx:
+
+    def noted(tx: Transaction) -> ReportAnswer:
         row = process_servers.get(tx, server)
         check_url(row, seen.url, installation.settings.names)
         return reports.apply(tx, row, seen, now)
+
+    return installation.catalog.write(noted)
 
 
 @router.get("/streams/{machine}/{epoch}")
@@ -77,8 +84,10 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
 def keys(machine: Named, server: ProcessServerCaller, installation: Installation) -> MachineKeys:
     """The keys of a machine that the caller serves or served, and of the deduplication domains of the epochs concerned.
     They must stay in memory. ``forbidden``: it has nothing to do with that machine."""
-    with installation.catalog.writing() as tx:
-        domains = key_access.domains(tx, process_servers.get(tx, server), machine, installation.clock.now())
+    now = installation.clock.now()
+    domains = installation.catalog.write(
+        lambda tx: key_access.domains(tx, process_servers.get(tx, server), machine, now)
+    )
     if domains is None:
         raise key_access.refusal(machine)
     # Outside the transaction: the vault's store may be slow.
@@ -92,7 +101,10 @@ def keys(machine: Named, server: ProcessServerCaller, installation: Installation
 @router.post("/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, installation: Installation) -> Enrolment:
     """A new certificate for the calling process server, for the same host names."""
-    with installation.catalog.writing() as tx:
+
+    def renewed(tx: Transaction) -> str:
         names = process_servers.get(tx, server).host_names or installation.settings.names
-        signed = installation.issuer.sign(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
+        return installation.issuer.sign(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
+
+    signed = installation.catalog.write(renewed)
     return Enrolment(machine=server, certificate=signed, authority=installation.issuer.bundle)

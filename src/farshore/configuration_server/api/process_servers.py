@@ -11,6 +11,7 @@ from farshore.api_types.servers import (
     ServerInvitation,
 )
 from farshore.catalog import events, key_grants, machines, process_servers
+from farshore.catalog.database import Transaction
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
@@ -52,12 +53,15 @@ def invite_server(request: ServerAddition, user: Contributor, installation: Inst
 @router.post("/enrolments", status_code=201, openapi_extra=OPEN_TO_ALL)
 def enrol_server(request: ServerEnrolmentRequest, installation: Installation) -> ServerEnrolment:
     """Trade a one-time token for a process server's certificate. Open to all who have a token."""
-    with installation.catalog.writing() as tx:
+
+    def enrolled(tx: Transaction) -> ServerEnrolment:
         row = server_enrolment.enrol(tx, request.token, installation.clock.now())
         holder = Identity(Kind.PROCESS_SERVER, row.id)
         signed = installation.issuer.sign(tx, holder, request.request, row.host_names)
         authority = installation.issuer.bundle
         return ServerEnrolment(process_server=row.id, url=row.url, certificate=signed, authority=authority)
+
+    return installation.catalog.write(enrolled)
 
 
 @router.get("/{server}")

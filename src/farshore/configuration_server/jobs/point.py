@@ -7,7 +7,7 @@ import time
 from dbos import DBOS
 
 from farshore.catalog import epochs, machines
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import CommandRow
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Refused, TryLater, WrongState
@@ -24,7 +24,7 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
 
     @DBOS.step(name=ASK)
     def ask(request: Request, command: str) -> None:
-        with catalog.writing() as tx:
+        def asked(tx: Transaction) -> None:
             row = CommandRow(
                 id=command,
                 machine=request["subject"],
@@ -34,6 +34,8 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
                 created=clock.now(),
             )
             machines.ask(tx, row)
+
+        catalog.write(asked)
 
     @DBOS.step(name=MARK)
     def mark(command: str) -> Result:
@@ -49,8 +51,7 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
                 if row.done:
                     return {"epoch": row.epoch, "sequence": row.sequence, "time": row.time}
             time.sleep(POLL)
-        with catalog.writing() as tx:
-            machines.withdraw(tx, command, clock.now())
+        catalog.write(lambda tx: machines.withdraw(tx, command, clock.now()))
         raise TryLater(
             f"The agent did not cut the point within {PATIENCE:.0f} seconds.",
             remedy="Check that the machine runs and reaches this server.",

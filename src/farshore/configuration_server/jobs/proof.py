@@ -8,7 +8,7 @@ from dbos import DBOS
 
 from farshore.api_types.machines import CommandKind
 from farshore.catalog import machines
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import CommandRow
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
@@ -27,7 +27,7 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
 
     @DBOS.step(name=ASK)
     def ask(request: Request, command: str) -> None:
-        with catalog.writing() as tx:
+        def asked(tx: Transaction) -> None:
             row = CommandRow(
                 id=command,
                 machine=request["subject"],
@@ -36,6 +36,8 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
                 created=clock.now(),
             )
             machines.ask(tx, row)
+
+        catalog.write(asked)
 
     @DBOS.step(name=COMPARE)
     def compare(request: Request, command: str) -> Result:
@@ -58,8 +60,7 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
                 done, total = told["done"], told["total"]
                 report_progress(done / total, f"{done >> 20} of {total >> 20} MiB")
             time.sleep(POLL)
-        with catalog.writing() as tx:
-            machines.withdraw(tx, command, clock.now())
+        catalog.write(lambda tx: machines.withdraw(tx, command, clock.now()))
         raise TryLater(
             f"The machine has not reported for {SILENT:.0f} seconds.",
             remedy="Check that it runs and reaches this server, then prove it again.",

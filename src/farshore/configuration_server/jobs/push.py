@@ -14,13 +14,13 @@ from dbos import DBOS
 
 from farshore.api_types.machines import TokenRequest
 from farshore.catalog import machines, secrets, tokens
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Catalog, Transaction
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
 from farshore.model.errors import TryLater
 from farshore.model.ports import Clock
-from farshore.protection.enrolment import create_token
+from farshore.protection.enrolment import NewToken, create_token
 from farshore.protection.installation import Installer, PushTarget
 from farshore.protection.push.signing import ReleaseKey
 
@@ -52,13 +52,16 @@ def push_job(parts: PushParts) -> JobDefinition:
     def install(request: Request) -> str:
         asked = request["request"]
         host = f"{asked['host']}:{asked['port']}"
-        with catalog.writing() as tx:
+        wanted = TokenRequest(
+            name=asked["name"], valid_seconds=TOKEN_SECONDS, policy=asked["policy"], protect=asked["protect"]
+        )
+
+        def prepare(tx: Transaction) -> tuple[bytes, str, NewToken]:
             sealed = secrets.get(tx, request["secret"])
             known = asked["host_key_fingerprint"] or secrets.host_key(tx, host)
-            wanted = TokenRequest(
-                name=asked["name"], valid_seconds=TOKEN_SECONDS, policy=asked["policy"], protect=asked["protect"]
-            )
-            token = create_token(tx, wanted, request["actor"], clock.now())
+            return sealed, known, create_token(tx, wanted, request["actor"], clock.now())
+
+        sealed, known, token = catalog.write(prepare)
         target = PushTarget(
             host=asked["host"],
             port=asked["port"],
@@ -73,8 +76,7 @@ def push_job(parts: PushParts) -> JobDefinition:
         )
         shown = parts.installer(target, report_progress)
         if shown:
-            with catalog.writing() as tx:
-                secrets.remember_host_key(tx, host, shown, clock.now())
+            catalog.write(lambda tx: secrets.remember_host_key(tx, host, shown, clock.now()))
         return token.id
 
     @DBOS.step(name=GREET)
@@ -96,8 +98,7 @@ def push_job(parts: PushParts) -> JobDefinition:
 
     @DBOS.step(name=FORGET)
     def forget(request: Request) -> None:
-        with catalog.writing() as tx:
-            secrets.drop(tx, request["secret"])
+        catalog.write(lambda tx: secrets.drop(tx, request["secret"]))
 
     @DBOS.workflow(name=PUSH)
     def run(request: Request) -> Result:

@@ -13,7 +13,7 @@ from dbos import DBOS
 
 from farshore.api_types.machines import CommandKind, Heartbeat
 from farshore.catalog import machines
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import CommandRow
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Refused, TryLater
@@ -47,7 +47,7 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
 
     @DBOS.step(name=ASK)
     def ask(request: Request, made: Result, command: str) -> None:
-        with catalog.writing() as tx:
+        def asked(tx: Transaction) -> None:
             row = CommandRow(
                 id=command,
                 machine=request["subject"],
@@ -56,6 +56,8 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
                 created=clock.now(),
             )
             machines.ask(tx, row)
+
+        catalog.write(asked)
 
     @DBOS.step(name=AWAIT)
     def wait(command: str) -> None:
@@ -71,8 +73,7 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
                 if row.done:
                     return
             time.sleep(POLL)
-        with catalog.writing() as tx:
-            machines.withdraw(tx, command, clock.now())
+        catalog.write(lambda tx: machines.withdraw(tx, command, clock.now()))
         raise TryLater(
             f"The agent did not upgrade within {PATIENCE:.0f} seconds.",
             remedy="Check that the machine runs and reaches this server: farshore machine show",

@@ -11,7 +11,7 @@ import logging
 import threading
 
 from farshore.catalog import audit
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Catalog, Transaction
 from farshore.configuration_server.web.quotas import Quota
 from farshore.model.errors import Busy, FarshoreError
 from farshore.model.ports import Clock
@@ -77,18 +77,21 @@ class Limits:
                 self._untold += 1
                 return
             untold, self._untold = self._untold, 0
+
+        def note(tx: Transaction) -> None:
+            audit.append(
+                tx,
+                time=self._clock.now(),
+                kind="refused",
+                actor=actor,
+                source=source,
+                subject=subject,
+                message=error.message,
+                detail={"code": error.code, **({"not_listed_before": untold} if untold else {})},
+            )
+
         try:
-            with self._catalog.writing() as tx:
-                audit.append(
-                    tx,
-                    time=self._clock.now(),
-                    kind="refused",
-                    actor=actor,
-                    source=source,
-                    subject=subject,
-                    message=error.message,
-                    detail={"code": error.code, **({"not_listed_before": untold} if untold else {})},
-                )
+            self._catalog.write(note)
         except FarshoreError as failure:
             log.error("A refused request is not in the audit log (%s %s): %s", actor, subject, failure)
 
