@@ -157,6 +157,19 @@ def test_events_are_listed_by_a_cursor_and_the_newest_on_request(office: Office,
     assert [one["message"] for one in newest] == ["2498", "2499"]
 
 
+def test_jobs_of_a_server_that_is_gone_go_on_and_the_log_says_who_asked(
+    office: Office, admin: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"executor": "server-1"}
+    assert office.call("POST", "/v1/jobs/recovery", asked, admin).code == "not-found"
+    left = office.jobs.start("point", {"subject": MACHINE})
+    monkeypatch.setattr(office.jobs, "recover", lambda executor: [left] if executor == "server-1" else [])
+    answer = office.call("POST", "/v1/jobs/recovery", asked, admin)
+    assert [job["id"] for job in answer.body["jobs"]] == [left.id]
+    (told,) = office.call("GET", "/v1/events?kind=job", certificate=admin).body
+    assert (told["kind"], told["actor"], told["detail"]) == ("job.recovered", "user/admin", {"jobs": [left.id]})
+
+
 def protected(office: Office) -> None:
     with office.services.catalog.writing() as tx:
         add_server(tx)
