@@ -96,7 +96,7 @@ def test_from_nothing_to_ready_through_a_crash_to_nothing(shell: Shell) -> None:
         except AssertionError:
             assert time.monotonic() < give_up
     audit = shell.json("event", "list", "--audit")
-    assert [event["kind"] for event in audit] == ["user.created", "token.created"]
+    assert [event["kind"] for event in audit] == ["token.created", "user.created"]
 
     pids = shell.pids()
     assert shell.json("down") == {"stopped": True}

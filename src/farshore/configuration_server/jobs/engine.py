@@ -88,14 +88,14 @@ class JobEngine:
         servers without an id of their own left. Those of older generations end, whosever they are.
         """
         DBOS.launch()
-        left = self._unfinished() if self._only_one else {ALONE}
-        self._resume(left - {self._executor})
         for row in DBOS.list_workflows(name=list(self._definitions), status=list(_UNFINISHED)):
             if row.app_version != GENERATION:
                 try:
                     self._stop(row)
                 except (FarshoreError, OSError) as error:  # one job must not keep the server from starting
                     log.error("What job %s of an earlier release left could not be put right: %s", row.name, error)
+        left = self._unfinished() if self._only_one else {ALONE}
+        self._resume(left - {self._executor})
 
     def close(self, patience: int = 0) -> None:
         """Stop. What still runs after ``patience`` seconds goes on at the next launch."""

@@ -108,7 +108,6 @@ def push_job(parts: PushParts) -> JobDefinition:
             forget(request)
 
     def drop_key(_job: str, request: Request) -> None:
-        with catalog.writing() as tx:
-            secrets.drop(tx, request["secret"])
+        catalog.write(lambda tx: secrets.drop(tx, request["secret"]))
 
     return JobDefinition(PUSH, run, (INSTALL, GREET, FORGET), stopped=drop_key)
