@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ _FEW = FewEnough(60)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; the exit status is that of the error's class."""
     options = _parser().parse_args(arguments)
+    os.umask(0o077)
     logs.configure("configuration-server")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

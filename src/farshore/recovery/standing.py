@@ -12,7 +12,7 @@ from farshore.api_types.failovers import FailoverKind, FailoverRequest
 from farshore.catalog import events, failovers, machines
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
-from farshore.model.errors import Cancelled
+from farshore.model.errors import Cancelled, NotFound
 from farshore.model.states import UP, FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
 
@@ -69,9 +69,12 @@ def refuse_if_cancelled(context: RecoveryContext, failover: str) -> None:
 
 
 def is_wanted(context: RecoveryContext, failover: str) -> bool:
-    """Whether its machine is to run, as of now."""
+    """Whether its machine is to run, as of now. Not if its record is gone."""
     with context.catalog.reading() as tx:
-        row = failovers.get(tx, failover)
+        try:
+            row = failovers.get(tx, failover)
+        except NotFound:
+            return False
         return FailoverState(row.state) in UP and not row.stopped
 
 

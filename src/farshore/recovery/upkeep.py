@@ -18,10 +18,9 @@ from farshore.model.errors import FarshoreError
 from farshore.model.states import UP
 from farshore.protection.watch import Condition as Wrong
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import is_wanted
 from farshore.recovery.steps.export import export
 from farshore.recovery.steps.power import note_condition
-from farshore.recovery.steps.start import position_of, start_anew
+from farshore.recovery.steps.start import position_of, start_if_wanted
 from farshore.sites.port import Condition, HasConsole, RecoverySite, Resumable
 
 log = logging.getLogger(__name__)
@@ -142,10 +141,8 @@ class Upkeep:
         restarts.not_before = now + restarts.pause
         restarts.pause = min(2 * restarts.pause, _LONGEST_PAUSE)
         log.warning("The machine of failover %s had died; it is started again.", one.failover)
-        start_anew(self._context, one.failover, one.position)
-        if not is_wanted(self._context, one.failover):
-            log.warning("Failover %s was to run no more meanwhile; it is stopped again.", one.failover)
-            self._context.site(one.site).stop(failover_id(one.failover), grace=0)
+        if not start_if_wanted(self._context, self._context.site(one.site), one.failover, one.position):
+            log.warning("Failover %s is to run no more; it does not.", one.failover)
 
     def _note(self, one: _Kept, condition: Condition, kind: str, what: str, severity: Severity) -> None:
         if one.was != condition.value:

@@ -8,6 +8,7 @@ import typing
 from typing import Any
 
 import pytest
+from fastapi import Request
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from tests.unit.configuration_server.offices import Office
@@ -18,6 +19,7 @@ from farshore.api_types.body import LARGEST
 from farshore.api_types.machines import CommandResult, Heartbeat
 from farshore.api_types.users import Role
 from farshore.configuration_server.identity import Kind
+from farshore.configuration_server.web.callers import Door
 
 BODIES = {
     route.body_field.field_info.annotation
@@ -105,6 +107,25 @@ def test_a_stranger_is_not_listened_to_for_long(office: Office) -> None:
     assert (answer.status, answer.code) == (400, "malformed")
     assert "64 KiB" in answer.body["detail"]
     assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b'["x"],', b'{"a":{}},'])
+@pytest.mark.parametrize("caller", ["nobody", "machine", "process-server"])
+def test_values_that_cost_more_than_the_bytes_that_they_come_in_are_not_parsed(
+    office: Office, caller: str, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, certificate, most = {
+        "nobody": ("/v1/enrolments", None, Door.ANYBODY.most_bytes),
+        "machine": ("/v1/machines/self/heartbeat", Kind.MACHINE, Door.MACHINE.most_bytes),
+        "process-server": ("/v1/process-servers/self/report", Kind.PROCESS_SERVER, Door.PROCESS_SERVER.most_bytes),
+    }[caller]
+    parsed: list[Request] = []
+    monkeypatch.setattr(Request, "json", parsed.append)
+    shown = office.certificate(certificate, MACHINE) if certificate else None
+    raw = b'{"x":[' + piece * ((most - 50) // len(piece)) + b"0]}"
+    answer = office.call("POST", path, raw=raw, certificate=shown)
+    assert (answer.status, answer.code) == (400, "malformed")
+    assert not parsed
 
 
 def test_a_connection_that_ends_within_a_body_is_no_defect(office: Office) -> None:

@@ -357,7 +357,7 @@ class Kept(World):
         monkeypatch.setattr(
             "farshore.recovery.upkeep.export", lambda _context, _id, position: self.exported.append(position)
         )
-        monkeypatch.setattr("farshore.recovery.upkeep.start_anew", self._start_anew)
+        monkeypatch.setattr("farshore.recovery.steps.start.start_anew", self._start_anew)
 
     def _start_anew(self, _context: RecoveryContext, _failover: str, position: str) -> None:
         self.started.append(position)
@@ -450,7 +450,7 @@ def test_a_machine_that_was_stopped_while_it_was_started_is_stopped_again(
         kept.change(stopped=True)
         kept.site.start(FailoverId(FAILOVER))
 
-    monkeypatch.setattr("farshore.recovery.upkeep.start_anew", started_late)
+    monkeypatch.setattr("farshore.recovery.steps.start.start_anew", started_late)
     kept.look()
     assert kept.site.status(FailoverId(FAILOVER)).condition is Condition.STOPPED
 

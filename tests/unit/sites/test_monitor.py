@@ -1,4 +1,4 @@
-"""Talking to QEMU's monitor, which hears one at a time."""
+"""Talking to QEMU's monitor: it hears one at a time, and where QEMU is in its guest's hands it may say anything."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import socket
 import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 
 from farshore.model.errors import Unreachable
 from farshore.sites.qemu.monitor import ask
+
+GREETING = b'{"QMP": {}}\n{"return": {}}\n'
 
 
 def serve(listener: socket.socket) -> None:
@@ -60,3 +64,62 @@ def test_who_comes_while_others_wait_is_heard_in_turn() -> None:
             thread.join()
         listener.shutdown(socket.SHUT_RDWR)
         assert heard == ["query-status"] * 8
+
+
+def nested(peer: socket.socket) -> None:
+    peer.sendall(b"[" * 100_000 + b"\n")
+
+
+def number(peer: socket.socket) -> None:
+    peer.sendall(b"7\n")
+
+
+def odd_error(peer: socket.socket) -> None:
+    peer.sendall(b'{"error": 1}\n')
+
+
+def no_object(peer: socket.socket) -> None:
+    peer.sendall(b'"return"\n')
+
+
+def events(peer: socket.socket) -> None:
+    while True:
+        peer.sendall(b'{"event": "X"}\n')
+        time.sleep(0.05)
+
+
+def drops(peer: socket.socket) -> None:
+    while True:
+        peer.sendall(b" ")
+        time.sleep(0.05)
+
+
+def flood(peer: socket.socket) -> None:
+    while True:
+        peer.sendall(b" " * 65536)
+
+
+@pytest.fixture
+def monitor(request: pytest.FixtureRequest) -> Iterator[Path]:
+    behaves: Callable[[socket.socket], None] = request.param
+    with tempfile.TemporaryDirectory(prefix="fs-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(folder) / "qmp.sock"
+        listener.bind(str(path))
+        listener.listen()
+
+        def misbehave() -> None:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(GREETING)
+                behaves(peer)
+                while peer.recv(65536):  # until the asker goes
+                    pass
+
+        threading.Thread(target=misbehave, daemon=True).start()
+        yield path
+
+
+@pytest.mark.parametrize("monitor", [nested, number, odd_error, no_object, events, drops, flood], indirect=True)
+def test_whatever_it_says_the_question_ends(monitor: Path) -> None:
+    with pytest.raises(Unreachable):
+        ask(monitor, "query-status", timeout=1.0)

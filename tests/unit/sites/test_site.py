@@ -20,7 +20,7 @@ from farshore.model.machine import Firmware
 from farshore.sites.port import Answering, Condition, Examined, FailoverId, HasConsole, Resumable
 from farshore.sites.qemu.accelerator import choose_accelerator
 from farshore.sites.qemu.confinement import account_name
-from farshore.sites.qemu.site import CONSOLE_BYTES, QemuSite
+from farshore.sites.qemu.site import CONSOLE_BYTES, LOG_BYTES, QemuSite
 from farshore.sites.registry import KINDS, SiteConfiguration, check_settings, open_site
 
 USER = account_name()
@@ -248,3 +248,16 @@ def test_a_console_that_has_become_long_keeps_its_end(
         assert len(kept) < CONSOLE_BYTES
         file.write(b"after")
         assert console.read_bytes() == kept + b"after"
+
+
+def test_what_a_guest_has_qemu_complain_of_does_not_fill_the_disk(short_path: Path) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    site.create(ORDER)
+    log = short_path / FAILOVER / "qemu.log"
+    with log.open("ab") as qemu:
+        qemu.write(b"first\n" + bytes(LOG_BYTES))
+        qemu.flush()
+        site.trim_console(FAILOVER)
+        qemu.write(b"last\n")
+    kept = log.read_bytes()
+    assert (kept[:6], kept[-5:], len(kept)) == (b"first\n", b"last\n", LOG_BYTES // 2 + 5)

@@ -28,6 +28,7 @@ from farshore.model.errors import FarshoreError, Forbidden, Malformed, Unauthent
 
 BODY_SECONDS = 30.0
 """A body that is not there by then is given up: 8 MiB at 280 KB/s."""
+_LARGE = 64 << 10
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -54,7 +55,7 @@ class GatedRoute(APIRoute):
             await _check_caller(door, self.path, request, installation)
             request.scope[MOST_BYTES] = door.most_bytes
             if takes_body:
-                await _read(request)
+                await _read(request, door)
             try:
                 return await handle(request)
             except (Unauthenticated, Forbidden) as error:  # an endpoint's: a token that is no good, another's keys
@@ -103,17 +104,22 @@ def _enter(door: Door, request: Request, installation: Services) -> Identity:
     return identity
 
 
-async def _read(request: Request) -> None:
+async def _read(request: Request, door: Door) -> None:
     """Have the body in the request, which keeps it for FastAPI. Raises Malformed, BodyTooLarge."""
     body = await _in_time(request.body())
     if not body:
         return
+    if body.count(b"[") + body.count(b"{") > door.most_values:
+        raise Malformed("The body has too many objects and lists.", remedy="Send less at once.")
     try:
         # A large report is parsed in the loop as FastAPI would; it is kept, so it is parsed once.
         found = await request.json()
     except (ValueError, RecursionError) as error:
         raise Malformed("The body is not JSON.", remedy="Correct it; docs/api/openapi.json describes it.") from error
-    texts.check(found)
+    if len(body) > _LARGE:
+        await run_in_threadpool(texts.check, found)  # others are answered meanwhile
+    else:
+        texts.check(found)
 
 
 async def _in_time(body: Awaitable[bytes]) -> bytes:

@@ -15,6 +15,10 @@ def export(context: RecoveryContext, failover: str, position: str) -> None:
     sizes = context.machine_vault(target.machine).disks(Position.parse(position))
     files = context.files(failover)
     settings = export_settings(target, sizes, files, vault_url=context.vault_url, vault_key=context.vault_key)
+    # A recovered machine's QEMU has a descriptor of its own folder, and so reaches what is beside it: nothing, as long
+    # as the folder of all lets nobody in.
+    context.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    context.folder.chmod(0o700)
     context.exports.start(settings)
 
 

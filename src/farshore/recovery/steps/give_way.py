@@ -9,8 +9,8 @@ from __future__ import annotations
 from farshore.catalog import failovers
 from farshore.model.states import FailoverState
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import is_wanted, replaced, rows, tell
-from farshore.recovery.steps.start import position_of, start_anew
+from farshore.recovery.standing import replaced, rows, tell
+from farshore.recovery.steps.start import position_of, start_if_wanted
 
 _GRACE_SECONDS = 20.0
 
@@ -35,12 +35,11 @@ def start_earlier(context: RecoveryContext, failover: str) -> list[str]:
     for one in earlier:
         with context.catalog.writing() as tx:
             row, machine = rows(tx, one)
-            position = position_of(row)
+            position, site = position_of(row), context.site(row.site)
             if row.state == FailoverState.SUPERSEDED.value:
                 failovers.set_state(row, FailoverState.RUNNING)
                 tell(context, tx, row, "failover.running", f"{machine.name} runs from its earlier point again.")
-        if is_wanted(context, one):
-            start_anew(context, one, position)
+        start_if_wanted(context, site, one, position)
     return earlier
 
 

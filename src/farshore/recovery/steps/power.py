@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from farshore.api_types.events import Severity
+from farshore.model.errors import WrongState
 from farshore.model.states import FailoverAction
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import rows, tell
 from farshore.recovery.steps.clearance import check_action
-from farshore.recovery.steps.start import position_of, start_anew
+from farshore.recovery.steps.start import position_of, start_if_wanted
 from farshore.sites.port import Condition
 
 _GRACE_SECONDS = 120.0
@@ -30,8 +31,14 @@ def stop_machine(context: RecoveryContext, failover: str) -> None:
 
 
 def start_again(context: RecoveryContext, failover: str, position: str) -> None:
-    """Start it from what its disks hold."""
-    start_anew(context, failover, position)
+    """Start it from what its disks hold. Raises WrongState where it is to run no more."""
+    with context.catalog.reading() as tx:
+        site = context.site(rows(tx, failover)[0].site)
+    if not start_if_wanted(context, site, failover, position):
+        raise WrongState(
+            "The recovered machine was stopped, replaced or removed meanwhile.",
+            remedy="See what may be done with it: farshore failover show",
+        )
     note_condition(context, failover, Condition.RUNNING, "failover.started", "was started again")
 
 

@@ -55,6 +55,8 @@ _ANSWER_SECONDS = 2.0
 _ADDRESS = "127.0.0.1"
 CONSOLE_BYTES = 16 << 20
 """What is kept, at least half of it: a guest may write without end."""
+LOG_BYTES = 1 << 20
+"""Of QEMU's own complaints: a guest can have it complain without end, of a ring that makes no sense for one."""
 _CONSOLE_STEP = 1 << 20
 """A multiple of any file system's block."""
 _CONDITIONS = {
@@ -163,10 +165,11 @@ class QemuSite:
                 remedy="Start the export, then the machine.",
             ) from error
         files.monitor.unlink(missing_ok=True)
+        files.log.write_bytes(b"")
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor,
             begin_record(files.pid) as pid,
-            files.log.open("wb") as log,
+            files.log.open("ab") as log,
         ):
             monitor.bind(str(files.monitor))
             files.monitor.chmod(0o600)
@@ -203,7 +206,8 @@ class QemuSite:
             noted = is_noted(record)
             if process is not None and not noted:
                 try:
-                    detail = str(ask(files.monitor, "query-status")["status"])
+                    told = ask(files.monitor, "query-status")
+                    detail = str(told.get("status", "") if isinstance(told, dict) else told)[:100]
                     condition = _CONDITIONS.get(detail, Condition.RUNNING)
                 except Unreachable as error:
                     # It exists; a monitor that is busy (QEMU reconnects to a disk) is no reason to call it dead.
@@ -254,7 +258,8 @@ class QemuSite:
     def resume(self, failover: FailoverId) -> None:
         """Let a machine go on that a disk's silence had paused, wake one that suspended itself. Raises Unreachable."""
         monitor = self._files(failover).monitor
-        suspended = ask(monitor, "query-status")["status"] == "suspended"
+        told = ask(monitor, "query-status")
+        suspended = isinstance(told, dict) and told.get("status") == "suspended"
         ask(monitor, "system_wakeup" if suspended else "cont")
 
     def answers(self, failover: FailoverId, port: int) -> bool:
@@ -282,9 +287,14 @@ class QemuSite:
 
     def trim_console(self, failover: FailoverId) -> None:
         """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
-        out a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it goes on behind what is kept."""
+        out a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it goes on behind what is kept. Of its log
+        the oldest half of LOG_BYTES stays: what went wrong first."""
         path = self._files(failover).console
         with explained(path.parent):
+            log = self._files(failover).log
+            with contextlib.suppress(FileNotFoundError):
+                if log.stat().st_size > LOG_BYTES:
+                    os.truncate(log, LOG_BYTES // 2)
             try:
                 size = path.stat().st_size
             except FileNotFoundError:
