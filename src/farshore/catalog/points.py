@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, tuple_
 
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import PointRow
 from farshore.model.errors import NotFound
 from farshore.model.point import PointKind
+
+T = TypeVar("T")
+
+_TOGETHER = 400
+"""Rows that one statement asks for: SQLite takes 999 parameters, two for each place."""
+
+
+def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Pieces of at most ``size``."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
@@ -31,6 +44,32 @@ def record(tx: Transaction, row: PointRow) -> bool:
     tx.add(row)
     tx.flush()
     return True
+
+
+def record_all(tx: Transaction, machine: str, rows: Sequence[PointRow]) -> int:
+    """Index points of one machine, whichever are new, in a few statements; how many those were.
+
+    Where an id is taken by another point, the new one is left out.
+    """
+    new = {row.id: row for row in reversed(rows)}
+    for ids in _batched(list(new), _TOGETHER):
+        for taken in tx.scalars(select(PointRow.id).where(PointRow.id.in_(ids))):
+            del new[taken]
+    by_place = {(row.epoch, row.sequence, row.kind, row.name): row for row in new.values()}
+    places = select(PointRow.epoch, PointRow.sequence, PointRow.kind, PointRow.name).where(PointRow.machine == machine)
+    for some in _batched(sorted({(epoch, sequence) for epoch, sequence, _, _ in by_place}), _TOGETHER):
+        for epoch, sequence, kind, name in tx.execute(
+            places.where(tuple_(PointRow.epoch, PointRow.sequence).in_(some))
+        ):
+            by_place.pop((epoch, sequence, kind, name), None)
+    tx.add_all(by_place.values())
+    tx.flush()
+    return len(by_place)
+
+
+def count(tx: Transaction, machine: str) -> int:
+    """How many points of a machine are indexed."""
+    return tx.scalar(select(func.count()).where(PointRow.machine == machine)) or 0
 
 
 def listed(

@@ -26,6 +26,8 @@ from farshore.protection import clocks, moving
 from farshore.protection.overstepping import note_foreign
 
 SECOND = 1_000_000_000
+MOST_POINTS = 500_000
+"""Of one machine that are listed: a point each second for the default hot window, and half as many again."""
 MOST_DIFFERENCES = 5_000
 """Of one machine that are listed; the vault keeps its own."""
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
@@ -66,12 +68,14 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
         if found is not None:
             _note_stream(*found, stream, server, now)
+    new = _NewPoints(tx, now)
     for point in report.points:
         found = books.find(point.machine, point.epoch)
         if found is not None:
-            _note_point(tx, *found, point)
+            new.note(*found, point)
             if (point.machine, point.epoch) not in aged and _is_good(found[1], point):
                 _is_new(found[0], min(point.time, now), now)
+    new.write()
     for difference in report.differences:
         found = books.find(difference.machine, difference.epoch)
         if found is not None:
@@ -175,28 +179,73 @@ def _is_new(machine: MachineRow, moment: int, now: int) -> None:
     machine.newest_point_time = max(before, moment)
 
 
-def _note_point(tx: Transaction, machine: MachineRow, epoch: EpochRow, point: PointReport) -> None:
-    if not _is_good(epoch, point):
-        return
-    kind = PointKind(point.kind)
-    if kind is PointKind.CRASH_CONSISTENT and not point.name and not point.id:
-        every = policies.get(tx, machine.policy).crash_consistent_every * SECOND
-        last = points.newest_crash_consistent(tx, machine.id)
+class _NewPoints:
+    """The points of a report that are to be listed, written together by ``write``."""
+
+    def __init__(self, tx: Transaction, now: int) -> None:
+        self._tx, self._now = tx, now
+        self._rows: dict[str, list[PointRow]] = {}
+        self._last: dict[str, tuple[int, int, int] | None] = {}
+        """By machine: epoch, sequence and time of the last crash-consistent point that is listed."""
+        self._machines: dict[str, MachineRow] = {}
+
+    def note(self, machine: MachineRow, epoch: EpochRow, point: PointReport) -> None:
+        """List this point, if it is good and wanted."""
+        if not _is_good(epoch, point):
+            return
+        kind = PointKind(point.kind)
+        if kind is PointKind.CRASH_CONSISTENT:
+            if not point.name and not point.id and not self._is_wanted(machine, point):
+                return
+            self._follow(machine, point)
+        if kind is PointKind.APP_CONSISTENT:
+            machine.last_app_consistent = max(machine.last_app_consistent, point.time)
+        self._machines[machine.id] = machine
+        row = PointRow(
+            id=point.id or points.point_id(machine.id, point.epoch, point.sequence, point.kind),
+            machine=machine.id,
+            epoch=point.epoch,
+            sequence=point.sequence,
+            time=point.time,
+            kind=point.kind,
+            name=point.name,
+        )
+        self._rows.setdefault(machine.id, []).append(row)
+
+    def write(self) -> None:
+        """As many as there is room for: one machine must not fill the catalog."""
+        for machine, rows in self._rows.items():
+            room = MOST_POINTS - points.count(self._tx, machine)
+            points.record_all(self._tx, machine, rows[: max(0, room)])
+            if room < len(rows):
+                name = self._machines[machine].name
+                events.record_some(
+                    self._tx,
+                    time=self._now,
+                    kind="points.not-listed",
+                    actor="server",
+                    subject=f"machine/{machine}",
+                    severity=Severity.WARNING,
+                    message=f"{name} has {MOST_POINTS} listed points; newer ones are in the vault, but not listed.",
+                )
+
+    def _is_wanted(self, machine: MachineRow, point: PointReport) -> bool:
+        last = self._newest(machine.id)
         # A repeated report brings points again that were left out the first time.
-        if last is not None and (point.epoch, point.sequence) <= (last.epoch, last.sequence):
-            return
+        if last is not None and (point.epoch, point.sequence) <= last[:2]:
+            return False
+        every = policies.get(self._tx, machine.policy).crash_consistent_every * SECOND
         # Times fall where a clock was set back: such a point is wanted at once.
-        if last is not None and 0 <= point.time - last.time < every:
-            return
-    if kind is PointKind.APP_CONSISTENT:
-        machine.last_app_consistent = max(machine.last_app_consistent, point.time)
-    row = PointRow(
-        id=point.id or points.point_id(machine.id, point.epoch, point.sequence, point.kind),
-        machine=machine.id,
-        epoch=point.epoch,
-        sequence=point.sequence,
-        time=point.time,
-        kind=point.kind,
-        name=point.name,
-    )
-    points.record(tx, row)
+        return last is None or not 0 <= point.time - last[2] < every
+
+    def _newest(self, machine: str) -> tuple[int, int, int] | None:
+        if machine not in self._last:
+            found = points.newest_crash_consistent(self._tx, machine)
+            self._last[machine] = (found.epoch, found.sequence, found.time) if found is not None else None
+        return self._last[machine]
+
+    def _follow(self, machine: MachineRow, point: PointReport) -> None:
+        place = point.epoch, point.sequence, point.time
+        last = self._newest(machine.id)
+        if last is None or place[:2] > last[:2]:
+            self._last[machine.id] = place

@@ -27,7 +27,7 @@ from farshore.api_types.servers import (
 )
 from farshore.catalog import differences, epochs, events, machines, points, policies, process_servers, users
 from farshore.catalog.database import Catalog
-from farshore.catalog.tables import CertificateRow
+from farshore.catalog.tables import CertificateRow, EventRow
 from farshore.model.point import PointKind
 from farshore.protection import reports
 from farshore.protection.granting import fence, grant
@@ -108,6 +108,25 @@ def test_an_epoch_that_was_overtaken_protects_nothing(catalog: Catalog) -> None:
     with catalog.reading() as tx:
         assert machines.get(tx, MACHINE).state == "initial-replication"
         assert epochs.get(tx, MACHINE, 1).consistent
+
+
+def test_one_machine_does_not_fill_the_catalog(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "MOST_POINTS", 3)
+    many = [point(20 + number, number, "app-consistent", name=f"n{number}") for number in range(5)]
+    for _ in range(2):
+        report(catalog, epochs=[whole()], points=many)
+    with catalog.reading() as tx:
+        assert points.count(tx, MACHINE) == 3
+        assert tx.query(EventRow).filter(EventRow.kind == "points.not-listed").count() == 2
+
+
+def test_a_point_that_takes_another_ones_id_is_left_out(catalog: Catalog) -> None:
+    first, second = point(20, 0, "app-consistent", name="a", id="p"), point(21, 0, "app-consistent", name="b", id="p")
+    same_place = point(20, 0, "app-consistent", name="a", id="q")
+    report(catalog, epochs=[whole()], points=[first, second])
+    report(catalog, points=[second, same_place])
+    with catalog.reading() as tx:
+        assert [(row.id, row.name) for row in points.listed(tx, MACHINE)] == [("p", "a")]
 
 
 def test_points_before_the_copy_was_whole_are_not_listed(catalog: Catalog) -> None:
