@@ -82,6 +82,7 @@ def test_processors_and_memory() -> None:
     assert option("-smp", command()) == ["2"]
     assert option("-smp", command(host=replace(TCG, accelerator="kvm"))) == ["8"]
     assert option("-m", command()) == ["4096"]
+    assert option("-m", command(host=replace(TCG, memory=1 << 30))) == ["1024"]
 
 
 @pytest.mark.parametrize("isolated", [True, False])

@@ -74,11 +74,12 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Host:
-    """What this host offers. ``firmware`` is the UEFI code image, None where it has none."""
+    """What this host offers. ``firmware`` is the UEFI code image, None where it has none; ``memory`` in bytes."""
 
     accelerator: str
     processors: int
     firmware: Path | None
+    memory: int = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     # A guest that shuts itself down leaves its QEMU, which tells so: one that is gone died. A reboot reboots.
     command += ["-no-shutdown"]
     command += ["-machine", "q35,vmport=off", *_processor(machine.processors, host)]
-    command += ["-m", str(max(64, machine.memory // _MIB)), "-rtc", "base=utc"]
+    # A machine says itself how much it had, and a site is often smaller: it gets what there is.
+    command += ["-m", str(max(64, min(machine.memory, host.memory) // _MIB)), "-rtc", "base=utc"]
     command += _firmware(order, host, lent)
     command += ["-chardev", f"socket,id=monitor,server=on,wait=off,fd={lent.monitor}"]
     command += ["-mon", "chardev=monitor,mode=control"]

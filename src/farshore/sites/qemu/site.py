@@ -99,6 +99,7 @@ class QemuSite:
         return {
             "accelerator": host.accelerator,
             "processors": str(host.processors),
+            "memory": f"{host.memory >> 20} MiB",
             "UEFI firmware": str(host.firmware or "not installed: machines with UEFI do not start (package ovmf)"),
             "free space": f"{free >> 20} MiB",
         }
@@ -334,7 +335,8 @@ class QemuSite:
         if self._accelerator is None:
             self._accelerator = choose_accelerator(self._folder, self._kernel)
         firmware = next((path for path in FIRMWARE if path.exists()), None)
-        return Host(self._accelerator, os.cpu_count() or 1, firmware)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Host(self._accelerator, os.cpu_count() or 1, firmware, memory)
 
     def _find(self, failover: FailoverId, record: int | None) -> int | None:
         """The process that runs this machine, if one does: the recorded one, or one whose record somebody deleted."""
