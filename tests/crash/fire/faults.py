@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.crash.fire import burst, clocks, damage, disk_changes, moves, stalls
+from tests.crash.fire import burst, clocks, damage, disk_changes, moves, stalls, upgrades
 from tests.crash.fire.plant import Layout, Plant
 from tests.crash.fire.processes import Program
 from tests.crash.fire.small_disks import fill, free
@@ -20,12 +20,13 @@ Act = Callable[[Plant, random.Random], None]
 
 @dataclass(frozen=True)
 class Fault:
-    """``touches``: what no other fault may touch meanwhile."""
+    """``touches``: what no other fault may touch meanwhile. ``weight``: how often it is chosen, beside others' 1."""
 
     name: str
     touches: frozenset[str]
     strike: Act
     heal: Act
+    weight: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def plan(seed: int, seconds: float, count: int, only: str = "", layout: Layout =
     chance = random.Random(f"{layout.value} {seed}")
     planned: list[Planned] = []
     among = [fault for fault in (*FAULTS, *FAULTS_OF[layout]) if any(one in fault.name for one in only.split(","))]
-    for fault in chance.choices(among, k=count):
+    for fault in chance.choices(among, [fault.weight for fault in among], k=count):
         begin = chance.uniform(0, seconds * 0.8)
         one = Planned(fault, begin, begin + chance.uniform(0.3, seconds / 3), chance.getrandbits(32))
         if not any(_collide(one, other) for other in planned):
@@ -121,6 +122,16 @@ def _chosen(plant: Plant, names: tuple[str, ...]) -> list[Program]:
     return [program for program in plant.programs if program.name in names]
 
 
+_OFTEN = 4
+"""The weight of upgrades, where there are any."""
+
+
+def _upgrade_killed(name: str, stage: upgrades.Stage, *, later: float = 0) -> Fault:
+    # The network and the configuration server are left alone, so that it gets so far.
+    touches = frozenset({AGENT, CONFIGURATION, "network", "upgrade"})
+    return Fault(f"SIGKILL upgrade {name}", touches, upgrades.order, upgrades.kill(name, stage, later=later), _OFTEN)
+
+
 def _store(name: str, *among: faulty_s3.Fault) -> Fault:
     return Fault(f"object store {name}", frozenset({"store"}), damage.strike_store(*among), damage.heal_store)
 
@@ -185,9 +196,17 @@ _FOLDER = [
     Fault("store refuses", frozenset({"vault_folder"}), damage.refuse, damage.accept),
     Fault("store read-only", frozenset({"vault_folder"}), damage.read_only, damage.writable),
 ]
+_UPGRADES = [
+    Fault("upgrade", frozenset({"upgrade"}), upgrades.order, _nothing, 2 * _OFTEN),
+    _upgrade_killed("unpacking", upgrades.unpacking),
+    _upgrade_killed("on trial", upgrades.on_trial, later=3),
+    _upgrade_killed("handing over", upgrades.handing_over, later=3),
+    _upgrade_killed("settling", upgrades.settling),
+]
 FAULTS_OF = {
     Layout.SINGLE: _FOLDER,
-    Layout.ROUNDS: _FOLDER,
+    Layout.ROUNDS: [*_FOLDER, *_UPGRADES],
+    Layout.UPGRADES: [*_FOLDER, *_UPGRADES],
     Layout.AZURE: [
         Fault("Azurite refuses connections", frozenset({"store"}), damage.refuse_connections, damage.heal_azure),
         Fault("Azurite is silent", frozenset({"store"}), damage.silence, damage.heal_azure),

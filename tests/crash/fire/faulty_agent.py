@@ -2,7 +2,7 @@
 
 ``landed``: writes in flight are taken as landed. ``mended``: what is mended lies above newer records. ``refused``:
 writes are taken down before the block layer has accepted them, so what it refuses is in the stream until the machine
-has healed.
+has healed. ``blind``: a release that takes over does not read what was noted since the hand-over.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from farshore.mobility import replication
 from farshore.mobility.capture import Capture, watched
 from farshore.mobility.main import main
 from farshore.mobility.recorded import RecordedSectors
@@ -18,7 +19,7 @@ from farshore.mobility.recorded import RecordedSectors
 
 def put_back(fault: str) -> None:
     """Raises KeyError for one that is not known."""
-    {"landed": _landed, "mended": _mended, "refused": _refused}[fault]()
+    {"landed": _landed, "mended": _mended, "refused": _refused, "blind": _blind}[fault]()
 
 
 def _landed() -> None:
@@ -31,6 +32,10 @@ def _mended() -> None:
 
 def _refused() -> None:
     watched.works_on_requests = lambda device: False
+
+
+def _blind() -> None:
+    replication.harvest = lambda document: {}
 
 
 if __name__ == "__main__":

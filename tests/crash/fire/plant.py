@@ -27,6 +27,7 @@ from tests.crash.fire.processes import Clock, Program
 from tests.crash.fire.second_server import SecondServer
 from tests.crash.fire.small_disks import small_disk
 from tests.crash.fire.spare_disk import SpareDisk
+from tests.crash.fire.two_releases import TwoReleases
 from tests.crash.process_server.faulty_s3 import FaultyStore
 from tests.loopdisks import LoopDisk
 from tests.waiting import PATIENCE
@@ -37,6 +38,7 @@ from farshore.api_types.points import PointRequest
 from farshore.client.credentials import Credentials
 from farshore.client.management import Management
 from farshore.client.transport import Transport
+from farshore.mobility.capture.pinned import pin_folder_of, unpin
 from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import MachineId
 from farshore.model.point import PointKind
@@ -44,6 +46,7 @@ from farshore.model.states import JobState, MachineState
 from farshore.vault import MachineVault, OwnerKey, Vault, open_store
 
 API_PORT, DATA_PORT = 8443, 9443
+_AGENT = "farshore.mobility.main"
 CALM = {"delay": 0, "rate": 0, "cut": 0, "seed": 0}
 _MIB = 1 << 20
 Answer = TypeVar("Answer")
@@ -60,7 +63,12 @@ class Layout(enum.Enum):
     AZURE = "azure"
     """One process server, the vault in Azurite."""
     ROUNDS = "rounds"
-    """As SINGLE, but the machine is protected in rounds, by the bitmap."""
+    """As SINGLE, but the machine is protected in rounds, by the bitmap, and its agent is upgraded."""
+    UPGRADES = "upgrades"
+    """As SINGLE, but the agent is upgraded."""
+
+
+UPGRADED = (Layout.ROUNDS, Layout.UPGRADES)
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,9 @@ class Plant:
         self.silent_since = 0.0
         """Since when the agent has been held by clocks.fall_silent."""
         self.agent_state = home / "agent"
+        self.handover = self.agent_state / "handover.json"
+        self.releases = TwoReleases(home, protected.agent_fault) if layout in UPGRADED else None
+        """Of the agent; None: it is run from the sources."""
         self.spool = home / "process-server" / "spool"
         self.vault_folder = home / "vault"
         self.vault_url = f"file://{self.vault_folder}"
@@ -127,6 +138,7 @@ class Plant:
                 self.azure = undo.enter_context(azure_store(self.namespaces.servers))
                 self.vault_url = self.azure.url
             self._set_up(self._protected)
+            undo.callback(lambda: unpin(pin_folder_of(self.machine)))  # left by an upgrade in the middle
             for program in self.programs:
                 undo.callback(program.kill)
             undo.callback(self.stall.close)
@@ -149,6 +161,7 @@ class Plant:
             [*servers, sys.executable, "-m", "farshore.configuration_server.main", "--home", str(self.home)],
             FARSHORE_SPOOL_LIMIT=str(96 * _MIB),
             FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER="8",
+            **({"FARSHORE_CACHE": str(self.releases.cache)} if self.releases is not None else {}),
         )
         self.process_server = self._program(
             "process-server",
@@ -164,14 +177,16 @@ class Plant:
         relay += [f"{SECOND_ADDRESS}:{second_server.PORT}"]
         self.relay = self._program("relay", [*servers, sys.executable, *relay])
         fault = protected.agent_fault
-        program = ["tests.crash.fire.faulty_agent", fault] if fault else ["farshore.mobility.main"]
+        program = [sys.executable, "-m", *(["tests.crash.fire.faulty_agent", fault] if fault else [_AGENT])]
+        if self.releases is not None:
+            self.releases.make()
+            program = [str(self.releases.program)]
         options = ["--state", str(self.agent_state), "--ring-mib", "16", "--spill-mib", "24"]
         # The raw disk first: what a heal reads of it is read while its writes may be held back.
         devices = [disk.device for disk in (self.raw, *self.disks, self.spare)]
         options += [part for device in devices for part in ("--disk", str(device))]
         options += ["--capture", "bitmap", "--round-seconds", "3"] if self.layout is Layout.ROUNDS else []
-        self._agent = [*self.namespaces.command(self.namespaces.machine), sys.executable, "-m"]
-        self._agent += [*program, *options]
+        self._agent = [*self.namespaces.command(self.namespaces.machine), *program, *options]
         self.agent = self._program("agent", [*self._agent, "run"])
 
     @property

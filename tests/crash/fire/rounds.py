@@ -2,7 +2,7 @@
 
 What counts as a violation: a point that does not hold what it claims; a machine that is not protected again, or has no
 new point, when no copy has got on for five minutes after the last fault; a program that ended by itself or logged an
-exception nobody expected.
+exception nobody expected; an upgrade that is not told to have ended, or left the machine between two releases.
 
 What a seed replays exactly: which faults strike at which moments of the round and what they choose (the bytes that
 spoil a tail, how far a clock jumps, which pieces of a connection are cut), and where fio and the writer of blocks
@@ -33,6 +33,7 @@ from tests.crash.fire.ledger import Ledger
 from tests.crash.fire.plant import Layout, Plant, Protected
 from tests.crash.fire.small_disks import small_disk
 from tests.crash.fire.spare_disk import SpareDisk
+from tests.crash.fire.upgrades import settle
 from tests.loopdisks import loop_disk, numbered_loop, run
 
 from farshore.model.errors import FarshoreError, NotFound
@@ -135,6 +136,7 @@ class Rounds:
         self._fio.start(seed)
         self._plant.prove()
         self._burn(planned, seed)
+        settle(self._plant)
         ended = time.monotonic()
         for line in self._plant.said:
             say(f"  {line}")

@@ -10,11 +10,16 @@ from tests.crash.fire.blocks import BlockWriter, Found
 from tests.crash.fire.clocks import too_young
 from tests.crash.fire.faults import CLOCKS, FAULTS, FAULTS_OF, plan
 from tests.crash.fire.judge import judge_age
-from tests.crash.fire.plant import Layout
+from tests.crash.fire.plant import UPGRADED, Layout
 from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
 from tests.crash.fire.rounds import FAULTS_A_ROUND, SECONDS
 from tests.crash.fire.test_fire import GATED, SEED
+from tests.crash.fire.two_releases import Upgrade
+from tests.crash.fire.upgrades import GIVES_WAY, GOES_ON, judge_end, judge_hand_overs
+
+from farshore.api_types.jobs import Job
+from farshore.model.states import JobState
 
 SECOND = 10**9
 
@@ -151,6 +156,27 @@ def test_a_state_that_looks_younger_than_the_silence_is_told() -> None:
     assert not too_young(None, 6.0)
 
 
+def test_an_upgrade_that_ends_between_two_releases_is_told() -> None:
+    def upgrade(state: JobState) -> Upgrade:
+        job = Job(id="j", kind="upgrade", subject="m", state=state, created=0)
+        return Upgrade("one", "two", None, frozenset(), "j", job)
+
+    done, failed = upgrade(JobState.SUCCEEDED), upgrade(JobState.FAILED)
+    not_taken = Upgrade("one", "two", None, frozenset())
+    for one, release, other in ((done, "two", "one"), (failed, "one", "two"), (not_taken, "one", "two")):
+        assert judge_end(one, release, release, []) == []
+        assert "but the service starts" in judge_end(one, other, other, [])[0]
+        assert f"release {other} runs" in judge_end(one, other, release, [])[0]
+    assert "is left" in judge_end(done, "two", "two", [Path("handover.json")])[0]
+
+
+def test_a_hand_over_that_nobody_took_over_is_told() -> None:
+    well = ["Epoch ended.", GIVES_WAY, "begins", GOES_ON, GIVES_WAY, "begins", "begins", GOES_ON, GOES_ON]
+    assert judge_hand_overs("\n".join(well)) == []
+    assert "did not go on" in judge_hand_overs("\n".join((*well, GIVES_WAY, "all is compared")))[0]
+    assert len(judge_hand_overs("\n".join((GIVES_WAY, "all is compared", *well)))) == 1
+
+
 @pytest.mark.parametrize("layout", Layout)
 def test_a_seed_is_a_schedule_and_no_two_faults_of_it_collide(layout: Layout) -> None:
     for seed in range(50):
@@ -176,3 +202,9 @@ def test_the_fixed_seed_strikes_with_twelve_kinds_of_faults() -> None:
         {"vault full", "object store loses answers"},
     ):
         assert kinds & set(names), kinds
+
+
+@pytest.mark.parametrize("layout", UPGRADED)
+def test_the_fixed_seed_upgrades_the_agent_where_that_is_part_of_the_layout(layout: Layout) -> None:
+    names = [one.fault.name for one in plan(SEED, SECONDS, FAULTS_A_ROUND, layout=layout)]
+    assert any("upgrade" in name for name in names), names

@@ -7,15 +7,14 @@ names; the service manager's part, starting ``current`` again, is played by the 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.crash.mobility.releases import install, put_fault
 from tests.crash.mobility.rig import Rig, writing
 from tests.loopdisks import loop_disk, require_data_mode
 from tests.waiting import until
@@ -75,11 +74,7 @@ def upgrading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgrading]:
     shutil.copy(built.path, cache)
     for wheels in default_cache().glob("wheels-*"):  # of older requirements too
         (cache / wheels.name).symlink_to(wheels)
-    releases = root / "releases"
-    with tarfile.open(built.path) as archive:
-        archive.extractall(releases, filter="data")
-    (releases / built.release).rename(releases / FIRST)
-    (root / "current").symlink_to(Path("releases") / FIRST)
+    install(built, root, FIRST)
     with loop_disk(256 * MIB, "ext4") as disk:
         made = Upgrading(
             Rig(home, disk, ring_mib=64, FARSHORE_CACHE=str(cache)), root, cache, Bundle(built.release, built.path)
@@ -111,16 +106,7 @@ release."""
 def broken(upgrading: Upgrading, fault: bytes) -> None:
     """The server's bundle, but its program has a fault; it is signed as it is."""
     upgrading.unsign()
-    bundle, path = upgrading.bundle, upgrading.cache / upgrading.bundle.path.name
-    with tarfile.open(bundle.path) as whole, tarfile.open(path, "w:gz", compresslevel=1) as spoilt:
-        for member in whole:
-            data = whole.extractfile(member)
-            if member.name.endswith("bin/farshore-mobility"):
-                assert data is not None
-                before, start, after = data.read().rpartition(b"sys.exit(main())")
-                program = before + fault + b"\n" + start + after
-                member.size, data = len(program), io.BytesIO(program)
-            spoilt.addfile(member, data)
+    put_fault(upgrading.bundle, upgrading.cache / upgrading.bundle.path.name, fault)
 
 
 def test_a_release_that_does_not_get_to_work_gives_way_to_the_one_before(upgrading: Upgrading) -> None:
