@@ -23,7 +23,7 @@ from farshore.model.errors import FarshoreError
 from farshore.model.states import JobState
 
 GIVES_WAY, GOES_ON = "This agent gives way to another release.", "The stream goes on where it was handed over."
-_STAGE_SECONDS, _ORDER_SECONDS, _LOOK_SECONDS = 45.0, 60.0, 1.0
+_ORDER_SECONDS, _LOOK_SECONDS = 60.0, 1.0
 _ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 Act = Callable[[Plant, random.Random], None]
@@ -43,11 +43,12 @@ def order(plant: Plant, _chance: random.Random) -> None:
 
 
 def kill(name: str, stage: Stage, *, later: float = 0) -> Act:
-    """Kill the agent once its upgrade has got that far, up to ``later`` seconds after; then the service starts it."""
+    """Kill the agent once its upgrade has got that far, up to ``later`` seconds after, or has ended; then the service
+    starts it. Other faults last longer meanwhile."""
 
     def heal(plant: Plant, chance: random.Random) -> None:
         upgrade = _releases(plant).ordered[-1]
-        give_up = time.monotonic() + _STAGE_SECONDS
+        give_up = time.monotonic() + PATIENCE
         look = 0.0
         while not (there := stage(plant, upgrade)) and time.monotonic() < give_up:
             if time.monotonic() > look:
@@ -153,6 +154,10 @@ def _releases(plant: Plant) -> TwoReleases:
 
 def _insist(plant: Plant, upgrade: Upgrade) -> None:
     give_up = time.monotonic() + _ORDER_SECONDS
+    # The agent refuses while a copy is under way.
+    while not plant.is_protected() and time.monotonic() < give_up:
+        time.sleep(1)
+    give_up += _ORDER_SECONDS
     while not upgrade.job and time.monotonic() < give_up:
         try:
             with plant.api() as api:
