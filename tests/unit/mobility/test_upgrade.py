@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import tarfile
@@ -23,7 +24,7 @@ from farshore.mobility.upgrade.handover import Handover
 from farshore.mobility.upgrade.releases import Releases
 from farshore.mobility.upgrade.trust import pin
 from farshore.mobility.upgrade.upgrading import Upgrade
-from farshore.model.errors import Damaged, Malformed, Refused, TryLater
+from farshore.model.errors import Damaged, Malformed, NoSpace, Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 
@@ -180,6 +181,26 @@ def test_an_upgrade_that_cannot_be_done_leaves_things_as_they_were(releases: Rel
     with pytest.raises(Refused):
         broken.upgrade.carry_out(broken.command)
     assert broken.replication.asked == 0, "it was tried out first"
+    assert sorted(path.name for path in (releases.root / "releases").iterdir()) == ["older", "one"]
+
+
+def test_a_hand_over_that_cannot_be_written_down_is_told_and_leaves_nothing(
+    releases: Releases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines that are protected in rounds hand over with nobody between that knows what a full disk is."""
+    rig = Rig(releases, None)
+    write = handovers.write_private
+
+    def full(path: Path, data: bytes) -> None:
+        write(path, data)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(handovers, "write_private", full)
+    rig.replication.hand_over = lambda give_way: give_way(Position(0, 0), [], None)  # type: ignore[assignment]
+    with pytest.raises(NoSpace, match="hand-over cannot be written") as refused:
+        rig.upgrade.carry_out(rig.command)
+    assert "has room" in refused.value.remedy
+    assert not rig.settings.handover.exists()
     assert sorted(path.name for path in (releases.root / "releases").iterdir()) == ["older", "one"]
 
 

@@ -140,7 +140,14 @@ class Upgrade:
     ) -> None:
         pair = (releases.release, command.release)
         handover = Handover(self._run, position, command.id, pair, tuple(disks), capture)
-        handover.save(self._settings.handover)
+        try:
+            handover.save(self._settings.handover)
+        except OSError as error:
+            forget(self._settings.handover)  # it may be there, and only not known to be on the disk
+            raise NoSpace(
+                f"The hand-over cannot be written to {self._settings.handover}: {error.strerror}.",
+                remedy=f"See that {self._settings.state} has room, then ask for the upgrade again.",
+            ) from error
         program = str(releases.program(command.release))
         log.info("This agent gives way to another release.", extra={"fields": {"from": pair[0], "to": pair[1]}})
         signal.alarm(TRIAL_SECONDS)  # outlives the change of programs; nobody handles it, so it ends the process
