@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.crash.fire import blocks, ledger
@@ -15,8 +17,8 @@ from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
 from tests.crash.fire.rounds import FAULTS_A_ROUND, SECONDS
 from tests.crash.fire.test_fire import GATED, SEED
-from tests.crash.fire.two_releases import Upgrade
-from tests.crash.fire.upgrades import GIVES_WAY, GOES_ON, judge_end, judge_hand_overs
+from tests.crash.fire.two_releases import TwoReleases, Upgrade
+from tests.crash.fire.upgrades import GIVES_WAY, GOES_ON, judge_end, judge_hand_overs, settle
 
 from farshore.api_types.jobs import Job
 from farshore.model.states import JobState
@@ -175,6 +177,12 @@ def test_a_hand_over_that_nobody_took_over_is_told() -> None:
     assert judge_hand_overs("\n".join(well)) == []
     assert "did not go on" in judge_hand_overs("\n".join((*well, GIVES_WAY, "all is compared")))[0]
     assert len(judge_hand_overs("\n".join((GIVES_WAY, "all is compared", *well)))) == 1
+
+
+def test_a_round_without_an_upgrade_has_none_to_settle(tmp_path: Path) -> None:
+    releases = TwoReleases(tmp_path)
+    releases.ordering = threading.Thread()  # of a round before
+    settle(SimpleNamespace(releases=releases))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("layout", Layout)

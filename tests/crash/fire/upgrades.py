@@ -87,7 +87,7 @@ def settling(plant: Plant, upgrade: Upgrade) -> bool:
 
 def settle(plant: Plant) -> None:
     """Wait for the end of the round's upgrades; what is wrong then is the plant's violation."""
-    if plant.releases is None or plant.releases.ordering is None:
+    if plant.releases is None or not plant.releases.ordered:
         return
     releases = plant.releases
     ordered, releases.ordered = releases.ordered, []
