@@ -32,18 +32,7 @@ def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
 
 def record(tx: Transaction, row: PointRow) -> bool:
     """Index one point; False where it was known already."""
-    known = select(PointRow.id).where(
-        PointRow.machine == row.machine,
-        PointRow.epoch == row.epoch,
-        PointRow.sequence == row.sequence,
-        PointRow.kind == row.kind,
-        PointRow.name == row.name,
-    )
-    if tx.get(PointRow, row.id) is not None or tx.scalar(known) is not None:
-        return False
-    tx.add(row)
-    tx.flush()
-    return True
+    return record_all(tx, row.machine, [row]) == 1
 
 
 def record_all(tx: Transaction, machine: str, rows: Sequence[PointRow]) -> int:
@@ -125,5 +114,4 @@ def replace_before(tx: Transaction, machine: str, before: int, rows: list[PointR
     """Have exactly these points of a machine from before a time (ns) listed; later ones stay as they are."""
     tx.execute(delete(PointRow).where(PointRow.machine == machine, PointRow.time < before))
     tx.expire_all()
-    for row in rows:
-        record(tx, row)
+    record_all(tx, machine, rows)

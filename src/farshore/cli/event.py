@@ -26,7 +26,7 @@ def list_events(
     audit: Annotated[
         bool, typer.Option("--audit", help="Only what users asked for; `farshore audit list` has all of it.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=MOST, help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many to list: the newest.")] = 50,
     after: Annotated[
         int | None, typer.Option(min=0, help="All that came after the event with this id, instead of the newest.")
     ] = None,

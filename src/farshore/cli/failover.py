@@ -129,7 +129,7 @@ def show(failover: FailoverId, as_json: AsJson = False) -> None:
 @app.command()
 def console(
     failover: FailoverId,
-    most: Annotated[int, typer.Option(min=1, max=1 << 20, help="Show the newest so many bytes.")] = 65536,
+    most: Annotated[int, typer.Option(min=1, max=1 << 20, help="How many bytes to show: the newest.")] = 65536,
     as_json: AsJson = False,
 ) -> None:
     """Print what the recovered machine said on its console; also after it is gone, until the failover is deleted.

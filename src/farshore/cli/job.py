@@ -18,7 +18,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_
 
 @app.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(min=1, help="How many to list: the newest.")] = 20, as_json: AsJson = False
 ) -> None:
     """List jobs, the newest first."""
     jobs = management().jobs(limit)

@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Recovery points: the moments that 
 @app.command("list")
 def list_points(
     machine: MachineName,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to list: the newest.")] = 20,
     after: Annotated[str | None, typer.Option(help="Only from this time on: 2026-01-31T12:00:00Z, or 10m.")] = None,
     before: Annotated[str | None, typer.Option(help="Only before this time.")] = None,
     kind: Annotated[PointKind | None, typer.Option(help="Only of this kind.")] = None,

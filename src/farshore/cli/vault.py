@@ -80,7 +80,7 @@ def points(
     machine: MachineOption = "",
     after: Annotated[str, typer.Option(help="Only points from this time on.")] = "",
     before: Annotated[str, typer.Option(help="Only points before this time.")] = "",
-    limit: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="How many to list: the newest.", min=1)] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List the recovery points of a machine."""

@@ -15,6 +15,7 @@ from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import Cancelled, NotFound
 from farshore.model.states import UP, FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
+from farshore.sites.port import RecoverySite
 
 _BEFORE = "machine_state_before"
 _REPLACES = "replaces"
@@ -66,6 +67,12 @@ def refuse_if_cancelled(context: RecoveryContext, failover: str) -> None:
     with context.catalog.reading() as tx:
         if failovers.get(tx, failover).cancelled:
             raise Cancelled("The failover was cancelled.", remedy="Ask for it again when you want it.")
+
+
+def site_of(context: RecoveryContext, failover: str) -> RecoverySite:
+    """The site that the failover is at. Raises NotFound."""
+    with context.catalog.reading() as tx:
+        return context.site(failovers.get(tx, failover).site)
 
 
 def is_wanted(context: RecoveryContext, failover: str) -> bool:

@@ -1,7 +1,7 @@
-"""Upgrades of the agent in the middle of it all, some killed on their way.
+"""Upgrades of the agent under fire, some of them killed on the way.
 
-A storm may make one fail. But each comes to an end that is told; then the release that runs is the one that the service
-starts, and nothing of the hand-over is left; and between the two processes writes were noted, so nothing is compared.
+Faults may make an upgrade fail. But its job always ends; then the running release is the one that the service starts,
+and no file of the hand-over is left. Writes between the two processes were noted, so nothing is compared.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def settle(plant: Plant) -> None:
 
 def judge_end(upgrade: Upgrade, runs: str, starts: str, left: list[Path]) -> list[str]:
     """What is wrong once it has ended, where release ``runs`` is at work and the service starts ``starts``. ``left``:
-    what there is of a hand-over."""
+    files of a hand-over that still exist."""
     wrong = [f"{path} is left of a hand-over" for path in left]
     if runs != starts:
         wrong.append(f"release {runs} runs, and the service starts {starts}")

@@ -48,7 +48,7 @@ def recover_jobs(request: JobRecovery, user: Contributor, installation: Installa
 
 @router.post("/{job}/cancel")
 def cancel_job(job: Named, user: Operator, installation: Installation) -> Job:
-    """Stop a job before its next step."""
+    """Ask a job to end: a failover is undone, other jobs stop before their next step."""
     cancelled = installation.jobs.cancel(JobId(job))
     with installation.catalog.writing() as tx:
         events.record(

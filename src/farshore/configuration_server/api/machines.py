@@ -22,7 +22,7 @@ from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import NotFound, Refused, WrongState
 from farshore.model.identifiers import MachineId, new_id
 from farshore.model.policy import deduplication_domain
-from farshore.model.states import PRESENT, FailoverState, MachineState
+from farshore.model.states import PRESENT, UP, FailoverState, MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.granting import ELSEWHERE, fence
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
@@ -238,9 +238,9 @@ def _refuse_elsewhere(present: Sequence[FailoverRow], row: MachineRow, what: str
     if present:
         one = present[-1]
         kind = "test" if one.kind == FailoverKind.TEST.value else "failover"
-        remedy = "Fail it back, or give up what runs there: farshore failover delete"
-        if kind == "test" or one.state != FailoverState.COMMITTED.value:
-            remedy = "Clean it up first: farshore failover cleanup"
+        remedy = "Clean it up first: farshore failover cleanup"
+        if kind == "failover" and FailoverState(one.state) in UP:
+            remedy = "To give up what runs there, commit it, then: farshore failover delete"
         raise WrongState(
             f"The machine of {kind} {one.id} of {row.name} is {one.state} at {one.site}: you cannot {what} beside it.",
             remedy=f"{remedy} {one.id}",

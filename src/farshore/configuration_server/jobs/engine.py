@@ -23,7 +23,7 @@ from dbos._error import DBOSException, DBOSMaxStepRetriesExceeded
 from farshore.api_types.jobs import Job, JobStep
 from farshore.durable.jobs import JobDefinition, Request
 from farshore.durable.progress import forget_progress, progress_of
-from farshore.model.errors import Cancelled, FarshoreError, NotFound, TryLater, Unsupported, WrongState
+from farshore.model.errors import Cancelled, FarshoreError, NotFound, Unsupported, WrongState
 from farshore.model.identifiers import JobId, new_id
 from farshore.model.states import JobState
 
@@ -55,7 +55,7 @@ class _Refusals(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, FarshoreError):
-            what = "A step is tried again" if isinstance(error, TryLater) else "A job failed"
+            what = "A job failed" if record.levelno >= logging.ERROR else "A step is tried again"
             record.msg, record.args, record.exc_info = f"{what}: {error}", (), None
         return True
 
@@ -113,10 +113,13 @@ class JobEngine:
 
     def show(self, job: JobId) -> Job:
         """One job with its steps. Raises NotFound."""
+        return self._describe(self._found(job), steps=True)
+
+    def _found(self, job: JobId) -> WorkflowStatus:
         found = DBOS.list_workflows(workflow_ids=[job])
         if not found or found[0].name not in self._definitions:
             raise NotFound(f"There is no job {job}.", remedy="See `farshore job list`.")
-        return self._describe(found[0], steps=True)
+        return found[0]
 
     def listed(self, limit: int = 100) -> list[Job]:
         """The newest jobs first, without their steps."""
@@ -125,10 +128,10 @@ class JobEngine:
 
     def cancel(self, job: JobId) -> Job:
         """Ask a job to end. Raises NotFound, WrongState where it has ended, or goes to its end."""
-        before = self.show(job)
-        if before.state in ENDED:
-            raise WrongState(f"Job {job} has {before.state.value} already.", remedy="There is nothing to cancel.")
-        row = DBOS.list_workflows(workflow_ids=[job])[0]
+        row = self._found(job)
+        state = self._describe(row, steps=False).state
+        if state in ENDED:
+            raise WrongState(f"Job {job} has {state.value} already.", remedy="There is nothing to cancel.")
         ask = self._definitions[row.name].cancel
         if ask is None:
             self._stop(row)

@@ -9,6 +9,7 @@ from dbos import DBOS
 from farshore.catalog import epochs, machines
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import CommandRow
+from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.ports import Clock
@@ -83,8 +84,4 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
         store(request, where)
         return where
 
-    def withdraw(job: str, _request: Request) -> None:
-        with catalog.writing() as tx:
-            machines.withdraw_if_asked(tx, job, clock.now())
-
-    return JobDefinition(POINT, run, (ASK, MARK, STORE), stopped=withdraw)
+    return JobDefinition(POINT, run, (ASK, MARK, STORE), stopped=withdrawing(catalog, clock))

@@ -10,6 +10,7 @@ from farshore.api_types.machines import CommandKind
 from farshore.catalog import machines
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import CommandRow
+from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
 from farshore.model.errors import Refused, TryLater
@@ -72,8 +73,4 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
         ask(request, command)
         return compare(request, command)
 
-    def withdraw(job: str, _request: Request) -> None:
-        with catalog.writing() as tx:
-            machines.withdraw_if_asked(tx, job, clock.now())
-
-    return JobDefinition(PROOF, run, (ASK, COMPARE), stopped=withdraw)
+    return JobDefinition(PROOF, run, (ASK, COMPARE), stopped=withdrawing(catalog, clock))

@@ -15,6 +15,7 @@ from farshore.api_types.machines import CommandKind, Heartbeat
 from farshore.catalog import machines
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import CommandRow
+from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Refused, TryLater
 from farshore.model.ports import Clock
@@ -88,8 +89,4 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
             wait(command)
         return {"release": made["release"], "before": made["before"]}
 
-    def withdraw(job: str, _request: Request) -> None:
-        with catalog.writing() as tx:
-            machines.withdraw_if_asked(tx, job, clock.now())
-
-    return JobDefinition(UPGRADE, run, (MAKE, ASK, AWAIT), stopped=withdraw)
+    return JobDefinition(UPGRADE, run, (MAKE, ASK, AWAIT), stopped=withdrawing(catalog, clock))

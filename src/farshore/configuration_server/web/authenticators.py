@@ -31,7 +31,7 @@ class Authenticator(Protocol):
     from several threads; it may wait for the catalog."""
 
     def caller(self, head: HTTPConnection) -> Identity | None:
-        """The caller; None where nothing of this kind is shown. Raises Unauthenticated where it is no good."""
+        """Return the caller, or None if nothing of this kind is shown. Raises Unauthenticated if it is no good."""
 
     def claimed(self, head: HTTPConnection) -> str | None:
         """Whom the request claims to be from, unproven, for the log of refused requests; None as in ``caller``."""

@@ -18,7 +18,7 @@ _INSTEAD = {
     FailoverAction.STOP: "Only what runs at a recovery site can be stopped.",
     FailoverAction.COMMIT: "Commit the one that runs; a test is cleaned up.",
     FailoverAction.CLEAN_UP: "What runs in production is not cleaned up: fail over to another point, or commit it.",
-    FailoverAction.DELETE: "Clean it up first: farshore failover cleanup",
+    FailoverAction.DELETE: "Clean it up first: farshore failover cleanup; what runs in production is committed first.",
 }
 
 

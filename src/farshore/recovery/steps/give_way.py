@@ -9,7 +9,7 @@ from __future__ import annotations
 from farshore.catalog import failovers
 from farshore.model.states import FailoverState
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import replaced, rows, tell
+from farshore.recovery.standing import replaced, rows, site_of, tell
 from farshore.recovery.steps.start import position_of, start_if_wanted
 
 _GRACE_SECONDS = 20.0
@@ -47,9 +47,7 @@ def remove_earlier(context: RecoveryContext, failover: str) -> list[str]:
     """The failovers of which only the overlays are left."""
     earlier = _replaced(context, failover)
     for one in earlier:
-        with context.catalog.reading() as tx:
-            site = context.site(rows(tx, one)[0].site)
-        site.destroy(failover_id(one))
+        site_of(context, one).destroy(failover_id(one))
         context.exports.stop(context.files(one).folder)
     return earlier
 

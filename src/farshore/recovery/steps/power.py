@@ -6,7 +6,7 @@ from farshore.api_types.events import Severity
 from farshore.model.errors import WrongState
 from farshore.model.states import FailoverAction
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import rows, tell
+from farshore.recovery.standing import rows, site_of, tell
 from farshore.recovery.steps.clearance import check_action
 from farshore.recovery.steps.start import position_of, start_if_wanted
 from farshore.sites.port import Condition
@@ -24,17 +24,13 @@ def want(context: RecoveryContext, failover: str, *, running: bool) -> str:
 
 def stop_machine(context: RecoveryContext, failover: str) -> None:
     """Ask it to shut down, and cut it off if it does not within two minutes. Its disks stay as they are."""
-    with context.catalog.reading() as tx:
-        site = context.site(rows(tx, failover)[0].site)
-    site.stop(failover_id(failover), grace=_GRACE_SECONDS)
+    site_of(context, failover).stop(failover_id(failover), grace=_GRACE_SECONDS)
     note_condition(context, failover, Condition.STOPPED, "failover.stopped", "was stopped")
 
 
 def start_again(context: RecoveryContext, failover: str, position: str) -> None:
     """Start it from what its disks hold. Raises WrongState where it is to run no more."""
-    with context.catalog.reading() as tx:
-        site = context.site(rows(tx, failover)[0].site)
-    if not start_if_wanted(context, site, failover, position):
+    if not start_if_wanted(context, site_of(context, failover), failover, position):
         raise WrongState(
             "The recovered machine was stopped, replaced or removed meanwhile.",
             remedy="See what may be done with it: farshore failover show",

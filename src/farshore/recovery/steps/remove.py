@@ -10,14 +10,12 @@ from farshore.model.errors import NotFound
 from farshore.model.states import FailoverState, MachineState
 from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import give_machine_back, rows, tell
+from farshore.recovery.standing import give_machine_back, rows, site_of, tell
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
     """Destroy what there is, in an order in which nothing loses its disk while it runs."""
-    with context.catalog.reading() as tx:
-        row = failovers.get(tx, failover)
-        site = context.site(row.site)
+    site = site_of(context, failover)
     consoles.keep(context, failover, site)
     site.destroy(failover_id(failover))
     files = context.files(failover)

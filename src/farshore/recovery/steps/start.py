@@ -7,7 +7,7 @@ from farshore.model.position import Position
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.host import note_boot
 from farshore.recovery.orders import recovery_order
-from farshore.recovery.standing import is_wanted, rows
+from farshore.recovery.standing import is_wanted, site_of
 from farshore.recovery.steps.export import export, target_of
 from farshore.sites.port import RecoverySite
 
@@ -19,9 +19,7 @@ def start_machine(context: RecoveryContext, failover: str, position: str) -> str
     files = context.files(failover)
     sizes = vault.disks(Position.parse(position))
     order = recovery_order(target, vault.machine_description(Position.parse(position)), sizes, files)
-    with context.catalog.reading() as tx:
-        row, _ = rows(tx, failover)
-        site = context.site(row.site)
+    site = site_of(context, failover)
     site.check(order)
     note_boot(files.boot)
     site.create(order)

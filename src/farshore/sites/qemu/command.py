@@ -74,7 +74,7 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Host:
-    """What this host offers. ``firmware`` is the UEFI code image, None where it has none; ``memory`` in bytes."""
+    """What this host offers. ``firmware`` is the UEFI code image, None if there is none; ``memory`` is in bytes."""
 
     accelerator: str
     processors: int
@@ -112,7 +112,7 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     # A guest that shuts itself down leaves its QEMU, which tells so: one that is gone died. A reboot reboots.
     command += ["-no-shutdown"]
     command += ["-machine", "q35,vmport=off", *_processor(machine.processors, host)]
-    # A machine says itself how much it had, and a site is often smaller: it gets what there is.
+    # The machine reports its own memory, and a site is often smaller: give it at most what this host has.
     command += ["-m", str(max(64, min(machine.memory, host.memory) // _MIB)), "-rtc", "base=utc"]
     command += _firmware(order, host, lent)
     command += ["-chardev", f"socket,id=monitor,server=on,wait=off,fd={lent.monitor}"]

@@ -41,7 +41,7 @@ def begin_record(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def opened_record(path: Path) -> Iterator[int | None]:
-    """Yield a descriptor of the last run's record; None where there is no record. Raises OSError."""
+    """Yield a descriptor of the last run's record; None if there is no record. Raises OSError."""
     try:
         record = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

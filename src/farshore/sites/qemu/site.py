@@ -81,8 +81,7 @@ class QemuSite:
         self._kernel = kernel
 
     def check(self, order: RecoveryOrder) -> None:
-        if shutil.which(QEMU) is None:
-            raise Refused("QEMU is not installed here.", remedy="Install the package qemu-system-x86.")
+        _require_qemu()
         if not order.disks:
             raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
         with explained(self._folder):
@@ -90,8 +89,7 @@ class QemuSite:
 
     def examine(self) -> dict[str, str]:
         """See Examined."""
-        if shutil.which(QEMU) is None:
-            raise Refused("QEMU is not installed here.", remedy="Install the package qemu-system-x86.")
+        _require_qemu()
         with explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             host = self._host()
@@ -461,3 +459,8 @@ def _hung_up(peer: socket.socket) -> bool:
         return not peer.recv(1)
     except TimeoutError:
         return False
+
+
+def _require_qemu() -> None:
+    if shutil.which(QEMU) is None:
+        raise Refused("QEMU is not installed here.", remedy="Install the package qemu-system-x86.")

@@ -132,7 +132,7 @@ def test_a_doubt_leaves_the_points_from_before_the_last_proof_alone(tmp_path):
         known.forget()
         assert known.last(ONE, 3) is None
     coverage.suspect(ONE, 7, NOW)
-    assert (coverage.doubtful, coverage.cause(ONE, 7)) == (1, "")  # whoever tells of it knows a cause, perhaps
+    assert (coverage.doubtful, coverage.cause(ONE, 7)) == (1, "")  # the caller may know a newer cause
 
 
 def test_it_outlives_a_restart_and_what_cannot_be_read_is_proven_again(tmp_path):

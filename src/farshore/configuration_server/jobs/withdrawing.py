@@ -1,0 +1,19 @@
+"""What is left to do for a job that was stopped while an agent was asked for something under the job's id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from farshore.catalog import machines
+from farshore.catalog.database import Catalog
+from farshore.durable.jobs import Request
+from farshore.model.ports import Clock
+
+
+def withdrawing(catalog: Catalog, clock: Clock) -> Callable[[str, Request], None]:
+    """For ``JobDefinition.stopped``: close the job's command, unless the agent has answered it."""
+
+    def withdraw(job: str, _request: Request) -> None:
+        catalog.write(lambda tx: machines.withdraw_if_asked(tx, job, clock.now()))
+
+    return withdraw
