@@ -31,7 +31,7 @@ from farshore.mobility.settings import Settings
 MIB = 1 << 20
 VOLUME, MIRROR = Path("/srv/volume"), Path("/srv/mirror")
 PRESSURE = (
-    "import time; block = bytearray(160 << 20)\nfor at in range(0, len(block), 4096): block[at] = 1\ntime.sleep(1)"
+    "import time; block = bytearray(112 << 20)\nfor at in range(0, len(block), 4096): block[at] = 1\ntime.sleep(1)"
 )
 
 

@@ -82,7 +82,8 @@ def test_volumes_and_mirrors_are_captured_at_the_bottom(tmp_path: Path) -> None:
     shutil.copy(program_that_cuts_sectors(tmp_path), site / "faulty.bpf.o")
     packed = tmp_path / "site.tar"
     run(f"tar -C {tmp_path} -cf {packed} site")
-    settings = GuestSettings(data_disks=(gpt(tmp_path / "b.raw"), mbr(tmp_path / "c.raw")))
+    # The images of both disks, their truths and the ring are in the guest's memory at once: 0.7 GiB.
+    settings = GuestSettings(memory=2048, data_disks=(gpt(tmp_path / "b.raw"), mbr(tmp_path / "c.raw")))
     with Guest(image, tmp_path / "guest", settings) as guest:
         guest.start()
         guest.wait_until_up()
