@@ -26,6 +26,7 @@
 #define MAX_DISKS 64
 #define MAX_EXCLUSIONS 2048
 #define MAX_FLYING 65536
+#define MAX_CHANGED 16384
 #ifdef BITMAP_ONLY
 /* The verifier walks through such loops step by step. 2048 words are 512 MiB at 4 KiB a bit. */
 #define MAX_WORDS_MARKED 2048
@@ -36,6 +37,10 @@
 #endif
 /* More than any bio has: 2^20 blocks (4 GiB - 512), in up to 65,535 segments, each with a step of its own. */
 #define MAX_STEPS (8 << 20)
+#define PAGE_SHIFT 12
+#define BLOCKS_IN_CHUNK 16
+/* struct page is that long wherever there is data mode: see learn_from_symbols. */
+#define PAGE_STRUCT_SHIFT 6
 
 /* State word: bit 0 data mode, bit 1 bitmap slot in use, bits 8.. generation. */
 #define STATE_DATA 1ULL
@@ -75,6 +80,7 @@ struct control {
 	u64 strangers;	   /* writes completed that were not taken down: of before the program was attached */
 	u64 untracked;	   /* writes that found no room in `flying` */
 	u64 lost;	   /* entries of `flying` whose completion was not seen */
+	u64 changed;	   /* nonzero: there may be something in the map `changed` */
 };
 
 struct disk {
@@ -182,6 +188,17 @@ struct {
 	__type(key, u32);
 	__type(value, struct joint);
 } joints SEC(".maps");
+
+/*
+ * Blocks that changed in memory while their newest write was in flight, so that the disk may have younger bytes than
+ * the record. Past its size the oldest are forgotten.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MAX_CHANGED);
+	__type(key, u64);   /* disk number << 48 | chunk of 64 KiB */
+	__type(value, u64); /* a bit for each of its 4 KiB blocks */
+} changed SEC(".maps");
 #endif
 
 extern const void page_offset_base __ksym __weak;
@@ -205,6 +222,12 @@ static __always_inline struct control *the_control(void)
 static __always_inline u64 disk_key(struct gendisk *gendisk)
 {
 	return (u64)(u32)gendisk->major << 32 | (u32)gendisk->first_minor;
+}
+
+static __always_inline u64 disk_key_of(struct bio *bio)
+{
+	struct gendisk *gendisk = BPF_CORE_READ(bio, bi_bdev, bd_disk);
+	return (u64)(u32)BPF_CORE_READ(gendisk, major) << 32 | (u32)BPF_CORE_READ(gendisk, first_minor);
 }
 
 /* ---- bitmap ---- */
@@ -561,6 +584,146 @@ int BPF_PROG(learn_address, struct buffer_head *buffer)
 	ctl->address = (data & ~(u64)(BLOCK - 1)) - (page << 6);
 	return 0;
 }
+
+/* ---- pages that change while they are written ---- */
+
+/*
+ * Few file systems hold a page still while it is written. Where it changes it is dirty again, or locked by who is about
+ * to make it so, when the write completes: both are looked at before the kernel lets go of the page. Mostly the page is
+ * written again soon, and all is well. But its file may be deleted before, and then nobody ever writes those bytes.
+ */
+
+struct looking {
+	u64 vec; /* struct bio_vec * */
+	u64 sector;
+	u32 left;
+	u32 index;
+	u32 done; /* bytes of vec[index] that are behind us */
+	u32 disk;
+};
+
+#define CHUNK_KEY(disk, block) ((u64)(disk) << 48 | (block) / BLOCKS_IN_CHUNK)
+#define BLOCK_BIT(block) (1ULL << ((block) & (BLOCKS_IN_CHUNK - 1)))
+
+#define PAGE_FLAG(name) \
+	(bpf_core_enum_value_exists(enum pageflags, name) ? 1ULL << (bpf_core_enum_value(enum pageflags, name) & 63) : 0)
+
+/* The flags of a page, those of its folio if it is a part of one. */
+static __always_inline u64 page_flags(u64 page)
+{
+	u64 head[2] = {};
+	if (bpf_probe_read_kernel(head, sizeof(head), (void *)page))
+		return 0;
+	if (!(head[1] & 1))
+		return head[0];
+	return bpf_probe_read_kernel(head, sizeof(head[0]), (void *)(head[1] - 1)) ? 0 : head[0];
+}
+
+static __always_inline void note_changed(u32 disk, u64 block)
+{
+	u64 key = CHUNK_KEY(disk, block), bit = BLOCK_BIT(block);
+	struct control *ctl = the_control();
+	if (ctl)
+		*(volatile u64 *)&ctl->changed = 1;
+	if (!bpf_map_update_elem(&changed, &key, &bit, BPF_NOEXIST))
+		return;
+	u64 *blocks = bpf_map_lookup_elem(&changed, &key);
+	if (blocks)
+		__sync_fetch_and_or(blocks, bit);
+}
+
+static long look_at_page(u32 i, struct looking *l)
+{
+	struct segment segment;
+	if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)(l->vec + (u64)l->index * sizeof(segment))))
+		return 1;
+	if (l->done >= segment.len) {
+		l->index++;
+		l->done = 0;
+		return 0;
+	}
+	u64 at = (u64)segment.offset + l->done;
+	u32 n = (1 << PAGE_SHIFT) - (at & ((1 << PAGE_SHIFT) - 1));
+	if (n > segment.len - l->done)
+		n = segment.len - l->done;
+	if (n > l->left)
+		n = l->left;
+	u64 flags = page_flags(segment.page + (at >> PAGE_SHIFT << PAGE_STRUCT_SHIFT));
+	if (flags & PAGE_FLAG(PG_writeback) && flags & (PAGE_FLAG(PG_dirty) | PAGE_FLAG(PG_locked))) {
+		u64 first = l->sector >> 3, last = (l->sector + ((n - 1) >> SECTOR_SHIFT)) >> 3;
+		note_changed(l->disk, first);
+		if (last != first)
+			note_changed(l->disk, last);
+	}
+	l->sector += n >> SECTOR_SHIFT;
+	l->done += n;
+	l->left -= n;
+	return l->left == 0;
+}
+
+/* A write of `bytes` from the page cache completes: which of its pages have changed? */
+static __always_inline void look_for_changes(struct bio *bio, u32 bytes)
+{
+	struct looking l = {
+		.vec = (u64)BPF_CORE_READ(bio, bi_io_vec),
+		.sector = BPF_CORE_READ(bio, bi_iter.bi_sector),
+		.left = bytes,
+		.index = BPF_CORE_READ(bio, bi_iter.bi_idx),
+		.done = BPF_CORE_READ(bio, bi_iter.bi_bvec_done),
+	};
+	struct segment segment;
+	u64 id = disk_key_of(bio);
+	if ((BPF_CORE_READ(bio, bi_opf) & OP_MASK) != REQ_OP(REQ_OP_WRITE) || bpf_core_type_size(struct page) != 64)
+		return;
+	/* One look at the first page settles most of the others: direct I/O, journals. */
+	if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)(l.vec + (u64)l.index * sizeof(segment))))
+		return;
+	if (!(page_flags(segment.page) & PAGE_FLAG(PG_writeback)))
+		return;
+	struct disk *disk = bpf_map_lookup_elem(&disks, &id);
+	if (!disk)
+		return;
+	l.disk = disk->number;
+	bpf_loop(MAX_STEPS, look_at_page, &l, 0);
+}
+
+struct settling {
+	u64 key;
+	u64 first; /* blocks; the end is exclusive */
+	u64 end;
+};
+
+static long settle_chunk(u32 i, struct settling *s)
+{
+	u64 key = s->key + i, start = (s->first / BLOCKS_IN_CHUNK + i) * BLOCKS_IN_CHUNK;
+	u64 *blocks = bpf_map_lookup_elem(&changed, &key);
+	if (!blocks || !*blocks)
+		return 0;
+	u64 bits = (1ULL << BLOCKS_IN_CHUNK) - 1;
+	if (s->first > start)
+		bits &= ~0ULL << ((s->first - start) & 63);
+	if (s->end < start + BLOCKS_IN_CHUNK)
+		bits &= (1ULL << ((s->end - start) & 63)) - 1;
+	__sync_fetch_and_and(blocks, ~bits);
+	return 0;
+}
+
+/* These bytes are written anew, so what the disk will hold of the blocks that are written whole is in this record. */
+static __always_inline void settle(struct disk *disk, u64 sector, u32 length)
+{
+	struct settling s = {
+		.first = (sector + 7) >> 3,
+		.end = (sector + (length >> SECTOR_SHIFT)) >> 3,
+	};
+	if (s.first >= s.end)
+		return;
+	s.key = CHUNK_KEY(disk->number, s.first);
+	u64 chunks = (s.end - 1) / BLOCKS_IN_CHUNK - s.first / BLOCKS_IN_CHUNK + 1;
+	if (chunks == 1)
+		settle_chunk(0, &s);
+	else
+		bpf_loop(chunks, settle_chunk, &s, 0);
+}
 #endif
 
 /* ---- writes in flight ---- */
@@ -694,6 +857,8 @@ static __always_inline int take(struct bio *bio, int has_request)
 		return 0;
 	}
 #ifndef BITMAP_ONLY
+	if (*(volatile u64 *)&ctl->changed && (op == REQ_OP(REQ_OP_WRITE) || op == REQ_OP(REQ_OP_WRITE_ZEROES)))
+		settle(disk, sector, length);
 	if (state & STATE_DATA) {
 		u32 recorded = 0;
 		if (!failure)
@@ -760,12 +925,6 @@ static __always_inline u64 whole_bio(struct bio *bio)
 	else
 		split = (u64)BPF_CORE_READ(gendisk, queue) + bpf_core_field_offset(struct request_queue, bio_split);
 	return (u64)BPF_CORE_READ(bio, bi_pool) == split ? (u64)BPF_CORE_READ(bio, bi_private) : 0;
-}
-
-static __always_inline u64 disk_key_of(struct bio *bio)
-{
-	struct gendisk *gendisk = BPF_CORE_READ(bio, bi_bdev, bd_disk);
-	return (u64)(u32)BPF_CORE_READ(gendisk, major) << 32 | (u32)BPF_CORE_READ(gendisk, first_minor);
 }
 
 static __always_inline struct flight *find_flight(struct bio *bio, u64 *key)
@@ -881,6 +1040,10 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 	else if (flight->left) {
 		if (bytes > flight->left)
 			bytes = flight->left;
+#ifndef BITMAP_ONLY
+		if (!flight->discard && !error)
+			look_for_changes(bio, bytes);
+#endif
 		land(ctl, bio, key, flight, bytes, 0, error);
 	}
 	return bytes;

@@ -94,6 +94,9 @@ enum req_flag_bits {
 };
 
 enum pageflags {
+	PG_locked = 0,
+	PG_writeback = 1,
+	PG_dirty = 4,
 	PG_head = 6,
 };
 

@@ -25,7 +25,7 @@ from farshore.client.data_plane import DataPlane
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.extents import SWAPS
-from farshore.mobility.capture.pinned import Document, harvest, make_pin_folder, pin_folder_of, unpin
+from farshore.mobility.capture.pinned import Document, changed_before, harvest, make_pin_folder, pin_folder_of, unpin
 from farshore.mobility.checks import Surroundings
 from farshore.mobility.description import describe
 from farshore.mobility.disk_changes import DiskChanges, Plan, changes
@@ -307,6 +307,7 @@ class Replication:
             return
         try:
             dirty = harvest(handover.capture)
+            capture.take_over_changed(changed_before(handover.capture))
         except (NotFound, Unsupported) as error:
             log.warning("What was written since the hand-over is not known; all is compared. %s", error)
             return

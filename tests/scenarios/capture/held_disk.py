@@ -27,6 +27,14 @@ from farshore.mobility.capture.kernel import writes_in_flight
 _PATIENCE = 60.0
 _VERSION_1 = Path("/sys/fs/cgroup/blkio")
 _VERSION_2 = Path("/sys/fs/cgroup")
+_APPENDER = """
+import os, sys
+open(sys.argv[1], "w").write(str(os.getpid()))
+with open(sys.argv[2], "ab") as file:
+    file.write(sys.stdin.buffer.read())
+    file.flush()
+    os.fdatasync(file.fileno())
+"""
 _WRITER = """
 import mmap, os, sys
 open(sys.argv[1], "w").write(str(os.getpid()))
@@ -54,9 +62,16 @@ class HeldDisk:
 
     def hold(self, offset: int, data: bytes) -> None:
         """Submit a write and return once the disk works on it. It lands when it is released."""
+        self._hold(_WRITER, str(self.loop.device), str(offset), data=data)
+
+    def hold_append(self, path: Path, data: bytes) -> None:
+        """As ``hold``, for bytes at a file's end, from the page cache."""
+        self._hold(_APPENDER, str(path), data=data)
+
+    def _hold(self, program: str, *arguments: str, data: bytes) -> None:
         before = writes_in_flight(self.disk.device)
-        arguments = [str(self.group / "cgroup.procs"), str(self.loop.device), str(offset)]
-        writer = subprocess.Popen([sys.executable, "-c", _WRITER, *arguments], stdin=subprocess.PIPE)
+        command = [sys.executable, "-c", program, str(self.group / "cgroup.procs"), *arguments]
+        writer = subprocess.Popen(command, stdin=subprocess.PIPE)
         self.writers.append(writer)
         assert writer.stdin is not None
         writer.stdin.write(data)
@@ -89,11 +104,16 @@ class HeldDisk:
 
 
 @contextlib.contextmanager
-def held_disk(size: int) -> Iterator[HeldDisk]:
-    """A disk of ``size`` bytes, all zeroes. Skips where the kernel has no limits on a group's writes."""
+def held_disk(size: int, fstype: str | None = None) -> Iterator[HeldDisk]:
+    """A disk of ``size`` bytes, all zeroes, or with a file system. Skips where the kernel has no limits on a group's
+    writes."""
     with contextlib.ExitStack() as stack:
-        loop = stack.enter_context(loop_disk(size))
-        loop.write(0, bytes(size))  # no blocks of the file are to be found any more
+        loop = stack.enter_context(loop_disk(size, fstype))
+        # No blocks of the disk's own file are to be found any more.
+        if fstype is None:
+            loop.write(0, bytes(size))
+        else:
+            _fill(loop.folder / "filled")
         os.sync()
         status = loop.image.stat().st_dev
         below = sorted(bottom_disks(f"{os.major(status)}:{os.minor(status)}"))
@@ -111,6 +131,14 @@ def held_disk(size: int) -> Iterator[HeldDisk]:
         disk._limit(1)
         stack.callback(disk.release)
         yield disk
+
+
+def _fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb") as file:  # until there is no room
+        while True:
+            file.write(bytes(1 << 20))
+    os.sync()
+    path.unlink()
 
 
 def _remove(group: Path) -> None:

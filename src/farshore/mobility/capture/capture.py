@@ -39,7 +39,7 @@ from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.capture.kernel import driver_is_idle, grace_period, keeps_stat, read_stat
 from farshore.mobility.capture.layout import BLOCK_SECTORS, Cause, Control
-from farshore.mobility.capture.pinned import MAPS, Document
+from farshore.mobility.capture.pinned import CHANGED, MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Program
 from farshore.mobility.capture.ring import RecordBatch
 from farshore.mobility.capture.watched import Watched, WatchedDisks
@@ -317,7 +317,7 @@ class Capture:
         """
         with self._lock:
             self._to_bitmap()
-            self._program.pin(folder, MAPS)
+            self._program.pin(folder, MAPS if self._program.bitmap_only else (*MAPS, CHANGED))
             disks = []
             for number, watched in self._disks.items():
                 areas = [(area.first_word, area.words, area.shift) for area in (watched.area, *watched.retired)]
@@ -375,6 +375,30 @@ class Capture:
             self._disks.exclude(number, ranges)
 
     # ---- accounts ----
+
+    def changed_in_flight(self, number: DiskNumber, chunk: int) -> int:
+        """The blocks of a chunk, a bit for each, that changed in memory while their newest write was in flight.
+
+        The disk may hold younger bytes of them than the record, until they are written again: never, if their file is
+        deleted before. A block may be named that has not changed. Raises WrongState once the capture is closed.
+        """
+        with self._lock:
+            self._must_be_open()
+            return 0 if self._program.bitmap_only else self._program.changed(number, chunk)
+
+    def forget_changed(self, number: DiskNumber, chunk: int) -> None:
+        """What is read of the chunk from now on goes into the copy: only later writes matter."""
+        with self._lock:
+            self._must_be_open()
+            if not self._program.bitmap_only:
+                self._program.forget_changed(number, chunk)
+
+    def take_over_changed(self, changed: Sequence[Tuple[int, int]]) -> None:
+        """Know what an earlier capture knew of blocks that changed in flight (``pinned.changed_before``)."""
+        with self._lock:
+            self._must_be_open()
+            if not self._program.bitmap_only:
+                self._program.put_changed(changed)
 
     def counters(self) -> Mapping[DiskNumber, Counters]:
         """The program's counts of each disk since it was added. Raises WrongState once it is closed."""

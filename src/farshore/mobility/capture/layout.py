@@ -15,6 +15,9 @@ BLOCK_SECTORS = 8
 MAX_DISKS = 64
 MAX_EXCLUSIONS = 2048
 MAX_FLYING = 65536
+MAX_CHANGED = 16384
+"""Chunks in map ``changed``. A key is disk number << CHANGED_DISK_SHIFT | chunk, its value has a bit for each block."""
+CHANGED_DISK_SHIFT = 48
 
 RING_HEADER_BUSY = 1 << 31
 RING_HEADER_DISCARDED = 1 << 30
@@ -70,6 +73,7 @@ class Control(ctypes.Structure):
         ("strangers", ctypes.c_uint64),
         ("untracked", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
+        ("changed", ctypes.c_uint64),
     )
 
 

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
 from farshore.mobility.capture.bitmap import Ranges, dirty_ranges, union
 from farshore.mobility.capture.kernel import grace_period
-from farshore.mobility.capture.layout import BLOCK_SECTORS
+from farshore.mobility.capture.layout import BLOCK_SECTORS, MAX_CHANGED
 from farshore.mobility.capture.libbpf import Library
 from farshore.model.errors import NotFound, Unsupported
 from farshore.model.identifiers import DiskNumber, MachineId
 
 BPFFS = Path("/sys/fs/bpf")
 MAPS = ("bitmap", "control")
+CHANGED = "changed"
+"""The map of blocks that changed in flight; a release before it, and a program without data mode, pin none."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -87,6 +90,25 @@ def harvest(document: Document) -> Dict[DiskNumber, Ranges]:
                 ranges.append(np.array([[0, blocks]], np.int64))
         found[DiskNumber(int(disk["number"]))] = union(ranges, blocks)
     return found
+
+
+def changed_before(document: Document) -> List[Tuple[int, int]]:
+    """What a pinned capture knows of blocks that changed in flight: (key, blocks) as its map has them."""
+    library = Library()
+    descriptor = library.bpf_obj_get(str(Path(document["folder"]) / CHANGED).encode())
+    if descriptor < 0:
+        return []
+    keys, values = (ctypes.c_uint64 * MAX_CHANGED)(), (ctypes.c_uint64 * MAX_CHANGED)()
+    count, at = ctypes.c_uint32(MAX_CHANGED), ctypes.c_uint64()
+    try:
+        failed = library.bpf_map_lookup_batch(
+            descriptor, None, ctypes.byref(at), ctypes.byref(keys), ctypes.byref(values), ctypes.byref(count), None
+        )
+        if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: that was all
+            raise library.error("Reading the pinned map changed")
+    finally:
+        os.close(descriptor)
+    return [(keys[one], values[one]) for one in range(count.value) if values[one]]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.mobility.capture.layout import (
+    CHANGED_DISK_SHIFT,
     COUNTERS,
     FLIGHT,
     MAX_FLYING,
@@ -62,9 +63,10 @@ class Program:
             self._set_size("bitmap", 2 * slot_words)
             if self.library.bpf_object__load(self._object) != 0:
                 raise self.library.error("Loading the capture program")
+            data_mode = () if self.bitmap_only else ("changed",)
             self._descriptors = {
                 name: self._map_descriptor(name)
-                for name in ("ring", "control", "bitmap", "disks", "excluded", "counters", "flying")
+                for name in ("ring", "control", "bitmap", "disks", "excluded", "counters", "flying", *data_mode)
             }
         except BaseException:
             self.close()
@@ -194,6 +196,27 @@ class Program:
             raise self.library.error("Reading map flying")
         flights: npt.NDArray[Any] = np.frombuffer(self._flying_values, FLIGHT, count.value)
         return flights[flights["left"] > 0]  # a copy
+
+    def changed(self, disk: int, chunk: int) -> int:
+        """The 4 KiB blocks of a chunk, a bit for each, whose page changed while their newest write was in flight."""
+        key, value = ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk), ctypes.c_uint64()
+        where = self._descriptors["changed"]
+        if self.library.bpf_map_lookup_elem(where, ctypes.byref(key), ctypes.byref(value)) == 0:
+            return int(value.value)
+        if ctypes.get_errno() != errno.ENOENT:
+            raise self.library.error("Reading map changed")
+        return 0
+
+    def forget_changed(self, disk: int, chunk: int) -> None:
+        """From now on ``changed`` tells of writes to the chunk that end after this."""
+        key = ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk)
+        self.library.bpf_map_delete_elem(self._descriptors["changed"], ctypes.byref(key))
+
+    def put_changed(self, changed: Sequence[Tuple[int, int]]) -> None:
+        """Add what another program knew: (key, blocks) as that map has them."""
+        for key, blocks in changed:
+            self._update("changed", ctypes.c_uint64(key), ctypes.c_uint64(blocks))
+        self.control.changed |= bool(changed)
 
     def missed(self) -> int:
         """Runs that the kernel left out of the hooks that take writes down, as they would have interrupted another."""

@@ -81,6 +81,14 @@ class QuietPlaces(Protocol):
         """See Capture."""
         ...
 
+    def changed_in_flight(self, number: DiskNumber, chunk: int) -> int:
+        """See Capture."""
+        ...
+
+    def forget_changed(self, number: DiskNumber, chunk: int) -> None:
+        """See Capture."""
+        ...
+
 
 @dataclass
 class _Round:
@@ -352,20 +360,21 @@ class Prover:
 
     def _judge(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> None:
         """It has been different for long: what is, and was it written to meanwhile?"""
-        written = self._watch.written(disk, chunk)
+        changed = self._capture.changed_in_flight(disk, chunk)  # before the reading: a later write may settle it
         found = self._difference(disk, chunk, suspect)
         if found is None:
             return
         answer = until_done(lambda: self._plane.differ(found), stop, "A difference")
         if not answer.differs:
             return
+        written = self._watch.written(disk, chunk)  # after the reading: a write just before it is no fault either
         stayed = [one for one in answer.blocks if written[one] < suspect.since * 1e9]
         discarded = answer.zero and self._proving.coverage.is_discarded(disk, chunk)
         suspect.holds += 1
         if not stayed and suspect.holds < MOST_HOLDS:
             suspect.since = self._clock.monotonic()
             return
-        told = bool(stayed) and not discarded
+        told = any(not changed >> one & 1 for one in stayed) and not discarded
         if told:
             until_done(lambda: self._plane.differ(replace(found, keep=True)), stop, "A difference")
             fields = {
@@ -401,6 +410,8 @@ class Prover:
         """Read the chunk and find the place in the stream at which it is just that; return both. ``send``: put what was
         read into the stream right behind that place. Return None if the chunk was written to meanwhile."""
         self._milestone()
+        if send:
+            self._capture.forget_changed(disk, chunk)  # what changes after this is no quiet place
         wanted = np.array([chunk], np.int64)
         self._watch.begin({disk: wanted})
         copied = self._disks[disk]

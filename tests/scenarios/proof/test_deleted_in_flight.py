@@ -1,0 +1,95 @@
+"""A page changes while it is written, and its file is deleted before it is written again: no difference of the copy.
+
+The disk has the younger bytes for good, the record the older ones, in a block that nobody reads. The kernel's mark on
+the page, taken down when its write completes, tells this from a fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests.loopdisks import require_data_mode
+from tests.scenarios.capture import whole_epochs as epochs
+from tests.scenarios.capture.held_disk import HeldDisk, held_disk
+from tests.unit.mobility.doubles import ProcessServerDouble
+from tests.waiting import until
+
+from farshore.mobility.capture import Capture
+from farshore.mobility.capture.pinned import changed_before, make_pin_folder, pin_folder_of, unpin
+from farshore.mobility.proving import prover
+from farshore.model.identifiers import MachineId
+from farshore.model.states import CaptureMode
+
+pytestmark = pytest.mark.root
+SIZE = 32 << 20
+
+
+@contextlib.contextmanager
+def deleted_in_flight(disk: HeldDisk) -> Iterator[epochs.Epoch]:
+    """An epoch in which that has happened, and the one block that differs is seen."""
+    with epochs.epoch(disk, ProcessServerDouble({0: SIZE}), ring=16 << 20) as made:
+        until(lambda: made.run.consistent, "not consistent")
+        path = disk.loop.folder / "appended"
+        disk.hold_append(path, b"older" * 60)
+        with path.open("ab") as file:
+            file.write(b"younger" * 60)
+        disk.release()
+        path.unlink()
+        with disk.loop.frozen():
+            assert len(made.differing()) == 1
+        assert made.capture.mode is CaptureMode.DATA
+        yield made
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldDisk]:
+    require_data_mode()
+    monkeypatch.setattr(epochs, "SIZE", SIZE)
+    monkeypatch.setattr(prover, "HOLD_SECONDS", 1.0)
+    with held_disk(SIZE, "ext4") as made:
+        yield made
+
+
+def test_it_is_sent_again_and_not_told(disk: HeldDisk) -> None:
+    with deleted_in_flight(disk) as made:
+        assert made.prove().differing == 0
+        assert made.proving.coverage.differences == 0
+        assert made.differing() == []
+
+
+def test_without_the_mark_it_would_be_told(disk: HeldDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Capture, "changed_in_flight", lambda capture, number, chunk: 0)
+    with deleted_in_flight(disk) as made:
+        assert made.prove().differing == 1
+
+
+def test_the_mark_excuses_no_other_block_and_ends_when_the_block_is_written(disk: HeldDisk) -> None:
+    with deleted_in_flight(disk) as made:
+        differing = made.differing()[0]
+        chunk, block = divmod(differing, 16)
+        assert made.capture.changed_in_flight(epochs.NUMBER, chunk) == 1 << block
+        assert not any(made.capture.changed_in_flight(epochs.NUMBER, one) for one in range(SIZE >> 16) if one != chunk)
+        disk.loop.write(differing * 4096, bytes(512))
+        assert made.capture.changed_in_flight(epochs.NUMBER, chunk) == 1 << block, "it was written in part only"
+        disk.loop.write(differing * 4096, bytes(4096))
+        assert made.capture.changed_in_flight(epochs.NUMBER, chunk) == 0
+        assert made.prove().differing == 0
+
+
+def test_the_mark_goes_along_when_one_release_hands_over_to_the_next(disk: HeldDisk) -> None:
+    folder = pin_folder_of(MachineId(uuid.uuid4()))
+    with deleted_in_flight(disk) as made:
+        chunk = made.differing()[0] // 16
+        known = made.capture.changed_in_flight(epochs.NUMBER, chunk)
+        make_pin_folder(folder)
+        try:
+            document = made.capture.pin(folder)
+            with Capture({epochs.NUMBER: disk.disk}, ring_bytes=1 << 20) as following:
+                assert following.changed_in_flight(epochs.NUMBER, chunk) == 0
+                following.take_over_changed(changed_before(document))
+                assert following.changed_in_flight(epochs.NUMBER, chunk) == known != 0
+        finally:
+            unpin(folder)
