@@ -115,14 +115,17 @@ struct counters {
 	u64 recorded;	/* bytes of the records in the ring, also of writes that then did not fit; added after them */
 };
 
+enum { FLIGHT_DISCARD = 1, FLIGHT_CACHED = 2 }; /* CACHED: of pages in the page cache that are being written out */
+
 struct flight {
 	u64 sector;
 	u64 time;
 	u32 length;
 	u16 index;
 	u8 by_queue; /* noted where it was queued: what the block layer splits off it is not noted again */
-	u8 discard;
+	u8 what; /* FLIGHT_... */
 	u64 left; /* bytes that have not come to an end; 0: the entry is dead */
+	u64 page; /* FLIGHT_CACHED: struct page *, where all of the write lies in that one */
 };
 
 struct {
@@ -599,7 +602,7 @@ struct looking {
 	u32 left;
 	u32 index;
 	u32 done; /* bytes of vec[index] that are behind us */
-	u32 disk;
+	struct bio *bio;
 };
 
 #define CHUNK_KEY(disk, block) ((u64)(disk) << 48 | (block) / BLOCKS_IN_CHUNK)
@@ -619,17 +622,32 @@ static __always_inline u64 page_flags(u64 page)
 	return bpf_probe_read_kernel(head, sizeof(head[0]), (void *)(head[1] - 1)) ? 0 : head[0];
 }
 
-static __always_inline void note_changed(u32 disk, u64 block)
+static __always_inline void note_changed(struct bio *bio, u64 block)
 {
-	u64 key = CHUNK_KEY(disk, block), bit = BLOCK_BIT(block);
+	u64 id = disk_key_of(bio), bit = BLOCK_BIT(block);
+	struct disk *disk = bpf_map_lookup_elem(&disks, &id);
 	struct control *ctl = the_control();
-	if (ctl)
-		*(volatile u64 *)&ctl->changed = 1;
+	if (!disk || !ctl)
+		return;
+	u64 key = CHUNK_KEY(disk->number, block);
+	*(volatile u64 *)&ctl->changed = 1;
 	if (!bpf_map_update_elem(&changed, &key, &bit, BPF_NOEXIST))
 		return;
 	u64 *blocks = bpf_map_lookup_elem(&changed, &key);
 	if (blocks)
 		__sync_fetch_and_or(blocks, bit);
+}
+
+/* One page, of which the write has `n` bytes. */
+static __always_inline void look_at(struct bio *bio, u64 page, u64 sector, u32 n)
+{
+	u64 flags = page_flags(page);
+	if (!(flags & PAGE_FLAG(PG_writeback)) || !(flags & (PAGE_FLAG(PG_dirty) | PAGE_FLAG(PG_locked))))
+		return;
+	u64 first = sector >> 3, last = (sector + ((n - 1) >> SECTOR_SHIFT)) >> 3;
+	note_changed(bio, first);
+	if (last != first)
+		note_changed(bio, last);
 }
 
 static long look_at_page(u32 i, struct looking *l)
@@ -648,13 +666,7 @@ static long look_at_page(u32 i, struct looking *l)
 		n = segment.len - l->done;
 	if (n > l->left)
 		n = l->left;
-	u64 flags = page_flags(segment.page + (at >> PAGE_SHIFT << PAGE_STRUCT_SHIFT));
-	if (flags & PAGE_FLAG(PG_writeback) && flags & (PAGE_FLAG(PG_dirty) | PAGE_FLAG(PG_locked))) {
-		u64 first = l->sector >> 3, last = (l->sector + ((n - 1) >> SECTOR_SHIFT)) >> 3;
-		note_changed(l->disk, first);
-		if (last != first)
-			note_changed(l->disk, last);
-	}
+	look_at(l->bio, segment.page + (at >> PAGE_SHIFT << PAGE_STRUCT_SHIFT), l->sector, n);
 	l->sector += n >> SECTOR_SHIFT;
 	l->done += n;
 	l->left -= n;
@@ -670,21 +682,29 @@ static __always_inline void look_for_changes(struct bio *bio, u32 bytes)
 		.left = bytes,
 		.index = BPF_CORE_READ(bio, bi_iter.bi_idx),
 		.done = BPF_CORE_READ(bio, bi_iter.bi_bvec_done),
+		.bio = bio,
 	};
-	struct segment segment;
-	u64 id = disk_key_of(bio);
-	if ((BPF_CORE_READ(bio, bi_opf) & OP_MASK) != REQ_OP(REQ_OP_WRITE) || bpf_core_type_size(struct page) != 64)
-		return;
-	/* One look at the first page settles most of the others: direct I/O, journals. */
-	if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)(l.vec + (u64)l.index * sizeof(segment))))
-		return;
-	if (!(page_flags(segment.page) & PAGE_FLAG(PG_writeback)))
-		return;
-	struct disk *disk = bpf_map_lookup_elem(&disks, &id);
-	if (!disk)
-		return;
-	l.disk = disk->number;
 	bpf_loop(MAX_STEPS, look_at_page, &l, 0);
+}
+
+/* Is this a write of pages in the page cache? The first one tells; direct I/O and journals are not. `only`: see flight. */
+static __always_inline int is_cached(struct bio *bio, u32 length, u64 *only)
+{
+	struct segment segment;
+	u32 index = bio->bi_iter.bi_idx;
+	if (index) { /* it was split */
+		u64 vec = (u64)bio->bi_io_vec + (u64)index * sizeof(segment);
+		if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)vec))
+			return 0;
+		return !!(page_flags(segment.page) & PAGE_FLAG(PG_writeback));
+	}
+	u64 page = (u64)bio->bi_io_vec->bv_page;
+	if (!(page_flags(page) & PAGE_FLAG(PG_writeback)))
+		return 0;
+	u32 end = bio->bi_iter.bi_bvec_done + length;
+	if (end <= bio->bi_io_vec->bv_len && bio->bi_io_vec->bv_offset + end <= 1 << PAGE_SHIFT)
+		*only = page;
+	return 1;
 }
 
 struct settling {
@@ -729,7 +749,7 @@ static __always_inline void settle(struct disk *disk, u64 sector, u32 length)
 /* ---- writes in flight ---- */
 
 static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u64 sector, u32 length, u8 by_queue,
-				     u8 discard)
+				     u8 what, u64 page)
 {
 	struct flight flight = {
 		.sector = sector,
@@ -737,8 +757,9 @@ static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u6
 		.length = length,
 		.index = index,
 		.by_queue = by_queue,
-		.discard = discard,
+		.what = what,
 		.left = length,
+		.page = page,
 	};
 	if (!length)
 		return;
@@ -843,12 +864,19 @@ static __always_inline int take(struct bio *bio, int has_request)
 		return 0;
 	}
 
-	u8 discard = op == REQ_OP(REQ_OP_DISCARD);
-	if (discard)
+	u8 what = 0;
+	u64 page = 0;
+	if (op == REQ_OP(REQ_OP_DISCARD)) {
+		what = FLIGHT_DISCARD;
 		ADD(count->discarded, length);
-	else
+	} else {
+#ifndef BITMAP_ONLY
+		if (op == REQ_OP(REQ_OP_WRITE) && is_cached(bio, length, &page))
+			what = FLIGHT_CACHED;
+#endif
 		ADD(count->written, length);
-	take_off(ctl, (u64)bio, index, sector, length, !has_request, discard);
+	}
+	take_off(ctl, (u64)bio, index, sector, length, !has_request, what, page);
 
 	if (is_excluded(disk, sector, length)) {
 		ADD(count->excluded, length);
@@ -961,7 +989,7 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 			to_bitmap_mode(ctl, state, CAUSE_WRITE_FAILED);
 	}
 	if (count) {
-		if (flight->discard) {
+		if (flight->what & FLIGHT_DISCARD) {
 			ADD(count->discarded_done, bytes - refused);
 			ADD(count->discarded_refused, refused);
 		} else {
@@ -1041,7 +1069,9 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 		if (bytes > flight->left)
 			bytes = flight->left;
 #ifndef BITMAP_ONLY
-		if (!flight->discard && !error)
+		if (flight->page && !error)
+			look_at(bio, flight->page, flight->sector, flight->length);
+		else if (flight->what & FLIGHT_CACHED && !error)
 			look_for_changes(bio, bytes);
 #endif
 		land(ctl, bio, key, flight, bytes, 0, error);

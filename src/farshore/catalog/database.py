@@ -59,6 +59,8 @@ class Catalog:
     def reading(self) -> Iterator[Transaction]:
         """A consistent view; changes made in it are dropped."""
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
+            if self.engine.dialect.name != "sqlite":  # there a transaction sees one state anyway
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield session
 
     def write(self, function: Callable[[Transaction], Written]) -> Written:

@@ -105,8 +105,9 @@ FLIGHT: np.dtype[Any] = np.dtype(
         ("length", "<u4"),
         ("index", "<u2"),
         ("by_queue", "u1"),
-        ("discard", "u1"),
+        ("what", "u1"),
         ("left", "<u8"),  # bytes that have not come to an end
+        ("page", "<u8"),
     ]
 )
 """A value of map ``flying``: a write submitted and not completed; the key is its address in the kernel."""
