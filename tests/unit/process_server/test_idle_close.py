@@ -36,7 +36,7 @@ class Server:
     def __init__(self, vault: Vault, log: SpoolLog) -> None:
         self.closed: list[Stream] = []
         self.streams = Streams(
-            vault, log, Grants(Open()), opened=lambda _: None, closed=self.closed.append, wake=lambda: None
+            vault, log, Grants(Open()), opened=lambda _: None, closed=self.closed.append, wake=lambda _: None
         )
 
     def stream(self) -> Stream:

@@ -48,7 +48,7 @@ def test_where_retention_has_merged_and_deleted_the_first_segments(tmp_path) -> 
     log.start()
     try:
         streams = Streams(
-            machine.vault, log, Grants(Open()), opened=lambda _: None, closed=lambda _: None, wake=lambda: None
+            machine.vault, log, Grants(Open()), opened=lambda _: None, closed=lambda _: None, wake=lambda _: None
         )
         stream, _ = streams.granted(machine.id, epoch, "")
         assert stream.next_sequence(Role.JOURNAL) == machine.next[Role.JOURNAL]

@@ -1,17 +1,19 @@
 """The uploaders: a few threads that take the next due lane, fairly, and put its frames into the vault.
 
-Lanes wait in a ring; each gets one segment's worth at a time and goes to the end, so a machine with a gigabyte
-waiting delays a neighbour by one segment per thread at most. A lane is uploaded by one thread at a time, so its
-segments appear in the vault in order. While all threads are busy, lanes gather more: with a slow store, segments
+Lanes wait in a heap by the moment at which they are due; each gets one segment's worth at a time and is due again
+from then on, so a machine with a gigabyte waiting delays a neighbour by one segment per thread at most. What a lane
+costs hangs on how often it is stored, and not on how many there are. A lane is uploaded by one thread at a time, so
+its segments appear in the vault in order. While all threads are busy, lanes gather more: with a slow store, segments
 grow instead of the queue.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import threading
 import time
-from collections import deque
 from typing import Callable, NamedTuple
 
 from farshore.formats.batch import Role
@@ -28,7 +30,6 @@ _log = logging.getLogger(__name__)
 THREADS = 3
 _REFUSED_PAUSE = 5.0
 """Before the next try where something is wrong that does not heal by itself, such as a damaged frame."""
-_LONGEST_SLEEP = 1.0
 _TRIES = 5
 """So often what cannot be stored is tried, while the store works, before it is set aside: about a minute."""
 
@@ -57,13 +58,18 @@ class Uploader:
         self, log: SpoolLog, on_stored: OnStored, seal_every: float, threads: int = THREADS, aside: Aside | None = None
     ) -> None:
         self._aside = aside
-        self.seal_every = seal_every
+        self._seal_every = seal_every
         self._troubles: dict[tuple[str, int, Role], str] = {}
         self._log = log
         self._on_stored = on_stored
-        self._ring: deque[_Entry] = deque()
+        self._streams: set[Stream] = set()
+        self._due: list[tuple[float, int, _Entry]] = []
+        """A heap: when (monotonic), a number that settles ties, and what. Only what ``_scheduled`` names counts."""
+        self._scheduled: dict[_Entry, float] = {}
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
-        self._rung = 0
+        self._led = False
+        """Whether a thread waits for the next moment. The others wait until it has gone to work."""
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._run, name=f"uploader-{number}", daemon=True) for number in range(threads)
@@ -76,24 +82,43 @@ class Uploader:
         with self._changed:
             return next(iter(self._troubles.values()), "")
 
+    @property
+    def seal_every(self) -> float:
+        """Seconds that what arrives waits for more before it is stored."""
+        return self._seal_every
+
+    @seal_every.setter
+    def seal_every(self, seconds: float) -> None:
+        shorter, self._seal_every = seconds < self._seal_every, seconds
+        if shorter:
+            with self._changed:
+                streams = list(self._streams)
+            for stream in streams:
+                self.wake(stream)
+
     def add(self, stream: Stream) -> None:
         """Look after a stream's lanes from now on."""
         with self._changed:
-            self._ring.extend(_Entry(stream, role) for role in stream.lanes)
-            self._changed.notify()
+            self._streams.add(stream)
+        self.wake(stream)
 
     def remove(self, stream: Stream) -> None:
         """Forget a stream that has nothing waiting."""
         with self._changed:
-            self._ring = deque(entry for entry in self._ring if entry.stream is not stream)
+            self._streams.discard(stream)
             for role in stream.lanes:
+                self._scheduled.pop(_Entry(stream, role), None)
                 self._troubles.pop((stream.machine, stream.epoch, role), None)
 
-    def wake(self) -> None:
-        """Something may be due earlier than was thought."""
+    def wake(self, stream: Stream) -> None:
+        """Something of this stream may be due earlier than was thought. Call it without the stream's lock."""
+        now = time.monotonic()
+        with stream.changed:
+            found = [(role, lane.due_in(now, self._seal_every)) for role, lane in stream.lanes.items()]
         with self._changed:
-            self._rung += 1
-            self._changed.notify()
+            for role, due in found:
+                if due is not None:
+                    self._schedule(_Entry(stream, role), now + due)
 
     def start(self) -> None:
         """Begin to upload."""
@@ -122,26 +147,52 @@ class Uploader:
             finally:
                 with entry.stream.changed:
                     entry.lane.is_free()
-                self.wake()
+                self.wake(entry.stream)
 
     def _next(self) -> tuple[_Entry, list[FrameReference]] | None:
         with self._changed:
             while not self._stopping:
-                rung = self._rung
-                sleep = _LONGEST_SLEEP
-                for _ in range(len(self._ring)):
-                    entry = self._ring[0]
-                    self._ring.rotate(-1)
-                    # The stream's lock is held by nobody who waits for ours: wake() is called without it.
-                    with entry.stream.changed:
-                        due = entry.lane.due_in(time.monotonic(), self.seal_every)
-                        if due == 0:
-                            return entry, entry.lane.take()
-                    if due is not None:
-                        sleep = min(sleep, due)
-                if rung == self._rung:
-                    self._changed.wait(sleep)
+                found = self._take_due()
+                if found is not None:
+                    self._changed.notify()  # another thread waits for the next moment
+                    return found
+                if self._led:
+                    self._changed.wait()
+                    continue
+                self._led = True
+                try:
+                    self._changed.wait(max(0.0, self._due[0][0] - time.monotonic()) if self._due else None)
+                finally:
+                    self._led = False
             return None
+
+    def _take_due(self) -> tuple[_Entry, list[FrameReference]] | None:
+        """Under the lock: the lane that is due for the longest time, and what is to be stored of it."""
+        now = time.monotonic()
+        while self._due and self._due[0][0] <= now:
+            at, _, entry = heapq.heappop(self._due)
+            if self._scheduled.get(entry) != at:
+                continue  # it was moved forward since, or removed
+            del self._scheduled[entry]
+            # The stream's lock is held by nobody who waits for ours: wake is called without it.
+            with entry.stream.changed:
+                due = entry.lane.due_in(now, self._seal_every)
+                if due == 0:
+                    return entry, entry.lane.take()
+            if due is not None:
+                self._schedule(entry, now + due)
+        return None
+
+    def _schedule(self, entry: _Entry, at: float) -> None:
+        """Under the lock: look at a lane then, or when that was decided before if it is earlier."""
+        known = self._scheduled.get(entry)
+        if known is not None and known <= at:
+            return
+        self._scheduled[entry] = at
+        item = (at, next(self._numbers), entry)
+        heapq.heappush(self._due, item)
+        if self._due[0] is item:
+            self._changed.notify_all()  # also who leads: it waits for a later moment
 
     def _store(self, entry: _Entry, frames: list[FrameReference]) -> None:
         stream = entry.stream

@@ -45,7 +45,7 @@ class Streams:
         grants: Grants,
         opened: Callable[[Stream], None],
         closed: Callable[[Stream], None],
-        wake: Callable[[], None],
+        wake: Callable[[Stream], None],
     ) -> None:
         self._vault = vault
         self._log = log

@@ -48,7 +48,7 @@ class Stream:
     """Times are of the monotonic clock unless they are of records. Safe to use from several threads."""
 
     def __init__(
-        self, machine: MachineId, epoch: Epoch, vault: MachineVault, log: spool.SpoolLog, wake: Callable[[], None]
+        self, machine: MachineId, epoch: Epoch, vault: MachineVault, log: spool.SpoolLog, wake: Callable[[Stream], None]
     ) -> None:
         self.machine = machine
         self.epoch = epoch
@@ -123,7 +123,7 @@ class Stream:
             for lane in self.lanes.values():
                 lane.hurry = True
             self.changed.notify_all()
-        self._wake()
+        self._wake(self)
 
     def use(self) -> None:
         """Somebody asks for the stream. Raises as check_open."""
@@ -215,7 +215,7 @@ class Stream:
         lane = self.lanes[role]
         with self.changed:
             lane.hurry = lane.stored < end
-        self._wake()
+        self._wake(self)
         with self.changed:
             while lane.stored < end:
                 left = deadline - time.monotonic()
@@ -302,7 +302,7 @@ class Stream:
             tell = len(lane.waiting) == 1 or lane.due_in(time.monotonic(), 3600.0) == 0
             self.changed.notify_all()
         if tell:
-            self._wake()
+            self._wake(self)
 
     def _wait_durable(self, batch: Batch) -> None:
         deadline = time.monotonic() + SPOOL_SECONDS
