@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,7 +29,10 @@ Transaction = Session
 """What every query takes. It ends with the ``with`` block that gave it."""
 
 Written = TypeVar("Written")
+Item = TypeVar("Item")
 WRITING = "farshore_writing"
+_TOGETHER = 400
+"""Rows that one statement asks for: SQLite takes 999 parameters, up to two for each."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,12 @@ class Catalog:
     def close(self) -> None:
         """Close the idle connections."""
         self.engine.dispose()
+
+
+def portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Pieces of ``items``, each for one statement."""
+    for first in range(0, len(items), _TOGETHER):
+        yield items[first : first + _TOGETHER]
 
 
 def open_engine(url: str, busy_seconds: float = Patience.busy) -> Engine:

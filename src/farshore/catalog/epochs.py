@@ -6,9 +6,11 @@ that still holds the old number is refused from then on.
 
 from __future__ import annotations
 
-from sqlalchemy import and_, select, update
+from collections.abc import Collection
 
-from farshore.catalog.database import Transaction
+from sqlalchemy import and_, select, tuple_, update
+
+from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import EpochRow, MachineRow
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, MachineId
@@ -20,6 +22,15 @@ def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
     if row is None:
         raise NotFound(f"Machine {machine} has no epoch {epoch}.", remedy="Ask for a new epoch.")
     return row
+
+
+def named(tx: Transaction, names: Collection[tuple[str, int]]) -> list[EpochRow]:
+    """Those of these epochs, (machine, epoch), that exist, in a few statements; ``get`` of one asks nothing as long as
+    they are held."""
+    found: list[EpochRow] = []
+    for some in portions(sorted(names)):
+        found += tx.scalars(select(EpochRow).where(tuple_(EpochRow.machine, EpochRow.epoch).in_(some)))
+    return found
 
 
 def newest(tx: Transaction, machine: str) -> EpochRow | None:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from sqlalchemy import delete, func, select, tuple_
 
-from farshore.catalog.database import Transaction
-from farshore.catalog.tables import PointRow
+from farshore.catalog.database import Transaction, portions
+from farshore.catalog.tables import MachineRow, PointRow
 from farshore.model.errors import NotFound
 from farshore.model.point import PointKind
-
-T = TypeVar("T")
-
-_TOGETHER = 400
-"""Rows that one statement asks for: SQLite takes 999 parameters, two for each place."""
-
-
-def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Pieces of at most ``size``."""
-    for first in range(0, len(items), size):
-        yield items[first : first + size]
 
 
 def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
@@ -41,12 +29,12 @@ def record_all(tx: Transaction, machine: str, rows: Sequence[PointRow]) -> int:
     Where an id is taken by another point, the new one is left out.
     """
     new = {row.id: row for row in reversed(rows)}
-    for ids in _batched(list(new), _TOGETHER):
+    for ids in portions(list(new)):
         for taken in tx.scalars(select(PointRow.id).where(PointRow.id.in_(ids))):
             del new[taken]
     by_place = {(row.epoch, row.sequence, row.kind, row.name): row for row in new.values()}
     places = select(PointRow.epoch, PointRow.sequence, PointRow.kind, PointRow.name).where(PointRow.machine == machine)
-    for some in _batched(sorted({(epoch, sequence) for epoch, sequence, _, _ in by_place}), _TOGETHER):
+    for some in portions(sorted({(epoch, sequence) for epoch, sequence, _, _ in by_place})):
         for epoch, sequence, kind, name in tx.execute(
             places.where(tuple_(PointRow.epoch, PointRow.sequence).in_(some))
         ):
@@ -94,14 +82,22 @@ def get(tx: Transaction, machine: str, point: str) -> PointRow:
     return row
 
 
-def newest_crash_consistent(tx: Transaction, machine: str) -> PointRow | None:
-    """Return the last indexed crash-consistent point of the stream, None if none is indexed."""
-    found = (
-        select(PointRow)
-        .where(PointRow.machine == machine, PointRow.kind == PointKind.CRASH_CONSISTENT.value)
+def newest_crash_consistent(tx: Transaction, of: Sequence[str]) -> dict[str, PointRow]:
+    """By machine: the last indexed crash-consistent point of its stream. Machines without one are left out."""
+    newest = (
+        select(PointRow.id)
+        .where(PointRow.machine == MachineRow.id, PointRow.kind == PointKind.CRASH_CONSISTENT.value)
         .order_by(PointRow.epoch.desc(), PointRow.sequence.desc())
+        .limit(1)
+        .correlate(MachineRow)
+        .scalar_subquery()
     )
-    return tx.scalar(found.limit(1))
+    found: dict[str, PointRow] = {}
+    for some in portions(of):
+        # The machines first, then one step down the points' index for each.
+        ids = select(newest).where(MachineRow.id.in_(some))
+        found.update((row.machine, row) for row in tx.scalars(select(PointRow).where(PointRow.id.in_(ids))))
+    return found
 
 
 def counts(tx: Transaction) -> dict[str, int]:

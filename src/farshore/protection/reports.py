@@ -6,6 +6,8 @@ every segment; the index keeps one per ``crash_consistent_every`` of the policy,
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
 from farshore.api_types.servers import (
@@ -16,7 +18,7 @@ from farshore.api_types.servers import (
     StreamName,
     StreamReport,
 )
-from farshore.catalog import differences, events, machines, points, policies, users
+from farshore.catalog import differences, epochs, events, machines, points, policies, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import DifferenceRow, EpochRow, MachineRow, PointRow, ProcessServerRow
 from farshore.model.bandwidth import rates
@@ -45,7 +47,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         server.store_trouble_since = now if report.store_trouble else 0
     server.spool_trouble, server.store_trouble = report.spool_trouble, report.store_trouble
     clocks.note_server(tx, server, report.clock, now)
-    books = _Books(tx, server)
+    books = _Books(tx, server, report)
     for consistent in report.epochs:
         found = books.find(consistent.machine, consistent.epoch)
         if found is not None and not found[1].consistent:
@@ -68,7 +70,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
         if found is not None:
             _note_stream(*found, stream, server, now)
-    new = _NewPoints(tx, now)
+    new = _NewPoints(tx, now, {point.machine for point in report.points})
     for point in report.points:
         found = books.find(point.machine, point.epoch)
         if found is not None:
@@ -116,12 +118,19 @@ def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceRepo
 
 
 class _Books:
-    """Rows of machines and epochs that a server may speak for, each fetched once; what has been deleted here is
+    """Rows of machines and epochs that a server may speak for, fetched together; what has been deleted here is
     ignored. ``foreign``: names of the machines that it spoke for and may not."""
 
-    def __init__(self, tx: Transaction, server: ProcessServerRow) -> None:
+    def __init__(self, tx: Transaction, server: ProcessServerRow, report: ServerReport) -> None:
         self._tx = tx
         self._server = server
+        names = {(stream.machine, stream.epoch) for stream in report.streams}
+        names |= {(point.machine, point.epoch) for point in report.points}
+        names |= {(consistent.machine, consistent.epoch) for consistent in report.epochs}
+        # Held, so that the transaction knows them whoever asks for one.
+        self._machines = machines.named(tx, {machine for machine, _ in names})
+        self._epochs = epochs.named(tx, names)
+        self._policies = policies.every(tx)
         self.foreign: set[str] = set()
         self.own: set[str] = set()
 
@@ -182,10 +191,14 @@ def _is_new(machine: MachineRow, moment: int, now: int) -> None:
 class _NewPoints:
     """The points of a report that are to be listed, written together by ``write``."""
 
-    def __init__(self, tx: Transaction, now: int) -> None:
+    def __init__(self, tx: Transaction, now: int, of: Collection[str]) -> None:
+        """``of``: the machines whose points may come."""
         self._tx, self._now = tx, now
         self._rows: dict[str, list[PointRow]] = {}
-        self._last: dict[str, tuple[int, int, int] | None] = {}
+        self._last = {
+            machine: (row.epoch, row.sequence, row.time)
+            for machine, row in points.newest_crash_consistent(tx, sorted(of)).items()
+        }
         """By machine: epoch, sequence and time of the last crash-consistent point that is listed."""
         self._machines: dict[str, MachineRow] = {}
 
@@ -230,7 +243,7 @@ class _NewPoints:
                 )
 
     def _is_wanted(self, machine: MachineRow, point: PointReport) -> bool:
-        last = self._newest(machine.id)
+        last = self._last.get(machine.id)
         # A repeated report brings points again that were left out the first time.
         if last is not None and (point.epoch, point.sequence) <= last[:2]:
             return False
@@ -238,14 +251,8 @@ class _NewPoints:
         # Times fall where a clock was set back: such a point is wanted at once.
         return last is None or not 0 <= point.time - last[2] < every
 
-    def _newest(self, machine: str) -> tuple[int, int, int] | None:
-        if machine not in self._last:
-            found = points.newest_crash_consistent(self._tx, machine)
-            self._last[machine] = (found.epoch, found.sequence, found.time) if found is not None else None
-        return self._last[machine]
-
     def _follow(self, machine: MachineRow, point: PointReport) -> None:
         place = point.epoch, point.sequence, point.time
-        last = self._newest(machine.id)
+        last = self._last.get(machine.id)
         if last is None or place[:2] > last[:2]:
             self._last[machine.id] = place

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 from tests.unit.protection.catalogs import (
     MACHINE,
     NOW,
@@ -269,3 +270,27 @@ def test_a_difference_is_noted_once_and_marks_the_points_since_the_last_proof(ca
             True,
             False,
         ]
+
+
+def test_many_streams_ask_the_catalog_no_more_than_one(catalog: Catalog) -> None:
+    """A report comes every second; nothing of this one is to be listed, as it is seldom."""
+    others = [f"00000000-0000-0000-0001-{number:012d}" for number in range(20)]
+    with catalog.writing() as tx:
+        for number, other in enumerate(others):
+            row = add_machine(tx, id=other, name=f"m{number}", hardware_id="")
+            grant(tx, row, request(), add_server(tx), NOW)
+    everybody = [MACHINE, *others]
+    report(catalog, epochs=[whole().model_copy(update={"machine": one}) for one in everybody])
+    report(catalog, points=[point(20, 0).model_copy(update={"machine": one}) for one in everybody])
+    asked: list[str] = []
+    event.listen(catalog.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    counts = []
+    for number, some in enumerate(([MACHINE], everybody), start=1):
+        asked.clear()
+        report(
+            catalog,
+            streams=[stream(machine=one, stored=50 * number) for one in some],
+            points=[point(20 + number, number).model_copy(update={"machine": one}) for one in some],
+        )
+        counts.append(len(asked))
+    assert counts[1] < counts[0] + 5, "a few that differ in what they change, and none for each stream"
