@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Dict
+from typing import Annotated, Dict, List
 
 from pydantic import Field
 
 from farshore.api_types.body import Body, Label
+from farshore.api_types.jobs import OnFailure
 from farshore.api_types.points import PointChoice
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -27,6 +28,25 @@ class FailoverRequest(Body):
     point: PointChoice = PointChoice(latest=True)
     site: Label = "qemu"
     forward: Dict[Port, Port] = Field(default={}, max_length=256)
+
+
+class FailoverMember(Body):
+    """One machine of several; ``forward`` as in FailoverRequest."""
+
+    machine: Label
+    forward: Dict[Port, Port] = Field(default={}, max_length=256)
+
+
+class SeveralFailovers(Body):
+    """``POST /v1/failovers``: several machines, begun in this order, ``at_once`` at the same time; answered with a Job
+    whose children are their failovers. Each machine has its own points: ``point`` may not be an id or a position."""
+
+    kind: FailoverKind
+    members: List[FailoverMember] = Field(min_length=1, max_length=100)
+    point: PointChoice = PointChoice(latest=True)
+    site: Label = "qemu"
+    at_once: int = Field(default=4, ge=1, le=16)
+    on_failure: OnFailure = OnFailure.GO_ON
 
 
 class Failover(Body):
@@ -57,6 +77,8 @@ class Failover(Body):
     message: str = ""
     """What went wrong, where ``state`` is failed."""
     job: str = ""
+    parent: str = ""
+    """The job of several failovers that this one is part of."""
 
 
 class Console(Body):

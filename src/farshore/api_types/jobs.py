@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any, Dict, List
 
 from farshore.api_types.body import Body, Label
 from farshore.model.states import JobState
 
 
+class OnFailure(enum.Enum):
+    """What becomes of a job's other children once one has failed, or was cancelled by itself."""
+
+    GO_ON = "go-on"
+    """All of them are run."""
+    STOP = "stop"
+    """No more are started; those that run go to their end."""
+    CANCEL = "cancel"
+    """No more are started, and those that run are asked to end, the newest first."""
+
+
 class JobStep(Body):
-    """One idempotent step of a job."""
+    """One idempotent step of a job. ``job``: the child that does it, once that has started."""
 
     name: str
     state: JobState
     started: int = 0
     ended: int = 0
     detail: str = ""
+    job: str = ""
 
 
 class Job(Body):
     """A durable workflow. ``fraction`` is 0…1; ``result`` depends on the kind. ``executor`` is the id of the
-    configuration server that runs it, or ran it last."""
+    configuration server that runs it, or ran it last. ``parent`` is the job that started it; ``children`` counts the
+    jobs that it has started so far."""
 
     id: str
     kind: str
     subject: str
     state: JobState
+    parent: str = ""
+    children: int = 0
     executor: str = ""
     created: int
     ended: int = 0

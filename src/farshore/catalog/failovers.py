@@ -48,6 +48,12 @@ def elsewhere(tx: Transaction, machine: str) -> list[FailoverRow]:
     return [row for row in in_states(tx, PRESENT, machine) if row.kind != FailoverKind.TEST.value]
 
 
+def asked_for_by(tx: Transaction, parent: str) -> list[FailoverRow]:
+    """Those that a job has asked for and whose own jobs have not begun."""
+    wanted = select(FailoverRow).where(FailoverRow.parent == parent)
+    return list(tx.scalars(wanted.where(FailoverRow.state == FailoverState.REQUESTED.value)))
+
+
 def get(tx: Transaction, failover: str) -> FailoverRow:
     """One failover. Raises NotFound."""
     row = tx.get(FailoverRow, failover)

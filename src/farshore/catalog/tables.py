@@ -250,6 +250,8 @@ class FailoverRow(Base):
     running: Mapped[int] = mapped_column(default=0)
     ended: Mapped[int] = mapped_column(default=0)
     job: Mapped[str] = mapped_column(default="")
+    parent: Mapped[str] = mapped_column(String(36), default="", index=True)
+    """The job that starts ``job`` as its child; empty: it is started by itself."""
     message: Mapped[str] = mapped_column(default="")
     checked: Mapped[str] = mapped_column(default="")
     """What of the machine was seen working before it counted as running."""

@@ -6,10 +6,17 @@ from typing import Annotated
 
 import typer
 
-from farshore.api_types.failovers import Console, Failover, FailoverKind, FailoverRequest
-from farshore.api_types.jobs import Job
+from farshore.api_types.failovers import (
+    Console,
+    Failover,
+    FailoverKind,
+    FailoverMember,
+    FailoverRequest,
+    SeveralFailovers,
+)
+from farshore.api_types.jobs import Job, OnFailure
 from farshore.api_types.points import PointChoice
-from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
+from farshore.cli.connection import AsJson, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, plain, print_fields, print_json, print_table
 from farshore.cli.point import choice
@@ -32,7 +39,21 @@ AppConsistent = Annotated[bool, typer.Option("--latest-app-consistent", help="Th
 Site = Annotated[str, typer.Option(help="Where to bring it up.")]
 Forward = Annotated[
     list[str] | None,
-    typer.Option(help="HOST:GUEST: forward a port of this host to the machine; repeat it.", show_default=False),
+    typer.Option(
+        help="HOST:GUEST: forward a port of this host to the machine; repeat it. For several machines: "
+        "MACHINE=HOST:GUEST.",
+        show_default=False,
+    ),
+]
+Machines = Annotated[
+    list[str], typer.Argument(metavar="MACHINE...", help="The machines' names or ids.", show_default=False)
+]
+AtOnce = Annotated[int, typer.Option("--at-once", min=1, max=16, help="How many of several machines at a time.")]
+OnFailureOption = Annotated[
+    OnFailure,
+    typer.Option(
+        "--on-failure", help="If one of several fails: go on, stop (start no more), or cancel those under way too."
+    ),
 ]
 FailoverId = Annotated[
     str, typer.Argument(metavar="FAILOVER", help="The failover's id, or the machine's name.", show_default=False)
@@ -41,7 +62,7 @@ FailoverId = Annotated[
 
 @app.command()
 def run(
-    machine: MachineName,
+    machine: Machines,
     point: PointOption = "",
     time: TimeOption = "",
     position: PositionOption = "",
@@ -49,29 +70,35 @@ def run(
     latest_processed: Processed = False,
     site: Site = "qemu",
     forward: Forward = None,
+    at_once: AtOnce = 4,
+    on_failure: OnFailureOption = OnFailure.GO_ON,
     yes: Yes = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fail a machine over: fence its source, and bring it up from the latest point, or the one that you choose.
+    """Fail machines over: fence the source of each, and bring it up from the latest point, or the one that you choose.
 
     All other points stay; `farshore failover commit` makes the choice final. It says first what will be lost, and asks.
+    Several machines begin in the order given, each as a failover of its own; those that have come up stay up, whatever
+    becomes of the others.
 
-    Example: `farshore failover run db1 --forward 5432:5432`
+    Example: `farshore failover run db1 --forward 5432:5432`,
+    or `farshore failover run db1 web1 --forward web1=8080:80`
     """
-    kind, chosen = FailoverKind.FAILOVER, choice(point, time, position, latest_app_consistent, latest_processed)
-    request = FailoverRequest(kind=kind, point=chosen, site=site, forward=parse_forward(forward or []))
+    chosen = choice(point, time, position, latest_app_consistent, latest_processed)
+    wanted = _wanted(FailoverKind.FAILOVER, machine, forward or [], chosen, site, at_once, on_failure)
     api = management()
     if not yes:
-        for line in _at_stake(api, machine, chosen):
-            out.print(line)
-        typer.confirm(f"Fail {plain(machine)} over to {plain(site)}?", abort=True)
-    _start(api, machine, request, no_wait, as_json)
+        for one in machine:
+            for line in _at_stake(api, one, chosen):
+                out.print(line)
+        typer.confirm(f"Fail {plain(', '.join(machine))} over to {plain(site)}?", abort=True)
+    _start(api, wanted, no_wait, as_json)
 
 
 @app.command("test")
 def rehearse(
-    machine: MachineName,
+    machine: Machines,
     point: PointOption = "",
     time: TimeOption = "",
     position: PositionOption = "",
@@ -79,16 +106,18 @@ def rehearse(
     latest_processed: Processed = False,
     site: Site = "qemu",
     forward: Forward = None,
+    at_once: AtOnce = 4,
+    on_failure: OnFailureOption = OnFailure.GO_ON,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a copy up beside production, on an isolated network; replication goes on. End it with `cleanup`.
+    """Bring copies up beside production, on isolated networks; replication goes on. End each with `cleanup`.
 
     Example: `farshore failover test db1 --time 10m --forward 2222:22`
     """
-    kind, chosen = FailoverKind.TEST, choice(point, time, position, latest_app_consistent, latest_processed)
-    request = FailoverRequest(kind=kind, point=chosen, site=site, forward=parse_forward(forward or []))
-    _start(management(), machine, request, no_wait, as_json)
+    chosen = choice(point, time, position, latest_app_consistent, latest_processed)
+    wanted = _wanted(FailoverKind.TEST, machine, forward or [], chosen, site, at_once, on_failure)
+    _start(management(), wanted, no_wait, as_json)
 
 
 @app.command("list")
@@ -190,10 +219,48 @@ def parse_forward(pairs: list[str]) -> dict[int, int]:
     return forward
 
 
-def _start(api: Management, machine: str, request: FailoverRequest, no_wait: bool, as_json: bool) -> None:
-    job = finish(api, api.fail_over(machine, request), as_json=as_json, no_wait=no_wait)
+def forwards(machines: list[str], pairs: list[str]) -> dict[str, dict[int, int]]:
+    """The forwarded ports of each machine. Raises Malformed for a pair of which it is not said whose it is."""
+    of: dict[str, list[str]] = {machine: [] for machine in machines}
+    for pair in pairs:
+        machine, equals, ports = pair.rpartition("=")
+        if not equals and len(machines) == 1:
+            machine = machines[0]
+        if machine not in of:
+            raise Malformed(
+                f"{pair!r} is for none of the machines.", remedy="Write MACHINE=HOST:GUEST, for example web1=8080:80."
+            )
+        of[machine].append(ports)
+    return {machine: parse_forward(ports) for machine, ports in of.items()}
+
+
+def _wanted(
+    kind: FailoverKind,
+    machines: list[str],
+    pairs: list[str],
+    point: PointChoice,
+    site: str,
+    at_once: int,
+    on_failure: OnFailure,
+) -> SeveralFailovers:
+    ports = forwards(machines, pairs)
+    members = [FailoverMember(machine=machine, forward=ports[machine]) for machine in machines]
+    return SeveralFailovers(kind=kind, members=members, point=point, site=site, at_once=at_once, on_failure=on_failure)
+
+
+def _start(api: Management, wanted: SeveralFailovers, no_wait: bool, as_json: bool) -> None:
+    """A machine by itself is a job by itself; several are children of one."""
+    if len(wanted.members) > 1:
+        job = finish(api, api.fail_over_several(wanted), as_json=as_json, no_wait=no_wait)
+        brought_up = [str(one) for one in job.result.get("failovers", {}).values()]
+    else:
+        (member,) = wanted.members
+        request = FailoverRequest(kind=wanted.kind, point=wanted.point, site=wanted.site, forward=member.forward)
+        job = finish(api, api.fail_over(member.machine, request), as_json=as_json, no_wait=no_wait)
+        brought_up = [str(job.result.get("failover", ""))]
     if not as_json and not no_wait:
-        _print(_by_id(api, str(job.result["failover"])))
+        for failover in brought_up:
+            _print(_by_id(api, failover))
 
 
 def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:

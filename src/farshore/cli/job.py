@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -10,22 +11,29 @@ from farshore.api_types.jobs import Job, JobRecovery
 from farshore.cli.connection import AsJson, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, print_fields, print_json, print_table
+from farshore.client.management import Management
 from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Long operations: list, show, watch, cancel.")
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
+_MOST = 1000
+"""Jobs of one parent that are listed."""
 
 
 @app.command("list")
 def list_jobs(
     limit: Annotated[int, typer.Option(min=1, help="How many to list: the newest.")] = 20, as_json: AsJson = False
 ) -> None:
-    """List jobs, the newest first."""
-    jobs = management().jobs(limit)
+    """List jobs, the newest first; below each the jobs that it started, the oldest first."""
+    api = management()
+    jobs = api.jobs(limit)
     if as_json:
         print_json(jobs)
         return
-    rows = [[job.id, job.kind, job.subject, job.state.value, ago(job.created), job.error] for job in jobs]
+    rows = [
+        [f"{'  ' * depth}{job.id}", job.kind, job.subject, job.state.value, ago(job.created), job.error]
+        for depth, job in _tree(api, jobs)
+    ]
     print_table(("Job", "Kind", "Subject", "State", "Started", "Error"), rows, "There are no jobs.")
 
 
@@ -48,7 +56,10 @@ def watch(job: JobId, as_json: AsJson = False) -> None:
 
 @app.command()
 def cancel(job: JobId, as_json: AsJson = False) -> None:
-    """Ask a job to end. A failover is undone, and its source goes on; other jobs stop before their next step."""
+    """Ask a job to end. A failover is undone, and its source goes on; other jobs stop before their next step.
+
+    A job that started others starts no more, asks those that run to end, the newest first, and waits for them.
+    """
     cancelled = management().transport.post(f"/v1/jobs/{segment(job)}/cancel", None, Job)
     print_json(cancelled) if as_json else out.print(f"Job {job} is {cancelled.state.value}.")
 
@@ -75,6 +86,14 @@ def recover(
         out.print(f"Job {job.id} ({job.kind}) goes on.")
 
 
+def _tree(api: Management, jobs: list[Job], depth: int = 0) -> Iterator[tuple[int, Job]]:
+    """The jobs with all that they started, and how deep each is."""
+    for job in jobs:
+        yield depth, job
+        if job.children:
+            yield from _tree(api, api.jobs(limit=_MOST, parent=job.id), depth + 1)
+
+
 def print_job(job: Job) -> None:
     """A job and its steps."""
     print_fields(
@@ -82,6 +101,7 @@ def print_job(job: Job) -> None:
             ("Job", job.id),
             ("Kind", job.kind),
             ("Subject", job.subject),
+            ("Part of", job.parent),
             ("State", f"{job.state.value} ({job.fraction:.0%})"),
             ("Started", moment(job.created)),
             ("Ended", moment(job.ended) if job.ended else ""),
@@ -94,7 +114,7 @@ def print_job(job: Job) -> None:
     rows = []
     for step in job.steps:
         took = duration((step.ended - step.started) / 1e9) if step.ended and step.started else ""
-        rows.append([step.name, step.state.value, took, step.detail])
+        rows.append([step.name, step.state.value, took, step.detail, *([step.job] if job.children else [])])
     if rows:
         out.print()
-        print_table(("Step", "State", "Took", "Detail"), rows, "")
+        print_table(("Step", "State", "Took", "Detail", *(("Job",) if job.children else ())), rows, "")

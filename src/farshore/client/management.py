@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Optional
 
-from farshore.api_types.failovers import Failover, FailoverRequest
+from farshore.api_types.failovers import Failover, FailoverRequest, SeveralFailovers
 from farshore.api_types.jobs import Job, JobRecovery, RecoveredJobs
 from farshore.api_types.machines import Machine, Token, TokenRequest
 from farshore.api_types.points import Point, PointRequest
@@ -50,9 +50,13 @@ class Management:
             if len(page) < _PAGE:
                 return found
 
-    def jobs(self, limit: Optional[int] = None) -> List[Job]:
-        """Long operations, newest first."""
-        return self.transport.get_list("/v1/jobs", Job, limit=limit)
+    def fail_over_several(self, request: SeveralFailovers) -> Job:
+        """Bring several machines up, each by a child of the job."""
+        return self.transport.post("/v1/failovers", request, Job)
+
+    def jobs(self, limit: Optional[int] = None, parent: Optional[str] = None) -> List[Job]:
+        """Long operations that no other one started, newest first; or those that ``parent`` started, oldest first."""
+        return self.transport.get_list("/v1/jobs", Job, limit=limit, parent=parent)
 
     def job(self, job: str) -> Job:
         """One long operation. Raises NotFound."""

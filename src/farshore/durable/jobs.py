@@ -28,7 +28,9 @@ class JobDefinition:
     steps: tuple[str, ...]
     cancel: Callable[[Request], None] | None = None
     """Ask the job to end by itself, its effects undone: it then raises ``Cancelled``. May raise WrongState. None: the
-    job is stopped before its next step."""
+    job is stopped before its next step, or, if it has children, asked to end by a mark."""
     stopped: Callable[[str, Request], None] | None = None
     """Called with the job's id once it was stopped, by a cancel or by an upgrade of the server: put right what its
     steps left. May be called more than once, and while the job's last step is still under way."""
+    has_children: bool = False
+    """Its workflow calls ``run_children``."""

@@ -12,12 +12,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from dbos import DBOS
 
-from farshore.api_types.failovers import FailoverKind
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
 from farshore.model.errors import Cancelled, FarshoreError, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
+from farshore.recovery.asking import FAILOVER, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.several import several_job
 from farshore.recovery.standing import refuse_if_cancelled, rows, tell
 from farshore.recovery.steps import power
 from farshore.recovery.steps.await_answer import await_answer
@@ -32,10 +33,6 @@ from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.start import start_machine
 
-FAILOVER = "failover"
-TEST_FAILOVER = "test-failover"
-BRING_UP = {FailoverKind.FAILOVER.value: FAILOVER, FailoverKind.TEST.value: TEST_FAILOVER}
-"""The job that a failover of each kind is brought up by."""
 ACTIONS = {
     FailoverAction.START: "failover-start",
     FailoverAction.STOP: "failover-stop",
@@ -190,9 +187,12 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
 
     coming_up = (EXPORT, START, AWAIT, CONCLUDE)
     before = (CHECK, FENCE, DRAIN, CHOOSE, STOP_EARLIER)
+    real = JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped)
+    test = JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, *coming_up), cancel, stopped)
     return (
-        JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped),
-        JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, *coming_up), cancel, stopped),
+        real,
+        test,
+        several_job(context, real, test),
         JobDefinition(ACTIONS[FailoverAction.CLEAN_UP], clean_up, (CHECK, REMOVE, NOTE), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.COMMIT], commit_failover, (COMMIT, HYDRATE), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.STOP], stop_failover, (CHECK, STOP), _to_its_end),

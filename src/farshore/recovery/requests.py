@@ -8,17 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from farshore.api_types.failovers import FailoverRequest
+from farshore.api_types.failovers import FailoverRequest, SeveralFailovers
 from farshore.api_types.jobs import Job
 from farshore.catalog import events, failovers, machines, sites
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import FailoverRow
 from farshore.durable.jobs import Request
+from farshore.model.errors import Malformed
 from farshore.model.identifiers import JobId, new_id
 from farshore.model.ports import Clock
 from farshore.model.states import FailoverAction, FailoverState
-from farshore.recovery.jobs import ACTIONS, BRING_UP
+from farshore.recovery.asking import BRING_UP, ask_for, job_request
+from farshore.recovery.jobs import ACTIONS
+from farshore.recovery.several import SEVERAL
 from farshore.recovery.steps.clearance import check_action
+
+_NAMED = 5
+"""Machines that a job's subject names."""
 
 
 class Jobs(Protocol):
@@ -40,35 +46,50 @@ class Requests:
 
     def fail_over(self, machine: str, request: FailoverRequest) -> Job:
         """Have a machine brought up at a recovery site. Raises NotFound for a machine or site that does not exist."""
-        failover, job = new_id(), new_id()
-        now = self.clock.now()
-        kind = BRING_UP[request.kind.value]
-        asked = request.model_dump(mode="json")
         with self.catalog.writing() as tx:
-            row = machines.get(tx, machine)
-            sites.get(tx, request.site)
-            wanted = FailoverRow(
-                id=failover,
-                machine=row.id,
-                kind=request.kind.value,
-                state=FailoverState.REQUESTED.value,
-                site=request.site,
-                request=asked,
-                forward={str(host): guest for host, guest in request.forward.items()},
-                requested=now,
-                job=job,
-            )
-            failovers.add(tx, wanted)
-            events.record(
-                tx,
-                time=now,
-                kind=f"{kind}.requested",
-                actor=self.actor,
-                subject=f"machine/{row.id}",
-                message=f"A {kind.replace('-', ' ')} of {row.name} was asked for.",
-                detail={"failover": failover, **asked},
+            wanted = ask_for(
+                tx, machine, request, failover=new_id(), job=new_id(), now=self.clock.now(), actor=self.actor
             )
         return _start(self.jobs, wanted)
+
+    def fail_over_several(self, wanted: SeveralFailovers) -> Job:
+        """Have several machines brought up, each by a child of the job. Raises NotFound for a machine or site that does
+        not exist, Malformed for a machine or port that is there twice, or a point that only one machine can have."""
+        _check(wanted)
+        with self.catalog.writing() as tx:
+            sites.get(tx, wanted.site)
+            found = [machines.get(tx, member.machine) for member in wanted.members]
+            _refuse_twice("The machine", [row.name for row in found])
+            members = [
+                {
+                    "machine": row.id,
+                    "name": row.name,
+                    "failover": new_id(),
+                    "request": FailoverRequest(
+                        kind=wanted.kind, point=wanted.point, site=wanted.site, forward=member.forward
+                    ).model_dump(mode="json"),
+                }
+                for row, member in zip(found, wanted.members, strict=True)
+            ]
+            named = ", ".join(row.name for row in found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
+            events.record(
+                tx,
+                time=self.clock.now(),
+                kind=f"{SEVERAL}.requested",
+                actor=self.actor,
+                subject=f"site/{wanted.site}",
+                message=f"A {wanted.kind.value} of {len(found)} machines was asked for: {named}",
+                detail={"machines": [row.id for row in found]},
+            )
+        work = {
+            "subject": named,
+            "actor": self.actor,
+            "kind": wanted.kind.value,
+            "members": members,
+            "at_once": wanted.at_once,
+            "on_failure": wanted.on_failure.value,
+        }
+        return self.jobs.start(SEVERAL, work)
 
     def act(self, action: FailoverAction, failover: str) -> Job:
         """Have something done with a failover. Raises NotFound, WrongState."""
@@ -90,13 +111,27 @@ class Requests:
 
 
 def start_requested(jobs: Jobs, catalog: Catalog) -> None:
-    """Start what was asked for and never begun. Call it once the engine is launched."""
+    """Start what was asked for and never begun. Call it once the engine is launched, which sees to children itself."""
     with catalog.reading() as tx:
-        waiting = failovers.in_states(tx, {FailoverState.REQUESTED})
+        waiting = [row for row in failovers.in_states(tx, {FailoverState.REQUESTED}) if not row.parent]
     for row in waiting:
         _start(jobs, row)
 
 
 def _start(jobs: Jobs, row: FailoverRow) -> Job:
     """Start the job that a failover's row names; answer it where it runs already."""
-    return jobs.start(BRING_UP[row.kind], {"subject": row.machine, "failover": row.id}, JobId(row.job))
+    return jobs.start(BRING_UP[row.kind], job_request(row), JobId(row.job))
+
+
+def _check(wanted: SeveralFailovers) -> None:
+    if wanted.point.id is not None or wanted.point.position is not None:
+        raise Malformed(
+            "A point's id or position is of one machine.", remedy="Choose a time, a name, or the latest of each."
+        )
+    _refuse_twice("The host's port", [str(port) for member in wanted.members for port in member.forward])
+
+
+def _refuse_twice(what: str, names: list[str]) -> None:
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise Malformed(f"{what} {twice[0]} is there twice.", remedy="Name each once.")

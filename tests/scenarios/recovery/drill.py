@@ -7,30 +7,33 @@ the job if it has not been, and waits until it has ended. The exit status is tha
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery.doubles import DoomedCatalog, FileExports
 from tests.unit.vault.synthetic import MACHINE, Machine
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from farshore.api_types.failovers import FailoverRequest
-from farshore.catalog import epochs, failovers, machines, policies, process_servers
+from farshore.catalog import epochs, failovers, machines, policies, process_servers, sites
 from farshore.catalog.database import Catalog
-from farshore.catalog.tables import EpochRow, FailoverRow, MachineRow
+from farshore.catalog.tables import EpochRow, FailoverRow, MachineRow, SiteRow
 from farshore.catalog.upgrade import upgrade
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.model.errors import Refused, TryLater, WrongState
-from farshore.model.identifiers import JobId
+from farshore.model.identifiers import JobId, MachineId
 from farshore.model.states import JobState, MachineState
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
@@ -52,16 +55,19 @@ class Task:
     die_at: int = 0
     refuse: bool = False
     """Its start is refused by the site."""
+    work: dict[str, Any] | None = None
+    """What the job is started with; None: that it is about ``failover``, of MACHINE."""
 
 
-def prepare(home: Path) -> None:
-    """A machine with a few recovery points, protected, its process server up to date."""
+def machine_id(number: int) -> str:
+    """The first is MACHINE."""
+    return str(uuid.UUID(int=7 + number))
+
+
+def prepare(home: Path, names: Sequence[str] = ("web1",)) -> None:
+    """Machines with a few recovery points each, protected, their process server up to date."""
     store = open_store(f"file://{home / 'vault'}")
     vault = Vault.create(store, OwnerKey.generate_file(home / "owner.key"))
-    machine = Machine(vault, seed=1, sizes={0: 3 << 20})
-    machine.fill()
-    machine.begin_epoch(None)
-    machine.journal(segments=3, batches=1, count=4)
     (home / "key").write_text(vault.key_hex)
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
     upgrade(catalog.engine)
@@ -69,17 +75,24 @@ def prepare(home: Path) -> None:
     with catalog.writing() as tx:
         policies.ensure_default(tx)
         process_servers.register(tx, SERVER, "https://ps:9443", "1", now)
-        description = {"hostname": "web1"}
-        tx.add(
-            MachineRow(id=MACHINE, name="web1", state=MachineState.PROTECTED.value, enrolled=now, policy="default",
-                       description=description, protect=True, process_server=SERVER, epoch=1)
-        )  # fmt: skip
-        tx.flush()
-        epochs.add(
-            tx,
-            EpochRow(machine=MACHINE, epoch=1, kind="initial", run="r", process_server=SERVER, description=description,
-                     granted=now, consistent=True, received=12, stored=12, reported=now),
-        )  # fmt: skip
+        sites.add(tx, SiteRow(id="files", kind="qemu"))
+    for number, name in enumerate(names):
+        machine = Machine(vault, seed=1 + number, sizes={0: 3 << 20}, machine=MachineId(machine_id(number)))
+        machine.fill()
+        machine.begin_epoch(None)
+        machine.journal(segments=3, batches=1, count=4)
+        description = {"hostname": name}
+        with catalog.writing() as tx:
+            tx.add(
+                MachineRow(id=machine.id, name=name, state=MachineState.PROTECTED.value, enrolled=now,
+                           policy="default", description=description, protect=True, process_server=SERVER, epoch=1)
+            )  # fmt: skip
+            tx.flush()
+            epochs.add(
+                tx,
+                EpochRow(machine=machine.id, epoch=1, kind="initial", run="r", process_server=SERVER,
+                         description=description, granted=now, consistent=True, received=12, stored=12, reported=now),
+            )  # fmt: skip
     catalog.close()
 
 
@@ -132,8 +145,7 @@ def live(task: Task) -> None:
         recovery_jobs(context(task.home, fuse, refused=refused)),
     )
     engine.launch()
-    work = {"subject": str(MACHINE), "failover": task.failover}
-    job = engine.start(task.kind, work, JobId(task.job))
+    job = engine.start(task.kind, task.work or {"subject": str(MACHINE), "failover": task.failover}, JobId(task.job))
     until(lambda: engine.show(JobId(task.job)).state in ENDED, "the job's end", pause=0.01)
     job = engine.show(JobId(task.job))
     outcome = {"moments": fuse.passed, "job": job.model_dump(mode="json")}
@@ -209,3 +221,41 @@ def standing(home: Path, failover: str) -> tuple[str, str]:
         states = failovers.get(tx, failover).state, machines.get(tx, MACHINE).state
     catalog.close()
     return states
+
+
+class HeldSite(FileSite):
+    """Starts ``held`` once it is let go."""
+
+    def __init__(self, folder: Path, held: str) -> None:
+        super().__init__(folder, Fuse(0))
+        self.held, self.begun, self.let_go = held, threading.Event(), threading.Event()
+
+    def start(self, failover: FailoverId) -> RecoveredMachine:
+        if failover == self.held:
+            self.begun.set()
+            assert self.let_go.wait(PATIENCE)
+        return super().start(failover)
+
+
+def cancelled_in_its_second(home: Path, kind: str, job: JobId, work: dict[str, Any]) -> None:
+    """A job of several failovers that is cancelled while the machine of its second one is being started."""
+    second = str(work["members"][1]["failover"])
+    site = HeldSite(home / "site", second)
+    over = context(home, Fuse(0))
+    engine = JobEngine(
+        f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(dataclasses.replace(over, site=lambda _id: site))
+    )
+    engine.launch()
+    engine.start(kind, work, job)
+    assert site.begun.wait(PATIENCE)
+    engine.cancel(job)
+    until(partial(_is_cancelled, over.catalog, second), "the mark of the second one", pause=0.01)
+    site.let_go.set()
+    until(partial(_has_ended, engine, job), "the job's end", pause=0.01)
+    (home / "outcome.json").write_text(json.dumps({"job": engine.show(job).model_dump(mode="json")}))
+    os._exit(0)
+
+
+def _is_cancelled(catalog: Catalog, failover: str) -> bool:
+    with catalog.reading() as tx:
+        return failovers.get(tx, failover).cancelled

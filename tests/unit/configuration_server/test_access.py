@@ -43,7 +43,7 @@ DOORS = {
         PUT /v1/machines/{machine}/protection, DELETE /v1/machines/{machine}/protection,
         POST /v1/machines/{machine}/upgrade, POST /v1/machines/{machine}/resync, POST /v1/machines/{machine}/points,
         POST /v1/machines/{machine}/proof, POST /v1/sites/{site}/check,
-        POST /v1/machines/{machine}/failovers, POST /v1/failovers/{failover}/cleanup,
+        POST /v1/machines/{machine}/failovers, POST /v1/failovers, POST /v1/failovers/{failover}/cleanup,
         POST /v1/failovers/{failover}/commit, POST /v1/failovers/{failover}/start,
         POST /v1/failovers/{failover}/stop, GET /v1/failovers/{failover}/console,
         POST /v1/jobs/{job}/cancel, PATCH /v1/process-servers/{server}""",

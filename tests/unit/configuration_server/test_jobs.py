@@ -18,10 +18,11 @@ from farshore.api_types.jobs import Job
 from farshore.catalog import machines, secrets
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import SecretRow
-from farshore.configuration_server.jobs.engine import ENDED, JobEngine
+from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.push import PUSH, PushParts, push_job
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.outcomes import ENDED
 from farshore.durable.progress import report_progress
 from farshore.model.errors import NotFound, Refused, Unsupported, WrongKey
 from farshore.model.identifiers import JobId

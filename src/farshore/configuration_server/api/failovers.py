@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from farshore.api_types.failovers import Console, Failover, FailoverRequest
+from farshore.api_types.failovers import Console, Failover, FailoverRequest, SeveralFailovers
 from farshore.api_types.jobs import Job
 from farshore.catalog import failovers, machines
 from farshore.configuration_server.api import views
@@ -29,6 +29,12 @@ MOST_CONSOLE = 1 << 20
 def fail_over(machine: Named, request: FailoverRequest, user: Operator, installation: Installation) -> Job:
     """Bring a machine up at a recovery site, for real or as a test beside it."""
     return _requests(user, installation).fail_over(machine, request)
+
+
+@router.post("/failovers", status_code=202)
+def fail_over_several(request: SeveralFailovers, user: Operator, installation: Installation) -> Job:
+    """Bring several machines up at a recovery site, each by a child of one job."""
+    return _requests(user, installation).fail_over_several(request)
 
 
 @router.get("/failovers")

@@ -8,7 +8,7 @@ from fastapi import Query
 
 from farshore.api_types.jobs import Job, JobRecovery, RecoveredJobs
 from farshore.catalog import events
-from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.api.parameters import Named, Wanted
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.identifiers import JobId
@@ -17,14 +17,20 @@ router = GatedRouter(prefix="/v1/jobs", tags=["jobs"])
 
 
 @router.get("")
-def list_jobs(_user: Reader, installation: Installation, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
-    """The newest jobs first, without their steps."""
-    return installation.jobs.listed(limit)
+def list_jobs(
+    _user: Reader,
+    installation: Installation,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    parent: Wanted = None,
+) -> list[Job]:
+    """The newest jobs first, without their steps; not those that other jobs started. With ``parent``: the jobs that
+    this one started, in that order."""
+    return installation.jobs.listed(limit, JobId(parent) if parent is not None else None)
 
 
 @router.get("/{job}")
 def show_job(job: Named, _user: Reader, installation: Installation) -> Job:
-    """One job with its steps."""
+    """One job with its steps, its children among them."""
     return installation.jobs.show(JobId(job))
 
 
@@ -48,7 +54,8 @@ def recover_jobs(request: JobRecovery, user: Contributor, installation: Installa
 
 @router.post("/{job}/cancel")
 def cancel_job(job: Named, user: Operator, installation: Installation) -> Job:
-    """Ask a job to end: a failover is undone, other jobs stop before their next step."""
+    """Ask a job to end: a failover is undone, a job with children asks them to end, others stop before
+    their next step."""
     cancelled = installation.jobs.cancel(JobId(job))
     with installation.catalog.writing() as tx:
         events.record(

@@ -171,6 +171,7 @@ def failover(row: FailoverRow) -> Failover:
         proof=row.proof,
         message=row.message,
         job=row.job,
+        parent=row.parent,
     )
 
 
