@@ -7,7 +7,7 @@ import time
 import pytest
 
 from farshore.api_types.points import PointChoice
-from farshore.cli.failover import parse_forward
+from farshore.cli.failover import forwards, parse_forward
 from farshore.cli.output import duration, moment, parse_seconds, parse_time, size
 from farshore.cli.point import choice
 from farshore.model.errors import Malformed
@@ -69,3 +69,11 @@ def test_ports() -> None:
     for wrong in ("22", "a:b", "0:22", "22:65536", ":"):
         with pytest.raises(Malformed):
             parse_forward([wrong])
+
+
+def test_ports_of_several_machines_say_whose_they_are() -> None:
+    assert forwards(["db1"], ["5432:5432", "db1=22:22"]) == {"db1": {5432: 5432, 22: 22}}
+    assert forwards(["db1", "web1"], ["web1=8080:80"]) == {"db1": {}, "web1": {8080: 80}}
+    for wrong in ("8080:80", "web2=8080:80", "=8080:80"):
+        with pytest.raises(Malformed, match="MACHINE=HOST:GUEST"):
+            forwards(["db1", "web1"], [wrong])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from typing import Any
 
 import pytest
 from tests.unit.configuration_server.offices import Office, signing_request
@@ -323,3 +324,28 @@ def test_the_newest_lag_is_shown_and_that_of_the_silent_is_not(office: Office, a
         add_server(tx, now=office.clock.time + 20 * SECOND)
     office.clock.time += 20 * SECOND
     assert shown() == (43.0, {"spool": 0.25}), "the agent is silent"
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        ({"members": [{"machine": "db1"}, {"machine": MACHINE}]}, "malformed", "The machine db1 is there twice"),
+        ({"members": [{"machine": "db1"}, {"machine": "db9"}]}, "not-found", "db9"),
+        ({"members": [{"machine": "db1"}], "site": "moon"}, "not-found", "moon"),
+        ({"members": [{"machine": "db1"}], "point": {"id": "p"}}, "malformed", "is of one machine"),
+        (
+            {"members": [{"machine": "db1", "forward": {80: 80}}, {"machine": "web1", "forward": {80: 81}}]},
+            "malformed",
+            "The host's port 80 is there twice",
+        ),
+        ({"members": []}, "malformed", "members"),
+        ({"members": [{"machine": "db1"}], "at_once": 17}, "malformed", "at_once"),
+    ],
+)
+def test_several_machines_are_asked_for_once_each_with_a_point_that_each_can_have(
+    office: Office, admin: dict[str, object], more: dict[str, Any], code: str, words: str
+) -> None:
+    protected(office)
+    answer = office.call("POST", "/v1/failovers", {"kind": "test", **more}, admin)
+    assert (answer.code, words in answer.body["detail"]) == (code, True), answer.body
+    assert office.call("GET", "/v1/failovers", certificate=admin).body == []
