@@ -56,6 +56,9 @@ class FileSite:
         self.refuse = refuse
         folder.mkdir(parents=True, exist_ok=True)
 
+    def hardware_id(self, failover: FailoverId) -> str:
+        return failover
+
     def check(self, order: RecoveryOrder) -> None:
         if not order.disks:
             raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")

@@ -61,6 +61,8 @@ class Failover(Body):
     proof: str = ""
     """What was known of the point's equality with the machine when it was chosen."""
     site: str
+    direction: str = "away"
+    """``away``: to ``site``; ``home``: to ``site``, which is where the machine belongs."""
     state: str
     forward: Dict[int, int] = {}
     address: str = ""

@@ -320,6 +320,8 @@ class Machine(Body):
     id: str
     name: str
     state: MachineState
+    site: str = ""
+    """The recovery site that runs it; empty: the place where it was enrolled."""
     policy: str
     description: Description
     epoch: int = 0

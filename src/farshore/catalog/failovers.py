@@ -10,7 +10,7 @@ from farshore.api_types.failovers import FailoverKind
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow
 from farshore.model.errors import NotFound
-from farshore.model.states import PRESENT, FailoverState, check_failover_transition
+from farshore.model.states import PRESENT, UP, Direction, FailoverState, check_failover_transition
 
 
 def add(tx: Transaction, row: FailoverRow) -> None:
@@ -45,7 +45,18 @@ def in_states(tx: Transaction, states: Iterable[FailoverState], machine: str | N
 
 def elsewhere(tx: Transaction, machine: str) -> list[FailoverRow]:
     """What of the machine runs, or may run, at a recovery site as production, not as a test."""
-    return [row for row in in_states(tx, PRESENT, machine) if row.kind != FailoverKind.TEST.value]
+    found = in_states(tx, PRESENT, machine)
+    return [row for row in found if row.kind != FailoverKind.TEST.value and not has_come_home(row)]
+
+
+def kept_up(tx: Transaction) -> list[FailoverRow]:
+    """Those whose machines are to run and are ours to look after."""
+    return [row for row in in_states(tx, UP) if not has_come_home(row)]
+
+
+def has_come_home(row: FailoverRow) -> bool:
+    """Whether its machine is where it belongs, for good: it is no recovered machine any more."""
+    return row.direction == Direction.HOME.value and row.state == FailoverState.COMMITTED.value
 
 
 def asked_for_by(tx: Transaction, parent: str) -> list[FailoverRow]:

@@ -54,6 +54,18 @@ def set_state(row: MachineRow, state: MachineState) -> None:
     row.state = state.value
 
 
+def runs_at(row: MachineRow, site: str, owner: str) -> None:
+    """Note that a recovery site runs the machine, as the instance with the hardware id ``owner`` ("": unknown), which
+    alone may go on with its stream. Call it in the transaction that changes the machine's state."""
+    row.site, row.owner = site, owner
+
+
+def runs_at_home(row: MachineRow, hardware_id: str = "") -> None:
+    """Note that the machine runs where it was enrolled, on ``hardware_id`` if that is another one than before."""
+    row.site, row.owner = "", ""
+    row.hardware_id = hardware_id or row.hardware_id
+
+
 def delete(tx: Transaction, row: MachineRow) -> None:
     """Forget a machine; its data in the vault stays until retention ends it. Raises WrongState while protected."""
     if row.state not in (MachineState.ENROLLED.value, MachineState.UNPROTECTED.value):

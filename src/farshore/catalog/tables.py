@@ -91,6 +91,12 @@ class MachineRow(Base):
     policy: Mapped[str] = mapped_column(ForeignKey("policies.name"))
     description: Mapped[JsonObject]
     hardware_id: Mapped[str] = mapped_column(default="", index=True)
+    """Of the instance at the place where it was enrolled."""
+    # Where it runs, and who owns its stream: changed with its state, in one transaction.
+    site: Mapped[str] = mapped_column(String(32), default="")
+    """The recovery site that runs it; empty: the place where it was enrolled."""
+    owner: Mapped[str] = mapped_column(default="")
+    """The hardware id of the instance at ``site``; empty: unknown, or it runs where it was enrolled."""
     # Desired
     protect: Mapped[bool] = mapped_column(default=False)
     exclude_disks: Mapped[list[Any]] = mapped_column(default=list)
@@ -252,6 +258,7 @@ class FailoverRow(Base):
     job: Mapped[str] = mapped_column(default="")
     parent: Mapped[str] = mapped_column(String(36), default="", index=True)
     """The job that starts ``job`` as its child; empty: it is started by itself."""
+    direction: Mapped[str] = mapped_column(String(16), default="away")
     message: Mapped[str] = mapped_column(default="")
     checked: Mapped[str] = mapped_column(default="")
     """What of the machine was seen working before it counted as running."""

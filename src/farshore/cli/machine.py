@@ -340,6 +340,7 @@ def _print(machine: Machine) -> None:
             ("Machine", machine.name),
             ("Id", machine.id),
             ("State", machine.state.value),
+            ("Runs at", machine.site),
             ("Policy", machine.policy),
             ("Newest point", "none yet" if machine.rpo_seconds is None else f"{duration(machine.rpo_seconds)} old"),
             ("Capture", mode),

@@ -47,6 +47,23 @@ def check_transition(before: MachineState, after: MachineState) -> None:
         )
 
 
+class Direction(enum.Enum):
+    """Where a failover takes its machine."""
+
+    AWAY = "away"
+    """To the failover's site, as a place that is not the machine's own."""
+    HOME = "home"
+    """To the failover's site, which is where the machine belongs."""
+
+
+ARRIVED: Mapping[Direction, MachineState] = {
+    Direction.AWAY: MachineState.COMMITTED,
+    # Its own hardware goes on with its stream; its disks are compared with the copy first.
+    Direction.HOME: MachineState.RESYNC,
+}
+"""What a machine is once a failover of it was committed."""
+
+
 class FailoverState(enum.Enum):
     """Where a failover, or a test of one, stands. Whether its machine is up is another question (see its condition)."""
 
@@ -59,7 +76,8 @@ class FailoverState(enum.Enum):
     CANCELLED = "cancelled"
     """As failed, because somebody asked for it."""
     SUPERSEDED = "superseded"
-    """Another point of the machine was brought up instead; its overlay is kept until the commit."""
+    """The machine was brought up from another point, or at another place, instead; its overlay is kept until the
+    commit."""
     COMMITTED = "committed"
     CLEANED_UP = "cleaned-up"
 
@@ -74,9 +92,9 @@ FAILOVER_TRANSITIONS: Mapping[FailoverState, FrozenSet[FailoverState]] = {
     FailoverState.RUNNING: frozenset({FailoverState.SUPERSEDED, FailoverState.COMMITTED, FailoverState.CLEANED_UP}),
     FailoverState.FAILED: frozenset({FailoverState.CLEANED_UP}),
     FailoverState.CANCELLED: frozenset({FailoverState.CLEANED_UP}),
-    # Back to running: the point that was to replace it could not be brought up.
-    FailoverState.SUPERSEDED: frozenset({FailoverState.RUNNING, FailoverState.CLEANED_UP}),
-    FailoverState.COMMITTED: frozenset({FailoverState.CLEANED_UP}),
+    # Back to what it was: what was to replace it could not be brought up.
+    FailoverState.SUPERSEDED: frozenset({FailoverState.RUNNING, FailoverState.COMMITTED, FailoverState.CLEANED_UP}),
+    FailoverState.COMMITTED: frozenset({FailoverState.SUPERSEDED, FailoverState.CLEANED_UP}),
     FailoverState.CLEANED_UP: frozenset(),
 }
 

@@ -64,7 +64,8 @@ def enrol(tx: Transaction, token: str, description: Description, now: int) -> Ma
         row = machines.get(tx, spent.machine)
         users.revoke_certificates(tx, "machine", row.id, now)
         row.description = description.model_dump(mode="json")
-        row.hardware_id = description.hardware_id
+        if not row.site or description.hardware_id != row.owner:
+            row.hardware_id = description.hardware_id
         _tell(tx, row, "machine.enrolled-again", f"{row.name} has enrolled again.", now)
         return row
     twins = machines.with_hardware(tx, description.hardware_id)

@@ -88,7 +88,8 @@ def grant(
     epochs.add(tx, row)
     machine.epoch, machine.run, machine.process_server = number, request.run, server.id
     machine.description = description
-    machine.hardware_id = machine.hardware_id or request.description.hardware_id
+    if not machine.site:
+        machine.hardware_id = machine.hardware_id or request.description.hardware_id
     before = MachineState(machine.state)
     first = before in (MachineState.ENROLLED, MachineState.INITIAL_REPLICATION)
     machines.set_state(machine, MachineState.INITIAL_REPLICATION if first else MachineState.RESYNC)
@@ -130,24 +131,45 @@ def check_open(row: EpochRow) -> None:
         )
 
 
-def _check_allowed(machine: MachineRow, request: EpochRequest) -> None:
-    state = MachineState(machine.state)
-    if state in ELSEWHERE:
+def check_owner(machine: MachineRow, hardware_id: str) -> None:
+    """Raise Fenced unless the instance with this hardware id ("": it has none) owns the machine's stream.
+
+    Where a recovery site runs the machine, only that instance does, and nobody if its id is unknown: the old source may
+    wake at any time, with the same disks and the same certificate.
+    """
+    if machine.site:
+        if not machine.owner or hardware_id != machine.owner:
+            raise Fenced(
+                f"{machine.name} runs at {machine.site} as {machine.owner or 'hardware that is not known'}, and this "
+                f"agent on other hardware ({hardware_id or 'without an id'}).",
+                remedy="This machine must stand by: shut it down, or keep it from its users.",
+            )
+    elif hardware_id and machine.hardware_id and hardware_id != machine.hardware_id:
         raise Fenced(
-            f"{machine.name} is {state.value}: another site runs it.",
-            remedy="This machine must stand by. To bring it home again, protect the recovered machine first.",
+            f"This agent has the certificate of {machine.name}, but runs on other hardware ({hardware_id}).",
+            remedy="If the machine was moved on purpose, enrol it again with a token made for it: "
+            f"farshore token create --machine {machine.name}",
+        )
+
+
+def _check_allowed(machine: MachineRow, request: EpochRequest) -> None:
+    state, theirs = MachineState(machine.state), request.description.hardware_id
+    if state in ELSEWHERE and machine.site and theirs == machine.owner:
+        raise Fenced(
+            f"{machine.name} is {state.value}, and runs here: it is not replicated from {machine.site}.",
+            remedy="Its agent stands by; nothing is to be done.",
+        )
+    if state in ELSEWHERE:
+        where = machine.site or "another site"
+        raise Fenced(
+            f"{machine.name} is {state.value}: {where} runs it, or is about to.",
+            remedy="This machine must stand by: shut it down, or keep it from its users.",
         )
     if state is MachineState.UNPROTECTED or not machine.protect:
         raise WrongState(
             f"{machine.name} is not to be protected.", remedy=f"Run: farshore machine protect {machine.name}"
         )
-    theirs = request.description.hardware_id
-    if theirs and machine.hardware_id and theirs != machine.hardware_id:
-        raise Fenced(
-            f"This agent has the certificate of {machine.name}, but runs on other hardware ({theirs}).",
-            remedy="If the machine was moved on purpose, enrol it again with a token made for it: "
-            f"farshore token create --machine {machine.name}",
-        )
+    check_owner(machine, theirs)
 
 
 def _may_heal(tx: Transaction, machine: MachineRow, whole: EpochRow, request: EpochRequest) -> bool:

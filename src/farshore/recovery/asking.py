@@ -9,7 +9,7 @@ from farshore.catalog import events, failovers, machines, sites
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow
 from farshore.durable.jobs import Request
-from farshore.model.states import FailoverState
+from farshore.model.states import Direction, FailoverState
 
 FAILOVER = "failover"
 TEST_FAILOVER = "test-failover"
@@ -27,6 +27,7 @@ def ask_for(
     now: int,
     actor: str,
     parent: str = "",
+    direction: Direction = Direction.AWAY,
 ) -> FailoverRow:
     """Write down a failover that ``job`` is going to bring up; one that is there already stays as it is.
 
@@ -49,6 +50,7 @@ def ask_for(
         requested=now,
         job=job,
         parent=parent,
+        direction=direction.value,
     )
     failovers.add(tx, wanted)
     detail: dict[str, Any] = {"failover": failover, **asked}

@@ -3,6 +3,10 @@
 A job that is cut off by the death of the server goes on at the first step that had not ended. A step is tried again
 while its error is one that passes. A failover that fails, or is cancelled, removes what it had brought up and gives the
 machine back, so that it never stands in the way of the next one; once its machine has answered nothing is undone.
+
+A failover has a direction (``FailoverRow.direction``): to a recovery site, or home. Both are this one workflow. What
+runs of the machine at a recovery site gives way: before the fence where its stream comes from there, so that all it has
+written is in the stream; otherwise (another point is chosen) as late as can be.
 """
 
 from __future__ import annotations
@@ -76,11 +80,14 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     def fail_over(request: Request) -> Result:
         failover = str(request["failover"])
         try:
-            act(CHECK, check, failover)
+            stop_first = act(CHECK, check, failover)
+            if stop_first:
+                act(STOP_EARLIER, stop_earlier, failover)
             fenced = act(FENCE, fence, failover)
             note = act(DRAIN, drain, failover, fenced)
             position = act(CHOOSE, choose_point, failover)
-            act(STOP_EARLIER, stop_earlier, failover)
+            if not stop_first:
+                act(STOP_EARLIER, stop_earlier, failover)
             address, came_up = come_up(failover, position)
         except (FarshoreError, OSError) as error:
             undo(failover, error)

@@ -13,9 +13,9 @@ from farshore.catalog import events, failovers, machines
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import Cancelled, NotFound
-from farshore.model.states import UP, FailoverState, MachineState
-from farshore.recovery.context import RecoveryContext
-from farshore.sites.port import RecoverySite
+from farshore.model.states import UP, Direction, FailoverState, MachineState
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.sites.port import Identified, RecoverySite
 
 _BEFORE = "machine_state_before"
 _REPLACES = "replaces"
@@ -45,14 +45,32 @@ def asked(row: FailoverRow) -> FailoverRequest:
     return FailoverRequest.model_validate({key: value for key, value in row.request.items() if key not in _TAKEN})
 
 
-def take_turn(row: FailoverRow, before: MachineState, replaces: list[str]) -> None:
+def take_turn(row: FailoverRow, before: MachineState, replaces: list[FailoverRow]) -> None:
     """The failover is under way from here on, and knows what to go back to."""
-    row.request = {**(row.request or {}), _BEFORE: before.value, _REPLACES: replaces}
+    states = {one.id: one.state for one in replaces}
+    row.request = {**(row.request or {}), _BEFORE: before.value, _REPLACES: states}
 
 
-def replaced(row: FailoverRow) -> list[str]:
-    """The failovers whose machines give way to this one's."""
-    return [str(one) for one in (row.request or {}).get(_REPLACES, [])]
+def replaced(row: FailoverRow) -> dict[str, FailoverState]:
+    """The failovers whose machines give way to this one's, and the state that each was in."""
+    found = (row.request or {}).get(_REPLACES, {})
+    if isinstance(found, list):  # earlier releases noted the ids: only what was running gave way
+        return {str(one): FailoverState.RUNNING for one in found}
+    return {str(one): FailoverState(state) for one, state in found.items()}
+
+
+def note_place(row: FailoverRow, machine: MachineRow, hardware_id: str) -> None:
+    """The machine runs where the failover took it, as the instance with this hardware id. Call it in the transaction
+    that changes the machine's state."""
+    if Direction(row.direction) is Direction.HOME:
+        machines.runs_at_home(machine, hardware_id)
+    else:
+        machines.runs_at(machine, row.site, hardware_id)
+
+
+def hardware_id(site: RecoverySite, failover: str) -> str:
+    """By which hardware id the failover's machine is told from others; "" if the site does not know."""
+    return site.hardware_id(failover_id(failover)) if isinstance(site, Identified) else ""
 
 
 def give_machine_back(row: FailoverRow, machine: MachineRow) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from farshore.api_types.events import Severity
 from farshore.catalog import failovers, machines
 from farshore.model.errors import FarshoreError
-from farshore.model.states import UP
 from farshore.protection.watch import Condition as Wrong
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.steps.export import export
@@ -64,7 +63,7 @@ class Upkeep:
             names = {row.id: row.name for row in machines.every(tx)}
             kept = [
                 _Kept(row.id, row.machine, names[row.machine], row.site, position_of(row), row.stopped, row.condition)
-                for row in failovers.in_states(tx, UP)
+                for row in failovers.kept_up(tx)
             ]
         wrong: list[Wrong] = []
         for one in kept:

@@ -132,6 +132,15 @@ class Answering(Protocol):
 
 
 @runtime_checkable
+class Identified(Protocol):
+    """A site that knows by which hardware id a machine of it will be told from others."""
+
+    def hardware_id(self, failover: FailoverId) -> str:
+        """What the machine's firmware shows as its id (SMBIOS's product UUID), in lower case."""
+        ...
+
+
+@runtime_checkable
 class Examined(Protocol):
     """A site that can say how it is before anything is ordered of it."""
 

@@ -34,7 +34,7 @@ from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.identifiers import JobId, MachineId
-from farshore.model.states import JobState, MachineState
+from farshore.model.states import Direction, JobState, MachineState
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine
@@ -96,13 +96,14 @@ def prepare(home: Path, names: Sequence[str] = ("web1",)) -> None:
     catalog.close()
 
 
-def request(home: Path, failover: str, job: str, kind: str) -> None:
+def request(home: Path, failover: str, job: str, kind: str, direction: Direction = Direction.AWAY) -> None:
     """What the API does: the row that the job works on."""
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
     asked = FailoverRequest.model_validate({"kind": kind, "site": "files"})
     with catalog.writing() as tx:
         row = FailoverRow(id=failover, machine=MACHINE, kind=kind, state="requested", site="files", job=job,
-                          request=asked.model_dump(mode="json"), requested=time.time_ns())  # fmt: skip
+                          direction=direction.value, request=asked.model_dump(mode="json"),
+                          requested=time.time_ns())  # fmt: skip
         failovers.add(tx, row)
     catalog.close()
 
@@ -212,6 +213,16 @@ def _cancel(engine: JobEngine, job: JobId) -> None:
 
 def _has_ended(engine: JobEngine, job: JobId) -> bool:
     return engine.show(job).state in ENDED
+
+
+def place(home: Path) -> tuple[str, str, str]:
+    """The state of the machine, the site that runs it, and the hardware id of who owns its stream there."""
+    catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
+    with catalog.reading() as tx:
+        machine = machines.get(tx, MACHINE)
+        found = machine.state, machine.site, machine.owner
+    catalog.close()
+    return found
 
 
 def standing(home: Path, failover: str) -> tuple[str, str]:

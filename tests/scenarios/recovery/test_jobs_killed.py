@@ -53,7 +53,12 @@ def outcome(home: Path) -> dict[str, Any]:
 
 
 def lives(
-    prepared: Path, folder: Path, kind: str, before: Any = None, **more: Any
+    prepared: Path,
+    folder: Path,
+    kind: str,
+    before: Any = None,
+    away: tuple[str, ...] = ("failed-over", "committed"),
+    **more: Any,
 ) -> Iterator[tuple[Path, drill.Task]]:
     """For every moment of a job: a home in which it was killed there and finished by the next server."""
     moments, at = 1, 0
@@ -63,6 +68,8 @@ def lives(
         if before is not None:
             before(task)
         assert live(task) == (-signal.SIGKILL if at else 0), f"moment {at} of {moments}"
+        state, site, owner = drill.place(home)
+        assert bool(site) == bool(owner) == (state in away), "the place changes with the state"
         if at:
             assert live(drill.Task(home, kind, task.failover, task.job, **more)) == 0
         else:
@@ -86,6 +93,7 @@ def test_a_failover_killed_anywhere_brings_up_one_machine(prepared: Path, tmp_pa
         assert job["state"] == "succeeded", job
         assert job["result"]["position"] == "1:12"
         assert drill.standing(home, task.failover) == ("running", "failed-over")
+        assert drill.place(home) == ("failed-over", "files", task.failover)
         machine = site_of(home).read(FailoverId(task.failover))
         assert machine is not None
         assert machine["starts"] == 1
@@ -101,6 +109,7 @@ def test_a_failover_that_fails_gives_the_machine_back(prepared: Path, tmp_path: 
         job = outcome(home)["job"]
         assert (job["state"], job["error"]) == ("failed", "There is no room for it.")
         assert drill.standing(home, task.failover) == ("failed", "protected")
+        assert drill.place(home) == ("protected", "", "")
         nothing_left(home, task.failover)
 
 
@@ -143,6 +152,7 @@ def test_the_point_can_be_changed_until_the_commit(home: Path) -> None:
 
     assert live(drill.Task(home, "commit", second, identifier())) == 0
     assert drill.standing(home, second) == ("committed", "committed")
+    assert drill.place(home) == ("committed", "files", second)
     assert drill.standing(home, first)[0] == "cleaned-up"
     assert (home / "failovers" / second / "hydrate").exists()
     nothing_left(home, first)
@@ -208,7 +218,8 @@ def test_a_change_of_the_point_killed_anywhere_ends_with_one_machine(home: Path,
         drill.request(task.home, task.failover, task.job, "failover")
 
     for refuse in (False, True):
-        for changed, task in lives(home, tmp_path / str(refuse), "failover", asked, refuse=refuse):
+        away = ("failed-over", "failing-over")  # one runs at the site while the other is brought up
+        for changed, task in lives(home, tmp_path / str(refuse), "failover", asked, away, refuse=refuse):
             kept = first if refuse else task.failover
             assert drill.standing(changed, first)[0] == ("running" if refuse else "superseded")
             assert drill.standing(changed, task.failover)[0] == ("failed" if refuse else "running")

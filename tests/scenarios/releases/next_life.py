@@ -44,6 +44,7 @@ def go_on(home: Path) -> None:
         "wrong at first": [one.kind for one in upkeep.conditions],
         "cut off": [standing(context.catalog, CUT_OFF), engine.show(JobId(f"job-of-{CUT_OFF}")).state.value],
         "committed": standing(context.catalog, COMMITTED),
+        "runs at": place(context.catalog),
         "at the site": list(site.present()),
     }
     site.stop(next(one for one in site.present() if one == COMMITTED), grace=0)  # it dies
@@ -70,6 +71,11 @@ def go_on(home: Path) -> None:
         found[f"{name} is as it was"] = hashlib.sha256(whole).hexdigest() == (home / f"{name}.sha256").read_text()
     (home / "outcome.json").write_text(json.dumps(found))
     os._exit(0)
+
+
+def place(catalog: Catalog) -> dict[str, list[str]]:
+    with catalog.reading() as tx:
+        return {row.name: [row.site, row.owner] for row in machines.every(tx)}
 
 
 def standing(catalog: Catalog, failover: str) -> list[str]:

@@ -33,6 +33,7 @@ def test_an_installation_goes_on(tmp_path: Path, release: Path) -> None:
         "wrong at first": [],
         "cut off": [["failed", "protected"], "cancelled"],
         "committed": ["committed", "committed"],
+        "runs at": {"web1": ["files", COMMITTED], "db1": ["", ""], "app1": ["", ""]},
         "at the site": [COMMITTED],
         "wrong at last": [],
         "db1": "succeeded",

@@ -81,6 +81,12 @@ def test_from_enrolment_to_an_epoch(office: Office, admin: dict[str, object]) ->
     assert (wanted["protect"], wanted["process_server"]) == (True, "https://10.0.2.2:9443")
     late = office.call("POST", "/v1/machines/self/heartbeat", {**beat, "run": "r1", "epoch": 1}, agent).body
     assert (late["protect"], late["standby"]) == (False, True)
+    # No process server takes an open stream for an instance that another one has replaced.
+    assert office.call("GET", f"{stream}/2", certificate=server).body["kind"] == "initial"
+    with office.services.catalog.writing() as tx:
+        machines.runs_at(machines.get(tx, machine), "qemu", "recovered")
+    fenced = office.call("GET", f"{stream}/2", certificate=server)
+    assert (fenced.code, "runs at qemu as recovered" in fenced.body["detail"]) == ("fenced", True)
 
 
 def test_a_deleted_machine_is_out(office: Office, admin: dict[str, object]) -> None:

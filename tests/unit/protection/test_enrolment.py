@@ -83,3 +83,11 @@ def test_a_token_for_a_machine_keeps_its_identity(catalog: Catalog) -> None:
         add_machine(tx, state="protected", epoch=4)
     row = enrolled(catalog, token(catalog, machine="db1"), hardware="hw-new")
     assert (row.id, row.state, row.epoch, row.hardware_id) == (MACHINE, "protected", 4, "hw-new")
+
+
+def test_who_owns_the_stream_at_a_site_stays_when_a_machine_enrols_again(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        add_machine(tx, state="committed", hardware_id="hw-1", site="qemu", owner="recovered")
+    for hardware, source in (("recovered", "hw-1"), ("hw-new", "hw-new")):
+        row = enrolled(catalog, token(catalog, machine="db1"), hardware=hardware)
+        assert (row.site, row.owner, row.hardware_id) == ("qemu", "recovered", source)

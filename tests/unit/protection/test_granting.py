@@ -98,6 +98,32 @@ def test_other_hardware_with_the_same_certificate_is_fenced(catalog: Catalog) ->
         granted(catalog, description=description(hardware="hw-2"))
 
 
+@pytest.mark.parametrize(
+    ("owner", "theirs", "goes"),
+    [
+        ("recovered", "recovered", True),
+        ("recovered", "hw-1", False),  # the old source
+        ("recovered", "", False),
+        ("", "", False),
+        ("", "hw-1", False),
+    ],
+)
+def test_a_machine_that_a_site_runs_is_granted_to_the_instance_there(
+    catalog: Catalog, owner: str, theirs: str, goes: bool
+) -> None:
+    with catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.hardware_id = "hw-1"
+        machines.runs_at(row, "qemu", owner)
+    if goes:
+        assert granted(catalog, description=description(hardware=theirs)).epoch == 1
+    else:
+        with pytest.raises(Fenced, match="runs at qemu as"):
+            granted(catalog, description=description(hardware=theirs))
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).hardware_id == "hw-1"
+
+
 def test_a_description_that_cannot_be_is_refused(catalog: Catalog) -> None:
     twice = description(disks=2)
     twice.disks[1] = twice.disks[0]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.sites.test_command import FAILOVER, ORDER
+from tests.unit.sites.test_command import FAILOVER, ORDER, command, option
 from tests.waiting import until
 
 from farshore.model.errors import Damaged, FarshoreError, Malformed, NoSpace, NotFound, Refused, TryLater
@@ -63,6 +63,7 @@ def test_a_machine_that_was_created_and_never_started(short_path: Path) -> None:
     site.create(ORDER)
     assert site.order(FAILOVER) == ORDER
     assert site.present() == (FAILOVER,)
+    assert [site.hardware_id(FAILOVER)] == option("-uuid", command())
     assert site.status(FAILOVER).condition is Condition.STOPPED
     assert not site.answers(FAILOVER, 1)
     site.stop(FAILOVER, grace=0)

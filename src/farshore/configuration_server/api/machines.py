@@ -148,6 +148,7 @@ def unprotect(machine: Named, user: Operator, installation: Installation) -> Non
             raise WrongState(f"{row.name} is {row.state}.", remedy="Commit or clean up the failover first.")
         _refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "end its protection")
         machines.set_state(row, MachineState.UNPROTECTED)
+        machines.runs_at_home(row)
         row.protect = False
         fence(tx, row, now, "protection was ended")
         _tell(tx, installation, user, row, "machine.unprotect", f"Protection of {row.name} has ended.")

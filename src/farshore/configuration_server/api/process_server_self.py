@@ -19,7 +19,7 @@ from farshore.configuration_server.web.callers import Installation, ProcessServe
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import Fenced
 from farshore.protection import key_access, reports
-from farshore.protection.granting import check_open, domain_name
+from farshore.protection.granting import check_open, check_owner, domain_name
 from farshore.protection.moving import check_assigned
 from farshore.protection.server_enrolment import check_url
 
@@ -61,9 +61,11 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
     problems say that it is not."""
     with installation.catalog.reading() as tx:
         check_assigned(tx, machine, server)
-        row = epochs.get(tx, machine, epoch)
+        row, sender = epochs.get(tx, machine, epoch), machines.get(tx, machine)
         check_open(row)
-        if not row.consistent and row.domain_name != domain_name(tx, machines.get(tx, machine)):
+        description = Description.model_validate(row.description)
+        check_owner(sender, description.hardware_id)
+        if not row.consistent and row.domain_name != domain_name(tx, sender):
             raise Fenced(
                 f"Machine {machine} is to share chunks with others than when its epoch {epoch} began.",
                 remedy="The agent asks for a new epoch by itself.",
@@ -74,7 +76,7 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
             kind=EpochKind(row.kind),
             parent_epoch=row.parent_epoch,
             parent_sequence=row.parent_sequence,
-            description=Description.model_validate(row.description),
+            description=description,
             domain=row.domain,
             certificates=users.good_serials(tx, Kind.MACHINE.value, [machine], installation.clock.now())[machine],
         )

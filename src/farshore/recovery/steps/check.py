@@ -1,23 +1,32 @@
-"""May this failover be done? Takes its turn in the catalog: one failover of a machine at a time."""
+"""May this failover be done? Takes its turn in the catalog: one failover of a machine at a time.
+
+The same rules hold in both directions. What runs of the machine at a recovery site gives way to what is to be brought
+up, at whichever place.
+"""
 
 from __future__ import annotations
 
 from farshore.catalog import failovers
+from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import Refused, WrongState
-from farshore.model.states import FailoverState, MachineState
+from farshore.model.states import UP, Direction, FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import is_test, others, rows, take_turn
+from farshore.recovery.standing import is_test, others, replaced, rows, take_turn
 
 _SOURCES = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER})
 """States that a machine may be failed over from; from FAILED_OVER to change the point."""
 
 
-def check(context: RecoveryContext, failover: str) -> None:
-    """Raises Refused or WrongState, NotFound for a site that does not exist; else the failover is under way."""
+def check(context: RecoveryContext, failover: str) -> bool:
+    """Put the failover under way. Return whether the machine sends its stream from a recovery site: what runs there is
+    to be stopped before it is fenced.
+
+    Raises Refused or WrongState, NotFound for a site that does not exist.
+    """
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         if row.state == FailoverState.WORKING.value:
-            return
+            return _sends_from_site(row, machine)
         context.site(row.site)
         if any(not 0 < int(port) < 65536 or not 0 < guest < 65536 for port, guest in row.forward.items()):
             raise Refused("A forwarded port is out of range.", remedy="Use ports from 1 to 65535.")
@@ -34,5 +43,18 @@ def check(context: RecoveryContext, failover: str) -> None:
                     f"{machine.name} is {state.value}.",
                     remedy="A failover starts from a machine that is protected, in resync or failed over.",
                 )
-            take_turn(row, state, [other.id for other in present if other.state == FailoverState.RUNNING.value])
+            _check_direction(row, machine, present)
+            take_turn(row, state, [other for other in present if FailoverState(other.state) in UP])
         failovers.set_state(row, FailoverState.WORKING)
+        return _sends_from_site(row, machine)
+
+
+def _check_direction(row: FailoverRow, machine: MachineRow, present: list[FailoverRow]) -> None:
+    homeward = any(Direction(other.direction) is Direction.HOME for other in present)
+    if Direction(row.direction) is Direction.HOME and not machine.site and not homeward:
+        raise WrongState(f"{machine.name} runs where it was enrolled.", remedy="There is nothing to bring home.")
+
+
+def _sends_from_site(row: FailoverRow, machine: MachineRow) -> bool:
+    """Not so where the point of an uncommitted failover is changed."""
+    return not is_test(row) and bool(machine.site) and FailoverState.COMMITTED in replaced(row).values()

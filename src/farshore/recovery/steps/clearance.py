@@ -8,9 +8,9 @@ from farshore.catalog import failovers, machines
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow
 from farshore.model.errors import WrongState
-from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState, MachineState, applies
+from farshore.model.states import ARRIVED, UNDER_WAY, Direction, FailoverAction, FailoverState, applies
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import is_test, others, rows, tell
+from farshore.recovery.standing import hardware_id, is_test, note_place, others, rows, tell
 from farshore.sites.port import Condition
 
 _INSTEAD = {
@@ -28,6 +28,11 @@ def check_action(tx: Transaction, failover: str, action: FailoverAction) -> Fail
     if not applies(action, FailoverState(row.state), test=is_test(row)):
         kind = "test" if is_test(row) else "failover"
         raise WrongState(f"This {kind} of {machine.name} is {row.state}.", remedy=_INSTEAD[action])
+    if failovers.has_come_home(row):
+        raise WrongState(
+            f"{machine.name} has come home: it is no recovered machine any more.",
+            remedy="Look after it with the tools of its own site.",
+        )
     return row
 
 
@@ -73,7 +78,8 @@ def commit(context: RecoveryContext, failover: str) -> list[str]:
         row, machine = rows(tx, failover)
         if row.state != FailoverState.COMMITTED.value:
             check_action(tx, failover, FailoverAction.COMMIT)
-            machines.set_state(machine, MachineState.COMMITTED)
+            machines.set_state(machine, ARRIVED[Direction(row.direction)])
+            note_place(row, machine, hardware_id(site, failover))
             failovers.set_state(row, FailoverState.COMMITTED)
             tell(context, tx, row, "failover.committed", f"{machine.name} stays at {row.site}.")
         return [other.id for other in others(tx, row) if other.state == FailoverState.SUPERSEDED.value]

@@ -1,4 +1,4 @@
-"""The machine runs: writes down where and when, and that the recovery site has it now."""
+"""The machine runs: writes down where and when, and that this place has it now, and owns its stream."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from farshore.catalog import failovers, machines
 from farshore.durable.jobs import Result
 from farshore.model.states import FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import is_test, rows, tell
+from farshore.recovery.standing import hardware_id, is_test, note_place, rows, site_of, tell
 from farshore.sites.port import Condition
 
 
 def conclude(context: RecoveryContext, failover: str, address: str, came_up: Result, note: str) -> Result:
     """The job's result: what was brought up, the state it was in, and how long it took (seconds)."""
     answered = int(came_up["answered"])
+    hardware = hardware_id(site_of(context, failover), failover)
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         if row.state != FailoverState.RUNNING.value:
@@ -28,6 +29,7 @@ def conclude(context: RecoveryContext, failover: str, address: str, came_up: Res
             tell(context, tx, row, "failover.running", message, detail=detail)
         if not is_test(row) and machine.state == MachineState.FAILING_OVER.value:
             machines.set_state(machine, MachineState.FAILED_OVER)
+            note_place(row, machine, hardware)
         return {
             "failover": failover,
             "position": f"{row.point_epoch}:{row.point_sequence}",

@@ -1,4 +1,5 @@
-"""An earlier failover of the machine gives way to another point: two of one machine must never run side by side.
+"""What runs of the machine at a recovery site gives way to what is to be brought up, from another point or at another
+place: two of one machine must never run side by side.
 
 It is stopped first, and removed only once the other has answered; if that fails, it is started again. Its overlay stays
 until the commit: changing the point again may want to come back to what it holds.
@@ -7,7 +8,7 @@ until the commit: changing the point again may want to come back to what it hold
 from __future__ import annotations
 
 from farshore.catalog import failovers
-from farshore.model.states import FailoverState
+from farshore.model.states import UP, FailoverState
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import replaced, rows, site_of, tell
 from farshore.recovery.steps.start import position_of, start_if_wanted
@@ -17,14 +18,14 @@ _GRACE_SECONDS = 20.0
 
 def stop_earlier(context: RecoveryContext, failover: str) -> list[str]:
     """The failovers that were stopped."""
-    earlier = _replaced(context, failover)
+    earlier = list(_replaced(context, failover))
     for one in earlier:
         with context.catalog.writing() as tx:
             row, machine = rows(tx, one)
             site = context.site(row.site)
-            if row.state == FailoverState.RUNNING.value:
+            if FailoverState(row.state) in UP:
                 failovers.set_state(row, FailoverState.SUPERSEDED)
-                tell(context, tx, row, "failover.superseded", f"{machine.name} is to run from another point instead.")
+                tell(context, tx, row, "failover.superseded", f"{machine.name} is to be brought up anew instead.")
         site.stop(failover_id(one), grace=_GRACE_SECONDS)
     return earlier
 
@@ -32,26 +33,26 @@ def stop_earlier(context: RecoveryContext, failover: str) -> list[str]:
 def start_earlier(context: RecoveryContext, failover: str) -> list[str]:
     """The failovers that run again, as the one that was to replace them could not be brought up."""
     earlier = _replaced(context, failover)
-    for one in earlier:
+    for one, before in earlier.items():
         with context.catalog.writing() as tx:
             row, machine = rows(tx, one)
             position, site = position_of(row), context.site(row.site)
             if row.state == FailoverState.SUPERSEDED.value:
-                failovers.set_state(row, FailoverState.RUNNING)
+                failovers.set_state(row, before)
                 tell(context, tx, row, "failover.running", f"{machine.name} runs from its earlier point again.")
         start_if_wanted(context, site, one, position)
-    return earlier
+    return list(earlier)
 
 
 def remove_earlier(context: RecoveryContext, failover: str) -> list[str]:
     """The failovers of which only the overlays are left."""
-    earlier = _replaced(context, failover)
+    earlier = list(_replaced(context, failover))
     for one in earlier:
         site_of(context, one).destroy(failover_id(one))
         context.exports.stop(context.files(one).folder)
     return earlier
 
 
-def _replaced(context: RecoveryContext, failover: str) -> list[str]:
+def _replaced(context: RecoveryContext, failover: str) -> dict[str, FailoverState]:
     with context.catalog.reading() as tx:
         return replaced(rows(tx, failover)[0])

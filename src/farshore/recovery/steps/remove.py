@@ -60,6 +60,7 @@ def forget(context: RecoveryContext, failover: str) -> None:
             return
         if row.state == FailoverState.COMMITTED.value and machine.state == MachineState.COMMITTED.value:
             machines.set_state(machine, MachineState.UNPROTECTED)
+            machines.runs_at_home(machine)
             machine.protect = False
         tell(context, tx, row, "failover.deleted", f"The {row.state} failover of {machine.name} was deleted.")
         failovers.delete(tx, row)

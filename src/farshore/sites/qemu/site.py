@@ -280,6 +280,10 @@ class QemuSite:
             return False
         return False
 
+    def hardware_id(self, failover: FailoverId) -> str:
+        """The failover's id: QEMU gives the machine what it is told."""
+        return failover.lower()
+
     def console(self, failover: FailoverId) -> Path:
         """What the machine said on its first serial port."""
         return self._files(failover).console
