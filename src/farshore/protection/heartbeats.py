@@ -21,10 +21,13 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
     """Note what an agent says and answer what should be.
 
     A run of the agent that holds an older epoch is told to stand by, and leaves no trace: another run, or another
-    site, has taken its place.
+    site, has taken its place. Nor does a run that was granted nothing, of a machine that a recovery site runs.
     """
     if heartbeat.epoch and heartbeat.run != machine.run:
         return Desired(protect=False, standby=True)
+    if machine.site and heartbeat.run != machine.run:
+        # The old source, which has woken, or the recovered machine, which asks for the stream next: granting tells.
+        return desired(tx, machine, now).model_copy(update={"commands": []})
     _note_results(tx, machine, heartbeat, now)
     _note_mode(tx, machine, heartbeat, now)
     _note_proof(tx, machine, heartbeat, now)

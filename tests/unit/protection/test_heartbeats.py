@@ -79,6 +79,18 @@ def test_a_new_run_may_report_before_it_has_an_epoch(catalog: Catalog) -> None:
     assert beat(catalog, run="run-2", epoch=0).protect
 
 
+def test_what_runs_at_a_site_hears_no_other_instance(catalog: Catalog) -> None:
+    """Neither the old source's reports nor its answers are taken for those of the machine at the site."""
+    with catalog.writing() as tx:
+        machines.runs_at(machines.get(tx, MACHINE), "qemu", "recovered")
+        machines.ask(tx, CommandRow(id="c", machine=MACHINE, kind="point", created=NOW))
+    woken = beat(catalog, run="run-2", epoch=0, mode="bitmap", results=[{"id": "c", "epoch": 1, "sequence": 1}])
+    assert (woken.protect, woken.commands) == (True, [])
+    with catalog.reading() as tx:
+        assert (machines.get(tx, MACHINE).last_seen, machines.command(tx, "c").done) == (0, 0)
+    assert [command.id for command in beat(catalog).commands] == ["c"]
+
+
 def test_an_unprotected_machine_is_idle(catalog: Catalog) -> None:
     with catalog.writing() as tx:
         machines.get(tx, MACHINE).protect = False
