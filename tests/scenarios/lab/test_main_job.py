@@ -4,7 +4,8 @@ Everything that the demo's closing table judges must be good: blocks equal to th
 agree to the byte, data that is seconds old, no row missing, a clean pg_amcheck of every database, an isolated rehearsal
 that leaves nothing behind. While it is rehearsed, the machine's export is killed under it, and it neither notices nor
 loses anything: the configuration server's upkeep serves the disk again and lets the machine go on. At the end the
-machine that was failed over dies, and is started again.
+machine that was failed over dies, and is started again. In the long set its system is shut down in order before that,
+and started again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ EXPECTED = {
 }
 
 
+_OFF = "reboot: Power down"
+
+
 class StoryOfADyingExport(Story):
     """The demo's story; in the middle of the rehearsal the machine's disk goes away for a while."""
 
@@ -65,12 +69,27 @@ class StoryOfADyingExport(Story):
         assert (production["state"], production["condition"]) == ("running", "running")
         assert production["checked"] in ("its port 22 answered", "its port 5432 answered")
         assert "login:" in self._operator.ask("failover", "console", NAME)["text"]
+        if os.environ.get("FARSHORE_SOAK"):
+            self._stopped_and_started()
         pid = self.folder / "home" / "sites" / "qemu" / production["id"] / "qemu.pid"
         before = pid.read_text()
         os.kill(int(before), signal.SIGKILL)
         until(lambda: pid.exists() and pid.read_text().strip() not in ("", before.strip()), "another machine")
         until(lambda: "failover.running-again" in self._events(), "that it runs again")
         self.told = [kind for kind in self._events() if kind.startswith("failover.")]
+
+    def _stopped_and_started(self) -> None:
+        """Its system shuts down in order when it is asked to, and boots again from what it has written."""
+        self._operator.run("failover", "stop", NAME, "--yes", seconds=PATIENCE)
+        stopped = self._operator.ask("failover", "show", NAME)
+        assert (stopped["state"], stopped["condition"]) == ("running", "stopped")
+        assert _OFF in self._console()
+        self._operator.run("failover", "start", NAME, seconds=PATIENCE)
+        until(lambda: "login:" in self._console().rpartition(_OFF)[2], "another start of its system")
+        assert self._operator.ask("failover", "show", NAME)["condition"] == "running"
+
+    def _console(self) -> str:
+        return str(self._operator.ask("failover", "console", NAME)["text"])
 
     def _events(self) -> list[str]:
         return [event["kind"] for event in self._operator.ask("event", "list")]
