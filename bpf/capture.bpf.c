@@ -26,7 +26,7 @@
 #define MAX_DISKS 64
 #define MAX_EXCLUSIONS 2048
 #define MAX_FLYING 65536
-#define MAX_CHANGED 16384
+#define MAX_CHANGED 65536
 #ifdef BITMAP_ONLY
 /* The verifier walks through such loops step by step. 2048 words are 512 MiB at 4 KiB a bit. */
 #define MAX_WORDS_MARKED 2048
@@ -196,11 +196,16 @@ struct {
  * Blocks that changed in memory while their newest write was in flight, so that the disk may have younger bytes than
  * the record. Past its size the oldest are forgotten.
  */
+struct changes {
+	u64 blocks; /* a bit for each 4 KiB block of the chunk */
+	u64 time;   /* of the newest; CLOCK_MONOTONIC, ns */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, MAX_CHANGED);
-	__type(key, u64);   /* disk number << 48 | chunk of 64 KiB */
-	__type(value, u64); /* a bit for each of its 4 KiB blocks */
+	__type(key, u64); /* disk number << 48 | chunk of 64 KiB */
+	__type(value, struct changes);
 } changed SEC(".maps");
 #endif
 
@@ -630,12 +635,16 @@ static __always_inline void note_changed(struct bio *bio, u64 block)
 	if (!disk || !ctl)
 		return;
 	u64 key = CHUNK_KEY(disk->number, block);
+	struct changes fresh = { .blocks = bit, .time = bpf_ktime_get_ns() };
 	*(volatile u64 *)&ctl->changed = 1;
-	if (!bpf_map_update_elem(&changed, &key, &bit, BPF_NOEXIST))
-		return;
-	u64 *blocks = bpf_map_lookup_elem(&changed, &key);
-	if (blocks)
-		__sync_fetch_and_or(blocks, bit);
+	/* Looked up first: an update takes room, and may drop another, before it finds that there is one. */
+	struct changes *known = bpf_map_lookup_elem(&changed, &key);
+	if (!known && bpf_map_update_elem(&changed, &key, &fresh, BPF_NOEXIST))
+		known = bpf_map_lookup_elem(&changed, &key);
+	if (known) {
+		__sync_fetch_and_or(&known->blocks, bit);
+		*(volatile u64 *)&known->time = fresh.time;
+	}
 }
 
 /* One page, of which the write has `n` bytes. */
@@ -716,15 +725,17 @@ struct settling {
 static long settle_chunk(u32 i, struct settling *s)
 {
 	u64 key = s->key + i, start = (s->first / BLOCKS_IN_CHUNK + i) * BLOCKS_IN_CHUNK;
-	u64 *blocks = bpf_map_lookup_elem(&changed, &key);
-	if (!blocks || !*blocks)
+	struct changes *known = bpf_map_lookup_elem(&changed, &key);
+	if (!known)
 		return 0;
 	u64 bits = (1ULL << BLOCKS_IN_CHUNK) - 1;
 	if (s->first > start)
 		bits &= ~0ULL << ((s->first - start) & 63);
 	if (s->end < start + BLOCKS_IN_CHUNK)
 		bits &= (1ULL << ((s->end - start) & 63)) - 1;
-	__sync_fetch_and_and(blocks, ~bits);
+	/* One that another processor adds just now may go with the rest: then a proof may report what is no fault. */
+	if (!(__sync_fetch_and_and(&known->blocks, ~bits) & ~bits))
+		bpf_map_delete_elem(&changed, &key);
 	return 0;
 }
 

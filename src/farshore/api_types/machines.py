@@ -219,6 +219,8 @@ class ProofStanding(Body):
     """Chunks that were ever found to differ."""
     differing: Natural = 0
     """Of these, those that are not proven equal again: the machine is not protected."""
+    excused: Natural = 0
+    """Chunks that differed for a reason that is no fault of the copy, and were sent again."""
     compared: Natural = 0
     """Number of chunks compared since the agent started; below, the bytes and requests this took from the vault."""
     vault_bytes: Natural = 0

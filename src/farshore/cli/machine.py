@@ -223,7 +223,8 @@ def proven(disk: DiskProof) -> str:
     """How much of a disk is proven, in words."""
     if not disk.proven:
         return f"{disk.disk}: not proven yet"
-    share = f"{disk.disk}: {disk.lately / max(1, disk.chunks):.0%} proven within 7 days"
+    percent = 100 * disk.lately // max(1, disk.chunks)  # never more than is proven
+    share = f"{disk.disk}: {percent}% proven within 7 days"
     return f"{share}; the oldest proof {ago(disk.oldest)}, the newest {ago(disk.newest)}"
 
 
@@ -326,6 +327,8 @@ def _proof(machine: Machine) -> list[tuple[str, str]]:
         rows.append(("Differing", f"{proof.differing} chunks, sent again and to be proven"))
     if proof.differences:
         rows.append(("Ever differed", f"{proof.differences} chunks"))
+    if proof.excused:
+        rows.append(("Sent again", f"{proof.excused} chunks that differed through no fault of the copy"))
     return rows + [("Proof", text) for text in (proof.weaker, proof.paused) if text]
 
 

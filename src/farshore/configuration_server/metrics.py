@@ -52,6 +52,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     doubtful = _family("machine_doubtful_bytes", "Copied of late and not proven since", "machine", "disk")
     differing = _family("machine_differing_chunks", "Found to differ from the copy and not proven since", "machine")
     differences = _family("machine_differences", "Chunks that were ever found to differ from the copy", "machine")
+    excused = _family("machine_excused_chunks", "Differed for a reason that is no fault of the copy", "machine")
     for one in machines:
         if one.proof is not None:
             for disk in one.proof.disks:
@@ -62,6 +63,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
                 doubtful.add_metric(labels, disk.doubtful * CHUNK)
             differing.add_metric([one.name], one.proof.differing)
             differences.add_metric([one.name], one.proof.differences)
+            excused.add_metric([one.name], one.proof.excused)
         if one.rpo_seconds is not None:
             rpo.add_metric([one.name], one.rpo_seconds)
         for stage, seconds in one.lag.items():
@@ -80,7 +82,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
         if one.process_server:
             sends.add_metric([one.name, one.process_server], 1)
     yield from (rpo, lag, state, mode, since, every, seen, copied, sends)
-    yield from (proven, oldest, newest, doubtful, differing, differences)
+    yield from (proven, oldest, newest, doubtful, differing, differences, excused)
 
 
 def _of_servers(servers: Sequence[ProcessServer]) -> Iterator[Metric]:

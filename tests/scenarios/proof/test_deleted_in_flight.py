@@ -7,9 +7,12 @@ the page, taken down when its write completes, tells this from a fault.
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.loopdisks import require_data_mode
 from tests.scenarios.capture import whole_epochs as epochs
@@ -18,6 +21,7 @@ from tests.unit.mobility.doubles import ProcessServerDouble
 from tests.waiting import until
 
 from farshore.mobility.capture import Capture
+from farshore.mobility.capture.layout import CHANGED
 from farshore.mobility.capture.pinned import changed_before, make_pin_folder, pin_folder_of, unpin
 from farshore.mobility.proving import prover
 from farshore.model.identifiers import MachineId
@@ -55,9 +59,48 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldDisk]:
 
 def test_it_is_sent_again_and_not_told(disk: HeldDisk) -> None:
     with deleted_in_flight(disk) as made:
+        chunk = made.differing()[0] // 16
         assert made.prove().differing == 0
+        assert (made.proving.coverage.differences, made.proving.coverage.excused) == (0, 1)
+        assert made.differing() == []
+        assert made.capture.changed_in_flight(epochs.NUMBER, chunk) == 0, "it is proven: nothing is to be explained"
+
+
+def test_a_chunk_that_cannot_be_sent_just_now_keeps_its_mark(disk: HeldDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that it was to be sent, a neighbour of the block was being written."""
+    placed, refused = prover.Prover._placed, []
+
+    def busy(self: Any, number: Any, chunk: int, *, send: bool) -> Any:
+        if send and len(refused) < prover._TRIES:
+            refused.append(chunk)
+            return None
+        return placed(self, number, chunk, send=send)
+
+    monkeypatch.setattr(prover.Prover, "_placed", busy)
+    with deleted_in_flight(disk) as made:
+        assert made.prove().differing == 0
+        assert len(refused) == prover._TRIES
         assert made.proving.coverage.differences == 0
         assert made.differing() == []
+
+
+def test_what_is_proven_equal_is_excused_no_more(disk: HeldDisk) -> None:
+    """A page was locked while its write ended: it might have changed, and had not. Then the disk loses a bit."""
+    with deleted_in_flight(disk) as made:
+        differing = made.differing()[0]
+        chunk, block = divmod(differing, 16)
+        assert made.prove().differing == 0
+        made.capture._program.put_changed(np.array([(int(epochs.NUMBER) << 48 | chunk, 1 << block, 1)], CHANGED))
+        assert made.capture.changed_in_flight(epochs.NUMBER, chunk) == 1 << block
+        assert made.prove().differing == 0
+        assert made.capture.changed_in_flight(epochs.NUMBER, chunk) == 0
+        with disk.loop.image.open("r+b") as image:  # behind the kernel's back
+            image.seek(differing * 4096 + 100)
+            byte = image.read(1)
+            image.seek(-1, os.SEEK_CUR)
+            image.write(bytes([byte[0] ^ 1]))
+            os.fsync(image.fileno())
+        assert made.prove().differing == 1
 
 
 def test_without_the_mark_it_would_be_told(disk: HeldDisk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.capture.kernel import driver_is_idle, grace_period, keeps_stat, read_stat
 from farshore.mobility.capture.layout import BLOCK_SECTORS, Cause, Control
-from farshore.mobility.capture.pinned import CHANGED, MAPS, Document
-from farshore.mobility.capture.program import BITMAP_OBJECT, Program
+from farshore.mobility.capture.pinned import CHANGED_MAP, MAPS, Document
+from farshore.mobility.capture.program import BITMAP_OBJECT, Changed, Program
 from farshore.mobility.capture.ring import RecordBatch
 from farshore.mobility.capture.watched import Watched, WatchedDisks
 from farshore.model.errors import NotFound, Refused, TryLater, WrongState
@@ -317,7 +317,7 @@ class Capture:
         """
         with self._lock:
             self._to_bitmap()
-            self._program.pin(folder, MAPS if self._program.bitmap_only else (*MAPS, CHANGED))
+            self._program.pin(folder, MAPS if self._program.bitmap_only else (*MAPS, CHANGED_MAP))
             disks = []
             for number, watched in self._disks.items():
                 areas = [(area.first_word, area.words, area.shift) for area in (watched.area, *watched.retired)]
@@ -386,14 +386,15 @@ class Capture:
             self._must_be_open()
             return 0 if self._program.bitmap_only else self._program.changed(number, chunk)
 
-    def forget_changed(self, number: DiskNumber, chunk: int) -> None:
-        """What is read of the chunk from now on goes into the copy: only later writes matter."""
+    def settle_changed(self, number: DiskNumber, chunks: npt.NDArray[np.int64], before: int) -> None:
+        """These chunks are equal to their copy as of a reading that began at ``before`` (monotonic ns): what changed
+        earlier explains nothing any more. Raises WrongState once the capture is closed."""
         with self._lock:
             self._must_be_open()
             if not self._program.bitmap_only:
-                self._program.forget_changed(number, chunk)
+                self._program.settle_changed(number, chunks, before)
 
-    def take_over_changed(self, changed: Sequence[Tuple[int, int]]) -> None:
+    def take_over_changed(self, changed: Changed) -> None:
         """Know what an earlier capture knew of blocks that changed in flight (``pinned.changed_before``)."""
         with self._lock:
             self._must_be_open()

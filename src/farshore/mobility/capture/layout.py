@@ -15,8 +15,8 @@ BLOCK_SECTORS = 8
 MAX_DISKS = 64
 MAX_EXCLUSIONS = 2048
 MAX_FLYING = 65536
-MAX_CHANGED = 16384
-"""Chunks in map ``changed``. A key is disk number << CHANGED_DISK_SHIFT | chunk, its value has a bit for each block."""
+MAX_CHANGED = 65536
+"""Chunks in map ``changed``. A key is disk number << CHANGED_DISK_SHIFT | chunk, a value CHANGES."""
 CHANGED_DISK_SHIFT = 48
 
 RING_HEADER_BUSY = 1 << 31
@@ -97,6 +97,11 @@ class ExclusionEntry(ctypes.Structure):
 
     _fields_ = (("start", ctypes.c_uint64), ("end", ctypes.c_uint64))
 
+
+CHANGES: np.dtype[Any] = np.dtype([("blocks", "<u8"), ("time", "<u8")])
+"""A value of map ``changed``: a bit for each block of the chunk, and when the newest changed (CLOCK_MONOTONIC, ns)."""
+CHANGED: np.dtype[Any] = np.dtype([("key", "<u8"), ("blocks", "<u8"), ("time", "<u8")])
+"""An element of it."""
 
 FLIGHT: np.dtype[Any] = np.dtype(
     [

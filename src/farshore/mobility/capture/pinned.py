@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import mmap
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
 import numpy as np
 
 from farshore.mobility.capture.bitmap import Ranges, dirty_ranges, union
 from farshore.mobility.capture.kernel import grace_period
-from farshore.mobility.capture.layout import BLOCK_SECTORS, MAX_CHANGED
+from farshore.mobility.capture.layout import BLOCK_SECTORS, CHANGED
 from farshore.mobility.capture.libbpf import Library
+from farshore.mobility.capture.program import Changed, read_changed
 from farshore.model.errors import NotFound, Unsupported
 from farshore.model.identifiers import DiskNumber, MachineId
 
 BPFFS = Path("/sys/fs/bpf")
 MAPS = ("bitmap", "control")
-CHANGED = "changed"
+CHANGED_MAP = "changed"
 """The map of blocks that changed in flight; a release before it, and a program without data mode, pin none."""
 _MOUNTS = Path("/proc/self/mountinfo")
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -92,23 +92,22 @@ def harvest(document: Document) -> Dict[DiskNumber, Ranges]:
     return found
 
 
-def changed_before(document: Document) -> List[Tuple[int, int]]:
-    """What a pinned capture knows of blocks that changed in flight: (key, blocks) as its map has them."""
+def changed_before(document: Document) -> Changed:
+    """What a pinned capture knows of blocks that changed in flight; nothing, where it did not note them.
+
+    Raises Refused, Unsupported.
+    """
+    path = Path(document["folder"]) / CHANGED_MAP
+    if not path.exists():
+        return np.zeros(0, CHANGED)
     library = Library()
-    descriptor = library.bpf_obj_get(str(Path(document["folder"]) / CHANGED).encode())
+    descriptor = library.bpf_obj_get(str(path).encode())
     if descriptor < 0:
-        return []
-    keys, values = (ctypes.c_uint64 * MAX_CHANGED)(), (ctypes.c_uint64 * MAX_CHANGED)()
-    count, at = ctypes.c_uint32(MAX_CHANGED), ctypes.c_uint64()
+        raise library.error("Opening the pinned map changed")
     try:
-        failed = library.bpf_map_lookup_batch(
-            descriptor, None, ctypes.byref(at), ctypes.byref(keys), ctypes.byref(values), ctypes.byref(count), None
-        )
-        if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: that was all
-            raise library.error("Reading the pinned map changed")
+        return read_changed(library, descriptor)
     finally:
         os.close(descriptor)
-    return [(keys[one], values[one]) for one in range(count.value) if values[one]]
 
 
 @contextlib.contextmanager

@@ -17,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.mobility.capture.layout import (
+    CHANGED,
     CHANGED_DISK_SHIFT,
+    CHANGES,
     COUNTERS,
     FLIGHT,
+    MAX_CHANGED,
     MAX_FLYING,
     STATE_DATA,
     STATE_GENERATION_SHIFT,
@@ -39,6 +42,32 @@ COMPLETION_HOOKS = ("on_request_done", "on_bio_done")
 REQUEST_HOOKS = ("on_back_merge", "on_front_merge", "on_request")
 QUEUE_HOOK = "on_queue"
 LEARNING_HOOK = "learn_address"
+
+
+Changed = npt.NDArray[Any]
+"""Elements of a map ``changed``: dtype layout.CHANGED."""
+
+
+def read_changed(library: Library, descriptor: int) -> Changed:
+    """All of a map ``changed``. Raises Refused, Unsupported."""
+    keys, values = bytearray(8 * MAX_CHANGED), bytearray(CHANGES.itemsize * MAX_CHANGED)
+    count, at = ctypes.c_uint32(MAX_CHANGED), ctypes.c_uint64()
+    failed = library.bpf_map_lookup_batch(
+        descriptor,
+        None,
+        ctypes.byref(at),
+        ctypes.byref(ctypes.c_uint8.from_buffer(keys)),
+        ctypes.byref(ctypes.c_uint8.from_buffer(values)),
+        ctypes.byref(count),
+        None,
+    )
+    if failed and ctypes.get_errno() != errno.ENOENT:  # ENOENT: that was all
+        raise library.error("Reading map changed")
+    found = np.zeros(count.value, CHANGED)
+    found["key"] = np.frombuffer(keys, np.uint64, count.value)
+    for name in CHANGES.names or ():
+        found[name] = np.frombuffer(values, CHANGES, count.value)[name]
+    return found
 
 
 class Program:
@@ -199,24 +228,40 @@ class Program:
 
     def changed(self, disk: int, chunk: int) -> int:
         """The 4 KiB blocks of a chunk, a bit for each, whose page changed while their newest write was in flight."""
-        key, value = ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk), ctypes.c_uint64()
-        where = self._descriptors["changed"]
-        if self.library.bpf_map_lookup_elem(where, ctypes.byref(key), ctypes.byref(value)) == 0:
-            return int(value.value)
+        found = self._changes(ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk))
+        return 0 if found is None else int(found["blocks"])
+
+    def settle_changed(self, disk: int, chunks: npt.NDArray[np.int64], before: int) -> None:
+        """Forget what changed in these chunks before then (CLOCK_MONOTONIC, ns)."""
+        if not self.control.changed:
+            return
+        known = read_changed(self.library, self._descriptors["changed"])
+        wanted = chunks.astype(np.uint64) | np.uint64(disk << CHANGED_DISK_SHIFT)
+        for key in known["key"][(known["time"] < before) & np.isin(known["key"], wanted)].tolist():
+            word = ctypes.c_uint64(key)
+            self.library.bpf_map_delete_elem(self._descriptors["changed"], ctypes.byref(word))
+
+    def put_changed(self, changed: Changed) -> None:
+        """Add what another program knew."""
+        for key, blocks, time in changed.tolist():
+            word = ctypes.c_uint64(key)
+            known = self._changes(word)
+            value = np.zeros((), CHANGES)
+            value["blocks"] = blocks if known is None else blocks | int(known["blocks"])
+            value["time"] = time if known is None else max(time, int(known["time"]))
+            self._update("changed", word, (ctypes.c_uint8 * CHANGES.itemsize).from_buffer_copy(value.tobytes()))
+        if len(changed):
+            self.control.changed = 1
+
+    def _changes(self, key: ctypes.c_uint64) -> Optional[npt.NDArray[Any]]:
+        value = bytearray(CHANGES.itemsize)
+        into = (ctypes.c_uint8 * len(value)).from_buffer(value)
+        if self.library.bpf_map_lookup_elem(self._descriptors["changed"], ctypes.byref(key), into) == 0:
+            found: npt.NDArray[Any] = np.frombuffer(value, CHANGES)[0]
+            return found
         if ctypes.get_errno() != errno.ENOENT:
             raise self.library.error("Reading map changed")
-        return 0
-
-    def forget_changed(self, disk: int, chunk: int) -> None:
-        """From now on ``changed`` tells of writes to the chunk that end after this."""
-        key = ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk)
-        self.library.bpf_map_delete_elem(self._descriptors["changed"], ctypes.byref(key))
-
-    def put_changed(self, changed: Sequence[Tuple[int, int]]) -> None:
-        """Add what another program knew: (key, blocks) as that map has them."""
-        for key, blocks in changed:
-            self._update("changed", ctypes.c_uint64(key), ctypes.c_uint64(blocks))
-        self.control.changed |= bool(changed)
+        return None
 
     def missed(self) -> int:
         """Runs that the kernel left out of the hooks that take writes down, as they would have interrupted another."""

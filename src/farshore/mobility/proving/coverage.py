@@ -62,6 +62,8 @@ class Coverage:
         self._differing: Set[Tuple[DiskNumber, int]] = set()
         self.differences = 0
         """Ever found."""
+        self.excused = 0
+        """Chunks that were sent again without a report: something else than a fault explains that they differed."""
         self._version = self._written = 0
         try:
             self._load()
@@ -266,6 +268,7 @@ class Coverage:
             document = {
                 "format": 1,
                 "differences": self.differences,
+                "excused": self.excused,
                 "differing": sorted(self._differing),
                 "proven": _listed(self._proven),
                 "before": _listed(self._before),
@@ -296,6 +299,7 @@ class Coverage:
                     table[DiskNumber(int(disk))].put(int(first), int(end), read(value))
         self._differing = {(DiskNumber(int(disk)), int(chunk)) for disk, chunk in document["differing"]}
         self.differences = int(document["differences"])
+        self.excused = int(document.get("excused", 0))
 
 
 def _joined(one: Proven, other: Proven) -> Optional[Proven]:

@@ -85,7 +85,7 @@ class QuietPlaces(Protocol):
         """See Capture."""
         ...
 
-    def forget_changed(self, number: DiskNumber, chunk: int) -> None:
+    def settle_changed(self, number: DiskNumber, chunks: Chunks, before: int) -> None:
         """See Capture."""
         ...
 
@@ -98,6 +98,8 @@ class _Round:
     sequence: SequenceNumber
     hashes: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.uint8]]]
     missed: Dict[DiskNumber, List[int]]
+    began: int
+    """ns of the monotonic clock."""
 
 
 class Prover:
@@ -260,6 +262,7 @@ class Prover:
     def _read(self, chunks: Mapping[DiskNumber, Chunks], stop: threading.Event, pace: int) -> _Round:
         """Hash the chunks and find the place in the stream at which those that nothing touched are just that."""
         chunks = {disk: wanted for disk, wanted in chunks.items() if disk in self._disks}
+        began = int(self._clock.monotonic() * 1e9)
         self._milestone()  # what was written before has been drained: it is no reason to read a chunk again
         self._watch.begin(chunks)
         hashes = {disk: np.zeros((len(wanted), 32), np.uint8) for disk, wanted in chunks.items()}
@@ -278,7 +281,7 @@ class Prover:
             kept[disk] = wanted[good], hashes[disk][good]
             missed[disk] = wanted[~good].tolist()
         self._watch.end()
-        return _Round(milestone.sequence, kept, missed)
+        return _Round(milestone.sequence, kept, missed, began)
 
     def _hash(
         self,
@@ -329,6 +332,7 @@ class Prover:
             equal = chunks[~np.isin(chunks, differing)]
             at = Proven(self._clock.now(), self._epoch, found.sequence)
             self._proving.prove(self._generation, disk, equal.tolist(), at)
+            self._capture.settle_changed(disk, equal, found.began)
             for chunk in differing.tolist():
                 self._suspect(disk, chunk)
                 differ.append((disk, chunk))
@@ -385,6 +389,7 @@ class Prover:
             }
             log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
         else:  # no fault of the copy: the disk may answer anything where it was discarded, and programs write
+            self._proving.coverage.excused += 1
             log.info("A chunk in flux was sent again.", extra={"fields": {"disk": disk, "chunk": chunk}})
         self._proving.coverage.differs(disk, chunk, told=told)
         self._proving.save_if_due(now=True)
@@ -410,8 +415,6 @@ class Prover:
         """Read the chunk and find the place in the stream at which it is just that; return both. ``send``: put what was
         read into the stream right behind that place. Return None if the chunk was written to meanwhile."""
         self._milestone()
-        if send:
-            self._capture.forget_changed(disk, chunk)  # what changes after this is no quiet place
         wanted = np.array([chunk], np.int64)
         self._watch.begin({disk: wanted})
         copied = self._disks[disk]

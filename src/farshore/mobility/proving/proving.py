@@ -201,6 +201,7 @@ class Proving:
         return ProofStanding(
             disks=list(self.coverage.standing(now - LATELY, now).values()),
             differences=self.coverage.differences,
+            excused=self.coverage.excused,
             differing=self.coverage.differing,
             compared=self._compared,
             vault_bytes=self._vault_bytes,

@@ -55,10 +55,10 @@ class Watch:
             self._touched = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
 
     def untouched(self, disk: DiskNumber) -> npt.NDArray[np.bool_]:
-        """For each of the disk's chunks whether no record has touched it since ``begin``."""
+        """For each of the disk's chunks whether no record has touched it since ``begin``; False if none is watched."""
         with self._lock:
-            found: npt.NDArray[np.bool_] = ~self._touched[disk]
-            return found
+            touched = self._touched.get(disk)
+            return np.zeros(1, np.bool_) if touched is None else ~touched
 
     def end(self) -> None:
         """Look for none."""
