@@ -17,14 +17,17 @@ from unittest.mock import patch
 from tests.formats.make_golden import MACHINE, golden_batch, golden_comparison
 from tests.unit.export.memory_source import MemorySource
 
+from farshore.api_types.commands import CommandResult, ResyncResult
 from farshore.export import overlay
 from farshore.formats import batch
 from farshore.mobility.batches import EncodedBatch
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
+from farshore.mobility.commands.record import Record
 from farshore.mobility.protected_disks import ProtectedDisk
 from farshore.mobility.spill import HrlFile
 from farshore.mobility.upgrade import handover
+from farshore.model.commands import CommandKind
 from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
 from farshore.process_server.copying.told import ToldLog
@@ -50,6 +53,15 @@ LEFT = handover.Handover(
 SOURCE = MemorySource(b"from the vault, " * 1312)
 """Five blocks and one sector."""
 IDENTITY = f"{MACHINE} 1:30 disk 0"
+COMMANDS = "commands.json"
+DONE = CommandResult(payload=ResyncResult())
+
+
+def write_commands(path: Path) -> None:
+    """A point that was begun, and a resync that was done."""
+    made = Record(path)
+    made.begin("p", CommandKind.POINT)
+    made.end("r", "resync", DONE)
 
 
 def journal(first: int) -> EncodedBatch:
@@ -102,6 +114,7 @@ def main(folder: Path) -> None:
     write_hrl(folder / HRL)
     write_told(folder)
     write_handover(folder / HANDOVER)
+    write_commands(folder / COMMANDS)
     write_overlay(folder / OVERLAY)
 
 

@@ -9,9 +9,23 @@ from pathlib import Path
 
 import pytest
 from tests.formats import local_files
-from tests.formats.local_files import BOOT, COMPARISONS, HANDOVER, HRL, IDENTITY, LEFT, MACHINE, OVERLAY, SOURCE, TOLD
+from tests.formats.local_files import (
+    BOOT,
+    COMMANDS,
+    COMPARISONS,
+    DONE,
+    HANDOVER,
+    HRL,
+    IDENTITY,
+    LEFT,
+    MACHINE,
+    OVERLAY,
+    SOURCE,
+    TOLD,
+)
 
 from farshore.export import overlay
+from farshore.mobility.commands.record import Record
 from farshore.mobility.spill import HrlFile
 from farshore.mobility.upgrade import handover
 from farshore.process_server.copying.told import ToldLog
@@ -63,6 +77,16 @@ def test_a_handover_is_written_and_read_as_ever(tmp_path: Path, monkeypatch: pyt
     shutil.copy(GOLDEN / HANDOVER, tmp_path / HANDOVER)
     (tmp_path / HANDOVER).chmod(0o600)
     assert handover.Handover.load(tmp_path / HANDOVER) == LEFT
+
+
+def test_a_record_of_commands_is_written_and_read_as_ever(tmp_path: Path) -> None:
+    local_files.write_commands(tmp_path / "new.json")
+    assert (tmp_path / "new.json").read_bytes() == (GOLDEN / COMMANDS).read_bytes()
+    shutil.copy(GOLDEN / COMMANDS, tmp_path / COMMANDS)
+    (tmp_path / COMMANDS).chmod(0o600)
+    found = Record(tmp_path / COMMANDS).results()
+    assert found.pop("r") == DONE
+    assert [result.failure.code for result in found.values() if result.failure] == ["try-later"]
 
 
 def test_an_overlay_is_written_as_ever(tmp_path: Path) -> None:

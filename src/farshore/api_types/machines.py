@@ -11,6 +11,7 @@ from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import LARGEST, Body, Label, Natural, Pem, Prose, Seconds, Shown, Url
 from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
+from farshore.model.commands import CommandKind
 from farshore.model.machine import Firmware
 from farshore.model.states import CaptureMode, MachineState
 
@@ -125,32 +126,20 @@ class EpochGrant(Body):
     hash_key: str
 
 
-class CommandKind(enum.Enum):
-    """What the configuration server may ask of an agent."""
-
-    POINT = "point"
-    RESYNC = "resync"
-    UPGRADE = "upgrade"
-    PROVE = "prove"
-
-
-class Command(Body):
-    """One thing to do; the agent reports its id in ``done`` once it is in the stream."""
+class FormerCommand(Body):
+    """A command as agents know it that do not fetch their commands themselves (release cd79197 and before)."""
 
     id: str
     kind: CommandKind
     point_kind: str = "crash-consistent"
     name: str = ""
     release: str = ""
-    """For an upgrade: the release that ``GET /v1/machines/self/bundles/{release}`` answers as a .tar.gz,"""
     digest: str = ""
-    """and the SHA-256 of that, in hex."""
     whole: bool = False
-    """For a proof: every chunk of every disk."""
 
 
-class CommandResult(Body):
-    """The outcome of one command; ``error`` is empty on success."""
+class FormerResult(Body):
+    """What such an agent answers; ``error`` is empty on success."""
 
     id: Label
     error: Prose = ""
@@ -158,10 +147,8 @@ class CommandResult(Body):
     sequence: Natural = 0
     time: Natural = 0
     proven: Natural = 0
-    """By a proof: chunks that are equal, that differed and were sent again,"""
     differing: Natural = 0
     busy: Natural = 0
-    """and that were written to each time that they were read."""
 
 
 class DiskAccount(Body):
@@ -288,7 +275,10 @@ class Heartbeat(Body):
     """Of the machine's wall clock; None: the agent does not look (it is of an older release)."""
     proof: Optional[ProofStanding] = None
     """None: the agent proves nothing (it is of an older release)."""
-    results: List[CommandResult] = Field(default=[], max_length=256, fail_fast=True)
+    hears_commands: bool = False
+    """It hears of its commands over a stream (farshore.api_types.commands). False: an agent of an earlier release,
+    which takes them with the answer and puts its ``results`` here."""
+    results: List[FormerResult] = Field(default=[], max_length=256, fail_fast=True)
 
 
 class Desired(Body):
@@ -312,7 +302,8 @@ class Desired(Body):
     """Bytes a second that the agent reads to prove that the copy is equal; 0: only what somebody asks for."""
     memory_limit: int = 256 << 20
     """Bytes that the agent keeps to, a quarter of them for the capture ring unless it was given another size."""
-    commands: List[Command] = []
+    commands: List[FormerCommand] = []
+    """For an agent that does not fetch them."""
     heartbeat_every: float = 2.0
 
 

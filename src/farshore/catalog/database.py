@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ Item = TypeVar("Item")
 WRITING = "farshore_writing"
 _TOGETHER = 400
 """Rows that one statement asks for: SQLite takes 999 parameters, up to two for each."""
+_SAID = "farshore_said"
+Listener = Callable[[frozenset[str]], None]
+"""Called with subjects, from the thread that committed. It must be quick and raise nothing."""
+
+
+def say(tx: Transaction, topic: str, subject: str) -> None:
+    """Once this transaction is committed, those hear of ``subject`` who listen to ``topic`` in this process."""
+    tx.info.setdefault(_SAID, defaultdict(set))[topic].add(subject)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class Catalog:
         self.engine = open_engine(url, patience.busy)
         self._patience = patience
         self._sleep = sleep
+        self._listeners: dict[str, list[Listener]] = defaultdict(list)
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
@@ -97,9 +107,19 @@ class Catalog:
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            session.connection(execution_options=_write_options(self.engine))
-            yield session
+        with Session(self.engine, expire_on_commit=False) as session:
+            with session.begin():
+                session.connection(execution_options=_write_options(self.engine))
+                yield session
+            # Only now: whoever is woken must see it.
+            for topic, subjects in session.info.get(_SAID, {}).items():
+                for listener in self._listeners[topic]:
+                    listener(frozenset(subjects))
+
+    def listen(self, topic: str, listener: Listener) -> None:
+        """Have ``listener`` called after each commit that said something of ``topic``, in this process only: what other
+        processes commit is not heard. Call it before the catalog is used by several threads."""
+        self._listeners[topic].append(listener)
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -1,21 +1,26 @@
-"""Queries over machines and what their agents are asked to do."""
+"""Queries over machines."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
+from sqlalchemy.orm import defer
 
 from farshore.catalog.database import Transaction, portions
-from farshore.catalog.tables import CommandRow, MachineRow
+from farshore.catalog.tables import MachineRow
 from farshore.model.errors import NotFound, WrongState
-from farshore.model.identifiers import MachineId
 from farshore.model.states import MachineState, check_transition
 
 
 def every(tx: Transaction) -> list[MachineRow]:
     """All machines, by name."""
     return list(tx.scalars(select(MachineRow).order_by(MachineRow.name)))
+
+
+def standing(tx: Transaction) -> list[MachineRow]:
+    """The same without their descriptions, which take longest to read; one that is looked at is read then."""
+    return list(tx.scalars(select(MachineRow).order_by(MachineRow.name).options(defer(MachineRow.description))))
 
 
 def get(tx: Transaction, machine: str) -> MachineRow:
@@ -89,43 +94,3 @@ def moving_from(tx: Transaction, server: str) -> list[MachineRow]:
 def sending_to(tx: Transaction, server: str) -> list[MachineRow]:
     """Machines that send to a process server."""
     return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server)))
-
-
-def ask(tx: Transaction, command: CommandRow) -> None:
-    """Have the agent do something; a command with the same id is asked for once."""
-    if tx.get(CommandRow, command.id) is None:
-        tx.add(command)
-        tx.flush()
-
-
-def open_commands(tx: Transaction, machine: str) -> list[CommandRow]:
-    """What the agent has not answered yet, oldest first."""
-    waiting = select(CommandRow).where(CommandRow.machine == machine, CommandRow.done == 0)
-    return list(tx.scalars(waiting.order_by(CommandRow.created, CommandRow.id)))
-
-
-def command(tx: Transaction, command_id: str) -> CommandRow:
-    """One command. Raises NotFound."""
-    row = tx.get(CommandRow, command_id)
-    if row is None:
-        raise NotFound(f"There is no command {command_id}.", remedy="Ask for it again.")
-    return row
-
-
-def withdraw(tx: Transaction, command_id: str, now: int) -> None:
-    """Close a command that nobody waits for any more, unless the agent has answered it. Raises NotFound."""
-    row = command(tx, command_id)
-    if not row.done:
-        row.done, row.error = now, "nobody waits for it any more"
-
-
-def withdraw_if_asked(tx: Transaction, command_id: str, now: int) -> None:
-    """As ``withdraw``; nothing where the command was never asked for."""
-    if tx.get(CommandRow, command_id) is not None:
-        withdraw(tx, command_id, now)
-
-
-def abandon_commands(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
-    """Nobody will answer what was asked: the machine is gone or fenced."""
-    waiting = update(CommandRow).where(CommandRow.machine == machine, CommandRow.done == 0)
-    tx.execute(waiting.values(done=now, error=reason))

@@ -189,22 +189,23 @@ class PointRow(Base):
 
 
 class CommandRow(Base):
-    """Something that an agent is asked to do; handed out with each heartbeat until its result comes."""
+    """Something that an agent is asked to do, offered to it while it is waiting."""
 
     __tablename__ = "commands"
+    __table_args__ = (Index("ix_commands_state_closed", "state", "closed"),)
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     machine: Mapped[str] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"), index=True)
     kind: Mapped[str] = mapped_column(String(16))
-    point_kind: Mapped[str] = mapped_column(String(32), default="")
-    name: Mapped[str] = mapped_column(default="")
+    arguments: Mapped[JsonObject] = mapped_column(default=dict)
+    """As farshore.api_types.commands has them for the kind."""
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
     created: Mapped[int]
-    done: Mapped[int] = mapped_column(default=0)
-    error: Mapped[str] = mapped_column(default="")
-    epoch: Mapped[int] = mapped_column(default=0)
-    sequence: Mapped[int] = mapped_column(default=0)
-    time: Mapped[int] = mapped_column(default=0)
+    closed: Mapped[int] = mapped_column(default=0)
+    """When its result came, or it was withdrawn."""
     result: Mapped[JsonObject] = mapped_column(default=dict)
-    """What a proof found."""
+    """The payload, without its kind."""
+    failure: Mapped[JsonObject] = mapped_column(default=dict)
+    """``code``, ``message`` and ``remedy``, where it failed; of a withdrawn one ``message`` says why."""
 
 
 class DifferenceRow(Base):

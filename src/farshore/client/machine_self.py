@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Iterator, List
+
+from farshore.api_types.commands import Command, CommandResult, Commands, CommandStanding
 from farshore.api_types.machines import (
     Authority,
     Desired,
@@ -13,7 +17,7 @@ from farshore.api_types.machines import (
     RenewalRequest,
 )
 from farshore.client.credentials import Credentials
-from farshore.client.transport import AGAIN, Transport
+from farshore.client.transport import AGAIN, Transport, parsed_lines, segment
 
 
 class MachineSelf:
@@ -29,6 +33,18 @@ class MachineSelf:
     def heartbeat(self, heartbeat: Heartbeat) -> Desired:
         """Tell how things are, hear how they should be."""
         return self._transport.post("/v1/machines/self/heartbeat", heartbeat, Desired)
+
+    @contextlib.contextmanager
+    def commands(self, run: str, epoch: int) -> Iterator[Iterator[List[Command]]]:
+        """The open commands now, and again at each change, until the server ends it or the connection breaks: then the
+        iterator ends, or raises Unreachable. Waiting costs no processor time. Raises Fenced for a run whose place
+        another one has taken."""
+        with self._transport.lines("/v1/machines/self/commands", run=run, epoch=epoch) as lines:
+            yield (line.commands for line in parsed_lines(Commands, lines))
+
+    def answer(self, command: str, result: CommandResult) -> CommandStanding:
+        """Tell what came of a command. Raises NotFound for one that is forgotten."""
+        return self._transport.put(f"/v1/machines/self/commands/{segment(command)}/result", result, CommandStanding)
 
     def renew(self, request: RenewalRequest) -> Enrolment:
         """A new certificate for the same machine."""

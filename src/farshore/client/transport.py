@@ -5,13 +5,17 @@ Every other module of this package is a thin list of calls over ``Transport``. I
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from types import TracebackType
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, TypeVar, Union, cast
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Type, TypeVar, Union, cast
 from urllib.parse import quote, urlencode
 
 import urllib3
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from urllib3 import BaseHTTPResponse
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import Retry, Timeout
 
@@ -26,6 +30,18 @@ Buffer = Union[bytes, bytearray, memoryview]
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
+MOST_LINE_BYTES = 1 << 20
+_SOCKET_OPTIONS = [
+    *HTTPConnection.default_socket_options,
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+]
+"""A path that forgot a connection is noticed within 30 s, however quiet the connection is; a firewall that forgets idle
+connections does not forget this one. By the kernel: it costs no wake-up of ours."""
 
 
 class _Again(Retry):
@@ -101,6 +117,7 @@ class Transport:
             ssl_context=context,
             timeout=Timeout(connect=CONNECT_SECONDS, read=self._read_seconds),
             blocksize=1 << 17,
+            socket_options=_SOCKET_OPTIONS,
         )
 
     def get(self, path: str, answer: Type[Answer], **parameters: Parameter) -> Answer:
@@ -168,6 +185,39 @@ class Transport:
             raise error_from_answer(response.status, response.data, response.headers.get("Retry-After"))
         return response.data
 
+    @contextlib.contextmanager
+    def lines(self, path: str, **parameters: Parameter) -> Iterator[Iterator[bytes]]:
+        """GET a stream that the server keeps open; its lines as they come, but for empty ones. Tried once. A line must
+        follow the one before within the time for which this transport reads, an empty one at least."""
+        url = self.url + path + _query(parameters)
+        try:
+            response = self._pool.request(
+                "GET", url, headers={"Accept": "application/x-ndjson"}, retries=ONCE, redirect=False,
+                preload_content=False,
+            )  # fmt: skip
+            try:
+                if response.status >= 300:
+                    raise error_from_answer(response.status, response.data, response.headers.get("Retry-After"))
+                yield self._split(response)
+            finally:
+                response.close()  # not back to the pool: there may be more to come
+                response.release_conn()
+        except HTTPError as error:
+            raise error_from_transport(error, self.url) from error
+
+    def _split(self, response: BaseHTTPResponse) -> Iterator[bytes]:
+        left = b""
+        try:
+            for chunk in response.stream(None):
+                *whole, left = (left + chunk).split(b"\n")
+                yield from filter(None, whole)
+                if len(left) > MOST_LINE_BYTES:
+                    raise Unsupported(
+                        f"A line of {self.url} does not end.", remedy="Upgrade the older of the two sides."
+                    )
+        except HTTPError as error:
+            raise error_from_transport(error, self.url) from error
+
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.clear()
@@ -193,6 +243,12 @@ def _parsed(adapter: TypeAdapter[Parsed], data: bytes) -> Parsed:
             f"The server's answer is not understood here ({where}: {error.errors()[0]['msg']}).",
             remedy="Upgrade the older of the two sides.",
         ) from error
+
+
+def parsed_lines(item: Type[Answer], lines: Iterator[bytes]) -> Iterator[Answer]:
+    """Each line as ``item``. Raises Unsupported."""
+    adapter = TypeAdapter(item)
+    return (_parsed(adapter, line) for line in lines)
 
 
 def segment(name: str) -> str:

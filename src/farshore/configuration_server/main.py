@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from farshore.catalog.commands import COMMANDS
 from farshore.catalog.database import Catalog
 from farshore.catalog.upgrade import upgrade
 from farshore.configuration_server import installation
@@ -30,10 +31,13 @@ from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.sites import OpenSites
 from farshore.configuration_server.vault_access import OpenVault
+from farshore.configuration_server.waiting import LOOK_EVERY as LOOK_FOR_COMMANDS_EVERY
+from farshore.configuration_server.waiting import Waiting
+from farshore.configuration_server.waiting import look as look_for_commands
 from farshore.configuration_server.watching import look, prune, tell
 from farshore.configuration_server.web.authenticators import ClientCertificate
 from farshore.configuration_server.web.limits import Limits
-from farshore.configuration_server.web.listening import Connections, listening, most_connections
+from farshore.configuration_server.web.listening import Connections, DrainingServer, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
@@ -130,10 +134,24 @@ def serve(settings: Settings) -> None:
                 in_use = made
                 log.info("The certificate was renewed; new connections are shown the new one.")
 
+    waiting = Waiting()
+    catalog.listen(COMMANDS, waiting.wake)
     limits = Limits(catalog, clock)
     authenticators = [ClientCertificate(catalog, issuer)]
     services = Services(
-        settings, catalog, issuer, vault, jobs, sealer, clock, limits, authenticators, release_key, recovery, renew
+        settings,
+        catalog,
+        issuer,
+        vault,
+        jobs,
+        sealer,
+        clock,
+        limits,
+        authenticators,
+        release_key,
+        recovery,
+        waiting,
+        renew,
     )
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
@@ -151,6 +169,7 @@ def serve(settings: Settings) -> None:
                 catalog, clock, silence, own_clock, [*scrubbing.conditions, *upkeep.conditions, *troubles.conditions()]
             ),
         ),
+        ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
         ("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),
@@ -160,7 +179,7 @@ def serve(settings: Settings) -> None:
         ("Keeping recovered machines up", KEEP_UP_EVERY, upkeep.look),
     ]
     rounds = [Periodic(name, every, done, troubles) for name, every, done in work]
-    server = uvicorn.Server(
+    server = DrainingServer(
         uvicorn.Config(
             create_application(services),
             http=CertificateProtocol,
@@ -173,7 +192,8 @@ def serve(settings: Settings) -> None:
             ssl_context_factory=given(contexts.first),
             timeout_keep_alive=75,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
+        ),
+        waiting.end,
     )
     listener = listening(settings.listen, settings.port, Connections(most_connections()))
     jobs.launch()

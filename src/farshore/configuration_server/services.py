@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from farshore.catalog.database import Catalog
 from farshore.configuration_server.jobs.engine import JobEngine
@@ -11,6 +11,7 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.settings import Settings
 from farshore.configuration_server.vault_access import VaultAccess
+from farshore.configuration_server.waiting import Waiting
 from farshore.configuration_server.web.authenticators import Authenticator
 from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
@@ -34,5 +35,7 @@ class Services:
     """Who sent a request is asked of them in this order."""
     release_key: ReleaseKey
     recovery: RecoveryContext
+    waiting: Waiting = field(default_factory=Waiting)
+    """The agents that wait for commands."""
     renew: Callable[[], None] = lambda: None
     """Put to use at once what was changed about certificates."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from farshore.catalog import epochs, events, machines, policies, process_servers, users
+from farshore.catalog import commands, epochs, events, machines, policies, process_servers, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import AlertRow
 from farshore.model.ports import Clock
@@ -22,7 +22,7 @@ def look(catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock, more: 
     own.look()
     now = clock.now()
     with catalog.reading() as tx:
-        every, servers = machines.every(tx), process_servers.every(tx)
+        every, servers = machines.standing(tx), process_servers.every(tx)
         present = [*conditions(every, policies.every(tx), servers, now), *own.conditions(), *more]
         known = {_told(alert) for alert in events.open_alerts(tx)}
         dead = silence.given_up(servers) | users.shut_out(tx, server_enrolment.KIND)
@@ -44,5 +44,7 @@ def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:
 
 
 def prune(catalog: Catalog, clock: Clock, days: int, most: int) -> None:
-    """Forget events older than ``days``, and the oldest beyond the newest ``most``; alerts that are over with them."""
+    """Forget events older than ``days``, and the oldest beyond the newest ``most``; alerts that are over with them, and
+    commands that were closed before."""
     catalog.write(lambda tx: events.prune(tx, clock.now() - days * DAY, most))
+    catalog.write(lambda tx: commands.prune(tx, clock.now() - days * DAY))

@@ -24,6 +24,9 @@ from farshore.mobility.capture.probe import probe
 from farshore.mobility.checks import Surroundings, look_around
 from farshore.mobility.checks.lookout import Lookout
 from farshore.mobility.clock import SystemClock
+from farshore.mobility.commands.fetching import Fetching
+from farshore.mobility.commands.handling import Handling
+from farshore.mobility.commands.record import Record
 from farshore.mobility.description import describe
 from farshore.mobility.epoch_run import Limits
 from farshore.mobility.heap import bound_heap
@@ -112,7 +115,9 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         lookout = Lookout(lambda: replication.surroundings(credentials.url), clock)
         reporter = Reporter(identifier, replication, clock, lookout)
         upgrade = Upgrade(settings, identifier, server, replication, handover, sys.argv[1:])
-        session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade)
+        handling = Handling(server, replication, upgrade, Record(settings.commands))
+        fetching = Fetching(server, handling, identifier, lambda: _epoch(replication), clock)
+        session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade, handling)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         log.info("The mobility service begins.", extra={"fields": {"version": __version__, "machine": machine}})
@@ -120,6 +125,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         renewal = threading.Thread(target=renewing.run, args=(stop,), daemon=True)
         heartbeats = threading.Thread(target=session.run, args=(stop,), daemon=True)
         renewal.start()
+        threading.Thread(target=fetching.run, args=(stop,), name="commands", daemon=True).start()
         threading.Thread(target=lookout.run, args=(stop,), daemon=True).start()
         heartbeats.start()
         worker = threading.Thread(target=_guarded, args=(replication, stop), daemon=True)
@@ -129,6 +135,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
             worker.join(0.5)
             if stop.is_set():
                 replication.interrupt()
+        handling.close()
         session.wake()
         heartbeats.join(1.0)
         server.close()
@@ -157,6 +164,11 @@ def check(settings: Settings, options: argparse.Namespace) -> int:
     }
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def _epoch(replication: Replication) -> int:
+    run = replication.current
+    return 0 if run is None else run.grant.epoch
 
 
 def _guarded(replication: Replication, stop: threading.Event) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Dict, List, Mapping, Sequence
+from typing import Dict, List, Mapping
 
 from farshore import __version__
 from farshore.api_types.body import clean
 from farshore.api_types.clocks import ClockStanding
-from farshore.api_types.machines import MOST_WARNINGS, CommandResult, DiskAccount, Heartbeat
+from farshore.api_types.machines import MOST_WARNINGS, DiskAccount, Heartbeat
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.kernel import read_stat
@@ -42,7 +42,7 @@ class Reporter:
         self._capture_started = 0
         self._kernel_base: Dict[DiskNumber, int] = {}
 
-    def heartbeat(self, results: Sequence[CommandResult]) -> Heartbeat:
+    def heartbeat(self) -> Heartbeat:
         """How things are now."""
         replication = self._replication
         run, capture = replication.current, replication.capture
@@ -51,7 +51,7 @@ class Reporter:
             version=__version__,
             release=self._release,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}",
-            results=list(results),
+            hears_commands=True,
             warnings=self._warnings()[:MOST_WARNINGS],
             findings=self._lookout.untold(),
             clock=self._clock_standing(),

@@ -54,6 +54,11 @@ class Settings:
         return self.state / "proven.json"
 
     @property
+    def commands(self) -> Path:
+        """Which commands were begun, and what came of them."""
+        return self.state / "commands.json"
+
+    @property
     def handover(self) -> Path:
         """What an agent leaves to the release that takes its place."""
         return self.state / "handover.json"

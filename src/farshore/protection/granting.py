@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from farshore.api_types.machines import EpochKind, EpochRequest
-from farshore.catalog import epochs, events, machines, policies
+from farshore.catalog import commands, epochs, events, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
 from farshore.model.errors import Fenced, TryLater, WrongState
@@ -119,7 +119,7 @@ def choose_basis(tx: Transaction, machine: MachineRow, request: EpochRequest, do
 def fence(tx: Transaction, machine: MachineRow, now: int, reason: str) -> None:
     """Nobody may send this machine's stream any more, until an epoch is granted again."""
     epochs.close_open(tx, MachineId(machine.id), now, reason)
-    machines.abandon_commands(tx, MachineId(machine.id), now, reason)
+    commands.abandon(tx, MachineId(machine.id), now, reason)
 
 
 def check_open(row: EpochRow) -> None:

@@ -1,4 +1,5 @@
-"""What agents report, and what they are told to do: observed state in, desired state out.
+"""What agents report, and how they are to be: observed state in, desired state out. (What they are asked to do once is
+a command, see commands.py.)
 
 The agent closes the gap between the two by itself; nothing here waits for it.
 """
@@ -7,13 +8,15 @@ from __future__ import annotations
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
-from farshore.api_types.machines import MOST_FINDINGS, MOST_WARNINGS, Command, CommandKind, Desired, Heartbeat
+from farshore.api_types.machines import MOST_FINDINGS, MOST_WARNINGS, Desired, Heartbeat
 from farshore.catalog import epochs, events, machines, policies
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import CommandRow, MachineRow
+from farshore.catalog.tables import MachineRow
 from farshore.model.bandwidth import rates
 from farshore.model.states import MachineState
 from farshore.protection import clocks
+from farshore.protection.commands import may_obey
+from farshore.protection.former_agents import former_commands, note_results
 from farshore.protection.granting import ELSEWHERE
 
 
@@ -27,8 +30,8 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
         return Desired(protect=False, standby=True)
     if machine.site and heartbeat.run != machine.run:
         # The old source, which has woken, or the recovered machine, which asks for the stream next: granting tells.
-        return desired(tx, machine, now).model_copy(update={"commands": []})
-    _note_results(tx, machine, heartbeat, now)
+        return desired(tx, machine, now)
+    note_results(tx, machine.id, heartbeat.results, now)
     _note_mode(tx, machine, heartbeat, now)
     _note_proof(tx, machine, heartbeat, now)
     clocks.note_machine(tx, machine, heartbeat.clock, heartbeat.run, now)
@@ -40,7 +43,10 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
         seen["findings"] = seen["findings"][:MOST_FINDINGS]
     machine.heartbeat = seen
     machine.last_seen = now
-    return desired(tx, machine, now)
+    wanted = desired(tx, machine, now)
+    if heartbeat.hears_commands or not may_obey(machine):
+        return wanted
+    return wanted.model_copy(update={"commands": former_commands(tx, machine.id, proves=heartbeat.proof is not None)})
 
 
 def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
@@ -61,33 +67,7 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
         memory_limit=machine.memory_limit,
         proof_pace=machine.proof_pace,
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(policy.bandwidth, policy.time_zone, now)],
-        commands=[_command(row) for row in machines.open_commands(tx, machine.id)],
     )
-
-
-def upgrade_name(release: str, digest: str) -> str:
-    """What an upgrade's command carries as its name in the catalog."""
-    return f"{release} {digest}"
-
-
-def _command(row: CommandRow) -> Command:
-    kind = CommandKind(row.kind)
-    if kind is CommandKind.UPGRADE:
-        release, _, digest = row.name.partition(" ")
-        return Command(id=row.id, kind=kind, release=release, digest=digest)
-    if kind is CommandKind.PROVE:
-        return Command(id=row.id, kind=kind, whole=row.name == "whole")
-    return Command(id=row.id, kind=kind, point_kind=row.point_kind, name=row.name)
-
-
-def _note_results(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
-    waiting = {row.id: row for row in machines.open_commands(tx, machine.id)}
-    for result in heartbeat.results:
-        row = waiting.get(result.id)
-        if row is not None:
-            row.done, row.error = now, result.error
-            row.epoch, row.sequence, row.time = result.epoch, result.sequence, result.time
-            row.result = {"proven": result.proven, "differing": result.differing, "busy": result.busy}
 
 
 def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:

@@ -209,9 +209,11 @@ def set_by(step: int) -> str:
 
 def _blind_disks(machine: MachineRow) -> list[str]:
     """Names of the disks whose writes are not counted by the kernel, as the agent says."""
+    blind = [one["disk"] for one in machine.heartbeat.get("accounts", []) if one["verdict"] == "blind"]
+    if not blind:
+        return []  # the description is read for those alone that need it
     names = {disk["number"]: disk["name"] for disk in machine.description.get("disks", [])}
-    accounts = machine.heartbeat.get("accounts", [])
-    return [names.get(one["disk"], str(one["disk"])) for one in accounts if one["verdict"] == "blind"]
+    return [names.get(disk, str(disk)) for disk in blind]
 
 
 def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:

@@ -60,10 +60,11 @@ class Upkeep:
     def look(self) -> None:
         """Over all failovers whose machines should run. A failure of one does not stop the others."""
         with self._context.catalog.reading() as tx:
-            names = {row.id: row.name for row in machines.every(tx)}
+            up = failovers.kept_up(tx)
+            names = {row.machine: machines.get(tx, row.machine).name for row in up}
             kept = [
                 _Kept(row.id, row.machine, names[row.machine], row.site, position_of(row), row.stopped, row.condition)
-                for row in failovers.kept_up(tx)
+                for row in up
             ]
         wrong: list[Wrong] = []
         for one in kept:

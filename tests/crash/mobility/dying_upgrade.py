@@ -19,7 +19,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from farshore.api_types.machines import Command, CommandResult, ReleaseSignature
+from farshore.api_types.commands import CommandResult, UpgradeArguments, UpgradeResult
+from farshore.api_types.machines import ReleaseSignature
 from farshore.formats.release_statement import statement
 from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade.handover import Handover
@@ -78,11 +79,13 @@ def agent(root: Path, release: str) -> None:
     handover = Handover.load(settings.handover)
     upgrade = Upgrade(settings, "run", ServerDouble(root), ReplicationDouble(), handover, ["run"])  # type: ignore[arg-type]
     upgrade._releases = Releases(root, release)
-    result = upgrade.conclude(wanted=True)
-    if result is None and (root / COMMAND).exists():
-        result = upgrade.carry_out(Command.model_validate_json((root / COMMAND).read_text()))
-    if result is not None:
-        tell(root, result)
+    concluded = upgrade.conclude(wanted=True)
+    if concluded is not None:
+        tell(root, concluded[1])
+    elif (root / COMMAND).exists():
+        wanted = UpgradeArguments.model_validate_json((root / COMMAND).read_text())
+        upgrade.carry_out("c", wanted)
+        tell(root, CommandResult(payload=UpgradeResult(release=wanted.release)))
 
 
 def tell(root: Path, result: CommandResult) -> None:

@@ -21,7 +21,7 @@ from tests.crash.mobility import dying_upgrade
 from tests.crash.mobility.dying_upgrade import BUNDLE, COMMAND, RESULT
 from tests.loopdisks import loop_disk, require_root
 
-from farshore.api_types.machines import Command, CommandKind, CommandResult
+from farshore.api_types.commands import CommandResult, UpgradeArguments
 from farshore.mobility.upgrade.releases import Releases
 
 MIB = 1 << 20
@@ -80,8 +80,8 @@ def installation(root: Path) -> Path:
     (root / "current").symlink_to(Path("releases") / OLD)
     packed = bundle(NEW, PROGRAM)
     (root / BUNDLE).write_bytes(packed)
-    command = Command(id="c", kind=CommandKind.UPGRADE, release=NEW, digest=hashlib.sha256(packed).hexdigest())
-    (root / COMMAND).write_text(command.model_dump_json())
+    wanted = UpgradeArguments(release=NEW, digest=hashlib.sha256(packed).hexdigest())
+    (root / COMMAND).write_text(wanted.model_dump_json())
     return root
 
 
@@ -98,7 +98,8 @@ def test_a_kill_before_any_effect_leaves_what_can_be_started_and_comes_to_an_end
             assert starts < STARTS, f"killed before effect {die_at}: it comes to no end"
             assert not agents.start(root)
             starts += 1
-        error = CommandResult.model_validate_json((root / RESULT).read_text()).error
+        failure = CommandResult.model_validate_json((root / RESULT).read_text()).failure
+        error = failure.message if failure else ""
         current = (root / "current").resolve().name
         assert current == (OLD if error else NEW), f"killed before effect {die_at}: {error}"
         assert not (root / "handover.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +18,17 @@ from tests.unit.catalog.test_events import (  # run here on PostgreSQL
     test_nothing_of_a_transaction_that_failed_is_seen,
 )
 from tests.unit.configuration_server.offices import Office
-from tests.unit.protection.catalogs import add_machine
+from tests.unit.protection.catalogs import MACHINE, NOW, add_machine
 
-from farshore.catalog import events, policies
+from farshore.api_types.commands import ResyncArguments
+from farshore.catalog import events, machines, policies
+from farshore.catalog.commands import COMMANDS
 from farshore.catalog.database import Catalog, Patience, Transaction
 from farshore.configuration_server.identity import Kind
+from farshore.configuration_server.waiting import Waiting, look
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.policy import ReplicationPolicy
+from farshore.protection.commands import ask, offered
 
 __all__ = [
     "test_a_burst_with_equal_times_is_seen_whole_and_in_its_order",
@@ -241,3 +246,25 @@ def test_a_follower_sees_every_event_of_a_burst_of_several_writers(catalog: Cata
     assert sorted(seen) == seen
     wanted = [f"{name}/{number}" for name in range(WRITERS) for number in range(TRANSACTIONS * EACH)]
     assert sorted(message for _, message in seen) == sorted(wanted)
+
+
+def test_a_command_that_another_server_asked_for_is_found_at_the_next_look(catalog: Catalog) -> None:
+    """What one server commits wakes the streams of that server; those of another one are woken by its look."""
+    catalog.write(policies.ensure_default)
+    catalog.write(partial(add_machine, protect=True, state="protected"))
+    other = Catalog(catalog.engine.url.render_as_string(hide_password=False))
+    mine, others = Waiting(), Waiting()
+    catalog.listen(COMMANDS, mine.wake)
+    other.listen(COMMANDS, others.wake)
+
+    async def scene() -> None:
+        with mine.wait(MACHINE, (), 0) as waiter:
+            other.write(lambda tx: ask(tx, "c", MACHINE, ResyncArguments(), NOW))
+            assert (mine.heard, others.heard) == (0, 1)
+            look(catalog, mine)
+            assert await waiter.woken(asyncio.get_running_loop().time() + 60)
+            with catalog.reading() as tx:
+                assert [one.id for one in offered(tx, machines.get(tx, MACHINE), "r", 0).commands] == ["c"]
+
+    asyncio.run(scene())
+    other.close()

@@ -11,7 +11,7 @@ from tests.scenarios.control.servers import Agent, Server, register, whole_epoch
 from tests.waiting import until
 
 from farshore.api_types.jobs import Job
-from farshore.api_types.machines import CommandResult
+from farshore.api_types.machines import FormerResult
 from farshore.api_types.points import PointRequest
 from farshore.client.management import Management
 from farshore.model.errors import Refused
@@ -46,7 +46,7 @@ def test_a_point_is_cut_once_though_the_server_dies_twice(server: Server) -> Non
     server.start()
     commands = agent.beat(epoch=grant.epoch).commands
     assert [(command.id, command.name) for command in commands] == [(job.id, "before the kill")]
-    done = CommandResult(id=job.id, epoch=1, sequence=12, time=time.time_ns())
+    done = FormerResult(id=job.id, epoch=1, sequence=12, time=time.time_ns())
     assert agent.beat(epoch=grant.epoch, results=[done]).commands == []
     until(lambda: states(api.job(job.id)) == ["succeeded", "succeeded", "running"])
 
@@ -61,7 +61,7 @@ def test_a_point_is_cut_once_though_the_server_dies_twice(server: Server) -> Non
 
     refused = api.request_point("db1", PointRequest())
     until(lambda: agent.beat(epoch=1).commands != [])
-    agent.beat(epoch=1, results=[CommandResult(id=refused.id, error="the file system would not freeze")])
+    agent.beat(epoch=1, results=[FormerResult(id=refused.id, error="the file system would not freeze")])
     until(lambda: api.job(refused.id).state is JobState.FAILED)
     ended = api.job(refused.id)
     assert "would not freeze" in ended.error

@@ -9,9 +9,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
-from farshore.catalog.database import open_engine
+from farshore.api_types.commands import ARGUMENTS
+from farshore.catalog import commands
+from farshore.catalog.database import Catalog, open_engine
 from farshore.catalog.tables import Base
 from farshore.catalog.upgrade import downgrade, upgrade
+from farshore.model.commands import CommandKind
 from farshore.model.errors import Unsupported
 
 
@@ -48,4 +51,75 @@ def test_a_newer_catalog_is_refused_and_left_alone(tmp_path: Path) -> None:
         upgrade(opened)
     with opened.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    opened.dispose()
+
+
+BEFORE = [
+    # id, kind, point_kind, name, done, error, epoch, sequence, time, result
+    ("p", "point", "app-consistent", "before", 9, "", 3, 77, 8, "{}"),
+    ("q", "point", "", "", 0, "", 0, 0, 0, "{}"),
+    ("u", "upgrade", "", "1.2 abc", 0, "", 0, 0, 0, "{}"),
+    ("v", "prove", "", "whole", 9, "", 0, 0, 0, '{"proven": 5, "differing": 1, "busy": 2}'),
+    ("w", "resync", "", "", 9, "nobody waits for it any more", 0, 0, 0, "{}"),
+    ("x", "point", "crash-consistent", "", 9, "It would not freeze.", 0, 0, 0, "{}"),
+]
+AFTER = {
+    "p": ({"kind": "app-consistent", "name": "before"}, "succeeded", {"epoch": 3, "sequence": 77, "time": 8}, {}),
+    "q": ({"kind": "crash-consistent", "name": ""}, "waiting", {}, {}),
+    "u": ({"release": "1.2", "digest": "abc"}, "waiting", {}, {}),
+    "v": ({"whole": True}, "succeeded", {"proven": 5, "differing": 1, "busy": 2}, {}),
+    "w": ({}, "withdrawn", {}, {"message": "nobody waits for it any more"}),
+    "x": (
+        {"kind": "crash-consistent", "name": ""},
+        "failed",
+        {},
+        {"code": "refused", "message": "It would not freeze.", "remedy": ""},
+    ),
+}
+
+
+def test_commands_of_earlier_releases_become_kind_arguments_and_result(tmp_path: Path) -> None:
+    opened = engine(tmp_path)
+    upgrade(opened, "0013")
+    columns = "id, kind, point_kind, name, done, error, epoch, sequence, time, result"
+    with opened.begin() as connection:
+        connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+        connection.execute(
+            text(
+                "INSERT INTO policies (name, rpo_threshold, crash_consistent_every, app_consistent_every, hot_window,"
+                " keep_hourly, keep_daily, keep_weekly, bandwidth, time_zone, deduplication)"
+                " VALUES ('default', 1, 1, 1, 1, 1, 1, 1, '[]', 'UTC', 'installation')"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO machines (id, name, state, enrolled, policy, description, hardware_id, protect,"
+                " exclude_disks, bandwidth_limit, cpu_percent, memory_limit, proof_pace, moving_to, chosen_server,"
+                " epoch, run, heartbeat, last_seen, newest_point_time, last_app_consistent, lag, stream_trouble,"
+                " clock_behind, clock_stepped)"
+                " VALUES ('m', 'm', 'protected', 1, 'default', '{}', '', 1, '[]', 0, 1, 1, 1, '', '', 0, '', '{}',"
+                " 0, 0, 0, '{}', '', 0, 0)"
+            )
+        )
+        for row in BEFORE:
+            values = dict(zip(columns.split(", "), row, strict=True))
+            marks = ", ".join(f":{name}" for name in values)
+            connection.execute(
+                text(f"INSERT INTO commands ({columns}, machine, created) VALUES ({marks}, 'm', 1)"), values
+            )
+    upgrade(opened)
+    catalog = Catalog(str(opened.url))
+    with catalog.reading() as tx:
+        found = {name: commands.get(tx, name) for name in AFTER}
+    assert {name: (row.arguments, row.state, row.result, row.failure) for name, row in found.items()} == AFTER
+    for row in found.values():
+        assert ARGUMENTS[CommandKind(row.kind)].model_validate(row.arguments)
+        assert bool(row.closed) == (row.state != "waiting")
+    catalog.close()
+    downgrade(opened, "0013")
+    with opened.connect() as connection:
+        back = {row[0]: tuple(row) for row in connection.execute(text(f"SELECT {columns} FROM commands"))}
+    for row in BEFORE:
+        kind = row[2] or ("crash-consistent" if row[1] == "point" else "")
+        assert back[row[0]][:9] == (row[0], row[1], kind, *row[3:9])
     opened.dispose()

@@ -80,7 +80,7 @@ class NotedJobs(JobEngine):
     def show(self, job: Any) -> Job:
         raise NotFound(f"There is no job {job}.", remedy="-")
 
-    def listed(self, limit: int = 100) -> list[Job]:
+    def listed(self, limit: int = 100, parent: Any = None) -> list[Job]:
         return []
 
     def recover(self, executor: str) -> list[Job]:
@@ -195,6 +195,8 @@ async def _request(
     async def receive() -> dict[str, Any]:
         nonlocal read
         read = True
+        if not sent and not cut:
+            await asyncio.Event().wait()  # the caller stays to hear the answer
         return sent.pop() if sent else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:

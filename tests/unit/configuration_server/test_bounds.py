@@ -16,7 +16,7 @@ from tests.unit.configuration_server.test_access import ROUTES
 from tests.unit.protection.catalogs import MACHINE, add_machine, add_server, description
 
 from farshore.api_types.body import LARGEST
-from farshore.api_types.machines import CommandResult, Heartbeat
+from farshore.api_types.machines import FormerResult, Heartbeat
 from farshore.api_types.users import Role
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.web.callers import Door
@@ -208,7 +208,7 @@ def test_a_program_says_what_it_found_in_whatever_words() -> None:
     """An agent must not fail over the words of somebody else's error, nor be refused for them."""
 
     beat = Heartbeat(
-        run="r", version="1", mode_cause="\x1b[31mno\ud800", results=[CommandResult(id="1", error="e" * 9999)]
+        run="r", version="1", mode_cause="\x1b[31mno\ud800", results=[FormerResult(id="1", error="e" * 9999)]
     )
     assert beat.mode_cause == "\N{REPLACEMENT CHARACTER}[31mno\N{REPLACEMENT CHARACTER}"
     assert len(beat.results[0].error) == 4000

@@ -1,4 +1,4 @@
-"""Heartbeats and commands: each command once, its result until it is heard, silence told once."""
+"""Heartbeats: what should be is passed on, silence is told once, an upgrade's result goes where results go."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Callable, List, Optional, Tuple
 
 import pytest
 from tests.unit.mobility.doubles import FakeClock
 
-from farshore.api_types.machines import Command, CommandKind, CommandResult, Desired, Heartbeat
+from farshore.api_types.commands import CommandResult, UpgradeResult
+from farshore.api_types.machines import Desired, Heartbeat
 from farshore.mobility.session import Session
 from farshore.mobility.settings import Settings
 from farshore.model.errors import Unreachable
@@ -21,64 +22,66 @@ class ServerDouble:
     """Answers heartbeats; ``away`` while it does not."""
 
     def __init__(self) -> None:
-        self.commands: List[Command] = []
-        self.heard: List[CommandResult] = []
         self.away = False
         self.beats = 0
+        self.app_consistent_every = 0
 
     def heartbeat(self, beat: Heartbeat) -> Desired:
         self.beats += 1
         if self.away:
             raise Unreachable("away", remedy="")
-        self.heard += beat.results
-        done = {result.id for result in self.heard}
-        self.commands = [command for command in self.commands if command.id not in done]
-        return Desired(protect=True, commands=self.commands, heartbeat_every=7.0)
+        assert beat.hears_commands
+        return Desired(protect=True, app_consistent_every=self.app_consistent_every, heartbeat_every=7.0)
 
 
 class ReplicationDouble:
     current: Optional[object] = None
-    disks: Sequence[object] = ()
 
     def __init__(self) -> None:
         self.wanted: List[Desired] = []
-        self.resyncs = 0
 
     def want(self, desired: Desired) -> None:
         self.wanted.append(desired)
 
-    def resync(self) -> None:
-        self.resyncs += 1
-
 
 class ReporterDouble:
-    def heartbeat(self, results: Sequence[CommandResult]) -> Heartbeat:
-        return Heartbeat(run="r", version="1", results=list(results))
+    def heartbeat(self) -> Heartbeat:
+        return Heartbeat(run="r", version="1", hears_commands=True)
 
     def answered(self, beat: Heartbeat) -> None:
         self.last_answered = beat
 
 
 class UpgradesDouble:
-    """``result`` is what a process before this one began, once the stream is there."""
+    """``concluded`` is what a process before this one began, once the stream is there."""
 
+    concluded: Optional[Tuple[str, CommandResult]] = None
+
+    def conclude(self, *, wanted: bool) -> Optional[Tuple[str, CommandResult]]:
+        concluded, self.concluded = self.concluded, None
+        return concluded
+
+
+class HandlingDouble:
     def __init__(self) -> None:
-        self.under_way: Optional[str] = None
-        self.result: Optional[CommandResult] = None
-        self.carried_out: List[str] = []
+        self.finished_with: List[Tuple[str, str, CommandResult]] = []
+        self.work: List[Callable[[], None]] = []
+        self.sent_again = 0
 
-    def carry_out(self, command: Command) -> CommandResult:
-        self.carried_out.append(command.id)
-        return CommandResult(id=command.id)
+    def finished(self, command: str, kind: str, result: CommandResult) -> None:
+        self.finished_with.append((command, kind, result))
 
-    def conclude(self, *, wanted: bool) -> Optional[CommandResult]:
-        result, self.result = self.result, None
-        return result
+    def beside(self, work: Callable[[], None]) -> None:
+        self.work.append(work)
+
+    def send_again(self) -> None:
+        self.sent_again += 1
 
 
 class Rig:
-    def __init__(self, state: Path, upgrades: Optional[UpgradesDouble] = None) -> None:
-        self.upgrades = upgrades or UpgradesDouble()
+    def __init__(self, state: Path) -> None:
+        self.upgrades = UpgradesDouble()
+        self.handling = HandlingDouble()
         self.server = ServerDouble()
         self.replication = ReplicationDouble()
         self.followed: List[str] = []
@@ -89,13 +92,12 @@ class Rig:
             ReporterDouble(),  # type: ignore[arg-type]
             FakeClock(),
             self.followed.append,
-            self.upgrades,
+            self.upgrades,  # type: ignore[arg-type]
+            self.handling,  # type: ignore[arg-type]
         )
 
     def beat(self) -> float:
-        seconds = self.session._beat(2.0)
-        self.session._commands.submit(lambda: None).result(10)  # until the commands given are carried out
-        return seconds
+        return self.session._beat(2.0)
 
 
 @pytest.fixture
@@ -108,40 +110,29 @@ def test_the_server_says_what_should_be_and_when_to_come_again(rig: Rig) -> None
     assert rig.replication.wanted[-1].protect
 
 
-def test_a_command_is_carried_out_once_and_told_until_heard(rig: Rig) -> None:
-    rig.server.commands = [Command(id="c1", kind=CommandKind.RESYNC)]
+def test_what_an_upgrade_came_to_is_said_as_any_result(rig: Rig) -> None:
+    ended = CommandResult(payload=UpgradeResult(release="two"))
+    rig.upgrades.concluded = ("u1", ended)
     rig.beat()
-    assert rig.replication.resyncs == 1
+    rig.beat()
+    assert rig.handling.finished_with == [("u1", "upgrade", ended)]
+
+
+def test_results_are_said_again_when_the_server_answers(rig: Rig) -> None:
     rig.server.away = True
     rig.beat()
+    assert rig.handling.sent_again == 0
     rig.server.away = False
     rig.beat()
-    rig.beat()
-    assert rig.replication.resyncs == 1
-    assert [(result.id, result.error) for result in rig.server.heard] == [("c1", "")]
+    assert rig.handling.sent_again == 1
 
 
-def test_a_point_that_cannot_be_cut_is_told_with_what_to_do(rig: Rig) -> None:
-    rig.server.commands = [Command(id="c1", kind=CommandKind.POINT)]
+def test_points_of_the_policy_are_cut_beside_commands(rig: Rig) -> None:
+    rig.replication.current = object()
+    rig.server.app_consistent_every = 60
     rig.beat()
     rig.beat()
-    assert "Wait for the copy to end" in rig.server.heard[0].error
-
-
-def test_an_upgrade_that_another_process_began_is_not_begun_again_and_its_result_is_told(tmp_path: Path) -> None:
-    upgrades = UpgradesDouble()
-    upgrades.under_way = "u1"
-    rig = Rig(tmp_path, upgrades)
-    rig.server.commands = [Command(id="u1", kind=CommandKind.UPGRADE, release="two", digest="d")]
-    rig.beat()
-    assert upgrades.carried_out == []
-    upgrades.result = CommandResult(id="u1")
-    rig.beat()
-    rig.beat()
-    assert [result.id for result in rig.server.heard] == ["u1"]
-    rig.server.commands = [Command(id="u2", kind=CommandKind.UPGRADE, release="three", digest="d")]
-    rig.beat()
-    assert upgrades.carried_out == ["u2"]
+    assert len(rig.handling.work) == 1
 
 
 def test_silence_is_told_once_and_so_is_its_end(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from farshore.api_types.machines import Command, CommandKind, ReleaseSignature
+from farshore.api_types.commands import UpgradeArguments
+from farshore.api_types.machines import ReleaseSignature
 from farshore.formats.release_statement import statement
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
@@ -169,17 +170,17 @@ class Rig:
         arguments = ["--state", "/x", "run"]
         self.upgrade = Upgrade(self.settings, "run", self.server, self.replication, handover, arguments)  # type: ignore[arg-type]
         self.upgrade._releases = releases
-        self.command = Command(id="c", kind=CommandKind.UPGRADE, release="two", digest=digest(self.data))
+        self.wanted = UpgradeArguments(release="two", digest=digest(self.data))
 
 
 def test_an_upgrade_that_cannot_be_done_leaves_things_as_they_were(releases: Releases) -> None:
     rig = Rig(releases, None)
     with pytest.raises(TryLater):
-        rig.upgrade.carry_out(rig.command)
+        rig.upgrade.carry_out("c", rig.wanted)
     assert rig.replication.asked == 1
     broken = Rig(releases, None, body="exit 1")
     with pytest.raises(Refused):
-        broken.upgrade.carry_out(broken.command)
+        broken.upgrade.carry_out("c", broken.wanted)
     assert broken.replication.asked == 0, "it was tried out first"
     assert sorted(path.name for path in (releases.root / "releases").iterdir()) == ["older", "one"]
 
@@ -198,7 +199,7 @@ def test_a_hand_over_that_cannot_be_written_down_is_told_and_leaves_nothing(
     monkeypatch.setattr(handovers, "write_private", full)
     rig.replication.hand_over = lambda give_way: give_way(Position(0, 0), [], None)  # type: ignore[assignment]
     with pytest.raises(NoSpace, match="hand-over cannot be written") as refused:
-        rig.upgrade.carry_out(rig.command)
+        rig.upgrade.carry_out("c", rig.wanted)
     assert "has room" in refused.value.remedy
     assert not rig.settings.handover.exists()
     assert sorted(path.name for path in (releases.root / "releases").iterdir()) == ["older", "one"]
@@ -206,7 +207,7 @@ def test_a_hand_over_that_cannot_be_written_down_is_told_and_leaves_nothing(
 
 def test_the_same_release_is_there_already(releases: Releases) -> None:
     rig = Rig(Releases(releases.root, "two"), None)
-    assert rig.upgrade.carry_out(rig.command).error == ""
+    rig.upgrade.carry_out("c", rig.wanted)
     assert rig.server.asked == []
 
 
@@ -220,8 +221,10 @@ def test_the_result_is_given_once_the_stream_is_there(releases: Releases, runnin
     rig.replication.current = object()
     result = rig.upgrade.conclude(wanted=True)
     assert result is not None
-    assert error in result.error
-    assert bool(result.error) == bool(error)
+    command, ended = result
+    assert command == "command"
+    assert error in (ended.failure.message if ended.failure else "")
+    assert (ended.failure is None) == (not error)
     assert (releases.root / "current").resolve().name == running
     assert (releases.root / "releases" / "two").exists() == (running == "two")
     assert rig.upgrade.conclude(wanted=True) is None
@@ -233,10 +236,10 @@ def test_a_release_that_the_pinned_key_has_not_signed_is_not_even_fetched(releas
     rig = Rig(releases, None)
     pin(rig.settings.release_key, public_half(Ed25519PrivateKey.generate()))
     with pytest.raises(Damaged, match="not signed"):
-        rig.upgrade.carry_out(rig.command)
+        rig.upgrade.carry_out("c", rig.wanted)
     rig.settings.release_key.unlink()
     with pytest.raises(Refused, match="trusts no release key"):
-        rig.upgrade.carry_out(rig.command)
+        rig.upgrade.carry_out("c", rig.wanted)
     assert rig.server.asked == []
     assert rig.replication.asked == 0
 
@@ -248,7 +251,7 @@ def test_a_signature_holds_for_one_archive_under_one_name(releases: Releases, ch
     signed = rig.server.signature("two")
     rig.server.signature = lambda _release: signed  # type: ignore[assignment]
     with pytest.raises(Damaged, match="not signed"):
-        rig.upgrade.carry_out(rig.command.model_copy(update=other))
+        rig.upgrade.carry_out("c", rig.wanted.model_copy(update=other))
 
 
 @pytest.mark.parametrize("key", ["", "zz", "00" * 31, "AB" * 32])

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, fresh_catalog, request
 
-from farshore.api_types.machines import CommandKind, CommandResult, Desired, Heartbeat
-from farshore.catalog import epochs, events, machines, policies
+from farshore.api_types.commands import PointArguments
+from farshore.api_types.machines import Desired, Heartbeat
+from farshore.catalog import commands, epochs, events, machines, policies
 from farshore.catalog.database import Catalog
-from farshore.catalog.tables import CommandRow, DifferenceRow
+from farshore.catalog.tables import DifferenceRow
 from farshore.model.states import CaptureMode, MachineState
 from farshore.protection.checks import check_machine
+from farshore.protection.commands import ask, offered
 from farshore.protection.granting import grant
-from farshore.protection.heartbeats import observe, upgrade_name
+from farshore.protection.heartbeats import observe
 from farshore.protection.proofs import sentence
 from farshore.protection.watch import conditions
 
@@ -53,14 +55,6 @@ def test_an_agent_hears_its_ceilings(catalog: Catalog) -> None:
     assert (wanted.cpu_share, wanted.memory_limit) == (0.03, 512 << 20)
 
 
-def test_an_upgrade_says_what_to_fetch_and_how_to_know_it(catalog: Catalog) -> None:
-    with catalog.writing() as tx:
-        row = CommandRow(id="u", machine=MACHINE, kind="upgrade", name=upgrade_name("1.2", "abc"), created=NOW)
-        machines.ask(tx, row)
-    told = beat(catalog).commands[0]
-    assert (told.kind, told.release, told.digest) == (CommandKind.UPGRADE, "1.2", "abc")
-
-
 @pytest.mark.parametrize("state", ["failing-over", "failed-over", "committed"])
 def test_a_machine_that_runs_elsewhere_stands_by(catalog: Catalog, state: str) -> None:
     with catalog.writing() as tx:
@@ -83,11 +77,14 @@ def test_what_runs_at_a_site_hears_no_other_instance(catalog: Catalog) -> None:
     """Neither the old source's reports nor its answers are taken for those of the machine at the site."""
     with catalog.writing() as tx:
         machines.runs_at(machines.get(tx, MACHINE), "qemu", "recovered")
-        machines.ask(tx, CommandRow(id="c", machine=MACHINE, kind="point", created=NOW))
+        ask(tx, "c", MACHINE, PointArguments(), NOW)
     woken = beat(catalog, run="run-2", epoch=0, mode="bitmap", results=[{"id": "c", "epoch": 1, "sequence": 1}])
     assert (woken.protect, woken.commands) == (True, [])
     with catalog.reading() as tx:
-        assert (machines.get(tx, MACHINE).last_seen, machines.command(tx, "c").done) == (0, 0)
+        row = machines.get(tx, MACHINE)
+        assert (row.last_seen, commands.get(tx, "c").state) == (0, "waiting")
+        assert offered(tx, row, "run-2", 0).commands == []
+        assert [command.id for command in offered(tx, row, "run-1", 1).commands] == ["c"]
     assert [command.id for command in beat(catalog).commands] == ["c"]
 
 
@@ -95,18 +92,6 @@ def test_an_unprotected_machine_is_idle(catalog: Catalog) -> None:
     with catalog.writing() as tx:
         machines.get(tx, MACHINE).protect = False
     assert beat(catalog) == Desired(protect=False)
-
-
-def test_a_command_is_repeated_until_it_is_answered(catalog: Catalog) -> None:
-    with catalog.writing() as tx:
-        machines.ask(tx, CommandRow(id="c1", machine=MACHINE, kind="point", point_kind="app-consistent", created=NOW))
-    assert [command.id for command in beat(catalog).commands] == ["c1"]
-    assert [command.id for command in beat(catalog).commands] == ["c1"]
-    done = CommandResult(id="c1", epoch=1, sequence=77, time=NOW)
-    assert beat(catalog, results=[done, CommandResult(id="unknown")]).commands == []
-    with catalog.reading() as tx:
-        row = machines.command(tx, "c1")
-        assert (row.done, row.error, row.epoch, row.sequence) == (NOW, "", 1, 77)
 
 
 def test_a_change_of_mode_is_an_event(catalog: Catalog) -> None:

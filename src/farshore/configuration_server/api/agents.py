@@ -1,16 +1,27 @@
-"""What mobility services call: epochs and heartbeats, each with the machine's own certificate."""
+"""What mobility services call: epochs, heartbeats and commands, each with the machine's own certificate."""
 
 from __future__ import annotations
 
-from fastapi.responses import FileResponse
+from typing import Annotated
 
+from fastapi import Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+
+from farshore.api_types.body import LABEL_LENGTH, LARGEST
+from farshore.api_types.commands import CommandResult, Commands, CommandStanding
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat, ReleaseSignature
 from farshore.catalog import machines, process_servers
 from farshore.catalog.database import Transaction
 from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.command_lines import COMMAND_LINES, MEDIA_TYPE, command_lines
+from farshore.configuration_server.web.authenticators import authenticate
 from farshore.configuration_server.web.callers import Installation, MachineCaller
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection.assignment import choose
+from farshore.protection.commands import answer as answer_command
+from farshore.protection.commands import offered
+from farshore.protection.former_agents import former_answer
 from farshore.protection.granting import Domain, domain_name, grant
 from farshore.protection.heartbeats import observe
 from farshore.protection.push.bundle import Bundle, bundle_path, default_cache
@@ -44,8 +55,8 @@ def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Inst
     return installation.catalog.write(granted)
 
 
-@router.post("/heartbeat")
-def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired:
+@router.post("/heartbeat", response_model=Desired)
+def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired | JSONResponse:
     """What the agent sees, answered with what should be."""
 
     def noted(tx: Transaction) -> Desired:
@@ -55,7 +66,42 @@ def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installatio
             return answer
         return answer.model_copy(update={"process_server": process_servers.get(tx, row.process_server).url})
 
-    return installation.catalog.write(noted)
+    answer = installation.catalog.write(noted)
+    return answer if seen.hears_commands else JSONResponse(former_answer(answer))
+
+
+@router.get("/commands", response_class=StreamingResponse, responses=COMMAND_LINES)
+async def commands(
+    request: Request,
+    machine: MachineCaller,
+    installation: Installation,
+    run: Annotated[str, Query(max_length=LABEL_LENGTH)],
+    epoch: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+) -> StreamingResponse:
+    """What the machine's agent is to do: a line of JSON with all open commands, another one at each change, and empty
+    lines in between. It stays open for half an hour at most; a newer stream of the same machine ends it."""
+
+    def offers() -> Commands:
+        with installation.catalog.reading() as tx:
+            return offered(tx, machines.get(tx, machine), run, epoch)
+
+    def offers_still() -> Commands:
+        authenticate(installation.authenticators, request)  # the certificate may have been revoked meanwhile
+        return offers()
+
+    heard = installation.waiting.heard
+    first = await run_in_threadpool(offers)
+    lines = command_lines(installation.waiting, machine, heard, first, offers_still)
+    return StreamingResponse(lines, media_type=MEDIA_TYPE)
+
+
+@router.put("/commands/{command}/result")
+def note_result(
+    command: Named, result: CommandResult, machine: MachineCaller, installation: Installation
+) -> CommandStanding:
+    """What came of a command. It may be said again: what is noted stays."""
+    now = installation.clock.now()
+    return installation.catalog.write(lambda tx: answer_command(tx, machine, command, result, now))
 
 
 @router.get("/bundles/{release}/signature")

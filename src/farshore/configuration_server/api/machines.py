@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from farshore.api_types.commands import ResyncArguments
 from farshore.api_types.failovers import FailoverKind
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Finding, Machine, MachineAddition, ProofRequest, ProtectionRequest
 from farshore.catalog import epochs, events, failovers, machines, policies, process_servers, secrets, users
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import CommandRow, FailoverRow, MachineRow, SecretRow
+from farshore.catalog.tables import FailoverRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity, Kind
@@ -20,10 +21,11 @@ from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import NotFound, Refused, WrongState
-from farshore.model.identifiers import MachineId, new_id
+from farshore.model.identifiers import new_id
 from farshore.model.policy import deduplication_domain
 from farshore.model.states import PRESENT, UP, FailoverState, MachineState
 from farshore.protection.checks import check_machine
+from farshore.protection.commands import ask
 from farshore.protection.granting import ELSEWHERE, fence
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
 from farshore.recovery import consoles
@@ -36,11 +38,9 @@ def list_machines(_user: Reader, installation: Installation) -> list[Machine]:
     """All machines."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
-        servers, damage, waiting = process_servers.every(tx), _damage(tx), _in_other_domain(tx)
-        return [
-            views.machine(row, now, servers, [*waiting.get(row.id, []), *damage.get(row.id, [])])
-            for row in machines.every(tx)
-        ]
+        rows, servers, damage = machines.every(tx), process_servers.every(tx), _damage(tx)
+        waiting = _in_other_domain(tx, rows)
+        return [views.machine(row, now, servers, [*waiting.get(row.id, []), *damage.get(row.id, [])]) for row in rows]
 
 
 @router.post("", status_code=202)
@@ -180,23 +180,23 @@ def prove(machine: Named, request: ProofRequest, user: Operator, installation: I
 
 @router.post("/{machine}/resync", status_code=202)
 def resync(machine: Named, user: Operator, installation: Installation) -> Machine:
-    """Compare the machine with its copy and send what differs, beginning with the agent's next heartbeat."""
+    """Compare the machine with its copy and send what differs, at once."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
             raise WrongState(f"{row.name} is {row.state}.", remedy="Only a protected machine can be resynced.")
-        machines.ask(tx, CommandRow(id=new_id(), machine=MachineId(row.id), kind="resync", created=now))
+        ask(tx, new_id(), row.id, ResyncArguments(), now)
         _tell(tx, installation, user, row, "machine.resync", f"A resync of {row.name} was asked for.")
         return _view(tx, row, installation)
 
 
-def _in_other_domain(tx: Transaction) -> dict[str, list[str]]:
-    """By machine: that its policy's deduplication counts from its next epoch on only."""
+def _in_other_domain(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, list[str]]:
+    """By machine, of these: that its policy's deduplication counts from its next epoch on only."""
     now = epochs.domain_names(tx)
     wanted = {row.name: row.deduplication for row in policies.every(tx)}
     found = {}
-    for row in machines.every(tx):
+    for row in rows:
         asked = wanted[row.policy]
         if now.get(row.id, "") != deduplication_domain(asked, row.id) and row.id in now:
             text = f"It does not share chunks as its policy says ({asked}): run farshore machine resync {row.name}."
@@ -205,7 +205,7 @@ def _in_other_domain(tx: Transaction) -> dict[str, list[str]]:
 
 
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
-    more = [*_in_other_domain(tx).get(row.id, []), *_damage(tx).get(row.id, [])]
+    more = [*_in_other_domain(tx, [row]).get(row.id, []), *_damage(tx).get(row.id, [])]
     return views.machine(row, installation.clock.now(), process_servers.every(tx), more)
 
 

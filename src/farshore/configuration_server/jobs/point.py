@@ -6,13 +6,16 @@ import time
 
 from dbos import DBOS
 
-from farshore.catalog import epochs, machines
-from farshore.catalog.database import Catalog, Transaction
-from farshore.catalog.tables import CommandRow
+from farshore.api_types.commands import PointArguments
+from farshore.catalog import epochs
+from farshore.catalog.database import Catalog
+from farshore.configuration_server.jobs.commanding import await_result
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
-from farshore.model.errors import Refused, TryLater, WrongState
+from farshore.model.errors import TryLater, WrongState
+from farshore.model.point import PointKind
 from farshore.model.ports import Clock
+from farshore.protection.commands import ask as ask_agent
 
 POINT = "point"
 ASK, MARK, STORE = "ask the agent", "mark the stream", "store in the vault"
@@ -25,34 +28,21 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
 
     @DBOS.step(name=ASK)
     def ask(request: Request, command: str) -> None:
-        def asked(tx: Transaction) -> None:
-            row = CommandRow(
-                id=command,
-                machine=request["subject"],
-                kind="point",
-                point_kind=request["kind"],
-                name=request["name"],
-                created=clock.now(),
-            )
-            machines.ask(tx, row)
-
-        catalog.write(asked)
+        arguments = PointArguments(kind=PointKind(request["kind"]), name=request["name"])
+        catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
     @DBOS.step(name=MARK)
     def mark(command: str) -> Result:
-        give_up = clock.monotonic() + PATIENCE
-        while clock.monotonic() < give_up:
-            with catalog.reading() as tx:
-                row = machines.command(tx, command)
-                if row.done and row.error:
-                    raise Refused(
-                        f"The agent could not cut the point: {row.error}",
-                        remedy="See the machine's warnings: farshore machine show.",
-                    )
-                if row.done:
-                    return {"epoch": row.epoch, "sequence": row.sequence, "time": row.time}
-            time.sleep(POLL)
-        catalog.write(lambda tx: machines.withdraw(tx, command, clock.now()))
+        found = await_result(
+            catalog,
+            clock,
+            command,
+            patience=PATIENCE,
+            what_failed="The agent could not cut the point",
+            remedy="See the machine's warnings: farshore machine show.",
+        )
+        if found is not None:
+            return found
         raise TryLater(
             f"The agent did not cut the point within {PATIENCE:.0f} seconds.",
             remedy="Check that the machine runs and reaches this server.",

@@ -6,27 +6,26 @@ against the release key that it trusts.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from dbos import DBOS
 
-from farshore.api_types.machines import CommandKind, Heartbeat
+from farshore.api_types.commands import UpgradeArguments
+from farshore.api_types.machines import Heartbeat
 from farshore.catalog import machines
-from farshore.catalog.database import Catalog, Transaction
-from farshore.catalog.tables import CommandRow
+from farshore.catalog.database import Catalog
+from farshore.configuration_server.jobs.commanding import await_result
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Refused, TryLater
 from farshore.model.ports import Clock
-from farshore.protection.heartbeats import upgrade_name
+from farshore.protection.commands import ask as ask_agent
 from farshore.protection.push.bundle import build_bundle, parse_python
 from farshore.protection.push.signing import ReleaseKey
 
 UPGRADE = "upgrade"
 MAKE, ASK, AWAIT = "make the bundle", "ask the agent", "wait for the new release"
 PATIENCE = 600.0
-POLL = 0.5
 
 
 def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) -> JobDefinition:
@@ -48,33 +47,21 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
 
     @DBOS.step(name=ASK)
     def ask(request: Request, made: Result, command: str) -> None:
-        def asked(tx: Transaction) -> None:
-            row = CommandRow(
-                id=command,
-                machine=request["subject"],
-                kind=CommandKind.UPGRADE.value,
-                name=upgrade_name(made["release"], made["digest"]),
-                created=clock.now(),
-            )
-            machines.ask(tx, row)
-
-        catalog.write(asked)
+        arguments = UpgradeArguments(release=made["release"], digest=made["digest"])
+        catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
     @DBOS.step(name=AWAIT)
     def wait(command: str) -> None:
-        give_up = clock.monotonic() + PATIENCE
-        while clock.monotonic() < give_up:
-            with catalog.reading() as tx:
-                row = machines.command(tx, command)
-                if row.done and row.error:
-                    raise Refused(
-                        f"The agent was not upgraded: {row.error}",
-                        remedy="It goes on as it is. See its log: journalctl -u farshore-mobility",
-                    )
-                if row.done:
-                    return
-            time.sleep(POLL)
-        catalog.write(lambda tx: machines.withdraw(tx, command, clock.now()))
+        found = await_result(
+            catalog,
+            clock,
+            command,
+            patience=PATIENCE,
+            what_failed="The agent was not upgraded",
+            remedy="It goes on as it is. See its log: journalctl -u farshore-mobility",
+        )
+        if found is not None:
+            return
         raise TryLater(
             f"The agent did not upgrade within {PATIENCE:.0f} seconds.",
             remedy="Check that the machine runs and reaches this server: farshore machine show",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from farshore.catalog import machines
+from farshore.catalog import commands
 from farshore.catalog.database import Catalog
 from farshore.durable.jobs import Request
 from farshore.model.ports import Clock
@@ -14,6 +14,6 @@ def withdrawing(catalog: Catalog, clock: Clock) -> Callable[[str, Request], None
     """For ``JobDefinition.stopped``: close the job's command, unless the agent has answered it."""
 
     def withdraw(job: str, _request: Request) -> None:
-        catalog.write(lambda tx: machines.withdraw_if_asked(tx, job, clock.now()))
+        catalog.write(lambda tx: commands.withdraw(tx, job, clock.now()))
 
     return withdraw

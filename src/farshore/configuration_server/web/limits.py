@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 BY_ROUTE = {
     # burst, per second
     "/v1/machines/self/heartbeat": (120, 2.0),
+    "/v1/machines/self/commands": (120, 1.0),
+    "/v1/machines/self/commands/{command}/result": (240, 4.0),
     "/v1/machines/self/epochs": (120, 1 / 15),
     "/v1/machines/self/certificate": (20, 1 / 600),
     "/v1/machines/self/bundles/{release}": (20, 1 / 60),
@@ -31,8 +33,8 @@ BY_ROUTE = {
     "/v1/process-servers/self/streams/{machine}/{epoch}": (5000, 200.0),
     "/v1/process-servers/self/machines/{machine}/keys": (5000, 200.0),
 }
-"""An agent reports every 2 seconds and at most once for each command, a process server every second. An epoch leaves
-a row in the catalog, as a certificate does."""
+"""An agent reports every 2 seconds, opens its stream of commands each half an hour and answers each command once. A
+process server reports every second. An epoch leaves a row in the catalog, as a certificate does."""
 WRONG_TOKENS = (10, 1 / 60)
 """By address. A token has 256 random bits: this keeps load and log down, the bits keep the door."""
 TOLD, TOLD_BY_ONE = (300, 1 / 10), (30, 1 / 60)

@@ -13,7 +13,10 @@ import resource
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
+
+import uvicorn
 
 from farshore.model.errors import Refused
 
@@ -23,7 +26,8 @@ HEAD_SECONDS = 10.0
 STALLED_SECONDS = 60.0
 """How long a client may take nothing of its answer."""
 AT_ONCE = 64
-MOST_CONNECTIONS = 4096
+MOST_CONNECTIONS = 8192
+"""An agent keeps two: its reports go over one, the other waits for commands."""
 RESERVE = 256
 """Descriptors that are left for the catalog, the vault, exports and SSH."""
 
@@ -131,6 +135,19 @@ class DeadlineLoop(asyncio.SelectorEventLoop):
         if options.get("ssl") is not None:
             options.setdefault("ssl_handshake_timeout", HANDSHAKE_SECONDS)
         return await super().create_server(*arguments, **options)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server, which calls ``drain`` before it waits for the requests that are under way at a shutdown."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As the base class."""
+        self._drain()
+        await super().shutdown(sockets)
 
 
 def deadline_loop() -> asyncio.AbstractEventLoop:

@@ -12,9 +12,9 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import List, Optional, Protocol, Sequence
+from typing import List, Optional, Protocol, Sequence, Tuple
 
-from farshore.api_types.machines import Command, CommandResult
+from farshore.api_types.commands import CommandResult, UpgradeArguments, UpgradeResult, failure
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.capture.pinned import Document, unpin
 from farshore.mobility.protected_disks import ProtectedDisk
@@ -32,6 +32,10 @@ TRIAL_SECONDS = 180
 """The new release is at work by then, or the kernel ends it."""
 
 
+Concluded = Tuple[str, CommandResult]
+"""A command and what came of it."""
+
+
 class Upgrades(Protocol):
     """What the session needs of it."""
 
@@ -40,11 +44,11 @@ class Upgrades(Protocol):
         """The command that a process before this one began; None once its result was given, or where there was none."""
         ...
 
-    def carry_out(self, command: Command) -> CommandResult:
-        """Upgrade. Where that goes well this process is another one afterwards."""
+    def carry_out(self, command: str, wanted: UpgradeArguments) -> None:
+        """Upgrade. Where that goes well this process is another one afterwards, unless it was that release already."""
         ...
 
-    def conclude(self, *, wanted: bool) -> Optional[CommandResult]:
+    def conclude(self, *, wanted: bool) -> Optional[Concluded]:
         """After an answered heartbeat: the result, once there is one."""
         ...
 
@@ -74,7 +78,7 @@ class Upgrade:
         """See Upgrades."""
         return None if self._handover is None else self._handover.command
 
-    def carry_out(self, command: Command) -> CommandResult:
+    def carry_out(self, command: str, wanted: UpgradeArguments) -> None:
         """See Upgrades. Raises FarshoreError; then this release goes on."""
         releases = self._releases
         if releases is None:
@@ -82,22 +86,23 @@ class Upgrade:
                 "This agent was not installed as a release, so it cannot replace itself.",
                 remedy="Install it again: farshore machine add",
             )
-        if command.release == releases.release:
-            return CommandResult(id=command.id)
-        signed = self._server.signature(command.release)
-        check_release(self._settings.release_key, command.release, command.digest, signed.signature)
-        releases.install(command.release, command.digest, self._server.bundle(command.release))
+        if wanted.release == releases.release:
+            return
+        signed = self._server.signature(wanted.release)
+        check_release(self._settings.release_key, wanted.release, wanted.digest, signed.signature)
+        releases.install(wanted.release, wanted.digest, self._server.bundle(wanted.release))
         try:
-            releases.try_out(command.release, self._arguments[:-1])
+            releases.try_out(wanted.release, self._arguments[:-1])
             self._replication.hand_over(
-                lambda position, disks, capture: self._become(releases, command, position, disks, capture)
+                lambda position, disks, capture: self._become(
+                    releases, command, wanted.release, position, disks, capture
+                )
             )
         except BaseException:
-            releases.remove(command.release)
+            releases.remove(wanted.release)
             raise
-        return CommandResult(id=command.id)
 
-    def conclude(self, *, wanted: bool) -> Optional[CommandResult]:
+    def conclude(self, *, wanted: bool) -> Optional[Concluded]:
         """See Upgrades. ``wanted``: this machine is to be protected, so an epoch has to be there first."""
         handover = self._handover
         if handover is None or (wanted and self._replication.current is None):
@@ -109,7 +114,7 @@ class Upgrade:
         if handover.capture is not None:
             unpin(Path(handover.capture["folder"]))
         forget(self._settings.handover)
-        return result
+        return handover.command, result
 
     def _settled(self, handover: Handover) -> CommandResult:
         """Have the service start the release that has got to work; the command's result."""
@@ -119,27 +124,30 @@ class Upgrade:
                 self._releases.make_current()
             except NoSpace as error:
                 log.warning("The upgrade is not settled: %s", error)
-                return CommandResult(id=handover.command, error=str(error))
+                return failure(error)
             log.info("The upgrade is done.", extra={"fields": {"from": old, "to": new}})
-            return CommandResult(id=handover.command)
+            return CommandResult(payload=UpgradeResult(release=new))
         if self._releases is not None:
             self._releases.remove(new)
         log.warning("The upgrade has failed; the release before is back.", extra={"fields": {"failed": new}})
-        return CommandResult(
-            id=handover.command,
-            error=f"Release {new} ended before it was at work, and the one before came back. See the agent's log.",
+        return failure(
+            Refused(
+                f"Release {new} ended before it was at work, and the one before came back.",
+                remedy="See the agent's log: journalctl -u farshore-mobility",
+            )
         )
 
     def _become(
         self,
         releases: Releases,
-        command: Command,
+        command: str,
+        release: str,
         position: Position,
         disks: Sequence[ProtectedDisk],
         capture: Optional[Document],
     ) -> None:
-        pair = (releases.release, command.release)
-        handover = Handover(self._run, position, command.id, pair, tuple(disks), capture)
+        pair = (releases.release, release)
+        handover = Handover(self._run, position, command, pair, tuple(disks), capture)
         try:
             handover.save(self._settings.handover)
         except OSError as error:
@@ -148,7 +156,7 @@ class Upgrade:
                 f"The hand-over cannot be written to {self._settings.handover}: {error.strerror}.",
                 remedy=f"See that {self._settings.state} has room, then ask for the upgrade again.",
             ) from error
-        program = str(releases.program(command.release))
+        program = str(releases.program(release))
         log.info("This agent gives way to another release.", extra={"fields": {"from": pair[0], "to": pair[1]}})
         signal.alarm(TRIAL_SECONDS)  # outlives the change of programs; nobody handles it, so it ends the process
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farshore.catalog import epochs, machines
+from farshore.catalog import commands, epochs, machines
 from farshore.model.identifiers import MachineId
 from farshore.model.states import MachineState
 from farshore.recovery.context import RecoveryContext
@@ -17,6 +17,6 @@ def fence(context: RecoveryContext, failover: str) -> int:
         if machine.state != MachineState.FAILING_OVER.value:
             machines.set_state(machine, MachineState.FAILING_OVER)
             epochs.close_open(tx, MachineId(machine.id), now, "the machine is being failed over")
-            machines.abandon_commands(tx, MachineId(machine.id), now, "the machine is being failed over")
+            commands.abandon(tx, MachineId(machine.id), now, "the machine is being failed over")
             tell(context, tx, row, "failover.fenced", f"{machine.name} may send no more: it is being failed over.")
         return now

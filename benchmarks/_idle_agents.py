@@ -1,0 +1,92 @@
+"""Agents that do nothing but wait for commands: ``python -m benchmarks._idle_agents FILE`` runs them in one process.
+
+FILE is JSON: ``url``, ``authority``, ``key``, and ``agents``, a list of ``machine`` and ``certificate``. Each has a
+connection, a thread and the agent's own code that hears and handles commands. "ready" goes out once all are connected;
+then, for each command that arrives for the first time, a line of its id and the moment (ns of the monotonic clock).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from farshore.api_types.commands import Command
+from farshore.client.credentials import Credentials
+from farshore.client.machine_self import MachineSelf
+from farshore.client.transport import Transport
+from farshore.mobility.clock import SystemClock
+from farshore.mobility.commands.fetching import Fetching
+from farshore.mobility.commands.handling import Handling
+from farshore.mobility.commands.record import Record
+
+STACK_BYTES = 256 << 10
+RUN, EPOCH = "r1", 1
+
+
+class Replication:
+    """A stream that has no consistent state: points are refused, a resync costs nothing."""
+
+    current = None
+
+    def resync(self) -> None:
+        """Nothing."""
+
+
+class NoUpgrades:
+    """Nothing was begun before."""
+
+    under_way = None
+
+
+class Noting(Handling):
+    """Says when a command has arrived, and when the stream is there."""
+
+    def __init__(self, *parts: Any, connected: Callable[[], object]) -> None:
+        super().__init__(*parts)
+        self._connected = connected
+        self._arrived: frozenset[str] | None = None
+
+    def offered(self, commands: Sequence[Command]) -> None:
+        """See the base class."""
+        now = time.monotonic_ns()
+        if self._arrived is None:
+            self._connected()
+        new = {command.id for command in commands} - (self._arrived or frozenset())
+        self._arrived = frozenset(command.id for command in commands)
+        for command in new:
+            print(command, now, flush=True)
+        super().offered(commands)
+
+
+def main(path: Path) -> None:
+    """Run until standard input ends."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    threading.stack_size(STACK_BYTES)
+    told = json.loads(path.read_text())
+    stop, connected = threading.Event(), threading.Semaphore(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, agent in enumerate(told["agents"]):
+            known = Credentials(told["url"], told["authority"], agent["certificate"], told["key"])
+            server = MachineSelf(Transport.from_credentials(known))
+            record = Record(Path(folder) / f"{number}.json")
+            doubles: Any = (Replication(), NoUpgrades())
+            handling = Noting(server, *doubles, record, connected=connected.release)
+            fetching = Fetching(server, handling, RUN, lambda: EPOCH, SystemClock())
+            threading.Thread(target=fetching.run, args=(stop,), daemon=True).start()
+            if number % 50 == 49:  # machines do not start in the same instant
+                for _ in range(50):
+                    connected.acquire()
+        print("ready", flush=True)
+        sys.stdin.read()
+        stop.set()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

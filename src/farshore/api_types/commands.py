@@ -1,0 +1,158 @@
+"""Commands to agents: a kind, its arguments, and the result.
+
+``GET /v1/machines/self/commands`` is a stream that stays open: a line of JSON, ``Commands``, with what is open now and
+one with each change of that, and an empty line at least every ``KEEP_ALIVE`` seconds. An agent answers each command
+with ``PUT /v1/machines/self/commands/{command}/result``. The envelope is lenient and what is in it is strict: a command
+that an agent does not understand fails by itself, and never keeps the agent from the others, ``upgrade`` above all.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Type, Union
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from farshore.api_types.body import Body, Label, Natural, Prose
+from farshore.api_types.machines import MOST_DISKS, DiskProof
+from farshore.model.commands import CommandKind, CommandState
+from farshore.model.errors import FarshoreError, Unsupported
+from farshore.model.point import PointKind
+
+MOST_COMMANDS = 32
+"""Of a machine's open commands the oldest so many are offered at once."""
+KEEP_ALIVE = 50.0
+"""Seconds after which something goes over a stream, be it an empty line: below the 60 s after which many proxies, and
+our clients, give up."""
+
+
+class PointArguments(Body):
+    """Cut a point of this kind; ``name`` may be empty."""
+
+    kind: PointKind = PointKind.CRASH_CONSISTENT
+    name: Label = ""
+
+
+class ResyncArguments(Body):
+    """There is nothing to say."""
+
+
+class UpgradeArguments(Body):
+    """``release`` is what ``GET /v1/machines/self/bundles/{release}`` answers as a .tar.gz, ``digest`` its SHA-256 in
+    hex."""
+
+    release: Label
+    digest: Label
+
+
+class ProveArguments(Body):
+    """``whole``: every chunk of every disk."""
+
+    whole: bool = False
+
+
+Arguments = Union[PointArguments, ResyncArguments, UpgradeArguments, ProveArguments]
+ARGUMENTS: Mapping[CommandKind, Type[Arguments]] = {
+    CommandKind.POINT: PointArguments,
+    CommandKind.RESYNC: ResyncArguments,
+    CommandKind.UPGRADE: UpgradeArguments,
+    CommandKind.PROVE: ProveArguments,
+}
+
+
+class PointResult(Body):
+    """Where the point came to lie, and its time by the machine's clock (ns since 1970 UTC)."""
+
+    kind: Literal["point"] = "point"
+    epoch: Natural
+    sequence: Natural
+    time: Natural
+
+
+class ResyncResult(Body):
+    """The next epoch begins by comparing."""
+
+    kind: Literal["resync"] = "resync"
+
+
+class UpgradeResult(Body):
+    """This release is at work."""
+
+    kind: Literal["upgrade"] = "upgrade"
+    release: Label
+
+
+class ProveResult(Body):
+    """Chunks that are equal, that differed and were sent again, and that were written to each time they were read."""
+
+    kind: Literal["prove"] = "prove"
+    proven: Natural
+    differing: Natural
+    busy: Natural
+    disks: List[DiskProof] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
+    """How much of each is proven after it."""
+
+
+Payload = Annotated[Union[PointResult, ResyncResult, UpgradeResult, ProveResult], Field(discriminator="kind")]
+
+
+class CommandFailure(Body):
+    """Why the agent could not do it. ``code`` is one of farshore.model.errors."""
+
+    code: Label
+    message: Prose
+    remedy: Prose = ""
+
+
+class CommandResult(Body):
+    """``PUT /v1/machines/self/commands/{command}/result``: ``payload``, of the command's kind, or ``failure``."""
+
+    payload: Optional[Payload] = None
+    failure: Optional[CommandFailure] = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> CommandResult:
+        if (self.payload is None) == (self.failure is None):
+            raise ValueError("a result has a payload or a failure")
+        return self
+
+
+class CommandStanding(Body):
+    """The answer to a result. ``state`` withdrawn: it came too late and was not noted."""
+
+    id: str
+    state: CommandState
+
+
+class Command(BaseModel):
+    """One thing to do. ``id`` stays the same however often it is offered."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    kind: str
+    arguments: Dict[str, Any] = {}
+
+
+class Commands(BaseModel):
+    """All open commands of the machine, oldest first."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    commands: List[Command] = []
+
+
+def arguments_of(command: Command) -> Arguments:
+    """A command's arguments, typed. Raises Unsupported for a kind, or arguments, that this release does not know."""
+    try:
+        return ARGUMENTS[CommandKind(command.kind)].model_validate(command.arguments)
+    except (ValueError, ValidationError) as error:
+        what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "the kind is unknown"
+        raise Unsupported(
+            f"The agent does not understand the command {command.kind!r} ({what}).",
+            remedy="Upgrade it, then ask again: farshore machine upgrade",
+        ) from error
+
+
+def failure(error: FarshoreError) -> CommandResult:
+    """The result that tells of an error."""
+    return CommandResult(failure=CommandFailure(code=error.code, message=error.message, remedy=error.remedy))

@@ -1,0 +1,94 @@
+"""Queries over what agents are asked to do. Whoever opens or closes a command here wakes the machine's poll.
+
+That happens at the commit, within this process (``Catalog.listen``); servers in other processes find it when they look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import delete, select
+
+from farshore.catalog.database import Transaction, say
+from farshore.catalog.tables import CommandRow
+from farshore.model.commands import CommandState, check_command_transition
+from farshore.model.errors import NotFound
+from farshore.model.identifiers import MachineId
+
+COMMANDS = "commands"
+"""What ``Catalog.listen`` is asked for; the subjects are machine ids."""
+_WAITING = CommandState.WAITING.value
+
+
+def ask(tx: Transaction, command: CommandRow) -> None:
+    """Ask an agent for something. With an id that exists already nothing is asked anew."""
+    if tx.get(CommandRow, command.id) is None:
+        tx.add(command)
+        tx.flush()
+        say(tx, COMMANDS, command.machine)
+
+
+def open_commands(tx: Transaction, machine: str, most: int | None = None) -> list[CommandRow]:
+    """What waits for the agent's result, oldest first, at most ``most``."""
+    waiting = select(CommandRow).where(CommandRow.machine == machine, CommandRow.state == _WAITING)
+    return list(tx.scalars(waiting.order_by(CommandRow.created, CommandRow.id).limit(most)))
+
+
+def open_ids(tx: Transaction) -> dict[str, list[str]]:
+    """The same of all machines, ids only."""
+    waiting = select(CommandRow.machine, CommandRow.id).where(CommandRow.state == _WAITING)
+    found: dict[str, list[str]] = {}
+    for machine, command in tx.execute(waiting.order_by(CommandRow.created, CommandRow.id)):
+        found.setdefault(machine, []).append(command)
+    return found
+
+
+def get(tx: Transaction, command_id: str) -> CommandRow:
+    """One command. Raises NotFound."""
+    row = tx.get(CommandRow, command_id)
+    if row is None:
+        raise NotFound(f"There is no command {command_id}.", remedy="Ask for it again.")
+    return row
+
+
+def succeed(tx: Transaction, row: CommandRow, now: int, payload: dict[str, object]) -> None:
+    """Note what the agent did. Raises WrongState for a command that is closed."""
+    _close(tx, row, CommandState.SUCCEEDED, now)
+    row.result = payload
+
+
+def fail(tx: Transaction, row: CommandRow, now: int, failure: dict[str, object]) -> None:
+    """Note why the agent could not. Raises WrongState for a command that is closed."""
+    _close(tx, row, CommandState.FAILED, now)
+    row.failure = failure
+
+
+def withdraw(tx: Transaction, command_id: str, now: int) -> None:
+    """Close a command that nobody waits for any more, if it exists and the agent has not answered it."""
+    row = tx.get(CommandRow, command_id)
+    if row is not None:
+        _withdraw(tx, [row], now, "nobody waits for it any more")
+
+
+def abandon(tx: Transaction, machine: MachineId, now: int, reason: str) -> None:
+    """Withdraw all open commands of a machine: it is gone or fenced. Its stream is looked at in any case."""
+    _withdraw(tx, open_commands(tx, machine), now, reason)
+    say(tx, COMMANDS, machine)
+
+
+def prune(tx: Transaction, before: int) -> None:
+    """Forget commands that were closed before then (ns)."""
+    tx.execute(delete(CommandRow).where(CommandRow.state != _WAITING, CommandRow.closed < before))
+
+
+def _withdraw(tx: Transaction, rows: Iterable[CommandRow], now: int, reason: str) -> None:
+    for row in rows:
+        if row.state == _WAITING:
+            _close(tx, row, CommandState.WITHDRAWN, now)
+            row.failure = {"message": reason}
+
+
+def _close(tx: Transaction, row: CommandRow, state: CommandState, now: int) -> None:
+    check_command_transition(CommandState(row.state), state)
+    row.state, row.closed = state.value, now
+    say(tx, COMMANDS, row.machine)

@@ -1,0 +1,119 @@
+"""The agents that wait for commands: open streams, woken when their machine's open commands change.
+
+An idle stream is a coroutine and a connection: no thread, no transaction, no query. What wakes it: a commit of this
+process (``Catalog.listen``), and the look that every server takes at all open commands once a second, which finds what
+other servers of the same database wrote. What goes over the stream is read from the catalog after it was woken, so a
+wake-up too many costs a query, and one that is missed costs the time until the next look. Relies on ``heard`` being
+read before the catalog: what is said between that and ``wait`` is not missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from farshore.api_types.commands import MOST_COMMANDS
+from farshore.catalog import commands
+from farshore.catalog.database import Catalog
+
+LOOK_EVERY = 1.0
+
+
+class Waiter:
+    """One stream; it belongs to the loop that made it. ``known``: ids of the commands that went over it last."""
+
+    def __init__(self, machine: str, known: Sequence[str]) -> None:
+        self.machine, self.known = machine, tuple(known)
+        self.ended = False
+        """Another stream of the machine has taken its place, or the server ends."""
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    async def woken(self, until: float) -> bool:
+        """Wait for news until that time of the loop; whether there may be some."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+    def wake(self, *, ended: bool = False) -> None:
+        """From any thread: there may be news, or it is to end."""
+        self.ended = self.ended or ended
+        self._loop.call_soon_threadsafe(self._event.set)
+
+
+class Waiting:
+    """All streams of this server, at most one for each machine. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiters: dict[str, Waiter] = {}
+        self._heard = 0
+        self._ending = False
+
+    @property
+    def heard(self) -> int:
+        """How often something was said of commands."""
+        return self._heard
+
+    @property
+    def machines(self) -> set[str]:
+        """Whose streams are open."""
+        with self._lock:
+            return set(self._waiters)
+
+    @contextmanager
+    def wait(self, machine: str, known: Sequence[str], heard: int) -> Iterator[Waiter]:
+        """Be woken. ``known``: what was read from the catalog after ``heard``. Ends an older stream of the machine."""
+        made = Waiter(machine, known)
+        with self._lock:
+            older = self._waiters.get(machine)
+            self._waiters[machine] = made
+            missed = heard != self._heard
+            ending = self._ending
+        if older is not None:
+            older.wake(ended=True)
+        if missed or ending:
+            made.wake(ended=ending)
+        try:
+            yield made
+        finally:
+            with self._lock:
+                if self._waiters.get(machine) is made:
+                    del self._waiters[machine]
+
+    def wake(self, machines: Iterable[str]) -> None:
+        """Something changed about these machines' commands, or about who may hear of them."""
+        with self._lock:
+            self._heard += 1
+            found = [self._waiters[machine] for machine in machines if machine in self._waiters]
+        for waiter in found:
+            waiter.wake()
+
+    def compare(self, open_ids: Mapping[str, Sequence[str]]) -> None:
+        """Wake whoever knows other commands than these; a machine that is missing has none."""
+        with self._lock:
+            waiters = list(self._waiters.values())
+        for waiter in waiters:
+            if waiter.known != tuple(open_ids.get(waiter.machine, ())[:MOST_COMMANDS]):
+                waiter.wake()
+
+    def end(self) -> None:
+        """End all streams, and those that are still to begin: the server shuts down."""
+        with self._lock:
+            self._ending = True
+            found = list(self._waiters.values())
+        for waiter in found:
+            waiter.wake(ended=True)
+
+
+def look(catalog: Catalog, waiting: Waiting) -> None:
+    """Wake those whose commands another server changed: one query, however many agents wait."""
+    with catalog.reading() as tx:
+        found = commands.open_ids(tx)
+    waiting.compare(found)

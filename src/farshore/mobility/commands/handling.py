@@ -1,0 +1,168 @@
+"""Carries out what is asked, each command once, and sends the results until they are heard.
+
+A command is offered until the server has its result, so the same one comes again and again: with each poll, after a cut
+connection, to the next process. One at a time is carried out, since a freeze must not meet another; proofs, which may
+take hours, beside the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Dict, FrozenSet, Sequence, Set
+
+from farshore.api_types.commands import (
+    Arguments,
+    Command,
+    CommandResult,
+    Payload,
+    PointArguments,
+    PointResult,
+    ProveArguments,
+    ProveResult,
+    ResyncResult,
+    UpgradeArguments,
+    UpgradeResult,
+    arguments_of,
+    failure,
+)
+from farshore.client.machine_self import MachineSelf
+from farshore.formats.point_payload import PointPayload
+from farshore.mobility.commands.record import Record
+from farshore.mobility.points import take_point
+from farshore.mobility.replication import Replication
+from farshore.mobility.upgrade.upgrading import Upgrades
+from farshore.model.commands import CommandKind
+from farshore.model.errors import Damaged, FarshoreError, NotFound, Refused, TryLater
+from farshore.model.identifiers import PointId
+
+log = logging.getLogger(__name__)
+
+_PROVE_LOOK_SECONDS = 0.2
+
+
+class _Ending(Exception):
+    """The agent ends while a proof is under way."""
+
+
+class Handling:
+    """Used from the polling thread, the heartbeats' and its own workers."""
+
+    def __init__(self, server: MachineSelf, replication: Replication, upgrades: Upgrades, record: Record) -> None:
+        self._server = server
+        self._replication = replication
+        self._upgrades = upgrades
+        self._record = record
+        self._lock = threading.Lock()
+        self._unheard: Dict[str, CommandResult] = record.results()
+        self._begun: Set[str] = set(self._unheard) | ({upgrades.under_way} if upgrades.under_way else set())
+        self._busy: Set[str] = set()
+        self._open: FrozenSet[str] = frozenset()
+        self._ending = threading.Event()
+        self._one_by_one = ThreadPoolExecutor(1, "command")
+        self._proofs = ThreadPoolExecutor(1, "prove")
+
+    def offered(self, commands: Sequence[Command]) -> None:
+        """These are open now; begin what was not begun. What is open no more and has not begun is dropped."""
+        with self._lock:
+            self._open = frozenset(command.id for command in commands)
+            new = [command for command in commands if command.id not in self._begun]
+            self._busy.update(command.id for command in new)
+            self._begun &= self._open | set(self._unheard)
+            self._begun |= self._busy
+        for command in new:
+            whose = self._proofs if command.kind == CommandKind.PROVE.value else self._one_by_one
+            whose.submit(self._carry_out, command)
+
+    def beside(self, work: Callable[[], None]) -> None:
+        """Do other work that must not meet a command: after those that were begun, before those that come."""
+        self._one_by_one.submit(work)
+
+    def finished(self, command: str, kind: str, result: CommandResult) -> None:
+        """Keep a result until it is heard, and try to send it now."""
+        with self._lock:
+            self._begun.add(command)
+            self._busy.discard(command)
+            self._unheard[command] = result
+            self._record.end(command, kind, result)
+        self.send_again()
+
+    def send_again(self) -> None:
+        """Send what was not heard yet. Called whenever the server answers, until it has heard."""
+        with self._lock:
+            unheard = dict(self._unheard)
+        for command, result in unheard.items():
+            try:
+                state = self._server.answer(command, result).state
+                log.info("A command has ended.", extra={"fields": {"command": command, "state": state.value}})
+            except NotFound:
+                log.warning("The server does not know the command %s any more.", command)
+            except FarshoreError as error:
+                log.info("The result of command %s is sent later: %s", command, error)
+                return
+            with self._lock:
+                self._unheard.pop(command, None)
+                self._record.forget(command)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._ending.set()
+        self._one_by_one.shutdown(wait=False)
+        self._proofs.shutdown(wait=False)
+
+    def _carry_out(self, command: Command) -> None:
+        with self._lock:
+            if command.id not in self._open:
+                self._busy.discard(command.id)
+                self._begun.discard(command.id)
+                log.info("A command was withdrawn before it began.", extra={"fields": {"command": command.id}})
+                return
+        try:
+            arguments = arguments_of(command)
+            with self._lock:
+                self._record.begin(command.id, CommandKind(command.kind))
+            result = CommandResult(payload=self._done(command.id, arguments))
+        except _Ending:
+            return  # it is repeatable: whoever comes next does it
+        except FarshoreError as error:
+            result = failure(error)
+        except Exception as error:
+            log.exception("Command %s failed.", command.kind)
+            what = f"The agent failed: {type(error).__name__}: {error}"
+            result = failure(Damaged(what, remedy="See its log: journalctl -u farshore-mobility"))
+        self.finished(command.id, command.kind, result)
+
+    def _done(self, command: str, arguments: Arguments) -> Payload:
+        if isinstance(arguments, PointArguments):
+            return self._point(command, arguments)
+        if isinstance(arguments, UpgradeArguments):
+            self._upgrades.carry_out(command, arguments)
+            return UpgradeResult(release=arguments.release)
+        if isinstance(arguments, ProveArguments):
+            return self._prove(arguments)
+        self._replication.resync()
+        return ResyncResult()
+
+    def _point(self, command: str, arguments: PointArguments) -> PointResult:
+        run = self._replication.current
+        if run is None or not run.consistent:
+            raise TryLater(
+                "This machine's stream has no consistent state yet.",
+                remedy="Wait for the copy to end (farshore machine show), then ask again.",
+            )
+        point = PointPayload(PointId(command), arguments.kind, arguments.name)
+        milestone = take_point(point, run, self._replication.disks)
+        return PointResult(epoch=run.grant.epoch, sequence=milestone.sequence, time=milestone.time)
+
+    def _prove(self, arguments: ProveArguments) -> ProveResult:
+        """Returns once all that was asked for has been compared, however often epochs begin anew meanwhile."""
+        proving = self._replication.proving
+        demand = proving.demand(whole=arguments.whole)
+        while proving.demanded is demand:
+            if self._ending.wait(_PROVE_LOOK_SECONDS):
+                raise _Ending
+        if demand.failed:
+            raise Refused(demand.failed, remedy="See how the machine is: farshore machine show")
+        disks = proving.standing().disks
+        return ProveResult(proven=demand.proven, differing=demand.differing, busy=demand.busy, disks=disks)

@@ -1,0 +1,99 @@
+"""Which commands were begun, and what came of them, until the server has heard it: a file that outlives the agent.
+
+A command is noted before it is begun. So an agent that starts knows of each command that is offered to it again: it was
+answered (the answer is sent again), or it was begun and cut off. Kinds that may be repeated are then carried out again;
+of the others nobody knows what the process before had done, and that is the answer.
+
+Layout (JSON): ``{"format": 1, "commands": {id: {"kind": text, "result": object or null}}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+
+from farshore.api_types.commands import CommandFailure, CommandResult
+from farshore.client.credentials import read_private, write_private
+from farshore.model.commands import REPEATABLE, CommandKind
+from farshore.model.errors import NotFound, Refused
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_CUT_OFF = CommandResult(
+    failure=CommandFailure(
+        code="try-later",
+        message="The agent ended while it was at it; nobody knows whether it had done it.",
+        remedy="See whether it is there (farshore point list), else ask again.",
+    )
+)
+
+
+class Record:
+    """Used by whoever holds the lock of Handling. What cannot be written is kept in memory and logged once: a full disk
+    must not keep a machine from its commands."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._unwritten = False
+        self._known: Dict[str, Tuple[str, Optional[CommandResult]]] = {}
+        for command, (kind, result) in _load(path).items():
+            if result is not None:
+                self._known[command] = (kind, result)
+            elif kind not in {each.value for each in REPEATABLE}:
+                log.warning("Command %s was cut off by the end of the agent.", command)
+                self._known[command] = (kind, _CUT_OFF)
+
+    def results(self) -> Dict[str, CommandResult]:
+        """What came of commands and may not have been heard."""
+        return {command: result for command, (_, result) in self._known.items() if result is not None}
+
+    def begin(self, command: str, kind: CommandKind) -> None:
+        """It is about to be carried out."""
+        self._known[command] = (kind.value, None)
+        self._write()
+
+    def end(self, command: str, kind: str, result: CommandResult) -> None:
+        """It was, with this result."""
+        self._known[command] = (kind, result)
+        self._write()
+
+    def forget(self, command: str) -> None:
+        """The server has heard the result."""
+        if self._known.pop(command, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        fields = {
+            command: {"kind": kind, "result": None if result is None else result.model_dump(mode="json")}
+            for command, (kind, result) in self._known.items()
+        }
+        try:
+            write_private(self._path, json.dumps({"format": _FORMAT, "commands": fields}).encode())
+        except OSError as error:
+            if not self._unwritten:
+                log.warning("%s cannot be written (%s): a restart forgets what was begun.", self._path, error.strerror)
+            self._unwritten = True
+        else:
+            self._unwritten = False
+
+
+def _load(path: Path) -> Dict[str, Tuple[str, Optional[CommandResult]]]:
+    try:
+        fields = json.loads(read_private(path))
+        if fields["format"] != _FORMAT:
+            return {}
+        return {
+            str(command): (
+                str(each["kind"]),
+                None if each["result"] is None else CommandResult.model_validate(each["result"]),
+            )
+            for command, each in fields["commands"].items()
+        }
+    except NotFound:
+        return {}
+    except (Refused, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s is not understood and left aside: %s", path, error)
+        return {}

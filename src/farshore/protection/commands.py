@@ -1,0 +1,80 @@
+"""What agents are asked to do: asked for in types, offered to the one run of the agent that may do it, answered.
+
+A command is offered until its result is noted, so a delivery that was cut off is repeated; the agent carries each out
+once (farshore.mobility.commands). A run that holds an older epoch is offered nothing.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from farshore.api_types.commands import (
+    ARGUMENTS,
+    MOST_COMMANDS,
+    Arguments,
+    Command,
+    CommandResult,
+    Commands,
+    CommandStanding,
+)
+from farshore.catalog import commands
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import CommandRow, MachineRow
+from farshore.model.commands import CommandState
+from farshore.model.errors import Fenced, Malformed, NotFound
+from farshore.model.states import MachineState
+from farshore.protection.granting import ELSEWHERE
+
+_KINDS = {arguments: kind for kind, arguments in ARGUMENTS.items()}
+
+
+def ask(tx: Transaction, command: str, machine: str, arguments: Arguments, now: int) -> None:
+    """Ask a machine's agent, under an id of the caller's: the same one again asks for nothing new."""
+    kind = _KINDS[type(arguments)]
+    row = CommandRow(id=command, machine=machine, kind=kind.value, arguments=_plain(arguments), created=now)
+    commands.ask(tx, row)
+
+
+def offered(tx: Transaction, machine: MachineRow, run: str, epoch: int) -> Commands:
+    """The machine's open commands for its agent's ``run``, which holds ``epoch`` (0: none yet). Raises Fenced for a run
+    whose place another one has taken."""
+    if epoch and run != machine.run:
+        raise Fenced(
+            f"Another run of {machine.name}'s agent has taken this one's place.",
+            remedy="Stop the agent that is not to run, or the twin of the machine.",
+        )
+    # At a site: another run is the old source, which has woken, or the recovered machine before it has the stream.
+    elsewhere = bool(machine.site) and run != machine.run
+    rows = commands.open_commands(tx, machine.id, MOST_COMMANDS) if may_obey(machine) and not elsewhere else []
+    found = [Command(id=row.id, kind=row.kind, arguments=row.arguments) for row in rows]
+    return Commands(commands=found)
+
+
+def may_obey(machine: MachineRow) -> bool:
+    """Whether the machine's agent is to do anything now."""
+    state = MachineState(machine.state)
+    return machine.protect and state not in ELSEWHERE and state is not MachineState.UNPROTECTED
+
+
+def answer(tx: Transaction, machine: str, command: str, result: CommandResult, now: int) -> CommandStanding:
+    """Note a result; one that was noted already, or comes too late, changes nothing. Raises NotFound for a command of
+    another machine, Malformed for a payload of another kind."""
+    row = commands.get(tx, command)
+    if row.machine != machine:
+        raise NotFound(f"There is no command {command}.", remedy="Ask for it again.")
+    if row.state == CommandState.WAITING.value:
+        if result.payload is None:
+            assert result.failure is not None
+            commands.fail(tx, row, now, _plain(result.failure))
+        elif result.payload.kind != row.kind:
+            raise Malformed(
+                f"Command {command} is a {row.kind}, its result one of a {result.payload.kind}.",
+                remedy="Upgrade the agent: farshore machine upgrade",
+            )
+        else:
+            commands.succeed(tx, row, now, result.payload.model_dump(mode="json", exclude={"kind"}))
+    return CommandStanding(id=row.id, state=CommandState(row.state))
+
+
+def _plain(body: BaseModel) -> dict[str, object]:
+    return body.model_dump(mode="json")

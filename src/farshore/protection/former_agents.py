@@ -1,0 +1,64 @@
+"""Commands for agents of earlier releases, which take them with the answer to a heartbeat and answer in the next one.
+
+So an agent of an earlier release goes on working, and can be upgraded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from farshore.api_types.commands import ARGUMENTS, PointArguments, ProveArguments, UpgradeArguments
+from farshore.api_types.machines import Desired, FormerCommand, FormerResult
+from farshore.catalog import commands
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import CommandRow
+from farshore.model.commands import CommandKind
+
+
+def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[FormerCommand]:
+    """The machine's open commands in the form of those agents. ``proves``: it knows that kind."""
+    found = [_former(row) for row in commands.open_commands(tx, machine)]
+    return [command for command in found if command.kind is not CommandKind.PROVE or proves]
+
+
+def former_answer(desired: Desired) -> dict[str, object]:
+    """The answer to the heartbeat of such an agent: it refuses one that has a field which it does not know."""
+    fields = desired.model_dump(mode="json", exclude={"proof_pace"})
+    for command in fields["commands"]:
+        if command["kind"] != CommandKind.PROVE.value:
+            del command["whole"]
+    return fields
+
+
+def note_results(tx: Transaction, machine: str, results: Iterable[FormerResult], now: int) -> None:
+    """Note what such an agent answered; unknown ids, and results that come too late, change nothing."""
+    waiting = {row.id: row for row in commands.open_commands(tx, machine)}
+    for result in results:
+        row = waiting.pop(result.id, None)
+        if row is None:
+            continue
+        if result.error:
+            commands.fail(tx, row, now, {"code": "refused", "message": result.error, "remedy": ""})
+        else:
+            commands.succeed(tx, row, now, _payload(row, result))
+
+
+def _former(row: CommandRow) -> FormerCommand:
+    kind = CommandKind(row.kind)
+    arguments = ARGUMENTS[kind].model_validate(row.arguments)
+    if isinstance(arguments, PointArguments):
+        return FormerCommand(id=row.id, kind=kind, point_kind=arguments.kind.value, name=arguments.name)
+    if isinstance(arguments, UpgradeArguments):
+        return FormerCommand(id=row.id, kind=kind, release=arguments.release, digest=arguments.digest)
+    if isinstance(arguments, ProveArguments):
+        return FormerCommand(id=row.id, kind=kind, whole=arguments.whole)
+    return FormerCommand(id=row.id, kind=kind)
+
+
+def _payload(row: CommandRow, result: FormerResult) -> dict[str, object]:
+    kind = CommandKind(row.kind)
+    if kind is CommandKind.POINT:
+        return {"epoch": result.epoch, "sequence": result.sequence, "time": result.time}
+    if kind is CommandKind.PROVE:
+        return {"proven": result.proven, "differing": result.differing, "busy": result.busy}
+    return {"release": row.arguments["release"]} if kind is CommandKind.UPGRADE else {}

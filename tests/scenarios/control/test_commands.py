@@ -1,0 +1,128 @@
+"""Commands over a real server and mutual TLS, heard and handled by the agent's own code, over kills and a shutdown."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scenarios.control.servers import Agent, Server, register, whole_epoch
+from tests.waiting import until
+
+from farshore.api_types.jobs import Job
+from farshore.api_types.machines import Machine, ProofRequest
+from farshore.api_types.points import PointRequest
+from farshore.client.management import Management
+from farshore.mobility.clock import SystemClock
+from farshore.mobility.commands.fetching import Fetching
+from farshore.mobility.commands.handling import Handling
+from farshore.mobility.commands.record import Record
+from farshore.model.states import JobState
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "farshore")
+    made.start()
+    yield made
+    made.kill()
+
+
+class Stream:
+    """A stream that has no consistent state: points are refused. Resyncs are counted."""
+
+    current = None
+
+    def __init__(self) -> None:
+        self.resyncs = 0
+
+    def resync(self) -> None:
+        self.resyncs += 1
+
+
+class NoUpgrades:
+    under_way = None
+
+
+class Hearing:
+    """The part of an agent that hears commands, as one process of it."""
+
+    def __init__(self, agent: Agent, record: Path) -> None:
+        self.stream, self._stop = Stream(), threading.Event()
+        doubles: Any = (agent.calls, self.stream, NoUpgrades())
+        self.handling = Handling(*doubles, Record(record))
+        fetching = Fetching(agent.calls, self.handling, "r1", lambda: 1, SystemClock())
+        threading.Thread(target=fetching.run, args=(self._stop,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.handling.close()
+
+
+def protected(server: Server) -> tuple[Agent, Management]:
+    process_server, agent = register(server), Agent(server)
+    agent.open_epoch()
+    process_server.report(whole_epoch(agent.enrolment.machine, received=10, stored=10))
+    agent.beat(epoch=1, hears_commands=True)
+    process_server.close()
+    api = server.admin()
+    assert api.machine("db1").state.value == "protected"
+    return agent, api
+
+
+def resync(api: Management) -> None:
+    api.transport.post("/v1/machines/db1/resync", None, Machine)
+
+
+def test_commands_are_heard_over_a_kill_of_the_server_and_end_with_a_shutdown(server: Server, tmp_path: Path) -> None:
+    agent, api = protected(server)
+    hearing = Hearing(agent, tmp_path / "commands.json")
+    resync(api)
+    until(lambda: hearing.stream.resyncs == 1)
+
+    refused = api.request_point("db1", PointRequest(name="n"))
+    until(lambda: api.job(refused.id).state is JobState.FAILED)
+    ended = api.job(refused.id)
+    assert "no consistent state yet" in ended.error
+    assert "Wait for the copy to end" in ended.remedy
+
+    server.kill()
+    server.start()
+    resync(api)
+    until(lambda: hearing.stream.resyncs == 2)
+    assert server.process is not None
+
+    process = server.process
+    process.send_signal(signal.SIGTERM)
+    process.wait(120)
+    log = (server.home / "server.log").read_text()
+    assert "graceful shutdown exceeded" not in log, "an open stream held the shutdown up"
+    server.process = None
+    server.start()
+    resync(api)
+    until(lambda: hearing.stream.resyncs == 3)
+    hearing.stop()
+    for transport in (api, agent.calls):
+        transport.close()
+
+
+def test_what_was_asked_while_no_agent_listened_is_done_once_and_the_job_hears_of_it(
+    server: Server, tmp_path: Path
+) -> None:
+    agent, api = protected(server)
+    resync(api)
+    proof = api.transport.post("/v1/machines/db1/proof", ProofRequest(), Job)
+    api.transport.post(f"/v1/jobs/{proof.id}/cancel", None, Job)
+    until(lambda: api.job(proof.id).state is JobState.CANCELLED)
+    hearing = Hearing(agent, tmp_path / "commands.json")
+    until(lambda: hearing.stream.resyncs == 1)
+    after = Hearing(agent, tmp_path / "commands.json")  # the next process of the agent
+    resync(api)
+    until(lambda: hearing.stream.resyncs + after.stream.resyncs == 2)
+    for one in (hearing, after):
+        one.stop()
+    for transport in (api, agent.calls):
+        transport.close()
