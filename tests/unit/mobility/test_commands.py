@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, ClassVar, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 from tests.unit.mobility.doubles import FakeClock
@@ -185,6 +185,22 @@ def test_what_was_cut_off_is_done_again_where_that_does_no_harm(
     assert command == "c"
     assert (result.failure is None) == bool(again)
     assert again or "nobody knows" in after.failures["c"]
+
+
+def test_a_command_is_noted_before_it_begins(agent: Agent, tmp_path: Path) -> None:
+    class Looked:
+        """The stream that the point is asked of: it looks at what a process that came now would know."""
+
+        noted: ClassVar[Dict[str, CommandResult]] = {}
+
+        @property
+        def consistent(self) -> bool:
+            Looked.noted = Record(tmp_path / "commands.json").results()
+            return False
+
+    agent.replication.current = Looked()
+    agent.offer(POINT)
+    assert set(Looked.noted) == {"p1"}
 
 
 def test_an_upgrade_that_another_process_began_is_not_begun_again(tmp_path: Path) -> None:
