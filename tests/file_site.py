@@ -15,12 +15,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
 from farshore.model.errors import NoSpace, NotFound, Refused, TryLater
-from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder
-
-_ORDER = TypeAdapter(RecoveryOrder)
+from farshore.sites.orders import read_order, write_order
+from farshore.sites.port import (
+    Condition,
+    DeliveryWish,
+    FailoverId,
+    RecoveredMachine,
+    RecoveryOrder,
+    Way,
+    WrittenDisk,
+)
 
 
 class Fuse:
@@ -50,7 +55,8 @@ class FileSite:
 
     name = "files"
 
-    def __init__(self, folder: Path, fuse: Fuse, *, refuse: bool = False) -> None:
+    def __init__(self, folder: Path, fuse: Fuse, *, refuse: bool = False, way: Way = Way.SERVED) -> None:
+        self.delivery = DeliveryWish(way)
         self.folder = folder
         self.fuse = fuse
         self.refuse = refuse
@@ -66,8 +72,8 @@ class FileSite:
     def create(self, order: RecoveryOrder) -> None:
         with self.fuse.around(), self._alone():
             known = self.read(order.failover)
-            text = _ORDER.dump_json(order).decode()
-            if known is not None and known.get("order") == text:
+            text = write_order(order).decode()
+            if known is not None and "order" in known and self.order(order.failover) == order:
                 return
             if self.status(order.failover).condition is Condition.RUNNING:
                 raise Refused(f"{order.name} runs already, from another order.", remedy="Stop it first.")
@@ -83,6 +89,9 @@ class FileSite:
             if self.status(failover).condition is not Condition.RUNNING:
                 for port in self._forwarded(known):
                     _see_that_it_is_free(port)
+                for path in self._written(known):
+                    if not path.exists():
+                        raise NotFound(f"The disk {path} is gone.", remedy="Fail over again.")
                 # Stopped first: what ended the earlier run must not seem to have ended this one.
                 self._write(failover, {**known, "running": False})
                 self._forget_its_end(failover)
@@ -117,7 +126,7 @@ class FileSite:
         """What was ordered."""
         known = self.read(failover)
         assert known is not None
-        return _ORDER.validate_json(str(known["order"]))
+        return read_order(str(known["order"]).encode())
 
     def die(self, failover: FailoverId) -> None:
         """End the machine as a crash does."""
@@ -135,7 +144,11 @@ class FileSite:
             return None
 
     def _forwarded(self, known: dict[str, object]) -> Iterable[int]:
-        return _ORDER.validate_json(str(known["order"])).forward if "order" in known else ()
+        return read_order(str(known["order"]).encode()).forward if "order" in known else ()
+
+    def _written(self, known: dict[str, object]) -> Iterable[Path]:
+        disks = read_order(str(known["order"]).encode()).disks if "order" in known else ()
+        return [disk.medium.path for disk in disks if isinstance(disk.medium, WrittenDisk)]
 
     def _forget_its_end(self, failover: FailoverId) -> None:
         self._shut_down(failover).unlink(missing_ok=True)

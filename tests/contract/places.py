@@ -9,19 +9,28 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.contract.guests import POLITE, SIZE, served
+from tests.contract.guests import POLITE, SIZE, image, served
 from tests.file_site import FileSite, Fuse
 from tests.unit.sites.test_command import MACHINE
 from tests.waiting import until
 
 from farshore.model.machine import NicDescription
-from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder, RecoverySite
+from farshore.sites.port import (
+    AttachedDisk,
+    FailoverId,
+    RecoveryOrder,
+    RecoverySite,
+    ServedDisk,
+    UnixAddress,
+    Way,
+    WrittenDisk,
+)
 from farshore.sites.qemu.command import RunFiles
 from farshore.sites.qemu.monitor import ask
 from farshore.sites.qemu.site import QemuSite
@@ -33,6 +42,7 @@ class Place(Protocol):
     """A folder, and what runs in it."""
 
     kind: str
+    """Of site, and how it takes disks."""
     folder: Path
     parts: Sequence[str]
     """What somebody may delete by hand."""
@@ -60,21 +70,27 @@ class Place(Protocol):
 
 def open_site(kind: str, folder: Path) -> RecoverySite:
     """A site as another server would open it."""
-    return QemuSite(folder, accelerator="tcg") if kind == "qemu" else FileSite(folder, Fuse(0))
+    name, _, way = kind.partition(" ")
+    if name == "qemu":
+        return QemuSite(folder, accelerator="tcg", way=Way(way))
+    return FileSite(folder, Fuse(0), way=Way(way))
 
 
 class FilePlace:
     """Of tests.file_site.FileSite."""
 
-    kind = "files"
     parts = ("folder",)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, way: Way, disks: Path) -> None:
+        self.kind = f"files {way.value}"
         self.folder = folder
+        self._way, self._disks = way, disks
         self._site = FileSite(folder, Fuse(0))
 
     def order(self, **changes: Any) -> RecoveryOrder:
-        return an_order(Path("/run/nowhere/nbd.sock"), **changes)
+        if self._way is Way.WRITTEN:
+            return an_order(lambda failover: WrittenDisk(image(self._disks / failover, POLITE)), **changes)
+        return an_order(lambda _: ServedDisk(UnixAddress(Path("/run/nowhere/nbd.sock")), "0"), **changes)
 
     def living(self, failover: FailoverId) -> int:
         known = self._site.read(failover)
@@ -93,16 +109,16 @@ class FilePlace:
 class QemuPlace:
     """Of the QEMU site. Its processes are found by their UUID, not by what the site wrote down."""
 
-    kind = "qemu"
     parts = ("order.json", "qemu.pid", "qemu.lock", "qmp.sock", "folder")
 
-    def __init__(self, folder: Path, listener: Path) -> None:
+    def __init__(self, folder: Path, medium: Callable[[FailoverId], ServedDisk | WrittenDisk], way: Way) -> None:
+        self.kind = f"qemu {way.value}"
         self.folder = folder
-        self.listener = listener
+        self._medium = medium
         self._orders: list[FailoverId] = []
 
     def order(self, **changes: Any) -> RecoveryOrder:
-        made = an_order(self.listener, **changes)
+        made = an_order(self._medium, **changes)
         self._orders.append(made.failover)
         return made
 
@@ -149,14 +165,15 @@ class QemuPlace:
         return found
 
 
-def an_order(listener: Path, **changes: Any) -> RecoveryOrder:
+def an_order(medium: Callable[[FailoverId], ServedDisk | WrittenDisk], **changes: Any) -> RecoveryOrder:
     """The smallest machine that runs."""
     machine = replace(MACHINE, processors=1, memory=64 << 20, nics=(NicDescription("eth0", "52:54:00:00:00:01"),))
+    failover = FailoverId(str(uuid.uuid4()))
     order = RecoveryOrder(
-        failover=FailoverId(str(uuid.uuid4())),
+        failover=failover,
         name="db1",
         machine=machine,
-        disks=(AttachedDisk(0, SIZE, listener, "0", boot=True),),
+        disks=(AttachedDisk(0, SIZE, medium(failover), boot=True),),
         isolated=True,
     )
     return replace(order, **changes)
@@ -170,10 +187,14 @@ def short_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def qemu_place(code: bytes = POLITE) -> Iterator[QemuPlace]:
+def qemu_place(code: bytes = POLITE, way: Way = Way.SERVED) -> Iterator[QemuPlace]:
     """A place whose machines boot ``code``; what still runs there ends with the block."""
-    with short_folder() as folder, short_folder() as export, served(export, code) as listener:
-        place = QemuPlace(folder, listener)
+    with short_folder() as folder, short_folder() as disks, contextlib.ExitStack() as held:
+        if way is Way.WRITTEN:
+            place = QemuPlace(folder, lambda failover: WrittenDisk(image(disks / failover, code)), way)
+        else:
+            disk = ServedDisk(UnixAddress(held.enter_context(served(disks, code))), "0")
+            place = QemuPlace(folder, lambda _: disk, way)
         try:
             yield place
         finally:

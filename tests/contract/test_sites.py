@@ -16,7 +16,16 @@ from tests.contract.places import FilePlace, Place, call_and_die, open_site, qem
 
 from farshore.lab.ports import free_port
 from farshore.model.errors import FarshoreError, NoSpace, NotFound, Refused, TryLater
-from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder, RecoverySite
+from farshore.sites.port import (
+    Condition,
+    FailoverId,
+    RecoveredMachine,
+    RecoveryOrder,
+    RecoverySite,
+    ServedDisk,
+    Way,
+    WrittenDisk,
+)
 
 pytestmark = pytest.mark.root
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -24,12 +33,13 @@ PROCESSES.set_forkserver_preload(["tests.contract.places"])
 RUNNING, STOPPED, SHUT_DOWN, ABSENT = Condition.RUNNING, Condition.STOPPED, Condition.SHUT_DOWN, Condition.ABSENT
 
 
-@pytest.fixture(scope="module", params=["qemu", "files"])
+@pytest.fixture(scope="module", params=["qemu served", "qemu written", "files served", "files written"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    if request.param == "files":
-        yield FilePlace(tmp_path_factory.mktemp("site"))
+    name, _, way = request.param.partition(" ")
+    if name == "files":
+        yield FilePlace(tmp_path_factory.mktemp("site"), Way(way), tmp_path_factory.mktemp("disks"))
     else:
-        with qemu_place() as made:
+        with qemu_place(way=Way(way)) as made:
             yield made
 
 
@@ -111,6 +121,25 @@ def test_another_order_under_the_same_id_replaces_what_does_not_run(place: Place
 def ordered(place: Place, failover: FailoverId) -> RecoveryOrder:
     site = open_site(place.kind, place.folder)
     return site.order(failover)  # type: ignore[attr-defined,no-any-return]
+
+
+def test_disks_come_as_the_site_asks_for_them_and_are_not_its_own(place: Place, site: RecoverySite) -> None:
+    order = place.order()
+    (disk,) = order.disks
+    asked = WrittenDisk if site.delivery.way is Way.WRITTEN else ServedDisk
+    assert isinstance(disk.medium, asked)
+    site.create(order)
+    site.start(order.failover)
+    site.destroy(order.failover)
+    if not isinstance(disk.medium, WrittenDisk):
+        return
+    assert disk.medium.path.exists(), "it goes with the delivery"
+    site.create(order)
+    disk.medium.path.unlink()
+    with pytest.raises(NotFound, match=str(disk.medium.path)) as raised:
+        site.start(order.failover)
+    assert says_what_to_do(raised.value)
+    assert (place.living(order.failover), seen(place, order.failover)) == (0, STOPPED)
 
 
 def test_two_machines_may_have_one_name(place: Place, site: RecoverySite) -> None:
@@ -247,7 +276,7 @@ def test_a_full_disk(place: Place) -> None:
         site.create(order)
         disk.free()
         assert site.start(failover).condition is RUNNING
-        if place.kind == "qemu":
+        if place.kind.startswith("qemu"):
             place.wait_for_guest(failover)  # type: ignore[attr-defined]
         disk.fill()
         place.shut_down(failover)

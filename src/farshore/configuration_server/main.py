@@ -39,6 +39,8 @@ from farshore.configuration_server.web.authenticators import ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.listening import Connections, DrainingServer, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
+from farshore.delivery.served import ServedDelivery
+from farshore.delivery.written import WrittenDelivery
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
 from farshore.protection.clocks import OwnClock
@@ -51,6 +53,7 @@ from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.requests import start_requested
 from farshore.recovery.upkeep import Upkeep
+from farshore.sites.port import Way
 from farshore.telemetry import logs
 from farshore.telemetry.floods import FewEnough
 from farshore.vault.upkeep import sweep
@@ -101,7 +104,7 @@ def serve(settings: Settings) -> None:
         vault_url=vault.url,
         vault_key=vault.vault_key,
         site=OpenSites(catalog, sealer, settings.home / "sites"),
-        exports=ExportLauncher(),
+        deliveries={Way.SERVED: ServedDelivery(ExportLauncher()), Way.WRITTEN: WrittenDelivery()},
         sleep=time.sleep,
     )
     release_key = installation.release_key(settings)

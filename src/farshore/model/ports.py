@@ -46,6 +46,50 @@ class WholeChunks(Protocol):
         ...
 
 
+class Destination(Protocol):
+    """A disk that a recovery point is written to: a file, a device, later a cloud's disk. Safe to call from several
+    threads at once. Methods raise NoSpace, TryLater or Refused."""
+
+    @property
+    def identity(self) -> str:
+        """Names the very disk: one that was made anew in its place has another."""
+        ...
+
+    @property
+    def blank(self) -> bool:
+        """Whether it can be made to read as zero as a whole at once, by ``zero``: a file can, a device holds what it
+        held until all of it was written."""
+        ...
+
+    def check_room(self, needed: int) -> None:
+        """Raise NoSpace where ``needed`` more bytes of data cannot fit, as far as can be told."""
+        ...
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write whole sectors. They are not durable before the next flush, and no reference is kept to ``data``."""
+        ...
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range read as zeroes."""
+        ...
+
+    def flush(self) -> None:
+        """Make every write durable that had returned before this call."""
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with what the disk itself holds from ``offset``, past caches where it can."""
+        ...
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """As in BlockSource."""
+        ...
+
+    def close(self) -> None:
+        """Release it."""
+        ...
+
+
 class Clock(Protocol):
     """Time, passed in so that tests can move it."""
 

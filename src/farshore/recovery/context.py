@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from farshore.catalog.database import Catalog
-from farshore.export.settings import ExportSettings
+from farshore.delivery.port import Delivery
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
-from farshore.sites.port import FailoverId, RecoverySite
+from farshore.sites.port import FailoverId, RecoverySite, Way
 from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
-
-
-class Exports(Protocol):
-    """farshore.export.launch.ExportLauncher, or a double of it."""
-
-    def start(self, settings: ExportSettings) -> None:
-        """Have the disks served, by a process that outlives this one."""
-        ...
-
-    def stop(self, folder: Path) -> None:
-        """Have them served no longer."""
-        ...
-
-    def serving(self, folder: Path) -> bool:
-        """Whether they are."""
-        ...
-
-    def hydrate(self, folder: Path) -> None:
-        """Have the overlays filled up from the vault in the background, now and after a new start."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +42,7 @@ class RecoveryContext:
     vault_key: str = field(repr=False)
     """Hex."""
     site: Callable[[str], RecoverySite]
-    exports: Exports
+    deliveries: Mapping[Way, Delivery]
     sleep: Callable[[float], None]
     patience: Patience = Patience()
 
@@ -72,6 +51,10 @@ class RecoveryContext:
         vault = Vault.open_with_vault_key(open_store(self.vault_url), bytes.fromhex(self.vault_key))
         return vault.machine(MachineId(machine))
 
+    def delivery(self, site: RecoverySite) -> Delivery:
+        """The way in which a site takes disks."""
+        return self.deliveries[site.delivery.way]
+
     def files(self, failover: str) -> FailoverFiles:
         """Where a failover keeps its files."""
         return FailoverFiles(self.folder.absolute() / failover)
@@ -79,21 +62,14 @@ class RecoveryContext:
 
 @dataclass(frozen=True)
 class FailoverFiles:
-    """The files of one failover: the export's run files and the overlays."""
+    """The files of one failover: its disks as they were delivered, and what belongs to them."""
 
     folder: Path
-
-    @property
-    def socket(self) -> Path:
-        return self.folder / "nbd.sock"
 
     @property
     def boot(self) -> Path:
         """Holds the host's boot id at the last start of the machine."""
         return self.folder / "boot"
-
-    def overlay(self, disk: int) -> Path:
-        return self.folder / f"disk-{disk}"
 
 
 def failover_id(text: str) -> FailoverId:

@@ -28,10 +28,10 @@ from farshore.recovery.steps import power
 from farshore.recovery.steps.await_answer import await_answer
 from farshore.recovery.steps.check import check
 from farshore.recovery.steps.choose_point import choose_point
-from farshore.recovery.steps.clearance import commit, may_clean_up, may_delete
+from farshore.recovery.steps.clearance import commit, may_clean_up, may_delete, settle
 from farshore.recovery.steps.conclude import conclude
+from farshore.recovery.steps.deliver import deliver
 from farshore.recovery.steps.drain import drain
-from farshore.recovery.steps.export import export
 from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop_earlier
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
@@ -51,7 +51,7 @@ FENCE = "fence the source"
 DRAIN = "drain the process server"
 CHOOSE = "choose the point"
 STOP_EARLIER = "stop the earlier machine"
-EXPORT = "export the disks"
+DELIVER = "deliver the disks"
 START = "start the machine"
 AWAIT = "await its answer"
 CONCLUDE = "conclude"
@@ -67,6 +67,8 @@ FORGET = "forget it"
 
 _STARTS = Persistence(3, 2.0)
 """A site's error may pass or not: whoever waits for a machine is to hear of it soon."""
+_PERSISTENCE = {START: _STARTS, DELIVER: STUBBORN}
+"""A full disk, or a store's bad quarter of an hour, must not cost what was written for hours."""
 _WORKING = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 
 P = ParamSpec("P")
@@ -86,6 +88,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             fenced = act(FENCE, fence, failover)
             note = act(DRAIN, drain, failover, fenced)
             position = act(CHOOSE, choose_point, failover)
+            act(DELIVER, deliver, failover, position)
             if not stop_first:
                 act(STOP_EARLIER, stop_earlier, failover)
             address, came_up = come_up(failover, position)
@@ -102,6 +105,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         try:
             act(CHECK, check, failover)
             position = act(CHOOSE, choose_point, failover)
+            act(DELIVER, deliver, failover, position)
             address, came_up = come_up(failover, position)
         except (FarshoreError, OSError) as error:
             undo(failover, error)
@@ -117,10 +121,9 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             refuse_if_cancelled(context, failover)
             return step(context, failover, *args, **kw)
 
-        return run_step(name, _STARTS if name == START else USUAL, unless_cancelled)
+        return run_step(name, _PERSISTENCE.get(name, USUAL), unless_cancelled)
 
     def come_up(failover: str, position: str) -> tuple[str, Result]:
-        act(EXPORT, export, failover, position)
         address = act(START, start_machine, failover, position)
         return address, act(AWAIT, await_answer, failover)
 
@@ -147,7 +150,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         for earlier in superseded:
             run_step(REMOVE, STUBBORN, remove, context, earlier)
             run_step(NOTE, STUBBORN, note_removed, context, earlier)
-        run_step(HYDRATE, STUBBORN, context.exports.hydrate, context.files(failover).folder)
+        run_step(HYDRATE, STUBBORN, settle, context, failover)
         return {"failover": failover, "removed": superseded}
 
     @DBOS.workflow(name=ACTIONS[FailoverAction.STOP])
@@ -192,10 +195,10 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         start_earlier(context, failover)
         note_failed(context, failover, "The server was upgraded while it was under way.", FailoverState.FAILED)
 
-    coming_up = (EXPORT, START, AWAIT, CONCLUDE)
-    before = (CHECK, FENCE, DRAIN, CHOOSE, STOP_EARLIER)
+    coming_up = (START, AWAIT, CONCLUDE)
+    before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, STOP_EARLIER)
     real = JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped)
-    test = JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, *coming_up), cancel, stopped)
+    test = JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, DELIVER, *coming_up), cancel, stopped)
     return (
         real,
         test,

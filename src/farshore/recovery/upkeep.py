@@ -17,9 +17,8 @@ from farshore.catalog import failovers, machines
 from farshore.model.errors import FarshoreError
 from farshore.protection.watch import Condition as Wrong
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.steps.export import export
 from farshore.recovery.steps.power import note_condition
-from farshore.recovery.steps.start import position_of, start_if_wanted
+from farshore.recovery.steps.start import position_of, restore_disks, start_if_wanted
 from farshore.sites.port import Condition, HasConsole, RecoverySite, Resumable
 
 log = logging.getLogger(__name__)
@@ -86,16 +85,16 @@ class Upkeep:
 
     def _keep(self, one: _Kept) -> list[Wrong]:
         site = self._context.site(one.site)
-        # In this order: a job that removes a failover destroys the machine first, so where the export has gone and the
+        # In this order: a job that removes a failover destroys the machine first, so where the disks have gone and the
         # machine is still there afterwards, nobody is removing it.
-        serving = self._context.exports.serving(self._context.files(one.failover).folder)
+        standing = self._context.delivery(site).stands(self._context.files(one.failover).folder)
         condition = site.status(failover_id(one.failover)).condition
         if isinstance(site, HasConsole):
             site.trim_console(failover_id(one.failover))
         if one.stopped:
             return []
         if condition in (Condition.RUNNING, Condition.PAUSED):
-            self._keep_running(one, site, condition, serving)
+            self._keep_running(one, site, condition, standing)
             return []
         if condition is Condition.SHUT_DOWN:
             self._note(one, condition, "failover.shut-down", "shut itself down", Severity.WARNING)
@@ -120,10 +119,9 @@ class Upkeep:
         self._restart(one)
         return [wrong]
 
-    def _keep_running(self, one: _Kept, site: RecoverySite, condition: Condition, serving: bool) -> None:
-        if not serving:
-            log.warning("The export of failover %s had ended; it is started again.", one.failover)
-            export(self._context, one.failover, one.position)
+    def _keep_running(self, one: _Kept, site: RecoverySite, condition: Condition, standing: bool) -> None:
+        if not standing and restore_disks(self._context, site, one.failover, one.position):
+            log.warning("The disks of failover %s did not stand any more; they do again.", one.failover)
         if condition is Condition.PAUSED and isinstance(site, Resumable):
             log.warning("Failover %s was paused for want of its disk; it goes on.", one.failover)
             site.resume(failover_id(one.failover))

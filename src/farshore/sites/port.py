@@ -1,6 +1,7 @@
 """What a recovery site promises.
 
-recovery hands a site a ``RecoveryOrder`` whose disks are NBD exports; the site knows nothing of vaults or points.
+A site says how it takes the disks of its machines (``delivery``); farshore.delivery brings them there, and recovery
+hands the site a ``RecoveryOrder`` that says where they are. The site knows nothing of vaults or points.
 Everything is keyed by the failover's id, and every method may be repeated after a crash at any moment with the same
 outcome: a site finds out what exists by looking at the far side (its hypervisor, its folders), never by remembering.
 Abilities that only some sites have are small protocols of their own, asked for with ``isinstance``.
@@ -20,14 +21,67 @@ FailoverId = NewType("FailoverId", str)
 """One recovered machine, from order to destruction: a UUID in canonical text form."""
 
 
+class Way(enum.Enum):
+    """How a recovered machine's disks come to its site."""
+
+    SERVED = "served"
+    """Over NBD: the machine starts at once, and reads what it needs from an export of this host."""
+    WRITTEN = "written"
+    """Whole, before the machine starts: it depends on nothing but the site then."""
+
+
+class DiskFormat(enum.Enum):
+    """What a written disk is."""
+
+    RAW = "raw"
+    """The disk's own bytes, in a sparse file or on a block device of this host."""
+
+
+@dataclass(frozen=True)
+class DeliveryWish:
+    """How a site takes disks; ``format``: of written ones."""
+
+    way: Way = Way.SERVED
+    format: DiskFormat = DiskFormat.RAW
+
+
+@dataclass(frozen=True)
+class UnixAddress:
+    """An NBD server at a Unix socket of this host."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class TcpAddress:
+    """An NBD server at ``host``: a name, an IPv4 or an IPv6 address."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class ServedDisk:
+    """Export ``export`` of an NBD server."""
+
+    address: UnixAddress | TcpAddress
+    export: str
+
+
+@dataclass(frozen=True)
+class WrittenDisk:
+    """A raw file or a block device of this host, which the machine writes to. It is not the site's to delete."""
+
+    path: Path
+
+
 @dataclass(frozen=True)
 class AttachedDisk:
-    """A disk of the recovered machine: export ``export`` of the NBD server at Unix socket ``socket``."""
+    """A disk of the recovered machine; ``size`` in bytes."""
 
     number: int
     size: int
-    socket: Path
-    export: str
+    medium: ServedDisk | WrittenDisk
     logical_block_size: int = 512
     serial: str = ""
     boot: bool = False
@@ -76,6 +130,11 @@ class RecoverySite(Protocol):
     @property
     def name(self) -> str:
         """What failover requests call it."""
+        ...
+
+    @property
+    def delivery(self) -> DeliveryWish:
+        """How it takes the disks of its machines: the same as long as the site exists."""
         ...
 
     def check(self, order: RecoveryOrder) -> None:

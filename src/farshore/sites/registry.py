@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from farshore.model.errors import Malformed, NotFound
-from farshore.sites.port import RecoverySite
+from farshore.sites.port import RecoverySite, Way
 from farshore.sites.qemu.settings import QemuSettings
 from farshore.sites.qemu.site import QemuSite
 
@@ -36,7 +36,12 @@ class SiteKind:
 
 def _open_qemu(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
     settings = QemuSettings.model_validate(configuration.settings)
-    return QemuSite(folder, None if settings.accelerator == "auto" else settings.accelerator, name=configuration.id)
+    return QemuSite(
+        folder,
+        None if settings.accelerator == "auto" else settings.accelerator,
+        name=configuration.id,
+        way=Way(settings.disks),
+    )
 
 
 KINDS: Mapping[str, SiteKind] = {

@@ -1,4 +1,4 @@
-"""Exports that live in files, so that they outlive the process that uses them, and a catalog to die around."""
+"""Exports in files, so that they outlive the process that uses them, and a disk and a catalog to die around."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from tests.file_site import Fuse
 
 from farshore.catalog.database import Catalog, Transaction
+from farshore.delivery.raw_disk import RawDisk
 from farshore.export.settings import ExportSettings
 
 
 class FileExports:
-    """farshore.recovery.context.Exports: an export that serves is a file beside the socket that it would have."""
+    """farshore.delivery.served.Exports: an export that serves is a file beside the socket that it would have."""
 
     def __init__(self, fuse: Fuse) -> None:
         self.fuse = fuse
@@ -33,6 +34,33 @@ class FileExports:
 
     def hydrate(self, folder: Path) -> None:
         (folder / "hydrate").touch()
+
+
+class DoomedDisk(RawDisk):
+    """A disk around whose changes the fuse burns; ``most``: around how many of its writes, and of its reads.
+    tests/unit/delivery cuts it off at all of them."""
+
+    def __init__(self, path: Path, size: int, fuse: Fuse, most: int) -> None:
+        self._fuse = fuse
+        self._writes = self._reads = most
+        with fuse.around():
+            super().__init__(path, size)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._writes -= 1
+        if self._writes >= 0:
+            self._fuse.moment()
+        super().write(offset, data)
+
+    def flush(self) -> None:
+        with self._fuse.around():
+            super().flush()
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._reads -= 1
+        if self._reads >= 0:
+            self._fuse.moment()
+        super().read_into(offset, buffer)
 
 
 class DoomedCatalog(Catalog):

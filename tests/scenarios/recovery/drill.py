@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.file_site import FileSite, Fuse
-from tests.scenarios.recovery.doubles import DoomedCatalog, FileExports
+from tests.scenarios.recovery.doubles import DoomedCatalog, DoomedDisk, FileExports
 from tests.unit.vault.synthetic import MACHINE, Machine
 from tests.waiting import PATIENCE, until
 
@@ -32,15 +32,18 @@ from farshore.catalog.tables import EpochRow, FailoverRow, MachineRow, SiteRow
 from farshore.catalog.upgrade import upgrade
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
+from farshore.delivery.served import ServedDelivery
+from farshore.delivery.written import WrittenDelivery
 from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.identifiers import JobId, MachineId
 from farshore.model.states import Direction, JobState, MachineState
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
-from farshore.sites.port import Condition, FailoverId, RecoveredMachine
+from farshore.sites.port import Condition, FailoverId, RecoveredMachine, Way
 from farshore.vault import OwnerKey, Vault, open_store
 
 SERVER = "22222222-2222-4222-8222-222222222222"
+SOAK = os.environ.get("FARSHORE_SOAK") == "1"
 ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -57,6 +60,8 @@ class Task:
     """Its start is refused by the site."""
     work: dict[str, Any] | None = None
     """What the job is started with; None: that it is about ``failover``, of MACHINE."""
+    way: Way = Way.SERVED
+    """How the site asks for disks."""
 
 
 def machine_id(number: int) -> str:
@@ -81,6 +86,7 @@ def prepare(home: Path, names: Sequence[str] = ("web1",)) -> None:
         machine.fill()
         machine.begin_epoch(None)
         machine.journal(segments=3, batches=1, count=4)
+        (home / f"{name}.raw").write_bytes(machine.disks[0])
         description = {"hostname": name}
         with catalog.writing() as tx:
             tx.add(
@@ -111,8 +117,8 @@ def request(home: Path, failover: str, job: str, kind: str, direction: Direction
 class FullSite(FileSite):
     """Refuses to start ``refused``."""
 
-    def __init__(self, folder: Path, fuse: Fuse, refused: str) -> None:
-        super().__init__(folder, fuse)
+    def __init__(self, folder: Path, fuse: Fuse, refused: str, way: Way) -> None:
+        super().__init__(folder, fuse, way=way)
         self.refused = refused
 
     def start(self, failover: FailoverId) -> RecoveredMachine:
@@ -122,16 +128,23 @@ class FullSite(FileSite):
             raise Refused("There is no room for it.", remedy="Make room.")
 
 
-def context(home: Path, fuse: Fuse, *, refused: str = "") -> RecoveryContext:
-    """The collaborators over a home."""
+def context(home: Path, fuse: Fuse, *, refused: str = "", way: Way = Way.SERVED) -> RecoveryContext:
+    """The collaborators over a home. In the gate, where disks are written the fuse burns around the disk alone: all
+    other moments are those of a failover whose disks are served."""
+    disk_fuse, most = fuse, 1000 if SOAK else 2
+    if way is Way.WRITTEN and not SOAK:
+        fuse = Fuse(0)
     return RecoveryContext(
         catalog=DoomedCatalog(f"sqlite:///{home / 'catalog.sqlite'}", fuse),
         clock=SystemClock(),
         folder=home / "failovers",
         vault_url=f"file://{home / 'vault'}",
         vault_key=(home / "key").read_text(),
-        site=lambda _kind: FullSite(home / "site", fuse, refused),
-        exports=FileExports(fuse),
+        site=lambda _kind: FullSite(home / "site", fuse, refused, way),
+        deliveries={
+            Way.SERVED: ServedDelivery(FileExports(fuse)),
+            Way.WRITTEN: WrittenDelivery(lambda path, size: DoomedDisk(path, size, disk_fuse, most), step=2 << 20),
+        },
         sleep=time.sleep,
         patience=Patience(drain=0.1, settle=0.0, poll=0.01, answer=5.0),
     )
@@ -143,7 +156,7 @@ def live(task: Task) -> None:
     refused = task.failover if task.refuse else ""
     engine = JobEngine(
         f"sqlite:///{task.home / 'jobs.sqlite'}",
-        recovery_jobs(context(task.home, fuse, refused=refused)),
+        recovery_jobs(context(task.home, fuse, refused=refused, way=task.way)),
     )
     engine.launch()
     job = engine.start(task.kind, task.work or {"subject": str(MACHINE), "failover": task.failover}, JobId(task.job))
@@ -177,11 +190,11 @@ def fail_passingly() -> None:
     raise TryLater("database is locked", remedy="Repeat the call.")
 
 
-def one_after_another(home: Path, trouble: str) -> None:
+def one_after_another(home: Path, trouble: str, way: Way) -> None:
     """Failovers of one machine, each to replace the one before, with trouble at the next moment each time, until all
     moments have had theirs. Leaves in ``<home>/outcomes.json`` what became of each."""
     fuse = Trouble()
-    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(context(home, fuse)))
+    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(context(home, fuse, way=way)))
     engine.launch()
     outcomes: list[dict[str, object]] = []
     while True:
@@ -197,7 +210,7 @@ def one_after_another(home: Path, trouble: str) -> None:
             "job": engine.show(job).state.value,
             "standing": standing(home, failover),
             "running": running,
-            "serving": [one for one in running if FileExports(Fuse(0)).serving(home / "failovers" / one)],
+            "standing at its site": [one for one in running if stands(home, one, way)],
         })  # fmt: skip
         if fuse.act is not None:
             break
@@ -223,6 +236,11 @@ def place(home: Path) -> tuple[str, str, str]:
         found = machine.state, machine.site, machine.owner
     catalog.close()
     return found
+
+
+def stands(home: Path, failover: str, way: Way) -> bool:
+    """Whether the disks of a failover are served, or are all there."""
+    return context(home, Fuse(0)).deliveries[way].stands(home / "failovers" / failover)
 
 
 def standing(home: Path, failover: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from farshore.export.launch import ExportLauncher
 from farshore.export.settings import ExportedDisk, ExportSettings, FileDisk
 from farshore.lab.ports import free_port
 from farshore.model.machine import NicDescription
-from farshore.sites.port import AttachedDisk, Condition, RecoveryOrder
+from farshore.sites.port import AttachedDisk, Condition, RecoveryOrder, ServedDisk, UnixAddress
 from farshore.sites.qemu import site as site_module
 from farshore.sites.qemu.confinement import account
 from farshore.sites.qemu.site import QemuSite
@@ -157,7 +157,7 @@ def _try(place: Path, open_folder: Path, listener: Listener, monkeypatch: pytest
         failover=FAILOVER,
         name="db1",
         machine=replace(MACHINE, processors=1, memory=256 << 20, nics=(nic,)),
-        disks=(AttachedDisk(0, 64 << 20, settings.socket, "0", boot=True),),
+        disks=(AttachedDisk(0, 64 << 20, ServedDisk(UnixAddress(settings.socket), "0"), boot=True),),
         isolated=False,
         forward={free_port(): 22},
     )
@@ -206,7 +206,7 @@ def test_a_qemu_that_cannot_start_says_why(place: Path) -> None:
         failover=FAILOVER,
         name="db1",
         machine=MACHINE,
-        disks=(AttachedDisk(0, 64 << 20, place / "export" / "nbd.sock", "0", boot=True),),
+        disks=(AttachedDisk(0, 64 << 20, ServedDisk(UnixAddress(place / "export" / "nbd.sock"), "0"), boot=True),),
         isolated=True,
     )
     site.create(order)

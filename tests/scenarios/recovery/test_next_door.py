@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from farshore.recovery.steps.export import export
 from tests.unit.recovery.test_steps import FAILOVER, OTHER, World
 
 from farshore.export.launch import ExportLauncher
 from farshore.export.settings import ExportedDisk, ExportSettings, FileDisk
 from farshore.recovery.steps import export as export_module
-from farshore.recovery.steps.export import export
 from farshore.sites.qemu.confinement import Lending, confined
 
 pytestmark = pytest.mark.root

@@ -32,11 +32,13 @@ from farshore.configuration_server.vault_access import FixedVaultAccess
 from farshore.configuration_server.web.authenticators import Authenticator, ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
+from farshore.delivery.served import ServedDelivery
 from farshore.export.settings import ExportSettings
 from farshore.model.errors import NotFound
 from farshore.model.states import JobState
 from farshore.protection.push.signing import ReleaseKey
 from farshore.recovery.context import RecoveryContext
+from farshore.sites.port import Way
 
 
 @dataclass
@@ -51,7 +53,7 @@ class MovableClock:
 
 
 class NoExports:
-    """farshore.recovery.context.Exports, of which nothing is asked: jobs are only noted here."""
+    """farshore.delivery.served.Exports, of which nothing is asked: jobs are only noted here."""
 
     def start(self, settings: ExportSettings) -> None:
         raise NotImplementedError
@@ -130,7 +132,7 @@ class Office:
                 vault_url="memory:///",
                 vault_key="",
                 site=OpenSites(catalog, Sealer(bytes(32)), folder / "sites"),
-                exports=NoExports(),
+                deliveries={Way.SERVED: ServedDelivery(NoExports())},
                 sleep=lambda _seconds: None,
             ),
         )

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
+from farshore.delivery.port import Consignment
+from farshore.delivery.served import ServedDelivery, export_settings
+from farshore.export.launch import ExportLauncher
 from farshore.export.settings import ExportSettings
-from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import DiskDescription, Firmware, MachineDescription
-from farshore.recovery.context import FailoverFiles
-from farshore.recovery.orders import Target, export_settings, recovery_order
+from farshore.recovery.orders import Target, recovery_order
 from farshore.sites.port import FailoverId
 
-FILES = FailoverFiles(Path("/var/lib/farshore/failovers/f"))
 TARGET = Target(FailoverId("f"), "m", "db1", "2:77", isolated=True, forward={2222: 22})
 SIZES = {DiskNumber(3): 2 << 30, DiskNumber(1): 1 << 30}
+FOLDER = Path("/var/lib/farshore/failovers/f")
+CONSIGNMENT = Consignment(FOLDER, "db1", "m", "2:77", SIZES, "file:///vault", "ab" * 32)
+MEDIA = ServedDelivery(ExportLauncher()).media(CONSIGNMENT)
 MACHINE = MachineDescription(
     hostname="db1",
     firmware=Firmware.UEFI,
@@ -35,31 +36,25 @@ MACHINE = MachineDescription(
 
 
 def test_every_disk_gets_an_overlay_of_its_own() -> None:
-    settings = export_settings(TARGET, SIZES, FILES, vault_url="file:///vault", vault_key="ab" * 32)
+    settings = export_settings(CONSIGNMENT)
     assert [(disk.name, disk.source.identity) for disk in settings.disks] == [
         ("1", "m 2:77 disk 1"),
         ("3", "m 2:77 disk 3"),
     ]
     assert len({disk.overlay for disk in settings.disks}) == 2
-    assert "abab" not in repr(settings)
+    assert "abab" not in repr(settings) + repr(CONSIGNMENT)
     assert ExportSettings.model_validate_json(settings.document()) == settings
 
 
 def test_the_machine_starts_from_its_boot_disk() -> None:
-    order = recovery_order(TARGET, MACHINE, SIZES, FILES)
-    assert [(disk.number, disk.boot, disk.export, disk.logical_block_size) for disk in order.disks] == [
-        (1, False, "1", 512),
-        (3, True, "3", 4096),
+    order = recovery_order(TARGET, MACHINE, SIZES, MEDIA)
+    assert [(disk.number, disk.boot, disk.medium, disk.logical_block_size) for disk in order.disks] == [
+        (1, False, MEDIA[DiskNumber(1)], 512),
+        (3, True, MEDIA[DiskNumber(3)], 4096),
     ]
     assert order.isolated
-    assert {disk.socket for disk in order.disks} == {FILES.socket}
 
 
 def test_without_a_boot_disk_the_first_one_is_tried() -> None:
-    order = recovery_order(TARGET, replace(MACHINE, disks=()), SIZES, FILES)
+    order = recovery_order(TARGET, replace(MACHINE, disks=()), SIZES, MEDIA)
     assert [disk.boot for disk in order.disks] == [True, False]
-
-
-def test_a_position_without_disks_is_refused() -> None:
-    with pytest.raises(Refused):
-        export_settings(TARGET, {}, FILES, vault_url="file:///vault", vault_key="")

@@ -15,6 +15,7 @@ from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, SERVER, add_mac
 from farshore.api_types.points import PointChoice
 from farshore.catalog import epochs, failovers, machines, points, process_servers
 from farshore.catalog.tables import EpochRow, EventRow, FailoverRow, PointRow
+from farshore.delivery.served import ServedDelivery
 from farshore.model.errors import Cancelled, NotFound, Refused, WrongState
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
@@ -28,7 +29,7 @@ from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.remove import forget
 from farshore.recovery.upkeep import DOWN, SHUT_DOWN, UNTENDED, Upkeep
-from farshore.sites.port import Condition, FailoverId, RecoveredMachine
+from farshore.sites.port import Condition, FailoverId, RecoveredMachine, Way
 from farshore.vault.points import AtTime, Latest, Named
 
 FAILOVER = "33333333-3333-4333-8333-333333333333"
@@ -87,7 +88,7 @@ class World:
             vault_url="memory:///",
             vault_key="",
             site=self._site,
-            exports=self.exports,
+            deliveries={Way.SERVED: ServedDelivery(self.exports)},
             sleep=self.time.sleep,
             patience=Patience(drain=20, silent_server=10, answer=30, settle=2, poll=1),
         )
@@ -354,10 +355,12 @@ class Kept(World):
         self.started: list[str] = []
         self.change(state="running", point_epoch=1, point_sequence=40)
         self.upkeep = Upkeep(self.context)
-        monkeypatch.setattr(
-            "farshore.recovery.upkeep.export", lambda _context, _id, position: self.exported.append(position)
-        )
+        monkeypatch.setattr("farshore.recovery.upkeep.restore_disks", self._restore_disks)
         monkeypatch.setattr("farshore.recovery.steps.start.start_anew", self._start_anew)
+
+    def _restore_disks(self, _context: RecoveryContext, _site: Site, _failover: str, position: str) -> bool:
+        self.exported.append(position)
+        return True
 
     def _start_anew(self, _context: RecoveryContext, _failover: str, position: str) -> None:
         self.started.append(position)

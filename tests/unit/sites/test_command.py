@@ -10,8 +10,16 @@ import pytest
 from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import DiskDescription, Firmware, MachineDescription, NicDescription
-from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder
-from farshore.sites.qemu.command import Host, Lent, RunFiles, qemu_command
+from farshore.sites.port import (
+    AttachedDisk,
+    FailoverId,
+    RecoveryOrder,
+    ServedDisk,
+    TcpAddress,
+    UnixAddress,
+    WrittenDisk,
+)
+from farshore.sites.qemu.command import Host, Lent, LentDisk, RunFiles, qemu_command
 
 FAILOVER = FailoverId("0f5b7c1e-3c1d-4f0e-9a43-111111111111")
 FILES = RunFiles(Path("/run/site") / FAILOVER)
@@ -28,13 +36,19 @@ MACHINE = MachineDescription(
     disks=(DiskDescription(DiskNumber(0), "vda", 1 << 30, boot=True),),
     nics=(NicDescription("eth0", "52:54:00:00:00:01"),),
 )
+
+
+def served(export: str) -> ServedDisk:
+    return ServedDisk(UnixAddress(Path("/run/x/nbd.sock")), export)
+
+
 ORDER = RecoveryOrder(
     failover=FAILOVER,
     name="db1",
     machine=MACHINE,
     disks=(
-        AttachedDisk(0, 1 << 30, Path("/run/x/nbd.sock"), "0", serial="a" * 30, boot=True),
-        AttachedDisk(1, 1 << 30, Path("/run/x/nbd.sock"), "1", logical_block_size=4096),
+        AttachedDisk(0, 1 << 30, served("0"), serial="a" * 30, boot=True),
+        AttachedDisk(1, 1 << 30, served("1"), logical_block_size=4096),
     ),
     isolated=False,
     forward={2222: 22, 5433: 5432},
@@ -65,6 +79,29 @@ def test_disks_flush_and_pause_rather_than_fail() -> None:
     assert first.endswith(f"logical_block_size=512,physical_block_size=4096,serial={'a' * 20},bootindex=1")
     assert "logical_block_size=4096" in second
     assert "bootindex" not in second
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "vault.example"])
+def test_a_disk_is_served_at_any_address(host: str) -> None:
+    disk = replace(ORDER.disks[0], medium=ServedDisk(TcpAddress(host, 10809), "0"))
+    (node,) = option("-blockdev", command(replace(ORDER, disks=(disk,))))
+    assert node.startswith(f"driver=nbd,node-name=disk0,export=0,server.type=inet,server.host={host},server.port=10809")
+    assert node.endswith(",discard=unmap,reconnect-delay=300")
+
+
+@pytest.mark.parametrize(("device", "driver"), [(False, "file"), (True, "host_device")])
+def test_a_written_disk_is_lent_and_pauses_the_guest_where_it_has_no_room(device: bool, driver: str) -> None:
+    path = Path("/var/x/disk-1.raw")
+    disk = replace(ORDER.disks[1], medium=WrittenDisk(path))
+    lent = replace(LENT, disks={path: LentDisk(15, device)})
+    found = qemu_command(replace(ORDER, disks=(disk,)), FILES, TCG, lent)
+    assert option("-blockdev", found) == [
+        f"driver=raw,node-name=disk1,discard=unmap,file.driver={driver},file.filename=/dev/fdset/11,file.discard=unmap"
+    ]
+    assert "fd=15,set=11" in option("-add-fd", found)
+    assert str(path) not in " ".join(found)
+    (made,) = (one for one in option("-device", found) if "virtio-blk" in one)
+    assert "write-cache=on,rerror=stop,werror=stop" in made
 
 
 def test_the_twin_is_told_from_its_source() -> None:

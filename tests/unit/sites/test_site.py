@@ -17,8 +17,9 @@ from tests.waiting import until
 
 from farshore.model.errors import Damaged, FarshoreError, Malformed, NoSpace, NotFound, Refused, TryLater
 from farshore.model.machine import Firmware
-from farshore.sites.port import Answering, Condition, Examined, FailoverId, HasConsole, Resumable
+from farshore.sites.port import Answering, Condition, Examined, FailoverId, HasConsole, Resumable, Way
 from farshore.sites.qemu.accelerator import choose_accelerator
+from farshore.sites.qemu.command import RunFiles
 from farshore.sites.qemu.confinement import account_name
 from farshore.sites.qemu.site import CONSOLE_BYTES, LOG_BYTES, QemuSite
 from farshore.sites.registry import KINDS, SiteConfiguration, check_settings, open_site
@@ -43,11 +44,30 @@ def test_the_registry(tmp_path: Path) -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert check_settings("qemu", {}, with_secret=False) == {"accelerator": "auto"}
-    assert check_settings("qemu", {"accelerator": "tcg"}, with_secret=False) == {"accelerator": "tcg"}
-    for settings, secret in (({"acelerator": "tcg"}, False), ({"accelerator": 7}, False), ({}, True)):
+    assert check_settings("qemu", {}, with_secret=False) == {"accelerator": "auto", "disks": "served"}
+    asked = {"accelerator": "tcg", "disks": "written"}
+    assert check_settings("qemu", asked, with_secret=False) == asked
+    wrong = ({"acelerator": "tcg"}, {"accelerator": 7}, {"disks": "mailed"})
+    for settings, secret in (*((one, False) for one in wrong), ({}, True)):
         with pytest.raises(Malformed):
             check_settings("qemu", settings, with_secret=secret)
+
+
+@pytest.mark.parametrize(("settings", "way"), [({}, Way.SERVED), ({"disks": "written"}, Way.WRITTEN)])
+def test_a_site_asks_for_disks_as_it_is_set(tmp_path: Path, settings: dict[str, str], way: Way) -> None:
+    assert open_site(SiteConfiguration("lab", "qemu", settings), tmp_path).delivery.way is way
+
+
+def test_an_order_of_an_earlier_release_is_the_same_order(short_path: Path) -> None:
+    site = QemuSite(short_path, accelerator="tcg")
+    site.create(ORDER)
+    path = RunFiles(short_path / FAILOVER).order
+    fields = json.loads(path.read_text())
+    for disk in fields["disks"]:
+        medium = disk.pop("medium")
+        disk |= {"socket": medium["address"]["path"], "export": medium["export"]}
+    path.write_text(json.dumps(fields))
+    assert site.order(FAILOVER) == ORDER
 
 
 def test_a_site_says_how_it_is(tmp_path: Path) -> None:

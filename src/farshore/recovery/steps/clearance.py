@@ -10,7 +10,7 @@ from farshore.catalog.tables import FailoverRow
 from farshore.model.errors import WrongState
 from farshore.model.states import ARRIVED, UNDER_WAY, Direction, FailoverAction, FailoverState, applies
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import hardware_id, is_test, note_place, others, rows, tell
+from farshore.recovery.standing import hardware_id, is_test, note_place, others, rows, site_of, tell
 from farshore.sites.port import Condition
 
 _INSTEAD = {
@@ -55,6 +55,11 @@ def may_delete(context: RecoveryContext, failover: str) -> None:
     """Its machine, if it has one, is not to run any more. Raises WrongState."""
     with context.catalog.writing() as tx:
         check_action(tx, failover, FailoverAction.DELETE).stopped = True
+
+
+def settle(context: RecoveryContext, failover: str) -> None:
+    """See that the disks of a committed machine come to depend on its site alone."""
+    context.delivery(site_of(context, failover)).settle(context.files(failover).folder)
 
 
 def commit(context: RecoveryContext, failover: str) -> list[str]:

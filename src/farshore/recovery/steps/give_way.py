@@ -1,8 +1,8 @@
 """What runs of the machine at a recovery site gives way to what is to be brought up, from another point or at another
 place: two of one machine must never run side by side.
 
-It is stopped first, and removed only once the other has answered; if that fails, it is started again. Its overlay stays
-until the commit: changing the point again may want to come back to what it holds.
+It is stopped first, and removed only once the other has answered; if that fails, it is started again. Its disks stay
+until the commit: changing the point again may want to come back to what they hold.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def start_earlier(context: RecoveryContext, failover: str) -> list[str]:
 
 
 def remove_earlier(context: RecoveryContext, failover: str) -> list[str]:
-    """The failovers of which only the overlays are left."""
+    """The failovers of which only the disks are left."""
     earlier = list(_replaced(context, failover))
     for one in earlier:
-        site_of(context, one).destroy(failover_id(one))
-        context.exports.stop(context.files(one).folder)
+        site = site_of(context, one)
+        site.destroy(failover_id(one))
+        context.delivery(site).rest(context.files(one).folder)
     return earlier
 
 

@@ -1,4 +1,4 @@
-"""Has nothing left of a failover but its record and its console: machine, export, overlays, files."""
+"""Has nothing left of a failover but its record and its console: machine, disks, files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def remove(context: RecoveryContext, failover: str) -> None:
     site = site_of(context, failover)
     consoles.keep(context, failover, site)
     site.destroy(failover_id(failover))
-    files = context.files(failover)
-    context.exports.stop(files.folder)
-    if files.folder.exists():
-        shutil.rmtree(files.folder)
+    folder = context.files(failover).folder
+    context.delivery(site).withdraw(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def note_removed(context: RecoveryContext, failover: str) -> None:

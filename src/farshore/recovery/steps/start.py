@@ -8,29 +8,38 @@ from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.host import note_boot
 from farshore.recovery.orders import recovery_order
 from farshore.recovery.standing import is_wanted, site_of
-from farshore.recovery.steps.export import export, target_of
+from farshore.recovery.steps.deliver import consignment_of, target_of
 from farshore.sites.port import RecoverySite
 
 
 def start_machine(context: RecoveryContext, failover: str, position: str) -> str:
     """The address at which it is reached. Changes nothing where it runs already."""
     target = target_of(context, failover, position)
-    vault = context.machine_vault(target.machine)
-    files = context.files(failover)
-    sizes = vault.disks(Position.parse(position))
-    order = recovery_order(target, vault.machine_description(Position.parse(position)), sizes, files)
     site = site_of(context, failover)
+    consignment = consignment_of(context, failover, position)
+    described = context.machine_vault(target.machine).machine_description(Position.parse(position))
+    media = context.delivery(site).media(consignment)
+    order = recovery_order(target, described, consignment.sizes, media)
     site.check(order)
-    note_boot(files.boot)
+    note_boot(context.files(failover).boot)
     site.create(order)
     return site.start(order.failover).address
 
 
 def start_anew(context: RecoveryContext, failover: str, position: str) -> str:
-    """Serve its disks, where nothing does, and start it: at the same place, from what its overlays hold."""
-    if not context.exports.serving(context.files(failover).folder):
-        export(context, failover, position)
+    """Start it from what it has written to its disks, which are brought back first where they do not stand."""
+    restore_disks(context, site_of(context, failover), failover, position)
     return start_machine(context, failover, position)
+
+
+def restore_disks(context: RecoveryContext, site: RecoverySite, failover: str, position: str) -> bool:
+    """Let its disks stand again, with all that the machine had written; whether they did not. Raises NotFound where
+    they cannot."""
+    delivery = context.delivery(site)
+    if delivery.stands(context.files(failover).folder):
+        return False
+    delivery.restore(consignment_of(context, failover, position))
+    return True
 
 
 def start_if_wanted(context: RecoveryContext, site: RecoverySite, failover: str, position: str) -> bool:
@@ -45,7 +54,7 @@ def start_if_wanted(context: RecoveryContext, site: RecoverySite, failover: str,
     if is_wanted(context, failover):
         return True
     site.stop(failover_id(failover), grace=0)
-    context.exports.stop(context.files(failover).folder)
+    context.delivery(site).rest(context.files(failover).folder)
     return False
 
 

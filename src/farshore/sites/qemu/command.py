@@ -1,8 +1,8 @@
 """The QEMU command line of a recovered machine. Pure: order in, argument list out.
 
 Choices that matter for the data: a guest's flush travels through virtio-blk and the NBD driver to the overlay's
-fdatasync; a disk that does not answer pauses the guest instead of failing its reads (``rerror``/``werror``), and QEMU
-reconnects to an export that was started anew.
+fdatasync, or to that of the written file; a disk that does not answer, or has no room, pauses the guest instead of
+failing its reads (``rerror``/``werror``), and QEMU reconnects to an export that was started anew.
 
 And for this host: the machine's network leads nowhere. Without ``restrict=on`` a guest reaches what listens on the
 host's loopback and in the host's own network; with it, it answers what comes in by a forwarded port, and no more. QEMU
@@ -17,19 +17,19 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from farshore.model.errors import Refused
 from farshore.model.machine import Firmware, NicDescription
-from farshore.sites.port import AttachedDisk, RecoveryOrder
+from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress
 from farshore.sites.qemu.accelerator import QEMU
 
 RECONNECT_SECONDS = 300
 """How long QEMU waits for an export to come back before it reports an error (which pauses the guest)."""
 _MIB = 1 << 20
-_CONSOLE, _VARIABLES = 1, 2
-"""Numbers of descriptor sets."""
+_CONSOLE, _VARIABLES, _DISKS = 1, 2, 10
+"""Numbers of descriptor sets; those of written disks begin at the last one."""
 _MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 
 
@@ -83,14 +83,23 @@ class Host:
 
 
 @dataclass(frozen=True)
+class LentDisk:
+    """The descriptor of a written disk; ``device``: it is a block device, not a file."""
+
+    descriptor: int
+    device: bool = False
+
+
+@dataclass(frozen=True)
 class Lent:
-    """What QEMU inherits: the descriptors of the listening monitor, the console's file and that of the UEFI variables,
-    and a path for the socket of each disk."""
+    """What QEMU inherits: the descriptors of the listening monitor, the console's file, that of the UEFI variables and
+    the written disks, and a path for the socket of each served one."""
 
     monitor: int
     console: int
     variables: int
     sockets: Mapping[Path, str]
+    disks: Mapping[Path, LentDisk] = field(default_factory=dict)
 
 
 NOTHING_LENT = Lent(-1, -1, -1, {})
@@ -121,7 +130,7 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     command += ["-chardev", f"file,id=console,append=on,path=/dev/fdset/{_CONSOLE}", "-serial", "chardev:console"]
     command += ["-device", "virtio-rng-pci"]
     for disk in order.disks:
-        command += _disk(disk, lent.sockets.get(disk.socket, str(disk.socket)))
+        command += _disk(disk, lent)
     for number, nic in enumerate(machine.nics):
         command += _nic(number, nic, order)
     return command
@@ -153,17 +162,36 @@ def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
     ]
 
 
-def _disk(disk: AttachedDisk, socket: str) -> list[str]:
+def _disk(disk: AttachedDisk, lent: Lent) -> list[str]:
     name = f"disk{disk.number}"
-    node = f"driver=nbd,node-name={name},export={literal(disk.export)},server.type=unix"
-    node += f",server.path={literal(socket)}"
     device = f"virtio-blk-pci,drive={name},write-cache=on,rerror=stop,werror=stop"
     device += f",logical_block_size={disk.logical_block_size},physical_block_size=4096"
     if disk.serial:
         device += f",serial={literal(disk.serial[:20])}"
     if disk.boot:
         device += ",bootindex=1"
-    return ["-blockdev", f"{node},discard=unmap,reconnect-delay={RECONNECT_SECONDS}", "-device", device]
+    return [*_medium(disk, name, lent), "-device", device]
+
+
+def _medium(disk: AttachedDisk, name: str, lent: Lent) -> list[str]:
+    """The block node ``name``, and what it rests on."""
+    medium = disk.medium
+    if isinstance(medium, ServedDisk):
+        node = f"driver=nbd,node-name={name},export={literal(medium.export)}"
+        address = medium.address
+        if isinstance(address, UnixAddress):
+            path = lent.sockets.get(address.path, str(address.path))
+            node += f",server.type=unix,server.path={literal(path)}"
+        else:
+            node += f",server.type=inet,server.host={literal(address.host)},server.port={address.port}"
+        return ["-blockdev", f"{node},discard=unmap,reconnect-delay={RECONNECT_SECONDS}"]
+    held, number = lent.disks.get(medium.path, LentDisk(-1)), _DISKS + disk.number
+    driver = "host_device" if held.device else "file"
+    file = f"file.driver={driver},file.filename=/dev/fdset/{number},file.discard=unmap"
+    return [
+        *("-add-fd", f"fd={held.descriptor},set={number}"),
+        *("-blockdev", f"driver=raw,node-name={name},discard=unmap,{file}"),
+    ]
 
 
 def _nic(number: int, nic: NicDescription, order: RecoveryOrder) -> list[str]:

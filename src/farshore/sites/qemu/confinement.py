@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from farshore.model.errors import NotFound
+
 USER = "farshore-guest"
 """Made by scripts/setup and by deploy/servers/farshore.sysusers."""
 _FALLBACK = "nobody"
@@ -104,6 +106,15 @@ class Lending:
     def file(self, path: Path, flags: int) -> int:
         """A file, made with mode 0600 where ``flags`` say so; never one that a link leads to."""
         return self.lend(os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+
+    def disk(self, path: Path, machine: str) -> int:
+        """A raw file or block device to read and write. A name may lead to a device. Raises NotFound."""
+        try:
+            return self.lend(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"The disk {path} of {machine} is gone.", remedy="Fail over again: what it held is not to be had."
+            ) from error
 
     def socket(self, path: Path) -> str:
         """A path by which QEMU reaches the Unix socket ``path`` now, and another one in its place later."""

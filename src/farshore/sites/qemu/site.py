@@ -21,17 +21,29 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import threading
 import time
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
-from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder
+from farshore.sites.orders import read_order, write_order
+from farshore.sites.port import (
+    Condition,
+    DeliveryWish,
+    FailoverId,
+    RecoveredMachine,
+    RecoveryOrder,
+    ServedDisk,
+    UnixAddress,
+    Way,
+    WrittenDisk,
+)
 from farshore.sites.qemu.accelerator import FIRMWARE, QEMU, choose_accelerator
-from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, RunFiles, has_variables, qemu_command
+from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, LentDisk, RunFiles, has_variables, qemu_command
 from farshore.sites.qemu.confinement import Lending, account, confined
 from farshore.sites.qemu.folder import explained, lock, replace
 from farshore.sites.qemu.monitor import ask
@@ -47,7 +59,6 @@ from farshore.sites.qemu.processes import (
     send_signal,
 )
 
-_ORDER = TypeAdapter(RecoveryOrder)
 _START_SECONDS = 120.0
 _END_SECONDS = 20.0
 _POLL_SECONDS = 0.1
@@ -70,12 +81,20 @@ _PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
 
 
 class QemuSite:
-    """The site below ``folder``; ``accelerator`` None: found out by booting, once after each start of the host."""
+    """The site below ``folder``; ``accelerator`` None: found out by booting, once after each start of the host.
+    ``way``: how it asks for disks; it runs machines from either kind."""
 
     def __init__(
-        self, folder: Path, accelerator: str | None = None, kernel: Path | None = None, *, name: str = "qemu"
+        self,
+        folder: Path,
+        accelerator: str | None = None,
+        kernel: Path | None = None,
+        *,
+        name: str = "qemu",
+        way: Way = Way.SERVED,
     ) -> None:
         self.name = name
+        self.delivery = DeliveryWish(way)
         self._folder = folder
         self._accelerator = accelerator
         self._kernel = kernel
@@ -121,7 +140,7 @@ class QemuSite:
                 template = host.firmware.with_name(host.firmware.name.replace("_CODE", "_VARS"))
                 new[files.variables] = template.read_bytes()
             if not same:
-                new[files.order] = _ORDER.dump_json(order, indent=1)
+                new[files.order] = write_order(order)
             if new:
                 replace(new, remove=files.pid)  # with the record goes how the earlier machine ended
 
@@ -157,12 +176,13 @@ class QemuSite:
             raise NotFound(f"The UEFI variables of {order.name} are gone.", remedy="Create the machine again.")
         variables = lending.file(files.variables, os.O_RDWR) if has_variables(order) else -1
         try:
-            sockets = {path: lending.socket(path) for path in {disk.socket for disk in order.disks}}
+            sockets = {path: lending.socket(path) for path in _sockets(order)}
         except FileNotFoundError as error:
             raise TryLater(
                 f"Nothing exports the disks of {order.name}: {error.filename} is missing.",
                 remedy="Start the export, then the machine.",
             ) from error
+        disks = {path: _lent_disk(lending.disk(path, order.name)) for path in _written(order)}
         files.monitor.unlink(missing_ok=True)
         files.log.write_bytes(b"")
         with (
@@ -173,7 +193,7 @@ class QemuSite:
             monitor.bind(str(files.monitor))
             files.monitor.chmod(0o600)
             monitor.listen(8)
-            lent = Lent(monitor.fileno(), console, variables, sockets)
+            lent = Lent(monitor.fileno(), console, variables, sockets, disks)
             run = qemu_command(order, files, self._host(), lent)
             command = confined(run, machine=order.failover, ports=sorted(order.forward))
             try:
@@ -313,7 +333,7 @@ class QemuSite:
         """What was ordered. Raises NotFound, Damaged."""
         path = self._files(failover).order
         try:
-            return _ORDER.validate_json(path.read_bytes())
+            return read_order(path.read_bytes())
         except FileNotFoundError as error:
             raise _not_created(failover) from error
         except ValidationError as error:
@@ -408,6 +428,22 @@ class QemuSite:
 
 def _not_created(failover: FailoverId) -> NotFound:
     return NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+
+
+def _sockets(order: RecoveryOrder) -> set[Path]:
+    """Of its disks that are served on this host."""
+    media = [disk.medium for disk in order.disks]
+    addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
+    return {address.path for address in addresses if isinstance(address, UnixAddress)}
+
+
+def _written(order: RecoveryOrder) -> list[Path]:
+    """Its disks that are files or devices of this host."""
+    return [disk.medium.path for disk in order.disks if isinstance(disk.medium, WrittenDisk)]
+
+
+def _lent_disk(descriptor: int) -> LentDisk:
+    return LentDisk(descriptor, stat.S_ISBLK(os.fstat(descriptor).st_mode))
 
 
 def _start_failure(files: RunFiles) -> TryLater:

@@ -1,0 +1,103 @@
+"""Served: each disk is an NBD export of this host with a copy-on-write overlay, which the machine lives on.
+
+The machine starts within seconds, whatever the size of its disks, and depends on the export, and on the vault until
+its overlays are hydrated.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from farshore.delivery.folder import closed
+from farshore.delivery.port import Consignment, Watch
+from farshore.export.settings import ExportedDisk, ExportSettings, VaultDisk
+from farshore.model.identifiers import DiskNumber
+from farshore.sites.port import ServedDisk, UnixAddress, WrittenDisk
+
+
+class Exports(Protocol):
+    """farshore.export.launch.ExportLauncher, or a double of it."""
+
+    def start(self, settings: ExportSettings) -> None:
+        """Have the disks served, by a process that outlives this one."""
+        ...
+
+    def stop(self, folder: Path) -> None:
+        """Have them served no longer."""
+        ...
+
+    def serving(self, folder: Path) -> bool:
+        """Whether they are."""
+        ...
+
+    def hydrate(self, folder: Path) -> None:
+        """Have the overlays filled up from the vault in the background, now and after a new start."""
+        ...
+
+
+class ServedDelivery:
+    """By one export process for each consignment."""
+
+    def __init__(self, exports: Exports) -> None:
+        self._exports = exports
+
+    def deliver(self, consignment: Consignment, watch: Watch) -> None:
+        """See Delivery."""
+        watch(0.0, "the disks are opened")
+        self.restore(consignment)
+
+    def media(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+        """See Delivery."""
+        address = UnixAddress(_socket(consignment.folder))
+        return {number: ServedDisk(address, str(number)) for number in consignment.sizes}
+
+    def stands(self, folder: Path) -> bool:
+        """See Delivery."""
+        return self._exports.serving(folder)
+
+    def restore(self, consignment: Consignment) -> None:
+        """See Delivery."""
+        closed(consignment.folder)
+        self._exports.start(export_settings(consignment))
+
+    def settle(self, folder: Path) -> None:
+        """See Delivery."""
+        self._exports.hydrate(folder)
+
+    def rest(self, folder: Path) -> None:
+        """See Delivery."""
+        self._exports.stop(folder)
+
+    def withdraw(self, folder: Path) -> None:
+        """See Delivery."""
+        self._exports.stop(folder)
+        for overlay in folder.glob("disk-*"):
+            shutil.rmtree(overlay)
+
+
+def export_settings(consignment: Consignment) -> ExportSettings:
+    """Every disk of the consignment, each with its own overlay."""
+    disks = tuple(
+        ExportedDisk(
+            name=str(number),
+            source=VaultDisk(machine=consignment.machine, position=consignment.position, disk=number),
+            overlay=consignment.folder / f"disk-{number}",
+        )
+        for number in sorted(consignment.sizes)
+    )
+    return ExportSettings(
+        socket=_socket(consignment.folder),
+        disks=disks,
+        vault_url=consignment.vault_url,
+        vault_key=SecretStr(consignment.vault_key),
+        shared=True,
+    )
+
+
+def _socket(folder: Path) -> Path:
+    return folder / "nbd.sock"

@@ -1,0 +1,193 @@
+"""Writes a disk of a recovery point to a destination: a few steps at once, whatever is not in its ledger yet.
+
+In: a source, a destination, a ledger. Out: a disk that is whole, durable and read back. Memory is bounded by the steps
+under way. Every ``_FLUSH_BYTES`` the destination is flushed, and only then do the steps stand in the ledger, while
+others go on being written: after a SIGKILL or a power cut at any moment the next call writes what is missing.
+
+At the end everything is read back from the destination and compared with the digests of the ledger. A step that the
+disk did not keep is written again, twice at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from farshore.delivery.ledger import ZERO, Ledger
+from farshore.model.errors import Damaged
+from farshore.model.ports import BlockSource, Destination
+
+log = logging.getLogger(__name__)
+
+STEP = 4 << 20
+_WORKERS = 3
+_FLUSH_BYTES = 128 << 20
+_FLUSH_STEPS = 4096
+"""Of steps that are zero, which have no bytes."""
+_ATTEMPTS = 3
+_PLAN = 256 << 20
+"""Bytes of the disk between two reports while the work is planned."""
+
+Report = Callable[[str, int, int], None]
+"""Told what is done ("planned", "written", "read back"), and how many bytes of how many; may raise to end the work."""
+Result = TypeVar("Result")
+Done = tuple[int, bytes, int]
+"""A step, its digest and its bytes of data."""
+
+
+def write_disk(
+    source: BlockSource, destination: Destination, ledger: Ledger, report: Report, *, flush_bytes: int = _FLUSH_BYTES
+) -> None:
+    """Write what the ledger lacks, read everything back, seal the ledger. Raises what source, destination and
+    ``report`` raise, and Damaged for a destination that does not keep what is written to it."""
+    if not ledger.begun:
+        if destination.blank:
+            destination.zero(0, ledger.lading.size)  # a file may hold another point, of a ledger that is gone
+            destination.flush()
+        ledger.begin()
+    with _Work(source, destination, ledger, report, flush_bytes) as work:
+        for _ in range(_ATTEMPTS):
+            work.write_missing()
+            lost = work.read_back()
+            if not lost:
+                ledger.seal()
+                return
+            log.warning("%d steps of %s were not kept and are written again.", len(lost), ledger.lading.destination)
+            ledger.strike(lost)
+        raise Damaged(
+            f"{ledger.lading.destination} does not keep what is written to it: step {lost[0]} reads back otherwise.",
+            remedy="Replace the disk that it is on, then fail over again.",
+        )
+
+
+class _Work:
+    def __init__(
+        self, source: BlockSource, destination: Destination, ledger: Ledger, report: Report, flush_bytes: int
+    ) -> None:
+        self._source, self._destination, self._ledger = source, destination, ledger
+        self._report, self._flush_bytes = report, flush_bytes
+        self._size, self._step = ledger.lading.size, ledger.lading.step
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="deliver")
+        self._data = self._plan()
+        self._total = int(self._data.sum())
+
+    def __enter__(self) -> _Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What is under way writes to the destination, which is closed next.
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _plan(self) -> npt.NDArray[np.int64]:
+        """The bytes of data of each step, as far as the source's indexes tell."""
+        data = np.zeros(self._ledger.lading.steps, np.int64)
+        for start in range(0, self._size, _PLAN):
+            for extent in self._source.extents(start, min(_PLAN, self._size - start)):
+                place, end = extent.offset, extent.offset + extent.length
+                while not extent.zero and place < end:
+                    step = place // self._step
+                    stop = min(end, (step + 1) * self._step)
+                    data[step] += stop - place
+                    place = stop
+            self._report("planned", min(start + _PLAN, self._size), self._size)
+        return data
+
+    def write_missing(self) -> None:
+        """Write the steps that the ledger lacks, and note them there."""
+        missing = np.flatnonzero(~self._ledger.digests().any(axis=1))
+        written = self._total - int(self._data[missing].sum())
+        self._destination.check_room(self._total - written)
+        done: list[Done] = []
+        waiting = 0
+        self._report("written", written, self._total)
+        for one in self._each(self._write, missing.tolist()):
+            done.append(one)
+            waiting += one[2]
+            written += one[2]
+            self._report("written", written, self._total)
+            if waiting >= self._flush_bytes or len(done) >= _FLUSH_STEPS:
+                self._note(done)
+                done, waiting = [], 0
+        self._note(done)
+
+    def _note(self, done: list[Done]) -> None:
+        if done:
+            self._destination.flush()
+            self._ledger.note((step, digest) for step, digest, _ in done)
+
+    def _write(self, step: int) -> Done:
+        start, length = self._bounds(step)
+        blank, data = self._destination.blank, int(self._data[step])
+        if not data:
+            if not blank:
+                self._destination.zero(start, length)
+            return step, ZERO, 0
+        buffer = self._buffer(length)
+        extents = list(self._source.extents(start, length))
+        for extent in extents:
+            piece = buffer[extent.offset - start : extent.offset - start + extent.length]
+            if extent.zero:
+                np.frombuffer(piece, np.uint8)[:] = 0
+                if not blank:
+                    self._destination.zero(extent.offset, extent.length)
+            else:
+                self._source.read_into(extent.offset, piece)
+                self._destination.write(extent.offset, piece)
+        return step, blake3(buffer).digest(), data
+
+    def read_back(self) -> list[int]:
+        """The steps that the destination does not hold as the ledger has them."""
+        digests = self._ledger.digests()
+        lost: list[int] = []
+        done = 0
+
+        def look(step: int) -> tuple[int, bool]:
+            return step, self._is_kept(step, digests[step].tobytes())
+
+        for step, kept in self._each(look, range(len(digests))):
+            if not kept:
+                lost.append(step)
+            done += int(self._data[step])
+            self._report("read back", done, self._total)
+        return lost
+
+    def _is_kept(self, step: int, digest: bytes) -> bool:
+        start, length = self._bounds(step)
+        if digest == ZERO and all(extent.zero for extent in self._destination.extents(start, length)):
+            return True
+        buffer = self._buffer(length)
+        self._destination.read_into(start, buffer)
+        if digest == ZERO:
+            return not np.frombuffer(buffer, np.uint8).any()
+        return blake3(buffer).digest() == digest
+
+    def _each(self, act: Callable[[int], Result], steps: Iterable[int]) -> Iterator[Result]:
+        """The results of ``act``, in order; no more steps are under way than keep the workers busy."""
+        waiting: deque[Future[Result]] = deque()
+        for step in steps:
+            waiting.append(self._pool.submit(act, step))
+            if len(waiting) > 2 * _WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _bounds(self, step: int) -> tuple[int, int]:
+        start = step * self._step
+        return start, min(self._step, self._size - start)
+
+    def _buffer(self, length: int) -> memoryview:
+        """This worker's own, at the start of a page as direct I/O asks for."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = memoryview(mmap.mmap(-1, self._step))
+        whole: memoryview = self._own.buffer
+        return whole[:length]

@@ -1,0 +1,128 @@
+"""Written: each disk is written whole, to a raw file beside its ledger in the consignment's folder.
+
+The machine starts when all is written, and depends on nothing but its own files then: no export, no vault. Its file
+is its disk: what it writes goes there. So nothing here writes to a disk again once ``deliver`` has returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from farshore.delivery.folder import closed
+from farshore.delivery.ledger import Lading, Ledger
+from farshore.delivery.port import Consignment, Watch
+from farshore.delivery.raw_disk import RawDisk
+from farshore.delivery.writing import STEP, write_disk
+from farshore.export.patience import PatientSource
+from farshore.export.settings import VaultDisk
+from farshore.model.errors import NotFound
+from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.ports import Destination
+from farshore.model.position import Position
+from farshore.sites.port import ServedDisk, WrittenDisk
+from farshore.vault.folder_sync import sync_folder
+from farshore.vault.stores.registry import open_store
+from farshore.vault.vault import Vault
+
+_STORE_PATIENCE = 30.0
+"""Seconds that a read waits out a store's bad moments; the step that delivers is tried again then."""
+_WRITING = 0.85
+"""The part of the work that is writing; the rest is reading back."""
+
+
+class WrittenDelivery:
+    """To files of this host. ``open_disk`` makes a destination of a path and a size; ``step`` in bytes."""
+
+    def __init__(self, open_disk: Callable[[Path, int], Destination] = RawDisk, step: int = STEP) -> None:
+        self._open_disk, self._step = open_disk, step
+
+    def deliver(self, consignment: Consignment, watch: Watch) -> None:
+        """See Delivery."""
+        closed(consignment.folder)
+        whole, before = sum(consignment.sizes.values()), 0
+        for place, (number, size) in enumerate(sorted(consignment.sizes.items()), 1):
+            progress = _Progress(watch, f"disk {place} of {len(consignment.sizes)}", before / whole, size / whole)
+            self._deliver(consignment, number, size, progress)
+            before += size
+
+    def _deliver(self, consignment: Consignment, number: DiskNumber, size: int, progress: _Progress) -> None:
+        path = _disk(consignment.folder, number)
+        if not path.exists():
+            # In this order: the ledger of a disk that is gone must not vouch for the one that is made in its place.
+            _ledger(path).unlink(missing_ok=True)
+            sync_folder(path.parent)
+        source = VaultDisk(machine=consignment.machine, position=consignment.position, disk=number).identity
+        with contextlib.ExitStack() as held:
+            disk = self._open_disk(path, size)
+            held.callback(disk.close)
+            ledger = Ledger(_ledger(path), Lading(source, disk.identity, size, self._step))
+            held.callback(ledger.close)
+            if ledger.complete:
+                return
+            vault = Vault.open_with_vault_key(open_store(consignment.vault_url), bytes.fromhex(consignment.vault_key))
+            machine = vault.machine(MachineId(consignment.machine))
+            point = machine.open(Position.parse(consignment.position), number)
+            held.callback(point.close)
+            write_disk(PatientSource(point, _STORE_PATIENCE), disk, ledger, progress)
+
+    def media(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+        """See Delivery."""
+        return {number: WrittenDisk(_disk(consignment.folder, number)) for number in consignment.sizes}
+
+    def stands(self, folder: Path) -> bool:
+        """See Delivery."""
+        ledgers = list(folder.glob("*.ledger"))
+        return bool(ledgers) and all(ledger.with_suffix("").exists() for ledger in ledgers)
+
+    def restore(self, consignment: Consignment) -> None:
+        """See Delivery."""
+        for medium in self.media(consignment).values():
+            if isinstance(medium, WrittenDisk) and not medium.path.exists():
+                raise NotFound(
+                    f"The disk {medium.path} of {consignment.name} is gone, with all that the machine had written.",
+                    remedy="Put it back where it was, or fail over again.",
+                )
+
+    def settle(self, folder: Path) -> None:
+        """See Delivery. It depends on nothing else already."""
+
+    def rest(self, folder: Path) -> None:
+        """See Delivery. Nothing is held open."""
+
+    def withdraw(self, folder: Path) -> None:
+        """See Delivery."""
+        for ledger in folder.glob("*.ledger"):
+            ledger.with_suffix("").unlink(missing_ok=True)
+            ledger.unlink()
+        for disk in folder.glob("disk-*.raw"):
+            disk.unlink()
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Tells of one disk, which takes the part from ``begin`` on, ``share`` long, of the whole."""
+
+    watch: Watch
+    disk: str
+    begin: float
+    share: float
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        part = done / total if total else 1.0
+        within = {"written": _WRITING * part, "read back": _WRITING + (1 - _WRITING) * part}.get(what, 0.0)
+        self.watch(self.begin + self.share * within, f"{self.disk}: {_gib(done)} of {_gib(total)} GiB {what}")
+
+
+def _disk(folder: Path, number: DiskNumber) -> Path:
+    return folder / f"disk-{number}.raw"
+
+
+def _ledger(disk: Path) -> Path:
+    return disk.with_name(f"{disk.name}.ledger")
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.1f}"

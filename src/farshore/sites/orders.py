@@ -1,0 +1,37 @@
+"""Recovery orders as sites keep them: JSON, also as earlier releases wrote it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, TypeAdapter
+
+from farshore.sites.port import RecoveryOrder
+
+
+def write_order(order: RecoveryOrder) -> bytes:
+    """The order as JSON."""
+    return _ORDER.dump_json(order, indent=1)
+
+
+def read_order(text: bytes) -> RecoveryOrder:
+    """An order back from JSON. Raises pydantic.ValidationError."""
+    return _ORDER.validate_json(text)
+
+
+def _with_media(fields: Any) -> Any:
+    """Up to the release that wrote disks too, each disk was an export at a Unix socket, and said so itself."""
+    disks = fields.get("disks") if isinstance(fields, dict) else None
+    if not isinstance(disks, list):
+        return fields
+    return {**fields, "disks": [_with_medium(disk) for disk in disks]}
+
+
+def _with_medium(disk: Any) -> Any:
+    if not isinstance(disk, dict) or "medium" in disk or "socket" not in disk:
+        return disk
+    rest = {name: value for name, value in disk.items() if name not in ("socket", "export")}
+    return {**rest, "medium": {"address": {"path": disk["socket"]}, "export": disk.get("export")}}
+
+
+_ORDER: TypeAdapter[RecoveryOrder] = TypeAdapter(Annotated[RecoveryOrder, BeforeValidator(_with_media)])
