@@ -18,6 +18,7 @@ from tests.formats.make_golden import MACHINE, golden_batch, golden_comparison
 from tests.unit.export.memory_source import MemorySource
 
 from farshore.api_types.commands import CommandResult, ResyncResult
+from farshore.delivery.ledger import ZERO, Lading, Ledger
 from farshore.export import overlay
 from farshore.formats import batch
 from farshore.mobility.batches import EncodedBatch
@@ -35,6 +36,8 @@ from farshore.process_server.copying.told import ToldLog
 BOOT = "2c1f1f0e-7c5e-4b0e-9a77-0123456789ab"
 EPOCH = Epoch(3)
 HRL, TOLD, HANDOVER, OVERLAY = f"{MACHINE}.hrl", f"{MACHINE}-{EPOCH}.told", "handover.json", "overlay-1"
+LEDGER = "disk-0.raw.ledger"
+LADING = Lading(f"{MACHINE} 1:30 disk 0", "file 65024:77 at /srv/disk-0.raw", 20992, 8192)
 CAPACITY = 8192
 COMPARISONS = (golden_comparison(), replace(golden_comparison(), first_chunk=79))
 LEFT = handover.Handover(
@@ -109,6 +112,15 @@ def write_overlay(folder: Path) -> None:
         device.close()
 
 
+def write_ledger(path: Path) -> None:
+    """Three steps: one with data, one that was taken back, one of zeroes; complete."""
+    ledger = Ledger(path, LADING)
+    ledger.begin()
+    ledger.note([(0, bytes(range(32))), (1, bytes(32)), (2, ZERO)])
+    ledger.seal()
+    ledger.close()
+
+
 def main(folder: Path) -> None:
     """Write everything."""
     write_hrl(folder / HRL)
@@ -116,6 +128,7 @@ def main(folder: Path) -> None:
     write_handover(folder / HANDOVER)
     write_commands(folder / COMMANDS)
     write_overlay(folder / OVERLAY)
+    write_ledger(folder / LEDGER)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from tests.formats.local_files import (
     HANDOVER,
     HRL,
     IDENTITY,
+    LADING,
+    LEDGER,
     LEFT,
     MACHINE,
     OVERLAY,
@@ -24,6 +26,7 @@ from tests.formats.local_files import (
     TOLD,
 )
 
+from farshore.delivery.ledger import ZERO, Ledger
 from farshore.export import overlay
 from farshore.mobility.commands.record import Record
 from farshore.mobility.spill import HrlFile
@@ -87,6 +90,16 @@ def test_a_record_of_commands_is_written_and_read_as_ever(tmp_path: Path) -> Non
     found = Record(tmp_path / COMMANDS).results()
     assert found.pop("r") == DONE
     assert [result.failure.code for result in found.values() if result.failure] == ["try-later"]
+
+
+def test_a_ledger_is_written_and_read_as_ever(tmp_path: Path) -> None:
+    local_files.write_ledger(tmp_path / LEDGER)
+    assert (tmp_path / LEDGER).read_bytes() == (GOLDEN / LEDGER).read_bytes()
+    shutil.copy(GOLDEN / LEDGER, tmp_path / LEDGER)
+    ledger = Ledger(tmp_path / LEDGER, LADING)
+    assert (ledger.begun, ledger.complete) == (True, True)
+    assert [digest.tobytes() for digest in ledger.digests()] == [bytes(range(32)), bytes(32), ZERO]
+    ledger.close()
 
 
 def test_an_overlay_is_written_as_ever(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from farshore.client.management import Management
 from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Long operations: list, show, watch, cancel.")
+_BAR = 24
+"""Characters."""
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 _MOST = 1000
 """Jobs of one parent that are listed."""
@@ -94,6 +96,12 @@ def _tree(api: Management, jobs: list[Job], depth: int = 0) -> Iterator[tuple[in
             yield from _tree(api, api.jobs(limit=_MOST, parent=job.id), depth + 1)
 
 
+def bar(fraction: float) -> str:
+    """How much is done, 0…1, for people; nothing where that says nothing."""
+    done = int(_BAR * fraction)
+    return f"{'━' * done}{'·' * (_BAR - done)} " if 0 < fraction < 1 else ""
+
+
 def print_job(job: Job) -> None:
     """A job and its steps."""
     print_fields(
@@ -102,7 +110,7 @@ def print_job(job: Job) -> None:
             ("Kind", job.kind),
             ("Subject", job.subject),
             ("Part of", job.parent),
-            ("State", f"{job.state.value} ({job.fraction:.0%})"),
+            ("State", f"{job.state.value} {bar(job.fraction)}({job.fraction:.0%})"),
             ("Started", moment(job.created)),
             ("Ended", moment(job.ended) if job.ended else ""),
             ("Server", job.executor),

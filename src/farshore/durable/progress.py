@@ -27,6 +27,12 @@ def report_progress(fraction: float, detail: str = "") -> None:
         _progress[job] = StepProgress(step, max(0.0, min(1.0, fraction)), detail)
 
 
+def end_progress() -> None:
+    """Say from inside a step that it ends: the next one has not come as far. Elsewhere: no effect."""
+    if DBOS.workflow_id:
+        forget_progress(DBOS.workflow_id)
+
+
 def progress_of(job: str) -> StepProgress | None:
     """What the job's step reported last, in this process."""
     return _progress.get(job)

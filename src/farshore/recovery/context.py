@@ -67,6 +67,11 @@ class FailoverFiles:
     folder: Path
 
     @property
+    def sizes(self) -> Path:
+        """Which disks were delivered, and their bytes: JSON, ``{"position": …, "disks": {"0": …}}``."""
+        return self.folder / "delivered.json"
+
+    @property
     def boot(self) -> Path:
         """Holds the host's boot id at the last start of the machine."""
         return self.folder / "boot"

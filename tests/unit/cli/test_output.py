@@ -12,6 +12,7 @@ import typer
 
 from farshore.api_types.jobs import Job
 from farshore.cli import following, main
+from farshore.cli.job import bar
 from farshore.cli.output import PlainConsole, coloured, err, out, print_fields, print_table
 from farshore.lab.demo.display import Display
 from farshore.model.errors import Busy, NotFound, by_code
@@ -135,3 +136,8 @@ def test_what_is_to_be_coloured_is():
     with console.capture() as written:
         console.print(coloured("[/x]", "red", " plain"))
     assert written.get() == "\x1b[31m[/x]\x1b[0m plain\n"
+
+
+@pytest.mark.parametrize(("fraction", "shown"), [(0.0, ""), (0.5, f"{'━' * 12}{'·' * 12} "), (1.0, "")])
+def test_a_job_under_way_shows_how_far_it_is(fraction: float, shown: str) -> None:
+    assert bar(fraction) == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from farshore.api_types.points import PointChoice
 from farshore.catalog import epochs, failovers, machines, points, process_servers
 from farshore.catalog.tables import EpochRow, EventRow, FailoverRow, PointRow
 from farshore.delivery.served import ServedDelivery
-from farshore.model.errors import Cancelled, NotFound, Refused, WrongState
+from farshore.model.errors import Cancelled, FarshoreError, NotFound, Refused, WrongState
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
 from farshore.model.states import UP, MachineState
@@ -25,9 +26,11 @@ from farshore.recovery.steps.await_answer import await_answer
 from farshore.recovery.steps.check import check
 from farshore.recovery.steps.choose_point import _choice
 from farshore.recovery.steps.clearance import commit, may_clean_up, may_delete
+from farshore.recovery.steps.deliver import consignment_of
 from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.remove import forget
+from farshore.recovery.steps.start import start_anew
 from farshore.recovery.upkeep import DOWN, SHUT_DOWN, UNTENDED, Upkeep
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine, Way
 from farshore.vault.points import AtTime, Latest, Named
@@ -344,6 +347,27 @@ def test_the_first_of_many_failovers_is_not_forgotten(world: World) -> None:
         first = failovers.page(tx, limit=100)
         rest = failovers.page(tx, limit=100, before=first[-1].id)
         assert len({row.id for row in first + rest}) == len(first) + len(rest) == 151
+
+
+def test_what_was_brought_up_starts_again_without_the_vault(world: World) -> None:
+    world.site._write(FailoverId(FAILOVER), {"running": False, "starts": 1, "name": "web1"})
+    folder = world.context.files(FAILOVER).folder
+    folder.mkdir(parents=True)
+    with pytest.raises(FarshoreError):  # as the vault is to be asked, and is not there
+        start_anew(world.context, FAILOVER, "1:40")
+    world.context.files(FAILOVER).sizes.write_text(json.dumps({"position": "1:40", "disks": {"0": 4096, "2": 512}}))
+    assert start_anew(world.context, FAILOVER, "1:40") == "127.0.0.1"
+    assert (folder / "serving").read_text() == f"{MACHINE} 1:40 disk 0 {MACHINE} 1:40 disk 2"
+    with pytest.raises(FarshoreError):
+        consignment_of(world.context, FAILOVER, "1:41")
+
+
+def test_a_point_without_disks_is_refused(world: World) -> None:
+    sizes = world.context.files(FAILOVER).sizes
+    sizes.parent.mkdir(parents=True)
+    sizes.write_text(json.dumps({"position": "1:40", "disks": {}}))
+    with pytest.raises(Refused, match="no disk at 1:40"):
+        consignment_of(world.context, FAILOVER, "1:40")
 
 
 class Kept(World):

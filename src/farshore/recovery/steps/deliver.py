@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from farshore.delivery.port import Consignment
-from farshore.durable.progress import report_progress
+from farshore.durable.progress import end_progress, report_progress
 from farshore.model.errors import Refused, TryLater
+from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.orders import Target
@@ -15,6 +19,7 @@ from farshore.sites.port import FailoverId
 def deliver(context: RecoveryContext, failover: str, position: str) -> None:
     """Deliver them whole. Raises Cancelled, Refused for a point without disks, what opening the point raises."""
     delivery = context.delivery(site_of(context, failover))
+    consignment = consignment_of(context, failover, position)
     looked, said = context.clock.monotonic(), 0.0
 
     def watch(fraction: float, detail: str) -> None:
@@ -26,7 +31,9 @@ def deliver(context: RecoveryContext, failover: str, position: str) -> None:
             looked = context.clock.monotonic()
 
     try:
-        delivery.deliver(consignment_of(context, failover, position), watch)
+        delivery.deliver(consignment, watch)
+        _note_sizes(context.files(failover).sizes, consignment)
+        end_progress()
     except TryLater as error:
         # The step is tried again, and goes on where it was: say meanwhile what it waits for.
         report_progress(said, f"waits: {error}")
@@ -36,7 +43,10 @@ def deliver(context: RecoveryContext, failover: str, position: str) -> None:
 def consignment_of(context: RecoveryContext, failover: str, position: str) -> Consignment:
     """What is delivered to a failover. Raises Refused where the point has no disk."""
     target = target_of(context, failover, position)
-    sizes = context.machine_vault(target.machine).disks(Position.parse(position))
+    path = context.files(failover).sizes
+    sizes = _noted_sizes(path, position)
+    if sizes is None:
+        sizes = context.machine_vault(target.machine).disks(Position.parse(position))
     if not sizes:
         raise Refused(f"{target.name} has no disk at {position}.", remedy="Choose another point.")
     return Consignment(
@@ -48,6 +58,26 @@ def consignment_of(context: RecoveryContext, failover: str, position: str) -> Co
         vault_url=context.vault_url,
         vault_key=context.vault_key,
     )
+
+
+def _note_sizes(path: Path, consignment: Consignment) -> None:
+    """Write down what was delivered, so that a machine which left the vault can be started without it."""
+    noted = {"position": consignment.position, "disks": {str(disk): size for disk, size in consignment.sizes.items()}}
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    made = path.with_suffix(".new")
+    made.write_text(json.dumps(noted))
+    made.replace(path)
+
+
+def _noted_sizes(path: Path, position: str) -> dict[DiskNumber, int] | None:
+    """What was delivered; None where nothing is known of it, so that the vault is to be asked."""
+    try:
+        noted = json.loads(path.read_text())
+        if noted["position"] != position:
+            return None
+        return {DiskNumber(int(disk)): int(size) for disk, size in noted["disks"].items()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def target_of(context: RecoveryContext, failover: str, position: str) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farshore.catalog.tables import FailoverRow
+from farshore.model.errors import NotFound
 from farshore.model.position import Position
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.host import note_boot
@@ -27,9 +28,17 @@ def start_machine(context: RecoveryContext, failover: str, position: str) -> str
 
 
 def start_anew(context: RecoveryContext, failover: str, position: str) -> str:
-    """Start it from what it has written to its disks, which are brought back first where they do not stand."""
-    restore_disks(context, site_of(context, failover), failover, position)
-    return start_machine(context, failover, position)
+    """Start it from what it has written to its disks, which are brought back first where they do not stand.
+
+    The vault is asked for nothing that is known here: a machine that left it starts without it.
+    """
+    site = site_of(context, failover)
+    restore_disks(context, site, failover, position)
+    note_boot(context.files(failover).boot)
+    try:
+        return site.start(failover_id(failover)).address
+    except NotFound:  # what it was made from is gone
+        return start_machine(context, failover, position)
 
 
 def restore_disks(context: RecoveryContext, site: RecoverySite, failover: str, position: str) -> bool:
