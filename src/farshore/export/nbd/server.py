@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import logging
 import select
 import selectors
@@ -76,11 +77,15 @@ class NbdServer:
         path.chmod(mode)
         self._listen(listener)
 
-    def listen_loopback(self, port: int = 0) -> int:
-        """Add a TCP socket on 127.0.0.1 (0: any free port); the port. Anyone on this host may connect to it."""
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    def listen_loopback(self, port: int = 0, host: str = "127.0.0.1") -> int:
+        """Add a TCP socket on an address of this host's loopback (0: any free port); the port. Anyone on this host may
+        connect to it. Raises Refused for any other address: there is no TLS."""
+        address = ipaddress.ip_address(host)
+        if not address.is_loopback:
+            raise Refused(f"{host} leads out of this host, and an export has no TLS.", remedy="Use 127.0.0.1 or ::1.")
+        listener = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+        listener.bind((host, port))
         self._listen(listener)
         return int(listener.getsockname()[1])
 
@@ -220,7 +225,7 @@ def _receive(peer: socket.socket, count: int, deadline: float) -> bytes:
 
 def _enlarge(peer: socket.socket) -> None:
     """Room for several large replies, so that a sender is not woken for each 200 KiB."""
-    if peer.family == socket.AF_INET:
+    if peer.family in (socket.AF_INET, socket.AF_INET6):
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for forced, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
         try:
