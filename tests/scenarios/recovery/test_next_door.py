@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from farshore.recovery.steps.export import export
 from tests.unit.recovery.test_steps import FAILOVER, OTHER, World
 
+from farshore.delivery import served
+from farshore.delivery.port import Consignment
 from farshore.export.launch import ExportLauncher
 from farshore.export.settings import ExportedDisk, ExportSettings, FileDisk
-from farshore.recovery.steps import export as export_module
+from farshore.recovery.steps.deliver import deliver
+from farshore.sites.port import Way
 from farshore.sites.qemu.confinement import Lending, confined
 
 pytestmark = pytest.mark.root
@@ -46,8 +48,8 @@ def test_it_reaches_its_own_disks_and_no_other_machine_s(place: Path, monkeypatc
     disk = place / "disk"
     disk.write_bytes(bytes(1 << 20))
 
-    def settings(_target: object, _sizes: object, files: object, **_key: object) -> ExportSettings:
-        socket: Path = files.socket  # type: ignore[attr-defined]
+    def settings(consignment: Consignment) -> ExportSettings:
+        socket = consignment.folder / "nbd.sock"
         source = ExportedDisk(name="0", source=FileDisk(path=disk), overlay=socket.parent / "disk-0")
         return ExportSettings(socket=socket, disks=(source,), shared=True)
 
@@ -55,13 +57,13 @@ def test_it_reaches_its_own_disks_and_no_other_machine_s(place: Path, monkeypatc
         def disks(self, _position: object) -> dict[int, int]:
             return {0: 1 << 20}
 
-    monkeypatch.setattr(export_module, "export_settings", settings)
+    monkeypatch.setattr(served, "export_settings", settings)
     monkeypatch.setattr(type(world.context), "machine_vault", lambda *_: AnyVault())
-    object.__setattr__(world.context, "exports", exports)
+    object.__setattr__(world.context, "deliveries", {Way.SERVED: served.ServedDelivery(exports)})
     folders = [world.context.files(one).folder for one in (FAILOVER, OTHER)]
     try:
         for one in (FAILOVER, OTHER):
-            export(world.context, one, "1:40")
+            deliver(world.context, one, "1:40")
         with Lending() as lending:
             Lending().socket(folders[1] / "nbd.sock")  # its machine runs too
             own = lending.socket(folders[0] / "nbd.sock")
