@@ -78,7 +78,7 @@ def reporter(replication: ReplicationDouble, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_accounts_of_the_disks_that_are_there_are_told(reporter: Reporter) -> None:
-    beat = reporter.heartbeat([])
+    beat = reporter.heartbeat()
     assert [(one.disk, one.seen) for one in beat.accounts] == [(0, 8192)]
     assert beat.mode is CaptureMode.DATA
 
@@ -86,5 +86,5 @@ def test_the_accounts_of_the_disks_that_are_there_are_told(reporter: Reporter) -
 def test_a_capture_that_has_just_ended_leaves_a_heartbeat(reporter: Reporter, replication: ReplicationDouble) -> None:
     assert replication.capture is not None
     replication.capture.closed = True
-    beat = reporter.heartbeat([])
+    beat = reporter.heartbeat()
     assert (beat.run, beat.accounts) == ("run", [])

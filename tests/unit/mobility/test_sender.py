@@ -12,12 +12,13 @@ from tests.unit.mobility.test_spill import piece
 from farshore.api_types.streams import Acknowledgement
 from farshore.formats.batch import Buffer, Role
 from farshore.mobility.backlog import Backlog
-from farshore.mobility.batches import Journal
+from farshore.mobility.batches import EncodedBatch, Journal
 from farshore.mobility.kept import Kept
 from farshore.mobility.retrying import Pauses, Stopped
 from farshore.mobility.sender import Sender
 from farshore.mobility.throttle import Bandwidth
 from farshore.model.errors import Busy, Damaged, FarshoreError, Fenced, Gap, Refused, Unreachable
+from farshore.model.identifiers import Sequence as SequenceNumber
 
 BATCHES = 5
 
@@ -37,12 +38,16 @@ class Rig:
         for fill in range(BATCHES):
             self.backlog.put(journal.batch(piece(1, fill + 1)))
 
-        def then_stop(call: str) -> None:
-            trouble(call)
-            if self.server.next[0] > BATCHES and call == "acknowledge":
-                self.stop.set()
+        acknowledge = self.backlog.acknowledge
 
-        self.server = ProcessServerDouble({0: 4096}, then_stop)
+        def then_stop(expected: SequenceNumber) -> List[EncodedBatch]:
+            dropped = acknowledge(expected)
+            if self.backlog.empty:
+                self.stop.set()
+            return dropped
+
+        self.backlog.acknowledge = then_stop  # type: ignore[method-assign]
+        self.server = ProcessServerDouble({0: 4096}, trouble)
         self.sender = Sender(self.backlog, self.server, Bandwidth(self.clock), self.clock)
 
     def run(self) -> List[int]:
