@@ -155,14 +155,19 @@ class QemuPlace:
 
     def processes(self, failover: FailoverId) -> list[int]:
         """The machine's processes."""
-        mark = b"\0-uuid\0" + failover.encode() + b"\0"
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "cmdline").read_bytes():
-                        found.append(int(entry.name))
-        return found
+        return processes_of(failover)
+
+
+def processes_of(failover: str) -> list[int]:
+    """The QEMU processes of a machine, found by its UUID."""
+    mark = b"\0-uuid\0" + failover.encode() + b"\0"
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if mark in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
 
 
 def an_order(medium: Callable[[FailoverId], ServedDisk | WrittenDisk], **changes: Any) -> RecoveryOrder:

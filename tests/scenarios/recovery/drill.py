@@ -34,12 +34,15 @@ from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
+from farshore.export.launch import ExportLauncher
+from farshore.export.settings import ExportSettings
 from farshore.model.errors import Refused, TryLater, WrongState
 from farshore.model.identifiers import JobId, MachineId
 from farshore.model.states import Direction, JobState, MachineState
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
-from farshore.sites.port import Condition, FailoverId, RecoveredMachine, Way
+from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder, Way
+from farshore.sites.qemu.site import QemuSite
 from farshore.vault import OwnerKey, Vault, open_store
 
 SERVER = "22222222-2222-4222-8222-222222222222"
@@ -58,6 +61,8 @@ class Task:
     die_at: int = 0
     refuse: bool = False
     """Its start is refused by the site."""
+    guests: bool = False
+    """Machines and exports are real ones."""
     work: dict[str, Any] | None = None
     """What the job is started with; None: that it is about ``failover``, of MACHINE."""
     way: Way = Way.SERVED
@@ -69,8 +74,11 @@ def machine_id(number: int) -> str:
     return str(uuid.UUID(int=7 + number))
 
 
-def prepare(home: Path, names: Sequence[str] = ("web1",)) -> None:
-    """Machines with a few recovery points each, protected, their process server up to date."""
+def prepare(home: Path, names: Sequence[str] = ("web1",), boot: bytes = b"") -> None:
+    """Machines with a few recovery points each, protected, their process server up to date.
+
+    ``boot``: their disks boot this code (tests.contract.guests).
+    """
     store = open_store(f"file://{home / 'vault'}")
     vault = Vault.create(store, OwnerKey.generate_file(home / "owner.key"))
     (home / "key").write_text(vault.key_hex)
@@ -84,8 +92,12 @@ def prepare(home: Path, names: Sequence[str] = ("web1",)) -> None:
     for number, name in enumerate(names):
         machine = Machine(vault, seed=1 + number, sizes={0: 3 << 20}, machine=MachineId(machine_id(number)))
         machine.fill()
+        sector = boot.ljust(510, b"\0") + b"\x55\xaa"
+        if boot:
+            machine.disks[0][:512] = sector
         machine.begin_epoch(None)
         machine.journal(segments=3, batches=1, count=4)
+        assert not boot or machine.disks[0][:512] == sector, "the journal has written over it: take another seed"
         (home / f"{name}.raw").write_bytes(machine.disks[0])
         description = {"hostname": name}
         with catalog.writing() as tx:
@@ -128,6 +140,55 @@ class FullSite(FileSite):
             raise Refused("There is no room for it.", remedy="Make room.")
 
 
+class DoomedSite(QemuSite):
+    """A site with real guests, around whose changes the fuse burns."""
+
+    def __init__(self, folder: Path, fuse: Fuse) -> None:
+        super().__init__(folder, accelerator="tcg")
+        self._fuse = fuse
+
+    def create(self, order: RecoveryOrder) -> None:
+        with self._fuse.around():
+            super().create(order)
+
+    def start(self, failover: FailoverId) -> RecoveredMachine:
+        with self._fuse.around():
+            return super().start(failover)
+
+    def stop(self, failover: FailoverId, *, grace: float) -> None:
+        with self._fuse.around():
+            super().stop(failover, grace=grace)
+
+    def destroy(self, failover: FailoverId) -> None:
+        with self._fuse.around():
+            super().destroy(failover)
+
+
+class DoomedExports(ExportLauncher):
+    """Real exports, around which the fuse burns."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        self._fuse = fuse
+
+    def start(self, settings: ExportSettings) -> None:
+        with self._fuse.around():
+            super().start(settings)
+
+    def stop(self, folder: Path) -> None:
+        with self._fuse.around():
+            super().stop(folder)
+
+
+def with_guests(home: Path, fuse: Fuse) -> RecoveryContext:
+    """The same with real machines, served by real exports. Keep the path of ``home`` short: it holds sockets."""
+    return dataclasses.replace(
+        context(home, fuse),
+        site=lambda _kind: DoomedSite(home / "site", fuse),
+        deliveries={Way.SERVED: ServedDelivery(DoomedExports(fuse))},
+        patience=Patience(drain=0.1, settle=0.5, poll=0.05, answer=60.0),
+    )
+
+
 def context(home: Path, fuse: Fuse, *, refused: str = "", way: Way = Way.SERVED) -> RecoveryContext:
     """The collaborators over a home. In the gate, where disks are written the fuse burns around the disk alone: all
     other moments are those of a failover whose disks are served."""
@@ -154,10 +215,8 @@ def live(task: Task) -> None:
     """Work until the job has ended; leaves the moments passed and the job in ``<home>/outcome.json``."""
     fuse = Fuse(task.die_at)
     refused = task.failover if task.refuse else ""
-    engine = JobEngine(
-        f"sqlite:///{task.home / 'jobs.sqlite'}",
-        recovery_jobs(context(task.home, fuse, refused=refused, way=task.way)),
-    )
+    over = with_guests(task.home, fuse) if task.guests else context(task.home, fuse, refused=refused, way=task.way)
+    engine = JobEngine(f"sqlite:///{task.home / 'jobs.sqlite'}", recovery_jobs(over))
     engine.launch()
     job = engine.start(task.kind, task.work or {"subject": str(MACHINE), "failover": task.failover}, JobId(task.job))
     until(lambda: engine.show(JobId(task.job)).state in ENDED, "the job's end", pause=0.01)
@@ -190,11 +249,12 @@ def fail_passingly() -> None:
     raise TryLater("database is locked", remedy="Repeat the call.")
 
 
-def one_after_another(home: Path, trouble: str, way: Way) -> None:
+def one_after_another(home: Path, trouble: str, way: Way, guests: bool = False) -> None:
     """Failovers of one machine, each to replace the one before, with trouble at the next moment each time, until all
     moments have had theirs. Leaves in ``<home>/outcomes.json`` what became of each."""
     fuse = Trouble()
-    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(context(home, fuse, way=way)))
+    over = with_guests(home, fuse) if guests else context(home, fuse, way=way)
+    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(over))
     engine.launch()
     outcomes: list[dict[str, object]] = []
     while True:
@@ -203,14 +263,14 @@ def one_after_another(home: Path, trouble: str, way: Way) -> None:
         fuse.arm(len(outcomes) + 1, fail_passingly if trouble == "error" else partial(_cancel, engine, job))
         engine.start("failover", {"subject": str(MACHINE), "failover": failover}, job)
         until(partial(_has_ended, engine, job), "the job's end", pause=0.01)
-        site = FileSite(home / "site", Fuse(0))
+        site = QemuSite(home / "site") if guests else FileSite(home / "site", Fuse(0))
         running = [one for one in site.present() if site.status(one).condition is Condition.RUNNING]
         outcomes.append({
             "failover": failover,
             "job": engine.show(job).state.value,
             "standing": standing(home, failover),
             "running": running,
-            "standing at its site": [one for one in running if stands(home, one, way)],
+            "standing at its site": [one for one in running if stands(home, one, way, guests)],
         })  # fmt: skip
         if fuse.act is not None:
             break
@@ -238,8 +298,10 @@ def place(home: Path) -> tuple[str, str, str]:
     return found
 
 
-def stands(home: Path, failover: str, way: Way) -> bool:
+def stands(home: Path, failover: str, way: Way, guests: bool = False) -> bool:
     """Whether the disks of a failover are served, or are all there."""
+    if guests:
+        return ExportLauncher().serving(home / "failovers" / failover)
     return context(home, Fuse(0)).deliveries[way].stands(home / "failovers" / failover)
 
 
