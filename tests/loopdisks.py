@@ -71,6 +71,19 @@ def run(command: str) -> str:
     return done.stdout.decode()
 
 
+def unmount(folder: Path) -> None:
+    """Unmount, as soon as nobody looks at it: udev and the agents of other tests look at every mount now and then."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            run(f"umount {folder}")
+            return
+        except AssertionError as error:
+            if "busy" not in str(error) or time.monotonic() > give_up:
+                raise
+        time.sleep(0.1)
+
+
 @dataclass(frozen=True)
 class LoopDisk:
     """A loop device; ``folder`` is where its file system is mounted."""
@@ -104,7 +117,7 @@ class LoopDisk:
         run(f"mount {self.device} {self.folder}")
 
     def unmount(self) -> None:
-        run(f"umount {self.folder}")
+        unmount(self.folder)
 
 
 @contextlib.contextmanager

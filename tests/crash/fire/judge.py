@@ -24,7 +24,7 @@ from tests.crash.fire.plant import Plant
 from tests.crash.fire.processes import Clock
 from tests.crash.fire.record import Record
 from tests.crash.fire.spare_disk import digest
-from tests.loopdisks import run
+from tests.loopdisks import run, unmount
 
 from farshore.model.errors import FarshoreError
 from farshore.model.point import RecoveryPoint
@@ -196,9 +196,9 @@ def _mounted_image(image: Path, folder: Path) -> Iterator[None]:
                 try:
                     yield
                 finally:
-                    run(f"umount {folder}")
+                    unmount(folder)
             else:
-                run(f"umount {folder}")
+                unmount(folder)
                 run(check)
     finally:
         run(f"losetup -d {device}")

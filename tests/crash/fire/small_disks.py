@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.loopdisks import SCRATCH, run
+from tests.loopdisks import SCRATCH, run, unmount
 
 FILLER = "filler"
 
@@ -27,7 +27,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
             folder.chmod(0o700)
             yield folder
         finally:
-            run(f"umount {folder}")
+            unmount(folder)
     finally:
         image.unlink()
 

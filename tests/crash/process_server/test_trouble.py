@@ -12,6 +12,7 @@ from typing import Iterator
 import pytest
 from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.loopdisks import unmount
 from tests.waiting import until
 
 from farshore.api_types.machines import EpochKind
@@ -36,7 +37,7 @@ def small_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", folder], check=True)
+        unmount(Path(folder))
 
 
 def fill(folder: Path) -> Path:

@@ -116,7 +116,7 @@ class FarSide:
         frames = self.log.recover()
         vault = Vault.open_with_vault_key(self.store, self._key)
         ignore = contextlib.nullcontext
-        self.streams = Streams(vault, self.log, Grants(self), opened=ignore, closed=ignore, wake=lambda: None)
+        self.streams = Streams(vault, self.log, Grants(self), opened=ignore, closed=ignore, wake=lambda _: None)
         self.streams.recovered(frames)
         self.log.start()
         assert not self.streams.resume(threading.Event())

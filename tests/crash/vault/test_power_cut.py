@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.loopdisks import unmount
 from tests.waiting import until
 
 from farshore.vault.stores.folder import FolderStore
@@ -102,7 +103,7 @@ def logged_disk(folder: Path) -> Iterator[tuple[Logged, Path]]:
             try:
                 yield Logged(folder), mounted
             finally:
-                subprocess.run(["umount", str(mounted)], check=True)
+                unmount(mounted)
 
 
 @contextlib.contextmanager
@@ -176,7 +177,7 @@ def look(image: Path, folder: Path, done: list[Done], moment: int) -> list[str]:
             store = FolderStore(folder / "vault")
             found = {item.name: bytes(store.get(item.name)) for item in store.list("")}
         finally:
-            subprocess.run(["umount", str(folder)], check=True)
+            unmount(folder)
     wrong = []
     for name in {one.name for one in done}:
         acknowledged = [one for one in done if one.name == name and one.entries <= moment]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.loopdisks import SCRATCH, attached, loop_disk, require_data_mode, run
+from tests.loopdisks import SCRATCH, attached, loop_disk, require_data_mode, run, unmount
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 
 from farshore.formats.record import RecordKind
@@ -212,7 +212,7 @@ def recovered(copy: Path, folder: Path, fstype: str, held: Callable[[Path], int]
         try:
             return held(folder)
         finally:
-            run(f"umount {folder}")
+            unmount(folder)
 
 
 def check_ext4(copy: Path, folder: Path, held: Callable[[Path], int]) -> int:

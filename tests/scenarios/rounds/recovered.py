@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tests.loopdisks import attached, run
+from tests.loopdisks import attached, run, unmount
 from tests.waiting import until
 
 
@@ -31,4 +31,4 @@ def recovered_file(home: Path, disk: npt.NDArray[np.uint8], name: str) -> bytes:
         try:
             return (folder / name).read_bytes()
         finally:
-            run(f"umount {folder}")
+            unmount(folder)

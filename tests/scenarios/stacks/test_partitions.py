@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.loopdisks import MKFS, LoopDisk, loop_disk, require_data_mode, run
+from tests.loopdisks import MKFS, LoopDisk, loop_disk, require_data_mode, run, unmount
 from tests.scenarios.capture.replica import apply, capturing, differing_blocks
 from tests.scenarios.capture.workloads import direct_work, file_work, hole_work
 
@@ -52,7 +52,7 @@ def partitions(disk: LoopDisk, fstypes: tuple[str, str]) -> Iterator[list[Path]]
         yield folders
     finally:
         for folder in folders:
-            run(f"umount {folder}")
+            unmount(folder)
         run(f"partx -d {disk.device}")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.loopdisks import unmount
 from tests.unit.vault.synthetic import Machine, memory_vault, new_vault
 
 from farshore.export import appliance
@@ -71,7 +72,7 @@ def made(kind: str, disk: Path, folder: Path, offset: int = START, size: int = S
         try:
             yield folder
         finally:
-            subprocess.run(["umount", str(folder)], check=True)
+            unmount(folder)
     finally:
         subprocess.run(["losetup", "--detach", loop], check=True)
 
@@ -214,7 +215,7 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(way, tmp_path):
                 reader.copy("/large", tmp_path / "full" / "large", volume="1p1")
             assert list((tmp_path / "full").iterdir()) == []
         finally:
-            subprocess.run(["umount", str(tmp_path / "full")], check=True)
+            unmount(tmp_path / "full")
     assert (tmp_path / "whole" / "data" / "ledger").read_text() == (tmp_path / "alone").read_text() == "rows\n"
 
 
