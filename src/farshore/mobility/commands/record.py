@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
@@ -22,6 +23,8 @@ from farshore.model.errors import NotFound, Refused
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
+_WRITE_SECONDS = 3.0
+"""A command waits so long for its note: the agent's own file system may be frozen, for this very point."""
 _CUT_OFF = CommandResult(
     failure=CommandFailure(
         code="try-later",
@@ -32,12 +35,19 @@ _CUT_OFF = CommandResult(
 
 
 class Record:
-    """Used by whoever holds the lock of Handling. What cannot be written is kept in memory and logged once: a full disk
-    must not keep a machine from its commands."""
+    """Used by whoever holds the lock of Handling.
+
+    What cannot be written is kept in memory and logged once: neither a full disk nor a frozen file system must keep a
+    machine from its commands.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._unwritten = False
+        self._changed = threading.Condition()
+        self._wanted = b""
+        self._version = self._written = 0
+        self._writing = False
         self._known: Dict[str, Tuple[str, Optional[CommandResult]]] = {}
         for command, (kind, result) in _load(path).items():
             if result is not None:
@@ -70,14 +80,42 @@ class Record:
             command: {"kind": kind, "result": None if result is None else result.model_dump(mode="json")}
             for command, (kind, result) in self._known.items()
         }
-        try:
-            write_private(self._path, json.dumps({"format": _FORMAT, "commands": fields}).encode())
-        except OSError as error:
-            if not self._unwritten:
-                log.warning("%s cannot be written (%s): a restart forgets what was begun.", self._path, error.strerror)
-            self._unwritten = True
-        else:
-            self._unwritten = False
+        with self._changed:
+            self._wanted = json.dumps({"format": _FORMAT, "commands": fields}).encode()
+            self._version += 1
+            version = self._version
+            if not self._writing:
+                self._writing = True
+                # A daemon: a write to a frozen file system must not keep the agent from ending either.
+                threading.Thread(target=self._write_out, name="commands-record", daemon=True).start()
+            if not self._changed.wait_for(lambda: self._written >= version, _WRITE_SECONDS):
+                self._tell("its file system does not answer, or is frozen")
+
+    def _write_out(self) -> None:
+        """Write what is wanted until nothing newer is."""
+        while True:
+            with self._changed:
+                if self._written == self._version:
+                    self._writing = False
+                    return
+                data, version = self._wanted, self._version
+            why = ""
+            try:
+                write_private(self._path, data)
+            except OSError as error:
+                why = error.strerror or str(error)
+            with self._changed:
+                if why:
+                    self._tell(why)
+                else:
+                    self._unwritten = False
+                self._written = version
+                self._changed.notify_all()
+
+    def _tell(self, why: str) -> None:
+        if not self._unwritten:
+            log.warning("%s cannot be written (%s): a restart forgets what was begun.", self._path, why)
+        self._unwritten = True
 
 
 def _load(path: Path) -> Dict[str, Tuple[str, Optional[CommandResult]]]:
