@@ -345,9 +345,14 @@ struct segment {
 	u32 offset;
 };
 
+static __always_inline long segment_at(u64 vec, u32 index, struct segment *segment)
+{
+	return bpf_probe_read_kernel(segment, sizeof(*segment), (void *)(vec + (u64)index * sizeof(*segment)));
+}
+
 static __always_inline long read_segment(struct copying *c, struct segment *segment)
 {
-	if (!bpf_probe_read_kernel(segment, sizeof(*segment), (void *)(c->vec + (u64)c->index * sizeof(*segment))))
+	if (!segment_at(c->vec, c->index, segment))
 		return 0;
 	c->cause = CAUSE_READ_FAULT;
 	return 1;
@@ -662,7 +667,7 @@ static __always_inline void look_at(struct bio *bio, u64 page, u64 sector, u32 n
 static long look_at_page(u32 i, struct looking *l)
 {
 	struct segment segment;
-	if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)(l->vec + (u64)l->index * sizeof(segment))))
+	if (segment_at(l->vec, l->index, &segment))
 		return 1;
 	if (l->done >= segment.len) {
 		l->index++;
@@ -702,8 +707,7 @@ static __always_inline int is_cached(struct bio *bio, u32 length, u64 *only)
 	struct segment segment;
 	u32 index = bio->bi_iter.bi_idx;
 	if (index) { /* it was split */
-		u64 vec = (u64)bio->bi_io_vec + (u64)index * sizeof(segment);
-		if (bpf_probe_read_kernel(&segment, sizeof(segment), (void *)vec))
+		if (segment_at((u64)bio->bi_io_vec, index, &segment))
 			return 0;
 		return !!(page_flags(segment.page) & PAGE_FLAG(PG_writeback));
 	}
@@ -1080,9 +1084,9 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 		if (bytes > flight->left)
 			bytes = flight->left;
 #ifndef BITMAP_ONLY
-		if (flight->page && !error)
+		if (!error && flight->page)
 			look_at(bio, flight->page, flight->sector, flight->length);
-		else if (flight->what & FLIGHT_CACHED && !error)
+		else if (!error && flight->what & FLIGHT_CACHED)
 			look_for_changes(bio, bytes);
 #endif
 		land(ctl, bio, key, flight, bytes, 0, error);

@@ -233,13 +233,11 @@ class Program:
 
     def settle_changed(self, disk: int, chunks: npt.NDArray[np.int64], before: int) -> None:
         """Forget what changed in these chunks before then (CLOCK_MONOTONIC, ns)."""
-        if not self.control.changed:
-            return
-        known = read_changed(self.library, self._descriptors["changed"])
-        wanted = chunks.astype(np.uint64) | np.uint64(disk << CHANGED_DISK_SHIFT)
-        for key in known["key"][(known["time"] < before) & np.isin(known["key"], wanted)].tolist():
-            word = ctypes.c_uint64(key)
-            self.library.bpf_map_delete_elem(self._descriptors["changed"], ctypes.byref(word))
+        for chunk in chunks.tolist() if self.control.changed else ():
+            key = ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk)
+            found = self._changes(key)
+            if found is not None and found["time"] < before:
+                self.library.bpf_map_delete_elem(self._descriptors["changed"], ctypes.byref(key))
 
     def put_changed(self, changed: Changed) -> None:
         """Add what another program knew."""
