@@ -19,7 +19,7 @@ from farshore.model.errors import FarshoreError, Unsupported
 from farshore.model.point import PointKind
 
 MOST_COMMANDS = 32
-"""Of a machine's open commands the oldest so many are offered at once."""
+"""Commands of one machine that are offered at once, the oldest first."""
 KEEP_ALIVE = 50.0
 """Seconds after which something goes over a stream, be it an empty line: below the 60 s after which many proxies, and
 our clients, give up."""
@@ -154,5 +154,5 @@ def arguments_of(command: Command) -> Arguments:
 
 
 def failure(error: FarshoreError) -> CommandResult:
-    """The result that tells of an error."""
+    """Return ``error`` as a command's result."""
     return CommandResult(failure=CommandFailure(code=error.code, message=error.message, remedy=error.remedy))

@@ -59,7 +59,7 @@ class Ledger:
             self._head = _head(lading)
             found = os.pread(self._file, _SEAL, 0)
             self.begun = found == self._head
-            """Whether it tells of this lading; else ``begin``."""
+            """Whether the file is of this lading. If not, call ``begin``."""
             if not self.begun:
                 _check_version(path, found)
                 os.ftruncate(self._file, 0)

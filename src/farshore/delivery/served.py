@@ -24,19 +24,19 @@ class Exports(Protocol):
     """farshore.export.launch.ExportLauncher, or a double of it."""
 
     def start(self, settings: ExportSettings) -> None:
-        """Have the disks served, by a process that outlives this one."""
+        """Serve the disks, by a process that outlives this one."""
         ...
 
     def stop(self, folder: Path) -> None:
-        """Have them served no longer."""
+        """Stop serving them."""
         ...
 
     def serving(self, folder: Path) -> bool:
-        """Whether they are."""
+        """Whether they are served."""
         ...
 
     def hydrate(self, folder: Path) -> None:
-        """Have the overlays filled up from the vault in the background, now and after a new start."""
+        """Fill the overlays up from the vault in the background, now and after a restart."""
         ...
 
 

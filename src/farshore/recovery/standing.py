@@ -69,7 +69,7 @@ def note_place(row: FailoverRow, machine: MachineRow, hardware_id: str) -> None:
 
 
 def hardware_id(site: RecoverySite, failover: str) -> str:
-    """By which hardware id the failover's machine is told from others; "" if the site does not know."""
+    """The hardware id that the failover's machine shows to its agent; "" if the site does not know."""
     return site.hardware_id(failover_id(failover)) if isinstance(site, Identified) else ""
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.contract.guests import POLITE
 from tests.contract.places import processes_of, short_folder
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.test_jobs_killed import PROCESSES, live, outcome
+from tests.scenarios.recovery.lives import PROCESSES, live, outcome
 from tests.waiting import until
 
 from farshore.export.launch import ExportLauncher

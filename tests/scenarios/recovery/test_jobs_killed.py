@@ -6,7 +6,6 @@ A moment lies before and after every write transaction of the catalog and every 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import signal
 import uuid
@@ -17,11 +16,9 @@ from typing import Any
 import pytest
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
+from tests.scenarios.recovery.lives import PROCESSES, live, outcome
 
 from farshore.sites.port import Condition, FailoverId, Way
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.scenarios.recovery.drill"])
 
 
 @pytest.fixture(scope="session")
@@ -38,17 +35,6 @@ def home(prepared: Path, tmp_path: Path) -> Path:
 
 def identifier() -> str:
     return str(uuid.uuid4())
-
-
-def live(task: drill.Task) -> int | None:
-    process = PROCESSES.Process(target=drill.live, args=(task,))
-    process.start()
-    process.join(120)
-    return process.exitcode
-
-
-def outcome(home: Path) -> dict[str, Any]:
-    return dict(json.loads((home / "outcome.json").read_text()))
 
 
 def lives(

@@ -5,8 +5,6 @@ The gate takes every ninth moment of a kill on the way home, the long set each o
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
+from tests.scenarios.recovery.lives import live, outcome
 from tests.unit.protection import catalogs
 from tests.unit.vault.synthetic import MACHINE
 
@@ -28,22 +27,13 @@ from farshore.model.states import Direction, MachineState
 from farshore.protection.granting import grant
 from farshore.sites.port import Condition, FailoverId
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.scenarios.recovery.drill"])
 STRIDE = 1 if os.environ.get("FARSHORE_SOAK") else 9
 SOURCE = "the-source"
 AWAY, HOME, JOB = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "abc")
 
 
-def live(task: drill.Task) -> int | None:
-    process = PROCESSES.Process(target=drill.live, args=(task,))
-    process.start()
-    process.join(120)
-    return process.exitcode
-
-
 def job_of(home: Path) -> dict[str, Any]:
-    return dict(json.loads((home / "outcome.json").read_text())["job"])
+    return dict(outcome(home)["job"])
 
 
 def ask(home: Path, hardware_id: str) -> EpochRow:
@@ -149,7 +139,7 @@ def test_a_way_home_killed_anywhere_ends_with_one_machine(reprotected: Path, tmp
         if at:
             assert live(replace(task, die_at=0)) == 0
         else:
-            moments = dict(json.loads((home / "outcome.json").read_text()))["moments"]
+            moments = outcome(home)["moments"]
             assert moments > 10
         sites = FileSite(home / "site", Fuse(0))
         running = [one for one in sites.present() if sites.status(one).condition is Condition.RUNNING]

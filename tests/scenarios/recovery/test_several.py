@@ -5,8 +5,6 @@ The gate takes every eleventh moment of a kill, the long set each one.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
+from tests.scenarios.recovery.lives import PROCESSES, live, outcome
 
 from farshore.catalog import failovers, machines
 from farshore.catalog.database import Catalog
@@ -28,8 +27,6 @@ from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.requests import start_requested
 from farshore.recovery.several import SEVERAL
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.scenarios.recovery.drill"])
 NAMES = ("db1", "web1", "web2")
 JOB = "11111111-0000-4000-8000-000000000000"
 FAILOVERS = tuple(f"{number}0000000-0000-4000-8000-000000000000" for number in range(1, 4))
@@ -61,17 +58,6 @@ def work(names: tuple[str, ...] = NAMES, **more: Any) -> dict[str, Any]:
     ]
     return {"subject": ", ".join(names), "actor": "user/a", "kind": "failover", "members": members, "at_once": 1,
             "on_failure": "go-on", **more}  # fmt: skip
-
-
-def live(task: drill.Task) -> int | None:
-    process = PROCESSES.Process(target=drill.live, args=(task,))
-    process.start()
-    process.join(120)
-    return process.exitcode
-
-
-def outcome(home: Path) -> dict[str, Any]:
-    return dict(json.loads((home / "outcome.json").read_text()))
 
 
 def standing(home: Path, number: int) -> tuple[str, str]:

@@ -70,7 +70,7 @@ def _note_sizes(path: Path, consignment: Consignment) -> None:
 
 
 def _noted_sizes(path: Path, position: str) -> dict[DiskNumber, int] | None:
-    """What was delivered; None where nothing is known of it, so that the vault is to be asked."""
+    """Return the sizes of the disks that were delivered, by disk; None if they are not noted: ask the vault then."""
     try:
         noted = json.loads(path.read_text())
         if noted["position"] != position:

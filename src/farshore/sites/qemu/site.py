@@ -301,7 +301,7 @@ class QemuSite:
         return False
 
     def hardware_id(self, failover: FailoverId) -> str:
-        """The failover's id: QEMU gives the machine what it is told."""
+        """The failover's id: it is passed to QEMU as the machine's UUID."""
         return failover.lower()
 
     def console(self, failover: FailoverId) -> Path:
