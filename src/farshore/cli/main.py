@@ -48,7 +48,8 @@ A first session, on the machine that is to be the server:
 With `--json` a command prints one JSON document on standard output, and an error as one on standard error:
 `code` (docs/errors.md lists them), `message` and `remedy`. A command line that is not understood is told in words.
 
-Exit status: 0 done; 1 a job failed or an internal error; 2 refused; 3 damaged data; 75 try later; 77 not allowed.
+Exit status: 0 done; 1 a job failed or an internal error; 2 refused; 3 damaged data; 4 degraded (`farshore status`);
+75 try later; 77 not allowed.
 """
 
 LOADED_WHEN_USED = {"vault": "farshore.cli.vault"}

@@ -87,6 +87,12 @@ class Installation:
         }
 
 
+def _own_environment() -> dict[str, str]:
+    """Ours, without the variables that would have a server work in another installation's folders."""
+    elsewhere = {"FARSHORE_HOME", "FARSHORE_PROCESS_SERVER_STATE", "FARSHORE_PROCESS_SERVER_CREDENTIALS"}
+    return {name: value for name, value in os.environ.items() if name not in elsewhere}
+
+
 class Child:
     """One server: its process, and when to start it again."""
 
@@ -128,7 +134,9 @@ class Child:
             return True
         if now < self._due:
             return False
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, pass_fds=(self._lock,))
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, pass_fds=(self._lock,), env=_own_environment()
+        )
         self._began = now
         return True
 

@@ -16,8 +16,8 @@ import typer
 from rich.text import Text
 
 from farshore import programs
-from farshore.api_types.events import Alert
-from farshore.api_types.servers import ProcessServer, ServerStatus, VaultStatus
+from farshore.api_types.events import Alert, Severity
+from farshore.api_types.servers import ProcessServer, ServerStanding, ServerStatus, VaultStatus
 from farshore.cli import supervisor
 from farshore.cli.connection import AsJson, home, management
 from farshore.cli.output import ago, coloured, err, out, plain, print_done, print_fields, print_json, print_table, size
@@ -30,8 +30,17 @@ POLL_SECONDS = 0.2
 SETUP = "farshore.configuration_server.setup"
 
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="State folder. Also: FARSHORE_HOME. [default: /var/lib/farshore]")
+    Path | None, typer.Option("--home", help="State folder; wins over FARSHORE_HOME. [default: /var/lib/farshore]")
 ]
+
+
+DEGRADED = 4
+"""Exit status of ``farshore status`` where the servers answer and something is wrong."""
+
+
+def _installation(state: Path | None) -> Installation:
+    # Absolute, for what runs in the background has another working directory.
+    return Installation((state or home()).absolute())
 
 
 def up(
@@ -62,7 +71,7 @@ def up(
     Example: `farshore up --detach --advertise dr.example.com --vault s3://dr-vault`
     """
     programs.check_installed("farshore up", "server")
-    installation = Installation(state or home())
+    installation = _installation(state)
     given: dict[str, object] = {
         "--listen": listen,
         "--port": port,
@@ -92,22 +101,29 @@ def up(
 
 def down(state: HomeOption = None, as_json: AsJson = False) -> None:
     """Stop the installation on this machine. Recovered machines keep running."""
-    stopped = supervisor.stop(Installation(state or home()))
+    stopped = supervisor.stop(_installation(state))
     print_done("Stopped." if stopped else "It was not running.", as_json, stopped=stopped)
 
 
 def status(state: HomeOption = None, as_json: AsJson = False) -> None:
-    """Show how the installation is: servers, vault, what is wrong. Exit status 75 where it does not answer."""
-    running = supervisor.is_running(Installation(state or home()))
-    api = management()
+    """Show how the installation is: servers, vault, what is wrong.
+
+    Exit status: 0 where all is well, 4 where it is degraded (the reasons are shown), 75 where it does not answer.
+    """
+    running = supervisor.is_running(_installation(state))
+    api = management(state)
     server = api.transport.get("/v1/status", ServerStatus)
     process_servers = api.transport.get_list("/v1/process-servers", ProcessServer)
     vault = api.transport.get("/v1/vault", VaultStatus)
     alerts = api.transport.get_list("/v1/alerts", Alert)
     machines = api.machines()
+    reasons = _reasons(process_servers, vault, alerts)
+    state_word = "degraded" if reasons else "well"
     if as_json:
         print_json(
             {
+                "state": state_word,
+                "reasons": reasons,
                 "version": server.version,
                 "authority_fingerprint": server.authority_fingerprint,
                 "supervised_here": running,
@@ -117,9 +133,12 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
                 "alerts": [alert.model_dump(mode="json") for alert in alerts],
             }
         )
+        if reasons:
+            raise typer.Exit(DEGRADED)
         return
     print_fields(
         [
+            ("State", coloured(state_word, "red" if reasons else "green")),
             ("Configuration server", f"{api.transport.url}, version {server.version}"),
             ("Authority", server.authority_fingerprint),
             ("Vault", vault.url if vault.reachable else Text.assemble(vault.url, " ", (plain(vault.trouble), "red"))),
@@ -143,6 +162,23 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
     print_table(columns, rows, "No process server has registered.")
     for alert in alerts:
         out.print(coloured(alert.message, "red", f" {alert.remedy}"))
+    if reasons:
+        raise typer.Exit(DEGRADED)
+
+
+def _reasons(process_servers: list[ProcessServer], vault: VaultStatus, alerts: list[Alert]) -> list[str]:
+    """Why the installation is degraded; none where all is well."""
+    found = [alert.message for alert in alerts if alert.severity is not Severity.INFORMATION]
+    if not vault.reachable:
+        found.append(f"The vault cannot be reached: {vault.trouble}")
+    for one in process_servers:
+        troubles = [one.spool_trouble, one.store_trouble]
+        if one.standing in (ServerStanding.SILENT, ServerStanding.FULL):
+            troubles.append(f"It is {one.standing.value}.")
+        found += [f"Process server {one.name}: {trouble}" for trouble in troubles if trouble]
+    if not process_servers:
+        found.append("No process server has registered.")
+    return found
 
 
 def _wait_until_ready(installation: Installation) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from farshore.api_types.users import Role, User, UserCredential, UserRenewal, UserRequest
-from farshore.cli.connection import AsJson, credentials_file, management
-from farshore.cli.output import moment, out, print_done, print_json, print_table
+from farshore.cli.connection import AsJson, Yes, credentials_file, management
+from farshore.cli.output import moment, out, plain, print_done, print_json, print_table
 from farshore.client.credentials import Credentials
 from farshore.client.transport import segment
 from farshore.model.errors import Refused
@@ -75,9 +75,13 @@ def revoke(
 
 @app.command()
 def delete(
-    name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)],
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete a user; the certificate opens nothing from now on."""
+    if not yes:
+        typer.confirm(f"Delete user {plain(name)}?", abort=True)
     management().transport.delete(f"/v1/users/{segment(name)}")
     print_done(f"User {name} is deleted.", as_json, deleted=name)
 

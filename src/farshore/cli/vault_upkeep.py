@@ -15,16 +15,23 @@ from farshore.cli.vault_opening import (
     VaultUrl,
     open_vault,
     print_json,
+    show_time,
 )
-from farshore.model.errors import Malformed
+from farshore.model.errors import FarshoreError, Malformed
+from farshore.model.identifiers import MachineId
+from farshore.model.point import RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
+from farshore.vault import Vault
 from farshore.vault.collection import GRACE
+from farshore.vault.points import to_fields
+from farshore.vault.retention import leaving
 from farshore.vault.upkeep import maintain as maintain_vault
 from farshore.vault.upkeep import one_policy
 from farshore.vault.upkeep import usage as vault_usage
 
 app = typer.Typer()
 _DEFAULT = ReplicationPolicy()
+_KEEP_ALL = ReplicationPolicy(hot_window=100 * 366 * 86400)
 _MIB = 1 << 20
 
 HotWindow = Annotated[float, typer.Option("--hot-window", help="Hours in which every write can be recovered.")]
@@ -76,16 +83,35 @@ def maintain(
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    hot_window: HotWindow = _DEFAULT.hot_window / 3600,
-    keep_hourly: KeepHourly = _DEFAULT.keep_hourly,
-    keep_daily: KeepDaily = _DEFAULT.keep_daily,
-    keep_weekly: KeepWeekly = _DEFAULT.keep_weekly,
+    hot_window: Annotated[float | None, typer.Option(help="Hours in which every write can be recovered.")] = None,
+    keep_hourly: Annotated[int | None, typer.Option(help="Hourly points kept behind the hot window.")] = None,
+    keep_daily: Annotated[int | None, typer.Option(help="Daily points kept.")] = None,
+    keep_weekly: Annotated[int | None, typer.Option(help="Weekly points kept.")] = None,
     grace: Annotated[float, typer.Option(help="Hours between condemning an object and deleting it.")] = GRACE / 3.6e12,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which points would go, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sweep, compact, apply retention, rebase and collect what nothing needs; safe beside running servers."""
+    """Sweep, compact, rebase and collect what nothing needs; safe beside running servers.
+
+    Every point stays unless you give a retention: the policies of the machines are the configuration server's, which
+    applies them by itself. A retention given here holds for all machines of the vault, and asks before points go.
+
+    Example: `farshore vault maintain --vault file:///srv/vault --key vault.key --hot-window 72 --dry-run`
+    """
     opened = open_vault(vault, key, passphrase_file)
-    policy = _policy(hot_window, keep_hourly, keep_daily, keep_weekly)
+    given = (hot_window, keep_hourly, keep_daily, keep_weekly)
+    policy = _KEEP_ALL if given == (None, None, None, None) else _overlaid(*given)
+    if policy is not _KEEP_ALL:
+        go, troubles = _leaving(opened, policy)
+        if dry_run or not yes:
+            _show_leaving(go, troubles, as_json=as_json and dry_run)
+        if any(go.values()) and not (dry_run or yes):
+            typer.confirm("Let these points go for good?", abort=True, err=True)
+    elif dry_run:
+        _show_leaving({}, {}, as_json=as_json)
+    if dry_run:
+        return
     done = maintain_vault(opened, one_policy(policy), int(grace * 3.6e12))
     for machine, trouble in done.troubles.items():
         err.print(coloured(f"{machine}: {trouble}", "red"))
@@ -111,6 +137,52 @@ def maintain(
         )
     if done.troubles:
         raise typer.Exit(next(iter(done.troubles.values())).exit_status)
+
+
+def _overlaid(
+    hot_window: float | None, keep_hourly: int | None, keep_daily: int | None, keep_weekly: int | None
+) -> ReplicationPolicy:
+    """What is given, the rest as a new policy has it."""
+    return _policy(
+        _DEFAULT.hot_window / 3600 if hot_window is None else hot_window,
+        _DEFAULT.keep_hourly if keep_hourly is None else keep_hourly,
+        _DEFAULT.keep_daily if keep_daily is None else keep_daily,
+        _DEFAULT.keep_weekly if keep_weekly is None else keep_weekly,
+    )
+
+
+def _leaving(
+    vault: Vault, policy: ReplicationPolicy
+) -> tuple[dict[MachineId, list[RecoveryPoint]], dict[MachineId, FarshoreError]]:
+    """By machine, the points that would go; and the machines of which that cannot be told, from which nothing goes."""
+    found: dict[MachineId, list[RecoveryPoint]] = {}
+    troubles: dict[MachineId, FarshoreError] = {}
+    erased = vault.erased()
+    for machine in vault.machines():
+        try:
+            found[machine] = leaving(vault.machine(machine), policy)
+        except FarshoreError as error:
+            if machine not in erased:
+                troubles[machine] = error
+    return found, troubles
+
+
+def _show_leaving(
+    go: dict[MachineId, list[RecoveryPoint]], troubles: dict[MachineId, FarshoreError], *, as_json: bool
+) -> None:
+    if as_json:
+        points = {machine: [to_fields(point) for point in mine] for machine, mine in go.items()}
+        print_json({"leaving": points, "troubles": {machine: str(error) for machine, error in troubles.items()}})
+        return
+    rows = []
+    for machine, mine in sorted(go.items()):
+        names = sorted({point.name for point in mine if point.name})
+        if mine:
+            span = f"{show_time(mine[0].time)} to {show_time(mine[-1].time)}"
+            rows.append((machine, str(len(mine)), span, ", ".join(names)))
+    print_table(("Machine", "Points that go", "From, to", "Named ones among them"), rows, "No point goes.")
+    for machine, trouble in troubles.items():
+        err.print(coloured(f"{machine}: {trouble}", "red"))
 
 
 def _policy(hot_window: float, keep_hourly: int, keep_daily: int, keep_weekly: int) -> ReplicationPolicy:

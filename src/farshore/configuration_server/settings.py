@@ -1,7 +1,7 @@
 """Where the configuration server keeps its state and how it is reached.
 
-Read from ``<home>/configuration-server.toml`` (written by ``setup``), overridden by FARSHORE_* variables. No setting is
-a secret: those lie in 0600 files beside it.
+Read from ``<home>/configuration-server.toml`` (written by ``setup``), overridden by FARSHORE_* variables, and those by
+options of the command line. No setting is a secret: those lie in 0600 files beside it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ import tomllib
 from pathlib import Path
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from farshore.model.errors import Malformed, NotFound
 
@@ -51,12 +57,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, whose values are handed to the constructor."""
-        return env_settings, init_settings
+        """What the constructor is given, and nothing else: `from_environment` says what the variables set."""
+        return (init_settings,)
 
     @property
     def base_url(self) -> str:
@@ -139,7 +145,10 @@ class Settings(BaseSettings):
 
 
 def load(home: Path) -> Settings:
-    """Read the settings of an installation. Raises NotFound where there is none, Malformed with the field named."""
+    """Read the settings of an installation. Raises NotFound where there is none, Malformed with the field named.
+
+    FARSHORE_* variables win over the file; which installation it is, the caller has decided.
+    """
     path = home / FILE_NAME
     try:
         values = tomllib.loads(path.read_text())
@@ -147,7 +156,16 @@ def load(home: Path) -> Settings:
         raise NotFound(f"There is no installation in {home}.", remedy="Run `farshore up` to make one.") from error
     except tomllib.TOMLDecodeError as error:
         raise Malformed(f"{path} is not TOML: {error}.", remedy="Correct the file.") from error
-    return checked({**values, "home": home})
+    return checked({**values, **from_environment(), "home": home})
+
+
+def from_environment() -> dict[str, object]:
+    """What FARSHORE_* variables set, but for the installation's folder. Raises Malformed."""
+    try:
+        found = EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        raise Malformed(f"A FARSHORE_* variable cannot be read: {error}.", remedy="Correct it, or unset it.") from error
+    return {name: value for name, value in found.items() if name != "home"}
 
 
 def checked(values: dict[str, object]) -> Settings:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.installation import set_up
-from farshore.configuration_server.settings import Settings, checked, home_from_environment, load
+from farshore.configuration_server.settings import Settings, checked, from_environment, home_from_environment, load
 from farshore.model.errors import FarshoreError, NotFound
 from farshore.telemetry import logs
 
@@ -41,7 +41,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     try:
         present = load(options.home).model_dump()
     except NotFound:
-        present = {"home": options.home}
+        present = {**from_environment(), "home": options.home}
     given = {
         name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None
     }

@@ -87,6 +87,19 @@ def plan_retention(
     return plan
 
 
+def leaving(machine: MachineVault, policy: ReplicationPolicy, pins: Iterable[Position] = ()) -> list[RecoveryPoint]:
+    """The points of a machine that a policy does not keep, oldest first. Raises the store's errors, Damaged."""
+    timeline = machine.timeline(with_condemned=True)
+    points = machine.points(timeline=timeline)
+    plan = plan_retention(timeline, points, policy, pins)
+    return [point for point in points if not _kept(plan.get(point.position.epoch), point.position.sequence)]
+
+
+def _kept(epoch: EpochPlan | None, sequence: int) -> bool:
+    # The base is what an epoch that stays begins with, whatever else of it goes.
+    return epoch is not None and (sequence == 0 or epoch.keeps(sequence))
+
+
 def believed(points: list[RecoveryPoint], now: int) -> list[RecoveryPoint]:
     """The points, sorted by position, with times that can be: one of the future gets the time of the point after it,
     and where none follows, of the newest that can be. Where none can be, they stay as they are."""

@@ -110,7 +110,7 @@ def test_an_administrator_who_was_deleted_stops_no_server(shell: Shell) -> None:
     shell.run("up", "--detach", "--listen", "127.0.0.1", *ports)
     other = str(shell.home / "other.json")
     shell.run("user", "add", "mara", "--role", "contributor", "--output", other)
-    shell.run("user", "delete", "admin", FARSHORE_CREDENTIALS=other)
+    shell.run("user", "delete", "admin", "--yes", FARSHORE_CREDENTIALS=other)
     shell.run("down")
     assert "its user was deleted or revoked" in shell.run("up", "--detach", stderr=True)
     assert shell.json("status", FARSHORE_CREDENTIALS=other)["supervised_here"]

@@ -104,7 +104,7 @@ def test_wrong_choices_are_refused(vault, tmp_path):
 def test_verify_usage_upkeep_and_keys(vault, tmp_path):
     assert "0 findings" in run("verify", *vault, "--data")
     assert json.loads(run("usage", *vault, "--json"))["total"] > 0
-    run("maintain", *vault, "--hot-window", "2", "--grace", "0")
+    run("maintain", *vault, "--grace", "0")
     run("add-key", *vault, "--new-key", str(tmp_path / "second.key"))
     run("remove-key", *vault)
     second = [*vault[:3], str(tmp_path / "second.key")]
@@ -114,6 +114,25 @@ def test_verify_usage_upkeep_and_keys(vault, tmp_path):
     result = CliRunner().invoke(app, ["verify", *second, "--json"], catch_exceptions=False)
     assert result.exit_code == 3
     assert json.loads(result.stdout)["findings"]
+
+
+def test_no_point_goes_that_nobody_was_asked_about(vault):
+    listed = run("points", *vault, "--json")
+    points = {point["id"] for point in json.loads(listed)}
+    run("maintain", *vault, "--grace", "0")
+    assert run("points", *vault, "--json") == listed
+    retention = ["--hot-window", "0", "--keep-hourly", "0", "--keep-daily", "0"]
+    told = json.loads(run("maintain", *vault, *retention, "--dry-run", "--json"))
+    going = {point["id"] for mine in told["leaving"].values() for point in mine}
+    assert going
+    assert going < points
+    assert "Points that go" in run("maintain", *vault, *retention, "--dry-run")
+    said = CliRunner().invoke(app, ["maintain", *vault, *retention, "--grace", "0"], input="n\n")
+    assert said.exit_code == 1
+    assert run("points", *vault, "--json") == listed
+    for _ in range(2):  # condemned, then deleted
+        run("maintain", *vault, *retention, "--grace", "0", "--yes")
+    assert {point["id"] for point in json.loads(run("points", *vault, "--json"))} == points - going
 
 
 def test_times_are_read_to_the_nanosecond():

@@ -10,14 +10,17 @@ import pytest
 from tests.unit.configuration_server.offices import Office, signing_request
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, description
 
+from farshore.api_types.commands import PointArguments
 from farshore.api_types.machines import Heartbeat
 from farshore.api_types.users import Role
-from farshore.catalog import events, failovers, machines, secrets, sites, users
+from farshore.catalog import events, failovers, machines, points, secrets, sites, users
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import FailoverRow, SiteRow
+from farshore.catalog.tables import FailoverRow, PointRow, SiteRow
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.sites import sealed_as
 from farshore.model.errors import WrongKey
+from farshore.model.point import PointKind
+from farshore.protection.commands import ask as ask_agent
 from farshore.recovery import consoles
 from farshore.sites.port import FailoverId, HasConsole
 
@@ -285,6 +288,19 @@ def test_points_and_failovers_are_jobs(office: Office, admin: dict[str, object])
     assert cleanup.body["kind"] == "cleanup"
     assert [kind for kind, _ in office.jobs.started] == ["point", "test-failover", "cleanup"]
     assert office.call("POST", "/v1/failovers/nothing/cleanup", certificate=admin).code == "not-found"
+
+
+def test_a_name_stands_for_one_point(office: Office, admin: dict[str, object]) -> None:
+    def ask(name: str) -> str | int:
+        answer = office.call("POST", "/v1/machines/db1/points", {"name": name}, admin)
+        return answer.status if answer.status == 202 else answer.code
+
+    protected(office)
+    with office.services.catalog.writing() as tx:
+        stored = PointRow(id="1", machine=MACHINE, epoch=1, sequence=7, time=1, kind="crash-consistent", name="before")
+        points.record(tx, stored)
+        ask_agent(tx, "waiting", MACHINE, PointArguments(kind=PointKind.CRASH_CONSISTENT, name="soon"), 1)
+    assert [ask("before"), ask("soon"), ask("after"), ask(""), ask("")] == ["refused", "refused", 202, 202, 202]
 
 
 def test_the_ssh_key_of_a_push_is_sealed(office: Office, admin: dict[str, object]) -> None:

@@ -11,7 +11,7 @@ from cryptography import x509
 from tests.unit.configuration_server.offices import MovableClock
 
 from farshore.client.credentials import Credentials
-from farshore.configuration_server import installation
+from farshore.configuration_server import installation, setup
 from farshore.configuration_server.settings import Settings, checked, load
 from farshore.model.errors import Damaged, Malformed, NotFound
 
@@ -102,4 +102,30 @@ def test_a_wrong_setting_is_named(home: Path) -> None:
     home.mkdir()
     (home / "configuration-server.toml").write_text("prot = 1\n")
     with pytest.raises(Malformed, match="'prot'"):
+        load(home)
+
+
+def test_a_home_that_is_named_wins_over_the_environments(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = home.parent / "other"
+    installation.set_up(Settings(home=other), MovableClock())
+    before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
+    monkeypatch.setenv("FARSHORE_HOME", str(other))
+    assert setup.main(["--home", str(home), "--port", "18555"]) == 0
+    assert (load(home).home, load(home).port) == (home, 18555)
+    assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
+
+
+def test_options_win_over_variables_and_variables_over_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert setup.main(["--home", str(home), "--port", "18555"]) == 0
+    monkeypatch.setenv("FARSHORE_PORT", "18556")
+    assert load(home).port == 18556
+    assert setup.main(["--home", str(home), "--port", "18557"]) == 0
+    monkeypatch.delenv("FARSHORE_PORT")
+    assert load(home).port == 18557
+
+
+def test_a_variable_that_cannot_be_read_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARSHORE_ADVERTISE", "dr.example.com")  # a list is JSON
+    installation.set_up(Settings(home=home), MovableClock())
+    with pytest.raises(Malformed, match="advertise"):
         load(home)

@@ -17,6 +17,7 @@ from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import WrongState
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
+from farshore.protection import point_names
 
 router = GatedRouter(prefix="/v1/machines/{machine}/points", tags=["points"])
 MAXIMUM = 10_000
@@ -48,6 +49,7 @@ def request_point(machine: Named, request: PointRequest, user: Operator, install
         row = machines.get(tx, machine)
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
             raise WrongState(f"{row.name} is {row.state}.", remedy="Points can be cut once the machine is protected.")
+        point_names.check_free(tx, row, request.name)
         events.record(
             tx,
             time=installation.clock.now(),

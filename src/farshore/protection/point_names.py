@@ -1,0 +1,24 @@
+"""A name stands for one point of a machine, so that whoever gives it gets the point that was meant."""
+
+from __future__ import annotations
+
+from farshore.catalog import commands, points
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import MachineRow
+from farshore.model.commands import CommandKind
+from farshore.model.errors import Refused
+
+
+def check_free(tx: Transaction, machine: MachineRow, name: str) -> None:
+    """Raise Refused where the machine has a point called ``name``, or is about to cut one."""
+    if not name:
+        return
+    asked = any(
+        row.kind == CommandKind.POINT.value and row.arguments.get("name") == name
+        for row in commands.open_commands(tx, machine.id)
+    )
+    if asked or points.listed(tx, machine.id, name=name, limit=1):
+        raise Refused(
+            f"{machine.name} {'is asked for' if asked else 'has'} a point called {name!r} already.",
+            remedy="Choose another name.",
+        )
