@@ -36,7 +36,8 @@ from benchmarks._table import result, show
 from farshore.mobility.capture import Capture
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.program import COMPLETION_HOOKS
-from farshore.mobility.pump import BATCH_RING_BYTES, CUT_SECONDS, POLL_SECONDS
+from farshore.mobility.pump import BATCH_RING_BYTES, POLL_SECONDS
+from farshore.model.cadence import DEFAULT_RPO, cadence
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
@@ -51,6 +52,7 @@ SCRATCH = Path(__file__).parents[1] / ".cache"
 TARGET = 0.98
 PROTECTED_TARGET = 0.85
 MICROSECONDS_TARGET = 1.0
+_CUT_SECONDS = cadence(DEFAULT_RPO).cut
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Reader:
         last = time.monotonic()
         while not self._stop.is_set():
             waiting = self._capture.position() - self._capture.drained()
-            if 0 < waiting < BATCH_RING_BYTES and time.monotonic() - last < CUT_SECONDS:
+            if 0 < waiting < BATCH_RING_BYTES and time.monotonic() - last < _CUT_SECONDS:
                 self._stop.wait(self._look_every)
                 continue
             last = time.monotonic()

@@ -11,6 +11,7 @@ from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import LARGEST, Body, Label, Natural, Pem, Prose, Seconds, Shown, Url
 from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
+from farshore.model.cadence import DEFAULT_RPO
 from farshore.model.commands import CommandKind
 from farshore.model.machine import Firmware
 from farshore.model.states import CaptureMode, MachineState
@@ -290,6 +291,8 @@ class Desired(Body):
     process_server: str = ""
     crash_consistent_every: int = 5
     app_consistent_every: int = 0
+    asked_rpo: float = DEFAULT_RPO
+    """Seconds that the newest stored state of a busy machine may be old, as its policy asks: batches are cut by it."""
     exclude_disks: List[int] = []
     bandwidth_limit: int = 0
     """Bytes a second, 0: none."""

@@ -12,6 +12,7 @@ from farshore.api_types.body import Body, Label, Natural, Pem, Prose, Seconds, S
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.machines import Description, EpochKind
 from farshore.api_types.policies import Limits
+from farshore.model.cadence import DEFAULT_RPO
 from farshore.model.point import PointKind
 
 MOST_REPORTED = 20_000
@@ -31,8 +32,8 @@ class ProcessServerSettings(Body):
     vault_url: str
     upkeep_key: str
     spool_limit: int = 4 << 30
-    seal_every: float = 0.5
-    """Seconds after which waiting records are sealed into a segment, however few."""
+    seal_every: float = 0.0
+    """Seconds after which waiting records are sealed into a segment, however few; 0: as each machine's policy asks."""
 
 
 class ChunkKeys(Body):
@@ -65,6 +66,8 @@ class StreamGrant(Body):
     description: Description
     domain: int = 0
     """The deduplication domain of the epoch's base."""
+    asked_rpo: float = DEFAULT_RPO
+    """Seconds that the newest stored state of a busy machine may be old, as its policy asks."""
     certificates: Optional[List[str]] = None
     """Serial numbers (lower-case hex) of the machine's certificates that are good now: no other opens the stream. None:
     the configuration server is an older one and does not say."""
@@ -166,8 +169,8 @@ class ReportAnswer(Body):
     """The answer to a ServerReport."""
 
     closed: List[StreamName] = []
-    """Of the streams reported, those whose epoch is closed. Accept nothing more for them; what was received stays good
-    and must still reach the vault."""
+    """Of the streams reported, those that may not go on: their epoch is closed, or not their sender's any more. Accept
+    nothing more for them; what was received stays good and must still reach the vault."""
     release: List[StreamName] = []
     """Streams that another process server takes, or will take: accept nothing more for them, store what there is, then
     name them in ``released``."""
@@ -175,6 +178,8 @@ class ReportAnswer(Body):
     """How fast the store may be written to, from now on and in the days to come; empty: no limit."""
     certificates: Dict[str, List[str]] = {}
     """By machine, of the streams reported: the serial numbers that are good now, as in a StreamGrant."""
+    asked_rpo: Dict[str, float] = {}
+    """By machine, of the streams reported: the same."""
 
 
 class ServerStanding(enum.Enum):

@@ -14,7 +14,7 @@ import enum
 import functools
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from farshore.api_types.machines import EpochGrant, EpochKind, Progress
@@ -35,7 +35,7 @@ from farshore.mobility.progress import CopyProgress
 from farshore.mobility.proving.prover import Prover, note_discards
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.proving.watch import Watch
-from farshore.mobility.pump import Milestone, Pump
+from farshore.mobility.pump import Asked, Milestone, Pump
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.sender import Sender
 from farshore.mobility.spill import HrlFile
@@ -95,6 +95,7 @@ class Limits:
 
     bandwidth: Bandwidth
     courtesy: Courtesy
+    asked: Asked = field(default_factory=Asked)
 
 
 class EpochRun:
@@ -131,7 +132,7 @@ class EpochRun:
             spill.begin(self._epoch)
         self._backlog = Backlog(spill)
         sizes = {disk.number: disk.size for disk in disks}
-        self._pump = Pump(capture, Journal(machine, self._epoch, clock), self._backlog, clock, sizes)
+        self._pump = Pump(capture, Journal(machine, self._epoch, clock), self._backlog, clock, sizes, limits.asked)
         if self._proves:
             self._pump.show(self._chunk_watch.note)
         self._sender = Sender(self._backlog, plane, limits.bandwidth, clock)

@@ -2,7 +2,9 @@
 
 The only writer of an epoch's journal. A *milestone* is a ring position at which somebody wants to know the sequence
 reached, with or without a POINT record put exactly there: records before the position come before it in the stream,
-all others after it. When the machine is idle, MARK records keep the newest point young. When the capture has gone to
+all others after it. A batch is cut when it is needed: when somebody waits for a milestone, when the ring fills up, or
+when its first record has waited as long as the policy's RPO allows (model/cadence.py). When the machine is idle, MARK
+records keep the newest point young. When the capture has gone to
 bitmap mode, what is left in the ring is still a prefix of all writes: it is drained, also what is added by those who
 had not seen the change, and then this run of the pump has ended.
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import enum
 import threading
+from dataclasses import dataclass
 from typing import Callable, Iterator, List, Mapping, Optional, Protocol
 
 from farshore.formats.point_payload import PointPayload
@@ -25,21 +28,17 @@ from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import EncodedBatch, Journal
 from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.records import Fragments, Piece, convert, mark_piece, point_piece, within
+from farshore.model.cadence import DEFAULT_RPO, LONGEST_CUT, cadence
 from farshore.model.errors import NoSpace, TryLater
 from farshore.model.identifiers import DiskNumber, Sequence
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode
 
 BATCH_RING_BYTES = 4 << 20
-CUT_SECONDS = 0.1
-"""A record waits at least this long for company, so that there are few requests when there is little to send,"""
-LONGEST_CUT_SECONDS = 1.0
-"""and at most this long, or until the batch before it is acknowledged: on a slow machine batches grow by themselves."""
 POLL_SECONDS = 0.04
 SHORTEST_POLL_SECONDS = 0.002
 _RING_SHARE = 8
 """A small ring is drained when this part of it is filled: the rest has to last until we get the processor."""
-MARK_SECONDS = 1.0
 
 
 class DrainedRecords(Protocol):
@@ -83,6 +82,14 @@ class RecordSource(Protocol):
     def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[DrainedRecords]:
         """The next records, none from position ``until`` on."""
         ...
+
+
+@dataclass
+class Asked:
+    """What the policy asks for; changes while the pump runs."""
+
+    rpo: float = DEFAULT_RPO
+    """Seconds."""
 
 
 class Milestone:
@@ -148,8 +155,10 @@ class Pump:
         backlog: Backlog,
         clock: Clock,
         sizes: Mapping[DiskNumber, int],
+        asked: Optional[Asked] = None,
     ) -> None:
-        """``sizes``: bytes of the epoch's disks, by number."""
+        """``sizes``: bytes of the epoch's disks, by number. ``asked``: the RPO by which batches are cut."""
+        self._asked = asked or Asked()
         self._source = source
         self._sizes = sizes
         self._journal = journal
@@ -289,8 +298,10 @@ class Pump:
             return PumpState.IDLE  # the next record is still being written
         if bitmap:
             return PumpState.IDLE if self._opening else self._come_to_rest()
-        if self._whole and now - self._last_time >= MARK_SECONDS * 1e9:
+        if self._whole and now - self._last_time >= cadence(self._asked.rpo).mark * 1e9:
+            cut = self._last_cut
             self._emit(mark_piece(now))
+            self._last_cut = cut  # a write that follows a mark need not wait for company
         return PumpState.IDLE
 
     def _come_to_rest(self) -> PumpState:
@@ -302,12 +313,16 @@ class Pump:
         return PumpState.ENDED if self._source.drained() >= self._source.position() else PumpState.WORKED
 
     def _due(self) -> bool:
+        """Whether somebody waits, the ring fills up, or records have waited for others as long as they may. On a slow
+        machine, where requests take longer than that, batches grow by themselves."""
         if self._milestones or self._held is not None or self._mending is not None:
             return True
         if self._source.position() - self._source.drained() >= self._enough:
             return True
         age = self._clock.monotonic() - self._last_cut
-        return age >= LONGEST_CUT_SECONDS or (age >= CUT_SECONDS and self._backlog.empty)
+        if age >= LONGEST_CUT or (age >= cadence(self._asked.rpo).cut and self._backlog.empty):
+            return True
+        return self._source.mode is not CaptureMode.DATA  # nothing more will come
 
     def _pause(self) -> float:
         """Seconds until there may be enough again, at the pace at which the ring fills now."""

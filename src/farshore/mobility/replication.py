@@ -153,6 +153,7 @@ class Replication:
         self._limits.bandwidth.fixed = desired.bandwidth_limit
         self._limits.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in desired.bandwidth)
         self._limits.courtesy.share = desired.cpu_share
+        self._limits.asked.rpo = desired.asked_rpo
         self.proving.pace = desired.proof_pace
         if before is None or _wanted(before) != _wanted(desired):
             self.interrupt()

@@ -1,4 +1,5 @@
-"""Tells the configuration server how the streams stand and which points are new, once a second or so.
+"""Tells the configuration server how the streams stand and which points are new, once a second or so. The answer says
+which of them may go on, with which certificates and how often they are to be stored.
 
 Points and epochs are kept until a report that named them was answered; the receiver takes repeats. Should it be
 away for long, crash-consistent points are thinned here, oldest first: they can all be found in the vault.
@@ -42,7 +43,7 @@ from farshore.process_server.streams.time_axis import captured_at
 _log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
-REFRESH_SECONDS = 10.0
+TIDY_SECONDS = 10.0
 MOST_POINTS = 20_000
 _POINTS_A_REPORT = 2_000
 
@@ -56,7 +57,7 @@ class ReportSink(Protocol):
 
 
 class Reporter:
-    """``url`` is where agents reach this server. ``refresh`` is called now and then from the same thread,
+    """``url`` is where agents reach this server. ``tidy`` is called now and then from the same thread,
     ``answered`` with what each report was answered with; ``store_trouble`` tells what is wrong with the store."""
 
     def __init__(
@@ -65,14 +66,14 @@ class Reporter:
         url: str,
         version: str,
         log: SpoolLog,
-        refresh: Callable[[], None],
+        tidy: Callable[[], None],
         answered: Callable[[ReportAnswer], None],
         store_trouble: Callable[[], str],
         proofs: Proofs,
     ) -> None:
         self._sink, self._url, self._version = sink, url, version
         self._log = log
-        self._refresh, self._answered, self._store_trouble = refresh, answered, store_trouble
+        self._tidy, self._answered, self._store_trouble = tidy, answered, store_trouble
         self._proofs = proofs
         self._points: list[PointReport] = []
         self._epochs: list[EpochReport] = []
@@ -150,12 +151,12 @@ class Reporter:
         self._points = [point for place, point in enumerate(self._points) if place not in dropped]
 
     def _run(self) -> None:
-        next_refresh = time.monotonic() + REFRESH_SECONDS
+        next_tidy = time.monotonic() + TIDY_SECONDS
         while not self._stopping.wait(REPORT_SECONDS):
             self._round(self._report)
-            if time.monotonic() >= next_refresh:
-                self._round(self._refresh)
-                next_refresh = time.monotonic() + REFRESH_SECONDS
+            if time.monotonic() >= next_tidy:
+                self._round(self._tidy)
+                next_tidy = time.monotonic() + TIDY_SECONDS
         self._round(self._report)
 
     def _round(self, work: Callable[[], None]) -> None:
@@ -230,7 +231,7 @@ class Reporter:
         assert self._uploader is not None
         with stream.changed:
             lane = stream.lanes[Role.JOURNAL]
-            captured = stream.point_captured if stream.only_points else lane.stored_captured
+            captured = stream.point_captured if stream.only_points else lane.known_captured
             spool, seal, store = lane.lags(time.monotonic(), self._uploader.seal_every)
             return StreamReport(
                 machine=stream.machine,

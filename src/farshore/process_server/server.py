@@ -64,7 +64,7 @@ class ProcessServer:
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
         self.proofs = Proofs(vault)
         self.reporter = Reporter(
-            control, url, version, self.log, self._refresh, self._answered, store_trouble, self.proofs
+            control, url, version, self.log, self._tidy, self._answered, store_trouble, self.proofs
         )
         aside = Aside(disk.directory.parent / "aside")
         self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads, aside)
@@ -112,10 +112,11 @@ class ProcessServer:
         self.streams.close([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.closed])
         self.streams.release([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.release])
         self.streams.certificates(answer.certificates)
+        self.streams.ask_rpo(answer.asked_rpo)
         self.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in answer.bandwidth)
 
-    def _refresh(self) -> None:
-        self.streams.refresh()
+    def _tidy(self) -> None:
+        self.streams.close_unused()
         for stream in self.streams.all():
             if stream.fenced:
                 self.copies.drop(stream)  # nobody can complete it any more, and it holds memory for every chunk

@@ -23,7 +23,7 @@ def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[Form
 
 def former_answer(desired: Desired) -> dict[str, object]:
     """The answer to the heartbeat of such an agent: it refuses one that has a field which it does not know."""
-    fields = desired.model_dump(mode="json", exclude={"proof_pace"})
+    fields = desired.model_dump(mode="json", exclude={"proof_pace", "asked_rpo"})
     for command in fields["commands"]:
         if command["kind"] != CommandKind.PROVE.value:
             del command["whole"]

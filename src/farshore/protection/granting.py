@@ -15,7 +15,7 @@ from farshore.catalog.database import Transaction
 from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
 from farshore.model.errors import Fenced, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId, Sequence
-from farshore.model.policy import deduplication_domain
+from farshore.model.policy import asked_rpo, deduplication_domain
 from farshore.model.position import Position
 from farshore.model.states import MachineState
 from farshore.protection.enrolment import check_description
@@ -129,6 +129,33 @@ def check_open(row: EpochRow) -> None:
             f"Epoch {row.epoch} of machine {row.machine} is closed: {row.close_reason}.",
             remedy="Ask the configuration server what to do: the agent does so by itself.",
         )
+
+
+def may_go_on(tx: Transaction, machine: MachineRow, epoch: EpochRow) -> bool:
+    """Whether a process server may still take an epoch's stream: what `check_stream` says, without the reason."""
+    try:
+        check_stream(tx, machine, epoch)
+    except Fenced:
+        return False
+    return True
+
+
+def check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow) -> None:
+    """Raise Fenced where an epoch is closed, its sender does not own the machine's stream, or its copy, which is not
+    complete, would share chunks with others than the policy says."""
+    check_open(epoch)
+    check_owner(machine, str(epoch.description.get("hardware_id", "")))
+    if not epoch.consistent and epoch.domain_name != domain_name(tx, machine):
+        raise Fenced(
+            f"Machine {machine.id} is to share chunks with others than when its epoch {epoch.epoch} began.",
+            remedy="The agent asks for a new epoch by itself.",
+        )
+
+
+def policy_rpo(tx: Transaction, machine: MachineRow) -> float:
+    """Seconds that the newest stored state of a machine may be old, as its policy asks."""
+    policy = policies.get(tx, machine.policy)
+    return asked_rpo(policy.crash_consistent_every, policy.rpo_threshold)
 
 
 def check_owner(machine: MachineRow, hardware_id: str) -> None:

@@ -17,7 +17,7 @@ from farshore.model.states import MachineState
 from farshore.protection import clocks
 from farshore.protection.commands import may_obey
 from farshore.protection.former_agents import former_commands, note_results
-from farshore.protection.granting import ELSEWHERE
+from farshore.protection.granting import ELSEWHERE, policy_rpo
 
 
 def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> Desired:
@@ -61,6 +61,7 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
         protect=True,
         crash_consistent_every=policy.crash_consistent_every,
         app_consistent_every=policy.app_consistent_every,
+        asked_rpo=policy_rpo(tx, machine),
         exclude_disks=machine.exclude_disks,
         bandwidth_limit=machine.bandwidth_limit,
         cpu_share=machine.cpu_percent / 100,

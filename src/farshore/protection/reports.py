@@ -25,6 +25,7 @@ from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection import clocks, moving
+from farshore.protection.granting import may_go_on, policy_rpo
 from farshore.protection.overstepping import note_foreign
 
 SECOND = 1_000_000_000
@@ -66,7 +67,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         if stream.stored_age is not None:
             aged.add((stream.machine, stream.epoch))
         found = books.find(stream.machine, stream.epoch)
-        if found is None or found[1].closed:
+        if found is None or not may_go_on(tx, *found):
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
         if found is not None:
             _note_stream(*found, stream, server, now)
@@ -91,6 +92,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
     return ReportAnswer(
         closed=closed,
         certificates=users.good_serials(tx, "machine", books.own, now),
+        asked_rpo={machine: policy_rpo(tx, tx.get_one(MachineRow, machine)) for machine in books.own},
         release=moving.to_release(tx, server, named),
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
     )

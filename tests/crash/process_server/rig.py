@@ -76,6 +76,8 @@ class ControlDouble:
     reports: list[ServerReport] = field(default_factory=list)
     answer: ReportAnswer = field(default_factory=ReportAnswer)
     """What each report is answered with."""
+    asked_rpo: float = 5.0
+    """Of every grant."""
     moved: set[tuple[str, int]] = field(default_factory=set)
     """Streams that another process server takes."""
 
@@ -91,7 +93,10 @@ class ControlDouble:
             named = {(one.machine, one.epoch) for one in report.streams}
             named |= {(one.machine, one.epoch) for one in report.released}
             gone = [StreamName(machine=machine, epoch=epoch) for machine, epoch in sorted(named & self.moved)]
-            answer = self.answer.model_copy(update={"release": [*self.answer.release, *gone]})
+            shut = [one for one in report.streams if (one.machine, one.epoch) in self.fenced]
+            closed = [StreamName(machine=one.machine, epoch=one.epoch) for one in shut]
+            known = {"release": [*self.answer.release, *gone], "closed": [*self.answer.closed, *closed]}
+            answer = self.answer.model_copy(update=known)
             return Answer(200, "application/json", [answer.model_dump_json().encode()])
         asked = _KEYS.fullmatch(request.path)
         if asked is not None:
@@ -126,7 +131,12 @@ class ControlDouble:
         """Open an epoch; older ones of the machine are closed."""
         self.fenced |= {key for key in self.grants if key[0] == machine and key[1] < epoch}
         self.grants[(machine, epoch)] = StreamGrant(
-            machine=machine, epoch=epoch, kind=kind, parent_epoch=parent, description=what
+            machine=machine,
+            epoch=epoch,
+            kind=kind,
+            parent_epoch=parent,
+            description=what,
+            asked_rpo=self.asked_rpo,
         )
 
 

@@ -63,19 +63,21 @@ class FarSide:
         )
 
     def grant(self, epoch: int, *, by_request: bool = False) -> None:
-        """The configuration server opens an epoch; this server hears of it by asking, or by the first request of it."""
+        """The configuration server opens an epoch; this server hears of it by the answer to a
+        report, or by the first request of it."""
         self.granted = epoch
         if by_request:
             self.streams.granted(MACHINE, Epoch(epoch), "")
         else:
-            self.streams.refresh()
+            open_streams = [(one.machine, one.epoch) for one in self.streams.all()]
+            self.streams.close(key for key in open_streams if key[1] != epoch)
 
     def upload(self) -> None:
         """Put what waits into the vault, as far as the store takes it."""
         for stream in self.streams.all():
             for lane in stream.lanes.values():
                 while lane.waiting:
-                    frames = lane.take()
+                    frames = lane.take(0.0)
                     try:
                         self._store(stream, lane, frames)
                     except (FarshoreError, OSError):  # the store, or the spool while it lets go of a file

@@ -12,7 +12,7 @@ from farshore.formats.point_payload import PointPayload, decode_point
 from farshore.formats.record import RecordKind
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import Journal
-from farshore.mobility.pump import Pump, PumpState
+from farshore.mobility.pump import BATCH_RING_BYTES, Asked, Pump, PumpState
 from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.records import Piece, mark_piece
 from farshore.model.errors import TryLater
@@ -30,7 +30,8 @@ class Rig:
         self.ring = RingDouble(self.clock)
         self.backlog = Backlog(None, memory_bytes=memory_bytes)
         journal = Journal(MACHINE, 1, self.clock)
-        self.pump = Pump(self.ring, journal, self.backlog, self.clock, {DiskNumber(0): disk_bytes})
+        self.asked = Asked()
+        self.pump = Pump(self.ring, journal, self.backlog, self.clock, {DiskNumber(0): disk_bytes}, self.asked)
         self.pump.opened()
 
     def steps(self) -> PumpState:
@@ -245,3 +246,67 @@ def test_acknowledgements_can_be_waited_for() -> None:
     assert not rig.backlog.wait_acknowledged(Sequence(1), 0)
     rig.records()
     assert rig.backlog.wait_acknowledged(Sequence(1), 0)
+
+
+def batches(rig: Rig, seconds: float, every: float = 0.0) -> List[float]:
+    """Run the pump by the clock for ``seconds``, one write ``every`` seconds (0: none); the moments of the batches."""
+    moments: List[float] = []
+    begin = rig.clock.monotonic()
+    written, ahead = begin, rig.pump.captured
+    while rig.clock.monotonic() - begin < seconds:
+        if every and rig.clock.monotonic() - written >= every:
+            rig.ring.write(8, DATA)
+            written = rig.clock.monotonic()
+        if rig.pump._due():
+            rig.pump.step()
+        if rig.pump.captured > ahead:
+            ahead = rig.pump.captured
+            moments.append(rig.clock.monotonic() - begin)
+            rig.records()  # acknowledged
+        rig.clock.move(0.04)
+    return moments
+
+
+@pytest.mark.parametrize(("rpo", "apart"), [(1.0, 0.25), (5.0, 1.0), (900.0, 1.0)])
+def test_records_wait_for_others_as_long_as_the_policy_allows(rpo: float, apart: float) -> None:
+    rig = Rig()
+    rig.asked.rpo = rpo
+    moments = batches(rig, 20.0, every=0.01)
+    gaps = [after - before for before, after in zip(moments, moments[1:])]  # noqa: B905, RUF007 - Python 3.9
+    assert all(apart <= gap <= apart + 0.09 for gap in gaps), gaps
+    assert len(gaps) > 15
+
+
+def test_a_write_after_a_silence_waits_for_nobody_though_marks_were_cut() -> None:
+    rig = Rig()
+    batches(rig, 5.5)
+    rig.ring.write(0, DATA)
+    assert rig.pump._due(), "the mark before it was no batch that it could have gone with"
+
+
+@pytest.mark.parametrize(("rpo", "number"), [(1.0, 30), (3.0, 15), (5.0, 6)])
+def test_marks_keep_an_idle_machine_as_young_as_the_policy_asks(rpo: float, number: int) -> None:
+    rig = Rig()
+    rig.asked.rpo = rpo
+    assert len(batches(rig, 30.0)) in (number, number + 1, number - 1)
+
+
+def test_a_milestone_a_filling_ring_and_the_end_of_data_mode_wait_for_nobody() -> None:
+    rig = Rig()
+    rig.steps()
+    rig.ring.write(0, DATA)
+    rig.steps()
+    rig.records()
+    rig.ring.write(0, DATA)
+    assert not rig.pump._due()
+    rig.pump.milestone()
+    assert rig.pump._due()
+    rig.steps()
+    rig.ring.write(0, DATA)
+    assert not rig.pump._due()
+    rig.ring.mode = CaptureMode.BITMAP
+    assert rig.pump._due()
+    rig.ring.mode = CaptureMode.DATA
+    while not rig.pump._due():
+        rig.ring.write(0, DATA)
+    assert rig.ring.position() - rig.ring.drained() == pytest.approx(BATCH_RING_BYTES, abs=2 * BLOCK)

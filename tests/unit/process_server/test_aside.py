@@ -44,7 +44,7 @@ class Open:
     """A GrantSource by whom every epoch is open."""
 
     def stream(self, _machine: str, _epoch: int) -> Any:
-        return SimpleNamespace(certificates=None)
+        return SimpleNamespace(certificates=None, asked_rpo=5.0)
 
 
 class Server:

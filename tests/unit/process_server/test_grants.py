@@ -66,14 +66,20 @@ def test_a_newer_epoch_fences_older_ones_of_its_machine_only(grants: Grants) -> 
     grants.get(B, Epoch(1))
 
 
-def test_refresh_closes_what_is_fenced_and_keeps_what_cannot_be_asked(source: Source, grants: Grants) -> None:
+def test_what_changes_afterwards_comes_with_the_answer_to_a_report(source: Source, grants: Grants) -> None:
+    for machine in (A, B):
+        grants.get(machine, Epoch(1))
+    grants.certificates({A: ["a1"]})
+    grants.ask_rpo({A: 1.0, "unknown": 2.0})
+    assert (grants.get(A, Epoch(1)).certificates, grants.get(A, Epoch(1)).asked_rpo) == (["a1"], 1.0)
+    assert (grants.get(B, Epoch(1)).certificates, grants.get(B, Epoch(1)).asked_rpo) == (None, 5.0)
+    assert source.asked == [(A, 1), (B, 1)], "nobody is asked again"
+
+
+def test_what_was_forgotten_is_asked_again(source: Source, grants: Grants) -> None:
     grants.get(A, Epoch(1))
-    grants.get(B, Epoch(1))
-    source.errors = {(A, 1): Unreachable("x", remedy=""), (B, 1): Unreachable("x", remedy="")}
-    assert grants.refresh() == ([], [])
-    grants.get(A, Epoch(1))
-    source.errors = {(A, 1): Fenced("x", remedy="")}
-    assert grants.refresh() == ([(A, Epoch(1))], [])
+    grants.forget(A, Epoch(1))
+    grants.forget(A, Epoch(1))
+    source.errors[A, 1] = Fenced("x", remedy="")
     with pytest.raises(Fenced):
         grants.get(A, Epoch(1))
-    grants.get(B, Epoch(1))

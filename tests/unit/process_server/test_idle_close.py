@@ -29,7 +29,7 @@ class Open:
     """A GrantSource by whom every epoch is open."""
 
     def stream(self, _machine: str, _epoch: int) -> Any:
-        return SimpleNamespace(certificates=None)
+        return SimpleNamespace(certificates=None, asked_rpo=5.0)
 
 
 class Server:
@@ -61,7 +61,7 @@ def batch() -> Batch:
 def test_a_batch_that_comes_as_the_stream_is_closed_is_not_acknowledged(server: Server) -> None:
     entered = server.stream()  # a request has found the stream, and its batch is on the way
     entered.last_used = time.monotonic() - IDLE_SECONDS - 1
-    server.streams.refresh()
+    server.streams.close_unused()
     assert server.closed == [entered]
     with pytest.raises(TryLater) as caught:
         entered.receive(batch(), Timing(0.0, 0))
@@ -74,9 +74,9 @@ def test_a_batch_that_comes_as_the_stream_is_closed_is_not_acknowledged(server: 
 
 def test_a_stream_with_something_waiting_or_in_use_stays(server: Server) -> None:
     stream = server.stream()
-    server.streams.refresh()
+    server.streams.close_unused()
     stream.receive(batch(), Timing(0.0, 0))
     stream.last_used = time.monotonic() - IDLE_SECONDS - 1
-    server.streams.refresh()
+    server.streams.close_unused()
     assert server.closed == []
     assert server.stream() is stream

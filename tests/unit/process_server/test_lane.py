@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from farshore.formats.batch import Role
-from farshore.formats.spool import FrameHeader, FrameKind
+from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
+from farshore.model.cadence import LONGEST_SEAL, cadence
 from farshore.model.errors import Gap
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.process_server.spool.file import FrameReference
@@ -15,8 +18,10 @@ MACHINE = MachineId("00000000-0000-4000-8000-000000000001")
 SEAL = 0.5
 
 
-def frame(first: int, end: int, size: int = 1000) -> FrameReference:
-    header = FrameHeader(FrameKind.BATCH, MACHINE, Epoch(1), Role.JOURNAL, Sequence(first), Sequence(end), end * 10)
+def frame(first: int, end: int, size: int = 1000, flags: FrameFlag = FrameFlag.NONE) -> FrameReference:
+    header = FrameHeader(
+        FrameKind.BATCH, MACHINE, Epoch(1), Role.JOURNAL, Sequence(first), Sequence(end), end * 10, flags
+    )
     return FrameReference(header, None, 0, size + 96, size)  # type: ignore[arg-type]
 
 
@@ -35,7 +40,7 @@ def test_nothing_is_due_while_nothing_waits_or_a_segment_is_being_stored() -> No
     lane = Lane()
     assert lane.due_in(0, SEAL) is None
     lane.placed(frame(1, 11), 100.0)
-    lane.take()
+    lane.take(0.0)
     assert lane.due_in(200.0, SEAL) is None
 
 
@@ -55,11 +60,11 @@ def test_a_segment_takes_neighbours_up_to_its_size_and_at_least_one() -> None:
     lane = Lane()
     for number in range(1, 6):
         lane.placed(frame(number, number + 1, SEGMENT_BYTES // 2), 0.0)
-    assert [one.header.first_sequence for one in lane.take()] == [1, 2]
+    assert [one.header.first_sequence for one in lane.take(0.0)] == [1, 2]
     large = Lane()
     large.placed(frame(1, 2, SEGMENT_BYTES * 3), 0.0)
     large.placed(frame(2, 3), 0.0)
-    assert len(large.take()) == 1
+    assert len(large.take(0.0)) == 1
 
 
 def test_marks_follow_what_was_stored() -> None:
@@ -68,12 +73,12 @@ def test_marks_follow_what_was_stored() -> None:
     for one in frames:
         lane.placed(one, 0.0)
     assert (lane.accepted, lane.durable, lane.stored) == (31, 31, 1)
-    lane.take()
+    lane.take(0.0)
     lane.is_stored(frames[:2], 210, 5.0)
     assert (lane.stored, lane.stored_time, lane.waiting_bytes, list(lane.waiting)) == (21, 210, 1000, frames[2:])
     lane.is_free()
     lane.hurry = True
-    lane.take()
+    lane.take(0.0)
     lane.is_stored(frames[2:], 310, 6.0)
     lane.is_free()
     assert not lane.hurry, "the hurry ends with what was waiting"
@@ -90,7 +95,7 @@ def test_a_failed_store_waits_longer_each_time_and_forgets_after_a_success() -> 
     refused = {lane.store_failed(100.0, 30.0) for _ in range(8)}
     assert len(refused) == 8, "lanes that are refused together do not come back together"
     assert all(30.0 <= pause <= 37.5 for pause in refused)
-    lane.is_stored(lane.take(), 1, 131.0)
+    lane.is_stored(lane.take(0.0), 1, 131.0)
     lane.placed(frame(11, 12), 131.0)
     lane.is_free()
     assert lane.due_in(132.0, SEAL) == 0
@@ -134,10 +139,81 @@ def test_the_age_of_the_oldest_is_told_whoever_waits_and_however_much_was_stored
     lane = Lane()
     for number, second in enumerate((100.0, 101.0, 102.0)):
         lane.placed(frame(10 * number + 1, 10 * number + 11, SEGMENT_BYTES), second)
-    taken = lane.take()
+    taken = lane.take(0.0)
     lane.is_stored(taken, 110, 130.0)
     lane.is_free()
     assert lane.lags(131.0, SEAL) == (0.0, SEAL, 30.0 - SEAL), "no uploader has come to it, and the store not failed"
     while lane.waiting:
-        lane.is_stored(lane.take(), 110, 140.0)
+        lane.is_stored(lane.take(0.0), 110, 140.0)
     assert lane.lags(200.0, SEAL) == (0.0, 0.0, 0.0)
+
+
+def stored(lane: Lane, now: float) -> None:
+    lane.is_stored(lane.take(now), 1, now)
+    lane.is_free()
+
+
+def test_by_policy_what_follows_a_silence_is_stored_at_once_and_what_follows_that_waits() -> None:
+    lane = Lane(cadence=cadence(1.0))
+    lane.placed(frame(1, 2), 100.0)
+    assert lane.due_in(100.0) == 0
+    stored(lane, 100.0)
+    lane.placed(frame(2, 3), 100.1)
+    assert lane.due_in(100.1) == pytest.approx(cadence(1.0).seal - 0.1)
+    lane.cadence = cadence(60.0)
+    assert lane.due_in(100.1) == pytest.approx(LONGEST_SEAL - 0.1)
+    lane.placed(frame(3, 4, flags=FrameFlag.POINTS), 100.2)
+    assert lane.due_in(100.2) == 0, "somebody waits for a point"
+
+
+def test_of_a_machine_that_writes_nothing_a_mark_is_stored_every_ten_seconds_and_a_write_at_once() -> None:
+    lane = Lane()
+    segments: list[float] = []
+    for tick in range(60):
+        now = 1000.0 + 5.02 * tick
+        lane.placed(frame(tick + 1, tick + 2), now, now, writes=False)
+        assert lane.known_captured == (now if segments else None)
+        if lane.due_in(now) == 0:
+            stored(lane, now)
+            segments.append(now)
+        else:
+            assert lane.lags(now) == (0.0, 0.0, 0.0), "nothing is lost without it, so it is not late"
+    assert [after - before for before, after in itertools.pairwise(segments)] == [pytest.approx(10.04)] * 29
+    lane.placed(frame(61, 62), 1300.5, 1300.4)
+    assert lane.due_in(1300.5) == 0
+    assert lane.known_captured == pytest.approx(1000.0 + 5.02 * 59), "what is written is not in the vault yet"
+
+
+@pytest.mark.parametrize("rpo", [0.5, 1, 2, 3, 4, 5, 60, 900])
+def test_whatever_the_policy_asks_an_idle_machine_costs_six_segments_a_minute(rpo: float) -> None:
+    lane = Lane(cadence=cadence(rpo))
+    segments = 0
+    number, now = 1, 0.0
+    while now < 3600:
+        now += lane.cadence.mark + 0.02
+        lane.placed(frame(number, number + 1), now, now, writes=False)
+        number += 1
+        if lane.due_in(now) == 0:
+            stored(lane, now)
+            segments += 1
+    assert 330 <= segments <= 361
+
+
+def test_a_mark_that_nothing_follows_is_stored_all_the_same() -> None:
+    lane = Lane()
+    lane.placed(frame(1, 2), 100.0, writes=False)
+    stored(lane, 100.0)
+    lane.placed(frame(2, 3), 105.0, writes=False)
+    assert lane.due_in(105.0) == pytest.approx(10.0)
+    assert lane.due_in(115.0) == 0
+
+
+def test_unknown_moments_make_nothing_newer() -> None:
+    lane = Lane()
+    lane.placed(frame(1, 2), 100.0, 99.0)
+    stored(lane, 100.0)
+    lane.placed(frame(2, 3), 105.0, None, writes=False)
+    assert lane.known_captured == 99.0
+    lane.placed(frame(3, 4), 106.0, 105.9, writes=True)
+    lane.placed(frame(4, 5), 107.0, 106.9, writes=False)
+    assert lane.known_captured == 99.0, "marks behind a write say nothing of what is stored"

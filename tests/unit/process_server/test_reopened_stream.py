@@ -26,7 +26,7 @@ class Open:
     """A GrantSource by whom every epoch is open."""
 
     def stream(self, _machine: str, _epoch: int) -> Any:
-        return SimpleNamespace(certificates=None)
+        return SimpleNamespace(certificates=None, asked_rpo=5.0)
 
 
 def test_where_retention_has_merged_and_deleted_the_first_segments(tmp_path) -> None:

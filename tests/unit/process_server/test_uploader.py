@@ -11,6 +11,7 @@ import pytest
 from tests.waiting import until
 
 from farshore.formats.batch import Role
+from farshore.formats.spool import FrameFlag
 from farshore.process_server.storing import uploader
 from farshore.process_server.storing.uploader import Uploader
 from farshore.process_server.streams.lane import SEGMENT_BYTES, Lane
@@ -37,7 +38,7 @@ class Stream:
     def waits(self, now: float, size: int = 100) -> None:
         """A frame has come."""
         lane = self.lanes[Role.JOURNAL]
-        header = SimpleNamespace(end_sequence=lane.durable + 1)
+        header = SimpleNamespace(end_sequence=lane.durable + 1, flags=FrameFlag.NONE)
         with self.changed:
             lane.placed(SimpleNamespace(header=header, body_length=size), now)  # type: ignore[arg-type]
 
@@ -110,7 +111,7 @@ def test_who_sleeps_hears_of_what_is_due_earlier(make: Make, stored: list[str]) 
         full.waits(uploader.time.monotonic(), SEGMENT_BYTES)
         made.add(full)
         until(lambda name=name: name in stored, "not stored")  # type: ignore[misc]
-    made.seal_every = 0.0
+    made.seal_every = 0.001
     until(lambda: "waiting" in stored, "a shorter time was not heard of")
 
 

@@ -94,6 +94,26 @@ def test_the_answer_names_the_certificates_that_are_good(catalog: Catalog) -> No
     assert report(catalog).certificates == {}
 
 
+def test_the_answer_says_how_often_the_streams_are_to_be_stored(catalog: Catalog) -> None:
+    assert report(catalog, streams=[stream()]).asked_rpo == {MACHINE: 5}
+    with catalog.writing() as tx:
+        policies.get(tx, "default").rpo_threshold = 2
+    assert report(catalog, streams=[stream()]).asked_rpo == {MACHINE: 2}
+    assert report(catalog).asked_rpo == {}
+
+
+@pytest.mark.parametrize("what", ["another owner", "another domain"])
+def test_a_stream_that_may_not_go_on_is_closed_though_its_epoch_is_open(catalog: Catalog, what: str) -> None:
+    assert report(catalog, streams=[stream()]).closed == []
+    with catalog.writing() as tx:
+        if what == "another owner":
+            machines.get(tx, MACHINE).site = "far"
+            machines.get(tx, MACHINE).owner = "other hardware"
+        else:
+            policies.get(tx, "default").deduplication = "machine"
+    assert [one.epoch for one in report(catalog, streams=[stream()]).closed] == [1]
+
+
 def test_a_whole_epoch_makes_the_machine_protected_once(catalog: Catalog) -> None:
     report(catalog, epochs=[whole()])
     report(catalog, epochs=[whole()])

@@ -17,9 +17,8 @@ from farshore.configuration_server.api.parameters import Named, Number
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import Fenced
 from farshore.protection import key_access, reports
-from farshore.protection.granting import check_open, check_owner, domain_name
+from farshore.protection.granting import check_stream, policy_rpo
 from farshore.protection.moving import check_assigned
 from farshore.protection.server_enrolment import check_url
 
@@ -62,22 +61,16 @@ def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installat
     with installation.catalog.reading() as tx:
         check_assigned(tx, machine, server)
         row, sender = epochs.get(tx, machine, epoch), machines.get(tx, machine)
-        check_open(row)
-        description = Description.model_validate(row.description)
-        check_owner(sender, description.hardware_id)
-        if not row.consistent and row.domain_name != domain_name(tx, sender):
-            raise Fenced(
-                f"Machine {machine} is to share chunks with others than when its epoch {epoch} began.",
-                remedy="The agent asks for a new epoch by itself.",
-            )
+        check_stream(tx, sender, row)
         return StreamGrant(
             machine=machine,
             epoch=epoch,
             kind=EpochKind(row.kind),
             parent_epoch=row.parent_epoch,
             parent_sequence=row.parent_sequence,
-            description=description,
+            description=Description.model_validate(row.description),
             domain=row.domain,
+            asked_rpo=policy_rpo(tx, sender),
             certificates=users.good_serials(tx, Kind.MACHINE.value, [machine], installation.clock.now())[machine],
         )
 

@@ -48,7 +48,8 @@ class _Entry(NamedTuple):
 
 
 class Uploader:
-    """``on_stored`` is called after each segment. ``seal_every`` is in seconds and may be changed while running.
+    """``on_stored`` is called after each segment. ``seal_every`` is in seconds and may be changed while running; 0: as
+    each machine's policy asks.
 
     What cannot be stored though the store works (a frame that does not open, a fault of ours) stops its own lane only:
     it is tried again, then goes ``aside``, and its stream says why. No error ends a thread of the uploader.
@@ -84,7 +85,7 @@ class Uploader:
 
     @property
     def seal_every(self) -> float:
-        """Seconds that what arrives waits for more before it is stored."""
+        """Seconds that what arrives waits for more before it is stored; 0: as each machine's policy asks."""
         return self._seal_every
 
     @seal_every.setter
@@ -178,7 +179,7 @@ class Uploader:
             with entry.stream.changed:
                 due = entry.lane.due_in(now, self._seal_every)
                 if due == 0:
-                    return entry, entry.lane.take()
+                    return entry, entry.lane.take(now)
             if due is not None:
                 self._schedule(entry, now + due)
         return None

@@ -1,12 +1,13 @@
-"""Which streams may send, and with which certificates: asked of the configuration server, remembered, asked again.
+"""Which streams may send, and with which certificates: asked of the configuration server once, when a stream is used
+for the first time. What changes afterwards comes with the answers to the reports, for all streams at once.
 
 TLS knows who issued a certificate, not whether it still counts: one that was revoked, or replaced when its machine
 enrolled again, opens no stream. So a grant names the serial numbers that are good, every answer to a report (each
 second) names them again, and each request is held to them.
 
 A stream goes on while the configuration server cannot be reached: protection does not stop because the control
-plane does. A fenced epoch is refused within the refresh interval, and at once when a later epoch of the same
-machine shows up here.
+plane does. A fenced epoch is refused once a report was answered, and at once when a later epoch of the same machine
+shows up here.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from farshore.api_types.servers import StreamGrant
-from farshore.model.errors import FarshoreError, Fenced, Moved, NotFound, TryLater, Unauthenticated
+from farshore.model.errors import Fenced, Moved, NotFound, TryLater, Unauthenticated
 from farshore.model.identifiers import Epoch, MachineId
 
 _log = logging.getLogger(__name__)
@@ -40,19 +41,12 @@ class GrantSource(Protocol):
         ...
 
 
-class Changed(NamedTuple):
-    """Streams that this server may not take any more."""
-
-    closed: list[tuple[MachineId, Epoch]]
-    moved: list[tuple[MachineId, Epoch]]
-
-
 class Grants:
     """Safe to use from several threads."""
 
     def __init__(self, source: GrantSource) -> None:
         self._source = source
-        self._known: dict[tuple[MachineId, Epoch], StreamGrant] = {}
+        self._known: dict[MachineId, dict[Epoch, StreamGrant]] = {}
         self._asked: dict[MachineId, float] = {}
         self._second = 0
         self._refused: Counter[MachineId] = Counter()
@@ -62,8 +56,8 @@ class Grants:
     def get(self, machine: MachineId, epoch: Epoch) -> StreamGrant:
         """The grant of a stream. Raises NotFound, Fenced, Moved, and Unreachable where it was never asked before."""
         with self._lock:
-            known = self._known.get((machine, epoch))
-            newest = max((other for one, other in self._known if one == machine), default=epoch)
+            mine = self._known.get(machine, {})
+            known, newest = mine.get(epoch), max(mine, default=epoch)
         if newest > epoch:
             raise Fenced(
                 f"Epoch {newest} of machine {machine} has taken the place of epoch {epoch}.",
@@ -77,9 +71,12 @@ class Grants:
                 with self._lock:
                     self._refused[machine] += 1
                 raise
-            with self._lock:
-                self._known[(machine, epoch)] = known
+            self._note(machine, epoch, known)
         return known
+
+    def _note(self, machine: MachineId, epoch: Epoch, grant: StreamGrant) -> None:
+        with self._lock:
+            self._known.setdefault(machine, {})[epoch] = grant
 
     def _hold_refused(self, machine: MachineId) -> None:
         """One machine that asks for streams which are not open must not use up what we may ask for all of them. Raises
@@ -106,8 +103,7 @@ class Grants:
         if wait > 0:
             raise TryLater("The certificate is being checked.", remedy="Repeat the request.", after=wait)
         grant = self._source.stream(machine, epoch)
-        with self._lock:
-            self._known[(machine, epoch)] = grant
+        self._note(machine, epoch, grant)
         if not _names(grant, serial):
             _log.warning(
                 "Machine %s: a certificate that is not good any more was refused (serial %s).", machine, serial
@@ -120,46 +116,28 @@ class Grants:
 
     def certificates(self, good: Mapping[str, Sequence[str]]) -> None:
         """By machine: the serial numbers that are good now."""
-        with self._lock:
-            for (machine, epoch), grant in list(self._known.items()):
-                serials = good.get(machine)
-                if serials is not None and list(serials) != grant.certificates:
-                    self._known[machine, epoch] = grant.model_copy(update={"certificates": list(serials)})
+        for machine, serials in good.items():
+            self._change(MachineId(machine), certificates=list(serials))
 
-    def refresh(self) -> Changed:
-        """Ask about every known stream again; answers those that are closed, or another server's, now."""
-        closed: list[tuple[MachineId, Epoch]] = []
-        moved: list[tuple[MachineId, Epoch]] = []
+    def ask_rpo(self, asked: Mapping[str, float]) -> None:
+        """By machine: seconds that the newest stored state may be old."""
+        for machine, seconds in asked.items():
+            self._change(MachineId(machine), asked_rpo=seconds)
+
+    def _change(self, machine: MachineId, **fields: object) -> None:
         with self._lock:
-            known = list(self._known)
-        for machine, epoch in known:
-            try:
-                grant = self._source.stream(machine, epoch)
-            except (Fenced, NotFound) as error:
-                _log.info("Stream %s epoch %d takes no more: %s", machine, epoch, error)
-                closed.append((machine, epoch))
-                with self._lock:
-                    self._known.pop((machine, epoch), None)
-                continue
-            except Moved as error:
-                _log.info("Stream %s epoch %d goes elsewhere: %s", machine, epoch, error)
-                moved.append((machine, epoch))
-                with self._lock:
-                    self._known.pop((machine, epoch), None)
-                continue
-            except TryLater:
-                break  # the rest would wait for the same time-out; they are asked next time
-            except FarshoreError as error:
-                _log.warning("Stream %s epoch %d could not be checked: %s", machine, epoch, error)
-                continue
-            with self._lock:
-                self._known[(machine, epoch)] = grant
-        return Changed(closed, moved)
+            known = self._known.get(machine, {})
+            for epoch, grant in known.items():
+                if any(getattr(grant, name) != value for name, value in fields.items()):
+                    known[epoch] = grant.model_copy(update=fields)
 
     def forget(self, machine: MachineId, epoch: Epoch) -> None:
         """Drop what is known of a stream."""
         with self._lock:
-            self._known.pop((machine, epoch), None)
+            known = self._known.get(machine, {})
+            known.pop(epoch, None)
+            if not known:
+                self._known.pop(machine, None)
 
 
 def _names(grant: StreamGrant, serial: str) -> bool:

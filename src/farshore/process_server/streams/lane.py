@@ -7,11 +7,15 @@ of locks and threads; Stream guards a lane with its own lock.
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Sequence
 
+from farshore.formats.spool import FrameFlag
+from farshore.model.cadence import DEFAULT_RPO, IDLE_SEAL, Cadence, cadence
 from farshore.model.errors import Gap
 from farshore.process_server.spool.file import FrameReference
 
@@ -41,9 +45,16 @@ class Lane:
     """and when its last record was captured; None: unknown."""
     stored_captured: float | None = None
     """The newest such moment of what is stored."""
+    writes: deque[bool] = field(default_factory=deque)
+    """Whether there is more in it than marks: they change nothing, so without it the vault's state is the machine's."""
     waiting_bytes: int = 0
     waiting_since: float = 0.0
     """When the frames of the next segment began to wait for it."""
+    cadence: Cadence = field(default_factory=lambda: cadence(DEFAULT_RPO))
+    taken_at: float = -math.inf
+    """When the last segment was begun,"""
+    writes_taken_at: float = -math.inf
+    """and the last one with more than marks."""
     spool_seconds: float = 0.0
     store_seconds: float = 0.0
     """The longest that it took since the last `lags`."""
@@ -90,13 +101,16 @@ class Lane:
         while self.digests and next(reversed(self.digests))[1] > self.accepted:
             self.digests.popitem()
 
-    def placed(self, frame: FrameReference, now: float, captured: float | None = None) -> None:
-        """A frame is durable in the spool; its last record was captured at ``captured``."""
+    def placed(self, frame: FrameReference, now: float, captured: float | None = None, *, writes: bool = True) -> None:
+        """A frame is durable in the spool; its last record was captured at ``captured``. ``writes``: it holds more than
+        marks. Somebody waits for a point, so it is stored at once."""
         if not self.waiting and not self.storing:
             self.waiting_since = now
         self.waiting.append(frame)
         self.arrived.append(now)
         self.captured.append(captured)
+        self.writes.append(writes)
+        self.hurry = self.hurry or FrameFlag.POINTS in frame.header.flags
         self.waiting_bytes += frame.body_length
         self.durable = frame.header.end_sequence
         self.accepted = max(self.accepted, self.durable)
@@ -121,16 +135,27 @@ class Lane:
         self.waiting_since = 0.0  # it has waited for long enough, whenever it came
         return True
 
-    def due_in(self, now: float, seal_every: float) -> float | None:
-        """Seconds until something should be stored; 0: now; None: nothing to do until more arrives."""
+    def due_in(self, now: float, seal_every: float = 0.0) -> float | None:
+        """Seconds until something should be stored; 0: now; None: nothing to do until more arrives. ``seal_every``:
+        seconds that frames wait for more, whatever the machine's policy asks; 0: as it asks."""
         if not self.waiting or self.storing:
             return None
         pause = max(0.0, self.not_before - now)
         if self.hurry or self.waiting_bytes >= SEGMENT_BYTES:
             return pause
-        return max(pause, self.waiting_since + seal_every - now, 0.0)
+        return max(pause, self._wanted_at(seal_every) - now, 0.0)
 
-    def take(self) -> list[FrameReference]:
+    def _wanted_at(self, seal_every: float) -> float:
+        """The moment at which the frames that wait should be stored: at once where there was no segment for a while."""
+        if seal_every:
+            return self.waiting_since + seal_every
+        if any(self.writes):
+            return self.writes_taken_at + self.cadence.seal
+        if self.arrived[-1] >= self.taken_at + IDLE_SEAL - self.cadence.mark / 2:
+            return self.arrived[-1]  # the mark that makes the vault's newest state as young as it should be
+        return self.arrived[0] + IDLE_SEAL  # no other mark may come
+
+    def take(self, now: float) -> list[FrameReference]:
         """The next frames to store together: at least one, at most a segment's worth. They stay counted as waiting."""
         taken: list[FrameReference] = []
         size = 0
@@ -139,7 +164,9 @@ class Lane:
                 break
             taken.append(frame)
             size += frame.body_length
-        self.storing = True
+        self.storing, self.taken_at = True, now
+        if any(itertools.islice(self.writes, len(taken))):
+            self.writes_taken_at = now
         return taken
 
     def is_stored(self, frames: Sequence[FrameReference], last_time: int, now: float) -> None:
@@ -149,6 +176,7 @@ class Lane:
             assert taken is frame
             self.arrived.popleft()
             self.was_captured(self.captured.popleft())
+            self.writes.popleft()
             self.waiting_bytes -= frame.body_length
             self.stored = frame.header.end_sequence
         self.stored_time = last_time
@@ -170,7 +198,21 @@ class Lane:
             assert taken is frame
             self.arrived.popleft()
             self.captured.popleft()
+            self.writes.popleft()
             self.waiting_bytes -= frame.body_length
+
+    @property
+    def known_captured(self) -> float | None:
+        """When the machine last was as the vault has it, as far as that is known; None: unknown. Marks that wait to be
+        stored say that nothing was written before them."""
+        found = self.stored_captured
+        if found is None:
+            return None
+        for writes, captured in zip(self.writes, self.captured, strict=True):
+            if writes:
+                break
+            found = found if captured is None else max(found, captured)
+        return found
 
     @property
     def idle(self) -> bool:
@@ -184,12 +226,14 @@ class Lane:
         if not self.waiting:
             self.hurry = False
 
-    def lags(self, now: float, seal_every: float) -> tuple[float, float, float]:
+    def lags(self, now: float, seal_every: float = 0.0) -> tuple[float, float, float]:
         """Seconds that the oldest record waits at each stage now: for the spool's disk, to be sealed, for the store.
         For disk and store at least what it took since the last call: most of that passes between two."""
         spool = max(self.spool_seconds, now - self.queued[0][1] if self.queued else 0.0)
-        waited = max(0.0, now - self.arrived[0]) if self.arrived else 0.0
-        seal = min(waited, seal_every)
+        # What is not needed yet is not late: marks wait because nothing is lost without them.
+        first = next((at for at, writes in zip(self.arrived, self.writes, strict=True) if writes), now)
+        waited = max(0.0, now - first)
+        seal = min(waited, seal_every or self.cadence.seal)
         store = max(self.store_seconds, waited - seal)
         self.spool_seconds = self.store_seconds = 0.0
         return spool, seal, store

@@ -111,6 +111,7 @@ class Streams:
         if released:
             stream.leave()
         stream.use()
+        stream.ask_rpo(grant.asked_rpo)
         return stream, grant
 
     def find(self, machine: MachineId, epoch: Epoch) -> Stream:
@@ -122,23 +123,27 @@ class Streams:
         with self._lock:
             return list(self._open.values())
 
-    def refresh(self) -> None:
-        """Ask which streams may go on, fence those that may not, close those that are idle."""
-        changed = self._grants.refresh()
-        self.close(changed.closed)
-        self._leave(changed.moved)
+    def close_unused(self) -> None:
+        """Close the streams that nobody has used for long; they are opened again when somebody does."""
         for stream in self.all():
             if stream.close_idle(IDLE_SECONDS):
                 self._close(stream)
 
     def close(self, keys: Iterable[Key]) -> None:
-        """These streams' epochs are closed: take no more of them."""
+        """These streams may not go on: take no more of them."""
         for stream in self._found(keys):
             stream.fence()
 
     def certificates(self, good: Mapping[str, Sequence[str]]) -> None:
         """By machine: the serial numbers of certificates that open its streams now."""
         self._grants.certificates(good)
+
+    def ask_rpo(self, asked: Mapping[str, float]) -> None:
+        """By machine: seconds that the newest stored state of its streams may be old."""
+        self._grants.ask_rpo(asked)
+        for stream in self.all():
+            if stream.machine in asked:
+                stream.ask_rpo(asked[stream.machine])
 
     def release(self, keys: Collection[Key]) -> None:
         """Another process server takes exactly these streams, or is about to: store them and let go of them."""

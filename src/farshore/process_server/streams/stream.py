@@ -23,6 +23,7 @@ import numpy as np
 from farshore.formats.batch import LATEST, Batch, Role
 from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
+from farshore.model.cadence import cadence
 from farshore.model.errors import FarshoreError, Fenced, Gap, Moved, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
@@ -66,6 +67,8 @@ class Stream:
         self.time_axis = TimeAxis(SystemClock())
         self._captured: dict[int, float | None] = {}
         """Of the journal's batches that are not in the spool yet, by their end."""
+        self._marks: set[int] = set()
+        """The ends of those of them that are nothing but marks."""
         self.last_used = time.monotonic()
         self._fenced = False
         self._left = False
@@ -108,11 +111,27 @@ class Stream:
         with self.changed:
             return self.lanes[role].stored
 
-    def fence(self) -> None:
-        """Take no more batches: another epoch, or a failover, has taken this one's place."""
+    def ask_rpo(self, seconds: float) -> None:
+        """Store as often as that takes."""
+        wanted = cadence(seconds)
         with self.changed:
+            if wanted == self.lanes[Role.JOURNAL].cadence:
+                return
+            for lane in self.lanes.values():
+                lane.cadence = wanted
+        self._wake(self)
+
+    def fence(self) -> None:
+        """Take no more batches: another epoch, or a failover, has taken this one's place; store what there is without
+        waiting, for somebody may wait for that."""
+        with self.changed:
+            if self._fenced:
+                return
             self._fenced = True
+            for lane in self.lanes.values():
+                lane.hurry = True
             self.changed.notify_all()
+        self._wake(self)
 
     def leave(self) -> None:
         """Take no more batches, for another process server does or will; store what there is without waiting."""
@@ -262,8 +281,11 @@ class Stream:
         if batch.role is not Role.JOURNAL:
             return batch
         placed = self.time_axis.place(batch, timing)
+        marks = bool(np.all(batch.records["kind"] == RecordKind.MARK))
         with self.changed:
             self._captured[batch.end_sequence] = placed.captured
+            if marks:
+                self._marks.add(batch.end_sequence)
         base_time = min(LATEST, max(0, batch.base_time + placed.correction))
         return dataclasses.replace(batch, base_time=base_time)
 
@@ -295,11 +317,17 @@ class Stream:
 
     def _placed(self, frame: FrameReference) -> None:
         with self.changed:
-            lane = self.lanes[frame.header.role]
-            captured = self._captured.pop(frame.header.end_sequence, None)
-            lane.placed(frame, time.monotonic(), captured if frame.header.role is Role.JOURNAL else None)
-            # The uploaders sleep until the lane's due time, so they must hear of a first frame and of a full segment.
-            tell = len(lane.waiting) == 1 or lane.due_in(time.monotonic(), 3600.0) == 0
+            lane, now = self.lanes[frame.header.role], time.monotonic()
+            before = lane.due_in(now)
+            if frame.header.role is Role.JOURNAL:
+                end = frame.header.end_sequence
+                lane.placed(frame, now, self._captured.pop(end, None), writes=end not in self._marks)
+                self._marks.discard(end)
+            else:
+                lane.placed(frame, now)
+            after = lane.due_in(now)
+            # The uploaders sleep until the lane is due, so they must hear where that is earlier now.
+            tell = after is not None and (before is None or after < before)
             self.changed.notify_all()
         if tell:
             self._wake(self)
@@ -349,5 +377,6 @@ class Stream:
             self.lanes[role].is_lost(tail or 0)
             if role is Role.JOURNAL:
                 self._captured = {end: when for end, when in self._captured.items() if end <= (tail or 0)}
+                self._marks = {end for end in self._marks if end <= (tail or 0)}
             self._builders.pop(role, None)
             self.changed.notify_all()

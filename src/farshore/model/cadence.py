@@ -1,0 +1,47 @@
+"""How often a machine's stream moves on, by the RPO that its policy asks for: the same rule for agents and process
+servers, so that what both add to the age of a write stays within it.
+
+Requests cost, on every stage: a batch costs a process server 2 ms, a segment is a paid request to the store. So what is
+written waits for company as long as the policy allows, and no longer. What was not followed by a write for a while is
+not held back at all.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LONGEST_CUT = 1.0
+_SHORTEST = 0.1
+_CUT_SHARE, _SEAL_SHARE = 0.25, 0.3
+"""Of the RPO asked for: what a write may wait in the machine, and then at the process server. The rest is for the way,
+the disks and the store."""
+LONGEST_SEAL = 10.0
+IDLE_SEAL = 10.0
+"""Seconds between two segments of a machine that writes nothing. Its marks reach the process server more often: all
+that is not in the vault then are marks, so the vault's state is known to be the machine's as of the newest of them."""
+_MARKS = (1.0, 2.0, 5.0)
+"""Seconds between two marks; each divides IDLE_SEAL, so that a mark comes just when a segment is due."""
+
+
+class Cadence(NamedTuple):
+    """Seconds."""
+
+    cut: float
+    """A record waits at most this long for others before its batch is cut."""
+    seal: float
+    """From one segment with writes to the next."""
+    mark: float
+    """Between two marks while nothing is written."""
+
+
+def cadence(rpo: float) -> Cadence:
+    """The cadence that keeps a busy machine's newest stored state younger than ``rpo`` seconds, from 1 s on."""
+    return Cadence(
+        cut=min(LONGEST_CUT, max(_SHORTEST, rpo * _CUT_SHARE)),
+        seal=min(LONGEST_SEAL, max(_SHORTEST, rpo * _SEAL_SHARE)),
+        mark=max((mark for mark in _MARKS if mark <= rpo), default=_MARKS[0]),
+    )
+
+
+DEFAULT_RPO = 5.0
+"""What is asked for where nobody says."""
