@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Dict, List, Optional
+from typing import Annotated, Dict, List, Optional
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from farshore.api_types.policies import Limits
 from farshore.model.cadence import DEFAULT_RPO
 from farshore.model.point import PointKind
 
+RequestName = Annotated[str, Field(max_length=16, pattern="^[a-z]*$")]
 MOST_REPORTED = 20_000
 """Entries of one list of a report."""
 
@@ -108,6 +109,8 @@ class StreamReport(Body):
     epoch: Natural
     received: Natural
     stored: Natural
+    written: Optional[Natural] = None
+    """Up to where there is more than marks in what is stored; None: unknown."""
     stored_time: Natural
     """Of the newest consistent state that is in the vault, ns since 1970 UTC; 0: unknown."""
     spooled_bytes: Natural
@@ -161,6 +164,10 @@ class ServerReport(Body):
     """Streams in trouble of their own, though the store works."""
     differences: List[DifferenceReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     clock: Optional[ClockStanding] = None
+    requests: Dict[RequestName, Natural] = Field(default={}, max_length=16)
+    """Number of requests to the store by kind (``put``, ``get``, ``list``, ``delete``),"""
+    requests_seconds: Seconds = 0
+    """in so many seconds, since the server started."""
     released: List[StreamName] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
 
@@ -217,6 +224,10 @@ class ProcessServer(Body):
     time_zone: str = "UTC"
     rate: int = 0
     """Bytes a second that it may store just now; 0: no limit."""
+    requests: Dict[str, int] = {}
+    """Number of requests to the store by kind, since the server started."""
+    requests_a_day: Dict[str, float] = {}
+    """The same, as so many a day."""
     keys_of: List[str] = []
     """Asked for one server: the machines whose keys it was ever given, by name, a deleted one by its id."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import and_, select, tuple_, update
+from sqlalchemy import and_, func, select, tuple_, update
 
 from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import EpochRow, MachineRow
@@ -68,6 +68,19 @@ def domain_names(tx: Transaction) -> dict[str, str]:
     newest = and_(EpochRow.machine == MachineRow.id, EpochRow.epoch == MachineRow.epoch)
     found = tx.execute(select(EpochRow.machine, EpochRow.domain_name).join(MachineRow, newest))
     return {str(machine): str(name) for machine, name in found}
+
+
+def shapes(tx: Transaction) -> tuple[dict[str, tuple[object, ...]], dict[str, int]]:
+    """By machine that has an epoch: number, consistency and end of the newest, the newest that is consistent; and up to
+    where the machine has written something, in all its epochs together."""
+    newest = and_(EpochRow.machine == MachineRow.id, EpochRow.epoch == MachineRow.epoch)
+    columns = (EpochRow.machine, EpochRow.epoch, EpochRow.consistent, EpochRow.closed)
+    found = {str(row[0]): tuple(row[1:]) for row in tx.execute(select(*columns).join(MachineRow, newest))}
+    whole = select(EpochRow.machine, func.max(EpochRow.epoch)).where(EpochRow.consistent).group_by(EpochRow.machine)
+    usable = {str(machine): epoch for machine, epoch in tx.execute(whole)}
+    ends = select(EpochRow.machine, func.sum(EpochRow.written)).group_by(EpochRow.machine)
+    written = {str(machine): int(end) for machine, end in tx.execute(ends)}
+    return {machine: (*shape, usable.get(machine, 0)) for machine, shape in found.items()}, written
 
 
 def history(tx: Transaction, machine: str) -> list[EpochRow]:

@@ -66,6 +66,9 @@ class ProcessServerRow(Base):
     store_trouble_since: Mapped[int] = mapped_column(default=0)
     clock: Mapped[JsonObject] = mapped_column(default=dict)
     """``steps``, ``last`` (seconds) as in ClockStanding, and ``seen`` (ns, by our clock); empty: it does not say."""
+    requests: Mapped[JsonObject] = mapped_column(default=dict)
+    """To the store, by kind, in ``requests_seconds`` since it started."""
+    requests_seconds: Mapped[float] = mapped_column(default=0.0)
     # Wanted of it
     name: Mapped[str] = mapped_column(String(64), default="")
     host_names: Mapped[list[Any]] = mapped_column(default=list)
@@ -149,6 +152,8 @@ class EpochRow(Base):
     # As the process server reported: the newest sequence received, and stored in the vault.
     received: Mapped[int] = mapped_column(default=0)
     stored: Mapped[int] = mapped_column(default=0)
+    written: Mapped[int] = mapped_column(default=0)
+    """Up to where there is more than marks in what is stored: behind it the machine has written nothing."""
     stored_time: Mapped[int] = mapped_column(default=0)
     reported: Mapped[int] = mapped_column(default=0)
     served_before: Mapped[list[Any]] = mapped_column(default=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,9 +25,10 @@ from farshore.model.policy import ReplicationPolicy
 from farshore.vault import Vault
 from farshore.vault.collection import GRACE
 from farshore.vault.points import to_fields
+from farshore.vault.prices import Prices, read_prices
 from farshore.vault.retention import leaving
+from farshore.vault.upkeep import Usage, one_policy
 from farshore.vault.upkeep import maintain as maintain_vault
-from farshore.vault.upkeep import one_policy
 from farshore.vault.upkeep import usage as vault_usage
 
 app = typer.Typer()
@@ -49,14 +51,19 @@ def usage(
     keep_hourly: KeepHourly = _DEFAULT.keep_hourly,
     keep_daily: KeepDaily = _DEFAULT.keep_daily,
     keep_weekly: KeepWeekly = _DEFAULT.keep_weekly,
+    prices: Annotated[
+        Path | None, typer.Option(help="Price table to use (default: list prices of S3, Azure, GCS).")
+    ] = None,
+    price_table: Annotated[str, typer.Option(help="Table of it (default: by the kind of store).")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show bytes by machine, kind and age, and what the given retention would free or cost."""
+    """Show bytes by machine, kind and age, what the given retention would free or cost, and what a month costs."""
+    known = read_prices(vault, prices, price_table)
     opened = open_vault(vault, key, passphrase_file)
     policy = _policy(hot_window, keep_hourly, keep_daily, keep_weekly)
     found = vault_usage(opened, one_policy(policy))
     if as_json:
-        print_json({**asdict(found), "total": found.total})
+        print_json({**asdict(found), "total": found.total, "prices": _money(found, known)})
         return
     rows: list[tuple[str, str, str, str]] = []
     for machine, mine in sorted(found.machines.items()):
@@ -69,6 +76,14 @@ def usage(
     out.print(
         f"{found.total / _MIB:.1f} MiB in all, of which {found.reclaimable / _MIB:.1f} MiB are due for collection."
     )
+    out.print(f"{found.put_last_day} objects were stored in the last 24 hours.")
+    money = _money(found, known)
+    if money is not None:
+        out.print(
+            f"At that rate, a month costs about {money['put_month']} {money['currency']} for storing objects and "
+            f"{money['storage_month']} {money['currency']} for what is stored, by the prices of table "
+            f"{money['table']}. What the servers read and list is in their metrics (farshore_store_requests)."
+        )
     if found.forecast is not None:
         now, applied, settled = found.forecast.now, found.forecast.applied, found.forecast.settled
         change = "free" if applied <= now else "cost"
@@ -183,6 +198,21 @@ def _show_leaving(
     print_table(("Machine", "Points that go", "From, to", "Named ones among them"), rows, "No point goes.")
     for machine, trouble in troubles.items():
         err.print(coloured(f"{machine}: {trouble}", "red"))
+
+
+def _money(found: Usage, prices: Prices | None) -> dict[str, object] | None:
+    """By these prices: a month of what is stored, and of storing as many objects a day as in the last one."""
+    if prices is None:
+        return None
+    puts = {"put": float(found.put_last_day)}
+    storage, requests = prices.month({}, found.total), prices.month(puts)
+    return {
+        "table": prices.name,
+        "currency": prices.currency,
+        "storage_month": round(storage, 2),
+        "put_month": round(requests, 2),
+        "month": round(storage + requests, 2),
+    }
 
 
 def _policy(hot_window: float, keep_hourly: int, keep_daily: int, keep_weekly: int) -> ReplicationPolicy:

@@ -48,7 +48,8 @@ from farshore.protection.push.bundle import default_cache
 from farshore.protection.push.install import PushInstaller
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
-from farshore.protection.tending import compact_all, rebase_all, thin_all
+from farshore.protection.tending import collect_all, compact_all, rebase_all, thin_all
+from farshore.protection.turns import for_indexing, for_thinning
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.requests import start_requested
@@ -65,6 +66,7 @@ LOOK_EVERY = 2.0
 KEEP_UP_EVERY = 5.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
+COLLECT_EVERY = 24 * 3600.0
 PRUNE_EVERY = 3600.0
 SCRUB_EVERY = 300.0
 SWEEP_EVERY = 3600.0
@@ -162,6 +164,8 @@ def serve(settings: Settings) -> None:
     upkeep = Upkeep(recovery)
     scrubbing = Scrubbing(vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
+    indexing, thinning = for_indexing(catalog, clock), for_thinning(catalog, clock)
+    rebasing = for_thinning(catalog, clock)
     troubles = Troubles(lambda condition: tell(catalog, clock, condition))
     work: list[tuple[str, float, Callable[[], None]]] = [
         ("Renewing certificates", RENEW_EVERY, renew),
@@ -174,9 +178,10 @@ def serve(settings: Settings) -> None:
         ),
         ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
-        ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault)),
-        ("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault)),
-        ("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog)),
+        ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault, indexing)),
+        ("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault, rebasing)),
+        ("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog, thinning)),
+        ("Collecting what nothing needs", COLLECT_EVERY, lambda: collect_all(vault.vault, catalog)),
         ("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
         ("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
         ("Keeping recovered machines up", KEEP_UP_EVERY, upkeep.look),

@@ -6,11 +6,12 @@ GLOSSARY.md; times are in seconds, sizes in bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from farshore.api_types.machines import Machine
@@ -18,12 +19,30 @@ from farshore.api_types.servers import ProcessServer, ServerStanding
 from farshore.model.identifiers import CHUNK
 from farshore.model.states import CaptureMode, MachineState
 
+OWN = "configuration-server"
+"""Whose requests to the store are not a process server's."""
 
-def exposition(machines: Sequence[Machine], servers: Sequence[ProcessServer], alerts: int) -> bytes:
+
+class OwnRequests(NamedTuple):
+    """What the configuration server itself asked of the store, by kind, and how much that is a day."""
+
+    requests: Mapping[str, int] = {}
+    a_day: Mapping[str, float] = {}
+
+
+def exposition(
+    machines: Sequence[Machine], servers: Sequence[ProcessServer], alerts: int, own: OwnRequests | None = None
+) -> bytes:
     """The text for one scrape."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(
-        _Now([*_of_machines(machines), *_of_servers(servers), _gauge("alerts_open", "Open alerts", alerts)])
+        _Now(
+            [
+                *_of_machines(machines),
+                *_of_servers(servers, own or OwnRequests()),
+                _gauge("alerts_open", "Open alerts", alerts),
+            ]
+        )
     )
     return generate_latest(registry)
 
@@ -85,7 +104,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     yield from (proven, oldest, newest, doubtful, differing, differences, excused)
 
 
-def _of_servers(servers: Sequence[ProcessServer]) -> Iterator[Metric]:
+def _of_servers(servers: Sequence[ProcessServer], own: OwnRequests) -> Iterator[Metric]:
     spool = _family("process_server_spool_bytes", "What waits in the spool", "server")
     limit = _family("process_server_spool_limit_bytes", "What the spool takes at most", "server")
     machines = _family("process_server_machines", "Machines that send to it", "server")
@@ -95,6 +114,8 @@ def _of_servers(servers: Sequence[ProcessServer]) -> Iterator[Metric]:
     )
     disk = _family("process_server_spool_trouble", "1 while the spool's disk takes nothing", "server", "cause")
     rate = _family("process_server_upload_limit_bytes", "Bytes a second that it may store now; 0: no limit", "server")
+    asked = _requests()
+    daily = _family("store_requests_per_day", "Requests to the store, at the mean since the start", "server", "kind")
     for one in servers:
         spool.add_metric([one.name], one.spool_bytes)
         limit.add_metric([one.name], one.spool_limit)
@@ -104,7 +125,18 @@ def _of_servers(servers: Sequence[ProcessServer]) -> Iterator[Metric]:
         store.add_metric([one.name, one.store_trouble], float(bool(one.store_trouble)))
         disk.add_metric([one.name, one.spool_trouble], float(bool(one.spool_trouble)))
         rate.add_metric([one.name], one.rate)
-    yield from (spool, limit, machines, standing, store, disk, rate)
+        for kind, number in one.requests.items():
+            asked.add_metric([one.name, kind], number)
+            daily.add_metric([one.name, kind], one.requests_a_day.get(kind, 0))
+    for kind, number in own.requests.items():
+        asked.add_metric([OWN, kind], number)
+        daily.add_metric([OWN, kind], own.a_day.get(kind, 0))
+    yield from (spool, limit, machines, standing, store, disk, rate, asked, daily)
+
+
+def _requests() -> CounterMetricFamily:
+    text = "Requests to the store since the server started"
+    return CounterMetricFamily("farshore_store_requests", text, labels=("server", "kind"))
 
 
 def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:

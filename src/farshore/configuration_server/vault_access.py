@@ -13,6 +13,7 @@ from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, No
 from farshore.model.identifiers import MachineId
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.stores.counted import CountedStore, counted
 from farshore.vault.stores.registry import open_store
 from farshore.vault.upgrading import upgrade
 from farshore.vault.vault import Vault, read_descriptor
@@ -51,6 +52,10 @@ class VaultAccess(Protocol):
         """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name."""
         ...
 
+    def requests(self) -> tuple[dict[str, int], float]:
+        """How many requests this server made to the store, by kind, and in how many seconds."""
+        ...
+
     def check(self) -> str:
         """What is wrong with the vault, empty when nothing is."""
         ...
@@ -78,6 +83,10 @@ class FixedVaultAccess:
         """They are counted."""
         return self.domains.setdefault(name, len(self.domains))
 
+    def requests(self) -> tuple[dict[str, int], float]:
+        """None: it is never touched."""
+        return {}, 0.0
+
     def check(self) -> str:
         """What it was told to say."""
         return self.trouble
@@ -94,7 +103,7 @@ class OpenVault:
     @classmethod
     def open(cls, url: str, key_file: Path) -> OpenVault:
         """Open it, and bring an older one to today's format. Raises NotFound, WrongKey and what stores raise."""
-        opened = cls(url, Vault.open(open_store(url), open_key_file(key_file)))
+        opened = cls(url, Vault.open(counted(open_store(url)), open_key_file(key_file)))
         opened.bring_up_to_date()
         return opened
 
@@ -139,6 +148,11 @@ class OpenVault:
     def domain(self, name: str) -> int:
         """See VaultAccess."""
         return self.vault.domain(name)
+
+    def requests(self) -> tuple[dict[str, int], float]:
+        """See VaultAccess."""
+        store = self.vault.store
+        return (store.requests, store.seconds) if isinstance(store, CountedStore) else ({}, 0.0)
 
     def check(self) -> str:
         """See VaultAccess: whether the descriptor can be read, and has today's format."""

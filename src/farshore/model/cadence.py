@@ -16,11 +16,12 @@ _CUT_SHARE, _SEAL_SHARE = 0.25, 0.3
 """Of the RPO asked for: what a write may wait in the machine, and then at the process server. The rest is for the way,
 the disks and the store."""
 LONGEST_SEAL = 10.0
-IDLE_SEAL = 10.0
+IDLE_SEAL = 10.4
 """Seconds between two segments of a machine that writes nothing. Its marks reach the process server more often: all
 that is not in the vault then are marks, so the vault's state is known to be the machine's as of the newest of them."""
-_MARKS = (1.0, 2.0, 5.0)
-"""Seconds between two marks; each divides IDLE_SEAL, so that a mark comes just when a segment is due."""
+_MARKS = (1.0, 2.0, 5.2)
+"""Seconds between two marks; each divides IDLE_SEAL but for the time of a look at the ring, so that a mark comes just
+when a segment is due."""
 
 
 class Cadence(NamedTuple):
@@ -39,7 +40,7 @@ def cadence(rpo: float) -> Cadence:
     return Cadence(
         cut=min(LONGEST_CUT, max(_SHORTEST, rpo * _CUT_SHARE)),
         seal=min(LONGEST_SEAL, max(_SHORTEST, rpo * _SEAL_SHARE)),
-        mark=max((mark for mark in _MARKS if mark <= rpo), default=_MARKS[0]),
+        mark=max((mark for mark in _MARKS if int(mark) <= rpo), default=_MARKS[0]),
     )
 
 

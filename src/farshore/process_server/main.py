@@ -40,6 +40,7 @@ from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.storing.throttled_store import ThrottledStore
 from farshore.process_server.storing.watched_store import WatchedStore
 from farshore.telemetry import logs
+from farshore.vault.stores.counted import counted
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
@@ -119,7 +120,8 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         return 0
     clock = SystemClock()
     bandwidth = Bandwidth(clock)
-    watched = WatchedStore(open_store(given.vault_url), clock)
+    requests = counted(open_store(given.vault_url))
+    watched = WatchedStore(requests, clock)
     store = ThrottledStore(watched, bandwidth, stopping)
     keys = GrantedKeys(control, given.upkeep_key, store)
     vault = _open_vault(store, keys, control, registration, stopping)
@@ -137,6 +139,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         url=url,
         bandwidth=bandwidth,
         store_trouble=lambda: watched.trouble or keys.trouble,
+        requests=requests,
         workers=settings.workers,
         connections=settings.connections,
         uploads=settings.uploads,

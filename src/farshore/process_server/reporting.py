@@ -39,6 +39,7 @@ from farshore.process_server.storing.uploader import Uploader
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
 from farshore.process_server.streams.time_axis import captured_at
+from farshore.vault.stores.counted import CountedStore
 
 _log = logging.getLogger(__name__)
 
@@ -70,11 +71,13 @@ class Reporter:
         answered: Callable[[ReportAnswer], None],
         store_trouble: Callable[[], str],
         proofs: Proofs,
+        requests: CountedStore | None = None,
     ) -> None:
         self._sink, self._url, self._version = sink, url, version
         self._log = log
         self._tidy, self._answered, self._store_trouble = tidy, answered, store_trouble
         self._proofs = proofs
+        self._requests = requests
         self._points: list[PointReport] = []
         self._epochs: list[EpochReport] = []
         self._most = _POINTS_A_REPORT
@@ -188,6 +191,8 @@ class Reporter:
             ],
             differences=differences,
             clock=self._clock_standing(),
+            requests={} if self._requests is None else self._requests.requests,
+            requests_seconds=0 if self._requests is None else self._requests.seconds,
             released=[StreamName(machine=machine, epoch=epoch) for machine, epoch in self._streams.released()],
         )
         try:
@@ -238,6 +243,7 @@ class Reporter:
                 epoch=stream.epoch,
                 received=_bounded(lane.durable - 1),
                 stored=_bounded(lane.stored - 1),
+                written=_bounded(lane.written),
                 stored_time=_bounded(stream.point_time if stream.only_points else lane.stored_time),
                 spooled_bytes=sum(one.waiting_bytes for one in stream.lanes.values()),
                 lag_spool=max(0.0, spool),

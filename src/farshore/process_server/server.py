@@ -28,6 +28,7 @@ from farshore.process_server.streams.grants import Grants, GrantSource
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.resuming import Resuming
 from farshore.process_server.streams.stream import Stream
+from farshore.vault.stores.counted import CountedStore
 from farshore.vault.vault import Vault
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class ControlPlane(GrantSource, ReportSink, Protocol):
 
 class ProcessServer:
     """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
-    how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store."""
+    how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store, ``requests``
+    what is asked of it."""
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class ProcessServer:
         url: str = "",
         bandwidth: Bandwidth | None = None,
         store_trouble: Callable[[], str] = lambda: "",
+        requests: CountedStore | None = None,
         workers: int = WORKERS,
         connections: int = CONNECTIONS,
         uploads: int = THREADS,
@@ -64,7 +67,7 @@ class ProcessServer:
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
         self.proofs = Proofs(vault)
         self.reporter = Reporter(
-            control, url, version, self.log, self._tidy, self._answered, store_trouble, self.proofs
+            control, url, version, self.log, self._tidy, self._answered, store_trouble, self.proofs, requests
         )
         aside = Aside(disk.directory.parent / "aside")
         self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads, aside)

@@ -48,6 +48,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         server.store_trouble_since = now if report.store_trouble else 0
     server.spool_trouble, server.store_trouble = report.spool_trouble, report.store_trouble
     clocks.note_server(tx, server, report.clock, now)
+    server.requests, server.requests_seconds = dict(report.requests), report.requests_seconds
     books = _Books(tx, server, report)
     for consistent in report.epochs:
         found = books.find(consistent.machine, consistent.epoch)
@@ -169,6 +170,7 @@ def _note_stream(
 ) -> None:
     epoch.received = max(epoch.received, stream.received)
     epoch.stored = max(epoch.stored, stream.stored)
+    epoch.written = max(epoch.written, stream.stored if stream.written is None else stream.written)
     epoch.stored_time = stream.stored_time
     epoch.reported = now
     if epoch.consistent and epoch.stored >= epoch.consistent_from:

@@ -18,6 +18,7 @@ from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import MachineId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
+from farshore.protection.turns import Turns
 from farshore.vault.collection import collect
 from farshore.vault.compaction import compact
 from farshore.vault.machine import MachineVault
@@ -27,48 +28,59 @@ from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
 SECOND = 1_000_000_000
+_FORGOTTEN = ReplicationPolicy()
+"""Of a machine that was forgotten: that must not hurry the end of its points."""
 
 
-def compact_all(vault: Vault) -> None:
+def compact_all(vault: Vault, turns: Turns) -> None:
     """Write the indexes that are due, so that a point opens quickly however long its journal is."""
-    for machine in _not_erased(vault):
+    for machine in _due(vault, turns):
         try:
             made = compact(vault.machine(machine))
         except FarshoreError as error:
             log.warning("The journal of machine %s was not indexed: %s", machine, error)
         else:
+            turns.done(machine)
             if made:
                 log.info("Journal indexed. machine=%s layers=%d", machine, len(made))
 
 
-def rebase_all(vault: Vault) -> None:
+def rebase_all(vault: Vault, turns: Turns) -> None:
     """Write the bases anew that rest on too many others, so that a point reads quickly whatever came before it."""
-    for machine in _not_erased(vault):
+    for machine in _due(vault, turns):
         try:
             made = rebase(vault.machine(machine))
         except FarshoreError as error:
             log.warning("The epochs of machine %s were not rebased: %s", machine, error)
         else:
+            turns.done(machine)
             for epoch in made:
                 log.info("Rebased: the epoch rests on no other any more. machine=%s epoch=%d", machine, epoch)
 
 
-def thin_all(vault: Vault, catalog: Catalog) -> None:
-    """Merge and drop what the policies no longer keep, and list in the catalog what stays."""
+def thin_all(vault: Vault, catalog: Catalog, turns: Turns) -> None:
+    """Merge what the policies no longer keep, and list in the catalog what stays."""
+    known = _policies(catalog)
+    for machine in _due(vault, turns):
+        policy = known.get(machine, _FORGOTTEN)
+        try:
+            found = vault.machine(machine)
+            plan, _ = apply_retention(found, policy)
+            if machine in known:
+                reindex_cold(catalog, found, plan, policy)
+        except FarshoreError as error:
+            log.warning("The points of machine %s were not thinned: %s", machine, error)
+        else:
+            turns.done(machine)
+
+
+def collect_all(vault: Vault, catalog: Catalog) -> None:
+    """Condemn what the policies no longer keep, and delete what was condemned long ago."""
     known = _policies(catalog)
 
     def policy_of(machine: MachineId) -> ReplicationPolicy:
-        # A machine that was forgotten keeps the default's points: forgetting it must not hurry its end.
-        return known.get(machine, ReplicationPolicy())
+        return known.get(machine, _FORGOTTEN)
 
-    for machine in _not_erased(vault):
-        try:
-            found = vault.machine(machine)
-            plan, _ = apply_retention(found, policy_of(machine))
-            if machine in known:
-                reindex_cold(catalog, found, plan, policy_of(machine))
-        except FarshoreError as error:
-            log.warning("The points of machine %s were not thinned: %s", machine, error)
     done = collect(vault, policy_of)
     for machine, why in done.untouched.items():
         log.warning("Nothing of machine %s was collected, and nothing will be until it is whole: %s", machine, why)
@@ -78,9 +90,13 @@ def thin_all(vault: Vault, catalog: Catalog) -> None:
         log.info("Collected. objects=%d bytes=%d", done.deleted_objects, done.deleted)
 
 
-def _not_erased(vault: Vault) -> list[MachineId]:
-    erased = vault.erased()
-    return [machine for machine in vault.machines() if machine not in erased]
+def _due(vault: Vault, turns: Turns) -> list[MachineId]:
+    """The machines whose turn it is; the vault is only asked where there are some."""
+    if not turns.begin():
+        return []
+    there, erased = vault.machines(), vault.erased()
+    turns.skip(set(there) - erased)
+    return [machine for machine in there if machine not in erased and turns.due(machine)]
 
 
 def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: ReplicationPolicy) -> None:

@@ -92,6 +92,8 @@ class Usage:
     machines: dict[MachineId, MachineUsage] = field(default_factory=dict)
     chunks: int = 0
     other: int = 0
+    put_last_day: int = 0
+    """Number of objects that were stored within the last 24 hours and are still there."""
     reclaimable: int = 0
     part_dead: int = 0
     """Of ``chunks``: in packs that stay for the sake of other chunks in them."""
@@ -108,6 +110,7 @@ def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int
     found = Usage()
     moment = now()
     for item in vault.store.list(""):
+        found.put_last_day += moment - item.modified < _DAY
         if item.name.startswith(vault_names.CHUNKS):
             found.chunks += item.size
         elif item.name.startswith(vault_names.MACHINES):

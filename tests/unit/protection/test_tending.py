@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.unit.mobility.doubles import FakeClock
 from tests.unit.protection.catalogs import add_machine, fresh_catalog
 from tests.unit.vault.synthetic import Machine, memory_vault
 
@@ -17,6 +18,7 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.protection.tending import compact_all, rebase_all, thin_all, thinned
+from farshore.protection.turns import Turns
 from farshore.vault.rebase import LONGEST_CHAIN
 
 SECOND = 1_000_000_000
@@ -29,6 +31,11 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     made = fresh_catalog(tmp_path)
     yield made
     made.close()
+
+
+def everybody() -> Turns:
+    """It is every machine's turn."""
+    return Turns(dict, FakeClock(), lambda _: 0.0)
 
 
 def long_lived(seed: int) -> Machine:
@@ -63,8 +70,8 @@ def test_the_catalog_lists_hourly_points_behind_the_hot_window(catalog: Catalog)
                 kind=point.kind.value,
             )
             points.record(tx, row)
-    compact_all(machine.vault)
-    thin_all(machine.vault, catalog)
+    compact_all(machine.vault, everybody())
+    thin_all(machine.vault, catalog, everybody())
     with catalog.reading() as tx:
         times = [row.time for row in points.listed(tx, machine.in_vault.id, limit=1000)]
     cold = [time for time in times if time < newest - 3 * HOUR]
@@ -81,7 +88,7 @@ def test_thinning_twice_changes_nothing(catalog: Catalog) -> None:
     known(catalog, machine)
 
     def listed() -> list[tuple[str, int]]:
-        thin_all(machine.vault, catalog)
+        thin_all(machine.vault, catalog, everybody())
         with catalog.reading() as tx:
             return [(row.id, row.time) for row in points.listed(tx, machine.in_vault.id, limit=1000)]
 
@@ -95,9 +102,9 @@ def test_damage_at_one_machine_does_not_stop_the_others(
     known(catalog, machine)
     # The id sorts first, and its key is no sealed document.
     machine.vault.store.put("machines/00000000-0000-4000-8000-000000000000/key", [b"junk"])
-    compact_all(machine.vault)
+    compact_all(machine.vault, everybody())
     assert "was not indexed" in caplog.text
-    rebase_all(machine.vault)
+    rebase_all(machine.vault, everybody())
     assert "were not rebased" in caplog.text
     assert any("/layers/" in item.name for item in machine.vault.store.list(f"machines/{machine.in_vault.id}/"))
 
@@ -106,10 +113,10 @@ def test_long_chains_of_epochs_are_rebased(caplog: pytest.LogCaptureFixture) -> 
     machine = long_lived(45)
     caplog.set_level("INFO")
     for _ in range(LONGEST_CHAIN + 1):
-        rebase_all(machine.vault)
+        rebase_all(machine.vault, everybody())
         assert "Rebased" not in caplog.text
         machine.begin_epoch(max(machine.states), "heal", overlay=2)
-    rebase_all(machine.vault)
+    rebase_all(machine.vault, everybody())
     assert f"epoch={LONGEST_CHAIN + 2}" in caplog.text
     machine.check(max(machine.states))
 
@@ -126,7 +133,7 @@ def test_only_nameless_crash_consistent_points_are_thinned() -> None:
 def test_a_machine_that_was_forgotten_keeps_its_points(catalog: Catalog) -> None:
     machine = long_lived(44)
     before = machine.in_vault.points()
-    thin_all(machine.vault, catalog)
+    thin_all(machine.vault, catalog, everybody())
     assert machine.in_vault.points() == before
     with catalog.reading() as tx:
         assert machines.every(tx) == []

@@ -6,7 +6,7 @@ from fastapi.responses import Response
 
 from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.api import views
-from farshore.configuration_server.metrics import exposition
+from farshore.configuration_server.metrics import OwnRequests, exposition
 from farshore.configuration_server.web.callers import Installation, Reader
 from farshore.configuration_server.web.gate import GatedRouter
 
@@ -18,6 +18,7 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 def metrics(_user: Reader, installation: Installation) -> Response:
     """How every machine and process server is, in Prometheus' text format. Scrape it with a reader's certificate."""
     now = installation.clock.now()
+    asked, seconds = installation.vault.requests()
     with installation.catalog.reading() as tx:
         servers = process_servers.every(tx)
         counts = machines.count_by_server(tx)
@@ -25,5 +26,6 @@ def metrics(_user: Reader, installation: Installation) -> Response:
             [views.machine(row, now, servers) for row in machines.every(tx)],
             [views.process_server(row, counts.get(row.id, 0), now) for row in servers],
             len(events.open_alerts(tx)),
+            OwnRequests(asked, views.a_day(asked, seconds)),
         )
     return Response(text, media_type=TEXT)

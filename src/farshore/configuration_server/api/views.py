@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -208,7 +208,14 @@ def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessSer
         bandwidth=row.bandwidth,
         time_zone=row.time_zone,
         rate=rate_at(rates(row.bandwidth, row.time_zone, now), now),
+        requests=row.requests,
+        requests_a_day=a_day(row.requests, row.requests_seconds),
     )
+
+
+def a_day(requests: Mapping[str, int], seconds: float) -> dict[str, float]:
+    """Requests by kind, counted for so many seconds, as so many a day."""
+    return {kind: round(number * 86400 / seconds, 1) for kind, number in requests.items()} if seconds else {}
 
 
 def token(row: TokenRow) -> TokenView:

@@ -20,9 +20,9 @@ from farshore.model.errors import Busy, Damaged, TryLater, WrongState
 from farshore.model.identifiers import BLOCK, CHUNK, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 from farshore.model.text import printable
-from farshore.process_server.proving.counted_store import CountedStore
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.differences import Differing
+from farshore.vault.stores.counted import CountedStore
 from farshore.vault.vault import Vault
 
 _log = logging.getLogger(__name__)

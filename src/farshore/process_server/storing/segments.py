@@ -20,6 +20,7 @@ from farshore.model.identifiers import Sequence as RecordSequence
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
 from farshore.process_server.spool.file import FrameReference
+from farshore.process_server.streams.silence import extended
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.segments import SealedBatch, SegmentBuilder
 
@@ -61,7 +62,14 @@ def _groups(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[list[t
 
 
 def _store_segment(stream: Stream, group: Sequence[tuple[FrameReference, SealedBatch]]) -> Stored:
-    segment = stream.vault.recovered_builder([sealed for _, sealed in group]).build()
+    batches = [sealed for _, sealed in group]
+    stream.silence = extended(stream.silence, batches)
+    if stream.silence is None:
+        segment = stream.vault.recovered_builder(batches).build()
+    else:
+        builder = stream.vault.segment_builder(stream.epoch, Role.JOURNAL)
+        builder.add(builder.seal(stream.silence.batch()))
+        segment = builder.build()
     stream.vault.put_segment(segment)
     points = [point for frame, sealed in group for point in _put_points(stream, frame, sealed)]
     return Stored(tuple(frame for frame, _ in group), segment.segment.end, segment.segment.last_time, tuple(points))

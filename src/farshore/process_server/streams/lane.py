@@ -33,6 +33,8 @@ class Lane:
     accepted: int = 1
     durable: int = 1
     stored: int = 1
+    written: int = 0
+    """The last sequence of the newest stored frame with more than marks; what a restart finds counts as one."""
     stored_time: int = 0
     """Time of the newest stored record, ns since 1970 UTC."""
     queued: deque[tuple[int, float]] = field(default_factory=deque)
@@ -176,9 +178,10 @@ class Lane:
             assert taken is frame
             self.arrived.popleft()
             self.was_captured(self.captured.popleft())
-            self.writes.popleft()
             self.waiting_bytes -= frame.body_length
             self.stored = frame.header.end_sequence
+            if self.writes.popleft():
+                self.written = self.stored - 1
         self.stored_time = last_time
         self.waiting_since = now
         self.failures = self.refusals = 0

@@ -200,6 +200,7 @@ class Streams:
             journal = stream.lanes[Role.JOURNAL]
             # By what reaches that far, not by the segments from the first on: retention merges those and deletes them.
             journal.accepted = journal.durable = journal.stored = newest[0] + 1
+            journal.written = newest[0]
             journal.stored_time = newest[1]
             journal.was_captured(captured_at(newest[1]))
         overlay = timeline.run(epoch, Role.BASE)

@@ -31,6 +31,7 @@ from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.streams import repeats
 from farshore.process_server.streams.lane import Lane
+from farshore.process_server.streams.silence import Silence
 from farshore.process_server.streams.time_axis import TimeAxis, Timing
 from farshore.vault.machine import MachineVault
 from farshore.vault.segments import SegmentBuilder
@@ -69,6 +70,8 @@ class Stream:
         """Of the journal's batches that are not in the spool yet, by their end."""
         self._marks: set[int] = set()
         """The ends of those of them that are nothing but marks."""
+        self.silence: Silence | None = None
+        """What is stored of the marks at the journal's end. Used by the thread that stores the journal."""
         self.last_used = time.monotonic()
         self._fenced = False
         self._left = False

@@ -18,7 +18,7 @@ from farshore.formats.batch import Buffer
 from farshore.model.errors import Busy, Damaged, Forbidden, NoSpace, NotFound, TryLater, Unreachable, Unsupported
 from farshore.vault.stores.port import Listed
 
-_COALESCE = 128 << 10
+COALESCE = 128 << 10
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
 _FULL = re.compile(r"StorageFull|QuotaExceeded|InsufficientStorage|InsufficientCapacity", re.IGNORECASE)
@@ -67,7 +67,7 @@ class RemoteStore:
 
     def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
         with _translated(name):
-            found = obstore.get_ranges(self._inner, name, starts=starts, lengths=lengths, coalesce=_COALESCE)
+            found = obstore.get_ranges(self._inner, name, starts=starts, lengths=lengths, coalesce=COALESCE)
             return [_whole(memoryview(data), length, name) for data, length in zip(found, lengths, strict=True)]
 
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:

@@ -1,0 +1,63 @@
+"""A stretch of a journal in which nothing was written: marks, one after the other.
+
+Each segment of it holds all marks from its beginning on, so the newest stands for all before it: whoever opens a state
+behind hours of silence reads one segment, and so does the upkeep. Segments may overlap (docs/formats/names.md); the
+longest of those that begin alike counts. A stretch ends after an hour, and where the process server is restarted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from farshore.formats.batch import Batch, Role
+from farshore.formats.record import RecordKind, Records
+from farshore.model.identifiers import Epoch, MachineId
+from farshore.model.identifiers import Sequence as RecordSequence
+from farshore.vault.segments import SealedBatch
+
+LONGEST = 3600 * 1_000_000
+"""Microseconds."""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """``records``: the marks from sequence ``first`` on, with times from ``base_time`` (ns since 1970 UTC) on."""
+
+    machine: MachineId
+    epoch: Epoch
+    first: int
+    base_time: int
+    records: Records
+
+    @property
+    def end(self) -> int:
+        """The sequence after the last mark."""
+        return self.first + len(self.records)
+
+    def batch(self) -> Batch:
+        """All of it, to be sealed."""
+        first = RecordSequence(self.first)
+        return Batch(self.machine, self.epoch, Role.JOURNAL, first, self.base_time, self.records, b"")
+
+
+def extended(before: Silence | None, batches: Sequence[SealedBatch]) -> Silence | None:
+    """The stretch that these neighbouring batches, of one time base, belong to; None where they hold more than marks.
+    ``before``: the one that was stored last."""
+    header = batches[0].header
+    if header.role is not Role.JOURNAL or any((one.records["kind"] != RecordKind.MARK).any() for one in batches):
+        return None
+    times = np.concatenate([one.header.base_time // 1000 + one.records["time_us"].astype(np.int64) for one in batches])
+    records = np.concatenate([one.records for one in batches])
+    begin = before if before is not None and before.end == header.first_sequence else None
+    if begin is not None:
+        latest = begin.base_time // 1000 + int(begin.records["time_us"].max())
+        if not latest <= times[0] or int(times[-1]) - begin.base_time // 1000 > LONGEST:
+            begin = None  # the clock was set back, or it gets too long
+    base = header.base_time if begin is None else begin.base_time
+    records["time_us"] = np.maximum(times - base // 1000, 0)
+    if begin is None:
+        return Silence(header.machine, header.epoch, int(header.first_sequence), base, records)
+    return Silence(begin.machine, begin.epoch, begin.first, base, np.concatenate([begin.records, records]))
