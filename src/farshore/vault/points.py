@@ -16,7 +16,8 @@ from farshore.model.position import Position
 from farshore.model.text import printable
 from farshore.vault.timeline import Piece, Timeline
 
-_SHOWN = 1_000_000
+_SHOWN = (1, 1_000, 1_000_000)
+"""What lists cut times to, ns: JSON has every nanosecond, `farshore vault` microseconds, `farshore` milliseconds."""
 
 
 class Latest(enum.Enum):
@@ -28,9 +29,9 @@ class Latest(enum.Enum):
 
 @dataclass(frozen=True)
 class AtTime:
-    """The last state whose records were all written by ``time``, ns since 1970 UTC; a time as a list shows it, in whole
-    milliseconds, stands for the listed point. Times fall where a clock was set back: then the newest time base in which
-    there is such a state counts (docs/formats/README.md, "Times")."""
+    """The last state whose records were all written by ``time``, ns since 1970 UTC. A time as a list shows it, cut to
+    micro- or milliseconds, stands for the listed point. Times fall where a clock was set back: then the newest time
+    base in which there is such a state counts (docs/formats/README.md, "Times")."""
 
     time: int
 
@@ -129,7 +130,8 @@ def check_none_lost(timeline: Timeline, found: RecoveryPoint | None, before: Epo
 
 
 def _shown(time: int) -> str:
-    return f"{datetime.datetime.fromtimestamp(time // 1_000_000_000, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    moment = datetime.datetime.fromtimestamp(time // 1_000_000_000, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time // 1_000_000 % 1000:03d}Z"
 
 
 def recoverable(timeline: Timeline, position: Position) -> bool:
@@ -188,10 +190,14 @@ def first_younger(listed: list[RecoveryPoint], begin: int, end: int, time: int) 
 
 
 def listed_as(listed: list[RecoveryPoint], time: int) -> RecoveryPoint | None:
-    """The newest point that is shown with the time ``time``, ns: lists show whole milliseconds. None: none is."""
-    if time % _SHOWN:
-        return next((point for point in reversed(listed) if point.time == time), None)
-    return next((point for point in reversed(listed) if point.time // _SHOWN * _SHOWN == time), None)
+    """Return the newest point that a list shows with the time ``time``, ns; the most precise list first. None if no
+    list shows it."""
+    for shown in _SHOWN:
+        if time % shown == 0:
+            for point in reversed(listed):
+                if point.time - point.time % shown == time:
+                    return point
+    return None
 
 
 def find(points: list[RecoveryPoint], text: str) -> RecoveryPoint:

@@ -7,6 +7,7 @@ import itertools
 import pytest
 from tests.unit.vault.synthetic import START, STEP, Machine, new_vault
 
+from farshore.cli import output, vault_opening
 from farshore.formats.batch import Role
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, Sequence
@@ -44,6 +45,35 @@ def test_every_listed_time_gives_the_listed_point(vault):
     for point in listed:
         assert vault.resolve(AtTime(point.time)).position == point.position
         assert vault.resolve(AtTime(point.time // 1_000_000 * 1_000_000)).position == point.position
+
+
+@pytest.mark.parametrize(
+    ("show", "parse"),
+    [(vault_opening.show_time, vault_opening.parse_time), (output.moment, output.parse_time), (int, int)],
+    ids=["farshore vault", "farshore", "JSON"],
+)
+def test_every_listed_time_can_be_asked_for_as_it_is_shown(tmp_path, show, parse):
+    """Times as machines have them, to the nanosecond, and lists that cut them."""
+    machine = Machine(new_vault(tmp_path)[0], 12, SIZES)
+    machine.time += 123_456_789
+    machine.fill()
+    machine.begin_epoch(None)
+    machine.journal(segments=8, batches=1, count=4)
+    assert compact(machine.in_vault, Tiers(segments=4, fan=2))
+    listed = machine.in_vault.points()
+    assert len(listed) == 9
+    for point in listed:
+        assert machine.in_vault.resolve(AtTime(parse(show(point.time)))).position == point.position
+
+
+def test_two_points_of_one_millisecond_are_told_apart_by_their_microseconds(tmp_path):
+    machine = Machine(new_vault(tmp_path)[0], 13, SIZES)
+    machine.step = 100_001
+    machine.fill()
+    machine.begin_epoch(None)
+    machine.journal(segments=5, batches=1, count=1)
+    for point in machine.in_vault.points():
+        assert machine.in_vault.resolve(AtTime(point.time // 1000 * 1000)).position == point.position
 
 
 def test_a_time_of_the_newest_time_base_is_looked_for_there(vault):
