@@ -38,7 +38,7 @@ def add_key(
     as_json: AsJson = False,
 ) -> None:
     """Let another owner key open the vault too; no data is rewritten."""
-    opened = open_vault(vault, key, passphrase_file)
+    opened = open_vault(vault, key, passphrase_file, to_change=True)
     if new_key is not None and not new_key.exists():
         opened.add_owner(OwnerKey.generate_file(new_key))
     else:
@@ -55,7 +55,7 @@ def remove_key(
 ) -> None:
     """Take the given owner key away; the vault must have another."""
     owner = owner_key(key, passphrase_file)
-    opened = open_vault(vault, key, passphrase_file)
+    opened = open_vault(vault, key, passphrase_file, to_change=True)
     opened.remove_owner(owner)
     if as_json:
         print_json({"vault": opened.id, "removed": True})
@@ -77,7 +77,7 @@ def erase(
     Chunks that other machines have too stay. Copies of the bucket, older versions and backups that a store keeps by
     itself are beyond this command, and so is a copy of the machine's key in one of them.
     """
-    opened = open_vault(vault, key, passphrase_file)
+    opened = open_vault(vault, key, passphrase_file, to_change=True)
     found = find_id(opened, machine)
     name = hostname(opened, found) or found
     if not yes:

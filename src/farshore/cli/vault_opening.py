@@ -14,6 +14,7 @@ from farshore.model.identifiers import MachineId
 from farshore.model.position import Position
 from farshore.vault import AtTime, Choice, KeyWrapper, Latest, MachineVault, Named, OwnerKey, Vault, open_store
 from farshore.vault.key_files import open_key_file
+from farshore.vault.promises import check_creates_only
 
 VaultUrl = Annotated[str, typer.Option("--vault", envvar="FARSHORE_VAULT", help="file:///…, s3://…, az://… or gs://…")]
 KeyFile = Annotated[Path | None, typer.Option("--key", help="The owner's key file, or one that names a key command.")]
@@ -27,9 +28,13 @@ LatestOption = Annotated[
 MachineOption = Annotated[str, typer.Option("--machine", help="Id or host name; not needed where there is only one.")]
 
 
-def open_vault(url: str, key: Path | None, passphrase_file: Path | None) -> Vault:
-    """The vault. Raises NotFound, WrongKey, Malformed, the store's errors."""
-    return Vault.open(open_store(url), owner_key(key, passphrase_file))
+def open_vault(url: str, key: Path | None, passphrase_file: Path | None, *, to_change: bool = False) -> Vault:
+    """Open the vault; ``to_change``: what is written to it needs what the store promises. Raises NotFound, WrongKey,
+    Malformed, Unsupported, the store's errors."""
+    opened = Vault.open(open_store(url), owner_key(key, passphrase_file))
+    if to_change:
+        check_creates_only(opened.store)
+    return opened
 
 
 def owner_key(key: Path | None, passphrase_file: Path | None) -> KeyWrapper:

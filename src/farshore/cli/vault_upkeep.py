@@ -114,7 +114,7 @@ def maintain(
 
     Example: `farshore vault maintain --vault file:///srv/vault --key vault.key --hot-window 72 --dry-run`
     """
-    opened = open_vault(vault, key, passphrase_file)
+    opened = open_vault(vault, key, passphrase_file, to_change=not dry_run)
     given = (hot_window, keep_hourly, keep_daily, keep_weekly)
     policy = _KEEP_ALL if given == (None, None, None, None) else _overlaid(*given)
     if policy is not _KEEP_ALL:

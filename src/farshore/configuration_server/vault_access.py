@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from farshore.api_types.servers import ChunkKeys
-from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound
+from farshore.formats import vault_names
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unsupported
 from farshore.model.identifiers import MachineId
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.promises import check_creates_only
 from farshore.vault.stores.counted import CountedStore, counted
 from farshore.vault.stores.registry import open_store
 from farshore.vault.upgrading import upgrade
@@ -99,13 +101,28 @@ class OpenVault:
         self.url = url
         self.vault = vault
         self._outdated = ""
+        self._unsafe = ""
 
     @classmethod
     def open(cls, url: str, key_file: Path) -> OpenVault:
         """Open it, and bring an older one to today's format. Raises NotFound, WrongKey and what stores raise."""
         opened = cls(url, Vault.open(counted(open_store(url)), open_key_file(key_file)))
-        opened.bring_up_to_date()
+        opened.look_at_store()
+        if not opened._unsafe:
+            opened.bring_up_to_date()
         return opened
+
+    def look_at_store(self) -> None:
+        """Try whether the store still creates objects only. `check` reports one that does not, and process servers
+        refuse it; a failover reads only, so it must not fail for that. Raises the store's other errors."""
+        self._unsafe = ""
+        try:
+            check_creates_only(self.vault.store)
+        except Unsupported as error:
+            self._unsafe = error.message
+            log.error("%s", error)
+        except (Forbidden, NoSpace) as error:
+            log.warning("It cannot be tried whether the vault's store keeps what a vault rests on: %s", error)
 
     def bring_up_to_date(self) -> None:
         """Bring a vault of an older format to today's. One that takes no more objects is left as it is, for a failover
@@ -160,7 +177,7 @@ class OpenVault:
             read_descriptor(self.vault.store)
         except FarshoreError as error:
             return error.message
-        return self._outdated
+        return self._unsafe or self._outdated
 
 
 def ensure_vault(url: str, key_file: Path) -> OpenVault:
@@ -180,7 +197,7 @@ def ensure_vault(url: str, key_file: Path) -> OpenVault:
         return OpenVault.open(url, key_file)
     except NotFound as error:
         store = open_store(url)
-        if next(iter(store.list("")), None) is not None:
+        if any(item.name != vault_names.PROBE for item in store.list("")):
             raise Damaged(
                 f"There are objects in {url}, but no vault.farshore, which describes the vault.",
                 remedy="Restore that object from a copy, or choose an empty place for a new vault.",

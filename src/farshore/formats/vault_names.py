@@ -25,6 +25,8 @@ COLLECTION = "collection/"
 DAMAGE = "damage/"
 SCRUB = "upkeep/scrub"
 ERASED = "erased/"
+PROBE = "probe/created-only"
+"""Created once and never read for what it holds: a store that replaces it does not keep what a vault rests on."""
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")

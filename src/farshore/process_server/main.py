@@ -28,7 +28,7 @@ from farshore.client.credentials import Credentials
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
 from farshore.model.bandwidth import Bandwidth
-from farshore.model.errors import FarshoreError, Malformed, TryLater, WrongState
+from farshore.model.errors import FarshoreError, Malformed, TryLater, Unsupported, WrongState
 from farshore.process_server.allocator import keep_freed_memory
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.identity import Renewal, enrol
@@ -40,6 +40,7 @@ from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.storing.throttled_store import ThrottledStore
 from farshore.process_server.storing.watched_store import WatchedStore
 from farshore.telemetry import logs
+from farshore.vault.promises import check_creates_only
 from farshore.vault.stores.counted import counted
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
@@ -191,7 +192,9 @@ def _open_vault(
     pause = _REGISTER_PAUSE
     while not stopping.is_set():
         try:
-            return Vault.with_keys(store, keys)
+            vault = Vault.with_keys(store, keys)
+            _check_store(store)
+            return vault
         except TryLater as error:
             _log.warning("The vault cannot be opened yet: %s", error)
             trouble = ServerReport(
@@ -206,6 +209,17 @@ def _open_vault(
             stopping.wait(pause)
             pause = min(_LONGEST_REGISTER_PAUSE, pause * random.uniform(1.5, 2.5))
     return None
+
+
+def _check_store(store: ThrottledStore) -> None:
+    """Raise TryLater where the store replaces what is only to be created: nothing may be written to it, until somebody
+    has repaired it. One that takes no writes just now (it is full) is no reason not to take batches into the spool."""
+    try:
+        check_creates_only(store)
+    except Unsupported as error:
+        raise TryLater(error.message, remedy=error.remedy) from error
+    except TryLater as error:
+        _log.warning("The store cannot be tried now: %s", error)
 
 
 def _parser() -> argparse.ArgumentParser:

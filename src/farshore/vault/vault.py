@@ -23,6 +23,7 @@ from farshore.vault.keys import KeySource, StoredKeys
 from farshore.vault.machine import MachineVault, Shared
 from farshore.vault.objects import seal_document
 from farshore.vault.owner_keys import KeyWrapper, Slot, unwrap_any
+from farshore.vault.promises import check_store
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
@@ -53,10 +54,15 @@ class Vault:
 
     @classmethod
     def create(cls, store: Store, owner: KeyWrapper) -> Vault:
-        """Make a vault in an empty store. Raises Refused where there is one already.
+        """Make a vault in an empty store. Raises Refused where there is one already, Unsupported where the store does
+        not keep what a vault rests on (see promises).
 
         One that this owner's key opens and that holds no machine is taken for what this call makes: the answer to an
         earlier try may have been lost."""
+        # Looked at before anything is written: a store that ignores the condition would replace the descriptor.
+        if _is_there(store):
+            return cls._empty_one(store, owner)
+        check_store(store)
         vault_id = VaultId(new_id())
         secret = secrets.token_bytes(32)
         descriptor = {
@@ -280,6 +286,17 @@ def _descriptor_text(descriptor: dict[str, Any]) -> bytes:
 def read_descriptor(store: Store) -> dict[str, Any]:
     """The vault's descriptor. Raises NotFound where there is no vault, Damaged, Unsupported."""
     return _newest(store)[1]
+
+
+def _is_there(store: Store) -> bool:
+    """Whether there is a vault, whole or not."""
+    try:
+        read_descriptor(store)
+    except NotFound:
+        return False
+    except (Damaged, Unsupported):
+        return True
+    return True
 
 
 def _newest(store: Store) -> tuple[int, dict[str, Any]]:

@@ -49,6 +49,8 @@ class FaultyStore:
 
     def __init__(self) -> None:
         self.fault = Fault.NONE
+        self.ignores_conditions = False
+        """Replaces what is to be created only, as older gateways do."""
         self.objects: dict[str, Stored] = {}
         self.puts: list[float] = []
         self.lock = threading.Lock()
@@ -149,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         name, _ = self._asked()
         made = Stored(data, time.time(), hashlib.md5(data, usedforsecurity=False).hexdigest())
         with store.lock:
-            if self.headers.get("If-None-Match") == "*" and name in store.objects:
+            create = self.headers.get("If-None-Match") == "*" and not store.ignores_conditions
+            if create and name in store.objects:
                 taken = True
             else:
                 taken = False

@@ -1,0 +1,48 @@
+"""What a store has to promise before a vault is written to: tried on the store itself, for gateways and doubles differ.
+
+A vault rests on objects that are only created: of two who write one name, one must be refused. A store that ignores the
+condition replaces what is there, without an error. It shows itself when it takes one name twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from farshore.formats import vault_names
+from farshore.model.errors import Damaged, NotFound, Unsupported
+from farshore.vault.stores.port import Store
+
+_REMEDY = "Use a store with conditional puts (If-None-Match) that is consistent, or bring its gateway up to date."
+
+
+def check_creates_only(store: Store) -> None:
+    """Raise Unsupported if the store replaces an object that was only to be created. Raises the store's errors too.
+
+    Costs a request or two; the object that it tries stays, so that the next check finds it there."""
+    for _ in range(2):
+        if not store.put_if_absent(vault_names.PROBE, [secrets.token_bytes(16)]):
+            return
+    raise Unsupported(
+        f"The store {store.url} replaces objects that are only to be created: two writers would destroy each other's "
+        "data.",
+        remedy=_REMEDY,
+    )
+
+
+def check_store(store: Store) -> None:
+    """Raise Unsupported if the store breaks a promise that a vault rests on: creating only, reading back what was
+    written, in ranges too, and listing it. Raises the store's errors too."""
+    check_creates_only(store)
+    name = vault_names.PROBE
+    try:
+        whole = bytes(store.get(name))
+        part = bytes(store.get_range(name, 3, 7))
+    except (NotFound, Damaged) as cause:
+        raise Unsupported(
+            f"The store {store.url} does not give back what was just written to it.", remedy=_REMEDY
+        ) from cause
+    if part != whole[3:10]:
+        raise Unsupported(f"The store {store.url} gives another range than it is asked for.", remedy=_REMEDY)
+    folder = name[: name.index("/") + 1]
+    if [item.name for item in store.list(folder)] != [name]:
+        raise Unsupported(f"The store {store.url} does not list what was just written to it.", remedy=_REMEDY)
