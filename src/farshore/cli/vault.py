@@ -5,6 +5,7 @@ The one command group that does not speak REST: it must work when everything but
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from farshore.cli import vault_checking, vault_files, vault_keys, vault_upkeep
+from farshore.cli import ending, vault_checking, vault_files, vault_keys, vault_upkeep
 from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
@@ -33,9 +34,16 @@ from farshore.cli.vault_opening import (
 from farshore.export.image.convert import ImageFormat, write_image
 from farshore.model.errors import Damaged, Malformed, NotFound, WrongKey
 from farshore.model.identifiers import DiskNumber, MachineId
-from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
+from farshore.vault import OwnerKey, Vault, backup_gpt, open_store, restore_to_raw
 
 app = typer.Typer(no_args_is_help=True, help="Use a vault directly: only its URL and its key are needed.")
+
+
+@app.callback()
+def vault_commands() -> None:
+    """Use a vault directly: only its URL and its key are needed."""
+    ending.tidily()
+
 
 app.add_typer(vault_checking.app)
 app.add_typer(vault_upkeep.app)
@@ -134,6 +142,10 @@ def restore(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a raw file that exists, once the new one is whole.")
     ] = False,
+    move_backup_gpt: Annotated[
+        bool,
+        typer.Option("--move-backup-gpt", help="On a larger device: move the partition table's copy to its end."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one disk as it was at a point to a raw file (sparse), a block device or an image for another hypervisor."""
@@ -158,6 +170,10 @@ def restore(
                 write_image(source, output, image, lambda part: progress.update(task, completed=int(part * size)))
     finally:
         source.close()
+    misplaced = backup_gpt.misplaced(output, size)
+    if misplaced and move_backup_gpt:
+        backup_gpt.move(output)
+        misplaced = False
     if as_json:
         print_json(
             {
@@ -168,10 +184,16 @@ def restore(
                 "size": size,
                 "format": image.value,
                 "output": str(output),
+                "backup_gpt_misplaced": misplaced,
             }
         )
     else:
         out.print(f"{output}: {label} ({chosen.position}).")
+        if misplaced:
+            todo = f" `{shlex.join(backup_gpt.command(output))}`, or restore with --move-backup-gpt."
+            err.print(
+                coloured("The device is larger than the disk.", "yellow", f" Move its backup GPT to the end:{todo}")
+            )
 
 
 def _machine_row(vault: Vault, machine: MachineId) -> dict[str, Any]:

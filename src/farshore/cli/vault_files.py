@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from farshore.cli import ending
 from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
@@ -88,9 +88,7 @@ def mount(
             print_json({"file": str(file), "disk": disk, "time": chosen.time, "position": str(chosen.position)})
         else:
             out.print(f"{file} is disk {disk} at {show_time(chosen.time)}. Press Ctrl-C to end.")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+        ending.wait()
 
 
 @app.command()

@@ -22,7 +22,8 @@ from farshore.model.identifiers import BLOCK
 from farshore.model.ports import Extent
 from farshore.vault.folder_sync import sync_folder
 from farshore.vault.holes import punch
-from farshore.vault.raw_target import device_bytes, is_block_device
+from farshore.vault.raw_target import device_bytes
+from farshore.vault.whole_file import is_block_device
 
 _BLKZEROOUT = 0x127F
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

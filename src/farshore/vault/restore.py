@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def restore_to_raw(source: BlockSource, path: Path, progress: Progress | None = 
 
     A file is sparse where the disk is known to be zero, and has its name only when it is whole. A block device is
     written as a whole, zeroes too. Raises TooSmall where a device is too small, Refused where a file exists and may not
-    be replaced, NoSpace, and the source's errors.
+    be replaced, what ``whole_file`` raises, and the source's errors.
     """
     with raw_target(path, source.size, replace=replace) as target:
         split = source.journal_over_base() if isinstance(source, DiskView) else None
@@ -83,12 +84,37 @@ def _copy_in_disk_order(whole: BlockSource, base: BlockSource, target: RawTarget
         return written
 
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="restore") as pool:
-        starts = range(0, whole.size, STEP)
-        for start, written in zip(starts, pool.map(step, starts), strict=True):
+        for start, written in _in_order(pool, step, _steps(whole) if target.sparse else range(0, whole.size, STEP)):
             total += written
             if progress is not None:
                 progress(min(start + STEP, whole.size), whole.size)
+    if progress is not None:
+        progress(whole.size, whole.size)
     return total
+
+
+def _steps(source: BlockSource) -> Iterator[int]:
+    """Where the steps start that are not known to be zero: an index is asked once for many of them."""
+    done = 0
+    for extent in source.extents(0, source.size):
+        if not extent.zero:
+            end = extent.offset + extent.length
+            starts = range(max(done, extent.offset // STEP * STEP), end, STEP)
+            yield from starts
+            done = max(done, -(-end // STEP) * STEP)
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], int], starts: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Each start with what ``work`` answers for it. No more is begun than the workers need, so that memory does not
+    grow with the disk, and little is left to end after an error."""
+    waiting: deque[tuple[int, Future[int]]] = deque()
+    for start in starts:
+        waiting.append((start, pool.submit(work, start)))
+        if len(waiting) > 2 * _WORKERS:
+            first, done = waiting.popleft()
+            yield first, done.result()
+    for first, done in waiting:
+        yield first, done.result()
 
 
 def _not_zero(source: BlockSource, start: int, length: int) -> Iterator[tuple[int, int]]:

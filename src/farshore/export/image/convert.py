@@ -1,6 +1,6 @@
 """Writes a source to an image file: qemu-img reads it from our own NBD server and knows the formats.
 
-The image appears under its name when it is whole and durable; until then it is ``<name>.part``.
+The image has its name when it is whole and durable (``farshore.vault.whole_file``).
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from farshore.export.device import ReadOnlyDevice
+from farshore.export.image import vmdk
 from farshore.export.image.padded import PaddedSource
 from farshore.export.nbd.server import NbdServer
 from farshore.export.read_cache import ReadCache
-from farshore.model.errors import NoSpace, Refused, TryLater
+from farshore.model.errors import NoSpace, Refused, Unsupported
 from farshore.model.ports import BlockSource
-from farshore.vault.folder_sync import sync_folder
+from farshore.vault.whole_file import whole_file
 
-_MIB = 1 << 20
+_MIB, _GIB = 1 << 20, 1 << 30
+_MOST_VHD = 2040 * _GIB
 _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 _CACHE_BYTES = 32 << 20
 
@@ -37,14 +39,16 @@ class ImageFormat(enum.Enum):
     VHD = "vhd"
     """Fixed, a whole number of MiB: what Azure takes as a managed disk."""
     VMDK = "vmdk"
-    """Stream-optimised: what vSphere imports."""
+    """Stream-optimised, a whole number of its 64 KiB grains: what vSphere imports."""
 
 
+_STEPS = {ImageFormat.VHD: _MIB, ImageFormat.VMDK: vmdk.GRAIN}
+"""What the size of a disk is rounded up to, bytes; qemu-img would write the last grain short."""
 _OPTIONS = {
     ImageFormat.RAW: ("-O", "raw"),
     ImageFormat.QCOW2: ("-c", "-O", "qcow2", "-o", "compression_type=zstd"),
     ImageFormat.VHD: ("-O", "vpc", "-o", "subformat=fixed,force_size=on"),
-    ImageFormat.VMDK: ("-O", "vmdk", "-o", "subformat=streamOptimized"),
+    ImageFormat.VMDK: ("-O", "vmdk", "-o", "subformat=streamOptimized,adapter_type=lsilogic"),
 }
 
 
@@ -56,24 +60,30 @@ def write_image(
 ) -> None:
     """Write ``source`` to ``path``, which must not exist; ``progress`` gets 0…1. The source is closed in any case.
 
-    Raises Refused (qemu-img is missing, the path is taken), NoSpace, TryLater (a read failed; the log says which).
+    Raises Refused (qemu-img is missing, the path is taken), Unsupported (the disk is too large for the format), the
+    source's errors, and as ``whole_file``.
     """
-    size = source.size
-    if format_ is ImageFormat.VHD:
-        size = -(-size // _MIB) * _MIB
-    device = ReadOnlyDevice(ReadCache(PaddedSource(source, size), _CACHE_BYTES))
+    step = _STEPS.get(format_, 1)
+    size = -(-source.size // step) * step
+    padded = PaddedSource(source, size)
+    device = ReadOnlyDevice(ReadCache(padded, _CACHE_BYTES))
     try:
         if shutil.which("qemu-img") is None:
             raise Refused("qemu-img is not installed.", remedy="Install the package qemu-utils.")
-        if path.exists():
-            raise Refused(f"{path} exists already.", remedy="Choose another name, or remove it.")
-        part = path.with_name(path.name + ".part")
-        try:
+        if format_ is ImageFormat.VHD and size > _MOST_VHD:
+            raise Unsupported(
+                f"A VHD holds {_MOST_VHD // _GIB} GiB at most; the disk has {size / _GIB:.1f} GiB.",
+                remedy="Choose another format: raw, qcow2 or vmdk.",
+            )
+        with whole_file(path, replace=False) as (_, part):
             with tempfile.TemporaryDirectory(prefix="farshore-image-") as folder:
-                _convert(device, Path(folder) / "nbd.sock", part, format_, progress)
-            _make_durable(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+                try:
+                    _convert(device, Path(folder) / "nbd.sock", part, format_, progress)
+                except Unsupported as error:
+                    # qemu-img hears of an error of input only: what it was, the source knows.
+                    raise padded.failure or error from error
+            if format_ is ImageFormat.VMDK:
+                vmdk.rename_extent(part, path.resolve().name)
     finally:
         device.close()
 
@@ -87,7 +97,11 @@ def _convert(
     try:
         command = ["qemu-img", "convert", "-p", "-f", "raw", *_OPTIONS[format_], f"nbd+unix:///0?socket={socket}"]
         process = subprocess.Popen(
-            [*command, str(part)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            # The prefix keeps a colon in the name from being taken for a protocol's.
+            [*command, f"file:{part}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -105,13 +119,8 @@ def _convert(
     finally:
         server.close()
     if process.returncode != 0:
-        if "No space left" in complaint:
+        if "No space left" in complaint or "Disk quota" in complaint:
             raise NoSpace(f"There is no room for {part.name}.", remedy="Make room, then repeat.")
-        raise TryLater(f"qemu-img could not write the image: {complaint[-300:]}", remedy="See the log, then repeat.")
-
-
-def _make_durable(part: Path, path: Path) -> None:
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.rename(path)
-    sync_folder(path.parent)
+        raise Unsupported(
+            f"qemu-img could not write the image: {complaint[-300:]}", remedy="Choose another place or format."
+        )

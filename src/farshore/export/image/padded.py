@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from farshore.model.errors import FarshoreError
 from farshore.model.ports import BlockSource, Extent
 
 
@@ -14,6 +15,8 @@ class PaddedSource:
         assert size >= source.size
         self._source = source
         self._size = size
+        self.failure: FarshoreError | None = None
+        """Why the source could not be read, the last time that it could not."""
 
     @property
     def size(self) -> int:
@@ -22,7 +25,11 @@ class PaddedSource:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         inside = max(0, min(len(buffer), self._source.size - offset))
         if inside:
-            self._source.read_into(offset, buffer[:inside])
+            try:
+                self._source.read_into(offset, buffer[:inside])
+            except FarshoreError as error:
+                self.failure = error
+                raise
         buffer[inside:] = bytes(len(buffer) - inside)
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
