@@ -43,6 +43,8 @@ ADMIN = "admin"
 AUTHORITY_FILE = replacement.SIGNER
 SERVER_FILE = "server.json"
 SEALING_FILE = "sealing.key"
+VAULT_FILE = "vault.json"
+"""Which vault is where, so that a disk that is not mounted is not taken for an empty place."""
 EXECUTOR_FILE, EXECUTOR = "executor.id", re.compile("[0-9a-f-]{36}")
 
 
@@ -69,7 +71,7 @@ def set_up(settings: Settings, clock: Clock) -> None:
     _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
     _ensure_admin(settings, catalog, issuer, clock)
     catalog.close()
-    ensure_vault(settings.vault, settings.owner_key_file)
+    ensure_vault(settings.vault, settings.owner_key_file, settings.home / VAULT_FILE)
 
 
 def load_authorities(settings: Settings) -> Authorities:

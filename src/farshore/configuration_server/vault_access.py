@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from farshore.api_types.servers import ChunkKeys
 from farshore.formats import vault_names
-from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unsupported
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable, Unsupported
 from farshore.model.identifiers import MachineId
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
@@ -180,12 +181,20 @@ class OpenVault:
         return self._unsafe or self._outdated
 
 
-def ensure_vault(url: str, key_file: Path) -> OpenVault:
-    """Open the vault; at the first run make its owner's key and the vault itself.
+def ensure_vault(url: str, key_file: Path, record: Path | None = None) -> OpenVault:
+    """Open the vault; at the first run make its owner's key and the vault itself, and note in ``record`` which it is.
 
-    Raises NotFound where there is a vault and its key is lost, WrongKey for the key of another, and Damaged where a
-    vault has lost its descriptor: a new one in its place would hide that.
+    Raises NotFound where there is a vault and its key is lost, WrongKey for the key of another, Damaged where a vault
+    has lost its descriptor, and Unreachable where the vault that was noted is not there (its disk is not mounted): a
+    new one in its place would hide that.
     """
+    opened = _opened_or_made(url, key_file, _noted(record, url))
+    if record is not None:
+        _note(record, {"url": url, "vault": opened.vault_id})
+    return opened
+
+
+def _opened_or_made(url: str, key_file: Path, noted: str) -> OpenVault:
     if not key_file.exists():
         if _exists(url):
             raise NotFound(
@@ -196,6 +205,11 @@ def ensure_vault(url: str, key_file: Path) -> OpenVault:
     try:
         return OpenVault.open(url, key_file)
     except NotFound as error:
+        if noted:
+            raise Unreachable(
+                f"The vault {noted} is not in {url}.",
+                remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
+            ) from error
         store = open_store(url)
         if any(item.name != vault_names.PROBE for item in store.list("")):
             raise Damaged(
@@ -203,6 +217,23 @@ def ensure_vault(url: str, key_file: Path) -> OpenVault:
                 remedy="Restore that object from a copy, or choose an empty place for a new vault.",
             ) from error
         return OpenVault(url, Vault.create(store, open_key_file(key_file)))
+
+
+def _noted(record: Path | None, url: str) -> str:
+    """The id of the vault that was in this place; empty if none is known to have been."""
+    try:
+        found = json.loads(record.read_text()) if record is not None else {}
+    except (FileNotFoundError, ValueError):
+        return ""
+    return str(found.get("vault", "")) if isinstance(found, dict) and found.get("url") == url else ""
+
+
+def _note(record: Path, fields: dict[str, str]) -> None:
+    text = json.dumps(fields) + "\n"
+    if not record.exists() or record.read_text() != text:
+        temporary = record.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.replace(record)
 
 
 def _exists(url: str) -> bool:

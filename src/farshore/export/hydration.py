@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from farshore.export.device import Device
 from farshore.export.overlay import HYDRATE_BYTES, OverlayDevice
@@ -18,6 +18,8 @@ from farshore.model.errors import Damaged, FarshoreError
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 30.0
+_DAMAGED_SECONDS = 600.0
+"""Before what is damaged is tried again."""
 _BREATH_SECONDS = 0.002
 
 
@@ -45,12 +47,33 @@ class Hydration:
             self._thread.join()
 
     def _run(self) -> None:
-        for name, overlay in self._overlays.items():
-            for offset in range(0, overlay.size, HYDRATE_BYTES):
-                if not self._piece(name, overlay, offset):
+        waiting = {name: iter(range(0, one.size, HYDRATE_BYTES)) for name, one in self._overlays.items()}
+        while waiting:
+            damaged: dict[str, Iterator[int]] = {}
+            for name, offsets in waiting.items():
+                left = self._round(name, offsets)
+                if self._stop.is_set():
                     return
+                if left:
+                    damaged[name] = iter(left)
+                else:
+                    self._conclude(name, self._overlays[name])
+            waiting = damaged
+            if waiting:
+                self._stop.wait(_DAMAGED_SECONDS)
+
+    def _round(self, name: str, offsets: Iterator[int]) -> list[int]:
+        """Each piece once; answer those that are damaged. What is damaged may be put back, and is no reason to leave
+        the rest where it can be lost too."""
+        overlay, left = self._overlays[name], []
+        for offset in offsets:
+            if self._piece(name, overlay, offset):
                 self.done += min(HYDRATE_BYTES, overlay.size - offset)
-            self._conclude(name, overlay)
+            elif self._stop.is_set():
+                break
+            else:
+                left.append(offset)
+        return left
 
     def _conclude(self, name: str, overlay: OverlayDevice) -> None:
         try:
@@ -60,12 +83,12 @@ class Hydration:
             log.error("Disk %s is hydrated, but that could not be written down: %s", name, error)
 
     def _piece(self, name: str, overlay: OverlayDevice, offset: int) -> bool:
-        """One piece, repeated until it is there. False when told to stop, or where the source is damaged."""
+        """One piece, repeated until it is there. False when told to stop, or if the source is damaged there."""
         while not self._stop.is_set():
             try:
                 copied = overlay.hydrate(offset)
             except Damaged as error:
-                log.error("Hydration of disk %s ends at byte %d: %s", name, offset, error)
+                log.error("Hydration of disk %s leaves out a MiB at byte %d: %s", name, offset, error)
                 return False
             except (FarshoreError, OSError) as error:
                 log.warning("Hydration of disk %s waits at byte %d: %s", name, offset, error)

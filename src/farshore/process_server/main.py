@@ -28,7 +28,7 @@ from farshore.client.credentials import Credentials
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
 from farshore.model.bandwidth import Bandwidth
-from farshore.model.errors import FarshoreError, Malformed, TryLater, Unsupported, WrongState
+from farshore.model.errors import FarshoreError, Malformed, NotFound, TryLater, Unsupported, WrongState
 from farshore.process_server.allocator import keep_freed_memory
 from farshore.process_server.clock import SystemClock
 from farshore.process_server.identity import Renewal, enrol
@@ -195,7 +195,7 @@ def _open_vault(
             vault = Vault.with_keys(store, keys)
             _check_store(store)
             return vault
-        except TryLater as error:
+        except (TryLater, NotFound) as error:  # not found: the disk of a vault in a folder is not mounted yet
             _log.warning("The vault cannot be opened yet: %s", error)
             trouble = ServerReport(
                 url=registration.url,

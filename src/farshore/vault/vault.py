@@ -309,7 +309,8 @@ def _newest(store: Store) -> tuple[int, dict[str, Any]]:
         except NotFound as cause:
             if not names:
                 raise NotFound(
-                    f"There is no vault in {store.url}.", remedy="Check the URL, or run `vault init`."
+                    f"There is no vault in {store.url}.",
+                    remedy="Check the URL and that its disk is mounted; `farshore vault init` makes a new one.",
                 ) from cause
     raise TryLater("The vault's keys are being changed all the time.", remedy="Try again.")
 

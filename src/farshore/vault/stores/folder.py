@@ -4,6 +4,10 @@ Own code and not obstore's LocalStore, which does not fsync files or folders. An
 name in its folder, fsync'd, and given its name by link(2) (create only) or rename(2) (replace); then the folder is
 fsync'd, and once, the folders above that it was the first to need. Temporary files begin with ``.`` and are never
 listed; `sweep` removes those that a crash left behind.
+
+A folder may go away and come back: its disk or share is unmounted. What is missing then is not lost but unreachable,
+and what would be written would lie in the mount point. So once a vault was seen in the folder, nothing counts as
+missing or as written unless the folder is still that one.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
 import threading
 import time
 from pathlib import Path
 from typing import Iterator, Sequence
 
+from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
-from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable, Unsupported
 from farshore.vault.folder_sync import sync_folder
 from farshore.vault.stores.direct import WORTH_IT, write_direct
 from farshore.vault.stores.port import Listed
@@ -33,6 +39,8 @@ class FolderStore:
         self._root = folder.absolute()
         self._numbers = itertools.count()
         self._known: set[Path] = set()
+        self._seen: tuple[str, tuple[int, int]] | None = None
+        """The id of the vault in the folder, and the folder's device and inode, once they are known."""
         self._lock = threading.Lock()
 
     @property
@@ -40,32 +48,36 @@ class FolderStore:
         return f"file://{self._root}"
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
-        with _translated(name), self._written(name, buffers) as (temporary, final):
+        with self._translated(name, writing=True), self._written(name, buffers) as (temporary, final):
             temporary.rename(final)
             sync_folder(final.parent)
+        self._note(name, buffers)
 
     def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
-        with _translated(name), self._written(name, buffers) as (temporary, final):
+        with self._translated(name, writing=True), self._written(name, buffers) as (temporary, final):
             try:
-                os.link(temporary, final)
+                _link(temporary, final)
             except FileExistsError:
                 # The other writer may not have reached its own fsync of the folder yet.
                 sync_folder(final.parent)
                 return False
             sync_folder(final.parent)
-            return True
+        self._note(name, buffers)
+        return True
 
     def get(self, name: str) -> Buffer:
-        with _translated(name):
-            return (self._root / name).read_bytes()
+        with self._translated(name):
+            data = (self._root / name).read_bytes()
+        self._note(name, [data])
+        return data
 
     def get_range(self, name: str, start: int, length: int) -> Buffer:
-        with _translated(name), _opened(self._root / name) as handle:
+        with self._translated(name), _opened(self._root / name) as handle:
             return _read(handle, name, start, length)
 
     def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
         found: list[Buffer] = []
-        with _translated(name), _opened(self._root / name) as handle:
+        with self._translated(name), _opened(self._root / name) as handle:
             for start, run in _runs(starts, lengths):
                 data = memoryview(_read(handle, name, start, sum(run)))
                 for length in run:
@@ -74,26 +86,33 @@ class FolderStore:
         return found
 
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        with _translated(prefix):
+        with self._translated(prefix):
             yield from self._walk(prefix, after)
+            self._check_there()
 
     def folders(self, prefix: str) -> Sequence[str]:
-        with _translated(prefix), contextlib.suppress(FileNotFoundError):
-            names = sorted(entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir())
-            # A folder stays where its last object was deleted: it holds nothing then.
-            return [name for name in names if next(self._walk(f"{prefix}{name}/", ""), None) is not None]
-        return []
+        found: list[str] = []
+        with self._translated(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                names = sorted(entry.name for entry in os.scandir(self._root / prefix) if entry.is_dir())
+                # A folder stays where its last object was deleted: it holds nothing then.
+                found = [name for name in names if next(self._walk(f"{prefix}{name}/", ""), None) is not None]
+            self._check_there()
+        return found
 
     def delete(self, name: str) -> None:
-        with _translated(name), contextlib.suppress(FileNotFoundError):
+        with self._translated(name):
             path = self._root / name
-            path.unlink()
-            sync_folder(path.parent)
+            try:
+                path.unlink()
+                sync_folder(path.parent)
+            except FileNotFoundError:
+                self._check_there()
 
     def sweep(self, older_than: float = 3600) -> int:
         """Remove temporary files that are older than that many seconds; answer how many there were."""
         removed = 0
-        with _translated("temporary files"):
+        with self._translated("temporary files"):
             for folder, _, files in os.walk(self._root, onerror=_unless_gone):
                 for path in (Path(folder, file) for file in files if file.startswith(_TEMPORARY)):
                     with contextlib.suppress(FileNotFoundError):  # its writer was at work, and is through
@@ -105,6 +124,7 @@ class FolderStore:
     @contextlib.contextmanager
     def _written(self, name: str, buffers: Sequence[Buffer]) -> Iterator[tuple[Path, Path]]:
         final = self._root / name
+        self._check_there()
         self._ensure(final.parent)
         temporary = final.parent / f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -117,6 +137,7 @@ class FolderStore:
             finally:
                 os.close(handle)
             yield temporary, final
+            self._check_there()  # and not the mount point, which may have come to light meanwhile
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -134,6 +155,7 @@ class FolderStore:
         try:
             entries = [entry for entry in os.scandir(self._root / prefix) if not entry.name.startswith(_TEMPORARY)]
         except (FileNotFoundError, NotADirectoryError):
+            self._check_there()
             return
         # A folder sorts as its objects do: with the slash that follows it.
         for entry in sorted(entries, key=lambda entry: entry.name + "/" * entry.is_dir()):
@@ -145,6 +167,91 @@ class FolderStore:
                 with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
                     status = entry.stat()
                     yield Listed(name, status.st_size, status.st_mtime_ns)
+
+    def _note(self, name: str, buffers: Sequence[Buffer]) -> None:
+        """Remember which vault is in which folder, from its descriptor."""
+        if name == vault_names.DESCRIPTOR or name.startswith(vault_names.DESCRIPTORS):
+            vault = _vault_id(b"".join(buffers))
+            if vault:
+                with contextlib.suppress(OSError):  # gone again: the next call finds that
+                    self._seen = vault, _identity(self._root)
+
+    def _check_there(self) -> None:
+        """Raise Unreachable if a vault was seen in the folder, and the folder is another now, without it."""
+        if self._seen is None:
+            return
+        vault, identity = self._seen
+        try:
+            here = _identity(self._root)
+            if here == identity:
+                return
+            if _vault_id((self._root / vault_names.DESCRIPTOR).read_bytes()) == vault:
+                self._seen = vault, here  # mounted anew
+                return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        raise Unreachable(
+            f"The vault's folder {self._root} is away: the vault {vault} is not in it.",
+            remedy="Mount its disk or share again; what waits for it goes on by itself.",
+        )
+
+    @contextlib.contextmanager
+    def _translated(self, name: str, *, writing: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except FarshoreError:
+            raise
+        except OSError as cause:
+            raise self._error(name, cause, writing) from cause
+
+    def _error(self, name: str, cause: OSError, writing: bool) -> FarshoreError:
+        if isinstance(cause, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+            try:
+                self._check_there()
+            except Unreachable as away:
+                return away
+            except OSError as worse:
+                return self._error(name, worse, writing)
+            if self._seen is not None and (writing or os.path.lexists(self._root / name)):
+                return Unreachable(f"The vault's folder was away for {name}.", remedy="Try again.")
+            return NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.")
+        if isinstance(cause, PermissionError):
+            return Forbidden(f"The vault's folder refuses access to {name}.", remedy="Give its user the rights.")
+        if cause.errno == errno.EROFS:
+            return Forbidden(f"The vault's folder is read-only: {name}.", remedy="Mount it for writing.")
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpace("The vault's disk is full.", remedy="Free space or enlarge the disk.")
+        return Unreachable(
+            f"The vault's folder failed on {name}: {cause.strerror}.", remedy="Check the disk and the mount."
+        )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _vault_id(descriptor: bytes) -> str:
+    """The vault's id; empty for what is no descriptor."""
+    try:
+        fields = json.loads(descriptor)
+    except (ValueError, RecursionError):
+        return ""
+    found = fields.get("vault") if isinstance(fields, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _link(temporary: Path, final: Path) -> None:
+    """Raises Unsupported where the file system has no second names: then nothing here can be created only."""
+    try:
+        os.link(temporary, final)
+    except OSError as cause:
+        if cause.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        raise Unsupported(
+            f"The file system of {final.parent} has no hard links, which a vault in a folder needs.",
+            remedy="Use another one: ext4, xfs, btrfs or NFS, not vfat or exfat.",
+        ) from cause
 
 
 def _unless_gone(error: OSError) -> None:
@@ -191,23 +298,3 @@ def _opened(path: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def _translated(name: str) -> Iterator[None]:
-    try:
-        yield
-    except FarshoreError:
-        raise
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as cause:
-        raise NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.") from cause
-    except PermissionError as cause:
-        raise Forbidden(f"The vault's folder refuses access to {name}.", remedy="Give its user the rights.") from cause
-    except OSError as cause:
-        if cause.errno == errno.EROFS:
-            raise Forbidden(f"The vault's folder is read-only: {name}.", remedy="Mount it for writing.") from cause
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace("The vault's disk is full.", remedy="Free space or enlarge the disk.") from cause
-        raise Unreachable(
-            f"The vault's folder failed on {name}: {cause.strerror}.", remedy="Check the disk and the mount."
-        ) from cause
