@@ -44,7 +44,8 @@ from farshore.model.identifiers import new_id
 from farshore.model.states import MachineState
 
 TARGET, PROCESSORS = 50.0, 0.05
-EVERY = 0.2
+EVERY, EVERY_QUICK = 0.2, 0.08
+"""Seconds between two commands of a kind, on average."""
 ARRIVAL_SECONDS = 30.0
 HOUR = 3600 * 1_000_000_000
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -132,6 +133,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60, help="of idleness")
     options = parser.parse_args(argv)
     seconds, number = (10.0, 60) if options.quick else (options.seconds, options.commands)
+    every = EVERY_QUICK if options.quick else EVERY
     with tempfile.TemporaryDirectory(dir=cache_folder()) as name:
         server = Server(Path(name) / "home")
         agents = None
@@ -141,7 +143,7 @@ def main(argv: list[str]) -> int:
             time.sleep(2)
             idle = _processors(server, seconds)
             began, used = time.monotonic(), _cpu_seconds(server)
-            floors, points, resyncs, lost = _ask(server, agents, number)
+            floors, points, resyncs, lost = _ask(server, agents, number, every)
             busy = (_cpu_seconds(server) - used) / (time.monotonic() - began)
         finally:
             if agents is not None:
@@ -181,14 +183,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _ask(server: Server, agents: Agents, number: int) -> tuple[list[float], list[float], list[float], int]:
+def _ask(
+    server: Server, agents: Agents, number: int, every: float
+) -> tuple[list[float], list[float], list[float], int]:
     """Milliseconds of the bare round trips, of points and of resyncs; how many did not arrive."""
     api = server.admin()
     floors: list[float] = []
     times: dict[bool, list[float]] = {True: [], False: []}
     lost = 0
     for count in range(2 * number):
-        time.sleep(EVERY * random.uniform(0.5, 1.5) / 2)
+        time.sleep(every * random.uniform(0.5, 1.5) / 2)
         began = time.monotonic_ns()
         api.transport.get("/v1/status", ServerStatus)
         floors.append((time.monotonic_ns() - began) / 1e6)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import load_only
+from sqlalchemy import String, case, cast, func, select
 
 from farshore.catalog.database import Transaction, portions
-from farshore.catalog.tables import MachineRow
+from farshore.catalog.tables import JsonObject, MachineRow
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.states import MachineState, check_transition
 
@@ -18,26 +18,36 @@ def every(tx: Transaction) -> list[MachineRow]:
     return list(tx.scalars(select(MachineRow).order_by(MachineRow.name)))
 
 
+class WatchedMachine(NamedTuple):
+    """What the watch looks at in a machine, every other second; the names are MachineRow's."""
+
+    id: str
+    name: str
+    state: str
+    policy: str
+    process_server: str | None
+    moving_to: str
+    chosen_server: str
+    heartbeat: JsonObject
+    last_seen: int
+    newest_point_time: int
+    stream_trouble: str
+    clock_behind: float
+    clock_stepped: int
+    description: JsonObject | None
+    """Only of a machine that says of a disk that its kernel counts no writes to it."""
+
+
+_COUNTS_NOT = cast(MachineRow.heartbeat, String).contains('"blind"')
 _WATCHED = (
-    MachineRow.name,
-    MachineRow.state,
-    MachineRow.policy,
-    MachineRow.process_server,
-    MachineRow.moving_to,
-    MachineRow.chosen_server,
-    MachineRow.heartbeat,
-    MachineRow.last_seen,
-    MachineRow.newest_point_time,
-    MachineRow.stream_trouble,
-    MachineRow.clock_behind,
-    MachineRow.clock_stepped,
+    *(getattr(MachineRow, name) for name in WatchedMachine._fields[:-1]),
+    case((_COUNTS_NOT, MachineRow.description)),
 )
-"""What the watch looks at in each machine, every other second."""
 
 
-def standing(tx: Transaction) -> list[MachineRow]:
-    """The same with what the watch looks at; anything else of a machine is read when it is asked for."""
-    return list(tx.scalars(select(MachineRow).order_by(MachineRow.name).options(load_only(*_WATCHED))))
+def watched(tx: Transaction) -> list[WatchedMachine]:
+    """The same, as little as the watch needs: plain rows, which cost a quarter of what the ORM's objects do."""
+    return [WatchedMachine._make(row) for row in tx.execute(select(*_WATCHED).order_by(MachineRow.name))]
 
 
 def get(tx: Transaction, machine: str) -> MachineRow:

@@ -16,7 +16,7 @@ import uvicorn
 from farshore.catalog.commands import COMMANDS
 from farshore.catalog.database import Catalog
 from farshore.catalog.upgrade import upgrade
-from farshore.configuration_server import installation
+from farshore.configuration_server import installation, pauses
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
@@ -204,6 +204,7 @@ def serve(settings: Settings) -> None:
         waiting.end,
     )
     listener = listening(settings.listen, settings.port, Connections(most_connections()))
+    pauses.keep_short()
     jobs.launch()
     start_requested(jobs, catalog)
     for each in rounds:

@@ -22,7 +22,7 @@ def look(catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock, more: 
     own.look()
     now = clock.now()
     with catalog.reading() as tx:
-        every, servers = machines.standing(tx), process_servers.every(tx)
+        every, servers = machines.watched(tx), process_servers.every(tx)
         present = [*conditions(every, policies.every(tx), servers, now), *own.conditions(), *more]
         known = {_told(alert) for alert in events.open_alerts(tx)}
         dead = silence.given_up(servers) | users.shut_out(tx, server_enrolment.KIND)

@@ -19,6 +19,7 @@ from farshore.api_types.events import Severity
 from farshore.api_types.servers import StreamName
 from farshore.catalog import epochs, events, machines, process_servers
 from farshore.catalog.database import Transaction
+from farshore.catalog.machines import WatchedMachine
 from farshore.catalog.tables import MachineRow, ProcessServerRow
 from farshore.model.errors import Moved
 from farshore.protection.assignment import preferred, takes_machines
@@ -35,7 +36,7 @@ class Move:
 
 
 def decide(
-    all_machines: Sequence[MachineRow],
+    all_machines: Sequence[MachineRow | WatchedMachine],
     servers: Sequence[ProcessServerRow],
     streaming: Collection[str],
     dead: Collection[str],
@@ -120,7 +121,7 @@ def to_release(tx: Transaction, server: ProcessServerRow, named: Collection[tupl
 
 
 def _reason(
-    machine: MachineRow,
+    machine: MachineRow | WatchedMachine,
     here: ProcessServerRow,
     by_id: Mapping[str, ProcessServerRow],
     dead: Collection[str],

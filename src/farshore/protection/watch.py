@@ -14,6 +14,7 @@ from functools import partial
 from farshore.api_types.events import Severity
 from farshore.catalog import events
 from farshore.catalog.database import Transaction
+from farshore.catalog.machines import WatchedMachine
 from farshore.catalog.tables import AlertRow, MachineRow, PolicyRow, ProcessServerRow
 from farshore.model.states import MachineState
 from farshore.protection.assignment import SILENT_AFTER
@@ -53,7 +54,10 @@ def rpo_seconds(newest_point_time: int, now: int) -> float | None:
 
 
 def conditions(
-    machines: Iterable[MachineRow], policies: Sequence[PolicyRow], servers: Iterable[ProcessServerRow], now: int
+    machines: Iterable[MachineRow | WatchedMachine],
+    policies: Sequence[PolicyRow],
+    servers: Iterable[ProcessServerRow],
+    now: int,
 ) -> list[Condition]:
     """Everything that is wrong."""
     by_name = {policy.name: policy for policy in policies}
@@ -105,7 +109,7 @@ def raise_once(tx: Transaction, condition: Condition, now: int) -> None:
     _tell(tx, f"alert.raised.{row.kind}", row.subject, condition.severity, condition.message, now)
 
 
-def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Condition]:
+def _of_machine(machine: MachineRow | WatchedMachine, policy: PolicyRow, now: int) -> Iterable[Condition]:
     subject = f"machine/{machine.id}"
     rpo = rpo_seconds(machine.newest_point_time, now)
     if machine.state in WATCHED and rpo is not None and rpo > policy.rpo_threshold:
@@ -158,7 +162,7 @@ def _of_machine(machine: MachineRow, policy: PolicyRow, now: int) -> Iterable[Co
         )
 
 
-def _of_proof(machine: MachineRow, subject: str) -> Iterable[Condition]:
+def _of_proof(machine: MachineRow | WatchedMachine, subject: str) -> Iterable[Condition]:
     proof = machine.heartbeat.get("proof") or {}
     if machine.state in LIVE and proof.get("differing"):
         yield Condition(
@@ -172,7 +176,7 @@ def _of_proof(machine: MachineRow, subject: str) -> Iterable[Condition]:
         )
 
 
-def _of_clock(machine: MachineRow, subject: str, now: int) -> Iterable[Condition]:
+def _of_clock(machine: MachineRow | WatchedMachine, subject: str, now: int) -> Iterable[Condition]:
     if machine.state in LIVE and machine.clock_stepped and now - machine.clock_stepped < CLOCK_SECONDS * SECOND:
         by = (machine.heartbeat.get("clock") or {}).get("last", 0)
         yield Condition(
@@ -207,12 +211,12 @@ def set_by(step: int) -> str:
     return f"{'ahead' if step > 0 else 'back'} by {amount(step / SECOND)}"
 
 
-def _blind_disks(machine: MachineRow) -> list[str]:
+def _blind_disks(machine: MachineRow | WatchedMachine) -> list[str]:
     """Names of the disks whose writes are not counted by the kernel, as the agent says."""
     blind = [one["disk"] for one in machine.heartbeat.get("accounts", []) if one["verdict"] == "blind"]
     if not blind:
         return []  # the description is read for those alone that need it
-    names = {disk["number"]: disk["name"] for disk in machine.description.get("disks", [])}
+    names = {disk["number"]: disk["name"] for disk in (machine.description or {}).get("disks", [])}
     return [names.get(disk, str(disk)) for disk in blind]
 
 

@@ -25,7 +25,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def wrong(catalog: Catalog, now: int) -> list[str]:
     with catalog.writing() as tx:
-        found = conditions(machines.every(tx), policies.every(tx), process_servers.every(tx), now)
+        found = conditions(machines.watched(tx), policies.every(tx), process_servers.every(tx), now)
         reconcile(tx, found, now)
         return sorted(condition.kind for condition in found)
 
@@ -152,6 +152,6 @@ def test_old_events_and_alerts_are_forgotten_by_age_and_by_number(catalog: Catal
 def test_one_machines_stuck_stream_is_that_machines_alert(catalog: Catalog) -> None:
     with catalog.writing() as tx:
         machines.get(tx, MACHINE).stream_trouble = "Its key is damaged. Restore it."
-        alert = next(one for one in conditions(machines.every(tx), policies.every(tx), [], NOW))
+        alert = next(one for one in conditions(machines.watched(tx), policies.every(tx), [], NOW))
     assert (alert.kind, alert.subject) == ("stream-stuck", f"machine/{MACHINE}")
     assert "Its key is damaged." in alert.message
