@@ -28,6 +28,7 @@ from farshore.mobility.batches import Journal
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.bitmap import Ranges, count_blocks
 from farshore.mobility.capture.capture import Capture, Dirty
+from farshore.mobility.capture.layout import Cause
 from farshore.mobility.disk_changes import Plan
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.overlay_copy import OverlayCopy, dirty_pieces
@@ -58,6 +59,8 @@ _LIVE_PASSES = 16
 _LITTLE_BYTES = 4 << 20
 _SHRINKING = 0.75
 """Another pass over what was missed is worth it if it found at most this part of what the one before found."""
+_OUTRUN = 2
+"""Overflows of the ring during one copy from which on the load is said to outrun it: one is a burst."""
 _ESCAPED = "Writes escaped the capture."
 
 
@@ -141,6 +144,8 @@ class EpochRun:
         self._overlay: Mapping[DiskNumber, Ranges] = {}
         self.waiting = ""
         """Why the copy cannot begin, or go on: writes from before have not ended; empty: they have."""
+        self._overflows = 0
+        """Of the ring, while the epoch was not consistent."""
         self._deciding = threading.Lock()
         self._mends = 0
         self._reached: Optional[Milestone] = None
@@ -190,6 +195,19 @@ class EpochRun:
     def progress(self) -> Optional[Progress]:
         """Of the copy; None once the epoch is consistent."""
         return None if self._progress is None or self.consistent else self._progress.report()
+
+    @property
+    def outrun(self) -> str:
+        """Say that the machine writes faster than it is copied, and what helps; empty: nothing shows that it does."""
+        overflows = self._overflows
+        if self.consistent or overflows < _OUTRUN:
+            return ""
+        return (
+            f"Writes come faster than they are copied: the capture ring of {self._capture.capacity >> 10} KiB has "
+            f"overflowed {overflows} times during this copy. There are no new recovery points until the load falls; "
+            "the copy goes on by itself. A larger ring bridges longer bursts: farshore machine protect NAME "
+            "--memory-limit MIB, of which a quarter is the ring."
+        )
 
     def cut(self, point: PointPayload, still: Callable[[], bool]) -> Milestone:
         """Put a recovery point into the stream at this very moment, if ``still`` holds after it."""
@@ -500,6 +518,7 @@ class EpochRun:
     def _log_fallback(self) -> str:
         """Why the capture fell back."""
         found = self._capture.status().cause
+        self._overflows += found is Cause.RING_FULL and not self.consistent
         cause = found.name.lower().replace("_", " ") if found else ""
         log.warning("Capture fell back to the bitmap.", extra={"fields": {"cause": cause, "epoch": self._epoch}})
         return cause

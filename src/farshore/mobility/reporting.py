@@ -117,8 +117,8 @@ class Reporter:
             found.append("The process server cannot be reached.")
         if isinstance(replication.current, RoundRun) and replication.current.trouble:
             found.append(replication.current.trouble)
-        if isinstance(replication.current, EpochRun) and replication.current.waiting:
-            found.append(replication.current.waiting)
+        if isinstance(replication.current, EpochRun):
+            found.extend(told for told in (replication.current.waiting, replication.current.outrun) if told)
         found.extend(self._blind())
         if replication.memory_only:
             found.append(f"There is no .hrl file, an outage is bridged from memory only: {replication.memory_only}")

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tests.crash.mobility.rig import Rig, churn, same, writing
-from tests.loopdisks import loop_disk, require_data_mode
+from tests.loopdisks import LoopDisk, loop_disk, require_data_mode
 from tests.waiting import until
 
 from farshore.api_types.events import Alert
 from farshore.mobility.spill import HrlFile
+from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
 from farshore.model.states import CaptureMode
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
+_RWF_NOWAIT = 8
 
 
 def newest_left(rig: Rig) -> int:
@@ -50,13 +55,20 @@ def spilled(rig: Rig) -> int:
         return left.used
 
 
-@pytest.fixture(scope="module", params=["ext4"])
-def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+@pytest.fixture(scope="module")
+def raw() -> Iterator[LoopDisk]:
+    """Another disk of the machine, without a file system."""
     require_data_mode()
+    with loop_disk(16 * MIB) as made:
+        yield made
+
+
+@pytest.fixture(scope="module", params=["ext4"])
+def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, raw: LoopDisk) -> Iterator[Rig]:
     home: Path = tmp_path_factory.mktemp("installation")
     own = loop_disk(160 * MIB, "ext4", mkfs_options="-e remount-ro")
     with loop_disk(256 * MIB, request.param) as disk, own as state:
-        made = Rig(home, disk)
+        made = Rig(home, disk, raw.device)
         made.state.symlink_to(state.folder)
         try:
             made.up()
@@ -143,6 +155,64 @@ def test_a_starved_agent_goes_to_the_bitmap_and_heals(rig: Rig) -> None:
     assert "why=overflow next=heal" in rig.log.read_text()
     rig.check("healed")
     same(rig.replica(older), as_it_was)
+
+
+def test_refused_writes_cost_no_epoch(rig: Rig, raw: LoopDisk) -> None:
+    """Anybody who may open the device can have as many of them refused as he likes.
+
+    Less is written meanwhile than the ring holds, so nothing else can make the capture fall back. Control: with the
+    fault ``refused`` of fire's agent put back, the epoch ends.
+    """
+    epoch, said = rig.shown().epoch, len(rig.log.read_text())
+    with refusing(raw) as refused:
+        for number in range(4):
+            before = len(refused)
+            churn(rig.disk.folder, 1, f"beside-refused-{number}")
+            until(lambda: len(refused) >= before + 100, "no refusals")  # noqa: B023
+    position, _ = rig.check("beside-refused")
+    same(rig.replica(position, DiskNumber(1)), raw.read())
+    assert set(refused) == {errno.EINVAL, errno.EAGAIN}
+    assert "fell back" not in rig.log.read_text()[said:]
+    assert rig.shown().epoch == epoch
+
+
+@contextlib.contextmanager
+def refusing(disk: LoopDisk) -> Iterator[list[int]]:
+    """Ask for writes that the block layer refuses, from several threads; the error numbers."""
+    Path("/sys/block", disk.device.name, "queue", "nr_requests").write_text("4")
+    refused: list[int] = []
+    stop, landed = threading.Event(), threading.Semaphore(1000)
+
+    def invalid() -> None:
+        memory = memoryview(mmap.mmap(-1, 8192))
+        while not stop.wait(0.01):
+            assert ask([memory[:100], memory[4096:4508]], MIB, 0) == errno.EINVAL
+
+    def impatient(number: int) -> None:
+        memory = mmap.mmap(-1, 4096)
+        while landed.acquire(blocking=False):
+            memory[:] = os.urandom(4096)
+            while not stop.is_set() and ask([memoryview(memory)], 4096 * number, _RWF_NOWAIT):
+                pass
+
+    def ask(parts: Sequence[memoryview], offset: int, flags: int) -> int:
+        try:
+            os.pwritev(descriptor, parts, offset, flags)
+        except OSError as error:
+            refused.append(error.errno or 0)
+            return refused[-1]
+        return 0
+
+    descriptor = os.open(disk.device, os.O_WRONLY | os.O_DIRECT)
+    with ThreadPoolExecutor(9) as threads:
+        work = [threads.submit(invalid), *(threads.submit(impatient, number) for number in range(8))]
+        try:
+            yield refused
+        finally:
+            stop.set()
+            for one in work:
+                one.result()
+            os.close(descriptor)
 
 
 def test_servers_die_and_the_spill_carries_the_stream_over(rig: Rig) -> None:
