@@ -49,7 +49,7 @@ def standings(catalog: Catalog) -> dict[MachineId, Standing]:
                 written.get(row.id, 0),
                 Tiers().segments * seals[row.policy],
             )
-            for row in machines.standing(tx)
+            for row in machines.watched(tx)
         }
 
 
