@@ -205,16 +205,16 @@ def _opened_or_made(url: str, key_file: Path, noted: str) -> OpenVault:
     try:
         return OpenVault.open(url, key_file)
     except NotFound as error:
-        if noted:
-            raise Unreachable(
-                f"The vault {noted} is not in {url}.",
-                remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
-            ) from error
         store = open_store(url)
         if any(item.name != vault_names.PROBE for item in store.list("")):
             raise Damaged(
                 f"There are objects in {url}, but no vault.farshore, which describes the vault.",
                 remedy="Restore that object from a copy, or choose an empty place for a new vault.",
+            ) from error
+        if noted:
+            raise Unreachable(
+                f"The vault {noted} is not in {url}.",
+                remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
             ) from error
         return OpenVault(url, Vault.create(store, open_key_file(key_file)))
 
