@@ -57,7 +57,7 @@ class Hydration:
                 if left:
                     damaged[name] = iter(left)
                 else:
-                    self._conclude(name, self._overlays[name])
+                    self._conclude(name)
             waiting = damaged
             if waiting:
                 self._stop.wait(_DAMAGED_SECONDS)
@@ -75,12 +75,19 @@ class Hydration:
                 left.append(offset)
         return left
 
-    def _conclude(self, name: str, overlay: OverlayDevice) -> None:
-        try:
-            if overlay.note_complete():
-                log.info("Disk %s stands on this host alone.", name)
-        except (FarshoreError, OSError) as error:
-            log.error("Disk %s is hydrated, but that could not be written down: %s", name, error)
+    def _conclude(self, name: str) -> None:
+        """Write down that a disk needs its source no more, as soon as there is room for that."""
+        while not self._stop.is_set():
+            try:
+                if self._overlays[name].note_complete():
+                    log.info("Disk %s stands on this host alone.", name)
+                return
+            except Damaged as error:
+                log.error("Disk %s is hydrated, but that cannot be written down: %s", name, error)
+                return
+            except (FarshoreError, OSError) as error:
+                log.warning("Disk %s is hydrated, but that is not written down yet: %s", name, error)
+                self._stop.wait(_RETRY_SECONDS)
 
     def _piece(self, name: str, overlay: OverlayDevice, offset: int) -> bool:
         """One piece, repeated until it is there. False when told to stop, or if the source is damaged there."""

@@ -11,6 +11,7 @@ neighbour's newer write; readers take no lock.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -27,6 +28,7 @@ from farshore.model.identifiers import BLOCK
 from farshore.model.ports import BlockSource, Extent
 from farshore.vault.holes import punch
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCKS = 64
 _LOCK_SHIFT = 20
 HYDRATE_BYTES = 1 << 20
@@ -50,7 +52,7 @@ class OverlayDevice:
         self._flushing = threading.Lock()
         self._flush_begun = 0
         self._flush_done = 0
-        self._failed = False
+        self._failed: OSError | None = None
         with ExitStack() as undo:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_file = _hold(folder / "lock")
@@ -156,11 +158,17 @@ class OverlayDevice:
             pages = self._map.pending()
             try:
                 os.fdatasync(self._data)
-                self._map.commit(pages)
-            except OSError:
+            except OSError as error:
                 # The kernel may have dropped what it could not write: nothing here can be promised any more.
-                self._failed = True
+                self._failed = error
                 self._map.retract(pages)
+                raise
+            try:
+                self._map.commit(pages)
+            except OSError as error:
+                self._map.retract(pages)
+                if error.errno not in _FULL:  # which passes: the pages are here, and are written again
+                    self._failed = error
                 raise
             self._flush_done = ticket
 
@@ -222,7 +230,7 @@ class OverlayDevice:
 
     def close(self) -> None:
         try:
-            if not self._failed:
+            if self._failed is None:
                 self.flush()
         finally:
             self._map.close()
@@ -231,10 +239,12 @@ class OverlayDevice:
             self._source.close()
 
     def _check(self) -> None:
-        if self._failed:
+        if self._failed is not None:
+            first = "Free space there" if self._failed.errno in _FULL else "Check the disk there"
             raise Damaged(
-                "The overlay's disk failed during a flush.",
-                remedy="Replace the disk under the recovery site's folder and fail over again.",
+                f"A flush to the overlay in {self._folder} failed: {self._failed.strerror}.",
+                remedy=f"{first}, then let the machine start anew (`farshore failover stop`, then `start`): it is as "
+                "after a power cut, with all that was flushed before. Only if the disk is lost, fail over again.",
             )
 
     @contextlib.contextmanager

@@ -50,8 +50,10 @@ class OverlayMap:
         self._durable = _open_sized(folder / "durable", blocks)
         live = _open_sized(folder / "live", blocks)
         try:
-            # Given its space now: a page of a mapped file that finds no room later would kill the process.
+            # Given their space now: a page of a mapped file that finds no room later would kill the process, and a
+            # flush must not fail for a map where there was room for the data.
             os.posix_fallocate(live, 0, max(blocks, 1))
+            os.posix_fallocate(self._durable, 0, max(blocks, 1))
             if not trust_live:
                 _copy(self._durable, live, blocks)
                 os.fsync(live)
@@ -97,7 +99,8 @@ class OverlayMap:
         return pages
 
     def commit(self, pages: dict[int, bytes]) -> None:
-        """Make ``pages`` durable."""
+        """Make ``pages`` durable. Raises OSError; they can be committed again then, for they are written as they are
+        here, whatever came of them before."""
         if not pages:
             return
         for page, states in sorted(pages.items()):

@@ -135,7 +135,7 @@ class Overlays(RuleBasedStateMachine):
 
     def abandon(self) -> None:
         # What the kernel does at the end of a process: close, without a flush of ours.
-        self.device._failed = True
+        self.device._failed = OSError()
         self.device.close()
 
     @precondition(lambda self: hasattr(self, "device"))
@@ -198,7 +198,7 @@ def test_an_unknown_version_is_refused(folder: Path) -> None:
 def test_a_flush_covers_what_an_earlier_process_wrote(folder: Path) -> None:
     device = opened(folder)
     device.write(0, memoryview(b"x" * BLOCK))
-    device._failed = True  # it dies without a flush
+    device._failed = OSError()  # it dies without a flush
     device.close()
     device = opened(folder)
     device.flush()
@@ -243,6 +243,34 @@ def test_a_failed_flush_is_never_forgotten(folder: Path, monkeypatch: pytest.Mon
         device.flush()
     with pytest.raises(Damaged):
         device.write(0, memoryview(b"y" * BLOCK))
+    device.close()
+
+
+def test_a_full_disk_under_the_map_passes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = opened(folder)
+    device.write(0, memoryview(b"x" * BLOCK))
+    commit, full = device._map.commit, [OSError(28, "No space left on device"), OSError(122, "Quota exceeded")]
+    monkeypatch.setattr(
+        device._map, "commit", lambda pages: (_ for _ in ()).throw(full.pop()) if full else commit(pages)
+    )
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"No space|Quota"):
+            device.flush()
+    device.write(BLOCK, memoryview(b"y" * BLOCK))
+    device.flush()
+    device._failed = OSError()  # it dies without another flush
+    device.close()
+    new_boot(folder)
+    device = opened(folder)
+    assert read(device, 0, 2 * BLOCK) == b"x" * BLOCK + b"y" * BLOCK
+    device.close()
+
+
+def test_both_maps_have_their_space_from_the_start(folder: Path) -> None:
+    device = opened(folder)
+    for name in ("live", "durable"):
+        status = (folder / name).stat()
+        assert status.st_blocks * 512 >= status.st_size
     device.close()
 
 
