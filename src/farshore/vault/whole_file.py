@@ -120,7 +120,13 @@ def _check_no_device(path: Path, final: Path) -> None:
 def _new_part(part: Path) -> int:
     """Create the file, in place of one that a killed program left. One that is being written is locked."""
     if os.path.lexists(part):
-        left = os.open(part, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            left = os.open(part, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as cause:
+            raise Refused(
+                f"{part} is in the way and cannot be opened: {cause.strerror}.",
+                remedy="Remove it, or choose another name.",
+            ) from cause
         try:
             _hold(left, part)
             part.unlink()

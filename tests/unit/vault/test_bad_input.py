@@ -19,7 +19,7 @@ from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks
 from farshore.model.errors import Damaged, FarshoreError, NotFound, Refused, Unsupported, WrongKey
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.position import Position
-from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
+from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw, whole_file
 
 SIZES = {0: 2 << 20}
 
@@ -229,8 +229,8 @@ def test_a_killed_restore_leaves_nothing_that_passes_for_a_disk(machine, tmp_pat
     assert part.stat().st_size == len(machine.disks[0])
     assert target.read_bytes() == b"the old one" if replace else not target.exists()
     source = machine.in_vault.open(Position(Epoch(1), Sequence(120)), DiskNumber(0))
-    with part.open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with part.open("r+b") as held:
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, whole_file._LOCK)
         with pytest.raises(Refused, match="another restore"):
             restore_to_raw(source, target, replace=replace)
     restore_to_raw(source, target, replace=replace)
