@@ -15,6 +15,7 @@ from farshore.model.errors import FarshoreError, Forbidden, Malformed, Refused, 
 from farshore.protection.installation import PushTarget
 from farshore.protection.push import PushInstaller, install
 from farshore.protection.push.bundle import Bundle
+from farshore.protection.push.ssh import MARK
 
 TOKEN = "the-one-time-token"
 SURVEY = """\
@@ -41,6 +42,8 @@ class Machine:
         self.inputs: list[str] = []
         self.logins = 0
         self.release = ""
+        self.noise = ""
+        """What root's login script prints before each command's own output."""
         self.sudo = True
         self.findings: list[dict[str, str]] = []
         self.port = 0
@@ -73,11 +76,12 @@ class Machine:
             server_host_keys=[self.host_key],
             authorized_client_keys=authorized,
             process_factory=self._serve,
-            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(self.folder).encode()),
         )
 
     async def _serve(self, process: asyncssh.SSHServerProcess) -> None:
-        command = process.command or ""
+        begin, _, command = (process.command or "").partition("; ")
+        assert begin == f"echo {MARK}"
+        process.stdout.write(f"{self.noise}{MARK}\n")
         self.commands.append(command)
         given = str(await process.stdin.read())
         self.inputs.append(given)
@@ -96,6 +100,9 @@ class Machine:
         elif "failing" in self.release and "tar -xzf" in given:
             process.stderr.write("tar: no room\n")
             process.exit(2)
+        elif command.startswith("cat > /tmp/"):
+            (self.folder / command.removeprefix("cat > /")).write_text(given)
+            process.exit(0)
         else:
             process.exit(0)
 
@@ -150,6 +157,13 @@ def test_it_brings_configures_enrols_and_starts(machine: Machine, tmp_path: Path
     assert "systemctl restart" in machine.inputs[-1]
 
 
+def test_what_a_login_script_prints_is_no_part_of_any_answer(machine: Machine, tmp_path: Path) -> None:
+    machine.noise = "Welcome!\nuser=1000\nrelease=releases/none\n/nowhere\n{\n"
+    _, told = push(machine, tmp_path)
+    assert (machine.folder / "tmp/farshore-1/mobility-r1.tar.gz").read_bytes() == b"a bundle"
+    assert told[-1] == "the mobility service runs"
+
+
 def test_the_token_is_in_no_command_and_no_script(machine: Machine, tmp_path: Path) -> None:
     push(machine, tmp_path)
     assert not any(TOKEN in command for command in machine.commands)
@@ -166,7 +180,8 @@ def test_what_is_installed_already_is_not_brought_again(machine: Machine, tmp_pa
 def test_another_user_goes_through_sudo(machine: Machine, tmp_path: Path) -> None:
     push(machine, tmp_path, user="admin")
     plain = [command for command in machine.commands if not command.startswith("sudo -n ")]
-    assert plain == ["sh -s"]  # the folder for the upload is the user's own
+    # The folder for the upload is the user's own, and so is the upload.
+    assert plain == ["sh -s", "cat > /tmp/farshore-1/mobility-r1.tar.gz"]
     machine.sudo = False
     with pytest.raises(Refused, match="cannot become root"):
         push(machine, tmp_path, user="admin")

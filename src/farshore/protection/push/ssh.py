@@ -6,6 +6,8 @@ shown at first contact is trusted and its fingerprint handed back, so that the c
 
 from __future__ import annotations
 
+import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from farshore.protection.installation import PushTarget
 
 _CONNECT_SECONDS = 30.0
 _COMMAND_SECONDS = 600.0
+MARK = "farshore-output-begins-here"
 
 
 class _HostCheck(asyncssh.SSHClient):
@@ -53,19 +56,17 @@ class Shell:
         return await self._finish(prefix + command, text, doing)
 
     async def upload(self, path: Path, remote: str) -> None:
-        """Copy a file there."""
-        try:
-            async with self._connection.start_sftp_client() as sftp:
-                await sftp.put(str(path), remote)
-        except (asyncssh.SFTPError, OSError) as error:
-            raise Refused(
-                f"Copying {path.name} to {self._target.host} failed: {clean_line(str(error))}.",
-                remedy="Make room in /tmp there, and see that SFTP is allowed.",
-            ) from error
+        """Copy a file there. Not by SFTP, which what a login script prints breaks."""
+        content = await asyncio.to_thread(path.read_bytes)
+        await self._finish(f"cat > {shlex.quote(remote)}", content, f"Copying {path.name}")
 
-    async def _finish(self, command: str, text: str, doing: str) -> str:
+    async def _finish(self, command: str, given: str | bytes, doing: str) -> str:
+        """What the command prints. What login scripts (.bashrc) print comes before the mark, and is not part of it."""
+        sent = given if isinstance(given, bytes) else given.encode()
         try:
-            done = await self._connection.run(command, input=text, timeout=_COMMAND_SECONDS)
+            done = await self._connection.run(
+                f"echo {MARK}; {command}", input=sent, encoding=None, timeout=_COMMAND_SECONDS
+            )
         except asyncssh.TimeoutError as error:
             raise Unreachable(f"{doing} on {self._target.host} took too long.", remedy="Try again.") from error
         except (asyncssh.Error, OSError) as error:
@@ -73,13 +74,19 @@ class Shell:
                 f"The connection to {self._target.host} broke ({clean_line(str(error))}).",
                 remedy="Try again; it goes on where it was.",
             ) from error
-        if done.exit_status != 0:
-            said = clean(str(done.stderr or done.stdout)).strip()[-600:]
+        _, mark, output = _text(done.stdout).partition(f"{MARK}\n")
+        if done.exit_status != 0 or not mark:
+            said = clean(_text(done.stderr) or output).strip()[-600:]
             raise Refused(
                 f"{doing} on {self._target.host} failed (status {done.exit_status}): {said}",
                 remedy="Mend what it says there, then add the machine again: what is done already is kept.",
             )
-        return str(done.stdout)
+        return output
+
+
+def _text(said: object) -> str:
+    """A machine says what it likes: nothing of it may end the installation as an error of decoding."""
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(said or "")
 
 
 @asynccontextmanager
