@@ -55,7 +55,7 @@ app.add_typer(vault_files.app)
 def init(vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
     """Make a vault; a key file that does not exist is made too."""
     new = key is not None and not key.exists()
-    owner = OwnerKey.generate_file(key) if key is not None and new else owner_key(key, passphrase_file)
+    owner = OwnerKey.generate_file(key) if key is not None and new else owner_key(key, passphrase_file, new=True)
     made = Vault.create(open_store(vault), owner)
     if as_json:
         print_json({"vault": made.id, "url": vault})

@@ -42,7 +42,7 @@ def add_key(
     if new_key is not None and not new_key.exists():
         opened.add_owner(OwnerKey.generate_file(new_key))
     else:
-        opened.add_owner(owner_key(new_key, new_passphrase_file))
+        opened.add_owner(owner_key(new_key, new_passphrase_file, new=True))
     if as_json:
         print_json({"vault": opened.id, "added": True})
     else:

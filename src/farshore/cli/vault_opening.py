@@ -37,17 +37,15 @@ def open_vault(url: str, key: Path | None, passphrase_file: Path | None, *, to_c
     return opened
 
 
-def owner_key(key: Path | None, passphrase_file: Path | None) -> KeyWrapper:
-    """The owner's key from exactly one of the two. Raises Malformed, NotFound, Refused."""
+def owner_key(key: Path | None, passphrase_file: Path | None, *, new: bool = False) -> KeyWrapper:
+    """The owner's key from exactly one of the two; ``new``: to close a vault with. Raises Malformed, NotFound,
+    Refused."""
     if (key is None) == (passphrase_file is None):
         raise Malformed("The vault needs its owner's key.", remedy="Give either --key or --passphrase-file.")
     if key is not None:
         return open_key_file(key)
     assert passphrase_file is not None
-    try:
-        return OwnerKey.from_passphrase(passphrase_file.read_text(encoding="utf-8").rstrip("\n"))
-    except OSError as cause:
-        raise NotFound(f"{passphrase_file} cannot be read.", remedy="Give a file with the passphrase.") from cause
+    return OwnerKey.from_passphrase_file(passphrase_file, new=new)
 
 
 def find_machine(vault: Vault, wanted: str) -> MachineVault:

@@ -7,10 +7,12 @@ owner keys. Rotation writes a new slot and removes the old one: no data is touch
 from __future__ import annotations
 
 import base64
+import codecs
 import os
 import secrets
+import unicodedata
 from pathlib import Path
-from typing import Any, Mapping, Protocol
+from typing import Any, Mapping, Protocol, Sequence
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -21,6 +23,7 @@ from farshore.model.errors import Damaged, Malformed, NotFound, Refused, WrongKe
 
 Slot = Mapping[str, Any]
 """One entry of the descriptor's ``slots``; JSON."""
+_BYTE_ORDER_MARK = "\ufeff"
 _FILE_HEADER = "farshore-owner-key-1:"
 _MOST_COSTLY = (16, 16, 1 << 20)
 """Iterations, lanes and KiB of Argon2id: whoever alters the descriptor must not take a reader's memory or hours."""
@@ -41,9 +44,11 @@ class KeyWrapper(Protocol):
 class OwnerKey:
     """An owner's key held here: from a key file or a passphrase."""
 
-    def __init__(self, secret: bytes, kind: str) -> None:
+    def __init__(self, secret: bytes, kind: str, others: Sequence[bytes] = ()) -> None:
         self._secret = secret
         self._kind = kind
+        self._others = others
+        """Other encodings of the same passphrase: they open, and never wrap."""
 
     @classmethod
     def from_file(cls, path: Path) -> OwnerKey:
@@ -75,15 +80,46 @@ class OwnerKey:
 
     @classmethod
     def from_passphrase(cls, passphrase: str) -> OwnerKey:
-        """A key that is stretched from a passphrase with Argon2id, with a salt of each vault's own."""
-        return cls(passphrase.encode(), "passphrase")
+        """A key that is stretched from a passphrase with Argon2id, with a salt of each vault's own. The same letters
+        open it however they are encoded (NFC or NFD), also a vault that was made with another form than NFC, or with a
+        byte order mark or a carriage return. Raises Malformed for an empty one."""
+        letters = passphrase.removeprefix(_BYTE_ORDER_MARK).removesuffix("\r")
+        if not letters.strip():
+            raise Malformed("The passphrase is empty.", remedy="Choose one that nobody guesses.")
+        forms = [unicodedata.normalize("NFC", letters), passphrase, letters, unicodedata.normalize("NFD", letters)]
+        first, *others = dict.fromkeys(form.encode() for form in forms)
+        return cls(first, "passphrase", others)
+
+    @classmethod
+    def from_passphrase_file(cls, path: Path, *, new: bool = False) -> OwnerKey:
+        """The same from a file, whose last line breaks do not count. ``new``: a vault is to be closed with it, so it
+        has to be plain UTF-8. Raises NotFound, Malformed."""
+        try:
+            data = path.read_bytes()
+        except OSError as cause:
+            raise NotFound(
+                f"{path} cannot be read: {cause.strerror}.", remedy="Give a file with the passphrase."
+            ) from cause
+        convert = f"Write it as UTF-8: iconv -f {{}} -t UTF-8 {path}"
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+            raise Malformed(f"{path} is UTF-16, not UTF-8.", remedy=convert.format("UTF-16"))
+        if new and data.startswith(codecs.BOM_UTF8):
+            raise Malformed(
+                f"{path} begins with a byte order mark, which is no part of a passphrase.",
+                remedy="Save it as UTF-8 without one.",
+            )
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as cause:
+            raise Malformed(f"{path} is not UTF-8; it may be Latin-1.", remedy=convert.format("ISO-8859-1")) from cause
+        return cls.from_passphrase(text.rstrip("\n"))
 
     def wrap(self, secret: bytes, vault_id: str) -> Slot:
         """See KeyWrapper."""
         slot: dict[str, Any] = {"kind": self._kind, "salt": _text(os.urandom(16)), "nonce": _text(os.urandom(12))}
         if self._kind == "passphrase":
             slot["argon2id"] = {"iterations": 3, "memory_kib": 65536, "lanes": 2}
-        key = self._stretched(slot)
+        key = self._stretched(slot, self._secret)
         slot["check"] = _check(key)
         slot["wrapped"] = _text(AESGCM(key).encrypt(_bytes(slot["nonce"]), secret, vault_id.encode()))
         return slot
@@ -93,27 +129,26 @@ class OwnerKey:
         if not is_kind(slot, self._kind):
             return None
         try:
-            key = self._stretched(slot)
-            if slot["check"] != _check(key):
-                return None
-            return AESGCM(key).decrypt(_bytes(slot["nonce"]), _bytes(slot["wrapped"]), vault_id.encode())
+            for secret in (self._secret, *self._others):
+                key = self._stretched(slot, secret)
+                if slot["check"] == _check(key):
+                    return AESGCM(key).decrypt(_bytes(slot["nonce"]), _bytes(slot["wrapped"]), vault_id.encode())
+            return None
         except (InvalidTag, KeyError, TypeError, ValueError, OverflowError) as cause:
             raise Damaged(
                 "The vault's descriptor was altered: the key is right, but the wrapped key does not open.",
                 remedy="Restore vault.farshore from a copy.",
             ) from cause
 
-    def _stretched(self, slot: Slot) -> bytes:
+    def _stretched(self, slot: Slot, secret: bytes) -> bytes:
         salt = _bytes(slot["salt"])
         if self._kind == "key-file":
-            return bytes(blake3(self._secret + salt, derive_key_context="farshore vault 1 owner key").digest(32))
+            return bytes(blake3(secret + salt, derive_key_context="farshore vault 1 owner key").digest(32))
         cost = [int(slot["argon2id"][name]) for name in ("iterations", "lanes", "memory_kib")]
         if any(one > most for one, most in zip(cost, _MOST_COSTLY, strict=True)):
             raise ValueError("no release ever asked for as much")
         iterations, lanes, memory = cost
-        return Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory).derive(
-            self._secret
-        )
+        return Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory).derive(secret)
 
 
 def is_kind(slot: object, kind: str) -> bool:
