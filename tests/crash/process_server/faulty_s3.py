@@ -49,6 +49,8 @@ class FaultyStore:
 
     def __init__(self) -> None:
         self.fault = Fault.NONE
+        self.refusal: tuple[int, str] | None = None
+        """A status and an S3 error code with which every request is refused."""
         self.ignores_conditions = False
         """Replaces what is to be created only, as older gateways do."""
         self.objects: dict[str, Stored] = {}
@@ -173,6 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _met_fault(self, _body: bytes) -> bool:
         fault = self.server.store.fault
+        if self.server.store.refusal is not None:
+            self._refuse(*self.server.store.refusal)
+            return True
         if fault in (Fault.NONE, Fault.LOST_ANSWER):
             return False
         if fault is Fault.SLOW:

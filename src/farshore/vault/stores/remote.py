@@ -15,13 +15,58 @@ from obstore import exceptions
 from obstore.store import ObjectStore
 
 from farshore.formats.batch import Buffer
-from farshore.model.errors import Busy, Damaged, Forbidden, NoSpace, NotFound, TryLater, Unreachable, Unsupported
+from farshore.model.errors import (
+    Busy,
+    Damaged,
+    FarshoreError,
+    Forbidden,
+    NoSpace,
+    NotFound,
+    Refused,
+    Unreachable,
+    Unsupported,
+)
 from farshore.vault.stores.port import Listed
 
+_MORE_ROOM = "Free space there, or raise the account's quota."
 COALESCE = 128 << 10
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
-_FULL = re.compile(r"StorageFull|QuotaExceeded|InsufficientStorage|InsufficientCapacity", re.IGNORECASE)
+_FULL = re.compile(r"StorageFull|QuotaExceeded|InsufficientStorage|InsufficientCapacity|QuotaExceed", re.IGNORECASE)
+_CAUSES: tuple[tuple[str, type[Forbidden | NotFound | Unsupported | Refused], str, str], ...] = (
+    (
+        "RequestTimeTooSkewed|RequestExpired|AuthenticationFailed.*time",
+        Forbidden,
+        "The store refuses the request, for this machine's clock and the store's differ too much",
+        "Set the clock of this machine (chronyc tracking, timedatectl).",
+    ),
+    (
+        "ExpiredToken|TokenRefreshRequired|InvalidToken",
+        Forbidden,
+        "The store's credentials have expired",
+        "Renew the session token, or use credentials that are renewed by themselves.",
+    ),
+    (
+        "InvalidObjectState|BlobArchived|ArchivedObject",
+        Refused,
+        "The store has archived the object, and does not give it out",
+        "Restore it from the archive, and keep the vault in a storage class that is read at once.",
+    ),
+    (
+        "NoSuchBucket|ContainerNotFound|InvalidBucketName",
+        Refused,
+        "There is no such bucket or container",
+        "Check the vault's URL; make the bucket, for it is not made here.",
+    ),
+    (
+        "PermanentRedirect|BareRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException",
+        Refused,
+        "The bucket is in another region",
+        "Set its region (AWS_REGION) and endpoint.",
+    ),
+    ("NotImplemented", Unsupported, "The store cannot do this", "Use a store with conditional puts."),
+)
+"""What a store's own code of an error means, the kind of error it is here, and what to do."""
 
 
 class RemoteStore:
@@ -103,13 +148,26 @@ def _translated(name: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, exceptions.NotFoundError) as cause:
-        raise NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.") from cause
+        raise _by_code(str(cause)) or NotFound(
+            f"{name} is not in the vault.", remedy="Run `farshore vault verify`."
+        ) from cause
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as cause:
-        raise _refused() from cause
+        raise _by_code(str(cause)) or _refused() from cause
     except (exceptions.NotSupportedError, NotImplementedError) as cause:
         raise Unsupported(f"The store cannot do this: {cause}", remedy="Use a store with conditional puts.") from cause
     except (exceptions.BaseError, OSError, ValueError) as cause:
         raise _by_status(name, _brief(cause), str(cause)) from cause
+
+
+def _by_code(whole: str) -> FarshoreError | None:
+    """The error that the store's own code names; None if it is none of those."""
+    for codes, kind, message, remedy in _CAUSES:
+        found = re.search(rf"\b({codes})\b", whole)
+        if found is not None:
+            return kind(f"{message} ({found[1][:60]}).", remedy=remedy)
+    if _FULL.search(whole):
+        return NoSpace("The store has no room left.", remedy=_MORE_ROOM)
+    return None
 
 
 def _refused() -> Forbidden:
@@ -118,9 +176,12 @@ def _refused() -> Forbidden:
     )
 
 
-def _by_status(name: str, brief: str, whole: str) -> TryLater | Forbidden:
+def _by_status(name: str, brief: str, whole: str) -> FarshoreError:
     """What the library leaves unnamed, by the status that the store answered; with what to do if it does not pass."""
     found = _STATUS.search(whole)
+    named = _by_code(whole)
+    if named is not None and not isinstance(named, NoSpace):
+        return named
     if found is None:
         told = brief.rpartition(" - ")[2]
         return Unreachable(
@@ -128,12 +189,14 @@ def _by_status(name: str, brief: str, whole: str) -> TryLater | Forbidden:
         )
     code = _CODE.search(whole)
     status = f"{found[1]} {code[1]}" if code else found[1]
-    if found[1] in ("401", "403"):  # of a listing, for one
-        return _refused()
     if found[1] == "507" or _FULL.search(status):
-        return NoSpace(
-            f"The store has no room left ({status}).", remedy="Free space there, or raise the account's quota."
-        )
+        return NoSpace(f"The store has no room left ({status}).", remedy=_MORE_ROOM)
+    if found[1] == "501":
+        return Unsupported(f"The store cannot do this ({status}).", remedy="Use a store with conditional puts.")
+    if found[1] in ("301", "307"):
+        return Refused(f"The bucket is elsewhere ({status}).", remedy="Set its region (AWS_REGION) and endpoint.")
+    if found[1] == "401" or found[1] == "403":  # of a listing, for one
+        return _refused()
     if found[1] in ("429", "503"):
         return Busy(
             f"The store is busy or asks to be asked less ({status}).",
