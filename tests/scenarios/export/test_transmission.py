@@ -62,6 +62,25 @@ def test_holes_travel_without_their_zeroes(served: Served) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_read_of_nothing_brings_nothing(served: Served, structured: bool) -> None:
+    client = NbdClient(served.path, structured=structured)
+    (piece,) = client.call(Command.READ, 4096, 0)
+    assert (piece.kind, piece.error, piece.body) == (Chunk.NONE if structured else -1, 0, b"")
+    client.close()
+
+
+def test_zeroes_without_a_hole_have_their_space(served: Served) -> None:
+    client = NbdClient(served.path)
+    offset, length = (1 << 20) - 512, (1 << 20) + 4096
+    assert client.call(Command.WRITE_ZEROES, offset, length, CommandFlag.NO_HOLE)[0].error == 0
+    (status,) = client.call(Command.BLOCK_STATUS, offset, length)
+    _, described, state = struct.unpack_from(">III", status.body)
+    assert (described, state) == (length, 0)
+    assert client.read(0, SIZE) == CONTENT[:offset] + bytes(length) + CONTENT[offset + length :]
+    client.close()
+
+
 def test_writes_zeroes_and_trims_are_seen_on_every_connection(served: Served) -> None:
     one, other = NbdClient(served.path), NbdClient(served.path, structured=False)
     expected = bytearray(CONTENT)

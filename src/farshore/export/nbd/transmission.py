@@ -38,10 +38,12 @@ _SPARSE_BYTES = 64 << 10
 _MAXIMUM_THREADS = 16
 _MAXIMUM_EXTENTS = 4096
 _READ_PIECE = 1 << 20
+_ZEROES = memoryview(bytes(_READ_PIECE))
 
 _READ = int(Command.READ)
 _WRITE = int(Command.WRITE)
 _FUA = int(CommandFlag.FUA)
+_NO_HOLE = int(CommandFlag.NO_HOLE)
 _ALLOWED_FLAGS = {
     Command.READ: int(CommandFlag.DF),
     Command.WRITE: _FUA,
@@ -260,7 +262,8 @@ class Connection:
     # Any thread's part.
 
     def _carry_out(self, request: Request) -> None:
-        if request.command == _READ and self._sound(request):
+        # A chunk of data may not be empty: a read of nothing is answered as what has no answer.
+        if request.command == _READ and request.length and self._sound(request):
             if self._structured and not request.flags and request.length >= _SPARSE_BYTES:
                 self._read_sparse(request)
             else:
@@ -277,6 +280,9 @@ class Connection:
         try:
             if request.command == _WRITE:
                 device.write(offset, request.payload)
+            elif request.command == Command.WRITE_ZEROES and request.flags & _NO_HOLE:
+                for start in range(offset, offset + length, len(_ZEROES)):
+                    device.write(start, _ZEROES[: offset + length - start])
             elif request.command in (Command.TRIM, Command.WRITE_ZEROES):
                 device.zero(offset, length)
             elif request.command == Command.BLOCK_STATUS:
