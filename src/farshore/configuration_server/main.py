@@ -98,7 +98,7 @@ def serve(settings: Settings) -> None:
     upgrade(catalog.engine)
     issuer = Issuer(installation.load_authorities(settings), clock)
     sealer = Sealer(installation.load_sealing_key(settings))
-    vault = OpenVault.open(settings.vault, settings.owner_key_file)
+    vault = OpenVault.open(settings.vault, settings.owner_key_file, settings.home / "chunk-indexes")
     recovery = RecoveryContext(
         catalog=catalog,
         clock=clock,

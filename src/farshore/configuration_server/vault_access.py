@@ -105,9 +105,10 @@ class OpenVault:
         self._unsafe = ""
 
     @classmethod
-    def open(cls, url: str, key_file: Path) -> OpenVault:
-        """Open it, and bring an older one to today's format. Raises NotFound, WrongKey and what stores raise."""
-        opened = cls(url, Vault.open(counted(open_store(url)), open_key_file(key_file)))
+    def open(cls, url: str, key_file: Path, indexes: Path | None = None) -> OpenVault:
+        """Open it, and bring an older one to today's format. ``indexes``: the folder for chunk indexes. Raises
+        NotFound, WrongKey and what stores raise."""
+        opened = cls(url, Vault.open(counted(open_store(url)), open_key_file(key_file), indexes))
         opened.look_at_store()
         if not opened._unsafe:
             opened.bring_up_to_date()

@@ -46,6 +46,7 @@ class Kind(enum.IntEnum):
     BASE_MAP = 4
     LAYER = 5
     LAYER_DATA = 6
+    CHUNK_DIRECTORY = 7
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ DESCRIPTORS = "descriptor/"
 CHUNK_KEY = "keys/chunks"
 DOMAIN_KEYS = "keys/domains/"
 CHUNKS = "chunks/"
+DIRECTORIES = "directory/"
+"""Between CHUNKS and MACHINES: who reads everything goes by that order."""
 MACHINES = "machines/"
 LEASES = "leases/"
 COLLECTION = "collection/"
@@ -34,6 +36,8 @@ _DOMAIN_FOLDER = "in-"
 """It sorts behind the two hexadecimal digits that packs of domain 0 begin with."""
 _DOMAIN_KEY = re.compile(rf"{DOMAIN_KEYS}([0-9a-f]{{8}})")
 _CHUNK_PACK = re.compile(rf"{CHUNKS}{_DOMAIN_FOLDER}([0-9a-f]{{8}})/")
+_SALT = re.compile(r"[0-9a-f]{32}")
+_DIRECTORY = re.compile(rf"{DIRECTORIES}([0-9a-f]{{8}})/")
 _LETTER = {Role.JOURNAL: "j", Role.BASE: "b"}
 _ROLE = {letter: role for role, letter in _LETTER.items()}
 
@@ -155,6 +159,31 @@ def chunk_domain(name: str) -> int:
     """The domain of a chunk pack, by its name."""
     found = _CHUNK_PACK.match(name)
     return int(found[1], 16) if found else 0
+
+
+def chunk_salt(name: str, domain: int) -> Optional[bytes]:
+    """The salt that names a domain's chunk pack; None for any other name."""
+    prefix = chunk_packs(domain)
+    folder, _, digits = name[len(prefix) :].partition("/")
+    if not name.startswith(prefix) or not _SALT.fullmatch(digits) or folder != digits[:2]:
+        return None
+    return bytes.fromhex(digits)
+
+
+def directories(domain: int) -> str:
+    """The prefix of a domain's chunk directories."""
+    return f"{DIRECTORIES}{domain:08x}/"
+
+
+def directory(salt: bytes, domain: int) -> str:
+    """A chunk directory is named by its domain and its salt."""
+    return f"{directories(domain)}{salt.hex()}"
+
+
+def directory_domain(name: str) -> Optional[int]:
+    """The domain of a chunk directory, by its name; None for another name."""
+    found = _DIRECTORY.match(name)
+    return int(found[1], 16) if found else None
 
 
 def layer_data(machine: MachineId, salt: bytes) -> str:

@@ -125,7 +125,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     watched = WatchedStore(requests, clock)
     store = ThrottledStore(watched, bandwidth, stopping)
     keys = GrantedKeys(control, given.upkeep_key, store)
-    vault = _open_vault(store, keys, control, registration, stopping)
+    vault = _open_vault(store, keys, settings.state / "chunk-indexes", control, registration, stopping)
     if vault is None:
         return 0
     server = ProcessServer(
@@ -162,6 +162,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     stopping.wait()
     _log.info("Stopping.")
     server.stop()
+    vault.close()
     control.close()
     return 0
 
@@ -184,6 +185,7 @@ def _register(
 def _open_vault(
     store: ThrottledStore,
     keys: GrantedKeys,
+    indexes: Path,
     control: ProcessServerSelf,
     registration: Registration,
     stopping: threading.Event,
@@ -192,7 +194,7 @@ def _open_vault(
     pause = _REGISTER_PAUSE
     while not stopping.is_set():
         try:
-            vault = Vault.with_keys(store, keys)
+            vault = Vault.with_keys(store, keys, indexes=indexes)
             _check_store(store)
             return vault
         except (TryLater, NotFound) as error:  # not found: the disk of a vault in a folder is not mounted yet

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from farshore.api_types.events import Severity
 from farshore.catalog import events, machines
 from farshore.catalog.database import Catalog, Transaction
-from farshore.formats.vault_names import CHUNKS
+from farshore.formats.vault_names import CHUNKS, DIRECTORIES
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition
@@ -85,8 +85,8 @@ class Scrubbing:
         found = []
         for machine, mine in sorted(by_machine.items()):
             if not machine:
-                # Not chunk packs: the machines that need them have findings of their own.
-                vital = [one for one in mine if not one.object.startswith(CHUNKS)]
+                # Not chunk packs: the machines that need them have findings of their own. Directories nobody needs.
+                vital = [one for one in mine if not one.object.startswith((CHUNKS, DIRECTORIES))]
                 if vital:
                     what = f"What opens the whole vault is damaged; {vital[0]}"
                     remedy = "Restore it from a copy before any server is started anew."

@@ -24,6 +24,7 @@ from farshore.vault.compaction import compact
 from farshore.vault.machine import MachineVault
 from farshore.vault.rebase import rebase
 from farshore.vault.retention import Plan, apply_retention, believed
+from farshore.vault.upkeep import renew_directories
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -82,12 +83,15 @@ def collect_all(vault: Vault, catalog: Catalog) -> None:
         return known.get(machine, _FORGOTTEN)
 
     done = collect(vault, policy_of)
+    written = renew_directories(vault, done)
     for machine, why in done.untouched.items():
         log.warning("Nothing of machine %s was collected, and nothing will be until it is whole: %s", machine, why)
     if done.chunks_untouched:
         log.warning("No chunks were collected: what a damaged machine needs of them cannot be told.")
     if done.deleted_objects:
         log.info("Collected. objects=%d bytes=%d", done.deleted_objects, done.deleted)
+    if written:
+        log.info("Chunk directories written: %d", written)
 
 
 def _due(vault: Vault, turns: Turns) -> list[MachineId]:

@@ -58,9 +58,10 @@ def bad_packs(vault: Vault, item: Listed) -> dict[int, str]:
 
 
 def _kind(vault: Vault, name: str) -> tuple[Kind | None, SealingKey | None]:
-    if name.startswith(vault_names.CHUNKS):
+    if name.startswith((vault_names.CHUNKS, vault_names.DIRECTORIES)):
+        chunks = name.startswith(vault_names.CHUNKS)
         try:
-            return Kind.CHUNK_PACK, vault.chunk_key_of(name)
+            return Kind.CHUNK_PACK if chunks else Kind.CHUNK_DIRECTORY, vault.chunk_key_of(name)
         except (Damaged, Refused):  # its key is lost, which is the structure's matter
             return None, None
     if not name.startswith(vault_names.MACHINES):

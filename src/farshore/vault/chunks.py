@@ -10,9 +10,11 @@ of other machines.
 
 from __future__ import annotations
 
-import itertools
 import threading
+from array import array
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,67 +25,73 @@ from farshore.formats.batch import Buffer
 from farshore.formats.chunk_pack import LOCATOR, Hashes, Locators
 from farshore.formats.container import HEADER_BYTES, PACK_ROW, Kind, pack_offsets
 from farshore.model.errors import Damaged, NotFound
+from farshore.vault.chunk_index import ChunkIndex
+from farshore.vault.directories import directories, fits
 from farshore.vault.keys import ChunkKeys
 from farshore.vault.objects import OpenedObject, open_object
+from farshore.vault.salts import Salts, SaltSet, as_salts
 from farshore.vault.sealing import Sealer, SealingKey, concatenated
-from farshore.vault.stores.port import Listed, Store
+from farshore.vault.stores.port import Store
 
 PACK_TARGET = 8 << 20
-_MERGE_AT = 1 << 16
 _READERS = 16
+_WORTH_DIRECTORIES = 64
+"""New packs for whose sake directories are read."""
+_AT_ONCE = 1024
+"""Indexes of packs that are held in memory at once while many are read."""
 
 
 class ChunkStore:
-    """What the vault holds of one domain; 0 is the installation's. Safe to use from several threads."""
+    """What the vault holds of one domain; 0 is the installation's. Safe to use from several threads.
 
-    def __init__(self, store: Store, keys: ChunkKeys, domain: int = 0) -> None:
+    ``folder`` keeps the index of its chunks on local disk, so that memory stays small and a restart reads only what is
+    new. The vault's listing decides: nothing is answered before it was read, and a pack that is not in it is not held.
+    """
+
+    def __init__(self, store: Store, keys: ChunkKeys, domain: int = 0, folder: Path | None = None) -> None:
         self._store = store
         self.keys = keys
         self.domain = domain
-        self._lock = threading.Lock()
-        self._loaded: set[str] = set()
-        self._shunned: set[str] = set()
-        self._high: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._low: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._locators: Locators = np.zeros(0, LOCATOR)
-        self._recent: list[tuple[Hashes, Locators]] = []
-        self._recent_count = 0
+        self._refreshing = threading.Lock()
+        """One at a time: of two, the one that listed earlier could learn of a pack that the other saw is gone."""
+        self._changing = threading.Lock()
+        self._shunned = SaltSet()
+        self._useless = SaltSet()
+        self._published: set[bytes] | None = None
+        """Packs published while a refresh runs."""
         self._fresh = False
+        self._folder = folder
+        self._opening = threading.Lock()
+        self._opened: ChunkIndex | None = None
 
     def refresh(self) -> None:
         """Learn of packs that others have stored, and forget those that are gone. A pack whose index is damaged is left
         out: its chunks count as missing. Raises the store's errors, WrongKey."""
-        with self._lock:
-            before = set(self._loaded)
-            # Packs of other domains follow those of domain 0, and are not listed for its sake.
-            every = self._store.list(vault_names.chunk_packs(self.domain))
-            listed = list(itertools.takewhile(lambda item: vault_names.chunk_domain(item.name) == self.domain, every))
-            self._drop(before - {item.name for item in listed})
-            known = self._loaded | self._shunned
-            new = [item for item in listed if item.name not in known]
-            with ThreadPoolExecutor(_READERS) as readers:
-                for item, found in zip(new, readers.map(self._index_of, new), strict=True):
-                    if found is not None:
-                        self._learn(*found)
-                    self._loaded.add(item.name)
-            self._merge()
+        with self._refreshing:
+            with self._changing:
+                # What is published from here on may be missing in the listing, and is not gone for that.
+                before = self._index.salts()
+                self._published = set()
+            listed, sizes = self._listed()
+            there = SaltSet(listed)
+            self._index.drop(SaltSet(before.salts()[~there.contains(before.salts())]))
+            with self._changing:
+                known = before | self._useless | self._shunned
+            new = ~known.contains(listed)
+            listed, sizes = listed[new], sizes[new]
+            if len(listed) >= _WORTH_DIRECTORIES:
+                rest = self._load_directories(listed, sizes)
+                listed, sizes = listed[rest], sizes[rest]
+            self._load(listed, sizes)
             self._fresh = True
+            with self._changing:
+                self._published = None
 
     def find(self, hashes: Hashes) -> tuple[npt.NDArray[np.bool_], Locators]:
         """Which chunks are held, and where; ``hashes`` has shape (n, 32). Loads the indexes at the first call."""
         if not self._fresh:
             self.refresh()
-        with self._lock:
-            if self._recent:
-                self._merge()
-            high, low = _words(hashes)
-            found = np.zeros(len(hashes), np.bool_)
-            locators = np.zeros(len(hashes), LOCATOR)
-            if len(self._high):
-                place = np.minimum(np.searchsorted(self._high, high), len(self._high) - 1)
-                found = (self._high[place] == high) & (self._low[place] == low)
-                locators[found] = self._locators[place[found]]
-        return found, locators
+        return self._index.find(hashes)
 
     def known(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Which chunks are held."""
@@ -93,53 +101,92 @@ class ChunkStore:
         """A writer for one base copy."""
         return ChunkWriter(self, self._store)
 
-    def forget(self, names: set[str]) -> None:
-        """No longer find the chunks of these pack objects."""
-        with self._lock:
-            self._shunned |= names
-            self._drop(names)
+    def forget(self, names: Iterable[str]) -> None:
+        """No longer find the chunks of these pack objects, of whatever domain."""
+        salts = (vault_names.chunk_salt(name, self.domain) for name in names)
+        gone = SaltSet.of(salt for salt in salts if salt is not None)
+        with self._changing:
+            self._shunned |= gone
+            self._index.drop(gone)
 
-    def _drop(self, names: set[str]) -> None:
-        gone = self._loaded & names
-        if gone:
-            self._loaded -= gone
-            self._merge()
-            salts = {bytes.fromhex(name.rpartition("/")[2]) for name in gone}
-            held, rows = np.unique(self._locators["salt"].copy(), return_inverse=True)
-            keep = np.array([salt.tobytes() not in salts for salt in held], np.bool_)[rows]
-            self._high, self._low, self._locators = self._high[keep], self._low[keep], self._locators[keep]
-
-    def publish(self, name: str, hashes: Hashes, locators: Locators) -> None:
+    def publish(self, salt: bytes, hashes: Hashes, locators: Locators) -> None:
         """Make the chunks of a durable pack findable."""
-        with self._lock:
-            self._loaded.add(name)
-            self._learn(hashes, locators)
-            if self._recent_count >= _MERGE_AT:
-                self._merge()
+        with self._changing:
+            if self._published is not None:
+                self._published.add(salt)
+            self._index.add(salt, hashes, locators)
 
-    def _index_of(self, item: Listed) -> tuple[Hashes, Locators] | None:
+    def close(self) -> None:
+        """Write what is in memory only to the folder, and give it to others."""
+        with self._opening:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened, self._fresh = None, False
+
+    @property
+    def _index(self) -> ChunkIndex:
+        """Opened when it is first needed: many only want the keys, and a folder serves one process."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = ChunkIndex(self._folder, self.keys.seal.id)
+            return self._opened
+
+    def _listed(self) -> tuple[Salts, npt.NDArray[np.uint64]]:
+        """The domain's packs in the vault, and their sizes."""
+        salts, sizes = bytearray(), array("Q")
+        for item in self._store.list(vault_names.chunk_packs(self.domain)):
+            # Packs of other domains follow those of domain 0, and are not listed for its sake.
+            if vault_names.chunk_domain(item.name) != self.domain:
+                break
+            salt = vault_names.chunk_salt(item.name, self.domain)
+            if salt is not None:
+                salts += salt
+                sizes.append(item.size)
+        return as_salts(salts), np.frombuffer(sizes, np.uint64)
+
+    def _load(self, salts: Salts, sizes: npt.NDArray[np.uint64]) -> None:
+        with ThreadPoolExecutor(_READERS) as readers:
+            for first in range(0, len(salts), _AT_ONCE):
+                some = [salt.tobytes() for salt in salts[first : first + _AT_ONCE]]
+                found = readers.map(self._index_of, some, sizes[first : first + _AT_ONCE].tolist())
+                for salt, contents in zip(some, found, strict=True):
+                    self._learn(salt, contents)
+
+    def _load_directories(self, salts: Salts, sizes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Learn of packs from directories; answer which of them are in none that can be read."""
+        wanted = SaltSet(salts)
+        size_of = np.zeros(len(wanted), np.uint64)
+        size_of[wanted.places(salts)] = sizes
+        left = np.ones(len(wanted), np.bool_)
+        for _, directory in directories(self._store, self.keys.seal, self.domain):
+            if directory is None:
+                continue
+            places = wanted.places(directory.salts)
+            mine = (places >= 0) & left[places]
+            if np.count_nonzero(mine) < _WORTH_DIRECTORIES // 8:
+                continue
+            try:
+                for place, one in zip(places[mine].tolist(), directory.contents(mine), strict=True):
+                    if fits(one, int(size_of[place])):
+                        self._learn(one.salt, (one.hashes, _locators(one.salt, one.rows)))
+                        left[place] = False
+            except (Damaged, NotFound):  # the packs themselves are read
+                continue
+        return left[wanted.places(salts)]
+
+    def _learn(self, salt: bytes, contents: tuple[Hashes, Locators] | None) -> None:
+        with self._changing:
+            if contents is None:
+                self._useless |= SaltSet.of([salt])
+            elif salt not in self._shunned and salt not in (self._published or ()):
+                self._index.add(salt, *contents)
+
+    def _index_of(self, salt: bytes, size: int) -> tuple[Hashes, Locators] | None:
+        name = vault_names.chunk_pack(salt, self.domain)
         try:
-            opened = open_object(self._store, self.keys.seal, item.name, item.size, Kind.CHUNK_PACK)
-            return pack_contents(opened)
+            return pack_contents(open_object(self._store, self.keys.seal, name, size, Kind.CHUNK_PACK))
         except (NotFound, Damaged):  # collected since it was listed, or of no use
             return None
-
-    def _learn(self, hashes: Hashes, locators: Locators) -> None:
-        self._recent.append((hashes, locators))
-        self._recent_count += len(hashes)
-
-    def _merge(self) -> None:
-        if not self._recent:
-            return
-        words = [_words(hashes) for hashes, _ in self._recent]
-        high = np.concatenate([self._high, *(pair[0] for pair in words)])
-        low = np.concatenate([self._low, *(pair[1] for pair in words)])
-        locators = np.concatenate([self._locators, *(pair[1] for pair in self._recent)])
-        order = np.argsort(high, kind="stable")
-        # Of two chunks with the same hash the older stays: it is the one that base maps are likelier to name.
-        order = order[np.concatenate(([True], high[order][1:] != high[order][:-1]))]
-        self._high, self._low, self._locators = high[order], low[order], locators[order]
-        self._recent, self._recent_count = [], 0
 
 
 class ChunkWriter:
@@ -230,7 +277,7 @@ class ChunkWriter:
         rows = np.array(pack.rows, PACK_ROW)
         end = pack.sealer.finish(name, chunk_pack.encode_index(hashes, rows), rows)
         self._store.put(name, concatenated(pack.sealer.header, pack.packs, end))
-        self._chunks.publish(name, hashes, _locators(pack.sealer.header.salt, rows))
+        self._chunks.publish(pack.sealer.header.salt, hashes, _locators(pack.sealer.header.salt, rows))
 
 
 class _OpenPack:
@@ -267,9 +314,3 @@ def _locators(salt: bytes, rows: npt.NDArray[np.void]) -> Locators:
     locators["offset"] = pack_offsets(rows)[:-1]
     locators["stored"] = rows["stored"]
     return locators
-
-
-def _words(hashes: Hashes) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """The first 16 bytes of each hash as two words: enough that keyed hashes never meet by chance."""
-    words = np.ascontiguousarray(hashes).view("<u8").reshape(-1, 4)
-    return words[:, 0].copy(), words[:, 1].copy()

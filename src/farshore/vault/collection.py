@@ -19,9 +19,13 @@ Where a base map of it cannot be read any chunk may be its own: then none is dea
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping, Set
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from farshore.formats import vault_names
 from farshore.formats.base_map import decode_index
@@ -33,15 +37,18 @@ from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault.condemned import read_list, write_next
+from farshore.vault.directories import Sizes
 from farshore.vault.leases import CLOCKS, LeaseKind, LeaseRecord, live_leases
 from farshore.vault.machine import MachineVault
 from farshore.vault.objects import open_object
 from farshore.vault.retention import Plan, plan_retention
+from farshore.vault.salts import SALT_BYTES, SaltCollector, Salts, SaltSet, as_salts
 from farshore.vault.stores.port import Listed
 from farshore.vault.timeline import StoredLayer, Timeline
 from farshore.vault.vault import Vault
 
 GRACE = 24 * 3600 * 1_000_000_000
+_PORTION = 1000
 _ORDER = ("layers", "points", "epochs", "rebased", "descriptions", "key", "segments", "data", "bases")
 """Deletion goes in this order within a machine: first what leads to states, then what they are made of."""
 
@@ -56,7 +63,9 @@ class Collection:
     deleted_objects: int = 0
     alive_by_machine: dict[MachineId, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    """Of every object looked at, by name."""
+    """Of every dead or doomed object, by name."""
+    packs: dict[int, tuple[Salts, Sizes]] = field(default_factory=dict)
+    """The chunk packs that are alive, and their sizes, by deduplication domain."""
     untouched: dict[MachineId, FarshoreError] = field(default_factory=dict)
     """Machines of which everything was left, for they are damaged, and why."""
     chunks_untouched: bool = False
@@ -71,7 +80,7 @@ def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | No
     moment = time.time_ns() if now is None else now
     before = read_list(vault.store, vault.upkeep_key)
     leases = live_leases(vault.store, vault.upkeep_key, moment)
-    dead, summary = find_dead(vault, policy_of, leases, moment - grace)
+    dead, summary = find_dead(vault, policy_of, leases, moment - grace, before.doomed)
     # Somebody else may be deleting what was doomed before, whatever it seems to be worth now.
     doomed = set(before.doomed & summary.sizes.keys())
     condemned = {name: before.objects.get(name, moment) for name in dead.keys() | doomed}
@@ -100,18 +109,25 @@ def _relies_on(lease: LeaseRecord, name: str, since: int) -> bool:
 
 
 def find_dead(
-    vault: Vault, policy_of: PolicyOf, leases: list[LeaseRecord], young: int
+    vault: Vault,
+    policy_of: PolicyOf,
+    leases: list[LeaseRecord],
+    young: int,
+    doomed: Set[str] = frozenset(),
 ) -> tuple[Mapping[str, int], Collection]:
     """Every object that nothing needs, with its size, and the sizes of what is alive. Chunks stored after ``young``
-    (ns since 1970 UTC, by the store's clock) may be needed by a copy yet."""
+    (ns since 1970 UTC, by the store's clock) may be needed by a copy yet. Of ``doomed`` objects that are there the
+    sizes are told too.
+
+    Memory: the names of one machine's objects, those of what is dead, and some 60 bytes for each chunk pack."""
     summary = Collection()
     young = min([young, *(lease.began for lease in leases if lease.kind is LeaseKind.COPY)])
     dead: dict[str, int] = {}
-    salts: set[bytes] = set()
+    named = SaltCollector()
     erased = vault.erased()
     for machine_id in vault.machines():
         listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
-        summary.sizes.update({name: item.size for name, item in listed.items()})
+        summary.sizes.update({name: listed[name].size for name in listed.keys() & doomed})
         if machine_id in erased and vault_names.machine_key(machine_id) not in listed:
             dead.update({name: item.size for name, item in listed.items()})
             continue
@@ -122,21 +138,48 @@ def find_dead(
             alive = set(listed)
         maps = [item for name, item in listed.items() if name in alive and "/bases/" in name]
         try:
-            salts |= {salt for item in maps for salt in _chunk_packs(vault, vault.machine(machine_id), item)}
+            for item in maps:
+                named.add(_chunk_packs(vault, vault.machine(machine_id), item))
         except (Damaged, NotFound, WrongKey, Unsupported) as error:
             summary.untouched.setdefault(machine_id, error)
             summary.chunks_untouched = True
         dead.update({name: item.size for name, item in listed.items() if name not in alive})
         summary.alive_by_machine[machine_id] = sum(item.size for name, item in listed.items() if name in alive)
         summary.alive += summary.alive_by_machine[machine_id]
-    for item in vault.store.list(vault_names.CHUNKS):
-        summary.sizes[item.name] = item.size
-        needed_here = summary.chunks_untouched or bytes.fromhex(item.name.rpartition("/")[2]) in salts
-        if item.modified > young or needed_here:
-            summary.alive += item.size
-        else:
-            dead[item.name] = item.size
+    _find_dead_chunks(vault, named.collected(), young, doomed, dead, summary)
+    summary.sizes.update(dead)
     return dead, summary
+
+
+def _find_dead_chunks(
+    vault: Vault, named: SaltSet, young: int, doomed: Set[str], dead: dict[str, int], summary: Collection
+) -> None:
+    """Go through the packs a portion at a time."""
+    alive: dict[int, tuple[bytearray, array[int]]] = {}
+    for some in _portions(vault.store.list(vault_names.CHUNKS)):
+        domains = [vault_names.chunk_domain(item.name) for item in some]
+        salts = [vault_names.chunk_salt(item.name, domain) for item, domain in zip(some, domains, strict=True)]
+        # Whatever else lies there is left alone.
+        needed_here = named.contains(as_salts(b"".join(salt or bytes(SALT_BYTES) for salt in salts))).tolist()
+        for item, domain, salt, needed_too in zip(some, domains, salts, needed_here, strict=True):
+            if item.name in doomed:
+                summary.sizes[item.name] = item.size
+            if salt is not None and item.modified <= young and not needed_too and not summary.chunks_untouched:
+                dead[item.name] = item.size
+                continue
+            summary.alive += item.size
+            if salt is not None:
+                salts_there, sizes = alive.setdefault(domain, (bytearray(), array("Q")))
+                salts_there += salt
+                sizes.append(item.size)
+    summary.packs = {
+        domain: (as_salts(found), np.frombuffer(sizes, np.uint64)) for domain, (found, sizes) in alive.items()
+    }
+
+
+def _portions(listed: Iterator[Listed]) -> Iterator[list[Listed]]:
+    while some := list(itertools.islice(listed, _PORTION)):
+        yield some
 
 
 def _alive(
@@ -227,9 +270,9 @@ def _stays(name: str, plan: Plan, newest: Epoch, lost: Set[Epoch]) -> bool:
     return kind not in ("layers", "data", "epochs", "rebased", "descriptions")
 
 
-def _chunk_packs(vault: Vault, machine: MachineVault, item: Listed) -> set[bytes]:
+def _chunk_packs(vault: Vault, machine: MachineVault, item: Listed) -> Salts:
     opened = open_object(vault.store, machine.key, item.name, item.size, Kind.BASE_MAP)
-    return {salt.tobytes() for salt in decode_index(opened.index, item.name).salts}
+    return decode_index(opened.index, item.name).salts
 
 
 def _turn(name: str) -> tuple[int, str]:

@@ -15,24 +15,22 @@ import time
 from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass
 
-import numpy as np
-
 from farshore.formats import vault_names
-from farshore.formats.base_map import INHERIT
 from farshore.formats.container import Kind
 from farshore.model.errors import Damaged, NotFound, TryLater, Unsupported, WrongKey
 from farshore.model.identifiers import MachineId
 from farshore.vault.base_maps import BaseMap
 from farshore.vault.condemned import read_list, write_next
+from farshore.vault.directories import remove_naming
 from farshore.vault.leases import LeaseKind, live_leases
 from farshore.vault.machine import MachineVault
+from farshore.vault.named_chunks import NamedChunks, PackNumbers
 from farshore.vault.objects import open_object
+from farshore.vault.salts import SaltSet
 from farshore.vault.vault import Vault
 
 _TRIES = 20
 _UNREADABLE = (Damaged, WrongKey, Unsupported)
-Chunk = tuple[str, int]
-"""A chunk's pack and ordinal."""
 
 
 @dataclass(frozen=True)
@@ -49,50 +47,62 @@ def erase(vault: Vault, machine_id: MachineId) -> Erased:
     """Erase a machine. May be stopped and repeated: once the key is gone nothing is readable, and collection removes
     what is left. Raises NotFound, the store's errors, TryLater beside busy collectors."""
     folder = vault_names.machine_folder(machine_id)
-    mine = _own_chunks(vault, machine_id)
-    others = _Others(vault, machine_id)
-    since = _condemn(vault, {pack for pack, _ in mine} - others.packs()) if others.known else {}
+    numbers = PackNumbers()
+    mine = _own_chunks(vault, machine_id, numbers)
+    others = _Others(vault, machine_id, numbers)
+    since = _condemn(vault, mine.packs() - others.chunks.packs()) if others.known else {}
     copying = any(lease.kind is LeaseKind.COPY for lease in live_leases(vault.store, vault.upkeep_key, time.time_ns()))
     vault.erase_machine(machine_id)
     others.look_again()
-    alone = set() if copying or not others.known else _doom(vault, since, others.packs())
+    alone = set() if copying or not others.known else _doom(vault, since, others.chunks.packs())
     objects = size = 0
     for item in list(vault.store.list(folder)):
         vault.store.delete(item.name)
         objects, size = objects + 1, size + item.size
+    _remove_directories(vault, alone)
     for item in list(vault.store.list(vault_names.CHUNKS)) if alone else []:
         if item.name in alone:
             vault.store.delete(item.name)
             objects, size = objects + 1, size + item.size
-    left = sum(stored for chunk, stored in mine.items() if chunk not in others.chunks and chunk[0] not in alone)
+    left = mine.stored_but(others.chunks, alone)
     return Erased(objects, size, left)
 
 
-def _own_chunks(vault: Vault, machine_id: MachineId) -> dict[Chunk, int]:
+def _remove_directories(vault: Vault, packs: Set[str]) -> None:
+    """Chunk directories repeat the hashes of packs that are gone now; upkeep makes the others' anew."""
+    by_domain: dict[int, list[bytes]] = {}
+    for name in packs:
+        domain = vault_names.chunk_domain(name)
+        salt = vault_names.chunk_salt(name, domain)
+        if salt is not None:
+            by_domain.setdefault(domain, []).append(salt)
+    for domain, salts in by_domain.items():
+        remove_naming(vault.store, vault.chunk_store(domain).keys.seal, domain, SaltSet.of(salts))
+
+
+def _own_chunks(vault: Vault, machine_id: MachineId, numbers: PackNumbers) -> NamedChunks:
     """The chunks that the machine's maps name; none where that cannot be read any more, and the collector finds them.
     Raises NotFound where there is nothing of the machine."""
+    found = NamedChunks(numbers)
     try:
-        return named_chunks(vault, vault.machine(machine_id))
+        add_named_chunks(vault, vault.machine(machine_id), found)
     except (NotFound, *_UNREADABLE):
         if next(iter(vault.store.list(vault_names.machine_folder(machine_id))), None) is None:
             raise
-        return {}
+        return NamedChunks(numbers)
+    return found
 
 
 class _Others:
     """What the other machines' base maps name. ``known`` is false where one of them cannot be read: then any pack may
     be theirs."""
 
-    def __init__(self, vault: Vault, but: MachineId) -> None:
+    def __init__(self, vault: Vault, but: MachineId, numbers: PackNumbers) -> None:
         self._vault, self._but = vault, but
         self._read: set[str] = set()
-        self.chunks: dict[Chunk, int] = {}
+        self.chunks = NamedChunks(numbers)
         self.known = True
         self.look_again()
-
-    def packs(self) -> set[str]:
-        """The packs of these chunks."""
-        return {pack for pack, _ in self.chunks}
 
     def look_again(self) -> None:
         """Add what maps name that came since."""
@@ -103,7 +113,7 @@ class _Others:
             try:
                 machine = self._vault.machine(machine_id)
                 listed = {item.name for item in self._vault.store.list(bases_folder(machine_id))}
-                self.chunks |= named_chunks(self._vault, machine, without=self._read)
+                add_named_chunks(self._vault, machine, self.chunks, without=self._read)
                 self._read |= listed
             except NotFound:
                 self.known = self.known and machine_id in erased
@@ -140,23 +150,12 @@ def bases_folder(machine: MachineId) -> str:
     return vault_names.machine_folder(machine) + "bases/"
 
 
-def named_chunks(vault: Vault, machine: MachineVault, without: Container[str] = ()) -> dict[Chunk, int]:
-    """Every stored chunk that a base map of the machine names, and its stored bytes; maps in ``without`` left out."""
-    found: dict[Chunk, int] = {}
+def add_named_chunks(vault: Vault, machine: MachineVault, found: NamedChunks, without: Container[str] = ()) -> None:
+    """Add every stored chunk that a base map of the machine names; maps in ``without`` left out."""
     for item in vault.store.list(bases_folder(machine.id)):
         if item.name in without:
             continue
         try:
-            base = BaseMap(open_object(vault.store, machine.key, item.name, item.size, Kind.BASE_MAP))
+            found.add(BaseMap(open_object(vault.store, machine.key, item.name, item.size, Kind.BASE_MAP)))
         except NotFound:
             continue
-        names = base.pack_names()
-        for page in range(-(-base.chunks // base.index.page_chunks)):
-            try:
-                entries = base.entries(page)
-            except Damaged:  # its packs are taken for needed as a whole
-                found.update({(name, -1): 0 for name in names})
-                continue
-            rows = np.unique(entries[entries["pack"] < INHERIT])
-            found.update({(names[pack], ordinal): stored for pack, ordinal, _, stored in rows.tolist()})
-    return found

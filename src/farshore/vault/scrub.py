@@ -25,7 +25,7 @@ from farshore.vault.vault import Vault
 from farshore.vault.verify import verify
 
 DAY = 24 * 3600 * 1_000_000_000
-_SCRUBBED = (vault_names.CHUNKS, vault_names.MACHINES)
+_SCRUBBED = (vault_names.CHUNKS, vault_names.DIRECTORIES, vault_names.MACHINES)
 _SAVE_EVERY = 256 << 20
 _STEP = 8 << 20
 

@@ -5,27 +5,34 @@ One function for whoever runs it, a server by the clock or a person by hand: eac
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from farshore.formats import vault_names
 from farshore.formats.container import Kind
-from farshore.model.errors import FarshoreError, NotFound
+from farshore.model.errors import Damaged, FarshoreError, NotFound, WrongKey
 from farshore.model.identifiers import MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault.collection import GRACE, Collection, PolicyOf, collect, find_dead
 from farshore.vault.compaction import compact
-from farshore.vault.erasure import named_chunks
+from farshore.vault.directories import renew
+from farshore.vault.erasure import add_named_chunks
 from farshore.vault.forecast import Forecast, forecast
 from farshore.vault.leases import live_leases
+from farshore.vault.named_chunks import NamedChunks, PackNumbers
 from farshore.vault.objects import open_object
 from farshore.vault.rebase import rebase
 from farshore.vault.retention import apply_retention
+from farshore.vault.salts import as_salts
 from farshore.vault.stores.port import Sweepable
 from farshore.vault.vault import Vault
 
 _DAY = 24 * 3600 * 1_000_000_000
+_DOMAIN = re.compile(r"[0-9a-f]{8}")
 _LONGEST_PUT = 24 * 3600.0
 """Seconds after which a put that has not ended is that of a dead process, also where one was suspended meanwhile."""
 
@@ -40,6 +47,8 @@ class Upkeep:
     swept: int = 0
     """Temporary files of puts that were broken off, removed."""
     collection: Collection | None = None
+    directories: int = 0
+    """Chunk directories written."""
     troubles: dict[MachineId, FarshoreError] = field(default_factory=dict)
 
 
@@ -60,8 +69,24 @@ def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
             if machine_id not in erased:
                 done.troubles[machine_id] = error
     done.collection = collect(vault, policy_of, grace)
+    done.directories = renew_directories(vault, done.collection)
     done.troubles = {**done.collection.untouched, **done.troubles}
     return done
+
+
+def renew_directories(vault: Vault, collection: Collection) -> int:
+    """Cover the packs that a collection left by directories; answer how many were written. Those of a domain whose key
+    is lost stay as they are. Raises the store's passing errors."""
+    written = 0
+    there = {int(name, 16) for name in vault.store.folders(vault_names.DIRECTORIES) if _DOMAIN.fullmatch(name)}
+    for domain in sorted(collection.packs.keys() | there):
+        salts, sizes = collection.packs.get(domain, (as_salts(b""), np.zeros(0, np.uint64)))
+        try:
+            key = vault.chunk_store(domain).keys.seal
+        except (Damaged, NotFound, WrongKey):  # verification tells of it
+            continue
+        written += renew(vault.store, key, domain, salts, sizes)
+    return written
 
 
 def sweep(vault: Vault) -> int:
@@ -131,18 +156,18 @@ def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int
 
 def unused_chunks(vault: Vault, dead: Mapping[str, int]) -> int:
     """Stored bytes of the chunks that no base map names, in packs that are alive. Reads every base map."""
-    named: set[tuple[str, int]] = set()
+    named = NamedChunks(PackNumbers())
     for machine_id in vault.machines():
         try:
-            named |= named_chunks(vault, vault.machine(machine_id), dead).keys()
+            add_named_chunks(vault, vault.machine(machine_id), named, dead)
         except NotFound:  # erased
             continue
-    alive = {pack for pack, _ in named}
+    alive = named.packs()
     unused = 0
     for item in vault.store.list(vault_names.CHUNKS):
         if item.name in alive:
             rows = open_object(vault.store, vault.chunk_key_of(item.name), item.name, item.size, Kind.CHUNK_PACK).packs
-            unused += sum(stored for _, stored, ordinal in rows.tolist() if (item.name, ordinal) not in named)
+            unused += int(rows["stored"][~named.names(item.name, rows["ordinal"])].sum(dtype=np.int64))
     return unused
 
 

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from farshore.formats import vault_names
@@ -36,12 +37,21 @@ _REMEMBERED = 20
 
 
 class Vault:
-    """An open vault. Safe to use from several threads. Memory: the pack cache (64 MiB unless told otherwise)."""
+    """An open vault. Safe to use from several threads. Memory: the pack cache (64 MiB unless told otherwise), and what
+    chunk indexes take (see chunk_index): much less with ``indexes``, a local folder for them."""
 
-    def __init__(self, store: Store, vault_id: VaultId, keys: KeySource, cache_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        store: Store,
+        vault_id: VaultId,
+        keys: KeySource,
+        cache_bytes: int = 64 << 20,
+        indexes: Path | None = None,
+    ) -> None:
         self.store = store
         self.id = vault_id
         self._keys = keys
+        self._indexes = None if indexes is None else indexes / vault_id
         self.cache = PackCache(cache_bytes)
         self.upkeep_key = keys.upkeep
         """Seals what upkeep goes by: leases, the list of the condemned, notes of damage."""
@@ -85,12 +95,12 @@ class Vault:
         raise Refused(f"There is a vault in {store.url} already.", remedy="Open it, or choose another place.")
 
     @classmethod
-    def open(cls, store: Store, owner: KeyWrapper) -> Vault:
+    def open(cls, store: Store, owner: KeyWrapper, indexes: Path | None = None) -> Vault:
         """Open with the owner's key. Raises NotFound, WrongKey, Damaged, Unsupported."""
         descriptor = read_descriptor(store)
         vault_id = VaultId(descriptor["vault"])
         root = SealingKey(unwrap_any(owner, descriptor["slots"], vault_id))
-        return cls(store, vault_id, StoredKeys(store, root))
+        return cls(store, vault_id, StoredKeys(store, root), indexes=indexes)
 
     @classmethod
     def open_with_vault_key(cls, store: Store, secret: bytes, cache_bytes: int = 64 << 20) -> Vault:
@@ -99,10 +109,12 @@ class Vault:
         return cls(store, VaultId(read_descriptor(store)["vault"]), keys, cache_bytes)
 
     @classmethod
-    def with_keys(cls, store: Store, keys: KeySource, cache_bytes: int = 64 << 20) -> Vault:
+    def with_keys(
+        cls, store: Store, keys: KeySource, cache_bytes: int = 64 << 20, indexes: Path | None = None
+    ) -> Vault:
         """Open with the keys that ``keys`` answers, for one who does not have the vault key. What takes that key raises
         Forbidden. Raises NotFound, Damaged, Unsupported."""
-        return cls(store, VaultId(read_descriptor(store)["vault"]), keys, cache_bytes)
+        return cls(store, VaultId(read_descriptor(store)["vault"]), keys, cache_bytes, indexes)
 
     def over(self, store: Store, cache_bytes: int) -> Vault:
         """The same vault, read and written through another store, with caches of its own."""
@@ -189,12 +201,22 @@ class Vault:
         if found is None:
             keys = self._keys.chunks(domain, machine)
             with self._lock:
-                found = self._chunks.setdefault(domain, ChunkStore(self.store, keys, domain))
+                folder = None if self._indexes is None else self._indexes / f"{domain:08x}"
+                found = self._chunks.setdefault(domain, ChunkStore(self.store, keys, domain, folder))
         return found
 
+    def close(self) -> None:
+        """Write to local disk what chunk indexes have in memory only. What is not written is read again from the
+        vault."""
+        with self._lock:
+            stores = list(self._chunks.values())
+        for one in stores:
+            one.close()
+
     def chunk_key_of(self, name: str) -> SealingKey:
-        """The key that a chunk pack is sealed under. Raises as chunk_store."""
-        return self.chunk_store(vault_names.chunk_domain(name)).keys.seal
+        """The key that a chunk pack or a chunk directory is sealed under. Raises as chunk_store."""
+        domain = vault_names.directory_domain(name)
+        return self.chunk_store(vault_names.chunk_domain(name) if domain is None else domain).keys.seal
 
     def domain(self, name: str) -> int:
         """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name. Raises the

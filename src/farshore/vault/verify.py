@@ -18,8 +18,8 @@ import numpy as np
 from farshore.formats import vault_names
 from farshore.formats.base_map import INHERIT
 from farshore.formats.batch import Role
-from farshore.formats.chunk_pack import decode_index
-from farshore.formats.container import Kind
+from farshore.formats.chunk_pack import Hashes, decode_index
+from farshore.formats.container import Kind, PackRows
 from farshore.formats.record import RecordKind, payload_offsets
 from farshore.formats.vault_names import DATA_TIER
 from farshore.model.errors import Damaged, NotFound, Refused
@@ -27,7 +27,9 @@ from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, Epoch, MachineId
 from farshore.vault import points
 from farshore.vault.base_maps import BaseMap
 from farshore.vault.damage import Finding
+from farshore.vault.directories import Directory
 from farshore.vault.epochs import EpochRecord
+from farshore.vault.held_packs import HeldPacks
 from farshore.vault.key_checking import key_finding, vault_findings
 from farshore.vault.layers import Layer
 from farshore.vault.machine import MachineVault
@@ -75,11 +77,13 @@ class _Verification:
         self._lost: dict[str, set[int] | None] = {}
         """Chunk packs that are damaged: the ordinals of their chunks, or None for all of them."""
         self._missing: set[str] = set()
+        self._held = HeldPacks()
 
     def run(self) -> Report:
-        packs = {item.name: item for item in self._vault.store.list(vault_names.CHUNKS)}
-        for item in packs.values():
+        for item in self._vault.store.list(vault_names.CHUNKS):
             self._chunk_pack(item)
+        for item in self._vault.store.list(vault_names.DIRECTORIES):
+            self._directory(item)
         self._report.findings.extend(vault_findings(self._vault))
         erased = self._vault.erased()
         for machine_id in self._vault.machines():
@@ -95,7 +99,7 @@ class _Verification:
                 if lost is None:
                     self._note(vault_names.machine_folder(machine_id), error.message, machine_id)
                 continue
-            self._machine(machine, timeline, packs)
+            self._machine(machine, timeline)
         return self._report
 
     def _documents(self, machine: MachineVault, timeline: Timeline) -> None:
@@ -127,7 +131,7 @@ class _Verification:
             except (Damaged, Refused) as error:
                 self._note(item.name, error.message, machine.id)
 
-    def _machine(self, machine: MachineVault, timeline: Timeline, packs: Mapping[str, Listed]) -> None:
+    def _machine(self, machine: MachineVault, timeline: Timeline) -> None:
         self._documents(machine, timeline)
         listed = {item.name for item in self._vault.store.list(vault_names.machine_folder(machine.id))}
         for epoch in sorted(timeline.epochs):
@@ -147,7 +151,7 @@ class _Verification:
                 self._note(f"epoch {epoch}", problem, machine.id, position=f"{epoch}:0")
             for layer in timeline.layers(epoch):
                 self._layer(machine, layer, listed)
-            self._base_maps(machine, record, packs)
+            self._base_maps(machine, record)
 
     def _journal_start(self, timeline: Timeline, epoch: Epoch) -> int:
         """Where single segments begin to count: behind what retention has merged."""
@@ -212,7 +216,7 @@ class _Verification:
             name = machine.source_name(layer.name.epoch, layer.sources[row])
             self._note(name, error.message, machine.id, position=position)
 
-    def _base_maps(self, machine: MachineVault, record: EpochRecord, packs: Mapping[str, Listed]) -> None:
+    def _base_maps(self, machine: MachineVault, record: EpochRecord) -> None:
         for disk in record.disks:
             if not disk.mapped:
                 continue
@@ -225,8 +229,9 @@ class _Verification:
                 continue
             self._report.objects += 1
             names = base.pack_names()
-            bad = {row for row, pack in enumerate(names) if pack not in packs or pack in self._lost}
-            for pack in sorted({names[row] for row in bad} - set(packs) - self._missing):
+            held = self._held.contains(base.index.domain, base.index.salts)
+            bad = {row for row, pack in enumerate(names) if not held[row] or pack in self._lost}
+            for pack in sorted({names[row] for row in bad if not held[row]} - self._missing):
                 self._missing.add(pack)
                 self._note(pack, "It is missing.")
             if bad or self._data or name in self._known:
@@ -255,22 +260,50 @@ class _Verification:
                     yield page * size + place, f"Its chunk in {pack} cannot be read."
 
     def _chunk_pack(self, item: Listed) -> None:
+        domain = vault_names.chunk_domain(item.name)
+        salt = vault_names.chunk_salt(item.name, domain)
+        contents: tuple[Hashes, PackRows] | None = None
         try:
             key = self._vault.chunk_key_of(item.name)
         except (Damaged, Refused):  # the key is noted, once
             self._lost[item.name] = None
-            return
-        try:
-            opened = open_object(self._vault.store, key, item.name, item.size, Kind.CHUNK_PACK)
-            decode_index(opened.index, item.name)
-        except (Damaged, Refused) as error:
-            self._lost[item.name] = None
-            self._note(item.name, error.message)
+        else:
+            try:
+                opened = open_object(self._vault.store, key, item.name, item.size, Kind.CHUNK_PACK)
+                contents = decode_index(opened.index, item.name)
+            except (Damaged, Refused) as error:
+                self._lost[item.name] = None
+                self._note(item.name, error.message)
+        if salt is not None:
+            self._held.add(domain, salt, contents)
+        if contents is None:
             return
         bad = [(int(opened.packs["ordinal"][number]), problem) for number, problem in self._packs(opened)]
         if bad:
             self._lost[item.name] = {ordinal for ordinal, _ in bad}
             self._note(item.name, f"{len(bad)} chunks cannot be read. {bad[0][1]}")
+
+    def _directory(self, item: Listed) -> None:
+        """Nothing is lost with a directory; one that says something else than the packs would be relied on."""
+        domain = vault_names.directory_domain(item.name)
+        if domain is None:
+            return
+        try:
+            key = self._vault.chunk_key_of(item.name)
+        except (Damaged, Refused):
+            return
+        try:
+            found = Directory(self._vault.store, key, item.name, item.size)
+            there = self._held.contains(domain, found.salts)
+            wrong = sum(not self._held.agrees(domain, one) for one in found.contents(there))
+        except NotFound:  # written anew since
+            return
+        except (Damaged, Refused) as error:
+            self._note(item.name, f"{error.message} The next upkeep replaces it.")
+            return
+        self._report.objects += 1
+        if wrong:
+            self._note(item.name, f"It says something else than {wrong} packs themselves. Delete it.")
 
     def _packs(self, opened: OpenedObject) -> Iterator[tuple[int, str]]:
         """Packs of an object that do not open, and why. Reads none without ``data``."""

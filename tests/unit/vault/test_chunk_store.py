@@ -1,0 +1,161 @@
+"""What a domain holds, as its index on local disk tells it: never more than the vault's listing does."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blake3 import blake3
+from obstore.store import MemoryStore
+from tests.unit.vault.faulty_store import KillableStore
+
+from farshore.formats import vault_names
+from farshore.formats.batch import Buffer
+from farshore.vault.chunks import ChunkStore
+from farshore.vault.keys import ChunkKeys
+from farshore.vault.sealing import SealingKey
+from farshore.vault.stores.port import Listed
+from farshore.vault.stores.remote import RemoteStore
+
+KEYS = ChunkKeys(SealingKey(bytes(range(32))), bytes(range(32)))
+SIZE = 1000
+
+
+class Counting(KillableStore):
+    """Counts what is read, by name."""
+
+    def __init__(self) -> None:
+        super().__init__(RemoteStore(MemoryStore(), "memory:///"))
+        self.reads: Counter[str] = Counter()
+        self.listed: threading.Event | None = None
+        self.has_read: threading.Event | None = None
+        self.go = threading.Event()
+
+    def get_range(self, name: str, start: int, length: int) -> Buffer:
+        self.reads[name] += 1
+        found = super().get_range(name, start, length)
+        if self.has_read is not None:
+            self.has_read.set()
+            assert self.go.wait(60)
+        return found
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        found = list(super().list(prefix, after))
+        if self.listed is not None:
+            self.listed.set()
+            assert self.go.wait(60)
+        yield from found
+
+
+@pytest.fixture
+def store() -> Counting:
+    return Counting()
+
+
+def put(chunks: ChunkStore, seed: int, packs: int = 1) -> np.ndarray:
+    """Store packs of four chunks; answer all hashes."""
+    random = np.random.default_rng(seed)
+    hashes: list[bytes] = []
+    for _ in range(packs):
+        writer = chunks.writer()
+        pieces = [random.integers(0, 256, SIZE, np.uint8).tobytes() for _ in range(4)]
+        digests = [blake3(piece, key=KEYS.hash).digest() for piece in pieces]
+        rows = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+        writer.add(rows, np.full(4, SIZE, np.uint32), b"".join(pieces))
+        writer.flush()
+        hashes += digests
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
+
+
+def packs_of(store: Counting) -> Sequence[str]:
+    return [item.name for item in store.list(vault_names.CHUNKS)]
+
+
+def test_a_restart_reads_only_what_is_new(store: Counting, tmp_path: Path) -> None:
+    first = ChunkStore(store, KEYS, folder=tmp_path)
+    mine = put(first, 1, packs=20)
+    first.close()
+    elsewhere = put(ChunkStore(store, KEYS), 2, packs=3)
+    store.reads.clear()
+    again = ChunkStore(store, KEYS, folder=tmp_path)
+    assert again.known(np.concatenate([mine, elsewhere])).all()
+    assert len(store.reads) == 3
+    again.close()
+
+
+def test_a_pack_that_was_collected_while_nobody_ran_is_not_held(store: Counting, tmp_path: Path) -> None:
+    first = ChunkStore(store, KEYS, folder=tmp_path)
+    mine = put(first, 1, packs=5)
+    first.close()
+    gone = first.find(mine[:1])[1][0]["salt"].tobytes()
+    first.close()
+    store.delete(vault_names.chunk_pack(gone))
+    again = ChunkStore(store, KEYS, folder=tmp_path)
+    assert again.known(mine).tolist() == [False] * 4 + [True] * 16
+    again.close()
+
+
+def test_a_pack_that_is_forgotten_is_not_found_and_is_again_after_a_restart(store: Counting, tmp_path: Path) -> None:
+    chunks = ChunkStore(store, KEYS, folder=tmp_path)
+    mine = put(chunks, 1, packs=3)
+    condemned = vault_names.chunk_pack(chunks.find(mine[:1])[1][0]["salt"].tobytes())
+    chunks.forget({condemned, "chunks/in-00000007/aa/" + "a" * 32, "chunks/no-pack"})
+    chunks.refresh()
+    assert chunks.known(mine).tolist() == [False] * 4 + [True] * 8
+    chunks.close()
+    again = ChunkStore(store, KEYS, folder=tmp_path)
+    assert again.known(mine).all(), "a collector has pardoned it"
+    again.forget({condemned})
+    again.refresh()
+    assert not again.known(mine[:4]).any()
+    again.close()
+
+
+def test_what_is_published_while_others_list_stays_found(store: Counting, tmp_path: Path) -> None:
+    chunks = ChunkStore(store, KEYS, folder=tmp_path)
+    before = put(chunks, 1, packs=2)
+    chunks.refresh()
+    store.listed = threading.Event()
+    refreshing = threading.Thread(target=chunks.refresh)
+    refreshing.start()
+    assert store.listed.wait(60)
+    mine = put(chunks, 2, packs=2)  # its listing does not have these
+    assert chunks.known(np.concatenate([before, mine])).all(), "and nobody waits for it"
+    store.go.set()
+    refreshing.join(60)
+    assert chunks.known(np.concatenate([before, mine])).all()
+    chunks.close()
+
+
+def test_of_two_refreshes_the_earlier_listing_brings_nothing_back(store: Counting) -> None:
+    """A pack is stored by others, listed by one refresh, deleted, and missed by the next."""
+    chunks = ChunkStore(store, KEYS)
+    chunks.refresh()
+    others = put(ChunkStore(store, KEYS), 3)
+    store.has_read = threading.Event()
+    first = threading.Thread(target=chunks.refresh)
+    first.start()
+    assert store.has_read.wait(60)
+    for name in packs_of(store):
+        store.delete(name)
+    second = threading.Thread(target=chunks.refresh)
+    second.start()
+    second.join(0.5)  # it must not end before the first does; this only gives it a chance to
+    store.go.set()
+    first.join(60)
+    second.join(60)
+    assert not chunks.known(others).any()
+
+
+def test_an_object_that_is_no_pack_is_passed_over(store: Counting) -> None:
+    chunks = ChunkStore(store, KEYS)
+    mine = put(chunks, 1)
+    for name in ("chunks/zz/notes", "chunks/00/" + "ff" * 16, "chunks/ff/" + "ff" * 16):
+        store.put(name, [b"not a pack"])
+    fresh = ChunkStore(store, KEYS)
+    assert fresh.known(mine).all()
+    assert fresh.known(np.zeros((1, 32), np.uint8)).tolist() == [False]
