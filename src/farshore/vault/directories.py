@@ -90,37 +90,41 @@ def fits(contents: Contents, size: int) -> bool:
 
 
 def directories(store: Store, key: SealingKey, domain: int) -> Iterator[tuple[str, Directory | None]]:
-    """A domain's directories by name; None for one that cannot be read. Raises the store's passing errors."""
+    """A domain's directories by name; None for a damaged one. Those of a newer release, or under another key, are
+    passed over. Raises the store's passing errors."""
     for item in list(store.list(vault_names.directories(domain))):
         try:
             yield item.name, Directory(store, key, item.name, item.size)
-        except _UNREADABLE as error:
+        except Damaged as error:
             _log.warning("A chunk directory is passed over: %s", error)
             yield item.name, None
+        except (NotFound, Unsupported, WrongKey):
+            continue
 
 
 def renew(store: Store, key: SealingKey, domain: int, salts: Salts, sizes: Sizes) -> int:
     """Have the packs that are listed covered, but for a few; answer how many directories were written. Memory: 50
     bytes a pack and some 40 MiB. May be stopped and repeated at any time, and run by several at once."""
-    there, covered, named = SaltSet(salts), SaltSet(), SaltSet()
+    there = SaltSet(salts)
+    covered, named = np.zeros(len(there), np.bool_), np.zeros(len(there), np.bool_)
     again: list[Directory] = []
     opened = dict(directories(store, key, domain))
     useless = [name for name, found in opened.items() if found is None]
     wanting = bool(useless)
     # The large ones first: what they cover, a small one that a broken-off run left names for nothing.
     for found in sorted((one for one in opened.values() if one is not None), key=_by_size):
-        mine = found.salts
-        alive = there.contains(mine) & ~named.contains(mine)
-        named |= SaltSet(mine)
+        mine = there.places(found.salts)
+        alive = mine[mine >= 0]
+        alive = alive[~named[alive]]
+        named[alive] = True
         whole = 2 * len(mine) >= PACKS or 2 * found.chunks >= _CHUNKS
-        mostly_gone = 2 * int(np.count_nonzero(alive)) < len(mine)
+        mostly_gone = 2 * len(alive) < len(mine)
         if whole and not mostly_gone:
-            covered |= SaltSet(mine[alive])
+            covered[alive] = True
         else:
             wanting |= mostly_gone
             again.append(found)
-    small = SaltSet(np.concatenate([np.zeros((0, 16), np.uint8), *(one.salts for one in again)]))
-    new = ~covered.contains(salts) & ~small.contains(salts)
+    new = ~named[there.places(salts)]
     if not wanting and len(again) < _MOST_SMALL and np.count_nonzero(new) < _LEAST:
         return 0
     written = 0
@@ -142,7 +146,7 @@ def renew(store: Store, key: SealingKey, domain: int, salts: Salts, sizes: Sizes
 
 
 def remove_naming(store: Store, key: SealingKey, domain: int, gone: SaltSet) -> None:
-    """Delete the directories that name one of these packs, or that cannot be read."""
+    """Delete the directories that name one of these packs, or that are damaged."""
     for name, found in directories(store, key, domain):
         if found is None or gone.contains(found.salts).any():
             store.delete(name)
@@ -157,10 +161,13 @@ def _all(sources: Iterable[Iterator[Contents]]) -> Iterator[Contents]:
         yield from one
 
 
-def _rest_of(one: Directory, there: SaltSet, covered: SaltSet) -> Iterator[Contents]:
+def _rest_of(one: Directory, there: SaltSet, covered: npt.NDArray[np.bool_]) -> Iterator[Contents]:
     """What an object that goes names and no other does."""
     try:
-        yield from one.contents(there.contains(one.salts) & ~covered.contains(one.salts))
+        places = there.places(one.salts)
+        wanted = places >= 0
+        wanted[wanted] = ~covered[places[wanted]]
+        yield from one.contents(wanted)
     except _UNREADABLE as error:
         _log.warning("A chunk directory is passed over: %s", error)
 

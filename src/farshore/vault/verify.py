@@ -22,7 +22,7 @@ from farshore.formats.chunk_pack import Hashes, decode_index
 from farshore.formats.container import Kind, PackRows
 from farshore.formats.record import RecordKind, payload_offsets
 from farshore.formats.vault_names import DATA_TIER
-from farshore.model.errors import Damaged, NotFound, Refused
+from farshore.model.errors import Damaged, NotFound, Refused, Unsupported
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, Epoch, MachineId
 from farshore.vault import points
 from farshore.vault.base_maps import BaseMap
@@ -296,7 +296,7 @@ class _Verification:
             found = Directory(self._vault.store, key, item.name, item.size)
             there = self._held.contains(domain, found.salts)
             wrong = sum(not self._held.agrees(domain, one) for one in found.contents(there))
-        except NotFound:  # written anew since
+        except (NotFound, Unsupported):  # written anew since, or by a newer release
             return
         except (Damaged, Refused) as error:
             self._note(item.name, f"{error.message} The next upkeep replaces it.")

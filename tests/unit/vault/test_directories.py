@@ -205,3 +205,18 @@ def test_domains_have_their_own(store: Counting) -> None:
         fresh = ChunkStore(store, KEYS, domain)
         assert fresh.known(here).all()
         assert not fresh.known(elsewhere).any()
+
+
+def test_one_of_a_newer_release_is_left_alone(store: Counting) -> None:
+    mine = put(ChunkStore(store, KEYS), 1, packs=8)
+    renewed(store)
+    (name,) = directories_of(store)
+    data = bytearray(store.get(name))
+    for at in (8, len(data) - 128 + 8):
+        data[at] = 9  # the container's version
+    newer = vault_names.directory(secrets.token_bytes(16), 0)
+    store.put(newer, [data])
+    store.delete(name)
+    assert ChunkStore(store, KEYS).known(mine).all()
+    assert renewed(store) == 1
+    assert newer in directories_of(store)
