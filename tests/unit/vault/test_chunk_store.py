@@ -12,14 +12,16 @@ import pytest
 from blake3 import blake3
 from obstore.store import MemoryStore
 from tests.unit.vault.faulty_store import KillableStore
+from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
 from farshore.vault.chunks import ChunkStore
 from farshore.vault.keys import ChunkKeys
 from farshore.vault.sealing import SealingKey
-from farshore.vault.stores.port import Listed
+from farshore.vault.stores.port import Listed, Store
 from farshore.vault.stores.remote import RemoteStore
+from farshore.vault.vault import Vault
 
 KEYS = ChunkKeys(SealingKey(bytes(range(32))), bytes(range(32)))
 SIZE = 1000
@@ -71,7 +73,7 @@ def put(chunks: ChunkStore, seed: int, packs: int = 1) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32)
 
 
-def packs_of(store: Counting) -> Sequence[str]:
+def packs_of(store: Store) -> Sequence[str]:
     return [item.name for item in store.list(vault_names.CHUNKS)]
 
 
@@ -159,3 +161,31 @@ def test_an_object_that_is_no_pack_is_passed_over(store: Counting) -> None:
     fresh = ChunkStore(store, KEYS)
     assert fresh.known(mine).all()
     assert fresh.known(np.zeros((1, 32), np.uint8)).tolist() == [False]
+
+
+def test_a_vault_has_a_folder_for_each_of_its_domains_and_copies_start_from_it(tmp_path: Path) -> None:
+    made = memory_vault()
+    first = Vault(made.store, made.id, made._keys, indexes=tmp_path)
+    machine = Machine(first, 1, {0: 512 << 10})
+    machine.fill()
+    assert machine.begin_epoch(None) > 0
+    machine.domain = first.domain("finance")
+    assert machine.begin_epoch(None) > 0
+    assert machine.vault.over(made.store, 0).chunk_store().known(np.zeros((1, 32), np.uint8)).tolist() == [False]
+    first.close()
+    folder = tmp_path / made.id
+    assert {one.name for one in folder.iterdir()} == {"00000000", f"{machine.domain:08x}"}
+    assert all(list(one.glob("run-*")) for one in folder.iterdir())
+    again = Vault(made.store, made.id, made._keys, indexes=tmp_path)
+    machine.vault, machine.in_vault = again, again.machine(machine.id)
+    assert machine.begin_epoch(None) == 0, "nothing is sent twice"
+    machine.check(machine.in_vault.latest().position)
+    # What no map names is collected, and what comes back from the folder is not taken for held.
+    for name in packs_of(made.store):
+        made.store.delete(name)
+    third = Vault(made.store, made.id, made._keys, indexes=tmp_path)
+    again.close()
+    machine.vault, machine.in_vault = third, third.machine(machine.id)
+    assert machine.begin_epoch(None) > 0
+    machine.check(machine.in_vault.latest().position)
+    third.close()
