@@ -59,39 +59,47 @@ class ChunkStore:
         self._useless = SaltSet()
         self._published: set[bytes] | None = None
         """Packs published while a refresh runs."""
-        self._fresh = False
         self._folder = folder
         self._opening = threading.Lock()
         self._opened: ChunkIndex | None = None
+        self._fresh: ChunkIndex | None = None
+        """The open index, once it was compared with a listing. One that was opened again may find packs that are gone
+        or shunned: nothing is answered from it before that."""
 
-    def refresh(self) -> None:
-        """Learn of packs that others have stored, and forget those that are gone. A pack whose index is damaged is left
-        out: its chunks count as missing. Raises the store's errors, WrongKey."""
+    def refresh(self) -> ChunkIndex:
+        """Learn of packs that others have stored, and forget those that are gone; answer the index. A pack whose index
+        is damaged is left out: its chunks count as missing. Raises the store's errors, WrongKey."""
         with self._refreshing:
             with self._changing:
                 # What is published from here on may be missing in the listing, and is not gone for that.
-                before = self._index.salts()
+                index = self._index
+                before = index.salts()
                 self._published = set()
             listed, sizes = self._listed()
             there = SaltSet(listed)
-            self._index.drop(SaltSet(before.salts()[~there.contains(before.salts())]))
+            with self._changing:
+                # What was forgotten before the index was opened again may come from its folder.
+                index.drop(self._shunned | SaltSet(before.salts()[~there.contains(before.salts())]))
             with self._changing:
                 known = before | self._useless | self._shunned
             new = ~known.contains(listed)
             listed, sizes = listed[new], sizes[new]
             if len(listed) >= _WORTH_DIRECTORIES:
-                rest = self._load_directories(listed, sizes)
+                rest = self._load_directories(index, listed, sizes)
                 listed, sizes = listed[rest], sizes[rest]
-            self._load(listed, sizes)
-            self._fresh = True
+            self._load(index, listed, sizes)
             with self._changing:
                 self._published = None
+                if self._opened is index:  # not closed meanwhile
+                    self._fresh = index
+            return index
 
     def find(self, hashes: Hashes) -> tuple[npt.NDArray[np.bool_], Locators]:
         """Which chunks are held, and where; ``hashes`` has shape (n, 32). Loads the indexes at the first call."""
-        if not self._fresh:
-            self.refresh()
-        return self._index.find(hashes)
+        index = self._fresh
+        if index is None:
+            index = self.refresh()
+        return index.find(hashes)
 
     def known(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
         """Which chunks are held."""
@@ -118,10 +126,10 @@ class ChunkStore:
 
     def close(self) -> None:
         """Write what is in memory only to the folder, and give it to others."""
-        with self._opening:
-            if self._opened is not None:
-                self._opened.close()
-                self._opened, self._fresh = None, False
+        with self._changing, self._opening:
+            opened, self._opened, self._fresh = self._opened, None, None
+            if opened is not None:
+                opened.close()
 
     @property
     def _index(self) -> ChunkIndex:
@@ -144,15 +152,17 @@ class ChunkStore:
                 sizes.append(item.size)
         return as_salts(salts), np.frombuffer(sizes, np.uint64)
 
-    def _load(self, salts: Salts, sizes: npt.NDArray[np.uint64]) -> None:
+    def _load(self, index: ChunkIndex, salts: Salts, sizes: npt.NDArray[np.uint64]) -> None:
         with ThreadPoolExecutor(_READERS) as readers:
             for first in range(0, len(salts), _AT_ONCE):
                 some = [salt.tobytes() for salt in salts[first : first + _AT_ONCE]]
                 found = readers.map(self._index_of, some, sizes[first : first + _AT_ONCE].tolist())
                 for salt, contents in zip(some, found, strict=True):
-                    self._learn(salt, contents)
+                    self._learn(index, salt, contents)
 
-    def _load_directories(self, salts: Salts, sizes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    def _load_directories(
+        self, index: ChunkIndex, salts: Salts, sizes: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.bool_]:
         """Learn of packs from directories; answer which of them are in none that can be read."""
         wanted = SaltSet(salts)
         size_of = np.zeros(len(wanted), np.uint64)
@@ -168,18 +178,18 @@ class ChunkStore:
             try:
                 for place, one in zip(places[mine].tolist(), directory.contents(mine), strict=True):
                     if fits(one, int(size_of[place])):
-                        self._learn(one.salt, (one.hashes, _locators(one.salt, one.rows)))
+                        self._learn(index, one.salt, (one.hashes, _locators(one.salt, one.rows)))
                         left[place] = False
             except (Damaged, NotFound):  # the packs themselves are read
                 continue
         return left[wanted.places(salts)]
 
-    def _learn(self, salt: bytes, contents: tuple[Hashes, Locators] | None) -> None:
+    def _learn(self, index: ChunkIndex, salt: bytes, contents: tuple[Hashes, Locators] | None) -> None:
         with self._changing:
             if contents is None:
                 self._useless |= SaltSet.of([salt])
             elif salt not in self._shunned and salt not in (self._published or ()):
-                self._index.add(salt, *contents)
+                index.add(salt, *contents)
 
     def _index_of(self, salt: bytes, size: int) -> tuple[Hashes, Locators] | None:
         name = vault_names.chunk_pack(salt, self.domain)

@@ -3,9 +3,10 @@
 Order, which makes it safe beside readers, writers, other collectors and crashes, whatever the grace: first the list of
 the condemned is read, then leases are listed, then objects. What is needed by a kept state, a leased state, an epoch
 not yet complete or a merge under way is alive. The rest is written to the next version of the list, with the time at
-which each was first found dead; what was in the version read, long enough, and is still dead is doomed there. Only who
-has written the version that dooms an object deletes it, listings of states before the objects that they lead to; a
-collector that finds the version written by another has looked at an old list and ends. No later version pardons.
+which the walk that first found it dead ended; what was in the version read, long enough, and is still dead is doomed
+there. Only who has written the version that dooms an object deletes it, listings of states before the objects that they
+lead to; a collector that finds the version written by another has looked at an old list and ends. No later version
+pardons.
 
 So a reader, which takes its lease before it reads the list, is seen by the collector, or sees the condemnation. It may
 go on with objects that others have merged since: while a lease lives, nothing of its machine that was condemned after
@@ -83,7 +84,9 @@ def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | No
     dead, summary = find_dead(vault, policy_of, leases, moment - grace, before.doomed)
     # Somebody else may be deleting what was doomed before, whatever it seems to be worth now.
     doomed = set(before.doomed & summary.sizes.keys())
-    condemned = {name: before.objects.get(name, moment) for name in dead.keys() | doomed}
+    # The walk takes its time: a copy that began during it read the list without what is condemned now.
+    found = time.time_ns() if now is None else now
+    condemned = {name: before.objects.get(name, found) for name in dead.keys() | doomed}
     for name in dead.keys() & before.objects.keys():
         if moment - condemned[name] >= grace and not any(_relies_on(one, name, condemned[name]) for one in leases):
             doomed.add(name)

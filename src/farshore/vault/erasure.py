@@ -60,10 +60,9 @@ def erase(vault: Vault, machine_id: MachineId) -> Erased:
         vault.store.delete(item.name)
         objects, size = objects + 1, size + item.size
     _remove_directories(vault, alone)
-    for item in list(vault.store.list(vault_names.CHUNKS)) if alone else []:
-        if item.name in alone:
-            vault.store.delete(item.name)
-            objects, size = objects + 1, size + item.size
+    for item in [item for item in vault.store.list(vault_names.CHUNKS) if item.name in alone] if alone else []:
+        vault.store.delete(item.name)
+        objects, size = objects + 1, size + item.size
     left = mine.stored_but(others.chunks, alone)
     return Erased(objects, size, left)
 
@@ -77,7 +76,11 @@ def _remove_directories(vault: Vault, packs: Set[str]) -> None:
         if salt is not None:
             by_domain.setdefault(domain, []).append(salt)
     for domain, salts in by_domain.items():
-        remove_naming(vault.store, vault.chunk_store(domain).keys.seal, domain, SaltSet.of(salts))
+        try:
+            key = vault.chunk_store(domain).keys.seal
+        except (NotFound, *_UNREADABLE):  # without its key nobody can read what a directory says
+            continue
+        remove_naming(vault.store, key, domain, SaltSet.of(salts))
 
 
 def _own_chunks(vault: Vault, machine_id: MachineId, numbers: PackNumbers) -> NamedChunks:

@@ -5,6 +5,7 @@ One function for whoever runs it, a server by the clock or a person by hand: eac
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from farshore.vault.salts import as_salts
 from farshore.vault.stores.port import Sweepable
 from farshore.vault.vault import Vault
 
+_log = logging.getLogger(__name__)
 _DAY = 24 * 3600 * 1_000_000_000
 _DOMAIN = re.compile(r"[0-9a-f]{8}")
 _LONGEST_PUT = 24 * 3600.0
@@ -75,17 +77,20 @@ def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
 
 
 def renew_directories(vault: Vault, collection: Collection) -> int:
-    """Cover the packs that a collection left by directories; answer how many were written. Those of a domain whose key
-    is lost stay as they are. Raises the store's passing errors."""
+    """Cover the packs that a collection left by directories; answer how many were written. A convenience: what keeps
+    it from it is logged, and ends nothing else. Those of a domain whose key is lost stay as they are."""
     written = 0
-    there = {int(name, 16) for name in vault.store.folders(vault_names.DIRECTORIES) if _DOMAIN.fullmatch(name)}
-    for domain in sorted(collection.packs.keys() | there):
-        salts, sizes = collection.packs.get(domain, (as_salts(b""), np.zeros(0, np.uint64)))
-        try:
-            key = vault.chunk_store(domain).keys.seal
-        except (Damaged, NotFound, WrongKey):  # verification tells of it
-            continue
-        written += renew(vault.store, key, domain, salts, sizes)
+    try:
+        there = {int(name, 16) for name in vault.store.folders(vault_names.DIRECTORIES) if _DOMAIN.fullmatch(name)}
+        for domain in sorted(collection.packs.keys() | there):
+            salts, sizes = collection.packs.get(domain, (as_salts(b""), np.zeros(0, np.uint64)))
+            try:
+                key = vault.chunk_store(domain).keys.seal
+            except (Damaged, NotFound, WrongKey):  # verification tells of it
+                continue
+            written += renew(vault.store, key, domain, salts, sizes)
+    except FarshoreError as error:
+        _log.warning("Chunk directories were not renewed; servers read chunk packs one by one instead: %s", error)
     return written
 
 

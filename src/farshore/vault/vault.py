@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import threading
 import time
@@ -31,6 +32,7 @@ from farshore.vault.stores.port import Store
 FORMAT = 2
 """Format 1 had leases, notes and the list of the condemned under the chunk key. It is still read."""
 _READ = (1, FORMAT)
+_PLAIN = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 _TRIES = 20
 _REMEMBERED = 20
 """Changes by which one who changes the descriptor finds out that a newer version has its change in it."""
@@ -344,6 +346,9 @@ def _parsed(data: bytes) -> dict[str, Any]:
         lists = fields["slots"], fields.get("changes", [])
         if not isinstance(fields["vault"], str) or not all(isinstance(one, list) for one in lists):
             raise ValueError("a field has another type")
+        # Who has no vault key cannot tell whether it is genuine, and names a local folder by it.
+        if not _PLAIN.fullmatch(fields["vault"]):
+            raise ValueError("the vault's id is no id")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise Damaged("The vault's descriptor is damaged.", remedy="Restore vault.farshore from a copy.") from cause
     if version not in _READ:

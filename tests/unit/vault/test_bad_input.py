@@ -131,7 +131,16 @@ def test_no_vault_and_an_unknown_machine_are_told(machine, tmp_path):
         Vault.create(machine.vault.store, owner)
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, "[]", '{"format": 1, "vault": "x", "slots": [], "changes": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        "[]",
+        '{"format": 1, "vault": "x", "slots": [], "changes": 3}',
+        '{"format": 2, "vault": "../../spool", "slots": []}',
+        '{"format": 2, "vault": "", "slots": []}',
+    ],
+)
 def test_a_descriptor_that_is_none_is_damage(machine, tmp_path, text):
     (tmp_path / "vault" / "vault.farshore").write_text(text)
     with pytest.raises(Damaged, match="descriptor"):

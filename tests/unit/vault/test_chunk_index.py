@@ -309,3 +309,75 @@ def test_a_full_disk_costs_memory_and_nothing_else(tmp_path: Path, monkeypatch: 
     owner.refresh(again)
     assert owner.missing(again) == 0
     again.close()
+
+
+def test_who_closed_it_writes_no_more_into_the_folder(tmp_path: Path) -> None:
+    owner, index = Owner(9), ChunkIndex(tmp_path, KEY, SMALL)
+    for _ in range(12):
+        owner.add(index)
+    index.close()
+    other = ChunkIndex(tmp_path, KEY, SMALL)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for _ in range(40):
+        owner.add(index)
+    index.settle()
+    assert owner.missing(index) == 0, "it can still be searched"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    other.close()
+
+
+def test_a_run_that_cannot_be_read_ends_no_merging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, index = Owner(10), ChunkIndex(tmp_path, KEY, SMALL)
+    while not index._runs:
+        owner.add(index)
+        index.settle()
+    (broken,) = index._runs
+    whole = os.pread
+
+    def bad_sector(handle: int, length: int, start: int) -> bytes:
+        if handle == broken._source._handle:  # type: ignore[attr-defined]
+            raise OSError(5, "Input/output error")
+        return whole(handle, length, start)
+
+    monkeypatch.setattr(os, "pread", bad_sector)
+    for _ in range(60):
+        owner.add(index)
+    index.settle()
+    assert broken not in index._runs
+    assert len(index._runs) < 2 * merging.FAN
+    owner.refresh(index)
+    assert owner.missing(index) == 0
+    index.close()
+
+
+def test_merged_runs_go_once_a_manifest_names_them_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, index = Owner(11), ChunkIndex(tmp_path, KEY, SMALL)
+    merged = threading.Event()
+    parts, replace = merging.Merge.parts, Path.replace
+
+    def noted(merge: merging.Merge) -> Iterator[Entries]:
+        yield from parts(merge)
+        merged.set()
+
+    def full(path: Path, target: Path) -> Path:
+        if merged.is_set():
+            raise OSError(28, "No space left on device")
+        return replace(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(merging.Merge, "parts", noted)
+        patched.setattr(Path, "replace", full)
+        while not merged.is_set():
+            owner.add(index)
+            index.settle()
+    assert owner.missing(index) == 0
+    killed = tmp_path.parent / f"{tmp_path.name}-killed"
+    shutil.copytree(tmp_path, killed)
+    again = ChunkIndex(killed, KEY, SMALL)
+    assert again._runs, "what the older manifest names is there"
+    again.close()
+    for _ in range(12):
+        owner.add(index)
+    index.settle()
+    assert set(tmp_path.glob("run-*")) == {run.path for run in index._runs}
+    index.close()

@@ -153,6 +153,42 @@ def test_of_two_refreshes_the_earlier_listing_brings_nothing_back(store: Countin
     assert not chunks.known(others).any()
 
 
+def test_what_was_forgotten_stays_so_when_it_is_closed_beside_a_refresh(store: Counting, tmp_path: Path) -> None:
+    """The folder still has the pack: nothing may be answered from it before the vault was listed again."""
+    chunks = ChunkStore(store, KEYS, folder=tmp_path)
+    mine = put(chunks, 1, packs=3)
+    condemned = vault_names.chunk_pack(chunks.find(mine[:1])[1][0]["salt"].tobytes())
+    chunks.forget({condemned})
+    store.listed = threading.Event()
+    refreshing = threading.Thread(target=chunks.refresh)
+    refreshing.start()
+    assert store.listed.wait(60)
+    chunks.close()
+    store.go.set()
+    refreshing.join(60)
+    assert chunks.known(mine).tolist() == [False] * 4 + [True] * 8
+    chunks.close()
+    assert chunks.known(mine).tolist() == [False] * 4 + [True] * 8, "opened again"
+    store.delete(condemned)
+    chunks.close()
+    assert chunks.known(mine).tolist() == [False] * 4 + [True] * 8
+    chunks.close()
+
+
+def test_a_copy_that_outlives_its_servers_end_is_answered_by_the_vault(store: Counting, tmp_path: Path) -> None:
+    chunks = ChunkStore(store, KEYS, folder=tmp_path)
+    mine = put(chunks, 1, packs=3)
+    assert chunks.known(mine).all()
+    chunks.close()
+    other = ChunkStore(store, KEYS, folder=tmp_path)
+    assert other.known(mine).all()
+    store.delete(packs_of(store)[0])
+    assert np.count_nonzero(chunks.known(mine)) == 8
+    more = put(chunks, 2)
+    assert chunks.known(more).all()
+    other.close()
+
+
 def test_an_object_that_is_no_pack_is_passed_over(store: Counting) -> None:
     chunks = ChunkStore(store, KEYS)
     mine = put(chunks, 1)

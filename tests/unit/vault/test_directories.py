@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 from tests.unit.vault.test_chunk_store import KEYS, Counting, packs_of, put
 
 from farshore.formats import vault_names
+from farshore.formats.batch import Buffer
+from farshore.model.errors import Forbidden
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import chunks as chunks_module
 from farshore.vault import directories as module
@@ -20,6 +23,7 @@ from farshore.vault.directories import Directory, renew
 from farshore.vault.erasure import erase
 from farshore.vault.stores.port import Store
 from farshore.vault.upkeep import maintain
+from farshore.vault.vault import Vault
 from farshore.vault.verify import verify
 
 
@@ -192,6 +196,41 @@ def test_an_erased_machine_takes_its_hashes_along() -> None:
     erase(machine.vault, machine.id)
     assert not directories_of(machine.vault.store)
     assert verify(machine.vault).findings == []
+
+
+class NoDirectories(KillableStore):
+    """Refuses to store or delete directories, as a store may whose rights are by prefix."""
+
+    def put(self, name: str, buffers: Sequence[Buffer]) -> None:
+        if name.startswith(vault_names.DIRECTORIES):
+            raise Forbidden("Not here.", remedy="None: this is a test.")
+        super().put(name, buffers)
+
+
+def test_upkeep_goes_on_where_no_directory_can_be_written(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine(memory_vault(), 5, {0: 512 << 10})
+    for _ in range(5):
+        machine.fill()
+        machine.begin_epoch(None)
+    vault = machine.vault
+    refusing = Vault.with_keys(NoDirectories(vault.store), vault._keys)
+    done = maintain(refusing, lambda _: ReplicationPolicy())
+    assert done.collection is not None
+    assert done.collection.alive
+    assert done.directories == 0
+    assert "Chunk directories were not renewed" in caplog.text
+    assert not directories_of(vault.store)
+
+
+def test_a_machine_is_erased_though_its_domains_key_is_lost() -> None:
+    machine = Machine(memory_vault(), 5, {0: 512 << 10})
+    machine.fill()
+    machine.domain = machine.vault.domain("apart")
+    machine.begin_epoch(None)
+    machine.vault.store.delete(vault_names.chunk_key(machine.domain))
+    vault = Vault.with_keys(machine.vault.store, machine.vault._keys)
+    erase(vault, machine.id)
+    assert not packs_of(vault.store)
 
 
 def test_domains_have_their_own(store: Counting) -> None:

@@ -55,6 +55,8 @@ class ChunkIndex:
         self._full: tuple[Recent, ...] = ()
         self._recent = Recent()
         self._worker: threading.Thread | None = None
+        self._leaving: list[Run] = []
+        """Merged runs whose files a manifest may still name."""
 
     def add(self, salt: bytes, hashes: Hashes, locators: Locators) -> None:
         """Make the chunks of a pack findable: the caller knows that it is in the vault."""
@@ -81,7 +83,7 @@ class ChunkIndex:
                 break
             try:
                 here, places = part.find(high[left], low[left])
-            except (Untrusted, OSError) as error:
+            except Untrusted as error:
                 assert isinstance(part, Run)
                 self._throw_away(part, error)
                 continue
@@ -114,14 +116,19 @@ class ChunkIndex:
                 self._changed.wait()
 
     def close(self) -> None:
-        """Write what is in memory only, and give the folder to others. Waits for no merge."""
-        if self._folder is not None:
-            with self._changed:
-                self._closing = True
-                if self._recent.count:
-                    self._put_aside()
-            self.settle()
-            self._folder.close()
+        """Write what is in memory only, and give the folder to others. Waits for no merge. Who still has the index may
+        search it, and add to it in memory: the folder is somebody else's now."""
+        with self._changed:
+            folder = self._folder
+            if folder is None:
+                return
+            self._closing = True
+            if self._recent.count:
+                self._put_aside()
+            while self._worker is not None:
+                self._changed.wait()
+            self._folder = None
+        folder.close()
 
     def _put_aside(self) -> None:
         self._full += (self._recent,)
@@ -203,11 +210,11 @@ class ChunkIndex:
                 place = self._runs.index(chosen[0])
                 made = (run,) if len(merge.salts) else ()
                 self._runs = (*self._runs[:place], *made, *self._runs[place + len(chosen) :])
+        if not valid or not len(merge.salts):
+            run.remove()
+        if valid:
+            self._leaving += chosen
         self._commit()
-        useless = [run] if not valid or not len(merge.salts) else []
-        # A manifest that could not be replaced names the old ones still.
-        for one in (*useless, *(chosen if valid and self._disk_works else ())):
-            one.remove()
         return True
 
     def _chosen(self) -> tuple[Run, ...]:
@@ -250,11 +257,16 @@ class ChunkIndex:
             raise
 
     def _commit(self) -> None:
-        if self._folder is not None:
-            try:
-                self._folder.commit(self._runs)
-            except OSError as error:
-                self._no_disk(error)
+        if self._folder is None:
+            return
+        try:
+            self._folder.commit(self._runs)
+        except OSError as error:  # the manifest names the runs that were merged still: they stay until another one does
+            self._no_disk(error)
+            return
+        for one in self._leaving:
+            one.remove()
+        self._leaving = []
 
     def _no_disk(self, error: OSError) -> None:
         self._disk_works = False

@@ -56,7 +56,7 @@ class Merge:
         self.salts: Salts = np.concatenate([run.salts[~dead] for run, dead in zip(runs, self._dead, strict=True)])
 
     def parts(self) -> Iterator[Entries]:
-        """The entries in order, of the equal ones the oldest. Raises Untrusted, OSError."""
+        """The entries in order, of the equal ones the oldest. Raises Untrusted."""
         steps = max(1, -(-self.most // _STEP))
         for step in range(steps):
             low, high = (step << 64) // steps, ((step + 1) << 64) // steps

@@ -35,7 +35,7 @@ class Source(Protocol):
     size: int
 
     def read(self, start: int, length: int) -> bytes:
-        """Up to ``length`` bytes. Raises OSError."""
+        """Up to ``length`` bytes. Raises Untrusted if they cannot be read."""
         ...
 
 
@@ -61,7 +61,10 @@ class FileSource:
 
     def read(self, start: int, length: int) -> bytes:
         """See Source."""
-        return os.pread(self._handle, length, start)
+        try:
+            return os.pread(self._handle, length, start)
+        except OSError as cause:
+            raise Untrusted(f"it cannot be read: {cause.strerror}") from cause
 
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill ``buffer``. Raises Untrusted, OSError."""
@@ -113,7 +116,7 @@ class Run:
         try:
             for first in range(0, self.footer.blocks, _BLOCKS):
                 self._entries(range(first, min(first + _BLOCKS, self.footer.blocks)))
-        except (Untrusted, OSError):
+        except Untrusted:
             return False
         return True
 
@@ -122,7 +125,7 @@ class Run:
         self.dead[gone.contains(self.salts)] = True
 
     def find(self, high: Words, low: Words) -> tuple[Mask, Locators]:
-        """Which chunks are here, and where. Raises Untrusted, OSError."""
+        """Which chunks are here, and where. Raises Untrusted."""
         found = np.zeros(len(high), np.bool_)
         locators = np.zeros(len(high), LOCATOR)
         likely = np.flatnonzero(may_hold(self._tail.filter, high, low))
@@ -141,7 +144,7 @@ class Run:
         return found, locators
 
     def between(self, low: int, high: int) -> Entries:
-        """The entries with ``low`` <= high word < ``high``, sorted. Raises Untrusted, OSError."""
+        """The entries with ``low`` <= high word < ``high``, sorted. Raises Untrusted."""
         first = max(0, int(np.searchsorted(self._tail.fences, np.uint64(low), "right")) - 1)
         end = len(self._tail.fences)
         if high < 1 << 64:
