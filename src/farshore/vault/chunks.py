@@ -37,6 +37,8 @@ PACK_TARGET = 8 << 20
 _READERS = 16
 _WORTH_DIRECTORIES = 64
 """New packs for whose sake directories are read."""
+_WORTH_SPLITTING = 1 << 16
+"""Packs of which each of the 256 folders is listed by itself, several at once: 64 requests in a row otherwise."""
 _AT_ONCE = 1024
 """Indexes of packs that are held in memory at once while many are read."""
 
@@ -75,7 +77,7 @@ class ChunkStore:
                 index = self._index
                 before = index.salts()
                 self._published = set()
-            listed, sizes = self._listed()
+            listed, sizes = self._listed(len(before))
             there = SaltSet(listed)
             with self._changing:
                 # What was forgotten before the index was opened again may come from its folder.
@@ -139,10 +141,18 @@ class ChunkStore:
                 self._opened = ChunkIndex(self._folder, self.keys.seal.id)
             return self._opened
 
-    def _listed(self) -> tuple[Salts, npt.NDArray[np.uint64]]:
-        """The domain's packs in the vault, and their sizes."""
+    def _listed(self, known: int = 0) -> tuple[Salts, npt.NDArray[np.uint64]]:
+        """The domain's packs in the vault, and their sizes. ``known``: about how many there are."""
+        prefix = vault_names.chunk_packs(self.domain)
+        if known < _WORTH_SPLITTING:
+            return self._listed_below(prefix)
+        with ThreadPoolExecutor(_READERS) as readers:
+            parts = list(readers.map(self._listed_below, [f"{prefix}{first:02x}/" for first in range(256)]))
+        return np.concatenate([salts for salts, _ in parts]), np.concatenate([sizes for _, sizes in parts])
+
+    def _listed_below(self, prefix: str) -> tuple[Salts, npt.NDArray[np.uint64]]:
         salts, sizes = bytearray(), array("Q")
-        for item in self._store.list(vault_names.chunk_packs(self.domain)):
+        for item in self._store.list(prefix):
             # Packs of other domains follow those of domain 0, and are not listed for its sake.
             if vault_names.chunk_domain(item.name) != self.domain:
                 break

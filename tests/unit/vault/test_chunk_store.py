@@ -16,6 +16,7 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
+from farshore.vault import chunks as chunks_module
 from farshore.vault.chunks import ChunkStore
 from farshore.vault.keys import ChunkKeys
 from farshore.vault.sealing import SealingKey
@@ -157,6 +158,7 @@ def test_what_was_forgotten_stays_so_when_it_is_closed_beside_a_refresh(store: C
     """The folder still has the pack: nothing may be answered from it before the vault was listed again."""
     chunks = ChunkStore(store, KEYS, folder=tmp_path)
     mine = put(chunks, 1, packs=3)
+    chunks.close()
     condemned = vault_names.chunk_pack(chunks.find(mine[:1])[1][0]["salt"].tobytes())
     chunks.forget({condemned})
     store.listed = threading.Event()
@@ -187,6 +189,30 @@ def test_a_copy_that_outlives_its_servers_end_is_answered_by_the_vault(store: Co
     more = put(chunks, 2)
     assert chunks.known(more).all()
     other.close()
+
+
+@pytest.mark.parametrize("domain", [0, 7])
+def test_a_large_domain_is_listed_folder_by_folder(
+    store: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, domain: int
+) -> None:
+    monkeypatch.setattr(chunks_module, "_WORTH_SPLITTING", 1)
+    first = ChunkStore(store, KEYS, domain, tmp_path)
+    mine = put(first, 1, packs=20)
+    put(ChunkStore(store, KEYS, 7 - domain), 2, packs=5)
+    for name in ("chunks/zz/notes", "chunks/00/x"):
+        store.put(name, [b"not a pack"])
+    first.close()
+    elsewhere = put(ChunkStore(store, KEYS, domain), 3, packs=5)
+    gone = first.find(mine[:1])[1][0]["salt"].tobytes()
+    first.close()
+    store.delete(vault_names.chunk_pack(gone, domain))
+    asked: list[str] = []
+    whole = store.list
+    monkeypatch.setattr(store, "list", lambda prefix, after="": asked.append(prefix) or whole(prefix, after))
+    again = ChunkStore(store, KEYS, domain, tmp_path)
+    assert again.known(np.concatenate([mine, elsewhere])).tolist() == [False] * 4 + [True] * 96
+    assert len([prefix for prefix in asked if prefix.startswith(vault_names.chunk_packs(domain))]) >= 256
+    again.close()
 
 
 def test_an_object_that_is_no_pack_is_passed_over(store: Counting) -> None:

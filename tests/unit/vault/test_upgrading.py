@@ -7,13 +7,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.unit.vault.faulty_store import KillableStore, Killed
 
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.formats import vault_names
 from farshore.model.errors import Forbidden, NoSpace, WrongKey
-from farshore.vault import OwnerKey, Vault, damage, open_store
+from farshore.vault import OwnerKey, Vault, chunks, damage, directories, open_store
+from farshore.vault.chunks import ChunkStore
 from farshore.vault.condemned import read_list
 from farshore.vault.keys import ChunkKeys
 from farshore.vault.leases import LeaseKind, live_leases, take_lease
@@ -131,3 +133,32 @@ def test_keys_without_the_vault_key_open_what_they_are_for_and_nothing_else(stor
         with pytest.raises(Forbidden, match="vault key"):
             refused()
     assert len(machine.points()) > 10
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_older_vaults_chunks_are_found_from_local_disk_and_from_directories(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(directories, "_LEAST", 1)
+    monkeypatch.setattr(chunks, "_WORTH_DIRECTORIES", 1)
+    shutil.copytree(GOLDEN / f"vault-{number}", tmp_path / "vault")
+    store = open_store(f"file://{tmp_path}/vault")
+    key = bytes.fromhex(json.loads((GOLDEN / f"vault-{number}.json").read_text())["key"])
+    vault = Vault.open_with_vault_key(store, key)
+    upgrade(vault)
+    domains = {vault_names.chunk_domain(item.name) for item in store.list(vault_names.CHUNKS)}
+    assert domains
+    for domain in domains:
+        held = ChunkStore(store, vault.chunk_store(domain).keys, domain, tmp_path / str(domain))
+        found = held._index_of
+        packs, sizes = held._listed()
+        hashes = [found(salt.tobytes(), int(size))[0] for salt, size in zip(packs, sizes, strict=True)]
+        assert held.known(np.concatenate(hashes)).all()
+        held.close()
+        assert directories.renew(store, vault.chunk_store(domain).keys.seal, domain, packs, sizes) == 1
+        fresh = ChunkStore(store, vault.chunk_store(domain).keys, domain)
+        monkeypatch.setattr(fresh, "_index_of", None)  # reads no pack
+        assert fresh.known(np.concatenate(hashes)).all()
+        again = ChunkStore(store, vault.chunk_store(domain).keys, domain, tmp_path / str(domain))
+        monkeypatch.setattr(again, "_index_of", None)
+        assert again.known(np.concatenate(hashes)).all()
+        again.close()
+    assert verify(Vault.open_with_vault_key(store, key), data=True).findings == []
