@@ -1,4 +1,4 @@
-"""Which runs are merged, and the merge itself, in memory that does not depend on their size.
+"""Which runs are merged, and the merge itself. Memory: what the new run keeps in it (1.5 bytes an entry), and 10 MiB.
 
 Runs are of size classes, each FAN times the one before. The newest FAN of one class, with smaller ones among and behind
 them, become one. So an entry is written once for each class, and the runs are a few of each class.
