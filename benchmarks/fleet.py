@@ -1,10 +1,11 @@
 """``fleet``: many machines on one process server, and what a noisy neighbour does to them.
 
-A hundred simulated agents, each with its own certificate and connection, send 50 KB/s of random 4 KiB writes as a
-batch every quarter of a second, over mutual TLS to a process server in a process of its own with a local vault. Then
+Three hundred simulated agents, each with its own certificate and connection, make 50 KB/s of random 4 KiB writes and
+send them over mutual TLS to a process server in a process of its own with a local vault. When a batch is cut is decided
+by the agent's own code (mobility/cutting.py), when a segment by the process server's, both by the default policy. Then
 the same again beside one more machine that sends 4 MiB batches of random data as fast as they are acknowledged, two
-at a time. The lag of a write is from being made until the segment that holds it was written to the vault. All agents
-run in this benchmark's process, on the same processors.
+at a time. The lag of a write is that of its batch's oldest: from being made until the segment that holds it was written
+to the vault. All agents run in this benchmark's process, on the same processors.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from farshore.formats.batch import Batch, Role
 from farshore.formats.record import RECORD, RecordKind
 from farshore.formats.vault_names import SegmentName, segments_folder
 from farshore.lab.cache import cache_folder
+from farshore.mobility.cutting import Asked, Cutting
+from farshore.mobility.pump import BATCH_RING_BYTES
+from farshore.model.cadence import LONGEST_CUT
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import BLOCK, SECTOR, Epoch, MachineId, Sequence, new_id
 
 TARGET = 3.0
 DISK = 1 << 30
-EVERY = 0.25
 NOISY_BATCH = 4 << 20
 
 
@@ -49,16 +52,29 @@ class Agent:
         self._rate = rate
         self._next = 1
         self._noise = os.urandom(1 << 20)
+        self._cutting = Cutting(Asked(), BATCH_RING_BYTES, time.monotonic())
+        self.batches = 0
 
     def run(self, begin: float, end: float) -> None:
-        """Send at the rate until ``end`` (monotonic)."""
-        due, owed = begin, 0.0
-        while due < end:
-            time.sleep(max(0.0, due - time.monotonic()))
-            owed += self._rate * EVERY / BLOCK
-            self._send(self._plane, int(owed), self._noise[: int(owed) * BLOCK], made=time.time_ns() - int(EVERY * 1e9))
-            owed -= int(owed)
-            due += EVERY
+        """Write at the rate until ``end`` (monotonic), and send what is to be cut. One batch is under way at a time."""
+        time.sleep(max(0.0, begin - time.monotonic()))
+        self._cutting.cut(begin)
+        oldest = begin
+        """When the oldest write was made that has not been sent."""
+        apart = BLOCK / self._rate
+        while True:
+            count = int((time.monotonic() - oldest) / apart)
+            wait = self._cutting.due_in(time.monotonic(), count * BLOCK, acknowledged=True)
+            if wait:
+                time.sleep(min(wait, apart * (BATCH_RING_BYTES // BLOCK)))
+                continue
+            if oldest + count * apart >= end:
+                return
+            self._cutting.cut(time.monotonic())
+            made = time.time_ns() - int((time.monotonic() - oldest) * 1e9)
+            oldest += count * apart
+            self._send(self._plane, count, self._noise[: count * BLOCK], made)
+            self.batches += 1
 
     def flood(self, rig: Rig, end: float) -> int:
         """Send as fast as it is taken until ``end``; bytes sent."""
@@ -111,25 +127,27 @@ def main(argv: list[str]) -> int:
     """Run it; exit status 0 whatever the figures are."""
     parser = argparse.ArgumentParser(prog="benchmarks/run fleet")
     parser.add_argument("--quick", action="store_true", help="10 s each way")
-    parser.add_argument("--machines", type=int, default=100)
+    parser.add_argument("--machines", type=int, default=300)
     parser.add_argument("--rate", type=float, default=50_000, help="bytes a second of each")
     parser.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args(argv)
     seconds = 10.0 if options.quick else options.seconds
     rows, figures = [], []
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder, Rig(Path(folder)) as rig:
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder, Rig(Path(folder), seal_every=0.0) as rig:
         rig.start()
         agents = [Agent(rig, options.rate) for _ in range(options.machines)]
         _together(agents, 1.0)  # connections, certificates, streams
+        cut = sum(agent.batches for agent in agents)
         for what, noisy in (("alone", None), ("beside a noisy one", Agent(rig, 0))):
             since, server = time.time_ns(), rig.cpu_seconds()
             flooded = _together(agents, seconds, rig, noisy)
-            time.sleep(3)
+            time.sleep(5)
             lags = [lag for agent in agents for lag in agent.lags(rig, since)]
             p50, p99 = np.percentile(lags, [50, 99])
             used = (rig.cpu_seconds() - server) / seconds
             figures.append((p50, p99, used))
             rows.append([what, f"{p50:.2f}", f"{p99:.2f}", f"{used:.2f}", f"{flooded / seconds / 1e6:.0f}"])
+        cut = sum(agent.batches for agent in agents) - cut
         memory = rig.memory_bytes()
         rig.stop()
     show(
@@ -148,6 +166,8 @@ def main(argv: list[str]) -> int:
         noisy_p99=round(float(figures[1][1]), 3),
         noisy_ratio=round(float(figures[1][1] / figures[0][1]), 3),
         processors=round(figures[0][2], 3),
+        processors_target=1.0,
+        batches_a_second=round(cut / 2 / seconds / options.machines, 2),
         memory_mib=memory >> 20,
     )
     return 0
@@ -159,7 +179,7 @@ def _together(agents: list[Agent], seconds: float, rig: Rig | None = None, noisy
     end = begin + seconds
     # Spread over the interval, as machines that know nothing of each other are.
     threads = [
-        threading.Thread(target=agent.run, args=(begin + EVERY * number / len(agents), end))
+        threading.Thread(target=agent.run, args=(begin + LONGEST_CUT * number / len(agents), end))
         for number, agent in enumerate(agents)
     ]
     for thread in threads:

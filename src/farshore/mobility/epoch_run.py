@@ -29,6 +29,7 @@ from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.bitmap import Ranges, count_blocks
 from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.layout import Cause
+from farshore.mobility.cutting import Asked
 from farshore.mobility.disk_changes import Plan
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.overlay_copy import OverlayCopy, dirty_pieces
@@ -36,7 +37,7 @@ from farshore.mobility.progress import CopyProgress
 from farshore.mobility.proving.prover import Prover, note_discards
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.proving.watch import Watch
-from farshore.mobility.pump import Asked, Milestone, Pump
+from farshore.mobility.pump import Milestone, Pump
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.sender import Sender
 from farshore.mobility.spill import HrlFile

@@ -20,15 +20,15 @@ from __future__ import annotations
 
 import enum
 import threading
-from dataclasses import dataclass
 from typing import Callable, Iterator, List, Mapping, Optional, Protocol
 
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import EncodedBatch, Journal
+from farshore.mobility.cutting import Asked, Cutting
 from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.records import Fragments, Piece, convert, mark_piece, point_piece, within
-from farshore.model.cadence import DEFAULT_RPO, LONGEST_CUT, cadence
+from farshore.model.cadence import cadence
 from farshore.model.errors import NoSpace, TryLater
 from farshore.model.identifiers import DiskNumber, Sequence
 from farshore.model.ports import Clock
@@ -82,14 +82,6 @@ class RecordSource(Protocol):
     def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[DrainedRecords]:
         """The next records, none from position ``until`` on."""
         ...
-
-
-@dataclass
-class Asked:
-    """What the policy asks for; changes while the pump runs."""
-
-    rpo: float = DEFAULT_RPO
-    """Seconds."""
 
 
 class Milestone:
@@ -178,7 +170,7 @@ class Pump:
         self._observer: Optional[Callable[[Fragments], None]] = None
         self._enough = min(BATCH_RING_BYTES, source.capacity // _RING_SHARE)
         self._seen = (clock.monotonic(), source.position())
-        self._last_cut = clock.monotonic()
+        self._cutting = Cutting(self._asked, self._enough, clock.monotonic())
         self._level = clock.monotonic()
         self._last_time = 0
 
@@ -299,9 +291,7 @@ class Pump:
         if bitmap:
             return PumpState.IDLE if self._opening else self._come_to_rest()
         if self._whole and now - self._last_time >= cadence(self._asked.rpo).mark * 1e9:
-            cut = self._last_cut
-            self._emit(mark_piece(now))
-            self._last_cut = cut  # a write that follows a mark need not wait for company
+            self._put_piece(mark_piece(now))
         return PumpState.IDLE
 
     def _come_to_rest(self) -> PumpState:
@@ -313,14 +303,11 @@ class Pump:
         return PumpState.ENDED if self._source.drained() >= self._source.position() else PumpState.WORKED
 
     def _due(self) -> bool:
-        """Whether somebody waits, the ring fills up, or records have waited for others as long as they may. On a slow
-        machine, where requests take longer than that, batches grow by themselves."""
+        """Whether somebody waits, the ring fills up, or records have waited for others as long as they may."""
         if self._milestones or self._held is not None or self._mending is not None:
             return True
-        if self._source.position() - self._source.drained() >= self._enough:
-            return True
-        age = self._clock.monotonic() - self._last_cut
-        if age >= LONGEST_CUT or (age >= cadence(self._asked.rpo).cut and self._backlog.empty):
+        waiting = self._source.position() - self._source.drained()
+        if not self._cutting.due_in(self._clock.monotonic(), waiting, acknowledged=self._backlog.empty):
             return True
         return self._source.mode is not CaptureMode.DATA  # nothing more will come
 
@@ -361,7 +348,10 @@ class Pump:
         return PumpState.WORKED
 
     def _emit(self, piece: Piece) -> None:
-        self._last_cut = self._clock.monotonic()
+        self._cutting.cut(self._clock.monotonic())
+        self._put_piece(piece)
+
+    def _put_piece(self, piece: Piece) -> None:
         self._last_time = int(piece.times[-1])
         self._put(self._journal.batch(piece))
 

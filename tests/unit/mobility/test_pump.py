@@ -12,7 +12,8 @@ from farshore.formats.point_payload import PointPayload, decode_point
 from farshore.formats.record import RecordKind
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import Journal
-from farshore.mobility.pump import BATCH_RING_BYTES, Asked, Pump, PumpState
+from farshore.mobility.cutting import Asked
+from farshore.mobility.pump import BATCH_RING_BYTES, Pump, PumpState
 from farshore.mobility.recorded import RecordedSectors
 from farshore.mobility.records import Piece, mark_piece
 from farshore.model.errors import TryLater

@@ -20,9 +20,10 @@ from farshore.model.identifiers import Sequence as RecordSequence
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
 from farshore.process_server.spool.file import FrameReference
-from farshore.process_server.streams.silence import extended
+from farshore.process_server.streams.silence import Silence, extended
 from farshore.process_server.streams.stream import Stream
-from farshore.vault.segments import SealedBatch, SegmentBuilder
+from farshore.vault.machine import MachineVault
+from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,17 @@ def _store_segment(stream: Stream, group: Sequence[tuple[FrameReference, SealedB
     if stream.silence is None:
         segment = stream.vault.recovered_builder(batches).build()
     else:
-        builder = stream.vault.segment_builder(stream.epoch, Role.JOURNAL)
-        builder.add(builder.seal(stream.silence.batch()))
-        segment = builder.build()
+        segment = silent_segment(stream.vault, stream.silence)
     stream.vault.put_segment(segment)
     points = [point for frame, sealed in group for point in _put_points(stream, frame, sealed)]
     return Stored(tuple(frame for frame, _ in group), segment.segment.end, segment.segment.last_time, tuple(points))
+
+
+def silent_segment(machine: MachineVault, silence: Silence) -> SegmentObject:
+    """One segment with all marks of a stretch."""
+    builder = machine.segment_builder(silence.epoch, Role.JOURNAL)
+    builder.add(builder.seal(silence.batch()))
+    return builder.build()
 
 
 def store_points(stream: Stream, frame: FrameReference) -> None:
