@@ -32,6 +32,7 @@ def pytest_configure() -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     share = len(_PORTS) // _LARGEST_WORKER_COUNT
     first = _PORTS.start + int(worker) % _LARGEST_WORKER_COUNT * share
+    os.environ.setdefault("FARSHORE_HEARTBEAT_EVERY", "2")  # tests wait for what machines tell
     os.environ["FARSHORE_LAB_PORTS"] = f"{first}-{first + share}"  # farshore.lab.ports, in subprocesses too
 
 

@@ -63,11 +63,14 @@ def streaming(tx: Transaction) -> set[str]:
     return set(tx.scalars(select(EpochRow.machine).where(EpochRow.closed == 0)))
 
 
-def domain_names(tx: Transaction) -> dict[str, str]:
-    """By machine that has an epoch: the name of the deduplication domain of the newest."""
-    newest = and_(EpochRow.machine == MachineRow.id, EpochRow.epoch == MachineRow.epoch)
-    found = tx.execute(select(EpochRow.machine, EpochRow.domain_name).join(MachineRow, newest))
-    return {str(machine): str(name) for machine, name in found}
+def domain_names(tx: Transaction, of: Collection[MachineRow]) -> dict[str, str]:
+    """By machine, of these, that has an epoch: the name of the deduplication domain of the newest."""
+    found: dict[str, str] = {}
+    columns = select(EpochRow.machine, EpochRow.domain_name)
+    for some in portions(sorted((row.id, row.epoch) for row in of)):
+        wanted = columns.where(tuple_(EpochRow.machine, EpochRow.epoch).in_(some))
+        found.update((str(machine), str(name)) for machine, name in tx.execute(wanted))
+    return found
 
 
 def shapes(tx: Transaction) -> tuple[dict[str, tuple[object, ...]], dict[str, int]]:

@@ -16,13 +16,14 @@ database that was dumped and loaded. SQLite has one writer at a time: there ids 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import delete, func, select, text
 
 from farshore.api_types.events import Severity
 from farshore.catalog import audit
-from farshore.catalog.database import Transaction
+from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import AlertRow, EventRow
 
 USERS = "user/"
@@ -146,6 +147,20 @@ def open_alert(tx: Transaction, kind: str, subject: str) -> AlertRow | None:
 def open_alerts(tx: Transaction) -> list[AlertRow]:
     """All alerts that have not been cleared, oldest first."""
     return list(tx.scalars(select(AlertRow).where(AlertRow.cleared == 0).order_by(AlertRow.id)))
+
+
+def open_alerts_about(tx: Transaction, kinds: Collection[str], subjects: Collection[str]) -> list[AlertRow]:
+    """The alerts of these kinds about these subjects that have not been cleared, oldest first."""
+    found: list[AlertRow] = []
+    for some in portions(sorted(subjects)):
+        wanted = select(AlertRow).where(AlertRow.kind.in_(kinds), AlertRow.subject.in_(some), AlertRow.cleared == 0)
+        found += tx.scalars(wanted)
+    return sorted(found, key=lambda row: row.id)
+
+
+def count_open_alerts(tx: Transaction) -> int:
+    """How many alerts have not been cleared."""
+    return tx.scalar(select(func.count()).select_from(AlertRow).where(AlertRow.cleared == 0)) or 0
 
 
 def alerts(tx: Transaction, limit: int = 100) -> list[AlertRow]:

@@ -18,6 +18,27 @@ def every(tx: Transaction) -> list[MachineRow]:
     return list(tx.scalars(select(MachineRow).order_by(MachineRow.name)))
 
 
+def page(
+    tx: Transaction,
+    *,
+    after: str = "",
+    limit: int,
+    state: MachineState | None = None,
+    policy: str | None = None,
+    process_server: str | None = None,
+) -> list[MachineRow]:
+    """Up to ``limit`` machines by name, those behind the name ``after``. ``process_server``: the id of the one that
+    they send to."""
+    wanted = select(MachineRow).where(MachineRow.name > after) if after else select(MachineRow)
+    if state is not None:
+        wanted = wanted.where(MachineRow.state == state.value)
+    if policy is not None:
+        wanted = wanted.where(MachineRow.policy == policy)
+    if process_server is not None:
+        wanted = wanted.where(MachineRow.process_server == process_server)
+    return list(tx.scalars(wanted.order_by(MachineRow.name).limit(limit)))
+
+
 class WatchedMachine(NamedTuple):
     """What the watch looks at in a machine, every other second; the names are MachineRow's."""
 

@@ -87,6 +87,11 @@ class MachineRow(Base):
     """A machine, where it stands, what is wanted of it and what its agent said last."""
 
     __tablename__ = "machines"
+    __table_args__ = (
+        Index("ix_machines_state_name", "state", "name"),
+        Index("ix_machines_policy_name", "policy", "name"),
+        Index("ix_machines_process_server_name", "process_server", "name"),
+    )
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     state: Mapped[str] = mapped_column(String(32))
@@ -135,6 +140,7 @@ class EpochRow(Base):
     """One grant. ``closed`` is 0 while its holder may send; ``parent_epoch`` 0 means that it stands alone."""
 
     __tablename__ = "epochs"
+    __table_args__ = (Index("ix_epochs_closed_machine", "closed", "machine"),)
     machine: Mapped[str] = mapped_column(ForeignKey("machines.id", ondelete="CASCADE"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
@@ -351,7 +357,10 @@ class AlertRow(Base):
     """A condition that needs somebody; open while ``cleared`` is 0."""
 
     __tablename__ = "alerts"
-    __table_args__ = (Index("ix_alerts_kind_subject_cleared", "kind", "subject", "cleared"),)
+    __table_args__ = (
+        Index("ix_alerts_kind_subject_cleared", "kind", "subject", "cleared"),
+        Index("ix_alerts_cleared", "cleared"),
+    )
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True, autoincrement=True)
     kind: Mapped[str] = mapped_column(String(64))
     severity: Mapped[str] = mapped_column(String(16))

@@ -92,14 +92,24 @@ def revoke(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> N
 
 
 @app.command("list")
-def list_machines(as_json: AsJson = False) -> None:
-    """List machines with their state and the age of their newest point."""
-    machines = management().machines()
+def list_machines(
+    state: Annotated[MachineState | None, typer.Option(help="Only those in this state.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Only those with this replication policy.")] = None,
+    process_server: Annotated[str | None, typer.Option(help="Only those that send to it (name or id).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List machines with their state and the age of their newest point.
+
+    Example: `farshore machine list --state resync`
+    """
+    machines = management().machines(state.value if state else None, policy, process_server)
     if as_json:
         print_json(machines)
         return
     if machines:
         out.print(_table(machines))
+    elif state or policy or process_server:
+        out.print("No machine is like that.")
     else:
         out.print("There are no machines yet. Add one: farshore machine add HOST --ssh-key FILE")
 

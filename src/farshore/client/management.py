@@ -11,7 +11,9 @@ from farshore.api_types.points import Point, PointRequest
 from farshore.client.transport import Transport, segment
 
 _PAGE = 1000
-"""Rows that one answer holds at most."""
+"""Rows that one answer holds at most,"""
+_MACHINES = 100
+"""and machines."""
 
 
 class Management:
@@ -20,9 +22,20 @@ class Management:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
 
-    def machines(self) -> List[Machine]:
-        """Every machine."""
-        return self.transport.get_list("/v1/machines", Machine)
+    def machines(
+        self, state: Optional[str] = None, policy: Optional[str] = None, process_server: Optional[str] = None
+    ) -> List[Machine]:
+        """Every machine by name, or those in that state, with that policy, that send to that process server."""
+        found: List[Machine] = []
+        wanted = {"state": state, "policy": policy, "process_server": process_server}
+        while True:
+            after = found[-1].name if found else None
+            page = self.transport.get_list("/v1/machines", Machine, after=after, **wanted)
+            if not page:
+                return found
+            found += page
+            if len(page) < _MACHINES:
+                return found
 
     def machine(self, machine: str) -> Machine:
         """One machine by id or name. Raises NotFound."""

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     scrub_days: int = Field(default=30, ge=1)
     give_up_process_server_after: int = Field(default=20, ge=5)
     """Seconds of silence, while this server listens, after which a process server's machines go to others."""
+    heartbeat_every: float = Field(default=10.0, ge=1, le=20)
+    """Seconds between two heartbeats of a machine that is protected; one that is being copied reports every 2 s."""
     keep_events_days: int = Field(default=400, ge=1)
     keep_events_most: int = Field(default=200_000, ge=1000)
     release_key_file: str = ""

@@ -1,4 +1,5 @@
-"""The agent's report to the configuration server: a heartbeat every few seconds, and points by the policy's clock.
+"""The agent's report to the configuration server: a heartbeat as often as the server says, and points by the policy's
+clock.
 
 The server's answer says what should be; replication.py makes it so. What is asked for once comes another way
 (commands/).
@@ -65,12 +66,21 @@ class Session:
         every = _FIRST_SECONDS
         while not stop.is_set():
             every = self._beat(every)
-            self._soon.wait(every)
-            self._soon.clear()
+            self._rest(every)
 
     def wake(self) -> None:
         """Have the next heartbeat at once."""
         self._soon.set()
+
+    def _rest(self, seconds: float) -> None:
+        """Until the next heartbeat is due or wanted at once, and no longer than 2 s while the stream does not flow: the
+        answer may say that it goes to another process server."""
+        while seconds > 0 and not self._soon.wait(min(seconds, _FIRST_SECONDS)):
+            seconds -= _FIRST_SECONDS
+            run = self._replication.current
+            if run is not None and not run.reachable:
+                break
+        self._soon.clear()
 
     def _beat(self, every: float) -> float:
         """One heartbeat; the seconds until the next."""

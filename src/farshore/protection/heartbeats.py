@@ -19,8 +19,12 @@ from farshore.protection.commands import may_obey
 from farshore.protection.former_agents import former_commands, note_results
 from farshore.protection.granting import ELSEWHERE, policy_rpo
 
+EVERY = 10.0
+"""Seconds between two heartbeats of a machine that is protected. Of all others something is under way that somebody
+follows: they report as Desired says by itself."""
 
-def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> Desired:
+
+def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int, every: float = EVERY) -> Desired:
     """Note what an agent says and answer what should be.
 
     A run of the agent that holds an older epoch is told to stand by, and leaves no trace: another run, or another
@@ -44,6 +48,8 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
     machine.heartbeat = seen
     machine.last_seen = now
     wanted = desired(tx, machine, now)
+    if machine.state == MachineState.PROTECTED.value:
+        wanted = wanted.model_copy(update={"heartbeat_every": every})
     if heartbeat.hears_commands or not may_obey(machine):
         return wanted
     return wanted.model_copy(update={"commands": former_commands(tx, machine.id, proves=heartbeat.proof is not None)})

@@ -162,3 +162,26 @@ def test_it_ends_when_told_to(rig: Rig) -> None:
     rig.session.wake()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_machine_whose_stream_does_not_flow_asks_before_its_time(rig: Rig) -> None:
+    class Run:
+        reachable = True
+
+    run = Run()
+    rig.replication.current = run
+    rig.session._soon.wait = lambda _seconds: False  # type: ignore[method-assign, assignment]
+    waits: List[float] = []
+
+    def waited(seconds: float) -> bool:
+        waits.append(seconds)
+        run.reachable = len(waits) < 2
+        return False
+
+    rig.session._soon.wait = waited  # type: ignore[method-assign, assignment]
+    rig.session._rest(10.0)
+    assert waits == [2.0, 2.0], "the other 6 s are not waited for"
+    run.reachable = True
+    rig.session._soon.wait = lambda seconds: bool(waits.append(seconds))  # type: ignore[method-assign, assignment, func-returns-value]
+    rig.session._rest(7.0)
+    assert waits[2:] == [2.0, 2.0, 2.0, 1.0]

@@ -182,3 +182,12 @@ def test_what_is_known_of_a_point_is_said_in_a_sentence() -> None:
     assert sentence(known, [doubt]).endswith("position 1:7; may be wrong at disk 1, bytes 0 to 65536.")
     nothing = Heartbeat.model_validate({"run": "r", "version": "1", "proof": proof(1, 0)}).model_dump(mode="json")
     assert sentence(nothing, []).startswith("Nothing of the copy had been proven equal yet; 1 chunks differed")
+
+
+@pytest.mark.parametrize(
+    ("state", "every"), [("protected", 10.0), ("committed", 2.0), ("resync", 2.0), ("initial-replication", 2.0)]
+)
+def test_who_is_protected_reports_rarely_and_who_is_copied_often(catalog: Catalog, state: str, every: float) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).state = state
+    assert beat(catalog).heartbeat_every == every

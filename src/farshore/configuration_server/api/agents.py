@@ -61,7 +61,7 @@ def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installatio
 
     def noted(tx: Transaction) -> Desired:
         row = machines.get(tx, machine)
-        answer = observe(tx, row, seen, installation.clock.now())
+        answer = observe(tx, row, seen, installation.clock.now(), installation.settings.heartbeat_every)
         if row.process_server is None:
             return answer
         return answer.model_copy(update={"process_server": process_servers.get(tx, row.process_server).url})

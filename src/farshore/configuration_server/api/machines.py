@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from fastapi import Query, Response
+from pydantic import TypeAdapter
+
+from farshore.api_types.body import LABEL_LENGTH
 from farshore.api_types.commands import ResyncArguments
 from farshore.api_types.failovers import FailoverKind
 from farshore.api_types.jobs import Job
@@ -12,7 +17,7 @@ from farshore.catalog import epochs, events, failovers, machines, policies, proc
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
-from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.api.parameters import Named, Wanted
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.jobs.proof import PROOF
 from farshore.configuration_server.jobs.push import PUSH
@@ -31,16 +36,31 @@ from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
 from farshore.recovery import consoles
 
 router = GatedRouter(prefix="/v1/machines", tags=["machines"])
+PAGE = 100
+"""Machines that one answer holds at most: what is made of them must not hold up other requests."""
+_MACHINES = TypeAdapter(list[Machine])
 
 
-@router.get("")
-def list_machines(_user: Reader, installation: Installation) -> list[Machine]:
-    """All machines."""
+@router.get("", response_model=list[Machine])
+def list_machines(
+    _user: Reader,
+    installation: Installation,
+    after: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+    state: MachineState | None = None,
+    policy: Wanted = None,
+    process_server: Wanted = None,
+) -> Response:
+    """Machines by name, up to ``limit`` of them: for the rest, ask again with the last name as ``after``. With
+    ``state``, ``policy`` or ``process_server`` (name or id) only those."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
-        rows, servers, damage = machines.every(tx), process_servers.every(tx), _damage(tx)
-        waiting = _in_other_domain(tx, rows)
-        return [views.machine(row, now, servers, [*waiting.get(row.id, []), *damage.get(row.id, [])]) for row in rows]
+        server = None if process_server is None else process_servers.get(tx, process_server).id
+        rows = machines.page(tx, after=after, limit=limit, state=state, policy=policy, process_server=server)
+        servers, damage, waiting = process_servers.every(tx), _damage(tx, rows), _in_other_domain(tx, rows)
+        found = [views.machine(row, now, servers, [*waiting.get(row.id, []), *damage.get(row.id, [])]) for row in rows]
+    # Made of checked parts a line above: to be checked once more would take as long again.
+    return Response(_MACHINES.dump_json(found), media_type="application/json")
 
 
 @router.post("", status_code=202)
@@ -193,7 +213,7 @@ def resync(machine: Named, user: Operator, installation: Installation) -> Machin
 
 def _in_other_domain(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, list[str]]:
     """By machine, of these: that its policy's deduplication counts from its next epoch on only."""
-    now = epochs.domain_names(tx)
+    now = epochs.domain_names(tx, rows)
     wanted = {row.name: row.deduplication for row in policies.every(tx)}
     found = {}
     for row in rows:
@@ -205,16 +225,15 @@ def _in_other_domain(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, l
 
 
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
-    more = [*_in_other_domain(tx, [row]).get(row.id, []), *_damage(tx).get(row.id, [])]
+    more = [*_in_other_domain(tx, [row]).get(row.id, []), *_damage(tx, [row]).get(row.id, [])]
     return views.machine(row, installation.clock.now(), process_servers.every(tx), more)
 
 
-def _damage(tx: Transaction) -> dict[str, list[str]]:
-    """What the scrub found wrong with the vault's copies, by machine."""
+def _damage(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, list[str]]:
+    """What the scrub found wrong with the vault's copies, by machine, of these."""
     found: dict[str, list[str]] = {}
-    for alert in events.open_alerts(tx):
-        if alert.kind in (DAMAGE, DAMAGE_OLDER):
-            found.setdefault(alert.subject.partition("/")[2], []).append(f"{alert.message} {alert.remedy}")
+    for alert in events.open_alerts_about(tx, (DAMAGE, DAMAGE_OLDER), [f"machine/{row.id}" for row in rows]):
+        found.setdefault(alert.subject.partition("/")[2], []).append(f"{alert.message} {alert.remedy}")
     return found
 
 

@@ -25,7 +25,7 @@ def metrics(_user: Reader, installation: Installation) -> Response:
         text = exposition(
             [views.machine(row, now, servers) for row in machines.every(tx)],
             [views.process_server(row, counts.get(row.id, 0), now) for row in servers],
-            len(events.open_alerts(tx)),
+            events.count_open_alerts(tx),
             OwnRequests(asked, views.a_day(asked, seconds)),
         )
     return Response(text, media_type=TEXT)

@@ -1,0 +1,96 @@
+"""The list of machines: in pages, filtered in the catalog, in a few statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from tests.unit.configuration_server.offices import Office
+from tests.unit.protection.catalogs import add_machine
+
+from farshore.api_types.events import Severity
+from farshore.api_types.users import Role
+from farshore.catalog import machines, policies, process_servers
+from farshore.client.management import _MACHINES
+from farshore.configuration_server.api.machines import PAGE
+from farshore.model.policy import ReplicationPolicy
+from farshore.protection.watch import DAMAGE, Condition, raise_once
+
+NUMBER = 30
+
+
+@pytest.fixture
+def reader(office: Office) -> dict[str, Any]:
+    return office.user("watcher", Role.READER)
+
+
+@pytest.fixture
+def listing(office: Office, reader: dict[str, Any]) -> Any:
+    with office.services.catalog.writing() as tx:
+        policies.create(tx, ReplicationPolicy(name="gold"))
+        for server in ("one", "two"):
+            process_servers.register(tx, server, f"https://{server}:1", "1", 1)
+        for number in range(NUMBER):
+            add_machine(
+                tx,
+                id=f"00000000-0000-4000-8000-{number:012d}",
+                name=f"m{number:03d}",
+                state="resync" if number % 3 == 0 else "protected",
+                policy="gold" if number % 5 == 0 else "default",
+                process_server="one" if number % 2 else "two",
+            )
+
+    def ask(query: str = "") -> list[str]:
+        answer = office.call("GET", f"/v1/machines{query}", None, reader)
+        assert answer.status == 200, answer.body
+        return [one["name"] for one in answer.body]
+
+    return ask
+
+
+def test_pages_follow_each_other_by_name(listing: Any) -> None:
+    seen: list[str] = []
+    while True:
+        page = listing(f"?limit=7&after={seen[-1] if seen else ''}")
+        if not page:
+            break
+        seen += page
+    assert seen == [f"m{number:03d}" for number in range(NUMBER)]
+    assert listing() == seen
+    assert PAGE == _MACHINES, "the client takes a shorter page for the last"
+
+
+def test_filters(listing: Any) -> None:
+    assert listing("?state=resync") == [f"m{number:03d}" for number in range(0, NUMBER, 3)]
+    assert listing("?policy=gold&state=resync") == ["m000", "m015"]
+    assert len(listing("?process_server=one")) == 15
+    assert listing("?policy=none") == []
+
+
+def test_what_is_not_asked_rightly_is_refused(office: Office, listing: Any, reader: dict[str, Any]) -> None:
+    for query, status in (("limit=0", 400), (f"limit={PAGE + 1}", 400), ("state=odd", 400), ("process_server=x", 404)):
+        assert office.call("GET", f"/v1/machines?{query}", None, reader).status == status, query
+
+
+def test_a_page_takes_a_few_statements_and_shows_its_own_damage(
+    office: Office, listing: Any, reader: dict[str, Any]
+) -> None:
+    with office.services.catalog.writing() as tx:
+        for number in (3, 4):
+            subject = f"machine/{machines.get(tx, f'm{number:03d}').id}"
+            raise_once(tx, Condition(DAMAGE, subject, Severity.ERROR, f"damage {number}", "do this"), 1)
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(office.services.catalog.engine, "before_cursor_execute", note)
+    statements.clear()
+    found = office.call("GET", "/v1/machines?after=m002&limit=1", None, reader).body
+    few = len(statements)
+    assert found[0]["warnings"][-1] == "damage 3 do this"
+    assert "damage 4" not in str(found)
+    statements.clear()
+    office.call("GET", "/v1/machines", None, reader)
+    assert len(statements) == few
