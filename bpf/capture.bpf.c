@@ -92,6 +92,7 @@ struct disk {
 	u32 first_exclusion;
 	u32 exclusions;
 	u32 by_request; /* the disk works on requests (blk-mq): see takes_request */
+	u64 refusing; /* the kinds of which the driver refused the last one: see refusable_kind; 0 in a new entry */
 };
 
 struct exclusion {
@@ -832,6 +833,47 @@ static __always_inline int takes_request(struct disk *disk, u32 op, u32 opf)
 	return disk->by_request && (op != REQ_OP(REQ_OP_DISCARD) || opf & REQ_FLAG(__REQ_NOWAIT));
 }
 
+#ifndef BITMAP_ONLY
+/*
+ * A driver that says it can write zeroes, or discard, and cannot, refuses each of them when it gets it, as the kernel
+ * asks again for all but a few drivers. A record is there by then, so each refusal would cost a heal. After the first
+ * one they get no record. One that ends well all the same is found by land_unseen, before anybody is told.
+ */
+enum { REFUSED_ZEROES = 1, REFUSED_UNMAPPING_ZEROES = 2, REFUSED_DISCARD = 4 };
+
+static __always_inline u64 refusable_kind(struct disk *disk, u32 opf)
+{
+	u32 op = opf & OP_MASK;
+	if (!disk->by_request)
+		return 0;
+	if (op == REQ_OP(REQ_OP_WRITE_ZEROES))
+		return opf & REQ_FLAG(__REQ_NOUNMAP) ? REFUSED_ZEROES : REFUSED_UNMAPPING_ZEROES;
+	return op == REQ_OP(REQ_OP_DISCARD) ? REFUSED_DISCARD : 0;
+}
+
+static __always_inline int is_refusing(struct disk *disk, u32 opf)
+{
+	return !!(*(volatile u64 *)&disk->refusing & refusable_kind(disk, opf));
+}
+
+static __always_inline void note_refusing(struct disk *disk, u32 opf, int refuses)
+{
+	u64 kind = refusable_kind(disk, opf);
+	if (!kind)
+		return;
+	if (refuses)
+		__sync_fetch_and_or(&disk->refusing, kind);
+	else
+		__sync_fetch_and_and(&disk->refusing, ~kind);
+}
+
+/* The driver has not begun: BLK_STS_NOTSUPP; -EOPNOTSUPP where the hook still tells an errno. */
+static __always_inline int is_refusal(u32 error)
+{
+	return error == 1 || error == (u32)-95;
+}
+#endif
+
 static __always_inline int take(struct bio *bio, int has_request)
 {
 	u32 opf = bio->bi_opf;
@@ -849,6 +891,10 @@ static __always_inline int take(struct bio *bio, int has_request)
 	struct counters *count = bpf_map_lookup_elem(&counters, &index);
 	if (!ctl || !count)
 		return 0;
+#ifndef BITMAP_ONLY
+	if (is_refusing(disk, opf))
+		return 0;
+#endif
 
 	u64 state = *(volatile u64 *)&ctl->state;
 	u64 sector = bio->bi_iter.bi_sector;
@@ -994,6 +1040,10 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 		u64 id = disk_key_of(bio);
 		struct disk *disk = bpf_map_lookup_elem(&disks, &id);
 		u64 state = *(volatile u64 *)&ctl->state;
+#ifndef BITMAP_ONLY
+		if (disk && is_refusal(error))
+			note_refusing(disk, BPF_CORE_READ(bio, bi_opf), 1);
+#endif
 		if (disk)
 			mark(ctl, disk, state, flight->sector, flight->length);
 		else /* another path to the disk (NVMe multipath) */
@@ -1021,7 +1071,7 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
  * program just then, or a discard joined a request without any event. Nobody has been told yet that it has ended, so
  * what depends on it is not submitted yet: from here on in bitmap mode, with its blocks marked, nothing is lost.
  */
-static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u32 bytes)
+static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u32 bytes, u32 error)
 {
 	u64 id = disk_key_of(bio);
 	struct disk *disk = bpf_map_lookup_elem(&disks, &id);
@@ -1035,9 +1085,11 @@ static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u3
 		return;
 	u64 sector = BPF_CORE_READ(bio, bi_iter.bi_sector);
 	u64 state = *(volatile u64 *)&ctl->state;
+	u32 opf = BPF_CORE_READ(bio, bi_opf);
+	int refused = is_refusal(error) && is_refusing(disk, opf);
 	ADD(count->bios, 1);
 	if (!ctl->untracked) { /* else it may have been counted when it was submitted */
-		if ((BPF_CORE_READ(bio, bi_opf) & OP_MASK) == REQ_OP(REQ_OP_DISCARD)) {
+		if ((opf & OP_MASK) == REQ_OP(REQ_OP_DISCARD)) {
 			ADD(count->discarded, bytes);
 			ADD(count->discarded_done, bytes);
 		} else {
@@ -1045,10 +1097,11 @@ static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u3
 			ADD(count->written_done, bytes);
 		}
 	}
-	if (is_excluded(disk, sector, bytes)) {
+	if (refused || is_excluded(disk, sector, bytes)) {
 		ADD(count->excluded, bytes);
 		return;
 	}
+	note_refusing(disk, opf, 0);
 	mark(ctl, disk, state, sector, bytes);
 	ADD(count->mapped, bytes);
 	if (state & STATE_DATA)
@@ -1079,7 +1132,7 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 		bytes = left;
 	struct flight *flight = find_flight(bio, &key);
 	if (!flight)
-		land_unseen(ctl, bio, bytes);
+		land_unseen(ctl, bio, bytes, error);
 	else if (flight->left) {
 		if (bytes > flight->left)
 			bytes = flight->left;

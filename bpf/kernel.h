@@ -91,6 +91,7 @@ enum req_flag_bits {
 	__REQ_FUA = 17,
 	__REQ_PREFLUSH = 18,
 	__REQ_NOWAIT = 21,
+	__REQ_NOUNMAP = 25,
 };
 
 enum pageflags {

@@ -89,6 +89,7 @@ class DiskEntry(ctypes.Structure):
         ("first_exclusion", ctypes.c_uint32),
         ("exclusions", ctypes.c_uint32),
         ("by_request", ctypes.c_uint32),
+        ("refusing", ctypes.c_uint64),
     )
 
 
