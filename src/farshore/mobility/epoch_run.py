@@ -313,9 +313,13 @@ class EpochRun:
 
         A busy machine with a small ring stays in data mode for moments only. In bitmap mode nothing overflows, and what
         is written often is read once. What is written meanwhile is noted, so the order does not matter here either.
+        Before each look all that was read is sent, so data mode begins with an empty backlog: that has room for what
+        is to be mended and for what is written meanwhile, also where more is written than can be sent.
         """
         last: Optional[int] = None
         for _ in range(_LIVE_PASSES):
+            if not self._sent(workers, stop):
+                return
             try:
                 blocks = self._capture.collect(timeout=_SETTLE_SECONDS)
             except TryLater:  # writes have not ended: that is told once data mode is entered
@@ -332,6 +336,18 @@ class EpochRun:
                     if _error_of(workers) is not None:
                         return
             last = size
+
+    def _sent(self, workers: List[Worker], stop: threading.Event) -> bool:
+        """Wait until the process server has the whole journal; not while it is away, as the .hrl file bridges that.
+
+        False: a worker has failed.
+        """
+        while self._sender.reachable and not self._backlog.empty:
+            if stop.wait(_FULL_SECONDS):
+                raise Stopped
+            if _error_of(workers) is not None:
+                return False
+        return True
 
     def _watch(self, workers: List[Worker], stop: threading.Event) -> Ended:
         while True:
