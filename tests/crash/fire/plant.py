@@ -214,8 +214,7 @@ class Plant:
         if self.second is not None:
             assert self._call(self.second.enrol), self.trouble
             self.second.program.start()
-        token = self._call(lambda api: api.create_token(TokenRequest(name="fire")))
-        assert token is not None
+        token = self._insist(lambda api: api.create_token(TokenRequest(name="fire")))
         command = [*self._agent, "enroll", "--server", f"https://{SERVERS_ADDRESS}:{API_PORT}"]
         command += ["--authority-fingerprint", token.authority_fingerprint]
         done = subprocess.run(command, input=token.token.encode() + b"\n", capture_output=True, check=False)
@@ -309,6 +308,19 @@ class Plant:
         except FarshoreError as error:
             self.trouble = str(error)
             return None
+
+    def _insist(self, ask: Callable[[Management], Answer]) -> Answer:
+        """Ask until there is an answer: a starved host may need longer than a request waits. Raises TimeoutError."""
+        answers: list[Answer] = []
+
+        def asked() -> bool:
+            answer = self._call(ask)
+            if answer is not None:
+                answers.append(answer)
+            return bool(answers)
+
+        self.until(asked)
+        return answers[0]
 
     def vault(self) -> MachineVault:
         """The machine in the vault, opened anew."""
