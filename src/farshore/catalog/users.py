@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from sqlalchemy import func, select, update
 
-from farshore.catalog.database import Transaction
+from farshore.catalog.commands import COMMANDS
+from farshore.catalog.database import Transaction, say
 from farshore.catalog.tables import CertificateRow, UserRow
 from farshore.model.errors import NotFound, WrongState
 
@@ -87,9 +88,10 @@ def shut_out(tx: Transaction, kind: str) -> set[str]:
 
 
 def revoke_certificates(tx: Transaction, kind: str, subject: str, now: int) -> None:
-    """Every certificate of somebody opens nothing from now on."""
+    """Every certificate of somebody opens nothing from now on; a stream of commands that is open is looked at again."""
     good = update(CertificateRow).where(
         CertificateRow.kind == kind, CertificateRow.subject == subject, CertificateRow.revoked == 0
     )
     tx.execute(good.values(revoked=now))
+    say(tx, COMMANDS, subject)
     tx.expire_all()

@@ -13,6 +13,7 @@ from dbos import DBOS, StepInfo
 
 from farshore.durable.steps import USUAL, run_step
 from farshore.model.errors import Malformed, Refused
+from farshore.model.text import repeated
 
 MOST_STEPS = 1000
 """Steps that one job may add in all."""
@@ -45,9 +46,9 @@ def _add(job: str, names: list[str], children: bool) -> list[list[object]]:
     present = [step.name for step in _added(DBOS.list_workflow_steps(job))]
     if len(present) + len(names) > MOST_STEPS:
         raise Refused(f"A job has at most {MOST_STEPS} added steps.", remedy="Do it in several jobs.")
-    twice = [name for number, name in enumerate(names) if name in present or name in names[:number]]
-    if twice:
-        raise Malformed(f"The step {twice[0]!r} is there twice.", remedy="Name each once.")
+    twice = repeated([*present, *names])
+    if twice is not None:
+        raise Malformed(f"The step {twice!r} is there twice.", remedy="Name each once.")
     return [[name, children] for name in names]
 
 

@@ -28,6 +28,8 @@ class Persistence:
     pause: float = 0.5
 
 
+ONCE = Persistence(1)
+"""For a step that was patient itself, and says so by an error that passes."""
 USUAL = Persistence(6)
 """Half a minute in all: longer than a lock is held or a server starts."""
 STUBBORN = Persistence(12)

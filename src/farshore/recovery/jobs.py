@@ -11,6 +11,7 @@ written is in the stream; otherwise (another point is chosen) as late as can be.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -18,12 +19,12 @@ from dbos import DBOS
 
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
-from farshore.model.errors import Cancelled, FarshoreError, WrongState
+from farshore.model.errors import Cancelled, FarshoreError, TryLater, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
 from farshore.recovery.asking import FAILOVER, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.several import several_job
-from farshore.recovery.standing import refuse_if_cancelled, rows, tell
+from farshore.recovery.standing import refuse_if_cancelled, rows
 from farshore.recovery.steps import power
 from farshore.recovery.steps.await_answer import await_answer
 from farshore.recovery.steps.check import check
@@ -36,6 +37,8 @@ from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop_earlier
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.start import start_machine
+
+log = logging.getLogger(__name__)
 
 ACTIONS = {
     FailoverAction.START: "failover-start",
@@ -95,7 +98,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         except (FarshoreError, OSError) as error:
             undo(failover, error)
             raise
-        result = run_step(CONCLUDE, STUBBORN, conclude, context, failover, address, came_up, note)
+        result = concluded(failover, address, came_up, note)
         run_step(REMOVE_EARLIER, STUBBORN, remove_earlier, context, failover)
         return result
 
@@ -110,7 +113,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         except (FarshoreError, OSError) as error:
             undo(failover, error)
             raise
-        return run_step(CONCLUDE, STUBBORN, conclude, context, failover, address, came_up, "")
+        return concluded(failover, address, came_up, "")
 
     def act(
         name: str, step: Callable[Concatenate[RecoveryContext, str, P], R], failover: str, *args: P.args, **kw: P.kwargs
@@ -126,6 +129,14 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     def come_up(failover: str, position: str) -> tuple[str, Result]:
         address = act(START, start_machine, failover, position)
         return address, act(AWAIT, await_answer, failover)
+
+    def concluded(failover: str, address: str, came_up: Result, note: str) -> Result:
+        """The machine has answered: however long the catalog is away, it is not left behind without a record."""
+        while True:
+            try:
+                return run_step(CONCLUDE, STUBBORN, conclude, context, failover, address, came_up, note)
+            except TryLater as error:
+                log.error("Failover %s has come up, which cannot be noted yet: %s", failover, error)
 
     def undo(failover: str, error: FarshoreError | OSError) -> None:
         after = FailoverState.CANCELLED if isinstance(error, Cancelled) else FailoverState.FAILED
@@ -184,7 +195,6 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
                     remedy="See what may be done with it: farshore failover show",
                 )
             row.cancelled = True
-            tell(context, tx, row, "failover.cancelling", f"The failover of {machine.name} is being cancelled.")
 
     def stopped(_job: str, request: Request) -> None:
         failover = str(request["failover"])

@@ -18,13 +18,11 @@ from farshore.model.errors import Malformed
 from farshore.model.identifiers import JobId, new_id
 from farshore.model.ports import Clock
 from farshore.model.states import FailoverAction, FailoverState
+from farshore.model.text import enumerated, repeated
 from farshore.recovery.asking import BRING_UP, ask_for, job_request
 from farshore.recovery.jobs import ACTIONS
 from farshore.recovery.several import SEVERAL
 from farshore.recovery.steps.clearance import check_action
-
-_NAMED = 5
-"""Machines that a job's subject names."""
 
 
 class Jobs(Protocol):
@@ -71,7 +69,7 @@ class Requests:
                 }
                 for row, member in zip(found, wanted.members, strict=True)
             ]
-            named = ", ".join(row.name for row in found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
+            named = enumerated([row.name for row in found])
             events.record(
                 tx,
                 time=self.clock.now(),
@@ -132,6 +130,6 @@ def _check(wanted: SeveralFailovers) -> None:
 
 
 def _refuse_twice(what: str, names: list[str]) -> None:
-    twice = [name for number, name in enumerate(names) if name in names[:number]]
-    if twice:
-        raise Malformed(f"{what} {twice[0]} is there twice.", remedy="Name each once.")
+    twice = repeated(names)
+    if twice is not None:
+        raise Malformed(f"{what} {twice} is there twice.", remedy="Name each once.")

@@ -18,13 +18,12 @@ from farshore.durable.children import Child, Outcome, child_job, run_children
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Cancelled, Refused
 from farshore.model.states import FailoverState, JobState
+from farshore.model.text import enumerated
 from farshore.recovery.asking import ask_for
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.steps.remove import note_failed
 
 SEVERAL = "failovers"
-_NAMED = 5
-"""Machines that an error names; its job's steps have them all."""
 
 
 def several_job(context: RecoveryContext, real: JobDefinition, test: JobDefinition) -> JobDefinition:
@@ -85,5 +84,4 @@ def _ask(context: RecoveryContext, member: dict[str, Any], job: str, parent: str
 
 
 def _named(failed: list[tuple[str, Outcome]]) -> str:
-    named = [f"{name} ({outcome.error or outcome.state.value})" for name, outcome in failed[:_NAMED]]
-    return ", ".join(named) + (f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else "")
+    return enumerated([f"{name} ({outcome.error or outcome.state.value})" for name, outcome in failed])

@@ -84,7 +84,12 @@ def refuse_if_cancelled(context: RecoveryContext, failover: str) -> None:
     """Raise Cancelled where somebody asked for the end of the failover's job."""
     with context.catalog.reading() as tx:
         if failovers.get(tx, failover).cancelled:
-            raise Cancelled("The failover was cancelled.", remedy="Ask for it again when you want it.")
+            raise cancelled()
+
+
+def cancelled() -> Cancelled:
+    """For a failover that somebody asked to end."""
+    return Cancelled("The failover was cancelled.", remedy="Ask for it again when you want it.")
 
 
 def site_of(context: RecoveryContext, failover: str) -> RecoverySite:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery.doubles import DoomedCatalog, DoomedDisk, FileExports
@@ -34,11 +35,13 @@ from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
+from farshore.durable.steps import Persistence
 from farshore.export.launch import ExportLauncher
 from farshore.export.settings import ExportSettings
 from farshore.model.errors import Refused, TryLater, WrongState
-from farshore.model.identifiers import JobId, MachineId
+from farshore.model.identifiers import JobId, MachineId, new_id
 from farshore.model.states import Direction, JobState, MachineState
+from farshore.recovery import jobs as recovery
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder, Way
@@ -249,6 +252,21 @@ def fail_passingly() -> None:
     raise TryLater("database is locked", remedy="Repeat the call.")
 
 
+def concluded_at_last(task: Task, away: int) -> None:
+    """``live``, with a catalog that is away at the first ``away`` conclusions, twice what a step is patient for."""
+    calls, real = 0, recovery.conclude
+
+    def conclude(*arguments: Any) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        if calls <= away:
+            fail_passingly()
+        return real(*arguments)
+
+    with patch.multiple(recovery, conclude=conclude, STUBBORN=Persistence(away // 2, 0.01)):
+        live(task)
+
+
 def one_after_another(home: Path, trouble: str, way: Way, guests: bool = False) -> None:
     """Failovers of one machine, each to replace the one before, with trouble at the next moment each time, until all
     moments have had theirs. Leaves in ``<home>/outcomes.json`` what became of each."""
@@ -276,6 +294,68 @@ def one_after_another(home: Path, trouble: str, way: Way, guests: bool = False) 
             break
     (home / "outcomes.json").write_text(json.dumps(outcomes))
     os._exit(0)
+
+
+def every_other_job(home: Path, trouble: str) -> None:
+    """A test and its clean-up; a failover that is stopped, started, committed and deleted: with trouble at the next
+    moment of each job each time (in the gate every second one), until all have had theirs. Leaves what became of
+    each."""
+    fuse = Trouble()
+    over = context(home, fuse)
+    engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(over))
+    engine.launch()
+    outcomes: list[dict[str, object]] = []
+    left, at = True, 1
+    while left:
+        left = False
+        test, real = str(uuid.uuid4()), str(uuid.uuid4())
+        request(home, test, test, "test")
+        for kind, failover in [
+            ("test-failover", test),
+            ("cleanup", test),
+            ("failover", real),
+            *((kind, real) for kind in ("failover-stop", "failover-start", "commit", "failover-delete")),
+        ]:
+            job = JobId(failover if kind in ("test-failover", "failover") else new_id())
+            refused: list[str] = []
+            if kind == "failover":
+                request(home, real, real, "failover")
+            else:
+                fuse.arm(at, fail_passingly if trouble == "error" else partial(_refused, engine, job, refused))
+            engine.start(kind, {"subject": str(MACHINE), "failover": failover}, job)
+            until(partial(_has_ended, engine, job), f"the end of the {kind} job", pause=0.01)
+            had = kind != "failover" and fuse.act is None
+            fuse.act = None
+            left = left or had
+            shown = engine.show(job)
+            found = {"kind": kind, "at": at, "trouble": had, "job": shown.state.value, "error": shown.error}
+            outcomes.append({**found, "refused": refused, "after": left_of(home, failover)})
+        with over.catalog.writing() as tx:  # as if it had been protected again
+            machine = machines.get(tx, MACHINE)
+            machine.state, machine.protect = MachineState.PROTECTED.value, True
+        at += 1 if SOAK else 2  # each step has a moment before what it does, and one after it
+    (home / "outcomes.json").write_text(json.dumps(outcomes))
+    os._exit(0)
+
+
+def left_of(home: Path, failover: str) -> list[object]:
+    """The state of a failover, the condition of its machine at the site, and whether its disks stand."""
+    catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
+    with catalog.reading() as tx:
+        row = tx.get(FailoverRow, failover)
+    catalog.close()
+    condition = FileSite(home / "site", Fuse(0)).status(FailoverId(failover)).condition
+    return [row.state if row is not None else "", condition.value, stands(home, failover, Way.SERVED)]
+
+
+def _refused(engine: JobEngine, job: JobId, why: list[str]) -> None:
+    """Cancel it; ``why`` gets the refusal, or "" where it was not refused."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(engine.cancel, job).result()
+            why.append("")
+        except WrongState as error:
+            why.append(error.message)
 
 
 def _cancel(engine: JobEngine, job: JobId) -> None:

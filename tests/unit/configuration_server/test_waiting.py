@@ -254,3 +254,29 @@ def test_a_certificate_that_was_revoked_meanwhile_hears_of_nothing(desk: Desk, o
 
     answer = asyncio.run(scene())
     assert (answer.status, answer.body) == (200, {"commands": []}), "its first line, and no other"
+
+
+@pytest.mark.parametrize("how", ["revoke", "delete"])
+def test_a_certificate_that_is_revoked_loses_its_open_stream_at_once(desk: Desk, office: Office, how: str) -> None:
+    """Over the API, with nothing asked for after it: the stream's answer ends."""
+    with desk.catalog.writing() as tx:
+        machines.get(tx, MACHINE).state = "unprotected" if how == "delete" else "protected"
+    shown, admin = office.certificate(Kind.MACHINE, MACHINE), office.user("ann", Role.CONTRIBUTOR)
+    waiting = office.services.waiting
+    office.services.catalog.listen(COMMANDS, waiting.wake)
+    method, place = ("DELETE", "") if how == "delete" else ("POST", "/revoke")
+
+    async def scene() -> Any:
+        loop = asyncio.get_running_loop()
+        answer = loop.run_in_executor(None, partial(office.call, "GET", path(), certificate=shown))
+        await asyncio.to_thread(until, lambda: MACHINE in waiting.machines)
+        said = await asyncio.to_thread(office.call, method, f"/v1/machines/{MACHINE}{place}", None, admin)
+        assert said.status == 204
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(answer)
+        finally:
+            waiting.end()  # else the thread that asks would never end
+
+    assert asyncio.run(scene()).status == 200
+    assert waiting.machines == set()

@@ -9,14 +9,14 @@ import pytest
 from tests.unit.recovery.test_steps import FAILOVER, OTHER, World
 
 from farshore.catalog import failovers
-from farshore.model.errors import NotFound, WrongState
-from farshore.model.states import MachineState
+from farshore.model.errors import Cancelled, NotFound, WrongState
+from farshore.model.states import FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.steps import power
 from farshore.recovery.steps.check import check
 from farshore.recovery.steps.clearance import may_clean_up
 from farshore.recovery.steps.give_way import start_earlier, stop_earlier
-from farshore.recovery.steps.remove import note_removed, remove
+from farshore.recovery.steps.remove import note_failed, note_removed, remove
 from farshore.recovery.upkeep import Upkeep
 from farshore.sites.port import Condition, FailoverId
 
@@ -110,3 +110,26 @@ def test_the_undoing_of_a_failover_leaves_alone_what_was_stopped(world: Starting
 def test_a_start_of_what_is_gone_is_refused(world: Starting) -> None:
     with pytest.raises(NotFound):
         power.start_again(world.context, OTHER, "1:10")
+
+
+def test_what_was_cleaned_up_before_its_job_began_stays_so(world: Starting) -> None:
+    """The clean-up comes between the request's record and the start of its job, which then does nothing."""
+    assert may_clean_up(world.context, FAILOVER, lambda _job: False)
+    with pytest.raises(Cancelled):
+        check(world.context, FAILOVER)
+    remove(world.context, FAILOVER)
+    note_removed(world.context, FAILOVER)
+    with pytest.raises(Cancelled):
+        check(world.context, FAILOVER)
+    note_failed(world.context, FAILOVER, "It was cancelled.", FailoverState.CANCELLED)
+    assert world.state() == ("cleaned-up", "protected")
+
+
+def test_what_may_have_to_run_again_is_not_cleaned_up(world: Starting) -> None:
+    world.change(state="running", point_epoch=1, point_sequence=10)
+    world.machine_becomes(MachineState.FAILED_OVER)
+    replace(world)
+    with pytest.raises(WrongState, match=f"{OTHER} is to replace this one"):
+        may_clean_up(world.context, FAILOVER, lambda _job: False)
+    start_earlier(world.context, OTHER)
+    assert world.runs(FAILOVER)

@@ -64,6 +64,6 @@ def cancel_job(job: Named, user: Operator, installation: Installation) -> Job:
             kind="job.cancelled",
             actor=user.actor,
             subject=f"job/{job}",
-            message=f"The {cancelled.kind} job was cancelled.",
+            message=f"The {cancelled.kind} job of {cancelled.subject} is to end.",
         )
     return cancelled

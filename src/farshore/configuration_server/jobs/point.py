@@ -12,6 +12,7 @@ from farshore.catalog.database import Catalog
 from farshore.configuration_server.jobs.commanding import await_result
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.steps import ONCE, USUAL, run_step
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.point import PointKind
 from farshore.model.ports import Clock
@@ -26,12 +27,10 @@ POLL = 0.2
 def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (machine id), ``kind``, ``name``."""
 
-    @DBOS.step(name=ASK)
     def ask(request: Request, command: str) -> None:
         arguments = PointArguments(kind=PointKind(request["kind"]), name=request["name"])
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
-    @DBOS.step(name=MARK)
     def mark(command: str) -> Result:
         found = await_result(
             catalog,
@@ -48,7 +47,6 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
             remedy="Check that the machine runs and reaches this server.",
         )
 
-    @DBOS.step(name=STORE)
     def store(request: Request, where: Result) -> None:
         give_up = clock.monotonic() + PATIENCE
         while clock.monotonic() < give_up:
@@ -69,9 +67,9 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     @DBOS.workflow(name=POINT)
     def run(request: Request) -> Result:
         command = str(DBOS.workflow_id)
-        ask(request, command)
-        where = mark(command)
-        store(request, where)
+        run_step(ASK, USUAL, ask, request, command)
+        where = run_step(MARK, ONCE, mark, command)
+        run_step(STORE, ONCE, store, request, where)
         return where
 
     return JobDefinition(POINT, run, (ASK, MARK, STORE), stopped=withdrawing(catalog, clock))

@@ -13,6 +13,7 @@ from farshore.configuration_server.jobs.commanding import await_result
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
+from farshore.durable.steps import ONCE, USUAL, run_step
 from farshore.model.errors import TryLater
 from farshore.model.ports import Clock
 from farshore.protection.commands import ask as ask_agent
@@ -27,12 +28,10 @@ SILENT = 180.0
 def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (machine id), ``whole``."""
 
-    @DBOS.step(name=ASK)
     def ask(request: Request, command: str) -> None:
         arguments = ProveArguments(whole=request["whole"])
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
-    @DBOS.step(name=COMPARE)
     def compare(command: str) -> Result:
         seen = 0
         disks: list[Any] = []
@@ -67,7 +66,7 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     @DBOS.workflow(name=PROOF)
     def run(request: Request) -> Result:
         command = str(DBOS.workflow_id)
-        ask(request, command)
-        return compare(command)
+        run_step(ASK, USUAL, ask, request, command)
+        return run_step(COMPARE, ONCE, compare, command)
 
     return JobDefinition(PROOF, run, (ASK, COMPARE), stopped=withdrawing(catalog, clock))

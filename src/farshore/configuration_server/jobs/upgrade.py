@@ -17,6 +17,7 @@ from farshore.catalog.database import Catalog
 from farshore.configuration_server.jobs.commanding import await_result
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.steps import ONCE, USUAL, run_step
 from farshore.model.errors import Refused, TryLater
 from farshore.model.ports import Clock
 from farshore.protection.commands import ask as ask_agent
@@ -31,7 +32,6 @@ PATIENCE = 600.0
 def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (machine id). Its result: ``release``."""
 
-    @DBOS.step(name=MAKE)
     def make(request: Request) -> Result:
         with catalog.reading() as tx:
             row = machines.get(tx, request["subject"])
@@ -45,12 +45,10 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
         key.sign(bundle)
         return {"release": bundle.release, "digest": bundle.digest(), "before": seen.release}
 
-    @DBOS.step(name=ASK)
     def ask(request: Request, made: Result, command: str) -> None:
         arguments = UpgradeArguments(release=made["release"], digest=made["digest"])
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
-    @DBOS.step(name=AWAIT)
     def wait(command: str) -> None:
         found = await_result(
             catalog,
@@ -69,11 +67,11 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
 
     @DBOS.workflow(name=UPGRADE)
     def run(request: Request) -> Result:
-        made = make(request)
+        made = run_step(MAKE, USUAL, make, request)
         if made["before"] != made["release"]:
             command = str(DBOS.workflow_id)
-            ask(request, made, command)
-            wait(command)
+            run_step(ASK, USUAL, ask, request, made, command)
+            run_step(AWAIT, ONCE, wait, command)
         return {"release": made["release"], "before": made["before"]}
 
     return JobDefinition(UPGRADE, run, (MAKE, ASK, AWAIT), stopped=withdrawing(catalog, clock))

@@ -11,7 +11,7 @@ from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import Refused, WrongState
 from farshore.model.states import UP, Direction, FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import is_test, others, replaced, rows, take_turn
+from farshore.recovery.standing import cancelled, is_test, others, replaced, rows, take_turn
 
 _SOURCES = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER})
 """States that a machine may be failed over from; from FAILED_OVER to change the point."""
@@ -21,10 +21,12 @@ def check(context: RecoveryContext, failover: str) -> bool:
     """Put the failover under way. Return whether the machine sends its stream from a recovery site: what runs there is
     to be stopped before it is fenced.
 
-    Raises Refused or WrongState, NotFound for a site that does not exist.
+    Raises Cancelled, Refused, WrongState, NotFound for a site that does not exist.
     """
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
+        if row.cancelled:  # in this transaction: a clean-up of what has not begun comes before, or not at all
+            raise cancelled()
         if row.state == FailoverState.WORKING.value:
             return _sends_from_site(row, machine)
         context.site(row.site)

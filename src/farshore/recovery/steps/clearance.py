@@ -10,7 +10,7 @@ from farshore.catalog.tables import FailoverRow
 from farshore.model.errors import WrongState
 from farshore.model.states import ARRIVED, UNDER_WAY, Direction, FailoverAction, FailoverState, applies
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import hardware_id, is_test, note_place, others, rows, site_of, tell
+from farshore.recovery.standing import hardware_id, is_test, note_place, others, replaced, rows, site_of, tell
 from farshore.sites.port import Condition
 
 _INSTEAD = {
@@ -44,11 +44,24 @@ def may_clean_up(context: RecoveryContext, failover: str, is_working: Callable[[
         if row.state == FailoverState.CLEANED_UP.value:
             return False
         check_action(tx, failover, FailoverAction.CLEAN_UP)
+        _refuse_if_it_may_come_back(tx, row)
         half_done = FailoverState(row.state) in UNDER_WAY
         if half_done and is_working(row.job):
             raise WrongState("This failover is under way.", remedy=f"Wait for it, or: farshore job cancel {row.job}")
         row.stopped = True
+        # A job that has not begun yet does nothing then.
+        row.cancelled = row.cancelled or half_done
         return half_done
+
+
+def _refuse_if_it_may_come_back(tx: Transaction, row: FailoverRow) -> None:
+    """Raise WrongState for one that is started again if the failover that is to replace it fails."""
+    for other in others(tx, row):
+        if FailoverState(other.state) in UNDER_WAY and row.id in replaced(other):
+            raise WrongState(
+                f"Failover {other.id} is to replace this one, and has not come up: if it fails, this one runs again.",
+                remedy=f"Wait for it, or: farshore job cancel {other.job}",
+            )
 
 
 def may_delete(context: RecoveryContext, failover: str) -> None:

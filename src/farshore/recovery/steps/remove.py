@@ -7,7 +7,7 @@ import shutil
 from farshore.api_types.events import Severity
 from farshore.catalog import failovers, machines
 from farshore.model.errors import NotFound
-from farshore.model.states import FailoverState, MachineState
+from farshore.model.states import UNDER_WAY, FailoverState, MachineState
 from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import give_machine_back, rows, site_of, tell
@@ -39,7 +39,7 @@ def note_failed(context: RecoveryContext, failover: str, reason: str, after: Fai
     """The record of what was undone; the machine goes back to where it was."""
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
-        if row.state != after.value:
+        if FailoverState(row.state) in UNDER_WAY:  # else it was noted, or cleaned up meanwhile
             failovers.set_state(row, after)
             row.ended, row.message = context.clock.now(), reason
             give_machine_back(row, machine)
