@@ -33,6 +33,8 @@ class Consignment:
     vault_url: str
     vault_key: str = field(repr=False)
     """Hex."""
+    address: str = ""
+    """As in DeliveryWish."""
 
 
 class Delivery(Protocol):

@@ -1,4 +1,5 @@
-"""Served: each disk is an NBD export of this host with a copy-on-write overlay, which the machine lives on.
+"""Served: each disk is an NBD export of this host with a copy-on-write overlay, which the machine lives on: at a Unix
+socket, or over TLS at an address of this host, with keys of this consignment's own (access.py).
 
 The machine starts within seconds, whatever the size of its disks, and depends on the export, and on the vault until
 its overlays are hydrated.
@@ -13,11 +14,12 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from farshore.delivery import access
 from farshore.delivery.folder import closed
 from farshore.delivery.port import Consignment, Watch
 from farshore.export.settings import ExportedDisk, ExportSettings, VaultDisk
 from farshore.model.identifiers import DiskNumber
-from farshore.sites.port import ServedDisk, UnixAddress, WrittenDisk
+from farshore.sites.port import ServedDisk, TcpAddress, UnixAddress, WrittenDisk
 
 
 class Exports(Protocol):
@@ -53,7 +55,9 @@ class ServedDelivery:
 
     def media(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
         """See Delivery."""
-        address = UnixAddress(_socket(consignment.folder))
+        address: UnixAddress | TcpAddress = UnixAddress(_socket(consignment.folder))
+        if consignment.address:
+            address = access.reached_at(consignment.folder, consignment.address)
         return {number: ServedDisk(address, str(number)) for number in consignment.sizes}
 
     def stands(self, folder: Path) -> bool:
@@ -63,6 +67,8 @@ class ServedDelivery:
     def restore(self, consignment: Consignment) -> None:
         """See Delivery."""
         closed(consignment.folder)
+        if consignment.address:
+            access.make(consignment.folder, consignment.address)
         self._exports.start(export_settings(consignment))
 
     def settle(self, folder: Path) -> None:
@@ -78,6 +84,7 @@ class ServedDelivery:
         self._exports.stop(folder)
         for overlay in folder.glob("disk-*"):
             shutil.rmtree(overlay)
+        access.drop(folder)
 
 
 def export_settings(consignment: Consignment) -> ExportSettings:
@@ -96,6 +103,7 @@ def export_settings(consignment: Consignment) -> ExportSettings:
         vault_url=consignment.vault_url,
         vault_key=SecretStr(consignment.vault_key),
         shared=True,
+        **(access.shown(consignment.folder, consignment.address) if consignment.address else {}),
     )
 
 

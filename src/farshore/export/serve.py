@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from farshore.export.device import Device
 from farshore.export.hydration import Hydration
 from farshore.export.nbd.server import NbdServer
+from farshore.export.nbd.tls import server_context
 from farshore.export.opening import open_devices
 from farshore.export.run_folder import FAILED, READY, ExportState, RunFolder
 from farshore.export.settings import ExportSettings
@@ -63,8 +64,12 @@ def serve(settings: ExportSettings, run: RunFolder) -> int:
         devices = open_devices(settings)
         server = NbdServer(devices, default=settings.disks[0].name)
         server.listen_unix(settings.socket, 0o666 if settings.shared else 0o600)
-        if settings.port:
-            server.listen_loopback(settings.port)
+        if settings.tls is not None:
+            shown = settings.tls
+            context = server_context(shown.authority, shown.certificate, shown.key.get_secret_value())
+            server.listen_tls(context, settings.address, settings.port)
+        elif settings.port:
+            server.listen_loopback(settings.port, settings.address)
     except (FarshoreError, OSError) as error:
         log.error("The export cannot be opened: %s", error)
         run.report(_failure(error))

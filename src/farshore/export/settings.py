@@ -62,8 +62,17 @@ class ExportedDisk(BaseModel):
     overlay: Path | None = None
 
 
+class TlsPair(BaseModel):
+    """What an export shows, and whom it lets in: who has a certificate that ``authority`` signed. PEM texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    authority: str
+    certificate: str
+    key: SecretStr
+
+
 class ExportSettings(BaseModel):
-    """One export process. ``port`` 0: no TCP listener, else one on 127.0.0.1.
+    """One export process. ``port`` 0: no TCP listener, else one on 127.0.0.1 or, with ``tls``, at ``address``.
 
     ``cache_bytes``: plaintext kept in memory, over all disks; see `cache_share`.
     ``hydrate_rate``: how many bytes a second hydration (farshore.export.hydration) may copy, 0 for no limit.
@@ -76,6 +85,9 @@ class ExportSettings(BaseModel):
     vault_key: SecretStr = SecretStr("")
     """Hex."""
     port: int = 0
+    address: str = "127.0.0.1"
+    """An IPv4 or IPv6 address of this host."""
+    tls: TlsPair | None = None
     shared: bool = False
     """Whether other users may connect who get into the socket's folder: the one that a recovered machine runs as does,
     by a descriptor that it inherited, and connects anew when the export was started anew."""
@@ -86,4 +98,6 @@ class ExportSettings(BaseModel):
         """As the export process reads it, the key included."""
         fields = self.model_dump(mode="json")
         fields["vault_key"] = self.vault_key.get_secret_value()
+        if self.tls is not None:
+            fields["tls"]["key"] = self.tls.key.get_secret_value()
         return json.dumps(fields).encode()

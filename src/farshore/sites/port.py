@@ -39,10 +39,12 @@ class DiskFormat(enum.Enum):
 
 @dataclass(frozen=True)
 class DeliveryWish:
-    """How a site takes disks; ``format``: of written ones."""
+    """How a site takes disks; ``format``: of written ones. ``address``: the address of this host at which it reads
+    served ones, over TLS; empty: at a Unix socket."""
 
     way: Way = Way.SERVED
     format: DiskFormat = DiskFormat.RAW
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,21 @@ class UnixAddress:
 
 
 @dataclass(frozen=True)
+class TlsAccess:
+    """What a client of an NBD server shows and asks for: ``folder`` holds ``ca-cert.pem``, whom to trust alone, with
+    ``client-cert.pem`` and ``client-key.pem``; the server's certificate is for ``name``, wherever it is reached."""
+
+    folder: Path
+    name: str
+
+
+@dataclass(frozen=True)
 class TcpAddress:
-    """An NBD server at ``host``: a name, an IPv4 or an IPv6 address."""
+    """An NBD server at ``host``: a name, an IPv4 or an IPv6 address. ``tls`` None: in the clear."""
 
     host: str
     port: int
+    tls: TlsAccess | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def _open_qemu(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
         None if settings.accelerator == "auto" else settings.accelerator,
         name=configuration.id,
         way=Way(settings.disks),
+        disks_at=str(settings.disks_at),
     )
 
 

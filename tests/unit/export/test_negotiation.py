@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import pytest
@@ -192,3 +193,48 @@ def test_any_bytes(data: bytes) -> None:
             negotiation.receive(piece)
         except ProtocolViolation:
             return
+
+
+def tls_is_due(peer: socket.socket) -> None:
+    """Hear the greeting at ``peer``, be told to begin TLS at each option, and begin it."""
+
+    def hear(count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = peer.recv(count - len(data))
+            assert piece
+            data += piece
+        return data
+
+    assert hear(wire.GREETING.size) == Negotiation.greeting()
+    peer.sendall(struct.pack(">I", 3))
+    for option, expected in ((Option.LIST, Reply.ERR_TLS_REQD), (Option.STARTTLS, Reply.ACK)):
+        peer.sendall(struct.pack(">QII", wire.OPTION_MAGIC, option, 0))
+        _, echoed, kind, length = wire.OPTION_REPLY.unpack(hear(wire.OPTION_REPLY.size))
+        assert (echoed, kind) == (option, expected)
+        hear(length)
+
+
+def test_before_tls_a_client_gets_to_nothing() -> None:
+    for option in (Option.LIST, Option.STRUCTURED_REPLY, Option.INFO, Option.GO, Option.SET_META_CONTEXT):
+        negotiation = Negotiation(OFFERS, default="0", tls=True)
+        negotiation.receive(struct.pack(">I", 3))
+        data = info(b"0") if option in (Option.INFO, Option.GO) else contexts(b"0") if option > 8 else b""
+        assert [kind for kind, _ in ask(negotiation, option, data)] == [Reply.ERR_TLS_REQD]
+        assert (negotiation.outcome, negotiation.structured) == (None, False)
+    # The old option has no answer that says no.
+    assert negotiation.receive(struct.pack(">QII", wire.OPTION_MAGIC, Option.EXPORT_NAME, 1)) == b""
+    assert (negotiation.receive(b"0"), negotiation.outcome, negotiation.offer) == (b"", Outcome.CLOSED, None)
+
+
+def test_tls_begins_once_and_only_where_it_is_due() -> None:
+    negotiation = Negotiation(OFFERS, default="0", tls=True)
+    negotiation.receive(struct.pack(">I", 3))
+    assert ask(negotiation, Option.STARTTLS, b"x")[0][0] == Reply.ERR_INVALID
+    assert not negotiation.starting_tls
+    assert ask(negotiation, Option.STARTTLS) == [(Reply.ACK, b"")]
+    assert negotiation.starting_tls
+    negotiation.secured()
+    assert ask(negotiation, Option.STARTTLS) == [(Reply.ERR_UNSUP, b"")]
+    assert len(ask(negotiation, Option.LIST)) == 3
+    assert ask(begun(), Option.STARTTLS) == [(Reply.ERR_UNSUP, b"")]

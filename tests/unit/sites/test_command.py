@@ -16,6 +16,7 @@ from farshore.sites.port import (
     RecoveryOrder,
     ServedDisk,
     TcpAddress,
+    TlsAccess,
     UnixAddress,
     WrittenDisk,
 )
@@ -87,6 +88,15 @@ def test_a_disk_is_served_at_any_address(host: str) -> None:
     (node,) = option("-blockdev", command(replace(ORDER, disks=(disk,))))
     assert node.startswith(f"driver=nbd,node-name=disk0,export=0,server.type=inet,server.host={host},server.port=10809")
     assert node.endswith(",discard=unmap,reconnect-delay=300")
+
+
+def test_a_disk_over_tls_is_read_with_what_was_lent_for_it() -> None:
+    access = TlsAccess(Path("/var/x/tls/client"), FAILOVER)
+    disk = replace(ORDER.disks[0], medium=ServedDisk(TcpAddress("192.0.2.7", 10809, access), "0"))
+    lent = replace(LENT, credentials={access.folder: "/proc/self/fd/9"})
+    found = qemu_command(replace(ORDER, disks=(disk,)), FILES, TCG, lent)
+    assert "tls-creds-x509,id=tls-disk0,endpoint=client,verify-peer=on,dir=/proc/self/fd/9" in option("-object", found)
+    assert f",tls-creds=tls-disk0,tls-hostname={FAILOVER}," in option("-blockdev", found)[0]
 
 
 @pytest.mark.parametrize(("device", "driver"), [(False, "file"), (True, "host_device")])

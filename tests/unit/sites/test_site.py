@@ -17,7 +17,7 @@ from tests.waiting import until
 
 from farshore.model.errors import Damaged, FarshoreError, Malformed, NoSpace, NotFound, Refused, TryLater
 from farshore.model.machine import Firmware
-from farshore.sites.port import Answering, Condition, Examined, FailoverId, HasConsole, Resumable, Way
+from farshore.sites.port import Answering, Condition, DeliveryWish, Examined, FailoverId, HasConsole, Resumable, Way
 from farshore.sites.qemu.accelerator import choose_accelerator
 from farshore.sites.qemu.command import RunFiles
 from farshore.sites.qemu.confinement import account_name
@@ -44,10 +44,18 @@ def test_the_registry(tmp_path: Path) -> None:
 
 
 def test_settings_are_checked() -> None:
-    assert check_settings("qemu", {}, with_secret=False) == {"accelerator": "auto", "disks": "served"}
-    asked = {"accelerator": "tcg", "disks": "written"}
-    assert check_settings("qemu", asked, with_secret=False) == asked
-    wrong = ({"acelerator": "tcg"}, {"accelerator": 7}, {"disks": "mailed"})
+    assert check_settings("qemu", {}, with_secret=False) == {
+        "accelerator": "auto",
+        "disks": "served",
+        "disks_at": "",
+    }
+    for asked in (
+        {"accelerator": "tcg", "disks": "written", "disks_at": ""},
+        {"accelerator": "auto", "disks": "served", "disks_at": "2001:db8::7"},
+    ):
+        assert check_settings("qemu", asked, with_secret=False) == asked
+    wrong = ({"acelerator": "tcg"}, {"accelerator": 7}, {"disks": "mailed"}, {"disks_at": "here"}, {"disks_at": "::"},
+             {"disks_at": "192.0.2.7", "disks": "written"})  # fmt: skip
     for settings, secret in (*((one, False) for one in wrong), ({}, True)):
         with pytest.raises(Malformed):
             check_settings("qemu", settings, with_secret=secret)
@@ -55,7 +63,9 @@ def test_settings_are_checked() -> None:
 
 @pytest.mark.parametrize(("settings", "way"), [({}, Way.SERVED), ({"disks": "written"}, Way.WRITTEN)])
 def test_a_site_asks_for_disks_as_it_is_set(tmp_path: Path, settings: dict[str, str], way: Way) -> None:
-    assert open_site(SiteConfiguration("lab", "qemu", settings), tmp_path).delivery.way is way
+    assert open_site(SiteConfiguration("lab", "qemu", settings), tmp_path).delivery == DeliveryWish(way)
+    elsewhere = open_site(SiteConfiguration("lab", "qemu", {"disks_at": "192.0.2.7"}), tmp_path)
+    assert elsewhere.delivery == DeliveryWish(address="192.0.2.7")
 
 
 def test_an_order_of_an_earlier_release_is_the_same_order(short_path: Path) -> None:

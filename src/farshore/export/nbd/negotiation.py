@@ -45,9 +45,14 @@ class Outcome(enum.Enum):
 
 
 class Negotiation:
-    """One client's handshake. ``offers`` by name; the empty name stands for ``default``."""
+    """One client's handshake. ``offers`` by name; the empty name stands for ``default``.
 
-    def __init__(self, offers: Mapping[str, Offer], default: str = "") -> None:
+    ``tls``: the client gets to nothing, not even to the names, before it has begun TLS (``starting_tls``)."""
+
+    def __init__(self, offers: Mapping[str, Offer], default: str = "", *, tls: bool = False) -> None:
+        self._tls_due = tls
+        self.starting_tls = False
+        """TLS begins now, once the answer is sent; call ``secured`` and feed it what comes out of that."""
         self._offers = offers
         self._default = default
         self._options = 0
@@ -73,6 +78,10 @@ class Negotiation:
     def receive(self, data: bytes) -> bytes:
         """Take exactly ``needed`` bytes; answer what is to be sent. Raises ProtocolViolation."""
         return self._step(data)
+
+    def secured(self) -> None:
+        """The client has been heard to begin TLS: from here on all comes through it."""
+        self.starting_tls = self._tls_due = False
 
     def _client_flags(self, data: bytes) -> bytes:
         (flags,) = wire.CLIENT_FLAGS.unpack(data)
@@ -111,6 +120,10 @@ class Negotiation:
         if option is Option.ABORT:
             self.outcome = Outcome.CLOSED
             return self._reply(Reply.ACK)
+        if option is Option.STARTTLS:
+            return self._start_tls(data)
+        if self._tls_due:
+            return self._reply(Reply.ERR_TLS_REQD, b"this is served over TLS only")
         try:
             if option in (Option.LIST, Option.STRUCTURED_REPLY):
                 if data:
@@ -122,8 +135,16 @@ class Negotiation:
         except _Invalid as error:
             return self._reply(Reply.ERR_INVALID, str(error).encode())
 
+    def _start_tls(self, data: bytes) -> bytes:
+        if not self._tls_due:
+            return self._reply(Reply.ERR_UNSUP)
+        if data:
+            return self._reply(Reply.ERR_INVALID, b"this option has no data")
+        self.starting_tls = True
+        return self._reply(Reply.ACK)
+
     def _export_name(self, data: bytes) -> bytes:
-        offer = self._find(data.decode("utf-8", "replace"))
+        offer = None if self._tls_due else self._find(data.decode("utf-8", "replace"))
         if offer is None:
             # The protocol has no way to say no to this old option but to hang up.
             self.outcome = Outcome.CLOSED

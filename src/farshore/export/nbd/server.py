@@ -1,4 +1,4 @@
-"""Listens on Unix sockets and loopback TCP, and gives each client the export that it asks for.
+"""Listens on Unix sockets, loopback TCP and, with TLS, any address, and gives each client the export that it asks for.
 
 One thread accepts; each client's handshake and its connection run on threads of their own, so that a client that
 says nothing holds up nobody. ``close`` ends the connections after the requests under way; the devices are the
@@ -14,6 +14,7 @@ import logging
 import select
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from farshore.export.device import Device
 from farshore.export.nbd.negotiation import Negotiation, Offer, Outcome, ProtocolViolation
+from farshore.export.nbd.tls import TlsRelay
 from farshore.export.nbd.transmission import Connection
 from farshore.export.nbd.wire import TransmissionFlag
 from farshore.model.errors import Refused
@@ -82,17 +84,36 @@ class NbdServer:
         connect to it. Raises Refused for any other address: there is no TLS."""
         address = ipaddress.ip_address(host)
         if not address.is_loopback:
-            raise Refused(f"{host} leads out of this host, and an export has no TLS.", remedy="Use 127.0.0.1 or ::1.")
-        listener = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        self._listen(listener)
+            raise Refused(f"{host} leads out of this host: that takes TLS.", remedy="Use 127.0.0.1 or ::1.")
+        return self._listen_tcp(host, port)
+
+    def listen_tls(self, context: ssl.SSLContext, host: str, port: int = 0) -> int:
+        """Add a TCP socket at an address of this host (0: any free port); the port. Whoever connects gets to nothing
+        before TLS, and then as far as ``context`` lets them. Raises Refused where it cannot be listened on."""
+        try:
+            return self._listen_tcp(host, port, context)
+        except OSError as error:
+            raise Refused(
+                f"The disks cannot be served at {host}, port {port} ({error.strerror}).",
+                remedy="See what has it (ss -ltnp), and whether the address is this host's (ip address).",
+            ) from error
+
+    def _listen_tcp(self, host: str, port: int, context: ssl.SSLContext | None = None) -> int:
+        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+        except OSError:
+            listener.close()
+            raise
+        self._listen(listener, context)
         return int(listener.getsockname()[1])
 
-    def _listen(self, listener: socket.socket) -> None:
+    def _listen(self, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
         listener.listen(64)
         listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(listener, selectors.EVENT_READ, context)
 
     def start(self) -> None:
         """Accept clients from now on."""
@@ -130,9 +151,9 @@ class NbdServer:
                         # The listener stays readable meanwhile: to look at once would spin.
                         select.select([self._woken], [], [], _PAUSE_SECONDS)
                     continue
-                self._take(peer)
+                self._take(peer, key.data)
 
-    def _take(self, peer: socket.socket) -> None:
+    def _take(self, peer: socket.socket, context: ssl.SSLContext | None) -> None:
         with self._changed:
             full = self._clients >= _MAXIMUM_CLIENTS
             if not full:
@@ -148,7 +169,7 @@ class NbdServer:
             peer.close()
             return
         try:
-            threading.Thread(target=self._welcome, args=(peer,), name="nbd", daemon=True).start()
+            threading.Thread(target=self._welcome, args=(peer, context), name="nbd", daemon=True).start()
         except RuntimeError as error:  # no more threads: this client's loss alone
             log.warning("An NBD client was turned away: %s.", error)
             with self._changed:
@@ -156,12 +177,12 @@ class NbdServer:
                 self._shaking.pop(peer, None)
             peer.close()
 
-    def _welcome(self, peer: socket.socket) -> None:
+    def _welcome(self, peer: socket.socket, context: ssl.SSLContext | None) -> None:
         connection = None
         try:
             _enlarge(peer)
-            connection = self._shake_hands(peer)
-        except (OSError, ProtocolViolation) as error:
+            connection = self._shake_hands(peer, context)
+        except (OSError, RuntimeError, ProtocolViolation) as error:
             log.info("An NBD handshake failed: %s.", error)
         with self._changed:
             self._shaking.pop(peer, None)
@@ -172,8 +193,21 @@ class NbdServer:
             return
         connection.serve()
 
-    def _shake_hands(self, peer: socket.socket) -> Connection | None:
-        negotiation = Negotiation(self._offers, self._default)
+    def _shake_hands(self, peer: socket.socket, context: ssl.SSLContext | None) -> Connection | None:
+        negotiation = Negotiation(self._offers, self._default, tls=context is not None)
+        with contextlib.ExitStack() as held:
+            connection = self._negotiated(peer, negotiation, context, held)
+            if connection is not None:
+                held.pop_all()
+        return connection
+
+    def _negotiated(
+        self,
+        peer: socket.socket,
+        negotiation: Negotiation,
+        context: ssl.SSLContext | None,
+        held: contextlib.ExitStack,
+    ) -> Connection | None:
         deadline = time.monotonic() + _HANDSHAKE_SECONDS
         peer.settimeout(_HANDSHAKE_SECONDS)
         peer.sendall(negotiation.greeting())
@@ -181,6 +215,13 @@ class NbdServer:
             answer = negotiation.receive(_receive(peer, negotiation.needed, deadline))
             if answer:
                 peer.sendall(answer)
+            if negotiation.starting_tls:
+                assert context is not None
+                relay = TlsRelay(peer, context)
+                held.callback(relay.plain.close)
+                relay.start()
+                negotiation.secured()
+                peer = relay.plain
         if negotiation.outcome is Outcome.CLOSED or negotiation.offer is None:
             return None
         peer.settimeout(None)

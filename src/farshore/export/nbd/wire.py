@@ -43,6 +43,7 @@ class Option(enum.IntEnum):
     EXPORT_NAME = 1
     ABORT = 2
     LIST = 3
+    STARTTLS = 5
     INFO = 6
     GO = 7
     STRUCTURED_REPLY = 8
@@ -59,6 +60,7 @@ class Reply(enum.IntEnum):
     META_CONTEXT = 4
     ERR_UNSUP = (1 << 31) + 1
     ERR_INVALID = (1 << 31) + 3
+    ERR_TLS_REQD = (1 << 31) + 5
     ERR_UNKNOWN = (1 << 31) + 6
     ERR_TOO_BIG = (1 << 31) + 9
 

@@ -93,13 +93,14 @@ class LentDisk:
 @dataclass(frozen=True)
 class Lent:
     """What QEMU inherits: the descriptors of the listening monitor, the console's file, that of the UEFI variables and
-    the written disks, and a path for the socket of each served one."""
+    the written disks, and a path for the socket of each served one, or for the folder of what it takes to reach it."""
 
     monitor: int
     console: int
     variables: int
     sockets: Mapping[Path, str]
     disks: Mapping[Path, LentDisk] = field(default_factory=dict)
+    credentials: Mapping[Path, str] = field(default_factory=dict)
 
 
 NOTHING_LENT = Lent(-1, -1, -1, {})
@@ -178,13 +179,18 @@ def _medium(disk: AttachedDisk, name: str, lent: Lent) -> list[str]:
     medium = disk.medium
     if isinstance(medium, ServedDisk):
         node = f"driver=nbd,node-name={name},export={literal(medium.export)}"
-        address = medium.address
+        address, access = medium.address, list[str]()
         if isinstance(address, UnixAddress):
             path = lent.sockets.get(address.path, str(address.path))
             node += f",server.type=unix,server.path={literal(path)}"
         else:
             node += f",server.type=inet,server.host={literal(address.host)},server.port={address.port}"
-        return ["-blockdev", f"{node},discard=unmap,reconnect-delay={RECONNECT_SECONDS}"]
+            if address.tls is not None:
+                folder = lent.credentials.get(address.tls.folder, str(address.tls.folder))
+                node += f",tls-creds=tls-{name},tls-hostname={literal(address.tls.name)}"
+                shown = f"tls-creds-x509,id=tls-{name},endpoint=client,verify-peer=on,dir={literal(folder)}"
+                access = ["-object", shown]
+        return [*access, "-blockdev", f"{node},discard=unmap,reconnect-delay={RECONNECT_SECONDS}"]
     held, number = lent.disks.get(medium.path, LentDisk(-1)), _DISKS + disk.number
     driver = "host_device" if held.device else "file"
     file = f"file.driver={driver},file.filename=/dev/fdset/{number},file.discard=unmap"

@@ -29,7 +29,7 @@ _FALLBACK = "nobody"
 SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 SOCKET_MODE = 0o666
 """Of a socket that QEMU connects to: its folder lets in nobody who was not lent it."""
-_FOLDER_MODE = 0o711
+_FOLDER_MODE, _READABLE = 0o711, 0o644
 _KVM = Path("/dev/kvm")
 _FIRST_FREE_PORT = 1024
 _APART = range(0x7000_0000, 0x8000_0000)
@@ -124,6 +124,16 @@ class Lending:
             with contextlib.suppress(FileNotFoundError):  # it is not served yet: QEMU will say so
                 path.chmod(SOCKET_MODE)
         return f"/proc/self/fd/{folder}/{path.name}"
+
+    def folder(self, path: Path) -> str:
+        """A path by which QEMU reads the files in the folder ``path``, which nobody else gets to: the folder that it
+        lies in lets nobody in."""
+        descriptor = self.lend(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        if account() is not None:
+            path.chmod(_FOLDER_MODE)
+            for file in path.iterdir():
+                file.chmod(_READABLE)
+        return f"/proc/self/fd/{descriptor}"
 
     def content(self, path: Path) -> str:
         """A path by which QEMU reads what is in ``path``, whoever else may."""

@@ -38,6 +38,7 @@ from farshore.sites.port import (
     RecoveredMachine,
     RecoveryOrder,
     ServedDisk,
+    TcpAddress,
     UnixAddress,
     Way,
     WrittenDisk,
@@ -82,7 +83,7 @@ _PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
 
 class QemuSite:
     """The site below ``folder``; ``accelerator`` None: found out by booting, once after each start of the host.
-    ``way``: how it asks for disks; it runs machines from either kind."""
+    ``way``: how it asks for disks, ``disks_at``: and at which address; it runs machines from any."""
 
     def __init__(
         self,
@@ -92,9 +93,10 @@ class QemuSite:
         *,
         name: str = "qemu",
         way: Way = Way.SERVED,
+        disks_at: str = "",
     ) -> None:
         self.name = name
-        self.delivery = DeliveryWish(way)
+        self.delivery = DeliveryWish(way, address=disks_at)
         self._folder = folder
         self._accelerator = accelerator
         self._kernel = kernel
@@ -177,6 +179,7 @@ class QemuSite:
         variables = lending.file(files.variables, os.O_RDWR) if has_variables(order) else -1
         try:
             sockets = {path: lending.socket(path) for path in _sockets(order)}
+            credentials = {path: lending.folder(path) for path in _credentials(order)}
         except FileNotFoundError as error:
             raise TryLater(
                 f"Nothing exports the disks of {order.name}: {error.filename} is missing.",
@@ -193,7 +196,7 @@ class QemuSite:
             monitor.bind(str(files.monitor))
             files.monitor.chmod(0o600)
             monitor.listen(8)
-            lent = Lent(monitor.fileno(), console, variables, sockets, disks)
+            lent = Lent(monitor.fileno(), console, variables, sockets, disks, credentials)
             run = qemu_command(order, files, self._host(), lent)
             command = confined(run, machine=order.failover, ports=sorted(order.forward))
             try:
@@ -435,6 +438,13 @@ def _sockets(order: RecoveryOrder) -> set[Path]:
     media = [disk.medium for disk in order.disks]
     addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
     return {address.path for address in addresses if isinstance(address, UnixAddress)}
+
+
+def _credentials(order: RecoveryOrder) -> set[Path]:
+    """The folders with what it shows to those who serve its disks over TLS."""
+    media = [disk.medium for disk in order.disks]
+    addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
+    return {one.tls.folder for one in addresses if isinstance(one, TcpAddress) and one.tls is not None}
 
 
 def _written(order: RecoveryOrder) -> list[Path]:
