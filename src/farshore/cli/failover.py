@@ -23,7 +23,10 @@ from farshore.cli.point import choice
 from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed
+from farshore.model.point import PointKind
 from farshore.model.states import PRESENT, UP, FailoverAction, FailoverState, applies
+
+_MOST_POINTS = 10_000
 
 app = typer.Typer(no_args_is_help=True, help="Bring machines up at a recovery site, for real or as a test.")
 
@@ -269,20 +272,39 @@ def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:
     running = [one for one in api.failovers(found.id) if _is_production(one) and FailoverState(one.state) in UP]
     if running:
         one = running[0]
+        lost = _since(one.running)
         return [
             f"{found.name} runs at {one.site} since {moment(one.running)} (failover {one.id}).",
-            "That machine is stopped, and what it has written since is not in the new one; the commit discards it.",
+            f"That machine is stopped. What it wrote in the last {lost} is not in the new one; the commit discards it.",
         ]
     lines = [f"The source of {found.name} is shut out: what it writes from now on is in no point."]
-    if point.time is not None:
-        lines.append(f"What it wrote in the last {ago(point.time).removesuffix(' ago')} is not in the chosen point.")
-    elif point.id or point.name or point.position or point.latest_app_consistent:
-        lines.append("What it wrote after the chosen point is not in it.")
+    if point.id or point.name or point.position or point.latest_app_consistent or point.time is not None:
+        chosen = _chosen_time(api, found.id, point)
+        after = f"in the last {_since(chosen)}" if chosen else "after the chosen point"
+        lines.append(
+            f"What it wrote {after} is not in the chosen point." if chosen else f"What it wrote {after} is lost."
+        )
     elif found.rpo_seconds is None:
         lines.append("There is no recovery point of it yet.")
     else:
         lines.append(f"About {duration(found.rpo_seconds)} of what it wrote is not stored yet, and may be lost.")
     return lines
+
+
+def _chosen_time(api: Management, machine: str, point: PointChoice) -> int:
+    """When the chosen state was the machine's (ns); 0 where no listed point tells: a moment between two, for one."""
+    if point.time is not None:
+        return point.time
+    kind = PointKind.APP_CONSISTENT if point.latest_app_consistent else None
+    for one in api.points(machine, _MOST_POINTS, kind=kind, name=point.name):
+        place = f"{one.epoch}:{one.sequence}"
+        if (point.id or one.id) == one.id and (point.position or place) == place:
+            return one.time
+    return 0
+
+
+def _since(moment: int) -> str:
+    return ago(moment).removesuffix(" ago")
 
 
 def _print(found: Failover) -> None:

@@ -9,6 +9,7 @@ from farshore.api_types.jobs import Job, JobRecovery, RecoveredJobs
 from farshore.api_types.machines import Machine, Token, TokenRequest
 from farshore.api_types.points import Point, PointRequest
 from farshore.client.transport import Transport, segment
+from farshore.model.point import PointKind
 
 _PAGE = 1000
 """Rows that one answer holds at most,"""
@@ -41,9 +42,17 @@ class Management:
         """One machine by id or name. Raises NotFound."""
         return self.transport.get(f"/v1/machines/{segment(machine)}", Machine)
 
-    def points(self, machine: str, limit: Optional[int] = None) -> List[Point]:
-        """A machine's recovery points, newest first."""
-        return self.transport.get_list(f"/v1/machines/{segment(machine)}/points", Point, limit=limit)
+    def points(
+        self,
+        machine: str,
+        limit: Optional[int] = None,
+        *,
+        kind: Optional[PointKind] = None,
+        name: Optional[str] = None,
+    ) -> List[Point]:
+        """A machine's recovery points, newest first; of one kind, with one name."""
+        path, wanted = f"/v1/machines/{segment(machine)}/points", kind.value if kind is not None else None
+        return self.transport.get_list(path, Point, limit=limit, kind=wanted, name=name)
 
     def request_point(self, machine: str, request: PointRequest) -> Job:
         """Cut a recovery point now."""
