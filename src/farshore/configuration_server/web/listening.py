@@ -25,6 +25,8 @@ HEAD_SECONDS = 10.0
 """From the first byte of a request, or from the handshake, to the end of its head."""
 STALLED_SECONDS = 60.0
 """How long a client may take nothing of its answer."""
+FAREWELL_SECONDS = 1.0
+"""For the end of an idle connection when the server ends."""
 AT_ONCE = 64
 MOST_CONNECTIONS = 8192
 """An agent keeps two: its reports go over one, the other waits for commands."""

@@ -15,7 +15,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from farshore.client.credentials import load_key_pair
-from farshore.configuration_server.web.listening import HEAD_SECONDS, STALLED_SECONDS
+from farshore.configuration_server.web.listening import FAREWELL_SECONDS, HEAD_SECONDS, STALLED_SECONDS
 
 PEER = "farshore.peer_certificate"
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -26,6 +26,7 @@ class CertificateProtocol(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """One certificate holds for the whole connection."""
@@ -45,6 +46,8 @@ class CertificateProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """What comes of the next request from now on has a deadline again."""
         super().on_response_complete()
+        if self._ending:
+            self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
         if not self._answering() and self.conn.trailing_data[0]:
             self._await_head()
 
@@ -66,6 +69,14 @@ class CertificateProtocol(H11Protocol):
             self._stalled.cancel()
             self._stalled = None
         super().resume_writing()
+
+    def shutdown(self) -> None:
+        """The server ends. Whoever keeps a connection that is idle need not answer TLS's farewell: nobody reads there
+        until the next request, and all would wait for that."""
+        self._ending = True
+        super().shutdown()
+        if not self._answering():
+            self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
