@@ -63,3 +63,11 @@ def test_a_store_that_ignores_conditions_gets_no_vault(double: FaultyStore) -> N
         with pytest.raises(Unsupported, match="replaces objects"):
             Vault.create(open_store(f"{double.url}/vault"), owner)
     assert list(double.objects) == ["vault/probe/created-only"]
+
+
+@pytest.mark.parametrize("prefix", ["a b", "a%20b", "größe", "a+b"])
+def test_a_prefix_is_used_as_it_is_given(double: FaultyStore, prefix: str) -> None:
+    store = open_store(f"{double.url}/{prefix}")
+    store.put("x/1", [b"1"])
+    assert list(double.objects) == [f"{prefix}/x/1"]
+    assert bytes(store.get("x/1")) == b"1"

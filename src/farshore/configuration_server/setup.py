@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from pathlib import Path
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.installation import set_up
 from farshore.configuration_server.settings import Settings, checked, from_environment, home_from_environment, load
-from farshore.model.errors import FarshoreError, NotFound
+from farshore.model.errors import FarshoreError, Malformed, NotFound
 from farshore.telemetry import logs
 
 log = logging.getLogger(__name__)
+
+_UNFIT = re.compile(r"[#%?,:;\"'\\\x00-\x1f\x7f]")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +44,23 @@ def _settings(options: argparse.Namespace) -> Settings:
     try:
         present = load(options.home).model_dump()
     except NotFound:
-        present = {**from_environment(), "home": options.home}
+        present = {**from_environment(), "home": _new_home(options.home)}
     given = {
         name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None
     }
     return checked({**present, **given})
+
+
+def _new_home(home: Path) -> Path:
+    """The folder of a new installation. It comes to be part of URLs and of command lines, so not every name will do.
+    Raises Malformed."""
+    found = _UNFIT.search(str(home))
+    if found is not None or ".." in home.parts:
+        raise Malformed(
+            f"An installation cannot be in {str(home)!r}: its path has {found[0] if found else '..'!r} in it.",
+            remedy="Choose another folder with --home.",
+        )
+    return home.absolute()
 
 
 def _parser() -> argparse.ArgumentParser:

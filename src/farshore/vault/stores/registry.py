@@ -32,6 +32,11 @@ def open_store(url: str) -> Store:
     refused in the URL. Raises Malformed.
     """
     parts = urlsplit(url)
+    if "#" in url or parts.path != "".join(one for one in parts.path if one.isprintable()) or "\\" in url:
+        raise Malformed(
+            f"{url!r} has a character that a URL has other uses for.",
+            remedy="In file:// write # as %23 and ? as %3F; in a bucket choose another prefix.",
+        )
     if parts.username or parts.password or parts.query:
         raise Malformed("A vault URL holds no credentials or options.", remedy="Put them into the environment.")
     if parts.scheme == "file":
@@ -41,6 +46,10 @@ def open_store(url: str) -> Store:
     if parts.scheme == "memory":
         return RemoteStore(MemoryStore(), url)
     prefix = parts.path.strip("/") or None
+    if prefix is not None and {"", ".", ".."} & set(prefix.split("/")):
+        raise Malformed(
+            f"{url!r} has an element that is empty or a dot.", remedy="Object stores know none of these; leave it out."
+        )
     if parts.scheme in ("s3", "s3a"):
         return RemoteStore(
             S3Store(parts.netloc, prefix=prefix, client_options=_client("AWS"), retry_config=_RETRY), url
