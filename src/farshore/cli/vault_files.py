@@ -32,7 +32,7 @@ from farshore.export.files.in_appliance import InAppliance
 from farshore.export.files.reader import FileReader, file_reader
 from farshore.export.files.user_mode_linux import UserModeLinux
 from farshore.export.mounted import mounted
-from farshore.model.errors import Refused
+from farshore.model.errors import Damaged, Refused
 from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 from farshore.vault import MachineVault
@@ -171,18 +171,23 @@ def get_file(
     The file systems are read by Linux's own drivers: in user-mode Linux (packages user-mode-linux, kmod, nbdfuse) if
     it starts here, else in a small machine in QEMU (packages qemu-system-x86, busybox-static, kmod and a kernel), with
     lvm2 and mdadm for logical volumes and arrays. No module of this machine's kernel and no root are needed. Owners
-    are kept where root asks; extended attributes are not.
+    are kept where root asks; extended attributes are not. What cannot be read is listed, the rest is kept, and the exit
+    status is 3.
     """
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     with _opened(found, chosen.position, reader, as_json) as opened:
-        left_out = opened.copy(path, output.absolute(), volume)
-    _tell(left_out)
+        copied = opened.copy(path, output.absolute(), volume)
+    _tell(copied.left_out)
     if as_json:
         at = {"time": show_time(chosen.time), "position": str(chosen.position)}
-        print_json({"output": str(output), "path": path, **at, "left_out": left_out, **_used(opened)})
+        print_json({"output": str(output), "path": path, **at, **asdict(copied), **_used(opened)})
     else:
         out.print(f"{output}: {path} at {show_time(chosen.time)}.")
+        for one in copied.missing:
+            err.print(coloured("Missing: ", "red", one))
+    if copied.missing:
+        raise typer.Exit(Damaged.exit_status)
 
 
 @contextlib.contextmanager

@@ -19,11 +19,11 @@ from tests.unit.vault.synthetic import Machine, memory_vault, new_vault
 
 from farshore.export import appliance
 from farshore.export.files.in_appliance import InAppliance
-from farshore.export.files.reader import file_reader
+from farshore.export.files.reader import Copied, file_reader
 from farshore.export.files.user_mode_linux import UserModeLinux
 from farshore.export.mounted import mounted
 from farshore.export.raw_file import RawFileSource
-from farshore.model.errors import NotFound, Refused, TryLater
+from farshore.model.errors import Damaged, NotFound, Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 
 pytestmark = pytest.mark.root
@@ -126,6 +126,8 @@ def write_tree(root: Path, large: bytes) -> None:
     os.utime(root / "etc" / "name", ns=(1, 1_600_000_000_123_456_000))
     # On the host this leads elsewhere.
     (root / "etc" / "link").symlink_to("/etc/name")
+    os.lchown(root / "etc" / "link", 123, 456)
+    os.utime(root / "etc" / "link", ns=(1, 1_500_000_000_654_321_000), follow_symlinks=False)
     with (root / "etc" / "sparse").open("wb") as file:
         # Space that was never written to holds what was there before.
         os.posix_fallocate(file.fileno(), 0, 4 * MIB)
@@ -161,7 +163,7 @@ def test_what_was_synced_is_there_as_it_was_on_a_machine_that_lost_power(way, lo
     assert left_out == []
     assert (tmp_path / "vfat").read_bytes() == content("vfat")
     for kind in LOGGED:
-        check_tree(tmp_path / kind, content(kind), way)
+        check_tree(tmp_path / kind, content(kind))
     status = (tmp_path / "out").stat()
     assert (tmp_path / "out").read_text() == "web1\n"
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o4751)
@@ -170,16 +172,16 @@ def test_what_was_synced_is_there_as_it_was_on_a_machine_that_lost_power(way, lo
     assert [hashlib.sha256(disk.read_bytes()).digest() for disk in lost] == before
 
 
-def check_tree(copy: Path, large: bytes, way: str) -> None:
+def check_tree(copy: Path, large: bytes) -> None:
     assert (copy / "large file").read_bytes() == large
     assert (copy / "sparse").read_bytes() == b"begun".ljust(16 * MIB, b"\0")
     assert (copy / "sparse").stat().st_blocks * 512 < 8 * MIB
     assert (copy / "link").readlink() == Path("/etc/name")
     status = (copy / "name").stat()
     assert status.st_ino == (copy / "same").stat().st_ino
-    # hostfs sets times to the second.
-    fraction = 0 if way == UserModeLinux.name else 123_456_000
-    assert status.st_mtime_ns == 1_600_000_000_000_000_000 + fraction
+    assert status.st_mtime_ns == 1_600_000_000_123_456_000
+    link = (copy / "link").lstat()
+    assert (link.st_uid, link.st_gid, link.st_mtime_ns) == (123, 456, 1_500_000_000_654_321_000)
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o4751)
 
 
@@ -201,9 +203,13 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(way, tmp_path):
     with reading(system, data, only=way) as reader:
         found = [(one.name, one.file_system, one.size) for one in reader.volumes()[0]]
         assert found == [("0p1", "btrfs", SIZE), ("1p1", "ext4", SIZE)]
-        left_out = reader.copy("/srv", tmp_path / "whole")
-        assert left_out == ["/srv/gone away (/dev/sdz9): not on the disks"]
-        assert reader.copy("/ledger", tmp_path / "alone", volume="1p1") == []
+        copied = reader.copy("/srv", tmp_path / "whole")
+        assert copied.missing == []
+        assert copied.left_out == ["/srv/gone away (/dev/sdz9): not on the disks"]
+        # What is not mounted is not empty.
+        with pytest.raises(Refused, match="could not be mounted"):
+            reader.entries("/srv/gone away")
+        assert reader.copy("/ledger", tmp_path / "alone", volume="1p1") == Copied([], [])
         with pytest.raises(NotFound, match="There are: 0p1, 1p1"):
             reader.copy("/ledger", tmp_path / "none", volume="2p1")
         with pytest.raises(Refused, match="exists already"):
@@ -217,6 +223,80 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(way, tmp_path):
         finally:
             unmount(tmp_path / "full")
     assert (tmp_path / "whole" / "data" / "ledger").read_text() == (tmp_path / "alone").read_text() == "rows\n"
+
+
+@contextlib.contextmanager
+def over_two(disks: list[Path], folder: Path) -> Iterator[Path]:
+    """A new btrfs over the first partitions of two disks, mounted."""
+    folder.mkdir(exist_ok=True)
+    command = ["losetup", "--find", "--show", "--offset", str(START), "--sizelimit", str(SIZE)]
+    loops: list[str] = []
+    try:
+        for disk in disks:
+            loops.append(
+                subprocess.run([*command, str(disk)], check=True, capture_output=True, text=True).stdout.strip()
+            )
+        subprocess.run(["mkfs.btrfs", "-q", "-m", "raid1", "-d", "raid0", *loops], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", f"device={loops[1]}", loops[0], str(folder)], check=True)
+        try:
+            yield folder
+        finally:
+            unmount(folder)
+    finally:
+        for loop in loops:
+            subprocess.run(["losetup", "--detach", loop], check=True)
+
+
+def make_deep(folder: Path) -> str:
+    """A file whose path is longer than what a system call takes."""
+    handle = os.open(folder, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 240, dir_fd=handle)
+        below = os.open("d" * 240, os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = below
+    os.close(os.open("last", os.O_CREAT | os.O_WRONLY, dir_fd=handle))
+    os.close(handle)
+    return "d" * 240
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_file_that_cannot_be_read_costs_no_other(way, tmp_path):
+    disks = [disk_with_a_partition(tmp_path / name) for name in ("a.raw", "b.raw", "locked.raw")]
+    bad = random.Random(5).randbytes(MIB)
+    with over_two(disks[:2], tmp_path / "mounted") as root:
+        (root / "srv").mkdir()
+        for name, data in (("bad", bad), ("good", b"good" * 50_000)):
+            (root / "srv" / name).write_bytes(data)
+        (root / "srv" / "same").hardlink_to(root / "srv" / "bad")
+        make_deep(root / "srv")
+    for disk in disks[:2]:
+        image = disk.read_bytes()
+        at = image.find(bad[4096 * 5 : 4096 * 5 + 512])
+        if at >= 0:
+            with disk.open("r+b") as file:
+                file.seek(at)
+                file.write(b"x" * 512)
+    with disks[2].open("r+b") as file:
+        file.seek(START)
+        file.write(b"LUKS\xba\xbe\0\1".ljust(592, b"\0"))
+    with reading(*disks, only=way) as reader:
+        found, left_out = reader.volumes()
+        copied = reader.copy("/srv", tmp_path / "out", volume="0p1")
+        with pytest.raises(Refused, match=r"2p1 is encrypted \(LUKS\)"):
+            reader.entries("/", volume="2p1")
+        with pytest.raises(Damaged, match="/srv/bad cannot be read"):
+            reader.copy("/srv/bad", tmp_path / "alone", volume="0p1")
+    assert [(one.name, one.file_system) for one in found] == [("0p1", "btrfs"), ("2p1", "crypto_LUKS")]
+    assert any("2p1 is encrypted (LUKS)" in one for one in left_out)
+    assert (tmp_path / "out" / "good").read_bytes() == b"good" * 50_000
+    assert not (tmp_path / "out" / "bad").exists()
+    assert not (tmp_path / "out" / "same").exists()
+    named = {one.split(": ")[0][:20] for one in copied.missing}
+    assert named >= {"/srv/bad", "/srv/same"}
+    assert named <= {"/srv/bad", "/srv/same", f"/srv/{'d' * 15}"}
+    assert not (tmp_path / "alone").exists()
+    shutil.rmtree(tmp_path / "out")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from farshore.export import appliance
 from farshore.export.files import inside
 from farshore.export.files.user_mode_linux import reason
 from farshore.export.files.ways import Answer, NoAnswer, Request
-from farshore.model.errors import Refused, TryLater
+from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
 
 _FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "vfat", "exfat", "ntfs3", "f2fs", "isofs", "udf", "jfs", "hfsplus", "squashfs")
@@ -70,18 +70,13 @@ class InAppliance:
         running = self._running or self._started()
         try:
             _send(running, request)
-            answer, wrong = _receive(running, out, bool(request.get("owners")))
+            answer, complaints = _receive(running, out, bool(request.get("owners")))
         except (ConnectionError, _Ended) as error:
             said = reason(running.console())
             self.close()
             raise NoAnswer(f"it ended before it had answered ({said})") from error
-        if out is not None and not wrong and not os.path.lexists(out / "copy"):
-            wrong = "nothing came"
-        if wrong and "error" not in answer:
-            raise TryLater(
-                f"{request['path']} was not copied whole: {wrong[:400]}",
-                remedy="Make room there or choose another place.",
-            )
+        if out is not None and "error" not in answer:
+            answer["complaints"] = [*answer.get("complaints", []), *complaints]
         return answer
 
     def close(self) -> None:
@@ -115,14 +110,14 @@ def _send(running: appliance.Running, request: Request) -> None:
     running.wire.sendall(inside.FRAME.pack(inside.REQUEST, len(content)) + content)
 
 
-def _receive(running: appliance.Running, out: Path | None, owners: bool) -> tuple[Answer, str]:
+def _receive(running: appliance.Running, out: Path | None, owners: bool) -> tuple[Answer, inside.Complaints]:
     """The answer, and what went wrong with writing the archive that comes before it, if one does."""
     with contextlib.ExitStack() as stack:
         archive: _Archive | None = None
         while True:
             kind, content = _frame(running)
             if kind == inside.ANSWER:
-                return json.loads(content), archive.wrong if archive is not None else ""
+                return json.loads(content), archive.complaints if archive is not None else []
             if out is None:
                 raise _Ended
             if archive is None:
@@ -159,12 +154,12 @@ class _Archive:
 
     def __init__(self, out: Path, owners: bool, said: BinaryIO) -> None:
         """``said``: an empty file for what tar complains of."""
-        self.wrong = ""
+        self.complaints: inside.Complaints = []
         self._out = out
         owner = "--same-owner" if owners else "--no-same-owner"
         self._said = said
         self._process = subprocess.Popen(
-            ["tar", "-x", "-p", owner, "--numeric-owner", "-C", str(out)],
+            ["tar", "-x", "-p", owner, *inside.TAR, "-C", str(out)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=said,
@@ -178,16 +173,15 @@ class _Archive:
             self._process.stdin.write(piece)
 
     def end(self) -> None:
-        """Wait until all is written; ``wrong`` is what tar complains of."""
+        """Wait until all is written; ``complaints`` are tar's."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         status = self._process.wait()
         self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()
-        if status and os.statvfs(self._out).f_bavail == 0:
-            said = f"{os.strerror(errno.ENOSPC)} ({said})"  # tar says only that it wrote less than it had
-        self.wrong = (said or f"tar ended with {status}") if status else ""
+        self.complaints = inside.complained(self._said.read(), status)
+        if status and os.statvfs(self._out).f_bavail == 0:  # tar says only that it wrote less than it had
+            self.complaints.append(("", os.strerror(errno.ENOSPC), False))
 
     def __enter__(self) -> _Archive:
         return self

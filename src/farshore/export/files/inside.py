@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -20,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import List, Protocol, Tuple, TypeVar
 
 T = TypeVar("T")
+_BTRFS_SCAN = 0x50009404
+"""BTRFS_IOC_SCAN_DEV of linux/btrfs.h: 8 bytes that are not used, and a device's path."""
 _POWER_OFF = 0x4321FEDC
 """LINUX_REBOOT_CMD_POWER_OFF, see reboot(2)."""
 _LVM = (
@@ -54,6 +57,7 @@ HERE = Path("/mnt")
 CHARACTERS = ("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8")
 """Modules that vfat asks for by name; that it does is written nowhere in its own."""
 _NO_FILES = ("swap", "LVM2_member", "linux_raid_member")
+_ENCRYPTED = {"crypto_LUKS": "LUKS", "BitLocker": "BitLocker"}
 _SENT = Path("/run/sent")
 SERIAL = "disk-"
 """The appliance's disks are known by their serial numbers, the request's place after this."""
@@ -62,6 +66,15 @@ FRAME = struct.Struct(">cI")
 REQUEST, ANSWER, DATA, END = b"r", b"a", b"d", b"e"
 _PIECE = 1 << 18
 _RECORDS = "--blocking-factor=512"
+TAR = ("--numeric-owner", "--quoting-style=escape")
+Complaints = List[Tuple[str, str, bool]]
+"""Name in the archive (``copy/…``; empty: the whole), what of it, and whether a part of it came nevertheless."""
+_PARTLY = (b"Read error", b"File shrank", b"Cannot seek")
+_COMPLAINT = re.compile(
+    rb"tar: (copy(?:/.*?)?): "
+    rb"((?:Read error|File shrank|Wrote only|Cannot |Skipping|socket ignored|[Ff]ile name is too long|Unknown file).*)"
+)
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 
 
 class Declined(Exception):
@@ -92,6 +105,8 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.left_out: list[str] = []
+        self.unmounted: dict[str, str] = {}
+        """Where something belongs that could not be mounted, and why: what shows there is not what is asked for."""
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -110,9 +125,17 @@ class Tree:
         """The path without links in it."""
         with self.entered():
             try:
-                return Path(path).resolve(strict=True)
+                found = Path(path).resolve(strict=True)
             except (OSError, RuntimeError) as cause:
+                self._check_mounted(os.path.normpath(path))
                 raise Declined("not-found", f"{path} is not there ({cause}).") from cause
+            self._check_mounted(str(found))
+            return found
+
+    def _check_mounted(self, path: str) -> None:
+        for at, why in self.unmounted.items():
+            if path == at or path.startswith(f"{at}/"):
+                raise Declined("refused", f"{path} is on what belongs at {at}, which could not be mounted: {why}")
 
     def has(self, path: str) -> bool:
         """Whether the path is a file."""
@@ -153,8 +176,8 @@ class Host(Protocol):
         """What is asked for, one after the other."""
         ...
 
-    def copy(self, source: Path, request: dict[str, object]) -> str:
-        """Send a file, or a folder with all in it. What went wrong; empty if nothing did."""
+    def copy(self, source: Path, request: dict[str, object]) -> Complaints:
+        """Send a file, or a folder with all in it; what went wrong."""
         ...
 
     def answer(self, answer: dict[str, object]) -> None:
@@ -173,12 +196,30 @@ class Folder:
     def requests(self) -> Iterator[dict[str, object]]:
         yield json.loads((HERE / "request.json").read_text())
 
-    def copy(self, source: Path, request: dict[str, object]) -> str:
+    def copy(self, source: Path, request: dict[str, object]) -> Complaints:
+        """By tar to tar. What hostfs cannot set of a file (fractions of a second, a link's owner) the host sets."""
         out = HERE / "out"
         _run(["mount", "-t", "hostfs", "-o", str(request["out"]), "none", str(out)], check=True)
-        keep = [] if request["owners"] else ["--no-preserve=ownership"]
-        done = _run(["cp", "-a", *keep, "--sparse=auto", "-T", str(source), str(out / "copy")])
-        return done.stderr.strip() or f"cp ended with {done.returncode}" if done.returncode else ""
+        unpack = ["tar", "-x", "-p", *TAR, "--same-owner" if request["owners"] else "--no-same-owner", "-C", str(out)]
+        with tempfile.TemporaryFile(dir="/run") as complaints:
+            unpacking = subprocess.Popen(unpack, stdin=subprocess.PIPE, stderr=complaints, env=_plainly())
+            assert unpacking.stdin is not None
+            into = unpacking.stdin
+
+            def write(piece: bytes) -> None:
+                with contextlib.suppress(BrokenPipeError):  # it ends before the padding does, or has said why
+                    into.write(piece)
+
+            packed = _packed(source, write)
+            with contextlib.suppress(BrokenPipeError):
+                into.close()
+            status = unpacking.wait()
+            complaints.seek(0)
+            unpacked = complained(complaints.read(), status)
+        with (HERE / "details.json").open("w") as file:
+            for details in _details(source):
+                file.write(json.dumps(details) + "\n")
+        return packed + unpacked
 
     def answer(self, answer: dict[str, object]) -> None:
         (HERE / "answer.json").write_text(json.dumps(answer))
@@ -193,34 +234,82 @@ class Wire:
             assert kind == REQUEST
             yield json.loads(_read(length))
 
-    def copy(self, source: Path, request: dict[str, object]) -> str:  # noqa: ARG002 - the host keeps owners or not
-        """An archive with one file or folder in it, ``copy``; times to the nanosecond, holes as holes."""
-        copy = _SENT / "copy"
-        if source.is_dir():
-            copy.mkdir(parents=True)
-        else:
-            _SENT.mkdir()
-            copy.touch()
-        # With what is mounted below it.
-        _run(["mount", "--rbind", str(source), str(copy)], check=True)
-        command = ["tar", "-c", "--format=posix", "--sparse", "--numeric-owner", _RECORDS, "-C", str(_SENT), "copy"]
-        try:
-            with tempfile.TemporaryFile(dir="/run") as complaints:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
-                assert process.stdout is not None
-                while piece := process.stdout.read(_PIECE):
-                    _send(DATA, piece)
-                _send(END, b"")
-                status = process.wait()
-                complaints.seek(0)
-                said = complaints.read().decode(errors="replace").strip()
-                return said or f"tar ended with {status}" if status else ""
-        finally:
-            _run(["umount", "--recursive", str(copy)], check=True)
-            shutil.rmtree(_SENT)
+    def copy(self, source: Path, request: dict[str, object]) -> Complaints:  # noqa: ARG002 - the host keeps owners or not
+        """By tar over the wire to the host's."""
+        found = _packed(source, lambda piece: _send(DATA, piece))
+        _send(END, b"")
+        return found
 
     def answer(self, answer: dict[str, object]) -> None:
         _send(ANSWER, json.dumps(answer).encode())
+
+
+def _packed(source: Path, write: Callable[[bytes], object]) -> Complaints:
+    """Pass on an archive with one file or folder in it, ``copy``; times to the nanosecond, holes as holes. What cannot
+    be read is left out, or padded, and named."""
+    copy = _SENT / "copy"
+    if source.is_dir():
+        copy.mkdir(parents=True)
+    else:
+        _SENT.mkdir()
+        copy.touch()
+    # With what is mounted below it.
+    _run(["mount", "--rbind", str(source), str(copy)], check=True)
+    command = ["tar", "-c", "--format=posix", "--sparse", *TAR, _RECORDS, "-C", str(_SENT), "copy"]
+    try:
+        with tempfile.TemporaryFile(dir="/run") as complaints:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, env=_plainly()
+            )
+            assert process.stdout is not None
+            try:
+                while piece := process.stdout.read(_PIECE):
+                    write(piece)
+            finally:
+                process.stdout.close()
+                status = process.wait()
+            complaints.seek(0)
+            return complained(complaints.read(), status)
+    finally:
+        _run(["umount", "--recursive", str(copy)], check=True)
+        shutil.rmtree(_SENT)
+
+
+def complained(said: bytes, status: int) -> Complaints:
+    """What tar has said, as complaints about single members; one without a name is about the whole."""
+    found: Complaints = []
+    for line in said.splitlines():
+        match = _COMPLAINT.fullmatch(line)
+        if match is not None:
+            name = re.sub(rb"\\([0-7]{3}|.)", _unquoted, match[1])
+            text = match[2].decode(errors="replace")
+            found.append((os.fsdecode(name), text, match[2].startswith(_PARTLY)))
+        elif status and b"Exiting with failure" not in line:
+            found.append(("", line.decode(errors="replace"), False))
+    return found or ([("", f"tar ended with {status}", False)] if status else [])
+
+
+def _unquoted(found: re.Match[bytes]) -> bytes:
+    escape = found[1]
+    return bytes([int(escape, 8)]) if len(escape) == 3 else _ESCAPES.get(escape, escape)
+
+
+def _plainly() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _details(source: Path) -> Iterator[tuple[str, int, int, int, int]]:
+    """Path below the copy, times of access and change in ns, owner and group: of all that can be reached."""
+    waiting = [(source, "")]
+    while waiting:
+        path, below = waiting.pop()
+        try:
+            status = path.lstat()
+            yield below, status.st_atime_ns, status.st_mtime_ns, status.st_uid, status.st_gid
+            if stat.S_ISDIR(status.st_mode):
+                waiting += [(one, f"{below}/{one.name}") for one in path.iterdir()]
+        except OSError:  # it was named when it was packed
+            continue
 
 
 def _read(length: int) -> bytes:
@@ -257,15 +346,14 @@ def _answer(host: Host, request: dict[str, object]) -> dict[str, object]:
     tree = Tree(HERE / "tree")
     volumes = _assembled(numbers, tree.left_out)
     if request["act"] == "volumes":
+        tree.left_out += [_encrypted(one) for one in volumes if one.file_system in _ENCRYPTED]
         return {"volumes": [asdict(one) for one in volumes], "left_out": tree.left_out}
     _grow(tree, volumes, request)
     path = str(request["path"])
     if request["act"] == "entries":
         return {"entries": tree.entries(path), "left_out": tree.left_out}
-    wrong = host.copy(tree.copied(path), request)
-    if wrong:
-        raise Declined("try-later", f"{path} was not copied whole: {wrong[:400]}")
-    return {"left_out": tree.left_out}
+    complaints = host.copy(tree.copied(path), request)
+    return {"left_out": tree.left_out, "complaints": complaints}
 
 
 # Volumes.
@@ -285,7 +373,25 @@ def _assembled(numbers: list[int], left_out: list[str]) -> list[Volume]:
         found = _volumes(numbers)
     kinds = {one.file_system for one in found}
     _load(*kinds, *(CHARACTERS if "vfat" in kinds else ()))
-    return [one for one in found if one.file_system not in _NO_FILES]
+    return [one for one in _several_as_one(found) if one.file_system not in _NO_FILES]
+
+
+def _several_as_one(found: list[Volume]) -> list[Volume]:
+    """Make the kernel's btrfs know all its devices; a file system on several of them is listed by the first."""
+    first: dict[str, Volume] = {}
+    rest = [one for one in found if one.file_system != "btrfs"]
+    members = [one for one in found if one.file_system == "btrfs"]
+    if members:
+        control = Path("/run/btrfs-control")
+        if not control.exists():
+            os.mknod(control, stat.S_IFCHR | 0o600, os.makedev(10, 234))
+        with control.open("rb", buffering=0) as file:
+            for one in members:
+                with contextlib.suppress(OSError):  # what it knows is wrong with it, its mount will say
+                    fcntl.ioctl(file, _BTRFS_SCAN, bytearray(struct.pack("q4088s", 0, one.device.encode())))
+                before = first.get(one.uuid)
+                first[one.uuid] = one if before is None else replace(before, size=before.size + one.size)
+    return sorted([*rest, *first.values()], key=lambda one: found.index(next(a for a in found if a.name == one.name)))
 
 
 def _volumes(numbers: list[int]) -> list[Volume]:
@@ -348,13 +454,15 @@ def _grow(tree: Tree, volumes: list[Volume], request: dict[str, object]) -> None
             _mount(found, tree.at(tree.find(at)), options)
         except Declined as error:
             tree.left_out.append(f"{at} ({spec}): {error}")
+            tree.unmounted[at] = f"{spec}: {error}"
 
 
 def _only(found: list[T], of: list[Volume]) -> T:
     if len(found) == 1:
         return found[0]
     names = ", ".join(one.name for one in of) or "none"
-    raise Declined("not-found", f"Say which volume the path is on. There are: {names}.")
+    closed = "".join(f" {_encrypted(one)}" for one in of if one.file_system in _ENCRYPTED)
+    raise Declined("not-found", f"Say which volume the path is on. There are: {names}.{closed}")
 
 
 def _roots(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
@@ -407,12 +515,18 @@ def _by_spec(volumes: list[Volume], spec: str, names: dict[str, int]) -> Volume 
 
 def _mount(volume: Volume, at: Path, options: str = "") -> None:
     """Read-only, as the file system's own driver does it: its log is replayed first."""
+    if volume.file_system in _ENCRYPTED:
+        raise Declined("refused", _encrypted(volume))
     kept = [one for one in options.split(",") if one.startswith(("subvol=", "subvolid="))]
     if volume.file_system == "vfat":
         kept.append("utf8")  # else a name's letters are lost that the kernel's default set has not
     done = _run(["mount", "-t", volume.file_system, "-o", ",".join(["ro", *kept]), volume.device, str(at)])
     if done.returncode:
         raise Declined("refused", f"{volume.name} ({volume.file_system}) does not mount: {done.stderr.strip()[:300]}")
+
+
+def _encrypted(volume: Volume) -> str:
+    return f"{volume.name} is encrypted ({_ENCRYPTED[volume.file_system]}): restore the disk, and open it with its key."
 
 
 def _load(*modules: str) -> None:

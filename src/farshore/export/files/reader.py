@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from farshore.export.files.in_appliance import InAppliance
+from farshore.export.files.partial import without_partial
 from farshore.export.files.user_mode_linux import UserModeLinux
 from farshore.export.files.ways import Answer, NoAnswer, Request, Way
 from farshore.export.mounted import served
@@ -70,6 +71,15 @@ class Used:
         return f"Read by {self.description}{because}."
 
 
+@dataclass(frozen=True)
+class Copied:
+    """What of a copy is not there: ``left_out`` could not be mounted, as ``entries`` tells it; ``missing`` could not be
+    read or written, each with the reason."""
+
+    left_out: list[str]
+    missing: list[str]
+
+
 class FileReader:
     """The disks of one machine at one point. ``used`` is what read them last, once something has."""
 
@@ -106,9 +116,9 @@ class FileReader:
         answer = self._ask({"act": "entries", "path": _absolute(path), "volume": volume})
         return [Entry(**row) for row in answer["entries"]], answer["left_out"]
 
-    def copy(self, path: str, target: Path, volume: str = "") -> list[str]:
-        """Copy a file, or a folder with all in it, to ``target``, which gets its name once it is whole; what could not
-        be mounted, as ``entries`` tells it. Owners are kept where root asks. Raises NotFound, Refused, TryLater."""
+    def copy(self, path: str, target: Path, volume: str = "") -> Copied:
+        """Copy a file, or a folder with all in it, to ``target``, which gets its name once all is there that can be
+        read. Owners are kept where root asks. Raises NotFound, Refused, NoSpace, and Damaged if nothing can be read."""
         if target.exists() or target.is_symlink():
             raise Refused(f"{target} exists already.", remedy="Choose another name, or remove it.")
         if not target.parent.is_dir():
@@ -116,9 +126,9 @@ class FileReader:
         with tempfile.TemporaryDirectory(prefix=".farshore-", dir=target.parent) as out:
             asked = {"act": "copy", "path": _absolute(path), "volume": volume, "owners": os.geteuid() == 0}
             answer = self._ask(asked, Path(out))
+            missing = without_partial(Path(out), path, answer.get("complaints", []))
             (Path(out) / "copy").rename(target)
-        left_out: list[str] = answer["left_out"]
-        return left_out
+        return Copied(answer["left_out"], missing)
 
     def _ask(self, request: Request, out: Path | None = None) -> Answer:
         """By the first way that answers; one that does not is tried no more."""

@@ -24,9 +24,8 @@ class Way(Protocol):
         ...
 
     def ask(self, request: Request, out: Path | None) -> Answer:
-        """Carry a request out: to be repeated as often as one likes. What is copied comes to be ``out/copy``.
-
-        Raises NoAnswer, and TryLater where the copy cannot be written."""
+        """Carry a request out: to be repeated as often as one likes. What is copied comes to be ``out/copy``, and the
+        answer has what went wrong with it under ``complaints`` (``inside.Complaints``). Raises NoAnswer."""
         ...
 
     def description(self) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 
 import pytest
 
 from farshore.export.files import inside
 from farshore.export.files.in_appliance import InAppliance
+from farshore.export.files.partial import without_partial
 from farshore.export.files.reader import FileReader
 from farshore.export.files.user_mode_linux import UserModeLinux, reason
 from farshore.export.files.ways import NoAnswer
-from farshore.model.errors import NotFound, Refused, TryLater
+from farshore.model.errors import Damaged, NotFound, Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 
 
@@ -146,6 +148,45 @@ def test_an_archive_that_is_cut_or_none_is_told(tmp_path):
     answer = frame(inside.ANSWER, json.dumps({"left_out": []}).encode())
     for pieces in (frame(inside.DATA, b"x" * 700) + frame(inside.END, b"") + answer, answer):
         way = appliance_that_says(pieces)
-        with pytest.raises(TryLater, match="was not copied whole"):
-            way.ask({"act": "copy", "path": "/a", "owners": False}, tmp_path)
+        complaints = way.ask({"act": "copy", "path": "/a", "owners": False}, tmp_path)["complaints"]
         way.close()
+        with pytest.raises((TryLater, Damaged), match=r"was not copied whole|cannot be read"):
+            without_partial(tmp_path, "/a", complaints)
+
+
+SAID = rb"""tar: copy/a: Read error at byte 65536, while reading 10240 bytes: Input/output error
+tar: copy/b\303\234 \n\\c: d: Cannot open: Input/output error
+tar: copy/s: socket ignored
+tar: Exiting with failure status due to previous errors
+"""
+
+
+def test_a_complaint_names_a_member_whatever_its_name():
+    assert inside.complained(SAID, 2) == [
+        ("copy/a", "Read error at byte 65536, while reading 10240 bytes: Input/output error", True),
+        ("copy/bÜ \n\\c: d", "Cannot open: Input/output error", False),
+        ("copy/s", "socket ignored", False),
+    ]
+    assert inside.complained(b"", 0) == []
+    assert inside.complained(b"", 2) == [("", "tar ended with 2", False)]
+    assert inside.complained(b"tar: Unexpected EOF in archive\n", 2) == [("", "tar: Unexpected EOF in archive", False)]
+
+
+def test_a_part_of_a_file_is_kept_under_none_of_its_names_and_the_rest_is(tmp_path):
+    copy = tmp_path / "copy"
+    (copy / "deep").mkdir(parents=True)
+    for name in ("good", "bad"):
+        (copy / name).write_text(name)
+    (copy / "deep" / "same").hardlink_to(copy / "bad")
+    os.utime(copy, ns=(1, 2))
+    missing = without_partial(tmp_path, "/srv/", [("copy/bad", "Read error", True), ("copy/x", "Cannot stat", False)])
+    assert missing == ["/srv/bad: Read error", "/srv/deep/same: Read error", "/srv/x: Cannot stat"]
+    assert sorted(path.name for path in copy.rglob("*")) == ["deep", "good"]
+    assert copy.stat().st_mtime_ns == 2
+
+
+def test_a_single_file_that_cannot_be_read_whole_is_damaged(tmp_path):
+    (tmp_path / "copy").write_text("half")
+    with pytest.raises(Damaged, match="/a cannot be read: File shrank"):
+        without_partial(tmp_path, "/a", [("copy", "File shrank by 9 bytes; padding with zeros", True)])
+    assert list(tmp_path.iterdir()) == []
