@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import uuid
 
@@ -147,6 +148,27 @@ def test_temporary_files_of_a_crash_are_not_listed_and_swept(tmp_path):
     assert store.sweep(older_than=3600) == 0
     assert store.sweep(older_than=-1) == 1
     assert bytes(store.get("a/object")) == b"1"
+
+
+def test_a_file_in_a_folders_place_does_not_look_empty(tmp_path):
+    store = FolderStore(tmp_path)
+    store.put("machines/a/key", [b"1"])
+    (tmp_path / "machines" / "a").rename(tmp_path / "away")
+    (tmp_path / "machines" / "a").write_bytes(b"")
+    asked = [
+        lambda: list(store.list("machines/a/")),
+        lambda: list(store.list("machines/a/b/")),
+        lambda: store.folders("machines/a/"),
+        lambda: store.get("machines/a/key"),
+        lambda: store.get_range("machines/a/key", 0, 1),
+        lambda: store.put("machines/a/key", [b"2"]),
+        lambda: store.put_if_absent("machines/a/b/key", [b"2"]),
+    ]
+    for ask in asked:
+        with pytest.raises(Unreachable, match="a file in the vault's folder"):
+            ask()
+    (tmp_path / "machines" / "a").unlink()
+    assert list(store.list("machines/a/")) == [], "the control: what is not there is empty"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from farshore.api_types.servers import (
     StreamReport,
     StreamTrouble,
 )
-from farshore.api_types.streams import BaseCompletion
 from farshore.formats.batch import Role
 from farshore.model.clock_steps import ClockSteps
 from farshore.model.errors import FarshoreError, Malformed
@@ -115,25 +114,27 @@ class Reporter:
             found.append(_segment_end(stream.machine, stream.epoch, stored.end, stored.last_time))
         self._add(found)
 
-    def opened(self, stream: Stream) -> None:
-        """A stream was opened: its newest point may have been stored before a crash and never been told."""
+    def visible(self, stream: Stream) -> None:
+        """Report that an epoch is consistent, if it is, and its newest point. For a stream that was opened as well:
+        either may have been stored before a crash and never been reported."""
+        if not stream.base_complete:
+            return
+        whole = EpochReport(
+            machine=stream.machine,
+            epoch=stream.epoch,
+            consistent_from=stream.consistent_from,
+            time=_bounded(stream.consistent_time),
+        )
+        with self._lock:
+            self._epochs.append(whole)
         lane = stream.lanes[Role.JOURNAL]
-        if stream.base_complete and stream.only_points:
+        if stream.only_points:
             newest = stream.vault.newest_point(stream.epoch)
             if newest is not None:
                 stream.point_time, stream.point_captured = newest.time, captured_at(newest.time)
                 self._add([_point(newest)])
-        elif stream.base_complete and lane.stored > 1 and lane.stored - 1 >= stream.consistent_from:
+        elif lane.stored > 1 and lane.stored - 1 >= stream.consistent_from:
             self._add([_segment_end(stream.machine, stream.epoch, lane.stored, lane.stored_time)])
-
-    def completed(self, stream: Stream, completion: BaseCompletion) -> None:
-        """An epoch became visible in the vault."""
-        report = EpochReport(
-            machine=stream.machine, epoch=stream.epoch, consistent_from=stream.consistent_from, time=completion.time
-        )
-        with self._lock:
-            self._epochs.append(report)
-        self.opened(stream)
 
     def _add(self, points: list[PointReport]) -> None:
         with self._lock:

@@ -10,7 +10,6 @@ import ssl
 from typing import Callable, Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
-from farshore.api_types.streams import BaseCompletion
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
@@ -72,12 +71,19 @@ class ProcessServer:
         aside = Aside(disk.directory.parent / "aside")
         self.uploader = Uploader(self.log, self.reporter.stored, settings.seal_every, uploads, aside)
         self.streams = Streams(
-            vault, self.log, Grants(control), opened=self._opened, closed=self._closed, wake=self.uploader.wake
+            vault,
+            self.log,
+            Grants(control),
+            opened=self._opened,
+            closed=self._closed,
+            wake=self.uploader.wake,
+            aside=aside,
         )
         self.resuming = Resuming(self.streams)
         told = Limits(each=settings.spool_limit // 8, together=settings.spool_limit // 2)
         self.copies = Copies(self.streams, disk.directory.parent / "copies", told)
-        routes = Routes(self.streams, self.copies, self._completed, self.proofs, max(1, workers // 2), self.bandwidth)
+        copying = max(1, workers // 2)
+        routes = Routes(self.streams, self.copies, self.reporter.visible, self.proofs, copying, self.bandwidth)
         self.listener = Listener(host, port, context, routes, workers=workers, connections=connections)
 
     def start(self) -> None:
@@ -102,14 +108,11 @@ class ProcessServer:
 
     def _opened(self, stream: Stream) -> None:
         self.uploader.add(stream)
-        self.reporter.opened(stream)
+        self.reporter.visible(stream)
 
     def _closed(self, stream: Stream) -> None:
         self.uploader.remove(stream)
         self.copies.drop(stream)
-
-    def _completed(self, stream: Stream, completion: BaseCompletion) -> None:
-        self.reporter.completed(stream, completion)
 
     def _answered(self, answer: ReportAnswer) -> None:
         self.streams.close([(MachineId(one.machine), Epoch(one.epoch)) for one in answer.closed])

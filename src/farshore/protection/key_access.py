@@ -1,4 +1,5 @@
-"""Which keys of the vault a process server may have: those of what it serves or served, and no others.
+"""Which keys of the vault a process server may have: those of what it serves or served, and no others. And whether it
+has anything to do with a machine at all.
 
 It needs a machine's key to store what it has acknowledged, also after the machine has gone elsewhere or its epoch is
 closed, so the epochs decide: each names the servers that took it. What was given is noted in ``key_grants``, which
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from farshore.catalog import epochs, key_grants
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import MachineRow, ProcessServerRow
+from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
 from farshore.model.errors import Forbidden, NotFound
 from farshore.protection.overstepping import note_foreign
 
@@ -18,7 +19,7 @@ from farshore.protection.overstepping import note_foreign
 def domains(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -> list[int] | None:
     """The deduplication domains whose keys go with the machine's own. None, noted and raised as an alert, where the
     server has nothing to do with the machine. Raises NotFound for one that was never heard of."""
-    served = [row for row in epochs.history(tx, machine) if server.id in (row.process_server, *row.served_before)]
+    served = _served(tx, server, machine)
     row = tx.get(MachineRow, machine)
     given = key_grants.find(tx, machine, server.id)
     if served or (row is not None and row.process_server == server.id):
@@ -31,6 +32,19 @@ def domains(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -
         raise NotFound(f"There is no machine {machine}.", remedy="See `farshore machine list`.")
     note_foreign(tx, server, {row.name}, now, "asked for the keys of")
     return None
+
+
+def note_stranger(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -> None:
+    """A server asked for a stream that it may not take. Note that, and raise an alert, unless it takes part in the
+    machine's moves: then its agent may just not have heard of one."""
+    row = tx.get(MachineRow, machine)
+    if row is not None and server.id not in (row.process_server, row.moving_to) and not _served(tx, server, machine):
+        note_foreign(tx, server, {row.name}, now, "asked for the streams of")
+
+
+def _served(tx: Transaction, server: ProcessServerRow, machine: str) -> list[EpochRow]:
+    """The epochs of a machine that a server takes or took."""
+    return [row for row in epochs.history(tx, machine) if server.id in (row.process_server, *row.served_before)]
 
 
 def refusal(machine: str) -> Forbidden:

@@ -142,7 +142,7 @@ def _arrive(tx: Transaction, machine: MachineRow, target: ProcessServerRow, reas
     newest = epochs.newest(tx, machine.id)
     if newest is not None and not newest.closed:
         newest.served_before = sorted({*newest.served_before, newest.process_server} - {target.id})
-        newest.process_server = target.id
+        newest.process_server, newest.reported = target.id, 0  # the new one has said nothing of it yet
     message = f"{machine.name} sends to process server {target.name} now: {reason}."
     _tell(tx, machine, "machine.moved", message, now, Severity.WARNING if "report" in reason else Severity.INFORMATION)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from farshore.api_types.bandwidth import Rate
+from farshore.api_types.body import LARGEST
 from farshore.api_types.events import Severity
 from farshore.api_types.servers import (
     DifferenceReport,
@@ -39,8 +40,9 @@ BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYN
 def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: int) -> ReportAnswer:
     """Bring the catalog up to date and say which of the streams are closed.
 
-    A process server speaks for the machines that it serves, and for epochs that it served before. What it says of
-    others is left out, told as an event, and raised as an alert.
+    A process server speaks for the machines that it serves. One that served an epoch before speaks for what it had
+    received itself, until the present one speaks. What is said of others is left out, told as an event, and raised as
+    an alert.
     """
     server.url, server.version, server.last_seen = report.url, report.version, now
     server.spool_bytes, server.spool_limit = report.spool_bytes, report.spool_limit
@@ -52,9 +54,10 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
     books = _Books(tx, server, report)
     for consistent in report.epochs:
         found = books.find(consistent.machine, consistent.epoch)
-        if found is not None and not found[1].consistent:
+        if found is not None and not found[1].consistent and consistent.consistent_from <= books.most(found[1]):
             found[1].consistent = True
             found[1].consistent_from, found[1].consistent_time = consistent.consistent_from, consistent.time
+        if found is not None and found[1].consistent and not books.is_former(found[1]):
             _becomes_protected(tx, *found, now)
     streaming = {(stream.machine, stream.epoch) for stream in report.streams}
     stuck = {one.machine: one.trouble for one in report.stuck}
@@ -70,19 +73,22 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         found = books.find(stream.machine, stream.epoch)
         if found is None or not may_go_on(tx, *found):
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
-        if found is not None:
+        if found is not None and books.is_former(found[1]):
+            found[1].stored = max(found[1].stored, min(stream.stored, books.most(found[1])))
+        elif found is not None:
             _note_stream(*found, stream, server, now)
     new = _NewPoints(tx, now, {point.machine for point in report.points})
     for point in report.points:
         found = books.find(point.machine, point.epoch)
-        if found is not None:
-            new.note(*found, point)
-            if (point.machine, point.epoch) not in aged and _is_good(found[1], point):
+        if found is not None and point.sequence <= books.most(found[1]):
+            former = books.is_former(found[1])
+            new.note(*found, point, makes_newer=not former)
+            if not former and (point.machine, point.epoch) not in aged and _is_good(found[1], point):
                 _is_new(found[0], min(point.time, now), now)
     new.write()
     for difference in report.differences:
         found = books.find(difference.machine, difference.epoch)
-        if found is not None:
+        if found is not None and difference.sequence <= books.most(found[1]):
             _note_difference(tx, found[0], difference, now)
     if books.foreign:
         note_foreign(tx, server, books.foreign, now, "reported about")
@@ -143,10 +149,22 @@ class _Books:
         if row is None or granted is None:
             return None
         if self._server.id not in (granted.process_server, *granted.served_before):
-            self.foreign.add(row.name)
+            if row.process_server != self._server.id:  # else it has opened an epoch that the present one stands on
+                self.foreign.add(row.name)
             return None
         self.own.add(row.id)
         return row, granted
+
+    def is_former(self, epoch: EpochRow) -> bool:
+        """Whether another process server takes this epoch now."""
+        return epoch.process_server != self._server.id
+
+    def most(self, epoch: EpochRow) -> int:
+        """The last record that this server may say anything about. For a former one: of those that it received itself
+        while nobody has spoken since, and later of those that the present one has stored."""
+        if not self.is_former(epoch):
+            return LARGEST
+        return epoch.stored if epoch.reported else epoch.received
 
 
 def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, now: int) -> None:
@@ -206,8 +224,8 @@ class _NewPoints:
         """By machine: epoch, sequence and time of the last crash-consistent point that is listed."""
         self._machines: dict[str, MachineRow] = {}
 
-    def note(self, machine: MachineRow, epoch: EpochRow, point: PointReport) -> None:
-        """List this point, if it is good and wanted."""
+    def note(self, machine: MachineRow, epoch: EpochRow, point: PointReport, *, makes_newer: bool) -> None:
+        """List this point, if it is good and wanted. ``makes_newer``: whether it says how recent the machine is."""
         if not _is_good(epoch, point):
             return
         kind = PointKind(point.kind)
@@ -215,7 +233,7 @@ class _NewPoints:
             if not point.name and not point.id and not self._is_wanted(machine, point):
                 return
             self._follow(machine, point)
-        if kind is PointKind.APP_CONSISTENT:
+        if kind is PointKind.APP_CONSISTENT and makes_newer:
             machine.last_app_consistent = max(machine.last_app_consistent, point.time)
         self._machines[machine.id] = machine
         row = PointRow(

@@ -246,8 +246,9 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             subject,
             Severity.ERROR,
             f"The process server at {server.url} reported about machines that it does not serve, or asked for their "
-            f"keys: {server.overstepped_with}.",
-            f"It was refused. See why, or shut it out: farshore process-server revoke {server.name}",
+            f"keys or streams: {server.overstepped_with}.",
+            "It was refused. It asks for a stream also if such a machine calls it. See why, or shut it out: "
+            f"farshore process-server revoke {server.name}",
         )
     if server.spool_trouble:
         yield Condition(

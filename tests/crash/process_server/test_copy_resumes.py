@@ -9,6 +9,7 @@ import pytest
 from blake3 import blake3
 from tests.crash.process_server.rig import Rig, description
 from tests.crash.process_server.simulated_agent import SimulatedAgent
+from tests.waiting import until
 
 from farshore.api_types.machines import EpochKind
 from farshore.formats.chunk_exchange import CHUNK_ROW, Comparison
@@ -52,6 +53,29 @@ def test_only_what_was_not_durable_is_sent_again(tmp_path: Path) -> None:
             source.read_into(offset, memoryview(found[offset : offset + (8 << 20)]))
         source.close()
         assert (found == agent.disk_at(agent.next - 1)).all()
+        rig.stop()
+
+
+def test_a_whole_epoch_is_reported_by_a_server_that_died_before_it_could(tmp_path: Path) -> None:
+    """Else its machine would never be protected, and none of its points listed: the agent does not repeat it."""
+    with Rig(tmp_path, seal_every=0.1) as rig:
+        rig.start()
+        rig.control.grant(A, 1, EpochKind.INITIAL, description(8 << 20))
+        agent = SimulatedAgent(A, rig.plane(A, 1), 1, 8 << 20, 1, rig.vault.chunk_hash_key)
+        agent.fill(0.1)
+        agent.copy()
+        agent.batch(10)
+        agent.deliver()
+        agent.complete(agent.next - 1)
+        rig.kill()
+        rig.control.reports.clear()  # as if none had come through
+        rig.start()
+        assert agent.plane.status().base_complete
+        until(lambda: [one for report in rig.control.reports for one in report.epochs], "the report of the epoch")
+        (whole,) = (one for report in rig.control.reports for one in report.epochs)
+        record = rig.vault.machine(A).timeline().record(Epoch(1))
+        assert (whole.machine, whole.epoch) == (A, 1)
+        assert (whole.consistent_from, whole.time) == (record.consistent_from, record.time)
         rig.stop()
 
 

@@ -17,7 +17,7 @@ from tests.unit.vault.synthetic import memory_vault
 from farshore.api_types.servers import PointReport, ReportAnswer, ServerReport
 from farshore.formats.batch import LATEST, Batch, Role
 from farshore.formats.spool import FRAME_HEADER
-from farshore.model.errors import Damaged, Malformed, WrongState
+from farshore.model.errors import Damaged, Malformed, Unreachable, WrongState
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.reporting import Reporter
@@ -48,9 +48,10 @@ class Open:
 
 
 class Server:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, start: bool = True) -> None:
+        aside = Aside(folder / "aside")
         self.log = SpoolLog(SpoolDisk(folder / "spool"), 64 << 20)
-        self.uploader = Uploader(self.log, lambda *_: None, 0.0, 2, Aside(folder / "aside"))
+        self.uploader = Uploader(self.log, lambda *_: None, 0.0, 2, aside)
         self.vault = memory_vault()
         self.streams = Streams(
             self.vault,
@@ -59,9 +60,11 @@ class Server:
             opened=self.uploader.add,
             closed=self.uploader.remove,
             wake=self.uploader.wake,
+            aside=aside,
         )
-        self.log.start()
-        self.uploader.start()
+        if start:
+            self.log.start()
+            self.uploader.start()
 
     def stream(self, machine: MachineId) -> Stream:
         return self.streams.granted(machine, EPOCH, "")[0]
@@ -88,6 +91,32 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_follows_a_gap_in_the_spool_is_kept(server: Server, tmp_path: Path) -> None:
+    """It was acknowledged. It was dropped, also where the vault only seemed to lack what comes before it."""
+    first, second, third = batches(BAD, 3)
+    server.uploader.stop()  # all stays in the spool
+    for one in (first, second, third):
+        server.stream(BAD).receive(one, NOW)
+    server.log.stop()
+    again = Server(tmp_path, start=False)
+    frames = again.log.recover()
+    assert len(frames) == 3
+    again.streams.recovered(frames[1:])  # the first one is damaged, say
+    again.log.start()
+    descriptor = bytes(again.vault.store.get("vault.farshore"))
+    again.vault.store.delete("vault.farshore")
+    with pytest.raises(Unreachable, match="does not hold this vault"):
+        again.stream(BAD)
+    assert not (tmp_path / "aside").exists()
+    again.vault.store.put("vault.farshore", [descriptor])
+    stream = again.stream(BAD)
+    assert stream.next_sequence(Role.JOURNAL) == 1, "the agent is told what is not there"
+    kept = sorted((tmp_path / "aside").glob("*/*.frame"))
+    assert [int(path.name.partition(".")[0], 16) for path in kept] == [second.first_sequence, third.first_sequence]
+    assert "set aside" in again.streams.stuck()[BAD, EPOCH]
+    again.log.stop()
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), RecursionError(), Damaged("It does not open.", remedy="-")])

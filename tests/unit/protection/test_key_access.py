@@ -18,11 +18,12 @@ from tests.unit.protection.catalogs import (
 
 from farshore.api_types.machines import EpochKind
 from farshore.api_types.users import Role
-from farshore.catalog import audit, epochs, events, machines, policies
+from farshore.catalog import audit, epochs, events, machines, policies, process_servers
 from farshore.catalog.tables import KeyGrantRow, MachineRow
 from farshore.configuration_server.identity import Kind
 from farshore.protection import granting, key_access
 from farshore.protection.moving import Move, carry_out
+from farshore.protection.watch import conditions
 
 OTHER = "33333333-3333-4333-8333-333333333333"
 THIRD = "44444444-4444-4444-8444-444444444444"
@@ -95,6 +96,27 @@ def test_one_that_asks_for_many_machines_keys_does_not_fill_the_events(office: O
     with office.services.catalog.reading() as tx:
         told = [one for one in events.listed(tx, limit=1000) if one.kind == "process-server.overstepped"]
         assert len(told) == events.MOST_AN_HOUR
+
+
+def test_who_asks_for_a_stream_that_is_not_its_own_is_told_of(office: Office) -> None:
+    begin(office)
+    move(office, OTHER)
+
+    def asked(server: str) -> str:
+        certificate = office.certificate(Kind.PROCESS_SERVER, server)
+        path = f"/v1/process-servers/self/streams/{MACHINE}/1"
+        return str(office.call("GET", path, certificate=certificate).code)
+
+    assert asked(SERVER) == "moved", "the agent may not have heard of its move"
+    with office.services.catalog.reading() as tx:
+        assert not [one for one in events.listed(tx) if one.kind == "process-server.overstepped"]
+    assert asked(THIRD) == "moved"
+    with office.services.catalog.reading() as tx:
+        (told,) = [one for one in events.listed(tx) if one.kind == "process-server.overstepped"]
+        assert told.subject == f"process-server/{THIRD}"
+        assert "asked for the streams of" in told.message
+        found = conditions([], [], process_servers.every(tx), NOW)
+        assert [one.subject for one in found if one.kind == "process-server-overstepped"] == [told.subject]
 
 
 def test_a_server_that_a_machine_left_may_still_store_what_it_has(office: Office) -> None:

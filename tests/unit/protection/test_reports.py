@@ -248,17 +248,68 @@ def test_a_process_server_speaks_for_its_own_machines_only(catalog: Catalog) -> 
         assert "process-server-overstepped" not in {one.kind for one in later}
 
 
-def test_a_process_server_reports_what_it_still_holds_of_an_epoch_that_was_moved(catalog: Catalog) -> None:
-    other = "99999999-9999-4999-8999-999999999999"
-    report(catalog, epochs=[whole()])
+OTHER = "99999999-9999-4999-8999-999999999999"
+
+
+def move_away(catalog: Catalog) -> None:
     with catalog.writing() as tx:
-        add_server(tx, other)
-        carry_out(tx, Move(MACHINE, other, at_once=True, reason="the server does not report"), NOW)
+        add_server(tx, OTHER)
+        carry_out(tx, Move(MACHINE, OTHER, at_once=True, reason="the server does not report"), NOW)
+
+
+def test_a_process_server_reports_what_it_still_holds_of_an_epoch_that_was_moved(catalog: Catalog) -> None:
+    report(catalog, epochs=[whole()], streams=[stream()])
+    move_away(catalog)
     report(catalog, streams=[stream(stored=45)], points=[point(45, 1.0, name="late")])
     with catalog.reading() as tx:
         epoch = epochs.get(tx, MACHINE, 1)
-        assert (epoch.process_server, epoch.served_before, epoch.stored) == (other, [SERVER], 45)
+        assert (epoch.process_server, epoch.served_before, epoch.stored) == (OTHER, [SERVER], 45)
         assert [one.name for one in points.listed(tx, MACHINE)] == ["late"]
+
+
+def test_a_former_process_server_does_not_speak_for_the_running_epoch(catalog: Catalog) -> None:
+    """It could make a machine look protected, stored and recent while the present server knows better."""
+    report(catalog, streams=[stream(stored=40, received=50, stored_time=NOW - 100 * SECOND)])
+    move_away(catalog)
+    lies = {
+        "streams": [stream(stored=90, received=90, stored_time=NOW, stored_age=0.0)],
+        "points": [
+            point(49, 1.0, name="what it had"),
+            point(70, 1.0, name="what it cannot know", kind="app-consistent"),
+        ],
+        "epochs": [whole()],
+    }
+    report(catalog, **lies)
+    with catalog.reading() as tx:
+        machine, epoch = machines.get(tx, MACHINE), epochs.get(tx, MACHINE, 1)
+        assert (epoch.received, epoch.stored) == (50, 50), "no more than it had received itself"
+        assert (machine.state, machine.newest_point_time, machine.last_app_consistent) == ("initial-replication", 0, 0)
+        assert [one.name for one in points.listed(tx, MACHINE)] == ["what it had"]
+
+    def present(**values: object) -> None:
+        body = {"url": "https://ps:9443", "version": "1", "spool_bytes": 0, "spool_limit": 100, **values}
+        with catalog.writing() as tx:
+            reports.apply(tx, add_server(tx, OTHER), ServerReport.model_validate(body), NOW)
+
+    # The present one reads in the vault what it goes on from, and speaks for itself from then on.
+    present(streams=[stream(stored=50, received=95)], epochs=[whole()])
+    report(catalog, streams=[stream(stored=95, received=99)], points=[point(94, 1.0, name="not there")])
+    with catalog.reading() as tx:
+        machine, epoch = machines.get(tx, MACHINE), epochs.get(tx, MACHINE, 1)
+        assert (epoch.received, epoch.stored, machine.state) == (95, 50, "protected")
+        assert [one.name for one in points.listed(tx, MACHINE)] == ["what it had"]
+        assert not [one for one in events.listed(tx) if one.kind == "process-server.overstepped"]
+
+
+def test_an_epoch_that_the_present_one_stands_on_is_no_strangers(catalog: Catalog) -> None:
+    """A server opens the parent of its epoch, which another one took, and so it is in its reports."""
+    with catalog.writing() as tx:
+        grant(tx, machines.get(tx, MACHINE), request(run="r2"), add_server(tx, OTHER), NOW)
+        body = {"url": "u", "version": "1", "spool_bytes": 0, "spool_limit": 9, "streams": [stream(stored=90)]}
+        answer = reports.apply(tx, add_server(tx, OTHER), ServerReport.model_validate(body), NOW)
+        assert [one.epoch for one in answer.closed] == [1]
+        assert epochs.get(tx, MACHINE, 1).stored == 0
+        assert not [one for one in events.listed(tx) if one.kind == "process-server.overstepped"]
 
 
 def test_a_difference_is_noted_once_and_marks_the_points_since_the_last_proof(catalog: Catalog) -> None:

@@ -15,8 +15,10 @@ from farshore.catalog import epochs, machines, process_servers, users
 from farshore.catalog.database import Transaction
 from farshore.configuration_server.api.parameters import Named, Number
 from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
 from farshore.configuration_server.web.gate import GatedRouter
+from farshore.model.errors import Fenced, Moved
 from farshore.protection import key_access, reports
 from farshore.protection.granting import check_stream, policy_rpo
 from farshore.protection.moving import check_assigned
@@ -58,6 +60,17 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
 def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
     """Whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and ``moved``
     problems say that it is not."""
+    try:
+        return _granted(machine, epoch, server, installation)
+    except Moved:
+        now = installation.clock.now()
+        installation.catalog.write(
+            lambda tx: key_access.note_stranger(tx, process_servers.get(tx, server), machine, now)
+        )
+        raise
+
+
+def _granted(machine: str, epoch: int, server: str, installation: Services) -> StreamGrant:
     with installation.catalog.reading() as tx:
         check_assigned(tx, machine, server)
         row, sender = epochs.get(tx, machine, epoch), machines.get(tx, machine)

@@ -177,7 +177,7 @@ class Copy:
         )
         if not stream.vault.put_epoch(record):
             record = stream.vault.timeline().record(stream.epoch)
-        stream.base_is_complete(record.consistent_from, only_points=record.only_points)
+        stream.base_is_complete(record.consistent_from, record.time, only_points=record.only_points)
         _log.info(
             "Machine %s: epoch %d is consistent from %d on.", stream.machine, stream.epoch, record.consistent_from
         )

@@ -82,7 +82,7 @@ class Routes:
         self,
         streams: Streams,
         copies: Copies,
-        completed: Callable[[Stream, BaseCompletion], None],
+        completed: Callable[[Stream], None],
         proofs: Proofs,
         copying: int,
         bandwidth: Bandwidth,
@@ -205,7 +205,7 @@ class Routes:
         completion = completion.model_copy(update={"time": shifted})
         if not stream.base_complete:
             self._copies.get(stream, grant).complete(completion)
-            self._completed(stream, completion)
+            self._completed(stream)
         self._copies.drop(stream)
         return _json(self._standing(stream))
 

@@ -17,15 +17,16 @@ from typing import Callable, Collection, Iterable, Mapping, Sequence
 
 from farshore.api_types.servers import StreamGrant
 from farshore.formats.batch import Role
-from farshore.model.errors import Damaged, FarshoreError, Gap, Moved, Refused, TryLater
+from farshore.model.errors import Damaged, FarshoreError, Gap, Moved, NotFound, Refused, TryLater, Unreachable
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
+from farshore.process_server.storing.aside import Aside
 from farshore.process_server.storing.segments import store_points, unexpected
 from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.stream import Stream
 from farshore.process_server.streams.time_axis import captured_at
-from farshore.vault.vault import Vault
+from farshore.vault.vault import Vault, read_descriptor
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +47,12 @@ class Streams:
         opened: Callable[[Stream], None],
         closed: Callable[[Stream], None],
         wake: Callable[[Stream], None],
+        aside: Aside | None = None,
     ) -> None:
         self._vault = vault
         self._log = log
         self._grants = grants
+        self._aside = aside
         self._opened, self._closed, self._wake = opened, closed, wake
         self._open: dict[Key, Stream] = {}
         self._opening: dict[Key, threading.Lock] = {}
@@ -194,7 +197,7 @@ class Streams:
         timeline = vault.timeline()
         record = timeline.epochs.get(epoch)
         if record is not None:
-            stream.base_is_complete(record.consistent_from, only_points=record.only_points)
+            stream.base_is_complete(record.consistent_from, record.time, only_points=record.only_points)
         newest = timeline.newest(epoch)
         if newest is not None:
             journal = stream.lanes[Role.JOURNAL]
@@ -209,6 +212,7 @@ class Streams:
         if overlay.chain:
             base.stored_time = overlay.chain[-1].segment.last_time
         dropped: list[FrameReference] = []
+        stranded: dict[Role, tuple[list[FrameReference], Gap]] = {}
         for frame in self._recovered.get((machine, epoch), ()):
             try:
                 captured = captured_at(frame.header.last_time)
@@ -216,12 +220,40 @@ class Streams:
                     _store_points(stream, frame)
                     dropped.append(frame)
             except Gap as error:
-                _log.error("Machine %s epoch %d: %s", machine, epoch, error)
-                dropped.append(frame)
+                stranded.setdefault(frame.header.role, ([], error))[0].append(frame)
+        if stranded:
+            self._check_vault()
+        for frames, gap in stranded.values():
+            dropped += self._set_aside(stream, frames, gap)
         self._log.release(dropped)
         for role in stream.lanes:
             self._log.expect(spool.Lane(machine, epoch, role), stream.next_sequence(role))
         return stream
+
+    def _check_vault(self) -> None:
+        """The vault seems to lack what it had. Raise Unreachable unless it is the vault: an empty folder in place of
+        its file system, for instance, is none, and nothing may be concluded from it."""
+        try:
+            found = read_descriptor(self._vault.store)["vault"]
+        except (NotFound, KeyError):
+            found = None
+        if found != self._vault.id:
+            raise Unreachable(
+                f"{self._vault.store.url} does not hold this vault.",
+                remedy="See whether its file system is mounted there.",
+            )
+
+    def _set_aside(self, stream: Stream, frames: list[FrameReference], gap: Gap) -> list[FrameReference]:
+        """Keep what was acknowledged and follows a gap. Answers what need not stay in the spool."""
+        if self._aside is None:
+            return []
+        try:
+            place = self._aside.keep(frames, str(gap))
+        except OSError as failure:
+            stream.note_trouble(f"What follows a gap stays in the spool: {failure}. {gap}")
+            return []
+        stream.note_trouble(f"What follows a gap cannot be stored, and is set aside in {place}. {gap}")
+        return frames
 
     def _close(self, stream: Stream) -> None:
         with self._lock:

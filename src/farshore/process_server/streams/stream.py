@@ -59,6 +59,8 @@ class Stream:
         self.changed = threading.Condition()
         self.base_complete = False
         self.consistent_from = 0
+        self.consistent_time = 0
+        """When the base was complete, ns since 1970 UTC."""
         self.only_points = False
         """Its states are those of its POINT records alone."""
         self.point_time = 0
@@ -187,11 +189,11 @@ class Stream:
         with self.changed:
             return " ".join([*self._notes, *(lane.trouble for lane in self.lanes.values() if lane.trouble)])
 
-    def base_is_complete(self, consistent_from: int, *, only_points: bool = False) -> None:
+    def base_is_complete(self, consistent_from: int, time_ns: int, *, only_points: bool = False) -> None:
         """The epoch's document is in the vault."""
         with self.changed:
             self.base_complete = True
-            self.consistent_from = consistent_from
+            self.consistent_from, self.consistent_time = consistent_from, time_ns
             self.only_points = only_points
             self.changed.notify_all()
 

@@ -154,7 +154,7 @@ class FolderStore:
     def _walk(self, prefix: str, after: str) -> Iterator[Listed]:
         try:
             entries = [entry for entry in os.scandir(self._root / prefix) if not entry.name.startswith(_TEMPORARY)]
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             self._check_there()
             return
         # A folder sorts as its objects do: with the slash that follows it.
@@ -205,13 +205,17 @@ class FolderStore:
             raise self._error(name, cause, writing) from cause
 
     def _error(self, name: str, cause: OSError, writing: bool) -> FarshoreError:
-        if isinstance(cause, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        if isinstance(cause, (FileNotFoundError, NotADirectoryError, FileExistsError, IsADirectoryError)):
             try:
                 self._check_there()
             except Unreachable as away:
                 return away
             except OSError as worse:
                 return self._error(name, worse, writing)
+            if isinstance(cause, (NotADirectoryError, FileExistsError)):  # believed to be empty, it could lose data
+                return Unreachable(
+                    f"There is a file in the vault's folder where {name} needs a folder.", remedy="Move that file away."
+                )
             if self._seen is not None and (writing or os.path.lexists(self._root / name)):
                 return Unreachable(f"The vault's folder was away for {name}.", remedy="Try again.")
             return NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.")
