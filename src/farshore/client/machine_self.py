@@ -62,6 +62,11 @@ class MachineSelf:
         """Show a renewed certificate from now on."""
         self._transport.renew(credentials)
 
+    @property
+    def announced(self) -> str:
+        """Changes when an answer says that the server trusts other authorities; empty before the first such answer."""
+        return self._transport.authorities
+
     def authorities(self) -> str:
         """The certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those that
         came with the certificate; others come with a new one. Raises NotFound where the server is of an older release.

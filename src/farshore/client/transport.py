@@ -31,6 +31,8 @@ Buffer = Union[bytes, bytearray, memoryview]
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 MOST_LINE_BYTES = 1 << 20
+AUTHORITIES = "Farshore-Authorities"
+"""Header of an answer: another value says that the server trusts other authorities now. Only a hint to go and look."""
 _SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -87,6 +89,8 @@ class Transport:
         self._role: Optional[Role] = None
         self._connections, self._read_seconds = connections, read_seconds
         self._pool = self._made(context)
+        self.authorities = ""
+        """The header AUTHORITIES of the last answer that had one."""
 
     @classmethod
     def from_credentials(
@@ -181,6 +185,7 @@ class Transport:
             response = self._pool.request(method, url, body=body, headers=sent, retries=retries, redirect=False)
         except HTTPError as error:
             raise error_from_transport(error, self.url) from error
+        self.authorities = response.headers.get(AUTHORITIES) or self.authorities
         if response.status >= 300:
             raise error_from_answer(response.status, response.data, response.headers.get("Retry-After"))
         return response.data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from cryptography import x509
 from tests.scenarios.control.servers import Agent, Server, register
 from tests.unit.configuration_server.test_authority import handshake
+from tests.waiting import until
 
 from farshore.api_types.authority import Phase, Replacement, ReplacementRequest
 from farshore.api_types.machines import Heartbeat
@@ -152,6 +154,32 @@ def test_from_one_key_to_another_while_everything_runs(server: Server, tmp_path:
 
     impostor, key = stolen.issue(Identity(Kind.SERVER, "s"), NOW, ["127.0.0.1"])
     assert not trusts(Credentials.load(followers.path), impostor.certificate, key), "nor does the agent take it"
+
+
+def test_everybody_follows_by_the_word_that_comes_with_each_answer(server: Server, tmp_path: Path) -> None:
+    """Each step took an hour, and the stolen key was trusted for as long at the far side."""
+    followers = Followers(server, tmp_path / "agent")
+    stop = threading.Event()
+    threads = [threading.Thread(target=one.run, args=(stop,)) for one in followers.renewals]
+    for thread in threads:
+        thread.start()
+    try:
+        for phase in (Phase.SETTLED, Phase.INTRODUCED, Phase.SWITCHED):
+            step(server, phase)
+
+            def followed() -> bool:
+                followers.beat()
+                return not waiting(server)
+
+            until(followed, f"that all follow from {phase.value}")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    with Transport.from_credentials(server.credentials()) as admin:
+        trusted = admin.get(PATH, Replacement).trusted
+    assert fingerprints(Credentials.load(followers.path).authority) == trusted
+    assert len(trusted) == 1
 
 
 def trusts(holder: Credentials, certificate: str, key: str) -> bool:

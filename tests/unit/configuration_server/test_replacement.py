@@ -71,7 +71,8 @@ def test_a_step_waits_for_everybody_who_would_be_shut_out(office: Office) -> Non
     assert office.call("POST", PATH, {"phase": "settled"}, old).status == 200
     assert office.call("POST", PATH, {"phase": "settled"}, old).code == "wrong-state", "that was done"
     beat = {"run": "r1", "version": "1"}
-    assert office.call("POST", "/v1/machines/self/heartbeat", beat, agent).status == 200
+    told = office.call("POST", "/v1/machines/self/heartbeat", beat, agent)
+    assert (told.status, told.headers["farshore-authorities"]) == (200, office.services.issuer.authorities.mark)
     new = office.certificate(Kind.USER, "admin")
     refused = office.call("POST", PATH, {"phase": "introduced"}, new)
     assert refused.status == 409
@@ -83,6 +84,13 @@ def test_a_step_waits_for_everybody_who_would_be_shut_out(office: Office) -> Non
     assert office.call("GET", PATH, certificate=new).body["waiting"] == [f"machine {name}"], "it may not have got it"
     assert office.call("POST", "/v1/machines/self/heartbeat", beat, shown(made["certificate"])).status == 200
     assert office.call("GET", PATH, certificate=new).body["waiting"] == []
+    # A copy of the old file is in use elsewhere: it would be shut out as well.
+    assert office.call("GET", PATH, certificate=old).status == 200
+    lagging = ["user admin (an older credentials file is in use too)"]
+    assert office.call("GET", PATH, certificate=new).body["waiting"] == lagging
+    assert office.call("POST", PATH, {"phase": "introduced"}, new).status == 409
+    third = office.certificate(Kind.USER, "admin")  # what is used in that place from now on
+    assert office.call("GET", PATH, certificate=third).body["waiting"] == []
     switched = office.call("POST", PATH, {"phase": "introduced"}, new).body
     assert (switched["phase"], len(switched["trusted"]), len(switched["waiting"])) == ("switched", 2, 2)
     done = office.call("POST", PATH, {"phase": "switched", "leave_behind": True}, new).body

@@ -51,7 +51,8 @@ def continue_replacement(request: ReplacementRequest, user: Contributor, install
                 named = ", ".join(waiting[:_MOST_NAMED]) + (" …" if len(waiting) > _MOST_NAMED else "")
                 raise WrongState(
                     f"{len(waiting)} would be shut out by this step: {named}.",
-                    remedy="Machines and process servers follow within the hour, users by `farshore user renew`. "
+                    remedy="Machines and process servers follow by themselves within seconds, users by `farshore user "
+                    "renew`, a file for each place that they work from. "
                     "--leave-behind does not wait for them: they must enrol again.",
                 )
             events.record(
@@ -89,7 +90,10 @@ def _shown(tx: Transaction, installation: Services) -> Replacement:
         names = {identity.name: name for identity, name in holders.items() if identity.kind is kind}
         good = users.good_serials(tx, kind.value, list(names), now)
         for subject, serials in good.items():
-            if serials and not issuer.has_followed(Identity(kind, subject)):
+            holder = Identity(kind, subject)
+            if serials and not issuer.has_followed(holder, serials):
                 waiting.append(f"{kind.value} {names[subject]}")
+            elif kind is Kind.USER and issuer.uses_older(holder, serials):
+                waiting.append(f"{kind.value} {names[subject]} (an older credentials file is in use too)")
     trusted = issuer.authorities
     return Replacement(phase=trusted.phase, trusted=fingerprints(trusted.bundle), waiting=sorted(waiting))

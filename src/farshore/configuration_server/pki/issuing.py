@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from farshore.catalog import users
 from farshore.catalog.database import Transaction
@@ -15,6 +16,14 @@ from farshore.configuration_server.pki.replacement import Authorities
 from farshore.model.ports import Clock
 
 
+class _Shown(NamedTuple):
+    """A certificate that was shown: the mark of its bundle, and when for the first and last time, as counted."""
+
+    mark: str
+    first: int
+    last: int
+
+
 class Issuer:
     """Authorities whose every certificate is on record."""
 
@@ -23,7 +32,10 @@ class Issuer:
         self.replacing = threading.Lock()
         """Held by whoever changes ``authorities``."""
         self._clock = clock
-        self._marks: dict[Identity, str] = {}
+        self._shown: dict[Identity, dict[str, _Shown]] = {}
+        """By serial number: what was shown to this process."""
+        self._number = 0
+        self._lock = threading.Lock()
 
     @property
     def authority(self) -> Authority:
@@ -37,11 +49,32 @@ class Issuer:
 
     def note(self, peer: Peer) -> None:
         """Take down which bundle came with the certificate that somebody has just shown."""
-        self._marks[peer.identity] = peer.mark
+        with self._lock:
+            self._number += 1
+            held = self._shown.setdefault(peer.identity, {})
+            first = held[peer.serial].first if peer.serial in held else self._number
+            held[peer.serial] = _Shown(peer.mark, first, self._number)
 
-    def has_followed(self, holder: Identity) -> bool:
-        """Whether the last certificate that ``holder`` showed to this process came with the present bundle."""
-        return self._marks.get(holder) == self.authorities.mark
+    def has_followed(self, holder: Identity, good: Collection[str]) -> bool:
+        """Whether ``holder`` has shown a certificate, of those with the serial numbers ``good``, that came with the
+        present bundle."""
+        return bool(self._present(holder, good))
+
+    def uses_older(self, holder: Identity, good: Collection[str]) -> bool:
+        """Whether an older certificate was shown since ``holder`` began to use the newest one: a second credentials
+        file, or a copy of the one that was renewed, is in use elsewhere."""
+        present = self._present(holder, good)
+        with self._lock:
+            older = [
+                one for serial, one in self._shown.get(holder, {}).items() if serial in good and serial not in present
+            ]
+        return any(one.last > max((new.first for new in present.values()), default=0) for one in older)
+
+    def _present(self, holder: Identity, good: Collection[str]) -> dict[str, _Shown]:
+        mark = self.authorities.mark
+        with self._lock:
+            held = self._shown.get(holder, {})
+            return {serial: one for serial, one in held.items() if serial in good and one.mark == mark}
 
     def sign(self, tx: Transaction, holder: Identity, request: str, names: Sequence[str] = ()) -> str:
         """A certificate (PEM) for the key of a PEM PKCS#10 request. Raises Malformed."""

@@ -17,6 +17,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from farshore.client.transport import AUTHORITIES
 from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web import texts
@@ -57,7 +58,9 @@ class GatedRoute(APIRoute):
             if takes_body:
                 await _read(request, door)
             try:
-                return await handle(request)
+                response = await handle(request)
+                response.headers[AUTHORITIES] = installation.issuer.authorities.mark
+                return response
             except (Unauthenticated, Forbidden) as error:  # an endpoint's: a token that is no good, another's keys
                 token = door is Door.ANYBODY and isinstance(error, Unauthenticated)
                 await _tell(error, request, self.path, installation, token=token)
