@@ -12,6 +12,7 @@ import asyncio
 import resource
 import socket
 import threading
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,9 @@ STALLED_SECONDS = 60.0
 FAREWELL_SECONDS = 1.0
 """For the end of an idle connection when the server ends."""
 AT_ONCE = 64
+_RECORD = 16 << 10
+"""A TLS record. asyncio gives each connection 256 KiB and fills them: 2 GiB for as many as are let in, and strangers
+need not even begin a handshake for it."""
 MOST_CONNECTIONS = 8192
 """An agent keeps two: its reports go over one, the other waits for commands."""
 RESERVE = 256
@@ -130,7 +134,12 @@ def most_connections() -> int:
 
 
 class DeadlineLoop(asyncio.SelectorEventLoop):
-    """asyncio's loop, whose TLS servers give a handshake ``HANDSHAKE_SECONDS``; uvicorn has no setting for it."""
+    """asyncio's loop, whose TLS servers give a handshake ``HANDSHAKE_SECONDS``, and a connection a buffer of a TLS
+    record's size; uvicorn has no setting for either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sslproto.SSLProtocol.max_size = _RECORD
 
     async def create_server(self, *arguments: Any, **options: Any) -> Any:
         """As the base class."""
