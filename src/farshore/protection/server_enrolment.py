@@ -7,6 +7,7 @@ gets hold of the token cannot pose as another server.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -21,6 +22,10 @@ from farshore.protection.assignment import SILENT_AFTER
 from farshore.protection.enrolment import NewToken, issue
 
 KIND = "process-server"
+_LONGEST_NAME = 253
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)$){_LABEL}")
+"""A name whose last label is a number is read as an address."""
 
 
 def invite(
@@ -58,14 +63,30 @@ def check_url(row: ProcessServerRow | None, url: str, own_names: Sequence[str]) 
 
 
 def host_of(url: str) -> str:
-    """The host of a URL, in one spelling. Raises Malformed."""
+    """The host of a URL, in one spelling. Raises Malformed where that is no name or address that means one host alone,
+    or where the URL says more than host and port."""
     try:
-        host = urlsplit(url).hostname
+        parts = urlsplit(url)
+        host, _ = normal(parts.hostname or ""), parts.port
     except ValueError:
-        host = None
-    if not host:
-        raise Malformed(f"{url!r} has no host.", remedy="Write it as https://ps2.example.com:9443.")
-    return normal(host)
+        host = ""
+    if not _is_host(host):
+        raise Malformed(
+            f"{url!r} has no host, or one that is no name or address.",
+            remedy="Write it as https://ps2.example.com:9443.",
+        )
+    if parts.netloc.count("@") or parts.path.strip("/") or parts.query or parts.fragment:
+        raise Malformed(f"{url!r} says more than host and port.", remedy="Write it as https://ps2.example.com:9443.")
+    return host
+
+
+def _is_host(host: str) -> bool:
+    """A wildcard would stand for the configuration server too, and ``127.1`` is another spelling of an address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return len(host) <= _LONGEST_NAME and _NAME.fullmatch(host) is not None
+    return True
 
 
 def normal(name: str) -> str:

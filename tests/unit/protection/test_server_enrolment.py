@@ -69,10 +69,28 @@ def test_a_token_is_good_for_what_it_was_made_for(office: Office, admin: Any) ->
 
 @pytest.mark.parametrize(
     ("values", "code"),
-    [({"url": "http://ps2:1"}, "malformed"), ({"url": "https://ps2:1/x"}, "malformed"), ({"name": "a b"}, "malformed")],
+    [
+        ({"url": "http://ps2:1"}, "malformed"),
+        ({"url": "https://ps2:1/x"}, "malformed"),
+        ({"name": "a b"}, "malformed"),
+        # A certificate for these would pass for others' too, the configuration server's among them.
+        ({"url": "https://*.example.com:9443", "name": "x"}, "malformed"),
+        ({"url": "https://*:9443", "name": "x"}, "malformed"),
+        ({"url": "https://127.1:9443"}, "malformed"),
+        ({"url": "https://0x7f.1:9443"}, "malformed"),
+        ({"url": "https://2130706433:9443"}, "malformed"),
+        ({"url": "https://me:secret@ps2:9443"}, "malformed"),
+        ({"url": "https://ps2:99999"}, "malformed"),
+    ],
 )
 def test_an_invitation_that_makes_no_sense(office: Office, admin: Any, values: dict[str, str], code: str) -> None:
     assert invite(office, admin, **values).code == code
+
+
+def test_names_and_addresses_that_mean_one_host_are_taken(office: Office, admin: Any) -> None:
+    urls = ["https://3com.dr_2:1", "https://PS-2.example.com.:9443", "https://[2001:db8::1]:9443", "https://ps_2"]
+    for number, url in enumerate(urls):
+        assert invite(office, admin, url=url, name=f"s{number}").status == 201, url
 
 
 def test_a_name_is_given_once(office: Office, admin: Any) -> None:
