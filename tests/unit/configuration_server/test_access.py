@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute, APIWebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from tests.unit.configuration_server.offices import Office
 from tests.unit.protection.catalogs import NOW
 
@@ -75,14 +78,32 @@ KNOWN = sorted(LET_IN)
 UNKNOWN = ["nobody", "unnamed", "two names", "revoked", "unrecorded", "another's serial", "deleted user"]
 
 
+def ungated(application: FastAPI, routers: Sequence[APIRouter]) -> list[Any]:
+    """What is served and has no door: mounts, WebSockets, raw routes, and what stands beside the routers."""
+    within = [route for router in routers for route in router.routes if not isinstance(route, GatedRoute)]
+    return within + application.routes[len(routers) :]
+
+
 def test_every_route_has_its_row() -> None:
     assert set(ROUTES) == set(WANTED)
-    assert len(create_application(None).routes) == len(ROUTERS), "nothing is served but the routers"
-    every = [route for router in ROUTERS for route in router.routes]
-    assert len(every) == len(ROUTES), "one of them is no APIRoute, or stands twice"
+    assert ungated(create_application(None), ROUTERS) == []
+    assert len(ROUTES) == sum(len(router.routes) for router in ROUTERS), "one stands twice"
     for name, route in ROUTES.items():
         assert isinstance(route, GatedRoute), name
         assert route.door is WANTED[name], name
+
+
+async def served() -> None: ...
+
+
+@pytest.mark.parametrize("kind", [Mount, Route, WebSocketRoute, APIRoute, APIWebSocketRoute])
+def test_a_route_of_any_other_kind_is_seen(kind: Callable[[str, Any], BaseRoute]) -> None:
+    """The control: beside the routers, and in one."""
+    application, router = create_application(None), GatedRouter()
+    application.router.routes.append(kind("/v1/odd", served))
+    assert len(ungated(application, ROUTERS)) == 1
+    router.routes.append(kind("/v1/odd", served))
+    assert len(ungated(create_application(None), [*ROUTERS, router])) == 1
 
 
 def test_a_route_without_a_door_is_not_built() -> None:
