@@ -43,6 +43,8 @@ class Clock:
 class Server:
     """A process server's listener and its renewal; ``renew`` is what the configuration server answers."""
 
+    announced = ""
+
     def __init__(self, folder: Path, age: datetime.timedelta) -> None:
         self.authority = Authority.create("test authority", NOW - datetime.timedelta(days=1000))
         issued, key = self.authority.issue(SERVER, NOW - age, ["127.0.0.1"])
