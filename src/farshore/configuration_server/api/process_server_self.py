@@ -18,7 +18,7 @@ from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import Fenced, Moved
+from farshore.model.errors import Moved
 from farshore.protection import key_access, reports
 from farshore.protection.granting import check_stream, policy_rpo
 from farshore.protection.moving import check_assigned

@@ -96,12 +96,6 @@ class CertificateProtocol(H11Protocol):
             self._deadline = None
 
 
-def _unsent(transport: asyncio.Transport) -> int:
-    """How many bytes of answers this process holds still. asyncio's TLS does not count what it has encrypted."""
-    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
-    return transport.get_write_buffer_size() + (below.get_write_buffer_size() if below is not None else 0)
-
-
 class TellingSslObject(ssl.SSLObject):
     """Tells a client why its certificate is refused.
 
