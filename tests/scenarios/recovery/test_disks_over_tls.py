@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from farshore.delivery.access import drop, make, reached_at
 from farshore.delivery.port import Consignment
 from farshore.delivery.served import ServedDelivery
 from farshore.export.launch import ExportLauncher
+from farshore.export.nbd import wire
 from farshore.export.settings import ExportSettings, FileDisk
 from farshore.model.errors import NotFound, Refused
 from farshore.model.identifiers import DiskNumber
@@ -82,6 +85,17 @@ def read(address: TcpAddress, access: TlsAccess | None, target: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
+def first_word(address: TcpAddress, trusted: TlsAccess, shown: TlsAccess) -> bytes:
+    """What the export answers to a question over TLS, by a client that looks at nothing of its own."""
+    context = ssl.create_default_context(cafile=trusted.folder / "ca-cert.pem")
+    context.load_cert_chain(shown.folder / "client-cert.pem", shown.folder / "client-key.pem")
+    with socket.create_connection((address.host, address.port), timeout=60) as peer:
+        tls_is_due(peer)
+        with context.wrap_socket(peer, server_hostname=trusted.name) as tls:
+            tls.sendall(struct.pack(">QII", wire.OPTION_MAGIC, wire.Option.LIST, 0))
+            return tls.recv(4)
+
+
 def test_the_machine_runs_from_it_and_still_does_when_the_export_was_started_anew(shore: Shore) -> None:
     runs_from(shore.medium, Way.SERVED)
     before = shore.address
@@ -103,8 +117,9 @@ def test_it_opens_to_its_own_certificate_alone(shore: Shore, tmp_path: Path) -> 
     make(other, ADDRESS)
     stranger = reached_at(other, ADDRESS).tls
     assert stranger is not None
-    (stranger.folder / "ca-cert.pem").write_bytes((own.folder / "ca-cert.pem").read_bytes())
-    assert read(shore.address, TlsAccess(stranger.folder, own.name), target)
+    assert first_word(shore.address, own, own)
+    with pytest.raises(ssl.SSLError, match="unknown ca"):  # the export's own answer
+        first_word(shore.address, own, stranger)
     # A server that is another failover's is not believed, whatever its address.
     assert "does not match" in read(shore.address, TlsAccess(own.folder, stranger.name), target)
     assert read(shore.address, None, target)
