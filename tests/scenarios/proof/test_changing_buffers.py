@@ -21,7 +21,7 @@ import pytest
 from tests.loopdisks import loop_disk, require_data_mode
 from tests.scenarios.capture import whole_epochs as epochs
 from tests.unit.mobility.doubles import ProcessServerDouble
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from farshore.mobility.proving import prover
 
@@ -53,12 +53,12 @@ def direct(path: Path) -> Iterator[tuple[memoryview, Callable[[], object]]]:
 
 
 class UntilWritten:
-    """Stands for HOLD_SECONDS: a suspected chunk is held until a write that began afterwards has ended, however long
-    that takes."""
+    """Stands for HOLD_SECONDS: a suspected chunk is held until a write that began afterwards has ended and its records
+    were drained, however long that takes."""
 
     def __init__(self) -> None:
         self.began = 0.0
-        """The newest write that has ended; seconds of the monotonic clock."""
+        """The newest write of which that is so; seconds of the monotonic clock."""
 
     def __radd__(self, since: float) -> float:
         return since if self.began > since else math.inf
@@ -68,7 +68,11 @@ class UntilWritten:
 
 
 def hammer(
-    view: memoryview, write_out: Callable[[], object], stop: threading.Event, hold: UntilWritten
+    view: memoryview,
+    write_out: Callable[[], object],
+    stop: threading.Event,
+    hold: UntilWritten,
+    drained: Callable[[], object],
 ) -> list[threading.Thread]:
     def change() -> None:
         chance = random.Random(1)
@@ -81,6 +85,7 @@ def hammer(
         while not stop.is_set():
             began = time.monotonic()
             write_out()
+            drained()
             hold.began = began
             stop.wait(0.3)
 
@@ -110,7 +115,7 @@ def test_what_changes_in_flight_is_no_difference(monkeypatch: pytest.MonkeyPatch
             until(lambda: made.run.consistent, "not consistent")
             stop, end = threading.Event(), time.monotonic() + SECONDS
             with kind(path) as (view, write_out):
-                threads = hammer(view, write_out, stop, hold)
+                threads = hammer(view, write_out, stop, hold, lambda: made.run._pump.milestone().wait(PATIENCE))
                 try:
                     while time.monotonic() < end and not made.proving.coverage.differences:
                         made.proving.demand(whole=True)
