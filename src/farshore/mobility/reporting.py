@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Dict, List, Mapping
+from typing import Dict, List, Mapping, Optional
 
 from farshore import __version__
 from farshore.api_types.body import clean
 from farshore.api_types.clocks import ClockStanding
-from farshore.api_types.machines import MOST_WARNINGS, DiskAccount, Heartbeat
+from farshore.api_types.machines import MOST_WARNINGS, DiskAccount, Heartbeat, ProofStanding
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.kernel import read_stat
@@ -36,6 +36,8 @@ class Reporter:
         self._replication = replication
         self._clock = clock
         self._lookout = lookout
+        self._differences: Optional[int] = None
+        """Those that the server knows of."""
         here = Releases.here()
         self._release = "" if here is None else here.release
         self._steps = ClockSteps(clock)
@@ -55,7 +57,7 @@ class Reporter:
             warnings=self._warnings()[:MOST_WARNINGS],
             findings=self._lookout.untold(),
             clock=self._clock_standing(),
-            proof=replication.proving.standing(),
+            proof=self._proof(),
         )
         if capture is not None:
             try:
@@ -93,6 +95,17 @@ class Reporter:
     def answered(self, beat: Heartbeat) -> None:
         """The server has this heartbeat."""
         self._lookout.told(beat.findings)
+        if beat.proof is not None:
+            self._differences = beat.proof.differences
+
+    def _proof(self) -> ProofStanding:
+        """A chunk that was found to differ is proven again within seconds. One answered heartbeat says so all the
+        same: the machine's alert and state hang on it."""
+        standing = self._replication.proving.standing()
+        if self._differences is None:
+            self._differences = standing.differences
+        since = standing.differences - self._differences
+        return standing.model_copy(update={"differing": max(standing.differing, since)})
 
     def _fallback(self, fallback: Fallback) -> Dict[str, object]:
         run = self._replication.current

@@ -57,6 +57,9 @@ class LookoutDouble:
     def untold(self) -> None:
         return None
 
+    def told(self, _: object) -> None:
+        return None
+
 
 @pytest.fixture
 def replication() -> ReplicationDouble:
@@ -88,3 +91,21 @@ def test_a_capture_that_has_just_ended_leaves_a_heartbeat(reporter: Reporter, re
     replication.capture.closed = True
     beat = reporter.heartbeat()
     assert (beat.run, beat.accounts) == ("run", [])
+
+
+def test_a_difference_that_is_healed_between_two_heartbeats_is_told(
+    reporter: Reporter, replication: ReplicationDouble
+) -> None:
+    def differing() -> int:
+        proof = reporter.heartbeat().proof
+        assert proof is not None
+        return proof.differing
+
+    coverage = replication.proving.coverage
+    coverage.differences = 3  # of an earlier life
+    assert differing() == 0
+    coverage.differences += 1  # told, sent again and proven since
+    assert differing() == 1
+    assert differing() == 1, "the first one was not answered"
+    reporter.answered(reporter.heartbeat())
+    assert differing() == 0
