@@ -36,10 +36,10 @@ _DEFAULT = ReplicationPolicy()
 _KEEP_ALL = ReplicationPolicy(hot_window=100 * 366 * 86400)
 _MIB = 1 << 20
 
-HotWindow = Annotated[float, typer.Option("--hot-window", help="Hours in which every write can be recovered.")]
-KeepHourly = Annotated[int, typer.Option("--keep-hourly", help="Hourly points kept behind the hot window.")]
-KeepDaily = Annotated[int, typer.Option("--keep-daily", help="Daily points kept.")]
-KeepWeekly = Annotated[int, typer.Option("--keep-weekly", help="Weekly points kept.")]
+_HOT_WINDOW = typer.Option("--hot-window", help="Hours in which every write can be recovered.")
+_KEEP_HOURLY = typer.Option("--keep-hourly", help="Hourly points kept behind the hot window.")
+_KEEP_DAILY = typer.Option("--keep-daily", help="Daily points kept.")
+_KEEP_WEEKLY = typer.Option("--keep-weekly", help="Weekly points kept.")
 
 
 @app.command()
@@ -47,10 +47,10 @@ def usage(
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    hot_window: HotWindow = _DEFAULT.hot_window / 3600,
-    keep_hourly: KeepHourly = _DEFAULT.keep_hourly,
-    keep_daily: KeepDaily = _DEFAULT.keep_daily,
-    keep_weekly: KeepWeekly = _DEFAULT.keep_weekly,
+    hot_window: Annotated[float, _HOT_WINDOW] = _DEFAULT.hot_window / 3600,
+    keep_hourly: Annotated[int, _KEEP_HOURLY] = _DEFAULT.keep_hourly,
+    keep_daily: Annotated[int, _KEEP_DAILY] = _DEFAULT.keep_daily,
+    keep_weekly: Annotated[int, _KEEP_WEEKLY] = _DEFAULT.keep_weekly,
     prices: Annotated[
         Path | None, typer.Option(help="Price table to use (default: list prices of S3, Azure, GCS).")
     ] = None,
@@ -98,10 +98,10 @@ def maintain(
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    hot_window: Annotated[float | None, typer.Option(help="Hours in which every write can be recovered.")] = None,
-    keep_hourly: Annotated[int | None, typer.Option(help="Hourly points kept behind the hot window.")] = None,
-    keep_daily: Annotated[int | None, typer.Option(help="Daily points kept.")] = None,
-    keep_weekly: Annotated[int | None, typer.Option(help="Weekly points kept.")] = None,
+    hot_window: Annotated[float | None, _HOT_WINDOW] = None,
+    keep_hourly: Annotated[int | None, _KEEP_HOURLY] = None,
+    keep_daily: Annotated[int | None, _KEEP_DAILY] = None,
+    keep_weekly: Annotated[int | None, _KEEP_WEEKLY] = None,
     grace: Annotated[float, typer.Option(help="Hours between condemning an object and deleting it.")] = GRACE / 3.6e12,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which points would go, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

@@ -6,7 +6,6 @@ import datetime
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,14 +32,6 @@ from farshore.process_server.identity import Renewal as ServerRenewal
 
 NOW = datetime.datetime.now(datetime.UTC)
 PATH = "/v1/authority/replacement"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "home")
-    made.start()
-    yield made
-    made.kill()
 
 
 class Followers:

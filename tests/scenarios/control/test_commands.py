@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from tests.scenarios.control.servers import Agent, Server, register, whole_epoch
 from tests.waiting import until
 
@@ -21,14 +19,6 @@ from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
 from farshore.model.states import JobState
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "farshore")
-    made.start()
-    yield made
-    made.kill()
 
 
 class Stream:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from tests.scenarios.control.servers import Server
 
 from farshore.api_types.servers import ServerStatus
 from farshore.client.credentials import client_context
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "home")
-    made.start()
-    yield made
-    made.kill()
 
 
 def memory(server: Server) -> int:

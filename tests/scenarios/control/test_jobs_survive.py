@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.scenarios.control.servers import Agent, Server, register, whole_epoch
@@ -16,14 +14,6 @@ from farshore.api_types.points import PointRequest
 from farshore.client.management import Management
 from farshore.model.errors import Refused
 from farshore.model.states import JobState
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path / "farshore")
-    made.start()
-    yield made
-    made.kill()
 
 
 def states(job: Job) -> list[str]:
