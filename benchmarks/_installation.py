@@ -99,7 +99,7 @@ def installation(disk_bytes: int, ring_mib: int = 64) -> Iterator[Installation]:
         stack.callback(_run, "losetup", "-d", device)
         ports = _free_port(), _free_port()
         farshore = [sys.executable, "-m", "farshore.cli.main"]
-        os.environ.setdefault("FARSHORE_HEARTBEAT_EVERY", "2")  # what the agent is told, and tells, within a stretch
+        os.environ.setdefault("FARSHORE_HEARTBEAT_EVERY", "2")  # a measured stretch is shorter than the usual 10 s
         stack.callback(_run, *farshore, "down", "--home", str(home))
         _run(
             *farshore, "up", "--detach", "--home", str(home), "--listen", "127.0.0.1", "--port", str(ports[0]),

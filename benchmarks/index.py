@@ -163,7 +163,7 @@ def _measured(count: int, published: int) -> dict[str, float]:
 
 
 def _fill(folder: Path, random: np.random.Generator, count: int) -> list[Hashes]:
-    """Write runs of so many chunks in all, of the sizes that merging leaves; answer some of their hashes."""
+    """Write runs with ``chunks`` chunks in all, in the sizes that merging leaves; answer some of their hashes."""
     opened = RunFolder.open(folder, KEY)
     assert opened is not None
     kept, runs = [], []

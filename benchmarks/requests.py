@@ -117,7 +117,7 @@ class Upkeep:
 
 
 def run(folder: Path, count: int, hours: float) -> tuple[dict[str, dict[str, int]], int]:
-    """Requests of the last 24 hours by who made them and kind, for so many machines; bytes that are stored then."""
+    """Run ``count`` machines; answer the requests of the last 24 hours by source and kind, and the bytes stored."""
     clock = Clock(hours)
     folder.mkdir()
     OwnerKey.generate_file(folder / "owner.key")

@@ -165,9 +165,9 @@ class ServerReport(Body):
     differences: List[DifferenceReport] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     clock: Optional[ClockStanding] = None
     requests: Dict[RequestName, Natural] = Field(default={}, max_length=16)
-    """Number of requests to the store by kind (``put``, ``get``, ``list``, ``delete``),"""
+    """Number of requests to the store since the server started, by kind: ``put``, ``get``, ``list``, ``delete``."""
     requests_seconds: Seconds = 0
-    """in so many seconds, since the server started."""
+    """How long ago the server started."""
     released: List[StreamName] = Field(default=[], max_length=MOST_REPORTED, fail_fast=True)
     """Of the streams that it was told to release, those of which it takes no more and all is in the vault."""
 
@@ -227,7 +227,7 @@ class ProcessServer(Body):
     requests: Dict[str, int] = {}
     """Number of requests to the store by kind, since the server started."""
     requests_a_day: Dict[str, float] = {}
-    """The same, as so many a day."""
+    """The same, converted to a day."""
     keys_of: List[str] = []
     """Asked for one server: the machines whose keys it was ever given, by name, a deleted one by its id."""
 

@@ -1,4 +1,4 @@
-"""How a command ends that is told to: by SIGTERM or SIGHUP as by Ctrl-C, giving back what it has.
+"""How a signal ends a command: SIGTERM and SIGHUP let it clean up, as Ctrl-C does.
 
 By themselves these signals end a program at once, and its lease in the vault, its half-written file, its mount and its
 folders stay.
@@ -21,7 +21,7 @@ def tidily() -> None:
 
 
 def wait() -> None:
-    """Wait until the program is told to end; its clean-up is not disturbed by being told again."""
+    """Wait for a signal that ends the program. Further ones do not disturb its clean-up."""
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: told.set())
