@@ -182,12 +182,18 @@ def _reasons(process_servers: list[ProcessServer], vault: VaultStatus, alerts: l
 
 
 def _wait_until_ready(installation: Installation) -> None:
-    """Until the API answers and a process server reports. Raises the last reason for which it is not so."""
+    """Until the API answers and a process server reports, or the vault turns out to be away, for which both wait.
+    Raises the last reason for which it is not so."""
     give_up = time.monotonic() + READY_SECONDS
     while True:
         try:
             servers = installation.api().transport.get_list("/v1/process-servers", ProcessServer)
             if any(server.healthy and server.last_seen >= installation.started() for server in servers):
+                return
+            vault = installation.api().transport.get("/v1/vault", VaultStatus)
+            if not vault.reachable:
+                what = f" The vault cannot be reached: {vault.trouble} Machines keep what they write until it answers."
+                err.print(coloured("Note:", "yellow", what))
                 return
             trouble = TryLater("The process server does not report.", remedy="See the log.")
         except TryLater as error:

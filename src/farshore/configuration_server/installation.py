@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 import os
 import re
 from pathlib import Path
@@ -28,13 +29,14 @@ from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.pki.replacement import Authorities
 from farshore.configuration_server.sealing import KEY_BYTES
 from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, Settings
-from farshore.configuration_server.vault_access import ensure_vault
-from farshore.model.errors import Malformed, Refused
+from farshore.configuration_server.vault_access import ensure_vault, noted
+from farshore.model.errors import Malformed, Refused, TryLater
 from farshore.model.identifiers import new_id
 from farshore.model.ports import Clock
 from farshore.protection.push.signing import ReleaseKey
 from farshore.protection.server_enrolment import normal
 
+log = logging.getLogger(__name__)
 RENEW_BEFORE = datetime.timedelta(days=30)
 RENEW_AUTHORITY_BEFORE = datetime.timedelta(days=2 * LEAF_DAYS)
 """Everybody who holds the old certificate of the authority renews their own at least once before it ends, and is given
@@ -71,7 +73,14 @@ def set_up(settings: Settings, clock: Clock) -> None:
     _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
     _ensure_admin(settings, catalog, issuer, clock)
     catalog.close()
-    ensure_vault(settings.vault, settings.owner_key_file, settings.home / VAULT_FILE)
+    record = settings.home / VAULT_FILE
+    try:
+        ensure_vault(settings.vault, settings.owner_key_file, record)
+    except TryLater as error:
+        if not noted(record, settings.vault):
+            raise
+        # The servers wait for it, and say so: a host that starts while its store is away must come up all the same.
+        log.warning("The vault cannot be opened yet: %s", error)
 
 
 def load_authorities(settings: Settings) -> Authorities:

@@ -18,6 +18,7 @@ from farshore.catalog.database import Catalog
 from farshore.catalog.upgrade import upgrade
 from farshore.configuration_server import installation, pauses
 from farshore.configuration_server.application import create_application
+from farshore.configuration_server.awaited_vault import AwaitedVault
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.point import point_job
@@ -30,7 +31,7 @@ from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.sites import OpenSites
-from farshore.configuration_server.vault_access import OpenVault
+from farshore.configuration_server.vault_access import OpenVault, noted
 from farshore.configuration_server.waiting import LOOK_EVERY as LOOK_FOR_COMMANDS_EVERY
 from farshore.configuration_server.waiting import Waiting
 from farshore.configuration_server.waiting import look as look_for_commands
@@ -63,6 +64,7 @@ from farshore.vault.vault import Vault
 log = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 5
 LOOK_EVERY = 2.0
+OPEN_EVERY = 5.0
 KEEP_UP_EVERY = 5.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
@@ -98,13 +100,17 @@ def serve(settings: Settings) -> None:
     upgrade(catalog.engine)
     issuer = Issuer(installation.load_authorities(settings), clock)
     sealer = Sealer(installation.load_sealing_key(settings))
-    vault = OpenVault.open(settings.vault, settings.owner_key_file, settings.home / "chunk-indexes")
+    vault = AwaitedVault(
+        settings.vault,
+        lambda: OpenVault.open(settings.vault, settings.owner_key_file, settings.home / "chunk-indexes"),
+        noted(settings.home / installation.VAULT_FILE, settings.vault),
+    )
     recovery = RecoveryContext(
         catalog=catalog,
         clock=clock,
         folder=settings.home / "failovers",
         vault_url=vault.url,
-        vault_key=vault.vault_key,
+        vault_key=lambda: vault.vault_key,
         site=OpenSites(catalog, sealer, settings.home / "sites"),
         deliveries={Way.SERVED: ServedDelivery(ExportLauncher()), Way.WRITTEN: WrittenDelivery()},
         sleep=time.sleep,
@@ -162,12 +168,13 @@ def serve(settings: Settings) -> None:
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
     upkeep = Upkeep(recovery)
-    scrubbing = Scrubbing(vault.vault, catalog, clock, settings.scrub_days)
+    scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
     indexing, thinning = for_indexing(catalog, clock), for_thinning(catalog, clock)
     rebasing = for_thinning(catalog, clock)
     troubles = Troubles(lambda condition: tell(catalog, clock, condition))
     work: list[tuple[str, float, Callable[[], None]]] = [
+        ("Opening the vault", OPEN_EVERY, vault.look),
         ("Renewing certificates", RENEW_EVERY, renew),
         (
             "The watch",

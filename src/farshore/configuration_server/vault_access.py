@@ -189,13 +189,13 @@ def ensure_vault(url: str, key_file: Path, record: Path | None = None) -> OpenVa
     has lost its descriptor, and Unreachable where the vault that was noted is not there (its disk is not mounted): a
     new one in its place would hide that.
     """
-    opened = _opened_or_made(url, key_file, _noted(record, url))
+    opened = _opened_or_made(url, key_file, noted(record, url))
     if record is not None:
         _note(record, {"url": url, "vault": opened.vault_id})
     return opened
 
 
-def _opened_or_made(url: str, key_file: Path, noted: str) -> OpenVault:
+def _opened_or_made(url: str, key_file: Path, before: str) -> OpenVault:
     if not key_file.exists():
         if _exists(url):
             raise NotFound(
@@ -212,15 +212,15 @@ def _opened_or_made(url: str, key_file: Path, noted: str) -> OpenVault:
                 f"There are objects in {url}, but no vault.farshore, which describes the vault.",
                 remedy="Restore that object from a copy, or choose an empty place for a new vault.",
             ) from error
-        if noted:
+        if before:
             raise Unreachable(
-                f"The vault {noted} is not in {url}.",
+                f"The vault {before} is not in {url}.",
                 remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
             ) from error
         return OpenVault(url, Vault.create(store, open_key_file(key_file)))
 
 
-def _noted(record: Path | None, url: str) -> str:
+def noted(record: Path | None, url: str) -> str:
     """The id of the vault that was in this place; empty if none is known to have been."""
     try:
         found = json.loads(record.read_text()) if record is not None else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from farshore.api_types.events import Severity
 from farshore.catalog import events, machines
@@ -34,7 +34,7 @@ _LISTED = 20
 class Scrubbing:
     """One step at each call. The conditions may be read from other threads."""
 
-    def __init__(self, vault: Vault, catalog: Catalog, clock: Clock, days: int) -> None:
+    def __init__(self, vault: Callable[[], Vault], catalog: Catalog, clock: Clock, days: int) -> None:
         self._vault, self._catalog, self._clock = vault, catalog, clock
         self._period = days * _DAY
         self._stopping = threading.Event()
@@ -43,7 +43,7 @@ class Scrubbing:
     def step(self) -> None:
         """Read what is due, tell what was found. Raises the store's errors."""
         _lowest_priority()
-        done = scrub(self._vault, self._period, self._clock.now, self._pace)
+        done = scrub(self._vault(), self._period, self._clock.now, self._pace)
         names = self._names()
         for one in done.found:
             log.error("Damage in the vault: %s", one)
@@ -80,7 +80,8 @@ class Scrubbing:
 
     def _conditions(self, names: dict[str, str]) -> list[Condition]:
         by_machine: dict[str, list[Finding]] = {}
-        for one in damage.listed(self._vault.store, self._vault.upkeep_key):
+        vault = self._vault()
+        for one in damage.listed(vault.store, vault.upkeep_key):
             by_machine.setdefault(one.machine, []).append(one)
         found = []
         for machine, mine in sorted(by_machine.items()):
@@ -93,7 +94,7 @@ class Scrubbing:
                     found.append(Condition(DAMAGE, _subject(""), Severity.ERROR, what, remedy))
                 continue
             name = names.get(machine, machine)
-            newest = affecting_newest(self._vault, MachineId(machine), mine)
+            newest = affecting_newest(vault, MachineId(machine), mine)
             if newest:
                 what = (
                     f"The vault's copy of {name} is damaged in {len(newest)} places, the newest point too; {newest[0]}"

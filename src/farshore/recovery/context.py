@@ -39,8 +39,8 @@ class RecoveryContext:
     clock: Clock
     folder: Path
     vault_url: str
-    vault_key: str = field(repr=False)
-    """Hex."""
+    vault_key: Callable[[], str] = field(repr=False)
+    """Answers it in hex; raises Unreachable while the vault is not open yet."""
     site: Callable[[str], RecoverySite]
     deliveries: Mapping[Way, Delivery]
     sleep: Callable[[float], None]
@@ -48,7 +48,7 @@ class RecoveryContext:
 
     def machine_vault(self, machine: str) -> MachineVault:
         """The machine as the vault holds it now. Raises NotFound, and the store's errors."""
-        vault = Vault.open_with_vault_key(open_store(self.vault_url), bytes.fromhex(self.vault_key))
+        vault = Vault.open_with_vault_key(open_store(self.vault_url), bytes.fromhex(self.vault_key()))
         return vault.machine(MachineId(machine))
 
     def delivery(self, site: RecoverySite) -> Delivery:

@@ -203,7 +203,7 @@ def context(home: Path, fuse: Fuse, *, refused: str = "", way: Way = Way.SERVED)
         clock=SystemClock(),
         folder=home / "failovers",
         vault_url=f"file://{home / 'vault'}",
-        vault_key=(home / "key").read_text(),
+        vault_key=(home / "key").read_text,
         site=lambda _kind: FullSite(home / "site", fuse, refused, way),
         deliveries={
             Way.SERVED: ServedDelivery(FileExports(fuse)),

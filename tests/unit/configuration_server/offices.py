@@ -130,7 +130,7 @@ class Office:
                 clock=self.clock,
                 folder=folder / "failovers",
                 vault_url="memory:///",
-                vault_key="",
+                vault_key=str,
                 site=OpenSites(catalog, Sealer(bytes(32)), folder / "sites"),
                 deliveries={Way.SERVED: ServedDelivery(NoExports())},
                 sleep=lambda _seconds: None,

@@ -51,7 +51,7 @@ def test_damage_is_told_until_the_newest_point_is_whole(catalog: Catalog) -> Non
     with catalog.writing() as tx:
         add_machine(tx, id=machine.id, state="enrolled")
     days = Days()
-    scrubbing = Scrubbing(machine.vault, catalog, days, days=10)
+    scrubbing = Scrubbing(lambda: machine.vault, catalog, days, days=10)
     silence = Silence(days)
     own_clock = OwnClock(catalog, days)
 
@@ -76,7 +76,7 @@ def test_damage_is_told_until_the_newest_point_is_whole(catalog: Catalog) -> Non
         (alert,) = events.open_alerts(tx)
         assert "farshore machine resync" in alert.remedy
     # A server that starts anew knows it from the vault.
-    scrubbing = Scrubbing(machine.vault, catalog, days, days=10)
+    scrubbing = Scrubbing(lambda: machine.vault, catalog, days, days=10)
     pass_days(1)
     assert alerts(catalog) == [("vault-damage", subject)]
     assert machine.begin_epoch(machine.in_vault.latest().position, "resync") > 0

@@ -89,7 +89,7 @@ class World:
             clock=self.time,
             folder=folder / "failovers",
             vault_url="memory:///",
-            vault_key="",
+            vault_key=str,
             site=self._site,
             deliveries={Way.SERVED: ServedDelivery(self.exports)},
             sleep=self.time.sleep,

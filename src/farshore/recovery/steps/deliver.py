@@ -56,7 +56,7 @@ def consignment_of(context: RecoveryContext, failover: str, position: str) -> Co
         position=position,
         sizes=sizes,
         vault_url=context.vault_url,
-        vault_key=context.vault_key,
+        vault_key=context.vault_key(),
         address=site_of(context, failover).delivery.address,
     )
 

@@ -1,0 +1,100 @@
+"""The installation's vault for a server that starts while its store does not answer.
+
+On the day on which it is needed most, a store may be away for minutes. Whoever only asks what is protected and how old
+it is, must not wait for it: the server serves, and what needs the vault raises what is in the way until it is open.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from farshore.api_types.servers import ChunkKeys
+from farshore.configuration_server.vault_access import OpenVault
+from farshore.model.errors import FarshoreError, NotFound, TryLater, Unreachable
+from farshore.vault.vault import Vault
+
+log = logging.getLogger(__name__)
+_REMEDY = "The servers go on by themselves as soon as it answers."
+
+
+class AwaitedVault:
+    """A vault that is opened at once, or later. Serves all threads. See VaultAccess.
+
+    ``opening`` opens it. What passes (TryLater, and NotFound: its disk may not be mounted yet) is tried again by
+    `look`; anything else is raised by the constructor, for it needs somebody. ``noted`` is the id of the vault that was
+    in this place before, if it is known."""
+
+    def __init__(self, url: str, opening: Callable[[], OpenVault], noted: str = "") -> None:
+        self.url = url
+        self._opening, self._noted = opening, noted
+        self._trying = threading.Lock()
+        self._opened: OpenVault | None = None
+        self._trouble = ""
+        try:
+            self.look()
+        except (TryLater, NotFound) as error:
+            log.warning("The vault cannot be opened yet: %s", error)
+
+    def look(self) -> None:
+        """Open it if it is not open. Raises what is in the way."""
+        with self._trying:
+            if self._opened is not None:
+                return
+            try:
+                opened = self._opening()
+            except FarshoreError as error:
+                self._trouble = error.message
+                raise
+            self._opened, self._trouble = opened, ""
+
+    @property
+    def vault(self) -> Vault:
+        """The open vault. Raises Unreachable with the reason why it is not open yet."""
+        return self._open.vault
+
+    @property
+    def vault_id(self) -> str:
+        """See VaultAccess; empty if it was never open and nothing is noted of it."""
+        opened = self._opened
+        return self._noted if opened is None else opened.vault_id
+
+    @property
+    def vault_key(self) -> str:
+        """The vault key in hex, for what runs on this host. Never logged. Raises Unreachable."""
+        return self._open.vault_key
+
+    @property
+    def upkeep_key(self) -> str:
+        """See VaultAccess. Raises Unreachable."""
+        return self._open.upkeep_key
+
+    def machine_key(self, machine: str) -> str:
+        """See VaultAccess. Raises Unreachable."""
+        return self._open.machine_key(machine)
+
+    def chunk_keys(self, domain: int) -> ChunkKeys:
+        """See VaultAccess. Raises Unreachable."""
+        return self._open.chunk_keys(domain)
+
+    def domain(self, name: str) -> int:
+        """See VaultAccess. Raises Unreachable."""
+        return self._open.domain(name)
+
+    def requests(self) -> tuple[dict[str, int], float]:
+        """See VaultAccess; none before it was open."""
+        opened = self._opened
+        return ({}, 0.0) if opened is None else opened.requests()
+
+    def check(self) -> str:
+        """See VaultAccess."""
+        opened = self._opened
+        return self._trouble if opened is None else opened.check()
+
+    @property
+    def _open(self) -> OpenVault:
+        opened = self._opened
+        if opened is None:
+            raise Unreachable(f"The vault in {self.url} is not open yet: {self._trouble}", remedy=_REMEDY)
+        return opened
