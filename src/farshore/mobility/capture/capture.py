@@ -35,9 +35,9 @@ from farshore.mobility.capture.accounting import (
     worst,
 )
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, slot_words_for, union
-from farshore.mobility.capture.disks import Disk
+from farshore.mobility.capture.disks import Disk, buffered_mounts
 from farshore.mobility.capture.extents import SectorRange
-from farshore.mobility.capture.kernel import driver_is_idle, grace_period, keeps_stat, read_stat
+from farshore.mobility.capture.kernel import driver_is_idle, grace_period, keeps_stat, read_stat, sync_file_system
 from farshore.mobility.capture.layout import BLOCK_SECTORS, Cause, Control
 from farshore.mobility.capture.pinned import CHANGED_MAP, MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Changed, Program
@@ -594,7 +594,10 @@ class Capture:
         if not control.address and self._scratch is not None:
             _touch(self._scratch / ".farshore-touch")
         if not control.address:
-            os.sync()
+            # Not sync(2): it waits for every mount, for ever where an NFS server does not answer.
+            for mount_point in buffered_mounts():
+                with contextlib.suppress(OSError):
+                    sync_file_system(mount_point)
         if not control.address:
             raise TryLater(
                 "The kernel's page layout is not known yet.",

@@ -18,6 +18,7 @@ from farshore.model.identifiers import SECTOR
 SYS_BLOCK = Path("/sys/block")
 SYS_DEVICES = Path("/sys/dev/block")
 MOUNTS = Path("/proc/self/mountinfo")
+_BUFFERED = frozenset({"ext2", "ext3", "ext4", "vfat", "msdos"})
 _REMOVABLE = ("sr", "fd")
 _MADE_UP = ("loop", "ram", "zram", "nbd", "dm-", "md")
 
@@ -125,6 +126,16 @@ def mounted_once() -> Dict[str, FrozenSet[str]]:
         if superblock in seen:
             found.pop(mount_point, None)
         seen.add(superblock)
+    return found
+
+
+def buffered_mounts() -> List[Path]:
+    """Mount points of the kinds of file systems that write through buffer heads."""
+    found = []
+    for line in MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split()
+        if fields[fields.index("-") + 1] in _BUFFERED:
+            found.append(Path(fields[4].encode().decode("unicode_escape")))
     return found
 
 

@@ -41,6 +41,16 @@ def grace_period() -> None:
         )
 
 
+def sync_file_system(mount_point: Path) -> None:
+    """Write what one file system has in memory. Raises OSError."""
+    descriptor = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _LIBC.syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(mount_point))
+    finally:
+        os.close(descriptor)
+
+
 def wall_clock_offset() -> int:
     """Nanoseconds to add to a ring record's time to get Unix time; ask again now and then, as clocks are set."""
     return time.time_ns() - time.monotonic_ns()

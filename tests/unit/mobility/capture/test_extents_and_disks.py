@@ -8,6 +8,7 @@ import pytest
 
 from farshore.mobility.capture import disks, extents
 from farshore.mobility.capture.extents import SectorRange, join
+from farshore.mobility.capture.kernel import sync_file_system
 from farshore.model.errors import NotFound
 
 
@@ -98,3 +99,23 @@ def test_a_swap_area_that_cannot_be_opened_here_is_reported_and_captured(
     [(path, why)] = extents.hidden_swaps()
     assert path == tmp_path / "gone"
     assert "No such file" in why
+
+
+def test_only_local_file_systems_with_buffer_heads_are_synced(tmp_path, monkeypatch):
+    """An NFS mount whose server does not answer would be waited for for ever."""
+    lines = [
+        "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
+        "22 21 8:2 / /boot/a\\040b rw - vfat /dev/sda2 rw",
+        "23 21 0:40 / /srv rw - nfs4 server:/x rw,hard",
+        "24 21 8:3 / /data rw - xfs /dev/sda3 rw",
+    ]
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr("farshore.mobility.capture.disks.MOUNTS", mounts)
+    assert disks.buffered_mounts() == [Path("/"), Path("/boot/a b")]
+
+
+def test_a_file_system_is_synced_or_an_error_says_why_not(tmp_path):
+    sync_file_system(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        sync_file_system(tmp_path / "absent")
