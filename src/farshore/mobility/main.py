@@ -31,6 +31,7 @@ from farshore.mobility.description import describe
 from farshore.mobility.epoch_run import Limits
 from farshore.mobility.heap import bound_heap
 from farshore.mobility.identity import enrol_machine, machine_of
+from farshore.mobility.named_disks import accept_named
 from farshore.mobility.planes import Planes
 from farshore.mobility.protected_disks import DiskNumbers, protected_disks
 from farshore.mobility.renewal import Renewal
@@ -89,6 +90,7 @@ def enroll(settings: Settings, options: argparse.Namespace) -> int:
     token = sys.stdin.readline().strip()
     if not token:
         raise Malformed("There is no token on standard input.", remedy="Make one: farshore token create")
+    accept_named(settings.disks, settings.named_disks)
     numbers = DiskNumbers(settings.disk_numbers)
     description = describe(protected_disks(numbers, settings.disks, None, ()))
     url = options.server.rstrip("/")
@@ -104,6 +106,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
     stop = threading.Event()
     with _lock_file(settings.lock) as lock:
         _lock_or_refuse(lock.fileno())
+        accept_named(settings.disks, settings.named_disks)
         handover = Handover.load(settings.handover)
         identifier = new_id() if handover is None or handover.capture is None else handover.run
         limits = Limits(Bandwidth(clock), Courtesy(clock))
@@ -154,6 +157,7 @@ def status(settings: Settings, _options: argparse.Namespace) -> int:
 
 def check(settings: Settings, options: argparse.Namespace) -> int:
     """Tell, as JSON, what this machine allows, what it lacks, and which disks would be protected."""
+    accept_named(settings.disks, settings.named_disks)
     ability = probe()
     disks = protected_disks(DiskNumbers(settings.disk_numbers), settings.disks, None, ())
     here = Surroundings(settings, [one.disk for one in disks], options.reach, ability=ability)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 from farshore.client.credentials import read_private, write_private
-from farshore.mobility.capture.disks import SYS_BLOCK, Disk, disk_at, find_disks, mounted_on
+from farshore.mobility.capture.disks import SYS_BLOCK, Disk, find_disks, mounted_on
 from farshore.mobility.capture.extents import SWAPS, SectorRange, file_ranges, join, swap_ranges
 from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.named_disks import present
 from farshore.model.errors import NotFound, Refused, Unsupported
 from farshore.model.identifiers import SECTOR, DiskNumber
 
@@ -84,7 +85,7 @@ def protected_disks(
 
 def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]) -> List[ProtectedDisk]:
     """The same before any is left out by its number. Raises NotFound."""
-    disks = [disk for disk in map(_present, given) if disk is not None] if given else find_disks()
+    disks = [disk for disk in map(present, given) if disk is not None] if given else find_disks()
     if not disks:
         raise NotFound("This machine has no disk that can be protected.", remedy="Name one with --disk.")
     excluded = _excluded(spill)
@@ -92,15 +93,6 @@ def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]
     return [
         ProtectedDisk(numbers.number(disk), disk, excluded.get(disk.device, ()), disk.device in root) for disk in disks
     ]
-
-
-def _present(path: Path) -> Optional[Disk]:
-    """The disk at ``path``; None where it is away: it is taken in when it comes."""
-    try:
-        disk = disk_at(path)
-    except (FileNotFoundError, NotFound):
-        return None
-    return disk if disk.size else None
 
 
 def disks_seen(spill: Optional[Path] = None) -> FrozenSet[Tuple[str, str]]:

@@ -44,6 +44,11 @@ class Settings:
         return self.state / "disks.json"
 
     @property
+    def named_disks(self) -> Path:
+        """The paths of ``disks`` that were disks at an earlier start."""
+        return self.state / "named-disks.json"
+
+    @property
     def lock(self) -> Path:
         """Held while the service runs: two would fence each other without end."""
         return self.state / "lock"

@@ -217,7 +217,8 @@ class Plant:
         token = self._insist(lambda api: api.create_token(TokenRequest(name="fire")))
         command = [*self._agent, "enroll", "--server", f"https://{SERVERS_ADDRESS}:{API_PORT}"]
         command += ["--authority-fingerprint", token.authority_fingerprint]
-        done = subprocess.run(command, input=token.token.encode() + b"\n", capture_output=True, check=False)
+        with self.spare.shown():
+            done = subprocess.run(command, input=token.token.encode() + b"\n", capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
         self.machine = MachineId(done.stdout.decode().strip())
         self.agent.start()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.loopdisks import plug_in, pull_out
@@ -18,6 +20,16 @@ class SpareDisk:
         self.device, self.image = device, image
         self.contents: set[bytes] = set()
         """The digest of each content that it ever had."""
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """It is there meanwhile, empty: a disk that is named has to be there when the agent enrols."""
+        self.image.write_bytes(bytes(8 * _MIB))
+        plug_in(self.device, self.image)
+        try:
+            yield
+        finally:
+            pull_out(self.device)
 
     def attach(self, chance: random.Random) -> None:
         """Put it into the machine."""

@@ -75,7 +75,9 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
         made = Rig(home, one, two.device, three, ring_mib=64)
         try:
             made.up()
+            plug_in(three, image)  # a disk that is named has to be there once
             made.enrol()
+            pull_out(three)
             churn(one.folder, 24, "before")
             made.start_agent()
             made.wait_consistent()

@@ -9,6 +9,7 @@ from farshore.api_types.machines import Finding
 from farshore.mobility.capture.disks import SYS_BLOCK, SYS_DEVICES, Disk
 from farshore.mobility.capture.layout import MAX_DISKS
 from farshore.mobility.checks.findings import error, fine, warning
+from farshore.mobility.named_disks import present
 
 NETWORK = ("nbd", "rbd", "drbd")
 _FABRICS = ("tcp", "rdma", "fc")
@@ -31,6 +32,17 @@ def check_disks(disks: Sequence[Disk]) -> Iterator[Finding]:
                 f"disk {place.name}",
                 "A network block device: it is not protected, as its data lies on another machine.",
                 "Protect the machine that has the data, or name the device with --disk.",
+            )
+
+
+def check_named(given: Sequence[Path]) -> Iterator[Finding]:
+    """A finding for each path of ``--disk`` where no disk is."""
+    for path in given:
+        if present(path) is None:
+            yield error(
+                f"disk {path}",
+                "It was named with --disk and is not there, so it is not protected now.",
+                "Attach it again, or start the agent without it.",
             )
 
 

@@ -10,7 +10,7 @@ from typing import Callable, Iterable, List, Optional, Sequence, Tuple
 from farshore.api_types.machines import Finding
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.probe import Ability, probe
-from farshore.mobility.checks.disks import check_disks
+from farshore.mobility.checks.disks import check_disks, check_named
 from farshore.mobility.checks.findings import warning
 from farshore.mobility.checks.kernel import check_clock, check_kernel, check_process
 from farshore.mobility.checks.layers import check_file_systems, check_layers, check_swap
@@ -40,6 +40,7 @@ def look_around(here: Surroundings) -> List[Finding]:
         ("privileges", check_process),
         ("servers", lambda: check_reach(here.servers)),
         ("capture mode", lambda: check_kernel(ability, settings)),
+        ("named disks", lambda: check_named(settings.disks)),
         ("disks", lambda: check_disks(here.disks)),
         ("layers", lambda: check_layers(devices)),
         ("file systems", lambda: check_file_systems(devices)),
