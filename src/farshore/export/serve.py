@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from farshore.export.bounded_log import BoundedLog
 from farshore.export.device import Device
 from farshore.export.hydration import Hydration
 from farshore.export.nbd.server import NbdServer
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     os.setsid()
     run.sign()
-    configure("farshore-export")
+    configure("farshore-export", handler=BoundedLog(run.log))
     os._exit(serve(settings, run))
 
 

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from typing import Any, Dict, Mapping, TextIO
+from typing import Any, Dict, Mapping, Optional, TextIO
 
 from farshore.model.errors import FarshoreError
 from farshore.telemetry.flood import Sparing
@@ -25,9 +25,17 @@ _SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRI
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def configure(program: str, *, level: str = "INFO", as_json: bool = False, stream: TextIO = sys.stderr) -> None:
-    """Send all records at ``level`` and above to ``stream``; replaces what was configured before."""
-    handler = logging.StreamHandler(stream)
+def configure(
+    program: str,
+    *,
+    level: str = "INFO",
+    as_json: bool = False,
+    stream: TextIO = sys.stderr,
+    handler: Optional[logging.Handler] = None,
+) -> None:
+    """Send all records at ``level`` and above to ``handler``, else to ``stream``; replaces what was configured
+    before."""
+    handler = logging.StreamHandler(stream) if handler is None else handler
     handler.setFormatter(JsonLines(program) if as_json else TextLines(journal="JOURNAL_STREAM" in os.environ))
     handler.addFilter(Sparing())
     root = logging.getLogger()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import select
 import socket
 import threading
@@ -14,10 +15,15 @@ from typing import Any
 import pytest
 from tests.scenarios.export.nbd_client import NbdClient
 from tests.unit.export.memory_source import MemorySource
+from tests.waiting import until
 
 from farshore.export.device import ReadOnlyDevice
 from farshore.export.nbd import server
+from farshore.export.nbd.memory import Memory
 from farshore.export.nbd.server import NbdServer
+from farshore.export.nbd.wire import Command, CommandFlag, NbdError
+from farshore.export.overlay import OverlayDevice
+from farshore.model.ports import Extent
 
 CONTENT = b"content!" * 512
 SECONDS = 60.0
@@ -123,3 +129,95 @@ def test_without_descriptors_it_waits_and_does_not_spin(tmp_path: Path, monkeypa
     assert waiting.recv(18), "it is greeted now"
     waiting.close()
     assert made.close()
+
+
+def test_idle_clients_make_place_for_others(served: Served) -> None:
+    busy = NbdClient(served.path)
+    assert busy.read(0, 8) == b"content!"
+    idle = [NbdClient(served.path) for _ in range(127)]
+    for _ in range(3):
+        assert served.reads(), "128 idle clients shut others out"
+    assert busy.read(0, 8) == b"content!", "one that had asked for something was cut off first"
+    with pytest.raises(EOFError):
+        idle[0].take(1)
+    for one in [busy, *idle]:
+        one.close()
+
+
+def test_clients_that_asked_once_make_place_too(served: Served) -> None:
+    clients = [NbdClient(served.path) for _ in range(128)]
+    for one in clients:
+        assert one.read(0, 8) == b"content!"
+    assert served.reads()
+    with pytest.raises(EOFError):
+        clients[0].take(1)
+    for one in clients:
+        one.close()
+
+
+class Counting(MemorySource):
+    """A source of zeroes that are not known to be zero; counts the bytes of reads."""
+
+    size = 64 << 20
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self.asked = 0
+        self._lock = threading.Lock()
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        with self._lock:
+            self.asked += len(buffer)
+        buffer[:] = bytes(len(buffer))
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        yield Extent(offset, length, zero=False)
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_a_client_that_does_not_read_costs_little(tmp_path: Path, structured: bool) -> None:
+    source, largest = Counting(), 32 << 20
+    made = NbdServer({"x": ReadOnlyDevice(source)}, default="x")
+    made.listen_unix(tmp_path / "nbd.sock")
+    made.start()
+    deaf = [NbdClient(tmp_path / "nbd.sock", structured=structured) for _ in range(5)]
+    for one in deaf:
+        for _ in range(40):
+            one.send(0, 0, largest)
+    until(lambda: source.asked >= 2 * largest if not structured else source.asked >= 2 << 20)
+    # As many threads as a connection has, and what they may hold, is used up when others have been served for a while.
+    hearing = NbdClient(tmp_path / "nbd.sock", structured=structured)
+    before, rounds = source.asked, 2
+    for _ in range(rounds):
+        assert not any(hearing.read(0, largest))
+    for_deaf = source.asked - before - rounds * largest + before
+    # All five hold the budget, and each one piece and what its socket takes.
+    assert for_deaf <= (256 << 20) + 5 * (16 << 20)
+    for one in [*deaf, hearing]:
+        one.close()
+    assert made.close()
+    assert made._memory.free == 256 << 20, "what ended connections held is free again"
+
+
+def test_without_memory_large_requests_are_served_in_pieces(tmp_path: Path) -> None:
+    content = random.Random(3).randbytes(5 << 20)
+    source = MemorySource(content)
+    disk = OverlayDevice(source, tmp_path / "overlay", "test")
+    made = NbdServer({"x": disk}, default="x")
+    made._memory = Memory(total=0)
+    made.listen_unix(tmp_path / "nbd.sock")
+    made.start()
+    written = random.Random(4).randbytes((3 << 20) + 5)
+    for structured in (False, True):
+        client = NbdClient(tmp_path / "nbd.sock", structured=structured)
+        for length in (300_000, 1 << 20, len(content)):
+            assert client.read(0, length) == content[:length]
+        for flags in (0, CommandFlag.FUA):
+            assert client.call(Command.WRITE, 4097, len(written), flags, written)[-1].error == 0
+            assert client.read(4096, len(written) + 1) == content[4096:4097] + written
+        beyond = client.call(Command.WRITE, len(content) - 1, len(written), data=written)
+        assert beyond[-1].error == NbdError.ENOSPC, "and the stream stays in step:"
+        assert client.call(Command.WRITE, 0, len(content), data=content)[-1].error == 0
+        client.close()
+    assert made.close()
+    disk.close()

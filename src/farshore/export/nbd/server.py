@@ -15,12 +15,15 @@ import select
 import selectors
 import socket
 import ssl
+import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from farshore.export.device import Device
+from farshore.export.nbd.memory import Memory
 from farshore.export.nbd.negotiation import Negotiation, Offer, Outcome, ProtocolViolation
 from farshore.export.nbd.tls import TlsRelay
 from farshore.export.nbd.transmission import Connection
@@ -32,11 +35,16 @@ log = logging.getLogger(__name__)
 _HANDSHAKE_SECONDS = 30.0
 """From the first byte to the last, however they come."""
 _MAXIMUM_CLIENTS = 128
+_DYING_CLIENTS = 32
+"""Beyond them, so many that were cut off and have not ended yet."""
 _MAXIMUM_HANDSHAKES = 32
 """Whoever has said nothing yet must not keep out a machine that comes back: the oldest makes place."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_SECONDS = 1.0
 _SOCKET_BYTES = 4 << 20
+_SOCKET_BYTES_OF_MANY = 256 << 10
+_FEW_CLIENTS = 16
+_PEER_OF_UNIX = struct.Struct("3i")
 # Socket option numbers of Linux that Python does not name: beyond the system's limit where we may.
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
@@ -65,7 +73,9 @@ class NbdServer:
         self._clients = 0
         self._shaking: dict[socket.socket, None] = {}
         """Clients in their handshake, the oldest first."""
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, str] = {}
+        """Each with who is at its other end."""
+        self._memory = Memory()
         self._closing = False
         self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
 
@@ -155,7 +165,8 @@ class NbdServer:
 
     def _take(self, peer: socket.socket, context: ssl.SSLContext | None) -> None:
         with self._changed:
-            full = self._clients >= _MAXIMUM_CLIENTS
+            few = self._clients < _FEW_CLIENTS
+            full = self._clients >= _MAXIMUM_CLIENTS and not self._make_place()
             if not full:
                 self._clients += 1
                 self._shaking[peer] = None
@@ -169,18 +180,41 @@ class NbdServer:
             peer.close()
             return
         try:
+            _enlarge(peer, _SOCKET_BYTES if few else _SOCKET_BYTES_OF_MANY)
             threading.Thread(target=self._welcome, args=(peer, context), name="nbd", daemon=True).start()
-        except RuntimeError as error:  # no more threads: this client's loss alone
+        except (RuntimeError, OSError) as error:  # no more threads: this client's loss alone
             log.warning("An NBD client was turned away: %s.", error)
             with self._changed:
                 self._clients -= 1
                 self._shaking.pop(peer, None)
             peer.close()
 
+    def _make_place(self) -> bool:
+        """Cut an idle client off, so that nobody is shut out by connections that are kept and not used.
+
+        First goes one that never asked for anything, then one of the peer that has the most, then the one that is idle
+        the longest. A client that still wants its disk, as QEMU does, connects again.
+        """
+        if self._clients >= _MAXIMUM_CLIENTS + _DYING_CLIENTS:
+            return False
+        of_peer = Counter(self._connections.values())
+        best: tuple[tuple[bool, int, float], Connection] | None = None
+        for connection, who in self._connections.items():
+            since = connection.idle_since()
+            if since is None or connection.ended:
+                continue
+            rank = (connection.used, -of_peer[who], since)
+            if best is None or rank < best[0]:
+                best = rank, connection
+        if best is None:
+            return False
+        log.warning("An idle NBD client was cut off: %d are connected, and another one came.", _MAXIMUM_CLIENTS)
+        best[1].cut()
+        return True
+
     def _welcome(self, peer: socket.socket, context: ssl.SSLContext | None) -> None:
         connection = None
         try:
-            _enlarge(peer)
             connection = self._shake_hands(peer, context)
         except (OSError, RuntimeError, ProtocolViolation) as error:
             log.info("An NBD handshake failed: %s.", error)
@@ -208,6 +242,7 @@ class NbdServer:
         context: ssl.SSLContext | None,
         held: contextlib.ExitStack,
     ) -> Connection | None:
+        who = _who(peer)
         deadline = time.monotonic() + _HANDSHAKE_SECONDS
         peer.settimeout(_HANDSHAKE_SECONDS)
         peer.sendall(negotiation.greeting())
@@ -230,17 +265,18 @@ class NbdServer:
             self._devices[negotiation.offer.name],
             structured=negotiation.structured,
             allocation_context=negotiation.allocation_context,
+            share=self._memory.share(),
             on_close=self._forget,
         )
         with self._changed:
-            self._connections.add(connection)
+            self._connections[connection] = who
             if self._closing:
                 connection.close()
         return connection
 
     def _forget(self, connection: Connection) -> None:
         with self._changed:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             self._clients -= 1
             self._changed.notify_all()
 
@@ -264,12 +300,21 @@ def _receive(peer: socket.socket, count: int, deadline: float) -> bytes:
     return bytes(data)
 
 
-def _enlarge(peer: socket.socket) -> None:
+def _who(peer: socket.socket) -> str:
+    """The process at the other end of a Unix socket, else the address."""
+    if peer.family == socket.AF_UNIX:
+        size = _PEER_OF_UNIX.size
+        process, _, _ = _PEER_OF_UNIX.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        return f"process {process}"
+    return str(peer.getpeername()[0])
+
+
+def _enlarge(peer: socket.socket, size: int) -> None:
     """Room for several large replies, so that a sender is not woken for each 200 KiB."""
     if peer.family in (socket.AF_INET, socket.AF_INET6):
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for forced, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
         try:
-            peer.setsockopt(socket.SOL_SOCKET, forced, _SOCKET_BYTES)
+            peer.setsockopt(socket.SOL_SOCKET, forced, size)
         except PermissionError:
-            peer.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BYTES)
+            peer.setsockopt(socket.SOL_SOCKET, plain, size)

@@ -4,6 +4,7 @@ One thread *leads*: it reads requests and answers at once those that need no wai
 together leave together. Before an operation that may wait (a read from the store, a flush) it hands the lead on, so
 that the requests behind are served meanwhile, and a new thread is started only when none is waiting for the lead.
 When all threads are busy nobody reads: the client feels back-pressure. The reader's buffer belongs to the leader.
+Large requests take memory that is bounded (memory.py); those that get none are served piece by piece.
 
 A malformed request is answered with an error where its length is known, else the connection is dropped; the device
 and other connections are never touched by it.
@@ -16,12 +17,14 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
 from farshore.export.device import Device
 from farshore.export.nbd import wire
+from farshore.export.nbd.memory import PIECE, Share
 from farshore.export.nbd.negotiation import ProtocolViolation
 from farshore.export.nbd.wire import Chunk, Command, CommandFlag, NbdError
 from farshore.model.errors import FarshoreError, NoSpace, Refused
@@ -37,8 +40,7 @@ _SPARSE_BYTES = 64 << 10
 """Reads from this size on are answered as data and holes."""
 _MAXIMUM_THREADS = 16
 _MAXIMUM_EXTENTS = 4096
-_READ_PIECE = 1 << 20
-_ZEROES = memoryview(bytes(_READ_PIECE))
+_ZEROES = memoryview(bytes(PIECE))
 
 _READ = int(Command.READ)
 _WRITE = int(Command.WRITE)
@@ -75,8 +77,10 @@ class Connection:
         *,
         structured: bool,
         allocation_context: int,
+        share: Share,
         on_close: Callable[[Connection], None],
     ) -> None:
+        self._share = share
         self._peer = peer
         self._device = device
         self._size = device.size
@@ -94,8 +98,13 @@ class Connection:
         self._end = 0
         self._out = memoryview(bytearray(_SEND_BYTES))
         self._ready = 0
-        self._pieces: list[memoryview] = []
-        """Buffers of large reads that no thread uses now; as many as threads at most."""
+        self._spare: memoryview | None = None
+        """For large reads without memory of their own; whoever sends has it."""
+        self._working = 0
+        self._blocked = 0
+        self._heard = time.monotonic()
+        self.used = False
+        """Whether a request ever came."""
         # What comes before the data of a successful small read.
         self._prefix = wire.CHUNK_DATA.size if structured else wire.SIMPLE_REPLY.size
 
@@ -120,7 +129,13 @@ class Connection:
                         self._ended = True
                         return
                     self._have_a_follower()
-                self._carry_out(request)
+                try:
+                    self._carry_out(request)
+                finally:
+                    with self._counting:
+                        self._working -= 1
+                    if len(request.payload) > _QUICK_BYTES:
+                        self._share.give(len(request.payload))
         except (OSError, ProtocolViolation) as error:
             log.info("An NBD connection ended: %s.", error)
         except Exception:
@@ -133,12 +148,28 @@ class Connection:
         self._ended = True
         _quietly(lambda: self._peer.shutdown(socket.SHUT_RD))
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is read from the client."""
+        return self._ended
+
+    def idle_since(self) -> float | None:
+        """When the client was heard last, by the monotonic clock, if nothing is done for it now or it does not take
+        what is sent to it; else None."""
+        return self._heard if self._blocked or not self._working else None
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        self._ended = True
+        _quietly(lambda: self._peer.shutdown(socket.SHUT_RDWR))
+
     def _leave(self) -> None:
         self._ended = True
         with self._counting:
             self._threads -= 1
             last = self._threads == 0
         if last:
+            self._share.close()
             self._peer.close()
             self._on_close(self)
         else:
@@ -147,6 +178,7 @@ class Connection:
 
     def _have_a_follower(self) -> None:
         with self._counting:
+            self._working += 1
             if self._waiting or self._threads >= _MAXIMUM_THREADS:
                 return
             self._threads += 1
@@ -171,6 +203,7 @@ class Connection:
                 self._send_ready()
                 return None
             self._start += header
+            self.used = True
             if (
                 command == _READ
                 and flags == 0
@@ -182,6 +215,9 @@ class Connection:
                 self._read_now(cookie, offset, length)
                 continue
             request = Request(flags, command, cookie, offset, length, memoryview(b""))
+            if command == _WRITE and length > _QUICK_BYTES and not self._may_hold(length):
+                self._append(self._write_through(request))
+                continue
             if command == _WRITE:
                 request = request._replace(payload=self._payload(length))
                 if not flags and length <= _QUICK_BYTES and self._sound(request) and not (offset | length) % BLOCK:
@@ -216,7 +252,7 @@ class Connection:
     def _send_ready(self) -> None:
         if self._ready:
             with self._sending:
-                self._peer.sendall(self._out[: self._ready])
+                self._give_out(self._out[: self._ready])
             self._ready = 0
 
     def _fill(self, wanted: int) -> bool:
@@ -232,12 +268,11 @@ class Connection:
                     return False
                 raise ProtocolViolation("the client went away amid a request")
             self._end += count
+            self._heard = time.monotonic()
         return True
 
     def _payload(self, length: int) -> memoryview:
         """The bytes of a write: a view of the receive buffer where they fit it, else a buffer of their own."""
-        if length > wire.MAXIMUM_PAYLOAD:
-            raise ProtocolViolation("a write is larger than the limit")
         if length <= _QUICK_BYTES:
             if self._end - self._start < length:
                 self._send_ready()
@@ -248,16 +283,45 @@ class Connection:
             return payload
         self._send_ready()
         whole = memoryview(bytearray(length))
-        held = min(self._end - self._start, length)
-        whole[:held] = self._in[self._start : self._start + held]
+        self._receive_into(whole)
+        return whole
+
+    def _may_hold(self, length: int) -> bool:
+        """Whether there is memory for a write's payload; it is taken then. Raises ProtocolViolation."""
+        if length > wire.MAXIMUM_PAYLOAD:
+            raise ProtocolViolation("a write is larger than the limit")
+        return self._share.take(length)
+
+    def _write_through(self, request: Request) -> bytes:
+        """Write a payload as it comes, piece by piece; the reply. A write that fails is still read to its end."""
+        self._send_ready()  # what was waiting there has to go: its buffer is wanted
+        answer = self._objection(request)
+        for at in range(0, request.length, PIECE):
+            piece = self._out[: min(PIECE, request.length - at)]
+            self._receive_into(piece)
+            if answer is None:
+                try:
+                    self._device.write(request.offset + at, piece)
+                except (FarshoreError, OSError) as error:
+                    answer = _number_of(error, "write", request.offset + at, len(piece))
+        if answer is not None:
+            return self._failure(request.cookie, answer)
+        if request.flags & _FUA:
+            return self._outcome(request._replace(command=Command.FLUSH, flags=0, offset=0, length=0))
+        return self._success(request.cookie)
+
+    def _receive_into(self, buffer: memoryview) -> None:
+        """Fill ``buffer``, first with what came already."""
+        held = min(self._end - self._start, len(buffer))
+        buffer[:held] = self._in[self._start : self._start + held]
         self._start += held
-        rest = whole[held:]
+        rest = buffer[held:]
         while rest:
             count = self._peer.recv_into(rest)
             if count == 0:
                 raise ProtocolViolation("the client went away amid a request")
             rest = rest[count:]
-        return whole
+            self._heard = time.monotonic()
 
     # Any thread's part.
 
@@ -321,21 +385,53 @@ class Connection:
         return None
 
     def _read_whole(self, request: Request) -> None:
-        reply = memoryview(bytearray(self._prefix + request.length))
-        try:
-            self._device.read_into(request.offset, reply[self._prefix :])
-        except (FarshoreError, OSError) as error:
-            number = _number_of(error, "read", request.offset, request.length)
-            self._send(self._failure(request.cookie, number))
+        if not self._share.take(request.length):
+            self._read_through(request)
             return
-        self._data_head(reply, 0, request.cookie, request.offset, request.length, last=True)
-        self._send(reply)
+        try:
+            reply = memoryview(bytearray(self._prefix + request.length))
+            try:
+                self._device.read_into(request.offset, reply[self._prefix :])
+            except (FarshoreError, OSError) as error:
+                number = _number_of(error, "read", request.offset, request.length)
+                self._send(self._failure(request.cookie, number))
+                return
+            self._data_head(reply, 0, request.cookie, request.offset, request.length, last=True)
+            self._send(reply)
+        finally:
+            self._share.give(request.length)
+
+    def _read_through(self, request: Request) -> None:
+        """Answer a read by one reply that is sent while it is read. A read that fails amid it ends the connection: the
+        protocol has no other way to say so."""
+        with self._sending:
+            buffer = self._own_piece()
+            for at in range(0, request.length, PIECE):
+                data = buffer[self._prefix : self._prefix + min(PIECE, request.length - at)]
+                try:
+                    self._device.read_into(request.offset + at, data)
+                except (FarshoreError, OSError) as error:
+                    number = _number_of(error, "read", request.offset + at, len(data))
+                    if at:
+                        raise ConnectionAbortedError("a read failed amid its reply") from error
+                    self._give_out(self._failure(request.cookie, number))
+                    return
+                if at:
+                    self._give_out(data)
+                else:
+                    self._data_head(buffer, 0, request.cookie, request.offset, request.length, last=True)
+                    self._give_out(buffer[: self._prefix + len(data)])
+
+    def _own_piece(self) -> memoryview:
+        """The connection's own piece; for whoever sends."""
+        if self._spare is None:
+            self._spare = memoryview(bytearray(self._prefix + PIECE))
+        return self._spare
 
     def _read_sparse(self, request: Request) -> None:
         """Answer a large read in pieces: holes without their zeroes, data as it comes."""
         cookie, end = request.cookie, request.offset + request.length
-        # Clearing a new MiB for each request costs as much as copying it does.
-        buffer = self._pieces.pop() if self._pieces else memoryview(bytearray(self._prefix + _READ_PIECE))
+        buffer = self._share.borrow()
         try:
             for extent in self._device.extents(request.offset, request.length):
                 stop = extent.offset + extent.length
@@ -344,17 +440,26 @@ class Connection:
                     hole = (Chunk.OFFSET_HOLE, cookie, 12, extent.offset, extent.length)
                     self._send(wire.CHUNK_HOLE.pack(wire.CHUNK_MAGIC, flags, *hole))
                     continue
-                for offset in range(extent.offset, stop, _READ_PIECE):
-                    count = min(_READ_PIECE, stop - offset)
-                    self._device.read_into(offset, buffer[self._prefix : self._prefix + count])
-                    self._data_head(buffer, 0, cookie, offset, count, last=offset + count == end)
-                    self._send(buffer[: self._prefix + count])
+                for offset in range(extent.offset, stop, PIECE):
+                    count = min(PIECE, stop - offset)
+                    if buffer is not None:
+                        self._send(self._data_piece(buffer, cookie, offset, count, end))
+                        continue
+                    with self._sending:
+                        self._give_out(self._data_piece(self._own_piece(), cookie, offset, count, end))
         except (FarshoreError, OSError) as error:
             if isinstance(error, ConnectionError):
                 raise
             self._send(self._failure(cookie, _number_of(error, "read", request.offset, request.length)))
         finally:
-            self._pieces.append(buffer)
+            if buffer is not None:
+                self._share.put_back(buffer)
+
+    def _data_piece(self, buffer: memoryview, cookie: int, offset: int, count: int, end: int) -> memoryview:
+        """A chunk with ``count`` bytes from ``offset``, read into ``buffer``; ``end`` is where the request ends."""
+        self._device.read_into(offset, buffer[self._prefix : self._prefix + count])
+        self._data_head(buffer, 0, cookie, offset, count, last=offset + count == end)
+        return buffer[: self._prefix + count]
 
     def _status(self, request: Request) -> bytes:
         count = 1 if request.flags & CommandFlag.REQ_ONE else _MAXIMUM_EXTENTS
@@ -385,7 +490,15 @@ class Connection:
 
     def _send(self, reply: bytes | memoryview) -> None:
         with self._sending:
-            self._peer.sendall(reply)
+            self._give_out(reply)
+
+    def _give_out(self, data: bytes | memoryview) -> None:
+        """Send; the caller has the turn to. What the client does not take blocks here."""
+        self._blocked += 1
+        try:
+            self._peer.sendall(data)
+        finally:
+            self._blocked -= 1
 
 
 def _number_of(error: FarshoreError | OSError, what: str, offset: int, length: int) -> NbdError:

@@ -1,0 +1,95 @@
+"""Memory for large requests, bounded for each connection and for all of them.
+
+A request that gets none is still served, piece by piece through a buffer that its connection has anyway: slower, but
+nobody waits for what a client that does not read its replies holds.
+"""
+
+from __future__ import annotations
+
+import threading
+
+PIECE = 1 << 20
+"""Large reads travel in pieces of this size."""
+_TOTAL = 256 << 20
+_OF_ONE = 64 << 20
+"""Two of the largest requests."""
+_KEPT_PIECES = 32
+
+
+class Memory:
+    """What all connections may hold together, in bytes; ``head`` are the bytes before a piece's data."""
+
+    def __init__(self, total: int = _TOTAL, of_one: int = _OF_ONE, head: int = 64) -> None:
+        self.free = total
+        self._of_one = of_one
+        self._head = head
+        self._lock = threading.Lock()
+        self._kept: list[memoryview] = []
+        """Pieces that nobody uses now: clearing a new MiB for each request costs as much as copying it does."""
+
+    def share(self) -> Share:
+        """The part of one connection."""
+        return Share(self, self._of_one)
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` bytes were free; they are taken then."""
+        with self._lock:
+            if size > self.free:
+                return False
+            self.free -= size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        with self._lock:
+            self.free += size
+
+    def piece(self) -> memoryview:
+        """A buffer of ``head`` and ``PIECE`` bytes, with any content."""
+        with self._lock:
+            if self._kept:
+                return self._kept.pop()
+        return memoryview(bytearray(self._head + PIECE))
+
+    def keep(self, piece: memoryview) -> None:
+        """Take a buffer back."""
+        with self._lock:
+            if len(self._kept) < _KEPT_PIECES:
+                self._kept.append(piece)
+
+
+class Share:
+    """What one connection holds. Its threads may call all methods at once."""
+
+    def __init__(self, memory: Memory, most: int) -> None:
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._most = most
+        self._held = 0
+
+    def take(self, size: int) -> bool:
+        """Whether the connection may hold ``size`` bytes more; give them back later."""
+        with self._lock:
+            if self._held + size > self._most or not self._memory.take(size):
+                return False
+            self._held += size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        with self._lock:
+            self._held -= size
+        self._memory.give(size)
+
+    def close(self) -> None:
+        """Give back all that is held: the connection has ended."""
+        self.give(self._held)
+
+    def borrow(self) -> memoryview | None:
+        """A piece, or None where there is no memory for it; give it to ``put_back``."""
+        return self._memory.piece() if self.take(PIECE) else None
+
+    def put_back(self, piece: memoryview) -> None:
+        """Give a piece back."""
+        self._memory.keep(piece)
+        self.give(PIECE)
