@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from farshore.cli import ending, vault_checking, vault_files, vault_keys, vault_upkeep
 from farshore.cli.output import coloured, err, out, print_table
+from farshore.cli.sector_sizes import difference
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -174,11 +175,16 @@ def restore(
     if misplaced and move_backup_gpt:
         backup_gpt.move(output)
         misplaced = False
+    described = {one.number: one for one in found.machine_description(chosen.position).disks}
+    sector = described[number].logical_block_size if number in described else 512
+    to_know = difference(sector, output, image)
     if as_json:
         print_json(
             {
                 "machine": found.id,
                 "disk": number,
+                "sector_size": sector,
+                "warning": to_know,
                 "position": str(chosen.position),
                 "time": show_time(chosen.time),
                 "size": size,
@@ -189,6 +195,8 @@ def restore(
         )
     else:
         out.print(f"{output}: {label} ({chosen.position}).")
+        if to_know:
+            err.print(coloured("Sectors: ", "yellow", to_know))
         if misplaced:
             todo = f" `{shlex.join(backup_gpt.command(output))}`, or restore with --move-backup-gpt."
             err.print(

@@ -201,9 +201,10 @@ def _opened(machine: MachineVault, position: Position, reader: Reader, quiet: bo
             undo.callback(sources[number].close)
         undo.pop_all()  # they are the reader's from here on
     names = {disk.name: disk.number for disk in described}
+    sectors = {disk.number: disk.logical_block_size for disk in described}
     shown = err.status("Linux is starting to read the disks ...") if not quiet and sys.stderr.isatty() else None
     only = "" if reader is Reader.AUTO else reader.value
-    with file_reader(sources, names, only) as opened:
+    with file_reader(sources, names, only, sectors) as opened:
         try:
             with shown or contextlib.nullcontext():
                 yield opened

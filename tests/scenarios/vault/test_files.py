@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.loopdisks import unmount
+from tests.loopdisks import attached, unmount
 from tests.unit.vault.synthetic import Machine, memory_vault, new_vault
 
 from farshore.export import appliance
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.root
 TOOLS = ("nbdfuse", "linux.uml", "modprobe", "sgdisk", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "nbdkit", "nbdcopy")
 MIB = 1 << 20
 START = MIB
+PARTITION = "5d1c0f6e-6f1b-4a57-9a2e-0c6a3a8f0b11"
 SIZE = 320 * MIB
 WAYS = (UserModeLinux.name, InAppliance.name)
 LOGGED = ("ext4", "xfs", "btrfs")
@@ -61,18 +62,27 @@ def disk_with_a_partition(path: Path, size: int = SIZE) -> Path:
 
 
 @contextlib.contextmanager
-def made(kind: str, disk: Path, folder: Path, offset: int = START, size: int = SIZE) -> Iterator[Path]:
+def made(
+    kind: str, disk: Path, folder: Path, offset: int = START, size: int = SIZE, options: tuple[str, ...] = ()
+) -> Iterator[Path]:
     """A new file system on the disk, mounted."""
     folder.mkdir(exist_ok=True)
-    command = ["losetup", "--find", "--show", "--offset", str(offset), "--sizelimit", str(size), str(disk)]
-    loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    try:
-        subprocess.run([f"mkfs.{kind}", "-q", loop], check=True, capture_output=True)
+    with loop_at(disk, offset, size) as loop:
+        subprocess.run([f"mkfs.{kind}", "-q", *options, loop], check=True, capture_output=True)
         subprocess.run(["mount", loop, str(folder)], check=True)
         try:
             yield folder
         finally:
             unmount(folder)
+
+
+@contextlib.contextmanager
+def loop_at(disk: Path, offset: int, size: int) -> Iterator[str]:
+    """A part of the disk as a device."""
+    command = ["losetup", "--find", "--show", "--offset", str(offset), "--sizelimit", str(size), str(disk)]
+    loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield loop
     finally:
         subprocess.run(["losetup", "--detach", loop], check=True)
 
@@ -183,6 +193,32 @@ def check_tree(copy: Path, large: bytes) -> None:
     link = (copy / "link").lstat()
     assert (link.st_uid, link.st_gid, link.st_mtime_ns) == (123, 456, 1_500_000_000_654_321_000)
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o4751)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_disks_with_sectors_of_4096_bytes_are_read(way, tmp_path):
+    image = tmp_path / "large-sectors.raw"
+    with image.open("wb") as file:
+        file.truncate(SIZE + 34 * MIB)
+    with attached(image, sector_size=4096) as disk:
+        # In sectors of 512 bytes there is no table to be found on it.
+        command = ["sgdisk", "-n", "1:512:+32M", "-n", "2:0:0", "-u", f"2:{PARTITION}", str(disk.device)]
+        subprocess.run(command, check=True, capture_output=True)
+    efi, system = (2 * MIB, 32 * MIB), (34 * MIB, SIZE - 2 * MIB)
+    with made("ext4", image, tmp_path / "mounted", *system, options=("-b", "4096")) as root:
+        (root / "etc").mkdir()
+        (root / "boot").mkdir()
+        (root / "etc" / "fstab").write_text(f"PARTUUID={PARTITION} / ext4 defaults 0 1\n/dev/sda1 /boot vfat ro 0 0\n")
+    with loop_at(image, *efi) as loop:
+        subprocess.run(["mkfs.vfat", "-S", "4096", loop], check=True, capture_output=True)
+    sources = {DiskNumber(0): RawFileSource(image)}
+    with file_reader(sources, {"sda": DiskNumber(0)}, way, {DiskNumber(0): 4096}) as reader:
+        listed, left_out = reader.volumes()
+        assert [(one.name, one.file_system) for one in listed] == [("0p1", "vfat"), ("0p2", "ext4")]
+        entries, not_mounted = reader.entries("/etc")
+        assert reader.used.name == way
+    assert [one.name for one in entries] == ["fstab"]
+    assert left_out == not_mounted == []
 
 
 @pytest.mark.parametrize("way", WAYS)

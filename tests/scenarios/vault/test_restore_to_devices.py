@@ -9,6 +9,7 @@ import pytest
 from tests.loopdisks import loop_disk, require_root
 from tests.unit.vault.synthetic import Machine, memory_vault
 
+from farshore.cli.sector_sizes import device_sector
 from farshore.model.errors import Refused, TooSmall
 from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import BlockSource
@@ -67,3 +68,11 @@ def test_a_device_in_use_is_refused_and_untouched(source: BlockSource, replace: 
         assert (target.folder / "there").read_text() == "kept"
         target.unmount()
         restore_to_raw(source, target.device)
+
+
+@pytest.mark.parametrize("sector_size", [512, 4096])
+def test_a_device_with_large_sectors_takes_a_disk(machine: Machine, source: BlockSource, sector_size: int) -> None:
+    with loop_disk(SIZE, sector_size=sector_size) as target:
+        restore_to_raw(source, target.device)
+        assert bytes(machine.disks[0]) == target.read().tobytes()
+        assert device_sector(target.device) == sector_size

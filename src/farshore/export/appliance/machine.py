@@ -45,6 +45,8 @@ class Disk:
     serial: str
     export: str = "0"
     read_only: bool = False
+    sector_size: int = 512
+    """In bytes. Partition tables count in sectors."""
 
 
 class Running:
@@ -204,6 +206,8 @@ def _command(lent: Lent, disks: Sequence[Disk], accelerator: str) -> list[str]:
         command += ["-blockdev", f"{source},file.export={_option(disk.export)}"]
         # An error is the program's to see: a guest that is paused waits for nobody here.
         device = f"virtio-blk-pci,drive=disk{place},serial={_option(disk.serial)}"
+        if disk.sector_size != 512:
+            device += f",logical_block_size={disk.sector_size},physical_block_size={disk.sector_size}"
         command += ["-device", f"{device},rerror=report,werror=report"]
     return command
 

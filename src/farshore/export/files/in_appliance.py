@@ -67,7 +67,9 @@ class InAppliance:
 
     def ask(self, request: Request, out: Path | None) -> Answer:
         """Start the appliance unless it runs, and have it answer."""
-        running = self._running or self._started()
+        sectors = request["sectors"]
+        assert isinstance(sectors, list)
+        running = self._running or self._started(sectors)
         try:
             _send(running, request)
             answer, complaints = _receive(running, out, bool(request.get("owners")))
@@ -84,11 +86,12 @@ class InAppliance:
         self._running = None
         self._open.close()
 
-    def _started(self) -> appliance.Running:
+    def _started(self, sectors: list[int]) -> appliance.Running:
         try:
             folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="farshore-appliance-")))
             disks = [
-                appliance.Disk(socket, f"{inside.SERIAL}{place}") for place, socket in enumerate(self._sockets.values())
+                appliance.Disk(socket, f"{inside.SERIAL}{place}", sector_size=size)
+                for place, (socket, size) in enumerate(zip(self._sockets.values(), sectors, strict=True))
             ]
             self._running = self._open.enter_context(appliance.start(_CONTENTS, disks, folder))
         except appliance.DidNotStart as error:

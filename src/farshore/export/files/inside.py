@@ -344,7 +344,9 @@ def _answer(host: Host, request: dict[str, object]) -> dict[str, object]:
     numbers = request["disks"]
     assert isinstance(numbers, list)
     tree = Tree(HERE / "tree")
-    volumes = _assembled(numbers, tree.left_out)
+    sectors = request["sectors"]
+    assert isinstance(sectors, list)
+    volumes = _assembled(numbers, _parted(sectors, tree.left_out), tree.left_out)
     if request["act"] == "volumes":
         tree.left_out += [_encrypted(one) for one in volumes if one.file_system in _ENCRYPTED]
         return {"volumes": [asdict(one) for one in volumes], "left_out": tree.left_out}
@@ -359,9 +361,34 @@ def _answer(host: Host, request: dict[str, object]) -> dict[str, object]:
 # Volumes.
 
 
-def _assembled(numbers: list[int], left_out: list[str]) -> list[Volume]:
-    """The volumes with files on them, those on arrays and logical volumes too."""
-    found = _volumes(numbers)
+def _parted(sectors: list[int], left_out: list[str]) -> dict[str, str]:
+    """Make the partitions of disks with large sectors known where the kernel takes each disk for one with sectors of
+    512 bytes, as user-mode Linux's does; the partitions' UUIDs by device. ``sectors``: each disk's, in bytes."""
+    found: dict[str, str] = {}
+    for place, size in enumerate(sectors):
+        device = Path("/sys/class/block", f"ubd{chr(ord('a') + place)}")
+        if size == 512 or not device.exists():
+            continue
+        disk = f"/dev/{device.name}"
+        _run(["partx", "--delete", disk])  # what the kernel made of a table in units of its own
+        listed = ["partx", "--show", "--noheadings", "--raw", "--output", "NR,UUID", "--sector-size", str(size), disk]
+        try:
+            told = _run(listed).stdout
+            done = _run(["partx", "--add", "--sector-size", str(size), disk])
+        except FileNotFoundError:
+            left_out.append(f"Partitions in units of {size} bytes: partx is not installed here (the package fdisk).")
+            return found
+        if told and done.returncode:
+            left_out.append(f"Partitions in units of {size} bytes: {done.stderr.strip()[:300]}")
+        rows = (line.split() for line in told.splitlines())
+        found.update({f"{disk}{row[0]}": row[1] for row in rows if len(row) > 1})
+    return found
+
+
+def _assembled(numbers: list[int], partitions: dict[str, str], left_out: list[str]) -> list[Volume]:
+    """The volumes with files on them, those on arrays and logical volumes too. ``partitions``: UUIDs that blkid does
+    not find, by device."""
+    found = _volumes(numbers, partitions)
     for kind, tool, package, command in _ASSEMBLERS:
         if not any(one.file_system == kind for one in found):
             continue
@@ -370,7 +397,7 @@ def _assembled(numbers: list[int], left_out: list[str]) -> list[Volume]:
             continue
         _load("dm-mod", "raid0", "raid1", "raid10", "raid456", "linear")
         _run([tool, *command])
-        found = _volumes(numbers)
+        found = _volumes(numbers, partitions)
     kinds = {one.file_system for one in found}
     _load(*kinds, *(CHARACTERS if "vfat" in kinds else ()))
     return [one for one in _several_as_one(found) if one.file_system not in _NO_FILES]
@@ -394,7 +421,7 @@ def _several_as_one(found: list[Volume]) -> list[Volume]:
     return sorted([*rest, *first.values()], key=lambda one: found.index(next(a for a in found if a.name == one.name)))
 
 
-def _volumes(numbers: list[int]) -> list[Volume]:
+def _volumes(numbers: list[int], partitions: dict[str, str]) -> list[Volume]:
     """Every block device that something was made on, whatever it is, by blkid."""
     found = []
     for device in sorted(Path("/sys/class/block").iterdir()):
@@ -406,7 +433,7 @@ def _volumes(numbers: list[int]) -> list[Volume]:
         if "TYPE" in facts:
             facts = {name: value.replace("\\", "") for name, value in facts.items()}
             names = facts["TYPE"], facts.get("LABEL", ""), facts.get("UUID", "")
-            partition = facts.get("PART_ENTRY_UUID", "")
+            partition = partitions.get(f"/dev/{device.name}") or facts.get("PART_ENTRY_UUID", "")
             found.append(Volume(_name(device, numbers), *names, size, f"/dev/{device.name}", partition))
     return found
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 
 from farshore.export.files.in_appliance import InAppliance
 from farshore.export.files.partial import without_partial
@@ -83,9 +84,16 @@ class Copied:
 class FileReader:
     """The disks of one machine at one point. ``used`` is what read them last, once something has."""
 
-    def __init__(self, ways: list[Way], disks: list[DiskNumber], names: Mapping[str, DiskNumber]) -> None:
+    def __init__(
+        self,
+        ways: list[Way],
+        disks: list[DiskNumber],
+        names: Mapping[str, DiskNumber],
+        sectors: Mapping[DiskNumber, int] = MappingProxyType({}),
+    ) -> None:
         """``ways``: to be tried in this order. ``disks``: in the order in which the ways have them. ``names``: what
-        the machine calls its disks (``sda``), as they may stand in its table of file systems."""
+        the machine calls its disks (``sda``), as they may stand in its table of file systems. ``sectors``: the size of
+        a disk's sectors in bytes, if it is not 512."""
         self.used: Used | None = None
         self._because: list[str] = []
         self._ways = []
@@ -101,6 +109,7 @@ class FileReader:
             )
         self._disks = disks
         self._names = dict(names)
+        self._sectors = [sectors.get(number, 512) for number in disks]
 
     def volumes(self) -> tuple[list[Volume], list[str]]:
         """The file systems on the disks, on partitions, logical volumes and arrays; what could not be looked into."""
@@ -132,7 +141,7 @@ class FileReader:
 
     def _ask(self, request: Request, out: Path | None = None) -> Answer:
         """By the first way that answers; one that does not is tried no more."""
-        whole = {**request, "disks": self._disks, "names": self._names}
+        whole = {**request, "disks": self._disks, "names": self._names, "sectors": self._sectors}
         while self._ways:
             way = self._ways[0]
             try:
@@ -178,9 +187,13 @@ def _emptied(folder: Path) -> None:
 
 @contextlib.contextmanager
 def file_reader(
-    sources: Mapping[DiskNumber, BlockSource], names: Mapping[str, DiskNumber], only: str = ""
+    sources: Mapping[DiskNumber, BlockSource],
+    names: Mapping[str, DiskNumber],
+    only: str = "",
+    sectors: Mapping[DiskNumber, int] = MappingProxyType({}),
 ) -> Iterator[FileReader]:
     """A reader over sources, which are closed at the end; ``only`` by the way of this name, else by what works.
+    ``names`` and ``sectors`` as in FileReader.
 
     Raises Refused where everything is missing that could read them, Unsupported for more than 16 disks.
     """
@@ -193,7 +206,7 @@ def file_reader(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="farshore-written-")))
             sockets: dict[DiskNumber, Path] = {}
             ways: list[Way] = [kind(sockets) for kind in WAYS if only in ("", kind.name)]
-            reader = FileReader(ways, numbers, names)
+            reader = FileReader(ways, numbers, names, sectors)
             for number in numbers:
                 sockets[number] = stack.enter_context(served(waiting.pop(number), folder / str(number)))
             for way in ways:
