@@ -33,6 +33,7 @@ from tests.unit.protection.catalogs import (
     description,
     request,
 )
+from tests.waiting import PATIENCE
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
@@ -111,6 +112,8 @@ class Api:
         folder = next(self._folders)
         folder.mkdir()
         self.office = office = Office(folder)
+        # The stream of commands ends after its first line, as that of a server that ends.
+        office.services.waiting.end()
         office.services.settings.pki.mkdir()
         replacement.save(office.services.settings.pki / replacement.SIGNER, office.services.issuer.authority)
         self.user = office.user("admin", Role.CONTRIBUTOR)
@@ -164,7 +167,8 @@ class Api:
     def send(self, case: Any) -> Any:
         """The answer. What a request has changed is undone before the next one."""
         operation = case.operation
-        answer = ASGI_TRANSPORT.send(case, app=self.application(operation.path), base_url="http://localhost")
+        app = self.application(operation.path)
+        answer = ASGI_TRANSPORT.send(case, app=app, base_url="http://localhost", timeout=PATIENCE)
         self.answered.setdefault(operation.label, set()).add(answer.status_code // 100)
         if answer.status_code < 300 and operation.method.upper() != "GET":
             self.office.close()
