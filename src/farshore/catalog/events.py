@@ -149,6 +149,12 @@ def open_alerts(tx: Transaction) -> list[AlertRow]:
     return list(tx.scalars(select(AlertRow).where(AlertRow.cleared == 0).order_by(AlertRow.id)))
 
 
+def open_now(tx: Transaction) -> set[tuple[str, str, str]]:
+    """Kind, subject and message of the alerts that have not been cleared."""
+    columns = select(AlertRow.kind, AlertRow.subject, AlertRow.message).where(AlertRow.cleared == 0)
+    return {(kind, subject, message) for kind, subject, message in tx.execute(columns)}
+
+
 def open_alerts_about(tx: Transaction, kinds: Collection[str], subjects: Collection[str]) -> list[AlertRow]:
     """The alerts of these kinds about these subjects that have not been cleared, oldest first."""
     found: list[AlertRow] = []
@@ -171,4 +177,3 @@ def alerts(tx: Transaction, limit: int = 100) -> list[AlertRow]:
 def raise_alert(tx: Transaction, row: AlertRow) -> None:
     """A condition has come up."""
     tx.add(row)
-    tx.flush()

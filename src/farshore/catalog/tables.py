@@ -9,8 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, MetaData, String, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, mapped_column
 
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only in a column that is an INTEGER and nothing else."""
@@ -91,6 +103,11 @@ class MachineRow(Base):
         Index("ix_machines_state_name", "state", "name"),
         Index("ix_machines_policy_name", "policy", "name"),
         Index("ix_machines_process_server_name", "process_server", "name"),
+        # All that the watch reads of a machine in each round. Nothing in it changes with a heartbeat: on PostgreSQL an
+        # update of a column that has an index writes to all indexes, and serializable writers then meet one another.
+        Index(
+            "ix_machines_standing", "state", "policy", "process_server", "moving_to", "chosen_server", "notable", "id"
+        ),
     )
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
@@ -133,7 +150,30 @@ class MachineRow(Base):
     clock_behind: Mapped[float] = mapped_column(default=0.0)
     """Seconds that its process server adds to its times; 0: the two clocks agree."""
     clock_stepped: Mapped[int] = mapped_column(default=0)
-    """When its clock was set last, by ours; 0: never."""
+    """When its clock was set last, by ours; 0: never, or so long ago that no alert tells of it."""
+    notable: Mapped[bool] = mapped_column(default=True)
+    """Whether something may be wrong with it that does not depend on the time; kept by ``_note``."""
+
+
+def _is_notable(row: MachineRow) -> bool:
+    """Whether a condition of farshore.protection.watch may hold whose cause is in the row, not in its age."""
+    if row.stream_trouble or row.clock_behind or row.clock_stepped:
+        return True
+    seen = row.heartbeat or {}
+    try:
+        return (
+            seen.get("mode") not in (None, "data")
+            or bool((seen.get("proof") or {}).get("differing"))
+            or any(one["verdict"] == "blind" for one in seen.get("accounts", []))
+        )
+    except (AttributeError, KeyError, TypeError):
+        return True  # the watch says what it cannot judge
+
+
+@event.listens_for(MachineRow, "before_insert")
+@event.listens_for(MachineRow, "before_update")
+def _note(_mapper: Mapper[MachineRow], _connection: Connection, row: MachineRow) -> None:
+    row.notable = _is_notable(row)
 
 
 class EpochRow(Base):

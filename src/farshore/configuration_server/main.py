@@ -35,7 +35,7 @@ from farshore.configuration_server.vault_access import OpenVault, noted
 from farshore.configuration_server.waiting import LOOK_EVERY as LOOK_FOR_COMMANDS_EVERY
 from farshore.configuration_server.waiting import Waiting
 from farshore.configuration_server.waiting import look as look_for_commands
-from farshore.configuration_server.watching import look, prune, tell
+from farshore.configuration_server.watching import Watch, prune, tell
 from farshore.configuration_server.web.authenticators import ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.listening import Connections, DrainingServer, listening, most_connections
@@ -167,6 +167,7 @@ def serve(settings: Settings) -> None:
     silence = Silence(clock, settings.give_up_process_server_after)
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
+    watch = Watch(catalog, clock, silence, own_clock)
     upkeep = Upkeep(recovery)
     scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
@@ -179,9 +180,7 @@ def serve(settings: Settings) -> None:
         (
             "The watch",
             LOOK_EVERY,
-            lambda: look(
-                catalog, clock, silence, own_clock, [*scrubbing.conditions, *upkeep.conditions, *troubles.conditions()]
-            ),
+            lambda: watch.look([*scrubbing.conditions, *upkeep.conditions, *troubles.conditions()]),
         ),
         ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),

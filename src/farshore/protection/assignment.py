@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from farshore.api_types.servers import ServerStanding
-from farshore.catalog.machines import WatchedMachine
+from farshore.catalog.machines import PlacedMachine
 from farshore.catalog.tables import MachineRow, ProcessServerRow
 from farshore.model.errors import TryLater
 
@@ -40,7 +40,7 @@ def takes_machines(server: ProcessServerRow, now: int) -> bool:
 
 
 def preferred(
-    machine: MachineRow | WatchedMachine, servers: Sequence[ProcessServerRow], machines: Mapping[str, int]
+    machine: MachineRow | PlacedMachine, servers: Sequence[ProcessServerRow], machines: Mapping[str, int]
 ) -> ProcessServerRow | None:
     """Of ``servers``: the one that the operator chose, else the one with the fewest machines; None where none is."""
     for server in servers:

@@ -46,11 +46,11 @@ class OwnClock:
 
         self._behind = self._catalog.write(take_for_now)
 
-    def look(self) -> None:
-        """Move the catalog's times along where our clock was set since the last look."""
+    def look(self) -> bool:
+        """Move the catalog's times along where our clock was set since the last look; whether it was."""
         step = self._steps.look()
         if not step:
-            return
+            return False
         now = self._clock.now()
 
         def move(tx: Transaction) -> None:
@@ -59,6 +59,7 @@ class OwnClock:
             _tell(tx, f"This server's clock was set {set_by(step)}.", now)
 
         self._catalog.write(move)
+        return True
 
     def conditions(self) -> Sequence[Condition]:
         """What is worth an alert, for an hour."""

@@ -18,6 +18,7 @@ from farshore.protection import clocks
 from farshore.protection.commands import may_obey
 from farshore.protection.former_agents import former_commands, note_results
 from farshore.protection.granting import ELSEWHERE, policy_rpo
+from farshore.protection.watch import CLOCK_SECONDS, SECOND
 
 EVERY = 10.0
 """Seconds between two heartbeats of a machine that is protected. Of all others something is under way that somebody
@@ -39,6 +40,8 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
     _note_mode(tx, machine, heartbeat, now)
     _note_proof(tx, machine, heartbeat, now)
     clocks.note_machine(tx, machine, heartbeat.clock, heartbeat.run, now)
+    if machine.clock_stepped and now - machine.clock_stepped >= CLOCK_SECONDS * SECOND:
+        machine.clock_stepped = 0  # no alert tells of it any more, so the watch need not read it
     seen = heartbeat.model_dump(mode="json", exclude={"results"})
     seen["warnings"] = seen["warnings"][:MOST_WARNINGS]
     if heartbeat.findings is None:

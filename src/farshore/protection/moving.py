@@ -19,7 +19,7 @@ from farshore.api_types.events import Severity
 from farshore.api_types.servers import StreamName
 from farshore.catalog import epochs, events, machines, process_servers
 from farshore.catalog.database import Transaction
-from farshore.catalog.machines import WatchedMachine
+from farshore.catalog.machines import PlacedMachine
 from farshore.catalog.tables import MachineRow, ProcessServerRow
 from farshore.model.errors import Moved
 from farshore.protection.assignment import preferred, takes_machines
@@ -35,8 +35,13 @@ class Move:
     reason: str
 
 
+def may_move(tx: Transaction, servers: Sequence[ProcessServerRow], dead: Collection[str]) -> bool:
+    """Whether ``decide`` can find anything: no, at little cost, while machines are where they should be."""
+    return machines.some_may_move(tx, sorted({one.id for one in servers if one.draining} | set(dead)))
+
+
 def decide(
-    all_machines: Sequence[MachineRow | WatchedMachine],
+    all_machines: Sequence[MachineRow | PlacedMachine],
     servers: Sequence[ProcessServerRow],
     streaming: Collection[str],
     dead: Collection[str],
@@ -121,7 +126,7 @@ def to_release(tx: Transaction, server: ProcessServerRow, named: Collection[tupl
 
 
 def _reason(
-    machine: MachineRow | WatchedMachine,
+    machine: MachineRow | PlacedMachine,
     here: ProcessServerRow,
     by_id: Mapping[str, ProcessServerRow],
     dead: Collection[str],

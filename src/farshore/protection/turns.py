@@ -44,12 +44,12 @@ def standings(catalog: Catalog) -> dict[MachineId, Standing]:
         }
         shapes, written = epochs.shapes(tx)
         return {
-            MachineId(row.id): Standing(
-                (shapes.get(row.id), row.policy, retention[row.policy]),
-                written.get(row.id, 0),
-                Tiers().segments * seals[row.policy],
+            MachineId(machine): Standing(
+                (shapes.get(machine), policy, retention[policy]),
+                written.get(machine, 0),
+                Tiers().segments * seals[policy],
             )
-            for row in machines.watched(tx)
+            for machine, _, policy, _ in machines.standing(tx)
         }
 
 

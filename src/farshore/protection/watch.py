@@ -89,14 +89,17 @@ def reconcile(tx: Transaction, present: Sequence[Condition], now: int) -> None:
             continue
         alert.cleared = now
         _tell(tx, f"alert.cleared.{alert.kind}", alert.subject, Severity.INFORMATION, f"Over: {alert.message}", now)
-    for condition in wanted.values():
-        raise_once(tx, condition, now)
+    for condition in wanted.values():  # of these none is open
+        _raise(tx, condition, now)
 
 
 def raise_once(tx: Transaction, condition: Condition, now: int) -> None:
     """Raise one alert, unless it is open already."""
-    if events.open_alert(tx, condition.kind, condition.subject) is not None:
-        return
+    if events.open_alert(tx, condition.kind, condition.subject) is None:
+        _raise(tx, condition, now)
+
+
+def _raise(tx: Transaction, condition: Condition, now: int) -> None:
     row = AlertRow(
         kind=condition.kind,
         severity=condition.severity.value,

@@ -11,7 +11,7 @@ from tests.unit.protection.catalogs import MACHINE, NOW, SERVER, add_machine, ad
 from farshore.api_types.users import Role
 from farshore.catalog import events, machines, process_servers
 from farshore.configuration_server.identity import Kind
-from farshore.configuration_server.watching import look
+from farshore.configuration_server.watching import Watch
 from farshore.protection.clocks import OwnClock
 from farshore.protection.granting import grant
 from farshore.protection.silence import Silence
@@ -65,12 +65,12 @@ def test_the_machines_of_a_revoked_process_server_go_elsewhere_at_once(office: O
         machines.get(tx, MACHINE).state = "protected"
     revoked = office.certificate(Kind.PROCESS_SERVER, SERVER)
     office.certificate(Kind.PROCESS_SERVER, OTHER)
-    silence, own = Silence(office.clock), OwnClock(catalog, office.clock)
-    look(catalog, office.clock, silence, own)
+    watch = Watch(catalog, office.clock, Silence(office.clock), OwnClock(catalog, office.clock))
+    watch.look()
     assert office.call("POST", f"/v1/process-servers/{SERVER}/revoke", certificate=admin).status == 204
     body = {"url": "https://10.0.2.2:9443", "version": "1"}
     assert office.call("POST", "/v1/process-servers/self", body, revoked).status == 401
-    look(catalog, office.clock, silence, own)
+    watch.look()
     with catalog.reading() as tx:
         assert machines.get(tx, MACHINE).process_server == OTHER
         assert "process-server.revoked" in {one.kind for one in events.listed(tx)}

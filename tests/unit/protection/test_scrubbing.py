@@ -11,7 +11,7 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.catalog import events
 from farshore.catalog.database import Catalog
-from farshore.configuration_server.watching import look
+from farshore.configuration_server.watching import Watch
 from farshore.protection.clocks import OwnClock
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
@@ -52,14 +52,13 @@ def test_damage_is_told_until_the_newest_point_is_whole(catalog: Catalog) -> Non
         add_machine(tx, id=machine.id, state="enrolled")
     days = Days()
     scrubbing = Scrubbing(lambda: machine.vault, catalog, days, days=10)
-    silence = Silence(days)
-    own_clock = OwnClock(catalog, days)
+    watch = Watch(catalog, days, Silence(days), OwnClock(catalog, days))
 
     def pass_days(count: int) -> None:
         for _ in range(count):
             days.day += 1
             scrubbing.step()
-            look(catalog, days, silence, own_clock, scrubbing.conditions)
+            watch.look(scrubbing.conditions)
 
     pass_days(12)
     assert alerts(catalog) == []
