@@ -2,7 +2,7 @@
 
 A real configuration server, a process of its own with a catalog of SQLite, asked over mutual TLS by one client: pages
 of the list, filtered pages (by state, by policy, by process server) and single machines, drawn by lot. ``value`` is the
-worst of their p99. ``list_seconds`` is a whole list, page by page, as ``farshore machine list`` gets it.
+worst of their p99. ``list_seconds`` is a whole list, page by page and printed, as ``farshore machine list`` does it.
 ``watch_processors`` is what the watch uses: the processor time of its rounds, by itself on a catalog of its own with as
 many machines, in the two seconds between two of them. There time is simulated: every machine reports every 10 s, by
 which its newest point gets younger as well, and each round takes two seconds. ``outage_seconds`` is the processor time
@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ from farshore.catalog import policies
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
 from farshore.catalog.upgrade import upgrade
+from farshore.cli.machine import COLUMNS, line
+from farshore.cli.output import print_table
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.main import LOOK_EVERY
 from farshore.configuration_server.settings import load
@@ -165,7 +169,10 @@ def main(argv: list[str]) -> int:
                     ask()
                     times[kind].append((time.monotonic() - began) * 1000)
             began = time.monotonic()
-            found = len(api.machines())
+            listed = api.machine_summaries()
+            with redirect_stdout(StringIO()) as printed:
+                print_table(COLUMNS, [line(machine) for machine in listed], "")
+            found = printed.getvalue().count("\nmachine-")
             whole = time.monotonic() - began
             api.close()
             catalog.close()
@@ -184,7 +191,7 @@ def main(argv: list[str]) -> int:
         f"{options.machines} machines, {number} requests of each kind",
         ["", "p50 ms", "p99 ms"],
         rows,
-        f"All {found} machines, page by page: {whole:.2f} s. The watch uses {watch:.3f} of a processor; "
+        f"All {found} machines, page by page and printed: {whole:.2f} s. The watch uses {watch:.3f} of a processor; "
         f"{outage:.2f} s when all fall silent at once, and {silent:.2f} s a round while they are.",
     )
     result(

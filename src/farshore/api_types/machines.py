@@ -347,6 +347,21 @@ class Machine(Body):
     warnings: List[str] = []
 
 
+class MachineSummary(Body):
+    """A line of a list of machines: what is quick to tell of thousands. The names are Machine's."""
+
+    id: str
+    name: str
+    state: MachineState
+    policy: str
+    mode: Optional[CaptureMode] = None
+    last_seen: int = 0
+    rpo_seconds: Optional[float] = None
+    lag: Dict[str, float] = {}
+    progress: Optional[Progress] = None
+    process_server: str = ""
+
+
 class TokenRequest(Body):
     """``POST /v1/enrolment-tokens``."""
 

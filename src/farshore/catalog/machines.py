@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import String, and_, case, cast, func, or_, select
+from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, select
 
 from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import JsonObject, MachineRow
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.states import MachineState, check_transition
+
+_COLUMNS = MachineRow.__table__.c
+"""For what reads many rows: they cost half of what they do by way of the ORM's attributes."""
 
 
 def every(tx: Transaction) -> list[MachineRow]:
@@ -18,25 +22,52 @@ def every(tx: Transaction) -> list[MachineRow]:
     return list(tx.scalars(select(MachineRow).order_by(MachineRow.name)))
 
 
-def page(
-    tx: Transaction,
-    *,
-    after: str = "",
-    limit: int,
-    state: MachineState | None = None,
-    policy: str | None = None,
-    process_server: str | None = None,
-) -> list[MachineRow]:
-    """Up to ``limit`` machines by name, those behind the name ``after``. ``process_server``: the id of the one that
-    they send to."""
-    wanted = select(MachineRow).where(MachineRow.name > after) if after else select(MachineRow)
-    if state is not None:
-        wanted = wanted.where(MachineRow.state == state.value)
-    if policy is not None:
-        wanted = wanted.where(MachineRow.policy == policy)
-    if process_server is not None:
-        wanted = wanted.where(MachineRow.process_server == process_server)
-    return list(tx.scalars(wanted.order_by(MachineRow.name).limit(limit)))
+@dataclass(frozen=True)
+class Wanted:
+    """Which machines a list has: those behind the name ``after``, in a state, with a policy, that send to the process
+    server with this id."""
+
+    after: str = ""
+    state: MachineState | None = None
+    policy: str | None = None
+    process_server: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """What is true of their rows."""
+        found: list[ColumnElement[bool]] = [MachineRow.name > self.after] if self.after else []
+        if self.state is not None:
+            found.append(MachineRow.state == self.state.value)
+        if self.policy is not None:
+            found.append(MachineRow.policy == self.policy)
+        if self.process_server is not None:
+            found.append(MachineRow.process_server == self.process_server)
+        return found
+
+
+def page(tx: Transaction, wanted: Wanted, limit: int) -> list[MachineRow]:
+    """Up to ``limit`` machines by name."""
+    return list(tx.scalars(select(MachineRow).where(*wanted.conditions()).order_by(MachineRow.name).limit(limit)))
+
+
+class ListedMachine(NamedTuple):
+    """A line of a list; the names are MachineRow's."""
+
+    id: str
+    name: str
+    state: str
+    policy: str
+    process_server: str | None
+    heartbeat: JsonObject
+    last_seen: int
+    newest_point_time: int
+    lag: JsonObject
+
+
+def lines(tx: Transaction, wanted: Wanted, limit: int) -> list[ListedMachine]:
+    """Up to ``limit`` machines by name, without what only one machine's own view needs."""
+    columns = (getattr(_COLUMNS, name) for name in ListedMachine._fields)
+    listed = select(*columns).where(*wanted.conditions()).order_by(_COLUMNS.name).limit(limit)
+    return [ListedMachine._make(row) for row in tx.connection().execute(listed)]
 
 
 class PlacedMachine(NamedTuple):
@@ -93,8 +124,6 @@ def watched(tx: Transaction, of: Collection[str] | None = None) -> list[WatchedM
     return sorted(found, key=lambda machine: machine.name)
 
 
-_COLUMNS = MachineRow.__table__.c
-"""For what reads many rows: they cost half of what they do by way of the ORM's attributes."""
 _STANDING = select(_COLUMNS.id, _COLUMNS.state, _COLUMNS.policy, _COLUMNS.notable)
 _TIMES = select(_COLUMNS.id, _COLUMNS.last_seen, _COLUMNS.newest_point_time)
 

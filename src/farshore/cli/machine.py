@@ -19,12 +19,24 @@ from farshore.api_types.machines import (
     Finding,
     Machine,
     MachineAddition,
+    MachineSummary,
     ProofRequest,
     ProtectionRequest,
 )
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
-from farshore.cli.output import ago, duration, moment, out, print_done, print_fields, print_json, print_table, size
+from farshore.cli.output import (
+    ago,
+    duration,
+    moment,
+    out,
+    print_done,
+    print_fields,
+    print_json,
+    print_table,
+    size,
+    table,
+)
 from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.errors import NotFound
@@ -102,12 +114,13 @@ def list_machines(
 
     Example: `farshore machine list --state resync`
     """
-    machines = management().machines(state.value if state else None, policy, process_server)
+    wanted = state.value if state else None, policy, process_server
     if as_json:
-        print_json(machines)
+        print_json(management().machines(*wanted))
         return
+    machines = management().machine_summaries(*wanted)
     if machines:
-        out.print(_table(machines))
+        print_table(COLUMNS, [line(machine) for machine in machines], "")
     elif state or policy or process_server:
         out.print("No machine is like that.")
     else:
@@ -303,20 +316,23 @@ def _some(api: Management, machine: str | None) -> list[Machine]:
     return api.machines() if machine is None else [api.machine(machine)]
 
 
+COLUMNS = ("Machine", "State", "Mode", "Copy", "RPO", "Lag", "Policy", "Seen")
+
+
 def _table(machines: list[Machine]) -> Table:
-    columns = ("Machine", "State", "Mode", "Copy", "RPO", "Lag", "Policy", "Seen")
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for machine in machines:
-        rpo = "-" if machine.rpo_seconds is None else duration(machine.rpo_seconds)
-        mode = machine.mode.value if machine.mode else "-"
-        lag = duration(sum(machine.lag.values())) if machine.lag else "-"
-        table.add_row(
-            machine.name, machine.state.value, mode, _copy(machine), rpo, lag, machine.policy, ago(machine.last_seen)
-        )
-    return table
+    return table(COLUMNS, [line(machine) for machine in machines])
 
 
-def _copy(machine: Machine) -> str:
+def line(machine: Machine | MachineSummary) -> tuple[str, ...]:
+    """A row under ``COLUMNS``."""
+    rpo = "-" if machine.rpo_seconds is None else duration(machine.rpo_seconds)
+    mode = machine.mode.value if machine.mode else "-"
+    lag = duration(sum(machine.lag.values())) if machine.lag else "-"
+    seen = ago(machine.last_seen)
+    return machine.name, machine.state.value, mode, _copy(machine), rpo, lag, machine.policy, seen
+
+
+def _copy(machine: Machine | MachineSummary) -> str:
     progress = machine.progress
     if progress is None or not progress.total or progress.done >= progress.total:
         return "-"

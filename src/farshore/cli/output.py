@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,8 @@ from farshore.model.errors import Malformed
 
 NANOSECONDS = 1_000_000_000
 
+LONG = 200
+"""Rows beyond which a table is printed plainly."""
 WIDE = 250
 """Columns where nobody looks: a pipe or a file gets every table whole."""
 
@@ -73,11 +76,30 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], em
     """A table, or the sentence ``empty`` where there is nothing to show."""
     if not rows:
         out.print(empty)
-        return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    elif len(rows) > LONG and all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row):
+        _print_long(columns, [[plain(str(cell)) for cell in row] for row in rows])
+    else:
+        out.print(table(columns, rows))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+    """A table to be printed."""
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
-    out.print(table)
+        made.add_row(*row)
+    return made
+
+
+def _print_long(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The same look for a long table, which never folds a cell: rich takes a millisecond for each row."""
+    widths = [max(cell_len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in cells).rstrip()
+
+    out.print(Text(line(columns), style="bold"))
+    typer.echo("\n".join(line(row) for row in rows))
 
 
 def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:

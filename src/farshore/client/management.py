@@ -6,7 +6,7 @@ from typing import List, Optional
 
 from farshore.api_types.failovers import Failover, FailoverRequest, SeveralFailovers
 from farshore.api_types.jobs import Job, JobRecovery, RecoveredJobs
-from farshore.api_types.machines import Machine, Token, TokenRequest
+from farshore.api_types.machines import Machine, MachineSummary, Token, TokenRequest
 from farshore.api_types.points import Point, PointRequest
 from farshore.client.transport import Transport, segment
 from farshore.model.point import PointKind
@@ -36,6 +36,19 @@ class Management:
                 return found
             found += page
             if len(page) < _MACHINES:
+                return found
+
+    def machine_summaries(
+        self, state: Optional[str] = None, policy: Optional[str] = None, process_server: Optional[str] = None
+    ) -> List[MachineSummary]:
+        """As ``machines``, with one line for each."""
+        found: List[MachineSummary] = []
+        wanted = {"state": state, "policy": policy, "process_server": process_server}
+        while True:
+            after = found[-1].name if found else None
+            page = self.transport.get_list("/v1/machine-summaries", MachineSummary, after=after, **wanted)
+            found += page
+            if len(page) < _PAGE:
                 return found
 
     def machine(self, machine: str) -> Machine:

@@ -36,6 +36,7 @@ ROUTERS = (
     process_server_self.router,
     process_servers.router,
     machines.router,
+    machines.summaries,
     points.router,
     policies.router,
     failovers.router,

@@ -13,7 +13,7 @@ import typer
 from farshore.api_types.jobs import Job
 from farshore.cli import following, main
 from farshore.cli.job import bar
-from farshore.cli.output import PlainConsole, coloured, err, out, print_fields, print_table
+from farshore.cli.output import LONG, PlainConsole, coloured, err, out, print_fields, print_table
 from farshore.lab.demo.display import Display
 from farshore.model.errors import Busy, NotFound, by_code
 from farshore.model.states import JobState
@@ -141,3 +141,13 @@ def test_what_is_to_be_coloured_is():
 @pytest.mark.parametrize(("fraction", "shown"), [(0.0, ""), (0.5, f"{'━' * 12}{'·' * 12} "), (1.0, "")])
 def test_a_job_under_way_shows_how_far_it_is(fraction: float, shown: str) -> None:
     assert bar(fraction) == shown
+
+
+def test_a_long_table_looks_like_a_short_one(capsys):
+    rows = [[f"m{number}", "é世界" * (number % 3), "\x1b[31m[/x]", "-"] for number in range(LONG + 1)]
+    print_table(("Name", "Wide", "Evil", "Last"), rows[:40], "")
+    short = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    print_table(("Name", "Wide", "Evil", "Last"), [*rows[:40], *[["m1", "", "", "-"]] * LONG], "")
+    assert capsys.readouterr().out.splitlines()[:41] == short
+    print_table(("Name", "Wide"), [["two\nlines", ""]] * (LONG + 1), "")
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * (LONG + 1)

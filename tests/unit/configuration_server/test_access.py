@@ -37,6 +37,7 @@ DOORS = {
         GET /v1/process-servers/self/machines/{machine}/keys""",
     Door.READER: """
         GET /v1/enrolment-tokens, GET /v1/process-servers, GET /v1/process-servers/{server}, GET /v1/machines,
+        GET /v1/machine-summaries,
         GET /v1/machines/{machine}, GET /v1/machines/{machine}/check, GET /v1/machines/{machine}/points,
         GET /v1/policies, GET /v1/policies/{name}, GET /v1/failovers, GET /v1/failovers/{failover}, GET /v1/jobs,
         GET /v1/jobs/{job}, GET /v1/events, GET /v1/metrics, GET /v1/alerts, GET /v1/users, GET /v1/vault,

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 from tests.unit.configuration_server.offices import Office
-from tests.unit.protection.catalogs import add_machine
+from tests.unit.protection.catalogs import SECOND, add_machine
 
 from farshore.api_types.events import Severity
 from farshore.api_types.users import Role
 from farshore.catalog import machines, policies, process_servers
-from farshore.client.management import _MACHINES
-from farshore.configuration_server.api.machines import PAGE
+from farshore.client.management import _MACHINES, _PAGE
+from farshore.configuration_server.api.machines import LINES, PAGE
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.watch import DAMAGE, Condition, raise_once
 
@@ -66,6 +66,40 @@ def test_filters(listing: Any) -> None:
     assert listing("?policy=gold&state=resync") == ["m000", "m015"]
     assert len(listing("?process_server=one")) == 15
     assert listing("?policy=none") == []
+
+
+def test_summaries_say_what_the_machines_say(office: Office, listing: Any, reader: dict[str, Any]) -> None:
+    """Field by field, in pages and filtered; whatever an agent of another release said."""
+    now = office.clock.now()
+    with office.services.catalog.writing() as tx:
+        well = {
+            "run": "r",
+            "version": "1",
+            "mode": "data",
+            "lag": {"capture": 0.5},
+            "progress": {"total": 9, "done": 3},
+        }
+        for number, beat in enumerate((well, {"mode": "odd"}, {"lag": 7})):
+            row = machines.get(tx, f"m{number:03d}")
+            row.heartbeat, row.lag = beat, {"store": 1.5}
+            row.last_seen = row.newest_point_time = now - 2 * SECOND
+        for server in process_servers.every(tx):
+            server.last_seen = now
+
+    def ask(path: str) -> list[dict[str, Any]]:
+        answer = office.call("GET", path, None, reader)
+        assert answer.status == 200, answer.body
+        found: list[dict[str, Any]] = answer.body
+        return found
+
+    for query in ("", "?state=resync", "?policy=gold&process_server=two", "?limit=3&after=m001"):
+        whole, summaries = ask(f"/v1/machines{query}"), ask(f"/v1/machine-summaries{query}")
+        assert summaries
+        assert summaries == [{name: one[name] for name in summaries[0]} for one in whole]
+    first = ask("/v1/machine-summaries?limit=1")[0]
+    assert (first["mode"], first["progress"]["total"], first["lag"]) == ("data", 9, {"capture": 0.5, "store": 1.5})
+    assert office.call("GET", f"/v1/machine-summaries?limit={LINES + 1}", None, reader).status == 400
+    assert LINES == _PAGE, "the client takes a shorter page for the last"
 
 
 def test_what_is_not_asked_rightly_is_refused(office: Office, listing: Any, reader: dict[str, Any]) -> None:

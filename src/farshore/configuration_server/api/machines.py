@@ -12,7 +12,14 @@ from farshore.api_types.body import LABEL_LENGTH
 from farshore.api_types.commands import ResyncArguments
 from farshore.api_types.failovers import FailoverKind
 from farshore.api_types.jobs import Job
-from farshore.api_types.machines import Finding, Machine, MachineAddition, ProofRequest, ProtectionRequest
+from farshore.api_types.machines import (
+    Finding,
+    Machine,
+    MachineAddition,
+    MachineSummary,
+    ProofRequest,
+    ProtectionRequest,
+)
 from farshore.catalog import epochs, events, failovers, machines, policies, process_servers, secrets, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow, SecretRow
@@ -38,7 +45,11 @@ from farshore.recovery import consoles
 router = GatedRouter(prefix="/v1/machines", tags=["machines"])
 PAGE = 100
 """Machines that one answer holds at most: what is made of them must not hold up other requests."""
+LINES = 1000
+"""The same of a list with one line for each, which cost a tenth of that."""
 _MACHINES = TypeAdapter(list[Machine])
+_SUMMARIES = TypeAdapter(list[MachineSummary])
+summaries = GatedRouter(prefix="/v1/machine-summaries", tags=["machines"])
 
 
 @router.get("", response_model=list[Machine])
@@ -55,12 +66,37 @@ def list_machines(
     ``state``, ``policy`` or ``process_server`` (name or id) only those."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
-        server = None if process_server is None else process_servers.get(tx, process_server).id
-        rows = machines.page(tx, after=after, limit=limit, state=state, policy=policy, process_server=server)
+        rows = machines.page(tx, _wanted(tx, after, state, policy, process_server), limit)
         servers, damage, waiting = process_servers.every(tx), _damage(tx, rows), _in_other_domain(tx, rows)
         found = [views.machine(row, now, servers, [*waiting.get(row.id, []), *damage.get(row.id, [])]) for row in rows]
     # Made of checked parts a line above: to be checked once more would take as long again.
     return Response(_MACHINES.dump_json(found), media_type="application/json")
+
+
+@summaries.get("", response_model=list[MachineSummary])
+def list_summaries(
+    _user: Reader,
+    installation: Installation,
+    after: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
+    limit: Annotated[int, Query(ge=1, le=LINES)] = LINES,
+    state: MachineState | None = None,
+    policy: Wanted = None,
+    process_server: Wanted = None,
+) -> Response:
+    """The same list with one line for each machine, which is quick for thousands of them."""
+    now = installation.clock.now()
+    with installation.catalog.reading() as tx:
+        rows = machines.lines(tx, _wanted(tx, after, state, policy, process_server), limit)
+        servers = {one.id: one for one in process_servers.every(tx)}
+    found = [views.summary(row, now, servers) for row in rows]
+    return Response(_SUMMARIES.dump_json(found), media_type="application/json")
+
+
+def _wanted(
+    tx: Transaction, after: str, state: MachineState | None, policy: str | None, process_server: str | None
+) -> machines.Wanted:
+    server = None if process_server is None else process_servers.get(tx, process_server).id
+    return machines.Wanted(after, state, policy, server)
 
 
 @router.post("", status_code=202)

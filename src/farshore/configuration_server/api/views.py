@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
 from farshore.api_types.events import Alert, Event, Severity
 from farshore.api_types.failovers import Failover, FailoverKind
-from farshore.api_types.machines import Description, Heartbeat, Machine, TokenView
+from farshore.api_types.machines import Description, Heartbeat, Machine, MachineSummary, TokenView
 from farshore.api_types.points import MOST_DOUBTS, Point
 from farshore.api_types.policies import Policy
 from farshore.api_types.servers import ProcessServer
 from farshore.api_types.sites import Site
 from farshore.api_types.users import Role, User
 from farshore.catalog.differences import affecting
+from farshore.catalog.machines import ListedMachine
 from farshore.catalog.tables import (
     AlertRow,
     DifferenceRow,
@@ -68,7 +70,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], more
         upgrade=_upgrade(seen) if seen else "",
         last_seen=row.last_seen,
         rpo_seconds=rpo_seconds(row.newest_point_time, now),
-        lag=_lag(row, seen, sends_to, now),
+        lag=_lag(row.last_seen, seen.lag if seen else {}, row.lag, sends_to, now),
         progress=seen.progress if seen else None,
         accounts=seen.accounts if seen else [],
         proof=seen.proof if seen else None,
@@ -76,6 +78,29 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], more
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
     )
+
+
+def summary(row: ListedMachine, now: int, servers: Mapping[str, ProcessServerRow]) -> MachineSummary:
+    """A machine in a list; ``servers`` by id."""
+    server = servers.get(row.process_server or "")
+    said: dict[str, Any] = row.heartbeat or {}
+    known = {
+        "id": row.id,
+        "name": row.name,
+        "state": row.state,
+        "policy": row.policy,
+        "last_seen": row.last_seen,
+        "rpo_seconds": rpo_seconds(row.newest_point_time, now),
+        "process_server": server.name if server else "",
+    }
+    try:
+        lag = _lag(row.last_seen, said.get("lag") or {}, row.lag, server, now)
+        return MachineSummary.model_validate(
+            {**known, "mode": said.get("mode"), "progress": said.get("progress"), "lag": lag}
+        )
+    except (ValidationError, TypeError) as error:
+        log.warning("The last heartbeat of %s is not understood: %s", row.name, type(error).__name__)
+        return MachineSummary.model_validate({**known, "lag": _lag(row.last_seen, {}, row.lag, server, now)})
 
 
 def heartbeat(row: MachineRow) -> Heartbeat | None:
@@ -107,10 +132,17 @@ def _server_warnings(server: ProcessServerRow | None, now: int) -> list[str]:
     return found
 
 
-def _lag(row: MachineRow, seen: Heartbeat | None, server: ProcessServerRow | None, now: int) -> dict[str, float]:
-    """By stage, in the order of the way. What somebody said who has been silent since is not known any more."""
-    of_agent = seen.lag if seen and now - row.last_seen <= AGENT_SILENT_AFTER else {}
-    of_server = row.lag if server and now - server.last_seen <= SILENT_AFTER else {}
+def _lag(
+    last_seen: int,
+    said: Mapping[str, float],
+    reported: Mapping[str, float],
+    server: ProcessServerRow | None,
+    now: int,
+) -> dict[str, float]:
+    """By stage, in the order of the way: what the agent ``said`` and the process server ``reported``. What somebody
+    said who has been silent since is not known any more."""
+    of_agent = said if now - last_seen <= AGENT_SILENT_AFTER else {}
+    of_server = reported if server and now - server.last_seen <= SILENT_AFTER else {}
     return {**of_agent, **of_server}
 
 
