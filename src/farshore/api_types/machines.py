@@ -209,6 +209,8 @@ class ProofStanding(Body):
     """Of these, those that are not proven equal again: the machine is not protected."""
     excused: Natural = 0
     """Chunks that differed for a reason that is no fault of the copy, and were sent again."""
+    unjudged: Natural = 0
+    """Chunks that differed when their epoch ended, and were equal in a later one: whether by a fault is not known."""
     compared: Natural = 0
     """Number of chunks compared since the agent started; below, the bytes and requests this took from the vault."""
     vault_bytes: Natural = 0

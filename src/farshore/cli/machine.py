@@ -355,6 +355,10 @@ def _proof(machine: Machine) -> list[tuple[str, str]]:
         rows.append(("Ever differed", f"{proof.differences} chunks"))
     if proof.excused:
         rows.append(("Sent again", f"{proof.excused} chunks that differed through no fault of the copy"))
+    if proof.unjudged:
+        rows.append(
+            ("Not explained", f"{proof.unjudged} chunks that differed, and were copied again before it was known why")
+        )
     return rows + [("Proof", text) for text in (proof.weaker, proof.paused) if text]
 
 

@@ -72,6 +72,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     differing = _family("machine_differing_chunks", "Found to differ from the copy and not proven since", "machine")
     differences = _family("machine_differences", "Chunks that were ever found to differ from the copy", "machine")
     excused = _family("machine_excused_chunks", "Differed for a reason that is no fault of the copy", "machine")
+    unjudged = _family("machine_unjudged_chunks", "Differed, and were copied again before it was known why", "machine")
     for one in machines:
         if one.proof is not None:
             for disk in one.proof.disks:
@@ -83,6 +84,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
             differing.add_metric([one.name], one.proof.differing)
             differences.add_metric([one.name], one.proof.differences)
             excused.add_metric([one.name], one.proof.excused)
+            unjudged.add_metric([one.name], one.proof.unjudged)
         if one.rpo_seconds is not None:
             rpo.add_metric([one.name], one.rpo_seconds)
         for stage, seconds in one.lag.items():
@@ -101,7 +103,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
         if one.process_server:
             sends.add_metric([one.name, one.process_server], 1)
     yield from (rpo, lag, state, mode, since, every, seen, copied, sends)
-    yield from (proven, oldest, newest, doubtful, differing, differences, excused)
+    yield from (proven, oldest, newest, doubtful, differing, differences, excused, unjudged)
 
 
 def _of_servers(servers: Sequence[ProcessServer], own: OwnRequests) -> Iterator[Metric]:

@@ -109,6 +109,8 @@ class Replication:
         self._interrupt = threading.Event()
         self._look = threading.Event()
         self._resync = threading.Event()
+        self._deferred = False
+        """A resync waits until it is known why chunks differ."""
         self._capture: Optional[Capture] = None
         self._spill: Optional[HrlFile] = None
         self._next = Next()
@@ -161,9 +163,13 @@ class Replication:
             self._look.set()
 
     def resync(self) -> None:
-        """Begin again by hash, now. It holds until an epoch has been asked for so, also where one is just ending."""
+        """Begin again by hash, now, or, where a chunk is found to differ, once that is judged (a minute at most): the
+        resync heals it, and nobody could tell afterwards what it was. It holds until an epoch has been asked for so,
+        also where one is just ending."""
         self._resync.set()
-        self._interrupt.set()
+        self._deferred = self.proving.judging
+        if not self._deferred:
+            self._interrupt.set()
 
     def hand_over(self, give_way: GiveWay) -> None:
         """End the epoch in good order, leave bitmap mode running, and call ``give_way``, which does not return unless
@@ -246,6 +252,7 @@ class Replication:
         capture = self._captured(desired)
         if self._resync.is_set():
             self._resync.clear()
+            self._deferred = False
             self._next = Next()
         request = EpochRequest(
             run=self._run,
@@ -416,6 +423,9 @@ class Replication:
         while not stop.is_set():
             asked = self._look.wait(_LOOK_SECONDS)
             self._look.clear()
+            if self._deferred and not self.proving.judging:
+                self._deferred = False
+                self._interrupt.set()
             before, seen = seen, self._seen()
             if asked or due or seen != before:
                 due = self._look_after_disks()

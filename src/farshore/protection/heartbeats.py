@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
-from farshore.api_types.machines import MOST_FINDINGS, MOST_WARNINGS, Desired, Heartbeat
+from farshore.api_types.machines import MOST_FINDINGS, MOST_WARNINGS, Desired, Heartbeat, ProofStanding
 from farshore.catalog import epochs, events, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow
@@ -82,7 +82,10 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
 
 def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
     """A machine whose copy differs is not protected until that is healed and proven."""
-    if heartbeat.proof is None or heartbeat.epoch != machine.epoch or not heartbeat.epoch:
+    if heartbeat.proof is None:
+        return
+    _note_unjudged(tx, machine, heartbeat.proof, now)
+    if heartbeat.epoch != machine.epoch or not heartbeat.epoch:
         return
     differing = heartbeat.proof.differing
     if differing and machine.state == MachineState.PROTECTED.value:
@@ -107,6 +110,24 @@ def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now:
         subject=f"machine/{machine.id}",
         severity=severity,
         message=f"{machine.name}: {what}.",
+    )
+
+
+def _note_unjudged(tx: Transaction, machine: MachineRow, proof: ProofStanding, now: int) -> None:
+    """Nobody can tell any more why they differed: that is said, and no alert is raised."""
+    before = machine.heartbeat.get("proof")
+    more = proof.unjudged - (before.get("unjudged", 0) if before else proof.unjudged)
+    if more <= 0:
+        return
+    events.record_some(
+        tx,
+        time=now,
+        kind="copy.unjudged",
+        actor=f"machine/{machine.id}",
+        subject=f"machine/{machine.id}",
+        severity=Severity.WARNING,
+        message=f"{machine.name}: {more} chunks of its copy differed when an epoch ended, and are equal since. A write "
+        "in flight may have been the reason, or a fault, which older points then have.",
     )
 
 

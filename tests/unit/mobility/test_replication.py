@@ -8,6 +8,7 @@ from typing import Any, Callable, List
 
 import pytest
 from tests.unit.mobility.doubles import MACHINE, FakeClock
+from tests.waiting import PATIENCE
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
 from farshore.mobility import replication as replicating
@@ -87,6 +88,21 @@ def test_a_resync_that_is_asked_for_while_an_epoch_ends_is_what_comes_next(
 def test_it_is_one_resync_and_not_one_after_the_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kinds = epochs(monkeypatch, tmp_path, [lambda _: None, Replication.resync, lambda _: None])
     assert kinds == [EpochKind.RESYNC, EpochKind.HEAL, EpochKind.RESYNC, EpochKind.HEAL]
+
+
+def test_a_resync_waits_until_a_suspected_chunk_is_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(replicating, "_LOOK_SECONDS", 0.01)
+
+    def asked(replication: Replication) -> None:
+        clock: Any = replication._clock
+        replication.proving.judging_until = clock.monotonic() + 60
+        replication.resync()
+        assert not replication._interrupt.wait(0.1), "what a resync heals can be judged no more"
+        clock.move(61)
+        assert replication._interrupt.wait(PATIENCE)
+
+    kinds = epochs(monkeypatch, tmp_path, [asked, lambda _: None])
+    assert kinds == [EpochKind.RESYNC, EpochKind.RESYNC, EpochKind.HEAL]
 
 
 def test_what_has_to_be_copied_of_a_disk_is_kept_where_an_epoch_cannot_begin(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.formats.batch import Role
-from farshore.formats.proof import Proof
+from farshore.formats.proof import Difference, Proof
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
 from farshore.process_server.proving.proofs import MOST_REPORTS, Proofs, _report_of
-from farshore.vault.differences import Differing
+from farshore.vault import Vault
+from farshore.vault.differences import Differing, affecting
 
 ONE = DiskNumber(0)
 
@@ -64,3 +66,32 @@ def test_one_machine_does_not_push_out_what_there_is_to_say_of_another() -> None
         proofs._report(_report_of(machine.id, difference(machine, 1, sequence)))
     assert len(proofs.reports()) == MOST_REPORTS
     assert quiet in proofs.reports()
+
+
+def test_where_the_vault_cannot_be_read_points_from_before_the_last_proof_are_marked() -> None:
+    """What rotted since that proof, older points read as well."""
+    machine = Machine(memory_vault(), 5, {0: 4 * CHUNK})
+    machine.fill()
+    machine.begin_epoch(None)
+    machine.journal(segments=2, batches=1, count=3)
+    states = sorted(machine.states)
+    last, proven = states[-1], states[1]
+    disk = machine.states[last][0]
+    found = Difference(ONE, last.sequence, 1, b"x" * CHUNK, proven, "a heal", keep=True)
+    proofs = Proofs(machine.vault)
+    proofs._rest = lambda *_: 0.0  # type: ignore[method-assign] - who is asked again soon is put off else
+    assert proofs.differ(stream_of(machine, 1), found).differs
+    for item in list(machine.vault.store.list("")):
+        if "chunks/" in item.name or "/segments/" in item.name:
+            data = bytearray(machine.vault.store.get(item.name))
+            for at in range(100, len(data) * 3 // 4, 512):
+                data[at] ^= 1
+            machine.vault.store.put(item.name, [data])
+    unread = Proofs(Vault.open_with_vault_key(machine.vault.store, bytes.fromhex(machine.vault.key_hex)))
+    rotten = replace(found, chunk=2, data=disk[2 * CHUNK : 3 * CHUNK])
+    assert unread.differ(stream_of(machine, 1), rotten).differs, "the disk's bytes are right, the vault has none"
+    by_chunk = {one.chunk: one for one in machine.in_vault.differences()}
+    assert (by_chunk[1].proven, by_chunk[2].proven, by_chunk[2].in_vault) == (proven, None, None)
+    assert affecting([by_chunk[1]], states[:3]) == [False, False, True]
+    assert affecting([by_chunk[2]], states) == [True] * len(states)
+    assert (unread.reports()[-1].proven_epoch, unread.reports()[-1].proven_sequence) == (0, 0)

@@ -165,6 +165,15 @@ def test_a_machine_whose_copy_differs_is_not_protected_until_it_is_proven(catalo
     assert (told.count("machine.differs"), told.count("machine.protected")) == (1, 1)
 
 
+def test_what_was_copied_again_before_it_was_judged_is_said_once(catalog: Catalog) -> None:
+    for unjudged in (1, 1, 3, 3):
+        beat(catalog, proof={**proof(0), "unjudged": unjudged})
+    with catalog.reading() as tx:
+        told = [one.message for one in events.listed(tx) if one.kind == "copy.unjudged"]
+    assert len(told) == 1, "what the first report says is nothing new"
+    assert "2 chunks of its copy differed when an epoch ended" in told[0]
+
+
 def test_a_resync_is_not_ended_by_a_proof(catalog: Catalog) -> None:
     with catalog.writing() as tx:
         machines.set_state(machines.get(tx, MACHINE), MachineState.INITIAL_REPLICATION)

@@ -16,6 +16,7 @@ from typing import Any, Callable, DefaultDict, Dict, Iterator, List, Mapping, Na
 
 from farshore.api_types.machines import DiskProof
 from farshore.mobility.proving.spans import Spans, Value, runs
+from farshore.mobility.proving.watch import discarded_spans
 from farshore.model.identifiers import DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
 from farshore.model.position import Position
@@ -37,6 +38,8 @@ class Proven(NamedTuple):
     time: int
     epoch: int
     sequence: int
+    weak: int = 0
+    """1: by a scan, which proves less (see Proving.weaker)."""
 
 
 Table = DefaultDict[DiskNumber, Spans[Value]]
@@ -56,10 +59,15 @@ class Coverage:
         self._before: Table[Proven] = defaultdict(lambda: Spans(_joined))
         """What is in doubt: where it was proven last, for the points from before are none the worse."""
         self._doubts: Table[str] = defaultdict(lambda: Spans(_same))
-        self._discarded: Table[bool] = defaultdict(lambda: Spans(_same))
+        self._discarded: Table[bool] = defaultdict(discarded_spans)
         self._left_out: Table[bool] = defaultdict(lambda: Spans(_same, _NEVER_FORGOTTEN))
         self._busy: Table[int] = defaultdict(lambda: Spans(_same))
         self._differing: Set[Tuple[DiskNumber, int]] = set()
+        self._suspected: Set[Tuple[DiskNumber, int]] = set()
+        self._carried: Set[Tuple[DiskNumber, int]] = set()
+        """Suspected in an epoch that ended before they were judged."""
+        self.unjudged = 0
+        """Chunks that differed when their epoch ended, and were equal in a later one: nobody knows why."""
         self.differences = 0
         """Ever found."""
         self.excused = 0
@@ -93,11 +101,18 @@ class Coverage:
                         del table[disk]
                     else:
                         table[disk].cut(sizes[disk], 1 << 62)
-            self._differing = {
-                (disk, chunk)
-                for disk, chunk in self._differing
-                if chunk < sizes.get(disk, 0) and not self._left_out[disk].within(chunk, chunk + 1)
-            }
+            for known in (self._differing, self._suspected, self._carried):
+                known -= {
+                    (disk, chunk)
+                    for disk, chunk in known
+                    if chunk >= sizes.get(disk, 0) or self._left_out[disk].within(chunk, chunk + 1)
+                }
+
+    def carry(self) -> None:
+        """An epoch begins: what was suspected is judged no more."""
+        with self._lock:
+            self._carried |= self._suspected
+            self._suspected.clear()
 
     def forget(self) -> None:
         """Nothing is proven: the copy is another one."""
@@ -107,6 +122,8 @@ class Coverage:
             self._doubts.clear()
             self._discarded.clear()
             self._differing.clear()
+            self._suspected.clear()
+            self._carried.clear()
             self._version += 1
 
     def doubt(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
@@ -130,10 +147,20 @@ class Coverage:
             outdated = self._before[disk], self._doubts[disk], self._discarded[disk]
             for first, end in runs(chunks):
                 self._proven[disk].put(first, end, at)
+                for one in self._left_out[disk].within(first, end):
+                    self._proven[disk].cut(one.first, one.end)
                 for table in outdated:
                     table.cut(first, end)
-            if self._differing:
-                self._differing -= {(disk, chunk) for chunk in chunks}
+            if self._differing or self._suspected or self._carried:
+                equal = {(disk, chunk) for chunk in chunks}
+                self._differing -= equal
+                self._suspected -= equal
+                lost = len(self._carried & equal)
+                if lost:
+                    self._carried -= equal
+                    self.unjudged += lost
+                    fields = {"disk": disk, "chunks": lost}
+                    log.warning("Chunks that differed are equal again, and nobody knows why.", extra={"fields": fields})
             self._version += 1
 
     def differs(self, disk: DiskNumber, chunk: int, *, told: bool) -> None:
@@ -143,11 +170,16 @@ class Coverage:
                 if len(self._differing) < _MOST_DIFFERENCES:
                     self._differing.add((disk, chunk))
                 self.differences += 1
+            self._suspected.discard((disk, chunk))
+            self._carried.discard((disk, chunk))
             self.doubt(disk, chunk, chunk + 1, "it differed, and was sent again")
 
     def suspect(self, disk: DiskNumber, chunk: int, until: int) -> None:
         """This chunk was not equal to its copy, which may pass: it is not proven, and looked at again at ``until``."""
         with self._lock:
+            self._carried.discard((disk, chunk))
+            if len(self._suspected) < _MOST_DIFFERENCES:
+                self._suspected.add((disk, chunk))
             self.doubt(disk, chunk, chunk + 1, self.cause(disk, chunk))
             self._busy[disk].put(chunk, chunk + 1, until)
 
@@ -173,6 +205,14 @@ class Coverage:
         """Chunks that were found to differ and are not proven since."""
         with self._lock:
             return len(self._differing)
+
+    @property
+    def weak(self) -> float:
+        """The share of what is proven of which a scan proved it."""
+        with self._lock:
+            spans = [one for all_of in self._proven.values() for one in all_of]
+        weak = sum(one.end - one.first for one in spans if one.value.weak)
+        return weak / sum(one.end - one.first for one in spans) if weak else 0.0
 
     @property
     def doubtful(self) -> int:
@@ -230,8 +270,8 @@ class Coverage:
                 for first, end in doubted.gaps(low, high):
                     yield disk, first, end
         old = [
-            # A time that is still to come tells nothing: the clock was ahead.
-            (one.value.time if one.value.time <= now else 0, disk, one.first, one.end)
+            # A time that is still to come tells nothing: the clock was ahead. What a scan proved is proven again first.
+            (one.value.time if one.value.time <= now and not one.value.weak else 0, disk, one.first, one.end)
             for disk, all_of in self._proven.items()
             for one in all_of
         ]
@@ -269,6 +309,8 @@ class Coverage:
                 "format": 1,
                 "differences": self.differences,
                 "excused": self.excused,
+                "unjudged": self.unjudged,
+                "suspected": sorted(self._suspected | self._carried),
                 "differing": sorted(self._differing),
                 "proven": _listed(self._proven),
                 "before": _listed(self._before),
@@ -300,12 +342,14 @@ class Coverage:
         self._differing = {(DiskNumber(int(disk)), int(chunk)) for disk, chunk in document["differing"]}
         self.differences = int(document["differences"])
         self.excused = int(document.get("excused", 0))
+        self.unjudged = int(document.get("unjudged", 0))
+        self._carried = {(DiskNumber(int(disk)), int(chunk)) for disk, chunk in document.get("suspected", [])}
 
 
 def _joined(one: Proven, other: Proven) -> Optional[Proven]:
-    if one.epoch != other.epoch or abs(one.time - other.time) > _TOGETHER:
+    if (one.epoch, one.weak) != (other.epoch, other.weak) or abs(one.time - other.time) > _TOGETHER:
         return None
-    return Proven(min(one.time, other.time), one.epoch, min(one.sequence, other.sequence))
+    return Proven(min(one.time, other.time), one.epoch, min(one.sequence, other.sequence), one.weak)
 
 
 def _same(one: Any, other: Any) -> Any:
@@ -313,4 +357,9 @@ def _same(one: Any, other: Any) -> Any:
 
 
 def _listed(table: Mapping[DiskNumber, Spans[Any]]) -> Dict[str, List[List[Any]]]:
-    return {str(disk): [[one.first, one.end, one.value] for one in spans] for disk, spans in table.items()}
+    return {str(disk): [[one.first, one.end, _plain(one.value)] for one in spans] for disk, spans in table.items()}
+
+
+def _plain(value: Any) -> Any:
+    """As an earlier release reads it, which knows no weak proofs; it goes on after an upgrade that failed."""
+    return value[:3] if isinstance(value, Proven) and not value.weak else value

@@ -16,13 +16,16 @@ from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, 
 import numpy as np
 import numpy.typing as npt
 
+from farshore.api_types.streams import ProofAnswer
 from farshore.formats.proof import MOST_CHUNKS, URGENT, Difference, Proof
 from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.overlay_copy import block_piece
 from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
+from farshore.mobility.proving.edges import copied_blocks, edge_chunks
 from farshore.mobility.proving.proving import Demand, Proving
+from farshore.mobility.proving.turns import Turns
 from farshore.mobility.proving.watch import Chunks, Watch
 from farshore.mobility.pump import Milestone, Pump
 from farshore.mobility.records import Piece
@@ -44,7 +47,6 @@ _BLOCKS = CHUNK // BLOCK
 _SECTORS = CHUNK // SECTOR
 _STREAM_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
-_URGENT_SECONDS = 1.0
 _TROUBLE_SECONDS = 60.0
 _TRIES = 4
 """So often a chunk is read in a round of its own before it is left for the next time."""
@@ -57,6 +59,12 @@ _BUSY_NANOSECONDS = 600 * 10**9
 HOLD_SECONDS = 45.0
 """The kernel writes a dirty page after 30 s, and looks every 5 s, unless it was told otherwise."""
 MOST_HOLDS = 8
+"""How often a chunk is looked at again whose blocks were all written anew in between. Then only a page that changed in
+flight explains that they differ."""
+_JUDGE_SECONDS = 15.0
+"""For how long after HOLD_SECONDS whoever wants to end the epoch may wait for a verdict."""
+_MOST_SUSPECTS = 4096
+"""Chunks that are suspected at the same time; more are in doubt meanwhile."""
 _STARVED = "The machine has no processor time to spare."
 
 
@@ -72,6 +80,10 @@ class _Suspect:
     cause: str
     proven: Optional[Position]
     holds: int = 0
+    tried: bool = False
+    told: bool = False
+    """It was reported, or (``excused``) counted as no fault. It may still have to be sent."""
+    excused: bool = False
 
 
 class QuietPlaces(Protocol):
@@ -124,6 +136,7 @@ class Prover:
         self._epoch = epoch
         self._key = hash_key
         self._disks = {disk.number: disk for disk in disks}
+        self._edges = {disk.number: np.array(sorted(edge_chunks(disk)), np.int64) for disk in disks}
         self._capture = capture
         self._pump = pump
         self._plane = plane
@@ -135,6 +148,7 @@ class Prover:
         """When the next round begins: at the usual pace; where much came into doubt at once; and any at all."""
         self._look: Optional[Use] = None
         self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
+        self._turns = Turns(clock)
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
@@ -160,6 +174,7 @@ class Prover:
                 self._proving.save_if_due()
         finally:
             self._watch.end()
+            self._proving.judging_until = 0.0
 
     def _step(self, demand: Optional[Demand], stop: threading.Event) -> None:
         if demand is not None:
@@ -172,10 +187,12 @@ class Prover:
         began = self._clock.monotonic()
         pace = self._proving.pace_now()
         fast = pace > self._proving.pace
-        chosen = self._urgent()
-        if chosen:
-            pace = 0
-        elif began < (self._fast_due if fast else self._due):
+        due = began >= (self._fast_due if fast else self._due)
+        urgent = self._turns.take(self._urgent(), others=due)
+        chosen: List[Tuple[DiskNumber, int, int]] = []
+        if urgent:
+            chosen, pace = [(disk, chunk, chunk + 1) for disk, chunk in urgent], 0
+        elif not due:
             pass
         elif self._starved():
             self._proving.paused = _STARVED
@@ -187,11 +204,12 @@ class Prover:
         if not chosen:
             self._rest(_LOOK_SECONDS, stop)
             return
-        size, rest = self._prove(_by_disk(chosen), stop, pace)
+        try:
+            size, rest = self._prove(_by_disk(chosen), stop, pace)
+        finally:
+            self._turns.end(urgent, self._urgent())
         now = self._clock.monotonic()
         ready = began + size / pace if pace else now
-        if not pace:
-            self._not_before = now + _URGENT_SECONDS  # it may be written to all the time
         self._due = max(self._due, ready, now + rest)
         # What is in doubt is to be proven within a minute: the server bears as much as when somebody waits for it.
         self._fast_due = max(self._fast_due, ready, now + rest / URGENT)
@@ -216,10 +234,11 @@ class Prover:
         elif not part:
             self._rest(1.0, stop)
 
-    def _urgent(self) -> List[Tuple[DiskNumber, int, int]]:
+    def _urgent(self) -> List[Tuple[DiskNumber, int]]:
         """What is not put off: chunks that differ, and those that are suspected and may be judged now."""
-        suspected = [(disk, chunk, chunk + 1) for disk, chunk in self._suspects]
-        return self._proving.coverage.urgent() + [run for run in suspected if not self._is_held(*run)]
+        differing = [(disk, first) for disk, first, _ in self._proving.coverage.urgent()]
+        suspected = [(disk, chunk) for disk, chunk in self._suspects if not self._is_held(disk, chunk, chunk + 1)]
+        return list(dict.fromkeys(differing + suspected))
 
     def _until_judged(self, now: float) -> float:
         """Seconds until a suspected chunk may be judged, for which no long round is to be begun."""
@@ -246,7 +265,8 @@ class Prover:
                 found = self._read(part, stop, pace)
                 read = sum(len(wanted) for wanted in part.values()) * CHUNK
                 size += read
-                self._proving.read(read)
+                if most == _FEWER[0]:
+                    self._proving.read(read)
                 rest += self._compare(found, stop, demand)
                 for disk, missed in found.missed.items():
                     left.setdefault(disk, []).extend(missed)
@@ -268,9 +288,17 @@ class Prover:
         hashes = {disk: np.zeros((len(wanted), 32), np.uint8) for disk, wanted in chunks.items()}
         quiet = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
         for disk, wanted in chunks.items():
-            with DiskReader(self._disks[disk]) as reader:
+            try:
+                reader = DiskReader(self._disks[disk])
+            except Damaged as error:  # as with a chunk that cannot be read: what the others hold is proven
+                self._proving.paused = error.message
+                continue
+            with reader:
+                ready = self._clock.monotonic()
                 for low, high in _runs(wanted):
-                    if stop.wait((high - low) * CHUNK / pace if pace else self._courtesy.pause()):
+                    now = self._clock.monotonic()
+                    ready = max(now, ready + (high - low) * CHUNK / pace) if pace else now  # what is late stays late
+                    if stop.wait(ready - now if pace else self._courtesy.pause()):
                         raise Stopped
                     self._hash(reader, wanted, low, high, hashes[disk], quiet[disk])
         milestone = self._milestone()
@@ -319,6 +347,11 @@ class Prover:
         rest = 0.0
         differ: List[Tuple[DiskNumber, int]] = []
         for disk, (chunks, hashes) in found.hashes.items():
+            edge = np.isin(chunks, self._edges[disk])
+            differ += [
+                (disk, chunk) for chunk in chunks[edge].tolist() if not self._proves_edge(disk, chunk, stop, demand)
+            ]
+            chunks, hashes = chunks[~edge], hashes[~edge]
             if not len(chunks):
                 continue
             proof = Proof(disk, found.sequence, chunks, hashes)
@@ -333,53 +366,99 @@ class Prover:
             at = Proven(self._clock.now(), self._epoch, found.sequence)
             self._proving.prove(self._generation, disk, equal.tolist(), at)
             self._capture.settle_changed(disk, equal, found.began)
-            for chunk in differing.tolist():
-                self._suspect(disk, chunk)
-                differ.append((disk, chunk))
+            differ += [(disk, chunk) for chunk in differing.tolist()]
             for chunk in equal.tolist() if self._suspects else ():
                 self._suspects.pop((disk, chunk), None)
             if demand is not None:
                 demand.note(disk, len(equal), differing.tolist())
+        for disk, chunk in differ:
+            self._suspect(disk, chunk)
+        self._watch.follow(list(self._suspects))
         if differ:
             self._proving.save_if_due(now=True)
         # Only now: a chunk that was discarded since it was read must not count as proven after that.
         note_discards(self._watch, self._proving)
         for disk, chunk in differ:
-            suspect = self._suspects[disk, chunk]
-            if self._clock.monotonic() >= suspect.since + HOLD_SECONDS:
+            suspect = self._suspects.get((disk, chunk))
+            if suspect is not None and self._clock.monotonic() >= suspect.since + HOLD_SECONDS:
                 self._judge(disk, chunk, suspect, stop)
         self._watch.follow(list(self._suspects))
+        first = [one.since + HOLD_SECONDS + _JUDGE_SECONDS for one in self._suspects.values() if not one.tried]
+        self._proving.judging_until = max(first, default=0.0)
         return rest
+
+    def _proves_edge(self, disk: DiskNumber, chunk: int, stop: threading.Event, demand: Optional[Demand]) -> bool:
+        """Compare a chunk of which a part is copied (edges.py) by its blocks. False: one differs."""
+        began = int(self._clock.monotonic() * 1e9)
+        found = self._difference(disk, chunk, None, "")
+        if found is None:
+            self._proving.coverage.postpone(disk, [chunk], self._clock.now() + _BUSY_NANOSECONDS)
+            if demand is not None:
+                demand.busy += 1
+            return True
+        read = found[0]
+        blocks = until_done(lambda: self._plane.differ(read), stop, "A proof").blocks
+        self._proving.note_cost(1, ProofAnswer())
+        differs = bool(copied_blocks(self._disks[disk], chunk, blocks))
+        if not differs:
+            at = Proven(self._clock.now(), self._epoch, read.sequence)
+            self._proving.prove(self._generation, disk, [chunk], at)
+            self._capture.settle_changed(disk, np.array([chunk], np.int64), began)
+            self._suspects.pop((disk, chunk), None)
+        if demand is not None:
+            demand.note(disk, int(not differs), [chunk] if differs else [])
+        return not differs
 
     # ---- what differs ----
 
     def _suspect(self, disk: DiskNumber, chunk: int) -> None:
         """A page may change while a write of it is in flight: its record then holds older bytes, and the page is
         written again when the kernel writes dirty pages. Only what stays different is a difference."""
-        if (disk, chunk) not in self._suspects:
+        if (disk, chunk) not in self._suspects and len(self._suspects) < _MOST_SUSPECTS:
             cause, proven = self._proving.explain(disk, chunk), self._proving.coverage.last(disk, chunk)
             self._suspects[disk, chunk] = _Suspect(self._clock.monotonic(), cause, proven)
         until = self._clock.now() + int(HOLD_SECONDS * 1e9)
         self._proving.coverage.suspect(disk, chunk, until)
 
     def _judge(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> None:
-        """It has been different for long: what is, and was it written to meanwhile?"""
-        changed = self._capture.changed_in_flight(disk, chunk)  # before the reading: a later write may settle it
-        found = self._difference(disk, chunk, suspect)
-        if found is None:
+        """It has been different for long: what is it? Then send it again; if that fails, the next time."""
+        suspect.tried = True
+        if not suspect.told and not self._decide(disk, chunk, suspect, stop):
             return
+        for _ in range(_TRIES):
+            if self._placed(disk, chunk, send=True) is not None:
+                self._suspects.pop((disk, chunk), None)
+                break
+        demand = self._proving.demanded
+        if demand is not None:
+            demand.again(disk, chunk)
+        self._proving.wake.set()
+
+    def _decide(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> bool:
+        """Report a difference, or count that it is none. False: that is not known yet, or the chunk is equal.
+
+        A block that was written anew since is no difference yet: the next write may be the one that counts. One that
+        differs after each of many writes is, unless the kernel says that its page changed in flight.
+        """
+        placed = self._difference(disk, chunk, suspect.proven, suspect.cause)
+        if placed is None:
+            return False
+        found, changed = placed
         answer = until_done(lambda: self._plane.differ(found), stop, "A difference")
-        if not answer.differs:
-            return
+        blocks = copied_blocks(self._disks[disk], chunk, answer.blocks)
+        if not blocks:
+            return False
+        note_discards(self._watch, self._proving)
         written = self._watch.written(disk, chunk)  # after the reading: a write just before it is no fault either
-        stayed = [one for one in answer.blocks if written[one] < suspect.since * 1e9]
-        discarded = answer.zero and self._proving.coverage.is_discarded(disk, chunk)
+        zero = answer.zero or len(blocks) < len(answer.blocks)  # of the blocks that count that is not known
+        discarded = zero and self._proving.coverage.is_discarded(disk, chunk)
+        fault = [] if discarded else [one for one in blocks if not changed >> one & 1]
+        stayed = [one for one in blocks if written[one] < suspect.since * 1e9]
         suspect.holds += 1
-        if not stayed and suspect.holds < MOST_HOLDS:
+        if suspect.holds < MOST_HOLDS and (fault or not stayed) and not set(fault) & set(stayed):
             suspect.since = self._clock.monotonic()
-            return
-        told = any(not changed >> one & 1 for one in stayed) and not discarded
-        if told:
+            return False
+        if fault:
             until_done(lambda: self._plane.differ(replace(found, keep=True)), stop, "A difference")
             fields = {
                 "disk": disk,
@@ -388,32 +467,33 @@ class Prover:
                 "cause": found.cause,
             }
             log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
-        else:  # no fault of the copy: the disk may answer anything where it was discarded, and programs write
+            suspect.told = True
+            demand = self._proving.demanded
+            if demand is not None:
+                demand.differing += 1
+        elif not suspect.excused:  # no fault of the copy: the disk may answer anything where it was discarded
+            suspect.excused = True
             self._proving.coverage.excused += 1
             log.info("A chunk in flux was sent again.", extra={"fields": {"disk": disk, "chunk": chunk}})
-        self._proving.coverage.differs(disk, chunk, told=told)
+        self._proving.coverage.differs(disk, chunk, told=suspect.told)
         self._proving.save_if_due(now=True)
-        for _ in range(_TRIES):
-            if self._placed(disk, chunk, send=True) is not None:
-                break
-        self._suspects.pop((disk, chunk), None)
-        demand = self._proving.demanded
-        if demand is not None:
-            demand.differing += told
-            demand.again(disk, chunk)
-        self._proving.wake.set()
+        return True
 
-    def _difference(self, disk: DiskNumber, chunk: int, suspect: _Suspect) -> Optional[Difference]:
-        """What the disk holds, and where in the stream; None: it was written to each time that it was read."""
+    def _difference(
+        self, disk: DiskNumber, chunk: int, proven: Optional[Position], cause: str
+    ) -> Optional[Tuple[Difference, int]]:
+        """What the disk holds, and where in the stream; the blocks, a bit for each, that changed in flight. None: it
+        was written to each time that it was read, or it cannot be read."""
         for _ in range(_TRIES):
             placed = self._placed(disk, chunk, send=False)
             if placed is not None:
-                return Difference(disk, placed[0], chunk, placed[1], suspect.proven, suspect.cause)
+                return Difference(disk, placed[0], chunk, placed[1], proven, cause), placed[2]
         return None
 
-    def _placed(self, disk: DiskNumber, chunk: int, *, send: bool) -> Optional[Tuple[SequenceNumber, bytes]]:
-        """Read the chunk and find the place in the stream at which it is just that; return both. ``send``: put what was
-        read into the stream right behind that place. Return None if the chunk was written to meanwhile."""
+    def _placed(self, disk: DiskNumber, chunk: int, *, send: bool) -> Optional[Tuple[SequenceNumber, bytes, int]]:
+        """Read the chunk and find the place in the stream at which it is just that; return the place, the bytes, and
+        the blocks that changed in flight, a bit for each. ``send``: put what was read into the stream right behind that
+        place. Return None if the chunk was written to meanwhile, or cannot be read."""
         self._milestone()
         wanted = np.array([chunk], np.int64)
         self._watch.begin({disk: wanted})
@@ -422,10 +502,16 @@ class Prover:
             return None
         whole = self._buffer.view[:CHUNK]
         data = whole[: min((chunk + 1) * CHUNK, copied.size) - chunk * CHUNK]
-        with DiskReader(copied) as reader:
-            reader.read(chunk * CHUNK, data)
+        try:
+            with DiskReader(copied) as reader:
+                reader.read(chunk * CHUNK, data)
+        except Damaged as error:  # it is tried again in its turn
+            self._proving.paused = error.message
+            return None
+        # Those of the writes whose bytes were read: any later one would have touched the chunk.
+        changed = self._capture.changed_in_flight(disk, chunk)
         whole[len(data) :] = bytes(len(whole) - len(data))
-        blocks = np.arange(chunk * _BLOCKS, chunk * _BLOCKS + -(-len(data) // BLOCK))
+        blocks = chunk * _BLOCKS + np.array(copied_blocks(copied, chunk, range(-(-len(data) // BLOCK))), np.int64)
         time = int(self._clock.monotonic() * 1e9)
         piece = block_piece(disk, chunk * _BLOCKS, whole, blocks, copied.size // SECTOR, time)
         emitted: List[bool] = []
@@ -439,7 +525,7 @@ class Prover:
         milestone = self._pump.milestone(patch=patch)
         milestone.wait(_STREAM_SECONDS)
         self._watch.end()
-        return (milestone.sequence, bytes(data)) if emitted else None
+        return (milestone.sequence, bytes(data), changed) if emitted else None
 
     # ---- when ----
 

@@ -18,6 +18,7 @@ from farshore.api_types.streams import ProofAnswer
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.proving.coverage import Coverage, Proven
+from farshore.mobility.proving.edges import left_out_chunks
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber
 from farshore.model.ports import Clock
 
@@ -27,8 +28,10 @@ PACE = 2_000_000
 """Bytes a second."""
 LATELY = 7 * 24 * 3600 * 10**9
 FAST_BYTES = 1 << 30
-FAST_PACE = FAST_BYTES // 55
-"""Bytes a second: what came into doubt at once is proven within a minute."""
+FAST_PACE = FAST_BYTES // 30
+"""Bytes a second: what came into doubt at once is proven within a minute. Half of it is for reading, the other half for
+comparing and for the rests that the server asks for."""
+SCANNED = "says that the copy is what the scan read; whether the disks were at rest then is not known."
 _BLOCKS = CHUNK // BLOCK
 _SAVE_SECONDS = 300.0
 _CAUSES = 64
@@ -85,8 +88,10 @@ class Proving:
         """Where a proof says less than that all bytes are equal: what it says. Empty: it says just that."""
         self.wake = threading.Event()
         """Set when there is something to do at once."""
+        self.judging_until = 0.0
+        """Seconds of the monotonic clock; until then it may become clear why chunks differ. 0: none is suspected."""
         self._clock = clock
-        self._fast = 0
+        self._fast = min(FAST_BYTES, self.coverage.doubtful * CHUNK)  # what an earlier run had not proven in time
         self._lock = threading.Lock()
         self._demand: Optional[Demand] = None
         self._causes: List[str] = []
@@ -107,12 +112,11 @@ class Proving:
         with self._lock:
             self.generation += 1
         self.paused = self.weaker = ""  # who proves less says so
+        self.judging_until = 0.0
+        self.coverage.carry()
         sizes = {disk.number: -(-disk.size // CHUNK) for disk in disks}
-        self.coverage.fit(
-            sizes,
-            # What is read there is made up, and where such an area ends the copy gets its contents a little later.
-            {disk.number: [(low // CHUNK, -(-high // CHUNK)) for low, high in disk.excluded] for disk in disks},
-        )
+        # What is read there is made up, and where such an area ends the copy gets its contents a little later.
+        self.coverage.fit(sizes, {disk.number: left_out_chunks(disk) for disk in disks})
         if anew:
             self.coverage.forget()
         demand = self.demanded
@@ -159,8 +163,13 @@ class Proving:
         with self._lock:
             return max(self.pace, FAST_PACE) if self._fast > 0 and self.pace else self.pace
 
+    @property
+    def judging(self) -> bool:
+        """Whether to wait a little longer: it may soon be known why chunks differ. Bounded: they may be hot."""
+        return self._clock.monotonic() < self.judging_until
+
     def read(self, size: int) -> None:
-        """So many bytes were read for proofs."""
+        """So many bytes were read for proofs. Without what was read once more, as it was written to meanwhile."""
         with self._lock:
             self._fast = max(0, self._fast - size)
         if not self.coverage.doubtful:
@@ -202,15 +211,24 @@ class Proving:
             disks=list(self.coverage.standing(now - LATELY, now).values()),
             differences=self.coverage.differences,
             excused=self.coverage.excused,
+            unjudged=self.coverage.unjudged,
             differing=self.coverage.differing,
             compared=self._compared,
             vault_bytes=self._vault_bytes,
             vault_requests=self._vault_requests,
             pace=self.pace,
             paused=self.paused,
-            weaker=self.weaker,
+            weaker=self.weaker or self._weaker(),
             run=run,
         )
+
+    def _weaker(self) -> str:
+        """What is left from scan mode stays weak until it is proven again."""
+        share = self.coverage.weak
+        if not share:
+            return ""
+        # Rounded up: none of it counts for more than it says.
+        return f"{-(-share * 1000 // 1) / 10:.1f} % of what is proven was proven in scan mode, which {SCANNED}"
 
     def save_if_due(self, *, now: bool = False) -> None:
         """Write the coverage down now and then."""

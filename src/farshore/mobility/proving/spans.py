@@ -17,12 +17,16 @@ class Span(NamedTuple, Generic[Value]):
 
 
 class Spans(Generic[Value]):
-    """``joined`` gives the value of two neighbours that may be one, None where they may not. Past ``most`` spans the
-    shortest are forgotten, so memory is bounded whatever the disk's size. Used by one thread."""
+    """``joined`` gives the value of two neighbours that may be one, None where they may not. Memory is bounded whatever
+    the disk's size: past ``most`` spans the shortest are forgotten. ``outwards``: instead the spans that are nearest to
+    each other become one, with what lies between them, so all that was put stays. Used by one thread."""
 
-    def __init__(self, joined: Callable[[Value, Value], Optional[Value]], most: int = 20_000) -> None:
+    def __init__(
+        self, joined: Callable[[Value, Value], Optional[Value]], most: int = 20_000, *, outwards: bool = False
+    ) -> None:
         self._joined = joined
         self._most = most
+        self._outwards = outwards
         self._firsts: List[int] = []
         self._ends: List[int] = []
         self._values: List[Value] = []
@@ -42,7 +46,7 @@ class Spans(Generic[Value]):
         """Have [first, end) carry ``value``, whatever it carried before."""
         if first >= end:
             return
-        self.cut(first, end)
+        self._cut(first, end)
         at = bisect_left(self._firsts, first)
         if at < len(self._firsts) and self._firsts[at] == end:
             both = self._joined(value, self._values[at])
@@ -58,11 +62,14 @@ class Spans(Generic[Value]):
         self._firsts.insert(at, first)
         self._ends.insert(at, end)
         self._values.insert(at, value)
-        if len(self._firsts) > self._most:
-            self._forget_shortest()
+        self._bound()
 
     def cut(self, first: int, end: int) -> None:
-        """Have [first, end) carry nothing."""
+        """Have [first, end) carry nothing. ``outwards``: it may carry something all the same, past the bound."""
+        self._cut(first, end)
+        self._bound()
+
+    def _cut(self, first: int, end: int) -> None:
         low, high = self._touching(first, end)
         if low == high:
             return
@@ -97,6 +104,28 @@ class Spans(Generic[Value]):
 
     def _remove(self, low: int, high: int) -> None:
         del self._firsts[low:high], self._ends[low:high], self._values[low:high]
+
+    def _bound(self) -> None:
+        if len(self._firsts) > self._most:
+            if self._outwards:
+                self._join_nearest()
+            else:
+                self._forget_shortest()
+
+    def _join_nearest(self) -> None:
+        """Close a quarter of the gaps, the narrowest, where their sides may carry one value."""
+        gaps = [(self._firsts[at] - self._ends[at - 1], at) for at in range(1, len(self._firsts))]
+        narrow = {at for _, at in sorted(gaps)[: max(1, len(gaps) // 4)]}
+        spans = list(self)
+        self._firsts, self._ends, self._values = [], [], []
+        for at, span in enumerate(spans):
+            both = self._joined(self._values[-1], span.value) if at in narrow else None
+            if both is None:
+                self._firsts.append(span.first)
+                self._ends.append(span.end)
+                self._values.append(span.value)
+            else:
+                self._ends[-1], self._values[-1] = span.end, both
 
     def _forget_shortest(self) -> None:
         """A quarter of them."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.record import RecordKind
+from farshore.mobility.proving.spans import Spans
 from farshore.mobility.records import Fragments
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber
 
@@ -32,21 +33,37 @@ class Watch:
         self._lock = threading.Lock()
         self._chunks: Dict[DiskNumber, Chunks] = {}
         self._touched: Dict[DiskNumber, npt.NDArray[np.bool_]] = {}
-        self._discarded: List[Tuple[DiskNumber, int, int]] = []
-        self._followed: Dict[Tuple[DiskNumber, int], npt.NDArray[np.int64]] = {}
-        """When each block of a chunk was written to last, ns of the monotonic clock."""
+        self._discarded: Dict[DiskNumber, Spans[bool]] = {}
+        self._followed: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.int64]]] = {}
+        """Chunks, and when each of their sectors was written last, ns of the monotonic clock: shape (chunks, 128)."""
 
     def follow(self, chunks: Sequence[Tuple[DiskNumber, int]]) -> None:
-        """Note when the blocks of these chunks, (disk, chunk), are written to from now on, and of no others."""
+        """Note when the sectors of these chunks, (disk, chunk), are written from now on, and of no others."""
+        wanted: Dict[DiskNumber, List[int]] = {}
+        for disk, chunk in sorted(chunks):
+            wanted.setdefault(disk, []).append(chunk)
         with self._lock:
-            known = self._followed
-            self._followed = {one: known.get(one, np.zeros(_BLOCKS, np.int64)) for one in chunks}
+            known, self._followed = self._followed, {}
+            for disk, numbers in wanted.items():
+                times = np.zeros((len(numbers), _SECTORS), np.int64)
+                before = known.get(disk)
+                if before is not None:
+                    _, old, new = np.intersect1d(before[0], numbers, assume_unique=True, return_indices=True)
+                    times[new] = before[1][old]
+                self._followed[disk] = np.array(numbers, np.int64), times
 
     def written(self, disk: DiskNumber, chunk: int) -> List[int]:
-        """For each block of a chunk that is followed: when it was written to last, ns; 0: not since."""
+        """For each block of a chunk that is followed: since when (ns) all of it was written anew; 0: not all of it was.
+        A wrong sector is not explained by a write of its neighbours."""
         with self._lock:
-            found = self._followed.get((disk, chunk))
-            return [0] * _BLOCKS if found is None else found.tolist()
+            if disk not in self._followed:
+                return [0] * _BLOCKS
+            chunks, times = self._followed[disk]
+            place = int(np.searchsorted(chunks, chunk))
+            if place == len(chunks) or chunks[place] != chunk:
+                return [0] * _BLOCKS
+            found: List[int] = times[place].reshape(_BLOCKS, _PER_BLOCK).min(axis=1).tolist()
+            return found
 
     def begin(self, chunks: Mapping[DiskNumber, Chunks]) -> None:
         """Look for records to these chunks from now on, and to no others."""
@@ -67,8 +84,8 @@ class Watch:
     def discarded(self) -> List[Tuple[DiskNumber, int, int]]:
         """Runs of chunks, (disk, first, end), that were discarded, wholly or in part, since this was asked last."""
         with self._lock:
-            found, self._discarded = self._discarded, []
-            return found
+            found, self._discarded = self._discarded, {}
+            return [(disk, one.first, one.end) for disk, spans in found.items() for one in spans]
 
     def note(self, fragments: Fragments) -> None:
         """Records that were drained from the ring. Nothing refers to them afterwards."""
@@ -81,8 +98,8 @@ class Watch:
             changes = fragments[np.isin(kinds, _CHANGES)]
             for disk, wanted in self._chunks.items():
                 self._note_touched(changes[changes["disk"] == disk], wanted, self._touched[disk])
-            for disk in {disk for disk, _ in self._followed}:
-                self._note_followed(changes[changes["disk"] == disk], disk)
+            for disk, (chunks, times) in self._followed.items():
+                _note_followed(changes[changes["disk"] == disk], chunks, times)
 
     def _note_touched(self, own: Fragments, wanted: Chunks, touched: npt.NDArray[np.bool_]) -> None:
         low, high = _met(own, wanted)
@@ -92,26 +109,26 @@ class Watch:
         np.add.at(steps, high[met], -1)
         touched |= np.cumsum(steps[:-1]) > 0
 
-    def _note_followed(self, own: Fragments, disk: DiskNumber) -> None:
-        chunks = np.array(sorted(chunk for one, chunk in self._followed if one == disk), np.int64)
-        low, high = _met(own, chunks)
-        for row in np.flatnonzero(high > low).tolist():
-            first = int(own["sector"][row])
-            end = first - (-int(own["length"][row]) // SECTOR)
-            for chunk in chunks[low[row] : high[row]].tolist():
-                begin = max(0, first - chunk * _SECTORS) // _PER_BLOCK
-                stop = -(-min(_SECTORS, end - chunk * _SECTORS) // _PER_BLOCK)
-                self._followed[disk, chunk][begin:stop] = int(own["time"][row])
-
     def _note_discards(self, discards: Fragments) -> None:
         first, end = _places(discards)
         for disk, low, high in zip(discards["disk"].tolist(), first.tolist(), end.tolist()):
-            if self._discarded and self._discarded[-1][0] == disk and self._discarded[-1][1] <= low:
-                before = self._discarded[-1]
-                if low <= before[2]:
-                    self._discarded[-1] = (before[0], before[1], max(before[2], high))
-                    continue
-            self._discarded.append((DiskNumber(disk), low, high))
+            self._discarded.setdefault(DiskNumber(disk), discarded_spans()).put(low, high, True)
+
+
+def discarded_spans() -> Spans[bool]:
+    """Return what holds a disk's discarded chunks: none is forgotten, past the bound others count as discarded too."""
+    return Spans(lambda one, other: one and other, outwards=True)
+
+
+def _note_followed(own: Fragments, chunks: Chunks, times: npt.NDArray[np.int64]) -> None:
+    """Note one disk's records in ``times``, shape (chunks, sectors)."""
+    low, high = _met(own, chunks)
+    for row in np.flatnonzero(high > low).tolist():
+        first = int(own["sector"][row])
+        end = first + -(-int(own["length"][row]) // SECTOR)
+        for place in range(low[row], high[row]):
+            start = int(chunks[place]) * _SECTORS
+            times[place, max(0, first - start) : max(0, end - start)] = int(own["time"][row])
 
 
 def _places(fragments: Fragments) -> Tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,27 +23,25 @@ from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
-from farshore.mobility.proving.proving import Proving
+from farshore.mobility.proving.proving import SCANNED, Proving
 from farshore.mobility.proving.watch import Chunks
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.throttle import Courtesy
-from farshore.model.errors import FarshoreError, TryLater, Unsupported, WrongState
+from farshore.model.errors import Damaged, FarshoreError, TryLater, Unsupported, WrongState
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
 from farshore.model.ports import Clock
 
 log = logging.getLogger(__name__)
 
-SCANNED = (
-    "In scan mode a proof says that the copy is what the last scan read; whether the disks were at rest then is not "
-    "known."
-)
 _BLOCKS = CHUNK // BLOCK
 _DEMANDED_CHUNKS = 1024
 """Read at once where somebody waits for it: 64 MiB."""
 _EVIDENCE = 16
 """Chunks that differ, of which both versions are kept, of one round."""
 _PATIENCE = 30.0
+_UNREAD_NANOSECONDS = 600 * 10**9
+"""For how long a chunk that the disk does not give is left alone."""
 
 Hashes = npt.NDArray[np.uint8]
 
@@ -72,6 +70,10 @@ class RoundProof:
         self._sequence = SequenceNumber(0)
         self._buffer = AlignedBuffer(CHUNK)
         self._demanded = False
+        self._weak = False
+        """The proofs are those of scans."""
+        self._unread = 0
+        """Chunks that the disk did not give since ``begin``."""
         self._chosen: List[Tuple[DiskNumber, int, int]] = []
         """Runs of chunks (first, end) that are still to be read before the next round."""
         self._read: Dict[DiskNumber, Dict[int, Hashes]] = {}
@@ -91,9 +93,9 @@ class RoundProof:
         else:
             chunks = min(MOST_CHUNKS, max(0, int(self._proving.pace_now() * seconds)) // CHUNK)
             self._chosen = self._proving.coverage.next(chunks, self._clock.now()) if chunks else []
+        self._unread = 0
         for disk, chunk in self._suspects:
-            with DiskReader(self._disks[disk]) as reader:
-                self._suspects[disk, chunk] = bytes(self._chunk(reader, self._buffer, chunk))
+            self._suspects[disk, chunk] = bytes(self._chunk(disk, chunk) or b"")
 
     def read(self, seconds: float, stop: threading.Event) -> None:
         """Read as much of it as the pace allows in ``seconds``; what somebody waits for, faster."""
@@ -109,11 +111,14 @@ class RoundProof:
 
     def _hash(self, disk: DiskNumber, first: int, end: int, stop: threading.Event) -> None:
         known = self._read.setdefault(disk, {})
-        with DiskReader(self._disks[disk]) as reader:
-            for chunk in range(first, end):
-                known[chunk] = chunk_hashes(self._chunk(reader, self._buffer, chunk), self._key)[0]
-                if chunk % 64 == 63 and stop.wait(self._courtesy.pause()):
-                    raise Stopped
+        for chunk, data in self._chunks(disk, first, end):
+            if data is None:
+                self._unread += 1
+                self._proving.coverage.postpone(disk, [chunk], self._clock.now() + _UNREAD_NANOSECONDS)
+            else:
+                known[chunk] = chunk_hashes(data, self._key)[0]
+            if chunk % 64 == 63 and stop.wait(self._courtesy.pause()):
+                raise Stopped
         self._proving.read((end - first) * CHUNK)
 
     def conclude(self, dirty: Mapping[DiskNumber, Ranges]) -> Dict[DiskNumber, Ranges]:
@@ -153,6 +158,10 @@ class RoundProof:
                 demand.proven += int(quiet.sum()) - len(differing)
                 demand.differing += len(differing)
                 demand.busy += int((~quiet).sum())
+        if demand is not None:
+            demand.done += self._unread
+            demand.busy += self._unread
+        self._unread = 0
         if demand is not None and not demand.left:
             self._proving.met(demand, demand.failed)
         return {
@@ -163,7 +172,8 @@ class RoundProof:
     def scanned(self, sequence: SequenceNumber, hashes: Mapping[DiskNumber, Hashes]) -> None:
         """After a scan's point: compare what the scan read with the copy. What differs is sent with the next one."""
         self._sequence = sequence
-        self._proving.weaker = SCANNED
+        self._proving.weaker = f"In scan mode a proof {SCANNED}"
+        self._weak = True
         demand = self._proving.demanded
         for disk, known in hashes.items():
             for first in range(0, len(known), MOST_CHUNKS):
@@ -192,12 +202,11 @@ class RoundProof:
 
     def _show(self, disk: DiskNumber, chunk: int, known: bytes) -> None:
         """Have both versions kept, if the disk still holds what the scan read."""
-        with DiskReader(self._disks[disk]) as reader:
-            data = self._chunk(reader, AlignedBuffer(CHUNK), chunk)
-            if chunk_hashes(data, self._key)[0].tobytes() == known:
-                self._tell(disk, chunk, bytes(data))
-                return
-        self._proving.coverage.differs(disk, chunk, told=True)
+        data = self._chunk(disk, chunk)
+        if data is not None and chunk_hashes(data, self._key)[0].tobytes() == known:
+            self._tell(disk, chunk, bytes(data))
+        else:
+            self._proving.coverage.differs(disk, chunk, told=True)
 
     def _compare(self, disk: DiskNumber, chunks: Chunks, hashes: Hashes) -> Optional[List[int]]:
         """The chunks that differ; what is equal is noted. None: the server cannot tell now."""
@@ -221,9 +230,12 @@ class RoundProof:
                 time.sleep(min(1.0, error.after or 0.5))
         self._proving.paused = ""
         equal = chunks[~np.isin(chunks, differing)].tolist()
-        self._proving.prove(self._generation, disk, equal, Proven(self._clock.now(), self._epoch, self._sequence))
+        self._proving.prove(self._generation, disk, equal, self._at())
         self._proving.save_if_due()
         return differing
+
+    def _at(self) -> Proven:
+        return Proven(self._clock.now(), self._epoch, self._sequence, int(self._weak))
 
     def _tell(self, disk: DiskNumber, chunk: int, data: bytes) -> None:
         coverage = self._proving.coverage
@@ -239,10 +251,34 @@ class RoundProof:
             log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
         coverage.differs(disk, chunk, told=differs)
 
-    def _chunk(self, reader: DiskReader, buffer: AlignedBuffer, chunk: int) -> memoryview:
-        view = buffer.view[: min((chunk + 1) * CHUNK, reader.disk.size) - chunk * CHUNK]
-        reader.read(chunk * CHUNK, view)
-        return view
+    def _chunk(self, disk: DiskNumber, chunk: int) -> Optional[memoryview]:
+        return next(data for _, data in self._chunks(disk, chunk, chunk + 1))
+
+    def _chunks(self, disk: DiskNumber, first: int, end: int) -> Iterator[Tuple[int, Optional[memoryview]]]:
+        """What the disk holds, until the next one is asked for. None where it cannot be read: that chunk is not proven,
+        which is no reason to end the epoch."""
+        copied = self._disks[disk]
+        try:
+            reader = DiskReader(copied)
+        except Damaged as error:
+            self._note_unread(error)
+            yield from ((chunk, None) for chunk in range(first, end))
+            return
+        with reader:
+            for chunk in range(first, end):
+                view = self._buffer.view[: min((chunk + 1) * CHUNK, copied.size) - chunk * CHUNK]
+                try:
+                    reader.read(chunk * CHUNK, view)
+                except Damaged as error:
+                    self._note_unread(error)
+                    yield chunk, None
+                else:
+                    yield chunk, view
+
+    def _note_unread(self, error: Damaged) -> None:
+        if self._proving.paused != error.message:
+            log.warning("A chunk cannot be proven: %s", error)
+        self._proving.paused = error.message
 
 
 def _touched(chunks: Chunks, ranges: Optional[Ranges]) -> npt.NDArray[np.bool_]:

@@ -121,7 +121,9 @@ class Proofs:
             return answer
         cause = printable(found.cause, 512)
         data = bytes(found.data)
-        kept = Differing(found.disk, found.chunk, position, found.proven, time.time_ns(), cause, data, stored)
+        # An equal proof says nothing of what rotted since: older points may read the same object.
+        proven = None if stored is None else found.proven
+        kept = Differing(found.disk, found.chunk, position, proven, time.time_ns(), cause, data, stored)
         stream.vault.put_difference(kept)
         self._report(_report_of(stream.machine, kept))
         return answer

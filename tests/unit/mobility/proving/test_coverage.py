@@ -54,6 +54,26 @@ def test_memory_is_bounded_and_what_is_forgotten_is_not_proven():
     assert list(runs([1, 2, 3, 5, 9, 10])) == [(1, 4), (5, 6), (9, 11)]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_outwards_all_that_was_put_stays(seed: int) -> None:
+    chance = random.Random(seed)
+    spans: Spans[bool] = Spans(lambda one, other: one and other, most=50, outwards=True)
+    model: set[int] = set()
+    for _ in range(2000):
+        first = chance.randrange(3000)
+        end = first + 1 + chance.randrange(3)
+        if chance.random() < 0.3:
+            spans.cut(first, end)
+            model -= set(range(first, end))
+        else:
+            spans.put(first, end, True)
+            model |= set(range(first, end))
+        held = list(spans)
+        assert len(held) <= 50
+        assert all(one.end < other.first for one, other in itertools.pairwise(held))
+        assert model <= {chunk for one in held for chunk in range(one.first, one.end)}
+
+
 def test_doubts_come_first_then_what_was_never_proven_then_the_oldest():
     coverage = Coverage(None)
     coverage.fit({ONE: 10, TWO: 4})

@@ -7,6 +7,7 @@ import pytest
 
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.layout import RING_RECORD
+from farshore.mobility.proving.coverage import Coverage
 from farshore.mobility.proving.watch import Watch
 from farshore.model.identifiers import DiskNumber
 
@@ -52,21 +53,51 @@ def test_discards_are_noted_also_while_nothing_is_proven():
     assert watch.discarded() == []
 
 
-def test_a_followed_chunk_tells_when_each_block_was_written_to():
+def timed(time: int, *rows: tuple[int, int, RecordKind]) -> np.ndarray:
+    made = records(*rows)
+    made["time"] = time
+    return made
+
+
+def test_a_followed_chunk_tells_which_blocks_were_written_anew():
     watch = Watch()
     watch.follow([(ONE, 2), (ONE, 3), (DiskNumber(1), 2)])
-    made = records(
-        (2 * 128 + 120, 4096, RecordKind.WRITE), (3 * 128 + 3, 512, RecordKind.ZERO), (0, 512, RecordKind.WRITE)
-    )
-    made["time"] = [5, 6, 7]
-    watch.note(made)
-    discards = records((2 * 128 + 112, 6 * 4096, RecordKind.DISCARD))
-    discards["time"] = 9
+    watch.note(timed(5, (2 * 128 + 120, 4096, RecordKind.WRITE), (0, 512, RecordKind.WRITE)))
     assert watch.written(ONE, 2) == [0] * 15 + [5]
-    assert watch.written(ONE, 3) == [6] + [0] * 15
-    watch.note(discards)
+    assert watch.written(ONE, 3) == [0] * 16
+    watch.note(timed(9, (2 * 128 + 112, 6 * 4096, RecordKind.DISCARD)))
     assert watch.written(ONE, 2) == [0] * 14 + [9, 9]
     assert watch.written(ONE, 3) == [9] * 4 + [0] * 12
     assert watch.written(DiskNumber(1), 2) == [0] * 16
-    watch.follow([(ONE, 3)])
+    watch.follow([(ONE, 3), (ONE, 7)])
     assert (watch.written(ONE, 2), watch.written(ONE, 3)[:5]) == ([0] * 16, [9] * 4 + [0])
+    assert watch.written(ONE, 7) == [0] * 16
+
+
+def test_a_block_is_written_anew_once_each_of_its_sectors_is():
+    watch = Watch()
+    watch.follow([(ONE, 2)])
+    for sector in range(7):
+        watch.note(timed(5 + sector, (2 * 128 + 8 + sector, 512, RecordKind.WRITE)))
+        assert watch.written(ONE, 2) == [0] * 16, "a wrong sector may be the one that was not written"
+    watch.note(timed(20, (2 * 128 + 15, 1024, RecordKind.ZERO)))
+    assert watch.written(ONE, 2) == [0, 5] + [0] * 14
+
+
+def test_no_discard_is_forgotten_however_many_there_are():
+    """What lies between may count as discarded, too: that is not known then."""
+    watch, coverage = Watch(), Coverage(None)
+    coverage.fit({ONE: 100_000})
+    made = np.zeros(21_000, RING_RECORD)
+    made["sector"], made["length"], made["kind"] = np.arange(21_000) * 3 * 128, 4096, RecordKind.DISCARD
+    watch.note(made)
+    found = watch.discarded()
+    assert len(found) <= 20_000
+    for disk, first, end in found:
+        coverage.discarded(disk, first, end)
+    for first in range(64_000, 80_000, 2):
+        coverage.discarded(ONE, first, first + 1)
+    assert len(coverage._discarded[ONE]) <= 20_000
+    discarded = [*range(0, 63_000, 3), *range(64_000, 80_000, 2)]
+    assert all(coverage.is_discarded(ONE, chunk) for chunk in discarded)
+    assert not coverage.is_discarded(ONE, 95_000)
