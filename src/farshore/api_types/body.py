@@ -11,7 +11,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 
 LARGEST = (1 << 63) - 1
 """What a column of the catalog holds at most."""
@@ -46,6 +55,8 @@ Pem = Annotated[str, StringConstraints(max_length=16384, pattern=r"^[\x20-\x7e\r
 """Certificates, requests and keys."""
 Token = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]*$")]
 """A secret in ASCII."""
+Secret = Annotated[SecretStr, PlainSerializer(lambda secret: secret.get_secret_value(), when_used="json")]
+"""A secret that is shown on the wire alone: not in a repr, a traceback or a dump for Python."""
 Url = Annotated[str, StringConstraints(max_length=400, pattern=r"^[\x21-\x7e]*$")]
 Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 """A count, a size, a sequence or a time."""

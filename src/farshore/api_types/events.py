@@ -42,3 +42,6 @@ class Alert(Body):
     remedy: str
     raised: int
     cleared: int = 0
+    acknowledged: int = 0
+    """When somebody said to have seen it, ns since 1970 UTC; 0: nobody."""
+    acknowledged_by: str = ""

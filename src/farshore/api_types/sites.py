@@ -6,7 +6,7 @@ from typing import Annotated, Dict, Union
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from farshore.api_types.body import LARGEST, Body, Label
+from farshore.api_types.body import LARGEST, Body, Label, Secret
 
 SiteId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", max_length=32)]
 """What people call it: lower-case letters, digits and hyphens."""
@@ -19,7 +19,7 @@ class SiteRequest(Body):
     id: SiteId
     kind: Label
     settings: Dict[Label, Setting] = Field(default={}, max_length=64)
-    secret: SecretStr = Field(default=SecretStr(""), max_length=16384)
+    secret: Secret = Field(default=SecretStr(""), max_length=16384)
     """What the site's provider asks for; sealed, and never answered."""
 
 

@@ -409,6 +409,39 @@ class AlertRow(Base):
     remedy: Mapped[str]
     raised: Mapped[int]
     cleared: Mapped[int] = mapped_column(default=0)
+    acknowledged: Mapped[int] = mapped_column(default=0)
+    """When somebody said to have seen it; it is not sent again after that."""
+    acknowledged_by: Mapped[str] = mapped_column(default="")
+
+
+class AlertChannelRow(Base):
+    """A channel on which alerts reach people. ``secret`` is sealed, empty where there is none."""
+
+    __tablename__ = "alert_channels"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    settings: Mapped[JsonObject] = mapped_column(default=dict)
+    secret: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    severity: Mapped[str] = mapped_column(String(16))
+    """The least of what is sent."""
+    repeat_every: Mapped[int]
+    """Seconds; 0: never."""
+    created: Mapped[int] = mapped_column(default=0)
+    claimed: Mapped[int] = mapped_column(default=0)
+    """Since when a server is sending on it: of several servers one does."""
+    delivered: Mapped[int] = mapped_column(default=0)
+    trouble: Mapped[str] = mapped_column(default="")
+    trouble_since: Mapped[int] = mapped_column(default=0)
+
+
+class AlertNoticeRow(Base):
+    """What a channel was told of an alert: that it is there, last at ``sent``, and that it is over."""
+
+    __tablename__ = "alert_notices"
+    channel: Mapped[str] = mapped_column(ForeignKey("alert_channels.name", ondelete="CASCADE"), primary_key=True)
+    alert: Mapped[int] = mapped_column(RowNumber, ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True)
+    sent: Mapped[int] = mapped_column(default=0)
+    over: Mapped[int] = mapped_column(default=0)
 
 
 class SecretRow(Base):

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from farshore import __version__, programs
 from farshore.cli import (
+    alert,
     audit,
     authority,
     event,
@@ -92,6 +93,7 @@ commands.add_typer(failover.app, name="failover")
 commands.add_typer(site.app, name="site")
 commands.add_typer(job.app, name="job")
 commands.add_typer(event.app, name="event")
+commands.add_typer(alert.app, name="alert")
 commands.add_typer(audit.app, name="audit")
 commands.add_typer(process_server.app, name="process-server")
 commands.add_typer(authority.app, name="authority")

@@ -8,6 +8,7 @@ from fastapi.routing import APIRoute
 from farshore import __version__
 from farshore.configuration_server.api import (
     agents,
+    alerts,
     audit,
     authority,
     description,
@@ -43,6 +44,7 @@ ROUTERS = (
     sites.router,
     jobs.router,
     events.router,
+    alerts.router,
     audit.router,
     authority.router,
     metrics.router,

@@ -44,6 +44,7 @@ from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
 from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
+from farshore.protection.alerting.telling import Telling
 from farshore.protection.clocks import OwnClock
 from farshore.protection.push.bundle import default_cache
 from farshore.protection.push.install import PushInstaller
@@ -66,6 +67,7 @@ SHUTDOWN_SECONDS = 5
 LOOK_EVERY = 2.0
 OPEN_EVERY = 5.0
 KEEP_UP_EVERY = 5.0
+TELL_EVERY = 5.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
 COLLECT_EVERY = 24 * 3600.0
@@ -174,14 +176,19 @@ def serve(settings: Settings) -> None:
     indexing, thinning = for_indexing(catalog, clock), for_thinning(catalog, clock)
     rebasing = for_thinning(catalog, clock)
     troubles = Troubles(lambda condition: tell(catalog, clock, condition))
+    telling = Telling(catalog, clock, settings.base_url, sealer.open)
     work: list[tuple[str, float, Callable[[], None]]] = [
         ("Opening the vault", OPEN_EVERY, vault.look),
         ("Renewing certificates", RENEW_EVERY, renew),
         (
             "The watch",
             LOOK_EVERY,
-            lambda: watch.look([*scrubbing.conditions, *upkeep.conditions, *troubles.conditions()]),
+            lambda: watch.look(
+                [*scrubbing.conditions, *upkeep.conditions, *troubles.conditions(), *telling.conditions()]
+            ),
         ),
+        ("Sending alerts", TELL_EVERY, telling.tell),
+        ("Calling heartbeat URLs", TELL_EVERY, telling.beat),
         ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
         ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault, indexing)),

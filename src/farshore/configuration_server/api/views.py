@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from farshore.api_types.alerts import Channel, ChannelKind
 from farshore.api_types.events import Alert, Event, Severity
 from farshore.api_types.failovers import Failover, FailoverKind
 from farshore.api_types.machines import Description, Heartbeat, Machine, MachineSummary, TokenView
@@ -19,6 +20,7 @@ from farshore.api_types.users import Role, User
 from farshore.catalog.differences import affecting
 from farshore.catalog.machines import ListedMachine
 from farshore.catalog.tables import (
+    AlertChannelRow,
     AlertRow,
     DifferenceRow,
     EventRow,
@@ -293,4 +295,21 @@ def alert(row: AlertRow) -> Alert:
         remedy=row.remedy,
         raised=row.raised,
         cleared=row.cleared,
+        acknowledged=row.acknowledged,
+        acknowledged_by=row.acknowledged_by,
+    )
+
+
+def alert_channel(row: AlertChannelRow) -> Channel:
+    """A channel of alerts; its secret stays sealed."""
+    return Channel(
+        name=row.name,
+        kind=ChannelKind(row.kind),
+        settings=row.settings,
+        severity=Severity(row.severity),
+        repeat_every=row.repeat_every,
+        created=row.created,
+        delivered=row.delivered,
+        trouble=row.trouble,
+        trouble_since=row.trouble_since,
     )

@@ -1,0 +1,73 @@
+"""Queries over the channels of alerts, and what each has been told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import or_, select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import AlertChannelRow, AlertNoticeRow, AlertRow
+from farshore.model.errors import NotFound, WrongState
+
+
+def every(tx: Transaction) -> list[AlertChannelRow]:
+    """All channels, by name."""
+    return list(tx.scalars(select(AlertChannelRow).order_by(AlertChannelRow.name)))
+
+
+def get(tx: Transaction, name: str) -> AlertChannelRow:
+    """One channel. Raises NotFound."""
+    row = tx.get(AlertChannelRow, name)
+    if row is None:
+        raise NotFound(f"There is no alert channel {name!r}.", remedy="See `farshore alert channels`.")
+    return row
+
+
+def add(tx: Transaction, row: AlertChannelRow) -> None:
+    """A new channel. Raises WrongState where the name is taken."""
+    if tx.get(AlertChannelRow, row.name) is not None:
+        raise WrongState(f"There is an alert channel {row.name!r} already.", remedy="Remove it first, or rename.")
+    tx.add(row)
+    tx.flush()
+
+
+def remove(tx: Transaction, name: str) -> None:
+    """Forget a channel, and what it was told. Raises NotFound."""
+    tx.delete(get(tx, name))
+
+
+def told(tx: Transaction, channel: str) -> dict[int, AlertNoticeRow]:
+    """What a channel was told of alerts that it was not told to be over, by alert."""
+    wanted = select(AlertNoticeRow).where(AlertNoticeRow.channel == channel, AlertNoticeRow.over == 0)
+    return {row.alert: row for row in tx.scalars(wanted)}
+
+
+def concerning(tx: Transaction, alerts: Collection[int]) -> list[AlertRow]:
+    """The open alerts, and those with the given ids, oldest first."""
+    wanted = select(AlertRow).where(or_(AlertRow.cleared == 0, AlertRow.id.in_(alerts)))
+    return list(tx.scalars(wanted.order_by(AlertRow.id)))
+
+
+def note(tx: Transaction, channel: str, alert: int, now: int, *, over: bool) -> None:
+    """A channel has been told of an alert: that it is there, or that it is over."""
+    row = tx.get(AlertNoticeRow, (channel, alert))
+    if row is None:
+        row = AlertNoticeRow(channel=channel, alert=alert)
+        tx.add(row)
+    row.sent = now
+    row.over = now if over else 0
+
+
+def acknowledge(tx: Transaction, alerts: Collection[int], user: str, now: int) -> list[AlertRow]:
+    """Note that a user has seen these; the rows that were not acknowledged before. Raises NotFound for one that is not
+    open."""
+    found = []
+    for alert in alerts:
+        row = tx.get(AlertRow, alert)
+        if row is None or row.cleared:
+            raise NotFound(f"No alert {alert} is open.", remedy="See `farshore alert list`.")
+        if not row.acknowledged:
+            row.acknowledged, row.acknowledged_by = now, user
+            found.append(row)
+    return found

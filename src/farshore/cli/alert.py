@@ -1,0 +1,146 @@
+"""``farshore alert``: what is wrong now, and on which channels it reaches people."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from farshore.api_types.alerts import Acknowledgement, Channel, ChannelKind, ChannelRequest, ChannelTest, NewChannel
+from farshore.api_types.events import Alert, Severity
+from farshore.cli.connection import AsJson, Yes, management
+from farshore.cli.output import ago, moment, out, plain, print_done, print_json, print_table
+from farshore.cli.site import parse_settings
+from farshore.client.transport import segment
+from farshore.model.errors import Malformed, NotFound
+
+app = typer.Typer(no_args_is_help=True, help="Alerts, and the channels on which they reach people.")
+
+ChannelArgument = Annotated[str, typer.Argument(metavar="CHANNEL", help="The channel's name.", show_default=False)]
+
+
+@app.command("list")
+def list_alerts(
+    all_alerts: Annotated[bool, typer.Option("--all", help="Also what is over.")] = False, as_json: AsJson = False
+) -> None:
+    """List what is wrong now, each with its remedy."""
+    found = management().transport.get_list("/v1/alerts", Alert, all=all_alerts)
+    if as_json:
+        print_json(found)
+        return
+    rows = [[str(one.id), one.severity.value, ago(one.raised), _state(one), one.message, one.remedy] for one in found]
+    print_table(("Alert", "Severity", "Raised", "State", "What", "Remedy"), rows, "All is well.")
+
+
+@app.command()
+def acknowledge(
+    alerts: Annotated[list[int] | None, typer.Argument(metavar="ALERT", help="Numbers, as `list` shows them.")] = None,
+    all_alerts: Annotated[bool, typer.Option("--all", help="All that are open.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say that you have seen alerts: they are not sent again. That they are over will be."""
+    api = management().transport
+    if bool(alerts) == all_alerts:
+        raise Malformed("Which alerts?", remedy="Give their numbers (farshore alert list), or --all.")
+    chosen = alerts or [one.id for one in api.get_list("/v1/alerts", Alert) if not one.acknowledged]
+    if chosen:
+        body = Acknowledgement(alerts=chosen).model_dump_json().encode()
+        api.request("POST", "/v1/alerts/acknowledgements", [body], content_type="application/json")
+    print_done(f"{len(chosen)} acknowledged.", as_json, acknowledged=chosen)
+
+
+@app.command()
+def add(
+    channel: ChannelArgument,
+    kind: Annotated[ChannelKind, typer.Option(help="What it is.", show_default=False)],
+    setting: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE; repeat it. An unknown one says which there are.")
+    ] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the secret; -: standard input. mail: the password. webhook: the URL, and on a second "
+            "line a signing key, unless the server is to make one. apprise: a URL a line. heartbeat: the URL.",
+            show_default=False,
+        ),
+    ] = None,
+    severity: Annotated[Severity, typer.Option(help="Send alerts of this severity and above.")] = Severity.WARNING,
+    repeat_hours: Annotated[
+        float, typer.Option(min=0, max=720, help="Send an alert again after so long, until acknowledged; 0: never.")
+    ] = 4.0,
+    as_json: AsJson = False,
+) -> None:
+    """Add a channel on which alerts reach people.
+
+    Example: `farshore alert add ops --kind mail --setting host=mail.example.com --setting from=dr@example.com
+    --setting to=ops@example.com --setting user=dr --secret-file password`
+    """
+    request = ChannelRequest(
+        name=channel,
+        kind=kind,
+        settings=parse_settings(setting or []),
+        secret=SecretStr(_read(secret_file) if secret_file is not None else ""),
+        severity=severity,
+        repeat_every=round(repeat_hours * 3600),
+    )
+    made = management().transport.post("/v1/alert-channels", request, NewChannel)
+    told = f"Channel {made.name} was added. Try it: farshore alert test {made.name}"
+    if made.signing_key:
+        told += f"\nIts signing key, which is shown here only: {made.signing_key}"
+    key = {"signing_key": made.signing_key} if made.signing_key else {}
+    print_done(told, as_json, added=made.name, **key)
+
+
+@app.command()
+def channels(as_json: AsJson = False) -> None:
+    """List the channels, and whether they work."""
+    found = management().transport.get_list("/v1/alert-channels", Channel)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [
+            one.name,
+            one.kind.value,
+            one.severity.value,
+            f"{one.repeat_every / 3600:g} h" if one.repeat_every else "never",
+            moment(one.delivered) if one.delivered else "never",
+            one.trouble or ("works" if one.delivered else "not used yet"),
+        ]
+        for one in found
+    ]
+    print_table(("Channel", "Kind", "From", "Repeated after", "Last taken", "State"), rows, "There are none.")
+
+
+@app.command("test")
+def try_out(channel: ChannelArgument, as_json: AsJson = False) -> None:
+    """Send a test message on a channel, and say whether it was taken."""
+    done = management().transport.post(f"/v1/alert-channels/{segment(channel)}/test", None, ChannelTest)
+    print_done(f"{channel} took it.", as_json, tested=channel, warning=done.warning)
+    if done.warning and not as_json:
+        out.print(plain(done.warning))
+
+
+@app.command()
+def remove(channel: ChannelArgument, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Remove a channel: alerts do not reach it any more."""
+    if not yes:
+        typer.confirm(f"Remove the alert channel {plain(channel)}?", abort=True)
+    management().transport.delete(f"/v1/alert-channels/{segment(channel)}")
+    print_done(f"Channel {channel} is removed.", as_json, removed=channel)
+
+
+def _state(alert: Alert) -> str:
+    if alert.cleared:
+        return "over"
+    return f"seen by {alert.acknowledged_by}" if alert.acknowledged else "open"
+
+
+def _read(path: Path) -> str:
+    try:
+        return (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"{path} cannot be read ({error}).", remedy="Give the file with the secret.") from error

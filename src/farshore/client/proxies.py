@@ -1,0 +1,49 @@
+"""HTTP proxies, as HTTPS_PROXY, HTTP_PROXY and NO_PROXY name them. TLS goes through them end to end (CONNECT)."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from typing import Any, Optional
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from urllib3.util import make_headers
+
+from farshore.model.errors import Malformed
+
+
+def proxy_for(url: str) -> Optional[str]:
+    """The proxy through which ``url`` is reached; None: none. Raises Malformed."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    found = urllib.request.getproxies()
+    proxy = found.get(parts.scheme) or found.get("all")
+    if not proxy or host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(_with_port(host, url)):
+        return None
+    if urlsplit(proxy).scheme not in ("http", "https") or not urlsplit(proxy).hostname:
+        raise Malformed(
+            f"The proxy for {host} is not an HTTP proxy.",
+            remedy=f"Set {parts.scheme.upper()}_PROXY to http://HOST:PORT, or list {host} in NO_PROXY.",
+        )
+    return proxy
+
+
+def pool_manager(url: str, context: ssl.SSLContext, **options: Any) -> urllib3.PoolManager:
+    """Connections to ``url``, through its proxy if it has one; ``options`` as urllib3 takes them. Raises Malformed."""
+    proxy = proxy_for(url)
+    if proxy is None:
+        return urllib3.PoolManager(ssl_context=context, **options)
+    parts = urlsplit(proxy)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    address = f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 3128)}"
+    headers = None
+    if parts.username is not None:
+        headers = make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
+    return urllib3.ProxyManager(address, proxy_headers=headers, ssl_context=context, **options)
+
+
+def _with_port(host: str, url: str) -> str:
+    port = urlsplit(url).port
+    bare = f"[{host}]" if ":" in host else host
+    return f"{bare}:{port}" if port else bare

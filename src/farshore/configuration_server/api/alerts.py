@@ -1,0 +1,96 @@
+"""The channels of alerts, and their acknowledgement. Which alerts there are: api/events.py."""
+
+from __future__ import annotations
+
+from farshore.api_types.alerts import Acknowledgement, Channel, ChannelKind, ChannelRequest, ChannelTest, NewChannel
+from farshore.api_types.events import Alert
+from farshore.catalog import alert_channels, events
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import AlertChannelRow
+from farshore.configuration_server.api import views
+from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.identity import Identity
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
+from farshore.configuration_server.web.gate import GatedRouter
+from farshore.protection.alerting.registry import open_channel, sealed_as
+from farshore.protection.alerting.telling import Telling
+from farshore.protection.alerting.webhook import new_key
+
+router = GatedRouter(prefix="/v1", tags=["alerts"])
+
+
+@router.get("/alert-channels")
+def list_alert_channels(_user: Reader, installation: Installation) -> list[Channel]:
+    """All channels on which alerts reach people."""
+    with installation.catalog.reading() as tx:
+        return [views.alert_channel(row) for row in alert_channels.every(tx)]
+
+
+@router.post("/alert-channels", status_code=201)
+def add_alert_channel(request: ChannelRequest, user: Contributor, installation: Installation) -> NewChannel:
+    """A new channel. Its secret is sealed, and never answered, but for a signing key that is made here."""
+    secret, signing_key = request.secret.get_secret_value(), ""
+    if request.kind is ChannelKind.WEBHOOK and len(secret.split()) == 1:
+        signing_key = new_key()
+        secret = f"{secret.strip()}\n{signing_key}"
+    open_channel(request.kind, request.settings, secret)
+    row = AlertChannelRow(
+        name=request.name,
+        kind=request.kind.value,
+        settings=request.settings,
+        secret=installation.sealer.seal(sealed_as(request.name), secret.encode()) if secret else b"",
+        severity=request.severity.value,
+        repeat_every=request.repeat_every,
+        created=installation.clock.now(),
+    )
+    with installation.catalog.writing() as tx:
+        alert_channels.add(tx, row)
+        _tell(tx, installation, user, "added", row.name, f"was added ({row.kind})")
+        return NewChannel(**views.alert_channel(row).model_dump(), signing_key=signing_key)
+
+
+@router.delete("/alert-channels/{name}", status_code=204)
+def remove_alert_channel(name: Named, user: Contributor, installation: Installation) -> None:
+    """Forget a channel: alerts do not reach it any more."""
+    with installation.catalog.writing() as tx:
+        alert_channels.remove(tx, name)
+        _tell(tx, installation, user, "removed", name, "was removed")
+
+
+@router.post("/alert-channels/{name}/test")
+def try_alert_channel(name: Named, _user: Operator, installation: Installation) -> ChannelTest:
+    """Send a test message now; a heartbeat URL is called if every RPO holds. Fails as the channel does."""
+    services: Services = installation
+    telling = Telling(services.catalog, services.clock, services.settings.base_url, services.sealer.open)
+    return ChannelTest(warning=telling.test(name))
+
+
+@router.post("/alerts/acknowledgements")
+def acknowledge_alerts(request: Acknowledgement, user: Operator, installation: Installation) -> list[Alert]:
+    """Somebody has seen these alerts: they are not sent again. That they are over will be."""
+    now = installation.clock.now()
+    with installation.catalog.writing() as tx:
+        for row in alert_channels.acknowledge(tx, request.alerts, user.name, now):
+            events.record(
+                tx,
+                time=now,
+                kind=f"alert.acknowledged.{row.kind}",
+                actor=user.actor,
+                subject=row.subject,
+                message=f"Seen: {row.message}",
+                detail={"alert": row.id},
+            )
+        rows = {row.id: row for row in events.open_alerts(tx)}
+        return [views.alert(rows[alert]) for alert in request.alerts]
+
+
+def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, channel: str, what: str) -> None:
+    events.record(
+        tx,
+        time=installation.clock.now(),
+        kind=f"alert-channel.{kind}",
+        actor=user.actor,
+        subject=f"alert-channel/{channel}",
+        message=f"Alert channel {channel} {what}.",
+    )

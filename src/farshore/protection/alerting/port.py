@@ -1,0 +1,56 @@
+"""The port of the channels, and what they check alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from farshore.api_types.sites import Setting
+from farshore.model.errors import Malformed
+from farshore.protection.alerting.message import Message
+
+
+class Channel(Protocol):
+    """Takes messages. Opened for each message: it keeps no connection."""
+
+    def send(self, message: Message) -> str:
+        """Deliver it, so that it is taken when this returns; what went wrong nevertheless, or "".
+
+        Raises TryLater (it may be taken later), Refused (something must be mended first). A message may come twice: the
+        server may die between its delivery and its note of it. No error holds a secret.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One setting of a kind. ``default`` None: it has to be given."""
+
+    kind: type
+    default: Setting | None = None
+
+
+def checked(settings: Mapping[str, Setting], wanted: Mapping[str, Wanted]) -> dict[str, Setting]:
+    """All settings of a kind, with their defaults. Raises Malformed."""
+    names = ", ".join(wanted) or "none"
+    for name in settings:
+        if name not in wanted:
+            raise Malformed(f"There is no setting {name!r} of this kind.", remedy=f"There are: {names}.")
+    found: dict[str, Setting] = {}
+    for name, rule in wanted.items():
+        value = settings.get(name, rule.default)
+        if value is None:
+            raise Malformed(f"The setting {name!r} is missing.", remedy=f"Give it: --setting {name}=VALUE")
+        if type(value) is not rule.kind:
+            raise Malformed(f"The setting {name!r} is not a {rule.kind.__name__}.", remedy="Give another value.")
+        found[name] = value
+    return found
+
+
+def one_line(secret: str, what: str) -> str:
+    """The secret's only line. Raises Malformed."""
+    lines = secret.split()
+    if len(lines) != 1:
+        raise Malformed(f"The secret has to be {what}, on one line.", remedy="Give it with --secret-file.")
+    return lines[0]

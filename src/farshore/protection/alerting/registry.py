@@ -1,0 +1,39 @@
+"""The kinds of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from farshore.api_types.alerts import ChannelKind
+from farshore.api_types.sites import Setting
+from farshore.catalog.tables import AlertChannelRow
+from farshore.protection.alerting.heartbeat import HeartbeatUrl
+from farshore.protection.alerting.mail import Mail
+from farshore.protection.alerting.port import Channel
+from farshore.protection.alerting.services import Services
+from farshore.protection.alerting.webhook import Webhook
+
+KINDS: dict[ChannelKind, Callable[[Mapping[str, Setting], str], Channel]] = {
+    ChannelKind.MAIL: Mail,
+    ChannelKind.WEBHOOK: Webhook,
+    ChannelKind.APPRISE: Services,
+    ChannelKind.HEARTBEAT: HeartbeatUrl,
+}
+OpenSecret = Callable[[str, bytes], bytes]
+"""Opens what is sealed under a name."""
+
+
+def open_channel(kind: ChannelKind, settings: Mapping[str, Setting], secret: str) -> Channel:
+    """The channel. Raises Malformed for settings or a secret that are none, Unsupported where a library is missing."""
+    return KINDS[kind](settings, secret)
+
+
+def sealed_as(channel: str) -> str:
+    """The name that a channel's secret is sealed under."""
+    return f"alert-channel/{channel}"
+
+
+def opened(row: AlertChannelRow, unseal: OpenSecret) -> Channel:
+    """The channel of a row. Raises WrongKey for a secret that was sealed with another key, and as ``open_channel``."""
+    secret = unseal(sealed_as(row.name), row.secret).decode() if row.secret else ""
+    return open_channel(ChannelKind(row.kind), row.settings, secret)
