@@ -111,7 +111,7 @@ class Coverage:
     def carry(self) -> None:
         """An epoch begins: what was suspected is judged no more."""
         with self._lock:
-            self._carried |= self._suspected
+            self._carried |= set(sorted(self._suspected)[: _MOST_DIFFERENCES - len(self._carried)])
             self._suspected.clear()
 
     def forget(self) -> None:

@@ -371,9 +371,10 @@ class Prover:
                 self._suspects.pop((disk, chunk), None)
             if demand is not None:
                 demand.note(disk, len(equal), differing.tolist())
-        for disk, chunk in differ:
-            self._suspect(disk, chunk)
+        fresh = [one for one in (self._suspect(disk, chunk) for disk, chunk in differ) if one is not None]
         self._watch.follow(list(self._suspects))
+        for one in fresh:  # not before: of a record that nobody noted nobody would know
+            one.since = self._clock.monotonic()
         if differ:
             self._proving.save_if_due(now=True)
         # Only now: a chunk that was discarded since it was read must not count as proven after that.
@@ -411,14 +412,17 @@ class Prover:
 
     # ---- what differs ----
 
-    def _suspect(self, disk: DiskNumber, chunk: int) -> None:
+    def _suspect(self, disk: DiskNumber, chunk: int) -> Optional[_Suspect]:
         """A page may change while a write of it is in flight: its record then holds older bytes, and the page is
-        written again when the kernel writes dirty pages. Only what stays different is a difference."""
+        written again when the kernel writes dirty pages. Only what stays different is a difference. Return the chunk if
+        it was not suspected before."""
+        made = None
         if (disk, chunk) not in self._suspects and len(self._suspects) < _MOST_SUSPECTS:
             cause, proven = self._proving.explain(disk, chunk), self._proving.coverage.last(disk, chunk)
-            self._suspects[disk, chunk] = _Suspect(self._clock.monotonic(), cause, proven)
+            self._suspects[disk, chunk] = made = _Suspect(self._clock.monotonic(), cause, proven)
         until = self._clock.now() + int(HOLD_SECONDS * 1e9)
         self._proving.coverage.suspect(disk, chunk, until)
+        return made
 
     def _judge(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> None:
         """It has been different for long: what is it? Then send it again; if that fails, the next time."""

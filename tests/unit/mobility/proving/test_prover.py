@@ -147,15 +147,6 @@ def test_a_chunk_that_cannot_be_settled_does_not_stop_the_other_proofs(
     assert coverage.differing == known
 
 
-def test_many_chunks_that_cannot_be_settled_leave_others_their_turn(machine: Machine) -> None:
-    machine.capture.hot = {0, 1, 2, 3}
-    for chunk in range(4):
-        machine.proving.coverage.differs(ONE, chunk, told=True)
-        machine.steps(0.3)
-    machine.steps(2 * MINUTE)
-    assert machine.proving.coverage.standing(0, machine.clock.now())[ONE].proven == 4
-
-
 def test_what_cannot_be_sent_at_once_is_told_of_once(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     placed, refused = Prover._placed, []
 
