@@ -61,7 +61,8 @@ def delete(tx: Transaction, row: ProcessServerRow) -> None:
 
 
 def _free_name(tx: Transaction, url: str) -> str:
-    wanted = name = (urlsplit(url).hostname or "process-server").replace(":", "-")[:60]
+    host = urlsplit(url).hostname or "process-server"
+    wanted = name = (f"ip6-{'-'.join(filter(None, host.split(':')))}" if ":" in host else host)[:60]
     number = 2
     while _taken(tx, name):
         name, number = f"{wanted}-{number}", number + 1

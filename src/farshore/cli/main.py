@@ -25,6 +25,7 @@ from farshore.cli import (
     policy,
     process_server,
     site,
+    support_bundle,
     token,
     up,
     user,
@@ -86,6 +87,7 @@ commands = typer.Typer(
 commands.command()(up.up)
 commands.command()(up.down)
 commands.command()(up.status)
+commands.command()(support_bundle.support_bundle)
 commands.add_typer(machine.app, name="machine")
 commands.add_typer(policy.app, name="policy")
 commands.add_typer(point.app, name="point")

@@ -7,11 +7,11 @@ import ssl
 import warnings
 from typing import Optional
 
-import urllib3
 from pydantic import ValidationError
 from urllib3.exceptions import HTTPError, InsecureRequestWarning, MaxRetryError
 
 from farshore.api_types.body import Problem
+from farshore.client.proxies import pool_manager
 from farshore.model.errors import (
     Busy,
     FarshoreError,
@@ -112,7 +112,7 @@ def insecure_request(url: str, timeout: float) -> bytes:
     context.verify_mode = ssl.CERT_NONE
     with (
         warnings.catch_warnings(),
-        urllib3.PoolManager(ssl_context=context, assert_hostname=False, retries=False, timeout=timeout) as pool,
+        pool_manager(url, context, assert_hostname=False, retries=False, timeout=timeout) as pool,
     ):
         warnings.simplefilter("ignore", InsecureRequestWarning)  # unverified is what is asked for here
         try:

@@ -36,11 +36,17 @@ def pool_manager(url: str, context: ssl.SSLContext, **options: Any) -> urllib3.P
         return urllib3.PoolManager(ssl_context=context, **options)
     parts = urlsplit(proxy)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    address = f"{parts.scheme}://{host}:{parts.port or (443 if parts.scheme == 'https' else 3128)}"
+    address = f"{parts.scheme}://{host}:{proxy_port(proxy)}"
     headers = None
     if parts.username is not None:
         headers = make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
     return urllib3.ProxyManager(address, proxy_headers=headers, ssl_context=context, **options)
+
+
+def proxy_port(proxy: str) -> int:
+    """The proxy's port, as it is given or by its scheme."""
+    parts = urlsplit(proxy)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _with_port(host: str, url: str) -> str:

@@ -21,6 +21,7 @@ from urllib3.util import Retry, Timeout
 
 from farshore.client.credentials import Credentials
 from farshore.client.problems import error_from_answer, error_from_transport
+from farshore.client.proxies import pool_manager, proxy_for
 from farshore.client.roles import Role
 from farshore.model.errors import Unauthenticated, Unsupported
 
@@ -88,6 +89,7 @@ class Transport:
         self.url = url.rstrip("/")
         self._role: Optional[Role] = None
         self._connections, self._read_seconds = connections, read_seconds
+        self._context, self._proxy = context, proxy_for(self.url)
         self._pool = self._made(context)
         self.authorities = ""
         """The header AUTHORITIES of the last answer that had one."""
@@ -102,23 +104,30 @@ class Transport:
         return made
 
     def move_to(self, url: str) -> None:
-        """Send every later request to another server of the same authority; those under way end where they are."""
-        self.url = url.rstrip("/")
+        """Send every later request to another server of the same authority; those under way end where they are. Raises
+        Malformed for a proxy that is none."""
+        proxy, self.url = proxy_for(url), url.rstrip("/")
+        if proxy != self._proxy:
+            before, self._proxy = self._pool, proxy
+            self._pool = self._made(self._context)
+            before.clear()
 
     def renew(self, credentials: Credentials) -> None:
         """Show another certificate and trust its authority alone from now on; requests under way end as they began.
         Only for a transport that was made from credentials. Raises Malformed."""
         assert self._role is not None
         before = self._pool
+        self._context = credentials.context(self._role)
         # A new context: what one trusts can be added to, not taken from.
-        self._pool = self._made(credentials.context(self._role))
+        self._pool = self._made(self._context)
         before.clear()  # a kept connection would show the old certificate for as long as it lives
 
     def _made(self, context: ssl.SSLContext) -> urllib3.PoolManager:
-        return urllib3.PoolManager(
+        return pool_manager(
+            self.url,
+            context,
             num_pools=2,
             maxsize=self._connections,
-            ssl_context=context,
             timeout=Timeout(connect=CONNECT_SECONDS, read=self._read_seconds),
             blocksize=1 << 17,
             socket_options=_SOCKET_OPTIONS,

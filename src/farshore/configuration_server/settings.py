@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     @property
     def local_url(self) -> str:
         """What programs on this machine use."""
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{_bracketed(self.listen if self._listens_at_one_address else '127.0.0.1')}:{self.port}"
 
     @property
     def process_server_url(self) -> str:
@@ -84,7 +84,12 @@ class Settings(BaseSettings):
     @property
     def names(self) -> tuple[str, ...]:
         """All names and addresses that the server certificates hold."""
-        return tuple(dict.fromkeys((*self.advertise, "127.0.0.1", "localhost")))
+        own = (self.listen,) if self._listens_at_one_address else ()
+        return tuple(dict.fromkeys((*self.advertise, *own, "127.0.0.1", "localhost")))
+
+    @property
+    def _listens_at_one_address(self) -> bool:
+        return self.listen not in ("", "0.0.0.0", "::")  # noqa: S104
 
     @property
     def catalog(self) -> str:

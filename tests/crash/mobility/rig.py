@@ -44,9 +44,17 @@ class Rig:
     """``farshore up`` in ``home`` and an agent for ``disk``, and for the ``others`` while they are attached."""
 
     def __init__(
-        self, home: Path, disk: LoopDisk, *others: Path, ring_mib: int = 16, spill_mib: int = 96, **environment: str
+        self,
+        home: Path,
+        disk: LoopDisk,
+        *others: Path,
+        ring_mib: int = 16,
+        spill_mib: int = 96,
+        address: str = "127.0.0.1",
+        **environment: str,
     ) -> None:
         self.home = home
+        self.address = address
         self.disk = disk
         self.state = home / "agent"
         self.log = home / "agent.log"
@@ -66,7 +74,7 @@ class Rig:
 
     def up(self) -> None:
         api, data = self._ports
-        command = [*CLI, "up", "--listen", "127.0.0.1", "--advertise", "127.0.0.1"]
+        command = [*CLI, "up", "--listen", self.address, "--advertise", self.address]
         command += ["--port", str(api), "--process-server-port", str(data)]
         with (self.home / "up.log").open("ab") as log:
             self._servers = subprocess.Popen(
@@ -101,7 +109,8 @@ class Rig:
     def enrol(self) -> None:
         with contextlib.closing(self.api()) as api:
             token = api.create_token(TokenRequest(name="crashing"))
-        command = [*AGENT, *self._options, "enroll", "--server", f"https://127.0.0.1:{self._ports[0]}"]
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        command = [*AGENT, *self._options, "enroll", "--server", f"https://{host}:{self._ports[0]}"]
         command += ["--authority-fingerprint", token.authority_fingerprint]
         done = subprocess.run(command, input=token.token.encode() + b"\n", capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()

@@ -111,7 +111,8 @@ class Server(ThreadingHTTPServer):
         self.asked = 0
         self.authority = pem(authority.certificate)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_key_pair(context, *authority.issue(x509.DNSName("localhost"), *map(x509.UniformResourceIdentifier, uris)))
+        names = (x509.DNSName("localhost"), x509.DNSName("dr.test"))
+        load_key_pair(context, *authority.issue(*names, *map(x509.UniformResourceIdentifier, uris)))
         context.load_verify_locations(cadata=pem(trusted.certificate))
         context.verify_mode = ssl.CERT_OPTIONAL
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)

@@ -129,3 +129,20 @@ def test_a_variable_that_cannot_be_read_is_named(home: Path, monkeypatch: pytest
     installation.set_up(Settings(home=home), MovableClock())
     with pytest.raises(Malformed, match="advertise"):
         load(home)
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("0.0.0.0", "https://127.0.0.1:443"),
+        ("::", "https://127.0.0.1:443"),
+        ("::1", "https://[::1]:443"),
+        ("192.0.2.7", "https://192.0.2.7:443"),
+    ],
+)
+def test_programs_of_this_host_call_where_the_server_listens(listen: str, url: str) -> None:
+    settings = Settings(listen=listen, advertise=("2001:db8::5",))
+    assert settings.local_url == url
+    assert settings.base_url == "https://[2001:db8::5]:443"
+    assert settings.process_server_url == "https://[2001:db8::5]:9443"
+    assert listen in settings.names or listen in ("0.0.0.0", "::")

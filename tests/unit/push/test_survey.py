@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
 from farshore.model.errors import FarshoreError, NoSpace, Refused, Unsupported
-from farshore.protection.push.survey import read_findings, read_survey
+from farshore.protection.push.survey import read_findings, read_survey, survey
 
 GOOD = {
     "user": "0",
@@ -31,6 +32,28 @@ def test_a_good_machine() -> None:
     assert (found.kernel, found.python, found.btf) == ("6.1.0-30-cloud-amd64", (3, 11), True)
     assert found.release == "0.1.0-python3.11-abc"
     assert not read_survey(said(btf="", release=""), "db1").btf
+
+
+@pytest.mark.parametrize("system", ["FreeBSD", "Darwin", "MINGW64_NT-10.0"])
+def test_a_machine_without_linux_is_named(system: str) -> None:
+    with pytest.raises(Unsupported, match=f"db1 runs {system}"):
+        read_survey(said(system=system), "db1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'sh' is not recognized as an internal or external command,\r\noperable program or batch file.",
+        "sh : The term 'sh' is not recognized ... + FullyQualifiedErrorId : CommandNotFoundException",
+    ],
+)
+def test_windows_is_named(words: str) -> None:
+    class Shell:
+        async def run(self, script: str, doing: str) -> str:
+            raise Refused(f"{doing} on db1 failed (status 1): {words}", remedy="-")
+
+    with pytest.raises(Unsupported, match="db1 runs Windows"):
+        asyncio.run(survey(Shell(), "db1", "root"))  # type: ignore[arg-type]
 
 
 def test_the_first_python_that_will_do_is_taken() -> None:

@@ -110,6 +110,8 @@ def listening(host: str, port: int, connections: Connections) -> BoundedSocket:
     made.connections = connections
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == "::":  # IPv4 too, whatever net.ipv6.bindv6only says
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind((host, port))
         made.listen(512)
     except OSError as error:

@@ -11,6 +11,7 @@ from farshore.api_types.machines import Finding
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.probe import Ability, probe
 from farshore.mobility.checks.disks import check_disks, check_named
+from farshore.mobility.checks.elsewhere import check_elsewhere
 from farshore.mobility.checks.findings import warning
 from farshore.mobility.checks.kernel import check_clock, check_kernel, check_process
 from farshore.mobility.checks.layers import check_file_systems, check_layers, check_swap
@@ -44,6 +45,7 @@ def look_around(here: Surroundings) -> List[Finding]:
         ("disks", lambda: check_disks(here.disks)),
         ("layers", lambda: check_layers(devices)),
         ("file systems", lambda: check_file_systems(devices)),
+        ("a start elsewhere", lambda: check_elsewhere(devices)),
         ("swap", check_swap),
         ("memory", lambda: check_memory(settings)),
         ("state directory", lambda: check_state(settings, devices, here.spill)),

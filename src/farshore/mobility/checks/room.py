@@ -11,6 +11,7 @@ from typing import FrozenSet, Iterator, Optional, Sequence
 from urllib.parse import urlsplit
 
 from farshore.api_types.machines import Finding
+from farshore.client.proxies import proxy_for, proxy_port
 from farshore.mobility.capture.disks import mounted_on
 from farshore.mobility.capture.extents import file_ranges
 from farshore.mobility.checks.findings import error, fine, warning
@@ -80,6 +81,11 @@ def check_reach(urls: Sequence[str]) -> Iterator[Finding]:
     for url in urls:
         parts = urlsplit(url)
         address = (parts.hostname or "", parts.port or 443)
+        proxy = proxy_for(url)
+        if proxy is not None:
+            through = urlsplit(proxy)
+            yield from _check_proxy(f"server {address[0]}:{address[1]}", through.hostname or "", proxy_port(proxy))
+            continue
         try:
             with socket.create_connection(address, _CONNECT_SECONDS):
                 yield fine(f"server {address[0]}:{address[1]}", "It can be reached.")
@@ -89,6 +95,19 @@ def check_reach(urls: Sequence[str]) -> Iterator[Finding]:
                 f"It cannot be reached: {problem.strerror or problem}.",
                 "Open the way there in firewalls between (443 to the configuration server, 9443 to process servers).",
             )
+
+
+def _check_proxy(subject: str, host: str, port: int) -> Iterator[Finding]:
+    """Whether the proxy answers; what lies behind it shows when the agent calls."""
+    try:
+        with socket.create_connection((host, port), _CONNECT_SECONDS):
+            yield fine(subject, f"The proxy {host}:{port}, through which it is called, can be reached.")
+    except OSError as problem:
+        yield error(
+            subject,
+            f"The proxy {host}:{port}, through which it is called, cannot be reached: {problem.strerror or problem}.",
+            "Correct HTTPS_PROXY, or list the server in NO_PROXY.",
+        )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from farshore.api_types.body import clean_line
@@ -13,6 +14,7 @@ from farshore.protection.push.ssh import Shell
 
 NEEDED_KIB = 300 << 10
 SURVEY = """\
+echo system=$(uname -s)
 echo user=$(id -u)
 echo architecture=$(uname -m)
 echo kernel=$(uname -r)
@@ -27,6 +29,12 @@ echo temporary=$(df -Pk /tmp | awk 'NR==2 {print $4}')
 echo release=$(readlink /opt/farshore/current 2>/dev/null)
 exit 0
 """
+
+
+_WINDOWS = re.compile(
+    r"is not recognized as an internal or external command|CommandNotFoundException|Microsoft Windows|is not valid here"
+)
+"""What Windows' shells say to ``sh``."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ async def survey(shell: Shell, host: str, user: str) -> Survey:
     try:
         text = await shell.run(SURVEY, "A first look around")
     except Refused as error:
+        if _WINDOWS.search(error.message):
+            raise _not_linux(host, "Windows") from error
         if user == "root":
             raise
         raise Refused(
@@ -64,6 +74,8 @@ def read_survey(text: str, host: str) -> Survey:
             pythons.append((int(major), int(minor)))
         else:
             facts[name] = clean_line(value).strip()
+    if facts.get("system", "Linux") != "Linux":
+        raise _not_linux(host, facts["system"])
     if facts.get("user") != "0":
         raise Refused(f"The login on {host} is not root's.", remedy="Name root, or a user who may use sudo.")
     if facts.get("architecture") != "x86_64":
@@ -106,6 +118,13 @@ def read_findings(text: str) -> Troubles:
     return Troubles(
         tuple(text for severity, text in told if severity is CheckSeverity.ERROR),
         tuple(text for severity, text in told if severity is CheckSeverity.WARNING),
+    )
+
+
+def _not_linux(host: str, system: str) -> Unsupported:
+    return Unsupported(
+        f"{host} runs {system}; Farshore protects Linux machines only.",
+        remedy="Protect it by another product; its data may be protected where it is stored.",
     )
 
 
