@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tests.unit.vault.synthetic import Machine
 
-from farshore.formats import batch, chunk_exchange, point_payload, proof
+from farshore.formats import batch, chunk_exchange, point_payload, proof, vault_names
 from farshore.formats.record import RECORD, RecordKind
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
@@ -27,6 +27,7 @@ from farshore.model.position import Position
 from farshore.vault import OwnerKey, Vault, damage, open_store
 from farshore.vault.collection import collect
 from farshore.vault.compaction import Tiers, compact
+from farshore.vault.objects import seal_document
 from farshore.vault.retention import apply_retention
 from farshore.vault.scrub import DAY, scrub
 from farshore.vault.upkeep import one_policy
@@ -113,6 +114,7 @@ def main(folder: Path) -> None:
     sealed = builder.seal(
         batch.Batch(MACHINE, Epoch(3), batch.Role.JOURNAL, Sequence(1), machine.time, one.records, one.payload)
     )
+    make_pin_and_retention(vault, folder)
     (folder / "sealed-batch-1.bin").write_bytes(b"".join(sealed.to_buffers()))
     other = Machine(vault, 2, {0: 150 << 10}, OTHER)
     other.disks[0][:] = machine.disks[0][: 150 << 10]
@@ -136,6 +138,19 @@ def main(folder: Path) -> None:
     (folder / "vault-3.json").write_text(
         json.dumps({"key": vault.key_hex, "states": expected, "apart": apart}, indent=1) + "\n"
     )
+
+
+def make_pin_and_retention(vault: Vault, folder: Path) -> None:
+    """The two objects by themselves, under the key of the machine in the newest golden vault."""
+    key, position = vault.machine(MACHINE).key, Position(Epoch(1), Sequence(6))
+    point = {"format": 1, "id": "1:6", "machine": MACHINE, "position": [1, 6], "time": 0, "kind": "crash-consistent"}
+    fields = {**point, "name": "", "pinned": 1_700_000_000_000_000_000}
+    kept = {"format": 1, "policy": "gold", "hot_window": 259200, "keep_hourly": 3, "keep_daily": 2, "keep_weekly": 1}
+    for file, name, said in (
+        ("pin-1.bin", vault_names.pin(MACHINE, position), fields),
+        ("retention-1.bin", vault_names.retention(MACHINE, 1), kept),
+    ):
+        (folder / file).write_bytes(b"".join(seal_document(key, name, said).buffers))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import Latest, Named, OwnerKey, Vault, damage, open_store
+from farshore.vault import Latest, Named, OwnerKey, Vault, damage, open_store, pins, stored_retention
 from farshore.vault.condemned import read_list
+from farshore.vault.objects import read_document
 from farshore.vault.scrub import read_state
 from farshore.vault.sealing import SealingKey
 from farshore.vault.upkeep import maintain, one_policy
@@ -147,6 +148,19 @@ def test_the_machine_in_a_domain_of_its_own_opens(tmp_path):
         source = machine.open(point.position, DiskNumber(0))
         assert hashlib.sha256(read(source, 0, source.size)).hexdigest() == expected[str(point.position)]["0"]
         source.close()
+
+
+def test_a_pin_and_a_retention_are_read_as_ever(tmp_path):
+    vault = opened("vault-3", tmp_path)
+    pin = f"machines/{MACHINE}/pins/00000001-0000000000000006"
+    retention = f"machines/{MACHINE}/retention/0000000000000001"
+    vault.store.put(pin, [(GOLDEN / "pin-1.bin").read_bytes()])
+    vault.store.put(retention, [(GOLDEN / "retention-1.bin").read_bytes()])
+    assert read_document(vault.store, vault.machine(MACHINE).key, pin)["pinned"] == 1_700_000_000_000_000_000
+    assert pins.pinned(vault, MACHINE) == {Position.parse("1:6")}
+    known = stored_retention.read(vault, MACHINE)
+    expected = ReplicationPolicy("gold", hot_window=259200, keep_hourly=3, keep_daily=2, keep_weekly=1)
+    assert known == expected
 
 
 @pytest.mark.parametrize("name", KEYS)

@@ -22,6 +22,8 @@ class Point(Body):
     time: int
     kind: PointKind
     name: str = ""
+    pinned: bool = False
+    """Retention keeps it until it is unpinned."""
     doubts: List[str] = []
     """Bytes that may be wrong in this state: its copy was found to differ there later. At most MOST_DOUBTS."""
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
-from sqlalchemy import delete, func, select, tuple_
+from sqlalchemy import delete, func, select, tuple_, update
 
 from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import MachineRow, PointRow
-from farshore.model.errors import NotFound
+from farshore.model.errors import Malformed, NotFound
+from farshore.model.identifiers import Epoch
+from farshore.model.identifiers import Sequence as StreamSequence
 from farshore.model.point import PointKind
+from farshore.model.position import Position
 
 
 def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
@@ -80,6 +83,32 @@ def get(tx: Transaction, machine: str, point: str) -> PointRow:
     if row is None or row.machine != machine:
         raise NotFound(f"There is no point {point!r} of this machine.", remedy="See `farshore point list`.")
     return row
+
+
+def at(tx: Transaction, machine: str, position: Position) -> list[PointRow]:
+    """The indexed points of a machine at a position."""
+    wanted = select(PointRow).where(PointRow.machine == machine, PointRow.epoch == position.epoch)
+    return list(tx.scalars(wanted.where(PointRow.sequence == position.sequence)))
+
+
+def position_of(tx: Transaction, machine: str, point: str) -> Position:
+    """The position that an id or ``EPOCH:SEQUENCE`` means. Raises NotFound."""
+    row = tx.get(PointRow, point)
+    if row is not None and row.machine == machine:
+        return Position(Epoch(row.epoch), StreamSequence(row.sequence))
+    try:
+        return Position.parse(point)
+    except Malformed:
+        raise NotFound(f"There is no point {point!r} of this machine.", remedy="See `farshore point list`.") from None
+
+
+def mark_pinned(tx: Transaction, machine: str, pinned: Set[Position]) -> None:
+    """Mark exactly the points at these positions as pinned."""
+    mine = update(PointRow).where(PointRow.machine == machine)
+    tx.execute(mine.where(PointRow.pinned).values(pinned=False))
+    for some in portions(sorted((at.epoch, at.sequence) for at in pinned)):
+        tx.execute(mine.where(tuple_(PointRow.epoch, PointRow.sequence).in_(some)).values(pinned=True))
+    tx.expire_all()
 
 
 def newest_crash_consistent(tx: Transaction, of: Sequence[str]) -> dict[str, PointRow]:

@@ -237,6 +237,8 @@ class PointRow(Base):
     time: Mapped[int]
     kind: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(default="")
+    pinned: Mapped[bool] = mapped_column(default=False)
+    """Whether retention keeps it, as the vault was last seen to say."""
 
 
 class CommandRow(Base):

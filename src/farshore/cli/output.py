@@ -17,8 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from farshore.model.errors import Malformed
-
 NANOSECONDS = 1_000_000_000
 
 LONG = 200
@@ -72,14 +70,16 @@ def print_done(sentence: str, as_json: bool, **fields: object) -> None:
         out.print(sentence)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], empty: str) -> None:
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], empty: str, to: PlainConsole = out
+) -> None:
     """A table, or the sentence ``empty`` where there is nothing to show."""
     if not rows:
-        out.print(empty)
+        to.print(empty)
     elif len(rows) > LONG and all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row):
-        _print_long(columns, [[plain(str(cell)) for cell in row] for row in rows])
+        _print_long(columns, [[plain(str(cell)) for cell in row] for row in rows], to)
     else:
-        out.print(table(columns, rows))
+        to.print(table(columns, rows))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
@@ -90,7 +90,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table
     return made
 
 
-def _print_long(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_long(columns: Sequence[str], rows: Sequence[Sequence[str]], to: PlainConsole) -> None:
     """The same look for a long table, which never folds a cell: rich takes a millisecond for each row."""
     widths = [max(cell_len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
 
@@ -98,8 +98,8 @@ def _print_long(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         cells = zip(row, widths, strict=True)
         return "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in cells).rstrip()
 
-    out.print(Text(line(columns), style="bold"))
-    typer.echo("\n".join(line(row) for row in rows))
+    to.print(Text(line(columns), style="bold"))
+    to.file.write("\n".join(line(row) for row in rows) + "\n")
 
 
 def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:
@@ -152,30 +152,3 @@ def size(count: float) -> str:
 def rate(bytes_a_second: int) -> str:
     """A bandwidth limit; 0 is none."""
     return f"{bytes_a_second * 8 / 1e6:.1f} Mbit/s" if bytes_a_second else "unlimited"
-
-
-def parse_time(text: str) -> int:
-    """ISO 8601 (UTC unless it names a zone), or ``5m`` for five minutes ago, as ns since 1970 UTC. Raises Malformed."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    if text[-1:] in units and text[:-1].replace(".", "", 1).isdigit():
-        return time.time_ns() - int(float(text[:-1]) * units[text[-1]] * NANOSECONDS)
-    whole, _, fraction = text.partition(".")
-    digits = fraction[: len(fraction) - len(fraction.lstrip("0123456789"))]
-    try:
-        stamp = datetime.datetime.fromisoformat(whole + fraction[len(digits) :])
-    except ValueError as error:
-        raise Malformed(
-            f"{text!r} is not a time.", remedy="Write it as 2026-01-31T12:00:00Z, or 5m for five minutes ago."
-        ) from error
-    if stamp.tzinfo is None:
-        stamp = stamp.replace(tzinfo=datetime.UTC)
-    return int(stamp.timestamp()) * NANOSECONDS + int(digits.ljust(9, "0")[:9] or 0)
-
-
-def parse_seconds(text: str) -> int:
-    """A duration: ``90``, ``90s``, ``15m``, ``24h``, ``7d``. Raises Malformed."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    if not number.isdigit():
-        raise Malformed(f"{text!r} is not a duration.", remedy="Write it as 90s, 15m, 24h or 7d.")
-    return int(number) * units[unit]

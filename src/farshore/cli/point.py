@@ -8,9 +8,13 @@ from typing import Annotated
 import typer
 
 from farshore.api_types.points import Point, PointChoice, PointRequest
-from farshore.cli.connection import AsJson, MachineName, NoWait, management
+from farshore.api_types.users import Role
+from farshore.cli.asking import ask
+from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
-from farshore.cli.output import moment, parse_time, print_json, print_table
+from farshore.cli.grammar import parse_time
+from farshore.cli.output import moment, out, print_done, print_json, print_table
+from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed
 from farshore.model.point import PointKind
@@ -37,8 +41,8 @@ def list_points(
         f"/v1/machines/{segment(machine)}/points",
         Point,
         limit=limit,
-        after=parse_time(after) if after else None,
-        before=parse_time(before) if before else None,
+        after=parse_time(after, "--after") if after else None,
+        before=parse_time(before, "--before") if before else None,
         kind=kind.value if kind else None,
         name=name,
     )
@@ -52,7 +56,7 @@ def list_points(
             point.name,
             f"{point.epoch}:{point.sequence}",
             point.id,
-            _doubts(point),
+            ", ".join(one for one in ("pinned" if point.pinned else "", _doubts(point)) if one),
         ]
         for point in found
     ]
@@ -88,6 +92,54 @@ def create(
         print_table(("Time", "Kind", "Name", "Position"), [[moment(job.result["time"]), kind.value, name, where]], "")
 
 
+PointName = Annotated[
+    str, typer.Argument(metavar="POINT", help="The point's id, EPOCH:SEQUENCE or name.", show_default=False)
+]
+
+
+@app.command()
+def pin(machine: MachineName, point: PointName, as_json: AsJson = False) -> None:
+    """Keep a point until it is unpinned, whatever the policy says of retention.
+
+    Example: `farshore point pin db1 before-upgrade`
+    """
+    api = management()
+    path = f"{_path(api, machine, point)}/pin"
+    found = api.transport.call("PUT", path, None, Point)
+    print_json(found) if as_json else out.print(f"The point {found.epoch}:{found.sequence} of {machine} is pinned.")
+
+
+@app.command()
+def unpin(machine: MachineName, point: PointName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Let the policy decide about a pinned point again. It may go at once."""
+    api = management()
+    path = f"{_path(api, machine, point)}/pin"
+    ask(api, Role.CONTRIBUTOR, f"Unpin {point} of {machine}? The policy may let it go at once.", yes=yes)
+    api.transport.delete(path)
+    print_done(f"The point {point} of {machine} is not pinned.", as_json, unpinned=point)
+
+
+@app.command()
+def delete(machine: MachineName, point: PointName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Delete a point that was asked for, and its name with it.
+
+    Its moment can be recovered by its time or position for as long as the policy keeps it. A moment of the stream
+    itself cannot be deleted alone.
+    """
+    api = management()
+    path = _path(api, machine, point)
+    ask(api, Role.CONTRIBUTOR, f"Delete the point {point} of {machine}?", yes=yes)
+    api.transport.delete(path)
+    print_done(f"The point {point} of {machine} is deleted.", as_json, deleted=point)
+
+
+def _path(api: Management, machine: str, point: str) -> str:
+    """The path of a point; a name is looked up, for names hold what no path takes."""
+    named = api.points(machine, 2, name=point) if point else []
+    chosen = named[0].id if len(named) == 1 else point
+    return f"/v1/machines/{segment(machine)}/points/{segment(chosen)}"
+
+
 def choice(
     point: str, time: str, position: str, latest_app_consistent: bool, latest_processed: bool = False
 ) -> PointChoice:
@@ -100,7 +152,7 @@ def choice(
     if point:
         return PointChoice(id=point) if _is_id(point) else PointChoice(name=point)
     if time:
-        return PointChoice(time=parse_time(time))
+        return PointChoice(time=parse_time(time, "--time"))
     if position:
         return PointChoice(position=str(Position.parse(position)))
     if latest_processed:

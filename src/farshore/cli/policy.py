@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from farshore.api_types.policies import Policy, PolicyChange
+from farshore.api_types.policies import DAY, YEARS, Policy, PolicyChange
 from farshore.cli.connection import AsJson, management
-from farshore.cli.output import duration, parse_seconds, print_done, print_fields, print_json, print_table
+from farshore.cli.grammar import parse_duration
+from farshore.cli.output import duration, print_done, print_fields, print_json, print_table
 from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Replication policies: how machines are protected, how long points stay.")
@@ -156,13 +157,17 @@ def _values(
     deduplication: str | None,
 ) -> dict[str, object]:
     durations = {
-        "rpo_threshold": rpo,
-        "crash_consistent_every": crash,
-        "app_consistent_every": app_consistent,
-        "hot_window": hot,
+        "rpo_threshold": (rpo, 1, YEARS),
+        "crash_consistent_every": (crash, 1, YEARS),
+        "app_consistent_every": (app_consistent, 0, YEARS),
+        "hot_window": (hot, 0, 30 * DAY),
     }
     counts = {"keep_hourly": hourly, "keep_daily": daily, "keep_weekly": weekly}
-    given = {name: parse_seconds(text) for name, text in durations.items() if text is not None}
+    given = {
+        name: parse_duration(text, f"--{name.replace('_', '-')}", least, most)
+        for name, (text, least, most) in durations.items()
+        if text is not None
+    }
     limits = None if bandwidth is None else [text for text in bandwidth if text]
     others = {**counts, "bandwidth": limits, "time_zone": time_zone, "deduplication": deduplication}
     return {**given, **{name: value for name, value in others.items() if value is not None}}

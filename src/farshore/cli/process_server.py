@@ -17,13 +17,13 @@ from farshore.api_types.servers import (
     VaultStatus,
 )
 from farshore.cli.connection import AsJson, management
+from farshore.cli.grammar import parse_duration
 from farshore.cli.output import (
     ago,
     coloured,
     duration,
     moment,
     out,
-    parse_seconds,
     print_done,
     print_fields,
     print_json,
@@ -94,7 +94,8 @@ def add(
 
     Example: `farshore process-server add https://ps2.example.com:9443 --name ps2`
     """
-    request = ServerAddition(url=url.rstrip("/"), name=name, valid_seconds=parse_seconds(valid))
+    seconds = parse_duration(valid, "--valid", 1, 30 * 86400)
+    request = ServerAddition(url=url.rstrip("/"), name=name, valid_seconds=seconds)
     api = management()
     made = api.transport.post(ROOT, request, ServerInvitation)
     if as_json:

@@ -8,7 +8,8 @@ import typer
 
 from farshore.api_types.machines import TokenRequest, TokenView
 from farshore.cli.connection import AsJson, management
-from farshore.cli.output import moment, out, parse_seconds, print_done, print_fields, print_json, print_table
+from farshore.cli.grammar import parse_duration
+from farshore.cli.output import moment, out, print_done, print_fields, print_json, print_table
 from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="One-time tokens with which machines enrol.")
@@ -28,9 +29,8 @@ def create(
     On the machine: `farshore-mobility enroll --server URL --authority-fingerprint FINGERPRINT`, and give it the token
     on its standard input. `farshore machine add` does all of this over SSH.
     """
-    request = TokenRequest(
-        name=name, valid_seconds=parse_seconds(valid), policy=policy, protect=protect, machine=machine
-    )
+    seconds = parse_duration(valid, "--valid", 1, 30 * 86400)
+    request = TokenRequest(name=name, valid_seconds=seconds, policy=policy, protect=protect, machine=machine)
     token = management().create_token(request)
     if as_json:
         print_json(token)

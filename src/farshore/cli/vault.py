@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from farshore.cli import ending, vault_checking, vault_files, vault_keys, vault_upkeep
+from farshore.cli import ending, vault_checking, vault_files, vault_keys, vault_points, vault_upkeep
+from farshore.cli.grammar import parse_time
 from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.sector_sizes import difference
 from farshore.cli.vault_opening import (
@@ -25,10 +26,10 @@ from farshore.cli.vault_opening import (
     VaultUrl,
     find_machine,
     hostname,
+    listed_fields,
     open_vault,
     owner_key,
     parse_choice,
-    parse_time,
     print_json,
     show_time,
 )
@@ -48,6 +49,7 @@ def vault_commands() -> None:
 
 app.add_typer(vault_checking.app)
 app.add_typer(vault_upkeep.app)
+app.add_typer(vault_points.app)
 app.add_typer(vault_keys.app)
 app.add_typer(vault_files.app)
 
@@ -92,34 +94,34 @@ def points(
     limit: Annotated[int, typer.Option(help="How many to list: the newest.", min=1)] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List the recovery points of a machine."""
+    """List the recovery points of a machine, the newest first."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     timeline = found.timeline()
     listed = found.points(
-        after=parse_time(after) if after else None,
-        before=parse_time(before) if before else None,
+        after=parse_time(after, "--after") if after else None,
+        before=parse_time(before, "--before") if before else None,
         limit=limit,
         timeline=timeline,
-    )
+    )[::-1]
+    pinned = timeline.pinned
     for gap in timeline.gaps():
         trouble = f"R{str(gap)[1:]} are missing; no later state of that epoch can be used."
         err.print(coloured(trouble, "red", " Run `farshore vault verify`."))
     if as_json:
-        print_json(
-            [
-                {
-                    "id": point.id,
-                    "time": show_time(point.time),
-                    "position": str(point.position),
-                    "kind": point.kind.value,
-                    "name": point.name,
-                }
-                for point in listed
-            ]
-        )
+        print_json([listed_fields(point, pinned=point.position in pinned) for point in listed])
         return
-    cells = [(show_time(point.time), point.kind.value, point.name, str(point.position), point.id) for point in listed]
-    print_table(("Time", "Kind", "Name", "Position", "Id"), cells, f"{found.id} has no recovery points.")
+    cells = [
+        (
+            show_time(point.time),
+            point.kind.value,
+            point.name,
+            str(point.position),
+            point.id,
+            "pinned" if point.position in pinned else "",
+        )
+        for point in listed
+    ]
+    print_table(("Time", "Kind", "Name", "Position", "Id", ""), cells, f"{found.id} has no recovery points.")
 
 
 @app.command()

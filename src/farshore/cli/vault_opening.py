@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from farshore.cli.grammar import parse_time, rfc3339
 from farshore.model.errors import Damaged, Malformed, NotFound, WrongKey
 from farshore.model.identifiers import MachineId
+from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
 from farshore.vault import AtTime, Choice, KeyWrapper, Latest, MachineVault, Named, OwnerKey, Vault, open_store
 from farshore.vault.key_files import open_key_file
@@ -85,31 +87,28 @@ def parse_choice(point: str, time: str, position: str, latest: bool, latest_app_
     if point:
         return Named(point)
     if time:
-        return AtTime(parse_time(time))
+        return AtTime(parse_time(time, "--time"))
     if position:
         return Position.parse(position)
     return Latest.APP_CONSISTENT if latest_app_consistent else Latest.ANY
-
-
-def parse_time(text: str) -> int:
-    """ISO 8601 (UTC unless it names a zone) as ns since 1970 UTC. Raises Malformed."""
-    whole, dot, fraction = text.partition(".")
-    digits = ""
-    while dot and fraction[:1].isdigit():
-        digits, fraction = digits + fraction[0], fraction[1:]
-    try:
-        moment = datetime.datetime.fromisoformat(whole + (fraction if dot else ""))
-    except ValueError as cause:
-        raise Malformed(f"{text!r} is not a time.", remedy="Write it as 2026-01-31T12:00:00Z.") from cause
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
-    return int(moment.timestamp()) * 1_000_000_000 + int(digits.ljust(9, "0")[:9] or 0)
 
 
 def show_time(time: int) -> str:
     """ISO 8601 with microseconds, UTC."""
     moment = datetime.datetime.fromtimestamp(time // 1_000_000_000, datetime.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{time // 1000 % 1_000_000:06d}Z"
+
+
+def listed_fields(point: RecoveryPoint, *, pinned: bool | None = None) -> dict[str, Any]:
+    """A point as lists have it in JSON, its time in RFC 3339; ``pinned`` where the list knows."""
+    fields: dict[str, Any] = {
+        "id": point.id,
+        "time": rfc3339(point.time),
+        "position": str(point.position),
+        "kind": point.kind.value,
+        "name": point.name,
+    }
+    return fields if pinned is None else {**fields, "pinned": pinned}
 
 
 def print_json(value: object) -> None:

@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from farshore.cli.asking import confirm
+from farshore.cli.connection import Yes
+from farshore.cli.grammar import parse_duration, short
 from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
     PassphraseFile,
     VaultUrl,
+    hostname,
+    listed_fields,
     open_vault,
     print_json,
     show_time,
 )
-from farshore.model.errors import FarshoreError, Malformed
+from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import MachineId
 from farshore.model.point import RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault import Vault
-from farshore.vault.collection import GRACE
-from farshore.vault.points import to_fields
+from farshore.vault import Vault, stored_retention
+from farshore.vault.collection import PolicyOf
 from farshore.vault.prices import Prices, read_prices
 from farshore.vault.retention import leaving
-from farshore.vault.upkeep import Usage, one_policy
+from farshore.vault.upkeep import Usage
 from farshore.vault.upkeep import maintain as maintain_vault
 from farshore.vault.upkeep import usage as vault_usage
 
 app = typer.Typer()
 _DEFAULT = ReplicationPolicy()
-_KEEP_ALL = ReplicationPolicy(hot_window=100 * 366 * 86400)
 _MIB = 1 << 20
 
-_HOT_WINDOW = typer.Option("--hot-window", help="Hours in which every write can be recovered.")
-_KEEP_HOURLY = typer.Option("--keep-hourly", help="Hourly points kept behind the hot window.")
-_KEEP_DAILY = typer.Option("--keep-daily", help="Daily points kept.")
-_KEEP_WEEKLY = typer.Option("--keep-weekly", help="Weekly points kept.")
+_HOT_WINDOW = typer.Option(
+    "--hot-window", metavar="DURATION", help="Time in which every write can be recovered: 24h, 7d.", show_default=False
+)
+_KEEP_HOURLY = typer.Option("--keep-hourly", min=0, help="Hourly points kept after that.", show_default=False)
+_KEEP_DAILY = typer.Option("--keep-daily", min=0, help="Daily points kept after those.", show_default=False)
+_KEEP_WEEKLY = typer.Option("--keep-weekly", min=0, help="Weekly points kept after those.", show_default=False)
 
 
 @app.command()
@@ -47,21 +54,26 @@ def usage(
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    hot_window: Annotated[float, _HOT_WINDOW] = _DEFAULT.hot_window / 3600,
-    keep_hourly: Annotated[int, _KEEP_HOURLY] = _DEFAULT.keep_hourly,
-    keep_daily: Annotated[int, _KEEP_DAILY] = _DEFAULT.keep_daily,
-    keep_weekly: Annotated[int, _KEEP_WEEKLY] = _DEFAULT.keep_weekly,
+    hot_window: Annotated[str | None, _HOT_WINDOW] = None,
+    keep_hourly: Annotated[int | None, _KEEP_HOURLY] = None,
+    keep_daily: Annotated[int | None, _KEEP_DAILY] = None,
+    keep_weekly: Annotated[int | None, _KEEP_WEEKLY] = None,
     prices: Annotated[
         Path | None, typer.Option(help="Price table to use (default: list prices of S3, Azure, GCS).")
     ] = None,
     price_table: Annotated[str, typer.Option(help="Table of it (default: by the kind of store).")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show bytes by machine, kind and age, what the given retention would free or cost, and what a month costs."""
+    """Show bytes by machine, kind and age, what the given retention would free or cost, and what a month costs.
+
+    Where no retention is given, each machine's policy counts, as the vault knows it, else that of a new policy.
+    """
+    replaced = _replaced(hot_window, keep_hourly, keep_daily, keep_weekly)
     known = read_prices(vault, prices, price_table)
     opened = open_vault(vault, key, passphrase_file)
-    policy = _policy(hot_window, keep_hourly, keep_daily, keep_weekly)
-    found = vault_usage(opened, one_policy(policy))
+    found = vault_usage(
+        opened, lambda machine: dataclasses.replace(stored_retention.read(opened, machine) or _DEFAULT, **replaced)
+    )
     if as_json:
         print_json({**asdict(found), "total": found.total, "prices": _money(found, known)})
         return
@@ -98,36 +110,44 @@ def maintain(
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    hot_window: Annotated[float | None, _HOT_WINDOW] = None,
+    hot_window: Annotated[str | None, _HOT_WINDOW] = None,
     keep_hourly: Annotated[int | None, _KEEP_HOURLY] = None,
     keep_daily: Annotated[int | None, _KEEP_DAILY] = None,
     keep_weekly: Annotated[int | None, _KEEP_WEEKLY] = None,
-    grace: Annotated[float, typer.Option(help="Hours between condemning an object and deleting it.")] = GRACE / 3.6e12,
+    grace: Annotated[
+        str, typer.Option(metavar="DURATION", help="Time between condemning an object and deleting it.")
+    ] = "24h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which points would go, and change nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sweep, compact, rebase and collect what nothing needs; safe beside running servers.
+    """Sweep, compact, apply retention, rebase and collect what nothing needs; safe beside running servers.
 
-    Every point stays unless you give a retention: the policies of the machines are the configuration server's, which
-    applies them by itself. A retention given here holds for all machines of the vault, and asks before points go.
+    Retention is that of each machine's policy, as the configuration server last wrote it to the vault. Of a machine
+    whose policy is not known there, every point stays. Options replace parts of it, for all machines. Pinned points
+    stay. It asks before points go.
 
-    Example: `farshore vault maintain --vault file:///srv/vault --key vault.key --hot-window 72 --dry-run`
+    Example: `farshore vault maintain --vault file:///srv/vault --key vault.key --dry-run`
     """
+    until_deleted = parse_duration(grace, "--grace") * 1_000_000_000
+    replaced = _replaced(hot_window, keep_hourly, keep_daily, keep_weekly)
     opened = open_vault(vault, key, passphrase_file, to_change=not dry_run)
-    given = (hot_window, keep_hourly, keep_daily, keep_weekly)
-    policy = _KEEP_ALL if given == (None, None, None, None) else _overlaid(*given)
-    if policy is not _KEEP_ALL:
-        go, troubles = _leaving(opened, policy)
-        if dry_run or not yes:
-            _show_leaving(go, troubles, as_json=as_json and dry_run)
-        if any(go.values()) and not (dry_run or yes):
-            typer.confirm("Let these points go for good?", abort=True, err=True)
-    elif dry_run:
-        _show_leaving({}, {}, as_json=as_json)
+
+    def policy_of(machine: MachineId) -> ReplicationPolicy:
+        known = stored_retention.read(opened, machine)
+        if not replaced:
+            return known or stored_retention.KEEP_ALL
+        return dataclasses.replace(known or _DEFAULT, **replaced)
+
+    go, troubles = _leaving(opened, policy_of)
+    if dry_run or not yes:
+        _show_policies(opened, go, policy_of, replaced=bool(replaced), quiet=as_json)
+        _show_leaving(go, troubles, as_json=as_json, dry_run=dry_run)
     if dry_run:
         return
-    done = maintain_vault(opened, one_policy(policy), int(grace * 3.6e12))
+    if any(go.values()) and not yes:
+        confirm("Let these points go for good?")
+    done = maintain_vault(opened, policy_of, until_deleted)
     for machine, trouble in done.troubles.items():
         err.print(coloured(f"{machine}: {trouble}", "red"))
     collection = done.collection
@@ -154,20 +174,38 @@ def maintain(
         raise typer.Exit(next(iter(done.troubles.values())).exit_status)
 
 
-def _overlaid(
-    hot_window: float | None, keep_hourly: int | None, keep_daily: int | None, keep_weekly: int | None
-) -> ReplicationPolicy:
-    """What is given, the rest as a new policy has it."""
-    return _policy(
-        _DEFAULT.hot_window / 3600 if hot_window is None else hot_window,
-        _DEFAULT.keep_hourly if keep_hourly is None else keep_hourly,
-        _DEFAULT.keep_daily if keep_daily is None else keep_daily,
-        _DEFAULT.keep_weekly if keep_weekly is None else keep_weekly,
-    )
+def _replaced(
+    hot_window: str | None, keep_hourly: int | None, keep_daily: int | None, keep_weekly: int | None
+) -> dict[str, Any]:
+    """What is given of a retention."""
+    window = None if hot_window is None else parse_duration(hot_window, "--hot-window")
+    given = {"hot_window": window, "keep_hourly": keep_hourly, "keep_daily": keep_daily, "keep_weekly": keep_weekly}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _show_policies(
+    vault: Vault,
+    machines: Iterable[MachineId],
+    policy_of: PolicyOf,
+    *,
+    replaced: bool,
+    quiet: bool,
+) -> None:
+    """By which retention each machine's points would go."""
+    if quiet:
+        return
+    for machine in sorted(machines):
+        policy, name = policy_of(machine), hostname(vault, machine) or machine
+        if policy is stored_retention.KEEP_ALL:
+            err.print(f"{name}: its policy is not known in this vault, so every point stays.")
+            continue
+        source = f"policy {policy.name}" if policy.name and not replaced else "the options given"
+        kept = f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"
+        err.print(f"{name}: hot window {short(policy.hot_window)}, then {kept} ({source}).")
 
 
 def _leaving(
-    vault: Vault, policy: ReplicationPolicy
+    vault: Vault, policy_of: PolicyOf
 ) -> tuple[dict[MachineId, list[RecoveryPoint]], dict[MachineId, FarshoreError]]:
     """By machine, the points that would go; and the machines of which that cannot be told, from which nothing goes."""
     found: dict[MachineId, list[RecoveryPoint]] = {}
@@ -175,7 +213,7 @@ def _leaving(
     erased = vault.erased()
     for machine in vault.machines():
         try:
-            found[machine] = leaving(vault.machine(machine), policy)
+            found[machine] = leaving(vault.machine(machine), policy_of(machine))
         except FarshoreError as error:
             if machine not in erased:
                 troubles[machine] = error
@@ -183,10 +221,10 @@ def _leaving(
 
 
 def _show_leaving(
-    go: dict[MachineId, list[RecoveryPoint]], troubles: dict[MachineId, FarshoreError], *, as_json: bool
+    go: dict[MachineId, list[RecoveryPoint]], troubles: dict[MachineId, FarshoreError], *, as_json: bool, dry_run: bool
 ) -> None:
-    if as_json:
-        points = {machine: [to_fields(point) for point in mine] for machine, mine in go.items()}
+    if as_json and dry_run:
+        points = {machine: [listed_fields(point) for point in reversed(mine)] for machine, mine in go.items()}
         print_json({"leaving": points, "troubles": {machine: str(error) for machine, error in troubles.items()}})
         return
     rows = []
@@ -195,7 +233,9 @@ def _show_leaving(
         if mine:
             span = f"{show_time(mine[0].time)} to {show_time(mine[-1].time)}"
             rows.append((machine, str(len(mine)), span, ", ".join(names)))
-    print_table(("Machine", "Points that go", "From, to", "Named ones among them"), rows, "No point goes.")
+    columns = ("Machine", "Points that go", "From, to", "Named ones among them")
+    # With --json standard output is for the one document.
+    print_table(columns, rows, "No point goes.", to=err if as_json else out)
     for machine, trouble in troubles.items():
         err.print(coloured(f"{machine}: {trouble}", "red"))
 
@@ -213,11 +253,3 @@ def _money(found: Usage, prices: Prices | None) -> dict[str, object] | None:
         "put_month": round(requests, 2),
         "month": round(storage + requests, 2),
     }
-
-
-def _policy(hot_window: float, keep_hourly: int, keep_daily: int, keep_weekly: int) -> ReplicationPolicy:
-    if hot_window < 0 or min(keep_hourly, keep_daily, keep_weekly) < 0:
-        raise Malformed("Retention cannot be negative.", remedy="Give hours and numbers of points from 0 on.")
-    return ReplicationPolicy(
-        hot_window=int(hot_window * 3600), keep_hourly=keep_hourly, keep_daily=keep_daily, keep_weekly=keep_weekly
-    )

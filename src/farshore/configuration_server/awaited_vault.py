@@ -13,6 +13,8 @@ from collections.abc import Callable
 from farshore.api_types.servers import ChunkKeys
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.model.errors import FarshoreError, NotFound, TryLater, Unreachable
+from farshore.model.point import RecoveryPoint
+from farshore.model.position import Position
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,18 @@ class AwaitedVault:
     def domain(self, name: str) -> int:
         """See VaultAccess. Raises Unreachable."""
         return self._open.domain(name)
+
+    def pin(self, machine: str, position: Position) -> RecoveryPoint:
+        """See VaultAccess. Raises Unreachable."""
+        return self._open.pin(machine, position)
+
+    def unpin(self, machine: str, position: Position) -> bool:
+        """See VaultAccess. Raises Unreachable."""
+        return self._open.unpin(machine, position)
+
+    def delete_point(self, machine: str, point: str) -> None:
+        """See VaultAccess. Raises Unreachable."""
+        self._open.delete_point(machine, point)
 
     def requests(self) -> tuple[dict[str, int], float]:
         """See VaultAccess; none before it was open."""

@@ -50,7 +50,7 @@ from farshore.protection.push.bundle import default_cache
 from farshore.protection.push.install import PushInstaller
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
-from farshore.protection.tending import collect_all, compact_all, rebase_all, thin_all
+from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all
 from farshore.protection.turns import for_indexing, for_thinning
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
@@ -70,6 +70,7 @@ KEEP_UP_EVERY = 5.0
 TELL_EVERY = 5.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
+RETENTION_EVERY = 30.0
 COLLECT_EVERY = 24 * 3600.0
 PRUNE_EVERY = 3600.0
 SCRUB_EVERY = 300.0
@@ -194,6 +195,7 @@ def serve(settings: Settings) -> None:
         ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault, indexing)),
         ("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault, rebasing)),
         ("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog, thinning)),
+        ("Writing the retention to the vault", RETENTION_EVERY, RetentionKept(lambda: vault.vault, catalog).look),
         ("Collecting what nothing needs", COLLECT_EVERY, lambda: collect_all(vault.vault, catalog)),
         ("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
         ("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),

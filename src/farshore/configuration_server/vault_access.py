@@ -13,6 +13,9 @@ from farshore.api_types.servers import ChunkKeys
 from farshore.formats import vault_names
 from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable, Unsupported
 from farshore.model.identifiers import MachineId
+from farshore.model.point import RecoveryPoint
+from farshore.model.position import Position
+from farshore.vault import Named, pins
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
 from farshore.vault.promises import check_creates_only
@@ -55,6 +58,20 @@ class VaultAccess(Protocol):
         """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name."""
         ...
 
+    def pin(self, machine: str, position: Position) -> RecoveryPoint:
+        """Have retention keep a state. A no-op if it does. Raises NotFound or Damaged if it cannot be opened,
+        TryLater, Unsupported, the store's errors."""
+        ...
+
+    def unpin(self, machine: str, position: Position) -> bool:
+        """Let retention decide about a state; return False if it was not pinned. Raises the store's errors."""
+        ...
+
+    def delete_point(self, machine: str, point: str) -> None:
+        """Delete a stored point by its id; its state stays as long as the policy says. Raises NotFound, Refused, the
+        store's errors."""
+        ...
+
     def requests(self) -> tuple[dict[str, int], float]:
         """How many requests this server made to the store, by kind, and in how many seconds."""
         ...
@@ -85,6 +102,18 @@ class FixedVaultAccess:
     def domain(self, name: str) -> int:
         """They are counted."""
         return self.domains.setdefault(name, len(self.domains))
+
+    def pin(self, machine: str, position: Position) -> RecoveryPoint:
+        """It holds no state."""
+        raise _not_in_it(machine, str(position))
+
+    def unpin(self, machine: str, position: Position) -> bool:
+        """It holds no pin."""
+        raise _not_in_it(machine, str(position))
+
+    def delete_point(self, machine: str, point: str) -> None:
+        """It holds no point."""
+        raise _not_in_it(machine, point)
 
     def requests(self) -> tuple[dict[str, int], float]:
         """None: it is never touched."""
@@ -168,6 +197,18 @@ class OpenVault:
         """See VaultAccess."""
         return self.vault.domain(name)
 
+    def pin(self, machine: str, position: Position) -> RecoveryPoint:
+        """See VaultAccess."""
+        return pins.pin(self.vault, MachineId(machine), position)[0]
+
+    def unpin(self, machine: str, position: Position) -> bool:
+        """See VaultAccess."""
+        return pins.unpin(self.vault, MachineId(machine), position)
+
+    def delete_point(self, machine: str, point: str) -> None:
+        """See VaultAccess."""
+        pins.delete_point(self.vault, MachineId(machine), Named(point))
+
     def requests(self) -> tuple[dict[str, int], float]:
         """See VaultAccess."""
         store = self.vault.store
@@ -180,6 +221,10 @@ class OpenVault:
         except FarshoreError as error:
             return error.message
         return self._unsafe or self._outdated
+
+
+def _not_in_it(machine: str, point: str) -> NotFound:
+    return NotFound(f"The vault holds no point {point} of machine {machine}.", remedy="Protect the machine.")
 
 
 def ensure_vault(url: str, key_file: Path, record: Path | None = None) -> OpenVault:

@@ -32,6 +32,7 @@ PROBE = "probe/created-only"
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _POINT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _POINT_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})-[0-9A-Za-z_-]{1,64}")
+_PIN_NAME = re.compile(r"([0-9a-f]{8})-([0-9a-f]{16})")
 _DOMAIN_FOLDER = "in-"
 """It sorts behind the two hexadecimal digits that packs of domain 0 begin with."""
 _DOMAIN_KEY = re.compile(rf"{DOMAIN_KEYS}([0-9a-f]{{8}})")
@@ -121,6 +122,32 @@ def point_position(name: str) -> Optional[Position]:
     """The position in a point's name; None for another name."""
     found = _POINT_NAME.fullmatch(name.rpartition("/")[2])
     return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
+
+
+def pin(machine: MachineId, position: Position) -> str:
+    """A state that retention keeps. The name alone says which: it holds whether or not its document opens."""
+    return f"{pins_folder(machine)}{position.epoch:08x}-{position.sequence:016x}"
+
+
+def pins_folder(machine: MachineId) -> str:
+    """Where a machine's pins are, sorted by position."""
+    return f"{machine_folder(machine)}pins/"
+
+
+def pinned_position(name: str) -> Optional[Position]:
+    """The position in a pin's name; None for another name."""
+    found = _PIN_NAME.fullmatch(name.rpartition("/")[2])
+    return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
+
+
+def retention(machine: MachineId, version: int) -> str:
+    """A version of what the machine's policy says of retention."""
+    return f"{retention_folder(machine)}{version:016x}"
+
+
+def retention_folder(machine: MachineId) -> str:
+    """Where these versions are; the newest counts."""
+    return f"{machine_folder(machine)}retention/"
 
 
 def difference(machine: MachineId, position: Position, disk: DiskNumber, chunk: int) -> str:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Set
 
-from farshore.catalog import machines, points, policies
-from farshore.catalog.database import Catalog
+from farshore.catalog import epochs, machines, points, policies
+from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import PointRow, PolicyRow
-from farshore.model.errors import FarshoreError
+from farshore.model.errors import Damaged, FarshoreError, NotFound, WrongKey
 from farshore.model.identifiers import MachineId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
+from farshore.model.position import Position
 from farshore.protection.turns import Turns
+from farshore.vault import stored_retention
 from farshore.vault.collection import collect
 from farshore.vault.compaction import compact
 from farshore.vault.machine import MachineVault
@@ -29,8 +31,6 @@ from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
 SECOND = 1_000_000_000
-_FORGOTTEN = ReplicationPolicy()
-"""Of a machine that was forgotten: that must not hurry the end of its points."""
 
 
 def compact_all(vault: Vault, turns: Turns) -> None:
@@ -63,8 +63,8 @@ def thin_all(vault: Vault, catalog: Catalog, turns: Turns) -> None:
     """Merge what the policies no longer keep, and list in the catalog what stays."""
     known = _policies(catalog)
     for machine in _due(vault, turns):
-        policy = known.get(machine, _FORGOTTEN)
         try:
+            policy = _policy_of(vault, known, machine)
             found = vault.machine(machine)
             plan, _ = apply_retention(found, policy)
             if machine in known:
@@ -80,7 +80,7 @@ def collect_all(vault: Vault, catalog: Catalog) -> None:
     known = _policies(catalog)
 
     def policy_of(machine: MachineId) -> ReplicationPolicy:
-        return known.get(machine, _FORGOTTEN)
+        return _policy_of(vault, known, machine)
 
     done = collect(vault, policy_of)
     written = renew_directories(vault, done)
@@ -94,6 +94,41 @@ def collect_all(vault: Vault, catalog: Catalog) -> None:
         log.info("Chunk directories written: %d", written)
 
 
+def _policy_of(vault: Vault, known: dict[MachineId, ReplicationPolicy], machine: MachineId) -> ReplicationPolicy:
+    """Of a machine that the catalog does not know, what the vault says, or all stays: neither that it was forgotten nor
+    that the catalog was lost may hurry the end of its points."""
+    return known.get(machine) or stored_retention.stored_or_all(vault, machine)
+
+
+class RetentionKept:
+    """Has the vault know what the policies say of retention, soon after they change, for upkeep without a server.
+
+    What was written is remembered, so a round without changes asks the vault nothing; after a start each machine is
+    looked at once. Used by one thread."""
+
+    def __init__(self, vault: Callable[[], Vault], catalog: Catalog) -> None:
+        self._vault, self._catalog = vault, catalog
+        self._written: dict[MachineId, ReplicationPolicy] = {}
+
+    def look(self) -> None:
+        """Write what changed. A machine whose key is lost or that was erased is left; raises the store's errors."""
+        with self._catalog.reading() as tx:
+            stored = set(epochs.shapes(tx)[0])
+        known = _policies(self._catalog)
+        for machine, policy in known.items():
+            if machine not in stored or self._written.get(machine) == policy:
+                continue
+            try:
+                if stored_retention.write(self._vault(), machine, policy):
+                    log.info("The vault knows the retention. machine=%s policy=%s", machine, policy.name)
+            except NotFound:  # nothing of it is in the vault yet, or any more
+                continue
+            except (Damaged, WrongKey) as error:
+                log.warning("The retention of machine %s was not written to the vault: %s", machine, error)
+            self._written[machine] = policy
+        self._written = {machine: policy for machine, policy in self._written.items() if machine in known}
+
+
 def _due(vault: Vault, turns: Turns) -> list[MachineId]:
     """The machines whose turn it is; the vault is only asked where there are some."""
     if not turns.begin():
@@ -105,7 +140,8 @@ def _due(vault: Vault, turns: Turns) -> list[MachineId]:
 
 def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: ReplicationPolicy) -> None:
     """Behind the hot window, have the catalog list the points that the plan keeps, and no others."""
-    listed = machine.points()
+    timeline = machine.timeline()
+    listed, pinned = machine.points(timeline=timeline), timeline.pinned
     if not listed:
         return
     limit = max(point.time for point in believed(listed, time.time_ns())) - policy.hot_window * SECOND
@@ -116,15 +152,23 @@ def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: Re
         and point.position.epoch in plan
         and plan[point.position.epoch].keeps(point.position.sequence)
     ]
-    left = list(thinned(kept, policy.crash_consistent_every * SECOND))
-    catalog.write(lambda tx: points.replace_before(tx, machine.id, limit, [_row(machine.id, point) for point in left]))
+    left = list(thinned(kept, policy.crash_consistent_every * SECOND, pinned))
+
+    def list_them(tx: Transaction) -> None:
+        points.replace_before(tx, machine.id, limit, [_row(machine.id, point) for point in left])
+        points.mark_pinned(tx, machine.id, pinned)
+
+    catalog.write(list_them)
 
 
-def thinned(listed: Iterable[RecoveryPoint], every: int) -> Iterable[RecoveryPoint]:
-    """Of points in the order of time, nameless crash-consistent ones at least ``every`` ns apart, and all others."""
+def thinned(
+    listed: Iterable[RecoveryPoint], every: int, pinned: Set[Position] = frozenset()
+) -> Iterable[RecoveryPoint]:
+    """Of points in the order of time, nameless crash-consistent ones at least ``every`` ns apart, and all others; what
+    is ``pinned`` is among them."""
     last: int | None = None
     for point in listed:
-        plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name
+        plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name and point.position not in pinned
         if plain and last is not None and 0 <= point.time - last < every:
             continue
         last = point.time if plain else last

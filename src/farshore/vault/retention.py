@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from farshore.model.errors import Damaged
 from farshore.model.identifiers import Epoch
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
@@ -58,8 +59,16 @@ def plan_retention(
     pins: Iterable[Position] = (),
     now: int | None = None,
 ) -> Plan:
-    """What stays of a machine with these points, which are sorted by position; ``pins`` are states in use; ``now`` is
-    ns since 1970 UTC."""
+    """What stays of a machine with these points, which are sorted by position; ``pins`` are states in use, and what
+    was pinned in the vault stays beside them; ``now`` is ns since 1970 UTC. Raises Damaged where the epoch of a pinned
+    state is lost: what it rests on cannot be told then, and anything may be that."""
+    for pin in sorted(timeline.pinned):
+        if pin.epoch not in timeline.epochs:
+            raise Damaged(
+                f"The pinned state {pin} of machine {timeline.machine} cannot be opened: the document of its epoch is "
+                "lost. Nothing of the machine is let go.",
+                remedy="Restore the document from a copy of the vault, or unpin the state with `farshore vault unpin`.",
+            )
     plan: Plan = {}
     points = believed(points, time.time_ns() if now is None else now)
     if points:
@@ -77,7 +86,7 @@ def plan_retention(
         newest = plan.setdefault(max(timeline.epochs), EpochPlan())
         if newest.hot_from is None:
             newest.hot_from = max(newest.kept, default=0) + 1
-    for pin in pins:
+    for pin in {*pins, *timeline.pinned}:
         if pin.epoch in timeline.epochs:
             plan.setdefault(pin.epoch, EpochPlan()).kept.add(pin.sequence)
     for number in sorted(timeline.epochs, reverse=True):
@@ -90,9 +99,9 @@ def plan_retention(
 def leaving(machine: MachineVault, policy: ReplicationPolicy, pins: Iterable[Position] = ()) -> list[RecoveryPoint]:
     """The points of a machine that a policy does not keep, oldest first. Raises the store's errors, Damaged."""
     timeline = machine.timeline(with_condemned=True)
-    points = machine.points(timeline=timeline)
-    plan = plan_retention(timeline, points, policy, pins)
-    return [point for point in points if not _kept(plan.get(point.position.epoch), point.position.sequence)]
+    plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
+    # Of those that are there: what was condemned before has left already.
+    return [point for point in machine.points() if not _kept(plan.get(point.position.epoch), point.position.sequence)]
 
 
 def _kept(epoch: EpochPlan | None, sequence: int) -> bool:

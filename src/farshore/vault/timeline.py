@@ -14,12 +14,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Role
 from farshore.formats.vault_names import DATA_TIER, LayerName, SegmentName
 from farshore.model.errors import Damaged, NotFound
 from farshore.model.identifiers import Epoch, MachineId, Sequence
+from farshore.model.position import Position
 from farshore.vault.epochs import EpochRecord
 from farshore.vault.layers import Layer
 from farshore.vault.objects import read_document
@@ -123,6 +125,12 @@ class Timeline:
         self._runs: dict[tuple[Epoch, Role, int, int | None], Run] = {}
         self._spines: dict[Epoch, tuple[list[Piece], Run]] = {}
         self._marked: dict[Epoch, list[Sequence]] = {}
+
+    @cached_property
+    def pinned(self) -> frozenset[Position]:
+        """The states that somebody pinned, as the vault listed them when this was first asked."""
+        names = (item.name for item in self._store.list(vault_names.pins_folder(self.machine)))
+        return frozenset(at for name in names if (at := vault_names.pinned_position(name)) is not None)
 
     def layers(self, epoch: Epoch) -> list[StoredLayer]:
         """Every layer of an epoch."""

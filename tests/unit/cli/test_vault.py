@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.formats.make_golden import MACHINE
 from typer.testing import CliRunner
 
+from farshore.cli.grammar import parse_time
 from farshore.cli.vault import app
-from farshore.cli.vault_opening import parse_time, show_time
+from farshore.cli.vault_opening import show_time
 from farshore.model.errors import Malformed, NotFound, WrongKey
+from farshore.model.policy import ReplicationPolicy
+from farshore.vault import OwnerKey, Vault, open_store, stored_retention
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 EXPECTED = json.loads((GOLDEN / "vault-1.json").read_text())["states"]
@@ -25,6 +30,15 @@ def vault(tmp_path):
     shutil.copy(GOLDEN / "owner.key", tmp_path / "owner.key")
     (tmp_path / "owner.key").chmod(0o600)
     return ["--vault", f"file://{tmp_path}/vault", "--key", str(tmp_path / "owner.key")]
+
+
+@pytest.fixture
+def newest_vault(tmp_path):
+    """Of today's format."""
+    shutil.copytree(GOLDEN / "vault-3", tmp_path / "vault-3")
+    shutil.copy(GOLDEN / "owner-3.key", tmp_path / "owner-3.key")
+    (tmp_path / "owner-3.key").chmod(0o600)
+    return ["--vault", f"file://{tmp_path}/vault-3", "--key", str(tmp_path / "owner-3.key")]
 
 
 def run(*arguments: str) -> str:
@@ -48,8 +62,8 @@ def test_machines_and_points_are_listed(vault):
     assert len(points) == machine["points"]
     assert [point["name"] for point in points if point["kind"] == "app-consistent"] == ["quiet"]
     assert len(json.loads(run("points", *vault, "--limit", "3", "--json"))) == 3
-    some = json.loads(run("points", *vault, "--after", points[4]["time"], "--before", points[8]["time"], "--json"))
-    assert [point["id"] for point in some] == [point["id"] for point in points[4:8]]
+    some = json.loads(run("points", *vault, "--after", points[18]["time"], "--before", points[14]["time"], "--json"))
+    assert [point["id"] for point in some] == [point["id"] for point in points[15:19]]
 
 
 @pytest.mark.parametrize(
@@ -116,9 +130,13 @@ def test_verify_usage_upkeep_and_keys(vault, tmp_path):
     assert json.loads(result.stdout)["findings"]
 
 
+def ids(vault):
+    return {point["id"] for point in json.loads(run("points", *vault, "--machine", MACHINE, "--json"))}
+
+
 def test_no_point_goes_that_nobody_was_asked_about(vault):
     listed = run("points", *vault, "--json")
-    points = {point["id"] for point in json.loads(listed)}
+    points = ids(vault)
     run("maintain", *vault, "--grace", "0")
     assert run("points", *vault, "--json") == listed
     retention = ["--hot-window", "0", "--keep-hourly", "0", "--keep-daily", "0"]
@@ -132,7 +150,54 @@ def test_no_point_goes_that_nobody_was_asked_about(vault):
     assert run("points", *vault, "--json") == listed
     for _ in range(2):  # condemned, then deleted
         run("maintain", *vault, *retention, "--grace", "0", "--yes")
-    assert {point["id"] for point in json.loads(run("points", *vault, "--json"))} == points - going
+    assert ids(vault) == points - going
+
+
+def test_upkeep_goes_by_the_policy_that_the_vault_knows(vault, tmp_path):
+    opened = Vault.open(open_store(f"file://{tmp_path}/vault"), OwnerKey.from_file(tmp_path / "owner.key"))
+    (machine,) = opened.machines()
+    before = ids(vault)
+    assert json.loads(run("maintain", *vault, "--dry-run", "--json"))["leaving"][machine] == []
+    policy = ReplicationPolicy("tight", hot_window=0, keep_hourly=0, keep_daily=0)
+    stored_retention.write(opened, machine, policy)
+    told = json.loads(run("maintain", *vault, "--dry-run", "--json"))
+    going = {point["id"] for point in told["leaving"][machine]}
+    assert going
+    said = CliRunner().invoke(app, ["maintain", *vault, "--grace", "0"], input="n\n")
+    assert (said.exit_code, "policy tight" in said.output) == (1, True)
+    assert ids(vault) == before, "it asks"
+    wide = json.loads(run("maintain", *vault, "--hot-window", "30d", "--dry-run", "--json"))
+    assert wide["leaving"][machine] == [], "an option replaces what the policy says"
+    for _ in range(2):
+        run("maintain", *vault, "--grace", "0", "--yes")
+    assert ids(vault) == before - going
+
+
+def test_a_pinned_point_is_marked_and_stays(newest_vault):
+    vault, web1 = newest_vault, ["--machine", MACHINE]
+    retention = ["--hot-window", "0", "--keep-hourly", "0", "--keep-daily", "0", "--grace", "0", "--yes"]
+    told = json.loads(run("maintain", *vault, *retention[:6], "--dry-run", "--json"))
+    chosen = max(told["leaving"].values(), key=len)[-1]
+    assert chosen["position"] != "1:0"
+    assert json.loads(run("pin", *vault, *web1, "--point", chosen["id"], "--json"))["pinned"] is True
+    assert "pinned" in run("points", *vault, *web1)
+    for _ in range(2):
+        run("maintain", *vault, *retention)
+    assert chosen["id"] in ids(vault)
+    declined = CliRunner().invoke(app, ["unpin", *vault, *web1, "--point", chosen["id"]], input="n\n")
+    assert declined.exit_code == 1
+    run("unpin", *vault, *web1, "--point", chosen["id"], "--yes")
+    for _ in range(2):
+        run("maintain", *vault, *retention)
+    assert chosen["id"] not in ids(vault)
+
+
+def test_points_are_listed_newest_first_with_times_that_can_be_given_back(vault):
+    listed = json.loads(run("points", *vault, "--json"))
+    places = [tuple(int(part) for part in point["position"].split(":")) for point in listed]
+    assert places == sorted(places, reverse=True)
+    times = [point["time"] for point in listed]
+    assert all(re.fullmatch(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{9}Z", time) for time in times)
 
 
 def test_times_are_read_to_the_nanosecond():

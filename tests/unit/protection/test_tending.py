@@ -12,13 +12,14 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.catalog import machines, points, policies
 from farshore.catalog.database import Catalog
-from farshore.catalog.tables import PointRow
+from farshore.catalog.tables import EpochRow, PointRow
 from farshore.model.identifiers import Epoch, MachineId, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.protection.tending import compact_all, rebase_all, thin_all, thinned
+from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all, thinned
 from farshore.protection.turns import Turns
+from farshore.vault import pins, stored_retention
 from farshore.vault.rebase import LONGEST_CHAIN
 
 SECOND = 1_000_000_000
@@ -137,3 +138,57 @@ def test_a_machine_that_was_forgotten_keeps_its_points(catalog: Catalog) -> None
     assert machine.in_vault.points() == before
     with catalog.reading() as tx:
         assert machines.every(tx) == []
+
+
+def test_the_vault_learns_the_retention_of_a_policy_and_of_its_changes(catalog: Catalog) -> None:
+    machine = long_lived(45)
+    known(catalog, machine)
+    kept = RetentionKept(lambda: machine.vault, catalog)
+    kept.look()
+    assert stored_retention.read(machine.vault, machine.id) is None, "no epoch of it is known yet"
+    with catalog.writing() as tx:
+        machines.get(tx, machine.id).epoch = 1
+        tx.add(
+            EpochRow(
+                machine=machine.id, epoch=1, kind="initial", run="r", process_server="s", description={}, granted=1
+            )
+        )
+    kept.look()
+    found = stored_retention.read(machine.vault, machine.id)
+    assert found is not None
+    assert (found.name, found.hot_window, found.keep_hourly, found.keep_daily) == ("short", 2 * 3600, 4, 0)
+    with catalog.writing() as tx:
+        policies.change(tx, "short", {"keep_daily": 9})
+    kept.look()
+    found = stored_retention.read(machine.vault, machine.id)
+    assert found is not None
+    assert found.keep_daily == 9
+
+
+def test_the_points_of_a_machine_that_the_catalog_does_not_know_stay(catalog: Catalog) -> None:
+    machine = long_lived(46)
+    before = machine.in_vault.points()
+    compact_all(machine.vault, everybody())
+    thin_all(machine.vault, catalog, everybody())
+    collect_all(machine.vault, catalog)
+    assert machine.in_vault.points() == before
+    stored_retention.write(machine.vault, machine.id, ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=0))
+    thin_all(machine.vault, catalog, everybody())
+    assert len(machine.in_vault.points()) < len(before) / 4, "what the vault knows of it counts"
+
+
+def test_a_pinned_point_is_listed_whatever_the_policy_says(catalog: Catalog) -> None:
+    machine = long_lived(47)
+    known(catalog, machine)
+    chosen = machine.in_vault.points()[5]
+    pins.pin(machine.vault, machine.id, chosen.position)
+    compact_all(machine.vault, everybody())
+    for _ in range(2):
+        thin_all(machine.vault, catalog, everybody())
+    with catalog.reading() as tx:
+        marked = [row.time for row in points.listed(tx, machine.in_vault.id, limit=1000) if row.pinned]
+    assert marked == [chosen.time]
+    pins.unpin(machine.vault, machine.id, chosen.position)
+    thin_all(machine.vault, catalog, everybody())
+    with catalog.reading() as tx:
+        assert not [row for row in points.listed(tx, machine.in_vault.id, limit=1000) if row.pinned]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 from fastapi import Query
@@ -9,13 +10,18 @@ from fastapi import Query
 from farshore.api_types.jobs import Job
 from farshore.api_types.points import Point, PointRequest
 from farshore.catalog import differences, events, machines, points
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import MachineRow, PointRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named, Place, Wanted
+from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.jobs.point import POINT
-from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import WrongState
+from farshore.model.errors import NotFound, Refused, WrongState
 from farshore.model.point import PointKind
+from farshore.model.position import Position
 from farshore.model.states import MachineState
 from farshore.protection import point_names
 
@@ -62,4 +68,87 @@ def request_point(machine: Named, request: PointRequest, user: Operator, install
         subject = row.id
     return installation.jobs.start(
         POINT, {"subject": subject, "kind": request.kind.value, "name": request.name, "actor": user.actor}
+    )
+
+
+@router.put("/{point}/pin")
+def pin_point(machine: Named, point: Named, user: Operator, installation: Installation) -> Point:
+    """Keep a point, by its id or EPOCH:SEQUENCE, until it is unpinned, whatever the policy says. Repeating it is a
+    no-op."""
+    with installation.catalog.reading() as tx:
+        row = machines.get(tx, machine)
+        position = points.position_of(tx, row.id, point)
+    # The vault first: what it keeps is kept, and the catalog finds it there in its next round if this ends here.
+    kept = installation.vault.pin(row.id, position)
+    with installation.catalog.writing() as tx:
+        there = points.at(tx, row.id, position)
+        if not there:
+            made = points.point_id(row.id, position.epoch, position.sequence, kept.kind.value)
+            found = PointRow(
+                id=made,
+                machine=row.id,
+                epoch=position.epoch,
+                sequence=position.sequence,
+                time=kept.time,
+                kind=kept.kind.value,
+                name=kept.name,
+            )
+            points.record(tx, found)
+            there = points.at(tx, row.id, position)
+        new = not all(one.pinned for one in there)
+        for one in there:
+            one.pinned = True
+        if new:
+            _tell(tx, installation, user, row, position, "pinned", "is pinned: retention keeps it")
+        return views.point(next((one for one in there if one.id == point), there[0]))
+
+
+@router.delete("/{point}/pin", status_code=204)
+def unpin_point(machine: Named, point: Named, user: Contributor, installation: Installation) -> None:
+    """Let the policy decide about a point again. Repeating it is a no-op."""
+    with installation.catalog.reading() as tx:
+        row = machines.get(tx, machine)
+        position = points.position_of(tx, row.id, point)
+    was = installation.vault.unpin(row.id, position)
+    with installation.catalog.writing() as tx:
+        there = points.at(tx, row.id, position)
+        was = was or any(one.pinned for one in there)
+        for one in there:
+            one.pinned = False
+        if was:
+            _tell(tx, installation, user, row, position, "unpinned", "is not pinned any more: the policy decides")
+
+
+@router.delete("/{point}", status_code=204)
+def delete_point(machine: Named, point: Named, user: Contributor, installation: Installation) -> None:
+    """Delete a point that was asked for, by its id, with its name. Its moment stays recoverable as the policy says."""
+    with installation.catalog.reading() as tx:
+        row = machines.get(tx, machine)
+        found = points.get(tx, row.id, point)
+        position = points.position_of(tx, row.id, point)
+        name = found.name
+        if found.kind == PointKind.CRASH_CONSISTENT.value and not name:
+            raise Refused(
+                f"The point {position} of {row.name} is a moment of the stream itself, so it cannot be deleted alone.",
+                remedy="Shorten the retention of the machine's policy.",
+            )
+    # If this ends after the vault's part, the catalog lists a point that is gone; repeating the call finds it so.
+    with contextlib.suppress(NotFound):
+        installation.vault.delete_point(row.id, point)
+    with installation.catalog.writing() as tx:
+        tx.delete(points.get(tx, row.id, point))
+        _tell(tx, installation, user, row, position, "deleted", f"{f'({name}) ' if name else ''}was deleted")
+
+
+def _tell(
+    tx: Transaction, installation: Services, user: Identity, row: MachineRow, at: Position, verb: str, what: str
+) -> None:
+    events.record(
+        tx,
+        time=installation.clock.now(),
+        kind=f"point.{verb}",
+        actor=user.actor,
+        subject=f"machine/{row.id}",
+        message=f"The point {at} of {row.name} {what}.",
+        detail={"position": str(at)},
     )

@@ -24,6 +24,14 @@ def list_users(_user: Reader, installation: Installation) -> list[User]:
         return [views.user(row, users.newest_expiry(tx, "user", row.name)) for row in users.every(tx)]
 
 
+@router.get("/self")
+def show_caller(user: Reader, installation: Installation) -> User:
+    """Whoever asks, so that a program can say what its user may do before it asks for more."""
+    with installation.catalog.reading() as tx:
+        row = users.get(tx, user.name)
+        return views.user(row, users.newest_expiry(tx, "user", row.name))
+
+
 @router.post("", status_code=201)
 def add_user(request: UserRequest, user: Contributor, installation: Installation) -> UserCredential:
     """A new user with a certificate. A key made here is answered once and kept nowhere."""

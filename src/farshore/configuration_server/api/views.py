@@ -163,6 +163,7 @@ def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
         time=row.time,
         kind=PointKind(row.kind),
         name=row.name,
+        pinned=row.pinned,
         doubts=[f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts[:MOST_DOUBTS]],
     )
 

@@ -1,0 +1,90 @@
+"""``farshore vault pin | unpin | delete-point``: which points a vault keeps, changed with no server running."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from farshore.cli.asking import confirm
+from farshore.cli.connection import Yes
+from farshore.cli.output import out, print_done
+from farshore.cli.vault_opening import (
+    AsJson,
+    KeyFile,
+    MachineOption,
+    PassphraseFile,
+    VaultUrl,
+    find_machine,
+    listed_fields,
+    open_vault,
+    print_json,
+    show_time,
+)
+from farshore.vault import Choice, Named, pins
+from farshore.vault.points import parse_position
+
+app = typer.Typer()
+PointOption = Annotated[str, typer.Option("--point", help="The point's id, EPOCH:SEQUENCE or name.")]
+
+
+@app.command()
+def pin(
+    vault: VaultUrl,
+    point: PointOption,
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    machine: MachineOption = "",
+    as_json: AsJson = False,
+) -> None:
+    """Keep a point until it is unpinned, whatever any retention says. The servers of the vault keep it too."""
+    opened = open_vault(vault, key, passphrase_file, to_change=True)
+    found, _ = pins.pin(opened, find_machine(opened, machine).id, _choice(point))
+    if as_json:
+        print_json(listed_fields(found, pinned=True))
+    else:
+        out.print(f"The point {found.position} of {show_time(found.time)} is pinned.")
+
+
+@app.command()
+def unpin(
+    vault: VaultUrl,
+    point: PointOption,
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    machine: MachineOption = "",
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let retention decide about a point again."""
+    opened = open_vault(vault, key, passphrase_file, to_change=True)
+    found = find_machine(opened, machine).id
+    position = pins.position_of(opened, found, _choice(point))
+    if not yes:
+        confirm(f"Unpin {point}? Retention may let it go at once.")
+    was = pins.unpin(opened, found, position)
+    sentence = f"The point {position} is not pinned{' any more' if was else ''}."
+    print_done(sentence, as_json, unpinned=str(position), was_pinned=was)
+
+
+@app.command("delete-point")
+def delete_point(
+    vault: VaultUrl,
+    point: PointOption,
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    machine: MachineOption = "",
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a point that was asked for, and its name with it; its moment stays as long as retention says."""
+    opened = open_vault(vault, key, passphrase_file, to_change=True)
+    found = find_machine(opened, machine).id
+    if not yes:
+        confirm(f"Delete the point {point}?")
+    gone = pins.delete_point(opened, found, _choice(point))
+    print_done(f"The point {gone.name or gone.id} is deleted.", as_json, deleted=gone.id)
+
+
+def _choice(text: str) -> Choice:
+    return parse_position(text) or Named(text)
