@@ -43,6 +43,18 @@ class Base(DeclarativeBase):
     type_annotation_map = {int: BigInteger, JsonObject: JSON, list[Any]: JSON}  # noqa: RUF012 - SQLAlchemy's interface
 
 
+class InstallationRow(Base):
+    """Which installation this is, and its right to its vault; one row. See farshore.vault.ownership."""
+
+    __tablename__ = "installation"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    vault: Mapped[str] = mapped_column(String(36), default="")
+    """The id of the vault that it owns, as the generation ``generation``; empty: none yet."""
+    generation: Mapped[int] = mapped_column(default=0)
+    epochs_from: Mapped[int] = mapped_column(default=0)
+    """Epochs that it grants have greater numbers."""
+
+
 class PolicyRow(Base):
     """A replication policy; durations in seconds."""
 

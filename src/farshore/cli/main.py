@@ -17,6 +17,7 @@ from farshore.cli import (
     alert,
     audit,
     authority,
+    catalog,
     event,
     failover,
     job,
@@ -99,6 +100,7 @@ commands.add_typer(alert.app, name="alert")
 commands.add_typer(audit.app, name="audit")
 commands.add_typer(process_server.app, name="process-server")
 commands.add_typer(authority.app, name="authority")
+commands.add_typer(catalog.app, name="catalog")
 commands.add_typer(token.app, name="token")
 commands.add_typer(user.app, name="user")
 

@@ -18,11 +18,11 @@ from rich.text import Text
 from farshore import programs
 from farshore.api_types.events import Alert, Severity
 from farshore.api_types.servers import ProcessServer, ServerStanding, ServerStatus, VaultStatus
-from farshore.cli import supervisor
+from farshore.cli import adoption, supervisor
 from farshore.cli.connection import AsJson, home, management
 from farshore.cli.output import ago, coloured, err, out, plain, print_done, print_fields, print_json, print_table, size
 from farshore.cli.supervisor import Installation
-from farshore.model.errors import FarshoreError, Forbidden, TryLater, Unauthenticated
+from farshore.model.errors import FarshoreError, Forbidden, Malformed, TryLater, Unauthenticated
 
 READY_SECONDS = 300.0
 """Far more than a start takes; servers that cannot start end this sooner, as the supervisor gives them up."""
@@ -57,6 +57,14 @@ def up(
     vault: Annotated[
         str | None, typer.Option(help="Where the copies go: file:///path, s3://bucket, az://container, gs://bucket.")
     ] = None,
+    adopt_vault: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the place of an installation that is lost: everything is made from its vault. Needs --key.",
+            metavar="URL",
+        ),
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="With --adopt-vault: the vault owner's key file.")] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background, and return once it answers.")
     ] = False,
@@ -69,6 +77,12 @@ def up(
     remembered. It runs in the foreground until Ctrl-C or SIGTERM, and starts again what crashes.
 
     Example: `farshore up --detach --advertise dr.example.com --vault s3://dr-vault`
+
+    When the site is lost, servers and all, `--adopt-vault` makes an installation in a new place that knows every
+    machine, point and policy, and can fail over at once. The lost one, should it still live, stops writing. See
+    docs/operate/site-lost.md.
+
+    Example: `farshore up --detach --advertise far.example.com --adopt-vault s3://dr-vault --key vault.key`
     """
     programs.check_installed("farshore up", "server")
     installation = _installation(state)
@@ -77,7 +91,14 @@ def up(
         "--port": port,
         "--process-server-port": process_server_port,
         "--vault-url": vault,
+        "--adopt-vault": adopt_vault,
+        "--key": key,
     }
+    if (adopt_vault is None) != (key is None) or (adopt_vault is not None and vault is not None):
+        raise Malformed(
+            "A vault is adopted with its owner's key, and is the vault of the installation.",
+            remedy="Give --adopt-vault URL and --key FILE, and no --vault.",
+        )
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     arguments += [part for name in advertise or [] for part in ("--advertise", name)]
     arguments += ["--json"] if as_json else []
@@ -85,6 +106,8 @@ def up(
     done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)
     if done.returncode:
         raise typer.Exit(done.returncode)
+    if adopt_vault is not None and not as_json:
+        adoption.show(installation.home, err)
     if detach:
         supervisor.start_in_background(installation)
         try:
@@ -94,7 +117,7 @@ def up(
                 err.print(supervisor.last_log_lines(installation))
             supervisor.stop(installation)
             raise
-        _greet(installation, as_json)
+        _greet(installation, as_json, adopted=adopt_vault is not None)
         return
     supervisor.run(installation, when_started=lambda: _report_ready(installation, as_json))
 
@@ -217,10 +240,11 @@ def _report_ready(installation: Installation, as_json: bool) -> None:
         _greet(installation, as_json)
 
 
-def _greet(installation: Installation, as_json: bool) -> None:
+def _greet(installation: Installation, as_json: bool, *, adopted: bool = False) -> None:
     if as_json:
         url, credentials, key = installation.api().transport.url, installation.credentials, installation.vault_key
-        print_json({"url": url, "credentials": str(credentials), "vault_key": str(key)})
+        told = {"adopted": adoption.read(installation.home)} if adopted else {}
+        print_json({"url": url, "credentials": str(credentials), "vault_key": str(key), **told})
         return
     err.print(coloured("Farshore is ready", "green", f" at {installation.api().transport.url}."))
     err.print(f"Administrator's credentials: {installation.credentials}")

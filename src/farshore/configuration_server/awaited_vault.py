@@ -15,6 +15,7 @@ from farshore.configuration_server.vault_access import OpenVault
 from farshore.model.errors import FarshoreError, NotFound, TryLater, Unreachable
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
+from farshore.vault.ownership import Ownership
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,12 @@ class AwaitedVault:
     def vault(self) -> Vault:
         """The open vault. Raises Unreachable with the reason why it is not open yet."""
         return self._open.vault
+
+    @property
+    def ownership(self) -> Ownership | None:
+        """What is known of the right to write to it; None before it was open."""
+        opened = self._opened
+        return None if opened is None else opened.ownership
 
     @property
     def vault_id(self) -> str:

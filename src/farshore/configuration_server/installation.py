@@ -23,6 +23,7 @@ from farshore.catalog.upgrade import upgrade
 from farshore.client.credentials import Credentials, read_private, write_private
 from farshore.configuration_server.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.owning import ensure_owner, identity
 from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.pki.authority import LEAF_DAYS, Authority, general_name
 from farshore.configuration_server.pki.issuing import Issuer
@@ -72,15 +73,19 @@ def set_up(settings: Settings, clock: Clock) -> None:
     process_server = settings.process_server_home / CREDENTIALS_FILE_NAME
     _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
     _ensure_admin(settings, catalog, issuer, clock)
-    catalog.close()
     record = settings.home / VAULT_FILE
+    known = bool(noted(record, settings.vault))
+    generation = identity(settings, catalog).generation
     try:
-        ensure_vault(settings.vault, settings.owner_key_file, record)
+        opened = ensure_vault(settings.vault, settings.owner_key_file, record, generation)
+        ensure_owner(opened, settings, catalog, clock, known=known)
     except TryLater as error:
-        if not noted(record, settings.vault):
+        if not known:
             raise
         # The servers wait for it, and say so: a host that starts while its store is away must come up all the same.
         log.warning("The vault cannot be opened yet: %s", error)
+    finally:
+        catalog.close()
 
 
 def load_authorities(settings: Settings) -> Authorities:

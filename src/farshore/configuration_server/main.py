@@ -25,13 +25,15 @@ from farshore.configuration_server.jobs.point import point_job
 from farshore.configuration_server.jobs.proof import proof_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
+from farshore.configuration_server.mirroring import Mirroring, conditions_of_owner, look_for_owner
+from farshore.configuration_server.owning import open_owned
 from farshore.configuration_server.periodic import Periodic, Troubles
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
 from farshore.configuration_server.sites import OpenSites
-from farshore.configuration_server.vault_access import OpenVault, noted
+from farshore.configuration_server.vault_access import noted
 from farshore.configuration_server.waiting import LOOK_EVERY as LOOK_FOR_COMMANDS_EVERY
 from farshore.configuration_server.waiting import Waiting
 from farshore.configuration_server.waiting import look as look_for_commands
@@ -65,6 +67,8 @@ from farshore.vault.vault import Vault
 log = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 5
 LOOK_EVERY = 2.0
+LOOK_FOR_OWNER_EVERY = 3.0
+MIRROR_EVERY = 1.0
 OPEN_EVERY = 5.0
 KEEP_UP_EVERY = 5.0
 TELL_EVERY = 5.0
@@ -103,10 +107,11 @@ def serve(settings: Settings) -> None:
     upgrade(catalog.engine)
     issuer = Issuer(installation.load_authorities(settings), clock)
     sealer = Sealer(installation.load_sealing_key(settings))
+    known_vault = noted(settings.home / installation.VAULT_FILE, settings.vault)
     vault = AwaitedVault(
         settings.vault,
-        lambda: OpenVault.open(settings.vault, settings.owner_key_file, settings.home / "chunk-indexes"),
-        noted(settings.home / installation.VAULT_FILE, settings.vault),
+        lambda: open_owned(settings, catalog, clock, known=bool(known_vault)),
+        known_vault,
     )
     recovery = RecoveryContext(
         catalog=catalog,
@@ -176,6 +181,7 @@ def serve(settings: Settings) -> None:
     kept = settings.keep_events_days, settings.keep_events_most
     indexing, thinning = for_indexing(catalog, clock), for_thinning(catalog, clock)
     rebasing = for_thinning(catalog, clock)
+    mirroring = Mirroring(vault, settings, catalog, clock)
     troubles = Troubles(lambda condition: tell(catalog, clock, condition))
     telling = Telling(catalog, clock, settings.base_url, sealer.open)
     work: list[tuple[str, float, Callable[[], None]]] = [
@@ -185,9 +191,17 @@ def serve(settings: Settings) -> None:
             "The watch",
             LOOK_EVERY,
             lambda: watch.look(
-                [*scrubbing.conditions, *upkeep.conditions, *troubles.conditions(), *telling.conditions()]
+                [
+                    *scrubbing.conditions,
+                    *upkeep.conditions,
+                    *troubles.conditions(),
+                    *telling.conditions(),
+                    *conditions_of_owner(vault),
+                ]
             ),
         ),
+        ("Looking for the vault's owner", LOOK_FOR_OWNER_EVERY, lambda: look_for_owner(vault)),
+        ("Keeping the catalog in the vault", MIRROR_EVERY, mirroring.round),
         ("Sending alerts", TELL_EVERY, telling.tell),
         ("Calling heartbeat URLs", TELL_EVERY, telling.beat),
         ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
         return self.home / "vault.key"
 
     @property
+    def installation_id(self) -> Path:
+        """Which installation this is; the same on every server that shares its catalog."""
+        return self.home / "installation.id"
+
+    @property
     def releases(self) -> Path:
         """Folder of the release key's public half and of its signatures."""
         return self.home / "release"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from farshore.configuration_server.adopting import adopt, rebuild_catalog
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.installation import set_up
 from farshore.configuration_server.settings import Settings, checked, from_environment, home_from_environment, load
@@ -29,7 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logs.configure("setup", level="WARNING")
     try:
-        set_up(_settings(options), SystemClock())
+        if options.adopt_vault is not None:
+            options.vault_url = options.adopt_vault
+            adopt(_settings(options), options.key, SystemClock())
+        elif options.rebuild_catalog:
+            rebuild_catalog(load(options.home), SystemClock())
+        else:
+            set_up(_settings(options), SystemClock())
     except FarshoreError as error:
         if options.json:
             sys.stderr.write(json.dumps(error.as_json()) + "\n")
@@ -77,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--vault-url", help="file:///path, s3://bucket, az://container, gs://bucket")
     parser.add_argument("--catalog-url", help="another database than the SQLite file of the installation")
+    parser.add_argument("--adopt-vault", metavar="URL", help="take over the vault of an installation that is lost")
+    parser.add_argument("--key", type=Path, help="with --adopt-vault: the vault owner's key file")
+    parser.add_argument("--rebuild-catalog", action="store_true", help="make a lost catalog anew from the vault")
     parser.add_argument("--json", action="store_true", help="tell an error as JSON")
     return parser
 

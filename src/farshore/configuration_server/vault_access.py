@@ -11,15 +11,26 @@ from typing import Protocol
 
 from farshore.api_types.servers import ChunkKeys
 from farshore.formats import vault_names
-from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable, Unsupported
+from farshore.model.errors import (
+    Damaged,
+    Displaced,
+    FarshoreError,
+    Forbidden,
+    NoSpace,
+    NotFound,
+    Unreachable,
+    Unsupported,
+)
 from farshore.model.identifiers import MachineId
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
 from farshore.vault import Named, pins
 from farshore.vault.key_files import open_key_file
 from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.ownership import Ownership
 from farshore.vault.promises import check_creates_only
 from farshore.vault.stores.counted import CountedStore, counted
+from farshore.vault.stores.owned import OwnedStore, owned
 from farshore.vault.stores.registry import open_store
 from farshore.vault.upgrading import upgrade
 from farshore.vault.vault import Vault, read_descriptor
@@ -127,21 +138,35 @@ class FixedVaultAccess:
 class OpenVault:
     """A vault opened with its owner's key."""
 
-    def __init__(self, url: str, vault: Vault) -> None:
+    def __init__(self, url: str, vault: Vault, store: CountedStore | None = None) -> None:
+        """``store``: the one below the vault's own, whose requests are counted."""
         self.url = url
         self.vault = vault
+        self._counted = store
+        self.ownership: Ownership | None = None
         self._outdated = ""
         self._unsafe = ""
 
     @classmethod
-    def open(cls, url: str, key_file: Path, indexes: Path | None = None) -> OpenVault:
-        """Open it, and bring an older one to today's format. ``indexes``: the folder for chunk indexes. Raises
-        NotFound, WrongKey and what stores raise."""
-        opened = cls(url, Vault.open(counted(open_store(url)), open_key_file(key_file), indexes))
+    def open(cls, url: str, key_file: Path, indexes: Path | None = None, generation: int = 0) -> OpenVault:
+        """Open it, and bring an older one to today's format. ``indexes``: the folder for chunk indexes. ``generation``:
+        as which it is owned; nothing is written to it once there is a later one (0: nobody asks). Raises NotFound,
+        WrongKey and what stores raise."""
+        store = counted(open_store(url))
+        guarded = owned(store)
+        opened = cls(url, Vault.open(guarded, open_key_file(key_file), indexes), store)
+        if generation:
+            opened.own(generation)
         opened.look_at_store()
         if not opened._unsafe:
             opened.bring_up_to_date()
         return opened
+
+    def own(self, generation: int) -> None:
+        """Write to the vault only as long as no later generation has begun."""
+        store = self.vault.store
+        assert isinstance(store, OwnedStore)
+        self.ownership = store.guard = Ownership(store, self.vault.upkeep_key, generation, _log_displaced)
 
     def look_at_store(self) -> None:
         """Try whether the store still creates objects only. `check` reports one that does not, and process servers
@@ -211,8 +236,7 @@ class OpenVault:
 
     def requests(self) -> tuple[dict[str, int], float]:
         """See VaultAccess."""
-        store = self.vault.store
-        return (store.requests, store.seconds) if isinstance(store, CountedStore) else ({}, 0.0)
+        return ({}, 0.0) if self._counted is None else (self._counted.requests, self._counted.seconds)
 
     def check(self) -> str:
         """See VaultAccess: whether the descriptor can be read, and has today's format."""
@@ -227,20 +251,25 @@ def _not_in_it(machine: str, point: str) -> NotFound:
     return NotFound(f"The vault holds no point {point} of machine {machine}.", remedy="Protect the machine.")
 
 
-def ensure_vault(url: str, key_file: Path, record: Path | None = None) -> OpenVault:
-    """Open the vault; at the first run make its owner's key and the vault itself, and note in ``record`` which it is.
+def _log_displaced(error: Displaced) -> None:
+    log.critical("%s", error)
+
+
+def ensure_vault(url: str, key_file: Path, record: Path | None = None, generation: int = 0) -> OpenVault:
+    """Open the vault, as OpenVault.open; at the first run make its owner's key and the vault itself, and note in
+    ``record`` which it is.
 
     Raises NotFound where there is a vault and its key is lost, WrongKey for the key of another, Damaged where a vault
     has lost its descriptor, and Unreachable where the vault that was noted is not there (its disk is not mounted): a
     new one in its place would hide that.
     """
-    opened = _opened_or_made(url, key_file, noted(record, url))
+    opened = _opened_or_made(url, key_file, noted(record, url), generation)
     if record is not None:
         _note(record, {"url": url, "vault": opened.vault_id})
     return opened
 
 
-def _opened_or_made(url: str, key_file: Path, before: str) -> OpenVault:
+def _opened_or_made(url: str, key_file: Path, before: str, generation: int) -> OpenVault:
     if not key_file.exists():
         if _exists(url):
             raise NotFound(
@@ -249,9 +278,9 @@ def _opened_or_made(url: str, key_file: Path, before: str) -> OpenVault:
             )
         OwnerKey.generate_file(key_file)
     try:
-        return OpenVault.open(url, key_file)
+        return OpenVault.open(url, key_file, generation=generation)
     except NotFound as error:
-        store = open_store(url)
+        store = counted(open_store(url))
         if any(item.name != vault_names.PROBE for item in store.list("")):
             raise Damaged(
                 f"There are objects in {url}, but no vault.farshore, which describes the vault.",
@@ -262,7 +291,7 @@ def _opened_or_made(url: str, key_file: Path, before: str) -> OpenVault:
                 f"The vault {before} is not in {url}.",
                 remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
             ) from error
-        return OpenVault(url, Vault.create(store, open_key_file(key_file)))
+        return OpenVault(url, Vault.create(owned(store), open_key_file(key_file)), store)
 
 
 def noted(record: Path | None, url: str) -> str:

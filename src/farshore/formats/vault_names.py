@@ -27,6 +27,8 @@ COLLECTION = "collection/"
 DAMAGE = "damage/"
 SCRUB = "upkeep/scrub"
 ERASED = "erased/"
+OWNERS = "owner/"
+INSTALLATION = "installation/"
 PROBE = "probe/created-only"
 """Created once and never read for what it holds: a store that replaces it does not keep what a vault rests on."""
 _MACHINE = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -39,6 +41,8 @@ _DOMAIN_KEY = re.compile(rf"{DOMAIN_KEYS}([0-9a-f]{{8}})")
 _CHUNK_PACK = re.compile(rf"{CHUNKS}{_DOMAIN_FOLDER}([0-9a-f]{{8}})/")
 _SALT = re.compile(r"[0-9a-f]{32}")
 _DIRECTORY = re.compile(rf"{DIRECTORIES}([0-9a-f]{{8}})/")
+_RECORD_KIND = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_RECORD = re.compile(rf"{INSTALLATION}({_RECORD_KIND.pattern})/([0-9a-f]{{8}})-([0-9a-f]{{16}})")
 _LETTER = {Role.JOURNAL: "j", Role.BASE: "b"}
 _ROLE = {letter: role for role, letter in _LETTER.items()}
 
@@ -53,6 +57,32 @@ def machine_folder(machine: MachineId) -> str:
 def descriptor(version: int) -> str:
     """A later version of the vault's descriptor."""
     return f"{DESCRIPTORS}{version:016x}"
+
+
+def owner(generation: int) -> str:
+    """Who owns the vault from this generation on. Never removed, so each is given once."""
+    return f"{OWNERS}{generation:016x}"
+
+
+@dataclass(frozen=True)
+class RecordName:
+    """A version of one kind of what an installation keeps in the vault. Names sort by generation, then by version: what
+    a displaced installation still writes never counts as the newest."""
+
+    kind: str
+    generation: int
+    version: int
+
+    def __str__(self) -> str:
+        if not _RECORD_KIND.fullmatch(self.kind):
+            raise Malformed(f"{self.kind!r} is not a kind of record.", remedy="Use small letters, digits and -.")
+        return f"{INSTALLATION}{self.kind}/{self.generation:08x}-{self.version:016x}"
+
+    @classmethod
+    def parse(cls, name: str) -> Optional[RecordName]:
+        """Read a record's name; None for anything else."""
+        found = _RECORD.fullmatch(name)
+        return None if found is None else cls(found[1], int(found[2], 16), int(found[3], 16))
 
 
 def condemned(version: int) -> str:

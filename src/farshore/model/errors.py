@@ -116,6 +116,12 @@ class Forbidden(Refused):
     http_status = 403
 
 
+class Displaced(Forbidden):
+    """Another installation has taken the vault over; this one may read it and not write to it."""
+
+    code = "displaced"
+
+
 class Unauthenticated(Refused):
     """The caller showed no certificate or token that we accept."""
 

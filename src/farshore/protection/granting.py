@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from farshore.api_types.machines import EpochKind, EpochRequest
-from farshore.catalog import commands, epochs, events, machines, policies
+from farshore.catalog import commands, epochs, events, installation, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
 from farshore.model.errors import Fenced, TryLater, WrongState
@@ -70,7 +70,7 @@ def grant(
         raise TryLater(f"The policy of {machine.name} changes just now.", remedy="Repeat the request.", after=1)
     basis = choose_basis(tx, machine, request, domain)
     epochs.close_open(tx, MachineId(machine.id), now, SUCCEEDED)
-    number = machine.epoch + 1
+    number = max(machine.epoch, installation.epochs_from(tx)) + 1
     description = request.description.model_dump(mode="json")
     row = EpochRow(
         machine=machine.id,

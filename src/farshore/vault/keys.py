@@ -63,6 +63,8 @@ class StoredKeys:
         self._chunks = ChunkKeys(self._chunk_key(), root.derive("chunk hash"))
         # In vaults of format 1 these documents are under the chunk key.
         self.upkeep = SealingKey(root.derive("upkeep"), older=self._chunks.seal)
+        self.installation = SealingKey(root.derive("installation"))
+        """Seals what an installation keeps of itself in the vault (see records)."""
 
     def chunks(self, domain: int, machine: MachineId | None = None) -> ChunkKeys:  # noqa: ARG002 - it opens them all
         """See KeySource."""
@@ -88,6 +90,10 @@ class StoredKeys:
             # Another name has it: chances are one in four thousand millions.
             number = (number + 1) % (1 << 32)
         raise Damaged(f"No deduplication domain can be made for {name}.", remedy="Run `farshore vault verify`.")
+
+    def domain_name(self, number: int) -> str:
+        """The name of the domain with that number. Raises NotFound, Damaged, the store's errors."""
+        return str(read_document(self._store, self.root, vault_names.chunk_key(number)).get("name", ""))
 
     def _domain_at(self, number: int, name: str) -> dict[str, Any]:
         """The document of the domain with that number, made for ``name`` if the vault holds nothing of the domain."""

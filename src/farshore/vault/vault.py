@@ -187,6 +187,12 @@ class Vault:
         return self._root().root.secret.hex()
 
     @property
+    def installation_key(self) -> SealingKey:
+        """The key of what the installation keeps of itself in the vault. Raises Forbidden for one who does not have the
+        vault key."""
+        return self._root().installation
+
+    @property
     def chunk_key(self) -> SealingKey:
         """The key of the chunks of the installation's deduplication domain."""
         return self.chunk_store().keys.seal
@@ -230,6 +236,11 @@ class Vault:
             with self._lock:
                 self._domains[name] = found
         return found
+
+    def domain_name(self, number: int) -> str:
+        """The name of a deduplication domain; empty for the installation's. Raises NotFound, Damaged, the store's
+        errors, Forbidden without the vault key."""
+        return "" if not number else self._root().domain_name(number)
 
     def domains(self) -> list[int]:
         """The deduplication domains that have a key or a chunk, sorted."""

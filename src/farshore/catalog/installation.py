@@ -1,0 +1,31 @@
+"""Queries over the one row that says which installation this is."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import InstallationRow, MachineRow
+
+
+def find(tx: Transaction) -> InstallationRow | None:
+    """The installation; None where the catalog is new, or of a release before there was such a row."""
+    return tx.scalar(select(InstallationRow))
+
+
+def put(tx: Transaction, row: InstallationRow) -> InstallationRow:
+    """Note which installation this is, in a catalog that does not say."""
+    tx.add(row)
+    tx.flush()
+    return row
+
+
+def epochs_from(tx: Transaction) -> int:
+    """Epochs that this installation grants have greater numbers than this."""
+    row = find(tx)
+    return 0 if row is None else row.epochs_from
+
+
+def is_blank(tx: Transaction) -> bool:
+    """Whether the catalog knows no machine at all."""
+    return tx.scalar(select(MachineRow.id).limit(1)) is None

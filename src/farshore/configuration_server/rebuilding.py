@@ -1,0 +1,291 @@
+"""A catalog made anew: from the records that the installation kept in its vault, and from what the vault itself holds.
+
+In: an empty catalog of this release's schema. Out: one transaction with everything, or nothing; and a report that says
+of each piece how old it is. Where records and vault differ about epochs and points, the vault is right: it is what can
+be recovered.
+
+Nothing of the former process server's spools, jobs or waiting commands is known any more. So no stream goes on as it
+was: every epoch is closed, and an agent that comes resyncs by hash into a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from farshore.api_types.machines import Description
+from farshore.catalog import (
+    audit,
+    epochs,
+    events,
+    failovers,
+    machines,
+    points,
+    policies,
+    process_servers,
+    records,
+    sites,
+)
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.records import AUDIT, KINDS
+from farshore.catalog.tables import EpochRow, MachineRow, PointRow, PolicyRow
+from farshore.configuration_server.vault_contents import Contents
+from farshore.model.identifiers import MachineId
+from farshore.model.point import PointKind, RecoveryPoint
+from farshore.model.policy import ReplicationPolicy
+from farshore.model.states import PRESENT, UNDER_WAY, FailoverState, MachineState
+from farshore.protection.tending import thinned
+from farshore.recovery.standing import give_machine_back
+from farshore.vault.ownership import How
+from farshore.vault.records import Record, Row
+
+SECOND = 1_000_000_000
+TAKEN_OVER = "its installation was taken over, or its catalog made anew"
+_ON_THE_SERVER = frozenset({"qemu"})
+"""Kinds of sites that run machines on the configuration server's own host: lost with it."""
+_BECOMING = frozenset({MachineState.ENROLLED.value, MachineState.INITIAL_REPLICATION.value})
+
+
+@dataclass
+class RecordReport:
+    """A kind of record: how many there were, and when the former installation changed it last (ns); 0: there is none
+    in the vault."""
+
+    kind: str
+    count: int
+    written: int
+    trouble: str = ""
+
+
+@dataclass
+class MachineReport:
+    """``newest`` (ns) is the time of its newest state in the vault, 0 for none. ``known``: by the installation's
+    records, else by the vault alone: then it has the default policy."""
+
+    id: str
+    name: str
+    state: str
+    policy: str
+    known: bool
+    newest: int
+    points: int
+    trouble: str = ""
+
+
+@dataclass
+class Report:
+    """What a new catalog knows, and how fresh it is."""
+
+    how: str
+    records: list[RecordReport] = field(default_factory=list)
+    machines: list[MachineReport] = field(default_factory=list)
+    failovers: list[str] = field(default_factory=list)
+    """What became of those that were under way or up, in words."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file, and for whoever shows it."""
+        return asdict(self)
+
+
+def highest_epoch(kept: Mapping[str, Record]) -> int:
+    """The highest number of an epoch that the records tell of."""
+    return max((int(row["epoch"]) for kind in ("machines", "epochs") for row in _rows(kept, kind)), default=0)
+
+
+def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Contents], how: How, now: int) -> Report:
+    """Fill an empty catalog. Raises the catalog's errors; then nothing is in it."""
+    report = Report(how.value)
+
+    def fill(tx: Transaction) -> None:
+        report.records, report.machines, report.failovers = [], [], []
+        policies.ensure_default(tx)
+        for kind in KINDS:
+            _put(tx, kind, kept.get(kind), report)
+        if how is How.ADOPTED:
+            _forget_former_server(tx)
+            report.failovers = _settle_failovers(tx, now)
+        for one in found:
+            _from_vault(tx, one, now)
+        for machine in machines.every(tx):
+            epochs.close_open(tx, MachineId(machine.id), now, TAKEN_OVER)
+        _say(tx, kept.get(AUDIT), how, now)
+        by_id: dict[str, Contents] = {one.machine: one for one in found}
+        known = {str(row["id"]) for row in _rows(kept, "machines")}
+        report.machines = [_of_machine(row, by_id.get(row.id), row.id in known) for row in machines.every(tx)]
+
+    catalog.write(fill)
+    return report
+
+
+def _rows(kept: Mapping[str, Record], kind: str) -> Sequence[Row]:
+    record = kept.get(kind)
+    return [] if record is None else record.rows
+
+
+def _put(tx: Transaction, kind: str, record: Record | None, report: Report) -> None:
+    """Rows of one kind; those that refer to what is not there are left out, or refer to nothing."""
+    rows = [dict(row) for row in record.rows] if record is not None else []
+    present = {row.id for row in machines.every(tx)}
+    if kind == "machines":
+        known, servers = {row.name for row in policies.every(tx)}, _servers(tx)
+        for row in rows:
+            row["policy"] = row["policy"] if row["policy"] in known else ReplicationPolicy().name
+            row["process_server"] = row["process_server"] if row["process_server"] in servers else None
+            row["moving_to"], row["run"] = "", ""
+    elif kind in ("epochs", "failovers"):
+        rows = [row for row in rows if row["machine"] in present]
+    count = records.put(tx, kind, rows)
+    report.records.append(RecordReport(kind, count, 0 if record is None else record.written))
+
+
+def _servers(tx: Transaction) -> set[str]:
+    return {row.id for row in process_servers.every(tx)}
+
+
+def _forget_former_server(tx: Transaction) -> None:
+    """The process server that ran beside the former configuration server was a part of it."""
+    for server in process_servers.every(tx):
+        if server.registered and not server.host_names:
+            for machine in machines.sending_to(tx, server.id):
+                machine.process_server = None
+            tx.flush()
+            process_servers.delete(tx, server)
+    left = _servers(tx)
+    for machine in machines.every(tx):
+        machine.chosen_server = machine.chosen_server if machine.chosen_server in left else ""
+
+
+def _settle_failovers(tx: Transaction, now: int) -> list[str]:
+    """Of an installation that was lost: its jobs are gone, and what it ran on its own host as well."""
+    told = []
+    kinds = {row.id: row.kind for row in sites.every(tx)}
+    for row in failovers.in_states(tx, PRESENT):
+        machine, state = tx.get_one(MachineRow, row.machine), FailoverState(row.state)
+        if state in UNDER_WAY:
+            row.state, row.ended = FailoverState.FAILED.value, now
+            row.message = "The installation that did it was lost."
+            give_machine_back(row, machine)
+            told.append(f"{row.kind} of {machine.name} at {row.site}, under way, has failed. Ask for it again.")
+        elif kinds.get(row.site, "qemu") in _ON_THE_SERVER and not failovers.has_come_home(row):
+            row.state, row.ended, row.stopped = FailoverState.CLEANED_UP.value, now, True
+            row.message = "It ran on the host of the installation, which was lost."
+            told.append(
+                f"{row.kind} of {machine.name} at {row.site} ran on the former installation's host, and counts as lost "
+                "with it. What it wrote since it was brought up is in the vault only as far as it was replicated."
+            )
+            if machine.site == row.site:
+                machine.site, machine.owner = "", ""
+    for machine in machines.every(tx):
+        if not machine.site and MachineState(machine.state) in (
+            MachineState.FAILING_OVER,
+            MachineState.FAILED_OVER,
+            MachineState.COMMITTED,
+        ):
+            machine.state = MachineState.RESYNC.value  # it can be failed over again, at once
+    return told
+
+
+def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
+    machine = tx.get(MachineRow, found.machine)
+    if machine is None:
+        if found.description is None:
+            return  # nothing of it can be opened; the report of the vault's own commands tells of it
+        machine = _unknown_machine(tx, found, now)
+    if found.stretches and machine.state in _BECOMING:
+        machine.state = MachineState.RESYNC.value
+    for stretch in found.stretches:
+        record = stretch.record
+        row = tx.get(EpochRow, (machine.id, record.epoch))
+        if row is None:
+            row = EpochRow(
+                machine=machine.id,
+                epoch=record.epoch,
+                kind=record.kind,
+                run="",
+                process_server="",
+                parent_epoch=record.parent.epoch if record.parent else 0,
+                parent_sequence=record.parent.sequence if record.parent else 0,
+                description={},
+                granted=record.time,
+                domain=record.domain,
+                domain_name=stretch.domain_name,
+            )
+            tx.add(row)
+        row.consistent, row.consistent_from, row.consistent_time = True, record.consistent_from, record.time
+        row.received = row.stored = row.written = stretch.stored
+        row.stored_time = stretch.time
+    tx.flush()
+    for row in epochs.history(tx, machine.id):
+        row.description = row.description or machine.description
+    machine.epoch = max(machine.epoch, *(row.epoch for row in epochs.history(tx, machine.id)), 0)
+    newest = found.newest
+    machine.newest_point_time = 0 if newest is None else min(newest.time, now)
+    every = tx.get_one(PolicyRow, machine.policy).crash_consistent_every
+    points.record_all(tx, machine.id, [_point(machine.id, one) for one in thinned(found.points, every * SECOND)])
+
+
+def _unknown_machine(tx: Transaction, found: Contents, now: int) -> MachineRow:
+    """A machine that the vault alone knows."""
+    assert found.description is not None
+    taken, name = {row.name for row in machines.every(tx)}, found.description.hostname or found.machine
+    fields = Description.model_validate({**asdict(found.description), "firmware": found.description.firmware})
+    row = MachineRow(
+        id=found.machine,
+        name=name if name not in taken else f"{name}-{found.machine[:8]}",
+        state=MachineState.RESYNC.value if found.stretches else MachineState.INITIAL_REPLICATION.value,
+        enrolled=now,
+        policy=ReplicationPolicy().name,
+        description=fields.model_dump(mode="json"),
+        hardware_id=found.description.hardware_id,
+        protect=True,
+        epoch=0,
+    )
+    machines.add(tx, row)
+    return row
+
+
+def _point(machine: str, point: RecoveryPoint) -> PointRow:
+    position, kind = point.position, point.kind.value
+    plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name
+    return PointRow(
+        id=points.point_id(machine, position.epoch, position.sequence, kind) if plain else point.id,
+        machine=machine,
+        epoch=position.epoch,
+        sequence=position.sequence,
+        time=point.time,
+        kind=kind,
+        name=point.name,
+    )
+
+
+def _say(tx: Transaction, head: Record | None, how: How, now: int) -> None:
+    last = head.rows[0] if head is not None and head.rows else {}
+    message = f"The catalog was made from the vault ({how.value})."
+    if last:
+        message += f" The audit log before it ended with entry {last['id']}, digest {last['digest']}."
+    audit.append(
+        tx,
+        time=now,
+        kind=f"installation.{how.value}",
+        actor="server/setup",
+        subject="installation",
+        message=message,
+        detail={"former_head": last},
+    )
+    events.record(
+        tx, time=now, kind=f"installation.{how.value}", actor="server/setup", subject="installation", message=message
+    )
+
+
+def _of_machine(row: MachineRow, found: Contents | None, known: bool) -> MachineReport:
+    return MachineReport(
+        id=row.id,
+        name=row.name,
+        state=row.state,
+        policy=row.policy,
+        known=known,
+        newest=row.newest_point_time,
+        points=0 if found is None else len(found.points),
+        trouble="The vault holds nothing of it." if found is None else found.trouble,
+    )

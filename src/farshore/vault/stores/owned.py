@@ -1,0 +1,86 @@
+"""A store that is written to only while its writer owns the vault: a wrapper, next to the store itself.
+
+Before each object of a machine, each record of the installation and each deletion it is asked anew whether another
+generation has begun; before anything else a look within the last second is enough. Leases may always be taken: who is
+displaced may still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from farshore.formats import vault_names
+from farshore.formats.batch import Buffer
+from farshore.vault.stores.port import Listed, Store, Sweepable
+
+_LATELY = 1.0
+_ANEW = (vault_names.MACHINES, vault_names.INSTALLATION)
+
+
+class Guard(Protocol):
+    """farshore.vault.ownership.Ownership."""
+
+    def check(self, within: float = 0.0) -> None:
+        """Raises Displaced, the store's errors."""
+        ...
+
+
+class OwnedStore:
+    """A Store (see vault.stores.port). ``guard`` may be set later, before anything is written; None: nobody asks."""
+
+    def __init__(self, inner: Store, guard: Guard | None = None) -> None:
+        self._inner = inner
+        self.guard = guard
+
+    @property
+    def url(self) -> str:
+        return self._inner.url
+
+    def put(self, name: str, buffers: Sequence[Buffer]) -> None:
+        self._ask(name)
+        self._inner.put(name, buffers)
+
+    def put_if_absent(self, name: str, buffers: Sequence[Buffer]) -> bool:
+        self._ask(name)
+        return self._inner.put_if_absent(name, buffers)
+
+    def get(self, name: str) -> Buffer:
+        return self._inner.get(name)
+
+    def get_range(self, name: str, start: int, length: int) -> Buffer:
+        return self._inner.get_range(name, start, length)
+
+    def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
+        return self._inner.get_ranges(name, starts, lengths)
+
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        return self._inner.list(prefix, after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return self._inner.folders(prefix)
+
+    def delete(self, name: str) -> None:
+        if self.guard is not None:
+            self.guard.check()
+        self._inner.delete(name)
+
+    def _ask(self, name: str) -> None:
+        if self.guard is not None and not name.startswith(vault_names.LEASES):
+            self.guard.check(0.0 if name.startswith(_ANEW) else _LATELY)
+
+
+class SweepableOwnedStore(OwnedStore):
+    """The same over a store that can sweep."""
+
+    def sweep(self, older_than: float) -> int:
+        """See Sweepable."""
+        if self.guard is not None:
+            self.guard.check()
+        assert isinstance(self._inner, Sweepable)
+        return self._inner.sweep(older_than)
+
+
+def owned(store: Store) -> OwnedStore:
+    """``store`` with a guard that is to be set; able to sweep if the store is."""
+    return SweepableOwnedStore(store) if isinstance(store, Sweepable) else OwnedStore(store)
