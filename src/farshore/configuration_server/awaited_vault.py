@@ -114,6 +114,17 @@ class AwaitedVault:
         return self._trouble if opened is None else opened.check()
 
     @property
+    def generation(self) -> int:
+        """See VaultAccess."""
+        opened = self._opened
+        return 0 if opened is None else opened.generation
+
+    def check_owner(self) -> None:
+        """See VaultAccess; nothing is known before it was open."""
+        if self._opened is not None:
+            self._opened.check_owner()
+
+    @property
     def _open(self) -> OpenVault:
         opened = self._opened
         if opened is None:

@@ -25,7 +25,7 @@ from farshore.configuration_server.jobs.point import point_job
 from farshore.configuration_server.jobs.proof import proof_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
-from farshore.configuration_server.mirroring import Mirroring, conditions_of_owner, look_for_owner
+from farshore.configuration_server.mirroring import Mirroring, conditions_of_owner, look_for_owner, while_owned
 from farshore.configuration_server.owning import open_owned
 from farshore.configuration_server.periodic import Periodic, Troubles
 from farshore.configuration_server.pki.issuing import Issuer
@@ -206,13 +206,17 @@ def serve(settings: Settings) -> None:
         ("Calling heartbeat URLs", TELL_EVERY, telling.beat),
         ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
-        ("Indexing journals", COMPACT_EVERY, lambda: compact_all(vault.vault, indexing)),
-        ("Rebasing epochs", THIN_EVERY, lambda: rebase_all(vault.vault, rebasing)),
-        ("Thinning out points", THIN_EVERY, lambda: thin_all(vault.vault, catalog, thinning)),
-        ("Writing the retention to the vault", RETENTION_EVERY, RetentionKept(lambda: vault.vault, catalog).look),
-        ("Collecting what nothing needs", COLLECT_EVERY, lambda: collect_all(vault.vault, catalog)),
-        ("Sweeping the vault", SWEEP_EVERY, lambda: _sweep(vault.vault)),
-        ("Scrubbing the vault", SCRUB_EVERY, scrubbing.step),
+        ("Indexing journals", COMPACT_EVERY, while_owned(vault, lambda: compact_all(vault.vault, indexing))),
+        ("Rebasing epochs", THIN_EVERY, while_owned(vault, lambda: rebase_all(vault.vault, rebasing))),
+        ("Thinning out points", THIN_EVERY, while_owned(vault, lambda: thin_all(vault.vault, catalog, thinning))),
+        (
+            "Writing the retention to the vault",
+            RETENTION_EVERY,
+            while_owned(vault, RetentionKept(lambda: vault.vault, catalog).look),
+        ),
+        ("Collecting what nothing needs", COLLECT_EVERY, while_owned(vault, lambda: collect_all(vault.vault, catalog))),
+        ("Sweeping the vault", SWEEP_EVERY, while_owned(vault, lambda: _sweep(vault.vault))),
+        ("Scrubbing the vault", SCRUB_EVERY, while_owned(vault, scrubbing.step)),
         ("Keeping recovered machines up", KEEP_UP_EVERY, upkeep.look),
     ]
     rounds = [Periodic(name, every, done, troubles) for name, every, done in work]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from farshore.api_types.events import Severity
 from farshore.catalog import records
@@ -57,8 +58,11 @@ def conditions_of_owner(vault: AwaitedVault) -> list[Condition]:
     return [Condition(DISPLACED, "installation", Severity.ERROR, error.message, error.remedy)]
 
 
-def refuse_if_displaced(vault: AwaitedVault) -> None:
-    """Raise Displaced where another installation has taken the vault over, as far as is known."""
-    error = None if vault.ownership is None else vault.ownership.displaced
-    if error is not None:
-        raise Displaced(error.message, remedy=error.remedy)
+def while_owned(vault: AwaitedVault, work: Callable[[], None]) -> Callable[[], None]:
+    """Upkeep, done only as long as nobody else has taken the vault over: then it is theirs."""
+
+    def done() -> None:
+        if vault.ownership is None or vault.ownership.displaced is None:
+            work()
+
+    return done

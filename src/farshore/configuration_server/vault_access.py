@@ -91,6 +91,15 @@ class VaultAccess(Protocol):
         """What is wrong with the vault, empty when nothing is."""
         ...
 
+    @property
+    def generation(self) -> int:
+        """As which it is owned; 0 before that is known."""
+        ...
+
+    def check_owner(self) -> None:
+        """Raise Displaced where another installation is known to have taken the vault over. Asks nobody."""
+        ...
+
 
 @dataclass(frozen=True)
 class FixedVaultAccess:
@@ -101,6 +110,8 @@ class FixedVaultAccess:
     upkeep_key: str = field(default="00" * 32, repr=False)
     trouble: str = ""
     domains: dict[str, int] = field(default_factory=lambda: {"": 0})
+    generation: int = 1
+    displaced: list[Displaced] = field(default_factory=list)
 
     def machine_key(self, machine: str) -> str:
         """Another one for each machine."""
@@ -133,6 +144,11 @@ class FixedVaultAccess:
     def check(self) -> str:
         """What it was told to say."""
         return self.trouble
+
+    def check_owner(self) -> None:
+        """The same."""
+        for error in self.displaced:
+            raise error
 
 
 class OpenVault:
@@ -245,6 +261,17 @@ class OpenVault:
         except FarshoreError as error:
             return error.message
         return self._unsafe or self._outdated
+
+    @property
+    def generation(self) -> int:
+        """See VaultAccess."""
+        return 0 if self.ownership is None else self.ownership.generation
+
+    def check_owner(self) -> None:
+        """See VaultAccess."""
+        error = None if self.ownership is None else self.ownership.displaced
+        if error is not None:
+            raise Displaced(error.message, remedy=error.remedy)
 
 
 def _not_in_it(machine: str, point: str) -> NotFound:

@@ -39,6 +39,7 @@ _DOMAIN_FOLDER = "in-"
 """It sorts behind the two hexadecimal digits that packs of domain 0 begin with."""
 _DOMAIN_KEY = re.compile(rf"{DOMAIN_KEYS}([0-9a-f]{{8}})")
 _CHUNK_PACK = re.compile(rf"{CHUNKS}{_DOMAIN_FOLDER}([0-9a-f]{{8}})/")
+_EPOCH = re.compile(rf"{MACHINES}{_MACHINE.pattern}/epochs/[0-9a-f]{{8}}")
 _SALT = re.compile(r"[0-9a-f]{32}")
 _DIRECTORY = re.compile(rf"{DIRECTORIES}([0-9a-f]{{8}})/")
 _RECORD_KIND = re.compile(r"[a-z][a-z0-9-]{0,39}")
@@ -118,6 +119,11 @@ def description(machine: MachineId, number: int) -> str:
 def epoch(machine: MachineId, number: Epoch) -> str:
     """The document that says that an epoch's base is complete."""
     return f"{machine_folder(machine)}epochs/{number:08x}"
+
+
+def is_epoch(name: str) -> bool:
+    """Whether it is the name of such a document."""
+    return _EPOCH.fullmatch(name) is not None
 
 
 def rebased(machine: MachineId, number: Epoch) -> str:

@@ -37,11 +37,13 @@ from farshore.process_server.listening.peer import server_context
 from farshore.process_server.server import ProcessServer
 from farshore.process_server.settings import Settings, load_settings
 from farshore.process_server.spool.disk import SpoolDisk
+from farshore.process_server.storing.owner_lookout import OwnerLookout
 from farshore.process_server.storing.throttled_store import ThrottledStore
 from farshore.process_server.storing.watched_store import WatchedStore
 from farshore.telemetry import logs
 from farshore.vault.promises import check_creates_only
 from farshore.vault.stores.counted import counted
+from farshore.vault.stores.owned import owned
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
@@ -122,9 +124,12 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     clock = SystemClock()
     bandwidth = Bandwidth(clock)
     requests = counted(open_store(given.vault_url))
-    watched = WatchedStore(requests, clock)
+    guarded = owned(requests)
+    watched = WatchedStore(guarded, clock)
     store = ThrottledStore(watched, bandwidth, stopping)
     keys = GrantedKeys(control, given.upkeep_key, store)
+    lookout = OwnerLookout(requests, keys.upkeep, given.generation, lambda: control.register(registration).generation)
+    guarded.guard = lookout.ownership
     vault = _open_vault(store, keys, settings.state / "chunk-indexes", control, registration, stopping)
     if vault is None:
         return 0
@@ -141,6 +146,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         bandwidth=bandwidth,
         store_trouble=lambda: watched.trouble or keys.trouble,
         requests=requests,
+        check_owner=lookout.refuse_if_displaced,
         workers=settings.workers,
         connections=settings.connections,
         uploads=settings.uploads,
@@ -150,6 +156,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     users = (control.use, lambda renewed: server.listener.use(_context(renewed, settings)))
     renewal = Renewal(settings.credentials, control, users, clock)
     threading.Thread(target=renewal.run, args=(stopping,), name="renewal", daemon=True).start()
+    threading.Thread(target=lookout.run, args=(stopping,), name="owner", daemon=True).start()
     # What exists now stays. Without this the collector walks all of it again and again while batches come and go
     # (measured: a tenth of the CPU under load); what a request leaves behind has no cycles.
     gc.collect()

@@ -40,7 +40,7 @@ class ControlPlane(GrantSource, ReportSink, Protocol):
 class ProcessServer:
     """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
     how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store, ``requests``
-    what is asked of it."""
+    what is asked of it; ``check_owner`` raises Displaced where the vault is known to be another installation's."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class ProcessServer:
         bandwidth: Bandwidth | None = None,
         store_trouble: Callable[[], str] = lambda: "",
         requests: CountedStore | None = None,
+        check_owner: Callable[[], None] = lambda: None,
         workers: int = WORKERS,
         connections: int = CONNECTIONS,
         uploads: int = THREADS,
@@ -73,7 +74,7 @@ class ProcessServer:
         self.streams = Streams(
             vault,
             self.log,
-            Grants(control),
+            Grants(control, check_owner),
             opened=self._opened,
             closed=self._closed,
             wake=self.uploader.wake,

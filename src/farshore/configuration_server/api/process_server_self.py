@@ -10,6 +10,7 @@ from farshore.api_types.servers import (
     ReportAnswer,
     ServerReport,
     StreamGrant,
+    StreamName,
 )
 from farshore.catalog import epochs, machines, process_servers, users
 from farshore.catalog.database import Transaction
@@ -18,7 +19,7 @@ from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Installation, ProcessServerCaller
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import Moved
+from farshore.model.errors import Displaced, Moved
 from farshore.protection import key_access, reports
 from farshore.protection.granting import check_stream, policy_rpo
 from farshore.protection.moving import check_assigned
@@ -40,6 +41,7 @@ def register(request: Registration, server: ProcessServerCaller, installation: I
         vault_url=installation.vault.url,
         upkeep_key=installation.vault.upkeep_key,
         spool_limit=installation.settings.spool_limit,
+        generation=installation.vault.generation,
     )
 
 
@@ -53,13 +55,20 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
         check_url(row, seen.url, installation.settings.names)
         return reports.apply(tx, row, seen, now)
 
-    return installation.catalog.write(noted)
+    answer = installation.catalog.write(noted)
+    try:
+        installation.vault.check_owner()
+    except Displaced:
+        every = [StreamName(machine=one.machine, epoch=one.epoch) for one in seen.streams]
+        return answer.model_copy(update={"closed": every})
+    return answer
 
 
 @router.get("/streams/{machine}/{epoch}")
 def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
     """Whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and ``moved``
     problems say that it is not."""
+    installation.vault.check_owner()
     try:
         return _granted(machine, epoch, server, installation)
     except Moved:

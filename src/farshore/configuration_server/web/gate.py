@@ -30,6 +30,19 @@ from farshore.model.errors import FarshoreError, Forbidden, Malformed, Unauthent
 BODY_SECONDS = 30.0
 """A body that is not there by then is given up: 8 MiB at 280 KB/s."""
 _LARGE = 64 << 10
+_READING = frozenset({"GET", "HEAD"})
+DISPLACED_MAY = frozenset(
+    {
+        "/v1/machines/self/heartbeat",
+        "/v1/machines/self/commands/{command}/result",
+        "/v1/process-servers/self",
+        "/v1/process-servers/self/report",
+        "/v1/failovers/{failover}/stop",
+        "/v1/failovers/{failover}/cleanup",
+        "/v1/jobs/{job}/cancel",
+    }
+)
+"""What an installation still does whose vault another one has taken over: hear how things are, and end what it runs."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -54,6 +67,8 @@ class GatedRoute(APIRoute):
         async def gated(request: Request) -> Response:
             installation = services(request)
             await _check_caller(door, self.path, request, installation)
+            if request.method not in _READING and self.path not in DISPLACED_MAY:
+                installation.vault.check_owner()
             request.scope[MOST_BYTES] = door.most_bytes
             if takes_body:
                 await _read(request, door)

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from farshore.api_types.servers import StreamGrant
@@ -44,8 +44,11 @@ class GrantSource(Protocol):
 class Grants:
     """Safe to use from several threads."""
 
-    def __init__(self, source: GrantSource) -> None:
+    def __init__(self, source: GrantSource, check_owner: Callable[[], None] = lambda: None) -> None:
+        """``check_owner`` raises Displaced where the vault is known to be another installation's: nothing more is
+        taken, as it could not be stored."""
         self._source = source
+        self._check_owner = check_owner
         self._known: dict[MachineId, dict[Epoch, StreamGrant]] = {}
         self._asked: dict[MachineId, float] = {}
         self._second = 0
@@ -54,7 +57,9 @@ class Grants:
         self._lock = threading.Lock()
 
     def get(self, machine: MachineId, epoch: Epoch) -> StreamGrant:
-        """The grant of a stream. Raises NotFound, Fenced, Moved, and Unreachable where it was never asked before."""
+        """The grant of a stream. Raises NotFound, Fenced, Moved, Displaced, and Unreachable where it was never
+        asked before."""
+        self._check_owner()
         with self._lock:
             mine = self._known.get(machine, {})
             known, newest = mine.get(epoch), max(mine, default=epoch)

@@ -1,8 +1,9 @@
 """A store that is written to only while its writer owns the vault: a wrapper, next to the store itself.
 
 Before each object of a machine, each record of the installation and each deletion it is asked anew whether another
-generation has begun; before anything else a look within the last second is enough. Leases may always be taken: who is
-displaced may still read.
+generation has begun; before anything else a look within the last second is enough. Not asked for a lease: who is
+displaced may still read. Nor for the document that completes an epoch: the description that is put just before it was
+asked for, and one without the other would look like an epoch whose document is lost.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class OwnedStore:
         self._inner.delete(name)
 
     def _ask(self, name: str) -> None:
-        if self.guard is not None and not name.startswith(vault_names.LEASES):
+        if self.guard is not None and not name.startswith(vault_names.LEASES) and not vault_names.is_epoch(name):
             self.guard.check(0.0 if name.startswith(_ANEW) else _LATELY)
 
 

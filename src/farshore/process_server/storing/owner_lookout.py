@@ -1,0 +1,63 @@
+"""Whether the vault is still that of the installation that this process server belongs to.
+
+The store itself asks before each object of a machine. This looks every few seconds as well, so that a server that has
+nothing to store stops taking batches, too: what it took could not be stored any more.
+
+Where its own configuration server has begun a new generation (its catalog was made anew), the process server ends, and
+is started again by whoever keeps it running: then it registers as at any start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+
+from farshore.model.errors import Displaced, FarshoreError
+from farshore.vault.ownership import Ownership
+from farshore.vault.sealing import SealingKey
+from farshore.vault.stores.port import Store
+
+_log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 3.0
+
+
+class OwnerLookout:
+    """``generation`` 0: the configuration server does not own the vault yet, or does not say; it is asked again.
+    ``ask`` answers the present generation of the configuration server."""
+
+    def __init__(self, store: Store, key: SealingKey, generation: int, ask: Callable[[], int]) -> None:
+        self._generation, self._ask = generation, ask
+        self.ownership = Ownership(store, key, generation, _tell) if generation else None
+
+    def refuse_if_displaced(self) -> None:
+        """Raise Displaced where the vault is known to be another installation's. Asks nobody."""
+        error = None if self.ownership is None else self.ownership.displaced
+        if error is not None:
+            raise Displaced(error.message, remedy=error.remedy)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Look until ``stopping``, which is set where this server has to begin anew."""
+        while not stopping.wait(LOOK_SECONDS):
+            if self._must_begin_anew():
+                _log.warning("The configuration server owns the vault anew; this process server begins anew.")
+                stopping.set()
+
+    def _must_begin_anew(self) -> bool:
+        try:
+            if self.ownership is not None:
+                self.ownership.check()
+                return False
+        except Displaced:
+            pass
+        except FarshoreError:  # the store is away: it is reported by those who need it
+            return False
+        with contextlib.suppress(FarshoreError):
+            return self._ask() > self._generation
+        return False
+
+
+def _tell(error: Displaced) -> None:
+    _log.critical("%s", error)
