@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Dict, List
+from typing import Dict, List, Optional
 
 from pydantic import Field
 
 from farshore.api_types.body import Body, Label
 from farshore.api_types.jobs import OnFailure
 from farshore.api_types.points import PointChoice
-
-Port = Annotated[int, Field(ge=1, le=65535)]
+from farshore.api_types.targets import Forwards, Target
 
 
 class FailoverKind(enum.Enum):
@@ -22,19 +21,23 @@ class FailoverKind(enum.Enum):
 
 
 class FailoverRequest(Body):
-    """``POST /v1/machines/{machine}/failovers``; answered with a Job. ``forward`` maps host ports to guest ports."""
+    """``POST /v1/machines/{machine}/failovers``; answered with a Job. ``forward`` maps host ports to guest ports.
+
+    What is not given is as the machine's target says (farshore.api_types.targets)."""
 
     kind: FailoverKind
     point: PointChoice = PointChoice(latest=True)
-    site: Label = "qemu"
-    forward: Dict[Port, Port] = Field(default={}, max_length=256)
+    site: Label = ""
+    """Empty: the target's."""
+    forward: Optional[Forwards] = None
+    """None: the target's."""
 
 
 class FailoverMember(Body):
     """One machine of several; ``forward`` as in FailoverRequest."""
 
     machine: Label
-    forward: Dict[Port, Port] = Field(default={}, max_length=256)
+    forward: Optional[Forwards] = None
 
 
 class SeveralFailovers(Body):
@@ -44,7 +47,8 @@ class SeveralFailovers(Body):
     kind: FailoverKind
     members: List[FailoverMember] = Field(min_length=1, max_length=100)
     point: PointChoice = PointChoice(latest=True)
-    site: Label = "qemu"
+    site: Label = ""
+    """Empty: of each machine the one that its target says."""
     at_once: int = Field(default=4, ge=1, le=16)
     on_failure: OnFailure = OnFailure.GO_ON
 
@@ -65,6 +69,8 @@ class Failover(Body):
     """``away``: to ``site``; ``home``: to ``site``, which is where the machine belongs."""
     state: str
     forward: Dict[int, int] = {}
+    target: Target = Target()
+    """As what it was built: the machine's target when the failover was asked for."""
     address: str = ""
     checked: str = ""
     """What of the machine was seen working before it counted as running."""

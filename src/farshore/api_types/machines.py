@@ -11,6 +11,7 @@ from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import LARGEST, Body, Label, Natural, Pem, Prose, Seconds, Shown, Url
 from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
+from farshore.api_types.targets import Readiness
 from farshore.model.cadence import DEFAULT_RPO
 from farshore.model.commands import CommandKind
 from farshore.model.machine import Firmware
@@ -347,6 +348,8 @@ class Machine(Body):
     proof: Optional[ProofStanding] = None
     """None: its agent proves nothing."""
     warnings: List[str] = []
+    readiness: Readiness = Readiness()
+    """Whether a failover would work now."""
 
 
 class MachineSummary(Body):

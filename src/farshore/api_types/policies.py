@@ -7,6 +7,7 @@ from typing import Annotated, List, Optional
 from pydantic import Field
 
 from farshore.api_types.body import Body, Label
+from farshore.api_types.targets import PolicyTarget
 
 DAY = 86400
 MOST_KEPT = 1_000_000
@@ -33,6 +34,8 @@ class Policy(Body):
     deduplication: str = Field(default="installation", max_length=80, pattern=DEDUPLICATION)
     """With whom machines share the chunks of their base copies: ``installation``, ``label:NAME`` or ``machine``. A
     change counts from a machine's next epoch on, which then copies everything."""
+    target: PolicyTarget = PolicyTarget()
+    """What its machines are at a recovery site, unless they choose otherwise."""
 
 
 class PolicyChange(Body):
@@ -48,3 +51,5 @@ class PolicyChange(Body):
     bandwidth: Optional[Limits] = None
     time_zone: Optional[Label] = None
     deduplication: Optional[str] = Field(default=None, max_length=80, pattern=DEDUPLICATION)
+    target: Optional[PolicyTarget] = None
+    """Replaces all that the policy chose."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Dict, Union
+from typing import Annotated, Dict, List, Union
 
 from pydantic import Field, SecretStr, StringConstraints
 
 from farshore.api_types.body import LARGEST, Body, Label, Secret
+from farshore.api_types.targets import Obstacle, SiteCapacity, SiteDemand
 
 SiteId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", max_length=32)]
 """What people call it: lower-case letters, digits and hyphens."""
@@ -39,3 +40,8 @@ class SiteCheck(Body):
     """What a site says about itself, by name."""
 
     found: Dict[str, str]
+    capacity: SiteCapacity = SiteCapacity()
+    demand: SiteDemand = SiteDemand()
+    """Of all protected machines whose target it is, or of the one that was asked for."""
+    obstacles: List[Obstacle] = []
+    """What would stand in the way if they all came up now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, select
 
@@ -156,6 +156,29 @@ def placed(tx: Transaction) -> list[PlacedMachine]:
     """All machines by name, the same that ``some_may_move`` looks at."""
     columns = (getattr(MachineRow, name) for name in PlacedMachine._fields)
     return [PlacedMachine._make(row) for row in tx.execute(select(*columns).order_by(MachineRow.name))]
+
+
+class AimedMachine(NamedTuple):
+    """What tells whether a failover of a machine would work, every minute; the names are MachineRow's."""
+
+    id: str
+    name: str
+    state: str
+    policy: str
+    target: JsonObject
+    description: JsonObject
+    exclude_disks: list[Any]
+    newest_point_time: int
+
+
+_AIMED = tuple(getattr(MachineRow, name) for name in AimedMachine._fields)
+
+
+def aimed(tx: Transaction, machine: str | None = None) -> list[AimedMachine]:
+    """Every machine that is to be protected, by name; or the one with this id, whatever is wanted of it."""
+    wanted = select(*_AIMED).order_by(MachineRow.name)
+    wanted = wanted.where(MachineRow.protect if machine is None else MachineRow.id == machine)
+    return [AimedMachine._make(row) for row in tx.execute(wanted)]
 
 
 def get(tx: Transaction, machine: str) -> MachineRow:

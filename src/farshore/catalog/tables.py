@@ -72,6 +72,8 @@ class PolicyRow(Base):
     time_zone: Mapped[str] = mapped_column(String(64), default="UTC")
     deduplication: Mapped[str] = mapped_column(String(80), default="installation")
     """With whom its machines share chunks, as in farshore.model.policy."""
+    target: Mapped[JsonObject] = mapped_column(default=dict)
+    """What it chooses of a farshore.api_types.targets.PolicyTarget for its machines."""
 
 
 class ProcessServerRow(Base):
@@ -145,6 +147,8 @@ class MachineRow(Base):
     """Where it sends."""
     moving_to: Mapped[str] = mapped_column(String(36), default="")
     """The process server that takes it over once the present one has stored everything; empty: it stays."""
+    target: Mapped[JsonObject] = mapped_column(default=dict)
+    """What was chosen for it of a farshore.api_types.targets.Target."""
     chosen_server: Mapped[str] = mapped_column(String(36), default="")
     """The process server that an operator chose; empty: whichever has the fewest machines."""
     # Who may send: the newest epoch, and the run of the agent that it was granted to.
@@ -317,6 +321,8 @@ class FailoverRow(Base):
     point_sequence: Mapped[int] = mapped_column(default=0)
     point_time: Mapped[int] = mapped_column(default=0)
     forward: Mapped[JsonObject] = mapped_column(default=dict)
+    target: Mapped[JsonObject] = mapped_column(default=dict)
+    """What its machine's target was when it was asked for, as farshore.api_types.targets.Target has it."""
     address: Mapped[str] = mapped_column(default="")
     requested: Mapped[int]
     running: Mapped[int] = mapped_column(default=0)

@@ -16,6 +16,7 @@ from farshore.api_types.failovers import (
 )
 from farshore.api_types.jobs import Job, OnFailure
 from farshore.api_types.points import PointChoice
+from farshore.api_types.targets import TargetSeverity
 from farshore.cli.connection import AsJson, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, plain, print_fields, print_json, print_table
@@ -27,6 +28,7 @@ from farshore.model.point import PointKind
 from farshore.model.states import PRESENT, UP, FailoverAction, FailoverState, applies
 
 _MOST_POINTS = 10_000
+_NO_PORT = "none"
 
 app = typer.Typer(no_args_is_help=True, help="Bring machines up at a recovery site, for real or as a test.")
 
@@ -39,12 +41,12 @@ PositionOption = Annotated[
 ]
 Processed = Annotated[bool, typer.Option("--latest-processed", help="The newest state in the vault; wait for nothing.")]
 AppConsistent = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
-Site = Annotated[str, typer.Option(help="Where to bring it up.")]
+Site = Annotated[str, typer.Option(help="Where to bring it up; empty: where its target says.", show_default=False)]
 Forward = Annotated[
     list[str] | None,
     typer.Option(
         help="HOST:GUEST: forward a port of this host to the machine; repeat it. For several machines: "
-        "MACHINE=HOST:GUEST.",
+        "MACHINE=HOST:GUEST. In place of those of its target; none: no port.",
         show_default=False,
     ),
 ]
@@ -71,7 +73,7 @@ def run(
     position: PositionOption = "",
     latest_app_consistent: AppConsistent = False,
     latest_processed: Processed = False,
-    site: Site = "qemu",
+    site: Site = "",
     forward: Forward = None,
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
@@ -95,7 +97,8 @@ def run(
         for one in machine:
             for line in _at_stake(api, one, chosen):
                 out.print(line)
-        typer.confirm(f"Fail {plain(', '.join(machine))} over to {plain(site)}?", abort=True)
+        where = site or ", ".join(sorted({api.machine(one).readiness.site for one in machine}))
+        typer.confirm(f"Fail {plain(', '.join(machine))} over to {plain(where)}?", abort=True)
     _start(api, wanted, no_wait, as_json)
 
 
@@ -107,7 +110,7 @@ def rehearse(
     position: PositionOption = "",
     latest_app_consistent: AppConsistent = False,
     latest_processed: Processed = False,
-    site: Site = "qemu",
+    site: Site = "",
     forward: Forward = None,
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
@@ -222,8 +225,11 @@ def parse_forward(pairs: list[str]) -> dict[int, int]:
     return forward
 
 
-def forwards(machines: list[str], pairs: list[str]) -> dict[str, dict[int, int]]:
-    """The forwarded ports of each machine. Raises Malformed for a pair of which it is not said whose it is."""
+def forwards(machines: list[str], pairs: list[str]) -> dict[str, dict[int, int] | None]:
+    """The forwarded ports of each machine; None: those of its target, as for each machine that no pair names. ``none``
+    by itself: no port for any. Raises Malformed for a pair of which it is not said whose it is."""
+    if pairs == [_NO_PORT]:
+        return {machine: {} for machine in machines}
     of: dict[str, list[str]] = {machine: [] for machine in machines}
     for pair in pairs:
         machine, equals, ports = pair.rpartition("=")
@@ -234,7 +240,7 @@ def forwards(machines: list[str], pairs: list[str]) -> dict[str, dict[int, int]]
                 f"{pair!r} is for none of the machines.", remedy="Write MACHINE=HOST:GUEST, for example web1=8080:80."
             )
         of[machine].append(ports)
-    return {machine: parse_forward(ports) for machine, ports in of.items()}
+    return {machine: parse_forward(ports) if ports else None for machine, ports in of.items()}
 
 
 def _wanted(
@@ -278,6 +284,11 @@ def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:
             f"That machine is stopped. What it wrote in the last {lost} is not in the new one; the commit discards it.",
         ]
     lines = [f"The source of {found.name} is shut out: what it writes from now on is in no point."]
+    lines += [
+        f"It would not work now: {one.message} {one.remedy}"
+        for one in found.readiness.obstacles
+        if one.severity is TargetSeverity.ERROR
+    ]
     if point.id or point.name or point.position or point.latest_app_consistent or point.time is not None:
         chosen = _chosen_time(api, found.id, point)
         after = f"in the last {_since(chosen)}" if chosen else "after the chosen point"

@@ -23,6 +23,7 @@ from farshore.api_types.machines import (
     ProofRequest,
     ProtectionRequest,
 )
+from farshore.cli import target
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.output import (
@@ -44,6 +45,7 @@ from farshore.model.identifiers import CHUNK
 from farshore.model.states import MachineState
 
 app = typer.Typer(no_args_is_help=True, help="Protected machines: add, show, protect, watch.")
+app.add_typer(target.app, name="target")
 
 
 @app.command()
@@ -129,7 +131,7 @@ def list_machines(
 
 @app.command()
 def show(machine: MachineName, as_json: AsJson = False) -> None:
-    """Show a machine: state, capture mode, lag by stage, disks and what the accounts say."""
+    """Show a machine: state, whether a failover would work now, capture mode, lag by stage, disks and accounts."""
     found = management().machine(machine)
     if as_json:
         print_json(found)
@@ -374,6 +376,7 @@ def _print(machine: Machine) -> None:
             ("Id", machine.id),
             ("State", machine.state.value),
             ("Runs at", machine.site),
+            *target.readiness_rows(machine.readiness),
             ("Policy", machine.policy),
             ("Newest point", "none yet" if machine.rpo_seconds is None else f"{duration(machine.rpo_seconds)} old"),
             ("Capture", mode),

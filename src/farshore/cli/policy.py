@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from farshore.api_types.policies import DAY, YEARS, Policy, PolicyChange
+from farshore.api_types.targets import PolicyTarget
 from farshore.cli.connection import AsJson, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import duration, print_done, print_fields, print_json, print_table
+from farshore.cli.target import parse_default, shown_network
 from farshore.client.transport import segment
+from farshore.model.target import DiskBus
 
 app = typer.Typer(no_args_is_help=True, help="Replication policies: how machines are protected, how long points stay.")
 
@@ -36,6 +39,14 @@ Sharing = Annotated[
         metavar="WITH",
         help="With whom machines share chunks of base copies: installation, label:NAME or machine (with nobody).",
         show_default=False,
+    ),
+]
+TargetSite = Annotated[str | None, typer.Option(help="Where its machines come up; '': as before.", show_default=False)]
+TargetBus = Annotated[DiskBus | None, typer.Option(help="What their disks hang on there.", show_default=False)]
+TargetNetwork = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC", help="What their cards lead to there: isolated, bridge:NAME, network:NAME [,new-mac]."
     ),
 ]
 Weekly = Annotated[int | None, typer.Option(min=0, help="Weekly points kept after those.", show_default=False)]
@@ -79,6 +90,9 @@ def create(
     bandwidth: Limits = None,
     time_zone: Zone = None,
     deduplication: Sharing = None,
+    target_site: TargetSite = None,
+    target_disk_bus: TargetBus = None,
+    target_network: TargetNetwork = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a policy; what is not given has the default policy's value.
@@ -97,9 +111,9 @@ def create(
         time_zone,
         deduplication,
     )
-    _print(
-        management().transport.post("/v1/policies", Policy.model_validate({"name": name, **values}), Policy), as_json
-    )
+    target = _target(PolicyTarget(), target_site, target_disk_bus, target_network)
+    policy = Policy.model_validate({"name": name, "target": target, **values})
+    _print(management().transport.post("/v1/policies", policy, Policy), as_json)
 
 
 @app.command()
@@ -115,6 +129,9 @@ def update(
     bandwidth: Limits = None,
     time_zone: Zone = None,
     deduplication: Sharing = None,
+    target_site: TargetSite = None,
+    target_disk_bus: TargetBus = None,
+    target_network: TargetNetwork = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a policy; its machines follow within seconds, in --deduplication with their next resync.
@@ -133,8 +150,12 @@ def update(
         time_zone,
         deduplication,
     )
+    path = f"/v1/policies/{segment(name)}"
+    if (target_site, target_disk_bus, target_network) != (None, None, None):
+        before = management().transport.get(path, Policy).target
+        values["target"] = _target(before, target_site, target_disk_bus, target_network)
     change = PolicyChange.model_validate(values)
-    _print(management().transport.call("PATCH", f"/v1/policies/{segment(name)}", change, Policy), as_json)
+    _print(management().transport.call("PATCH", path, change, Policy), as_json)
 
 
 @app.command()
@@ -173,6 +194,18 @@ def _values(
     return {**given, **{name: value for name, value in others.items() if value is not None}}
 
 
+def _target(before: PolicyTarget, site: str | None, bus: DiskBus | None, network: str | None) -> PolicyTarget:
+    """A policy's choice, changed by what is given; an empty text takes it back."""
+    values: dict[str, object] = {}
+    if site is not None:
+        values["site"] = site or None
+    if bus is not None:
+        values["disk_bus"] = bus
+    if network is not None:
+        values["network"] = parse_default(network) if network else None
+    return PolicyTarget.model_validate({**before.model_dump(), **values})
+
+
 def _print(policy: Policy, as_json: bool) -> None:
     if as_json:
         print_json(policy)
@@ -187,6 +220,9 @@ def _print(policy: Policy, as_json: bool) -> None:
             ("Any second can be recovered for", duration(policy.hot_window)),
             ("Bandwidth", f"{', '.join(policy.bandwidth)} ({policy.time_zone})" if policy.bandwidth else "no limit"),
             ("Chunks are shared within", policy.deduplication),
+            ("Machines come up at", policy.target.site or ""),
+            ("Their disks hang on", policy.target.disk_bus.value if policy.target.disk_bus else ""),
+            ("Their cards lead to", shown_network(policy.target.network) if policy.target.network else ""),
             ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
         ]
     )

@@ -10,8 +10,9 @@ import typer
 from pydantic import SecretStr
 
 from farshore.api_types.sites import Setting, Site, SiteCheck, SiteRequest
+from farshore.api_types.targets import TargetSeverity
 from farshore.cli.connection import AsJson, Yes, management
-from farshore.cli.output import moment, plain, print_done, print_fields, print_json, print_table
+from farshore.cli.output import moment, out, plain, print_done, print_fields, print_json, print_table, size
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed, NotFound
 
@@ -74,10 +75,52 @@ def show(site: SiteName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def check(site: SiteName, as_json: AsJson = False) -> None:
-    """Ask a site how it is, and whether machines can be brought up there; it changes nothing."""
-    found = management().transport.post(f"/v1/sites/{segment(site)}/check", None, SiteCheck)
-    print_json(found) if as_json else print_fields(list(found.found.items()))
+def check(
+    site: SiteName,
+    machine: Annotated[
+        str | None, typer.Option(help="Could this machine come up there, whatever its target?", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a site how it is, and whether all protected machines that are to come up there could do so at once.
+
+    It changes nothing. Exit status 1 where something would keep them from it.
+
+    Example: `farshore site check lab --machine db1`
+    """
+    asked = "" if machine is None else f"?machine={segment(machine)}"
+    found = management().transport.post(f"/v1/sites/{segment(site)}/check{asked}", None, SiteCheck)
+    if as_json:
+        print_json(found)
+    else:
+        print_fields([*found.found.items(), *_room(found)])
+        out.print()
+        rows = [[one.severity.value, one.subject, one.message, one.remedy] for one in found.obstacles]
+        count = found.demand.machines
+        clear = f"{count} machines could come up there now." if count != 1 else "One machine could come up there now."
+        print_table(("Severity", "What", "Obstacle", "Remedy"), rows, clear if count else "No machine is to come here.")
+    if any(one.severity is TargetSeverity.ERROR for one in found.obstacles):
+        raise typer.Exit(1)
+
+
+def _room(found: SiteCheck) -> list[tuple[str, str]]:
+    """What machines would take, of what there is."""
+    has, wanted = found.capacity, found.demand
+    free = f", {size(has.memory_free)} of them free" if has.memory_free is not None else ""
+    return [
+        ("machines", str(wanted.machines)),
+        ("processors wanted", _of(str(wanted.processors), None if has.processors is None else str(has.processors))),
+        ("memory wanted", _of(size(wanted.memory), None if has.memory is None else f"{size(has.memory)}{free}")),
+        (
+            "disks in full size",
+            _of(size(wanted.disk), None if has.disk_free is None else f"{size(has.disk_free)} free"),
+        ),
+        ("addresses", "" if has.addresses is None else str(has.addresses)),
+    ]
+
+
+def _of(wanted: str, there: str | None) -> str:
+    return f"{wanted}; no limit is known" if there is None else f"{wanted} of {there}"
 
 
 @app.command()

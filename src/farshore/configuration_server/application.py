@@ -23,6 +23,7 @@ from farshore.configuration_server.api import (
     process_server_self,
     process_servers,
     sites,
+    targets,
     users,
     vault,
 )
@@ -38,6 +39,7 @@ ROUTERS = (
     process_servers.router,
     machines.router,
     machines.summaries,
+    targets.router,
     points.router,
     policies.router,
     failovers.router,

@@ -56,6 +56,7 @@ from farshore.protection.tending import RetentionKept, collect_all, compact_all,
 from farshore.protection.turns import for_indexing, for_thinning
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
+from farshore.recovery.readiness import ReadinessWatch
 from farshore.recovery.requests import start_requested
 from farshore.recovery.upkeep import Upkeep
 from farshore.sites.port import Way
@@ -72,6 +73,7 @@ MIRROR_EVERY = 1.0
 OPEN_EVERY = 5.0
 KEEP_UP_EVERY = 5.0
 TELL_EVERY = 5.0
+TRY_TARGETS_EVERY = 60.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
 RETENTION_EVERY = 30.0
@@ -157,6 +159,7 @@ def serve(settings: Settings) -> None:
     catalog.listen(COMMANDS, waiting.wake)
     limits = Limits(catalog, clock)
     authenticators = [ClientCertificate(catalog, issuer)]
+    readiness = ReadinessWatch(recovery)
     services = Services(
         settings,
         catalog,
@@ -169,6 +172,7 @@ def serve(settings: Settings) -> None:
         authenticators,
         release_key,
         recovery,
+        readiness,
         waiting,
         renew,
     )
@@ -194,6 +198,7 @@ def serve(settings: Settings) -> None:
                 [
                     *scrubbing.conditions,
                     *upkeep.conditions,
+                    *readiness.conditions,
                     *troubles.conditions(),
                     *telling.conditions(),
                     *conditions_of_owner(vault),
@@ -218,6 +223,7 @@ def serve(settings: Settings) -> None:
         ("Sweeping the vault", SWEEP_EVERY, while_owned(vault, lambda: _sweep(vault.vault))),
         ("Scrubbing the vault", SCRUB_EVERY, while_owned(vault, scrubbing.step)),
         ("Keeping recovered machines up", KEEP_UP_EVERY, upkeep.look),
+        ("Trying the machines' targets", TRY_TARGETS_EVERY, readiness.look),
     ]
     rounds = [Periodic(name, every, done, troubles) for name, every, done in work]
     server = DrainingServer(

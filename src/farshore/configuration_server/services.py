@@ -17,6 +17,7 @@ from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
 from farshore.protection.push.signing import ReleaseKey
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.readiness import ReadinessWatch
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Services:
     """Who sent a request is asked of them in this order."""
     release_key: ReleaseKey
     recovery: RecoveryContext
+    readiness: ReadinessWatch
     waiting: Waiting = field(default_factory=Waiting)
     """The agents that wait for commands."""
     renew: Callable[[], None] = lambda: None

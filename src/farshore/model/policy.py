@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Tuple
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Tuple
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class ReplicationPolicy:
     deduplication: str = "installation"
     """With whom a machine shares the chunks of its base copies: ``installation``, all machines whose policy says so;
     ``label:NAME``, those whose policy names the same label; ``machine``, nobody."""
+    target: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What its machines are at a recovery site: farshore.api_types.targets.PolicyTarget, less what it leaves open."""
 
 
 def asked_rpo(crash_consistent_every: int, rpo_threshold: int) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from farshore.api_types.failovers import FailoverKind, FailoverRequest
-from farshore.catalog import events, failovers, machines, sites
+from farshore.catalog import events, failovers, machines, policies, sites
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow
 from farshore.durable.jobs import Request
 from farshore.model.states import Direction, FailoverState
+from farshore.model.target import MachineTarget
+from farshore.recovery import targets
 
 FAILOVER = "failover"
 TEST_FAILOVER = "test-failover"
@@ -29,13 +31,17 @@ def ask_for(
     parent: str = "",
     direction: Direction = Direction.AWAY,
 ) -> FailoverRow:
-    """Write down a failover that ``job`` is going to bring up; one that is there already stays as it is.
+    """Write down a failover that ``job`` is going to bring up; one that is there already stays as it is. The machine's
+    target, as of now, goes with it: what is chosen later counts for later failovers.
 
-    Raises NotFound for a machine or site that does not exist.
+    Raises NotFound for a machine or site that does not exist, Malformed for a target that is not understood.
     """
     row = machines.get(tx, machine)
-    sites.get(tx, request.site)
-    kind, asked = BRING_UP[request.kind.value], request.model_dump(mode="json")
+    target = targets.chosen(row.target, policies.get(tx, row.policy).target)
+    wanted_site, forward = resolved(request, targets.as_model(target))
+    sites.get(tx, wanted_site)
+    kind = BRING_UP[request.kind.value]
+    asked = request.model_copy(update={"site": wanted_site, "forward": forward}).model_dump(mode="json")
     known = tx.get(FailoverRow, failover)
     if known is not None:
         return known
@@ -44,9 +50,10 @@ def ask_for(
         machine=row.id,
         kind=request.kind.value,
         state=FailoverState.REQUESTED.value,
-        site=request.site,
+        site=wanted_site,
         request=asked,
-        forward={str(host): guest for host, guest in request.forward.items()},
+        forward={str(host): guest for host, guest in forward.items()},
+        target=target.model_dump(mode="json", exclude_none=True),
         requested=now,
         job=job,
         parent=parent,
@@ -64,6 +71,12 @@ def ask_for(
         detail={**detail, "parent": parent} if parent else detail,
     )
     return wanted
+
+
+def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict[int, int]]:
+    """The site and the forwarded ports that a request is for: its own, else the target's."""
+    forward = target.forward if request.forward is None else request.forward
+    return request.site or target.site, dict(forward)
 
 
 def job_request(row: FailoverRow) -> Request:

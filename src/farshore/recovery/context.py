@@ -48,8 +48,11 @@ class RecoveryContext:
 
     def machine_vault(self, machine: str) -> MachineVault:
         """The machine as the vault holds it now. Raises NotFound, and the store's errors."""
-        vault = Vault.open_with_vault_key(open_store(self.vault_url), bytes.fromhex(self.vault_key()))
-        return vault.machine(MachineId(machine))
+        return self.open_vault().machine(MachineId(machine))
+
+    def open_vault(self) -> Vault:
+        """The vault, opened as a failover opens it: by one request. Raises NotFound, the store's errors."""
+        return Vault.open_with_vault_key(open_store(self.vault_url), bytes.fromhex(self.vault_key()))
 
     def delivery(self, site: RecoverySite) -> Delivery:
         """The way in which a site takes disks."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from farshore.model.identifiers import DiskNumber
-from farshore.model.machine import MachineDescription
-from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder, ServedDisk, WrittenDisk
+from farshore.model.machine import MachineDescription, NicDescription
+from farshore.model.target import MachineTarget, NetworkKind, mac_of
+from farshore.sites.port import AttachedDisk, AttachedNetwork, FailoverId, RecoveryOrder, ServedDisk, WrittenDisk
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Target:
     position: str
     isolated: bool
     forward: Mapping[int, int]
+    wanted: MachineTarget = field(default_factory=MachineTarget)
 
 
 def recovery_order(
@@ -28,7 +30,8 @@ def recovery_order(
     sizes: Mapping[DiskNumber, int],
     media: Mapping[DiskNumber, ServedDisk | WrittenDisk],
 ) -> RecoveryOrder:
-    """The machine to build: its disks are those in ``sizes``, the one to start from is the description's."""
+    """The machine to build: its disks are those in ``sizes``, the one to start from is the description's. A test's
+    cards all lead nowhere, whatever the target says."""
     known = {disk.number: disk for disk in machine.disks}
     booting = [number for number in sorted(sizes) if number in known and known[number].boot] or sorted(sizes)[:1]
     disks = []
@@ -44,11 +47,40 @@ def recovery_order(
                 boot=number == booting[0],
             )
         )
+    wanted = target.wanted
+    cards = _cards(target, machine.nics)
+    led = {number: wanted.card(number) for number in range(len(cards)) if not target.isolated}
     return RecoveryOrder(
         failover=target.failover,
         name=target.name,
-        machine=machine,
+        machine=replace(
+            machine,
+            processors=wanted.processors or machine.processors,
+            memory=wanted.memory or machine.memory,
+            firmware=wanted.firmware or machine.firmware,
+            nics=cards,
+        ),
         disks=tuple(disks),
         isolated=target.isolated,
         forward=dict(target.forward),
+        disk_bus=wanted.disk_bus,
+        networks={
+            number: AttachedNetwork(network.kind, network.name)
+            for number, network in led.items()
+            if network.kind is not NetworkKind.ISOLATED
+        },
+        tags=dict(wanted.tags),
     )
+
+
+def _cards(target: Target, nics: tuple[NicDescription, ...]) -> tuple[NicDescription, ...]:
+    """The source's cards, with the addresses that were chosen for them, and those that were added."""
+    cards = []
+    for number in range(max(len(nics), len(target.wanted.networks))):
+        card = nics[number] if number < len(nics) else NicDescription(f"card{number}", "")
+        chosen = target.wanted.card(number)
+        mac = card.mac if chosen.keep_mac and card.mac else mac_of(target.failover, number)
+        # Without a choice the card stays as it is described, to the letter: an order of an earlier release is the same.
+        untouched = chosen.keep_mac and not chosen.addresses and number < len(nics)
+        cards.append(card if untouched else replace(card, mac=mac, addresses=chosen.addresses or card.addresses))
+    return tuple(cards)

@@ -10,16 +10,17 @@ from typing import Protocol
 
 from farshore.api_types.failovers import FailoverRequest, SeveralFailovers
 from farshore.api_types.jobs import Job
-from farshore.catalog import events, failovers, machines, sites
-from farshore.catalog.database import Catalog
-from farshore.catalog.tables import FailoverRow
+from farshore.catalog import events, failovers, machines, policies, sites
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.durable.jobs import Request
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import JobId, new_id
 from farshore.model.ports import Clock
 from farshore.model.states import FailoverAction, FailoverState
 from farshore.model.text import enumerated, repeated
-from farshore.recovery.asking import BRING_UP, ask_for, job_request
+from farshore.recovery import targets
+from farshore.recovery.asking import BRING_UP, ask_for, job_request, resolved
 from farshore.recovery.jobs import ACTIONS
 from farshore.recovery.several import SEVERAL
 from farshore.recovery.steps.clearance import check_action
@@ -55,7 +56,8 @@ class Requests:
         not exist, Malformed for a machine or port that is there twice, or a point that only one machine can have."""
         _check(wanted)
         with self.catalog.writing() as tx:
-            sites.get(tx, wanted.site)
+            if wanted.site:
+                sites.get(tx, wanted.site)
             found = [machines.get(tx, member.machine) for member in wanted.members]
             _refuse_twice("The machine", [row.name for row in found])
             members = [
@@ -69,13 +71,14 @@ class Requests:
                 }
                 for row, member in zip(found, wanted.members, strict=True)
             ]
+            _check_together(tx, found, [FailoverRequest.model_validate(member["request"]) for member in members])
             named = enumerated([row.name for row in found])
             events.record(
                 tx,
                 time=self.clock.now(),
                 kind=f"{SEVERAL}.requested",
                 actor=self.actor,
-                subject=f"site/{wanted.site}",
+                subject=f"site/{wanted.site}" if wanted.site else "machines",
                 message=f"A {wanted.kind.value} of {len(found)} machines was asked for: {named}",
                 detail={"machines": [row.id for row in found]},
             )
@@ -126,7 +129,18 @@ def _check(wanted: SeveralFailovers) -> None:
         raise Malformed(
             "A point's id or position is of one machine.", remedy="Choose a time, a name, or the latest of each."
         )
-    _refuse_twice("The host's port", [str(port) for member in wanted.members for port in member.forward])
+    _refuse_twice("The host's port", [str(port) for member in wanted.members for port in member.forward or {}])
+
+
+def _check_together(tx: Transaction, rows: list[MachineRow], requests: list[FailoverRequest]) -> None:
+    """Raise NotFound for a site that does not exist, Malformed for a host's port that two are to have: sites may share
+    a host."""
+    ports: list[str] = []
+    for row, request in zip(rows, requests, strict=True):
+        site, forward = resolved(request, targets.used(row.target, policies.get(tx, row.policy).target))
+        sites.get(tx, site)
+        ports += map(str, forward)
+    _refuse_twice("The host's port", ports)
 
 
 def _refuse_twice(what: str, names: list[str]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NewType, Protocol, runtime_checkable
 
 from farshore.model.machine import MachineDescription
+from farshore.model.target import DiskBus, NetworkKind
 
 FailoverId = NewType("FailoverId", str)
 """One recovered machine, from order to destruction: a UUID in canonical text form."""
@@ -100,8 +101,17 @@ class AttachedDisk:
 
 
 @dataclass(frozen=True)
+class AttachedNetwork:
+    """What a network card leads to; ``name``: of the bridge or the network."""
+
+    kind: NetworkKind
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class RecoveryOrder:
-    """What to build. ``forward`` maps ports of this host (loopback) to ports of the guest."""
+    """What to build. ``machine`` is what it is to be, which may differ from the source: its processors, memory,
+    firmware and cards are those of its target. ``forward`` maps ports of this host (loopback) to ports of the guest."""
 
     failover: FailoverId
     name: str
@@ -110,6 +120,11 @@ class RecoveryOrder:
     isolated: bool
     """True: the machine reaches nothing but what connects to it; for tests beside production."""
     forward: Mapping[int, int] = field(default_factory=dict)
+    disk_bus: DiskBus = DiskBus.VIRTIO
+    networks: Mapping[int, AttachedNetwork] = field(default_factory=dict)
+    """By card of ``machine``, from 0; a card that is not named leads nowhere."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """For people, and for the site's own tools where it can show them."""
 
 
 class Condition(enum.Enum):
@@ -218,6 +233,26 @@ class Examined(Protocol):
     def examine(self) -> Mapping[str, str]:
         """What there is, by name, for people. Raises Refused with the remedy, or TryLater, where no machine could be
         brought up here. May take a minute."""
+        ...
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a site has for machines, in bytes and numbers; None: it knows of no limit. ``free``: as of now."""
+
+    processors: int | None = None
+    memory: int | None = None
+    memory_free: int | None = None
+    disk_free: int | None = None
+    addresses: int | None = None
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A site that knows what it has."""
+
+    def capacity(self) -> Capacity:
+        """As of now, within seconds. Raises TryLater, Refused."""
         ...
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from farshore.api_types.failovers import FailoverKind
 from farshore.api_types.points import Point, PointChoice
+from farshore.api_types.targets import Obstacle, Readiness, TargetSeverity
 from farshore.cli.failover import _at_stake
 from farshore.model.point import PointKind
 
@@ -21,6 +22,8 @@ KINDS = [PointKind.CRASH_CONSISTENT, PointKind.APP_CONSISTENT, PointKind.CRASH_C
 class Api:
     """Three points, 3, 5 and 7 minutes old; ``failovers`` as given."""
 
+    readiness = Readiness(works=True)
+
     def __init__(self, *failovers: Any) -> None:
         self._failovers = list(failovers)
         now = time.time_ns()
@@ -31,13 +34,22 @@ class Api:
         ]  # fmt: skip
 
     def machine(self, _name: str) -> Any:
-        return SimpleNamespace(id="m", name="db1", rpo_seconds=4.0)
+        return SimpleNamespace(id="m", name="db1", rpo_seconds=4.0, readiness=self.readiness)
 
     def failovers(self, _machine: str) -> list[Any]:
         return self._failovers
 
     def points(self, _machine: str, _most: int, *, kind: PointKind | None, name: str | None) -> list[Point]:
         return [one for one in self._points if kind in (None, one.kind) and name in (None, one.name)]
+
+
+def test_what_would_keep_it_from_working_is_said_before_it_is_asked_for() -> None:
+    api: Any = Api()
+    full = Obstacle(subject="site", severity=TargetSeverity.ERROR, message="It is full.", remedy="Make room.")
+    mind = Obstacle(subject="site", severity=TargetSeverity.WARNING, message="It is small.")
+    api.readiness = Readiness(works=False, obstacles=[full, mind])
+    lines = _at_stake(api, "db1", PointChoice(latest=True))
+    assert [line for line in lines if "not work" in line] == ["It would not work now: It is full. Make room."]
 
 
 def said(point: PointChoice, *failovers: Any) -> str:

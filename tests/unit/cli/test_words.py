@@ -63,7 +63,7 @@ def test_ports() -> None:
 
 def test_ports_of_several_machines_say_whose_they_are() -> None:
     assert forwards(["db1"], ["5432:5432", "db1=22:22"]) == {"db1": {5432: 5432, 22: 22}}
-    assert forwards(["db1", "web1"], ["web1=8080:80"]) == {"db1": {}, "web1": {8080: 80}}
+    assert forwards(["db1", "web1"], ["web1=8080:80"]) == {"db1": None, "web1": {8080: 80}}
     for wrong in ("8080:80", "web2=8080:80", "=8080:80"):
         with pytest.raises(Malformed, match="MACHINE=HOST:GUEST"):
             forwards(["db1", "web1"], [wrong])

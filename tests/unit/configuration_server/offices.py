@@ -38,6 +38,7 @@ from farshore.model.errors import NotFound
 from farshore.model.states import JobState
 from farshore.protection.push.signing import ReleaseKey
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.readiness import ReadinessWatch
 from farshore.sites.port import Way
 
 
@@ -114,6 +115,16 @@ class Office:
         release_key.ensure()
         issuer = Issuer(authority, self.clock)
         self.authenticators: list[Authenticator] = [ClientCertificate(catalog, issuer)]
+        recovery = RecoveryContext(
+            catalog=catalog,
+            clock=self.clock,
+            folder=folder / "failovers",
+            vault_url="memory:///",
+            vault_key=str,
+            site=OpenSites(catalog, Sealer(bytes(32)), folder / "sites"),
+            deliveries={Way.SERVED: ServedDelivery(NoExports())},
+            sleep=lambda _seconds: None,
+        )
         self.services = Services(
             settings=Settings(home=folder, advertise=("10.0.2.2",), port=8443),
             catalog=catalog,
@@ -125,16 +136,8 @@ class Office:
             limits=Limits(catalog, self.clock),
             authenticators=self.authenticators,
             release_key=release_key,
-            recovery=RecoveryContext(
-                catalog=catalog,
-                clock=self.clock,
-                folder=folder / "failovers",
-                vault_url="memory:///",
-                vault_key=str,
-                site=OpenSites(catalog, Sealer(bytes(32)), folder / "sites"),
-                deliveries={Way.SERVED: ServedDelivery(NoExports())},
-                sleep=lambda _seconds: None,
-            ),
+            recovery=recovery,
+            readiness=ReadinessWatch(recovery),
         )
         self.app = create_application(self.services)
 

@@ -10,8 +10,10 @@ import pytest
 from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import DiskDescription, Firmware, MachineDescription, NicDescription
+from farshore.model.target import DiskBus, NetworkKind
 from farshore.sites.port import (
     AttachedDisk,
+    AttachedNetwork,
     FailoverId,
     RecoveryOrder,
     ServedDisk,
@@ -112,6 +114,54 @@ def test_a_written_disk_is_lent_and_pauses_the_guest_where_it_has_no_room(device
     assert str(path) not in " ".join(found)
     (made,) = (one for one in option("-device", found) if "virtio-blk" in one)
     assert "write-cache=on,rerror=stop,werror=stop" in made
+
+
+@pytest.mark.parametrize(
+    ("bus", "controllers", "places"),
+    [
+        (DiskBus.VIRTIO, [], ["virtio-blk-pci", "virtio-blk-pci"]),
+        (DiskBus.SATA, [], ["ide-hd,bus=ide.0", "ide-hd,bus=ide.1"]),
+        (DiskBus.VIRTIO_SCSI, ["virtio-scsi-pci,id=scsi"], ["scsi-hd,bus=scsi.0,lun=0", "scsi-hd,bus=scsi.0,lun=1"]),
+        (DiskBus.PVSCSI, ["pvscsi,id=scsi"], ["scsi-hd,bus=scsi.0,scsi-id=0", "scsi-hd,bus=scsi.0,scsi-id=1"]),
+    ],
+)
+def test_disks_hang_on_the_bus_that_was_chosen(bus: DiskBus, controllers: list[str], places: list[str]) -> None:
+    disks = tuple(replace(disk, logical_block_size=512) for disk in ORDER.disks)
+    devices = option("-device", command(replace(ORDER, disk_bus=bus, disks=disks)))
+    assert [device for device in devices if "scsi,id" in device or "scsi-pci,id" in device] == controllers
+    found = [device for device in devices if "drive=disk" in device]
+    assert [device.split(",drive=")[0] for device in found] == places
+    for device in found:
+        assert "write-cache=on,rerror=stop,werror=stop" in device
+
+
+def test_sata_has_as_many_controllers_as_it_needs_and_small_sectors_only() -> None:
+    disks = tuple(AttachedDisk(number, 1 << 30, served(str(number))) for number in range(13))
+    found = command(replace(ORDER, disk_bus=DiskBus.SATA, disks=disks))
+    devices = option("-device", found)
+    assert [device for device in devices if "ahci" in device and "drive" not in device] == [
+        "ich9-ahci,id=ahci1",
+        "ich9-ahci,id=ahci2",
+    ]
+    places = [device.split(",")[1] for device in devices if "drive=disk" in device]
+    assert places == [f"bus={name}.{port}" for name in ("ide", "ahci1") for port in range(6)] + ["bus=ahci2.0"]
+    with pytest.raises(Refused, match="Disk 1 of db1") as raised:
+        command(replace(ORDER, disk_bus=DiskBus.SATA))
+    assert "--disk-bus" in raised.value.remedy
+
+
+def test_a_bus_takes_so_many_disks_and_no_more() -> None:
+    disks = tuple(AttachedDisk(number, 1 << 30, served(str(number))) for number in range(65))
+    with pytest.raises(Refused, match="65 disks; pvscsi takes 64"):
+        command(replace(ORDER, disk_bus=DiskBus.PVSCSI, disks=disks))
+    command(replace(ORDER, disk_bus=DiskBus.PVSCSI, disks=disks[:64]))
+
+
+def test_a_network_that_this_site_has_not_is_refused_rather_than_left_out() -> None:
+    network = AttachedNetwork(NetworkKind.BRIDGE, "br0")
+    with pytest.raises(Refused, match="Card 1 of db1 is to be on bridge br0") as raised:
+        command(replace(ORDER, networks={0: network}))
+    assert "--network isolated" in raised.value.remedy
 
 
 def test_the_twin_is_told_from_its_source() -> None:

@@ -68,7 +68,17 @@ def list_machines(
     with installation.catalog.reading() as tx:
         rows = machines.page(tx, _wanted(tx, after, state, policy, process_server), limit)
         servers, damage, waiting = process_servers.every(tx), _damage(tx, rows), _in_other_domain(tx, rows)
-        found = [views.machine(row, now, servers, [*waiting.get(row.id, []), *damage.get(row.id, [])]) for row in rows]
+        chosen = {row.name: row.target for row in policies.every(tx)}
+        found = [
+            views.machine(
+                row,
+                now,
+                servers,
+                [*waiting.get(row.id, []), *damage.get(row.id, [])],
+                installation.readiness.of(row, chosen[row.policy]),
+            )
+            for row in rows
+        ]
     # Made of checked parts a line above: to be checked once more would take as long again.
     return Response(_MACHINES.dump_json(found), media_type="application/json")
 
@@ -262,7 +272,8 @@ def _in_other_domain(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, l
 
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
     more = [*_in_other_domain(tx, [row]).get(row.id, []), *_damage(tx, [row]).get(row.id, [])]
-    return views.machine(row, installation.clock.now(), process_servers.every(tx), more)
+    readiness = installation.readiness.of(row, policies.get(tx, row.policy).target)
+    return views.machine(row, installation.clock.now(), process_servers.every(tx), more, readiness)
 
 
 def _damage(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from farshore.configuration_server.web.callers import Contributor, Installation,
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.bandwidth import check_schedule
 from farshore.model.policy import ReplicationPolicy
+from farshore.recovery.targets import policy_choice
 
 router = GatedRouter(prefix="/v1/policies", tags=["policies"])
 
@@ -35,16 +36,19 @@ def show_policy(name: Named, _user: Reader, installation: Installation) -> Polic
 def create_policy(request: Policy, user: Contributor, installation: Installation) -> Policy:
     """A new policy."""
     check_schedule(request.bandwidth, request.time_zone)
+    values = {**request.model_dump(exclude={"target"}), "target": policy_choice(request.target)}
     with installation.catalog.writing() as tx:
-        row = policies.create(tx, ReplicationPolicy(**request.model_dump()))
-        _tell(tx, installation, user, "policy.created", request.name, request.model_dump())
+        row = policies.create(tx, ReplicationPolicy(**values))
+        _tell(tx, installation, user, "policy.created", request.name, values)
         return views.policy(row)
 
 
 @router.patch("/{name}")
 def change_policy(name: Named, request: PolicyChange, user: Contributor, installation: Installation) -> Policy:
     """Change some of a policy's values; its machines follow with their next heartbeat."""
-    values = request.model_dump(exclude_none=True)
+    values = request.model_dump(exclude_none=True, exclude={"target"})
+    if request.target is not None:
+        values["target"] = policy_choice(request.target)
     with installation.catalog.writing() as tx:
         before = policies.get(tx, name)
         check_schedule(values.get("bandwidth", before.bandwidth), values.get("time_zone", before.time_zone))

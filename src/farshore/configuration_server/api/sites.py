@@ -7,14 +7,12 @@ from farshore.catalog import events, sites
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import SiteRow
 from farshore.configuration_server.api import views
-from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.api.parameters import Named, Wanted
 from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.sites import sealed_as
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import Unsupported
-from farshore.sites.port import Examined
 from farshore.sites.registry import check_settings
 
 router = GatedRouter(prefix="/v1/sites", tags=["sites"])
@@ -50,12 +48,10 @@ def show_site(site: Named, _user: Reader, installation: Installation) -> Site:
 
 
 @router.post("/{site}/check")
-def check_site(site: Named, _user: Operator, installation: Installation) -> SiteCheck:
-    """Ask a site how it is, and whether machines can be brought up there. Orders nothing."""
-    opened = installation.recovery.site(site)
-    if not isinstance(opened, Examined):
-        raise Unsupported(f"{opened.name} cannot be asked how it is.", remedy="Try it: farshore failover test")
-    return SiteCheck(found=dict(opened.examine()))
+def check_site(site: Named, _user: Operator, installation: Installation, machine: Wanted = None) -> SiteCheck:
+    """Ask a site how it is, and whether all protected machines whose target it is could come up there at once; or
+    ``machine`` (name or id) alone, whatever its target. Orders nothing."""
+    return installation.readiness.check_site(site, machine)
 
 
 @router.delete("/{site}", status_code=204)

@@ -16,6 +16,7 @@ from farshore.api_types.points import MOST_DOUBTS, Point
 from farshore.api_types.policies import Policy
 from farshore.api_types.servers import ProcessServer
 from farshore.api_types.sites import Site
+from farshore.api_types.targets import PolicyTarget, Readiness, Target
 from farshore.api_types.users import Role, User
 from farshore.catalog.differences import affecting
 from farshore.catalog.machines import ListedMachine
@@ -43,7 +44,13 @@ from farshore.protection.watch import AGENT_SILENT_AFTER, rpo_seconds
 log = logging.getLogger(__name__)
 
 
-def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], more: Sequence[str] = ()) -> Machine:
+def machine(
+    row: MachineRow,
+    now: int,
+    servers: Sequence[ProcessServerRow],
+    more: Sequence[str] = (),
+    readiness: Readiness | None = None,
+) -> Machine:
     """A machine with what its agent and process server said last, and ``more`` warnings."""
     by_id = {server.id: server for server in servers}
     sends_to = by_id.get(row.process_server or "")
@@ -79,6 +86,7 @@ def machine(row: MachineRow, now: int, servers: Sequence[ProcessServerRow], more
         warnings=[*(seen.warnings if seen else []), *_server_warnings(sends_to, now), *_stuck(row), *more],
         process_server=sends_to.name if sends_to else "",
         moving_to=moves_to.name if moves_to else "",
+        readiness=readiness or Readiness(),
     )
 
 
@@ -182,6 +190,7 @@ def policy(row: PolicyRow) -> Policy:
         bandwidth=row.bandwidth,
         time_zone=row.time_zone,
         deduplication=row.deduplication,
+        target=PolicyTarget.model_validate(row.target),
     )
 
 
@@ -198,6 +207,7 @@ def failover(row: FailoverRow) -> Failover:
         direction=row.direction,
         state=row.state,
         forward={int(host): int(guest) for host, guest in row.forward.items()},
+        target=Target.model_validate(row.target),
         address=row.address,
         checked=row.checked,
         condition=row.condition,

@@ -10,6 +10,7 @@ from farshore.durable.progress import end_progress, report_progress
 from farshore.model.errors import Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
+from farshore.recovery import targets
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.orders import Target
 from farshore.recovery.standing import is_test, refuse_if_cancelled, rows, site_of
@@ -82,14 +83,17 @@ def _noted_sizes(path: Path, position: str) -> dict[DiskNumber, int] | None:
 
 
 def target_of(context: RecoveryContext, failover: str, position: str) -> Target:
-    """The failover as the catalog describes it."""
+    """The failover as the catalog describes it. Raises Malformed for a target that is not understood."""
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
+        wanted = targets.used(row.target, {})
+        name = wanted.name or machine.name
         return Target(
             failover=FailoverId(row.id),
             machine=row.machine,
-            name=f"{machine.name}-test" if is_test(row) else machine.name,
+            name=f"{name}-test" if is_test(row) else name,
             position=position,
             isolated=is_test(row),
             forward={int(host): int(guest) for host, guest in row.forward.items()},
+            wanted=wanted,
         )

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from farshore.model.errors import Refused
 from farshore.model.machine import Firmware, NicDescription
+from farshore.model.target import DiskBus
 from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress
 from farshore.sites.qemu.accelerator import QEMU
 
@@ -30,6 +31,11 @@ RECONNECT_SECONDS = 300
 _MIB = 1 << 20
 _CONSOLE, _VARIABLES, _DISKS = 1, 2, 10
 """Numbers of descriptor sets; those of written disks begin at the last one."""
+_SECTOR = 512
+_SATA_PORTS = 6
+"""Of one AHCI controller; the machine has one of its own."""
+_SCSI_CONTROLLERS = {DiskBus.VIRTIO_SCSI: "virtio-scsi-pci", DiskBus.PVSCSI: "pvscsi"}
+_SCSI_DISKS = {DiskBus.VIRTIO_SCSI: 256, DiskBus.PVSCSI: 64}
 _MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 
 
@@ -130,8 +136,15 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     command += ["-add-fd", f"fd={lent.console},set={_CONSOLE},opaque={literal(files.pid)}"]
     command += ["-chardev", f"file,id=console,append=on,path=/dev/fdset/{_CONSOLE}", "-serial", "chardev:console"]
     command += ["-device", "virtio-rng-pci"]
-    for disk in order.disks:
-        command += _disk(disk, lent)
+    command += _controllers(order)
+    for place, disk in enumerate(order.disks):
+        command += _disk(disk, place, order.disk_bus, lent)
+    for number, network in order.networks.items():
+        raise Refused(
+            f"Card {number + 1} of {order.name} is to be on {network.kind.value} {network.name}.",
+            remedy="A site of kind qemu has isolated networks only: farshore machine target set MACHINE --network "
+            "isolated, or choose a site of another kind.",
+        )
     for number, nic in enumerate(machine.nics):
         command += _nic(number, nic, order)
     return command
@@ -163,10 +176,43 @@ def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
     ]
 
 
-def _disk(disk: AttachedDisk, lent: Lent) -> list[str]:
+def _controllers(order: RecoveryOrder) -> list[str]:
+    """What the disks hang on, beside what the machine has anyway. Raises Refused for a bus that cannot take them."""
+    bus, number = order.disk_bus, len(order.disks)
+    if bus is DiskBus.SATA:
+        odd = [disk.number for disk in order.disks if disk.logical_block_size != _SECTOR]
+        if odd:
+            raise Refused(
+                f"Disk {odd[0]} of {order.name} has sectors of more than {_SECTOR} bytes, which SATA has not.",
+                remedy="Choose another bus: farshore machine target set MACHINE --disk-bus virtio.",
+            )
+        more = range(1, -(-number // _SATA_PORTS))
+        return [word for each in more for word in ("-device", f"ich9-ahci,id=ahci{each}")]
+    if bus not in _SCSI_CONTROLLERS:
+        return []
+    if number > _SCSI_DISKS[bus]:
+        raise Refused(
+            f"{order.name} has {number} disks; {bus.value} takes {_SCSI_DISKS[bus]}.",
+            remedy="Choose another bus: farshore machine target set MACHINE --disk-bus virtio.",
+        )
+    return ["-device", f"{_SCSI_CONTROLLERS[bus]},id=scsi"]
+
+
+def _model(bus: DiskBus, place: int) -> str:
+    """The device of the disk at ``place`` of its machine, and what it hangs on."""
+    if bus is DiskBus.SATA:
+        controller, port = divmod(place, _SATA_PORTS)
+        return f"ide-hd,bus={f'ahci{controller}' if controller else 'ide'}.{port}"
+    if bus is DiskBus.VIRTIO_SCSI:
+        return f"scsi-hd,bus=scsi.0,lun={place}"
+    return f"scsi-hd,bus=scsi.0,scsi-id={place}" if bus is DiskBus.PVSCSI else "virtio-blk-pci"
+
+
+def _disk(disk: AttachedDisk, place: int, bus: DiskBus, lent: Lent) -> list[str]:
     name = f"disk{disk.number}"
-    device = f"virtio-blk-pci,drive={name},write-cache=on,rerror=stop,werror=stop"
-    device += f",logical_block_size={disk.logical_block_size},physical_block_size=4096"
+    device = f"{_model(bus, place)},drive={name},write-cache=on,rerror=stop,werror=stop"
+    device += f",logical_block_size={disk.logical_block_size}"
+    device += f",physical_block_size={_SECTOR if bus is DiskBus.SATA else 4096}"
     if disk.serial:
         device += f",serial={literal(disk.serial[:20])}"
     if disk.boot:

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.sites.orders import read_order, write_order
 from farshore.sites.port import (
+    Capacity,
     Condition,
     DeliveryWish,
     FailoverId,
@@ -122,6 +123,19 @@ class QemuSite:
             "UEFI firmware": str(host.firmware or "not installed: machines with UEFI do not start (package ovmf)"),
             "free space": f"{free >> 20} MiB",
         }
+
+    def capacity(self) -> Capacity:
+        """See Measured: this host's own."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        with explained(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._folder).free
+        return Capacity(
+            processors=os.cpu_count() or 1,
+            memory=page * os.sysconf("SC_PHYS_PAGES"),
+            memory_free=_available_memory(),
+            disk_free=free,
+        )
 
     def create(self, order: RecoveryOrder) -> None:
         files = self._files(order.failover)
@@ -509,6 +523,12 @@ def _hung_up(peer: socket.socket) -> bool:
         return not peer.recv(1)
     except TimeoutError:
         return False
+
+
+def _available_memory() -> int | None:
+    """Bytes that programs can have without swapping; None where the kernel does not say."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else None
 
 
 def _require_qemu() -> None:

@@ -1,0 +1,178 @@
+"""``farshore machine target``: what a machine is to be at a recovery site, chosen before the disaster."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.targets import (
+    CardDefault,
+    MachineTargetView,
+    Network,
+    Readiness,
+    Target,
+    TargetChange,
+    TargetField,
+    TargetSeverity,
+)
+from farshore.cli.connection import AsJson, MachineName, management
+from farshore.cli.failover import parse_forward
+from farshore.cli.output import ago, out, print_fields, print_json, size
+from farshore.client.transport import segment
+from farshore.model.errors import Malformed
+from farshore.model.machine import Firmware
+from farshore.model.target import DiskBus, NetworkKind
+
+app = typer.Typer(no_args_is_help=True, help="What a machine is to be at a recovery site: site, hardware, networks.")
+
+_NEW_MAC = "new-mac"
+NETWORK_HELP = "isolated, bridge:NAME or network:NAME; then, behind commas, addresses (192.0.2.10/24) and new-mac"
+
+
+@app.command()
+def show(machine: MachineName, as_json: AsJson = False) -> None:
+    """Show what a failover of a machine would use, who chose it, and whether it would work now."""
+    found = management().transport.get(_path(machine), MachineTargetView)
+    print_json(found) if as_json else _print(found)
+
+
+@app.command("set")
+def choose(
+    machine: MachineName,
+    site: Annotated[str | None, typer.Option(help="The recovery site.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it there.", show_default=False)] = None,
+    processors: Annotated[int | None, typer.Option(min=1, help="Number of processors.", show_default=False)] = None,
+    memory: Annotated[int | None, typer.Option(min=64, help="MiB.", show_default=False)] = None,
+    firmware: Annotated[Firmware | None, typer.Option(help="How it starts.", show_default=False)] = None,
+    disk_bus: Annotated[
+        DiskBus | None, typer.Option(help="What its disks hang on; its initramfs must have the driver.")
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPEC", help=f"Of each card in turn: {NETWORK_HELP}; repeat it.", show_default=False),
+    ] = None,
+    other_networks: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Of cards that --network does not reach.", show_default=False)
+    ] = None,
+    forward: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:GUEST: forward a port of the site's host to it; repeat it.", show_default=False),
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag; repeat it.")] = None,
+    reset: Annotated[
+        list[TargetField] | None, typer.Option(help="Choose this no more: as the policy or the source has it; repeat.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose what a machine is to be at a recovery site. What is not given stays; failovers that are there do, too.
+
+    Example: `farshore machine target set db1 --site lab --memory 4096 --network isolated --forward 5432:5432`
+    """
+    change = TargetChange(
+        site=site,
+        name=name,
+        processors=processors,
+        memory=None if memory is None else memory << 20,
+        firmware=firmware,
+        disk_bus=disk_bus,
+        networks=[parse_network(text) for text in network] if network else None,
+        network=None if other_networks is None else parse_default(other_networks),
+        forward=parse_forward(forward) if forward else None,
+        tags=parse_tags(tag) if tag else None,
+        reset=reset or [],
+    )
+    if change == TargetChange():
+        raise Malformed("Nothing is chosen.", remedy="See what can be: farshore machine target set --help")
+    found = management().transport.call("PATCH", _path(machine), change, MachineTargetView)
+    print_json(found) if as_json else _print(found)
+
+
+def parse_network(text: str) -> Network:
+    """``KIND[:NAME][,ADDRESS…][,new-mac]``. Raises Malformed."""
+    what, *more = text.split(",")
+    kind, _, name = what.partition(":")
+    try:
+        known = NetworkKind(kind)
+    except ValueError as error:
+        raise Malformed(f"{text!r} is no network.", remedy=f"Write {NETWORK_HELP}.") from error
+    addresses = [word for word in more if word != _NEW_MAC]
+    return Network(kind=known, name=name, addresses=addresses, keep_mac=_NEW_MAC not in more)
+
+
+def parse_default(text: str) -> CardDefault:
+    """The same without addresses: it is for any card of any machine. Raises Malformed."""
+    found = parse_network(text)
+    if found.addresses:
+        raise Malformed(f"{text!r} has an address.", remedy="Give an address to one card: --network SPEC.")
+    return CardDefault(kind=found.kind, name=found.name, keep_mac=found.keep_mac)
+
+
+def parse_tags(pairs: list[str]) -> dict[str, str]:
+    """NAME=VALUE pairs. Raises Malformed."""
+    tags = {}
+    for pair in pairs:
+        name, found, value = pair.partition("=")
+        if not name or not found:
+            raise Malformed(f"{pair!r} is no tag.", remedy="Write it as NAME=VALUE.")
+        tags[name] = value
+    return tags
+
+
+def readiness_rows(readiness: Readiness) -> list[tuple[str, str]]:
+    """Whether a failover would work now, and each thing that stands in its way with what to do about it."""
+    where = f" at {readiness.site}" if readiness.site else ""
+    if readiness.works is None:
+        told = f"whether it would work{where} is not known yet: the site is asked every minute"
+    elif readiness.works:
+        told = f"would work now{where} (asked {ago(readiness.checked)})"
+    else:
+        told = f"would not work now{where}"
+    rows = [("Failover", told)]
+    for one in readiness.obstacles:
+        title = "Obstacle" if one.severity is TargetSeverity.ERROR else "Mind"
+        rows.append((title, f"{one.message} {one.remedy}".strip()))
+    return rows
+
+
+def target_rows(target: Target) -> list[tuple[str, str]]:
+    """What is chosen, one to a line."""
+    networks = [shown_network(one) for one in target.networks or []]
+    return [
+        ("Site", target.site or "qemu"),
+        ("Name", target.name or ""),
+        ("Processors", str(target.processors or "as at the source")),
+        ("Memory", size(target.memory) if target.memory else "as at the source"),
+        ("Firmware", target.firmware.value if target.firmware else "as at the source"),
+        ("Disk bus", target.disk_bus.value if target.disk_bus else "virtio"),
+        *((f"Card {number}", text) for number, text in enumerate(networks, 1)),
+        ("Other cards" if networks else "Cards", shown_network(target.network or CardDefault())),
+        ("Ports", ", ".join(f"{host} → {guest}" for host, guest in (target.forward or {}).items())),
+        ("Tags", ", ".join(f"{name}={value}" for name, value in (target.tags or {}).items())),
+    ]
+
+
+def shown_network(network: Network | CardDefault) -> str:
+    """As it is written."""
+    addresses = network.addresses if isinstance(network, Network) else []
+    name = f":{network.name}" if network.name else ""
+    return ",".join([f"{network.kind.value}{name}", *addresses, *([] if network.keep_mac else [_NEW_MAC])])
+
+
+def _print(found: MachineTargetView) -> None:
+    own = [field.value for field in TargetField if getattr(found.own, field.value) is not None]
+    policy = [name for name, value in found.by_policy.model_dump().items() if value is not None and name not in own]
+    print_fields(
+        [
+            ("Machine", found.machine),
+            *target_rows(found.used),
+            ("Chosen for it", ", ".join(own)),
+            (f"By policy {found.policy}", ", ".join(policy)),
+        ]
+    )
+    out.print()
+    print_fields(readiness_rows(found.readiness))
+
+
+def _path(machine: str) -> str:
+    return f"/v1/machines/{segment(machine)}/target"

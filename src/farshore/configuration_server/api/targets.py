@@ -1,0 +1,59 @@
+"""What a machine is to be at a recovery site."""
+
+from __future__ import annotations
+
+from farshore.api_types.targets import MachineTargetView, PolicyTarget, Target, TargetChange
+from farshore.catalog import events, machines, policies, sites
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import MachineRow
+from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Installation, Operator, Reader
+from farshore.configuration_server.web.gate import GatedRouter
+from farshore.recovery import targets
+
+router = GatedRouter(prefix="/v1/machines", tags=["machines"])
+
+
+@router.get("/{machine}/target")
+def show_target(machine: Named, _user: Reader, installation: Installation) -> MachineTargetView:
+    """What a failover of the machine would use, by whose choice, and whether it would work now."""
+    with installation.catalog.reading() as tx:
+        return _view(tx, machines.get(tx, machine), installation)
+
+
+@router.patch("/{machine}/target")
+def change_target(
+    machine: Named, request: TargetChange, user: Operator, installation: Installation
+) -> MachineTargetView:
+    """Choose what the machine is to be at a recovery site. Failovers that are there stay as they are."""
+    with installation.catalog.writing() as tx:
+        row = machines.get(tx, machine)
+        if request.site is not None:
+            sites.get(tx, request.site)
+        row.target = targets.change(row.target, request)
+        events.record(
+            tx,
+            time=installation.clock.now(),
+            kind="machine.target",
+            actor=user.actor,
+            subject=f"machine/{row.id}",
+            message=f"The target of {row.name} was changed.",
+            detail=row.target,
+        )
+        changed = row.id
+    installation.readiness.look_at(changed)
+    with installation.catalog.reading() as tx:
+        return _view(tx, machines.get(tx, changed), installation)
+
+
+def _view(tx: Transaction, row: MachineRow, installation: Services) -> MachineTargetView:
+    policy = policies.get(tx, row.policy)
+    return MachineTargetView(
+        machine=row.name,
+        own=Target.model_validate(row.target),
+        policy=policy.name,
+        by_policy=PolicyTarget.model_validate(policy.target),
+        used=targets.chosen(row.target, policy.target),
+        readiness=installation.readiness.of(row, policy.target),
+    )

@@ -1,0 +1,133 @@
+"""As what, and where, a machine comes up at a recovery site: chosen before the disaster, by machine and by policy.
+
+``MachineTarget`` is the choice with nothing left open: what a machine does not choose its policy does, and what that
+does not choose either is as at the source.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import ipaddress
+from dataclasses import dataclass, field
+from typing import List, Mapping, Optional, Sequence, Tuple
+
+from farshore.model.errors import Malformed
+from farshore.model.machine import Firmware
+
+DEFAULT_SITE = "qemu"
+"""The site that every installation has at first."""
+
+
+class DiskBus(enum.Enum):
+    """What the machine's disks hang on. A guest starts only from a bus that its initramfs has the driver of."""
+
+    VIRTIO = "virtio"
+    SATA = "sata"
+    VIRTIO_SCSI = "virtio-scsi"
+    PVSCSI = "pvscsi"
+    """As VMware's machines have it."""
+
+
+class NetworkKind(enum.Enum):
+    """What a network card leads to."""
+
+    ISOLATED = "isolated"
+    """Nowhere: what is forwarded leads in, nothing leads out."""
+    BRIDGE = "bridge"
+    """A bridge of the site's host."""
+    NETWORK = "network"
+    """A network that the site's hypervisor knows by this name."""
+
+
+@dataclass(frozen=True)
+class TargetNetwork:
+    """What one card of the recovered machine leads to. ``name``: of the bridge or the network."""
+
+    kind: NetworkKind = NetworkKind.ISOLATED
+    name: str = ""
+    addresses: Tuple[str, ...] = ()
+    """One IPv4 and one IPv6 address in CIDR notation at most; none: those of the source's card."""
+    keep_mac: bool = True
+    """False: the card gets an address of its own, by the failover."""
+
+
+@dataclass(frozen=True)
+class MachineTarget:
+    """What to build, and where. 0, "" and None: as at the source."""
+
+    site: str = DEFAULT_SITE
+    name: str = ""
+    processors: int = 0
+    memory: int = 0
+    """Bytes."""
+    firmware: Optional[Firmware] = None
+    disk_bus: DiskBus = DiskBus.VIRTIO
+    networks: Tuple[TargetNetwork, ...] = ()
+    """By card, in the order of the source's; more than it has make more cards."""
+    network: TargetNetwork = field(default_factory=TargetNetwork)
+    """Of every card that ``networks`` does not name."""
+    forward: Mapping[int, int] = field(default_factory=dict)
+    """Ports of the site's host, to ports of the guest."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def card(self, number: int) -> TargetNetwork:
+        """What the source's card ``number`` (from 0) is to lead to."""
+        return self.networks[number] if number < len(self.networks) else self.network
+
+
+def mac_of(failover: str, card: int) -> str:
+    """A MAC address for a card that does not keep its own: local, and another one for each failover."""
+    digest = hashlib.sha256(f"{failover}/{card}".encode()).digest()
+    return ":".join(["52:54:00", *(f"{byte:02x}" for byte in digest[:3])])
+
+
+def check_network(network: TargetNetwork) -> None:
+    """Raise Malformed for a network without the name that it needs, or with an address that no card can have."""
+    named = network.kind is not NetworkKind.ISOLATED
+    if named != bool(network.name):
+        raise Malformed(
+            f"A card that is {network.kind.value} {'needs' if named else 'has no'} name.",
+            remedy="Write isolated, bridge:NAME or network:NAME.",
+        )
+    seen: List[int] = []
+    for text in network.addresses:
+        address = _interface(text)
+        if address.version in seen:
+            raise Malformed(
+                f"A card has one address of IPv{address.version}; {text} is a second one.",
+                remedy="Give one IPv4 and one IPv6 address at most.",
+            )
+        seen.append(address.version)
+
+
+def shared_addresses(wanted: Sequence[Tuple[str, MachineTarget]]) -> List[Tuple[str, str, str]]:
+    """The static addresses that two of these named machines are to have on one network: the address and both names."""
+    owners: dict[Tuple[str, str, str, str], str] = {}
+    found = []
+    for name, target in wanted:
+        for network in target.networks:
+            # On networks of their own two machines may have the same address.
+            if network.kind is NetworkKind.ISOLATED:
+                continue
+            for text in network.addresses:
+                address = str(_interface(text).ip)
+                first = owners.setdefault((target.site, network.kind.value, network.name, address), name)
+                if first != name:
+                    found.append((address, first, name))
+    return found
+
+
+def _interface(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    try:
+        found = ipaddress.ip_interface(text)
+    except ValueError as error:
+        raise Malformed(f"{text!r} is no address.", remedy="Write it as 192.0.2.10/24 or 2001:db8::10/64.") from error
+    network, edge = found.network, 30 if found.version == 4 else 126
+    outer = network.prefixlen <= edge and found.ip in (network.network_address, network.broadcast_address)
+    if "/" not in text or found.ip.is_multicast or found.ip.is_unspecified or found.ip.is_loopback or outer:
+        raise Malformed(
+            f"No card can have the address {text}.",
+            remedy="Give the card's own address with its prefix, such as 192.0.2.10/24.",
+        )
+    return found

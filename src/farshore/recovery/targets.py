@@ -1,0 +1,81 @@
+"""A machine's target as it is used: its own choice over its policy's; and how a choice is changed.
+
+The catalog keeps choices as JSON without what they leave open (farshore.api_types.targets), so a later release's policy
+or default holds for whoever chose nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from farshore.api_types.targets import CardDefault, Network, PolicyTarget, Target, TargetChange
+from farshore.model.errors import Malformed
+from farshore.model.target import MachineTarget, TargetNetwork, check_network
+
+
+def used(own: Mapping[str, Any], by_policy: Mapping[str, Any]) -> MachineTarget:
+    """What a failover is to use. Raises Malformed where a choice is one that this release does not know."""
+    return as_model(chosen(own, by_policy))
+
+
+def chosen(own: Mapping[str, Any], by_policy: Mapping[str, Any]) -> Target:
+    """The same as it travels and is kept with a failover. Raises Malformed."""
+    try:
+        of_policy = PolicyTarget.model_validate(dict(by_policy)).model_dump(exclude_none=True)
+        of_machine = Target.model_validate(dict(own)).model_dump(exclude_none=True)
+        tags = {**of_policy.get("tags", {}), **of_machine.get("tags", {})}
+        return Target.model_validate({**of_policy, **of_machine, **({"tags": tags} if tags else {})})
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise Malformed(
+            f"The machine's target is not understood: {where}: {fault['msg']}.",
+            remedy="Choose it anew: farshore machine target set MACHINE",
+        ) from error
+
+
+def as_model(target: Target) -> MachineTarget:
+    """With nothing left open."""
+    defaults = MachineTarget()
+    return MachineTarget(
+        site=target.site or defaults.site,
+        name=target.name or "",
+        processors=target.processors or 0,
+        memory=target.memory or 0,
+        firmware=target.firmware,
+        disk_bus=target.disk_bus or defaults.disk_bus,
+        networks=tuple(_network(network) for network in target.networks or []),
+        network=_network(target.network) if target.network is not None else defaults.network,
+        forward=dict(target.forward or {}),
+        tags=dict(target.tags or {}),
+    )
+
+
+def change(own: Mapping[str, Any], wanted: TargetChange) -> dict[str, Any]:
+    """The choice as it is to be kept. Raises Malformed for what is given and taken back at once, and for networks that
+    cannot be."""
+    given = wanted.model_dump(mode="json", exclude_none=True, exclude={"reset"})
+    reset = {field.value for field in wanted.reset}
+    both = sorted(reset & given.keys())
+    if both:
+        raise Malformed(f"{both[0]} is given and taken back.", remedy="Do one of the two.")
+    for network in wanted.networks or []:
+        check_network(_network(network))
+    if wanted.network is not None:
+        check_network(_network(wanted.network))
+    return {**{name: value for name, value in own.items() if name not in reset}, **given}
+
+
+def policy_choice(wanted: PolicyTarget) -> dict[str, Any]:
+    """A policy's choice as it is to be kept. Raises Malformed."""
+    if wanted.network is not None:
+        check_network(_network(wanted.network))
+    return wanted.model_dump(mode="json", exclude_none=True)
+
+
+def _network(network: Network | CardDefault) -> TargetNetwork:
+    addresses = tuple(network.addresses) if isinstance(network, Network) else ()
+    return TargetNetwork(network.kind, network.name, addresses, network.keep_mac)
