@@ -12,6 +12,7 @@ from farshore.api_types.body import LARGEST, Body, Label, Natural, Pem, Prose, S
 from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.targets import Readiness
+from farshore.model.boot_entry import MOST_BYTES, MOST_ENTRIES
 from farshore.model.cadence import DEFAULT_RPO
 from farshore.model.commands import CommandKind
 from farshore.model.machine import Firmware
@@ -20,6 +21,8 @@ from farshore.model.states import CaptureMode, MachineState
 MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 128, 64
 MOST_WARNINGS, MOST_FINDINGS = 50, 500
 """What an agent tells of; it leaves the rest out."""
+BootEntry = Annotated[str, Field(max_length=2 * MOST_BYTES, pattern=r"^([0-9a-f]{2})*$")]
+"""In hex."""
 DiskIndex = Annotated[int, Field(ge=0, lt=65535)]
 
 
@@ -56,6 +59,7 @@ class Description(Body):
     hardware_id: Shown = ""
     disks: List[Disk] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     nics: List[Nic] = Field(default=[], max_length=MOST_NICS, fail_fast=True)
+    boot_entries: List[BootEntry] = Field(default=[], max_length=MOST_ENTRIES, fail_fast=True)
 
 
 class EnrolmentRequest(Body):

@@ -13,6 +13,7 @@ from typing import Dict, List, Sequence
 
 from farshore.api_types.body import clean_line
 from farshore.api_types.machines import MOST_ADDRESSES, MOST_DISKS, MOST_NICS, Description, Disk, Nic
+from farshore.mobility.boot_entries import boot_entries
 from farshore.mobility.protected_disks import ProtectedDisk
 from farshore.model.errors import Refused
 from farshore.model.machine import Firmware
@@ -53,6 +54,7 @@ def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] =
             for one in sorted((*disks, *left_out), key=lambda one: one.number)
         ],
         nics=_nics(),
+        boot_entries=boot_entries(),
     )
 
 

@@ -55,3 +55,5 @@ class MachineDescription:
     """The DMI product UUID: it tells a recovered twin from the machine it was copied from."""
     disks: Tuple[DiskDescription, ...] = ()
     nics: Tuple[NicDescription, ...] = field(default=())
+    boot_entries: Tuple[str, ...] = ()
+    """Of UEFI firmware, in the order in which it tries them, in hex (farshore.model.boot_entry)."""

@@ -74,4 +74,5 @@ def as_described(description: Description) -> MachineDescription:
             for disk in description.disks
         ),
         nics=tuple(NicDescription(nic.name, nic.mac, tuple(nic.addresses)) for nic in description.nics),
+        boot_entries=tuple(description.boot_entries),
     )

@@ -43,6 +43,7 @@ def from_fields(fields: dict[str, Any], name: str) -> MachineDescription:
                 NicDescription(str(nic["name"]), str(nic["mac"]), tuple(str(item) for item in nic["addresses"]))
                 for nic in fields["nics"]
             ),
+            boot_entries=tuple(bytes.fromhex(entry).hex() for entry in fields.get("boot_entries", ())),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as cause:
         raise Damaged(f"{name} does not describe a machine.", remedy="Run `farshore vault verify`.") from cause

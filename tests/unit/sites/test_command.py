@@ -213,9 +213,13 @@ def test_a_machine_keeps_its_address(addresses: tuple[str, ...], settings: str) 
 
 def test_uefi_gets_its_own_variables() -> None:
     order = replace(ORDER, machine=replace(MACHINE, firmware=Firmware.UEFI))
-    code, variables = option("-drive", command(order))
-    assert "readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd" in code
-    assert variables == "if=pflash,unit=1,format=raw,file=/dev/fdset/2"
+    code, variables = option("-blockdev", command(order))[:2]
+    assert code.endswith(
+        "node-name=firmware,read-only=on,file.driver=file,file.filename=/usr/share/OVMF/OVMF_CODE_4M.fd"
+    )
+    assert variables == "driver=raw,node-name=variables,file.driver=file,file.filename=/dev/fdset/2"
+    assert option("-machine", command(order)) == ["q35,vmport=off,pflash0=firmware,pflash1=variables"]
+    assert option("-machine", command()) == ["q35,vmport=off"]
     assert "fd=13,set=2" in option("-add-fd", command(order))
     with pytest.raises(Refused, match="UEFI"):
         command(order, replace(TCG, firmware=None))

@@ -279,4 +279,5 @@ def _described(body: Description) -> MachineDescription:
             for disk in body.disks
         ),
         nics=tuple(NicDescription(nic.name, nic.mac, tuple(nic.addresses)) for nic in body.nics),
+        boot_entries=tuple(body.boot_entries),
     )

@@ -127,7 +127,8 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"]
     # A guest that shuts itself down leaves its QEMU, which tells so: one that is gone died. A reboot reboots.
     command += ["-no-shutdown"]
-    command += ["-machine", "q35,vmport=off", *_processor(machine.processors, host)]
+    flash = ",pflash0=firmware,pflash1=variables" if has_variables(order) else ""
+    command += ["-machine", f"q35,vmport=off{flash}", *_processor(machine.processors, host)]
     # The machine reports its own memory, and a site is often smaller: give it at most what this host has.
     command += ["-m", str(max(64, min(machine.memory, host.memory) // _MIB)), "-rtc", "base=utc"]
     command += _firmware(order, host, lent)
@@ -169,10 +170,12 @@ def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
         return []
     if host.firmware is None:
         raise Refused(f"{order.name} starts by UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
+    # Not by -drive: that opens the variables for reading at first, and there is one descriptor, for both.
+    code = f"file.driver=file,file.filename={literal(host.firmware)}"
     return [
-        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={literal(host.firmware)}"),
+        *("-blockdev", f"driver=raw,node-name=firmware,read-only=on,{code}"),
         *("-add-fd", f"fd={lent.variables},set={_VARIABLES}"),
-        *("-drive", f"if=pflash,unit=1,format=raw,file=/dev/fdset/{_VARIABLES}"),
+        *("-blockdev", f"driver=raw,node-name=variables,file.driver=file,file.filename=/dev/fdset/{_VARIABLES}"),
     ]
 
 

@@ -60,6 +60,7 @@ from farshore.sites.qemu.processes import (
     runs,
     send_signal,
 )
+from farshore.sites.uefi_variables import with_boot_entries
 
 _START_SECONDS = 120.0
 _END_SECONDS = 20.0
@@ -154,7 +155,8 @@ class QemuSite:
             new: dict[Path, bytes] = {}
             if host.firmware is not None and has_variables(order) and not (same and files.variables.exists()):
                 template = host.firmware.with_name(host.firmware.name.replace("_CODE", "_VARS"))
-                new[files.variables] = template.read_bytes()
+                entries = [bytes.fromhex(entry) for entry in order.machine.boot_entries]
+                new[files.variables] = with_boot_entries(template.read_bytes(), entries)
             if not same:
                 new[files.order] = write_order(order)
             if new:
