@@ -37,8 +37,8 @@ from tests.waiting import PATIENCE
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
-from farshore.catalog import failovers, machines, points, policies, sites
-from farshore.catalog.tables import FailoverRow, PointRow, SiteRow
+from farshore.catalog import alert_channels, commands, events, failovers, machines, points, policies, sites
+from farshore.catalog.tables import AlertChannelRow, AlertRow, CommandRow, FailoverRow, PointRow, SiteRow
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.web.limits import Limits
@@ -68,6 +68,8 @@ KNOWN: dict[str, Any] = {
     "job": "job-1",
     "failover": NEW,
     "site": "qemu",
+    "command": "88888888-8888-4888-8888-888888888888",
+    "channel": "ops",
 }
 FREE = "44444444-4444-4844-8844-444444444444"
 """A machine that is not protected, and a process server that serves none: what can be deleted."""
@@ -78,8 +80,18 @@ FAILOVERS = {
     "POST /v1/failovers/{failover}/delete": ("77777777-7777-4877-8877-777777777777", "failed"),
 }
 """Failovers that stand as a route needs them."""
-NEEDS_A_RELEASE = ("/v1/machines/self/bundles/{release}", "/v1/machines/self/bundles/{release}/signature")
-"""They answer from the cache of releases, which this office has none of: tests/crash/mobility/test_upgrade.py."""
+NEED_MORE = {
+    # The cache of releases: tests/crash/mobility/test_upgrade.py.
+    "GET /v1/machines/self/bundles/{release}",
+    "GET /v1/machines/self/bundles/{release}/signature",
+    # A vault with points: tests/unit/configuration_server/test_pins.py.
+    "DELETE /v1/machines/{machine}/points/{point}",
+    "DELETE /v1/machines/{machine}/points/{point}/pin",
+    "PUT /v1/machines/{machine}/points/{point}/pin",
+    # A server that takes alerts: tests/scenarios/control/test_alerting.py.
+    "POST /v1/alert-channels/{name}/test",
+}
+"""Routes that work with what an office does not have, and where they are seen at work."""
 
 
 class KnownJobs(NotedJobs):
@@ -143,6 +155,14 @@ class Api:
             )
             add_machine(tx, id=ELSEWHERE, name="db3", hardware_id="hw-4", state="failed-over")
             sites.add(tx, SiteRow(id="spare", kind="qemu"))
+            alert_channels.add(
+                tx, AlertChannelRow(name=KNOWN["channel"], kind="mail", severity="error", repeat_every=0, created=NOW)
+            )
+            alert = AlertRow(kind="rpo", severity="error", subject="machine/x", message="", remedy="", raised=NOW)
+            events.raise_alert(tx, alert)
+            tx.flush()
+            self.alert = alert.id
+            commands.ask(tx, CommandRow(id=KNOWN["command"], machine=MACHINE, kind="point", created=NOW))
             for number, (failover, state) in enumerate(FAILOVERS.values(), 1):
                 row = FailoverRow(
                     id=failover,
@@ -215,6 +235,12 @@ BODIES: dict[str, Callable[[Api], Any]] = {
     "POST /v1/process-servers": lambda _: {"url": "https://10.0.9.8:9443"},
     "POST /v1/machines": lambda _: {"host": "10.0.2.9", "private_key": signing_request_and_key()[1]},
     "POST /v1/machines/{machine}/failovers": lambda _: {"kind": "test"},
+    "POST /v1/alert-channels": lambda _: {"name": "watch", "kind": "heartbeat", "secret": "https://hc.example.com/x"},
+    "POST /v1/alerts/acknowledgements": lambda api: {"alerts": [api.alert]},
+    "POST /v1/failovers": lambda _: {"kind": "test", "members": [{"machine": MACHINE}]},
+    "PUT /v1/machines/self/commands/{command}/result": lambda _: {
+        "payload": {"kind": "point", "epoch": 1, "sequence": 20, "time": NOW}
+    },
     "POST /v1/authority/replacement": lambda _: {"phase": "settled"},
     "POST /v1/sites": lambda _: {"id": "lab", "kind": "qemu"},
 }
@@ -227,6 +253,8 @@ def known(api: Api, operation: Any) -> dict[str, Any]:
         key = one.name
         if key == "name":
             key = "policy" if "/policies/" in operation.path else "user"
+            if "/alert-channels/" in operation.path:
+                key = "" if operation.label in NEED_MORE else "channel"
         there = {**KNOWN, "token": api.invitation}
         if operation.label in ("DELETE /v1/machines/{machine}", "DELETE /v1/process-servers/{server}"):
             there = dict.fromkeys(there, FREE)
@@ -301,7 +329,7 @@ def test_it_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     api.close()
     assert not found, "\n\n".join(f"{route}: {what}" for route, what in found.items())
     idle = {route for route, kinds in api.answered.items() if 2 not in kinds}
-    assert idle == {f"GET {path}" for path in NEEDS_A_RELEASE}, "these never did what they are for"
+    assert idle == NEED_MORE, "these never did what they are for"
 
 
 @pytest.mark.soak
