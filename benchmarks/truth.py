@@ -4,7 +4,7 @@ The real agent, process server and a local vault, as in ``rpo``. Stretches with 
 without take turns; ``value`` is what agent and process server together use more with them, in % of one processor: the
 median of neighbouring pairs. ``proven`` is how much was proven meanwhile: without it there is no figure.
 
-A round of proofs reads for 30 s, or as long as reading the whole disk takes. So ``--quick`` has a disk of 16 MiB, half
+A round of proofs reads for 30 s, or as long as reading the whole disk takes. So ``--quick`` has a disk of 8 MiB, half
 of which is written to, for rounds of some seconds. Its figure is of one pair: it shows that proofs are made.
 
 The full run also heals the machine, alters one block of what was healed behind the kernel's back, and waits until the
@@ -35,7 +35,7 @@ from farshore.model.identifiers import BLOCK, CHUNK
 TARGET = 1.5
 FOUND_TARGET = 60.0
 DISK = 512 << 20
-QUICK_DISK = 16 << 20
+QUICK_DISK = 8 << 20
 PACE = 2_000_000
 RATE = 20e6
 HEALED = 160 << 20
