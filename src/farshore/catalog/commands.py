@@ -6,18 +6,25 @@ That happens at the commit, within this process (``Catalog.listen``); servers in
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 
 from farshore.catalog.database import Transaction, say
-from farshore.catalog.tables import CommandRow
-from farshore.model.commands import CommandState, check_command_transition
+from farshore.catalog.tables import CommandRow, JsonObject
+from farshore.model.commands import CommandKind, CommandState, check_command_transition
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import MachineId
 
 COMMANDS = "commands"
 """What ``Catalog.listen`` is asked for; the subjects are machine ids."""
 _WAITING = CommandState.WAITING.value
+_OFFERS = (
+    select(CommandRow.id, CommandRow.kind, CommandRow.arguments)
+    .where(CommandRow.machine == bindparam("machine"), CommandRow.state == _WAITING)
+    .order_by(CommandRow.created, CommandRow.id)
+    .limit(bindparam("most"))
+)
 
 
 def ask(tx: Transaction, command: CommandRow) -> None:
@@ -28,10 +35,28 @@ def ask(tx: Transaction, command: CommandRow) -> None:
         say(tx, COMMANDS, command.machine)
 
 
-def open_commands(tx: Transaction, machine: str, most: int | None = None) -> list[CommandRow]:
-    """What waits for the agent's result, oldest first, at most ``most``."""
+class Offer(NamedTuple):
+    """What goes to the agent of an open command."""
+
+    id: str
+    kind: str
+    arguments: JsonObject
+
+
+def open_commands(tx: Transaction, machine: str) -> list[CommandRow]:
+    """What waits for the agent's result, oldest first."""
     waiting = select(CommandRow).where(CommandRow.machine == machine, CommandRow.state == _WAITING)
-    return list(tx.scalars(waiting.order_by(CommandRow.created, CommandRow.id).limit(most)))
+    return list(tx.scalars(waiting.order_by(CommandRow.created, CommandRow.id)))
+
+
+def offers(tx: Transaction, machine: str, most: int) -> list[Offer]:
+    """The same, at most ``most``, as little as the agent needs."""
+    return [Offer._make(row) for row in tx.execute(_OFFERS, {"machine": machine, "most": most})]
+
+
+def waiting_of_kind(tx: Transaction, kind: CommandKind) -> list[CommandRow]:
+    """What waits for any agent's result, of one kind."""
+    return list(tx.scalars(select(CommandRow).where(CommandRow.kind == kind.value, CommandRow.state == _WAITING)))
 
 
 def open_ids(tx: Transaction) -> dict[str, list[str]]:

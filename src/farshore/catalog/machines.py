@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, select
+from sqlalchemy import ColumnElement, String, and_, bindparam, case, cast, func, or_, select
 
 from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import JsonObject, MachineRow
@@ -181,12 +181,41 @@ def aimed(tx: Transaction, machine: str | None = None) -> list[AimedMachine]:
     return [AimedMachine._make(row) for row in tx.execute(wanted)]
 
 
+class CommandedMachine(NamedTuple):
+    """What decides whether a machine's agent is asked for anything; the names are MachineRow's."""
+
+    id: str
+    name: str
+    state: str
+    protect: bool
+    site: str
+    run: str
+
+
+_COMMANDED = select(*(getattr(MachineRow, name) for name in CommandedMachine._fields)).where(
+    MachineRow.id == bindparam("machine")
+)
+
+
+def commanded(tx: Transaction, machine: str) -> CommandedMachine:
+    """A machine by its id, on the way of every command: neither its description nor its heartbeat is read. Raises
+    NotFound."""
+    row = tx.execute(_COMMANDED, {"machine": machine}).first()
+    if row is None:
+        raise _unknown(machine)
+    return CommandedMachine._make(row)
+
+
 def get(tx: Transaction, machine: str) -> MachineRow:
     """A machine by its id, else by its name. Raises NotFound."""
     row = tx.get(MachineRow, machine) or tx.scalar(select(MachineRow).where(MachineRow.name == machine))
     if row is None:
-        raise NotFound(f"There is no machine {machine!r}.", remedy="See `farshore machine list`.")
+        raise _unknown(machine)
     return row
+
+
+def _unknown(machine: str) -> NotFound:
+    return NotFound(f"There is no machine {machine!r}.", remedy="See `farshore machine list`.")
 
 
 def named(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:

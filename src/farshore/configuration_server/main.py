@@ -21,7 +21,7 @@ from farshore.configuration_server.application import create_application
 from farshore.configuration_server.awaited_vault import AwaitedVault
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
-from farshore.configuration_server.jobs.point import point_job
+from farshore.configuration_server.jobs.point import point_job, start_asked
 from farshore.configuration_server.jobs.proof import proof_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
@@ -158,7 +158,7 @@ def serve(settings: Settings) -> None:
     waiting = Waiting()
     catalog.listen(COMMANDS, waiting.wake)
     limits = Limits(catalog, clock)
-    authenticators = [ClientCertificate(catalog, issuer)]
+    authenticators = [ClientCertificate(issuer)]
     readiness = ReadinessWatch(recovery)
     services = Services(
         settings,
@@ -246,6 +246,7 @@ def serve(settings: Settings) -> None:
     pauses.keep_short()
     jobs.launch()
     start_requested(jobs, catalog)
+    start_asked(jobs, catalog, clock)
     for each in rounds:
         each.start()
     log.info("Serving on %s:%d", settings.listen, settings.port)

@@ -19,6 +19,7 @@ from farshore.api_types.commands import (
 )
 from farshore.catalog import commands
 from farshore.catalog.database import Transaction
+from farshore.catalog.machines import CommandedMachine
 from farshore.catalog.tables import CommandRow, MachineRow
 from farshore.model.commands import CommandState
 from farshore.model.errors import Fenced, Malformed, NotFound
@@ -35,7 +36,7 @@ def ask(tx: Transaction, command: str, machine: str, arguments: Arguments, now: 
     commands.ask(tx, row)
 
 
-def offered(tx: Transaction, machine: MachineRow, run: str, epoch: int) -> Commands:
+def offered(tx: Transaction, machine: MachineRow | CommandedMachine, run: str, epoch: int) -> Commands:
     """The machine's open commands for its agent's ``run``, which holds ``epoch`` (0: none yet). Raises Fenced for a run
     whose place another one has taken."""
     if epoch and run != machine.run:
@@ -45,12 +46,12 @@ def offered(tx: Transaction, machine: MachineRow, run: str, epoch: int) -> Comma
         )
     # At a site: another run is the old source, which has woken, or the recovered machine before it has the stream.
     elsewhere = bool(machine.site) and run != machine.run
-    rows = commands.open_commands(tx, machine.id, MOST_COMMANDS) if may_obey(machine) and not elsewhere else []
+    rows = commands.offers(tx, machine.id, MOST_COMMANDS) if may_obey(machine) and not elsewhere else []
     found = [Command(id=row.id, kind=row.kind, arguments=row.arguments) for row in rows]
     return Commands(commands=found)
 
 
-def may_obey(machine: MachineRow) -> bool:
+def may_obey(machine: MachineRow | CommandedMachine) -> bool:
     """Whether the machine's agent is to do anything now."""
     state = MachineState(machine.state)
     return machine.protect and state not in ELSEWHERE and state is not MachineState.UNPROTECTED

@@ -114,7 +114,7 @@ class Office:
         release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
         release_key.ensure()
         issuer = Issuer(authority, self.clock)
-        self.authenticators: list[Authenticator] = [ClientCertificate(catalog, issuer)]
+        self.authenticators: list[Authenticator] = [ClientCertificate(issuer)]
         recovery = RecoveryContext(
             catalog=catalog,
             clock=self.clock,

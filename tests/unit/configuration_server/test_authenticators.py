@@ -11,6 +11,7 @@ from tests.unit.protection.catalogs import NOW
 
 from farshore.api_types.users import Role
 from farshore.catalog import audit, users
+from farshore.catalog.database import Transaction
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.model.errors import Unauthenticated
 
@@ -24,7 +25,7 @@ class Bearer:
         self.names = names
         self.asked = 0
 
-    def caller(self, head: HTTPConnection) -> Identity | None:
+    def caller(self, head: HTTPConnection, tx: Transaction) -> Identity | None:
         self.asked += 1
         token = self._token(head)
         if token is None:

@@ -83,11 +83,12 @@ async def commands(
 
     def offers() -> Commands:
         with installation.catalog.reading() as tx:
-            return offered(tx, machines.get(tx, machine), run, epoch)
+            return offered(tx, machines.commanded(tx, machine), run, epoch)
 
     def offers_still() -> Commands:
-        authenticate(installation.authenticators, request)  # the certificate may have been revoked meanwhile
-        return offers()
+        with installation.catalog.reading() as tx:
+            authenticate(installation.authenticators, request, tx)  # the certificate may have been revoked meanwhile
+            return offered(tx, machines.commanded(tx, machine), run, epoch)
 
     heard = installation.waiting.heard
     first = await run_in_threadpool(offers)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Query
 
+from farshore.api_types.commands import PointArguments
 from farshore.api_types.jobs import Job
 from farshore.api_types.points import Point, PointRequest
 from farshore.catalog import differences, events, machines, points
@@ -15,15 +16,17 @@ from farshore.catalog.tables import MachineRow, PointRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named, Place, Wanted
 from farshore.configuration_server.identity import Identity
-from farshore.configuration_server.jobs.point import POINT
+from farshore.configuration_server.jobs.point import request_for, start_point
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import NotFound, Refused, WrongState
+from farshore.model.identifiers import new_id
 from farshore.model.point import PointKind
 from farshore.model.position import Position
 from farshore.model.states import MachineState
 from farshore.protection import point_names
+from farshore.protection.commands import ask
 
 router = GatedRouter(prefix="/v1/machines/{machine}/points", tags=["points"])
 MAXIMUM = 10_000
@@ -51,24 +54,28 @@ def list_points(
 @router.post("", status_code=202)
 def request_point(machine: Named, request: PointRequest, user: Operator, installation: Installation) -> Job:
     """Cut a point now. The job ends when it is durable in the vault."""
-    with installation.catalog.writing() as tx:
+    command, now = new_id(), installation.clock.now()
+    arguments = PointArguments(kind=request.kind, name=request.name)
+
+    def asked(tx: Transaction) -> str:
         row = machines.get(tx, machine)
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
             raise WrongState(f"{row.name} is {row.state}.", remedy="Points can be cut once the machine is protected.")
         point_names.check_free(tx, row, request.name)
         events.record(
             tx,
-            time=installation.clock.now(),
+            time=now,
             kind="point.requested",
             actor=user.actor,
             subject=f"machine/{row.id}",
             message=f"A {request.kind.value} point of {row.name} was asked for.",
             detail={"name": request.name},
         )
-        subject = row.id
-    return installation.jobs.start(
-        POINT, {"subject": subject, "kind": request.kind.value, "name": request.name, "actor": user.actor}
-    )
+        ask(tx, command, row.id, arguments, now)
+        return row.id
+
+    wanted = request_for(installation.catalog.write(asked), request.kind, request.name)
+    return start_point(installation.jobs, installation.catalog, installation.clock, command, wanted)
 
 
 @router.put("/{point}/pin")

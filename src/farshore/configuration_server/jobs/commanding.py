@@ -1,12 +1,19 @@
-"""How a job waits for what an agent makes of a command that the job asked for under its own id."""
+"""How a job waits for what an agent makes of a command that the job asked for under its own id.
+
+Relies on: whoever closes a command says so at the commit (``farshore.catalog.commands``), which this process hears.
+What other servers of the same database commit is found by the look that each waiting job takes every second.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from farshore.catalog import commands, machines
+from farshore.catalog.commands import COMMANDS
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import CommandRow, MachineRow
 from farshore.model.commands import CommandState
@@ -14,43 +21,76 @@ from farshore.model.errors import Refused
 from farshore.model.ports import Clock
 
 Look = Callable[[MachineRow], bool]
-POLL = 0.1
+LOOK_EVERY = 1.0
 
 
-def await_result(
-    catalog: Catalog,
-    clock: Clock,
-    command: str,
-    *,
-    patience: float,
-    what_failed: str,
-    remedy: str,
-    alive: Look = lambda _machine: False,
-) -> dict[str, Any] | None:
-    """The result's payload; None once ``patience`` seconds went by without one, and the command is withdrawn then.
+class Answers:
+    """Agents' answers, as jobs wait for them. Make it before the catalog is used by several threads."""
 
-    The patience begins anew each time that ``alive``, asked of the machine's row, says so. Seconds in which this server
-    was down do not count. Raises Refused where the agent failed, or the command was withdrawn: ``what_failed`` begins
-    the message, ``remedy`` says what to do where the agent did not.
-    """
-    give_up = clock.monotonic() + patience
-    while clock.monotonic() < give_up:
-        with catalog.reading() as tx:
-            row = commands.get(tx, command)
-            if row.state != CommandState.WAITING.value:
-                return _outcome(row, what_failed, remedy)
-            if alive(machines.get(tx, row.machine)):
-                give_up = clock.monotonic() + patience
-        time.sleep(POLL)
+    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: dict[str, set[threading.Event]] = defaultdict(set)
+        """By machine."""
+        catalog.listen(COMMANDS, self._wake)
 
-    def withdrawn(tx: Transaction) -> CommandRow:
-        commands.withdraw(tx, command, clock.now())
-        return commands.get(tx, command)
+    def wait_for(
+        self,
+        command: str,
+        machine: str,
+        *,
+        patience: float,
+        what_failed: str,
+        remedy: str,
+        alive: Look = lambda _machine: False,
+    ) -> dict[str, Any] | None:
+        """The payload of the result; None once ``patience`` seconds went by without one, and the command is withdrawn
+        then.
 
-    row = catalog.write(withdrawn)
-    if row.state == CommandState.WITHDRAWN.value:
-        return None
-    return _outcome(row, what_failed, remedy)  # it came in the last moment
+        The patience begins anew each time that ``alive``, asked of the machine's row, says so. Seconds in which this
+        server was down do not count. Raises Refused where the agent failed, or the command was withdrawn:
+        ``what_failed`` begins the message, ``remedy`` says what to do where the agent did not.
+        """
+        give_up = self._clock.monotonic() + patience
+        with self._news_of(machine) as news:
+            while self._clock.monotonic() < give_up:
+                news.clear()  # before the catalog is read: what is said from now on is not missed
+                with self._catalog.reading() as tx:
+                    row = commands.get(tx, command)
+                    if row.state != CommandState.WAITING.value:
+                        return _outcome(row, what_failed, remedy)
+                    if alive(machines.get(tx, row.machine)):
+                        give_up = self._clock.monotonic() + patience
+                news.wait(LOOK_EVERY)
+
+        def withdrawn(tx: Transaction) -> CommandRow:
+            commands.withdraw(tx, command, self._clock.now())
+            return commands.get(tx, command)
+
+        row = self._catalog.write(withdrawn)
+        if row.state == CommandState.WITHDRAWN.value:
+            return None
+        return _outcome(row, what_failed, remedy)  # it came in the last moment
+
+    @contextmanager
+    def _news_of(self, machine: str) -> Iterator[threading.Event]:
+        made = threading.Event()
+        with self._lock:
+            self._waiting[machine].add(made)
+        try:
+            yield made
+        finally:
+            with self._lock:
+                self._waiting[machine].discard(made)
+                if not self._waiting[machine]:
+                    del self._waiting[machine]
+
+    def _wake(self, said: frozenset[str]) -> None:
+        with self._lock:
+            for machine in self._waiting.keys() & said:
+                for event in self._waiting[machine]:
+                    event.set()
 
 
 def _outcome(row: CommandRow, what_failed: str, remedy: str) -> dict[str, Any]:

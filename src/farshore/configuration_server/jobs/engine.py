@@ -21,6 +21,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 
 from farshore.api_types.jobs import Job
 from farshore.configuration_server.jobs.showing import Showing, request_of
+from farshore.configuration_server.jobs.sqlite_file import engine_settings
 from farshore.durable.cancelling import ask_to_end, stop
 from farshore.durable.jobs import JobDefinition, Request
 from farshore.durable.outcomes import ENDED, UNFINISHED, state_of
@@ -65,6 +66,7 @@ class JobEngine:
             "executor_id": executor,
             "log_level": "WARNING",
             "enable_otlp": False,
+            "db_engine_kwargs": engine_settings(database_url),
         }
         self._dbos = DBOS(config=config)
         logging.getLogger("dbos").addFilter(_REFUSALS)

@@ -1,19 +1,29 @@
-"""The job that cuts a point: ask the agent, wait for its mark in the stream, wait until that is in the vault."""
+"""The job that cuts a point: ask the agent, wait for its mark in the stream, wait until that is in the vault.
+
+The agent is asked in the transaction in which the API takes the request, and hears of it before the job is written
+down: a point is wanted for this moment. ``start_point`` and ``start_asked`` see to it that a job follows the command.
+"""
 
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from dbos import DBOS
 
 from farshore.api_types.commands import PointArguments
-from farshore.catalog import epochs
+from farshore.api_types.jobs import Job
+from farshore.catalog import commands, epochs
 from farshore.catalog.database import Catalog
-from farshore.configuration_server.jobs.commanding import await_result
+from farshore.configuration_server.jobs.commanding import Answers
+from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.outcomes import ENDED
 from farshore.durable.steps import ONCE, USUAL, run_step
+from farshore.model.commands import CommandKind
 from farshore.model.errors import TryLater, WrongState
+from farshore.model.identifiers import JobId
 from farshore.model.point import PointKind
 from farshore.model.ports import Clock
 from farshore.protection.commands import ask as ask_agent
@@ -24,18 +34,48 @@ PATIENCE = 180.0
 POLL = 0.2
 
 
+def start_point(jobs: JobEngine, catalog: Catalog, clock: Clock, command: str, request: Request) -> Job:
+    """Start the job of a command that was asked for under that id. If it cannot be started the command is withdrawn,
+    for nobody waits for its result then, and the error comes through."""
+    try:
+        return jobs.start(POINT, request, JobId(command))
+    except Exception:
+        catalog.write(lambda tx: commands.withdraw(tx, command, clock.now()))
+        raise
+
+
+def start_asked(jobs: JobEngine, catalog: Catalog, clock: Clock) -> None:
+    """Start the jobs of commands that wait for their agents and have none: the server that was asked for the point died
+    before it could. Call it once the engine is launched. A job that runs is left as it is; of one that has ended, cut
+    off before it withdrew its command, the command is withdrawn."""
+    with catalog.reading() as tx:
+        waiting = commands.waiting_of_kind(tx, CommandKind.POINT)
+    for row in waiting:
+        request = request_for(row.machine, PointKind(row.arguments["kind"]), row.arguments["name"])
+        if jobs.start(POINT, request, JobId(row.id)).state in ENDED:
+            catalog.write(partial(commands.withdraw, command_id=row.id, now=clock.now()))
+
+
+def request_for(machine: str, kind: PointKind, name: str) -> Request:
+    """The job's request."""
+    return {"subject": machine, "kind": kind.value, "name": name}
+
+
 def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
-    """Make the job's definition. Its request: ``subject`` (machine id), ``kind``, ``name``."""
+    """Make the job's definition. Its request: ``subject`` (machine id), ``kind``, ``name``.
+
+    Its command stands in the catalog already if the API asked for it: under the job's id, which ``ask`` finds.
+    """
+    answers = Answers(catalog, clock)
 
     def ask(request: Request, command: str) -> None:
         arguments = PointArguments(kind=PointKind(request["kind"]), name=request["name"])
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
-    def mark(command: str) -> Result:
-        found = await_result(
-            catalog,
-            clock,
+    def mark(command: str, subject: str) -> Result:
+        found = answers.wait_for(
             command,
+            subject,
             patience=PATIENCE,
             what_failed="The agent could not cut the point",
             remedy="See the machine's warnings: farshore machine show.",
@@ -68,7 +108,7 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     def run(request: Request) -> Result:
         command = str(DBOS.workflow_id)
         run_step(ASK, USUAL, ask, request, command)
-        where = run_step(MARK, ONCE, mark, command)
+        where = run_step(MARK, ONCE, mark, command, request["subject"])
         run_step(STORE, ONCE, store, request, where)
         return where
 

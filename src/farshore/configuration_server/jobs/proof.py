@@ -9,7 +9,7 @@ from dbos import DBOS
 from farshore.api_types.commands import ProveArguments
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import MachineRow
-from farshore.configuration_server.jobs.commanding import await_result
+from farshore.configuration_server.jobs.commanding import Answers
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
@@ -27,12 +27,13 @@ SILENT = 180.0
 
 def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (machine id), ``whole``."""
+    answers = Answers(catalog, clock)
 
     def ask(request: Request, command: str) -> None:
         arguments = ProveArguments(whole=request["whole"])
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
-    def compare(command: str) -> Result:
+    def compare(command: str, subject: str) -> Result:
         seen = 0
         disks: list[Any] = []
 
@@ -46,10 +47,9 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
             before, seen = seen, machine.last_seen
             return before != seen
 
-        found = await_result(
-            catalog,
-            clock,
+        found = answers.wait_for(
             command,
+            subject,
             patience=SILENT,
             what_failed="The proof was not made",
             remedy="See how the machine is: farshore machine show",
@@ -67,6 +67,6 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
     def run(request: Request) -> Result:
         command = str(DBOS.workflow_id)
         run_step(ASK, USUAL, ask, request, command)
-        return run_step(COMPARE, ONCE, compare, command)
+        return run_step(COMPARE, ONCE, compare, command, request["subject"])
 
     return JobDefinition(PROOF, run, (ASK, COMPARE), stopped=withdrawing(catalog, clock))

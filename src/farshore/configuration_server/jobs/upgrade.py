@@ -14,7 +14,7 @@ from farshore.api_types.commands import UpgradeArguments
 from farshore.api_types.machines import Heartbeat
 from farshore.catalog import machines
 from farshore.catalog.database import Catalog
-from farshore.configuration_server.jobs.commanding import await_result
+from farshore.configuration_server.jobs.commanding import Answers
 from farshore.configuration_server.jobs.withdrawing import withdrawing
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import ONCE, USUAL, run_step
@@ -31,6 +31,7 @@ PATIENCE = 600.0
 
 def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (machine id). Its result: ``release``."""
+    answers = Answers(catalog, clock)
 
     def make(request: Request) -> Result:
         with catalog.reading() as tx:
@@ -49,11 +50,10 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
         arguments = UpgradeArguments(release=made["release"], digest=made["digest"])
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
-    def wait(command: str) -> None:
-        found = await_result(
-            catalog,
-            clock,
+    def wait(command: str, subject: str) -> None:
+        found = answers.wait_for(
             command,
+            subject,
             patience=PATIENCE,
             what_failed="The agent was not upgraded",
             remedy="It goes on as it is. See its log: journalctl -u farshore-mobility",
@@ -71,7 +71,7 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
         if made["before"] != made["release"]:
             command = str(DBOS.workflow_id)
             run_step(ASK, USUAL, ask, request, made, command)
-            run_step(AWAIT, ONCE, wait, command)
+            run_step(AWAIT, ONCE, wait, command, request["subject"])
         return {"release": made["release"], "before": made["before"]}
 
     return JobDefinition(UPGRADE, run, (MAKE, ASK, AWAIT), stopped=withdrawing(catalog, clock))

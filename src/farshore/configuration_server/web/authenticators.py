@@ -17,7 +17,7 @@ from typing import Protocol
 from starlette.requests import HTTPConnection
 
 from farshore.catalog import users
-from farshore.catalog.database import Catalog
+from farshore.catalog.database import Transaction
 from farshore.configuration_server.identity import Identity, Peer, peer_from_certificate
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.web.protocol import PEER
@@ -28,10 +28,11 @@ NOBODY = "nobody"
 
 class Authenticator(Protocol):
     """One way to prove who sends a request. It sees the head alone: no body is read before its sender is known. Called
-    from several threads; it may wait for the catalog."""
+    from several threads."""
 
-    def caller(self, head: HTTPConnection) -> Identity | None:
-        """Return the caller, or None if nothing of this kind is shown. Raises Unauthenticated if it is no good."""
+    def caller(self, head: HTTPConnection, tx: Transaction) -> Identity | None:
+        """Return the caller, or None if nothing of this kind is shown. Raises Unauthenticated if it is no good. ``tx``
+        reads the catalog: one transaction for all that is asked of a request's sender."""
 
     def claimed(self, head: HTTPConnection) -> str | None:
         """Whom the request claims to be from, unproven, for the log of refused requests; None as in ``caller``."""
@@ -41,16 +42,15 @@ class Authenticator(Protocol):
 class ClientCertificate:
     """A certificate of our authority, which TLS has verified: it must stand in the catalog, and not be revoked."""
 
-    catalog: Catalog
     issuer: Issuer
 
-    def caller(self, head: HTTPConnection) -> Identity | None:
+    def caller(self, head: HTTPConnection, tx: Transaction) -> Identity | None:
         """See Authenticator."""
         shown = head.scope.get(PEER)
         if not shown:
             return None
         peer = peer_from_certificate(shown)
-        self._check_registered(peer)
+        _check_registered(tx, peer)
         self.issuer.note(peer)
         return peer.identity
 
@@ -64,21 +64,21 @@ class ClientCertificate:
         except Unauthenticated:
             return NOBODY
 
-    def _check_registered(self, peer: Peer) -> None:
-        with self.catalog.reading() as tx:
-            row = users.certificate(tx, peer.serial)
-            known = row is not None and (row.kind, row.subject) == (peer.identity.kind.value, peer.identity.name)
-            if row is None or not known or row.revoked:
-                raise Unauthenticated(
-                    f"The certificate of {peer.identity.actor} opens nothing here: it is revoked, or was never issued.",
-                    remedy="Ask for a new one: farshore user add, or farshore token create for a machine.",
-                )
+
+def _check_registered(tx: Transaction, peer: Peer) -> None:
+    found = users.issued(tx, peer.serial)
+    known = found is not None and (found.kind, found.subject) == (peer.identity.kind.value, peer.identity.name)
+    if found is None or not known or found.revoked:
+        raise Unauthenticated(
+            f"The certificate of {peer.identity.actor} opens nothing here: it is revoked, or was never issued.",
+            remedy="Ask for a new one: farshore user add, or farshore token create for a machine.",
+        )
 
 
-def authenticate(authenticators: Sequence[Authenticator], head: HTTPConnection) -> Identity:
+def authenticate(authenticators: Sequence[Authenticator], head: HTTPConnection, tx: Transaction) -> Identity:
     """The caller, by the first that answers. Raises Unauthenticated."""
     for one in authenticators:
-        found = one.caller(head)
+        found = one.caller(head, tx)
         if found is not None:
             return found
     raise Unauthenticated(

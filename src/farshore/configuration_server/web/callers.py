@@ -17,6 +17,7 @@ from fastapi import Depends, Request
 
 from farshore.api_types.users import Role
 from farshore.catalog import users
+from farshore.catalog.database import Transaction
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.services import Services
 from farshore.model.errors import Forbidden, Unauthenticated
@@ -66,7 +67,7 @@ def services(request: Request) -> Services:
 Installation = Annotated[Services, Depends(services)]
 
 
-def check(door: Door, identity: Identity, installation: Services) -> None:
+def check(door: Door, identity: Identity, tx: Transaction) -> None:
     """Raise Forbidden, or Unauthenticated for a user who is no more, where the caller may not come through."""
     if door in _KINDS:
         kind = _KINDS[door]
@@ -75,19 +76,18 @@ def check(door: Door, identity: Identity, installation: Services) -> None:
                 f"This call is for a {kind.value}; {identity.actor} is none.", remedy="Use the right certificate."
             )
     elif door in _ROLES:
-        _check_role(identity, _ROLES[door], installation)
+        _check_role(identity, _ROLES[door], tx)
 
 
-def _check_role(identity: Identity, role: Role, installation: Services) -> None:
+def _check_role(identity: Identity, role: Role, tx: Transaction) -> None:
     if identity.kind is not Kind.USER:
         raise Forbidden(f"This call is for users; {identity.actor} is none.", remedy="Use a user's certificate.")
-    with installation.catalog.reading() as tx:
-        row = users.find(tx, identity.name)
-    if row is None:
+    held = users.role(tx, identity.name)
+    if held is None:
         raise Unauthenticated(f"There is no user {identity.name!r} any more.", remedy="Ask for a new account.")
-    if RANK[Role(row.role)] < RANK[role]:
+    if RANK[Role(held)] < RANK[role]:
         raise Forbidden(
-            f"{identity.name} has the role {row.role}; this takes {role.value}.",
+            f"{identity.name} has the role {held}; this takes {role.value}.",
             remedy=f"Ask somebody with the role {role.value}, or contributor.",
         )
 

@@ -117,8 +117,9 @@ class GatedRouter(APIRouter):
 
 
 def _enter(door: Door, request: Request, installation: Services) -> Identity:
-    identity = authenticate(installation.authenticators, request)
-    check(door, identity, installation)
+    with installation.catalog.reading() as tx:
+        identity = authenticate(installation.authenticators, request, tx)
+        check(door, identity, tx)
     return identity
 
 
