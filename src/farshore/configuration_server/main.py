@@ -48,8 +48,8 @@ from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
 from farshore.protection.alerting.telling import Telling
 from farshore.protection.clocks import OwnClock
+from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.bundle import default_cache
-from farshore.protection.push.install import PushInstaller
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
 from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all
@@ -126,7 +126,7 @@ def serve(settings: Settings) -> None:
         sleep=time.sleep,
     )
     release_key = installation.release_key(settings)
-    push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, PushInstaller(), release_key)
+    push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, _install, release_key)
     jobs = JobEngine(
         settings.jobs,
         [
@@ -259,6 +259,13 @@ def serve(settings: Settings) -> None:
         jobs.close()
         catalog.close()
         listener.close()
+
+
+def _install(target: PushTarget, report: Reporter) -> str:
+    # Imported here: SSH's library takes 0.2 s, and the server starts more often than it installs anything.
+    from farshore.protection.push.install import PushInstaller
+
+    return PushInstaller()(target, report)
 
 
 def _sweep(vault: Vault) -> None:
