@@ -38,7 +38,7 @@ from farshore.process_server.storing.segments import silent_segment
 from farshore.process_server.streams.lane import Lane
 from farshore.process_server.streams.silence import Silence, extended
 from farshore.protection.tending import collect_all, compact_all, rebase_all, thin_all
-from farshore.protection.turns import for_indexing, for_thinning
+from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vault.machine import MachineVault
 from farshore.vault.prices import read_prices
@@ -105,12 +105,12 @@ class Upkeep:
     """The configuration server's rounds."""
 
     def __init__(self, vault: Vault, catalog: Catalog, clock: Clock) -> None:
-        indexing, thinning, rebasing = (make(catalog, clock) for make in (for_indexing, for_thinning, for_thinning))
+        indexing, thinning, rebasing = (make(catalog, clock) for make in (for_indexing, for_thinning, for_rebasing))
         self.rounds: dict[str, Callable[[], object]] = {
             "indexing": lambda: compact_all(vault, indexing),
             "rebasing": lambda: rebase_all(vault, rebasing),
             "thinning": lambda: thin_all(vault, catalog, thinning),
-            "collecting": lambda: collect_all(vault, catalog),
+            "collecting": lambda: collect_all(vault, catalog, thinning),
             "scrub": lambda: scrub(vault, SCRUB_DAYS * 24 * 3600 * SECOND, clock.now, lambda _size: True),
         }
         self.due = {name: 0.0 for name, _ in LOOKED_AFTER}

@@ -53,7 +53,7 @@ from farshore.protection.push.bundle import default_cache
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
 from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all
-from farshore.protection.turns import for_indexing, for_thinning
+from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.readiness import ReadinessWatch
@@ -184,7 +184,7 @@ def serve(settings: Settings) -> None:
     scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
     indexing, thinning = for_indexing(catalog, clock), for_thinning(catalog, clock)
-    rebasing = for_thinning(catalog, clock)
+    rebasing = for_rebasing(catalog, clock)
     mirroring = Mirroring(vault, settings, catalog, clock)
     troubles = Troubles(lambda condition: tell(catalog, clock, condition))
     telling = Telling(catalog, clock, settings.base_url, sealer.open)
@@ -219,7 +219,11 @@ def serve(settings: Settings) -> None:
             RETENTION_EVERY,
             while_owned(vault, RetentionKept(lambda: vault.vault, catalog).look),
         ),
-        ("Collecting what nothing needs", COLLECT_EVERY, while_owned(vault, lambda: collect_all(vault.vault, catalog))),
+        (
+            "Collecting what nothing needs",
+            COLLECT_EVERY,
+            while_owned(vault, lambda: collect_all(vault.vault, catalog, thinning)),
+        ),
         ("Sweeping the vault", SWEEP_EVERY, while_owned(vault, lambda: _sweep(vault.vault))),
         ("Scrubbing the vault", SCRUB_EVERY, while_owned(vault, scrubbing.step)),
         ("Keeping recovered machines up", KEEP_UP_EVERY, upkeep.look),

@@ -264,6 +264,11 @@ def segments_before(machine: MachineId, number: Epoch, role: Role, first: int) -
     return f"{segments_folder(machine, number, role)}{max(0, (first >> _BUCKET_BITS) - 1):011x}"
 
 
+def segments_from(machine: MachineId, number: Epoch, role: Role, first: int) -> str:
+    """A name that sorts right before the segments that begin at ``first``."""
+    return f"{segments_folder(machine, number, role)}{first >> _BUCKET_BITS:011x}/{first:016x}"
+
+
 def lease(kind: str, number: str) -> str:
     """Somebody reads or copies."""
     return f"{LEASES}{kind}-{number}"

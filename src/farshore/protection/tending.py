@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from farshore.catalog import epochs, machines, points, policies
 from farshore.catalog.database import Catalog, Transaction
@@ -64,25 +64,37 @@ def thin_all(vault: Vault, catalog: Catalog, turns: Turns) -> None:
     known = _policies(catalog)
     for machine in _due(vault, turns):
         try:
-            policy = _policy_of(vault, known, machine)
-            found = vault.machine(machine)
-            plan, _ = apply_retention(found, policy)
-            if machine in known:
-                reindex_cold(catalog, found, plan, policy)
+            _thin(vault, vault.machine(machine).with_one_listing(), catalog, known)
         except FarshoreError as error:
             log.warning("The points of machine %s were not thinned: %s", machine, error)
         else:
             turns.done(machine)
 
 
-def collect_all(vault: Vault, catalog: Catalog) -> None:
-    """Condemn what the policies no longer keep, and delete what was condemned long ago."""
+def _thin(vault: Vault, machine: MachineVault, catalog: Catalog, known: Mapping[MachineId, ReplicationPolicy]) -> None:
+    policy = _policy_of(vault, known, machine.id)
+    plan, _ = apply_retention(machine, policy)
+    if machine.id in known:
+        reindex_cold(catalog, machine, plan, policy)
+
+
+def collect_all(vault: Vault, catalog: Catalog, thinning: Turns) -> None:
+    """Condemn what the policies no longer keep, and delete what was condemned long ago. The points of each machine are
+    thinned on the way, for its objects are listed by then: one that writes nothing needs no other turn for that."""
     known = _policies(catalog)
 
     def policy_of(machine: MachineId) -> ReplicationPolicy:
         return _policy_of(vault, known, machine)
 
-    done = collect(vault, policy_of)
+    def thin(machine: MachineVault) -> None:
+        try:
+            _thin(vault, machine, catalog, known)
+        except FarshoreError as error:
+            log.warning("The points of machine %s were not thinned: %s", machine.id, error)
+        else:
+            thinning.done(machine.id)
+
+    done = collect(vault, policy_of, visit=thin)
     written = renew_directories(vault, done)
     for machine, why in done.untouched.items():
         log.warning("Nothing of machine %s was collected, and nothing will be until it is whole: %s", machine, why)
@@ -94,7 +106,7 @@ def collect_all(vault: Vault, catalog: Catalog) -> None:
         log.info("Chunk directories written: %d", written)
 
 
-def _policy_of(vault: Vault, known: dict[MachineId, ReplicationPolicy], machine: MachineId) -> ReplicationPolicy:
+def _policy_of(vault: Vault, known: Mapping[MachineId, ReplicationPolicy], machine: MachineId) -> ReplicationPolicy:
     """Of a machine that the catalog does not know, what the vault says, or all stays: neither that it was forgotten nor
     that the catalog was lost may hurry the end of its points."""
     return known.get(machine) or stored_retention.stored_or_all(vault, machine)

@@ -1,4 +1,4 @@
-"""Which machines a round of upkeep looks at: those that changed since they were last looked after, others once a day.
+"""Which machines a round of upkeep looks at: those that changed since they were last looked after, others seldom.
 
 Looking costs requests to the store, a few dozen for each machine, whether there is anything to be done or not. What
 matters for upkeep is known here without any: the catalog has each machine's epochs and policy, and up to where its
@@ -7,6 +7,7 @@ journal holds more than marks. Kept in memory: after a start of the server, each
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from farshore.vault.compaction import Tiers
 
 DAY = 86400.0
 HOUR = 3600.0
+REBASED_ANYWAY = 30 * DAY
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,18 @@ def standings(catalog: Catalog) -> dict[MachineId, Standing]:
 
 
 class Turns:
-    """Of one kind of upkeep. ``every``: seconds between two looks at a machine that writes. Used by one thread."""
+    """Of one kind of upkeep. ``every``: seconds between two looks at a machine that writes; ``idle``: at one that
+    stands as before. Used by one thread; ``done`` may be called by another."""
 
     def __init__(
-        self, standing: Callable[[], Mapping[MachineId, Standing]], clock: Clock, every: Callable[[Standing], float]
+        self,
+        standing: Callable[[], Mapping[MachineId, Standing]],
+        clock: Clock,
+        every: Callable[[Standing], float],
+        idle: float = DAY,
     ) -> None:
-        self._standing, self._clock, self._every = standing, clock, every
+        self._standing, self._clock, self._every, self._idle = standing, clock, every, idle
+        self._lock = threading.Lock()
         self._looked: dict[MachineId, tuple[Standing | None, float]] = {}
         self._now: Mapping[MachineId, Standing] = {}
         self._all_seen: float | None = None
@@ -73,11 +81,11 @@ class Turns:
         if self._all_seen is None or moment - self._all_seen >= DAY:
             self._all_seen = moment
             return True
-        return any(self.due(machine) for machine in self._now.keys() | self._looked.keys())
+        return any(self.due(machine) for machine in self._all())
 
     def skip(self, there: Set[MachineId]) -> None:
         """The vault has these machines, and nothing to look after of others."""
-        for machine in (self._now.keys() | self._looked.keys()) - there:
+        for machine in self._all() - there:
             self.done(machine)
 
     def due(self, machine: MachineId) -> bool:
@@ -87,7 +95,7 @@ class Turns:
             return True
         then, moment = before
         now, waited = self._now.get(machine), self._clock.monotonic() - moment
-        if waited >= DAY:
+        if waited >= self._idle:
             return True
         if then is None or now is None or now.shape != then.shape:
             return now != then
@@ -95,14 +103,26 @@ class Turns:
 
     def done(self, machine: MachineId) -> None:
         """It was looked after without trouble. One that was not is due in the next round again."""
-        self._looked[machine] = self._now.get(machine), self._clock.monotonic()
+        with self._lock:
+            self._looked[machine] = self._now.get(machine), self._clock.monotonic()
+
+    def _all(self) -> set[MachineId]:
+        with self._lock:
+            return self._now.keys() | self._looked.keys()
 
 
 def for_indexing(catalog: Catalog, clock: Clock) -> Turns:
-    """A machine that writes is due whenever a group of segments can be full."""
-    return Turns(lambda: standings(catalog), clock, lambda standing: standing.group)
+    """A machine that writes is due whenever a group of segments can be full; of one that does not, a segment an hour
+    counts."""
+    return Turns(lambda: standings(catalog), clock, lambda standing: standing.group, idle=Tiers().segments * HOUR)
+
+
+def for_rebasing(catalog: Catalog, clock: Clock) -> Turns:
+    """Only another epoch makes a chain of epochs longer, and that is another shape."""
+    return Turns(lambda: standings(catalog), clock, lambda _standing: REBASED_ANYWAY, idle=REBASED_ANYWAY)
 
 
 def for_thinning(catalog: Catalog, clock: Clock) -> Turns:
-    """A machine that writes is due every hour."""
-    return Turns(lambda: standings(catalog), clock, lambda _standing: 0.9 * HOUR)
+    """A machine that writes is due every hour; others are thinned while they are collected (see tending), which is
+    once a day and so comes first."""
+    return Turns(lambda: standings(catalog), clock, lambda _standing: 0.9 * HOUR, idle=1.5 * DAY)

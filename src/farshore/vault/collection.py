@@ -74,14 +74,18 @@ class Collection:
 
 
 PolicyOf = Callable[[MachineId], ReplicationPolicy]
+Visit = Callable[[MachineVault], None]
 
 
-def collect(vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | None = None) -> Collection:
-    """One run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once."""
+def collect(
+    vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | None = None, visit: Visit | None = None
+) -> Collection:
+    """One run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once. ``visit`` is called
+    with each machine that is whole, after it was looked at, while its folder is listed already; it raises nothing."""
     moment = time.time_ns() if now is None else now
     before = read_list(vault.store, vault.upkeep_key)
     leases = live_leases(vault.store, vault.upkeep_key, moment)
-    dead, summary = find_dead(vault, policy_of, leases, moment - grace, before.doomed)
+    dead, summary = find_dead(vault, policy_of, leases, moment - grace, before.doomed, visit)
     # Somebody else may be deleting what was doomed before, whatever it seems to be worth now.
     doomed = set(before.doomed & summary.sizes.keys())
     # The walk takes its time: a copy that began during it read the list without what is condemned now.
@@ -117,6 +121,7 @@ def find_dead(
     leases: list[LeaseRecord],
     young: int,
     doomed: Set[str] = frozenset(),
+    visit: Visit | None = None,
 ) -> tuple[Mapping[str, int], Collection]:
     """Every object that nothing needs, with its size, and the sizes of what is alive. Chunks stored after ``young``
     (ns since 1970 UTC, by the store's clock) may be needed by a copy yet. Of ``doomed`` objects that are there the
@@ -129,26 +134,38 @@ def find_dead(
     named = SaltCollector()
     erased = vault.erased()
     for machine_id in vault.machines():
-        listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
-        summary.sizes.update({name: listed[name].size for name in listed.keys() & doomed})
-        if machine_id in erased and vault_names.machine_key(machine_id) not in listed:
-            dead.update({name: item.size for name, item in listed.items()})
-            continue
+        machine: MachineVault | None = None
         try:
-            alive = _alive(vault, machine_id, policy_of(machine_id), leases, listed)
+            machine = vault.machine(machine_id).with_one_listing()
+            listed = {item.name: item for item in machine.objects()}
         except (Damaged, NotFound, WrongKey, Unsupported) as error:
             summary.untouched[machine_id] = error
-            alive = set(listed)
+            listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}
+        summary.sizes.update({name: listed[name].size for name in listed.keys() & doomed})
+        if machine_id in erased and vault_names.machine_key(machine_id) not in listed:
+            summary.untouched.pop(machine_id, None)
+            dead.update({name: item.size for name, item in listed.items()})
+            continue
+        alive = set(listed)
+        try:
+            if machine is not None:
+                alive = _alive(machine, policy_of(machine_id), leases, listed)
+        except (Damaged, NotFound, WrongKey, Unsupported) as error:
+            summary.untouched[machine_id] = error
         maps = [item for name, item in listed.items() if name in alive and "/bases/" in name]
         try:
             for item in maps:
-                named.add(_chunk_packs(vault, vault.machine(machine_id), item))
+                if machine is None:
+                    raise summary.untouched[machine_id]
+                named.add(_chunk_packs(vault, machine, item))
         except (Damaged, NotFound, WrongKey, Unsupported) as error:
             summary.untouched.setdefault(machine_id, error)
             summary.chunks_untouched = True
         dead.update({name: item.size for name, item in listed.items() if name not in alive})
         summary.alive_by_machine[machine_id] = sum(item.size for name, item in listed.items() if name in alive)
         summary.alive += summary.alive_by_machine[machine_id]
+        if visit is not None and machine is not None and machine_id not in summary.untouched:
+            visit(machine)
     _find_dead_chunks(vault, named.collected(), young, doomed, dead, summary)
     summary.sizes.update(dead)
     return dead, summary
@@ -186,14 +203,13 @@ def _portions(listed: Iterator[Listed]) -> Iterator[list[Listed]]:
 
 
 def _alive(
-    vault: Vault,
-    machine_id: MachineId,
+    machine: MachineVault,
     policy: ReplicationPolicy,
     leases: list[LeaseRecord],
     listed: Mapping[str, Listed],
 ) -> set[str]:
     """What of a machine's objects is needed. Raises Damaged, and NotFound where what a state rests on is missing."""
-    machine = vault.machine(machine_id)
+    machine_id = machine.id
     pins = [lease.position for lease in leases if lease.machine == machine_id and lease.position is not None]
     timeline = machine.timeline(with_condemned=True)
     plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from farshore.formats.batch import Role
 from farshore.formats.layer import SOURCE, ZERO_SOURCE, Table
 from farshore.formats.segment import SegmentIndex
 from farshore.formats.vault_names import DATA_TIER, LayerName
@@ -48,9 +47,10 @@ def compact(machine: MachineVault, tiers: Tiers | None = None) -> list[LayerName
     timeline = machine.timeline()
     for epoch in sorted(timeline.epochs):
         made.extend(_index_segments(machine, epoch, group) for group in _segment_groups(timeline, epoch, rule))
-    tier = 0
+    tier, known = 0, 0
     while True:
-        timeline = machine.timeline()
+        if len(made) > known:  # else what was listed is all there is
+            timeline, known = machine.timeline(), len(made)
         if not any(stored.layer.tier == tier for stored in stored_layers(timeline)):
             return made
         for epoch in sorted(timeline.epochs):
@@ -63,7 +63,7 @@ def _segment_groups(timeline: Timeline, epoch: Epoch, rule: Tiers) -> Iterator[l
     """Full groups of segments that no layer of tier 0 has."""
     covered = [one.layer.end for one in timeline.layers(epoch) if one.layer.tier in (0, DATA_TIER)]
     start = max(covered, default=Sequence(1))
-    run = timeline.run(epoch, Role.JOURNAL, start)
+    run = timeline.behind(epoch, start)
     pieces = run.cut(start, run.end) if run.end > start else []
     group: list[Piece] = []
     for piece in pieces:

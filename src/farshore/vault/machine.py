@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +50,7 @@ from farshore.vault.parent_disk import ParentDisk
 from farshore.vault.points import AtTime, Choice, Latest, Named
 from farshore.vault.sealing import SealingKey
 from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
+from farshore.vault.stores.listed_once import ListedOnce
 from farshore.vault.stores.port import Listed, Store
 from farshore.vault.timeline import Piece, StoredLayer, StoredSegment, Timeline, load_timeline
 from farshore.vault.view import DiskView
@@ -81,6 +82,15 @@ class MachineVault:
         self._store, self.key = store, key
         self._upkeep_key, self._shared, self.cache = shared.upkeep_key, shared, shared.cache
         self._sources = SourceCache()
+
+    def with_one_listing(self) -> MachineVault:
+        """The same machine for one look at it: its folder is listed once, when it is asked for first."""
+        store = ListedOnce(self._store, vault_names.machine_folder(self.id))
+        return MachineVault(store, self.id, self.key, self._shared)
+
+    def objects(self, folder: str = "") -> Iterator[Listed]:
+        """What the vault holds of it below a folder of its own (``points/``), or in all."""
+        return self._store.list(vault_names.machine_folder(self.id) + folder)
 
     # Writing
 

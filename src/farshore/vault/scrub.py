@@ -144,10 +144,10 @@ def _look_over(vault: Vault, bad: dict[str, dict[int, str]], step: Scrubbed) -> 
             again = bad_packs(vault, item)
             if again:
                 bad[name] = again
-    found = verify(vault, known=bad).findings
+    found = verify(vault, known=bad, light=True).findings
     if {one.name for one in found} - {one.name for one in noted}:
         # Beside a collector that deletes, a listing and what it names can differ for a moment: look twice.
-        twice = {one.name for one in verify(vault, known=bad).findings}
+        twice = {one.name for one in verify(vault, known=bad, light=True).findings}
         found = [one for one in found if one.name in twice]
     step.found.extend(damage.note(vault.store, vault.upkeep_key, found))
     there = {one.name for one in found}

@@ -26,6 +26,7 @@ from farshore.vault.epochs import EpochRecord
 from farshore.vault.layers import Layer
 from farshore.vault.objects import read_document
 from farshore.vault.sealing import SealingKey
+from farshore.vault.stores.listed_once import ListedOnce
 from farshore.vault.stores.port import Listed, Store
 
 _READERS = 8
@@ -155,6 +156,22 @@ class Timeline:
             if name is not None and name.end > start and item.name not in self._condemned:
                 group.append(StoredSegment(name, item))
         found = self._runs[epoch, role, start, stop] = _connect(group, Sequence(start))
+        return found
+
+    def behind(self, epoch: Epoch, start: int) -> Run:
+        """The connected segments of the journal from ``start`` on, where a segment that reaches further but begins
+        before ``start`` may be left out: enough for upkeep, and listed from there on instead of from where such a one
+        could begin, which may be days before."""
+        folder = vault_names.segments_folder(self.machine, epoch, Role.JOURNAL)
+        after = vault_names.segments_from(self.machine, epoch, Role.JOURNAL, start)
+        group = []
+        for item in self._store.list(folder, after=after):
+            name = SegmentName.parse(item.name)
+            if name is not None and item.name not in self._condemned:
+                group.append(StoredSegment(name, item))
+        found = _connect(group, Sequence(start))
+        if found.behind_gap or not group:
+            return self.run(epoch, Role.JOURNAL, start)
         return found
 
     def last(self, epoch: Epoch) -> Sequence:
@@ -427,6 +444,8 @@ def load_timeline(
     lacking = complete.keys() - {_number(name) for name in listed}
     if lacking:
         copying = copied_since()
+        if isinstance(store, ListedOnce):
+            store.forget()  # what was stored since the listing is asked for here
         late = {_number(name) for name in _documents(store, machine, "epochs")}
         damaged = {epoch: _lost(machine, epoch) for epoch in lacking - late if complete[epoch] < copying}
     epochs: dict[Epoch, EpochRecord] = {}

@@ -9,7 +9,7 @@ usable. Who has read the packs already (a scrub) says which are bad, and gets th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from farshore.formats.batch import Role
 from farshore.formats.chunk_pack import Hashes, decode_index
 from farshore.formats.container import Kind, PackRows
 from farshore.formats.record import RecordKind, payload_offsets
-from farshore.formats.vault_names import DATA_TIER
+from farshore.formats.vault_names import DATA_TIER, SegmentName
 from farshore.model.errors import Damaged, NotFound, Refused, Unsupported
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, Epoch, MachineId
 from farshore.vault import points
@@ -60,16 +60,26 @@ def verify(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
     known: BadPacks | None = None,
+    light: bool = False,
 ) -> Report:
     """Check a whole vault. ``sample`` is the share of packs read with ``data``; ``known`` packs are bad without being
-    read. Raises Unreachable, Forbidden only."""
-    return _Verification(vault, data, sample, seed, progress or (lambda _name: None), known or {}).run()
+    read. ``light``: of segments and layers that another layer stands for, only that they are there in their size; a
+    scrub opens them in its turn. Raises Unreachable, Forbidden only."""
+    return _Verification(vault, data, sample, seed, progress or (lambda _name: None), known or {}, light).run()
 
 
 class _Verification:
     def __init__(
-        self, vault: Vault, data: bool, sample: float, seed: int, progress: Callable[[str], None], known: BadPacks
+        self,
+        vault: Vault,
+        data: bool,
+        sample: float,
+        seed: int,
+        progress: Callable[[str], None],
+        known: BadPacks,
+        light: bool,
     ) -> None:
+        self._light = light and not data
         self._vault, self._data, self._sample, self._progress = vault, data, sample, progress
         self._known = known
         self._random = random.Random(seed)
@@ -93,7 +103,7 @@ class _Verification:
             if lost is not None:
                 self._report.findings.append(lost)
             try:
-                machine = self._vault.machine(machine_id)
+                machine = self._vault.machine(machine_id).with_one_listing()
                 timeline = machine.timeline()
             except (Damaged, Refused) as error:
                 if lost is None:
@@ -114,8 +124,8 @@ class _Verification:
             except (Damaged, NotFound) as error:
                 problem = f"What it rests on is lost: {error.message}"
                 self._note(vault_names.epoch(machine.id, epoch), problem, machine.id, position=f"{epoch}:0")
-        self._read_all(machine, f"{vault_names.machine_folder(machine.id)}rebased/", EpochRecord.from_fields)
-        self._read_all(machine, vault_names.points_folder(machine.id), points.from_fields)
+        self._read_all(machine, "rebased/", EpochRecord.from_fields)
+        self._read_all(machine, "points/", points.from_fields)
         try:
             if timeline.epochs:
                 machine.machine_description()
@@ -123,7 +133,7 @@ class _Verification:
             self._note(vault_names.machine_folder(machine.id) + "descriptions/", error.message, machine.id)
 
     def _read_all(self, machine: MachineVault, folder: str, decode: Callable[[dict[str, Any], str], object]) -> None:
-        for item in self._vault.store.list(folder):
+        for item in machine.objects(folder):
             try:
                 decode(read_document(self._vault.store, machine.key, item.name), item.name)
             except NotFound:
@@ -133,7 +143,7 @@ class _Verification:
 
     def _machine(self, machine: MachineVault, timeline: Timeline) -> None:
         self._documents(machine, timeline)
-        listed = {item.name for item in self._vault.store.list(vault_names.machine_folder(machine.id))}
+        listed = {item.name: item.size for item in machine.objects()}
         for epoch in sorted(timeline.epochs):
             record = timeline.epochs[epoch]
             gap = timeline.gap(epoch)
@@ -142,15 +152,15 @@ class _Verification:
                 name = vault_names.epoch(machine.id, epoch) if gap.behind is None else gap.behind.object.name
                 problem = f"Records {gap.begin} to {gap.end - 1} before it are missing."
                 self._note(name, problem, machine.id, position=f"{epoch}:{gap.begin}")
+            named = self._layers(machine, timeline, epoch, listed)
             for role in (Role.JOURNAL, Role.BASE):
                 start = self._journal_start(timeline, epoch) if role is Role.JOURNAL else 1
                 for stored in timeline.run(epoch, role, start).chain:
-                    self._segment(machine, stored)
+                    if not self._light or stored.object.name not in named or stored.object.name in self._known:
+                        self._segment(machine, stored)
             if timeline.run(epoch, Role.BASE).end < record.base_end:
                 problem = f"Base records {timeline.run(epoch, Role.BASE).end} to {record.base_end - 1} are missing."
                 self._note(f"epoch {epoch}", problem, machine.id, position=f"{epoch}:0")
-            for layer in timeline.layers(epoch):
-                self._layer(machine, layer, listed)
             self._base_maps(machine, record)
 
     def _journal_start(self, timeline: Timeline, epoch: Epoch) -> int:
@@ -175,14 +185,32 @@ class _Verification:
                 length = int(row["sectors"]) * SECTOR
                 self._note(opened.name, problem, machine.id, int(row["disk"]), start, start + length, position)
 
-    def _layer(self, machine: MachineVault, stored: StoredLayer, listed: set[str]) -> None:
+    def _layers(
+        self, machine: MachineVault, timeline: Timeline, epoch: Epoch, listed: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Check an epoch's layers, and that what they name is there; return its names and sizes."""
+        found: dict[str, int] = {}
+        every = timeline.layers(epoch)
+        for stored in every:
+            if self._light and stored.object.name not in self._known and _stands_for(every, stored):
+                continue
+            found.update(self._layer(machine, stored, listed))
+        for name, size in found.items():
+            if listed.get(name, size) != size:
+                first = SegmentName.parse(name)
+                position = f"{epoch}:{0 if first is None else first.first}"
+                self._note(name, f"It has {listed[name]} bytes instead of {size}.", machine.id, position=position)
+        return found
+
+    def _layer(self, machine: MachineVault, stored: StoredLayer, listed: Mapping[str, int]) -> dict[str, int]:
+        """Check one layer; return names and sizes of what it names."""
         position = f"{stored.layer.epoch}:{stored.layer.end - 1}"
         try:
             layer = machine.layer(stored)
         except (Damaged, Refused) as error:
             self._note(stored.object.name, error.message, machine.id, position=position)
-            return
-        for name in sorted(machine.source_names(layer) - listed):
+            return {}
+        for name in sorted(machine.source_names(layer) - listed.keys()):
             self._note(name, f"It is missing; {stored.object.name} needs it.", machine.id, position=position)
         for number, problem in self._packs(layer.opened):
             page = layer.index.pages[number]
@@ -196,6 +224,7 @@ class _Verification:
                 continue
             if self._data or name in self._known:
                 self._layer_source(machine, layer, row, position)
+        return {machine.source_name(stored.layer.epoch, source): int(source["size"]) for source in layer.sources}
 
     def _layer_source(self, machine: MachineVault, layer: Layer, row: int, position: str) -> None:
         """What a merged layer took from an object whose packs do not all open: block by block."""
@@ -341,3 +370,12 @@ class _Verification:
             self._report.findings[-1] = Finding(name, last.problem, machine, disk, last.start, end, last.from_position)
         else:
             self._report.findings.append(Finding(name, problem, machine, disk, start, end, position))
+
+
+def _stands_for(layers: Sequence[StoredLayer], one: StoredLayer) -> bool:
+    """Whether a layer of a higher tier names all that this one names."""
+    mine = one.layer
+    return any(
+        other.layer.tier > mine.tier and other.layer.first <= mine.first and mine.end <= other.layer.end
+        for other in layers
+    )

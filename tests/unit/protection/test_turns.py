@@ -15,10 +15,11 @@ from farshore.catalog import epochs, machines, policies
 from farshore.catalog.database import Catalog
 from farshore.model.identifiers import MachineId
 from farshore.protection.granting import grant
-from farshore.protection.tending import compact_all, thin_all
-from farshore.protection.turns import DAY, Standing, Turns, for_indexing, for_thinning, standings
+from farshore.protection.tending import collect_all, compact_all, rebase_all, thin_all
+from farshore.protection.turns import DAY, Standing, Turns, for_indexing, for_rebasing, for_thinning, standings
 from farshore.vault.stores.counted import CountedStore
 from farshore.vault.vault import Vault
+from farshore.vault.verify import verify
 
 A, B = MachineId("a"), MachineId("b")
 STANDING = Standing((1, True), 10, 96.0)
@@ -135,4 +136,59 @@ def test_rounds_in_which_nothing_changed_ask_the_store_nothing(
     clock.move(3600)
     assert rounds() == 0
     clock.move(DAY)
-    assert rounds() > 10
+    assert rounds() <= 4, "whom does the vault hold, who was erased: nobody is due"
+    clock.move(DAY)
+    assert rounds() > 4
+
+
+def test_another_epoch_makes_a_rebase_due_and_writing_does_not(catalog: Catalog, clock: FakeClock) -> None:
+    with catalog.writing() as tx:
+        grant(tx, add_machine(tx), request(), add_server(tx), NOW)
+    turns = for_rebasing(catalog, clock)
+    assert turns.begin()
+    turns.done(MachineId(MACHINE))
+    with catalog.writing() as tx:
+        epochs.get(tx, MACHINE, 1).written = 9000
+    clock.move(DAY - 1)
+    assert not turns.begin()
+    with catalog.writing() as tx:
+        epochs.get(tx, MACHINE, 1).consistent = True
+    assert turns.begin()
+
+
+def test_a_day_of_upkeep_lists_an_idle_machines_objects_once_for_each_kind(catalog: Catalog, clock: FakeClock) -> None:
+    """Counted as the difference that a second machine makes, and in pages: 1,000 names each."""
+
+    def day(count: int) -> dict[str, int]:
+        made, first = memory_vault(), None
+        for number in range(count):
+            machine = Machine(made, 1, {0: 1 << 20}, MachineId(f"00000000-0000-4000-8000-{number:012d}"))
+            machine.fill()
+            machine.begin_epoch(None)
+            machine.journal(segments=130, batches=1, count=2)
+            first = first or machine
+        assert first is not None
+        store = CountedStore(made.store)
+        vault = Vault.open_with_vault_key(store, bytes.fromhex(made.key_hex))
+        turns = for_indexing(catalog, clock), for_rebasing(catalog, clock), for_thinning(catalog, clock)
+
+        def rounds(at: int) -> None:
+            compact_all(vault, turns[0])
+            rebase_all(vault, turns[1])
+            thin_all(vault, catalog, turns[2])
+            if at % 24 == 0:
+                collect_all(vault, catalog, turns[2])
+                verify(vault, light=True)
+
+        for hour in range(49):
+            if hour == 25:
+                before = store.requests
+            rounds(hour)
+            clock.move(3600)
+        return {kind: number - before[kind] for kind, number in store.requests.items()}
+
+    one, two = day(1), day(2)
+    each = {kind: two[kind] - one[kind] for kind in one}
+    assert each["list"] <= 5, "once for the collection and once for the look-over, and lists of the condemned"
+    assert each["put"] == 0
+    assert each["get"] <= 20
