@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any, Dict, Mapping
 
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Moment
 
 FIRST = "0" * 64
 """What stands in place of a previous digest at the first entry."""
@@ -18,7 +18,7 @@ class AuditEntry(Body):
     address. ``digest`` is ``entry_digest`` of ``previous``, the digest of the entry before, and of the other fields."""
 
     id: int
-    time: int
+    time: Moment
     kind: str
     actor: str
     source: str = ""

@@ -60,6 +60,13 @@ Secret = Annotated[SecretStr, PlainSerializer(lambda secret: secret.get_secret_v
 Url = Annotated[str, StringConstraints(max_length=400, pattern=r"^[\x21-\x7e]*$")]
 Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 """A count, a size, a sequence or a time."""
+
+
+class IsMoment:
+    """Marks a field as a time, ns since 1970 UTC, 0 for none: so that programs that print it can do so as a time."""
+
+
+Moment = Annotated[int, Field(ge=0, le=LARGEST), IsMoment()]
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, Dict
 
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Moment
 
 
 class Severity(enum.Enum):
@@ -22,7 +22,7 @@ class Event(Body):
     be seen, not always by one. ``time`` is ns since 1970 UTC; several may have the same."""
 
     id: int
-    time: int
+    time: Moment
     kind: str
     severity: Severity
     actor: str
@@ -40,8 +40,8 @@ class Alert(Body):
     subject: str
     message: str
     remedy: str
-    raised: int
-    cleared: int = 0
-    acknowledged: int = 0
+    raised: Moment
+    cleared: Moment = 0
+    acknowledged: Moment = 0
     """When somebody said to have seen it, ns since 1970 UTC; 0: nobody."""
     acknowledged_by: str = ""

@@ -7,7 +7,7 @@ from typing import Dict, List, Optional
 
 from pydantic import Field
 
-from farshore.api_types.body import Body, Label
+from farshore.api_types.body import Body, Label, Moment
 from farshore.api_types.jobs import OnFailure
 from farshore.api_types.points import PointChoice
 from farshore.api_types.targets import Forwards, Target
@@ -61,7 +61,7 @@ class Failover(Body):
     kind: FailoverKind
     point_epoch: int
     point_sequence: int
-    point_time: int
+    point_time: Moment
     proof: str = ""
     """What was known of the point's equality with the machine when it was chosen."""
     site: str
@@ -77,11 +77,11 @@ class Failover(Body):
     condition: str = ""
     """How its machine is, as of the last look: running, paused, stopped, shut-down (by itself), absent; empty: there is
     none. ``condition_since``: ns since 1970 UTC."""
-    condition_since: int = 0
+    condition_since: Moment = 0
     stopped: bool = False
     """Somebody stopped it, so that it is not to run."""
     requested: int
-    running: int = 0
+    running: Moment = 0
     message: str = ""
     """What went wrong, where ``state`` is failed."""
     job: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, Dict, List
 
-from farshore.api_types.body import Body, Label
+from farshore.api_types.body import Body, Label, Moment
 from farshore.model.states import JobState
 
 
@@ -26,7 +26,7 @@ class JobStep(Body):
     name: str
     state: JobState
     started: int = 0
-    ended: int = 0
+    ended: Moment = 0
     detail: str = ""
     job: str = ""
 
@@ -43,8 +43,8 @@ class Job(Body):
     parent: str = ""
     children: int = 0
     executor: str = ""
-    created: int
-    ended: int = 0
+    created: Moment
+    ended: Moment = 0
     fraction: float = 0
     steps: List[JobStep] = []
     error: str = ""

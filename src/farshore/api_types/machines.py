@@ -8,7 +8,7 @@ from typing import Annotated, Dict, List, Optional
 from pydantic import Field
 
 from farshore.api_types.bandwidth import Rate
-from farshore.api_types.body import LARGEST, Body, Label, Natural, Pem, Prose, Seconds, Shown, Url
+from farshore.api_types.body import LARGEST, Body, Label, Moment, Natural, Pem, Prose, Seconds, Shown, Url
 from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.targets import Readiness
@@ -190,8 +190,8 @@ class DiskProof(Body):
     """Of these, within the last 7 days."""
     doubtful: Natural
     """Copied outside of the stream's order since, or differing: to be proven first."""
-    oldest: Natural
-    newest: Natural
+    oldest: Moment
+    newest: Moment
     first_epoch: Natural = 0
     first_sequence: Natural = 0
     """The lowest position of a proof; 0: there is none."""
@@ -330,10 +330,10 @@ class Machine(Body):
     epoch: int = 0
     mode: Optional[CaptureMode] = None
     mode_cause: str = ""
-    mode_since: int = 0
+    mode_since: Moment = 0
     points_every: float = 0
     """Without data mode: seconds between two points as things are, which is the RPO. 0: a stream, any second."""
-    last_seen: int = 0
+    last_seen: Moment = 0
     rpo_seconds: Optional[float] = None
     """Age of the newest durable point; None while there is none."""
     lag: Dict[str, float] = {}
@@ -388,7 +388,7 @@ class Token(Body):
 
     token: str
     authority_fingerprint: str
-    expires: int
+    expires: Moment
     server_url: str = ""
     """Where machines reach the configuration server."""
 
@@ -398,9 +398,9 @@ class TokenView(Body):
 
     id: str
     name: str
-    created: int
-    expires: int
-    used: int = 0
+    created: Moment
+    expires: Moment
+    used: Moment = 0
     machine: str = ""
     process_server: str = ""
     """The process server that it is for; empty: it is for a machine."""

@@ -6,7 +6,7 @@ from typing import List, Optional
 
 from pydantic import field_validator
 
-from farshore.api_types.body import Body, Label, Natural
+from farshore.api_types.body import Body, Label, Moment, Natural
 from farshore.model.point import PointKind
 
 MOST_DOUBTS = 20
@@ -19,7 +19,7 @@ class Point(Body):
     machine: str
     epoch: int
     sequence: int
-    time: int
+    time: Moment
     kind: PointKind
     name: str = ""
     pinned: bool = False

@@ -8,7 +8,7 @@ from typing import Annotated, Dict, List, Optional
 from pydantic import Field
 
 from farshore.api_types.bandwidth import Rate
-from farshore.api_types.body import Body, Label, Natural, Pem, Prose, Seconds, Shown, Token, Url
+from farshore.api_types.body import Body, Label, Moment, Natural, Pem, Prose, Seconds, Shown, Token, Url
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.machines import Description, EpochKind
 from farshore.api_types.policies import Limits
@@ -213,14 +213,14 @@ class ProcessServer(Body):
     url: str
     version: str = ""
     standing: ServerStanding = ServerStanding.WELL
-    last_seen: int = 0
+    last_seen: Moment = 0
     healthy: bool = False
     spool_bytes: int = 0
     spool_limit: int = 0
     spool_trouble: str = ""
     store_trouble: str = ""
     """What the store said last, with the remedy; empty while it works."""
-    store_trouble_since: int = 0
+    store_trouble_since: Moment = 0
     machines: int = 0
     bandwidth: List[str] = []
     time_zone: str = "UTC"
@@ -250,7 +250,7 @@ class ServerInvitation(Body):
     name: str
     token: str
     authority_fingerprint: str
-    expires: int
+    expires: Moment
     server_url: str
 
 

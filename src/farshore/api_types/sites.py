@@ -6,7 +6,7 @@ from typing import Annotated, Dict, List, Union
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from farshore.api_types.body import LARGEST, Body, Label, Secret
+from farshore.api_types.body import LARGEST, Body, Label, Moment, Secret
 from farshore.api_types.targets import Obstacle, SiteCapacity, SiteDemand
 
 SiteId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", max_length=32)]
@@ -31,7 +31,7 @@ class Site(Body):
     kind: str
     settings: Dict[str, Setting] = {}
     has_secret: bool = False
-    created: int = 0
+    created: Moment = 0
     failovers: int = 0
     """How many are there now."""
 

@@ -6,7 +6,7 @@ import enum
 
 from pydantic import Field
 
-from farshore.api_types.body import Body, Pem
+from farshore.api_types.body import Body, Moment, Pem
 
 
 class Role(enum.Enum):
@@ -40,8 +40,8 @@ class User(Body):
 
     name: str
     role: Role
-    created: int
-    expires: int = 0
+    created: Moment
+    expires: Moment = 0
 
 
 class UserCredential(Body):

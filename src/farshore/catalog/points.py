@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence, Set
 
 from sqlalchemy import delete, func, select, tuple_, update
@@ -12,13 +11,13 @@ from farshore.catalog.tables import MachineRow, PointRow
 from farshore.model.errors import Malformed, NotFound
 from farshore.model.identifiers import Epoch
 from farshore.model.identifiers import Sequence as StreamSequence
-from farshore.model.point import PointKind
+from farshore.model.point import PointKind, id_of
 from farshore.model.position import Position
 
 
 def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
     """The id of a point that was given none: the same for the same position, however often it is reported."""
-    return str(uuid.uuid5(uuid.UUID(machine), f"{epoch}:{sequence}:{kind}"))
+    return id_of(machine, Position(Epoch(epoch), StreamSequence(sequence)), PointKind(kind))
 
 
 def record(tx: Transaction, row: PointRow) -> bool:

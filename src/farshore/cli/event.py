@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from farshore.api_types.events import Alert, Event
 from farshore.cli.connection import AsJson, management
-from farshore.cli.output import ago, moment, out, print_json, print_table
+from farshore.cli.output import ago, as_json_value, moment, out, print_json, print_table
 from farshore.client.management import Management
 from farshore.model.errors import TryLater
 
@@ -42,7 +43,7 @@ def list_events(
     log = Log(management(), subject=subject, kind=kind, actor="user/" if audit else None)
     if follow:
         for event in log.followed(after, limit):
-            typer.echo(event.model_dump_json()) if as_json else out.print("  ".join(_row(event)))
+            typer.echo(json.dumps(as_json_value(event))) if as_json else out.print("  ".join(_row(event)))
         return
     found = log.newest(limit) if after is None else list(log.since(after))
     if as_json:

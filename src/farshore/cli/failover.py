@@ -32,7 +32,9 @@ _NO_PORT = "none"
 
 app = typer.Typer(no_args_is_help=True, help="Bring machines up at a recovery site, for real or as a test.")
 
-PointOption = Annotated[str, typer.Option("--point", help="A point's id or name.", show_default=False)]
+PointOption = Annotated[
+    str, typer.Option("--point", help="A point's id or name, or EPOCH:SEQUENCE.", show_default=False)
+]
 TimeOption = Annotated[
     str, typer.Option("--time", help="The last state by this time: 2026-01-31T12:00:00Z, or 90s.", show_default=False)
 ]

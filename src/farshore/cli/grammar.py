@@ -11,9 +11,9 @@ import re
 import time
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Protocol, TypeVar
 
-from farshore.model.errors import Malformed
-from farshore.model.machine import DiskDescription
+from farshore.model.errors import Malformed, NotFound
 
 NANOSECONDS = 1_000_000_000
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -102,8 +102,25 @@ def rfc3339(nanoseconds: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
-def find_disk(disks: Sequence[DiskDescription], wanted: str, option: str = "--disk") -> DiskDescription:
-    """The disk with that number, name (``vda``) or device (``/dev/vda``). Raises Malformed, which lists what there
+class Disk(Protocol):
+    """What a disk can be called by."""
+
+    @property
+    def number(self) -> int:
+        """Farshore's number of it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name on the machine."""
+        ...
+
+
+AnyDisk = TypeVar("AnyDisk", bound=Disk)
+
+
+def find_disk(disks: Sequence[AnyDisk], wanted: str, option: str = "--disk") -> AnyDisk:
+    """The disk with that number, name (``vda``) or device (``/dev/vda``). Raises NotFound, which lists what there
     is."""
     stated = wanted.strip()
     name = stated.removeprefix("/dev/")
@@ -111,7 +128,7 @@ def find_disk(disks: Sequence[DiskDescription], wanted: str, option: str = "--di
         if (stated.isascii() and stated.isdecimal() and int(stated) == disk.number) or disk.name == name:
             return disk
     there = ", ".join(f"{disk.number} ({disk.name})" for disk in disks) or "none"
-    raise Malformed(f"{_of(option)}the machine has no disk {wanted!r}.", remedy=f"Its disks are: {there}.")
+    raise NotFound(f"{_of(option)}the machine has no disk {wanted!r}.", remedy=f"Its disks are: {there}.")
 
 
 def _of(option: str) -> str:

@@ -26,8 +26,10 @@ from farshore.api_types.machines import (
 from farshore.cli import target
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
+from farshore.cli.grammar import find_disk
 from farshore.cli.output import (
     ago,
+    as_json_value,
     duration,
     moment,
     out,
@@ -156,8 +158,10 @@ def check(machine: MachineName, as_json: AsJson = False) -> None:
 def protect(
     machine: MachineName,
     policy: Annotated[str | None, typer.Option(help="Follow this policy from now on.")] = None,
-    exclude_disk: Annotated[list[int] | None, typer.Option(help="Leave this disk out; repeat it.")] = None,
-    include_disk: Annotated[list[int] | None, typer.Option(help="Take this disk in again; repeat it.")] = None,
+    exclude_disk: Annotated[
+        list[str] | None, typer.Option(help="Leave this disk out (number, name or device); repeat it.")
+    ] = None,
+    include_disk: Annotated[list[str] | None, typer.Option(help="Take this disk in again; repeat it.")] = None,
     bandwidth_limit: Annotated[int | None, typer.Option(min=0, help="MiB a second; 0: none.")] = None,
     cpu_percent: Annotated[
         int | None, typer.Option(min=1, max=100, help="Share of the processors that copies keep to; 10 at first.")
@@ -181,8 +185,10 @@ def protect(
     api = management()
     excluded = None
     if exclude_disk or include_disk:
-        now = {disk.number for disk in api.machine(machine).description.disks if disk.excluded}
-        excluded = sorted((now | set(exclude_disk or [])) - set(include_disk or []))
+        disks = api.machine(machine).description.disks
+        left_out = {find_disk(disks, one, "--exclude-disk").number for one in exclude_disk or []}
+        taken_in = {find_disk(disks, one, "--include-disk").number for one in include_disk or []}
+        excluded = sorted(({disk.number for disk in disks if disk.excluded} | left_out) - taken_in)
     limit = None if bandwidth_limit is None else bandwidth_limit << 20
     server = "" if process_server == "auto" else process_server
     request = ProtectionRequest(
@@ -306,7 +312,7 @@ def watch(
             if live is not None:
                 live.update(_table(machines), refresh=True)
             elif as_json:
-                typer.echo(json.dumps([one.model_dump(mode="json") for one in machines]))
+                typer.echo(json.dumps(as_json_value(machines)))
             else:
                 out.print(_table(machines))
             if until_protected and machines and all(one.state is MachineState.PROTECTED for one in machines):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from farshore import __version__, programs
+from farshore.api_types.faults import sentence
 from farshore.cli import (
     alert,
     audit,
@@ -140,8 +141,16 @@ def app() -> None:
     except ValidationError as error:
         # A request's: what a server answers, and what lies in files, is checked where it comes in.
         fault = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or error.title
-        _end(Malformed(f"{where}: {fault['msg']}.", remedy="Give another value; see --help."))
+        _end(Malformed(f"{_option(fault['loc'])} {sentence(fault)}.", remedy="Give another value; see --help."))
+
+
+def _option(loc: tuple[int | str, ...]) -> str:
+    """What a field of a request is called on the command line: by its option if that was given, else in words."""
+    names = [part for part in loc if isinstance(part, str)]
+    name = names[0].replace("_", "-") if names else "value"
+    given = {word.partition("=")[0] for word in sys.argv[1:]}
+    option = next((one for one in (f"--{name}", f"--{name.removesuffix('s')}", f"--{name}-name") if one in given), "")
+    return option or f"The {name.replace('-', ' ')}"
 
 
 def _end(error: FarshoreError) -> NoReturn:

@@ -17,6 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from farshore.api_types.body import IsMoment
+from farshore.api_types.jobs import Job
+from farshore.cli.grammar import rfc3339
+
 NANOSECONDS = 1_000_000_000
 
 LONG = 200
@@ -55,11 +59,35 @@ def coloured(words: str, style: str, rest: str = "") -> Text:
 
 def print_json(value: BaseModel | Sequence[BaseModel] | object) -> None:
     """One JSON document on standard output."""
+    typer.echo(json.dumps(as_json_value(value), indent=2))
+
+
+def as_json_value(value: Any) -> Any:
+    """What ``--json`` has of a value: models as objects, their times in RFC 3339 with all digits, null for none."""
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    elif isinstance(value, (list, tuple)):
-        value = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
-    typer.echo(json.dumps(value, indent=2))
+        fields = value.model_dump(mode="json")
+        for name, kind in type(value).model_fields.items():
+            there = getattr(value, name)
+            if any(isinstance(mark, IsMoment) for mark in kind.metadata):
+                fields[name] = rfc3339(there) or None
+            elif _holds_models(there):
+                fields[name] = as_json_value(there)
+        if isinstance(value, Job) and isinstance(value.result.get("time"), int):
+            fields["result"] = {**fields["result"], "time": rfc3339(value.result["time"])}
+        return fields
+    if isinstance(value, (list, tuple)):
+        return [as_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: as_json_value(item) for key, item in value.items()}
+    return value
+
+
+def _holds_models(value: object) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, BaseModel) or (
+        isinstance(value, list) and any(isinstance(one, BaseModel) for one in value)
+    )
 
 
 def print_done(sentence: str, as_json: bool, **fields: object) -> None:

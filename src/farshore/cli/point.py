@@ -150,7 +150,10 @@ def choice(
             remedy="Give one of --point, --time, --position, --latest-app-consistent, --latest-processed.",
         )
     if point:
-        return PointChoice(id=point) if _is_id(point) else PointChoice(name=point)
+        if _is_id(point):
+            return PointChoice(id=point)
+        place = _place(point)
+        return PointChoice(name=point) if place is None else PointChoice(position=str(place))
     if time:
         return PointChoice(time=parse_time(time, "--time"))
     if position:
@@ -158,6 +161,14 @@ def choice(
     if latest_processed:
         return PointChoice(latest_processed=True)
     return PointChoice(latest_app_consistent=True) if latest_app_consistent else PointChoice(latest=True)
+
+
+def _place(text: str) -> Position | None:
+    """The position that ``text`` is, as lists have it: the id of a moment of the stream."""
+    try:
+        return Position.parse(text)
+    except Malformed:
+        return None
 
 
 def _is_id(text: str) -> bool:

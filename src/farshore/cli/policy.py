@@ -21,7 +21,15 @@ Name = Annotated[str, typer.Argument(help="The policy's name.", show_default=Fal
 Rpo = Annotated[str | None, typer.Option(help="Alert when the newest point is older: 5m.", show_default=False)]
 Crash = Annotated[str | None, typer.Option(help="List a crash-consistent point every: 5s.", show_default=False)]
 App = Annotated[str | None, typer.Option(help="Cut an app-consistent point every: 1h; 0: never.", show_default=False)]
-Hot = Annotated[str | None, typer.Option(help="Any write can be recovered for: 24h, up to 30d.", show_default=False)]
+Hot = Annotated[
+    str | None,
+    typer.Option(
+        "--hot-window",
+        "--retention",
+        help="Any write can be recovered for: 24h, up to 30d; single points for longer, as below.",
+        show_default=False,
+    ),
+]
 Hourly = Annotated[int | None, typer.Option(min=0, help="Hourly points kept after that.", show_default=False)]
 Daily = Annotated[int | None, typer.Option(min=0, help="Daily points kept after those.", show_default=False)]
 Limits = Annotated[

@@ -20,6 +20,7 @@ from farshore.cli.connection import AsJson, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import (
     ago,
+    as_json_value,
     coloured,
     duration,
     moment,
@@ -70,7 +71,7 @@ def show(server: Name, as_json: AsJson = False) -> None:
     senders = [machine for machine in api.machines() if found.name in (machine.process_server, machine.moving_to)]
     if as_json:
         senders_names = [machine.name for machine in senders if machine.process_server == found.name]
-        print_json({**found.model_dump(mode="json"), "machine_names": senders_names})
+        print_json({**as_json_value(found), "machine_names": senders_names})
         return
     _print(found)
     out.print()

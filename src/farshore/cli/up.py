@@ -150,10 +150,10 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
                 "version": server.version,
                 "authority_fingerprint": server.authority_fingerprint,
                 "supervised_here": running,
-                "process_servers": [one.model_dump(mode="json") for one in process_servers],
-                "vault": vault.model_dump(mode="json"),
+                "process_servers": process_servers,
+                "vault": vault,
                 "machines": len(machines),
-                "alerts": [alert.model_dump(mode="json") for alert in alerts],
+                "alerts": alerts,
             }
         )
         if reasons:

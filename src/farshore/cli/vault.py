@@ -24,6 +24,7 @@ from farshore.cli.vault_opening import (
     MachineOption,
     PassphraseFile,
     VaultUrl,
+    disk_number,
     find_machine,
     hostname,
     listed_fields,
@@ -34,8 +35,8 @@ from farshore.cli.vault_opening import (
     show_time,
 )
 from farshore.export.image.convert import ImageFormat, write_image
-from farshore.model.errors import Damaged, Malformed, NotFound, WrongKey
-from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.errors import Damaged, NotFound, WrongKey
+from farshore.model.identifiers import MachineId
 from farshore.vault import OwnerKey, Vault, backup_gpt, open_store, restore_to_raw
 
 app = typer.Typer(no_args_is_help=True, help="Use a vault directly: only its URL and its key are needed.")
@@ -131,14 +132,16 @@ def restore(
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     machine: MachineOption = "",
-    point: Annotated[str, typer.Option(help="A point's id or name.")] = "",
-    time: Annotated[str, typer.Option(help="The last state by this time, 2026-01-31T12:00:00Z.")] = "",
+    point: Annotated[str, typer.Option(help="A point's id or name, or EPOCH:SEQUENCE.")] = "",
+    time: Annotated[str, typer.Option(help="The last state by this time: 2026-01-31T12:00:00Z, or 5m ago.")] = "",
     position: Annotated[str, typer.Option(help="The state at EPOCH:SEQUENCE: any single write.")] = "",
     latest: LatestOption = False,
     latest_app_consistent: Annotated[
         bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")
     ] = False,
-    disk: Annotated[int | None, typer.Option(help="Disk number; not needed where there is only one.")] = None,
+    disk: Annotated[
+        str, typer.Option(help="Number, name or device of the disk; not needed if there is only one.")
+    ] = "",
     image: Annotated[
         ImageFormat, typer.Option("--format", help="qcow2, vhd and vmdk need qemu-img.")
     ] = ImageFormat.RAW,
@@ -155,10 +158,7 @@ def restore(
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     choice = parse_choice(point, time, position, latest, latest_app_consistent)
     chosen = found.resolve(choice)
-    disks = found.disks(chosen.position)
-    if disk is None and len(disks) != 1:
-        raise Malformed("The machine has several disks.", remedy=f"Say --disk with one of {sorted(disks)}.")
-    number = DiskNumber(disk) if disk is not None else next(iter(disks))
+    number = disk_number(found, chosen.position, disk)
     source = found.open(chosen.position, number)
     size = source.size
     label = f"disk {number} at {show_time(chosen.time)}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
+from farshore.cli.grammar import rfc3339
 from farshore.cli.output import coloured, err, out, plain, print_table
 from farshore.cli.vault_opening import AsJson, KeyFile, PassphraseFile, VaultUrl, open_vault, print_json, show_time
 from farshore.model.errors import Damaged
@@ -63,7 +64,9 @@ def damage(
     opened = open_vault(vault, key, passphrase_file)
     findings, state = noted_damage(opened.store, opened.upkeep_key), read_state(opened)
     if as_json:
-        print_json({"findings": [asdict(one) for one in findings], "scrub": asdict(state)})
+        times = ("began", "finished", "structure")
+        moments: dict[str, Any] = {name: rfc3339(getattr(state, name)) or None for name in times}
+        print_json({"findings": [asdict(one) for one in findings], "scrub": asdict(state) | moments})
         return
     _print_findings(findings)
     done = f"{state.done / _MIB:.0f} of {state.total / _MIB:.0f} MiB" if state.began else "nothing yet"

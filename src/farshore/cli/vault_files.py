@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from farshore.cli import ending
+from farshore.cli.grammar import rfc3339
 from farshore.cli.output import coloured, err, out, print_table
 from farshore.cli.vault_opening import (
     AsJson,
@@ -22,6 +23,7 @@ from farshore.cli.vault_opening import (
     MachineOption,
     PassphraseFile,
     VaultUrl,
+    disk_number,
     find_machine,
     open_vault,
     parse_choice,
@@ -33,7 +35,6 @@ from farshore.export.files.reader import FileReader, file_reader
 from farshore.export.files.user_mode_linux import UserModeLinux
 from farshore.export.mounted import mounted
 from farshore.model.errors import Damaged, Refused
-from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 from farshore.vault import MachineVault
 
@@ -50,7 +51,9 @@ class Reader(enum.Enum):
 
 _MIB = 1 << 20
 PointOption = Annotated[str, typer.Option("--point", help="A point's id or name; the newest without it.")]
-TimeOption = Annotated[str, typer.Option("--time", help="The last state by this time, 2026-01-31T12:00:00Z.")]
+TimeOption = Annotated[
+    str, typer.Option("--time", help="The last state by this time: 2026-01-31T12:00:00Z, or 5m ago.")
+]
 PositionOption = Annotated[str, typer.Option("--position", help="The state at EPOCH:SEQUENCE: any single write.")]
 AppConsistentOption = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
 VolumeOption = Annotated[
@@ -60,7 +63,7 @@ ReaderOption = Annotated[
     Reader,
     typer.Option("--reader", help="What reads the disks; auto: user-mode Linux if it starts, else the appliance."),
 ]
-DiskOption = Annotated[int, typer.Option("--disk", help="Disk number.")]
+DiskOption = Annotated[str, typer.Option("--disk", help="Number, name or device of the disk.")]
 
 
 @app.command()
@@ -75,7 +78,7 @@ def mount(
     position: PositionOption = "",
     latest: LatestOption = False,
     latest_app_consistent: AppConsistentOption = False,
-    disk: DiskOption = 0,
+    disk: DiskOption = "0",
     as_json: AsJson = False,
 ) -> None:
     """Show a disk at a point as a read-only file in a folder, until interrupted. Needs nbdfuse."""
@@ -83,11 +86,14 @@ def mount(
         raise Refused(f"{folder} is not an empty folder.", remedy="Make one and give its path.")
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
-    with mounted(found.open(chosen.position, DiskNumber(disk)), folder, f"disk-{disk}.raw") as file:
+    number = disk_number(found, chosen.position, disk)
+    with mounted(found.open(chosen.position, number), folder, f"disk-{number}.raw") as file:
         if as_json:
-            print_json({"file": str(file), "disk": disk, "time": chosen.time, "position": str(chosen.position)})
+            print_json(
+                {"file": str(file), "disk": number, "time": rfc3339(chosen.time), "position": str(chosen.position)}
+            )
         else:
-            out.print(f"{file} is disk {disk} at {show_time(chosen.time)}. Press Ctrl-C to end.")
+            out.print(f"{file} is disk {number} at {show_time(chosen.time)}. Press Ctrl-C to end.")
         ending.wait()
 
 

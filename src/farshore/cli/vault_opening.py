@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from farshore.cli.grammar import parse_time, rfc3339
+from farshore.cli.grammar import find_disk, parse_time, rfc3339
 from farshore.model.errors import Damaged, Malformed, NotFound, WrongKey
-from farshore.model.identifiers import MachineId
+from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
 from farshore.vault import AtTime, Choice, KeyWrapper, Latest, MachineVault, Named, OwnerKey, Vault, open_store
@@ -77,6 +77,19 @@ def hostname(vault: Vault, machine: MachineId) -> str:
         return vault.machine(machine).machine_description().hostname
     except (NotFound, Damaged, WrongKey):
         return ""
+
+
+def disk_number(machine: MachineVault, position: Position, wanted: str) -> DiskNumber:
+    """The disk at a position that ``wanted`` names by number, name or device; empty: the only one. Raises Malformed."""
+    sizes = machine.disks(position)
+    if not wanted:
+        if len(sizes) == 1:
+            return next(iter(sizes))
+        raise Malformed("The machine has several disks.", remedy=f"Say --disk with one of {sorted(sizes)}.")
+    if wanted.isascii() and wanted.isdecimal() and int(wanted) in sizes:
+        return DiskNumber(int(wanted))
+    described = [one for one in machine.machine_description(position).disks if one.number in sizes]
+    return find_disk(described, wanted).number
 
 
 def parse_choice(point: str, time: str, position: str, latest: bool, latest_app_consistent: bool) -> Choice:

@@ -42,7 +42,11 @@ _DEFAULT = ReplicationPolicy()
 _MIB = 1 << 20
 
 _HOT_WINDOW = typer.Option(
-    "--hot-window", metavar="DURATION", help="Time in which every write can be recovered: 24h, 7d.", show_default=False
+    "--hot-window",
+    "--retention",
+    metavar="DURATION",
+    help="Time in which every write can be recovered: 24h, 7d.",
+    show_default=False,
 )
 _KEEP_HOURLY = typer.Option("--keep-hourly", min=0, help="Hourly points kept after that.", show_default=False)
 _KEEP_DAILY = typer.Option("--keep-daily", min=0, help="Daily points kept after those.", show_default=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import uuid
 from dataclasses import dataclass
 
 from farshore.model.identifiers import MachineId, PointId
@@ -32,3 +33,14 @@ class RecoveryPoint:
     time: int
     kind: PointKind
     name: str = ""
+
+    @property
+    def listed_id(self) -> str:
+        """The id under which the catalog lists it: for a moment of the stream, which the vault knows by its position,
+        always the same one for the same position."""
+        return self.id if ":" not in self.id else id_of(self.machine, self.position, self.kind)
+
+
+def id_of(machine: str, position: Position, kind: PointKind) -> str:
+    """The id of a point that was given none, by its position."""
+    return str(uuid.uuid5(uuid.UUID(machine), f"{position}:{kind.value}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from farshore.model.position import Position
 from farshore.model.text import printable
 from farshore.vault.timeline import Piece, Timeline
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SHOWN = (1, 1_000, 1_000_000)
 """What lists cut times to, ns: JSON has every nanosecond, `farshore vault` microseconds, `farshore` milliseconds."""
 
@@ -201,10 +203,14 @@ def listed_as(listed: list[RecoveryPoint], time: int) -> RecoveryPoint | None:
 
 
 def find(points: list[RecoveryPoint], text: str) -> RecoveryPoint:
-    """The point with that id, else the newest with that name. Raises NotFound."""
+    """The point with that id, the vault's or the catalog's, else the newest with that name. Raises NotFound."""
     for point in points:
         if point.id == text:
             return point
+    if _UUID.fullmatch(text):
+        for point in points:
+            if point.listed_id == text.lower():
+                return point
     named = [point for point in points if point.name == text]
     if named:
         return named[-1]

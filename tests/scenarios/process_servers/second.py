@@ -16,6 +16,7 @@ from tests.crash.mobility.rig import CLI, Rig
 from tests.waiting import until
 
 from farshore.api_types.machines import Machine
+from farshore.cli.grammar import rfc3339
 from farshore.lab.ports import free_ports
 
 PROGRAM = [sys.executable, "-m", "farshore.process_server.main"]
@@ -100,13 +101,13 @@ class SecondServer:
         with (self.folder / "server.log").open("ab") as log:
             command = [*PROGRAM, "--settings", str(self.folder / "settings.toml")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        began = time.time_ns()
+        began = rfc3339(time.time_ns())
 
         def reports() -> bool:
             assert self._process is not None
             assert self._process.poll() is None, self.log()
             shown = self._operator.server(self.name)
-            return bool(shown["healthy"] and shown["last_seen"] > began)
+            return bool(shown["healthy"] and (shown["last_seen"] or "") > began)
 
         until(reports, f"process server {self.name} does not report")
 

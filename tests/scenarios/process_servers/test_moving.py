@@ -128,8 +128,8 @@ def unstored(operator: Operator, *, megabytes: int) -> int:
     return int(operator.rig.vault().timeline().last(Epoch(shown.epoch)) or 0)
 
 
-def _reported_since(operator: Operator, seen: int) -> bool:
-    return int(operator.server(SECOND)["last_seen"]) > seen
+def _reported_since(operator: Operator, seen: str) -> bool:
+    return str(operator.server(SECOND)["last_seen"]) > seen
 
 
 def sent(operator: Operator) -> int:

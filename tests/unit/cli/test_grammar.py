@@ -7,7 +7,7 @@ import time
 import pytest
 
 from farshore.cli.grammar import find_disk, parse_duration, parse_time, rfc3339, short
-from farshore.model.errors import Malformed
+from farshore.model.errors import Malformed, NotFound
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import DiskDescription
 
@@ -97,6 +97,6 @@ def test_a_disk_is_found_by_number_name_or_device(text: str, number: int) -> Non
 
 @pytest.mark.parametrize("text", ["1", "vdb", "/dev/nope", "", "٣", "-1"])
 def test_a_disk_that_is_not_there_is_refused_with_those_that_are(text: str) -> None:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(NotFound) as caught:
         find_disk(DISKS, text)
     assert "0 (vda), 3 (nvme0n1)" in caught.value.remedy

@@ -10,8 +10,9 @@ import sys
 import pytest
 import typer
 
+from farshore.api_types.events import Alert
 from farshore.api_types.jobs import Job
-from farshore.cli import following, main
+from farshore.cli import following, main, output
 from farshore.cli.job import bar
 from farshore.cli.output import LONG, PlainConsole, coloured, err, out, print_fields, print_table
 from farshore.lab.demo.display import Display
@@ -115,7 +116,7 @@ def test_a_name_that_a_request_may_not_hold_is_refused_with_its_field(monkeypatc
         main.app()
     assert ended.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith("Error: name: String should have at most 200 characters.\nRemedy: ")
+    assert told.startswith("Error: --name takes 200 characters at most.\nRemedy: ")
     assert "xxx" not in told
     assert "secret" not in told
 
@@ -151,3 +152,17 @@ def test_a_long_table_looks_like_a_short_one(capsys):
     assert capsys.readouterr().out.splitlines()[:41] == short
     print_table(("Name", "Wide"), [["two\nlines", ""]] * (LONG + 1), "")
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * (LONG + 1)
+
+
+def test_times_in_json_are_rfc_3339_and_null_where_there_is_none(capsys):
+    job = Job(id="j", kind="point", subject="m", state=JobState.SUCCEEDED, created=1_769_860_800_000_000_001,
+              result={"time": 1_769_860_800_000_000_000, "epoch": 1})  # fmt: skip
+    output.print_json([job])
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["created"] == "2026-01-31T12:00:00.000000001Z"
+    assert shown["ended"] is None
+    assert shown["result"] == {"time": "2026-01-31T12:00:00.000000000Z", "epoch": 1}
+    output.print_json(
+        {"alerts": [Alert(id=1, kind="k", subject="s", severity="error", message="", remedy="", raised=1)]}
+    )
+    assert json.loads(capsys.readouterr().out)["alerts"][0]["raised"] == "1970-01-01T00:00:00.000000001Z"

@@ -46,6 +46,7 @@ def test_a_choice_of_a_point() -> None:
     assert choice("", "", "", False) == PointChoice(latest=True)
     assert choice(point_id, "", "", False) == PointChoice(id=point_id)
     assert choice("before upgrade", "", "", False) == PointChoice(name="before upgrade")
+    assert choice("3:17", "", "", False) == PointChoice(position="3:17"), "the id of a moment of the stream"
     assert choice("", "", "3:17", False) == PointChoice(position="3:17")
     assert choice("", "", "", True) == PointChoice(latest_app_consistent=True)
     with pytest.raises(Malformed):

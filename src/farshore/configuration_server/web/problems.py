@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from farshore.api_types.body import Problem, clean_line
+from farshore.api_types.faults import sentence
 from farshore.configuration_server.web.bounds import MOST_BYTES, BodyTooLarge
 from farshore.model.errors import FarshoreError, Gap, Malformed, NotFound, TryLater, Unsupported
 
@@ -69,8 +70,8 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     first: dict[str, Any] = error.errors()[0]
     where, *rest = (str(part) for part in first["loc"])
     field = ".".join(rest) or where
-    # pydantic's message never quotes the input of a field, so that a misplaced secret is not sent back.
-    message = f"{field}: {first['msg']}."
+    # The input of a field is never quoted, so that a misplaced secret is not sent back.
+    message = f"{field}: {sentence(first)}."
     return answer(Malformed(message, remedy="Correct this field; docs/api/openapi.json describes it."))
 
 

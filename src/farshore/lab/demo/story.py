@@ -156,8 +156,8 @@ class Story:
         with self._display.stage("Recovery points appear") as stage:
             time.sleep(LOAD_SECONDS)
             points = self._operator.ask("point", "list", NAME, "--limit", "50")
-            times = sorted(point["time"] for point in points)
-            gaps = [(after - before) / 1e9 for before, after in itertools.pairwise(times)]
+            times = sorted(_seconds(point["time"]) for point in points)
+            gaps = [after - before for before, after in itertools.pairwise(times)]
             widest = max(gaps, default=0.0)
             stage.tell(f"{len(points)} so far")
             self._display.find("Recovery points", f"{len(points)}, at most {widest:.1f} s apart", good=len(points) >= 2)
@@ -198,10 +198,10 @@ class Story:
     def _settled_accounts(self, stage: Stage) -> list[Any]:
         """The accounts of the frozen disk, as the agent reports them from now on; as they are when time is up."""
         stage.tell("comparing with the kernel's count of sectors written")
-        frozen, give_up = time.time_ns(), time.monotonic() + SETTLE_SECONDS
+        frozen, give_up = time.time(), time.monotonic() + SETTLE_SECONDS
         while True:
             machine = self._operator.ask("machine", "show", NAME)
-            accounts: list[Any] = machine["accounts"] if machine["last_seen"] > frozen else []
+            accounts: list[Any] = machine["accounts"] if _seconds(machine["last_seen"]) > frozen else []
             if _agree(accounts) or time.monotonic() > give_up:
                 return accounts
             time.sleep(POLL_SECONDS)
@@ -311,6 +311,11 @@ class _Answer:
             self._operator.ask(*self._words)
         except Exception as error:  # noqa: BLE001 - join raises it
             self._error = error
+
+
+def _seconds(moment: str | None) -> float:
+    """A time of the command line's JSON as seconds since 1970; 0 for none."""
+    return datetime.datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
 def _agree(accounts: list[Any]) -> bool:
