@@ -17,9 +17,11 @@ from farshore.api_types.failovers import (
 from farshore.api_types.jobs import Job, OnFailure
 from farshore.api_types.points import PointChoice
 from farshore.api_types.targets import TargetSeverity
+from farshore.api_types.users import Role
+from farshore.cli.asking import check_role, confirm
 from farshore.cli.connection import AsJson, NoWait, Yes, management
 from farshore.cli.following import finish
-from farshore.cli.output import ago, duration, moment, out, plain, print_fields, print_json, print_table
+from farshore.cli.output import ago, duration, err, moment, out, print_fields, print_json, print_table
 from farshore.cli.point import choice
 from farshore.client.management import Management
 from farshore.client.transport import segment
@@ -96,11 +98,12 @@ def run(
     wanted = _wanted(FailoverKind.FAILOVER, machine, forward or [], chosen, site, at_once, on_failure)
     api = management()
     if not yes:
+        check_role(api, Role.OPERATOR)
         for one in machine:
             for line in _at_stake(api, one, chosen):
-                out.print(line)
+                err.print(line)
         where = site or ", ".join(sorted({api.machine(one).readiness.site for one in machine}))
-        typer.confirm(f"Fail {plain(', '.join(machine))} over to {plain(where)}?", abort=True)
+        confirm(f"Fail {', '.join(machine)} over to {where}?")
     _start(api, wanted, no_wait, as_json)
 
 
@@ -198,15 +201,15 @@ def stop(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_jso
 
 
 @app.command()
-def commit(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+def commit(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Make a failover final. The other recovery points stay until retention ends them."""
-    _act(FailoverAction.COMMIT, failover, no_wait, as_json)
+    _act(FailoverAction.COMMIT, failover, no_wait, as_json, None if yes else "Make final: the")
 
 
 @app.command()
-def cleanup(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+def cleanup(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Remove a test failover, or what a failed one left behind. Only its record and its console stay."""
-    _act(FailoverAction.CLEAN_UP, failover, no_wait, as_json)
+    _act(FailoverAction.CLEAN_UP, failover, no_wait, as_json, None if yes else "Remove the machine of")
 
 
 @app.command()
@@ -344,17 +347,19 @@ def _print(found: Failover) -> None:
 
 def _act(action: FailoverAction, failover: str, no_wait: bool, as_json: bool, question: str | None = None) -> None:
     api = management()
+    if question is not None:
+        check_role(api, Role.CONTRIBUTOR if action is FailoverAction.DELETE else Role.OPERATOR)
     chosen = _find(api, failover, action)
     if question is not None:
         of = api.machine(chosen.machine).name
         if action is FailoverAction.DELETE and chosen.state == FailoverState.COMMITTED.value:
-            out.print(
+            err.print(
                 f"{of} runs in production there. Its machine and all it has written since are destroyed for good."
             )
-            if typer.prompt(f"To go on, write the name of the machine ({of})") != of:
+            if typer.prompt(f"To go on, write the name of the machine ({of})", err=True) != of:
                 raise typer.Abort
         else:
-            typer.confirm(f"{question} {chosen.kind.value} {chosen.id} of {of}?", abort=True)
+            confirm(f"{question} {chosen.kind.value} {chosen.id} of {of}?")
     job = api.transport.post(f"/v1/failovers/{segment(chosen.id)}/{action.value}", None, Job)
     finish(api, job, as_json=as_json, no_wait=no_wait)
 

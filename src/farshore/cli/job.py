@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from farshore.api_types.jobs import Job, JobRecovery
-from farshore.cli.connection import AsJson, management
+from farshore.api_types.users import Role
+from farshore.cli.asking import ask
+from farshore.cli.connection import AsJson, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, moment, out, print_fields, print_json, print_table
 from farshore.client.management import Management
@@ -69,7 +71,7 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
 @app.command()
 def recover(
     server: Annotated[str, typer.Argument(help="The server's id, as `job show` has it.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with the jobs of a configuration server that is gone for good, on the others that use the same database.
@@ -78,9 +80,9 @@ def recover(
 
     Example: `farshore job recover 3f0c7d52-8a8e-4c39-a4b0-5a3e1c5d9b11`
     """
-    if not yes:
-        typer.confirm(f"Is configuration server {server} gone for good?", abort=True)
-    found = management().recover_jobs(JobRecovery(executor=server))
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Is configuration server {server} gone for good?", yes=yes)
+    found = api.recover_jobs(JobRecovery(executor=server))
     if as_json:
         print_json(found)
         return

@@ -23,7 +23,9 @@ from farshore.api_types.machines import (
     ProofRequest,
     ProtectionRequest,
 )
+from farshore.api_types.users import Role
 from farshore.cli import target
+from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.grammar import find_disk
@@ -101,9 +103,9 @@ def revoke(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> N
 
     Example: `farshore machine revoke web1`
     """
-    if not yes:
-        typer.confirm(f"Revoke {machine}?", abort=True)
-    management().transport.post_nothing(f"/v1/machines/{segment(machine)}/revoke")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Revoke {machine}?", yes=yes)
+    api.transport.post_nothing(f"/v1/machines/{segment(machine)}/revoke")
     print_done(f"The certificates of {machine} open nothing any more.", as_json, revoked=machine)
 
 
@@ -208,9 +210,9 @@ def protect(
 @app.command()
 def unprotect(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
     """End a machine's protection. Its points stay until retention ends them."""
-    if not yes:
-        typer.confirm(f"End the protection of {machine}?", abort=True)
-    management().transport.delete(f"/v1/machines/{segment(machine)}/protection")
+    api = management()
+    ask(api, Role.OPERATOR, f"End the protection of {machine}?", yes=yes)
+    api.transport.delete(f"/v1/machines/{segment(machine)}/protection")
     print_done(f"{machine} is no longer protected.", as_json, unprotected=machine)
 
 
@@ -288,9 +290,9 @@ def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = Fal
 @app.command()
 def delete(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
     """Forget a machine that is not protected. What the vault holds of it stays until retention ends it."""
-    if not yes:
-        typer.confirm(f"Forget {machine}?", abort=True)
-    management().transport.delete(f"/v1/machines/{segment(machine)}")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Forget {machine}?", yes=yes)
+    api.transport.delete(f"/v1/machines/{segment(machine)}")
     print_done(f"{machine} is forgotten.", as_json, deleted=machine)
 
 

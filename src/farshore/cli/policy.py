@@ -8,7 +8,9 @@ import typer
 
 from farshore.api_types.policies import DAY, YEARS, Policy, PolicyChange
 from farshore.api_types.targets import PolicyTarget
-from farshore.cli.connection import AsJson, management
+from farshore.api_types.users import Role
+from farshore.cli.asking import ask
+from farshore.cli.connection import AsJson, Yes, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import duration, print_done, print_fields, print_json, print_table
 from farshore.cli.target import parse_default, shown_network
@@ -167,9 +169,11 @@ def update(
 
 
 @app.command()
-def delete(name: Name, as_json: AsJson = False) -> None:
+def delete(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
     """Delete a policy that no machine follows."""
-    management().transport.delete(f"/v1/policies/{segment(name)}")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Delete policy {name}?", yes=yes)
+    api.transport.delete(f"/v1/policies/{segment(name)}")
     print_done(f"Policy {name} is deleted.", as_json, deleted=name)
 
 

@@ -16,7 +16,9 @@ from farshore.api_types.servers import (
     ServerStanding,
     VaultStatus,
 )
-from farshore.cli.connection import AsJson, management
+from farshore.api_types.users import Role
+from farshore.cli.asking import ask
+from farshore.cli.connection import AsJson, Yes, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import (
     ago,
@@ -169,7 +171,7 @@ def limit(
 @app.command()
 def revoke(
     server: Name,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Shut a process server out at once: its certificates open nothing, its machines go to others.
@@ -179,9 +181,9 @@ def revoke(
 
     Example: `farshore process-server revoke ps2`
     """
-    if not yes:
-        typer.confirm(f"Revoke process server {server}?", abort=True)
-    management().transport.post_nothing(f"{ROOT}/{segment(server)}/revoke")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Revoke process server {server}?", yes=yes)
+    api.transport.post_nothing(f"{ROOT}/{segment(server)}/revoke")
     print_done(f"The certificates of process server {server} open nothing any more.", as_json, revoked=server)
 
 
@@ -189,13 +191,13 @@ def revoke(
 def remove(
     server: Name,
     force: Annotated[bool, typer.Option("--force", help="Give up what a lost server's spool held.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Forget a process server that no machine sends to; its certificate opens nothing from then on."""
-    if not yes:
-        typer.confirm(f"Forget process server {server}?", abort=True)
-    management().transport.delete(f"{ROOT}/{segment(server)}{'?force=true' if force else ''}")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Forget process server {server}?", yes=yes)
+    api.transport.delete(f"{ROOT}/{segment(server)}{'?force=true' if force else ''}")
     print_done(f"{server} is removed.", as_json, removed=server)
 
 

@@ -11,8 +11,10 @@ from pydantic import SecretStr
 
 from farshore.api_types.sites import Setting, Site, SiteCheck, SiteRequest
 from farshore.api_types.targets import TargetSeverity
+from farshore.api_types.users import Role
+from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, management
-from farshore.cli.output import moment, out, plain, print_done, print_fields, print_json, print_table, size
+from farshore.cli.output import moment, out, print_done, print_fields, print_json, print_table, size
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed, NotFound
 
@@ -126,9 +128,9 @@ def _of(wanted: str, there: str | None) -> str:
 @app.command()
 def remove(site: SiteName, yes: Yes = False, as_json: AsJson = False) -> None:
     """Forget a recovery site at which nothing is any more."""
-    if not yes:
-        typer.confirm(f"Forget site {plain(site)}?", abort=True)
-    management().transport.delete(f"/v1/sites/{segment(site)}")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Forget site {site}?", yes=yes)
+    api.transport.delete(f"/v1/sites/{segment(site)}")
     print_done(f"Site {site} is forgotten.", as_json, removed=site)
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from farshore.api_types.users import Role, User, UserCredential, UserRenewal, UserRequest
+from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, credentials_file, management
-from farshore.cli.output import moment, out, plain, print_done, print_json, print_table
+from farshore.cli.output import moment, out, print_done, print_json, print_table
 from farshore.client.credentials import Credentials
 from farshore.client.transport import segment
 from farshore.model.errors import Refused
@@ -63,13 +64,17 @@ def renew(
 
 @app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)],
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make every certificate of a user useless, at once. The user stays; `farshore user renew` makes a new one.
 
     Example: `farshore user revoke backup-desk`
     """
-    management().transport.post_nothing(f"/v1/users/{segment(name)}/revoke")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Revoke every certificate of user {name}?", yes=yes)
+    api.transport.post_nothing(f"/v1/users/{segment(name)}/revoke")
     print_done(f"The certificates of user {name} open nothing any more.", as_json, revoked=name)
 
 
@@ -80,9 +85,9 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete a user; the certificate opens nothing from now on."""
-    if not yes:
-        typer.confirm(f"Delete user {plain(name)}?", abort=True)
-    management().transport.delete(f"/v1/users/{segment(name)}")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Delete user {name}?", yes=yes)
+    api.transport.delete(f"/v1/users/{segment(name)}")
     print_done(f"User {name} is deleted.", as_json, deleted=name)
 
 

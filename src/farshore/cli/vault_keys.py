@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from farshore.cli.output import out, plain
+from farshore.cli.asking import confirm
+from farshore.cli.connection import Yes
+from farshore.cli.output import out
 from farshore.cli.vault_opening import (
     AsJson,
     KeyFile,
@@ -51,11 +53,17 @@ def add_key(
 
 @app.command("remove-key")
 def remove_key(
-    vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False
+    vault: VaultUrl,
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> None:
     """Take the given owner key away; the vault must have another."""
     owner = owner_key(key, passphrase_file)
     opened = open_vault(vault, key, passphrase_file, to_change=True)
+    if not yes:
+        confirm("Take this key away from the vault for good?")
     opened.remove_owner(owner)
     if as_json:
         print_json({"vault": opened.id, "removed": True})
@@ -81,7 +89,7 @@ def erase(
     found = find_id(opened, machine)
     name = hostname(opened, found) or found
     if not yes:
-        typer.confirm(f"Destroy every recovery point of {plain(name)} ({found}) for good?", abort=True)
+        confirm(f"Destroy every recovery point of {name} ({found}) for good?")
     done = erase_machine(opened, found)
     if as_json:
         print_json({"machine": found, "objects": done.objects, "bytes": done.bytes, "left": done.left})

@@ -120,7 +120,7 @@ def test_verify_usage_upkeep_and_keys(vault, tmp_path):
     assert json.loads(run("usage", *vault, "--json"))["total"] > 0
     run("maintain", *vault, "--grace", "0")
     run("add-key", *vault, "--new-key", str(tmp_path / "second.key"))
-    run("remove-key", *vault)
+    run("remove-key", *vault, "--yes")
     second = [*vault[:3], str(tmp_path / "second.key")]
     assert len(json.loads(run("ls", *second, "--json"))) == 1
     victim = next(path for path in (tmp_path / "vault" / "chunks").rglob("*") if path.is_file())

@@ -272,7 +272,7 @@ class Story:
         self._display.find("Test failover: isolated from this host", "yes" if isolated else "no", good=isolated)
         with self._display.stage("Cleaning the test up") as stage:
             tests = [one for one in self._operator.ask("failover", "list") if one["kind"] == "test"]
-            self._operator.ask("failover", "cleanup", tests[0]["id"])
+            self._operator.ask("failover", "cleanup", tests[0]["id"], "--yes")
             left = self._remains(tests[0]["id"])
             stage.tell("nothing left behind" if not left else f"left behind: {left}")
         self._display.find("Test failover: left behind after clean-up", "nothing" if not left else str(left), not left)
