@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Dict, List, Optional
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from farshore.api_types.bandwidth import Rate
 from farshore.api_types.body import LARGEST, Body, Label, Moment, Natural, Pem, Prose, Seconds, Shown, Url
+from farshore.api_types.body import Secret as SentSecret
 from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.targets import Readiness
@@ -413,6 +414,30 @@ class RenewalRequest(Body):
     request: Pem
 
 
+PASSWORD_LENGTH = 1000
+
+
+class PushAccountRequest(Body):
+    """``POST /v1/push-accounts``: how to log in to machines by SSH, for many of them. Either a key or a password, which
+    is sealed and never answered."""
+
+    name: str = Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    user: Label = "root"
+    private_key: Pem = ""
+    password: SentSecret = Field(default=SecretStr(""), max_length=PASSWORD_LENGTH)
+    jump: Label = ""
+
+
+class PushAccount(Body):
+    """A push account; ``by`` says whether it has a key or a password."""
+
+    name: str
+    user: str
+    by: str
+    jump: str = ""
+    created: Moment = 0
+
+
 class MachineAddition(Body):
     """``POST /v1/machines``: install the mobility service over SSH, enrol, protect. Answered with a Job.
 
@@ -422,7 +447,13 @@ class MachineAddition(Body):
     host: Label
     port: int = Field(default=22, ge=1, le=65535)
     user: Label = "root"
-    private_key: Pem
+    private_key: Pem = ""
+    password: SentSecret = Field(default=SecretStr(""), max_length=PASSWORD_LENGTH)
+    """Instead of a key; sealed and forgotten like one."""
+    account: Label = ""
+    """Log in as this push account says, instead of by user, key or password."""
+    jump: Label = ""
+    """[USER@]HOST[:PORT] of a host in between, which the same key or password opens."""
     host_key_fingerprint: Label = ""
     name: Label = ""
     policy: Label = "default"

@@ -473,6 +473,18 @@ class SecretRow(Base):
     created: Mapped[int]
 
 
+class PushAccountRow(Base):
+    """How to log in to machines by SSH. ``secret`` is sealed: a private key, or a JSON object with a password."""
+
+    __tablename__ = "push_accounts"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    user: Mapped[str]
+    by: Mapped[str] = mapped_column(String(16))
+    jump: Mapped[str] = mapped_column(default="")
+    secret: Mapped[bytes] = mapped_column(LargeBinary)
+    created: Mapped[int]
+
+
 class HostKeyRow(Base):
     """The SSH host key that a host showed at first contact."""
 

@@ -54,6 +54,13 @@ def revoke(tx: Transaction, token_id: str) -> None:
     tx.delete(row)
 
 
+def revoke_unused(tx: Transaction, token_id: str) -> None:
+    """Drop a token that nobody used; one that was used, or is gone, stays as it is."""
+    row = tx.get(TokenRow, token_id)
+    if row is not None and not row.used:
+        tx.delete(row)
+
+
 def machine_of(tx: Transaction, token_id: str) -> str:
     """The machine that enrolled with a token, empty for none."""
     row = tx.get(TokenRow, token_id)

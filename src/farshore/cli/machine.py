@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from farshore import programs
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import (
     CheckSeverity,
@@ -24,11 +27,12 @@ from farshore.api_types.machines import (
     ProtectionRequest,
 )
 from farshore.api_types.users import Role
-from farshore.cli import target
+from farshore.cli import by_hand, target
 from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.grammar import find_disk
+from farshore.cli.logging_in import credentials
 from farshore.cli.output import (
     ago,
     as_json_value,
@@ -44,9 +48,10 @@ from farshore.cli.output import (
 )
 from farshore.client.management import Management
 from farshore.client.transport import segment
-from farshore.model.errors import NotFound
 from farshore.model.identifiers import CHUNK
 from farshore.model.states import MachineState
+
+PACKAGE = "farshore.configuration_server.agent_package"
 
 app = typer.Typer(no_args_is_help=True, help="Protected machines: add, show, protect, watch.")
 app.add_typer(target.app, name="target")
@@ -55,9 +60,14 @@ app.add_typer(target.app, name="target")
 @app.command()
 def add(
     host: Annotated[str, typer.Argument(help="Name or address that this server reaches by SSH.", show_default=False)],
-    ssh_key: Annotated[Path, typer.Option(help="Private key for SSH, without a passphrase.", show_default=False)],
+    ssh_key: Annotated[
+        Path | None, typer.Option(help="Private key for SSH; a passphrase is asked for.", show_default=False)
+    ] = None,
+    password: Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")] = False,
+    account: Annotated[str, typer.Option(help="Log in as this push account: see `farshore account`.")] = "",
     user: Annotated[str, typer.Option(help="root, or a user with sudo without a password.")] = "root",
     port: Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")] = 22,
+    jump: Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")] = "",
     name: Annotated[str, typer.Option(help="What to call the machine; empty: its host name.")] = "",
     policy: Annotated[str, typer.Option(help="Replication policy.")] = "default",
     protect: Annotated[bool, typer.Option(help="Protect it as soon as it has enrolled.")] = True,
@@ -69,19 +79,20 @@ def add(
 ) -> None:
     """Install the mobility service on a machine over SSH, enrol and protect it.
 
-    The key is used by the server for this job only; it is sealed while the job runs and forgotten afterwards.
+    The server logs in, with a key, a password or a push account. What it is given is sealed there and forgotten when
+    the job ends. Where SSH is not wanted, `farshore token create` prints the commands to run by hand.
 
-    Example: `farshore machine add 192.0.2.10 --user admin --ssh-key ~/.ssh/id_ed25519 --policy gold`
+    Example: `farshore machine add web1.example.com --user admin --ssh-key ~/.ssh/id_ed25519 --jump gate.example.com`
     """
-    try:
-        key = ssh_key.read_text()
-    except OSError as error:
-        raise NotFound(f"{ssh_key} cannot be read ({error.strerror}).", remedy="Give a private key file.") from error
+    key, secret = credentials(ssh_key, password, account)
     request = MachineAddition(
         host=host,
         port=port,
         user=user,
         private_key=key,
+        password=secret,
+        account=account,
+        jump=jump,
         host_key_fingerprint=host_key,
         name=name,
         policy=policy,
@@ -289,11 +300,41 @@ def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = Fal
 
 @app.command()
 def delete(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Forget a machine that is not protected. What the vault holds of it stays until retention ends it."""
+    """Forget a machine that is not protected, and say what stays on it and how to remove that.
+
+    What the vault holds of it stays until retention ends it.
+    """
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Forget {machine}?", yes=yes)
     api.transport.delete(f"/v1/machines/{segment(machine)}")
-    print_done(f"{machine} is forgotten.", as_json, deleted=machine)
+    print_done(f"{machine} is forgotten.", as_json, deleted=machine, stays_on_machine=list(by_hand.STAYS))
+    if not as_json:
+        out.print(
+            f"On the machine the mobility service stays, and tries to reach this server, with {by_hand.STAYS[2]} (the "
+            ".hrl file in it takes 512 MiB by default). To remove it, type there, as root:"
+        )
+        for line in by_hand.removal():
+            out.print(f"  {line}")
+
+
+@app.command()
+def package(
+    output: Annotated[Path, typer.Option(help="File to write.")],
+    python: Annotated[str, typer.Option(help="Version of the machine's Python: 3.9 to 3.14.")] = "3.11",
+    as_json: AsJson = False,
+) -> None:
+    """Write the mobility service as an archive, to bring it to a machine by hand. Run it on the server's host.
+
+    Example: `farshore machine package --python 3.9 --output farshore-agent.tar.gz`
+    """
+    programs.check_installed("farshore machine package", "server")
+    command = [sys.executable, "-m", PACKAGE, "--output", str(output), "--python", python]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+    print_done(
+        f"{output} holds release {done.stdout.strip()}.", as_json, output=str(output), release=done.stdout.strip()
+    )
 
 
 @app.command()

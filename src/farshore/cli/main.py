@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from farshore import __version__, programs
 from farshore.api_types.faults import sentence
 from farshore.cli import (
+    account,
     alert,
     audit,
     authority,
@@ -103,6 +104,7 @@ commands.add_typer(process_server.app, name="process-server")
 commands.add_typer(authority.app, name="authority")
 commands.add_typer(catalog.app, name="catalog")
 commands.add_typer(token.app, name="token")
+commands.add_typer(account.app, name="account")
 commands.add_typer(user.app, name="user")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from farshore.api_types.machines import TokenRequest, TokenView
+from farshore.cli import by_hand
 from farshore.cli.connection import AsJson, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import moment, out, print_done, print_fields, print_json, print_table
@@ -24,10 +25,11 @@ def create(
     machine: Annotated[str, typer.Option(help="Enrol this machine once more: it keeps its id and its points.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a token for a machine on which you install the mobility service by hand.
+    """Make a token for a machine on which you install the mobility service by hand, and print the commands to run.
 
-    On the machine: `farshore-mobility enroll --server URL --authority-fingerprint FINGERPRINT`, and give it the token
-    on its standard input. `farshore machine add` does all of this over SSH.
+    `farshore machine add` does all of this over SSH.
+
+    Example: `farshore token create --name db1 --valid 15m`
     """
     seconds = parse_duration(valid, "--valid", 1, 30 * 86400)
     request = TokenRequest(name=name, valid_seconds=seconds, policy=policy, protect=protect, machine=machine)
@@ -43,7 +45,11 @@ def create(
             ("Valid until", moment(token.expires)),
         ]
     )
-    out.print("It is shown only now, and can be used once.")
+    out.print("The token is shown only now, and can be used once.")
+    for where, lines in by_hand.installation(token.server_url, token.authority_fingerprint):
+        out.print(f"\n{where}:")
+        for line in lines:
+            out.print(f"  {line}")
 
 
 @app.command("list")

@@ -10,6 +10,18 @@ Reporter = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
+class JumpHost:
+    """A host in between, which the same user name or ``user`` enters by the same key or password.
+    ``host_key_fingerprint`` as for the target; ``seen`` hears which key it showed."""
+
+    host: str
+    port: int
+    user: str
+    host_key_fingerprint: str = ""
+    seen: Callable[[str], None] = field(default=lambda _fingerprint: None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class PushTarget:
     """A machine to bring in. ``host_key_fingerprint`` (``SHA256:…``) pins the host; empty trusts the first contact.
 
@@ -20,6 +32,7 @@ class PushTarget:
     port: int
     user: str
     private_key: str = field(repr=False)
+    """Empty: the user logs in by password."""
     host_key_fingerprint: str
     token: str = field(repr=False)
     server_url: str
@@ -27,6 +40,8 @@ class PushTarget:
     release_key: str
     """Public half, in hex: SSH brings it to machines that enrolled before there was one."""
     disks: tuple[str, ...] = ()
+    password: str = field(default="", repr=False)
+    jump: JumpHost | None = None
 
 
 Installer = Callable[[PushTarget, Reporter], str]

@@ -12,7 +12,7 @@ import asyncssh
 import pytest
 
 from farshore.model.errors import FarshoreError, Forbidden, Malformed, Refused, Unreachable
-from farshore.protection.installation import PushTarget
+from farshore.protection.installation import JumpHost, PushTarget
 from farshore.protection.push import PushInstaller, install
 from farshore.protection.push.bundle import Bundle
 from farshore.protection.push.ssh import MARK
@@ -31,6 +31,24 @@ release={release}
 """
 
 
+class Logins(asyncssh.SSHServer):
+    """Takes a password besides the key, and forwards connections as a jump host does."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def password_auth_supported(self) -> bool:
+        return bool(self._machine.password)
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return username == "root" and password == self._machine.password
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        del orig_host, orig_port
+        self._machine.forwarded.append((dest_host, dest_port))
+        return self._machine.forwards
+
+
 class Machine:
     """An SSH server in a thread. Scripts are noted, not run."""
 
@@ -41,6 +59,9 @@ class Machine:
         self.commands: list[str] = []
         self.inputs: list[str] = []
         self.logins = 0
+        self.password = ""
+        self.forwards = True
+        self.forwarded: list[tuple[str, int]] = []
         self.release = ""
         self.noise = ""
         """What root's login script prints before each command's own output."""
@@ -75,6 +96,7 @@ class Machine:
             0,
             server_host_keys=[self.host_key],
             authorized_client_keys=authorized,
+            server_factory=lambda: Logins(self),
             process_factory=self._serve,
         )
 
@@ -125,6 +147,16 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     made = Machine(tmp_path / "machine")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def gate(tmp_path: Path, machine: Machine) -> Iterator[Machine]:
+    """A host in between, which the same key enters."""
+    made = Machine(tmp_path / "gate")
+    made.user_key = machine.user_key
     made.start()
     yield made
     made.stop()
@@ -233,3 +265,31 @@ def test_what_cannot_be_protected_is_told_before_anything_is_enrolled(machine: M
 def test_nobody_there(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(Unreachable):
         push(machine, tmp_path, port=9)
+
+
+def test_a_password_is_taken_instead_of_a_key(machine: Machine, tmp_path: Path) -> None:
+    machine.password = "correct horse"
+    push(machine, tmp_path, private_key="", password="correct horse")
+    assert any("enroll" in command for command in machine.commands)
+    assert not any("correct horse" in text for text in [*machine.commands, *machine.inputs])
+    with pytest.raises(Forbidden, match="does not accept the password"):
+        push(machine, tmp_path, private_key="", password="wrong")
+
+
+def test_a_machine_is_reached_through_a_jump_host(machine: Machine, gate: Machine, tmp_path: Path) -> None:
+    seen: list[str] = []
+    jump = JumpHost("127.0.0.1", gate.port, "root", seen=seen.append)
+    shown, _ = push(machine, tmp_path, jump=jump)
+    assert shown == machine.host_key.get_fingerprint()
+    assert seen == [gate.host_key.get_fingerprint()]
+    assert gate.forwarded == [("127.0.0.1", machine.port)]
+    assert gate.commands == []
+    pinned = JumpHost("127.0.0.1", gate.port, "root", machine.host_key.get_fingerprint())
+    with pytest.raises(Forbidden, match="shows the host key"):
+        push(machine, tmp_path, jump=pinned)
+
+
+def test_a_jump_host_that_does_not_forward_is_named(machine: Machine, gate: Machine, tmp_path: Path) -> None:
+    gate.forwards = False
+    with pytest.raises(Unreachable, match="from the jump host"):
+        push(machine, tmp_path, jump=JumpHost("127.0.0.1", gate.port, "root"))

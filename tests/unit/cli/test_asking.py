@@ -30,6 +30,7 @@ THROUGH_THE_SERVER = {
     "process-server revoke": ["ps2"],
     "process-server remove": ["ps2"],
     "job recover": [ID],
+    "account remove": ["datacentre"],
     "user revoke": ["eve"],
     "user delete": ["eve"],
 }

@@ -42,7 +42,7 @@ DOORS = {
         GET /v1/policies, GET /v1/policies/{name}, GET /v1/failovers, GET /v1/failovers/{failover}, GET /v1/jobs,
         GET /v1/jobs/{job}, GET /v1/events, GET /v1/metrics, GET /v1/alerts, GET /v1/users, GET /v1/vault,
         GET /v1/alert-channels,
-        GET /v1/users/self,
+        GET /v1/users/self, GET /v1/push-accounts,
         GET /v1/openapi.json, GET /v1/audit, GET /v1/sites, GET /v1/sites/{site},
         GET /v1/authority/replacement, GET /v1/machines/{machine}/target""",
     Door.OPERATOR: """
@@ -61,6 +61,7 @@ DOORS = {
         DELETE /v1/machines/{machine}/points/{point}/pin, POST /v1/policies,
         PATCH /v1/policies/{name}, DELETE /v1/policies/{name},
         POST /v1/authority/replacement, POST /v1/failovers/{failover}/delete, POST /v1/sites,
+        POST /v1/push-accounts, DELETE /v1/push-accounts/{name},
         POST /v1/jobs/recovery, DELETE /v1/sites/{site}, POST /v1/alert-channels, DELETE /v1/alert-channels/{name},
         POST /v1/users, POST /v1/users/{name}/certificates, POST /v1/users/{name}/revoke, DELETE /v1/users/{name},
         POST /v1/machines/{machine}/revoke, POST /v1/process-servers, POST /v1/process-servers/{server}/revoke,

@@ -15,11 +15,12 @@ from tests.unit.protection.catalogs import NOW, description, fresh_catalog
 from tests.waiting import until
 
 from farshore.api_types.jobs import Job
-from farshore.catalog import machines, secrets
+from farshore.catalog import events, machines, secrets, tokens
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import SecretRow
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.push import PUSH, PushParts, push_job
+from farshore.configuration_server.push_secrets import as_secret
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.outcomes import ENDED
@@ -28,7 +29,7 @@ from farshore.model.errors import NotFound, Refused, Unsupported, WrongKey
 from farshore.model.identifiers import JobId
 from farshore.model.states import JobState
 from farshore.protection.enrolment import enrol
-from farshore.protection.installation import PushTarget, Reporter
+from farshore.protection.installation import JumpHost, PushTarget, Reporter
 from farshore.protection.push.signing import ReleaseKey
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nvery secret\n"
@@ -202,3 +203,32 @@ def test_a_sealed_secret_cannot_stand_in_for_another() -> None:
     for name, data in (("b", sealed), ("a", sealed[:-1] + bytes([sealed[-1] ^ 1]))):
         with pytest.raises(WrongKey):
             sealer.open(name, data)
+
+
+def test_a_push_that_failed_revokes_its_token_and_leaves_an_event(world: World) -> None:
+    world.installer.failure = Refused("web cannot be protected as it is.", remedy="Mend it.")
+    job = push(world)
+    assert job.state is JobState.FAILED
+    with world.catalog.reading() as tx:
+        assert tokens.every(tx) == []
+        (event,) = [row for row in events.listed(tx) if row.kind == "machine.add-failed"]
+    assert (event.severity, event.subject) == ("warning", "host/192.0.2.1")
+    assert "cannot be protected as it is" in event.message
+    (target,) = world.installer.targets
+    assert target.token not in event.message
+
+
+def test_a_push_by_password_through_a_jump_host(world: World) -> None:
+    with world.catalog.writing() as tx:
+        sealed = world.sealer.seal("s1", as_secret("", "very secret"))
+        secrets.keep(tx, SecretRow(id="s1", sealed=sealed, created=NOW))
+        secrets.remember_host_key(tx, "gate:2222", "SHA256:gate", NOW)
+    asked: dict[str, Any] = {"host": "192.0.2.1", "port": 22, "user": "root", "host_key_fingerprint": "", "name": "web"}
+    asked |= {"policy": "default", "protect": True, "server_url": "https://10.0.2.2", "disks": []}
+    request = {"subject": "192.0.2.1", "secret": "s1", "actor": "user/a", "request": {**asked, "jump": "eve@gate:2222"}}
+    assert world.ended(world.engine.start(PUSH, request).id).state is JobState.SUCCEEDED
+    (target,) = world.installer.targets
+    assert (target.private_key, target.password) == ("", "very secret")
+    assert target.jump == JumpHost("gate", 2222, "eve", "SHA256:gate")
+    assert "very secret" not in repr(target)
+    assert b"very secret" not in left_on_disk(world)

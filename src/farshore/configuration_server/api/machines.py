@@ -20,7 +20,18 @@ from farshore.api_types.machines import (
     ProofRequest,
     ProtectionRequest,
 )
-from farshore.catalog import epochs, events, failovers, machines, policies, process_servers, secrets, users
+from farshore.api_types.users import Role
+from farshore.catalog import (
+    epochs,
+    events,
+    failovers,
+    machines,
+    policies,
+    process_servers,
+    push_accounts,
+    secrets,
+    users,
+)
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow, SecretRow
 from farshore.configuration_server.api import views
@@ -29,10 +40,11 @@ from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.jobs.proof import PROOF
 from farshore.configuration_server.jobs.push import PUSH
 from farshore.configuration_server.jobs.upgrade import UPGRADE
+from farshore.configuration_server.push_secrets import as_secret, parse_jump, sealed_as
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import NotFound, Refused, WrongState
+from farshore.model.errors import Forbidden, NotFound, Refused, WrongState
 from farshore.model.identifiers import new_id
 from farshore.model.policy import deduplication_domain
 from farshore.model.states import PRESENT, UP, FailoverState, MachineState
@@ -113,9 +125,24 @@ def _wanted(
 def add_machine(request: MachineAddition, user: Operator, installation: Installation) -> Job:
     """Install the mobility service over SSH, as a job."""
     secret, now = new_id(), installation.clock.now()
+    asked = request.model_dump(mode="json", exclude={"private_key", "password", "account"})
     with installation.catalog.writing() as tx:
         policies.get(tx, request.policy)
-        sealed = installation.sealer.seal(secret, request.private_key.encode())
+        if request.account:
+            account = push_accounts.get(tx, request.account)
+            if account.by == "password" and users.get(tx, user.name).role != Role.CONTRIBUTOR.value:
+                # Whoever names the host may run it, and would read the password there.
+                raise Forbidden(
+                    f"Push account {account.name} has a password, which the host that it is used on could read.",
+                    remedy="Ask a contributor, or for a push account with a key.",
+                )
+            opened = installation.sealer.open(sealed_as(account.name), account.secret)
+            asked |= {"user": account.user, "jump": request.jump or account.jump}
+        else:
+            opened = as_secret(request.private_key, request.password.get_secret_value())
+        if asked["jump"]:
+            parse_jump(asked["jump"], asked["user"])
+        sealed = installation.sealer.seal(secret, opened)
         secrets.keep(tx, SecretRow(id=secret, sealed=sealed, created=now))
         events.record(
             tx,
@@ -125,7 +152,6 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
             subject=f"host/{request.host}",
             message=f"The mobility service is to be installed on {request.host}.",
         )
-    asked = request.model_dump(mode="json", exclude={"private_key"})
     asked["server_url"] = request.server_url or installation.settings.base_url
     work = {"subject": request.host, "secret": secret, "actor": user.actor, "request": asked}
     return installation.jobs.start(PUSH, work)

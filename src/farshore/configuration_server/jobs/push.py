@@ -12,16 +12,18 @@ from dataclasses import dataclass
 
 from dbos import DBOS
 
+from farshore.api_types.events import Severity
 from farshore.api_types.machines import TokenRequest
-from farshore.catalog import machines, secrets, tokens
+from farshore.catalog import events, machines, secrets, tokens
 from farshore.catalog.database import Catalog, Transaction
+from farshore.configuration_server.push_secrets import from_secret, parse_jump
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
-from farshore.model.errors import TryLater
+from farshore.model.errors import FarshoreError, TryLater
 from farshore.model.ports import Clock
 from farshore.protection.enrolment import NewToken, create_token
-from farshore.protection.installation import Installer, PushTarget
+from farshore.protection.installation import Installer, JumpHost, PushTarget
 from farshore.protection.push.signing import ReleaseKey
 
 PUSH = "push-install"
@@ -48,6 +50,24 @@ def push_job(parts: PushParts) -> JobDefinition:
     (a MachineAddition without its key), ``actor``."""
     catalog, clock = parts.catalog, parts.clock
 
+    def give_up(request: Request, token: str, error: Exception) -> None:
+        """Nobody may enrol with the token of a push that failed, and somebody should see that it did."""
+        what = error.message if isinstance(error, FarshoreError) else type(error).__name__
+
+        def write(tx: Transaction) -> None:
+            tokens.revoke_unused(tx, token)
+            events.record(
+                tx,
+                time=clock.now(),
+                kind="machine.add-failed",
+                actor=request["actor"],
+                subject=f"host/{request['subject']}",
+                severity=Severity.WARNING,
+                message=f"The mobility service was not installed on {request['subject']}: {what}",
+            )
+
+        catalog.write(write)
+
     @DBOS.step(name=INSTALL)
     def install(request: Request) -> str:
         asked = request["request"]
@@ -56,17 +76,28 @@ def push_job(parts: PushParts) -> JobDefinition:
             name=asked["name"], valid_seconds=TOKEN_SECONDS, policy=asked["policy"], protect=asked["protect"]
         )
 
-        def prepare(tx: Transaction) -> tuple[bytes, str, NewToken]:
+        jump = parse_jump(asked["jump"], asked["user"]) if asked.get("jump") else None
+        jump_place = f"{jump[0]}:{jump[1]}" if jump else ""
+
+        def prepare(tx: Transaction) -> tuple[bytes, str, str, NewToken]:
             sealed = secrets.get(tx, request["secret"])
             known = asked["host_key_fingerprint"] or secrets.host_key(tx, host)
-            return sealed, known, create_token(tx, wanted, request["actor"], clock.now())
+            known_jump = secrets.host_key(tx, jump_place) if jump else ""
+            return sealed, known, known_jump, create_token(tx, wanted, request["actor"], clock.now())
 
-        sealed, known, token = catalog.write(prepare)
+        sealed, known, known_jump, token = catalog.write(prepare)
+        private_key, password = from_secret(parts.sealer.open(request["secret"], sealed))
+
+        def remember_jump(shown: str) -> None:
+            catalog.write(lambda tx: secrets.remember_host_key(tx, jump_place, shown, clock.now()))
+
         target = PushTarget(
             host=asked["host"],
             port=asked["port"],
             user=asked["user"],
-            private_key=parts.sealer.open(request["secret"], sealed).decode(),
+            private_key=private_key,
+            password=password,
+            jump=JumpHost(*jump, known_jump, remember_jump) if jump else None,
             host_key_fingerprint=known,
             token=token.secret,
             server_url=asked["server_url"],
@@ -74,27 +105,34 @@ def push_job(parts: PushParts) -> JobDefinition:
             release_key=parts.release_key.public,
             disks=tuple(asked["disks"]),
         )
-        shown = parts.installer(target, report_progress)
+        try:
+            shown = parts.installer(target, report_progress)
+        except Exception as error:
+            give_up(request, token.id, error)
+            raise
         if shown:
             catalog.write(lambda tx: secrets.remember_host_key(tx, host, shown, clock.now()))
         return token.id
 
     @DBOS.step(name=GREET)
     def greet(request: Request, token: str) -> Result:
-        give_up = clock.monotonic() + PATIENCE
-        while clock.monotonic() < give_up:
+        patience_ends = clock.monotonic() + PATIENCE
+        while clock.monotonic() < patience_ends:
             with catalog.reading() as tx:
                 machine = tokens.machine_of(tx, token)
                 if not machine:
+                    catalog.write(lambda tx: tokens.revoke_unused(tx, token))
                     return {"host": request["subject"], "note": "the machine was enrolled already"}
                 row = machines.get(tx, machine)
                 if row.last_seen:
                     return {"machine": row.id, "name": row.name}
             time.sleep(POLL)
-        raise TryLater(
+        silent = TryLater(
             f"The mobility service on {request['subject']} is installed and enrolled, but does not report.",
             remedy="On the machine: journalctl -u farshore-mobility; check that it reaches this server's address.",
         )
+        give_up(request, token, silent)
+        raise silent
 
     @DBOS.step(name=FORGET)
     def forget(request: Request) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncssh
@@ -27,14 +27,14 @@ class _HostCheck(asyncssh.SSHClient):
     """Accepts the expected key, or any where none is expected; remembers what was shown."""
 
     def __init__(self, expected: str) -> None:
-        self._expected = expected
+        self.expected = expected
         self.shown = ""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """asyncssh asks this for every key that is not in known_hosts, which is empty here."""
         del host, addr, port  # the caller's promise is about the key alone
         self.shown = key.get_fingerprint()
-        return not self._expected or self.shown == self._expected
+        return not self.expected or self.shown == self.expected
 
 
 class Shell:
@@ -91,20 +91,50 @@ def _text(said: object) -> str:
 
 @asynccontextmanager
 async def connect(target: PushTarget) -> AsyncIterator[Shell]:
-    """Log in. Raises Unreachable, Forbidden (key refused, host key changed), Malformed (not a private key)."""
-    check = _HostCheck(target.host_key_fingerprint)
+    """Log in, through the jump host if there is one. Raises Unreachable, Forbidden (key or password refused, host key
+    changed), Malformed (not a private key)."""
+    keys = _keys(target.private_key)
+    async with AsyncExitStack() as opened:
+        tunnel: asyncssh.SSHClientConnection | None = None
+        if target.jump is not None:
+            jump, check = target.jump, _HostCheck(target.jump.host_key_fingerprint)
+            tunnel = await _log_in(jump.host, jump.port, jump.user, keys, target.password, check, None)
+            await opened.enter_async_context(tunnel)
+            jump.seen(check.shown)
+        check = _HostCheck(target.host_key_fingerprint)
+        connection = await _log_in(target.host, target.port, target.user, keys, target.password, check, tunnel)
+        await opened.enter_async_context(connection)
+        yield Shell(connection, target, check.shown)
+
+
+def _keys(private_key: str) -> list[asyncssh.SSHKey]:
+    if not private_key:
+        return []
     try:
-        key = asyncssh.import_private_key(target.private_key)
+        return [asyncssh.import_private_key(private_key)]
     except asyncssh.KeyImportError as error:
         raise Malformed(
-            "The SSH key is not a private key, or has a passphrase.", remedy="Give a key without one."
+            "The SSH key is not a private key, or has a passphrase.", remedy="Give a private key file of OpenSSH."
         ) from error
+
+
+async def _log_in(
+    host: str,
+    port: int,
+    user: str,
+    keys: list[asyncssh.SSHKey],
+    password: str,
+    check: _HostCheck,
+    tunnel: asyncssh.SSHClientConnection | None,
+) -> asyncssh.SSHClientConnection:
     try:
-        connection = await asyncssh.connect(
-            target.host,
-            target.port,
-            username=target.user,
-            client_keys=[key],
+        return await asyncssh.connect(
+            host,
+            port,
+            tunnel=tunnel or (),
+            username=user,
+            client_keys=keys or None,
+            password=password or None,
             known_hosts=([], [], []),
             client_factory=lambda: check,
             agent_path=None,
@@ -114,18 +144,23 @@ async def connect(target: PushTarget) -> AsyncIterator[Shell]:
         )
     except asyncssh.HostKeyNotVerifiable as error:
         raise Forbidden(
-            f"{target.host} shows the host key {check.shown}, not the one expected ({target.host_key_fingerprint}).",
+            f"{host} shows the host key {check.shown}, not the one expected ({check.expected}).",
             remedy="If the machine was installed anew, give its new fingerprint with --host-key.",
         ) from error
     except asyncssh.PermissionDenied as error:
+        remedy = "Add its public half to the user's ~/.ssh/authorized_keys there, or name another user."
+        if password:
+            remedy = "Check the user and the password, and that sshd there takes passwords of this user."
         raise Forbidden(
-            f"{target.user}@{target.host} does not accept the SSH key.",
-            remedy="Add its public half to the user's ~/.ssh/authorized_keys there, or name another user.",
+            f"{user}@{host} does not accept the {'password' if password else 'SSH key'}.", remedy=remedy
+        ) from error
+    except asyncssh.ChannelOpenError as error:  # the jump host does not reach it, or may not
+        raise Unreachable(
+            f"{host} port {port} cannot be reached from the jump host ({clean_line(str(error))}).",
+            remedy="Check the address as the jump host knows it, and that its sshd allows TCP forwarding.",
         ) from error
     except (asyncssh.Error, OSError, TimeoutError) as error:
         raise Unreachable(
-            f"{target.host} port {target.port} cannot be reached by SSH ({clean_line(str(error))}).",
+            f"{host} port {port} cannot be reached by SSH ({clean_line(str(error))}).",
             remedy="Check the address, the port and that sshd runs.",
         ) from error
-    async with connection:
-        yield Shell(connection, target, check.shown)

@@ -1,0 +1,63 @@
+"""Push accounts: how to log in to machines by SSH, kept sealed and used for many machines."""
+
+from __future__ import annotations
+
+from farshore.api_types.machines import PushAccount, PushAccountRequest
+from farshore.catalog import events, push_accounts
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import PushAccountRow
+from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.identity import Identity
+from farshore.configuration_server.push_secrets import as_secret, parse_jump, sealed_as
+from farshore.configuration_server.services import Services
+from farshore.configuration_server.web.callers import Contributor, Installation, Reader
+from farshore.configuration_server.web.gate import GatedRouter
+
+router = GatedRouter(prefix="/v1/push-accounts", tags=["push accounts"])
+
+
+@router.get("")
+def list_push_accounts(_user: Reader, installation: Installation) -> list[PushAccount]:
+    """All push accounts, without their secrets."""
+    with installation.catalog.reading() as tx:
+        return [_view(row) for row in push_accounts.every(tx)]
+
+
+@router.post("", status_code=201)
+def add_push_account(request: PushAccountRequest, user: Contributor, installation: Installation) -> PushAccount:
+    """A new push account. Its secret is sealed, and never answered."""
+    secret = as_secret(request.private_key, request.password.get_secret_value())
+    if request.jump:
+        parse_jump(request.jump, request.user)
+    by = "key" if request.private_key else "password"
+    row = PushAccountRow(
+        name=request.name, user=request.user, by=by, jump=request.jump, created=installation.clock.now()
+    )
+    row.secret = installation.sealer.seal(sealed_as(row.name), secret)
+    with installation.catalog.writing() as tx:
+        push_accounts.add(tx, row)
+        _tell(tx, installation, user, row.name, "added")
+        return _view(row)
+
+
+@router.delete("/{name}", status_code=204)
+def remove_push_account(name: Named, user: Contributor, installation: Installation) -> None:
+    """Forget a push account and its secret; installations that are under way go on."""
+    with installation.catalog.writing() as tx:
+        push_accounts.remove(tx, name)
+        _tell(tx, installation, user, name, "removed")
+
+
+def _view(row: PushAccountRow) -> PushAccount:
+    return PushAccount(name=row.name, user=row.user, by=row.by, jump=row.jump, created=row.created)
+
+
+def _tell(tx: Transaction, installation: Services, user: Identity, name: str, verb: str) -> None:
+    events.record(
+        tx,
+        time=installation.clock.now(),
+        kind=f"push-account.{verb}",
+        actor=user.actor,
+        subject=f"push-account/{name}",
+        message=f"Push account {name} was {verb}.",
+    )
