@@ -11,7 +11,10 @@ from pydantic import SecretStr
 
 from farshore.api_types.alerts import Acknowledgement, Channel, ChannelKind, ChannelRequest, ChannelTest, NewChannel
 from farshore.api_types.events import Alert, Severity
+from farshore.api_types.users import Role
+from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, management
+from farshore.cli.grammar import parse_duration, short
 from farshore.cli.output import ago, moment, out, plain, print_done, print_json, print_table
 from farshore.cli.site import parse_settings
 from farshore.client.transport import segment
@@ -68,9 +71,9 @@ def add(
         ),
     ] = None,
     severity: Annotated[Severity, typer.Option(help="Send alerts of this severity and above.")] = Severity.WARNING,
-    repeat_hours: Annotated[
-        float, typer.Option(min=0, max=720, help="Send an alert again after so long, until acknowledged; 0: never.")
-    ] = 4.0,
+    repeat_every: Annotated[
+        str, typer.Option(help="Send an alert again after so long, until it is acknowledged: 4h; 0: never.")
+    ] = "4h",
     as_json: AsJson = False,
 ) -> None:
     """Add a channel on which alerts reach people.
@@ -84,7 +87,7 @@ def add(
         settings=parse_settings(setting or []),
         secret=SecretStr(_read(secret_file) if secret_file is not None else ""),
         severity=severity,
-        repeat_every=round(repeat_hours * 3600),
+        repeat_every=parse_duration(repeat_every, "--repeat-every", 0, 30 * 86400),
     )
     made = management().transport.post("/v1/alert-channels", request, NewChannel)
     told = f"Channel {made.name} was added. Try it: farshore alert test {made.name}"
@@ -106,7 +109,7 @@ def channels(as_json: AsJson = False) -> None:
             one.name,
             one.kind.value,
             one.severity.value,
-            f"{one.repeat_every / 3600:g} h" if one.repeat_every else "never",
+            short(one.repeat_every) if one.repeat_every else "never",
             moment(one.delivered) if one.delivered else "never",
             one.trouble or ("works" if one.delivered else "not used yet"),
         ]
@@ -127,9 +130,9 @@ def try_out(channel: ChannelArgument, as_json: AsJson = False) -> None:
 @app.command()
 def remove(channel: ChannelArgument, yes: Yes = False, as_json: AsJson = False) -> None:
     """Remove a channel: alerts do not reach it any more."""
-    if not yes:
-        typer.confirm(f"Remove the alert channel {plain(channel)}?", abort=True)
-    management().transport.delete(f"/v1/alert-channels/{segment(channel)}")
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Remove the alert channel {channel}?", yes=yes)
+    api.transport.delete(f"/v1/alert-channels/{segment(channel)}")
     print_done(f"Channel {channel} is removed.", as_json, removed=channel)
 
 
