@@ -20,7 +20,7 @@ from farshore.vault.records import read_record, read_records
 GOLDEN = Path(__file__).parent / "golden"
 OF_THE_FIRST_VERSION = frozenset(
     {"policies", "users", "certificates", "process-servers", "host-keys", "sites", "machines", "epochs"}
-    | {"key-grants", "failovers", "audit", "keys"}
+    | {"key-grants", "failovers", "alert-channels", "audit", "keys"}
 )
 
 

@@ -54,6 +54,14 @@ def up(
         list[str] | None,
         typer.Option(help="Name or address at which machines reach this server; repeat it. They are told the first."),
     ] = None,
+    standby: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where an installation that takes this one's place would be reached; agents look there when this "
+            "server is gone. Repeat it.",
+            metavar="HTTPS://HOST:PORT",
+        ),
+    ] = None,
     vault: Annotated[
         str | None, typer.Option(help="Where the copies go: file:///path, s3://bucket, az://container, gs://bucket.")
     ] = None,
@@ -101,6 +109,7 @@ def up(
         )
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     arguments += [part for name in advertise or [] for part in ("--advertise", name)]
+    arguments += [part for url in standby or [] for part in ("--standby", url)]
     arguments += ["--json"] if as_json else []
     supervisor.check_not_running(installation)
     done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)

@@ -17,7 +17,7 @@ from farshore.api_types.machines import (
     RenewalRequest,
 )
 from farshore.client.credentials import Credentials
-from farshore.client.transport import AGAIN, Transport, parsed_lines, segment
+from farshore.client.transport import AGAIN, LEAVE, Transport, parsed_lines, segment
 
 
 class MachineSelf:
@@ -72,6 +72,27 @@ class MachineSelf:
         came with the certificate; others come with a new one. Raises NotFound where the server is of an older release.
         """
         return self._transport.get("/v1/authorities", Authority).certificate
+
+    @property
+    def url(self) -> str:
+        """Of the configuration server that is spoken to."""
+        return self._transport.url
+
+    @property
+    def servers(self) -> List[str]:
+        """The configuration servers that this machine may turn to, in order, as they were last announced; empty: an
+        older release announces none."""
+        return [one for one in self._transport.servers.split() if one != LEAVE]
+
+    @property
+    def leaves(self) -> bool:
+        """Whether this machine is to turn to the first of them now."""
+        return self._transport.servers.split()[:1] == [LEAVE]
+
+    def move_to(self, url: str) -> None:
+        """Speak to another configuration server of the same authority from now on."""
+        self._transport.servers = ""
+        self._transport.move_to(url)
 
     def close(self) -> None:
         """Close the connections."""

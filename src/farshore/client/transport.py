@@ -34,6 +34,10 @@ READ_SECONDS = 60.0
 MOST_LINE_BYTES = 1 << 20
 AUTHORITIES = "Farshore-Authorities"
 """Header of an answer: another value says that the server trusts other authorities now. Only a hint to go and look."""
+SERVERS = "Farshore-Servers"
+"""Header of an answer to a machine: URLs of the configuration servers that it may turn to, in this order."""
+LEAVE = "leave"
+"""The first word of SERVERS where the machine is to turn to the first of them now: the server has been displaced."""
 _SOCKET_OPTIONS = [
     *HTTPConnection.default_socket_options,
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -93,6 +97,8 @@ class Transport:
         self._pool = self._made(context)
         self.authorities = ""
         """The header AUTHORITIES of the last answer that had one."""
+        self.servers = ""
+        """The same of SERVERS."""
 
     @classmethod
     def from_credentials(
@@ -195,6 +201,7 @@ class Transport:
         except HTTPError as error:
             raise error_from_transport(error, self.url) from error
         self.authorities = response.headers.get(AUTHORITIES) or self.authorities
+        self.servers = response.headers.get(SERVERS) or self.servers
         if response.status >= 300:
             raise error_from_answer(response.status, response.data, response.headers.get("Retry-After"))
         return response.data

@@ -119,6 +119,12 @@ class AwaitedVault:
         opened = self._opened
         return 0 if opened is None else opened.generation
 
+    @property
+    def successor(self) -> str:
+        """See VaultAccess."""
+        opened = self._opened
+        return "" if opened is None else opened.successor
+
     def check_owner(self) -> None:
         """See VaultAccess; nothing is known before it was open."""
         if self._opened is not None:

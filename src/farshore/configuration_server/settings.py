@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     port: int = Field(default=443, ge=1, le=65535)
     process_server_port: int = Field(default=9443, ge=1, le=65535)
     advertise: tuple[str, ...] = ("127.0.0.1", "localhost")
+    standby: tuple[str, ...] = ()
+    """URLs at which an installation would be reached that takes this one's place; agents are told them beforehand."""
     vault_url: str = ""
     catalog_url: str = ""
     jobs_url: str = ""

@@ -96,6 +96,11 @@ class VaultAccess(Protocol):
         """As which it is owned; 0 before that is known."""
         ...
 
+    @property
+    def successor(self) -> str:
+        """The URL of the installation that is known to have taken the vault over; empty: none is."""
+        ...
+
     def check_owner(self) -> None:
         """Raise Displaced where another installation is known to have taken the vault over. Asks nobody."""
         ...
@@ -112,6 +117,7 @@ class FixedVaultAccess:
     domains: dict[str, int] = field(default_factory=lambda: {"": 0})
     generation: int = 1
     displaced: list[Displaced] = field(default_factory=list)
+    successor: str = ""
 
     def machine_key(self, machine: str) -> str:
         """Another one for each machine."""
@@ -266,6 +272,12 @@ class OpenVault:
     def generation(self) -> int:
         """See VaultAccess."""
         return 0 if self.ownership is None else self.ownership.generation
+
+    @property
+    def successor(self) -> str:
+        """See VaultAccess."""
+        found = None if self.ownership is None else self.ownership.successor
+        return "" if found is None else found.url
 
     def check_owner(self) -> None:
         """See VaultAccess."""

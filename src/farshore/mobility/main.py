@@ -39,6 +39,7 @@ from farshore.mobility.replication import Replication
 from farshore.mobility.reporting import Reporter
 from farshore.mobility.rounds.fallback import choose_fallback
 from farshore.mobility.rounds.replication import RoundReplication
+from farshore.mobility.servers import Servers
 from farshore.mobility.session import Session
 from farshore.mobility.settings import STATE, Settings
 from farshore.mobility.throttle import Bandwidth, Courtesy
@@ -120,7 +121,8 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         upgrade = Upgrade(settings, identifier, server, replication, handover, sys.argv[1:])
         handling = Handling(server, replication, upgrade, Record(settings.commands))
         fetching = Fetching(server, handling, identifier, lambda: _epoch(replication), clock)
-        session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade, handling)
+        servers = Servers(settings, server, clock)
+        session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade, handling, servers)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         log.info("The mobility service begins.", extra={"fields": {"version": __version__, "machine": machine}})

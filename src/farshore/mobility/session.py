@@ -18,6 +18,7 @@ from farshore.mobility.commands.handling import Handling
 from farshore.mobility.points import take_point
 from farshore.mobility.replication import Replication
 from farshore.mobility.reporting import Reporter
+from farshore.mobility.servers import Servers
 from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade.upgrading import Upgrades
 from farshore.model.commands import CommandKind
@@ -46,8 +47,11 @@ class Session:
         follow: Callable[[str], None],
         upgrades: Upgrades,
         handling: Handling,
+        servers: Optional[Servers] = None,
     ) -> None:
-        """``follow`` is told where the stream goes."""
+        """``follow`` is told where the stream goes; ``servers`` looks for another configuration server where this one
+        is gone. None: there is no other."""
+        self._servers = servers
         self._handling = handling
         self._upgrades = upgrades
         self._settings = settings
@@ -92,11 +96,15 @@ class Session:
             if not self._silent:
                 log.warning("No answer to the heartbeat: %s", error)
             self._silent = True
+            if self._servers is not None:
+                self._servers.failed()
             return min(_LONGEST_SECONDS, every * 2)
         self._reporter.answered(beat)
         if self._silent:
             log.info("The configuration server answers again.")
         self._silent = False
+        if self._servers is not None:
+            self._servers.answered()
         self._handling.send_again()
         self._replication.want(desired)
         self._follow(desired.process_server)

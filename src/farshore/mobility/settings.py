@@ -34,6 +34,11 @@ class Settings:
         return self.state / "credentials.json"
 
     @property
+    def servers(self) -> Path:
+        """The configuration servers that this machine may turn to."""
+        return self.state / "servers.json"
+
+    @property
     def release_key(self) -> Path:
         """The public half of the key that signs the releases which this machine may install."""
         return self.state / "release-key"

@@ -76,3 +76,19 @@ def test_a_process_server_hears_the_generation(office: Office) -> None:
     server = office.certificate(Kind.PROCESS_SERVER, SERVER)
     asked = {"url": "https://10.0.2.2:9443", "version": "1"}
     assert office.call("POST", "/v1/process-servers/self", asked, server).body["generation"] == 1
+
+
+def test_a_machine_hears_where_to_turn_to(office: Office) -> None:
+    with office.services.catalog.writing() as tx:
+        add_machine(tx)
+    settings = office.services.settings.model_copy(update={"standby": ("https://far.example:443",)})
+    object.__setattr__(office.services, "settings", settings)
+    agent = office.certificate(Kind.MACHINE, MACHINE)
+    beat = {"run": "r", "version": "1", "hears_commands": True}
+    told = office.call("POST", "/v1/machines/self/heartbeat", beat, agent)
+    assert told.status == 200, told.body
+    assert told.headers["farshore-servers"] == "https://10.0.2.2:8443 https://far.example:443"
+    displace(office)
+    object.__setattr__(office.services.vault, "successor", "https://other.example:443")
+    told = office.call("POST", "/v1/machines/self/heartbeat", beat, agent)
+    assert told.headers["farshore-servers"] == "leave https://other.example:443 https://far.example:443"

@@ -17,7 +17,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from farshore.client.transport import AUTHORITIES
+from farshore.client.transport import AUTHORITIES, LEAVE, SERVERS
 from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web import texts
@@ -75,6 +75,8 @@ class GatedRoute(APIRoute):
             try:
                 response = await handle(request)
                 response.headers[AUTHORITIES] = installation.issuer.authorities.mark
+                if door is Door.MACHINE:
+                    response.headers[SERVERS] = " ".join(_servers(installation))
                 return response
             except (Unauthenticated, Forbidden) as error:  # an endpoint's: a token that is no good, another's keys
                 token = door is Door.ANYBODY and isinstance(error, Unauthenticated)
@@ -152,6 +154,13 @@ async def _in_time(body: Awaitable[bytes]) -> bytes:
         raise Malformed(
             f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", remedy="Send it again, without pauses."
         ) from error
+
+
+def _servers(installation: Services) -> list[str]:
+    """Where a machine may turn to, in order. One whose server has been displaced goes to whoever has taken over."""
+    settings, successor = installation.settings, installation.vault.successor
+    found = [LEAVE, successor] if successor else [settings.base_url]
+    return [*found, *(url for url in settings.standby if url not in found)]
 
 
 def _doors(dependant: Dependant) -> list[Door]:
