@@ -34,6 +34,11 @@ def configuration_server() -> Any:
     return _run("farshore-configuration-server", "farshore.configuration_server.main", "main", "server")
 
 
+def master_target() -> Any:
+    """The master target."""
+    return _run("farshore-master-target", "farshore.master_target.main", "main", "server")
+
+
 def load(program: str, module: str, extra: str) -> Any:
     """A module of ``program``. Raises Unsupported where something of the extra that it needs is not installed."""
     try:

@@ -254,6 +254,11 @@ def layer_data(machine: MachineId, salt: bytes) -> str:
     return f"{machine_folder(machine)}data/{salt.hex()}"
 
 
+def all_segments(machine: MachineId) -> str:
+    """The prefix of every segment of a machine, sorted by epoch."""
+    return f"{machine_folder(machine)}segments/"
+
+
 def segments_folder(machine: MachineId, number: Epoch, role: Role) -> str:
     """The prefix of an epoch's segments of one role."""
     return f"{machine_folder(machine)}segments/{number:08x}/{_LETTER[role]}/"

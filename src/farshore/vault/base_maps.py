@@ -172,6 +172,15 @@ class BaseMap:
         """The hashes of one page, shape (n, 32): zeroes for a zero chunk and where an inherited one was not told."""
         return np.frombuffer(self._page(2 * page + 1, page, 32), np.uint8).reshape(-1, 32)
 
+    def own_chunks(self) -> Numbers:
+        """The chunks, sorted, that differ from the parent, or may: all that are not inherited. Raises Damaged."""
+        size = self.index.page_chunks
+        parts = [
+            page * size + np.flatnonzero(self.entries(page)["pack"] != INHERIT)
+            for page in range(-(-self.chunks // size))
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
     def _page(self, pack: int, page: int, unit: int) -> Buffer:
         data = self.opened.read_pack(pack)
         first, end = base_map.page_range(page, self.index.page_chunks, self.index.size)

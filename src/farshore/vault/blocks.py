@@ -45,7 +45,8 @@ class EntryFiller:
     """Fills blocks from entries (formats.layer.ENTRY) of opened sources."""
 
     def __init__(self, source: Callable[[int], OpenedObject], fetcher: Fetcher) -> None:
-        self._source = source
+        self.source = source
+        """Opens the object that entries with a number point into."""
         self._fetcher = fetcher
 
     def fill(self, blocks: Blocks, entries: Table, need: Need, out: Bytes) -> None:
@@ -61,7 +62,7 @@ class EntryFiller:
         requests: list[tuple[OpenedObject, list[int]]] = []
         for source in np.unique(entries["source"][~is_zero]).tolist():
             chosen = np.flatnonzero(entries["source"] == source)
-            opened[source] = self._source(source)
+            opened[source] = self.source(source)
             starts = opened[source].starts
             offsets = entries["offset"][chosen].astype(np.int64)
             lengths = np.bitwise_count(entries["mask"][chosen]).astype(np.int64) * SECTOR
@@ -93,7 +94,7 @@ class EntryFiller:
         order = np.lexsort((entries["offset"], entries["source"]))
         edges = np.flatnonzero(np.diff(entries["source"][order].astype(np.int64))) + 1
         for group in np.split(order, edges) if len(order) else []:
-            opened = self._source(int(entries["source"][group[0]]))
+            opened = self.source(int(entries["source"][group[0]]))
             offsets = entries["offset"][group].astype(np.int64)
             numbers = np.searchsorted(opened.starts, offsets, "right") - 1
             last = np.searchsorted(opened.starts, offsets + BLOCK, "left") - 1

@@ -12,14 +12,16 @@ from farshore.formats.base_map import INHERIT, ZERO
 from farshore.formats.batch import Buffer
 from farshore.formats.chunk_pack import Hashes
 from farshore.formats.layer import ZERO_SOURCE, Blocks, Table
+from farshore.formats.segment import SegmentIndex
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber
 from farshore.vault.base_maps import BaseMap, chunk_length
-from farshore.vault.block_index import FULL, BlockIndex
+from farshore.vault.block_index import FULL, BlockIndex, Part, build_index
 from farshore.vault.blocks import EntryFiller, Mask, Need, zero
 from farshore.vault.cache import Bytes
 from farshore.vault.fetch import Fetcher, StoredChunk
 from farshore.vault.layers import Layer
 from farshore.vault.objects import OpenedObject
+from farshore.vault.timeline import Piece
 
 BLOCKS_PER_CHUNK = CHUNK // BLOCK
 
@@ -37,6 +39,8 @@ class EntryLevel:
         self._entries, self._zeroed, self.filler = entries, zeroed, filler
         self.whole = whole
         """Everything the level says, for those who want it in another order than the disk's."""
+        self.epoch = 0
+        """The epoch whose overlay or journal it is of."""
 
     def fill(self, first: int, need: Need, out: Bytes) -> None:
         """See Level."""
@@ -49,6 +53,17 @@ class EntryLevel:
     def untouched(self, first: int, count: int) -> bool:
         """Whether the level says nothing of ``count`` blocks from ``first`` on."""
         return not len(self._entries(first, count)[0]) and not self._zeroed(first, count)
+
+    def set_whole(self, first: int, count: int) -> tuple[Mask, Mask]:
+        """Of ``count`` blocks from ``first`` on: which this level says something of, and which it sets as a whole."""
+        said, whole = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        blocks, entries = self._entries(first, count)
+        said[blocks - first] = True
+        whole[blocks[entries["mask"] == FULL] - first] = True
+        for start, end in self._zeroed(first, count):
+            said[start - first : end - first] = True
+            whole[start - first : end - first] = True
+        return said, whole
 
     def zero_or_unknown(self, first: int, need: Need) -> Mask:
         """See Level."""
@@ -82,6 +97,18 @@ def index_level(index: BlockIndex, sources: list[OpenedObject], fetcher: Fetcher
     return EntryLevel(index.entries_of, index.zeroed, EntryFiller(sources.__getitem__, fetcher), lambda: index)
 
 
+def segments_level(
+    opened: list[tuple[Piece, OpenedObject, SegmentIndex]], disk: DiskNumber, fetcher: Fetcher
+) -> list[EntryLevel]:
+    """Neighbouring segments as one level; none where they say nothing of the disk."""
+    parts = [
+        Part(source, index.records, piece.begin - index.first_sequence, piece.end - index.first_sequence)
+        for source, (piece, _, index) in enumerate(opened)
+    ]
+    blocks = build_index(parts, disk)
+    return [] if blocks.empty else [index_level(blocks, [one for _, one, _ in opened], fetcher)]
+
+
 def layer_level(layer: Layer, disk: DiskNumber, source: Callable[[int], OpenedObject], fetcher: Fetcher) -> EntryLevel:
     """One disk of a stored layer; ``source`` opens a row of its sources."""
     return EntryLevel(
@@ -100,6 +127,7 @@ class MapLevel:
         self._fetcher = fetcher
         self.size = base.index.size
         """The disk's bytes when it was copied."""
+        self.epoch = base.index.epoch
 
     def fill(self, first: int, need: Need, out: Bytes) -> None:
         """See Level."""

@@ -34,7 +34,6 @@ from farshore.model.position import Position
 from farshore.vault import damage, differences, machine_descriptions, points
 from farshore.vault.base_copy import BaseCopy
 from farshore.vault.base_maps import BaseMap
-from farshore.vault.block_index import Part, build_index
 from farshore.vault.blocks import Level
 from farshore.vault.cache import PackCache, SourceCache
 from farshore.vault.chunks import ChunkStore
@@ -44,7 +43,7 @@ from farshore.vault.epochs import EpochRecord
 from farshore.vault.fetch import Fetcher
 from farshore.vault.layers import Layer
 from farshore.vault.leases import CLOCKS, Lease, LeaseKind, live_leases, take_lease
-from farshore.vault.levels import MapLevel, index_level, layer_level
+from farshore.vault.levels import EntryLevel, MapLevel, layer_level, segments_level
 from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
 from farshore.vault.parent_disk import ParentDisk
 from farshore.vault.points import AtTime, Choice, Latest, Named
@@ -240,9 +239,19 @@ class MachineVault:
         ]
         return chosen if limit is None else chosen[max(0, len(chosen) - limit) :]
 
-    def latest(self) -> RecoveryPoint:
+    def latest(self, timeline: Timeline | None = None) -> RecoveryPoint:
         """The newest point. Raises NotFound where there is none. Reads no more than it must."""
-        return self._latest(self.timeline())
+        return self._latest(timeline or self.timeline())
+
+    def anything_after(self, position: Position) -> bool:
+        """Whether a segment is stored that follows ``position``, in its epoch or a later one: one listing."""
+        folder = vault_names.segments_folder(self.id, position.epoch, Role.JOURNAL)
+        after = vault_names.segments_before(self.id, position.epoch, Role.JOURNAL, position.sequence)
+        for item in self._store.list(vault_names.all_segments(self.id), after=after):
+            name = SegmentName.parse(item.name)
+            if not item.name.startswith(folder) or (name is not None and name.end > position.sequence + 1):
+                return True
+        return False
 
     def newest_point(self, epoch: Epoch) -> RecoveryPoint | None:
         """The newest stored point of an epoch whose records are all there; None where there is none."""
@@ -276,6 +285,11 @@ class MachineVault:
         Raises NotFound, Damaged (a missing, cut or altered object), WrongKey.
         """
         return self._opened(position, disk)[0]
+
+    def comparable(self, position: Position, disk: DiskNumber) -> tuple[DiskView, bytes]:
+        """As ``open``, and the key that its chunks are hashed with."""
+        view, record = self._opened(position, disk)
+        return view, self._chunks(record.domain).keys.hash
 
     def _opened(self, position: Position, disk: DiskNumber) -> tuple[DiskView, EpochRecord]:
         # The lease comes before the listing that is relied on: see collection.
@@ -452,23 +466,24 @@ class MachineVault:
         threads: ThreadPoolExecutor,
     ) -> list[Level]:
         """What one epoch adds, newest first: journal, overlay, base map."""
-        levels: list[Level] = []
+        levels: list[EntryLevel] = []
         pieces = timeline.overlay(record.epoch, record.base_end) + timeline.cover(record.epoch, last)
         opened = list(threads.map(self._open_piece, pieces))
         waiting: list[tuple[Piece, OpenedObject, SegmentIndex]] = []
         for piece, found in zip(pieces, opened, strict=True):
             if isinstance(found, Layer):
-                levels.extend(_segments_level(waiting, disk, fetcher))
+                levels.extend(segments_level(waiting, disk, fetcher))
                 waiting = []
                 levels.append(layer_level(found, disk, partial(self.layer_source, found), fetcher))
             else:
                 waiting.append((piece, *found))
-        levels.extend(_segments_level(waiting, disk, fetcher))
-        levels.reverse()
+        levels.extend(segments_level(waiting, disk, fetcher))
+        for level in levels:
+            level.epoch = record.epoch
         known = record.disk(disk)
-        if known is not None and known.mapped:
-            levels.append(MapLevel(self.base_map(record.epoch, disk, known.map), fetcher))
-        return levels
+        if known is None or not known.mapped:
+            return [*levels[::-1]]
+        return [*levels[::-1], MapLevel(self.base_map(record.epoch, disk, known.map), fetcher)]
 
     def _open_piece(self, piece: Piece) -> Layer | tuple[OpenedObject, SegmentIndex]:
         if isinstance(piece.stored, StoredLayer):
@@ -593,15 +608,3 @@ class MachineVault:
             return None
         reached = index.base_time + 1000 * int(index.records["time_us"][:count].max())
         return points.crash_point(self.id, Position(stored.segment.epoch, sequence), reached)
-
-
-def _segments_level(
-    waiting: list[tuple[Piece, OpenedObject, SegmentIndex]], disk: DiskNumber, fetcher: Fetcher
-) -> list[Level]:
-    """Neighbouring segments as one level; none where they say nothing of the disk."""
-    parts = [
-        Part(source, index.records, piece.begin - index.first_sequence, piece.end - index.first_sequence)
-        for source, (piece, _, index) in enumerate(waiting)
-    ]
-    blocks = build_index(parts, disk)
-    return [] if blocks.empty else [index_level(blocks, [opened for _, opened, _ in waiting], fetcher)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,17 @@ from farshore.vault.levels import BLOCKS_PER_CHUNK, EntryLevel, MapLevel
 _READ_AHEAD = 8 << 20
 """Bytes of one step of a long read: what is fetched together."""
 _REMEDY = "Choose another point; run `farshore vault verify --data` to see what else is affected."
+
+
+class Bases(NamedTuple):
+    """Of some chunks: the hash of each one's base, whether it is known, and the epoch whose base map has it (0: none,
+    it is zero); whether an overlay or a journal writes to it, and whether these write to all of it."""
+
+    hashes: Hashes
+    known: npt.NDArray[np.bool_]
+    epochs: npt.NDArray[np.int64]
+    touched: npt.NDArray[np.bool_]
+    hidden: npt.NDArray[np.bool_]
 
 
 class DiskView:
@@ -136,6 +148,42 @@ class DiskView:
                 break
             level.chunk_hashes(first, unknown, known, hashes)
         return known | unknown, hashes
+
+    def bases(self, first: int, count: int) -> Bases:
+        """What lies below the journals and overlays of ``count`` chunks from ``first`` on. Reads no data."""
+        unknown, known = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+        hashes, epochs = np.zeros((count, 32), np.uint8), np.zeros(count, np.int64)
+        block, blocks = first * BLOCKS_PER_CHUNK, count * BLOCKS_PER_CHUNK
+        said, whole = np.zeros(blocks, np.bool_), np.zeros(blocks, np.bool_)
+        for level in self._levels:
+            if not unknown.any():
+                break
+            if isinstance(level, EntryLevel):
+                # What lies below the base of a chunk does not count for it.
+                above = np.repeat(unknown, BLOCKS_PER_CHUNK)
+                more, all_of_it = level.set_whole(block, blocks)
+                said |= more & above
+                whole |= all_of_it & above
+            elif isinstance(level, MapLevel):
+                before = unknown.copy()
+                level.chunk_hashes(first, unknown, known, hashes)
+                epochs[before & ~unknown] = level.epoch
+        known |= unknown  # zero: nobody ever copied or wrote it
+        known &= ~self.ends_of_maps(first, count)
+        touched: npt.NDArray[np.bool_] = np.logical_or.reduce(said.reshape(count, BLOCKS_PER_CHUNK), axis=1)
+        hidden: npt.NDArray[np.bool_] = np.logical_and.reduce(whole.reshape(count, BLOCKS_PER_CHUNK), axis=1)
+        return Bases(hashes, known, epochs, touched, hidden)
+
+    def below(self, epoch: int) -> DiskView:
+        """The base of ``epoch`` and what lies below it; 0: nothing at all, which is zero. It is this view's and needs
+        no closing."""
+        places = [place for place, one in enumerate(self._levels) if isinstance(one, MapLevel) and one.epoch == epoch]
+        levels = self._levels[places[0] :] if places else []
+        return DiskView(self._label, self._size, levels, self._threads)
+
+    def entry_levels(self) -> list[EntryLevel]:
+        """The journals and overlays, the newest first."""
+        return [level for level in self._levels if isinstance(level, EntryLevel)]
 
     def ends_of_maps(self, first: int, count: int) -> npt.NDArray[np.bool_]:
         """Which of ``count`` chunks from ``first`` on are the last of a map of another length than the disk's: its hash

@@ -30,6 +30,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
+from farshore.sites.half_written import check_whole
 from farshore.sites.orders import read_order, write_order
 from farshore.sites.port import (
     Capacity,
@@ -202,6 +203,8 @@ class QemuSite:
                 remedy="Start the export, then the machine.",
             ) from error
         disks = {path: _lent_disk(lending.disk(path, order.name)) for path in _written(order)}
+        for path in disks:
+            check_whole(path)
         files.monitor.unlink(missing_ok=True)
         files.log.write_bytes(b"")
         with (

@@ -1,0 +1,70 @@
+"""The notice that stands at the start of a disk while a master target writes it, in place of the disk's own bytes.
+
+Byte layout: docs/formats/disk-notice.md. It is text, so a person who looks at the disk reads what it is; it is no boot
+sector, no partition table and no file system, so nothing starts from the disk. The first ``HELD`` bytes of a disk are
+its own again only once all of the rest is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Optional, Union
+
+from farshore.model.errors import Damaged, Malformed, Unsupported
+
+NOTICE_BYTES = 512
+"""One sector: a disk writes it as a whole or not at all."""
+HELD = 131072
+"""Bytes at the start of a disk that come last: boot sector, partition table, and the superblocks that lie there of
+every common file system and volume manager (that of btrfs is at 64 KiB)."""
+_BEGINNING = b'{"format": "farshore-disk-notice", "version": '
+_VERSION = 1
+_CHECK = 440
+"""Where the check begins; what follows it is line feeds, so the last two bytes never make a boot sector of it."""
+_TEXT = "Half written by farshore-master-target: do not start."
+
+
+@dataclass(frozen=True)
+class DiskNotice:
+    """Whose disk it is going to be. ``claim`` is random: it names one beginning of the work."""
+
+    vault: str
+    machine: str
+    disk: int
+    claim: str
+
+    def encode(self) -> bytes:
+        """Return NOTICE_BYTES bytes. Raises Malformed."""
+        fields = json.dumps({"text": _TEXT, **asdict(self)})
+        text = _BEGINNING + f"{_VERSION}, ".encode() + fields[1:].encode()
+        if len(text) >= _CHECK:
+            raise Malformed("The names of vault and machine are too long for a notice.", remedy="Use shorter ones.")
+        body = text.ljust(_CHECK, b"\n")
+        return (body + hashlib.sha256(body).digest()).ljust(NOTICE_BYTES, b"\n")
+
+
+def decode_notice(head: Union[bytes, bytearray, memoryview]) -> Optional[DiskNotice]:
+    """Read the start of a disk; None if no notice is there. Raises Damaged for one that is not whole, Unsupported for
+    that of a later release."""
+    data = bytes(head[:NOTICE_BYTES])
+    if not data.startswith(_BEGINNING):
+        return None
+    body, check = data[:_CHECK], data[_CHECK : _CHECK + 32]
+    try:
+        if hashlib.sha256(body).digest() != check:
+            raise ValueError("the check does not match")
+        fields = json.loads(body)
+        version = fields["version"]
+        if version == _VERSION:
+            return DiskNotice(str(fields["vault"]), str(fields["machine"]), int(fields["disk"]), str(fields["claim"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as cause:
+        raise Damaged(
+            "The disk is half written by a master target, and its notice is damaged.",
+            remedy="Let the master target begin with it anew.",
+        ) from cause
+    raise Unsupported(
+        f"The disk is half written by a master target of a later release (notice {version}).",
+        remedy="Use that release.",
+    )

@@ -1,0 +1,83 @@
+"""A disk as it can be written in place: a raw file or device as it is, an image of another format through QEMU.
+
+QEMU keeps others off an image that it serves by its own locks, and refuses one that a guest uses. It needs FUSE:
+``nbdfuse`` shows the served disk as a file (farshore.export.mounted).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from farshore.export.mounted import as_file
+from farshore.master_target.target_disk import TargetDisk
+from farshore.model.errors import Malformed, NotFound, Refused, TooSmall, TryLater
+
+FORMATS = ("qcow2", "vmdk", "vpc")
+_START_SECONDS = 20.0
+
+
+@contextlib.contextmanager
+def opened(path: Path, size: int, image: str) -> Iterator[TargetDisk]:
+    """A disk while the context lasts; ``image`` is empty for a raw one. Raises what TargetDisk raises, and TryLater."""
+    if not image:
+        with contextlib.closing(TargetDisk(path, size)) as disk:
+            yield disk
+        return
+    if image not in FORMATS:
+        raise Malformed(f"{image!r} is no format of an image.", remedy=f"Leave it out, or say {', '.join(FORMATS)}.")
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"There is no image {path}.", remedy=f"Make it: `qemu-img create -f {image} {path} {size}`."
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="farshore-image-") as run, _served(path, image, Path(run)) as socket:
+        folder = Path(run) / "disk"
+        folder.mkdir()
+        with as_file(socket, folder, "raw") as file, contextlib.closing(_whole(file, size, path)) as disk:
+            disk.identity = f"file {found.st_dev}:{found.st_ino}"
+            disk.path = path
+            yield disk
+
+
+def _whole(file: Path, size: int, image: Path) -> TargetDisk:
+    try:
+        return TargetDisk(file, size, alone=True)
+    except TooSmall as error:
+        message = error.message.replace(str(file), str(image))
+        raise TooSmall(message, remedy=f"Run `qemu-img resize {image} {size}`.") from error
+
+
+@contextlib.contextmanager
+def _served(path: Path, image: str, run: Path) -> Iterator[Path]:
+    if shutil.which("qemu-nbd") is None:
+        raise Refused("qemu-nbd is not installed.", remedy="Install the package qemu-utils.")
+    socket, log = run / "nbd.sock", run / "log"
+    command = ["qemu-nbd", "--persistent", "--shared=4", "--export-name=0", f"--format={image}", "--cache=writeback"]
+    with log.open("wb") as complaints:
+        process = subprocess.Popen(
+            [*command, f"--socket={socket}", os.fspath(path.resolve())], stdin=subprocess.DEVNULL, stderr=complaints
+        )
+    try:
+        until = time.monotonic() + _START_SECONDS
+        while not socket.exists():
+            if process.poll() is not None:
+                said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
+                raise Refused(
+                    f"{path} cannot be written through QEMU: {said[0]}",
+                    remedy="Shut down the machine that uses it; check its format (`qemu-img info`).",
+                )
+            if time.monotonic() > until:
+                raise TryLater("qemu-nbd did not start in time.", remedy="Try again.")
+            time.sleep(0.05)
+        yield socket
+    finally:
+        process.terminate()
+        process.wait()

@@ -1,0 +1,231 @@
+"""What a master target durably knows of one machine's disks: by it, it goes on after a kill or a power cut.
+
+One JSON document a machine, replaced as a whole; layout: docs/formats/master-target.md. Nothing stands in it before it
+is true on the disks themselves: they are flushed first. Beside it, for each disk that is being compared, a list of the
+chunks that get their journal afterwards (``TouchedChunks``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from farshore.model.errors import Busy, Damaged, NotFound, Unsupported
+from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.position import Position
+from farshore.vault.folder_sync import sync_folder
+
+_FORMAT, _VERSION = "farshore-master-target", 1
+Numbers = npt.NDArray[np.int64]
+_ROW: np.dtype[Any] = np.dtype([("chunk", "<u8"), ("epoch", "<u4"), ("reserved", "<u4")])
+
+
+class Phase(enum.Enum):
+    """How far a disk is."""
+
+    CLAIMED = "claimed"
+    """Chosen and looked at; its notice may stand on it or not."""
+    COMPARING = "comparing"
+    """Its chunks are compared with the bases at ``position``; the first ``done`` bytes are, and have them."""
+    PATCHING = "patching"
+    """It gets what journals lay over the bases up to ``position``."""
+    FOLLOWING = "following"
+    """All but its beginning is as at ``position``, or some of that is newer."""
+    RELEASED = "released"
+    """It is whole, as at ``position``, and no longer written to."""
+
+
+@dataclass(frozen=True)
+class DiskRecord:
+    """One disk. ``position`` is None before one is chosen; ``claim`` is in its notice; ``image``: not raw but this
+    format, served by QEMU."""
+
+    number: DiskNumber
+    path: str
+    size: int
+    identity: str
+    claim: str
+    image: str = ""
+    phase: Phase = Phase.CLAIMED
+    position: Position | None = None
+    done: int = 0
+    touched: int = 0
+    """Rows of its TouchedChunks."""
+
+
+@dataclass(frozen=True)
+class MachineRecord:
+    """One machine. ``release``: once all disks are at that position they become whole, and nothing later counts."""
+
+    vault: str
+    machine: MachineId
+    disks: tuple[DiskRecord, ...]
+    release: Position | None = None
+
+    @property
+    def released(self) -> bool:
+        """Whether every disk is whole."""
+        return all(disk.phase is Phase.RELEASED for disk in self.disks)
+
+    def with_disk(self, changed: DiskRecord) -> MachineRecord:
+        """The same with one disk changed."""
+        disks = tuple(changed if disk.number == changed.number else disk for disk in self.disks)
+        return dataclasses.replace(self, disks=disks)
+
+
+class RecordFolder:
+    """The folder of one machine's record. What changes it holds ``locked``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other master targets off the machine. Raises Busy where one is at work."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise Busy(f"Another master target is at work in {self.folder}.", remedy="Wait until it ends.") from error
+        finally:
+            os.close(file)
+
+    def load(self) -> MachineRecord:
+        """Read the record. Raises NotFound, Damaged, Unsupported."""
+        path = self.folder / "record.json"
+        try:
+            return _decoded(json.loads(path.read_bytes()))
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"No disks are being written for machine {self.folder.name}.",
+                remedy="Begin: farshore-master-target begin.",
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Damaged(f"{path} is no record.", remedy="Forget the machine, then begin again.") from error
+
+    def save(self, record: MachineRecord) -> None:
+        """Replace the record. Durable once it returns."""
+        self._replace("record.json", json.dumps(_encoded(record), indent=1).encode())
+
+    def touched(self, disk: DiskNumber) -> TouchedChunks:
+        """The list of one disk."""
+        return TouchedChunks(self.folder / f"touched-{disk}")
+
+    def ask_to_finish(self, position: Position | None) -> None:
+        """Note that the disks are to become whole, at a position or at the newest one. Durable once it returns."""
+        self._replace("finish.json", json.dumps({"position": None if position is None else str(position)}).encode())
+
+    def asked_to_finish(self) -> tuple[bool, Position | None]:
+        """Whether that was asked for, and the position."""
+        try:
+            text = json.loads((self.folder / "finish.json").read_bytes())["position"]
+        except FileNotFoundError:
+            return False, None
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{self.folder}/finish.json is no request.", remedy="Ask once more to finish.") from error
+        return True, None if text is None else Position.parse(text)
+
+    def forget(self) -> None:
+        """Remove everything but the lock. Nothing there is fine."""
+        for name in ("finish.json", "record.json"):  # the record last: what is left without one counts for nothing
+            (self.folder / name).unlink(missing_ok=True)
+        for path in self.folder.glob("touched-*"):
+            path.unlink()
+        if self.folder.exists():
+            sync_folder(self.folder)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = self.folder / f"{name}.part"
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(self.folder / name)
+        sync_folder(self.folder)
+
+
+class TouchedChunks:
+    """Chunks that overlays or journals write to, each with the epoch whose base the disk has there, in the order of the
+    disk. How many rows of the file count stands in the record (``touched``): what is behind them is written over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, before: int, chunks: Numbers, epochs: Numbers) -> int:
+        """Put rows behind the first ``before``; answer how many there are now. Durable once it returns."""
+        rows = np.zeros(len(chunks), _ROW)
+        rows["chunk"], rows["epoch"] = chunks, epochs
+        with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
+            file.seek(before * _ROW.itemsize)
+            file.write(rows.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self._path.parent)
+        return before + len(rows)
+
+    def read(self, count: int) -> tuple[Numbers, Numbers]:
+        """The first ``count`` chunks, which are sorted, and their epochs. Raises Damaged where they are not there."""
+        data = self._path.read_bytes()[: count * _ROW.itemsize] if count else b""
+        if len(data) < count * _ROW.itemsize:
+            raise Damaged(f"{self._path} is cut short.", remedy="Forget the machine, then begin again.")
+        rows = np.frombuffer(data, _ROW)
+        return rows["chunk"].astype(np.int64), rows["epoch"].astype(np.int64)
+
+
+def _encoded(record: MachineRecord) -> dict[str, Any]:
+    def shown(position: Position | None) -> str | None:
+        return None if position is None else str(position)
+
+    disks = [
+        {**dataclasses.asdict(disk), "phase": disk.phase.value, "position": shown(disk.position)}
+        for disk in record.disks
+    ]
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "vault": record.vault,
+        "machine": record.machine,
+        "release": shown(record.release),
+        "disks": disks,
+    }
+
+
+def _decoded(fields: dict[str, Any]) -> MachineRecord:
+    if fields["format"] != _FORMAT:
+        raise ValueError("another format")
+    if fields["version"] != _VERSION:
+        raise Unsupported(f"The record has version {fields['version']}.", remedy="Use that release of Farshore.")
+
+    def position(text: str | None) -> Position | None:
+        return None if text is None else Position.parse(text)
+
+    disks = tuple(
+        DiskRecord(
+            DiskNumber(int(disk["number"])),
+            str(disk["path"]),
+            int(disk["size"]),
+            str(disk["identity"]),
+            str(disk["claim"]),
+            str(disk["image"]),
+            Phase(disk["phase"]),
+            position(disk["position"]),
+            int(disk["done"]),
+            int(disk["touched"]),
+        )
+        for disk in fields["disks"]
+    )
+    return MachineRecord(str(fields["vault"]), MachineId(fields["machine"]), disks, position(fields["release"]))

@@ -1,0 +1,62 @@
+"""Settings of the master target: a TOML file named by --settings, and FARSHORE_MASTER_TARGET_* variables.
+
+No secret is among them: the vault's key lies in a file that only its owner may read, or a command reaches it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class DiskPlace(BaseModel):
+    """Where one disk of a machine is, or is to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine: str
+    """Id or host name."""
+    disk: int = Field(ge=0, le=65534)
+    path: Path
+    format: Literal["raw", "qcow2", "vmdk", "vpc"] = "raw"
+    overwrite: bool = False
+    """Whether what the disk holds may go, though it is not known to be the original."""
+
+
+class Settings(BaseSettings):
+    """Variables win over the file."""
+
+    model_config = SettingsConfigDict(env_prefix="FARSHORE_MASTER_TARGET_", extra="forbid", frozen=True)
+
+    vault: str
+    """file:///…, s3://…, az://… or gs://…"""
+    key: Path
+    """The owner's key file, or one that names a key command."""
+    state: Path = Path("/var/lib/farshore/master-target")
+    """Folder for records; made where it is missing."""
+    interval: float = Field(2.0, ge=0.2, le=3600)
+    """Seconds between two looks whether there is something new; each is one listing."""
+    disks: list[DiskPlace] = []
+    log_level: str = "INFO"
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Settings from ``path`` (TOML) and the environment. Raises pydantic's ValidationError."""
+
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            del dotenv_settings, file_secret_settings
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    return WithFile()
