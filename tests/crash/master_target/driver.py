@@ -1,7 +1,7 @@
 """A master target in a process of its own that ends itself by SIGKILL at one durable step.
 
-``python -m tests.crash.master_target.driver VAULT KEY STATE MACHINE STEP``. With 0 for STEP it goes to the end and
-prints the number of steps.
+``python -m tests.crash.master_target.driver VAULT KEY STATE MACHINE STEP``. STEP 0: it goes to the end and prints
+the number of steps.
 """
 
 from __future__ import annotations
