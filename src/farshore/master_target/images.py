@@ -21,6 +21,7 @@ from farshore.model.errors import Malformed, NotFound, Refused, TooSmall, TryLat
 
 FORMATS = ("qcow2", "vmdk", "vpc")
 _START_SECONDS = 20.0
+_END_SECONDS = 3.0
 
 
 @contextlib.contextmanager
@@ -61,6 +62,7 @@ def _served(path: Path, image: str, run: Path) -> Iterator[Path]:
         raise Refused("qemu-nbd is not installed.", remedy="Install the package qemu-utils.")
     socket, log = run / "nbd.sock", run / "log"
     command = ["qemu-nbd", "--persistent", "--shared=4", "--export-name=0", f"--format={image}", "--cache=writeback"]
+    command += ["--discard=unmap", "--detect-zeroes=unmap"]
     with log.open("wb") as complaints:
         process = subprocess.Popen(
             [*command, f"--socket={socket}", os.fspath(path.resolve())], stdin=subprocess.DEVNULL, stderr=complaints
@@ -69,15 +71,26 @@ def _served(path: Path, image: str, run: Path) -> Iterator[Path]:
         until = time.monotonic() + _START_SECONDS
         while not socket.exists():
             if process.poll() is not None:
-                said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
-                raise Refused(
-                    f"{path} cannot be written through QEMU: {said[0]}",
-                    remedy="Shut down the machine that uses it; check its format (`qemu-img info`).",
-                )
+                raise _refused(path, log)
             if time.monotonic() > until:
                 raise TryLater("qemu-nbd did not start in time.", remedy="Try again.")
             time.sleep(0.05)
-        yield socket
+        try:
+            yield socket
+        except TryLater:
+            # It listens before it has opened the image: one that cannot be opened ends it, and so whoever connected.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_SECONDS)
+                raise _refused(path, log) from None
+            raise
     finally:
         process.terminate()
         process.wait()
+
+
+def _refused(path: Path, log: Path) -> Refused:
+    said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
+    return Refused(
+        f"{path} cannot be written through QEMU: {said[0]}",
+        remedy="Shut down the machine that uses it; check its format (`qemu-img info`).",
+    )

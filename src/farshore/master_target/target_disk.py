@@ -51,7 +51,8 @@ class TargetDisk:
         except BaseException:
             self.close()
             raise
-        self._target = RawTarget(self._file, sparse=not self._device)
+        # An image's holes are not punched: nbdfuse makes a trim of that, which promises no zeroes.
+        self._target = RawTarget(self._file, sparse=not self._device and not alone)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer``, which begins at a page, with what the disk holds from ``offset``."""

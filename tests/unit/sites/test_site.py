@@ -15,9 +15,21 @@ import pytest
 from tests.unit.sites.test_command import FAILOVER, ORDER, command, option
 from tests.waiting import until
 
-from farshore.model.errors import Damaged, FarshoreError, Malformed, NoSpace, NotFound, Refused, TryLater
+from farshore.formats.disk_notice import DiskNotice
+from farshore.model.errors import Damaged, FarshoreError, Malformed, NoSpace, NotFound, Refused, TryLater, WrongState
 from farshore.model.machine import Firmware
-from farshore.sites.port import Answering, Condition, DeliveryWish, Examined, FailoverId, HasConsole, Resumable, Way
+from farshore.sites.half_written import check_whole
+from farshore.sites.port import (
+    Answering,
+    Condition,
+    DeliveryWish,
+    Examined,
+    FailoverId,
+    HasConsole,
+    Resumable,
+    Way,
+    WrittenDisk,
+)
 from farshore.sites.qemu.accelerator import choose_accelerator
 from farshore.sites.qemu.command import RunFiles
 from farshore.sites.qemu.confinement import account_name
@@ -66,6 +78,22 @@ def test_a_site_asks_for_disks_as_it_is_set(tmp_path: Path, settings: dict[str, 
     assert open_site(SiteConfiguration("lab", "qemu", settings), tmp_path).delivery == DeliveryWish(way)
     elsewhere = open_site(SiteConfiguration("lab", "qemu", {"disks_at": "192.0.2.7"}), tmp_path)
     assert elsewhere.delivery == DeliveryWish(address="192.0.2.7")
+
+
+def test_no_machine_is_started_from_a_disk_that_is_half_written(short_path: Path) -> None:
+    disk = short_path / "disk.raw"
+    notice = DiskNotice("vault", "4f6c", 0, "claim").encode()
+    media = (replace(ORDER.disks[0], medium=WrittenDisk(disk)),)
+    site = QemuSite(short_path / "site", accelerator="tcg")
+    for head in (notice, notice[:100].ljust(512)):  # a damaged one is one too
+        disk.write_bytes(head.ljust(1 << 20, bytes(1)))
+        site.create(replace(ORDER, disks=media))
+        with pytest.raises(WrongState, match="half written"):
+            site.start(FAILOVER)
+        assert site.status(FAILOVER).condition is Condition.STOPPED
+        site.destroy(FAILOVER)
+    disk.write_bytes(bytes(1 << 20))
+    check_whole(disk)
 
 
 def test_an_order_of_an_earlier_release_is_the_same_order(short_path: Path) -> None:
