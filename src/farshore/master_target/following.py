@@ -17,6 +17,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from farshore.formats.disk_notice import HELD, NOTICE_BYTES, DiskNotice, decode_notice
 from farshore.master_target.comparing import Compared, compare, spans, spans_of
 from farshore.master_target.record import DiskRecord, MachineRecord, Phase, RecordFolder
@@ -35,6 +37,10 @@ NOTE_BYTES = 1 << 30
 """Bytes of a disk between two notes of how far it was compared: what a kill costs."""
 _NOTE_TOUCHED = 1 << 16
 """Chunks in the list that is kept in memory meanwhile."""
+
+
+class Stopped(Exception):
+    """Somebody asked for an end; the next time goes on."""
 
 
 @dataclass
@@ -59,8 +65,10 @@ class Following:
         disks: Mapping[DiskNumber, TargetDisk],
         durable: Callable[[str], None] = lambda _step: None,
         note_bytes: int = NOTE_BYTES,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._machine, self._folder, self._disks = machine, folder, disks
+        self._stopping = stopping
         self._durable, self._note_bytes = durable, note_bytes
         self.record: MachineRecord = folder.load()
         self.figures = Figures()
@@ -70,7 +78,8 @@ class Following:
 
     def turn(self) -> bool:
         """Bring the disks to the newest position, and make them whole if that was asked for. Answer whether anything
-        was done. Raises the store's errors, Damaged, NotFound; the next turn goes on."""
+        was done. Raises the store's errors, Damaged, NotFound; the next turn goes on. Raises Stopped, once ``stopping``
+        answers so, between two steps of a comparison."""
         if self.record.released:
             return False
         if self.record.release is not None:
@@ -112,7 +121,10 @@ class Following:
                 f"{disk.identity}).",
                 remedy="Put that one back, or forget the machine and begin again.",
             )
-        if disk.phase in (Phase.CLAIMED, Phase.RELEASED):
+        if disk.phase is Phase.RELEASED:
+            return
+        if disk.phase is Phase.CLAIMED:
+            self._check_claimed(disk)
             return
         found = self._notice(disk)
         if found is None and self.record.release is not None:
@@ -123,6 +135,17 @@ class Following:
                 f"Somebody else has written to {disk.path}: it does not begin with our notice any more.",
                 remedy="Forget the machine and begin again: the disk is compared anew.",
             )
+
+    def _check_claimed(self, disk: DiskRecord) -> None:
+        """Raise Refused for a disk that another machine has got since it was looked at."""
+        with contextlib.suppress(Damaged):  # it was looked at, and may be overwritten
+            found = self._notice(disk)
+            mine = self.record.vault, self.record.machine, disk.number
+            if found is not None and (found.vault, found.machine, found.disk) != mine:
+                raise Refused(
+                    f"{disk.path} is half written: it is going to be disk {found.disk} of machine {found.machine}.",
+                    remedy="Forget one of the two machines, and begin again with another disk.",
+                )
 
     def _notice(self, disk: DiskRecord) -> DiskNotice | None:
         return decode_notice(self._disks[disk.number].head(NOTICE_BYTES))
@@ -236,11 +259,11 @@ class Following:
             return
         disk = self._disk(number)
         self._flush(disk)
-        rows, listed = disk.touched, self._folder.touched(number)
         self._durable("before the list")
-        for one in steps:
-            if len(one.touched):
-                rows = listed.add(rows, one.touched, one.epochs)
+        chunks, epochs = (
+            np.concatenate(part) for part in zip(*((one.touched, one.epochs) for one in steps), strict=True)
+        )
+        rows = self._folder.touched(number).add(disk.touched, chunks, epochs)
         self._durable("after the list")
         self._update(number, done=steps[-1].end, touched=rows)
 
@@ -277,5 +300,7 @@ class Following:
             view.close()
 
     def _count(self, step: Compared) -> None:
+        if self._stopping():
+            raise Stopped
         self.figures.compared += step.read
         self.figures.written += step.written

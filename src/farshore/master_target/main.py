@@ -29,6 +29,7 @@ from farshore.model.position import Position
 from farshore.sites.half_written import check_whole
 from farshore.telemetry import logs
 from farshore.vault.key_files import open_key_file
+from farshore.vault.stores.recent import RecentStore
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
@@ -60,7 +61,7 @@ def main() -> int:
 
 
 def _open_vault(settings: Settings) -> Vault:
-    return Vault.open(open_store(settings.vault), open_key_file(settings.key))
+    return Vault.open(RecentStore(open_store(settings.vault)), open_key_file(settings.key))
 
 
 def _run(settings: Settings, _options: argparse.Namespace) -> int:

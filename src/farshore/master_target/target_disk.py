@@ -16,7 +16,7 @@ from pathlib import Path
 from farshore.formats.batch import Buffer
 from farshore.formats.disk_notice import HELD
 from farshore.master_target.in_use import check_unused, keep_others_off
-from farshore.model.errors import Damaged, Refused, TooSmall
+from farshore.model.errors import Damaged, NotFound, Refused, TooSmall
 from farshore.model.identifiers import BLOCK
 from farshore.vault.raw_target import RawTarget, device_bytes
 from farshore.vault.whole_file import explained, is_block_device
@@ -148,6 +148,10 @@ def _open(path: Path, device: bool) -> int:
             raise Refused(
                 f"{path} is in use: it or a part of it is mounted, or belongs to a volume, an array or swap.",
                 remedy="See what (lsblk), end that use, then repeat.",
+            ) from error
+        if error.errno == errno.ENOENT:
+            raise NotFound(
+                f"There is no disk {path}.", remedy="Give a device that `lsblk` lists, or a file."
             ) from error
         with explained(path):
             raise

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from farshore.master_target import images
-from farshore.master_target.following import Following
+from farshore.master_target.following import Following, Stopped
 from farshore.master_target.record import MachineRecord, RecordFolder
 from farshore.model.errors import Damaged, FarshoreError, NotFound, WrongState
 from farshore.model.identifiers import MachineId
@@ -38,7 +38,7 @@ def records(state: Path) -> list[MachineRecord]:
 
 
 @contextlib.contextmanager
-def following(vault: Vault, folder: RecordFolder) -> Iterator[Following]:
+def following(vault: Vault, folder: RecordFolder, stopping: Callable[[], bool] = lambda: False) -> Iterator[Following]:
     """One machine's disks, open and kept for this process while the context lasts. Raises Busy, Refused, NotFound …"""
     with folder.locked(), contextlib.ExitStack() as held:
         record = folder.load()
@@ -51,7 +51,7 @@ def following(vault: Vault, folder: RecordFolder) -> Iterator[Following]:
             disk.number: held.enter_context(images.opened(Path(disk.path), disk.size, disk.image))
             for disk in record.disks
         }
-        yield Following(vault.machine(MachineId(record.machine)), folder, disks)
+        yield Following(vault.machine(MachineId(record.machine)), folder, disks, stopping=stopping)
 
 
 class Working:
@@ -101,10 +101,12 @@ class Working:
         name = folder.folder.name
         while not self._stopping.is_set():
             try:
-                with following(vault, folder) as one:
+                with following(vault, folder, self._stopping.is_set) as one:
                     self._tell(name, "")
                     self._follow(name, one)
                     return
+            except Stopped:
+                return
             except NotFound as error:
                 self._tell(name, str(error))
                 if self._is_done(folder):  # forgotten

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import struct
 import subprocess
@@ -21,7 +22,16 @@ from farshore.master_target.beginning import Wanted, begin
 from farshore.master_target.disk_ids import disk_ids
 from farshore.master_target.record import DiskRecord, MachineRecord, Phase, RecordFolder
 from farshore.master_target.target_disk import BehindNotice, TargetDisk
-from farshore.model.errors import Damaged, FarshoreError, Malformed, NotFound, Refused, TooSmall, WrongState
+from farshore.model.errors import (
+    Damaged,
+    FarshoreError,
+    Malformed,
+    NotFound,
+    Refused,
+    TooSmall,
+    Unsupported,
+    WrongState,
+)
 from farshore.model.identifiers import BLOCK, DiskNumber, MachineId
 from farshore.model.position import Position
 
@@ -271,6 +281,9 @@ def test_a_notice_says_what_it_is_and_a_damaged_one_still_is_one() -> None:
         decode_notice(data[:100] + b"?" + data[101:])
     with pytest.raises(Damaged):
         decode_notice(data[:256])
+    later = data[:440].replace(b'"version": 1', b'"version": 2')
+    with pytest.raises(Unsupported, match="notice 2"):
+        decode_notice(later + hashlib.sha256(later).digest())
 
 
 def test_the_record_is_read_back_and_what_is_no_record_is_damaged(tmp_path: Path) -> None:
