@@ -32,6 +32,7 @@ PROGRAMS = {
         "farshore.process_server.main",
         "farshore.configuration_server.main",
         "farshore.configuration_server.setup",
+        "farshore.master_target.main",
     ],
     "lab": ["farshore.lab.demo.__main__", "farshore.cli.main", "farshore.configuration_server.main"],
 }
