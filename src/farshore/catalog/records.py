@@ -18,6 +18,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 
 from farshore.catalog.database import Transaction, say
 from farshore.catalog.tables import (
+    AlertChannelRow,
     AuditRow,
     Base,
     CertificateRow,
@@ -28,6 +29,7 @@ from farshore.catalog.tables import (
     MachineRow,
     PolicyRow,
     ProcessServerRow,
+    PushAccountRow,
     SiteRow,
     UserRow,
 )
@@ -71,6 +73,8 @@ KINDS: Mapping[str, _Kind] = {
     "machines": _Kind(MachineRow, _REPORTED_BY_MACHINES),
     "epochs": _Kind(EpochRow, _REPORTED_OF_STREAMS),
     "key-grants": _Kind(KeyGrantRow),
+    "alert-channels": _Kind(AlertChannelRow, frozenset({"claimed", "delivered", "trouble", "trouble_since"})),
+    "push-accounts": _Kind(PushAccountRow),
     "failovers": _Kind(FailoverRow, frozenset({"condition", "condition_since"})),
 }
 _BY_TABLE = {kind.table: name for name, kind in KINDS.items()}
