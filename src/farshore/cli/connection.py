@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +17,36 @@ from farshore.client.transport import Transport
 
 DEFAULT_HOME = "/var/lib/farshore"
 
+_MOST_OFFERED = 200
+
+
+def completion(path: str, field: str = "name") -> Callable[[str], list[str]]:
+    """A completion of the names in a list of the API, for the shell's prompt. Whatever is in the way, nothing is
+    offered and nothing said: the shell is in the middle of a line."""
+
+    def complete(incomplete: str) -> list[str]:
+        # Not our errors alone: a traceback at the prompt is worse than no completion, whatever it is about.
+        with contextlib.suppress(Exception):
+            rows = json.loads(management().transport.request("GET", path))
+            names = sorted({str(row[field]) for row in rows})
+            return [name for name in names if name.startswith(incomplete)][:_MOST_OFFERED]
+        return []
+
+    return complete
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table, for scripts.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Start the job, print it and leave; do not follow it.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-MachineName = Annotated[str, typer.Argument(metavar="MACHINE", help="The machine's name or id.", show_default=False)]
+MachineName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MACHINE",
+        help="The machine's name or id.",
+        show_default=False,
+        autocompletion=completion("/v1/machines"),
+    ),
+]
 
 
 def home() -> Path:

@@ -23,6 +23,7 @@ from farshore.cli import (
     event,
     failover,
     job,
+    logs,
     machine,
     point,
     policy,
@@ -90,6 +91,7 @@ commands = typer.Typer(
 commands.command()(up.up)
 commands.command()(up.down)
 commands.command()(up.status)
+commands.command()(logs.logs)
 commands.command()(support_bundle.support_bundle)
 commands.add_typer(machine.app, name="machine")
 commands.add_typer(policy.app, name="policy")

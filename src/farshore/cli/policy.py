@@ -10,7 +10,7 @@ from farshore.api_types.policies import DAY, YEARS, Policy, PolicyChange
 from farshore.api_types.targets import PolicyTarget
 from farshore.api_types.users import Role
 from farshore.cli.asking import ask
-from farshore.cli.connection import AsJson, Yes, management
+from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import duration, print_done, print_fields, print_json, print_table
 from farshore.cli.target import parse_default, shown_network
@@ -19,7 +19,9 @@ from farshore.model.target import DiskBus
 
 app = typer.Typer(no_args_is_help=True, help="Replication policies: how machines are protected, how long points stay.")
 
-Name = Annotated[str, typer.Argument(help="The policy's name.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(help="The policy's name.", show_default=False, autocompletion=completion("/v1/policies"))
+]
 Rpo = Annotated[str | None, typer.Option(help="Alert when the newest point is older: 5m.", show_default=False)]
 Crash = Annotated[str | None, typer.Option(help="List a crash-consistent point every: 5s.", show_default=False)]
 App = Annotated[str | None, typer.Option(help="Cut an app-consistent point every: 1h; 0: never.", show_default=False)]

@@ -18,7 +18,7 @@ from farshore.api_types.servers import (
 )
 from farshore.api_types.users import Role
 from farshore.cli.asking import ask
-from farshore.cli.connection import AsJson, Yes, management
+from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import (
     ago,
@@ -38,7 +38,15 @@ from farshore.client.transport import segment
 
 app = typer.Typer(no_args_is_help=True, help="Process servers: list, add, drain, limit, remove.")
 
-Name = Annotated[str, typer.Argument(metavar="SERVER", help="The server's name or id.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="SERVER",
+        help="The server's name or id.",
+        show_default=False,
+        autocompletion=completion("/v1/process-servers"),
+    ),
+]
 ROOT = "/v1/process-servers"
 
 

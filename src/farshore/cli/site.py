@@ -13,14 +13,19 @@ from farshore.api_types.sites import Setting, Site, SiteCheck, SiteRequest
 from farshore.api_types.targets import TargetSeverity
 from farshore.api_types.users import Role
 from farshore.cli.asking import ask
-from farshore.cli.connection import AsJson, Yes, management
+from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.output import moment, out, print_done, print_fields, print_json, print_table, size
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed, NotFound
 
 app = typer.Typer(no_args_is_help=True, help="Recovery sites: places where machines are brought up.")
 
-SiteName = Annotated[str, typer.Argument(metavar="SITE", help="The site's name.", show_default=False)]
+SiteName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SITE", help="The site's name.", show_default=False, autocompletion=completion("/v1/sites", "id")
+    ),
+]
 
 
 @app.command()

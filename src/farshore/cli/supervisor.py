@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,12 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from farshore.cli.output import err
 from farshore.client.credentials import Credentials
 from farshore.client.management import Management
 from farshore.client.transport import Transport
 from farshore.model.errors import FarshoreError, TryLater, WrongState
+from farshore.telemetry import logs
 
+log = logging.getLogger(__name__)
+PROGRAM = "supervisor"
+"""Its name in the log."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 30.0
 """A server that ran so long starts again with the first pause."""
@@ -130,7 +134,7 @@ class Child:
             self._process, self.last_status = None, status
             self.failures += 1
             self._due, self._pause = now + self._pause, min(LONGEST_PAUSE, self._pause * 2)
-            err.print(f"The {self.name} ended with status {status}; it starts again in {self._due - now:.1f} s.")
+            log.warning("The %s ended with status %d; it starts again in %.1f s.", self.name, status, self._due - now)
             return True
         if now < self._due:
             return False
@@ -148,7 +152,7 @@ class Child:
         try:
             self._process.wait(max(0.1, give_up - time.monotonic()))
         except subprocess.TimeoutExpired:
-            err.print(f"The {self.name} did not end by itself.")
+            log.warning("The %s did not end by itself.", self.name)
             self._process.kill()
             self._process.wait()
 
@@ -293,10 +297,11 @@ def _is_ours(pid: int) -> bool:
 
 def main() -> int:
     """The detached supervisor."""
+    logs.configure(PROGRAM)
     try:
         run(Installation(Path(sys.argv[1])), when_started=lambda: None)
     except FarshoreError as error:
-        err.print(str(error))
+        log.error("%s", error)
         return error.exit_status
     return 0
 

@@ -6,6 +6,7 @@ any other client; it starts them as programs and shares no code with them.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -23,24 +24,51 @@ from farshore.cli.connection import AsJson, home, management
 from farshore.cli.output import ago, coloured, err, out, plain, print_done, print_fields, print_json, print_table, size
 from farshore.cli.supervisor import Installation
 from farshore.model.errors import FarshoreError, Forbidden, Malformed, TryLater, Unauthenticated
+from farshore.telemetry import logs
 
 READY_SECONDS = 300.0
 """Far more than a start takes; servers that cannot start end this sooner, as the supervisor gives them up."""
 POLL_SECONDS = 0.2
+
 SETUP = "farshore.configuration_server.setup"
 
+
+def _folder(text: str) -> Path:
+    """Raises Malformed for an empty name: it would stand for the folder that one is in."""
+    if not str(text).strip():
+        raise Malformed("--home is empty.", remedy="Name a folder, or leave the option out.")
+    return Path(text)
+
+
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="State folder; wins over FARSHORE_HOME. [default: /var/lib/farshore]")
+    Path | None,
+    typer.Option(
+        "--home",
+        parser=_folder,
+        metavar="FOLDER",
+        help="State folder; wins over FARSHORE_HOME. [default: /var/lib/farshore]",
+    ),
 ]
 
 
+LONGEST_HOME = 50
+"""Bytes: /sites/qemu/, an id of 36 characters and /qmp.sock follow, and a socket's path has 107."""
 DEGRADED = 4
 """Exit status of ``farshore status`` where the servers answer and something is wrong."""
 
 
 def _installation(state: Path | None) -> Installation:
     # Absolute, for what runs in the background has another working directory.
-    return Installation((state or home()).absolute())
+    folder = (state or home()).absolute()
+    try:
+        os.lstat(folder / "run" / "state.json")
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return Installation(folder)
+    except OSError as error:
+        raise Malformed(
+            f"An installation cannot be in {folder}: {error.strerror}.", remedy="Choose another folder with --home."
+        ) from error
+    return Installation(folder)
 
 
 def up(
@@ -111,6 +139,8 @@ def up(
     arguments += [part for name in advertise or [] for part in ("--advertise", name)]
     arguments += [part for url in standby or [] for part in ("--standby", url)]
     arguments += ["--json"] if as_json else []
+    arguments += ["--check-ports"]
+    _warn_of_long_home(installation.home)
     supervisor.check_not_running(installation)
     done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)
     if done.returncode:
@@ -128,7 +158,18 @@ def up(
             raise
         _greet(installation, as_json, adopted=adopt_vault is not None)
         return
+    logs.configure(supervisor.PROGRAM)
     supervisor.run(installation, when_started=lambda: _report_ready(installation, as_json))
+
+
+def _warn_of_long_home(folder: Path) -> None:
+    """Sockets of exports and of recovered machines lie below the home, and the kernel bounds their paths."""
+    length = len(os.fsencode(folder))
+    if length > LONGEST_HOME:
+        err.print(
+            f"{folder} has {length} bytes. Machines can be brought up here only if it has {LONGEST_HOME} at most: "
+            "choose a shorter --home before you protect machines."
+        )
 
 
 def down(state: HomeOption = None, as_json: AsJson = False) -> None:

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import re
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from farshore.configuration_server.adopting import adopt, rebuild_catalog
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.installation import set_up
 from farshore.configuration_server.settings import Settings, checked, from_environment, home_from_environment, load
-from farshore.model.errors import FarshoreError, Malformed, NotFound
+from farshore.model.errors import FarshoreError, Malformed, NotFound, Refused
 from farshore.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -30,13 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logs.configure("setup", level="WARNING")
     try:
-        if options.adopt_vault is not None:
-            options.vault_url = options.adopt_vault
-            adopt(_settings(options), options.key, SystemClock())
-        elif options.rebuild_catalog:
-            rebuild_catalog(load(options.home), SystemClock())
-        else:
-            set_up(_settings(options), SystemClock())
+        _set_up(options)
     except FarshoreError as error:
         if options.json:
             sys.stderr.write(json.dumps(error.as_json()) + "\n")
@@ -44,6 +39,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error("%s", error)
         return error.exit_status
     return 0
+
+
+def _set_up(options: argparse.Namespace) -> None:
+    """Raises Refused, with the file, for what the home's file system does not take."""
+    try:
+        if options.rebuild_catalog:
+            rebuild_catalog(load(options.home), SystemClock())
+            return
+        if options.adopt_vault is not None:
+            options.vault_url = options.adopt_vault
+        settings = _settings(options)
+        if options.check_ports:
+            _check_ports(settings)
+        if options.adopt_vault is not None:
+            adopt(settings, options.key, SystemClock())
+        else:
+            set_up(settings, SystemClock())
+    except OSError as error:
+        where = error.filename or options.home
+        raise Refused(
+            f"An installation cannot be in {options.home}: {where}: {error.strerror or error}.",
+            remedy="Choose another folder with --home, on a file system that takes it.",
+        ) from error
+
+
+def _check_ports(settings: Settings) -> None:
+    """Raise Refused if a port is taken, before anything is made or started."""
+    for option, port in (("--port", settings.port), ("--process-server-port", settings.process_server_port)):
+        family = socket.AF_INET6 if ":" in settings.listen else socket.AF_INET
+        with socket.socket(family) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((settings.listen, port))
+                tried.listen()
+            except PermissionError as error:
+                raise Refused(
+                    f"Port {port} cannot be listened on: {error.strerror}.",
+                    remedy=f"Run as root, or give a port from 1024 on with {option}.",
+                ) from error
+            except OSError as error:
+                raise Refused(
+                    f"Port {port} of {settings.listen} cannot be listened on: {error.strerror}.",
+                    remedy=f"Stop what listens there (ss -ltnp 'sport = :{port}'), or give another port with {option}.",
+                ) from error
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -90,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--adopt-vault", metavar="URL", help="take over the vault of an installation that is lost")
     parser.add_argument("--key", type=Path, help="with --adopt-vault: the vault owner's key file")
     parser.add_argument("--rebuild-catalog", action="store_true", help="make a lost catalog anew from the vault")
+    parser.add_argument("--check-ports", action="store_true", help="refuse a port that is taken")
     parser.add_argument("--json", action="store_true", help="tell an error as JSON")
     return parser
 

@@ -55,6 +55,12 @@ log = logging.getLogger("farshore.mobility")
 AUTO = "auto"
 
 
+_DESCRIPTION = (
+    "The agent of Farshore on a protected machine. `enroll` trades a token, read from standard input, for a "
+    "certificate; `run` is the service; `status` shows its last report; `check` says what this machine allows."
+)
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command; its exit status."""
     options = _parser().parse_args(arguments)
@@ -202,7 +208,7 @@ def _lock_or_refuse(descriptor: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="farshore-mobility", description=__doc__)
+    parser = argparse.ArgumentParser(prog="farshore-mobility", description=_DESCRIPTION)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--state", type=Path, default=STATE, help="state directory (default: %(default)s)")
     parser.add_argument(

@@ -36,7 +36,7 @@ def configure(
     """Send all records at ``level`` and above to ``handler``, else to ``stream``; replaces what was configured
     before."""
     handler = logging.StreamHandler(stream) if handler is None else handler
-    handler.setFormatter(JsonLines(program) if as_json else TextLines(journal="JOURNAL_STREAM" in os.environ))
+    handler.setFormatter(JsonLines(program) if as_json else TextLines(program, journal="JOURNAL_STREAM" in os.environ))
     handler.addFilter(Sparing())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -56,11 +56,12 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
 
 
 class TextLines(logging.Formatter):
-    """``time LEVEL logger: message key=value …``; under the journal the priority instead of time and level."""
+    """``time LEVEL program logger: message key=value …``; under the journal, which has the time and the program, the
+    priority instead of the first three."""
 
-    def __init__(self, *, journal: bool) -> None:
+    def __init__(self, program: str, *, journal: bool) -> None:
         super().__init__()
-        self._journal = journal
+        self._program, self._journal = program, journal
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as one line (and its traceback, where there is one)."""
@@ -71,7 +72,7 @@ class TextLines(logging.Formatter):
         if self._journal:
             return f"<{_PRIORITY.get(record.levelno, 6)}>{text}"
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return f"{stamp}.{int(record.msecs):03d}Z {record.levelname} {text}"
+        return f"{stamp}.{int(record.msecs):03d}Z {record.levelname} {self._program} {text}"
 
 
 class JsonLines(logging.Formatter):

@@ -141,3 +141,12 @@ def test_who_asks_is_told_who_they_are(office: PinOffice) -> None:
     reader = office.user("eve", Role.READER)
     me = office.call("GET", "/v1/users/self", certificate=reader).body
     assert (me["name"], me["role"]) == ("eve", "reader")
+
+
+def test_a_changed_policy_is_told_with_old_and_new_values(office: PinOffice) -> None:
+    path, change = "/v1/policies/default", {"hot_window": 7200, "keep_daily": 14}
+    assert office.call("PATCH", path, change, office.contributor).status == 200
+    with office.services.catalog.reading() as tx:
+        (event,) = [row for row in events.listed(tx, limit=50) if row.kind == "policy.changed"]
+    assert event.detail == {"hot_window": {"old": 86400, "new": 7200}}, "what stays the same is not told"
+    assert "hot_window from 86400 to 7200" in event.message

@@ -34,7 +34,7 @@ def said(*, as_json: bool = False, **more: object) -> str:
 def test_a_line_has_time_level_and_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     line = said(extra={"fields": {"epoch": 3}})
-    assert line.endswith("Z WARNING part: It went wrong epoch=3\n")
+    assert line.endswith("Z WARNING test part: It went wrong epoch=3\n")
 
 
 def test_under_the_journal_the_priority_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from farshore.api_types.policies import Policy, PolicyChange
 from farshore.catalog import events, policies
 from farshore.catalog.database import Transaction
@@ -52,8 +54,14 @@ def change_policy(name: Named, request: PolicyChange, user: Contributor, install
     with installation.catalog.writing() as tx:
         before = policies.get(tx, name)
         check_schedule(values.get("bandwidth", before.bandwidth), values.get("time_zone", before.time_zone))
+        old = {field: getattr(before, field) for field in values}  # before the row changes
         row = policies.change(tx, name, values)
-        _tell(tx, installation, user, "policy.changed", name, values)
+        changed: dict[str, object] = {
+            field: {"old": old[field], "new": getattr(row, field)}
+            for field in values
+            if old[field] != getattr(row, field)
+        }
+        _tell(tx, installation, user, "policy.changed", name, changed)
         return views.policy(row)
 
 
@@ -65,10 +73,16 @@ def delete_policy(name: Named, user: Contributor, installation: Installation) ->
         _tell(tx, installation, user, "policy.deleted", name, {})
 
 
+def _in_words(field: str, values: Any) -> str:
+    return f"{field} from {values['old']} to {values['new']}"
+
+
 def _tell(
     tx: Transaction, installation: Services, user: Identity, kind: str, name: str, detail: dict[str, object]
 ) -> None:
     verb = kind.partition(".")[2]
+    if kind == "policy.changed":
+        verb += ": " + (", ".join(_in_words(field, values) for field, values in detail.items()) or "nothing is new")
     events.record(
         tx,
         time=installation.clock.now(),
