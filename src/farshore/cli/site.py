@@ -31,7 +31,7 @@ SiteName = Annotated[
 @app.command()
 def add(
     site: SiteName,
-    kind: Annotated[str, typer.Option(help="What it is: qemu.")] = "qemu",
+    kind: Annotated[str, typer.Option(help="What it is: qemu or libvirt.")] = "qemu",
     setting: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE; repeat it. An unknown one says which there are.")
     ] = None,

@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from farshore.model.errors import Malformed, NotFound
+from farshore.sites.libvirt.settings import LibvirtSettings
+from farshore.sites.libvirt.site import LibvirtSite
 from farshore.sites.port import RecoverySite, Way
 from farshore.sites.qemu.settings import QemuSettings
 from farshore.sites.qemu.site import QemuSite
@@ -45,7 +47,12 @@ def _open_qemu(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
     )
 
 
+def _open_libvirt(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
+    return LibvirtSite(folder, LibvirtSettings.model_validate(configuration.settings), name=configuration.id)
+
+
 KINDS: Mapping[str, SiteKind] = {
+    "libvirt": SiteKind(LibvirtSettings, _open_libvirt),
     "qemu": SiteKind(QemuSettings, _open_qemu),
 }
 

@@ -4,9 +4,8 @@ Choices that matter for the data: a guest's flush travels through virtio-blk and
 fdatasync, or to that of the written file; a disk that does not answer, or has no room, pauses the guest instead of
 failing its reads (``rerror``/``werror``), and QEMU reconnects to an export that was started anew.
 
-And for this host: the machine's network leads nowhere. Without ``restrict=on`` a guest reaches what listens on the
-host's loopback and in the host's own network; with it, it answers what comes in by a forwarded port, and no more. QEMU
-itself runs without rights (``confinement``), so it is given descriptors in place of files.
+And for this host: the machine's network leads nowhere (``sites/user_network.py``), and QEMU itself runs without rights
+(``confinement``), so it is given descriptors in place of files.
 
 The machine's DMI UUID is the failover's id, not the source's: an agent that wakes up in the recovered machine is
 thereby told from the machine that it was copied from.
@@ -14,17 +13,16 @@ thereby told from the machine that it was copied from.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from farshore.model.errors import Refused
-from farshore.model.machine import Firmware, NicDescription
+from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus
 from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress
 from farshore.sites.qemu.accelerator import QEMU
+from farshore.sites.user_network import isolated_card, literal
 
 RECONNECT_SECONDS = 300
 """How long QEMU waits for an export to come back before it reports an error (which pauses the guest)."""
@@ -36,7 +34,6 @@ _SATA_PORTS = 6
 """Of one AHCI controller; the machine has one of its own."""
 _SCSI_CONTROLLERS = {DiskBus.VIRTIO_SCSI: "virtio-scsi-pci", DiskBus.PVSCSI: "pvscsi"}
 _SCSI_DISKS = {DiskBus.VIRTIO_SCSI: 256, DiskBus.PVSCSI: 64}
-_MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
             "isolated, or choose a site of another kind.",
         )
     for number, nic in enumerate(machine.nics):
-        command += _nic(number, nic, order)
+        command += isolated_card(number, nic, order.forward)
     return command
 
 
@@ -247,39 +244,3 @@ def _medium(disk: AttachedDisk, name: str, lent: Lent) -> list[str]:
         *("-add-fd", f"fd={held.descriptor},set={number}"),
         *("-blockdev", f"driver=raw,node-name={name},discard=unmap,{file}"),
     ]
-
-
-def _nic(number: int, nic: NicDescription, order: RecoveryOrder) -> list[str]:
-    backend = f"user,id=net{number},ipv6=off,restrict=on"
-    address, settings = _network(nic)
-    backend += settings
-    if number == 0:
-        for port, guest in sorted(order.forward.items()):
-            backend += f",hostfwd=tcp:127.0.0.1:{port}-{address}:{guest}"
-    card = f"virtio-net-pci,netdev=net{number},romfile="
-    if _MAC.fullmatch(nic.mac):
-        card += f",mac={nic.mac}"
-    return ["-netdev", backend, "-device", card]
-
-
-def literal(text: object) -> str:
-    """A value of an option: names come from the source machine, and a comma would begin another option."""
-    return str(text).replace(",", ",,")
-
-
-def _network(nic: NicDescription) -> tuple[str, str]:
-    """The guest's address, and settings that let it keep it: the virtual network is the one it came from."""
-    for text in nic.addresses:
-        try:
-            interface = ipaddress.ip_interface(text)
-        except ValueError:
-            continue
-        if interface.version != 4 or not 8 <= interface.network.prefixlen <= 28 or interface.ip.is_link_local:
-            continue
-        network = interface.network
-        # The virtual router and name server take the last addresses, clear of the guest's own.
-        last = [network.broadcast_address - step for step in range(1, 4)]
-        router, names = [address for address in last if address != interface.ip][:2]
-        settings = f",net={network},host={router},dns={names},dhcpstart={interface.ip}"
-        return str(interface.ip), settings
-    return "", ""

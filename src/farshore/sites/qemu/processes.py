@@ -13,7 +13,7 @@ import signal
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from farshore.sites.qemu.command import literal
+from farshore.sites.user_network import literal
 
 _ROOM = 64
 _NOTE_AT = 32

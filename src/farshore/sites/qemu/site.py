@@ -30,6 +30,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
+from farshore.sites.folder import explained, lock, replace
 from farshore.sites.half_written import check_whole
 from farshore.sites.orders import read_order, write_order
 from farshore.sites.port import (
@@ -48,7 +49,6 @@ from farshore.sites.port import (
 from farshore.sites.qemu.accelerator import FIRMWARE, QEMU, choose_accelerator
 from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, LentDisk, RunFiles, has_variables, qemu_command
 from farshore.sites.qemu.confinement import Lending, account, confined
-from farshore.sites.qemu.folder import explained, lock, replace
 from farshore.sites.qemu.monitor import ask
 from farshore.sites.qemu.processes import (
     begin_record,

@@ -1,0 +1,399 @@
+"""Recovered machines as domains of a libvirtd on this host.
+
+What exists is libvirtd's to say: a machine is the domain whose UUID is the failover's id and that bears our mark. The
+site's own folder for it holds what libvirt has no place for: the order, the console, UEFI variables, and ``run``, a
+record of how the last run ended. libvirtd knows that itself (a guest shut itself down, or it died), but forgets it when
+it is started anew, so each look notes it in place: the record has one length, and wants no room.
+
+One lock a machine serializes what changes it here; that no domain runs twice is libvirtd's promise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from farshore.model.errors import Damaged, NotFound, Refused, TryLater
+from farshore.model.machine import Firmware
+from farshore.model.target import NetworkKind
+from farshore.sites.folder import explained, lock, replace
+from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, document
+from farshore.sites.libvirt.settings import LibvirtSettings
+from farshore.sites.libvirt.virsh import Failed, Virsh
+from farshore.sites.orders import read_order, write_order
+from farshore.sites.port import (
+    Capacity,
+    Condition,
+    DeliveryWish,
+    FailoverId,
+    RecoveredMachine,
+    RecoveryOrder,
+    ServedDisk,
+    UnixAddress,
+    Way,
+    WrittenDisk,
+)
+from farshore.sites.qemu.accelerator import FIRMWARE, choose_accelerator
+from farshore.sites.uefi_variables import with_boot_entries
+
+_ADDRESS = "127.0.0.1"
+_POLL_SECONDS = 0.2
+_ANSWER_SECONDS = 2.0
+_LOCK_SECONDS = 180.0
+_RUNNING, _SHUT_DOWN, _STOPPED = b"running  \n", b"shut-down\n", b"stopped  \n"
+"""What ``run`` may hold: one length, so that it is written over in place."""
+CONSOLE_BYTES = 16 << 20
+_CONSOLE_STEP = 1 << 20
+_PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
+
+
+class LibvirtSite:
+    """The site below ``folder``."""
+
+    def __init__(self, folder: Path, settings: LibvirtSettings | None = None, *, name: str = "libvirt") -> None:
+        self.name = name
+        self._settings = settings or LibvirtSettings()
+        self.delivery = DeliveryWish(Way(self._settings.disks))
+        self._folder = folder
+        self._virsh = Virsh(self._settings.uri)
+        self._networks: frozenset[str] | None = None
+
+    def check(self, order: RecoveryOrder) -> None:
+        with explained(self._folder):
+            check_order(order, self._around(order.failover))
+        for number, network in order.networks.items():
+            there = Path(f"/sys/class/net/{network.name}/bridge").exists()
+            if network.kind is NetworkKind.NETWORK:
+                there = network.name in self._known_networks()
+            if not there:
+                raise Refused(
+                    f"Card {number + 1} of {order.name} is to be on {network.kind.value} {network.name}, which is not "
+                    "there or not up.",
+                    remedy="Start it at the site, or choose another: farshore machine target set MACHINE --network",
+                )
+
+    def examine(self) -> dict[str, str]:
+        """See Examined."""
+        around = self._around(FailoverId("nobody"))
+        return {
+            "libvirt": " ".join(self._virsh.told("version", "--daemon").split()),
+            "accelerator": around.accelerator,
+            "UEFI firmware": str(around.firmware or "not installed: machines with UEFI do not start (package ovmf)"),
+            "networks": ", ".join(sorted(self._known_networks())) or "none is up",
+        }
+
+    def capacity(self) -> Capacity:
+        """See Measured."""
+        node = self._virsh.table("nodeinfo")
+        use = self._virsh.table("nodememstats")
+        free = sum(_kibibytes(use.get(name, "0 KiB")) for name in ("free", "buffers", "cached"))
+        with explained(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            disk = shutil.disk_usage(self._folder).free
+        return Capacity(
+            processors=int(node["CPU(s)"]), memory=_kibibytes(node["Memory size"]), memory_free=free, disk_free=disk
+        )
+
+    def create(self, order: RecoveryOrder) -> None:
+        failover = order.failover
+        around = self._around(failover)
+        check_order(order, around)
+        with explained(self._home(failover)), self._alone(failover, make=True):
+            same = self._is_ordered(order)
+            live = self._state(failover)[0] in (Condition.RUNNING, Condition.PAUSED)
+            if live and not same:
+                raise Refused(
+                    f"{order.name} runs already as failover {failover}, from another order or a deleted one.",
+                    remedy="Stop it first.",
+                )
+            new: dict[Path, bytes] = {}
+            uefi = order.machine.firmware is not Firmware.BIOS
+            if uefi and around.firmware is not None and not (same and around.variables.exists()):
+                template = around.firmware.with_name(around.firmware.name.replace("_CODE", "_VARS"))
+                entries = [bytes.fromhex(entry) for entry in order.machine.boot_entries]
+                new[around.variables] = with_boot_entries(template.read_bytes(), entries)
+            if not same:
+                new[self._home(failover) / "order.json"] = write_order(order)
+                new[self._run(failover)] = _STOPPED
+            if new:
+                replace(new, remove=self._home(failover) / "left-over")
+            if not live:
+                self._define(order, around)
+
+    def _define(self, order: RecoveryOrder, around: Surroundings) -> None:
+        name = self._name(order)
+        with contextlib.suppress(Failed):
+            # libvirt gives no defined domain another name.
+            if self._virsh.ask("domname", order.failover) != name:
+                self._virsh.ask("undefine", order.failover, "--keep-nvram")
+        self._virsh.told("define", "/dev/stdin", "--validate", given=document(order, name, around))
+
+    def start(self, failover: FailoverId) -> RecoveredMachine:
+        with explained(self._home(failover)):
+            if not self._is_defined(failover):
+                raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+            with self._alone(failover, make=True):
+                if self._state(failover)[0] not in (Condition.RUNNING, Condition.PAUSED):
+                    self._see_to_its_disks(failover)
+                    # Before it starts: what ended the run before must not seem to have ended this one.
+                    replace({self._run(failover): _RUNNING}, remove=self._home(failover) / "left-over")
+                    self._launch(failover)
+        return self.status(failover)
+
+    def _launch(self, failover: FailoverId) -> None:
+        try:
+            self._virsh.ask("start", failover)
+        except Failed as error:
+            if self._state(failover)[0] in (Condition.RUNNING, Condition.PAUSED):
+                return  # by another call, which had the folder's lock while somebody deleted the folder
+            taken = _PORT_RULE.search(error.said)
+            if taken is not None:
+                raise TryLater(
+                    f"Port {taken[1]} of this host cannot be forwarded to the machine: something else listens on it.",
+                    remedy=f"Stop that (find it: ss -ltnp sport = :{taken[1]}), or fail over with another port.",
+                ) from error
+            raise TryLater(
+                f"libvirt did not start it: {error.said}", remedy="Remove the cause that it names, then repeat."
+            ) from error
+
+    def status(self, failover: FailoverId) -> RecoveredMachine:
+        with explained(self._home(failover)):
+            condition, detail = self._state(failover)
+        live = condition in (Condition.RUNNING, Condition.PAUSED)
+        return RecoveredMachine(failover, condition, _ADDRESS if live else "", detail)
+
+    def _state(self, failover: FailoverId) -> tuple[Condition, str]:
+        """How it is, as libvirtd and the record have it; a look notes what libvirtd may forget."""
+        with contextlib.ExitStack() as held:
+            record: int | None = None
+            with contextlib.suppress(FileNotFoundError):
+                # Opened before libvirtd is asked: a start replaces the file, so a note never tells of the run after.
+                record = os.open(self._run(failover), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                held.callback(os.close, record)
+            try:
+                said = self._virsh.ask("domstate", "--reason", failover)
+            except Failed:
+                if self._is_defined(failover):
+                    raise TryLater("libvirt does not say how the machine is.", remedy="Repeat it.") from None
+                return Condition.ABSENT, ""
+            state, _, reason = said.partition(" (")
+            reason = reason.rstrip(")")
+            if state in ("running", "idle", "in shutdown"):
+                return Condition.RUNNING, ""
+            if state in ("paused", "pmsuspended"):
+                return Condition.PAUSED, reason or state
+            noted = os.pread(record, len(_RUNNING), 0) if record is not None else b""
+            if noted == _STOPPED:
+                return Condition.STOPPED, ""
+            if noted != _SHUT_DOWN and (state, reason) != ("shut off", "shutdown"):
+                return Condition.STOPPED, ""
+            if record is not None and noted != _SHUT_DOWN:
+                os.pwrite(record, _SHUT_DOWN, 0)
+            return Condition.SHUT_DOWN, ""
+
+    def stop(self, failover: FailoverId, *, grace: float) -> None:
+        with explained(self._home(failover)):
+            if not self._is_defined(failover):
+                return
+            with self._alone(failover, make=True):
+                self._end(failover, grace)
+                replace({self._run(failover): _STOPPED}, remove=self._home(failover) / "left-over")
+
+    def _end(self, failover: FailoverId, grace: float) -> None:
+        """End its run, if it has one. Raises TryLater."""
+        give_up = time.monotonic() + grace
+        live = (Condition.RUNNING, Condition.PAUSED)
+        if grace > 0 and self._state(failover)[0] is Condition.RUNNING:
+            with contextlib.suppress(Failed):
+                self._virsh.ask("shutdown", failover, "--mode", "acpi")
+                while time.monotonic() < give_up and self._state(failover)[0] is Condition.RUNNING:
+                    time.sleep(_POLL_SECONDS)
+        if self._state(failover)[0] in live:
+            try:
+                self._virsh.ask("destroy", failover, "--graceful")
+            except Failed as error:
+                with contextlib.suppress(Failed):
+                    self._virsh.ask("destroy", failover)
+                if self._state(failover)[0] in live:
+                    raise TryLater(
+                        f"libvirt does not end it: {error.said}", remedy="Look what holds it (its disks, perhaps)."
+                    ) from error
+
+    def destroy(self, failover: FailoverId) -> None:
+        home = self._home(failover)
+        with explained(home):
+            if home.exists() or self._is_defined(failover):
+                # Without its lock where there is no room for one: nothing else can be begun there either.
+                with self._alone(failover, make=False):
+                    self._end(failover, 0)
+                    with contextlib.suppress(Failed):
+                        self._virsh.ask("undefine", failover, "--keep-nvram")
+                    if self._is_defined(failover):
+                        raise TryLater("libvirt does not forget the machine.", remedy="See: virsh undefine")
+                    while home.exists():
+                        with contextlib.suppress(FileNotFoundError):  # another call removes it, too
+                            shutil.rmtree(home)
+
+    def present(self) -> tuple[FailoverId, ...]:
+        folder = self._folder.absolute()
+        with explained(folder):
+            found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.exists() else set()
+        for domain in self._domains() - found:
+            with contextlib.suppress(Failed):  # somebody else's has no mark
+                self._virsh.ask("metadata", domain, MARK)
+                found.add(domain)
+        return tuple(FailoverId(name) for name in sorted(found))
+
+    def resume(self, failover: FailoverId) -> None:
+        """Let a machine go on that a disk's silence had paused, wake one that suspended itself."""
+        suspended = self._virsh.told("domstate", failover) == "pmsuspended"
+        self._virsh.told("dompmwakeup" if suspended else "resume", failover)
+
+    def answers(self, failover: FailoverId, port: int) -> bool:
+        """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
+        sign = re.compile(rf"^\s*TCP\[ESTABLISHED\]\s+\d+\s+\S+\s+{port}\s", re.MULTILINE)
+        with contextlib.suppress(OSError), socket.create_connection((_ADDRESS, port), timeout=_ANSWER_SECONDS):
+            end = time.monotonic() + _ANSWER_SECONDS
+            while time.monotonic() < end:
+                with contextlib.suppress(Failed):
+                    if sign.search(self._virsh.ask("qemu-monitor-command", failover, "--hmp", "info usernet")):
+                        return True
+        return False
+
+    def hardware_id(self, failover: FailoverId) -> str:
+        """The failover's id: it is the domain's UUID, which its firmware shows."""
+        return failover.lower()
+
+    def console(self, failover: FailoverId) -> Path:
+        """What the machine said on its first serial port."""
+        return self._home(failover) / "console.log"
+
+    def trim_console(self, failover: FailoverId) -> None:
+        """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
+        out a part. QEMU appends, so it goes on behind what is kept."""
+        path = self.console(failover)
+        with explained(path.parent):
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                return
+            if size > CONSOLE_BYTES:
+                drop = (size - CONSOLE_BYTES // 2) // _CONSOLE_STEP * _CONSOLE_STEP
+                command = ["fallocate", "--collapse-range", "--offset", "0", "--length", str(drop), str(path)]
+                if subprocess.run(command, capture_output=True, check=False).returncode:
+                    os.truncate(path, 0)
+
+    def order(self, failover: FailoverId) -> RecoveryOrder:
+        """What was ordered. Raises NotFound, Damaged."""
+        path = self._home(failover) / "order.json"
+        try:
+            return read_order(path.read_bytes())
+        except FileNotFoundError as error:
+            raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.") from error
+        except ValidationError as error:
+            raise Damaged(
+                f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
+            ) from error
+
+    def _is_ordered(self, order: RecoveryOrder) -> bool:
+        try:
+            return self.order(order.failover) == order
+        except (NotFound, Damaged):
+            return False
+
+    def _name(self, order: RecoveryOrder) -> str:
+        """The order's name, unless another domain has it: then with a piece of the failover's id behind it."""
+        plain = re.sub(r"[^A-Za-z0-9._-]", "-", order.name)[:63] or "machine"
+        with contextlib.suppress(Failed):
+            if self._virsh.ask("domuuid", plain) != order.failover:
+                return f"{plain[:54]}-{order.failover[:8]}"
+        return plain
+
+    def _see_to_its_disks(self, failover: FailoverId) -> None:
+        """Raise NotFound, TryLater where what it starts from is not there: libvirt's own words name no remedy."""
+        try:
+            order = self.order(failover)
+        except NotFound:
+            return  # somebody deleted the folder; libvirtd has the machine all the same
+        for disk in order.disks:
+            medium = disk.medium
+            if isinstance(medium, WrittenDisk) and not medium.path.exists():
+                raise NotFound(f"The disk {medium.path} of {order.name} is gone.", remedy="Fail over again.")
+            address = medium.address if isinstance(medium, ServedDisk) else None
+            if isinstance(address, UnixAddress) and not address.path.exists():
+                raise TryLater(
+                    f"Nothing exports the disks of {order.name}: {address.path} is missing.",
+                    remedy="Start the export, then the machine.",
+                )
+
+    def _domains(self) -> set[str]:
+        return set(self._virsh.told("list", "--all", "--uuid").split())
+
+    def _is_defined(self, failover: FailoverId) -> bool:
+        return failover in self._domains()
+
+    def _known_networks(self) -> frozenset[str]:
+        """Names of those that are up. Asked once: a site is opened anew for each round."""
+        if self._networks is None:
+            self._networks = frozenset(self._virsh.told("net-list", "--name").split())
+        return self._networks
+
+    def _around(self, failover: FailoverId) -> Surroundings:
+        accelerator = self._settings.accelerator
+        if accelerator == "auto":
+            accelerator = "kvm" if choose_accelerator(self._folder) == "kvm" else "tcg"
+        return Surroundings(
+            accelerator=accelerator,
+            processors=os.cpu_count() or 1,
+            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            firmware=next((path for path in FIRMWARE if path.exists()), None),
+            console=self.console(failover),
+            variables=self._home(failover) / "uefi-variables.fd",
+        )
+
+    def _home(self, failover: FailoverId) -> Path:
+        if not failover or Path(failover).name != failover or failover.startswith("."):
+            raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
+        return self._folder.absolute() / failover
+
+    def _run(self, failover: FailoverId) -> Path:
+        return self._home(failover) / "run"
+
+    @contextlib.contextmanager
+    def _alone(self, failover: FailoverId, *, make: bool) -> Iterator[None]:
+        """Hold the machine's lock. ``make``: its folder, if there is none. Raises TryLater, OSError."""
+        home = self._home(failover)
+        give_up = time.monotonic() + _LOCK_SECONDS
+        while True:
+            if make:
+                home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                taken = lock(home / "lock", os.O_CREAT)
+            except FileNotFoundError:
+                if not make:
+                    yield
+                    return
+                continue
+            if taken is not None:
+                try:
+                    yield
+                finally:
+                    os.close(taken)
+                return
+            if time.monotonic() > give_up:
+                raise TryLater(f"Another call is at work on {failover}.", remedy="Repeat when that has ended.")
+            time.sleep(_POLL_SECONDS)
+
+
+def _kibibytes(text: str) -> int:
+    """``16384 KiB`` in bytes."""
+    return int(text.split()[0]) << 10

@@ -1,0 +1,52 @@
+"""QEMU's user-mode network of a card that leads nowhere: arguments of its command line. Pure.
+
+Without ``restrict=on`` a guest reaches what listens on the host's loopback and in the host's own network; with it, it
+answers what comes in by a forwarded port, and no more.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+from farshore.model.machine import NicDescription
+
+_MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
+
+
+def isolated_card(number: int, nic: NicDescription, forward: Mapping[int, int], more: str = "") -> list[str]:
+    """Arguments for card ``number``; the first one has the forwarded ports. ``more``: options of the device."""
+    backend = f"user,id=net{number},ipv6=off,restrict=on"
+    address, settings = _network(nic)
+    backend += settings
+    if number == 0:
+        for port, guest in sorted(forward.items()):
+            backend += f",hostfwd=tcp:127.0.0.1:{port}-{address}:{guest}"
+    card = f"virtio-net-pci,netdev=net{number},romfile="
+    if _MAC.fullmatch(nic.mac):
+        card += f",mac={nic.mac}"
+    return ["-netdev", backend, "-device", card + more]
+
+
+def literal(text: object) -> str:
+    """A value of an option: names come from the source machine, and a comma would begin another option."""
+    return str(text).replace(",", ",,")
+
+
+def _network(nic: NicDescription) -> tuple[str, str]:
+    """The guest's address, and settings that let it keep it: the virtual network is the one it came from."""
+    for text in nic.addresses:
+        try:
+            interface = ipaddress.ip_interface(text)
+        except ValueError:
+            continue
+        if interface.version != 4 or not 8 <= interface.network.prefixlen <= 28 or interface.ip.is_link_local:
+            continue
+        network = interface.network
+        # The virtual router and name server take the last addresses, clear of the guest's own.
+        last = [network.broadcast_address - step for step in range(1, 4)]
+        router, names = [address for address in last if address != interface.ip][:2]
+        settings = f",net={network},host={router},dns={names},dhcpstart={interface.ip}"
+        return str(interface.ip), settings
+    return "", ""
