@@ -36,7 +36,7 @@ class ProcessServerSettings(Body):
     seal_every: float = 0.0
     """Seconds after which waiting records are sealed into a segment, however few; 0: as each machine's policy asks."""
     generation: int = 0
-    """As which the vault is owned: once there is a later one, nothing more is written to it. 0: it is not known yet."""
+    """As which the vault is owned: once there is a later one, nothing more is written to it. 0: it is not known."""
 
 
 class ChunkKeys(Body):

@@ -83,12 +83,6 @@ class Mirror:
                     self.heard(frozenset({kind}))
                     raise
 
-    def flush(self) -> None:
-        """Write all that has changed, whatever the pace. Raises as ``round``."""
-        for standing in (self._standings or {}).values():
-            standing.not_before = 0.0
-        self.round()
-
     def _bring_up_to_date(self, kind: str) -> None:
         assert self._standings is not None
         began = self._clock.monotonic()

@@ -25,8 +25,8 @@ LOOK_SECONDS = 3.0
 
 
 class OwnerLookout:
-    """``generation`` 0: the configuration server does not own the vault yet, or does not say; it is asked again.
-    ``ask`` answers the present generation of the configuration server."""
+    """``generation`` 0: the configuration server is of an older release and does not say; then nobody looks. ``ask``
+    answers the present generation of the configuration server."""
 
     def __init__(self, store: Store, key: SealingKey, generation: int, ask: Callable[[], int]) -> None:
         self._generation, self._ask = generation, ask
@@ -40,16 +40,15 @@ class OwnerLookout:
 
     def run(self, stopping: threading.Event) -> None:
         """Look until ``stopping``, which is set where this server has to begin anew."""
-        while not stopping.wait(LOOK_SECONDS):
-            if self._must_begin_anew():
+        while self.ownership is not None and not stopping.wait(LOOK_SECONDS):
+            if self._must_begin_anew(self.ownership):
                 _log.warning("The configuration server owns the vault anew; this process server begins anew.")
                 stopping.set()
 
-    def _must_begin_anew(self) -> bool:
+    def _must_begin_anew(self, ownership: Ownership) -> bool:
         try:
-            if self.ownership is not None:
-                self.ownership.check()
-                return False
+            ownership.check()
+            return False
         except Displaced:
             pass
         except FarshoreError:  # the store is away: it is reported by those who need it
