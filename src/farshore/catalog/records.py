@@ -57,7 +57,7 @@ _REPORTED_BY_SERVERS = frozenset(
 )
 _REPORTED_BY_MACHINES = frozenset(
     {"heartbeat", "last_seen", "newest_point_time", "last_app_consistent", "lag"}
-    | {"stream_trouble", "clock_behind", "clock_stepped"}
+    | {"stream_trouble", "clock_behind", "clock_stepped", "notable"}
 )
 _NEWEST_EPOCHS = 4
 """Of each machine: a process server may still hold something of them. The vault tells of all that are complete."""

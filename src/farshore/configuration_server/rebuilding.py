@@ -222,7 +222,9 @@ def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
     newest = found.newest
     machine.newest_point_time = 0 if newest is None else min(newest.time, now)
     every = tx.get_one(PolicyRow, machine.policy).crash_consistent_every
-    points.record_all(tx, machine.id, [_point(machine.id, one) for one in thinned(found.points, every * SECOND)])
+    kept = thinned(found.points, every * SECOND, found.pinned)
+    points.record_all(tx, machine.id, [_point(machine.id, one) for one in kept])
+    points.mark_pinned(tx, machine.id, found.pinned)
 
 
 def _unknown_machine(tx: Transaction, found: Contents, now: int) -> MachineRow:

@@ -6,7 +6,7 @@ nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
 from farshore.formats import vault_names
@@ -14,6 +14,7 @@ from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import MachineId
 from farshore.model.machine import MachineDescription
 from farshore.model.point import RecoveryPoint
+from farshore.model.position import Position
 from farshore.vault.epochs import EpochRecord
 from farshore.vault.vault import Vault
 
@@ -39,6 +40,7 @@ class Contents:
     description: MachineDescription | None = None
     stretches: list[Stretch] = field(default_factory=list)
     points: list[RecoveryPoint] = field(default_factory=list)
+    pinned: Set[Position] = frozenset()
     trouble: str = ""
 
     @property
@@ -60,7 +62,7 @@ def _of(vault: Vault, machine: MachineId) -> Contents:
     try:
         opened = vault.machine(machine)
         timeline = opened.timeline()
-        found.points = opened.points(timeline=timeline)
+        found.points, found.pinned = opened.points(timeline=timeline), timeline.pinned
         for number, record in sorted(timeline.epochs.items()):
             last = timeline.newest(number)
             stored, moment = (0, record.time) if last is None else last
