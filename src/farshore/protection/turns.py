@@ -113,8 +113,8 @@ class Turns:
 
 def for_indexing(catalog: Catalog, clock: Clock) -> Turns:
     """A machine that writes is due whenever a group of segments can be full; of one that does not, a segment an hour
-    counts."""
-    return Turns(lambda: standings(catalog), clock, lambda standing: standing.group, idle=Tiers().segments * HOUR)
+    counts, and two groups are waited for: the look costs a dozen lists."""
+    return Turns(lambda: standings(catalog), clock, lambda standing: standing.group, idle=2 * Tiers().segments * HOUR)
 
 
 def for_rebasing(catalog: Catalog, clock: Clock) -> Turns:
