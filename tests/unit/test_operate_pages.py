@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from farshore.cli.main import commands
+from farshore.master_target.main import _parser as master_target_parser
 from farshore.mobility.main import _parser
 
 COMMAND: Any = typer.main.get_command(commands)
@@ -33,6 +34,9 @@ def parse(line: str) -> None:
     if program == "farshore-mobility":
         _parser().parse_args(arguments)
         return
+    if program == "farshore-master-target":
+        master_target_parser().parse_args(arguments)
+        return
     command: Any = COMMAND
     context = command.make_context(program, list(arguments))
     while hasattr(command, "resolve_command"):
@@ -41,7 +45,11 @@ def parse(line: str) -> None:
 
 
 LINES = [(page.name, line) for page in PAGES for line in typed(page)]
-OURS = [(page, line) for page, line in LINES if line.startswith(("farshore ", "farshore-mobility "))]
+OURS = [
+    (page, line)
+    for page, line in LINES
+    if line.startswith(("farshore ", "farshore-mobility ", "farshore-master-target "))
+]
 
 
 @pytest.mark.parametrize(("page", "line"), OURS)
@@ -55,6 +63,11 @@ def test_the_control_other_lines_do_not(line: str) -> None:
     with pytest.raises(Exception) as refused:  # noqa: PT011 - the library's class is private to it
         parse(line)
     assert getattr(refused.value, "exit_code", 0) == 2
+
+
+def test_the_control_nor_do_those_of_a_master_target() -> None:
+    with pytest.raises(SystemExit):
+        parse("farshore-master-target finish --now 4f6c")
 
 
 def test_every_page_is_in_the_list() -> None:

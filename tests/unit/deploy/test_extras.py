@@ -37,6 +37,9 @@ PROGRAMS = {
     "lab": ["farshore.lab.demo.__main__", "farshore.cli.main", "farshore.configuration_server.main"],
 }
 
+LOADED_IF_THERE = {"alerts"}
+"""Extras that are one library, which a program loads by its name where it is installed."""
+
 
 def named(module: str) -> Iterator[str]:
     """What a module imports, and modules of its own folder that it names to load or start them later."""
@@ -84,7 +87,7 @@ def asked_for(extra: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("extra", PROJECT["optional-dependencies"])
+@pytest.mark.parametrize("extra", sorted({*PROJECT["optional-dependencies"]} - LOADED_IF_THERE))
 def test_an_extra_brings_what_its_programs_import(extra):
     by_import = metadata.packages_distributions()
     imports = foreign_imports(PROGRAMS[extra])
