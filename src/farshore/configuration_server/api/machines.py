@@ -273,14 +273,19 @@ def prove(machine: Named, request: ProofRequest, user: Operator, installation: I
 @router.post("/{machine}/resync", status_code=202)
 def resync(machine: Named, user: Operator, installation: Installation) -> Machine:
     """Compare the machine with its copy and send what differs, at once."""
-    now = installation.clock.now()
-    with installation.catalog.writing() as tx:
+    command, now = new_id(), installation.clock.now()
+
+    def asked(tx: Transaction) -> str:
         row = machines.get(tx, machine)
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
             raise WrongState(f"{row.name} is {row.state}.", remedy="Only a protected machine can be resynced.")
-        ask(tx, new_id(), row.id, ResyncArguments(), now)
+        ask(tx, command, row.id, ResyncArguments(), now)
         _tell(tx, installation, user, row, "machine.resync", f"A resync of {row.name} was asked for.")
-        return _view(tx, row, installation)
+        return row.id
+
+    found = installation.catalog.write(asked)
+    with installation.catalog.reading() as tx:  # the agent hears of it at the commit: nothing is made ready before
+        return _view(tx, machines.get(tx, found), installation)
 
 
 def _in_other_domain(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, list[str]]:
