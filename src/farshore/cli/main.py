@@ -25,6 +25,7 @@ from farshore.cli import (
     job,
     logs,
     machine,
+    man,
     point,
     policy,
     process_server,
@@ -92,6 +93,7 @@ commands.command()(up.up)
 commands.command()(up.down)
 commands.command()(up.status)
 commands.command()(logs.logs)
+commands.command()(man.man)
 commands.command()(support_bundle.support_bundle)
 commands.add_typer(machine.app, name="machine")
 commands.add_typer(policy.app, name="policy")

@@ -37,8 +37,26 @@ from tests.waiting import PATIENCE
 
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
-from farshore.catalog import alert_channels, commands, events, failovers, machines, points, policies, sites
-from farshore.catalog.tables import AlertChannelRow, AlertRow, CommandRow, FailoverRow, PointRow, SiteRow
+from farshore.catalog import (
+    alert_channels,
+    commands,
+    events,
+    failovers,
+    machines,
+    points,
+    policies,
+    push_accounts,
+    sites,
+)
+from farshore.catalog.tables import (
+    AlertChannelRow,
+    AlertRow,
+    CommandRow,
+    FailoverRow,
+    PointRow,
+    PushAccountRow,
+    SiteRow,
+)
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.web.limits import Limits
@@ -65,6 +83,8 @@ KNOWN: dict[str, Any] = {
     "server": SERVER,
     "policy": "finance",
     "user": "eve",
+    "account": "datacentre",
+    "point": "p1",
     "job": "job-1",
     "failover": NEW,
     "site": "qemu",
@@ -139,7 +159,8 @@ class Api:
             add_server(tx, FREE).host_names = ["10.0.8.8"]
             policies.create(tx, ReplicationPolicy(name=KNOWN["policy"]))
             points.record(
-                tx, PointRow(id="p1", machine=MACHINE, epoch=1, sequence=20, time=NOW, kind="crash-consistent")
+                tx,
+                PointRow(id="p1", machine=MACHINE, epoch=1, sequence=20, time=NOW, kind="crash-consistent", name="n"),
             )
             failovers.add(
                 tx,
@@ -163,6 +184,9 @@ class Api:
             tx.flush()
             self.alert = alert.id
             commands.ask(tx, CommandRow(id=KNOWN["command"], machine=MACHINE, kind="point", created=NOW))
+            push_accounts.add(
+                tx, PushAccountRow(name=KNOWN["account"], user="root", by="key", secret=b"sealed", created=NOW)
+            )
             for number, (failover, state) in enumerate(FAILOVERS.values(), 1):
                 row = FailoverRow(
                     id=failover,
@@ -242,6 +266,7 @@ BODIES: dict[str, Callable[[Api], Any]] = {
         "payload": {"kind": "point", "epoch": 1, "sequence": 20, "time": NOW}
     },
     "POST /v1/authority/replacement": lambda _: {"phase": "settled"},
+    "POST /v1/push-accounts": lambda _: {"name": "new", "private_key": signing_request_and_key()[1]},
     "POST /v1/sites": lambda _: {"id": "lab", "kind": "qemu"},
 }
 
@@ -255,6 +280,7 @@ def known(api: Api, operation: Any) -> dict[str, Any]:
             key = "policy" if "/policies/" in operation.path else "user"
             if "/alert-channels/" in operation.path:
                 key = "" if operation.label in NEED_MORE else "channel"
+            key = "account" if "/push-accounts/" in operation.path else key
         there = {**KNOWN, "token": api.invitation}
         if operation.label in ("DELETE /v1/machines/{machine}", "DELETE /v1/process-servers/{server}"):
             there = dict.fromkeys(there, FREE)
