@@ -26,6 +26,7 @@ from farshore.model.errors import Damaged, NotFound, Refused, TryLater
 from farshore.model.machine import Firmware
 from farshore.model.target import NetworkKind
 from farshore.sites.folder import explained, lock, replace
+from farshore.sites.half_written import check_whole
 from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, document
 from farshore.sites.libvirt.settings import LibvirtSettings
 from farshore.sites.libvirt.virsh import Failed, Virsh
@@ -328,6 +329,8 @@ class LibvirtSite:
             medium = disk.medium
             if isinstance(medium, WrittenDisk) and not medium.path.exists():
                 raise NotFound(f"The disk {medium.path} of {order.name} is gone.", remedy="Fail over again.")
+            if isinstance(medium, WrittenDisk):
+                check_whole(medium.path)
             address = medium.address if isinstance(medium, ServedDisk) else None
             if isinstance(address, UnixAddress) and not address.path.exists():
                 raise TryLater(
