@@ -23,8 +23,8 @@ def typed(page: Path) -> list[str]:
     for line in page.read_text().splitlines():
         if line.startswith("```"):
             inside = line == "```sh"
-        elif inside and line:
-            found.append(line)
+        elif (inside and line) or line.startswith("    farshore"):
+            found.append(line.strip())
     return found
 
 

@@ -23,6 +23,12 @@ from tests.unit.test_operate_pages import PAGES, typed
 pytestmark = [pytest.mark.soak, pytest.mark.root]
 MIB = 1 << 20
 ORDER = ("install", "protect", "monitor", "restore", "failover", "three-am", "keys", "upgrade", "uninstall", "network")
+NOT_TYPED = {
+    "site-lost": "tests/unit/configuration_server/test_adopting.py, tests/crash/vault/test_two_owners.py",
+    "sites": "tests/contract/test_sites.py",
+    "targets": "a choice for a machine that boots",
+    "master-target": "tests/crash/master_target",
+}
 ELSEWHERE = {
     "farshore up ": "the rig brings the servers up, on ports of its own",
     "farshore down": "the rig does",
@@ -94,8 +100,7 @@ def page_of(name: str) -> Path:
 
 
 def test_every_page_is_typed() -> None:
-    """That of the master target is by tests/scenarios/master_target."""
-    assert {page.stem for page in PAGES} == {*ORDER, "README", "master-target"}
+    assert {page.stem for page in PAGES} == {*ORDER, *NOT_TYPED, "README"}
 
 
 def type_line(line: str, rig: Rig, desk: Path) -> str | None:

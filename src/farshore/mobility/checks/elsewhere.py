@@ -74,12 +74,12 @@ def _firmware(places: Places) -> Iterator[Finding]:
         folder = places.root / base
         found = {one.name.lower() for one in folder.glob("[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*")}
         if "bootx64.efi" in found:
-            yield fine("UEFI", "The fallback boot file is there: the machine starts where its NVRAM is new.")
+            yield fine("UEFI", "The fallback boot file is there: the machine starts where its boot entries are not.")
             return
-    yield error(
+    yield warning(
         "UEFI",
-        "There is no fallback boot file (EFI/BOOT/BOOTX64.EFI): at a recovery site the NVRAM is new, and no machine "
-        "starts without it.",
+        "There is no fallback boot file (EFI/BOOT/BOOTX64.EFI): at a recovery site the machine starts only by the boot "
+        "entries that its agent reports, and by none on another computer.",
         "grub-install --target=x86_64-efi --removable, or copy shimx64.efi and grubx64.efi there; mount /boot/efi.",
     )
 
