@@ -15,8 +15,15 @@ from farshore.cli.failover import _at_stake
 from farshore.model.point import PointKind
 
 MINUTE = 60 * 1_000_000_000
+NOW = 1_800_000_000 * 1_000_000_000
 IDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
 KINDS = [PointKind.CRASH_CONSISTENT, PointKind.APP_CONSISTENT, PointKind.CRASH_CONSISTENT]
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: NOW)
+    monkeypatch.setattr(time, "time", lambda: NOW / 1e9)
 
 
 class Api:
@@ -26,9 +33,8 @@ class Api:
 
     def __init__(self, *failovers: Any) -> None:
         self._failovers = list(failovers)
-        now = time.time_ns()
         self._points = [
-            Point(id=IDS[number], machine="m", epoch=1, sequence=90 - number, time=now - (3 + 2 * number) * MINUTE,
+            Point(id=IDS[number], machine="m", epoch=1, sequence=90 - number, time=NOW - (3 + 2 * number) * MINUTE,
                   kind=kind, name=f"p{number}")
             for number, kind in enumerate(KINDS)
         ]  # fmt: skip
@@ -66,7 +72,7 @@ def said(point: PointChoice, *failovers: Any) -> str:
         (PointChoice(id=IDS[0]), "in the last 3 min"),
         (PointChoice(position="1:88"), "in the last 7 min"),
         (PointChoice(position="1:77"), "after the chosen point is lost"),
-        (PointChoice(time=time.time_ns() - 9 * MINUTE), "in the last 9 min"),
+        (PointChoice(time=NOW - 9 * MINUTE), "in the last 9 min"),
     ],
 )
 def test_how_much_is_lost_is_said_in_time(point: PointChoice, lost: str) -> None:
@@ -75,7 +81,7 @@ def test_how_much_is_lost_is_said_in_time(point: PointChoice, lost: str) -> None
 
 def test_what_runs_and_is_to_be_replaced_is_named() -> None:
     runs = SimpleNamespace(
-        id="f-1", kind=FailoverKind.FAILOVER, state="running", site="qemu", running=time.time_ns() - 42 * MINUTE
+        id="f-1", kind=FailoverKind.FAILOVER, state="running", site="qemu", running=NOW - 42 * MINUTE
     )
     told = said(PointChoice(latest=True), runs)
     assert "failover f-1" in told
