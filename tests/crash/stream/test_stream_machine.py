@@ -42,6 +42,8 @@ def _no_waiting() -> Iterator[None]:
         patch.setattr("farshore.mobility.retrying.LONGEST_PAUSE", 0.0)
         patch.setattr("farshore.process_server.streams.stream.EARLY_SECONDS", 0.02)
         patch.setattr("farshore.process_server.streams.stream.SPOOL_SECONDS", 1.0)
+        # How many refusals fall into one second is chance.
+        patch.setattr("farshore.process_server.streams.grants._REFUSALS", 1 << 30)
         yield
 
 
