@@ -14,7 +14,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Role
@@ -126,12 +125,16 @@ class Timeline:
         self._runs: dict[tuple[Epoch, Role, int, int | None], Run] = {}
         self._spines: dict[Epoch, tuple[list[Piece], Run]] = {}
         self._marked: dict[Epoch, list[Sequence]] = {}
+        self._pinned: frozenset[Position] | None = None
 
-    @cached_property
+    @property
     def pinned(self) -> frozenset[Position]:
         """The states that somebody pinned, as the vault listed them when this was first asked."""
-        names = (item.name for item in self._store.list(vault_names.pins_folder(self.machine)))
-        return frozenset(at for name in names if (at := vault_names.pinned_position(name)) is not None)
+        # No cached_property: until Python 3.12 one lock of all timelines would be held while the store is asked.
+        if self._pinned is None:
+            names = (item.name for item in self._store.list(vault_names.pins_folder(self.machine)))
+            self._pinned = frozenset(at for name in names if (at := vault_names.pinned_position(name)) is not None)
+        return self._pinned
 
     def layers(self, epoch: Epoch) -> list[StoredLayer]:
         """Every layer of an epoch."""
