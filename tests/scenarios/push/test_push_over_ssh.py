@@ -14,8 +14,8 @@ import pytest
 from farshore.model.errors import FarshoreError, Forbidden, Malformed, Refused, Unreachable
 from farshore.protection.installation import JumpHost, PushTarget
 from farshore.protection.push import install
-from farshore.protection.push.install import PushInstaller
 from farshore.protection.push.bundle import Bundle
+from farshore.protection.push.install import PushInstaller
 from farshore.protection.push.ssh import MARK
 
 TOKEN = "the-one-time-token"

@@ -59,7 +59,7 @@ _BUSY_NANOSECONDS = 600 * 10**9
 HOLD_SECONDS = 45.0
 """The kernel writes a dirty page after 30 s, and looks every 5 s, unless it was told otherwise."""
 MOST_HOLDS = 8
-"""How often a chunk is looked at again whose blocks were all written anew in between. Then only a page that changed in
+"""How often a chunk is looked at again whose blocks were all written to in between. Then only a page that changed in
 flight explains that they differ."""
 _JUDGE_SECONDS = 15.0
 """For how long after HOLD_SECONDS whoever wants to end the epoch may wait for a verdict."""
@@ -441,8 +441,9 @@ class Prover:
     def _decide(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> bool:
         """Report a difference, or count that it is none. False: that is not known yet, or the chunk is equal.
 
-        A block that was written anew since is no difference yet: the next write may be the one that counts. One that
-        differs after each of many writes is, unless the kernel says that its page changed in flight.
+        A block that was written to since is no difference yet: the next write may be the one that counts. One that
+        differs after each of many writes is, unless the kernel says that its page changed in flight: so is a sector
+        that is wrong beside those that are written.
         """
         placed = self._difference(disk, chunk, suspect.proven, suspect.cause)
         if placed is None:

@@ -35,17 +35,17 @@ class Watch:
         self._touched: Dict[DiskNumber, npt.NDArray[np.bool_]] = {}
         self._discarded: Dict[DiskNumber, Spans[bool]] = {}
         self._followed: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.int64]]] = {}
-        """Chunks, and when each of their sectors was written last, ns of the monotonic clock: shape (chunks, 128)."""
+        """Chunks, and when each of their blocks was written to last, ns of the monotonic clock: shape (chunks, 16)."""
 
     def follow(self, chunks: Sequence[Tuple[DiskNumber, int]]) -> None:
-        """Note when the sectors of these chunks, (disk, chunk), are written from now on, and of no others."""
+        """Note when the blocks of these chunks, (disk, chunk), are written to from now on, and of no others."""
         wanted: Dict[DiskNumber, List[int]] = {}
         for disk, chunk in sorted(chunks):
             wanted.setdefault(disk, []).append(chunk)
         with self._lock:
             known, self._followed = self._followed, {}
             for disk, numbers in wanted.items():
-                times = np.zeros((len(numbers), _SECTORS), np.int64)
+                times = np.zeros((len(numbers), _BLOCKS), np.int64)
                 before = known.get(disk)
                 if before is not None:
                     _, old, new = np.intersect1d(before[0], numbers, assume_unique=True, return_indices=True)
@@ -53,8 +53,7 @@ class Watch:
                 self._followed[disk] = np.array(numbers, np.int64), times
 
     def written(self, disk: DiskNumber, chunk: int) -> List[int]:
-        """For each block of a chunk that is followed: since when (ns) all of it was written anew; 0: not all of it was.
-        A wrong sector is not explained by a write of its neighbours."""
+        """For each block of a chunk that is followed: when (ns) it was last written to, if in part; 0: it was not."""
         with self._lock:
             if disk not in self._followed:
                 return [0] * _BLOCKS
@@ -62,7 +61,7 @@ class Watch:
             place = int(np.searchsorted(chunks, chunk))
             if place == len(chunks) or chunks[place] != chunk:
                 return [0] * _BLOCKS
-            found: List[int] = times[place].reshape(_BLOCKS, _PER_BLOCK).min(axis=1).tolist()
+            found: List[int] = times[place].tolist()
             return found
 
     def begin(self, chunks: Mapping[DiskNumber, Chunks]) -> None:
@@ -121,14 +120,15 @@ def discarded_spans() -> Spans[bool]:
 
 
 def _note_followed(own: Fragments, chunks: Chunks, times: npt.NDArray[np.int64]) -> None:
-    """Note one disk's records in ``times``, shape (chunks, sectors)."""
+    """Note one disk's records in ``times``, shape (chunks, blocks)."""
     low, high = _met(own, chunks)
     for row in np.flatnonzero(high > low).tolist():
         first = int(own["sector"][row])
         end = first + -(-int(own["length"][row]) // SECTOR)
         for place in range(low[row], high[row]):
-            start = int(chunks[place]) * _SECTORS
-            times[place, max(0, first - start) : max(0, end - start)] = int(own["time"][row])
+            start = int(chunks[place]) * _BLOCKS
+            low_block, high_block = first // _PER_BLOCK - start, -(-end // _PER_BLOCK) - start
+            times[place, max(0, low_block) : max(0, high_block)] = int(own["time"][row])
 
 
 def _places(fragments: Fragments) -> Tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
