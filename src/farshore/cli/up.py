@@ -140,7 +140,8 @@ def up(
     arguments += [part for url in standby or [] for part in ("--standby", url)]
     arguments += ["--json"] if as_json else []
     arguments += ["--check-ports"]
-    _warn_of_long_home(installation.home)
+    if not as_json:
+        _warn_of_long_home(installation.home)
     supervisor.check_not_running(installation)
     done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)
     if done.returncode:

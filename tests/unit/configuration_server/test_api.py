@@ -148,7 +148,7 @@ def test_policies_live_and_die(office: Office, admin: dict[str, object]) -> None
     assert office.call("GET", "/v1/policies/gold", certificate=admin).code == "not-found"
     audit = office.call("GET", "/v1/events?actor=user/&kind=policy", certificate=admin).body
     assert [event["kind"] for event in audit] == ["policy.created", "policy.changed", "policy.deleted"]
-    assert audit[1]["detail"] == {"keep_daily": 30}
+    assert audit[1]["detail"] == {"keep_daily": {"old": 14, "new": 30}}
 
 
 def test_events_are_listed_by_a_cursor_and_the_newest_on_request(office: Office, admin: dict[str, object]) -> None:

@@ -170,7 +170,7 @@ def test_the_points_of_a_machine_that_the_catalog_does_not_know_stay(catalog: Ca
     before = machine.in_vault.points()
     compact_all(machine.vault, everybody())
     thin_all(machine.vault, catalog, everybody())
-    collect_all(machine.vault, catalog)
+    collect_all(machine.vault, catalog, everybody())
     assert machine.in_vault.points() == before
     stored_retention.write(machine.vault, machine.id, ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=0))
     thin_all(machine.vault, catalog, everybody())

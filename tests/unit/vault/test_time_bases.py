@@ -7,7 +7,7 @@ import itertools
 import pytest
 from tests.unit.vault.synthetic import START, STEP, Machine, new_vault
 
-from farshore.cli import output, vault_opening
+from farshore.cli import grammar, output, vault_opening
 from farshore.formats.batch import Role
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, Sequence
@@ -49,7 +49,7 @@ def test_every_listed_time_gives_the_listed_point(vault):
 
 @pytest.mark.parametrize(
     ("show", "parse"),
-    [(vault_opening.show_time, vault_opening.parse_time), (output.moment, output.parse_time), (int, int)],
+    [(vault_opening.show_time, vault_opening.parse_time), (output.moment, grammar.parse_time), (int, int)],
     ids=["farshore vault", "farshore", "JSON"],
 )
 def test_every_listed_time_can_be_asked_for_as_it_is_shown(tmp_path, show, parse):
