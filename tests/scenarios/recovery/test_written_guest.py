@@ -90,7 +90,7 @@ class World:
             clock=SystemClock(),
             folder=folder / "failovers",
             vault_url=f"file://{folder / 'vault'}",
-            vault_key=vault.key_hex,
+            vault_key=lambda: vault.key_hex,
             site=lambda _id: self.site,
             deliveries={Way.WRITTEN: WrittenDelivery()},
             sleep=time.sleep,
