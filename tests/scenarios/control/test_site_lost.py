@@ -57,8 +57,11 @@ class Host(Shell):
         return done.stdout
 
 
+ASKING = {("failover", "run"), ("failover", "commit"), ("failover", "cleanup"), ("failover", "delete")}
+
+
 class Typist:
-    """Types the commands of the page, in order, with other names of places."""
+    """Types the commands of the page, in order, with other names of places, and says yes."""
 
     def __init__(self, shell: Shell, names: dict[str, str]) -> None:
         self._shell, self._names = shell, names
@@ -74,6 +77,8 @@ class Typist:
             if arguments[0] == "up" and "--advertise" in arguments:
                 arguments += ["--listen", "127.0.0.1"]
                 arguments += ["--port", str(free_port()), "--process-server-port", str(free_port())]
+            if tuple(arguments[:2]) in ASKING and "--yes" not in arguments:
+                arguments.append("--yes")
             last = not until_command or line.startswith(until_command)
             out = self._shell.run(*[self._names.get(one, one) for one in arguments], status=status if last else 0)
             if last:
