@@ -1,7 +1,7 @@
 """Whether the vault is still that of the installation that this process server belongs to.
 
-The store itself asks before each object of a machine. This looks every few seconds as well, so that a server that has
-nothing to store stops taking batches, too: what it took could not be stored any more.
+The store itself asks before it writes (see vault.stores.owned). This looks every few seconds as well: a server that has
+nothing to store stops taking batches, too, for what it took could not be stored any more; and segments go by this look.
 
 Where its own configuration server has begun a new generation (its catalog was made anew), the process server ends, and
 is started again by whoever keeps it running: then it registers as at any start.
@@ -17,11 +17,10 @@ from collections.abc import Callable
 from farshore.model.errors import Displaced, FarshoreError
 from farshore.vault.ownership import Ownership
 from farshore.vault.sealing import SealingKey
+from farshore.vault.stores.owned import LOOK_SECONDS
 from farshore.vault.stores.port import Store
 
 _log = logging.getLogger(__name__)
-
-LOOK_SECONDS = 3.0
 
 
 class OwnerLookout:

@@ -1,7 +1,9 @@
 """A store that is written to only while its writer owns the vault: a wrapper, next to the store itself.
 
-Before each object of a machine, each record of the installation and each deletion it is asked anew whether another
-generation has begun; before anything else a look within the last second is enough. Not asked for a lease: who is
+Before each object of a machine, each record of the installation and each deletion it asks anew whether another
+generation has begun. A look within the last four seconds is enough for a segment: there is one every few seconds for
+each machine, its epoch belongs to its generation alone, and a process server looks every three seconds anyway, so it
+costs no request. A look within the last second is enough for anything else. It does not ask for a lease: who is
 displaced may still read. Nor for the document that completes an epoch: the description that is put just before it was
 asked for, and one without the other would look like an epoch whose document is lost.
 """
@@ -13,8 +15,13 @@ from typing import Protocol
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
+from farshore.formats.vault_names import SegmentName
 from farshore.vault.stores.port import Listed, Store, Sweepable
 
+LOOK_SECONDS = 3.0
+"""How often a process server looks, whether it writes or not."""
+STREAMED = LOOK_SECONDS + 1.0
+"""How old a look may be (s) for a segment: one interval, and what the answer takes."""
 _LATELY = 1.0
 _ANEW = (vault_names.MACHINES, vault_names.INSTALLATION)
 
@@ -68,7 +75,14 @@ class OwnedStore:
 
     def _ask(self, name: str) -> None:
         if self.guard is not None and not name.startswith(vault_names.LEASES) and not vault_names.is_epoch(name):
-            self.guard.check(0.0 if name.startswith(_ANEW) else _LATELY)
+            self.guard.check(_age(name))
+
+
+def _age(name: str) -> float:
+    """How old (s) the look before a put of ``name`` may be."""
+    if SegmentName.parse(name) is not None:
+        return STREAMED
+    return 0.0 if name.startswith(_ANEW) else _LATELY
 
 
 class SweepableOwnedStore(OwnedStore):
