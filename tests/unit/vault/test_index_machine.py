@@ -8,6 +8,7 @@ packs are deleted beside copies that began later; those copies must not have fou
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import shutil
@@ -49,6 +50,12 @@ SMALL = (
     (directories, "_MOST_SMALL", 2),
     (collection, "CLOCKS", 0),
 )
+
+
+def copied(source: str, target: str) -> None:
+    """Copy a file of a folder in use: its index merges parts meanwhile, and removes those it has merged."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 class OpenCopy:
@@ -177,7 +184,7 @@ class Walk:
         """For `find_an_older_folder`."""
         shutil.rmtree(self.folder / "kept", ignore_errors=True)
         if (self.folder / str(server)).exists():
-            shutil.copytree(self.folder / str(server), self.folder / "kept")
+            shutil.copytree(self.folder / str(server), self.folder / "kept", copy_function=copied)
 
     def find_a_strange_folder(self, server: int, other: int, older: bool) -> None:
         """An older copy of a folder, or another server's, in the place of its own."""
@@ -187,7 +194,7 @@ class Walk:
         self.break_off(server)
         self.stop(server, "kill")
         shutil.rmtree(self.folder / str(server), ignore_errors=True)
-        shutil.copytree(source, self.folder / str(server))
+        shutil.copytree(source, self.folder / str(server), copy_function=copied)
         self.servers[server] = self.started(server)
 
     def lose_bytes(self, server: int, swap: bool) -> None:
