@@ -5,7 +5,7 @@ due and what is in it, into a vault in memory whose requests are counted as prov
 server's rounds of upkeep (indexing, rebasing, thinning, collecting, scrubbing, the daily look-over) over that vault.
 Time is simulated, so that hours pass in seconds; the catalog is as reports without any writes leave it. One and two
 machines are run: the difference is what a machine costs, the rest is what the installation costs however many machines
-it has.
+it has. Each of the two servers asks who owns the vault as it does in an installation, before it writes and by its lookout.
 """
 
 from __future__ import annotations
@@ -41,9 +41,11 @@ from farshore.protection.tending import collect_all, compact_all, rebase_all, th
 from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vault.machine import MachineVault
+from farshore.vault.ownership import How, Owner, Ownership, claim
 from farshore.vault.prices import read_prices
 from farshore.vault.scrub import scrub
 from farshore.vault.stores.counted import CountedStore, counted
+from farshore.vault.stores.owned import LOOK_SECONDS, owned
 
 TARGET = 370.0
 HOUR, SECOND = 3600.0, 1_000_000_000
@@ -123,10 +125,20 @@ def run(folder: Path, count: int, hours: float) -> tuple[dict[str, dict[str, int
     OwnerKey.generate_file(folder / "owner.key")
     made = Vault.create(open_store("memory:///"), OwnerKey.from_file(folder / "owner.key"))
     secret = bytes.fromhex(made.key_hex)
+    owner = claim(made.store, made.upkeep_key, None, Owner("benchmark", 0, clock.now(), How.MADE, "https://benchmark"))
+
+    def opened(store: CountedStore) -> tuple[Vault, Ownership]:
+        ownership = Ownership(store, made.upkeep_key, owner.generation, monotonic=clock.monotonic)
+        guarded = owned(store)
+        guarded.guard = ownership
+        return Vault.open_with_vault_key(guarded, secret), ownership
+
     storing, keeping = counted(made.store), counted(made.store)
     catalog = fresh_catalog(folder)
-    idle = [_protect(Vault.open_with_vault_key(storing, secret), catalog, clock) for _ in range(count)]
-    upkeep = Upkeep(Vault.open_with_vault_key(keeping, secret), catalog, clock)
+    vault, ownership = opened(storing)
+    idle = [_protect(vault, catalog, clock) for _ in range(count)]
+    upkeep = Upkeep(opened(keeping)[0], catalog, clock)
+    look = 0.0
     found: dict[str, dict[str, int]] = {}
     begin = (hours - 24) * HOUR
     before: dict[str, int] | None = None
@@ -135,11 +147,15 @@ def run(folder: Path, count: int, hours: float) -> tuple[dict[str, dict[str, int
     while True:
         machine = min(idle, key=lambda one: one.due)
         name = min(upkeep.due, key=upkeep.due.__getitem__)
-        clock.at = min(machine.due, upkeep.due[name])
+        clock.at = min(machine.due, upkeep.due[name], look)
         if clock.at >= hours * HOUR:
             break
         if before is None and clock.at >= begin:
             before = storing.requests
+        if clock.at == look:
+            ownership.check()
+            look += LOOK_SECONDS
+            continue
         if machine.due <= upkeep.due[name]:
             machine.mark()
             continue
