@@ -26,6 +26,7 @@
 #define MAX_DISKS 64
 #define MAX_EXCLUSIONS 2048
 #define MAX_FLYING 65536
+#define PLACE_BITS 14
 #define MAX_CHANGED 65536
 #ifdef BITMAP_ONLY
 /* The verifier walks through such loops step by step. 2048 words are 512 MiB at 4 KiB a bit. */
@@ -81,6 +82,8 @@ struct control {
 	u64 untracked;	   /* writes that found no room in `flying` */
 	u64 lost;	   /* entries of `flying` whose completion was not seen */
 	u64 changed;	   /* nonzero: there may be something in the map `changed` */
+	u64 queued;	   /* nonzero: there may be a disk whose writes are taken down where they are queued */
+	u64 displaced;	   /* how many flights are in the map `flying`; never too low */
 };
 
 struct disk {
@@ -129,6 +132,13 @@ struct flight {
 	u64 page; /* FLIGHT_CACHED: struct page *, where all of the write lies in that one */
 };
 
+/* A cache line, as the processor that submits and the one that completes hand it to each other. */
+struct place {
+	u64 bio; /* whose it is; 0: nobody's, and then `left` is 0 */
+	struct flight flight;
+	u64 unused[2];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20); /* set by the loader */
@@ -170,6 +180,18 @@ struct {
 	__type(key, u32);
 	__type(value, struct counters);
 } counters SEC(".maps");
+
+/*
+ * The writes in flight. Nearly each has the place that follows from its bio's address: two atomic operations on one cache
+ * line, which soon comes back, as the kernel takes the same bios again. Where that is taken, the map below has it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1 << PLACE_BITS);
+	__type(key, u32);
+	__type(value, struct place);
+} places SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -481,13 +503,13 @@ static __always_inline void join(struct copying *c)
 }
 
 /* One record without data: a range or a flush marker. 0 or the cause of failure. */
-static __always_inline u32 put_plain(u64 sector, u32 length, u16 disk, u8 kind, u8 flags)
+static __always_inline u32 put_plain(u64 time, u64 sector, u32 length, u16 disk, u8 kind, u8 flags)
 {
 	struct record *record = bpf_ringbuf_reserve(&ring, sizeof(struct record), 0);
 	if (!record)
 		return CAUSE_RING_FULL;
 	record->sector = sector;
-	record->time = bpf_ktime_get_ns();
+	record->time = time;
 	record->length = length;
 	record->disk = disk;
 	record->kind = kind;
@@ -496,12 +518,13 @@ static __always_inline u32 put_plain(u64 sector, u32 length, u16 disk, u8 kind, 
 	return 0;
 }
 
-static __always_inline u32 put_data(struct bio *bio, struct control *ctl, u16 disk, u8 flags, u32 *recorded)
+static __always_inline u32 put_data(struct bio *bio, struct control *ctl, u64 time, u16 disk, u8 flags,
+				    u32 *recorded)
 {
 	struct copying c = {
 		.vec = (u64)BPF_CORE_READ(bio, bi_io_vec),
 		.sector = bio->bi_iter.bi_sector,
-		.time = bpf_ktime_get_ns(),
+		.time = time,
 		.address = ctl->address,
 		.left = bio->bi_iter.bi_size,
 		.index = bio->bi_iter.bi_idx,
@@ -532,18 +555,18 @@ static __always_inline int is_known(u32 op)
 
 #ifndef BITMAP_ONLY
 /* The whole write into the ring. 0 or the cause of failure; then some of it may be there all the same. */
-static __always_inline u32 put(struct bio *bio, struct control *ctl, u32 op, u64 sector, u32 length, u16 disk, u8 flags,
-			       u32 *recorded)
+static __always_inline u32 put(struct bio *bio, struct control *ctl, u64 time, u32 op, u64 sector, u32 length, u16 disk,
+			       u8 flags, u32 *recorded)
 {
 	u32 failure;
 	if (length & ((1 << SECTOR_SHIFT) - 1)) /* no kernel does that, and no record could hold it */
 		return CAUSE_UNKNOWN_OP;
 	if (op == REQ_OP(REQ_OP_WRITE))
-		return put_data(bio, ctl, disk, flags, recorded);
+		return put_data(bio, ctl, time, disk, flags, recorded);
 	if (op == REQ_OP(REQ_OP_WRITE_ZEROES))
-		failure = put_plain(sector, length, disk, KIND_ZERO, flags);
+		failure = put_plain(time, sector, length, disk, KIND_ZERO, flags);
 	else if (is_known(op))
-		failure = put_plain(sector, length, disk, KIND_DISCARD, flags);
+		failure = put_plain(time, sector, length, disk, KIND_DISCARD, flags);
 	else
 		failure = CAUSE_UNKNOWN_OP;
 	*recorded = failure ? 0 : length;
@@ -764,12 +787,53 @@ static __always_inline void settle(struct disk *disk, u64 sector, u32 length)
 
 /* ---- writes in flight ---- */
 
-static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u64 sector, u32 length, u8 by_queue,
-				     u8 what, u64 page)
+static __always_inline struct place *place_of(u64 bio)
+{
+	u32 key;
+	/* Of a pointer the verifier lets nothing be computed but its lower half. */
+	asm volatile("%0 = %1" : "=w"(key) : "w"((u32)bio));
+	key = key * 0x9e3779b1U >> (32 - PLACE_BITS);
+	return bpf_map_lookup_elem(&places, &key);
+}
+
+/* One of the address is gone already, as the kernel uses the address again: its completion passed us by. */
+static __always_inline void replace_flight(struct control *ctl, struct flight *old, struct flight *flight)
+{
+	if (old->left)
+		ADD(ctl->lost, 1);
+	*old = *flight;
+}
+
+static __always_inline void displace(struct control *ctl, u64 bio, struct flight *flight)
+{
+	ADD(ctl->displaced, 1);
+	if (!bpf_map_update_elem(&flying, &bio, flight, BPF_NOEXIST))
+		return;
+	ADD(ctl->displaced, -1);
+	struct flight *old = bpf_map_lookup_elem(&flying, &bio);
+	if (old)
+		replace_flight(ctl, old, flight);
+	else
+		ADD(ctl->untracked, 1);
+}
+
+static __always_inline void forget_displaced(struct control *ctl, u64 bio)
+{
+	struct flight *old = bpf_map_lookup_elem(&flying, &bio);
+	if (!old)
+		return;
+	if (old->left)
+		ADD(ctl->lost, 1);
+	if (!bpf_map_delete_elem(&flying, &bio))
+		ADD(ctl->displaced, -1);
+}
+
+static __always_inline void take_off(struct control *ctl, u64 bio, u64 time, u16 index, u64 sector, u32 length,
+				     u8 by_queue, u8 what, u64 page)
 {
 	struct flight flight = {
 		.sector = sector,
-		.time = bpf_ktime_get_ns(),
+		.time = time,
 		.length = length,
 		.index = index,
 		.by_queue = by_queue,
@@ -777,19 +841,21 @@ static __always_inline void take_off(struct control *ctl, u64 bio, u16 index, u6
 		.left = length,
 		.page = page,
 	};
-	if (!length)
+	struct place *place = place_of(bio);
+	if (!length || !place)
 		return;
-	if (!bpf_map_update_elem(&flying, &bio, &flight, BPF_NOEXIST))
+	u64 owner = *(volatile u64 *)&place->bio;
+	if (owner == bio) {
+		replace_flight(ctl, &place->flight, &flight);
 		return;
-	struct flight *old = bpf_map_lookup_elem(&flying, &bio);
-	if (old) {
-		/* The kernel reuses the address, so that bio is gone: its completion passed us by. */
-		if (old->left)
-			ADD(ctl->lost, 1);
-		*old = flight;
-	} else {
-		ADD(ctl->untracked, 1);
 	}
+	if (owner || __sync_val_compare_and_swap(&place->bio, 0, bio)) {
+		displace(ctl, bio, &flight);
+		return;
+	}
+	place->flight = flight;
+	if (*(volatile u64 *)&ctl->displaced)
+		forget_displaced(ctl, bio);
 }
 
 /* ---- exclusions ---- */
@@ -882,14 +948,18 @@ static __always_inline int take(struct bio *bio, int has_request)
 	if (!(op & 1) && op != flush_op)
 		return 0;
 
+	struct control *ctl = the_control();
+	if (!ctl)
+		return 0;
+	if (!has_request && op != REQ_OP(REQ_OP_DISCARD) && !*(volatile u64 *)&ctl->queued)
+		return 0; /* as takes_request would tell, of each write of each disk of the machine */
 	u64 key = disk_key(bio->bi_bdev->bd_disk);
 	struct disk *disk = bpf_map_lookup_elem(&disks, &key);
 	if (!disk || takes_request(disk, op, opf) != has_request)
 		return 0;
-	struct control *ctl = the_control();
 	u32 index = disk->index;
 	struct counters *count = bpf_map_lookup_elem(&counters, &index);
-	if (!ctl || !count)
+	if (!count)
 		return 0;
 #ifndef BITMAP_ONLY
 	if (is_refusing(disk, opf))
@@ -897,6 +967,7 @@ static __always_inline int take(struct bio *bio, int has_request)
 #endif
 
 	u64 state = *(volatile u64 *)&ctl->state;
+	u64 time = bpf_ktime_get_ns();
 	u64 sector = bio->bi_iter.bi_sector;
 	u32 length = bio->bi_iter.bi_size;
 	u8 flags = 0;
@@ -916,7 +987,7 @@ static __always_inline int take(struct bio *bio, int has_request)
 #ifndef BITMAP_ONLY
 		/* The marker goes before the write that carries the flag: that write is not part of what is flushed. */
 		if (state & STATE_DATA)
-			failure = put_plain(0, 0, disk->number, KIND_FLUSH, flags);
+			failure = put_plain(time, 0, 0, disk->number, KIND_FLUSH, flags);
 #endif
 	}
 	if (op == flush_op || (op == REQ_OP(REQ_OP_WRITE) && !length)) {
@@ -937,7 +1008,7 @@ static __always_inline int take(struct bio *bio, int has_request)
 #endif
 		ADD(count->written, length);
 	}
-	take_off(ctl, (u64)bio, index, sector, length, !has_request, what, page);
+	take_off(ctl, (u64)bio, time, index, sector, length, !has_request, what, page);
 
 	if (is_excluded(disk, sector, length)) {
 		ADD(count->excluded, length);
@@ -951,7 +1022,7 @@ static __always_inline int take(struct bio *bio, int has_request)
 	if (state & STATE_DATA) {
 		u32 recorded = 0;
 		if (!failure)
-			failure = put(bio, ctl, op, sector, length, disk->number, flags, &recorded);
+			failure = put(bio, ctl, time, op, sector, length, disk->number, flags, &recorded);
 		ADD(count->recorded, recorded);
 		if (!failure) {
 			ADD(count->captured, length);
@@ -1016,14 +1087,26 @@ static __always_inline u64 whole_bio(struct bio *bio)
 	return (u64)BPF_CORE_READ(bio, bi_pool) == split ? (u64)BPF_CORE_READ(bio, bi_private) : 0;
 }
 
-static __always_inline struct flight *find_flight(struct bio *bio, u64 *key)
+static __always_inline struct flight *flight_of(struct control *ctl, u64 bio, struct place **place)
+{
+	struct place *own = place_of(bio);
+	if (own && *(volatile u64 *)&own->bio == bio) {
+		*place = own;
+		return &own->flight;
+	}
+	*place = NULL;
+	return *(volatile u64 *)&ctl->displaced ? bpf_map_lookup_elem(&flying, &bio) : NULL;
+}
+
+/* `place`: where it is; NULL where it is in `flying`, by `key`. */
+static __always_inline struct flight *find_flight(struct control *ctl, struct bio *bio, u64 *key, struct place **place)
 {
 	*key = (u64)bio;
-	struct flight *flight = bpf_map_lookup_elem(&flying, key);
+	struct flight *flight = flight_of(ctl, *key, place);
 	if (flight)
 		return flight;
 	*key = whole_bio(bio);
-	flight = *key ? bpf_map_lookup_elem(&flying, key) : NULL;
+	flight = *key ? flight_of(ctl, *key, place) : NULL;
 	return flight && flight->by_queue ? flight : NULL;
 }
 
@@ -1031,8 +1114,8 @@ static __always_inline struct flight *find_flight(struct bio *bio, u64 *key)
  * `bytes` of a flight have come to an end; `refused` of them never reached the disk. With an error the disk's content
  * there is not known, while the ring may say it was written: bitmap mode makes user space look.
  */
-static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, struct flight *flight, u64 bytes,
-				 u64 refused, u32 error)
+static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, struct place *place,
+				 struct flight *flight, u64 bytes, u64 refused, u32 error)
 {
 	u32 index = flight->index;
 	struct counters *count = bpf_map_lookup_elem(&counters, &index);
@@ -1056,14 +1139,20 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 	if (count) {
 		if (flight->what & FLIGHT_DISCARD) {
 			ADD(count->discarded_done, bytes - refused);
-			ADD(count->discarded_refused, refused);
+			if (refused)
+				ADD(count->discarded_refused, refused);
 		} else {
 			ADD(count->written_done, bytes - refused);
-			ADD(count->written_refused, refused);
+			if (refused)
+				ADD(count->written_refused, refused);
 		}
 	}
-	if (__sync_fetch_and_sub(&flight->left, bytes) == bytes)
-		bpf_map_delete_elem(&flying, &key); /* should this fail, left = 0 says that the entry is dead */
+	if (__sync_fetch_and_sub(&flight->left, bytes) != bytes)
+		return;
+	if (place)
+		*(volatile u64 *)&place->bio = 0;
+	else if (!bpf_map_delete_elem(&flying, &key)) /* should this fail, left = 0 says that the entry is dead */
+		ADD(ctl->displaced, -1);
 }
 
 /*
@@ -1130,7 +1219,8 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 	u64 bytes = BPF_CORE_READ(bio, bi_iter.bi_size);
 	if (bytes > left)
 		bytes = left;
-	struct flight *flight = find_flight(bio, &key);
+	struct place *place;
+	struct flight *flight = find_flight(ctl, bio, &key, &place);
 	if (!flight)
 		land_unseen(ctl, bio, bytes, error);
 	else if (flight->left) {
@@ -1142,7 +1232,7 @@ static __always_inline u32 land_one(u64 address, u32 left, u32 error)
 		else if (!error && flight->what & FLIGHT_CACHED)
 			look_for_changes(bio, bytes);
 #endif
-		land(ctl, bio, key, flight, bytes, 0, error);
+		land(ctl, bio, key, place, flight, bytes, 0, error);
 	}
 	return bytes;
 }
@@ -1168,14 +1258,17 @@ int BPF_PROG(on_request_done, struct request *request, int error, unsigned int b
 	struct bio *first = request->bio;
 	if (!first)
 		return 0;
-	/* Most requests of a machine may be for disks that we do not watch: be quick about them. */
-	u64 id = disk_key(first->bi_bdev->bd_disk);
-	if (!bpf_map_lookup_elem(&disks, &id)) {
-		u64 key = (u64)BPF_CORE_READ(request, bio);
-		if (!bpf_map_lookup_elem(&flying, &key)) /* found: another path to a disk of ours */
+	u64 bio = (u64)BPF_CORE_READ(request, bio);
+	struct control *ctl = the_control();
+	struct place *place;
+	if (!ctl)
+		return 0;
+	if (!flight_of(ctl, bio, &place)) { /* found where the disk is not watched: another path to a disk of ours */
+		/* Most requests of a machine may be for disks that we do not watch: be quick about them. */
+		u64 id = disk_key(first->bi_bdev->bd_disk);
+		if (!bpf_map_lookup_elem(&disks, &id))
 			return 0;
 	}
-	u64 bio = (u64)BPF_CORE_READ(request, bio);
 #ifdef BITMAP_ONLY
 	for (u32 i = 0; i < MAX_MERGED && bytes && bio; i++) {
 		struct bio *this = (struct bio *)bio;
@@ -1199,7 +1292,8 @@ int BPF_PROG(on_bio_done, struct request_queue *queue, struct bio *bio)
 	struct control *ctl = the_control();
 	if (!(bio->bi_opf & 1) || !ctl)
 		return 0;
-	struct flight *flight = find_flight(bio, &key);
+	struct place *place;
+	struct flight *flight = find_flight(ctl, bio, &key, &place);
 	if (!flight) /* it was refused before it got a request, or is what fragments were split off */
 		return 0;
 	u64 left = flight->left;
@@ -1210,7 +1304,7 @@ int BPF_PROG(on_bio_done, struct request_queue *queue, struct bio *bio)
 	u64 bytes = key == (u64)ctx[1] ? left : size;
 	u32 error = bio->bi_status;
 	if (bytes)
-		land(ctl, bio, key, flight, bytes, error ? size : 0, error);
+		land(ctl, bio, key, place, flight, bytes, error ? size : 0, error);
 	return 0;
 }
 

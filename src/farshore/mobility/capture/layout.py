@@ -15,6 +15,7 @@ BLOCK_SECTORS = 8
 MAX_DISKS = 64
 MAX_EXCLUSIONS = 2048
 MAX_FLYING = 65536
+MAX_PLACES = 1 << 14
 MAX_CHANGED = 65536
 """Chunks in map ``changed``. A key is disk number << CHANGED_DISK_SHIFT | chunk, a value CHANGES."""
 CHANGED_DISK_SHIFT = 48
@@ -74,6 +75,8 @@ class Control(ctypes.Structure):
         ("untracked", ctypes.c_uint64),
         ("lost", ctypes.c_uint64),
         ("changed", ctypes.c_uint64),
+        ("queued", ctypes.c_uint64),
+        ("displaced", ctypes.c_uint64),
     )
 
 
@@ -117,6 +120,8 @@ FLIGHT: np.dtype[Any] = np.dtype(
     ]
 )
 """A value of map ``flying``: a write submitted and not completed; the key is its address in the kernel."""
+PLACE: np.dtype[Any] = np.dtype([("bio", "<u8"), ("flight", FLIGHT), ("unused", "<u8", (2,))])
+"""An element of map ``places``: a flight as well, of the address ``bio``; nobody's where that is 0."""
 
 COUNTERS: np.dtype[Any] = np.dtype(
     [

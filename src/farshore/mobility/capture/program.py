@@ -24,6 +24,8 @@ from farshore.mobility.capture.layout import (
     FLIGHT,
     MAX_CHANGED,
     MAX_FLYING,
+    MAX_PLACES,
+    PLACE,
     STATE_DATA,
     STATE_GENERATION_SHIFT,
     STATE_SLOT,
@@ -95,7 +97,17 @@ class Program:
             data_mode = () if self.bitmap_only else ("changed",)
             self._descriptors = {
                 name: self._map_descriptor(name)
-                for name in ("ring", "control", "bitmap", "disks", "excluded", "counters", "flying", *data_mode)
+                for name in (
+                    "ring",
+                    "control",
+                    "bitmap",
+                    "disks",
+                    "excluded",
+                    "counters",
+                    "flying",
+                    "places",
+                    *data_mode,
+                )
             }
         except BaseException:
             self.close()
@@ -110,6 +122,8 @@ class Program:
         self.slots = (words[:slot_words], words[slot_words:])
         """The two bitmap slots; only the one that the state word does not name may be cleared."""
         self.ring = Ring(self._descriptors["ring"], ring_bytes)
+        self._places_pages = mmap.mmap(self._descriptors["places"], PLACE.itemsize * MAX_PLACES, prot=mmap.PROT_READ)
+        self._places: npt.NDArray[Any] = np.frombuffer(self._places_pages, PLACE)["flight"]
         # Kept, as they are megabytes; whoever calls flying holds Capture's lock.
         self._flying_keys = (ctypes.c_uint64 * MAX_FLYING)()
         self._flying_values = mmap.mmap(-1, FLIGHT.itemsize * MAX_FLYING)
@@ -185,6 +199,8 @@ class Program:
 
     def put_disk(self, device: int, entry: DiskEntry) -> None:
         """Watch a disk, or replace what is known of it, at once for each program run."""
+        if not entry.by_request:
+            self.control.queued = 1  # before there is an entry for which it matters
         self._update("disks", ctypes.c_uint64(device), entry)
 
     def remove_disk(self, device: int) -> None:
@@ -210,6 +226,11 @@ class Program:
 
     def flying(self) -> npt.NDArray[Any]:
         """Writes submitted and not yet completed (dtype FLIGHT): every one that is so throughout the call."""
+        placed = self._places[self._places["left"] > 0]  # a copy
+        # Asked for after the places were read: who finds a place taken is counted before he is in the other map.
+        return np.concatenate((placed, self._displaced())) if self.control.displaced else placed
+
+    def _displaced(self) -> npt.NDArray[Any]:
         count = ctypes.c_uint32(MAX_FLYING)
         position = ctypes.c_uint64()
         failed = self.library.bpf_map_lookup_batch(

@@ -6,7 +6,16 @@ import ctypes
 
 import pytest
 
-from farshore.mobility.capture.layout import CHANGES, COUNTERS, FLIGHT, RING_RECORD, Control, DiskEntry, ExclusionEntry
+from farshore.mobility.capture.layout import (
+    CHANGES,
+    COUNTERS,
+    FLIGHT,
+    PLACE,
+    RING_RECORD,
+    Control,
+    DiskEntry,
+    ExclusionEntry,
+)
 from farshore.mobility.capture.libbpf import Library, ProgramInfo
 from farshore.mobility.capture.program import OBJECT
 
@@ -24,6 +33,7 @@ def test_sizes_agree_with_the_built_program():
             ("excluded", ctypes.sizeof(ExclusionEntry)),
             ("counters", COUNTERS.itemsize),
             ("flying", FLIGHT.itemsize),
+            ("places", PLACE.itemsize),
             ("changed", CHANGES.itemsize),
         ):
             found = library.bpf_object__find_map_by_name(program, name.encode())
