@@ -948,18 +948,14 @@ static __always_inline int take(struct bio *bio, int has_request)
 	if (!(op & 1) && op != flush_op)
 		return 0;
 
-	struct control *ctl = the_control();
-	if (!ctl)
-		return 0;
-	if (!has_request && op != REQ_OP(REQ_OP_DISCARD) && !*(volatile u64 *)&ctl->queued)
-		return 0; /* as takes_request would tell, of each write of each disk of the machine */
 	u64 key = disk_key(bio->bi_bdev->bd_disk);
 	struct disk *disk = bpf_map_lookup_elem(&disks, &key);
 	if (!disk || takes_request(disk, op, opf) != has_request)
 		return 0;
+	struct control *ctl = the_control();
 	u32 index = disk->index;
 	struct counters *count = bpf_map_lookup_elem(&counters, &index);
-	if (!count)
+	if (!ctl || !count)
 		return 0;
 #ifndef BITMAP_ONLY
 	if (is_refusing(disk, opf))
@@ -1040,10 +1036,21 @@ static __always_inline int take(struct bio *bio, int has_request)
 	return 0;
 }
 
+/* Not inlined: see on_queue. */
+static __noinline int take_queued(struct bio *bio)
+{
+	return take(bio, 0);
+}
+
+/* Runs for each bio of the machine, mostly for nothing: a few instructions without the rest, as cold ones cost the most. */
 SEC("tp_btf/block_bio_queue")
 int BPF_PROG(on_queue, struct bio *bio)
 {
-	return take(bio, 0);
+	u32 op = bio->bi_opf & OP_MASK;
+	struct control *ctl = the_control();
+	if (!ctl || (op != REQ_OP(REQ_OP_DISCARD) && !*(volatile u64 *)&ctl->queued))
+		return 0; /* as takes_request would tell */
+	return take_queued(bio);
 }
 
 #ifndef BITMAP_ONLY

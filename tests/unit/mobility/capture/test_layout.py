@@ -10,6 +10,9 @@ from farshore.mobility.capture.layout import (
     CHANGES,
     COUNTERS,
     FLIGHT,
+    MAX_EXCLUSIONS,
+    MAX_FLYING,
+    MAX_PLACES,
     PLACE,
     RING_RECORD,
     Control,
@@ -25,6 +28,7 @@ def test_sizes_agree_with_the_built_program():
         pytest.skip("the capture program is not built: make -C bpf")
     library = Library()
     library.bpf_map__value_size.argtypes = (ctypes.c_void_p,)
+    library.bpf_map__max_entries.argtypes = (ctypes.c_void_p,)
     program = library.bpf_object__open_file(str(OBJECT).encode(), None)
     try:
         for name, size in (
@@ -38,6 +42,9 @@ def test_sizes_agree_with_the_built_program():
         ):
             found = library.bpf_object__find_map_by_name(program, name.encode())
             assert library.bpf_map__value_size(found) == size, name
+        for name, entries in (("places", MAX_PLACES), ("flying", MAX_FLYING), ("excluded", MAX_EXCLUSIONS)):
+            found = library.bpf_object__find_map_by_name(program, name.encode())
+            assert library.bpf_map__max_entries(found) == entries, name
     finally:
         library.bpf_object__close(program)
 
