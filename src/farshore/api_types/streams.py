@@ -78,6 +78,8 @@ class ProofAnswer(Body):
     vault_bytes: int = 0
     """What was read from the vault for it."""
     vault_requests: int = 0
+    cpu_seconds: float = 0
+    """Processor time that comparing took the process server."""
 
 
 class DifferenceAnswer(Body):
@@ -89,6 +91,10 @@ class DifferenceAnswer(Body):
     """The 4 KiB blocks of the chunk, from 0, that are different; all of them where the vault's cannot be read."""
     zero: bool = False
     """The vault has zeroes in each of them."""
+    vault_bytes: int = 0
+    vault_requests: int = 0
+    cpu_seconds: float = 0
+    """What it cost, as in ProofAnswer."""
 
 
 class BaseCompletion(Body):

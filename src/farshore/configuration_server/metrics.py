@@ -73,8 +73,11 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     differences = _family("machine_differences", "Chunks that were ever found to differ from the copy", "machine")
     excused = _family("machine_excused_chunks", "Differed for a reason that is no fault of the copy", "machine")
     unjudged = _family("machine_unjudged_chunks", "Differed, and were copied again before it was known why", "machine")
+    cpu = _family("machine_proof_cpu_seconds", "Processor time for proofs since the agent started", "machine", "where")
     for one in machines:
         if one.proof is not None:
+            cpu.add_metric([one.name, "machine"], one.proof.cpu_seconds)
+            cpu.add_metric([one.name, "process-server"], one.proof.server_cpu_seconds)
             for disk in one.proof.disks:
                 labels = [one.name, str(disk.disk)]
                 proven.add_metric(labels, disk.lately / max(1, disk.chunks))
@@ -103,7 +106,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
         if one.process_server:
             sends.add_metric([one.name, one.process_server], 1)
     yield from (rpo, lag, state, mode, since, every, seen, copied, sends)
-    yield from (proven, oldest, newest, doubtful, differing, differences, excused, unjudged)
+    yield from (proven, oldest, newest, doubtful, differing, differences, excused, unjudged, cpu)
 
 
 def _of_servers(servers: Sequence[ProcessServer], own: OwnRequests) -> Iterator[Metric]:

@@ -95,11 +95,13 @@ def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now:
             "machine.differs",
             Severity.ERROR,
         )
-    elif not differing and machine.state == MachineState.RESYNC.value and _was_differing(machine):
+    elif not differing and machine.state == MachineState.RESYNC.value:
         if not epochs.get(tx, machine.id, machine.epoch).consistent:
             return
+        # Whoever reported that the epoch is whole may have been held off by a difference: see reports.
         machines.set_state(machine, MachineState.PROTECTED)
-        what, kind, severity = "its copy is proven equal again", "machine.protected", Severity.INFORMATION
+        what = "its copy is proven equal again" if copy_differs(machine) else "nothing of its copy is known to differ"
+        kind, severity = "machine.protected", Severity.INFORMATION
     else:
         return
     events.record(
@@ -131,7 +133,8 @@ def _note_unjudged(tx: Transaction, machine: MachineRow, proof: ProofStanding, n
     )
 
 
-def _was_differing(machine: MachineRow) -> bool:
+def copy_differs(machine: MachineRow) -> bool:
+    """Whether the machine's last report told of chunks that differ and are not proven equal again."""
     return bool((machine.heartbeat.get("proof") or {}).get("differing"))
 
 

@@ -27,6 +27,7 @@ from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection import clocks, moving
 from farshore.protection.granting import may_go_on, policy_rpo
+from farshore.protection.heartbeats import copy_differs
 from farshore.protection.overstepping import note_foreign
 
 SECOND = 1_000_000_000
@@ -169,7 +170,8 @@ class _Books:
 
 def _becomes_protected(tx: Transaction, machine: MachineRow, epoch: EpochRow, now: int) -> None:
     current = epoch.epoch == machine.epoch and not epoch.closed
-    if not current or machine.state not in BECOMING:
+    # What differs is carried from epoch to epoch: until it is proven equal a heartbeat has to say so.
+    if not current or machine.state not in BECOMING or copy_differs(machine):
         return
     machines.set_state(machine, MachineState.PROTECTED)
     events.record(

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Sequence as Several
@@ -47,6 +46,7 @@ from farshore.vault.levels import EntryLevel, MapLevel, layer_level, segments_le
 from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
 from farshore.vault.parent_disk import ParentDisk
 from farshore.vault.points import AtTime, Choice, Latest, Named
+from farshore.vault.reader_threads import ReaderThreads
 from farshore.vault.sealing import SealingKey
 from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
 from farshore.vault.stores.listed_once import ListedOnce
@@ -436,7 +436,7 @@ class MachineVault:
             raise NotFound(
                 f"Machine {self.id} has no disk {disk} at {position}.", remedy="See `farshore vault points`."
             )
-        threads = ThreadPoolExecutor(_READERS, thread_name_prefix="vault-read")
+        threads = ReaderThreads(_READERS, thread_name_prefix="vault-read")
         try:
             fetcher = Fetcher(self._store, self._chunk_key, self.cache, threads)
             levels: list[Level] = []
@@ -463,7 +463,7 @@ class MachineVault:
         last: Sequence,
         disk: DiskNumber,
         fetcher: Fetcher,
-        threads: ThreadPoolExecutor,
+        threads: ReaderThreads,
     ) -> list[Level]:
         """What one epoch adds, newest first: journal, overlay, base map."""
         levels: list[EntryLevel] = []
@@ -503,7 +503,7 @@ class MachineVault:
     def _stored_points(self, timeline: Timeline) -> list[RecoveryPoint]:
         """Points with a document; those that do not open are left out, unless the timeline is a whole one."""
         names = [item.name for item in self._store.list(vault_names.points_folder(self.id))]
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ReaderThreads(_READERS) as readers:
             found = list(readers.map(self._stored_point, names))
         for one in found:
             if isinstance(one, Damaged) and timeline.whole:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from farshore.formats import vault_names
@@ -24,6 +23,7 @@ from farshore.model.position import Position
 from farshore.vault.epochs import EpochRecord
 from farshore.vault.layers import Layer
 from farshore.vault.objects import read_document
+from farshore.vault.reader_threads import ReaderThreads
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.listed_once import ListedOnce
 from farshore.vault.stores.port import Listed, Store
@@ -441,7 +441,7 @@ def load_timeline(
     listed = _documents(store, machine, "epochs")
     rebased = _documents(store, machine, "rebased")
     names = [name for name in (*listed, *rebased) if name not in condemned]
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ReaderThreads(_READERS) as readers:
         found = list(readers.map(lambda name: _epoch(store, key, name), names))
     damaged: dict[Epoch, Damaged] = {}
     lacking = complete.keys() - {_number(name) for name in listed}

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.formats.batch import Role
 from farshore.formats.proof import Difference, Proof
+from farshore.model.errors import Busy, TryLater
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
-from farshore.process_server.proving.proofs import MOST_REPORTS, Proofs, _report_of
-from farshore.vault import Vault
+from farshore.process_server.proving.proofs import MOST_REPORTS, SHARE_OF_ONE, Proofs, _report_of
+from farshore.vault import Vault, reader_threads
 from farshore.vault.differences import Differing, affecting
+from farshore.vault.machine import MachineVault
 
 ONE = DiskNumber(0)
 
@@ -95,3 +99,55 @@ def test_where_the_vault_cannot_be_read_points_from_before_the_last_proof_are_ma
     assert affecting([by_chunk[1]], states[:3]) == [False, False, True]
     assert affecting([by_chunk[2]], states) == [True] * len(states)
     assert (unread.reports()[-1].proven_epoch, unread.reports()[-1].proven_sequence) == (0, 0)
+
+
+def journaled() -> Machine:
+    machine = Machine(memory_vault(), 5, {0: 4 * CHUNK})
+    machine.fill()
+    machine.begin_epoch(None)
+    machine.journal(segments=3, batches=1, count=3)
+    return machine
+
+
+def test_what_reader_threads_use_for_a_proof_is_rested_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments are opened in threads of their own; the thread that asked for it uses next to nothing."""
+    machine, clock = journaled(), threading.local()
+    monkeypatch.setattr(reader_threads.time, "thread_time", lambda: getattr(clock, "seconds", 0.0))
+    opened = MachineVault._open_piece
+
+    def laborious(vault: Any, piece: Any) -> Any:
+        clock.seconds = getattr(clock, "seconds", 0.0) + 0.5
+        return opened(vault, piece)
+
+    monkeypatch.setattr(MachineVault, "_open_piece", laborious)
+    at = Sequence(machine.next[Role.JOURNAL] - 1)
+    answer = Proofs(machine.vault).prove(stream_of(machine, 1), Proof(ONE, at, np.array([0]), np.zeros((1, 32), "u1")))
+    assert answer.cpu_seconds == 1.5
+    assert answer.rest >= answer.cpu_seconds / SHARE_OF_ONE
+    assert answer.vault_requests > 0
+
+
+def test_a_proof_that_fails_is_rested_for_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for again: a store that fails halfway must not be read without end."""
+    machine = journaled()
+    proofs = Proofs(machine.vault)
+
+    def away(vault: Any, position: Any, *_: Any) -> Any:
+        for _ in range(100):
+            list(vault._store.list(""))
+        raise TryLater("The store is away.", remedy="")
+
+    monkeypatch.setattr(MachineVault, "equal_chunks", away)
+    proof = Proof(ONE, Sequence(machine.next[Role.JOURNAL] - 1), np.array([0]), np.zeros((1, 32), "u1"))
+    with pytest.raises(TryLater, match="The store is away"):
+        proofs.prove(stream_of(machine, 1), proof)
+    with pytest.raises(Busy):
+        proofs.prove(stream_of(machine, 1), proof)
+
+
+def test_what_a_difference_costs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = journaled()
+    found = Difference(ONE, Sequence(machine.next[Role.JOURNAL] - 1), 1, b"x" * CHUNK, None, "a heal")
+    answer = Proofs(machine.vault).differ(stream_of(machine, 1), found)
+    assert answer.differs
+    assert (answer.vault_bytes > 0, answer.vault_requests > 0) == (True, True)

@@ -10,10 +10,12 @@ from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server
 
 from farshore.api_types.commands import PointArguments
 from farshore.api_types.machines import Desired, Heartbeat
+from farshore.api_types.servers import ServerReport
 from farshore.catalog import commands, epochs, events, machines, policies
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import DifferenceRow
 from farshore.model.states import CaptureMode, MachineState
+from farshore.protection import reports
 from farshore.protection.checks import check_machine
 from farshore.protection.commands import ask, offered
 from farshore.protection.granting import grant
@@ -163,6 +165,34 @@ def test_a_machine_whose_copy_differs_is_not_protected_until_it_is_proven(catalo
     with catalog.reading() as tx:
         told = [one.kind for one in events.listed(tx)]
     assert (told.count("machine.differs"), told.count("machine.protected")) == (1, 1)
+
+
+def test_an_epoch_that_is_whole_does_not_protect_a_machine_whose_copy_differs(catalog: Catalog) -> None:
+    """What differs is carried from epoch to epoch, and a server may report twice that one is whole."""
+    whole = {"machine": MACHINE, "epoch": 1, "consistent_from": 10, "time": NOW}
+    body = {"url": "https://ps:9443", "version": "0.1.0", "spool_bytes": 0, "spool_limit": 100, "epochs": [whole]}
+    states = []
+    with catalog.writing() as tx:
+        machines.set_state(machines.get(tx, MACHINE), MachineState.PROTECTED)
+    for differing in (0, 2, 2, 0):
+        beat(catalog, proof=proof(differing))
+        with catalog.writing() as tx:
+            reports.apply(tx, add_server(tx), ServerReport.model_validate(body), NOW)
+            states.append(machines.get(tx, MACHINE).state)
+    assert states == ["protected", "resync", "resync", "protected"]
+
+
+def test_a_whole_epoch_in_which_nothing_differs_any_more_protects_whatever_was_heard_before(catalog: Catalog) -> None:
+    with catalog.writing() as tx:
+        machines.set_state(machines.get(tx, MACHINE), MachineState.PROTECTED)
+        epochs.get(tx, MACHINE, 1).consistent = True
+    beat(catalog, proof=proof(2))
+    with catalog.writing() as tx:  # as a report of the epoch before, which came late, leaves it
+        row = machines.get(tx, MACHINE)
+        row.heartbeat = {**row.heartbeat, "proof": {**row.heartbeat["proof"], "differing": 0}}
+    beat(catalog, proof=proof(0))
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).state == "protected"
 
 
 def test_what_was_copied_again_before_it_was_judged_is_said_once(catalog: Catalog) -> None:

@@ -73,6 +73,7 @@ class Coverage:
         self.excused = 0
         """Chunks that were sent again without a report: something else than a fault explains that they differed."""
         self._version = self._written = 0
+        self._saving = threading.Lock()
         try:
             self._load()
         except FileNotFoundError:
@@ -302,6 +303,10 @@ class Coverage:
 
     def save(self) -> None:
         """Write it down, if something has changed. Raises OSError."""
+        with self._saving:  # two writers of one file would leave what nobody can read
+            self._save()
+
+    def _save(self) -> None:
         with self._lock:
             if self._path is None or self._version == self._written:
                 return

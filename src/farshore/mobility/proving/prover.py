@@ -16,7 +16,6 @@ from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, 
 import numpy as np
 import numpy.typing as npt
 
-from farshore.api_types.streams import ProofAnswer
 from farshore.formats.proof import MOST_CHUNKS, URGENT, Difference, Proof
 from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
@@ -146,6 +145,8 @@ class Prover:
         self._buffer = AlignedBuffer(_RUN_CHUNKS * CHUNK)
         self._due = self._fast_due = self._not_before = clock.monotonic()
         """When the next round begins: at the usual pace; where much came into doubt at once; and any at all."""
+        self._bearable = self._due
+        """When the server may be asked to compare again: until then reading may go on."""
         self._look: Optional[Use] = None
         self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
         self._turns = Turns(clock)
@@ -160,7 +161,8 @@ class Prover:
                     continue
                 demand = self._proving.demanded
                 try:
-                    self._step(demand, stop)
+                    with self._proving.working():
+                        self._step(demand, stop)
                 except TryLater as error:
                     log.info("A proof was given up: %s", error)
                     self._not_before = self._clock.monotonic() + _LOOK_SECONDS
@@ -171,6 +173,7 @@ class Prover:
                     if demand is not None:
                         self._proving.met(demand, str(error))
                     self._not_before = self._clock.monotonic() + _TROUBLE_SECONDS
+                self._proving.note_used(self._watch.used())
                 self._proving.save_if_due()
         finally:
             self._watch.end()
@@ -212,7 +215,8 @@ class Prover:
         ready = began + size / pace if pace else now
         self._due = max(self._due, ready, now + rest)
         # What is in doubt is to be proven within a minute: the server bears as much as when somebody waits for it.
-        self._fast_due = max(self._fast_due, ready, now + rest / URGENT)
+        self._bearable = now + rest / URGENT
+        self._fast_due = max(self._fast_due, ready, self._bearable - FAST_ROUND_SECONDS)  # reading takes that long
 
     def _meet(self, demand: Demand, stop: threading.Event) -> None:
         """A part of what somebody waits for, as fast as copies may go. What is held is waited for at the end."""
@@ -267,6 +271,8 @@ class Prover:
                 size += read
                 if most == _FEWER[0]:
                     self._proving.read(read)
+                if pace and stop.wait(max(0.0, self._bearable - self._clock.monotonic())):
+                    raise Stopped
                 rest += self._compare(found, stop, demand)
                 for disk, missed in found.missed.items():
                     left.setdefault(disk, []).extend(missed)
@@ -398,9 +404,9 @@ class Prover:
                 demand.busy += 1
             return True
         read = found[0]
-        blocks = until_done(lambda: self._plane.differ(read), stop, "A proof").blocks
-        self._proving.note_cost(1, ProofAnswer())
-        differs = bool(copied_blocks(self._disks[disk], chunk, blocks))
+        answer = until_done(lambda: self._plane.differ(read), stop, "A proof")
+        self._proving.note_cost(1, answer)
+        differs = bool(copied_blocks(self._disks[disk], chunk, answer.blocks))
         if not differs:
             at = Proven(self._clock.now(), self._epoch, read.sequence)
             self._proving.prove(self._generation, disk, [chunk], at)
@@ -450,6 +456,7 @@ class Prover:
             return False
         found, changed = placed
         answer = until_done(lambda: self._plane.differ(found), stop, "A difference")
+        self._proving.note_cost(0, answer)
         blocks = copied_blocks(self._disks[disk], chunk, answer.blocks)
         if not blocks:
             return False
@@ -464,7 +471,8 @@ class Prover:
             suspect.since = self._clock.monotonic()
             return False
         if fault:
-            until_done(lambda: self._plane.differ(replace(found, keep=True)), stop, "A difference")
+            kept = until_done(lambda: self._plane.differ(replace(found, keep=True)), stop, "A difference")
+            self._proving.note_cost(0, kept)
             fields = {
                 "disk": disk,
                 "byte": chunk * CHUNK,

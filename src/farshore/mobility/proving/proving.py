@@ -6,15 +6,16 @@ copied or may have been missed (a heal, a mend, a resync) comes first and faster
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Mapping, Optional, Sequence, Tuple
+from typing import Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from farshore.api_types.machines import ProofRun, ProofStanding
-from farshore.api_types.streams import ProofAnswer
+from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.proving.coverage import Coverage, Proven
@@ -99,13 +100,29 @@ class Proving:
         """Of what is known; a proof from before must not end a doubt from after."""
         self._saved = clock.monotonic()
         self._compared = self._vault_bytes = self._vault_requests = 0
+        self._used = self._server_used = 0.0
 
-    def note_cost(self, chunks: int, answer: ProofAnswer) -> None:
+    def note_cost(self, chunks: int, answer: Union[ProofAnswer, DifferenceAnswer]) -> None:
         """So many chunks were compared, and what that cost."""
         with self._lock:
             self._compared += chunks
             self._vault_bytes += answer.vault_bytes
             self._vault_requests += answer.vault_requests
+            self._server_used += answer.cpu_seconds
+
+    def note_used(self, seconds: float) -> None:
+        """So much processor time of this machine went into proofs."""
+        with self._lock:
+            self._used += seconds
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """What the calling thread does in this context is done for proofs."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self.note_used(time.thread_time() - began)
 
     def begin(self, disks: Sequence[CopiedDisk], *, anew: bool) -> None:
         """An epoch begins with these disks. ``anew``: its copy is the first one."""
@@ -216,6 +233,8 @@ class Proving:
             compared=self._compared,
             vault_bytes=self._vault_bytes,
             vault_requests=self._vault_requests,
+            cpu_seconds=self._used,
+            server_cpu_seconds=self._server_used,
             pace=self.pace,
             paused=self.paused,
             weaker=self.weaker or self._weaker(),

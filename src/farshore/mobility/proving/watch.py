@@ -7,6 +7,7 @@ a place in the stream, is at that place what was read.
 from __future__ import annotations
 
 import threading
+import time
 from typing import Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class Watch:
         self._discarded: Dict[DiskNumber, Spans[bool]] = {}
         self._followed: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.int64]]] = {}
         """Chunks, and when each of their blocks was written to last, ns of the monotonic clock: shape (chunks, 16)."""
+        self._used = 0.0
 
     def follow(self, chunks: Sequence[Tuple[DiskNumber, int]]) -> None:
         """Note when the blocks of these chunks, (disk, chunk), are written to from now on, and of no others."""
@@ -94,11 +96,19 @@ class Watch:
                 self._note_discards(fragments[kinds == RecordKind.DISCARD])
             if not self._chunks and not self._followed:
                 return
+            began = time.thread_time()
             changes = fragments[np.isin(kinds, _CHANGES)]
             for disk, wanted in self._chunks.items():
                 self._note_touched(changes[changes["disk"] == disk], wanted, self._touched[disk])
             for disk, (chunks, times) in self._followed.items():
                 _note_followed(changes[changes["disk"] == disk], chunks, times)
+            self._used += time.thread_time() - began
+
+    def used(self) -> float:
+        """Processor seconds that watching took since this was asked last."""
+        with self._lock:
+            found, self._used = self._used, 0.0
+            return found
 
     def _note_touched(self, own: Fragments, wanted: Chunks, touched: npt.NDArray[np.bool_]) -> None:
         low, high = _met(own, wanted)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +37,16 @@ log = logging.getLogger(__name__)
 _BLOCKS = CHUNK // BLOCK
 _DEMANDED_CHUNKS = 1024
 """Read at once where somebody waits for it: 64 MiB."""
-_EVIDENCE = 16
-"""Chunks that differ, of which both versions are kept, of one round."""
+_EVIDENCE = 256
+"""Chunks that differ, of which both versions are kept, of one round: the server keeps no more of an epoch, and it
+marks points by what it keeps."""
+_CHANGED = "the disk's bytes that are kept are younger than the scan: it read others, which differed as well"
 _PATIENCE = 30.0
 _UNREAD_NANOSECONDS = 600 * 10**9
 """For how long a chunk that the disk does not give is left alone."""
 
 Hashes = npt.NDArray[np.uint8]
+Answer = TypeVar("Answer")
 
 
 class RoundProof:
@@ -116,7 +119,8 @@ class RoundProof:
                 self._unread += 1
                 self._proving.coverage.postpone(disk, [chunk], self._clock.now() + _UNREAD_NANOSECONDS)
             else:
-                known[chunk] = chunk_hashes(data, self._key)[0]
+                with self._proving.working():
+                    known[chunk] = chunk_hashes(data, self._key)[0]
             if chunk % 64 == 63 and stop.wait(self._courtesy.pause()):
                 raise Stopped
         self._proving.read((end - first) * CHUNK)
@@ -201,49 +205,57 @@ class RoundProof:
             self._proving.met(demand, why)
 
     def _show(self, disk: DiskNumber, chunk: int, known: bytes) -> None:
-        """Have both versions kept, if the disk still holds what the scan read."""
+        """Have both versions kept; the disk may not hold any more what the scan read."""
         data = self._chunk(disk, chunk)
-        if data is not None and chunk_hashes(data, self._key)[0].tobytes() == known:
-            self._tell(disk, chunk, bytes(data))
-        else:
+        if data is None:
             self._proving.coverage.differs(disk, chunk, told=True)
+        elif chunk_hashes(data, self._key)[0].tobytes() == known:
+            self._tell(disk, chunk, bytes(data))
+        else:  # what the scan read differed: the points are to be marked, though there is no more to show
+            self._tell(disk, chunk, bytes(data), f"{_CHANGED}; {self._proving.explain(disk, chunk)}", sure=True)
 
     def _compare(self, disk: DiskNumber, chunks: Chunks, hashes: Hashes) -> Optional[List[int]]:
         """The chunks that differ; what is equal is noted. None: the server cannot tell now."""
         if not len(chunks):
             return []
         proof = Proof(disk, self._sequence, chunks, hashes)
-        give_up = self._clock.monotonic() + _PATIENCE
-        while True:
-            try:
-                answer = self._plane.prove(proof)
-                differing = answer.differing
-                self._proving.note_cost(len(chunks), answer)
-                break
-            except (Unsupported, WrongState) as error:
-                self._proving.paused = error.message
-                return None
-            except TryLater as error:
-                if self._clock.monotonic() > give_up:
-                    self._proving.paused = error.message
-                    return None
-                time.sleep(min(1.0, error.after or 0.5))
+        try:
+            answer = self._patiently(lambda: self._plane.prove(proof))
+        except (Unsupported, WrongState, TryLater) as error:
+            self._proving.paused = error.message
+            return None
+        differing = answer.differing
+        self._proving.note_cost(len(chunks), answer)
         self._proving.paused = ""
         equal = chunks[~np.isin(chunks, differing)].tolist()
         self._proving.prove(self._generation, disk, equal, self._at())
         self._proving.save_if_due()
         return differing
 
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        """The server may be busy with another machine's copy, or have to rest from ours. Raises what ``ask`` does."""
+        give_up = self._clock.monotonic() + _PATIENCE
+        while True:
+            try:
+                return ask()
+            except TryLater as error:
+                if self._clock.monotonic() > give_up:
+                    raise
+                time.sleep(min(1.0, error.after or 0.5))
+
     def _at(self) -> Proven:
         return Proven(self._clock.now(), self._epoch, self._sequence, int(self._weak))
 
-    def _tell(self, disk: DiskNumber, chunk: int, data: bytes) -> None:
+    def _tell(self, disk: DiskNumber, chunk: int, data: bytes, cause: str = "", *, sure: bool = False) -> None:
+        """``sure``: it differs, whatever the server says of ``data``."""
         coverage = self._proving.coverage
-        proven, cause = coverage.last(disk, chunk), self._proving.explain(disk, chunk)
+        proven, cause = coverage.last(disk, chunk), cause or self._proving.explain(disk, chunk)
         told = Difference(disk, self._sequence, chunk, data, proven, cause, keep=True)
         differs = True
         try:
-            differs = self._plane.differ(told).differs
+            answer = self._patiently(lambda: self._plane.differ(told))
+            self._proving.note_cost(0, answer)
+            differs = answer.differs or sure
         except FarshoreError as error:
             log.error("A difference could not be kept: %s", error)
         if differs:

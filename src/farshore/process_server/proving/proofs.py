@@ -7,10 +7,13 @@ all of them together use no more than their share of a processor.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from farshore.api_types.servers import DifferenceReport
 from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
@@ -22,6 +25,7 @@ from farshore.model.position import Position
 from farshore.model.text import printable
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.differences import Differing
+from farshore.vault.reader_threads import metered
 from farshore.vault.stores.counted import CountedStore
 from farshore.vault.vault import Vault
 
@@ -49,6 +53,17 @@ _STORED_SECONDS = 1.0
 """A machine that waits longer for the vault asks again: it may have better things to do meanwhile."""
 
 
+@dataclass
+class _Cost:
+    """Of one comparison: bytes and requests of the vault, processor seconds of all threads that read for it, and the
+    seconds that the machine is to rest for it."""
+
+    read: int = 0
+    requests: int = 0
+    seconds: float = 0.0
+    rest: float = 0.0
+
+
 class Proofs:
     """Safe to use from several threads."""
 
@@ -73,45 +88,43 @@ class Proofs:
         Damaged where no chunk of the copy can be read there."""
         position = self._stored(stream, proof.sequence)
         self._recall(stream)
-        self._take_turn(stream)
-        began = time.thread_time()
         try:
-            self._store.taken()
-            equal = self._vault().machine(stream.machine).equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
+            with self._turn(stream) as cost:
+                machine = self._vault().machine(stream.machine)
+                equal = machine.equal_chunks(position, proof.disk, proof.chunks, proof.hashes)
         except Damaged as error:  # nothing of it can be opened, and what is sent from here on would not help
             stream.note_trouble(f"The copy cannot be opened at {position}, so the machine resyncs. {error.message}")
             raise
-        finally:
-            read, requests = self._store.taken()
-            self._comparing.release()
         differing = proof.chunks[~equal].tolist()
         if differing:
             _log.error(
                 "Machine %s: %d of %d chunks of disk %d differ from the machine's at %s.",
                 stream.machine, len(differing), len(equal), proof.disk, position,
             )  # fmt: skip
-        rest = self._rest(stream, time.thread_time() - began, read, requests)
-        return ProofAnswer(differing=differing, rest=rest, vault_bytes=read, vault_requests=requests)
+        return ProofAnswer(
+            differing=differing,
+            rest=cost.rest,
+            vault_bytes=cost.read,
+            vault_requests=cost.requests,
+            cpu_seconds=cost.seconds,
+        )
 
     def differ(self, stream: Stream, found: Difference) -> DifferenceAnswer:
         """Keep both versions where they are different indeed, and report it. Raises as `prove`."""
         position = self._stored(stream, found.sequence)
-        self._take_turn(stream)
-        began = time.thread_time()
-        try:
-            self._store.taken()
+        stored = None
+        with self._turn(stream) as cost, contextlib.suppress(Damaged):
             stored = self._vault().machine(stream.machine).stored_chunk(position, found.disk, found.chunk)
-        except Damaged:
-            stored = None
-        finally:
-            read, requests = self._store.taken()
-            self._comparing.release()
-            self._rest(stream, time.thread_time() - began, read, requests)
         blocks, zero = _differing(stored, bytes(found.data))
-        if not blocks:
-            return DifferenceAnswer(differs=False)
-        answer = DifferenceAnswer(differs=True, blocks=blocks, zero=zero)
-        if not found.keep:
+        answer = DifferenceAnswer(
+            differs=bool(blocks),
+            blocks=blocks,
+            zero=zero,
+            vault_bytes=cost.read,
+            vault_requests=cost.requests,
+            cpu_seconds=cost.seconds,
+        )
+        if not blocks or not found.keep:
             return answer
         if not self._may_keep(stream):
             stream.note_trouble(
@@ -188,6 +201,21 @@ class Proofs:
             raise Busy("This machine's copy was compared just now.", remedy="The proof is repeated.", after=wait)
         if not self._comparing.acquire(blocking=False):
             raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
+
+    @contextlib.contextmanager
+    def _turn(self, stream: Stream) -> Iterator[_Cost]:
+        """As `_take_turn`; what is done in this context is answered for with a rest, however it ends."""
+        self._take_turn(stream)
+        cost = _Cost()
+        with metered() as meter:
+            try:
+                self._store.taken()
+                yield cost
+            finally:
+                cost.read, cost.requests = self._store.taken()
+                self._comparing.release()
+                cost.seconds = meter.seconds
+                cost.rest = self._rest(stream, cost.seconds, cost.read, cost.requests)
 
     def _rest(self, stream: Stream, used: float, read: int, requests: int) -> float:
         """Seconds until the next proof of this machine: neither processors nor the vault may feel it."""

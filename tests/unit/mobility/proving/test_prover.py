@@ -11,7 +11,7 @@ from tests.unit.mobility.doubles import FakeClock
 from tests.unit.mobility.proving.machine import ONE, Machine
 
 from farshore.api_types.streams import ProofAnswer
-from farshore.formats.proof import Proof
+from farshore.formats.proof import URGENT, Proof
 from farshore.mobility.disk_reader import DiskReader
 from farshore.mobility.proving import prover
 from farshore.mobility.proving.coverage import Proven
@@ -20,6 +20,7 @@ from farshore.mobility.proving.proving import FAST_BYTES, FAST_PACE, PACE, Provi
 from farshore.mobility.proving.watch import discarded_spans
 from farshore.model.errors import Damaged
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR
+from farshore.process_server.proving.proofs import MOST_WAIT
 
 MINUTE = 60.0
 
@@ -207,22 +208,29 @@ def test_a_chunk_that_an_excluded_area_touches_is_proven_by_the_rest_of_it(
 
 
 class Costly:
-    """A process server that compares in a second, and asks for as much rest as an urgent proof may be asked for."""
+    """A process server that compares in a second, and asks for ``rest``, of which an urgent proof may leave out all but
+    a part. It is not asked sooner."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock, rest: float) -> None:
         self._clock = clock
+        self._rest = rest
+        self._rested = 0.0
 
     def prove(self, proof: Proof) -> ProofAnswer:
+        assert self._clock.monotonic() >= self._rested
         self._clock.move(1.0)
-        return ProofAnswer(differing=[], rest=25.0)
+        self._rested = self._clock.monotonic() + self._rest / URGENT
+        return ProofAnswer(differing=[], rest=self._rest)
 
     def differ(self, found: object) -> object:
         raise AssertionError("nothing differs")
 
 
+@pytest.mark.parametrize("rest", [25.0, MOST_WAIT * URGENT])
 def test_what_was_in_doubt_before_a_restart_is_proven_within_a_minute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: float
 ) -> None:
+    """It reads while the server rests."""
     monkeypatch.setattr(DiskReader, "read", lambda reader, offset, view: None)  # that costs no time here
     monkeypatch.setattr(prover, "chunk_hashes", lambda data, key: np.zeros((-(-len(data) // CHUNK), 32), np.uint8))
     state = tmp_path / "proven.json"
@@ -236,7 +244,7 @@ def test_what_was_in_doubt_before_a_restart_is_proven_within_a_minute(
     after = Proving(state, clock)
     assert after.pace_now() == FAST_PACE
     machine = Machine(tmp_path, monkeypatch, chunks, proving=after, contents=False)
-    machine.prover._plane = Costly(machine.clock)  # type: ignore[assignment]
+    machine.prover._plane = Costly(machine.clock, rest)  # type: ignore[assignment]
     began = machine.clock.monotonic()
     machine.steps(10 * MINUTE, until=lambda: not after.coverage.doubtful)
     assert machine.clock.monotonic() - began <= MINUTE

@@ -14,7 +14,7 @@ from tests.unit.mobility.proving.machine import ONE, Machine
 from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.disk_reader import DiskReader
 from farshore.mobility.rounds.proof import RoundProof
-from farshore.model.errors import Damaged
+from farshore.model.errors import Busy, Damaged
 from farshore.model.identifiers import BLOCK, CHUNK, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
 
@@ -101,3 +101,47 @@ def test_a_scan_proves_less_and_what_it_cannot_show_counts_all_the_same(
     assert machine.proving.standing().weaker.startswith("In scan mode")
     machine.begin()
     assert machine.proving.standing().weaker.startswith("100.0 %")
+
+
+def test_a_server_that_is_busy_for_a_while_still_keeps_what_differs(
+    machine: Machine, proof: RoundProof, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no point would be marked: it has just compared this machine's chunks, or compares another's."""
+    machine.alter(3 * CHUNK, b"x" * BLOCK)
+    round_of(machine, proof)
+    differ, busy = machine.server.differ, [Busy("Another machine's copy is being compared.", remedy="", after=1)] * 3
+
+    def refused_at_first(found: Any) -> Any:
+        if busy:
+            raise busy.pop()
+        return differ(found)
+
+    monkeypatch.setattr(machine.server, "differ", refused_at_first)
+    monkeypatch.setattr("farshore.mobility.rounds.proof.time.sleep", machine.clock.move)
+    round_of(machine, proof)
+    assert [one.chunk for one in machine.server.differences] == [3]
+
+
+def test_all_chunks_that_differ_in_a_round_are_kept_so_that_points_are_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path, monkeypatch, chunks=40)
+    courtesy: Any = SimpleNamespace(pause=lambda: 0.0)
+    proof = RoundProof(machine.proving, Epoch(1), KEY, {ONE: machine.disk}, machine.server, machine.clock, courtesy)
+    machine.alter(0, b"x" * machine.size)
+    round_of(machine, proof)
+    round_of(machine, proof)
+    assert [one.chunk for one in machine.server.differences] == list(range(40))
+    assert machine.proving.coverage.differences == 40
+
+
+def test_what_a_scan_read_and_the_disk_holds_no_more_marks_points_all_the_same(
+    machine: Machine, proof: RoundProof
+) -> None:
+    known = chunk_hashes(memoryview(machine.path.read_bytes()), KEY)
+    machine.server.base[0][CHUNK] ^= 1
+    machine.alter(CHUNK, b"written since")
+    proof.scanned(SequenceNumber(0), {ONE: known})
+    kept = machine.server.differences
+    assert [one.chunk for one in kept] == [1]
+    assert "younger than the scan" in kept[0].cause
