@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
 
@@ -147,12 +148,14 @@ class Prover:
         """When the next round begins: at the usual pace; where much came into doubt at once; and any at all."""
         self._bearable = self._due
         """When the server may be asked to compare again: until then reading may go on."""
+        self._counted = time.thread_time()
         self._look: Optional[Use] = None
         self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
         self._turns = Turns(clock)
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
+        self._counted = time.thread_time()
         try:
             while not stop.is_set():
                 note_discards(self._watch, self._proving)
@@ -161,8 +164,7 @@ class Prover:
                     continue
                 demand = self._proving.demanded
                 try:
-                    with self._proving.working():
-                        self._step(demand, stop)
+                    self._step(demand, stop)
                 except TryLater as error:
                     log.info("A proof was given up: %s", error)
                     self._not_before = self._clock.monotonic() + _LOOK_SECONDS
@@ -173,7 +175,7 @@ class Prover:
                     if demand is not None:
                         self._proving.met(demand, str(error))
                     self._not_before = self._clock.monotonic() + _TROUBLE_SECONDS
-                self._proving.note_used(self._watch.used())
+                self._note_used()
                 self._proving.save_if_due()
         finally:
             self._watch.end()
@@ -307,6 +309,7 @@ class Prover:
                     if stop.wait(ready - now if pace else self._courtesy.pause()):
                         raise Stopped
                     self._hash(reader, wanted, low, high, hashes[disk], quiet[disk])
+                    self._note_used()
         milestone = self._milestone()
         kept: Dict[DiskNumber, Tuple[Chunks, npt.NDArray[np.uint8]]] = {}
         missed: Dict[DiskNumber, List[int]] = {}
@@ -525,8 +528,8 @@ class Prover:
         changed = self._capture.changed_in_flight(disk, chunk)
         whole[len(data) :] = bytes(len(whole) - len(data))
         blocks = chunk * _BLOCKS + np.array(copied_blocks(copied, chunk, range(-(-len(data) // BLOCK))), np.int64)
-        time = int(self._clock.monotonic() * 1e9)
-        piece = block_piece(disk, chunk * _BLOCKS, whole, blocks, copied.size // SECTOR, time)
+        now = int(self._clock.monotonic() * 1e9)
+        piece = block_piece(disk, chunk * _BLOCKS, whole, blocks, copied.size // SECTOR, now)
         emitted: List[bool] = []
 
         def patch() -> Optional[Piece]:
@@ -547,6 +550,11 @@ class Prover:
         use = measure(self._clock)
         before, self._look = self._look, use
         return before is not None and spare(before, use) <= 0
+
+    def _note_used(self) -> None:
+        """The processor time of this thread, and what watching took the pump's, since this was called last."""
+        before, self._counted = self._counted, time.thread_time()
+        self._proving.note_used(self._counted - before + self._watch.used())
 
     def _rest(self, seconds: float, stop: threading.Event) -> None:
         self._proving.wake.wait(min(seconds, 1.0))
