@@ -20,6 +20,15 @@ def record(tx: Transaction, row: DifferenceRow) -> bool:
     return True
 
 
+def goes_on(tx: Transaction, row: DifferenceRow) -> bool:
+    """Whether the same chunk was found to differ before, at an earlier place of the epoch, and not proven since."""
+    same = [
+        getattr(DifferenceRow, name) == getattr(row, name)
+        for name in ("machine", "disk", "start", "epoch", "proven_epoch", "proven_sequence")
+    ]
+    return bool(tx.scalar(select(func.count()).where(*same, DifferenceRow.sequence < row.sequence)))
+
+
 def count(tx: Transaction, machine: str) -> int:
     """How many of a machine are noted."""
     found = tx.scalar(select(func.count()).select_from(DifferenceRow).where(DifferenceRow.machine == machine))

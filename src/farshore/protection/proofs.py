@@ -26,8 +26,8 @@ def sentence(heartbeat: dict[str, Any], doubts: Sequence[DifferenceRow]) -> str:
     if proof["differing"]:
         told += f"; {proof['differing']} chunks differed and were not proven again"
     if doubts:
-        places = "; ".join(f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts[:5])
-        told += f"; may be wrong at {places}{' and others' if len(doubts) > 5 else ''}"
+        ranges = dict.fromkeys(f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts)
+        told += f"; may be wrong at {'; '.join(list(ranges)[:5])}{' and others' if len(ranges) > 5 else ''}"
     if proof["weaker"]:
         told += f". {proof['weaker'].rstrip('.')}"
     return f"{told}."

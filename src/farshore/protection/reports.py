@@ -110,7 +110,8 @@ def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceRepo
     if differences.count(tx, machine.id) >= MOST_DIFFERENCES:
         return
     row = DifferenceRow(**found.model_dump())
-    if not differences.record(tx, row):
+    known = differences.goes_on(tx, row)
+    if not differences.record(tx, row) or known:  # it marks more points, up to where it was healed: that is no news
         return
     since = f"after {found.proven_epoch}:{found.proven_sequence}" if found.proven_epoch else "of any time before"
     events.record_some(

@@ -104,7 +104,7 @@ def test_a_proof_finds_what_an_old_fault_does_and_heals_it(monkeypatch: pytest.M
         assert wrong, "the fault shows"
         found = made.prove()
         chunks = sorted({one * 4096 // CHUNK for one in wrong})
-        assert sorted(one.chunk for one in made.server.differences) == chunks
+        assert sorted({one.chunk for one in made.server.differences}) == chunks
         assert (found.differing, found.busy) == (len(chunks), 0)
         assert made.differing() == []
         assert (made.proving.coverage.differing, made.proving.coverage.differences) == (0, len(chunks))

@@ -28,7 +28,8 @@ from farshore.api_types.servers import (
 )
 from farshore.catalog import differences, epochs, events, machines, points, policies, process_servers, users
 from farshore.catalog.database import Catalog
-from farshore.catalog.tables import CertificateRow, EventRow
+from farshore.catalog.tables import CertificateRow, EventRow, PointRow
+from farshore.configuration_server.api import views
 from farshore.model.point import PointKind
 from farshore.protection import reports
 from farshore.protection.granting import fence, grant
@@ -341,6 +342,36 @@ def test_a_difference_is_noted_once_and_marks_the_points_since_the_last_proof(ca
             True,
             False,
         ]
+
+
+def test_what_is_marked_up_to_the_healing_is_one_difference(catalog: Catalog) -> None:
+    """It is reported where it was found, and once more right before the record that heals it."""
+    found = DifferenceReport(
+        machine=MACHINE,
+        disk=0,
+        start=65536,
+        length=65536,
+        epoch=1,
+        sequence=40,
+        proven_epoch=1,
+        proven_sequence=20,
+        time=NOW,
+        cause="a heal",
+    )
+    report(catalog, differences=[found])
+    report(catalog, differences=[found.model_copy(update={"sequence": 55})])
+    with catalog.reading() as tx:
+        assert len(events.listed(tx, kind="copy.differs")) == 1
+        listed, row = differences.listed(tx, MACHINE), {"machine": MACHINE, "epoch": 1, "time": NOW, "name": ""}
+        shown = [
+            views.point(PointRow(id="p", sequence=at, kind="crash-consistent", pinned=False, **row), listed).doubts
+            for at in (20, 30, 50, 55, 56)
+        ]
+    place = ["disk 0, bytes 65536 to 131072"]
+    assert shown == [[], place, place, place, []], "and each is said once"
+    report(catalog, differences=[found.model_copy(update={"sequence": 90, "proven_sequence": 60})])
+    with catalog.reading() as tx:
+        assert len(events.listed(tx, kind="copy.differs")) == 2, "it was proven in between: another one"
 
 
 def test_many_streams_ask_the_catalog_no_more_than_one(catalog: Catalog) -> None:

@@ -163,6 +163,7 @@ def _stuck(row: MachineRow) -> list[str]:
 def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
     """A recovery point; ``found``: what of its machine's copy differed."""
     doubts = affecting(found, row.epoch, row.sequence)
+    places = dict.fromkeys(f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts)
     return Point(
         id=row.id,
         machine=row.machine,
@@ -172,7 +173,7 @@ def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
         kind=PointKind(row.kind),
         name=row.name,
         pinned=row.pinned,
-        doubts=[f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts[:MOST_DOUBTS]],
+        doubts=list(places)[:MOST_DOUBTS],
     )
 
 

@@ -84,6 +84,8 @@ class _Suspect:
     told: bool = False
     """It was reported, or (``excused``) counted as no fault. It may still have to be sent."""
     excused: bool = False
+    found: int = 0
+    """The sequence at which it was reported to differ."""
 
 
 class QuietPlaces(Protocol):
@@ -439,13 +441,22 @@ class Prover:
         if not suspect.told and not self._decide(disk, chunk, suspect, stop):
             return
         for _ in range(_TRIES):
-            if self._placed(disk, chunk, send=True) is not None:
+            sent = self._placed(disk, chunk, send=True)
+            if sent is not None:
                 self._suspects.pop((disk, chunk), None)
+                if suspect.told and sent[0] > suspect.found:
+                    self._mark(Difference(disk, sent[0], chunk, sent[1], suspect.proven, suspect.cause, True), stop)
                 break
         demand = self._proving.demanded
         if demand is not None:
             demand.again(disk, chunk)
         self._proving.wake.set()
+
+    def _mark(self, sent: Difference, stop: threading.Event) -> None:
+        """Points may lie between the finding and the place right before the record that heals it: they are wrong too,
+        and are marked as well."""
+        kept = until_done(lambda: self._plane.differ(sent), stop, "A difference")
+        self._proving.note_cost(0, kept)
 
     def _decide(self, disk: DiskNumber, chunk: int, suspect: _Suspect, stop: threading.Event) -> bool:
         """Report a difference, or count that it is none. False: that is not known yet, or the chunk is equal.
@@ -483,7 +494,7 @@ class Prover:
                 "cause": found.cause,
             }
             log.error("The copy differs from the disk; it is sent again.", extra={"fields": fields})
-            suspect.told = True
+            suspect.told, suspect.found = True, found.sequence
             demand = self._proving.demanded
             if demand is not None:
                 demand.differing += 1

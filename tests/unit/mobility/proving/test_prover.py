@@ -204,6 +204,28 @@ def test_a_chunk_that_an_excluded_area_touches_is_proven_by_the_rest_of_it(
     assert (machine.server.state(0)[CHUNK + 8 * BLOCK : 4 * CHUNK + 2 * BLOCK] == before).all()
 
 
+def test_points_from_the_finding_to_the_healing_are_marked_too(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk that is written to without a pause is sent again minutes later."""
+    placed, refused = Prover._placed, [True] * 10
+
+    def in_vain(self: Prover, disk: Any, chunk: int, *, send: bool) -> Any:
+        if send and refused:
+            refused.pop()
+            machine.write(5 * CHUNK, b"points, say" + bytes(BLOCK - 11))
+            return None
+        return placed(self, disk, chunk, send=send)
+
+    monkeypatch.setattr(Prover, "_placed", in_vain)
+    machine.alter(2 * CHUNK, b"x" * BLOCK)
+    machine.steps(10 * MINUTE, until=lambda: not machine.differing())
+    first, last = machine.server.differences
+    assert (first.sequence, last.sequence) == (0, 10), "the record that heals it is the eleventh"
+    assert first.proven == last.proven
+    assert machine.proving.coverage.differences == 1
+
+
 # ---- how fast ----
 
 
