@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from farshore.mobility.overlay_copy import block_piece
 from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.edges import copied_blocks, edge_chunks
+from farshore.mobility.proving.grouping import RUN_CHUNKS, by_disk, neighbours, small_groups
 from farshore.mobility.proving.proving import Demand, Proving
 from farshore.mobility.proving.turns import Turns
 from farshore.mobility.proving.watch import Chunks, Watch
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 30.0
 FAST_ROUND_SECONDS = 5.0
-_RUN_CHUNKS = 16
-"""Read together: 1 MiB."""
 _BLOCKS = CHUNK // BLOCK
 _SECTORS = CHUNK // SECTOR
 _STREAM_SECONDS = 30.0
@@ -53,7 +52,6 @@ _TRIES = 4
 _DEMANDED_CHUNKS = 2048
 _FEWER = (64, 4)
 """Chunks that are read together once they were written to while more were."""
-_GROUPS = 8
 _BUSY_NANOSECONDS = 600 * 10**9
 """For how long a chunk that was written to each time is left alone."""
 HOLD_SECONDS = 45.0
@@ -145,7 +143,7 @@ class Prover:
         self._clock = clock
         self._courtesy = courtesy
         self._watch = watch
-        self._buffer = AlignedBuffer(_RUN_CHUNKS * CHUNK)
+        self._buffer = AlignedBuffer(RUN_CHUNKS * CHUNK)
         self._due = self._fast_due = self._not_before = clock.monotonic()
         """When the next round begins: at the usual pace; where much came into doubt at once; and any at all."""
         self._bearable = self._due
@@ -212,7 +210,7 @@ class Prover:
             self._rest(_LOOK_SECONDS, stop)
             return
         try:
-            size, rest = self._prove(_by_disk(chosen), stop, pace)
+            size, rest = self._prove(by_disk(chosen), stop, pace)
         finally:
             self._turns.end(urgent, self._urgent())
         now = self._clock.monotonic()
@@ -231,7 +229,7 @@ class Prover:
         known = demand.proven, demand.busy
         try:
             if part:
-                self._prove(_by_disk(part), stop, 0, demand)
+                self._prove(by_disk(part), stop, 0, demand)
         except BaseException:
             demand.left[:0] = part  # all of it again, in the next epoch if this one ends
             demand.proven, demand.busy = known
@@ -281,7 +279,7 @@ class Prover:
                 for disk, missed in found.missed.items():
                     left.setdefault(disk, []).extend(missed)
             if most:
-                parts, left = _small(left, most)
+                parts, left = small_groups(left, most)
                 pace = 0
         for disk, busy in left.items():
             self._proving.coverage.postpone(disk, busy, self._clock.now() + _BUSY_NANOSECONDS)
@@ -305,7 +303,7 @@ class Prover:
                 continue
             with reader:
                 ready = self._clock.monotonic()
-                for low, high in _runs(wanted):
+                for low, high in neighbours(wanted):
                     now = self._clock.monotonic()
                     ready = max(now, ready + (high - low) * CHUNK / pace) if pace else now  # what is late stays late
                     if stop.wait(ready - now if pace else self._courtesy.pause()):
@@ -578,33 +576,3 @@ def note_discards(watch: Watch, proving: Proving) -> None:
     """What was discarded since the last time is anybody's guess on the disk."""
     for disk, first, end in watch.discarded():
         proving.coverage.discarded(disk, first, end)
-
-
-def _by_disk(chosen: Sequence[Tuple[DiskNumber, int, int]]) -> Dict[DiskNumber, Chunks]:
-    found: Dict[DiskNumber, List[npt.NDArray[np.int64]]] = {}
-    for disk, first, end in chosen:
-        found.setdefault(disk, []).append(np.arange(first, end, dtype=np.int64))
-    return {disk: np.unique(np.concatenate(parts)) for disk, parts in found.items()}
-
-
-def _runs(chunks: Chunks) -> Iterator[Tuple[int, int]]:
-    """(low, high) places of neighbours that are read together."""
-    edges = [0, *(np.flatnonzero(np.diff(chunks) != 1) + 1).tolist(), len(chunks)]
-    for begin, end in zip(edges, edges[1:]):
-        for low in range(begin, end, _RUN_CHUNKS):
-            yield low, min(end, low + _RUN_CHUNKS)
-
-
-def _small(
-    missed: Mapping[DiskNumber, Sequence[int]], most: int
-) -> Tuple[List[Mapping[DiskNumber, Chunks]], Dict[DiskNumber, List[int]]]:
-    """Groups of ``most`` chunks, a few only, as each is compared by itself; and the chunks that are in none."""
-    parts: List[Mapping[DiskNumber, Chunks]] = []
-    left: Dict[DiskNumber, List[int]] = {}
-    for disk, chunks in missed.items():
-        for low in range(0, len(chunks), most):
-            if len(parts) < _GROUPS:
-                parts.append({disk: np.asarray(chunks[low : low + most], np.int64)})
-            else:
-                left.setdefault(disk, []).extend(chunks[low : low + most])
-    return parts, left
