@@ -20,6 +20,8 @@ from farshore.protection.former_agents import former_commands, note_results
 from farshore.protection.granting import ELSEWHERE, policy_rpo
 from farshore.protection.watch import CLOCK_SECONDS, SECOND
 
+BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
+"""States that end with an epoch that is whole."""
 EVERY = 10.0
 """Seconds between two heartbeats of a machine that is protected. Of all others something is under way that somebody
 follows: they report as Desired says by itself."""
@@ -82,12 +84,11 @@ def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
 
 def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
     """A machine whose copy differs is not protected until that is healed and proven."""
-    if heartbeat.proof is None:
-        return
-    _note_unjudged(tx, machine, heartbeat.proof, now)
+    if heartbeat.proof is not None:
+        _note_unjudged(tx, machine, heartbeat.proof, now)
     if heartbeat.epoch != machine.epoch or not heartbeat.epoch:
         return
-    differing = heartbeat.proof.differing
+    differing = heartbeat.proof.differing if heartbeat.proof is not None else 0
     if differing and machine.state == MachineState.PROTECTED.value:
         machines.set_state(machine, MachineState.RESYNC)
         what, kind, severity = (
@@ -95,8 +96,9 @@ def _note_proof(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now:
             "machine.differs",
             Severity.ERROR,
         )
-    elif not differing and machine.state == MachineState.RESYNC.value:
-        if not epochs.get(tx, machine.id, machine.epoch).consistent:
+    elif not differing and machine.state in BECOMING:
+        epoch = epochs.get(tx, machine.id, machine.epoch)
+        if epoch.closed or not epoch.consistent:
             return
         # Whoever reported that the epoch is whole may have been held off by a difference: see reports.
         machines.set_state(machine, MachineState.PROTECTED)

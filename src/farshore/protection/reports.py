@@ -27,7 +27,7 @@ from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection import clocks, moving
 from farshore.protection.granting import may_go_on, policy_rpo
-from farshore.protection.heartbeats import copy_differs
+from farshore.protection.heartbeats import BECOMING, copy_differs
 from farshore.protection.overstepping import note_foreign
 
 SECOND = 1_000_000_000
@@ -35,7 +35,6 @@ MOST_POINTS = 500_000
 """Of one machine that are listed: a point each second for the default hot window, and half as many again."""
 MOST_DIFFERENCES = 5_000
 """Of one machine that are listed; the vault keeps its own."""
-BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
 
 
 def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: int) -> ReportAnswer:

@@ -182,6 +182,19 @@ def test_an_epoch_that_is_whole_does_not_protect_a_machine_whose_copy_differs(ca
     assert states == ["protected", "resync", "resync", "protected"]
 
 
+@pytest.mark.parametrize("state", [MachineState.RESYNC, MachineState.INITIAL_REPLICATION])
+def test_an_agent_that_proves_nothing_is_not_held_off_by_what_the_one_before_it_said(
+    catalog: Catalog, state: MachineState
+) -> None:
+    with catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.heartbeat, row.state = {"proof": {"differing": 2}}, state.value
+        epochs.get(tx, MACHINE, 1).consistent = True
+    beat(catalog)
+    with catalog.reading() as tx:
+        assert machines.get(tx, MACHINE).state == "protected"
+
+
 def test_a_whole_epoch_in_which_nothing_differs_any_more_protects_whatever_was_heard_before(catalog: Catalog) -> None:
     with catalog.writing() as tx:
         machines.set_state(machines.get(tx, MACHINE), MachineState.PROTECTED)
