@@ -1,4 +1,4 @@
-"""What an installation keeps in its vault is read as ever: the golden files of the first version."""
+"""What an installation keeps in its vault is read as ever: the golden files of both versions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.formats.installation import FIRST, SECOND, WRITTEN, rows
+from tests.formats.installation import FIRST, IN_PARTS, PARTS, SECOND, WRITTEN, rows
 
 from farshore.catalog.records import AUDIT, KINDS
 from farshore.formats import vault_names
@@ -14,6 +14,7 @@ from farshore.formats.vault_names import RecordName
 from farshore.model.errors import Damaged, FarshoreError, WrongKey
 from farshore.protection.mirror import FILES
 from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault.objects import read_document
 from farshore.vault.ownership import claim, newest_owner
 from farshore.vault.records import read_record, read_records
 
@@ -24,20 +25,27 @@ OF_THE_FIRST_VERSION = frozenset(
 )
 
 
+def opened(folder: Path, version: int) -> Vault:
+    shutil.copytree(GOLDEN / f"installation-{version}", folder / "vault")
+    shutil.copy(GOLDEN / f"owner-{version + 3}.key", folder / "owner.key")
+    (folder / "owner.key").chmod(0o600)
+    return Vault.open(open_store(f"file://{folder}/vault"), OwnerKey.from_file(folder / "owner.key"))
+
+
 @pytest.fixture
 def vault(tmp_path: Path) -> Vault:
-    shutil.copytree(GOLDEN / "installation-1", tmp_path / "vault")
-    shutil.copy(GOLDEN / "owner-4.key", tmp_path / "owner.key")
-    (tmp_path / "owner.key").chmod(0o600)
-    return Vault.open(open_store(f"file://{tmp_path}/vault"), OwnerKey.from_file(tmp_path / "owner.key"))
+    return opened(tmp_path, 2)
 
 
-def test_the_records_and_the_owner_are_read(vault: Vault) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_records_and_the_owner_are_read(tmp_path: Path, version: int) -> None:
+    vault = opened(tmp_path, version)
     assert newest_owner(vault.store, vault.upkeep_key) == SECOND
     found = read_records(vault.store, vault.installation_key)
-    assert set(found) == OF_THE_FIRST_VERSION
+    assert set(found) == OF_THE_FIRST_VERSION | ({"push-accounts"} if version > 1 else set())
     for kind, record in found.items():
-        assert (record.name, record.written, record.rows) == (RecordName(kind, 2, 3), WRITTEN, rows(kind))
+        written = max(PARTS.values()) if version > 1 and kind == IN_PARTS else WRITTEN
+        assert (record.name, record.written, record.rows) == (RecordName(kind, 2, 3), written, rows(kind, version))
     assert claim(vault.store, vault.upkeep_key, SECOND, FIRST).generation == 3
 
 
@@ -49,9 +57,18 @@ def test_names_say_what_they_are() -> None:
     name = RecordName("process-servers", 2, 0x1F)
     assert str(name) == "installation/process-servers/00000002-000000000000001f"
     assert RecordName.parse(str(name)) == name
+    part = RecordName("machines", 2, 0x1F, 64, 7)
+    assert str(part) == "installation/machines.040-007/00000002-000000000000001f"
+    assert RecordName.parse(str(part)) == part
     assert vault_names.owner(2) == "owner/0000000000000002"
     for other in ("installation/Policies/00000001-0000000000000001", "installation/a/1-2", "machines/a/key"):
         assert RecordName.parse(other) is None
+
+
+def test_a_release_without_parts_does_not_take_a_kind_in_parts_for_empty(vault: Vault) -> None:
+    fields = read_document(vault.store, vault.installation_key, str(RecordName(IN_PARTS, 2, 3)))
+    assert "rows" not in fields, "then it refuses the record as damaged"
+    assert (fields["format"], fields["parts"]) == (2, 64)
 
 
 def test_another_key_and_altered_bytes_are_refused(vault: Vault) -> None:

@@ -4,19 +4,35 @@ A record is a JSON object: the columns of a row, bytes in hex. A kind is a table
 and heartbeats bring anew every few seconds, and what the vault tells by itself, is left out. A new kind is one line in
 ``KINDS``. Columns that this release does not know are passed over, those that a record lacks take their defaults.
 
-In: transactions that change rows. Out: subjects of the topic RECORDS, the kinds that a commit of this process changed.
+The kinds that grow with the fleet have a column by whose values their rows are told apart, a machine mostly: so what
+one change costs does not grow with them.
+
+In: transactions that change rows. Out: subjects of the topic RECORDS, what a commit of this process changed: ``KIND``,
+or ``KIND/VALUE`` where it is known for which value of that column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from sqlalchemy import LargeBinary, event, inspect, select
+from sqlalchemy import (
+    BinaryExpression,
+    BindParameter,
+    BooleanClauseList,
+    Column,
+    LargeBinary,
+    Select,
+    event,
+    inspect,
+    select,
+)
 from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.sql import operators
 
-from farshore.catalog.database import Transaction, say
+from farshore.catalog.database import Transaction, portions, say
 from farshore.catalog.tables import (
     AlertChannelRow,
     AuditRow,
@@ -43,10 +59,13 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Kind:
+    """``by``: the column by which rows are told apart, "" where all are one."""
+
     table: type[Base]
     without: frozenset[str] = frozenset()
+    by: str = ""
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         return [column.key for column in inspect(self.table).column_attrs if column.key not in self.without]
 
@@ -66,20 +85,30 @@ KINDS: Mapping[str, _Kind] = {
     # In an order in which each stands behind what its rows refer to.
     "policies": _Kind(PolicyRow),
     "users": _Kind(UserRow),
-    "certificates": _Kind(CertificateRow),
+    "certificates": _Kind(CertificateRow, by="subject"),
     "process-servers": _Kind(ProcessServerRow, _REPORTED_BY_SERVERS),
-    "host-keys": _Kind(HostKeyRow),
+    "host-keys": _Kind(HostKeyRow, by="host"),
     "sites": _Kind(SiteRow),
-    "machines": _Kind(MachineRow, _REPORTED_BY_MACHINES),
-    "epochs": _Kind(EpochRow, _REPORTED_OF_STREAMS),
-    "key-grants": _Kind(KeyGrantRow),
+    "machines": _Kind(MachineRow, _REPORTED_BY_MACHINES, "id"),
+    "epochs": _Kind(EpochRow, _REPORTED_OF_STREAMS, "machine"),
+    "key-grants": _Kind(KeyGrantRow, by="machine"),
     "alert-channels": _Kind(AlertChannelRow, frozenset({"claimed", "delivered", "trouble", "trouble_since"})),
     "push-accounts": _Kind(PushAccountRow),
-    "failovers": _Kind(FailoverRow, frozenset({"condition", "condition_since"})),
+    "failovers": _Kind(FailoverRow, frozenset({"condition", "condition_since"}), "machine"),
 }
 _BY_TABLE = {kind.table: name for name, kind in KINDS.items()}
 _GO_WITH = {MachineRow: ("epochs", "failovers")}
 """Rows that the database deletes with others, without a word."""
+
+
+def told_apart(kind: str) -> bool:
+    """Whether rows of this kind are told apart by a value, so that ``values`` and ``read_of`` answer."""
+    return kind in KINDS and bool(KINDS[kind].by)
+
+
+def values(tx: Transaction, kind: str) -> set[str]:
+    """What the rows of a kind are told apart by."""
+    return set(tx.scalars(select(getattr(KINDS[kind].table, KINDS[kind].by)).distinct()))
 
 
 def read(tx: Transaction, kind: str) -> list[Record]:
@@ -87,15 +116,31 @@ def read(tx: Transaction, kind: str) -> list[Record]:
     if kind == AUDIT:
         last = tx.execute(select(AuditRow.id, AuditRow.time, AuditRow.digest).order_by(AuditRow.id.desc())).first()
         return [] if last is None else [{"id": last[0], "time": last[1], "digest": last[2]}]
+    return _records(tx, kind, _wanted(kind))
+
+
+def read_of(tx: Transaction, kind: str, wanted: Collection[str]) -> list[Record]:
+    """The records of a kind that have one of these values, in their order and, for a value, in that of their keys."""
+    column = getattr(KINDS[kind].table, KINDS[kind].by)
+    found: list[Record] = []
+    for some in portions(sorted(wanted)):
+        found += _records(tx, kind, _wanted(kind).where(column.in_(some)))
+    return sorted(found, key=lambda record: str(record[KINDS[kind].by]))
+
+
+def _wanted(kind: str) -> Select[Any]:
     table, columns = KINDS[kind].table, KINDS[kind].columns
     wanted = select(*(getattr(table, name) for name in columns)).order_by(*inspect(table).primary_key)
     if table is EpochRow:
         wanted = wanted.join(MachineRow, MachineRow.id == EpochRow.machine)
         wanted = wanted.where(EpochRow.epoch > MachineRow.epoch - _NEWEST_EPOCHS)
-    found = [
-        {name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in tx.execute(wanted).all()
-    ]
-    for record in found if table is EpochRow else ():
+    return wanted
+
+
+def _records(tx: Transaction, kind: str, wanted: Select[Any]) -> list[Record]:
+    columns = KINDS[kind].columns
+    found = [{name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in tx.execute(wanted)]
+    for record in found if kind == "epochs" else ():
         if record["closed"]:
             record["description"] = {}  # the vault has it
     return found
@@ -123,14 +168,19 @@ def _note_flushed(session: Session, _context: object) -> None:
         if isinstance(row, AuditRow):
             say(session, RECORDS, AUDIT)
         elif name is not None and (row not in session.dirty or _differs(row, KINDS[name])):
-            say(session, RECORDS, name)
+            say(session, RECORDS, _subject(name, getattr(row, KINDS[name].by) if KINDS[name].by else ""))
             for other in _GO_WITH.get(type(row), ()) if row in session.deleted else ():
-                say(session, RECORDS, other)
+                say(session, RECORDS, _subject(other, getattr(row, KINDS[name].by)))
+
+
+def _subject(kind: str, value: str) -> str:
+    return f"{kind}/{value}" if value else kind
 
 
 def _differs(row: object, kind: _Kind) -> bool:
     state = inspect(row)
-    return any(state.attrs[name].history.has_changes() for name in kind.columns)
+    changed = state.committed_state.keys()  # reports change others, many times a second
+    return any(state.attrs[name].history.has_changes() for name in kind.columns if name in changed)
 
 
 def _note_executed(state: ORMExecuteState) -> None:
@@ -139,11 +189,25 @@ def _note_executed(state: ORMExecuteState) -> None:
         return
     name = _BY_TABLE.get(state.bind_mapper.class_)
     if name is not None:
-        say(state.session, RECORDS, name)
+        say(state.session, RECORDS, _subject(name, _asked_of(state, KINDS[name])))
+
+
+def _asked_of(state: ORMExecuteState, kind: _Kind) -> str:
+    """The one value that a statement changes rows of; "" where it does not say so plainly."""
+    where = getattr(state.statement, "whereclause", None)
+    parts: Iterable[Any] = (where,)
+    if isinstance(where, BooleanClauseList) and where.operator is operators.and_:
+        parts = where.clauses
+    for part in parts:
+        if isinstance(part, BinaryExpression) and part.operator is operators.eq:
+            left, right = part.left, part.right
+            if isinstance(left, Column) and left.key == kind.by and isinstance(right, BindParameter):
+                return str(right.value)
+    return ""
 
 
 def listen() -> None:
-    """Have every commit in this process say which kinds it changed. Once is enough."""
+    """Have every commit in this process say what it changed. Once is enough."""
     if not event.contains(Session, "after_flush", _note_flushed):
         event.listen(Session, "after_flush", _note_flushed)
         event.listen(Session, "do_orm_execute", _note_executed)

@@ -43,7 +43,9 @@ _EPOCH = re.compile(rf"{MACHINES}{_MACHINE.pattern}/epochs/[0-9a-f]{{8}}")
 _SALT = re.compile(r"[0-9a-f]{32}")
 _DIRECTORY = re.compile(rf"{DIRECTORIES}([0-9a-f]{{8}})/")
 _RECORD_KIND = re.compile(r"[a-z][a-z0-9-]{0,39}")
-_RECORD = re.compile(rf"{INSTALLATION}({_RECORD_KIND.pattern})/([0-9a-f]{{8}})-([0-9a-f]{{16}})")
+_RECORD = re.compile(
+    rf"{INSTALLATION}({_RECORD_KIND.pattern})(?:\.([0-9a-f]{{3}})-([0-9a-f]{{3}}))?/([0-9a-f]{{8}})-([0-9a-f]{{16}})"
+)
 _LETTER = {Role.JOURNAL: "j", Role.BASE: "b"}
 _ROLE = {letter: role for role, letter in _LETTER.items()}
 
@@ -67,23 +69,34 @@ def owner(generation: int) -> str:
 
 @dataclass(frozen=True)
 class RecordName:
-    """A version of one kind of what an installation keeps in the vault. Names sort by generation, then by version: what
-    a displaced installation still writes never counts as the newest."""
+    """A version of one kind of what an installation keeps in the vault, or of one of its ``parts`` (0: not a part).
+    Names in a folder sort by generation, then by version: what a displaced installation still writes never counts as
+    the newest."""
 
     kind: str
     generation: int
     version: int
+    parts: int = 0
+    part: int = 0
 
-    def __str__(self) -> str:
+    @property
+    def folder(self) -> str:
+        """The prefix of all versions of the same; that of a kind is no prefix of its parts'."""
         if not _RECORD_KIND.fullmatch(self.kind):
             raise Malformed(f"{self.kind!r} is not a kind of record.", remedy="Use small letters, digits and -.")
-        return f"{INSTALLATION}{self.kind}/{self.generation:08x}-{self.version:016x}"
+        return f"{INSTALLATION}{self.kind}{f'.{self.parts:03x}-{self.part:03x}' if self.parts else ''}/"
+
+    def __str__(self) -> str:
+        return f"{self.folder}{self.generation:08x}-{self.version:016x}"
 
     @classmethod
     def parse(cls, name: str) -> Optional[RecordName]:
         """Read a record's name; None for anything else."""
         found = _RECORD.fullmatch(name)
-        return None if found is None else cls(found[1], int(found[2], 16), int(found[3], 16))
+        if found is None:
+            return None
+        parts, part = int(found[2] or "0", 16), int(found[3] or "0", 16)
+        return cls(found[1], int(found[4], 16), int(found[5], 16), parts, part)
 
 
 def condemned(version: int) -> str:

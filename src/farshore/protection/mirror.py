@@ -1,10 +1,11 @@
 """Keeps in the vault what only the catalog holds, so that the loss of this server is not the loss of all that.
 
-In: the kinds of records that commits changed (farshore.catalog.records), and the files that go along. Out: one record
-of the vault for each kind, written when it differs from the one before. Nothing is written while nothing changes.
+In: what commits changed (farshore.catalog.records), and the files that go along. Out: records of the vault, one for a
+kind, or for each part of one that grows with the fleet, written when it differs from the one before. Nothing is
+written, and nothing read, while nothing changes; a change costs the part that it is in.
 
-A record is put after all that is older was: whoever takes over finds a state that was the catalog's at one moment, kind
-by kind. Between the commit of a change and its record lie a second or two, or as long as the store is away.
+A record is put after all that is older was: whoever takes over finds a state that was the catalog's at one moment, part
+by part. Between the commit of a change and its record lie a second or two, or as long as the store is away.
 """
 
 from __future__ import annotations
@@ -12,16 +13,25 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Optional
 
 from farshore.catalog import records
 from farshore.catalog.database import Catalog
 from farshore.catalog.records import AUDIT, KINDS
 from farshore.formats.vault_names import RecordName
-from farshore.model.errors import TryLater
+from farshore.model.errors import NotFound, TryLater
 from farshore.model.ports import Clock
-from farshore.vault.records import Row, read_record, record_names, write_record
+from farshore.vault.records import (
+    Row,
+    newest_record,
+    read_record,
+    record_names,
+    write_record,
+    write_record_of_parts,
+)
 from farshore.vault.vault import Vault
 
 FILES = "keys"
@@ -30,17 +40,29 @@ PACE = 2.0
 AUDIT_PACE = 60.0
 """Seconds between two records of a kind. Strangers who are refused are in the audit log, too: their number must not
 decide how often something is put."""
-LOOK_AT_ALL_EVERY = 60.0
+LOOK_AT_ALL_EVERY = 3600.0
 """What another server of the same catalog changed, it writes itself. This is for what no commit of ours told of."""
+PARTS = 64
+"""Into which a kind that grows with the fleet is divided: 16 machines in each where there are 1,000."""
 _SHARE = 20
-"""A kind that takes long to read is read so much less often."""
+"""What takes long to write is written so much less often."""
 _TRIES = 5
+_WHOLE = PARTS
+"""Sorts behind the parts: the record that speaks of them comes after them."""
+
+
+class _Place(NamedTuple):
+    kind: str
+    part: int = _WHOLE
 
 
 @dataclass
 class _Standing:
+    """What was written last of one place. ``digest``: of its rows, "" if it has to be written whatever they are, None
+    if the record has to be read for it."""
+
     version: int = 0
-    digest: str = ""
+    digest: Optional[str] = ""
     not_before: float = 0.0
 
 
@@ -52,70 +74,163 @@ class Mirror:
     ) -> None:
         self._catalog, self._vault, self._clock, self._files = catalog, vault, clock, files
         self._generation = generation
-        self._standings: dict[str, _Standing] | None = None
-        self._all = (*KINDS, AUDIT, FILES)
-        self._changed = set(self._all)
+        self._standings: dict[_Place, _Standing] | None = None
+        self._order = {kind: number for number, kind in enumerate((*KINDS, AUDIT, FILES))}
+        self._values: dict[_Place, set[str]] = defaultdict(set)
+        """Of each part, what its rows are told apart by."""
+        self._due: set[_Place] = set()
+        self._heard = set(self._order)
         self._looked = clock.monotonic()
         self._lock = threading.Lock()
 
-    def heard(self, kinds: frozenset[str]) -> None:
-        """A commit changed these kinds; called from any thread."""
+    def heard(self, subjects: frozenset[str]) -> None:
+        """A commit changed this, by subjects of the topic RECORDS; called from any thread."""
         with self._lock:
-            self._changed |= kinds
+            self._heard |= subjects
 
     def round(self) -> None:
         """Write what has changed. Raises the store's errors, Displaced; what was not written is tried again."""
         now = self._clock.monotonic()
         if now - self._looked >= LOOK_AT_ALL_EVERY:
-            self.heard(frozenset(self._all))
+            self.heard(frozenset(self._order))
             self._looked = now
         if self._standings is None:
-            self._standings = self._found()
-        for kind in self._all:
-            standing = self._standings.setdefault(kind, _Standing())
-            with self._lock:
-                due = kind in self._changed and now >= standing.not_before
-                self._changed -= {kind} if due else set()  # before it is read: what changes meanwhile is read again
-            if due:
+            self._standings = {}
+            try:
+                for names in record_names(self._vault.store).values():
+                    self._found(names[-1])
+            except BaseException:
+                self._standings = None
+                raise
+        self._take_note()
+        for place in sorted(self._due, key=lambda one: (self._order[one.kind], one.part)):
+            if now >= self._standing(place).not_before:
+                self._due.discard(place)  # before it is read: what changes meanwhile is read again
                 try:
-                    self._bring_up_to_date(kind)
+                    self._bring_up_to_date(place)
                 except BaseException:
-                    self.heard(frozenset({kind}))
+                    self._due.add(place)
                     raise
 
-    def _bring_up_to_date(self, kind: str) -> None:
-        assert self._standings is not None
+    def _take_note(self) -> None:
+        """Find the places of what was heard."""
+        with self._lock:
+            heard, self._heard = self._heard, set()
+        try:
+            for subject in heard:
+                kind, _, value = subject.partition("/")
+                if value:
+                    self._note(kind, {value})
+                elif records.told_apart(kind):
+                    with self._catalog.reading() as tx:
+                        self._note(kind, records.values(tx, kind))
+                    self._due |= {place for place in self._standings or () if place.kind == kind}
+                    self._due.add(_Place(kind))
+                else:
+                    self._due.add(_Place(kind))
+        except BaseException:
+            self.heard(frozenset(heard))
+            raise
+
+    def _note(self, kind: str, values: set[str]) -> None:
+        for value in values:
+            place = _Place(kind, part_of(value))
+            self._values[place].add(value)
+            self._due.add(place)
+
+    def _bring_up_to_date(self, place: _Place) -> None:
         began = self._clock.monotonic()
         for _ in range(_TRIES):
-            standing = self._standings[kind]
-            rows = self._read(kind)
-            digest = _digest(rows)
+            standing = self._read_standing(place)
+            if place.part == _WHOLE and records.told_apart(place.kind):
+                digest = str(PARTS)
+                if any(one.kind == place.kind for one in self._due):
+                    self._due.add(place)  # after its parts
+                    return
+                rows: Sequence[Row] | None = None
+            else:
+                rows = self._read(place)
+                digest = _digest(rows)
             if digest == standing.digest:
                 return
-            name = RecordName(kind, self._generation, standing.version + 1)
-            if write_record(self._vault.store, self._vault.installation_key, name, rows, self._clock.now()):
-                pace = max(AUDIT_PACE if kind == AUDIT else PACE, _SHARE * (self._clock.monotonic() - began))
-                self._standings[kind] = _Standing(name.version, digest, self._clock.monotonic() + pace)
+            name = self._name(place, standing.version + 1)
+            if self._write(name, rows):
+                pace = max(AUDIT_PACE if place.kind == AUDIT else PACE, _SHARE * (self._clock.monotonic() - began))
+                self._keep(place, _Standing(name.version, digest, self._clock.monotonic() + pace))
                 return
             # Another server of this installation was quicker: it may have read the catalog before our change.
-            self._standings = self._found()
-            self._standings.setdefault(kind, _Standing())
-        raise TryLater(f"The record of {kind} in the vault changes all the time.", remedy="It is tried again.")
+            self._look_again(place)
+        raise TryLater(f"The record of {place.kind} in the vault changes all the time.", remedy="It is tried again.")
 
-    def _read(self, kind: str) -> Sequence[Row]:
-        if kind == FILES:
+    def _write(self, name: RecordName, rows: Sequence[Row] | None) -> bool:
+        store, key, now = self._vault.store, self._vault.installation_key, self._clock.now()
+        if rows is None:
+            return write_record_of_parts(store, key, name, PARTS, now)
+        return write_record(store, key, name, rows, now)
+
+    def _read(self, place: _Place) -> Sequence[Row]:
+        if place.kind == FILES:
             return self._files()
         with self._catalog.reading() as tx:
-            return records.read(tx, kind)
-
-    def _found(self) -> dict[str, _Standing]:
-        """What this generation wrote before, of the kinds that are known here."""
-        found = {}
-        for kind, names in record_names(self._vault.store).items():
-            if kind in self._all and names[-1].generation == self._generation:
-                record = read_record(self._vault.store, self._vault.installation_key, names[-1])
-                found[kind] = _Standing(names[-1].version, _digest(record.rows))
+            if place.part == _WHOLE:
+                return records.read(tx, place.kind)
+            found = records.read_of(tx, place.kind, self._values[place])
+        self._values[place] = _values(place.kind, found)
         return found
+
+    def _standing(self, place: _Place) -> _Standing:
+        assert self._standings is not None
+        # No record at all is as good as a part without rows.
+        return self._standings.get(place) or _Standing(digest="" if place.part == _WHOLE else _digest([]))
+
+    def _keep(self, place: _Place, standing: _Standing) -> None:
+        assert self._standings is not None
+        self._standings[place] = standing
+
+    def _read_standing(self, place: _Place) -> _Standing:
+        """How the place stands, with a digest."""
+        for _ in range(_TRIES):
+            standing = self._standing(place)
+            if standing.digest is not None:
+                return standing
+            try:
+                name = self._name(place, standing.version)
+                record = read_record(self._vault.store, self._vault.installation_key, name)
+            except NotFound:
+                self._look_again(place)
+                continue
+            if place.part != _WHOLE:
+                self._values[place] |= _values(place.kind, record.rows)  # what another server added is kept
+            standing.digest = str(record.parts) if record.parts else _digest(record.rows)
+            self._keep(place, standing)
+        raise TryLater(f"The record of {place.kind} in the vault changes all the time.", remedy="It is tried again.")
+
+    def _look_again(self, place: _Place) -> None:
+        newest = newest_record(self._vault.store, self._name(place, 1))
+        if newest is not None:
+            self._found(newest)
+        elif self._standings is not None:
+            self._standings.pop(place, None)
+
+    def _found(self, name: RecordName) -> None:
+        """Note a record that counts. One of another generation is replaced, even by one without rows."""
+        if name.kind in self._order and name.parts in (0, PARTS):
+            mine = name.generation == self._generation
+            place = _Place(name.kind, name.part if name.parts else _WHOLE)
+            self._keep(place, _Standing(name.version, None) if mine else _Standing())
+
+    def _name(self, place: _Place, version: int) -> RecordName:
+        parts, part = (0, 0) if place.part == _WHOLE else (PARTS, place.part)
+        return RecordName(place.kind, self._generation, version, parts, part)
+
+
+def part_of(value: str) -> int:
+    """The part of its kind in which rows with this value are. All servers of an installation must agree."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()[0] % PARTS
+
+
+def _values(kind: str, rows: Sequence[Row]) -> set[str]:
+    return {str(row[KINDS[kind].by]) for row in rows}
 
 
 def _digest(rows: Sequence[Row]) -> str:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import or_, text, update
 from tests.unit.configuration_server.offices import MovableClock
 from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, add_server, fresh_catalog, request
 
 from farshore.catalog import audit, epochs, machines, policies, records, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.records import KINDS, RECORDS
-from farshore.catalog.tables import CertificateRow, FailoverRow, SiteRow, UserRow
+from farshore.catalog.tables import CertificateRow, EpochRow, FailoverRow, SiteRow, UserRow
 from farshore.formats import vault_names
 from farshore.formats.vault_names import RecordName
 from farshore.model.errors import Displaced
 from farshore.model.identifiers import MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.granting import grant
-from farshore.protection.mirror import AUDIT_PACE, FILES, LOOK_AT_ALL_EVERY, PACE, Mirror
+from farshore.protection.mirror import AUDIT_PACE, FILES, LOOK_AT_ALL_EVERY, PACE, PARTS, Mirror, part_of
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vault.ownership import How, Owner, Ownership, claim
-from farshore.vault.records import Row, read_records
+from farshore.vault.records import Row, read_records, record_names, write_record
 from farshore.vault.stores.counted import CountedStore, counted
 from farshore.vault.stores.owned import owned
 
@@ -48,13 +50,13 @@ class Rig:
 
     def round(self, seconds: float = PACE) -> list[str]:
         """The kinds that a round wrote, after so many seconds."""
-        before = {name: record.name for name, record in self.records().items()}
+        before = self.names()
         self.clock.time += int(seconds * SECOND)
         self.mirror.round()
-        return sorted(kind for kind, record in self.records().items() if record.name != before.get(kind))
+        return sorted({name.kind for name in self.names() - before})
 
-    def records(self) -> dict[str, object]:
-        return dict(read_records(self.vault.store, self.vault.installation_key))
+    def names(self) -> set[RecordName]:
+        return {names[-1] for names in record_names(self.vault.store).values()}
 
     def rows(self, kind: str) -> list[Row]:
         return list(read_records(self.vault.store, self.vault.installation_key)[kind].rows)
@@ -196,6 +198,129 @@ def test_a_new_generation_replaces_the_records_of_the_one_before(rig: Rig) -> No
     assert {(one.generation, one.version) for one in names if one is not None} == {(2, 1)}
 
 
+def test_what_the_generation_before_kept_and_this_one_lacks_is_gone(rig: Rig) -> None:
+    with rig.catalog.writing() as tx:
+        add_machine(tx)
+    rig.round()
+    with rig.catalog.writing() as tx:
+        tx.execute(text("DELETE FROM machines"))  # as in a catalog that was made anew
+    rig.mirror = rig.started(generation=2)
+    rig.round()
+    assert rig.rows("machines") == []
+    # A displaced server's, in a part that is empty now.
+    late = RecordName("machines", 1, 9, PARTS, part_of(MACHINE) ^ 1)
+    assert write_record(rig.store, rig.vault.installation_key, late, [{"id": "former"}], NOW)
+    assert rig.rows("machines") == []
+
+
+def add_machines(rig: Rig, count: int) -> list[str]:
+    made = [f"{number:08x}-1111-4111-8111-111111111111" for number in range(count)]
+    with rig.catalog.writing() as tx:
+        for one in made:
+            add_machine(tx, id=one, name=one[:8])
+    return made
+
+
+def test_a_change_costs_the_part_that_it_is_in(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = add_machines(rig, 300)
+    rig.round()
+    asked: list[int] = []
+    read_of = records.read_of
+    monkeypatch.setattr(
+        records, "read_of", lambda tx, kind, wanted: asked.append(len(wanted)) or read_of(tx, kind, wanted)
+    )
+    monkeypatch.setattr(records, "values", lambda *_: pytest.fail("all are looked at"))
+    before, names = rig.store.requests["put"], rig.names()
+    with rig.catalog.writing() as tx:
+        machines.get(tx, made[7]).exclude_disks = ["sdb"]
+    assert rig.round() == ["machines"]
+    (written,) = rig.names() - names
+    assert (written.parts, written.part) == (PARTS, part_of(made[7]))
+    assert rig.store.requests["put"] == before + 1
+    assert len(asked) == 1
+    assert asked[0] < 300 / PARTS * 4
+    assert {row["id"]: row["exclude_disks"] for row in rig.rows("machines")} == {
+        one: ["sdb"] if one == made[7] else [] for one in made
+    }
+
+
+def test_a_whole_record_counts_until_its_parts_are_there(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of this release goes on where one of the release before stopped, and is cut off anywhere."""
+    made = add_machines(rig, 100)
+    with rig.catalog.reading() as tx:
+        rows = records.read(tx, "machines")
+    whole = RecordName("machines", 1, 5)
+    assert write_record(rig.store, rig.vault.installation_key, whole, rows, NOW)
+    put, left, cut = rig.store.put_if_absent, 0, 0
+
+    def some(name: str, buffers: list[bytes]) -> bool:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError("away")
+        return put(name, buffers)
+
+    monkeypatch.setattr(rig.store, "put_if_absent", some)
+    while cut < 100:
+        left = 7
+        rig.mirror = rig.started()
+        try:
+            rig.mirror.round()
+            break
+        except OSError:
+            cut += 1
+            assert sorted(row["id"] for row in rig.rows("machines")) == made
+    assert cut > PARTS // 10
+    assert sorted(row["id"] for row in rig.rows("machines")) == made
+    assert whole not in rig.names()
+
+
+def test_what_no_commit_told_of_is_found_by_the_look_at_all(rig: Rig) -> None:
+    made = add_machines(rig, 20)
+    rig.round()
+    with rig.catalog.engine.begin() as connection:
+        connection.execute(text("UPDATE machines SET name = 'new' WHERE id = :id"), {"id": made[3]})
+        connection.execute(text("DELETE FROM machines WHERE id = :id"), {"id": made[4]})
+    assert rig.round(LOOK_AT_ALL_EVERY / 2) == []
+    assert rig.round(LOOK_AT_ALL_EVERY / 2) == ["machines"]
+    found = {row["id"]: row["name"] for row in rig.rows("machines")}
+    assert (found[made[3]], made[4] in found) == ("new", False)
+
+
+def test_two_servers_lose_no_machine_of_one_part(rig: Rig) -> None:
+    same = [one for one in (f"{n:08x}-1111-4111-8111-111111111111" for n in range(2000)) if part_of(one) == 3][:8]
+    heard: list[list[frozenset[str]]] = [[], []]
+    mirrors = [Mirror(rig.catalog, rig.vault, 1, rig.clock, lambda: rig.files) for _ in range(2)]
+    rig.catalog.listen(RECORDS, lambda subjects: heard[turn].append(subjects))
+    for turn, one in enumerate(same):  # each hears only of its own commits, as in two processes
+        turn %= 2
+        with rig.catalog.writing() as tx:
+            add_machine(tx, id=one, name=one[:8])
+        for subjects in heard[turn]:
+            mirrors[turn].heard(subjects)
+        heard[turn].clear()
+        rig.clock.time += int(PACE * SECOND)
+        mirrors[turn].round()
+        assert {row["id"] for row in rig.rows("machines")} >= {one}
+    assert sorted(row["id"] for row in rig.rows("machines")) == same
+
+
+def test_a_statement_tells_of_one_machine_only_where_it_says_so_plainly(rig: Rig) -> None:
+    said: list[str] = []
+    rig.catalog.listen(RECORDS, lambda subjects: said.extend(sorted(subjects)))
+    with rig.catalog.writing() as tx:
+        tx.execute(update(EpochRow).where(EpochRow.machine == MACHINE, EpochRow.closed == 0).values(closed=1))
+    with rig.catalog.writing() as tx:
+        tx.execute(update(EpochRow).where(or_(EpochRow.machine == MACHINE, EpochRow.closed == 0)).values(closed=1))
+    with rig.catalog.writing() as tx:
+        tx.execute(update(EpochRow).where(EpochRow.machine != MACHINE).values(closed=1))
+    assert said == [f"epochs/{MACHINE}", "epochs", "epochs"]
+
+
+def in_order(row: Row) -> str:
+    return json.dumps(row, sort_keys=True)
+
+
 def test_a_catalog_can_be_made_of_its_records(rig: Rig, tmp_path: Path) -> None:
     with rig.catalog.writing() as tx:
         machine = add_machine(tx, exclude_disks=["sdb"])
@@ -213,7 +338,8 @@ def test_a_catalog_can_be_made_of_its_records(rig: Rig, tmp_path: Path) -> None:
             rows = [{**row, "a_column_of_a_later_release": 1} for row in rig.rows(kind)]
             assert records.put(tx, kind, rows) == len(rows)
     with other.reading() as tx:
-        assert {kind: records.read(tx, kind) for kind in KINDS} == {kind: rig.rows(kind) for kind in KINDS}
+        for kind in KINDS:
+            assert sorted(map(in_order, records.read(tx, kind))) == sorted(map(in_order, rig.rows(kind)))
         site = tx.get(SiteRow, "far")
         assert site is not None
         assert site.secret == b"\x00sealed"

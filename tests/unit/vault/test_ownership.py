@@ -117,7 +117,7 @@ def test_the_newest_record_of_a_kind_counts_and_replaces_the_older(vault: Vault)
     assert written(store, vault, 1, 2, [{"name": "gold"}])
     found = read_records(store, vault.installation_key)
     assert [(kind, one.rows, one.written) for kind, one in found.items()] == [("policies", [{"name": "gold"}], 5)]
-    assert record_names(store) == {"policies": [RecordName("policies", 1, 2)]}
+    assert record_names(store) == {"installation/policies/": [RecordName("policies", 1, 2)]}
     assert not written(store, vault, 1, 1, [{"name": "late"}])
     assert not written(store, vault, 1, 2, [{"name": "at the same moment"}])
     assert read_records(store, vault.installation_key)["policies"].rows == [{"name": "gold"}]
