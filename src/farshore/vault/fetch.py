@@ -32,6 +32,7 @@ class Fetcher:
     ) -> None:
         """``chunk_key`` answers the key of a deduplication domain's chunks."""
         self._store, self._chunk_key, self.cache, self._threads = store, chunk_key, cache, threads
+        self._near = store.url.startswith("file:")
 
     def packs(self, wanted: Sequence[tuple[OpenedObject, Sequence[int]]]) -> dict[tuple[str, int], Bytes]:
         """Packs by object name and number. Raises Damaged, NotFound, Unreachable."""
@@ -71,6 +72,15 @@ class Fetcher:
                 found[name, row.ordinal] = chunk
         return found
 
+    def chunks_into(self, wanted: Mapping[bytes, Sequence[tuple[StoredChunk, memoryview]]], domain: int) -> None:
+        """Decode chunks straight into the buffers beside them, each as long as its chunk; past the cache. Of a store at
+        hand in this thread: others are reading too, and each that decodes in Python holds up the rest."""
+        read = partial(self._read_chunks_into, domain)
+        for _ in (
+            map(read, wanted.items()) if self._near or len(wanted) < 2 else self._threads.map(read, wanted.items())
+        ):
+            pass
+
     def _held(self, name: str, numbers: Sequence[int], found: dict[tuple[str, int], Bytes]) -> list[int]:
         """Put what the cache holds into ``found``; answer the rest."""
         lacking = []
@@ -88,6 +98,14 @@ class Fetcher:
         opener = PackOpener(self._chunk_key(domain), salt, name)
         sealed = self._store.get_ranges(name, [row.offset for row in rows], [row.stored for row in rows])
         return [opener.open(data, row.ordinal, row.raw) for data, row in zip(sealed, rows, strict=True)]
+
+    def _read_chunks_into(self, domain: int, item: tuple[bytes, Sequence[tuple[StoredChunk, memoryview]]]) -> None:
+        salt, rows = item
+        name = vault_names.chunk_pack(salt, domain)
+        opener = PackOpener(self._chunk_key(domain), salt, name)
+        sealed = self._store.get_ranges(name, [row.offset for row, _ in rows], [row.stored for row, _ in rows])
+        for data, (row, target) in zip(sealed, rows, strict=True):
+            opener.open_into(data, row.ordinal, target)
 
 
 def _read_packs(item: tuple[OpenedObject, list[int]]) -> list[Buffer]:

@@ -139,8 +139,11 @@ class MapLevel:
         packs = entries["pack"]
         for place in np.flatnonzero(used & (packs == ZERO)).tolist():
             zero(int(starts[place]), int(ends[place]), need, out)
-        chosen = np.flatnonzero(used & (packs < INHERIT))
-        for place, (pack, ordinal, offset, stored) in zip(chosen.tolist(), entries[chosen].tolist(), strict=True):
+        chosen = used & (packs < INHERIT)
+        whole = chosen & self._whole(chunks, starts, ends, need)
+        self._fill_whole(starts[whole], entries[whole], need, out)
+        rest = np.flatnonzero(chosen & ~whole)
+        for place, (pack, ordinal, offset, stored) in zip(rest.tolist(), entries[rest].tolist(), strict=True):
             salt = self._base.index.salts[pack].tobytes()
             chunk = int(chunks[place])
             row = StoredChunk(ordinal, offset, stored, chunk_length(chunk, self._base.index.size))
@@ -149,6 +152,23 @@ class MapLevel:
         found = self._fetcher.chunks(wanted, self._base.index.domain)
         for chunk, low, key in places:
             _copy(found[key], chunk, low, first, need, out)
+
+    def _whole(self, chunks: Blocks, starts: Blocks, ends: Blocks, need: Need) -> Mask:
+        """Which chunks are 64 KiB long and needed as a whole."""
+        full = np.logical_and.reduceat(need == FULL, starts) if len(starts) else np.zeros(0, np.bool_)
+        found: Mask = full & (ends - starts == BLOCKS_PER_CHUNK) & ((chunks + 1) * CHUNK <= self.size)
+        return found
+
+    def _fill_whole(self, starts: Blocks, entries: Table, need: Need, out: Bytes) -> None:
+        wanted: dict[bytes, list[tuple[StoredChunk, memoryview]]] = {}
+        target = out.data
+        for start, (pack, ordinal, offset, stored) in zip(starts.tolist(), entries.tolist(), strict=True):
+            rows = wanted.setdefault(self._base.index.salts[pack].tobytes(), [])
+            place = target[start * BLOCK : start * BLOCK + CHUNK]
+            rows.append((StoredChunk(ordinal, offset, stored, CHUNK), place))
+        self._fetcher.chunks_into(wanted, self._base.index.domain)
+        for start in starts.tolist():
+            need[start : start + BLOCKS_PER_CHUNK] = 0
 
     def stored_chunk(self, number: int) -> tuple[bool, Buffer | None]:
         """Whether this map decides a chunk, and its bytes where they are stored. Past the cache, in this thread.

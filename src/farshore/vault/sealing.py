@@ -26,6 +26,8 @@ from farshore.model.errors import Damaged, WrongKey
 PACK_LEVEL = 1
 _NONCE = struct.Struct("<IQ")
 _PACK_DOMAIN = 1
+_IN_PLACE = hasattr(AESGCM, "decrypt_into")
+"""Older releases of cryptography lack it."""
 _threads = threading.local()
 
 
@@ -140,10 +142,24 @@ class PackOpener:
         try:
             return expand(self._cipher.decrypt(_NONCE.pack(_PACK_DOMAIN, ordinal), sealed, context), raw)
         except (InvalidTag, ValueError, zstandard.ZstdError) as cause:
-            raise Damaged(
-                f"Pack {ordinal} of {self._name} was altered.",
-                remedy="Run `farshore vault verify --data` to see which points it affects.",
-            ) from cause
+            raise self._altered(ordinal) from cause
+
+    def open_into(self, sealed: Buffer, ordinal: int, target: memoryview) -> None:
+        """Fill ``target``, which is as long as the pack, without a copy where the pack is not compressed. Raises
+        Damaged."""
+        try:
+            if _IN_PLACE and len(sealed) == len(target) + TAG_BYTES:
+                self._cipher.decrypt_into(_NONCE.pack(_PACK_DOMAIN, ordinal), sealed, None, target)
+            else:
+                target[:] = expand(self._cipher.decrypt(_NONCE.pack(_PACK_DOMAIN, ordinal), sealed, None), len(target))
+        except (InvalidTag, ValueError, zstandard.ZstdError) as cause:
+            raise self._altered(ordinal) from cause
+
+    def _altered(self, ordinal: int) -> Damaged:
+        return Damaged(
+            f"Pack {ordinal} of {self._name} was altered.",
+            remedy="Run `farshore vault verify --data` to see which points it affects.",
+        )
 
 
 def squeeze(data: Buffer, level: int = PACK_LEVEL) -> Buffer:
