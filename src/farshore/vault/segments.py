@@ -84,11 +84,17 @@ class SealedBatch:
 class SegmentBuilder:
     """Makes one segment. ``seal`` may be called from several threads; ``add`` and ``build`` from one at a time."""
 
-    def __init__(self, key: SealingKey, machine: MachineId, epoch: Epoch, role: Role) -> None:
+    def __init__(
+        self, key: SealingKey, machine: MachineId, epoch: Epoch, role: Role, header: Header | None = None
+    ) -> None:
+        """``header``: of batches that were sealed before; then it seals no more."""
         self._machine, self._epoch, self._role = machine, epoch, role
         self._key = key
-        self._sealer: Sealer | None = Sealer(key, Kind.SEGMENT)
-        self._header = self._sealer.header
+        self._sealer: Sealer | None = None
+        if header is None:
+            self._sealer = Sealer(key, Kind.SEGMENT)
+            header = self._sealer.header
+        self._header = header
         self._batches: deque[SealedBatch] = deque()
         self._size = 0
 
@@ -96,9 +102,7 @@ class SegmentBuilder:
     def from_sealed(cls, key: SealingKey, batches: Several[SealedBatch]) -> SegmentBuilder:
         """A builder over batches from the spool: one salt, one epoch and role, neighbours. It cannot seal more."""
         first = batches[0].header
-        builder = cls(key, first.machine, first.epoch, first.role)
-        builder._sealer = None
-        builder._header = Header(Kind.SEGMENT, first.salt, first.key_id)
+        builder = cls(key, first.machine, first.epoch, first.role, Header(Kind.SEGMENT, first.salt, first.key_id))
         for batch in batches:
             builder.add(batch)
         return builder

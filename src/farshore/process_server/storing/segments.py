@@ -41,32 +41,35 @@ def store_frames(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[S
 
     Frames that were sealed under different salts (a restart, a failed spool write) become segments of their own.
     """
-    for group in _groups(stream, frames):
-        yield _store_segment(stream, group)
+    for builder, group in _groups(stream, frames):
+        yield _store_segment(stream, builder, group)
 
 
-def _groups(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[list[tuple[FrameReference, SealedBatch]]]:
-    group: list[tuple[FrameReference, SealedBatch]] = []
+_Group = list[tuple[FrameReference, SealedBatch]]
+
+
+def _groups(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[tuple[SegmentBuilder, _Group]]:
+    group: _Group = []
     builder: SegmentBuilder | None = None
     for frame in frames:
         sealed = stream.vault.sealed_batch(frame.body())
         if builder is not None and not builder.accepts(sealed):
-            yield group
+            yield builder, group
             group, builder = [], None
         if builder is None:
             builder = stream.vault.recovered_builder([sealed])
         else:
             builder.add(sealed)
         group.append((frame, sealed))
-    if group:
-        yield group
+    if builder is not None:
+        yield builder, group
 
 
-def _store_segment(stream: Stream, group: Sequence[tuple[FrameReference, SealedBatch]]) -> Stored:
+def _store_segment(stream: Stream, builder: SegmentBuilder, group: _Group) -> Stored:
     batches = [sealed for _, sealed in group]
     stream.silence = extended(stream.silence, batches)
     if stream.silence is None:
-        segment = stream.vault.recovered_builder(batches).build()
+        segment = builder.build()
     else:
         segment = silent_segment(stream.vault, stream.silence)
     stream.vault.put_segment(segment)
