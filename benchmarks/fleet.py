@@ -39,6 +39,8 @@ from farshore.model.identifiers import BLOCK, SECTOR, Epoch, MachineId, Sequence
 TARGET = 3.0
 DISK = 1 << 30
 NOISY_BATCH = 4 << 20
+WARM_UP = 3 * LONGEST_CUT
+"""Long enough for each agent to connect and to send: three hundred handshakes at once are another matter."""
 
 
 class Agent:
@@ -136,7 +138,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder, Rig(Path(folder), seal_every=0.0) as rig:
         rig.start()
         agents = [Agent(rig, options.rate) for _ in range(options.machines)]
-        _together(agents, 1.0)  # connections, certificates, streams
+        _together(agents, WARM_UP)
         cut = sum(agent.batches for agent in agents)
         for what, noisy in (("alone", None), ("beside a noisy one", Agent(rig, 0))):
             since, server = time.time_ns(), rig.cpu_seconds()
