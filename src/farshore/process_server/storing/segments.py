@@ -68,10 +68,7 @@ def _groups(stream: Stream, frames: Sequence[FrameReference]) -> Iterator[tuple[
 def _store_segment(stream: Stream, builder: SegmentBuilder, group: _Group) -> Stored:
     batches = [sealed for _, sealed in group]
     stream.silence = extended(stream.silence, batches)
-    if stream.silence is None:
-        segment = builder.build()
-    else:
-        segment = silent_segment(stream.vault, stream.silence)
+    segment = builder.build() if stream.silence is None else silent_segment(stream.vault, stream.silence)
     stream.vault.put_segment(segment)
     points = [point for frame, sealed in group for point in _put_points(stream, frame, sealed)]
     return Stored(tuple(frame for frame, _ in group), segment.segment.end, segment.segment.last_time, tuple(points))
