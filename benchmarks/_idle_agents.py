@@ -1,14 +1,16 @@
 """Agents that do nothing but wait for commands: ``python -m benchmarks._idle_agents FILE`` runs them in one process.
 
 FILE is JSON: ``url``, ``authority``, ``key``, and ``agents``, a list of ``machine`` and ``certificate``. Each has a
-connection, a thread and the agent's own code that hears and handles commands. "ready" goes out once all are connected;
-then, for each command that arrives for the first time, a line of its id and the moment (ns of the monotonic clock).
+connection, a thread and the agent's own code that hears and handles commands. With ``beat_every``, seconds, each sends
+a heartbeat so often, over another connection. "ready" goes out once all are connected; then, for each command that
+arrives for the first time, a line of its id and the moment (ns of the monotonic clock).
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import random
 import resource
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from farshore.api_types.commands import Command
+from farshore.api_types.machines import DiskAccount, Heartbeat
 from farshore.client.credentials import Credentials
 from farshore.client.machine_self import MachineSelf
 from farshore.client.transport import Transport
@@ -25,9 +28,12 @@ from farshore.mobility.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
+from farshore.model.states import CaptureMode
 
 STACK_BYTES = 256 << 10
 RUN, EPOCH = "r1", 1
+_BEATING = 4
+"""Threads that send the heartbeats of all."""
 
 
 class Replication:
@@ -65,6 +71,21 @@ class Noting(Handling):
         super().offered(commands)
 
 
+def beat(known: Sequence[Credentials], every: float, stop: threading.Event) -> None:
+    """Send a heartbeat for each of these in turn, spread over the interval."""
+    calls = [MachineSelf(Transport.from_credentials(one)) for one in known]
+    account = DiskAccount(disk=0, seen=1 << 30, captured=1 << 30, bitmap=0, excluded=0, kernel=1 << 30, verdict="ok")
+    number, begin = 0, time.monotonic()
+    while not stop.wait(max(0.0, begin + number * every / len(calls) - time.monotonic())):
+        told = Heartbeat(
+            run=RUN, version="1", epoch=EPOCH, consistent=True, mode=CaptureMode.DATA, captured_sequence=number,
+            acknowledged_sequence=number, acknowledged_time=time.time_ns(), accounts=[account], hears_commands=True,
+            lag={"capture": 0.1, "network": random.random()},
+        )  # fmt: skip
+        calls[number % len(calls)].heartbeat(told)
+        number += 1
+
+
 def main(path: Path) -> None:
     """Run until standard input ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -72,9 +93,11 @@ def main(path: Path) -> None:
     threading.stack_size(STACK_BYTES)
     told = json.loads(path.read_text())
     stop, connected = threading.Event(), threading.Semaphore(0)
+    every: list[Credentials] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, agent in enumerate(told["agents"]):
             known = Credentials(told["url"], told["authority"], agent["certificate"], told["key"])
+            every.append(known)
             server = MachineSelf(Transport.from_credentials(known))
             record = Record(Path(folder) / f"{number}.json")
             doubles: Any = (Replication(), NoUpgrades())
@@ -84,6 +107,9 @@ def main(path: Path) -> None:
             if number % 50 == 49:  # machines do not start in the same instant
                 for _ in range(50):
                     connected.acquire()
+        for first in range(_BEATING) if "beat_every" in told else ():
+            arguments = (every[first::_BEATING], told["beat_every"], stop)
+            threading.Thread(target=beat, args=arguments, daemon=True).start()
         # An agent has a process to itself: the garbage of a thousand is none of what is measured.
         gc.freeze()
         gc.disable()

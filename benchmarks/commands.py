@@ -52,10 +52,13 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Agents:
-    """The process of the idle agents, and what arrived there. ``machines``: their ids."""
+    """The process of the idle agents, and what arrived there. ``machines``: their ids. ``beat_every``: seconds between
+    two heartbeats of each; 0: none."""
 
-    def __init__(self, server: Server, count: int, folder: Path) -> None:
+    def __init__(self, server: Server, count: int, folder: Path, beat_every: float = 0) -> None:
         self.machines, told = _enrol(server, count)
+        if beat_every:
+            told["beat_every"] = beat_every
         path = folder / "agents.json"
         path.write_text(json.dumps(told))
         self._arrived: dict[str, int] = {}
@@ -142,9 +145,9 @@ def main(argv: list[str]) -> int:
             agents = Agents(server, options.agents, Path(name))
             time.sleep(2)
             idle = _processors(server, seconds)
-            began, used = time.monotonic(), _cpu_seconds(server)
+            began, used = time.monotonic(), cpu_seconds(server)
             floors, points, resyncs, lost = _ask(server, agents, number, every)
-            busy = (_cpu_seconds(server) - used) / (time.monotonic() - began)
+            busy = (cpu_seconds(server) - used) / (time.monotonic() - began)
         finally:
             if agents is not None:
                 agents.close()
@@ -217,12 +220,13 @@ def _point(api: Management, machine: str) -> Job:
 
 
 def _processors(server: Server, seconds: float) -> float:
-    before = _cpu_seconds(server)
+    before = cpu_seconds(server)
     time.sleep(seconds)
-    return (_cpu_seconds(server) - before) / seconds
+    return (cpu_seconds(server) - before) / seconds
 
 
-def _cpu_seconds(server: Server) -> float:
+def cpu_seconds(server: Server) -> float:
+    """What the server has used so far."""
     assert server.process is not None
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
