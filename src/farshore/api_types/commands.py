@@ -20,6 +20,8 @@ from farshore.model.point import PointKind
 
 MOST_COMMANDS = 32
 """Commands of one machine that are offered at once, the oldest first."""
+MOST_PLACES = 32
+"""Places that an agent names when it takes itself off."""
 KEEP_ALIVE = 50.0
 """Seconds after which something goes over a stream, be it an empty line: below the 60 s after which many proxies, and
 our clients, give up."""
@@ -50,12 +52,17 @@ class ProveArguments(Body):
     whole: bool = False
 
 
-Arguments = Union[PointArguments, ResyncArguments, UpgradeArguments, ProveArguments]
+class UninstallArguments(Body):
+    """There is nothing to say."""
+
+
+Arguments = Union[PointArguments, ResyncArguments, UpgradeArguments, ProveArguments, UninstallArguments]
 ARGUMENTS: Mapping[CommandKind, Type[Arguments]] = {
     CommandKind.POINT: PointArguments,
     CommandKind.RESYNC: ResyncArguments,
     CommandKind.UPGRADE: UpgradeArguments,
     CommandKind.PROVE: ProveArguments,
+    CommandKind.UNINSTALL: UninstallArguments,
 }
 
 
@@ -92,7 +99,18 @@ class ProveResult(Body):
     """How much of each is proven after it."""
 
 
-Payload = Annotated[Union[PointResult, ResyncResult, UpgradeResult, ProveResult], Field(discriminator="kind")]
+class UninstallResult(Body):
+    """What of the agent is gone, and what stays, each with why. What its answer needs (certificate and key) goes once
+    the answer is heard, and with it the process."""
+
+    kind: Literal["uninstall"] = "uninstall"
+    removed: List[Prose] = Field(default=[], max_length=MOST_PLACES, fail_fast=True)
+    stays: List[Prose] = Field(default=[], max_length=MOST_PLACES, fail_fast=True)
+
+
+Payload = Annotated[
+    Union[PointResult, ResyncResult, UpgradeResult, ProveResult, UninstallResult], Field(discriminator="kind")
+]
 
 
 class CommandFailure(Body):

@@ -441,8 +441,8 @@ class PushAccount(Body):
     created: Moment = 0
 
 
-class MachineAddition(Body):
-    """``POST /v1/machines``: install the mobility service over SSH, enrol, protect. Answered with a Job.
+class SshLogin(Body):
+    """How to log in to a machine by SSH.
 
     ``private_key`` (OpenSSH or PEM) is sealed at rest and forgotten when the job ends. ``host_key_fingerprint``
     (``SHA256:…``) pins the host's key; empty trusts the key of first contact, and keeps to it afterwards."""
@@ -458,6 +458,11 @@ class MachineAddition(Body):
     jump: Label = ""
     """[USER@]HOST[:PORT] of a host in between, which the same key or password opens."""
     host_key_fingerprint: Label = ""
+
+
+class MachineAddition(SshLogin):
+    """``POST /v1/machines``: install the mobility service over SSH, enrol, protect. Answered with a Job."""
+
     name: Label = ""
     policy: Label = "default"
     protect: bool = True
@@ -465,6 +470,13 @@ class MachineAddition(Body):
     """Where the machine reaches this server; empty: the first advertised address."""
     disks: List[Label] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     """Device paths to protect; empty: every whole disk."""
+
+
+class Uninstallation(Body):
+    """``POST /v1/machines/{machine}/uninstall``: take the agent off and forget the machine. Answered with a Job.
+    ``login``: by SSH, where the agent does not do so itself."""
+
+    login: Optional[SshLogin] = None
 
 
 class ProofRequest(Body):

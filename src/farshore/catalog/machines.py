@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, String, and_, bindparam, case, cast, func,
 from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import JsonObject, MachineRow
 from farshore.model.errors import NotFound, WrongState
-from farshore.model.states import MachineState, check_transition
+from farshore.model.states import FORGETTABLE, MachineState, check_transition
 
 _COLUMNS = MachineRow.__table__.c
 """For what reads many rows: they cost half of what they do by way of the ORM's attributes."""
@@ -25,16 +25,19 @@ def every(tx: Transaction) -> list[MachineRow]:
 @dataclass(frozen=True)
 class Wanted:
     """Which machines a list has: those behind the name ``after``, in a state, with a policy, that send to the process
-    server with this id."""
+    server with this id, whose name begins with ``prefix``."""
 
     after: str = ""
     state: MachineState | None = None
     policy: str | None = None
     process_server: str | None = None
+    prefix: str = ""
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """What is true of their rows."""
         found: list[ColumnElement[bool]] = [MachineRow.name > self.after] if self.after else []
+        if self.prefix:
+            found.append(MachineRow.name.startswith(self.prefix, autoescape=True))
         if self.state is not None:
             found.append(MachineRow.state == self.state.value)
         if self.policy is not None:
@@ -260,11 +263,16 @@ def runs_at_home(row: MachineRow, hardware_id: str = "") -> None:
 
 def delete(tx: Transaction, row: MachineRow) -> None:
     """Forget a machine; its data in the vault stays until retention ends it. Raises WrongState while protected."""
-    if row.state not in (MachineState.ENROLLED.value, MachineState.UNPROTECTED.value):
+    check_forgettable(row)
+    tx.delete(row)
+
+
+def check_forgettable(row: MachineRow) -> None:
+    """Raise WrongState while a machine is protected."""
+    if MachineState(row.state) not in FORGETTABLE:
         raise WrongState(
             f"{row.name} is {row.state}.", remedy=f"End its protection first: farshore machine unprotect {row.name}."
         )
-    tx.delete(row)
 
 
 def count_by_server(tx: Transaction) -> dict[str, int]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -20,20 +21,25 @@ DEFAULT_HOME = "/var/lib/farshore"
 _MOST_OFFERED = 200
 
 
-def completion(path: str, field: str = "name") -> Callable[[str], list[str]]:
-    """A completion of the names in a list of the API, for the shell's prompt. Whatever is in the way, nothing is
-    offered and nothing said: the shell is in the middle of a line."""
+def completion(path: str, field: str = "name", *, by_prefix: bool = False) -> Callable[[str], list[str]]:
+    """A completion of the names in a list of the API, for the shell's prompt; ``by_prefix``: of a list that may be
+    long, the server answers what begins so. Whatever is in the way, nothing is offered and nothing said: the shell is
+    in the middle of a line."""
 
     def complete(incomplete: str) -> list[str]:
         # Not our errors alone: a traceback at the prompt is worse than no completion, whatever it is about.
         with contextlib.suppress(Exception):
-            rows = json.loads(management().transport.request("GET", path))
+            asked = f"{path}?limit={_MOST_OFFERED}&prefix={quote(incomplete, safe='')}" if by_prefix else path
+            rows = json.loads(management().transport.request("GET", asked))
             names = sorted({str(row[field]) for row in rows})
             return [name for name in names if name.startswith(incomplete)][:_MOST_OFFERED]
         return []
 
     return complete
 
+
+MACHINES = completion("/v1/machine-summaries", by_prefix=True)
+"""Completes the names of machines."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table, for scripts.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Start the job, print it and leave; do not follow it.")]
@@ -44,7 +50,7 @@ MachineName = Annotated[
         metavar="MACHINE",
         help="The machine's name or id.",
         show_default=False,
-        autocompletion=completion("/v1/machines"),
+        autocompletion=MACHINES,
     ),
 ]
 

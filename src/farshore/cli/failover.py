@@ -19,7 +19,7 @@ from farshore.api_types.points import PointChoice
 from farshore.api_types.targets import TargetSeverity
 from farshore.api_types.users import Role
 from farshore.cli.asking import check_role, confirm
-from farshore.cli.connection import AsJson, NoWait, Yes, completion, management
+from farshore.cli.connection import MACHINES, AsJson, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, err, moment, out, print_fields, print_json, print_table
 from farshore.cli.point import choice
@@ -60,7 +60,7 @@ Machines = Annotated[
         metavar="MACHINE...",
         help="The machines' names or ids.",
         show_default=False,
-        autocompletion=completion("/v1/machines"),
+        autocompletion=MACHINES,
     ),
 ]
 AtOnce = Annotated[int, typer.Option("--at-once", min=1, max=16, help="How many of several machines at a time.")]
@@ -76,7 +76,7 @@ FailoverId = Annotated[
         metavar="FAILOVER",
         help="The failover's id, or the machine's name.",
         show_default=False,
-        autocompletion=completion("/v1/machines"),
+        autocompletion=MACHINES,
     ),
 ]
 

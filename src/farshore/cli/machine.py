@@ -25,6 +25,8 @@ from farshore.api_types.machines import (
     MachineSummary,
     ProofRequest,
     ProtectionRequest,
+    SshLogin,
+    Uninstallation,
 )
 from farshore.api_types.users import Role
 from farshore.cli import by_hand, target
@@ -39,6 +41,7 @@ from farshore.cli.output import (
     duration,
     moment,
     out,
+    plain,
     print_done,
     print_fields,
     print_json,
@@ -48,6 +51,7 @@ from farshore.cli.output import (
 )
 from farshore.client.management import Management
 from farshore.client.transport import segment
+from farshore.model.errors import Malformed
 from farshore.model.identifiers import CHUNK
 from farshore.model.states import MachineState
 
@@ -299,13 +303,59 @@ def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = Fal
 
 
 @app.command()
-def delete(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
+def delete(
+    machine: MachineName,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Take the agent off the machine, too.")] = False,
+    host: Annotated[str, typer.Option(help="Where SSH reaches it, should the agent not answer.")] = "",
+    ssh_key: Annotated[Path | None, typer.Option(help="Private key for SSH.", show_default=False)] = None,
+    password: Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")] = False,
+    account: Annotated[str, typer.Option(help="Log in as this push account: see `farshore account`.")] = "",
+    user: Annotated[str, typer.Option(help="root, or a user with sudo without a password.")] = "root",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")] = 22,
+    jump: Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")] = "",
+    host_key: Annotated[str, typer.Option(help="Pin the host's key: SHA256:…")] = "",
+    no_wait: NoWait = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
     """Forget a machine that is not protected, and say what stays on it and how to remove that.
 
-    What the vault holds of it stays until retention ends it.
+    With --uninstall the agent takes itself off: program, unit, options, certificate and .hrl file. Where it does not
+    answer within a minute, the server logs in by SSH, if it was told how. What the vault holds of the machine stays
+    until retention ends it.
+
+    Example: `farshore machine delete web1 --uninstall --account datacentre --host web1.example.com`
     """
     api = management()
-    ask(api, Role.CONTRIBUTOR, f"Forget {machine}?", yes=yes)
+    by_ssh = ssh_key is not None or password or bool(account)
+    if not uninstall and (by_ssh or host):
+        raise Malformed("SSH is for taking the agent off.", remedy="Add --uninstall.")
+    if host and not by_ssh:
+        raise Malformed("SSH needs a way to log in.", remedy="Add --account NAME, --ssh-key FILE or --password.")
+    ask(api, Role.CONTRIBUTOR, f"Forget {machine}{' and take its agent off' if uninstall else ''}?", yes=yes)
+    if uninstall:
+        login = None
+        if by_ssh:
+            key, secret = credentials(ssh_key, password, account)
+            login = SshLogin(
+                host=host or api.machine(machine).description.hostname,
+                port=port,
+                user=user,
+                private_key=key,
+                password=secret,
+                account=account,
+                jump=jump,
+                host_key_fingerprint=host_key,
+            )
+        path = f"/v1/machines/{segment(machine)}/uninstall"
+        started = api.transport.post(path, Uninstallation(login=login), Job)
+        job = finish(api, started, as_json=as_json, no_wait=no_wait)
+        if not as_json and not no_wait:
+            stays = job.result["stays"]
+            out.print(f"{machine} is forgotten, and its agent is off{' but for:' if stays else '.'}")
+            for line in stays:
+                out.print(f"  {plain(line)}")
+        return
     api.transport.delete(f"/v1/machines/{segment(machine)}")
     print_done(f"{machine} is forgotten.", as_json, deleted=machine, stays_on_machine=list(by_hand.STAYS))
     if not as_json:

@@ -20,10 +20,12 @@ from farshore.configuration_server import installation, pauses
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.awaited_vault import AwaitedVault
 from farshore.configuration_server.clock import SystemClock
+from farshore.configuration_server.forgetting import forget
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.point import point_job, start_asked
 from farshore.configuration_server.jobs.proof import proof_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
+from farshore.configuration_server.jobs.uninstall import UninstallParts, uninstall_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
 from farshore.configuration_server.mirroring import Mirroring, conditions_of_owner, look_for_owner, while_owned
 from farshore.configuration_server.owning import open_owned
@@ -48,7 +50,7 @@ from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
 from farshore.protection.alerting.telling import Telling
 from farshore.protection.clocks import OwnClock
-from farshore.protection.installation import PushTarget, Reporter
+from farshore.protection.installation import PushTarget, Reporter, SshTarget, TakenOff
 from farshore.protection.push.bundle import default_cache
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
@@ -127,6 +129,10 @@ def serve(settings: Settings) -> None:
     )
     release_key = installation.release_key(settings)
     push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, _install, release_key)
+
+    def forgotten(machine: str, actor: str) -> None:
+        forget(catalog, recovery, clock, machine, actor)
+
     jobs = JobEngine(
         settings.jobs,
         [
@@ -134,6 +140,7 @@ def serve(settings: Settings) -> None:
             push_job(push),
             proof_job(catalog, clock),
             upgrade_job(catalog, clock, default_cache(), release_key),
+            uninstall_job(UninstallParts(catalog, clock, sealer, _remove, forgotten)),
             *recovery_jobs(recovery),
         ],
         installation.executor(settings),
@@ -270,6 +277,12 @@ def _install(target: PushTarget, report: Reporter) -> str:
     from farshore.protection.push.install import PushInstaller
 
     return PushInstaller()(target, report)
+
+
+def _remove(target: SshTarget, machine: str, report: Reporter) -> TakenOff:
+    from farshore.protection.push.removal import PushRemover
+
+    return PushRemover()(target, machine, report)
 
 
 def _sweep(vault: Vault) -> None:

@@ -34,6 +34,7 @@ from farshore.mobility.identity import enrol_machine, machine_of
 from farshore.mobility.named_disks import accept_named
 from farshore.mobility.planes import Planes
 from farshore.mobility.protected_disks import DiskNumbers, protected_disks
+from farshore.mobility.removal import Removal
 from farshore.mobility.renewal import Renewal
 from farshore.mobility.replication import Replication
 from farshore.mobility.reporting import Reporter
@@ -44,6 +45,7 @@ from farshore.mobility.session import Session
 from farshore.mobility.settings import STATE, Settings
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.mobility.upgrade.handover import Handover
+from farshore.mobility.upgrade.releases import Releases
 from farshore.mobility.upgrade.trust import pin as pin_release_key
 from farshore.mobility.upgrade.upgrading import Upgrade
 from farshore.model.errors import FarshoreError, Malformed, NotFound, WrongState
@@ -125,7 +127,8 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         lookout = Lookout(lambda: replication.surroundings(credentials.url), clock)
         reporter = Reporter(identifier, replication, clock, lookout)
         upgrade = Upgrade(settings, identifier, server, replication, handover, sys.argv[1:])
-        handling = Handling(server, replication, upgrade, Record(settings.commands))
+        removal = Removal(settings, Releases.here(), stop.set)
+        handling = Handling(server, replication, upgrade, Record(settings.commands), removal)
         fetching = Fetching(server, handling, identifier, lambda: _epoch(replication), clock)
         servers = Servers(settings, server, clock)
         session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade, handling, servers)
@@ -150,6 +153,8 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         session.wake()
         heartbeats.join(1.0)
         server.close()
+        if removal.heard:
+            removal.finish()
     log.info("The mobility service ends.")
     return 0 if stop.is_set() else 1
 

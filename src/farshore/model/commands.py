@@ -19,9 +19,13 @@ class CommandKind(enum.Enum):
     """Become another release of the agent."""
     PROVE = "prove"
     """Prove that the copy equals the disks."""
+    UNINSTALL = "uninstall"
+    """Take itself off the machine, which is not protected any more."""
 
 
-REPEATABLE: FrozenSet[CommandKind] = frozenset({CommandKind.RESYNC, CommandKind.UPGRADE, CommandKind.PROVE})
+REPEATABLE: FrozenSet[CommandKind] = frozenset(
+    {CommandKind.RESYNC, CommandKind.UPGRADE, CommandKind.PROVE, CommandKind.UNINSTALL}
+)
 """Kinds that may be carried out twice without harm: the second time finds the work done, or does it anew. Of the others
 (a point, which freezes file systems and gets a place in the stream) an agent that was cut off does not know whether it
 did them, and says so."""

@@ -36,6 +36,9 @@ MACHINE_TRANSITIONS: Mapping[MachineState, FrozenSet[MachineState]] = {
     MachineState.UNPROTECTED: frozenset({MachineState.ENROLLED}),
 }
 
+FORGETTABLE = frozenset({MachineState.ENROLLED, MachineState.UNPROTECTED})
+"""A machine may be forgotten, and its agent taken off, in these."""
+
 
 def check_transition(before: MachineState, after: MachineState) -> None:
     """Raise WrongState unless a machine may go from ``before`` to ``after``; staying is always allowed."""

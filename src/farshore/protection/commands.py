@@ -21,9 +21,9 @@ from farshore.catalog import commands
 from farshore.catalog.database import Transaction
 from farshore.catalog.machines import CommandedMachine
 from farshore.catalog.tables import CommandRow, MachineRow
-from farshore.model.commands import CommandState
+from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import Fenced, Malformed, NotFound
-from farshore.model.states import MachineState
+from farshore.model.states import FORGETTABLE, MachineState
 from farshore.protection.granting import ELSEWHERE
 
 _KINDS = {arguments: kind for kind, arguments in ARGUMENTS.items()}
@@ -46,7 +46,9 @@ def offered(tx: Transaction, machine: MachineRow | CommandedMachine, run: str, e
         )
     # At a site: another run is the old source, which has woken, or the recovered machine before it has the stream.
     elsewhere = bool(machine.site) and run != machine.run
-    rows = commands.offers(tx, machine.id, MOST_COMMANDS) if may_obey(machine) and not elsewhere else []
+    rows = [] if elsewhere else commands.offers(tx, machine.id, MOST_COMMANDS)
+    obeys, goes = may_obey(machine), MachineState(machine.state) in FORGETTABLE
+    rows = [row for row in rows if (goes if row.kind == CommandKind.UNINSTALL.value else obeys)]
     found = [Command(id=row.id, kind=row.kind, arguments=row.arguments) for row in rows]
     return Commands(commands=found)
 

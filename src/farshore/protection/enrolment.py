@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from farshore.api_types.events import Severity
 from farshore.api_types.machines import Description, TokenRequest
 from farshore.catalog import events, machines, policies, tokens, users
+from farshore.catalog.change_details import fields_of, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow, TokenRow
 from farshore.model.errors import Malformed, Unauthenticated
@@ -47,7 +48,15 @@ def create_token(tx: Transaction, request: TokenRequest, creator: str, now: int)
     row = TokenRow(name=request.name, policy=request.policy, protect=request.protect, machine=bound)
     token = issue(tx, row, creator, now, request.valid_seconds)
     subject = f"token/{token.id}"
-    events.record(tx, time=now, kind="token.created", actor=creator, subject=subject, message="Enrolment token made.")
+    events.record(
+        tx,
+        time=now,
+        kind="token.created",
+        actor=creator,
+        subject=subject,
+        message="Enrolment token made.",
+        detail=made({**fields_of(row, ("name", "policy", "protect", "machine")), "expires": token.expires}),
+    )
     return token
 
 

@@ -17,7 +17,8 @@ from farshore.model.commands import CommandKind
 
 def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[FormerCommand]:
     """The machine's open commands in the form of those agents. ``proves``: it knows that kind."""
-    found = [_former(row) for row in commands.open_commands(tx, machine)]
+    known = [row for row in commands.open_commands(tx, machine) if row.kind != CommandKind.UNINSTALL.value]
+    found = [_former(row) for row in known]
     return [command for command in found if command.kind is not CommandKind.PROVE or proves]
 
 

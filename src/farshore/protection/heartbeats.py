@@ -10,6 +10,7 @@ from farshore.api_types.bandwidth import Rate
 from farshore.api_types.events import Severity
 from farshore.api_types.machines import MOST_FINDINGS, MOST_WARNINGS, Desired, Heartbeat, ProofStanding
 from farshore.catalog import epochs, events, machines, policies
+from farshore.catalog.change_details import changed
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow
 from farshore.model.bandwidth import rates
@@ -155,5 +156,5 @@ def _note_mode(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: 
         severity=Severity.WARNING if degraded else Severity.INFORMATION,
         message=f"Capture of {machine.name} is in {after} mode"
         + (f": {heartbeat.mode_cause}." if heartbeat.mode_cause else "."),
-        detail={"before": before, "after": after},
+        detail=changed({"mode": before}, {"mode": after}),
     )

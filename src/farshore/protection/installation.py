@@ -21,12 +21,9 @@ class JumpHost:
     seen: Callable[[str], None] = field(default=lambda _fingerprint: None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
-class PushTarget:
-    """A machine to bring in. ``host_key_fingerprint`` (``SHA256:…``) pins the host; empty trusts the first contact.
-
-    ``server_url`` is where the machine reaches the configuration server, ``disks`` device paths (empty: all).
-    """
+@dataclass(frozen=True, kw_only=True)
+class SshTarget:
+    """A machine to log in to. ``host_key_fingerprint`` (``SHA256:…``) pins the host; empty trusts the first contact."""
 
     host: str
     port: int
@@ -34,16 +31,35 @@ class PushTarget:
     private_key: str = field(repr=False)
     """Empty: the user logs in by password."""
     host_key_fingerprint: str
+    password: str = field(default="", repr=False)
+    jump: JumpHost | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushTarget(SshTarget):
+    """A machine to bring in. ``server_url`` is where it reaches the configuration server, ``disks`` device paths
+    (empty: all)."""
+
     token: str = field(repr=False)
     server_url: str
     authority_fingerprint: str
     release_key: str
     """Public half, in hex: SSH brings it to machines that enrolled before there was one."""
     disks: tuple[str, ...] = ()
-    password: str = field(default="", repr=False)
-    jump: JumpHost | None = None
 
 
 Installer = Callable[[PushTarget, Reporter], str]
 """Install, enrol, start; answer the fingerprint of the host's key. Repeating it on the same host ends the same way;
 a machine that is enrolled already keeps its identity and leaves the token unused."""
+
+
+@dataclass(frozen=True)
+class TakenOff:
+    """``fingerprint`` of the host's key; ``stays``: places that are still there, each with what is in them."""
+
+    fingerprint: str
+    stays: tuple[str, ...]
+
+
+Remover = Callable[[SshTarget, str, Reporter], TakenOff]
+"""Take the agent of the machine with that id off the host. Raises Refused where another machine's agent is there."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from farshore.api_types.servers import ServerAddition
 from farshore.catalog import events, machines, process_servers, tokens, users
+from farshore.catalog.change_details import Details, changed, fields_of, gone, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import ProcessServerRow, TokenRow
 from farshore.model.errors import Forbidden, Malformed, Refused, Unauthenticated, WrongState
@@ -47,7 +48,7 @@ def invite(
     opens = TokenRow(name=row.name, policy=ReplicationPolicy().name, protect=False, process_server=row.id)
     token = issue(tx, opens, creator, now, request.valid_seconds)
     message = f"Process server {row.name} was invited; agents will reach it at {row.url}."
-    _tell(tx, row, "process-server.invited", creator, message, now)
+    _tell(tx, row, "process-server.invited", creator, message, now, made(fields_of(row, ("name", "url"))))
     return row, token
 
 
@@ -60,6 +61,9 @@ def check_url(row: ProcessServerRow | None, url: str, own_names: Sequence[str]) 
             f"{url} is not at a name that this process server's certificate is for ({', '.join(names)}).",
             remedy="Give it the URL that it was invited with, or invite it anew: farshore process-server add URL.",
         )
+
+
+_TOLD = ("name", "url", "draining", "bandwidth", "time_zone")
 
 
 def host_of(url: str) -> str:
@@ -135,8 +139,9 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
         )
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_server(tx, row.id)
+    details = gone(fields_of(row, _TOLD))
     process_servers.delete(tx, row)
-    _tell(tx, row, "process-server.removed", actor, f"Process server {row.name} was removed.", now)
+    _tell(tx, row, "process-server.removed", actor, f"Process server {row.name} was removed.", now, details)
 
 
 def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None:
@@ -144,9 +149,19 @@ def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None
     look. What its spool held and the vault does not is missing, as where it had died."""
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_server(tx, row.id)
+    details = changed({"draining": row.draining}, {"draining": True})
     row.draining, row.last_seen = True, 0
-    _tell(tx, row, "process-server.revoked", actor, f"Process server {row.name} was revoked.", now)
+    _tell(tx, row, "process-server.revoked", actor, f"Process server {row.name} was revoked.", now, details)
 
 
-def _tell(tx: Transaction, row: ProcessServerRow, kind: str, actor: str, message: str, now: int) -> None:
-    events.record(tx, time=now, kind=kind, actor=actor, subject=f"{KIND}/{row.id}", message=message)
+def _tell(
+    tx: Transaction,
+    row: ProcessServerRow,
+    kind: str,
+    actor: str,
+    message: str,
+    now: int,
+    details: Details | None = None,
+) -> None:
+    subject = f"{KIND}/{row.id}"
+    events.record(tx, time=now, kind=kind, actor=actor, subject=subject, message=message, detail=details)

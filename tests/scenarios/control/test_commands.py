@@ -18,6 +18,8 @@ from farshore.mobility.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
+from farshore.mobility.removal import Removal
+from farshore.mobility.settings import Settings
 from farshore.model.states import JobState
 
 
@@ -43,7 +45,7 @@ class Hearing:
     def __init__(self, agent: Agent, record: Path) -> None:
         self.stream, self._stop = Stream(), threading.Event()
         doubles: Any = (agent.calls, self.stream, NoUpgrades())
-        self.handling = Handling(*doubles, Record(record))
+        self.handling = Handling(*doubles, Record(record), Removal(Settings(state=record.parent), None, self._stop.set))
         fetching = Fetching(agent.calls, self.handling, "r1", lambda: 1, SystemClock())
         threading.Thread(target=fetching.run, args=(self._stop,), daemon=True).start()
 

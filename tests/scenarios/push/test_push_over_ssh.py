@@ -98,7 +98,7 @@ class Machine:
             server_host_keys=[self.host_key],
             authorized_client_keys=authorized,
             server_factory=lambda: Logins(self),
-            process_factory=self._serve,
+            process_factory=lambda process: self._serve(process),
         )
 
     async def _serve(self, process: asyncssh.SSHServerProcess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from typer.testing import CliRunner
@@ -20,7 +21,9 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple
         def request(self, _method: str, path: str) -> bytes:
             if isinstance(answer, Exception):
                 raise answer
-            return json.dumps(answer[path]).encode()
+            asked, _, prefix = path.partition("?limit=200&prefix=")
+            rows = [row for row in answer[asked] if str(next(iter(row.values()))).startswith(unquote(prefix))]
+            return json.dumps(rows[:200]).encode()
 
     api = Api()
     api.transport = api
@@ -30,12 +33,15 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple
     return done.stdout.split(), done.stderr
 
 
-MACHINES = {"/v1/machines": [{"name": "web1"}, {"name": "web2"}, {"name": "db1"}]}
+MACHINES = {"/v1/machine-summaries": [{"name": "web1"}, {"name": "web2"}, {"name": "db1"}]}
 
 
 def test_machines_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completed("farshore machine show w", monkeypatch, MACHINES)[0] == ["web1", "web2"]
     assert completed("farshore failover run d", monkeypatch, MACHINES)[0] == ["db1"]
+    many = {"/v1/machine-summaries": [{"name": f"app{number:03}"} for number in range(300)] + [{"name": "z 1"}]}
+    assert completed("farshore machine show z", monkeypatch, many)[0] == ["z", "1"], "behind the first page"
+    assert completed("farshore machine show app25", monkeypatch, many)[0] == [f"app25{last}" for last in range(10)]
     sites = {"/v1/sites": [{"id": "qemu"}]}
     assert completed("farshore site show q", monkeypatch, sites)[0] == ["qemu"]
 

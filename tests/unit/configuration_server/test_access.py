@@ -57,7 +57,8 @@ DOORS = {
         POST /v1/alerts/acknowledgements, POST /v1/alert-channels/{name}/test,
         POST /v1/jobs/{job}/cancel, PATCH /v1/process-servers/{server}""",
     Door.CONTRIBUTOR: """
-        DELETE /v1/machines/{machine}, DELETE /v1/machines/{machine}/points/{point},
+        DELETE /v1/machines/{machine}, POST /v1/machines/{machine}/uninstall,
+        DELETE /v1/machines/{machine}/points/{point},
         DELETE /v1/machines/{machine}/points/{point}/pin, POST /v1/policies,
         PATCH /v1/policies/{name}, DELETE /v1/policies/{name},
         POST /v1/authority/replacement, POST /v1/failovers/{failover}/delete, POST /v1/sites,

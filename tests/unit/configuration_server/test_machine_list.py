@@ -61,6 +61,18 @@ def test_pages_follow_each_other_by_name(listing: Any) -> None:
     assert PAGE == _MACHINES, "the client takes a shorter page for the last"
 
 
+def test_names_that_begin_so(office: Office, reader: dict[str, Any], listing: Any) -> None:
+    assert listing("?limit=1") == ["m000"]
+
+    def names(prefix: str) -> list[str]:
+        answer = office.call("GET", f"/v1/machine-summaries?prefix={prefix}&limit=5", None, reader)
+        return [one["name"] for one in answer.body]
+
+    assert names("m02") == ["m020", "m021", "m022", "m023", "m024"]
+    assert names("m029") == ["m029"]
+    assert names("m0%25") == [], "no pattern"
+
+
 def test_filters(listing: Any) -> None:
     assert listing("?state=resync") == [f"m{number:03d}" for number in range(0, NUMBER, 3)]
     assert listing("?policy=gold&state=resync") == ["m000", "m015"]

@@ -15,6 +15,8 @@ from farshore.api_types.commands import Command, CommandResult, CommandStanding,
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
+from farshore.mobility.removal import Removal
+from farshore.mobility.settings import Settings
 from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import FarshoreError, NotFound, TryLater, Unreachable
 
@@ -83,7 +85,7 @@ class Agent:
         self.upgrades = UpgradesDouble(under_way)
         doubles: Any = (self.server, self.replication, self.upgrades)
         self.record = Record(folder / "commands.json")
-        self.handling = Handling(*doubles, self.record)
+        self.handling = Handling(*doubles, self.record, Removal(Settings(state=folder), None, lambda: None))
         self.clock = FakeClock()
         self.fetching = Fetching(doubles[0], self.handling, "run", lambda: 7, self.clock)
 

@@ -22,6 +22,8 @@ from farshore.api_types.commands import (
     ProveArguments,
     ResyncArguments,
     ResyncResult,
+    UninstallArguments,
+    UninstallResult,
     UpgradeArguments,
     arguments_of,
 )
@@ -32,14 +34,14 @@ from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import Fenced, Malformed, NotFound, WrongState
 from farshore.model.point import PointKind
 from farshore.protection.commands import answer, ask, offered
-from farshore.protection.former_agents import former_answer
+from farshore.protection.former_agents import former_answer, former_commands
 from farshore.protection.granting import fence, grant
 from farshore.protection.heartbeats import observe
 
 POINT = PointArguments(kind=PointKind.APP_CONSISTENT, name="before")
 UPGRADE = UpgradeArguments(release="1.2", digest="abc")
 CUT = CommandResult(payload=PointResult(epoch=1, sequence=77, time=NOW))
-EACH: list[Arguments] = [POINT, ResyncArguments(), UPGRADE, ProveArguments(whole=True)]
+EACH: list[Arguments] = [POINT, ResyncArguments(), UPGRADE, ProveArguments(whole=True), UninstallArguments()]
 
 
 @pytest.fixture
@@ -67,6 +69,10 @@ def answered(catalog: Catalog, command: str, result: CommandResult, machine: str
 @pytest.mark.parametrize("arguments", EACH, ids=lambda arguments: type(arguments).__name__)
 def test_what_is_asked_for_comes_to_the_agent_as_it_was_asked(catalog: Catalog, arguments: Arguments) -> None:
     asked(catalog, "c", arguments)
+    if isinstance(arguments, UninstallArguments):
+        with catalog.writing() as tx:
+            row = machines.get(tx, MACHINE)
+            row.state, row.protect = "unprotected", False
     with catalog.reading() as tx:
         (one,) = offered(tx, machines.get(tx, MACHINE), "run-1", 1).commands
     assert arguments_of(Command.model_validate_json(one.model_dump_json())) == arguments
@@ -75,6 +81,24 @@ def test_what_is_asked_for_comes_to_the_agent_as_it_was_asked(catalog: Catalog, 
 def test_every_kind_has_its_arguments() -> None:
     assert set(ARGUMENTS) == set(CommandKind)
     assert {type(one) for one in EACH} == set(ARGUMENTS.values())
+
+
+def test_only_a_machine_that_is_not_protected_is_asked_to_take_its_agent_off_and_for_nothing_else(
+    catalog: Catalog,
+) -> None:
+    asked(catalog, "go", UninstallArguments())
+    asked(catalog, "again", ResyncArguments(), NOW + 1)
+    assert open_ids(catalog) == ["again"]
+    with catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.state, row.protect = "unprotected", False
+    assert open_ids(catalog) == ["go"]
+    with catalog.reading() as tx:
+        assert [one.kind.value for one in former_commands(tx, MACHINE, proves=True)] == ["resync"]
+    gone = CommandResult(payload=UninstallResult(removed=["/opt/farshore"], stays=["/etc/farshore: hooks"]))
+    assert answered(catalog, "go", gone) is CommandState.SUCCEEDED
+    with catalog.reading() as tx:
+        assert commands.get(tx, "go").result == {"removed": ["/opt/farshore"], "stays": ["/etc/farshore: hooks"]}
 
 
 def test_a_command_is_offered_until_it_is_answered(catalog: Catalog) -> None:

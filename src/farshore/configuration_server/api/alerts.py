@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from farshore.api_types.alerts import Acknowledgement, Channel, ChannelKind, ChannelRequest, ChannelTest, NewChannel
 from farshore.api_types.events import Alert
 from farshore.catalog import alert_channels, events
+from farshore.catalog.change_details import Details, changed, fields_of, gone, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import AlertChannelRow
 from farshore.configuration_server.api import views
@@ -46,7 +49,7 @@ def add_alert_channel(request: ChannelRequest, user: Contributor, installation: 
     )
     with installation.catalog.writing() as tx:
         alert_channels.add(tx, row)
-        _tell(tx, installation, user, "added", row.name, f"was added ({row.kind})")
+        _tell(tx, installation, user, "added", row.name, f"was added ({row.kind})", made(_values(row)))
         return NewChannel(**views.alert_channel(row).model_dump(), signing_key=signing_key)
 
 
@@ -54,8 +57,9 @@ def add_alert_channel(request: ChannelRequest, user: Contributor, installation: 
 def remove_alert_channel(name: Named, user: Contributor, installation: Installation) -> None:
     """Forget a channel: alerts do not reach it any more."""
     with installation.catalog.writing() as tx:
+        details = gone(_values(alert_channels.get(tx, name)))
         alert_channels.remove(tx, name)
-        _tell(tx, installation, user, "removed", name, "was removed")
+        _tell(tx, installation, user, "removed", name, "was removed", details)
 
 
 @router.post("/alert-channels/{name}/test")
@@ -79,13 +83,23 @@ def acknowledge_alerts(request: Acknowledgement, user: Operator, installation: I
                 actor=user.actor,
                 subject=row.subject,
                 message=f"Seen: {row.message}",
-                detail={"alert": row.id},
+                detail={"alert": row.id, **changed({"acknowledged_by": None}, {"acknowledged_by": user.name})},
             )
         rows = {row.id: row for row in events.open_alerts(tx)}
         return [views.alert(rows[alert]) for alert in request.alerts]
 
 
-def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, channel: str, what: str) -> None:
+def _values(row: AlertChannelRow) -> dict[str, Any]:
+    """What may be told of a channel: its secret may not."""
+    return {
+        **fields_of(row, ("kind", "settings", "severity", "repeat_every")),
+        "secret": "sealed" if row.secret else "none",
+    }
+
+
+def _tell(
+    tx: Transaction, installation: Services, user: Identity, kind: str, channel: str, what: str, detail: Details
+) -> None:
     events.record(
         tx,
         time=installation.clock.now(),
@@ -93,4 +107,5 @@ def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, ch
         actor=user.actor,
         subject=f"alert-channel/{channel}",
         message=f"Alert channel {channel} {what}.",
+        detail=detail,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from farshore.api_types.authority import Phase, Replacement, ReplacementRequest
 from farshore.api_types.machines import Authority
 from farshore.catalog import events, machines, process_servers, users
+from farshore.catalog.change_details import changed
 from farshore.catalog.database import Transaction
 from farshore.client.credentials import fingerprints
 from farshore.configuration_server.clock import utc
@@ -62,6 +63,7 @@ def continue_replacement(request: ReplacementRequest, user: Contributor, install
                 actor=user.actor,
                 subject="authority",
                 message=f"The replacement of the authority went on from {present.phase.value}.",
+                detail=changed({"phase": present.phase.value}, {"phase": _DONE[present.phase]}),
             )
         if present.phase is Phase.SETTLED:
             issuer.authorities = replacement.introduce(folder, present, utc(installation.clock))

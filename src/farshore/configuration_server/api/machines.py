@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
 from fastapi import Query, Response
 from pydantic import TypeAdapter
 
 from farshore.api_types.body import LABEL_LENGTH
 from farshore.api_types.commands import ResyncArguments
-from farshore.api_types.failovers import FailoverKind
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import (
     Finding,
@@ -19,43 +19,56 @@ from farshore.api_types.machines import (
     MachineSummary,
     ProofRequest,
     ProtectionRequest,
+    Uninstallation,
 )
-from farshore.api_types.users import Role
 from farshore.catalog import (
+    commands,
     epochs,
     events,
     failovers,
     machines,
     policies,
     process_servers,
-    push_accounts,
-    secrets,
     users,
 )
+from farshore.catalog.change_details import changed, fields_of, in_words
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import FailoverRow, MachineRow, SecretRow
+from farshore.catalog.tables import MachineRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named, Wanted
+from farshore.configuration_server.forgetting import check_forgettable, forget, refuse_elsewhere
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.jobs.proof import PROOF
 from farshore.configuration_server.jobs.push import PUSH
+from farshore.configuration_server.jobs.uninstall import UNINSTALL
 from farshore.configuration_server.jobs.upgrade import UPGRADE
-from farshore.configuration_server.push_secrets import as_secret, parse_jump, sealed_as
+from farshore.configuration_server.push_logins import seal_login
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import Forbidden, NotFound, Refused, WrongState
-from farshore.model.identifiers import new_id
+from farshore.model.errors import NotFound, Refused, WrongState
+from farshore.model.identifiers import MachineId, new_id
 from farshore.model.policy import deduplication_domain
-from farshore.model.states import PRESENT, UP, FailoverState, MachineState
+from farshore.model.states import MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.commands import ask
 from farshore.protection.granting import ELSEWHERE, fence
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
-from farshore.recovery import consoles
 
 router = GatedRouter(prefix="/v1/machines", tags=["machines"])
 PAGE = 100
+PROTECTION = (
+    "policy",
+    "exclude_disks",
+    "bandwidth_limit",
+    "cpu_percent",
+    "memory_limit",
+    "proof_pace",
+    "chosen_server",
+    "protect",
+    "state",
+)
+"""What an event tells of a change of a machine's protection."""
 """Machines that one answer holds at most: what is made of them must not hold up other requests."""
 LINES = 1000
 """The same of a list with one line for each, which cost a tenth of that."""
@@ -104,11 +117,13 @@ def list_summaries(
     state: MachineState | None = None,
     policy: Wanted = None,
     process_server: Wanted = None,
+    prefix: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> Response:
-    """The same list with one line for each machine, which is quick for thousands of them."""
+    """The same list with one line for each machine, which is quick for thousands of them; with ``prefix`` those whose
+    names begin so."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
-        rows = machines.lines(tx, _wanted(tx, after, state, policy, process_server), limit)
+        rows = machines.lines(tx, replace(_wanted(tx, after, state, policy, process_server), prefix=prefix), limit)
         servers = {one.id: one for one in process_servers.every(tx)}
     found = [views.summary(row, now, servers) for row in rows]
     return Response(_SUMMARIES.dump_json(found), media_type="application/json")
@@ -124,26 +139,12 @@ def _wanted(
 @router.post("", status_code=202)
 def add_machine(request: MachineAddition, user: Operator, installation: Installation) -> Job:
     """Install the mobility service over SSH, as a job."""
-    secret, now = new_id(), installation.clock.now()
+    now = installation.clock.now()
     asked = request.model_dump(mode="json", exclude={"private_key", "password", "account"})
     with installation.catalog.writing() as tx:
         policies.get(tx, request.policy)
-        if request.account:
-            account = push_accounts.get(tx, request.account)
-            if account.by == "password" and users.get(tx, user.name).role != Role.CONTRIBUTOR.value:
-                # Whoever names the host may run it, and would read the password there.
-                raise Forbidden(
-                    f"Push account {account.name} has a password, which the host that it is used on could read.",
-                    remedy="Ask a contributor, or for a push account with a key.",
-                )
-            opened = installation.sealer.open(sealed_as(account.name), account.secret)
-            asked |= {"user": account.user, "jump": request.jump or account.jump}
-        else:
-            opened = as_secret(request.private_key, request.password.get_secret_value())
-        if asked["jump"]:
-            parse_jump(asked["jump"], asked["user"])
-        sealed = installation.sealer.seal(secret, opened)
-        secrets.keep(tx, SecretRow(id=secret, sealed=sealed, created=now))
+        secret, login = seal_login(tx, installation, user, request)
+        asked |= login
         events.record(
             tx,
             time=now,
@@ -167,15 +168,23 @@ def show_machine(machine: Named, _user: Reader, installation: Installation) -> M
 @router.delete("/{machine}", status_code=204)
 def delete_machine(machine: Named, user: Contributor, installation: Installation) -> None:
     """Forget a machine that is not protected; its certificates open nothing then. Its data in the vault stays."""
+    forget(installation.catalog, installation.recovery, installation.clock, machine, user.actor)
+
+
+@router.post("/{machine}/uninstall", status_code=202)
+def uninstall(machine: Named, request: Uninstallation, user: Contributor, installation: Installation) -> Job:
+    """Take the agent off a machine that is not protected, and forget the machine: it is asked over its own channel,
+    and removed by SSH where it does not answer. What stays on the machine is in the job's result."""
+    secret, login = "", dict[str, Any]()
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
-        _refuse_elsewhere(failovers.in_states(tx, PRESENT, row.id), row, "delete it")
-        over = [failover.id for failover in failovers.in_states(tx, FailoverState, row.id)]
-        machines.delete(tx, row)
-        users.revoke_certificates(tx, "machine", row.id, installation.clock.now())
-        _tell(tx, installation, user, row, "machine.deleted", f"{row.name} was forgotten.")
-    for failover in over:
-        consoles.drop(installation.recovery, failover)
+        check_forgettable(tx, row)
+        if request.login is not None:
+            secret, login = seal_login(tx, installation, user, request.login)
+        message = f"The agent of {row.name} is to be taken off, and the machine forgotten."
+        _tell(tx, installation, user, row, "machine.uninstall", message)
+        work = {"subject": row.id, "name": row.name, "actor": user.actor, "secret": secret, "login": login}
+    return installation.jobs.start(UNINSTALL, work)
 
 
 @router.post("/{machine}/revoke", status_code=204)
@@ -204,10 +213,12 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
     """Protect a machine, or change how: policy, excluded disks, bandwidth."""
     with installation.catalog.writing() as tx:
         row = machines.get(tx, machine)
+        before = fields_of(row, PROTECTION)
         if row.state == MachineState.UNPROTECTED.value:
             # Its disks here are older than what has run there since.
-            _refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "protect its source again")
+            refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "protect its source again")
             machines.set_state(row, MachineState.ENROLLED)
+            commands.abandon(tx, MachineId(row.id), installation.clock.now(), "it is to be protected")
         if request.policy is not None:
             row.policy = policies.get(tx, request.policy).name
         if request.exclude_disks is not None:
@@ -225,8 +236,9 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
             chosen = process_servers.get(tx, request.process_server).id if request.process_server else ""
             row.chosen_server = chosen
         row.protect = True
-        detail = request.model_dump(mode="json", exclude_none=True)
-        _tell(tx, installation, user, row, "machine.protect", f"{row.name} is to be protected.", detail)
+        details = changed(before, fields_of(row, PROTECTION))
+        said = f" Changed: {in_words(details)}." if details else ""
+        _tell(tx, installation, user, row, "machine.protect", f"{row.name} is to be protected.{said}", details)
         return _view(tx, row, installation)
 
 
@@ -238,12 +250,14 @@ def unprotect(machine: Named, user: Operator, installation: Installation) -> Non
         row = machines.get(tx, machine)
         if MachineState(row.state) in ELSEWHERE - {MachineState.COMMITTED}:
             raise WrongState(f"{row.name} is {row.state}.", remedy="Commit or clean up the failover first.")
-        _refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "end its protection")
+        refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "end its protection")
+        before = fields_of(row, ("state", "protect", "site"))
         machines.set_state(row, MachineState.UNPROTECTED)
         machines.runs_at_home(row)
         row.protect = False
+        details = changed(before, fields_of(row, before))
         fence(tx, row, now, "protection was ended")
-        _tell(tx, installation, user, row, "machine.unprotect", f"Protection of {row.name} has ended.")
+        _tell(tx, installation, user, row, "machine.unprotect", f"Protection of {row.name} has ended.", details)
 
 
 @router.post("/{machine}/upgrade", status_code=202)
@@ -328,20 +342,6 @@ def _check_disks(row: MachineRow, numbers: list[int], *, boot_too: bool) -> None
         raise Refused(
             f"{row.name} starts from disk {left_out[0]}: without it no recovered machine of it can start.",
             remedy="Keep that disk; or, if only the data of the others matters, repeat it with --yes.",
-        )
-
-
-def _refuse_elsewhere(present: Sequence[FailoverRow], row: MachineRow, what: str) -> None:
-    """Raise WrongState where something of the machine is at a recovery site."""
-    if present:
-        one = present[-1]
-        kind = "test" if one.kind == FailoverKind.TEST.value else "failover"
-        remedy = "Clean it up first: farshore failover cleanup"
-        if kind == "failover" and FailoverState(one.state) in UP:
-            remedy = "To give up what runs there, commit it, then: farshore failover delete"
-        raise WrongState(
-            f"The machine of {kind} {one.id} of {row.name} is {one.state} at {one.site}: you cannot {what} beside it.",
-            remedy=f"{remedy} {one.id}",
         )
 
 

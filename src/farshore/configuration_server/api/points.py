@@ -11,6 +11,7 @@ from farshore.api_types.commands import PointArguments
 from farshore.api_types.jobs import Job
 from farshore.api_types.points import Point, PointRequest
 from farshore.catalog import differences, events, machines, points
+from farshore.catalog.change_details import Details, changed, gone
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow, PointRow
 from farshore.configuration_server.api import views
@@ -30,6 +31,7 @@ from farshore.protection.commands import ask
 
 router = GatedRouter(prefix="/v1/machines/{machine}/points", tags=["points"])
 MAXIMUM = 10_000
+_PINNED = ({"pinned": False}, {"pinned": True})
 
 
 @router.get("")
@@ -106,7 +108,7 @@ def pin_point(machine: Named, point: Named, user: Operator, installation: Instal
         for one in there:
             one.pinned = True
         if new:
-            _tell(tx, installation, user, row, position, "pinned", "is pinned: retention keeps it")
+            _tell(tx, installation, user, row, position, "pinned", "is pinned: retention keeps it", changed(*_PINNED))
         return views.point(next((one for one in there if one.id == point), there[0]))
 
 
@@ -123,7 +125,16 @@ def unpin_point(machine: Named, point: Named, user: Contributor, installation: I
         for one in there:
             one.pinned = False
         if was:
-            _tell(tx, installation, user, row, position, "unpinned", "is not pinned any more: the policy decides")
+            _tell(
+                tx,
+                installation,
+                user,
+                row,
+                position,
+                "unpinned",
+                "is not pinned any more: the policy decides",
+                changed(*reversed(_PINNED)),
+            )
 
 
 @router.delete("/{point}", status_code=204)
@@ -144,11 +155,27 @@ def delete_point(machine: Named, point: Named, user: Contributor, installation: 
         installation.vault.delete_point(row.id, point)
     with installation.catalog.writing() as tx:
         tx.delete(points.get(tx, row.id, point))
-        _tell(tx, installation, user, row, position, "deleted", f"{f'({name}) ' if name else ''}was deleted")
+        _tell(
+            tx,
+            installation,
+            user,
+            row,
+            position,
+            "deleted",
+            f"{f'({name}) ' if name else ''}was deleted",
+            gone({"kind": found.kind, "name": name}),
+        )
 
 
 def _tell(
-    tx: Transaction, installation: Services, user: Identity, row: MachineRow, at: Position, verb: str, what: str
+    tx: Transaction,
+    installation: Services,
+    user: Identity,
+    row: MachineRow,
+    at: Position,
+    verb: str,
+    what: str,
+    details: Details,
 ) -> None:
     events.record(
         tx,
@@ -157,5 +184,5 @@ def _tell(
         actor=user.actor,
         subject=f"machine/{row.id}",
         message=f"The point {at} of {row.name} {what}.",
-        detail={"position": str(at)},
+        detail={"position": str(at), **details},
     )

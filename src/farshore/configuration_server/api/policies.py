@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from farshore.api_types.policies import Policy, PolicyChange
 from farshore.catalog import events, policies
+from farshore.catalog.change_details import Details, changed, fields_of, gone, in_words, made
 from farshore.catalog.database import Transaction
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
@@ -41,7 +40,7 @@ def create_policy(request: Policy, user: Contributor, installation: Installation
     values = {**request.model_dump(exclude={"target"}), "target": policy_choice(request.target)}
     with installation.catalog.writing() as tx:
         row = policies.create(tx, ReplicationPolicy(**values))
-        _tell(tx, installation, user, "policy.created", request.name, values)
+        _tell(tx, installation, user, "policy.created", request.name, made(values))
         return views.policy(row)
 
 
@@ -54,14 +53,10 @@ def change_policy(name: Named, request: PolicyChange, user: Contributor, install
     with installation.catalog.writing() as tx:
         before = policies.get(tx, name)
         check_schedule(values.get("bandwidth", before.bandwidth), values.get("time_zone", before.time_zone))
-        old = {field: getattr(before, field) for field in values}  # before the row changes
+        old = fields_of(before, values)
         row = policies.change(tx, name, values)
-        changed: dict[str, object] = {
-            field: {"old": old[field], "new": getattr(row, field)}
-            for field in values
-            if old[field] != getattr(row, field)
-        }
-        _tell(tx, installation, user, "policy.changed", name, changed)
+        details = changed(old, fields_of(row, values))
+        _tell(tx, installation, user, "policy.changed", name, details)
         return views.policy(row)
 
 
@@ -69,20 +64,16 @@ def change_policy(name: Named, request: PolicyChange, user: Contributor, install
 def delete_policy(name: Named, user: Contributor, installation: Installation) -> None:
     """Drop a policy that no machine follows."""
     with installation.catalog.writing() as tx:
+        row = policies.get(tx, name)
+        values = views.policy(row).model_dump(mode="json", exclude={"name"})
         policies.delete(tx, name)
-        _tell(tx, installation, user, "policy.deleted", name, {})
+        _tell(tx, installation, user, "policy.deleted", name, gone(values))
 
 
-def _in_words(field: str, values: Any) -> str:
-    return f"{field} from {values['old']} to {values['new']}"
-
-
-def _tell(
-    tx: Transaction, installation: Services, user: Identity, kind: str, name: str, detail: dict[str, object]
-) -> None:
+def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, name: str, detail: Details) -> None:
     verb = kind.partition(".")[2]
     if kind == "policy.changed":
-        verb += ": " + (", ".join(_in_words(field, values) for field, values in detail.items()) or "nothing is new")
+        verb += f": {in_words(detail)}"
     events.record(
         tx,
         time=installation.clock.now(),

@@ -11,6 +11,7 @@ from farshore.api_types.servers import (
     ServerInvitation,
 )
 from farshore.catalog import events, key_grants, machines, process_servers
+from farshore.catalog.change_details import changed, fields_of, in_words
 from farshore.catalog.database import Transaction
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
@@ -82,16 +83,18 @@ def change_server(server: Named, request: ServerChange, user: Operator, installa
     with installation.catalog.writing() as tx:
         row = process_servers.get(tx, server)
         check_schedule(values.get("bandwidth", row.bandwidth), values.get("time_zone", row.time_zone))
+        before = fields_of(row, values)
         for field, value in values.items():
             setattr(row, field, value)
+        details = changed(before, values)
         events.record(
             tx,
             time=now,
             kind="process-server.changed",
             actor=user.actor,
             subject=f"process-server/{row.id}",
-            message=f"Process server {row.name} was changed.",
-            detail=values,
+            message=f"Process server {row.name} was changed: {in_words(details)}.",
+            detail=details,
         )
         return views.process_server(row, machines.count_by_server(tx).get(row.id, 0), now)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from farshore.api_types.machines import PushAccount, PushAccountRequest
 from farshore.catalog import events, push_accounts
+from farshore.catalog.change_details import Details, fields_of, gone, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import PushAccountRow
 from farshore.configuration_server.api.parameters import Named
@@ -14,6 +15,7 @@ from farshore.configuration_server.web.callers import Contributor, Installation,
 from farshore.configuration_server.web.gate import GatedRouter
 
 router = GatedRouter(prefix="/v1/push-accounts", tags=["push accounts"])
+_TOLD = ("user", "by", "jump")
 
 
 @router.get("")
@@ -36,7 +38,7 @@ def add_push_account(request: PushAccountRequest, user: Contributor, installatio
     row.secret = installation.sealer.seal(sealed_as(row.name), secret)
     with installation.catalog.writing() as tx:
         push_accounts.add(tx, row)
-        _tell(tx, installation, user, row.name, "added")
+        _tell(tx, installation, user, row.name, "added", made(fields_of(row, _TOLD)))
         return _view(row)
 
 
@@ -44,15 +46,16 @@ def add_push_account(request: PushAccountRequest, user: Contributor, installatio
 def remove_push_account(name: Named, user: Contributor, installation: Installation) -> None:
     """Forget a push account and its secret; installations that are under way go on."""
     with installation.catalog.writing() as tx:
+        details = gone(fields_of(push_accounts.get(tx, name), _TOLD))
         push_accounts.remove(tx, name)
-        _tell(tx, installation, user, name, "removed")
+        _tell(tx, installation, user, name, "removed", details)
 
 
 def _view(row: PushAccountRow) -> PushAccount:
     return PushAccount(name=row.name, user=row.user, by=row.by, jump=row.jump, created=row.created)
 
 
-def _tell(tx: Transaction, installation: Services, user: Identity, name: str, verb: str) -> None:
+def _tell(tx: Transaction, installation: Services, user: Identity, name: str, verb: str, detail: Details) -> None:
     events.record(
         tx,
         time=installation.clock.now(),
@@ -60,4 +63,5 @@ def _tell(tx: Transaction, installation: Services, user: Identity, name: str, ve
         actor=user.actor,
         subject=f"push-account/{name}",
         message=f"Push account {name} was {verb}.",
+        detail=detail,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from farshore.api_types.sites import Site, SiteCheck, SiteRequest
 from farshore.catalog import events, sites
+from farshore.catalog.change_details import Details, gone, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import SiteRow
 from farshore.configuration_server.api import views
@@ -35,7 +38,7 @@ def add_site(request: SiteRequest, user: Contributor, installation: Installation
     row.secret = installation.sealer.seal(sealed_as(row), secret) if secret else b""
     with installation.catalog.writing() as tx:
         sites.add(tx, row)
-        _tell(tx, installation, user, "site.added", row.id, f"was added ({row.kind})")
+        _tell(tx, installation, user, "site.added", row.id, f"was added ({row.kind})", made(_values(row)))
         return views.site(row, 0)
 
 
@@ -58,11 +61,20 @@ def check_site(site: Named, _user: Operator, installation: Installation, machine
 def remove_site(site: Named, user: Contributor, installation: Installation) -> None:
     """Forget a recovery site at which nothing is any more."""
     with installation.catalog.writing() as tx:
-        sites.remove(tx, sites.get(tx, site))
-        _tell(tx, installation, user, "site.removed", site, "was removed")
+        row = sites.get(tx, site)
+        details = gone(_values(row))
+        sites.remove(tx, row)
+        _tell(tx, installation, user, "site.removed", site, "was removed", details)
 
 
-def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, site: str, what: str) -> None:
+def _values(row: SiteRow) -> dict[str, Any]:
+    """What may be told of a site: its secret may not."""
+    return {"kind": row.kind, "settings": row.settings, "secret": "sealed" if row.secret else "none"}
+
+
+def _tell(
+    tx: Transaction, installation: Services, user: Identity, kind: str, site: str, what: str, detail: Details
+) -> None:
     events.record(
         tx,
         time=installation.clock.now(),
@@ -70,4 +82,5 @@ def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, si
         actor=user.actor,
         subject=f"site/{site}",
         message=f"Recovery site {site} {what}.",
+        detail=detail,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from farshore.api_types.targets import MachineTargetView, PolicyTarget, Target, TargetChange
 from farshore.catalog import events, machines, policies, sites
+from farshore.catalog.change_details import changed, in_words
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import MachineRow
 from farshore.configuration_server.api.parameters import Named
@@ -31,20 +32,22 @@ def change_target(
         row = machines.get(tx, machine)
         if request.site is not None:
             sites.get(tx, request.site)
-        row.target = targets.change(row.target, request)
+        before = row.target
+        row.target = targets.change(before, request)
+        details = changed(before, row.target)
         events.record(
             tx,
             time=installation.clock.now(),
             kind="machine.target",
             actor=user.actor,
             subject=f"machine/{row.id}",
-            message=f"The target of {row.name} was changed.",
-            detail=row.target,
+            message=f"The target of {row.name} was changed: {in_words(details)}.",
+            detail=details,
         )
-        changed = row.id
-    installation.readiness.look_at(changed)
+        machine_id = row.id
+    installation.readiness.look_at(machine_id)
     with installation.catalog.reading() as tx:
-        return _view(tx, machines.get(tx, changed), installation)
+        return _view(tx, machines.get(tx, machine_id), installation)
 
 
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> MachineTargetView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from farshore.api_types.users import Role, User, UserCredential, UserRenewal, UserRequest
 from farshore.catalog import events, users
+from farshore.catalog.change_details import Details, changed, gone, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import UserRow
 from farshore.configuration_server.api import views
@@ -37,9 +38,17 @@ def add_user(request: UserRequest, user: Contributor, installation: Installation
     """A new user with a certificate. A key made here is answered once and kept nowhere."""
     with installation.catalog.writing() as tx:
         users.add(tx, UserRow(name=request.name, role=request.role.value, created=installation.clock.now()))
-        made = _certificate(tx, request.name, request.role, request.request, installation)
-        _tell(tx, installation, user, "user.created", request.name, f"was made ({request.role.value})")
-    return made
+        credential = _certificate(tx, request.name, request.role, request.request, installation)
+        _tell(
+            tx,
+            installation,
+            user,
+            "user.created",
+            request.name,
+            f"was made ({request.role.value})",
+            made({"role": request.role.value, "expires": users.newest_expiry(tx, "user", request.name)}),
+        )
+    return credential
 
 
 @router.post("/{name}/certificates", status_code=201)
@@ -47,9 +56,11 @@ def renew_user(name: Named, request: UserRenewal, user: Contributor, installatio
     """A new certificate for a user; those before stay good until they expire or are revoked."""
     with installation.catalog.writing() as tx:
         row = users.get(tx, name)
-        made = _certificate(tx, row.name, Role(row.role), request.request, installation)
-        _tell(tx, installation, user, "user.renewed", name, "got a new certificate")
-    return made
+        before = {"expires": users.newest_expiry(tx, "user", name)}
+        credential = _certificate(tx, row.name, Role(row.role), request.request, installation)
+        after = {"expires": users.newest_expiry(tx, "user", name)}
+        _tell(tx, installation, user, "user.renewed", name, "got a new certificate", changed(before, after))
+    return credential
 
 
 @router.post("/{name}/revoke", status_code=204)
@@ -57,8 +68,10 @@ def revoke_user(name: Named, user: Contributor, installation: Installation) -> N
     """Every certificate of a user opens nothing from now on; the user stays, and may get a new one."""
     with installation.catalog.writing() as tx:
         _check_not_last(tx, users.get(tx, name), installation)
+        before = {"expires": users.newest_expiry(tx, "user", name)}
         users.revoke_certificates(tx, "user", name, installation.clock.now())
-        _tell(tx, installation, user, "user.revoked", name, "was revoked: its certificates open nothing")
+        what = "was revoked: its certificates open nothing"
+        _tell(tx, installation, user, "user.revoked", name, what, gone(before))
 
 
 @router.delete("/{name}", status_code=204)
@@ -67,9 +80,10 @@ def delete_user(name: Named, user: Contributor, installation: Installation) -> N
     with installation.catalog.writing() as tx:
         row = users.get(tx, name)
         _check_not_last(tx, row, installation)
+        before = {"role": row.role, "expires": users.newest_expiry(tx, "user", name)}
         users.revoke_certificates(tx, "user", name, installation.clock.now())
         users.delete(tx, row)
-        _tell(tx, installation, user, "user.deleted", name, "was deleted")
+        _tell(tx, installation, user, "user.deleted", name, "was deleted", gone(before))
 
 
 def _certificate(tx: Transaction, name: str, role: Role, request: str, installation: Services) -> UserCredential:
@@ -93,7 +107,9 @@ def _check_not_last(tx: Transaction, row: UserRow, installation: Services) -> No
     )
 
 
-def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, name: str, what: str) -> None:
+def _tell(
+    tx: Transaction, installation: Services, user: Identity, kind: str, name: str, what: str, detail: Details
+) -> None:
     events.record(
         tx,
         time=installation.clock.now(),
@@ -101,4 +117,5 @@ def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, na
         actor=user.actor,
         subject=f"user/{name}",
         message=f"User {name} {what}.",
+        detail=detail,
     )

@@ -22,6 +22,8 @@ from farshore.api_types.commands import (
     ProveArguments,
     ProveResult,
     ResyncResult,
+    UninstallArguments,
+    UninstallResult,
     UpgradeArguments,
     UpgradeResult,
     arguments_of,
@@ -31,10 +33,11 @@ from farshore.client.machine_self import MachineSelf
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.commands.record import Record
 from farshore.mobility.points import take_point
+from farshore.mobility.removal import Removal
 from farshore.mobility.replication import Replication
 from farshore.mobility.upgrade.upgrading import Upgrades
 from farshore.model.commands import CommandKind
-from farshore.model.errors import Damaged, FarshoreError, NotFound, Refused, TryLater
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, NotFound, Refused, TryLater, Unauthenticated
 from farshore.model.identifiers import PointId
 
 log = logging.getLogger(__name__)
@@ -49,11 +52,14 @@ class _Ending(Exception):
 class Handling:
     """Used from the polling thread, the heartbeats' and its own workers."""
 
-    def __init__(self, server: MachineSelf, replication: Replication, upgrades: Upgrades, record: Record) -> None:
+    def __init__(
+        self, server: MachineSelf, replication: Replication, upgrades: Upgrades, record: Record, removal: Removal
+    ) -> None:
         self._server = server
         self._replication = replication
         self._upgrades = upgrades
         self._record = record
+        self._removal = removal
         self._lock = threading.Lock()
         self._unheard: Dict[str, CommandResult] = record.results()
         self._begun: Set[str] = set(self._unheard) | ({upgrades.under_way} if upgrades.under_way else set())
@@ -99,11 +105,14 @@ class Handling:
             except NotFound:
                 log.warning("The server does not know the command %s any more.", command)
             except FarshoreError as error:
-                log.info("The result of command %s is sent later: %s", command, error)
-                return
+                if not (_is_farewell(result) and isinstance(error, (Forbidden, Unauthenticated))):
+                    log.info("The result of command %s is sent later: %s", command, error)
+                    return
             with self._lock:
                 self._unheard.pop(command, None)
                 self._record.forget(command)
+            if _is_farewell(result):
+                self._removal.conclude()
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -141,6 +150,8 @@ class Handling:
             return UpgradeResult(release=arguments.release)
         if isinstance(arguments, ProveArguments):
             return self._prove(arguments)
+        if isinstance(arguments, UninstallArguments):
+            return self._removal.carry_out()
         self._replication.resync()
         return ResyncResult()
 
@@ -166,3 +177,9 @@ class Handling:
             raise Refused(demand.failed, remedy="See how the machine is: farshore machine show")
         disks = proving.standing().disks
         return ProveResult(proven=demand.proven, differing=demand.differing, busy=demand.busy, disks=disks)
+
+
+def _is_farewell(result: CommandResult) -> bool:
+    """Whether the agent is off the machine but for what this answer needs. A server that lets it in no more has heard
+    enough."""
+    return isinstance(result.payload, UninstallResult)

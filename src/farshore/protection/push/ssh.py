@@ -16,7 +16,7 @@ import asyncssh
 
 from farshore.api_types.body import clean, clean_line
 from farshore.model.errors import Forbidden, Malformed, Refused, Unreachable
-from farshore.protection.installation import PushTarget
+from farshore.protection.installation import SshTarget
 
 _CONNECT_SECONDS = 30.0
 _COMMAND_SECONDS = 600.0
@@ -40,7 +40,7 @@ class _HostCheck(asyncssh.SSHClient):
 class Shell:
     """Commands on the machine, as root: directly, or through sudo where the user is another one."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, target: PushTarget, fingerprint: str) -> None:
+    def __init__(self, connection: asyncssh.SSHClientConnection, target: SshTarget, fingerprint: str) -> None:
         self._connection = connection
         self._target = target
         self.fingerprint = fingerprint
@@ -79,7 +79,7 @@ class Shell:
             said = clean(_text(done.stderr) or output).strip()[-600:]
             raise Refused(
                 f"{doing} on {self._target.host} failed (status {done.exit_status}): {said}",
-                remedy="Mend what it says there, then add the machine again: what is done already is kept.",
+                remedy="Mend what it says there, then ask again: what is done already is kept.",
             )
         return output
 
@@ -90,7 +90,7 @@ def _text(said: object) -> str:
 
 
 @asynccontextmanager
-async def connect(target: PushTarget) -> AsyncIterator[Shell]:
+async def connect(target: SshTarget) -> AsyncIterator[Shell]:
     """Log in, through the jump host if there is one. Raises Unreachable, Forbidden (key or password refused, host key
     changed), Malformed (not a private key)."""
     keys = _keys(target.private_key)

@@ -1,0 +1,45 @@
+"""What the event of a change says: of each field that is another one now, the old value and the new one.
+
+What is made has no old values, what is gone no new ones. Secrets are never among the values: callers name the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Details = dict[str, Any]
+"""By field: {"old": value, "new": value}; None where there is none."""
+
+
+def fields_of(row: object, names: Iterable[str]) -> dict[str, Any]:
+    """These values of a row. Take them before it changes."""
+    return {name: getattr(row, name) for name in names}
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Details:
+    """The fields that differ; one that a side lacks is None there."""
+    names = dict.fromkeys([*before, *after])
+    return {
+        name: {"old": before.get(name), "new": after.get(name)} for name in names if before.get(name) != after.get(name)
+    }
+
+
+def made(values: Mapping[str, Any]) -> Details:
+    """Of something new."""
+    return {name: {"old": None, "new": value} for name, value in values.items()}
+
+
+def gone(values: Mapping[str, Any]) -> Details:
+    """Of something that is no more."""
+    return {name: {"old": value, "new": None} for name, value in values.items()}
+
+
+def in_words(details: Details) -> str:
+    """``field from old to new`` of each."""
+    said = [f"{name} from {_shown(value['old'])} to {_shown(value['new'])}" for name, value in details.items()]
+    return ", ".join(said) or "nothing is new"
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None or value in ("", [], {}) else str(value)

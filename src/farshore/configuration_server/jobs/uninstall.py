@@ -1,0 +1,144 @@
+"""The job that takes the agent off a machine that is not protected, and forgets the machine.
+
+The agent is asked first, over its own channel, under the job's id. Where it does not answer, or cannot, and somebody
+has said how to log in, it is removed by SSH. Only then the machine is forgotten: if neither works, it stays known, and
+the error says what to do. What is given to log in is sealed, and dropped when the job ends, as for a push.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from dbos import DBOS
+
+from farshore.api_types.commands import UninstallArguments
+from farshore.api_types.events import Severity
+from farshore.catalog import commands, events, secrets
+from farshore.catalog.database import Catalog, Transaction
+from farshore.configuration_server.jobs.commanding import Answers
+from farshore.configuration_server.push_secrets import from_secret, parse_jump
+from farshore.configuration_server.sealing import Sealer
+from farshore.durable.jobs import JobDefinition, Request, Result
+from farshore.durable.progress import report_progress
+from farshore.durable.steps import ONCE, USUAL, run_step
+from farshore.model.errors import FarshoreError, NotFound, Refused, TryLater
+from farshore.model.ports import Clock
+from farshore.protection.commands import ask as ask_agent
+from farshore.protection.installation import JumpHost, Remover, SshTarget
+
+UNINSTALL = "uninstall"
+ASK, AWAIT, BY_SSH = "ask the agent", "wait until it is off", "remove it by SSH"
+FORGET, TIDY = "forget the machine", "forget how to log in"
+TELL = "tell that it failed"
+PATIENCE = 60.0
+"""Seconds for the agent's answer: it hears at once where it runs, and removes some hundred MiB."""
+BY_HAND = "say how to log in (--account or --ssh-key, and --host); or see what to type there: farshore machine delete"
+
+
+@dataclass(frozen=True)
+class UninstallParts:
+    """What the job works with. ``forget`` forgets a machine for an actor, and may be called again."""
+
+    catalog: Catalog
+    clock: Clock
+    sealer: Sealer
+    remover: Remover
+    forget: Callable[[str, str], None]
+
+
+def uninstall_job(parts: UninstallParts) -> JobDefinition:
+    """Make the job's definition. Its request: ``subject`` (machine id), ``name``, ``actor``, ``secret`` (id of what to
+    log in with, or empty) and ``login`` (an SshLogin without it). Its result: ``name``, ``way``, ``stays``."""
+    catalog, clock = parts.catalog, parts.clock
+    answers = Answers(catalog, clock)
+
+    def ask(request: Request, command: str) -> None:
+        catalog.write(lambda tx: ask_agent(tx, command, request["subject"], UninstallArguments(), clock.now()))
+
+    def wait(request: Request, command: str) -> dict[str, Any]:
+        """What the agent did, or under ``failure`` why it did not."""
+        what = f"The agent of {request['name']} did not take itself off"
+        try:
+            found = answers.wait_for(
+                command, request["subject"], patience=PATIENCE, what_failed=what, remedy=f"To go on, {BY_HAND}"
+            )
+        except Refused as error:
+            return {"failure": error.message}
+        return found if found is not None else {"failure": f"{what}: it did not answer within {PATIENCE:.0f} seconds"}
+
+    def by_ssh(request: Request) -> dict[str, Any]:
+        asked, host = request["login"], f"{request['login']['host']}:{request['login']['port']}"
+        jump = parse_jump(asked["jump"], asked["user"]) if asked["jump"] else None
+        jump_place = f"{jump[0]}:{jump[1]}" if jump else ""
+
+        def prepare(tx: Transaction) -> tuple[bytes, str, str]:
+            known = asked["host_key_fingerprint"] or secrets.host_key(tx, host)
+            return secrets.get(tx, request["secret"]), known, secrets.host_key(tx, jump_place) if jump else ""
+
+        sealed, known, known_jump = catalog.write(prepare)
+        private_key, password = from_secret(parts.sealer.open(request["secret"], sealed))
+
+        def remember(place: str, shown: str) -> None:
+            catalog.write(lambda tx: secrets.remember_host_key(tx, place, shown, clock.now()))
+
+        target = SshTarget(
+            host=asked["host"],
+            port=asked["port"],
+            user=asked["user"],
+            private_key=private_key,
+            password=password,
+            host_key_fingerprint=known,
+            jump=JumpHost(*jump, known_jump, lambda shown: remember(jump_place, shown)) if jump else None,
+        )
+        done = parts.remover(target, request["subject"], report_progress)
+        remember(host, done.fingerprint)
+        return {"stays": list(done.stays)}
+
+    def forget(request: Request) -> None:
+        with suppress(NotFound):  # this step was cut off, and had forgotten it
+            parts.forget(request["subject"], request["actor"])
+
+    def give_up(request: Request, what: str) -> None:
+        def write(tx: Transaction) -> None:
+            events.record(
+                tx,
+                time=clock.now(),
+                kind="machine.uninstall-failed",
+                actor=request["actor"],
+                subject=f"machine/{request['subject']}",
+                severity=Severity.WARNING,
+                message=f"The agent was not taken off {request['name']}: {what}",
+            )
+
+        catalog.write(write)
+
+    @DBOS.workflow(name=UNINSTALL)
+    def run(request: Request) -> Result:
+        command = str(DBOS.workflow_id)
+        try:
+            run_step(ASK, USUAL, ask, request, command)
+            found = run_step(AWAIT, ONCE, wait, request, command)
+            way = "agent"
+            if "failure" in found:
+                if not request["secret"]:
+                    raise TryLater(f"{found['failure']}.", remedy=f"The machine is still known. To go on, {BY_HAND}")
+                way, found = "ssh", run_step(BY_SSH, ONCE, by_ssh, request)
+            run_step(FORGET, USUAL, forget, request)
+            return {"name": request["name"], "way": way, "stays": found.get("stays", [])}
+        except FarshoreError as error:
+            run_step(TELL, USUAL, give_up, request, error.message)
+            raise
+        finally:
+            run_step(TIDY, USUAL, drop, command, request)
+
+    def drop(job: str, request: Request) -> None:
+        def write(tx: Transaction) -> None:
+            commands.withdraw(tx, job, clock.now())
+            secrets.drop(tx, request["secret"])
+
+        catalog.write(write)
+
+    return JobDefinition(UNINSTALL, run, (ASK, AWAIT, BY_SSH, FORGET, TIDY), stopped=drop)

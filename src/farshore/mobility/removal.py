@@ -1,0 +1,169 @@
+"""Takes the agent off its machine, when the configuration server asks for that: releases, unit, options, state.
+
+In two halves. ``carry_out`` removes what the agent can do without, and says what went and what stays. Once the server
+has heard that, the service ends, and ``finish`` removes the rest: the certificate and key with which it answered. Each
+half may be repeated, by the next process as well, as the unit goes last of the first half. What somebody else may have
+put there (hooks, another program in /opt/farshore) stays and is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Callable, List, Optional, Sequence
+
+from farshore.api_types.commands import UninstallResult
+from farshore.mobility.settings import RUNTIME, STATE, Settings
+from farshore.mobility.upgrade.releases import UNIT, Releases
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = Path("/etc/farshore")
+_UNITS = Path("/etc/systemd/system")
+_CGROUP = Path("/proc/self/cgroup")
+_SYSTEMCTL_SECONDS = 30.0
+Systemctl = Callable[[Sequence[str]], str]
+"""Run systemctl with these arguments; what it said where it failed, else an empty text."""
+
+
+def run_systemctl(arguments: Sequence[str]) -> str:
+    """See Systemctl."""
+    try:
+        done = subprocess.run(
+            ["systemctl", *arguments], capture_output=True, text=True, timeout=_SYSTEMCTL_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stderr.strip() or f"status {done.returncode}" if done.returncode else ""
+
+
+class Removal:
+    """``releases``: where this program lies, None if it was not installed as a release; ``end`` has the service end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        releases: Optional[Releases],
+        end: Callable[[], None],
+        *,
+        options: Path = _OPTIONS,
+        units: Path = _UNITS,
+        cgroup: Path = _CGROUP,
+        systemctl: Systemctl = run_systemctl,
+    ) -> None:
+        self._settings = settings
+        self._releases = releases
+        self._end = end
+        self._options = options
+        self._units = units
+        self._cgroup = cgroup
+        self._systemctl = systemctl
+        self._removed: List[str] = []
+        self._stays: List[str] = []
+        self.heard = False
+        """The service ends, and what is left is to be removed."""
+
+    def carry_out(self) -> UninstallResult:
+        """Remove all but what an answer needs. What cannot be removed is said, and keeps nothing else from going."""
+        self._removed, self._stays = [], []
+        self._remove_state()
+        self._remove_options()
+        self._remove_releases()
+        self._remove_unit()
+        log.warning("This agent takes itself off the machine.", extra={"fields": {"stays": "; ".join(self._stays)}})
+        return UninstallResult(removed=self._removed, stays=self._stays)
+
+    def conclude(self) -> None:
+        """The server has heard it: end. ``finish`` follows when nothing writes any more."""
+        self.heard = True
+        self._end()
+
+    def finish(self) -> None:
+        """Remove the state folder, and have systemd forget the service. The last thing that the process does."""
+        for folder in (self._settings.state, RUNTIME if self._settings.state == STATE else None):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        if self._is_service():
+            for arguments in (["daemon-reload"], ["--no-block", "stop", UNIT]):
+                trouble = self._systemctl(arguments)
+                if trouble:
+                    log.error("systemctl %s: %s", " ".join(arguments), trouble)
+        log.warning("This agent is off the machine.")
+
+    def _remove_state(self) -> None:
+        needed = {self._settings.credentials, self._settings.commands, self._settings.lock}
+        try:
+            inside = sorted(self._settings.state.iterdir())
+        except OSError as error:
+            self._stay(self._settings.state, error)
+            return
+        for path in inside:
+            if path not in needed:
+                self._remove(path)
+
+    def _remove_options(self) -> None:
+        if not self._is_service():
+            return
+        self._remove(self._options / "mobility.conf")
+        hooks = self._options / "app-consistent.d"
+        for folder in (hooks, self._options):
+            self._remove_if_empty(folder, "what others put there" if folder != hooks else "hooks of yours")
+
+    def _remove_releases(self) -> None:
+        if self._releases is None:
+            self._stays.append("the program: it was not installed as a release; remove it as you installed it")
+            return
+        root = self._releases.root
+        for path in (root / "current", root / ".current", root / "releases"):
+            self._remove(path)
+        self._remove_if_empty(root, "what others put there")
+
+    def _remove_unit(self) -> None:
+        """Last: until it is gone, the next process goes on with the removal."""
+        if not self._is_service():
+            self._stays.append(f"what starts it: this process is not of {UNIT}; see that it is not started again")
+            return
+        trouble = self._systemctl(["disable", "--quiet", UNIT])
+        if trouble:
+            self._stays.append(f"{UNIT} could not be disabled: {trouble}")
+        self._remove(self._units / UNIT)
+
+    def _is_service(self) -> bool:
+        """Whether this process is the one that the unit started: another agent's unit is not ours to remove."""
+        try:
+            return any(line.endswith(f"/{UNIT}") for line in self._cgroup.read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):
+            return False
+
+    def _remove(self, path: Path) -> None:
+        if not os.path.lexists(path):
+            return
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            self._stay(path, error)
+        else:
+            self._removed.append(str(path))
+
+    def _remove_if_empty(self, folder: Path, what: str) -> None:
+        try:
+            inside = sorted(path.name for path in folder.iterdir())
+            if inside:
+                self._stays.append(f"{folder}: {what} ({', '.join(inside[:5])})")
+                return
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._stay(folder, error)
+        else:
+            self._removed.append(str(folder))
+
+    def _stay(self, path: Path, error: OSError) -> None:
+        self._stays.append(f"{path}: {error.strerror}")
