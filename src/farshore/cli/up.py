@@ -53,6 +53,8 @@ HomeOption = Annotated[
 
 LONGEST_HOME = 50
 """Bytes: /sites/qemu/, an id of 36 characters and /qmp.sock follow, and a socket's path has 107."""
+SET_UP = "configuration-server.toml"
+"""A home that has it was set up before."""
 DEGRADED = 4
 """Exit status of ``farshore status`` where the servers answer and something is wrong."""
 
@@ -140,8 +142,7 @@ def up(
     arguments += [part for url in standby or [] for part in ("--standby", url)]
     arguments += ["--json"] if as_json else []
     arguments += ["--check-ports"]
-    if not as_json:
-        _warn_of_long_home(installation.home)
+    _check_length(installation.home, quiet=as_json)
     supervisor.check_not_running(installation)
     done = subprocess.run([sys.executable, "-m", SETUP, "--home", str(installation.home), *arguments], check=False)
     if done.returncode:
@@ -163,14 +164,18 @@ def up(
     supervisor.run(installation, when_started=lambda: _report_ready(installation, as_json))
 
 
-def _warn_of_long_home(folder: Path) -> None:
-    """Sockets of exports and of recovered machines lie below the home, and the kernel bounds their paths."""
+def _check_length(folder: Path, *, quiet: bool) -> None:
+    """Sockets of exports and of recovered machines lie below the home, and the kernel bounds their paths. Raises
+    Malformed for a new home that leaves them no room. One that is there goes on: it holds what machines replicate, and
+    other sites may bring them up."""
     length = len(os.fsencode(folder))
-    if length > LONGEST_HOME:
-        err.print(
-            f"{folder} has {length} bytes. Machines can be brought up here only if it has {LONGEST_HOME} at most: "
-            "choose a shorter --home before you protect machines."
-        )
+    if length <= LONGEST_HOME:
+        return
+    what = f"{folder} has {length} bytes. Machines can be brought up there only if it has {LONGEST_HOME} at most"
+    if not (folder / SET_UP).exists():
+        raise Malformed(f"{what}.", remedy="Choose a shorter --home.")
+    if not quiet:
+        err.print(f"{what}: stop the servers, move the folder to a shorter path, and name that with --home.")
 
 
 def down(state: HomeOption = None, as_json: AsJson = False) -> None:

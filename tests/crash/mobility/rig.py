@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from tests.loopdisks import LoopDisk
+from tests.short_paths import short_path
 from tests.waiting import PATIENCE, until
 
 from farshore.api_types.jobs import Job
@@ -53,7 +54,8 @@ class Rig:
         address: str = "127.0.0.1",
         **environment: str,
     ) -> None:
-        self.home = home
+
+        self.home = short_path(home)
         self.address = address
         self.disk = disk
         self.state = home / "agent"
@@ -64,7 +66,7 @@ class Rig:
         self._options += ["--ring-mib", str(ring_mib), "--spill-mib", str(spill_mib)]
         self._servers: subprocess.Popen[bytes] | None = None
         self._agent: subprocess.Popen[bytes] | None = None
-        self._environment = {**os.environ, "FARSHORE_HOME": str(home), **environment}
+        self._environment = {**os.environ, "FARSHORE_HOME": str(self.home), **environment}
         self.agent_environment: dict[str, str] = {}
         self.servers_ahead = 0
         """ns by which the servers' wall clock was set ahead."""

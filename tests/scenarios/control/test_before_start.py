@@ -35,6 +35,15 @@ def test_a_home_that_cannot_be_made_is_refused_in_words(tmp_path: Path, capsys: 
     assert "File name too long" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_home_whose_path_leaves_no_room_for_sockets_is_refused(tmp_path: Path, more: list[str]) -> None:
+    home = tmp_path / ("x" * 50)
+    done = CliRunner().invoke(commands, ["up", "--home", str(home), *more])
+    assert isinstance(done.exception, Malformed)
+    assert f"{home} has {len(str(home))} bytes" in done.exception.message
+    assert not home.exists()
+
+
 @pytest.mark.parametrize("home", ["", " ", "/tmp/" + "x" * 300])
 def test_an_empty_home_and_one_that_cannot_be_are_refused(home: str) -> None:
     for command in ("up", "down", "status"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.short_paths import short_path
 from tests.waiting import PATIENCE, until
 
 from farshore.lab.ports import free_port
@@ -45,7 +46,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    made = Shell(tmp_path / "farshore")
+    made = Shell(short_path(tmp_path / "farshore"))
     yield made
     made.run("down")
 

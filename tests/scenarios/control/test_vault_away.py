@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from tests.crash.mobility.rig import CLI
 from tests.scenarios.control.servers import SETUP, Server, register
+from tests.short_paths import short_path
 from tests.unit.vault.test_folder_away import Away
 from tests.waiting import until
 
@@ -40,7 +41,7 @@ def test_up_comes_up_without_it_too(server: Server) -> None:
     server.kill()
     away = Away(server.home / "vault")
     away.go()
-    home = ["--home", str(server.home)]
+    home = ["--home", str(short_path(server.home))]
     try:
         up = subprocess.run([*CLI, "up", "--detach", *home], check=False, capture_output=True, text=True)
         assert up.returncode == 0, up.stderr

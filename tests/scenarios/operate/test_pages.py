@@ -46,6 +46,7 @@ ELSEWHERE = {
     "farshore authority replace": "tests/scenarios/control/test_authority_replaced.py",
     "farshore machine revoke": "it would end the protection of the other pages",
     "farshore machine resync": "tests/scenarios/proof",
+    "farshore machine delete web1 --uninstall --account": "tests/scenarios/push; there it is forgotten already",
 }
 
 
@@ -78,7 +79,7 @@ def test_the_pages_do_what_they_say(tmp_path: Path, hooks: str) -> None:
         (desk / name).write_text(hooks)
     with loop_disk(64 * MIB, "ext4") as disk:
         rig = Rig(tmp_path / "home", disk)
-        rig.home.mkdir()
+        rig.home.mkdir(exist_ok=True)
         try:
             rig.up()
             rig.enrol()
@@ -92,6 +93,7 @@ def test_the_pages_do_what_they_say(tmp_path: Path, hooks: str) -> None:
     assert sum(one is not None for one in said) >= 30
     assert (desk / "web1.qcow2").exists()
     assert (desk / "support.tar.gz").exists()
+    assert not rig.state.exists(), "the agent has taken itself off"
 
 
 def page_of(name: str) -> Path:
