@@ -19,7 +19,7 @@ def credentials(ssh_key: Path | None, password: bool, account: str = "") -> tupl
     if given != 1:
         raise Malformed(
             "SSH needs one way to log in." if given else "SSH needs a way to log in.",
-            remedy="Give one of --ssh-key FILE, --password (it is asked for) and --account NAME.",
+            remedy="Give one of --ssh-key FILE, --password (it is asked for) --account NAME and --ssh-agent.",
         )
     if password:
         return "", SecretStr(typer.prompt("Password", hide_input=True, err=True))

@@ -26,10 +26,11 @@ from farshore.api_types.machines import (
     ProofRequest,
     ProtectionRequest,
     SshLogin,
+    TokenRequest,
     Uninstallation,
 )
 from farshore.api_types.users import Role
-from farshore.cli import by_hand, target
+from farshore.cli import agent_push, by_hand, target
 from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
@@ -69,6 +70,9 @@ def add(
     ] = None,
     password: Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")] = False,
     account: Annotated[str, typer.Option(help="Log in as this push account: see `farshore account`.")] = "",
+    ssh_agent: Annotated[
+        bool, typer.Option("--ssh-agent", help="Log in from here, with the keys of your SSH agent.")
+    ] = False,
     user: Annotated[str, typer.Option(help="root, or a user with sudo without a password.")] = "root",
     port: Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")] = 22,
     jump: Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")] = "",
@@ -84,10 +88,27 @@ def add(
     """Install the mobility service on a machine over SSH, enrol and protect it.
 
     The server logs in, with a key, a password or a push account. What it is given is sealed there and forgotten when
-    the job ends. Where SSH is not wanted, `farshore token create` prints the commands to run by hand.
+    the job ends. With --ssh-agent this command logs in itself, on the server's host or where the server part is
+    installed: an agent's keys never leave it. Where SSH is not wanted, `farshore token create` prints the commands to
+    run by hand.
 
     Example: `farshore machine add web1.example.com --user admin --ssh-key ~/.ssh/id_ed25519 --jump gate.example.com`
     """
+    if ssh_agent:
+        if ssh_key is not None or password or account or no_wait:
+            raise Malformed(
+                "--ssh-agent is a way to log in by itself, and this command has to wait for it.",
+                remedy="Leave out --ssh-key, --password, --account and --no-wait.",
+            )
+        login = {"host": host, "port": port, "user": user, "jump": jump, "host_key": host_key}
+        login |= {"server_url": server_url, "disks": disk or []}
+        wanted = TokenRequest(name=name, valid_seconds=agent_push.TOKEN_SECONDS, policy=policy, protect=protect)
+        found = agent_push.push(management(), login, wanted, quiet=as_json)
+        if as_json:
+            print_json(found)
+        else:
+            out.print(f"{found.name} reports." if found else f"{host} was enrolled already; its agent is this release.")
+        return
     key, secret = credentials(ssh_key, password, account)
     request = MachineAddition(
         host=host,

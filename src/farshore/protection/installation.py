@@ -29,8 +29,10 @@ class SshTarget:
     port: int
     user: str
     private_key: str = field(repr=False)
-    """Empty: the user logs in by password."""
+    """Empty: the user logs in by password, or by an agent."""
     host_key_fingerprint: str
+    agent: str = ""
+    """Path of an SSH agent's socket, whose keys are tried."""
     password: str = field(default="", repr=False)
     jump: JumpHost | None = None
 

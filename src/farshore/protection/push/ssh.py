@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -93,8 +93,8 @@ def _text(said: object) -> str:
 async def connect(target: SshTarget) -> AsyncIterator[Shell]:
     """Log in, through the jump host if there is one. Raises Unreachable, Forbidden (key or password refused, host key
     changed), Malformed (not a private key)."""
-    keys = _keys(target.private_key)
     async with AsyncExitStack() as opened:
+        keys = await _agent_keys(target.agent, opened) if target.agent else _keys(target.private_key)
         tunnel: asyncssh.SSHClientConnection | None = None
         if target.jump is not None:
             jump, check = target.jump, _HostCheck(target.jump.host_key_fingerprint)
@@ -105,6 +105,23 @@ async def connect(target: SshTarget) -> AsyncIterator[Shell]:
         connection = await _log_in(target.host, target.port, target.user, keys, target.password, check, tunnel)
         await opened.enter_async_context(connection)
         yield Shell(connection, target, check.shown)
+
+
+async def _agent_keys(socket: str, opened: AsyncExitStack) -> Sequence[asyncssh.SSHKeyPair]:
+    """The keys that an SSH agent signs with, as long as the stack is open. Raises Malformed."""
+    try:
+        agent = await asyncssh.connect_agent(socket)
+        opened.push_async_callback(agent.wait_closed)
+        opened.callback(agent.close)
+        keys = await agent.get_keys()
+    except (OSError, ValueError) as error:
+        raise Malformed(
+            f"The SSH agent at {socket} does not answer ({clean_line(str(error))}).",
+            remedy="Start one: eval $(ssh-agent), then ssh-add.",
+        ) from error
+    if not keys:
+        raise Malformed("The SSH agent holds no keys.", remedy="Add one: ssh-add ~/.ssh/id_ed25519")
+    return keys
 
 
 def _keys(private_key: str) -> list[asyncssh.SSHKey]:
@@ -122,7 +139,7 @@ async def _log_in(
     host: str,
     port: int,
     user: str,
-    keys: list[asyncssh.SSHKey],
+    keys: Sequence[asyncssh.SSHKey | asyncssh.SSHKeyPair],
     password: str,
     check: _HostCheck,
     tunnel: asyncssh.SSHClientConnection | None,
@@ -133,7 +150,7 @@ async def _log_in(
             port,
             tunnel=tunnel or (),
             username=user,
-            client_keys=keys or None,
+            client_keys=list(keys) or None,
             password=password or None,
             known_hosts=([], [], []),
             client_factory=lambda: check,
