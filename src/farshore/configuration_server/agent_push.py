@@ -1,8 +1,8 @@
 """Installs the mobility service on a machine with the keys of an SSH agent, run by the command line on its own side.
 
 A server's push job cannot: the agent's socket belongs to whoever asks, and its keys never leave it. So the command
-makes a token, and this program logs in, as the same user and with the same steps as the job. It takes one JSON object on
-its standard input (the token must be in no argument), tells its progress on standard error, and ends with one JSON
+makes a token, and this program logs in, as the same user and with the same steps as the job. It takes one JSON object
+on its standard input (the token must be in no argument), tells its progress on standard error, and ends with one JSON
 object.
 """
 

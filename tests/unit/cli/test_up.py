@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+from tests.short_paths import short_path
 
 from farshore.api_types.events import Alert, Severity
 from farshore.api_types.servers import ProcessServer, ServerStatus, VaultStatus
@@ -45,7 +46,7 @@ def test_an_administrator_who_was_shut_out_stops_no_server(
     error: FarshoreError,
 ) -> None:
     answering(monkeypatch, error)
-    up.up(tmp_path, None, None, None, None, None, detach=True)
+    up.up(short_path(tmp_path), None, None, None, None, None, detach=True)
     assert stopped == []
     assert "its user was deleted or revoked" in " ".join(capsys.readouterr().err.split())
 
@@ -56,7 +57,7 @@ def test_servers_that_do_not_get_ready_are_stopped(
 ) -> None:
     answering(monkeypatch, error)
     with pytest.raises(type(error)):
-        up.up(tmp_path, None, None, None, None, None, detach=True)
+        up.up(short_path(tmp_path), None, None, None, None, None, detach=True)
     assert len(stopped) == 1
 
 
