@@ -58,9 +58,10 @@ app.add_typer(vault_files.app)
 @app.command()
 def init(vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
     """Make a vault; a key file that does not exist is made too."""
+    store = open_store(vault)  # first: a URL that is refused leaves no key
     new = key is not None and not key.exists()
     owner = OwnerKey.generate_file(key) if key is not None and new else owner_key(key, passphrase_file, new=True)
-    made = Vault.create(open_store(vault), owner)
+    made = Vault.create(store, owner)
     if as_json:
         print_json({"vault": made.id, "url": vault})
     else:

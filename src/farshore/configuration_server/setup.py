@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 import socket
 import sys
@@ -20,8 +19,6 @@ from farshore.configuration_server.installation import set_up
 from farshore.configuration_server.settings import Settings, checked, from_environment, home_from_environment, load
 from farshore.model.errors import FarshoreError, Malformed, NotFound, Refused
 from farshore.telemetry import logs
-
-log = logging.getLogger(__name__)
 
 _UNFIT = re.compile(r"[#%?,:;\"'\\\x00-\x1f\x7f]")
 
@@ -36,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             sys.stderr.write(json.dumps(error.as_json()) + "\n")
         else:
-            log.error("%s", error)
+            sys.stderr.write(f"Error: {error.message}\nRemedy: {error.remedy}\n")
         return error.exit_status
     return 0
 

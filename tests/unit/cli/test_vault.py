@@ -54,6 +54,12 @@ def test_a_vault_is_made_and_its_key_with_it(tmp_path):
     assert json.loads(run("ls", *where, "--json")) == []
 
 
+def test_a_vault_that_is_refused_leaves_no_key(tmp_path):
+    done = CliRunner().invoke(app, ["init", "--vault", "s3://bucket//v", "--key", str(tmp_path / "new.key")])
+    assert isinstance(done.exception, Malformed)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_machines_and_points_are_listed(vault):
     (machine,) = json.loads(run("ls", *vault, "--json"))
     assert machine["host"] == "web1"

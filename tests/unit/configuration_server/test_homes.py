@@ -26,6 +26,8 @@ def test_a_folder_is_the_one_that_the_url_names(tmp_path, name):
         "file:///srv/a#1/vault",
         "s3://bucket/a#1",
         "s3://bucket/a//b",
+        "s3://bucket//b",
+        "s3://bucket/b//",
         "s3://bucket/a/../b",
         "gs://bucket/./a",
         "s3://bucket/a\\b",

@@ -45,7 +45,7 @@ def open_store(url: str) -> Store:
         return FolderStore(Path(unquote(parts.path)))
     if parts.scheme == "memory":
         return RemoteStore(MemoryStore(), url)
-    prefix = parts.path.strip("/") or None
+    prefix = parts.path.removeprefix("/").removesuffix("/") or None
     if prefix is not None and {"", ".", ".."} & set(prefix.split("/")):
         raise Malformed(
             f"{url!r} has an element that is empty or a dot.", remedy="Object stores know none of these; leave it out."
