@@ -86,6 +86,8 @@ def _error(path: Path, cause: OSError) -> Exception:
             remedy="Choose a place on another one.",
         )
     if cause.errno == errno.ENOENT:
+        if path.parent.is_dir():  # as in /proc
+            return NotFound(f"No file can be made in {path.parent}.", remedy="Choose another place.")
         return NotFound(f"There is no folder {path.parent}.", remedy="Make it, or choose another place.")
     if cause.errno == errno.ENOTDIR:
         return NotFound(f"{path.parent} is no folder.", remedy="Choose another place.")

@@ -259,3 +259,11 @@ def test_data_between_runs_of_zeroes_comes_out_exact(tmp_path):
     assert restore_to_raw(source, tmp_path / "disk") > 0
     assert (tmp_path / "disk").read_bytes() == data
     assert source.most <= 3
+
+
+def test_a_folder_that_takes_no_files_is_not_said_to_be_missing():
+    with (
+        pytest.raises(NotFound, match="No file can be made in /proc"),
+        whole_file(Path("/proc/disk.raw"), replace=False),
+    ):
+        pass
