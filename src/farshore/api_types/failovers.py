@@ -53,6 +53,19 @@ class SeveralFailovers(Body):
     on_failure: OnFailure = OnFailure.GO_ON
 
 
+class GuestPreparation(Body):
+    """What was done in the copy of a guest before it started."""
+
+    outcome: str = ""
+    """``prepared``; ``undone`` (what an earlier preparation did was taken back); ``failed``: it starts as it is; empty:
+    nothing had to be done."""
+    system: str = ""
+    """What the guest calls itself."""
+    changes: List[str] = []
+    """Each file that is another one now, and why."""
+    warnings: List[str] = []
+
+
 class Failover(Body):
     """One recovered machine at a recovery site."""
 
@@ -74,6 +87,7 @@ class Failover(Body):
     address: str = ""
     checked: str = ""
     """What of the machine was seen working before it counted as running."""
+    preparation: GuestPreparation = GuestPreparation()
     condition: str = ""
     """How its machine is, as of the last look: running, paused, stopped, shut-down (by itself), absent; empty: there is
     none. ``condition_since``: ns since 1970 UTC."""

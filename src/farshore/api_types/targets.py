@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from farshore.api_types.body import Body, Label
 from farshore.model.machine import Firmware
-from farshore.model.target import DiskBus, NetworkKind
+from farshore.model.target import DiskBus, NetworkKind, Preparation
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Forwards = Annotated[Dict[Port, Port], Field(max_length=256)]
@@ -31,6 +31,9 @@ class Network(Body):
     addresses: List[Label] = Field(default=[], max_length=2, fail_fast=True)
     """One IPv4 and one IPv6 address in CIDR notation at most; none: those of the source's card."""
     keep_mac: bool = True
+    dhcp: bool = False
+    gateways: List[Label] = Field(default=[], max_length=2, fail_fast=True)
+    nameservers: List[Label] = Field(default=[], max_length=4, fail_fast=True)
 
 
 class CardDefault(Body):
@@ -48,6 +51,10 @@ class PolicyTarget(Body):
     disk_bus: Optional[DiskBus] = None
     network: Optional[CardDefault] = None
     tags: Optional[Tags] = None
+    prepare: Optional[Preparation] = None
+    """Whether the copy of the guest is made ready for its target; None: as its policy says, else where it differs."""
+    ssh: Optional[bool] = None
+    """Whether the guest is to answer by SSH."""
 
 
 class Target(PolicyTarget):
@@ -76,6 +83,8 @@ class TargetField(enum.Enum):
     NETWORK = "network"
     FORWARD = "forward"
     TAGS = "tags"
+    PREPARE = "prepare"
+    SSH = "ssh"
 
 
 class TargetChange(Target):

@@ -338,6 +338,9 @@ class FailoverRow(Base):
     """Somebody asked for the end of its job."""
     stopped: Mapped[bool] = mapped_column(default=False)
     """It is not to run: somebody stopped it, or a job removes it."""
+    preparation: Mapped[JsonObject] = mapped_column(default=dict)
+    """What was changed in its guest, as farshore.api_types.failovers.GuestPreparation has it; empty: it was not looked
+    at."""
     condition: Mapped[str] = mapped_column(String(16), default="")
     """How its machine was when it was last looked at, since ``condition_since``."""
     condition_since: Mapped[int] = mapped_column(default=0)

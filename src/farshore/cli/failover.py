@@ -347,6 +347,7 @@ def _print(found: Failover) -> None:
             ("Point", f"{moment(found.point_time)} ({found.point_epoch}:{found.point_sequence})"),
             ("Proof", found.proof),
             ("Checked", found.checked),
+            *_preparation_rows(found),
             ("Site", found.site),
             ("Address", found.address),
             ("Ports", ", ".join(f"{host} → {guest}" for host, guest in found.forward.items())),
@@ -355,6 +356,17 @@ def _print(found: Failover) -> None:
             ("You can", ", ".join(action.value for action in FailoverAction if applies(action, state, test=test))),
         ]
     )
+
+
+def _preparation_rows(found: Failover) -> list[tuple[str, str]]:
+    """What was done in its guest, a line each."""
+    done = found.preparation
+    if not done.outcome:
+        return []
+    said = {"failed": "it could not be prepared: it started as it was", "undone": "an earlier one was taken back"}
+    rows = [("Preparation", f"{said.get(done.outcome, done.outcome)}{f' ({done.system})' if done.system else ''}")]
+    rows += [("Changed", line) for line in done.changes]
+    return [*rows, *(("Mind", line) for line in done.warnings)]
 
 
 def _act(action: FailoverAction, failover: str, no_wait: bool, as_json: bool, question: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from farshore.cli.grammar import parse_duration
 from farshore.cli.output import duration, print_done, print_fields, print_json, print_table
 from farshore.cli.target import parse_default, shown_network
 from farshore.client.transport import segment
-from farshore.model.target import DiskBus
+from farshore.model.target import DiskBus, Preparation
 
 app = typer.Typer(no_args_is_help=True, help="Replication policies: how machines are protected, how long points stay.")
 
@@ -55,6 +56,13 @@ Sharing = Annotated[
 ]
 TargetSite = Annotated[str | None, typer.Option(help="Where its machines come up; '': as before.", show_default=False)]
 TargetBus = Annotated[DiskBus | None, typer.Option(help="What their disks hang on there.", show_default=False)]
+TargetPrepare = Annotated[
+    Preparation | None, typer.Option(help="Whether their guests are made ready for it.", show_default=False)
+]
+TargetSsh = Annotated[
+    bool | None,
+    typer.Option("--target-ssh/--no-target-ssh", help="They are to answer by SSH there.", show_default=False),
+]
 TargetNetwork = Annotated[
     str | None,
     typer.Option(
@@ -105,6 +113,8 @@ def create(
     target_site: TargetSite = None,
     target_disk_bus: TargetBus = None,
     target_network: TargetNetwork = None,
+    target_prepare: TargetPrepare = None,
+    target_ssh: TargetSsh = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a policy; what is not given has the default policy's value.
@@ -123,7 +133,8 @@ def create(
         time_zone,
         deduplication,
     )
-    target = _target(PolicyTarget(), target_site, target_disk_bus, target_network)
+    choices = {"disk_bus": target_disk_bus, "prepare": target_prepare, "ssh": target_ssh}
+    target = _target(PolicyTarget(), target_site, target_network, choices)
     policy = Policy.model_validate({"name": name, "target": target, **values})
     _print(management().transport.post("/v1/policies", policy, Policy), as_json)
 
@@ -144,6 +155,8 @@ def update(
     target_site: TargetSite = None,
     target_disk_bus: TargetBus = None,
     target_network: TargetNetwork = None,
+    target_prepare: TargetPrepare = None,
+    target_ssh: TargetSsh = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a policy; its machines follow within seconds, in --deduplication with their next resync.
@@ -163,9 +176,10 @@ def update(
         deduplication,
     )
     path = f"/v1/policies/{segment(name)}"
-    if (target_site, target_disk_bus, target_network) != (None, None, None):
+    choices = {"disk_bus": target_disk_bus, "prepare": target_prepare, "ssh": target_ssh}
+    if any(one is not None for one in (target_site, target_network, *choices.values())):
         before = management().transport.get(path, Policy).target
-        values["target"] = _target(before, target_site, target_disk_bus, target_network)
+        values["target"] = _target(before, target_site, target_network, choices)
     change = PolicyChange.model_validate(values)
     _print(management().transport.call("PATCH", path, change, Policy), as_json)
 
@@ -208,13 +222,11 @@ def _values(
     return {**given, **{name: value for name, value in others.items() if value is not None}}
 
 
-def _target(before: PolicyTarget, site: str | None, bus: DiskBus | None, network: str | None) -> PolicyTarget:
+def _target(before: PolicyTarget, site: str | None, network: str | None, choices: Mapping[str, object]) -> PolicyTarget:
     """A policy's choice, changed by what is given; an empty text takes it back."""
-    values: dict[str, object] = {}
+    values: dict[str, object] = {name: value for name, value in choices.items() if value is not None}
     if site is not None:
         values["site"] = site or None
-    if bus is not None:
-        values["disk_bus"] = bus
     if network is not None:
         values["network"] = parse_default(network) if network else None
     return PolicyTarget.model_validate({**before.model_dump(), **values})
@@ -236,6 +248,8 @@ def _print(policy: Policy, as_json: bool) -> None:
             ("Chunks are shared within", policy.deduplication),
             ("Machines come up at", policy.target.site or ""),
             ("Their disks hang on", policy.target.disk_bus.value if policy.target.disk_bus else ""),
+            ("Their guests are prepared", policy.target.prepare.value if policy.target.prepare else ""),
+            ("They answer by SSH", "yes" if policy.target.ssh else ""),
             ("Their cards lead to", shown_network(policy.target.network) if policy.target.network else ""),
             ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
         ]

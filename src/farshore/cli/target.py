@@ -22,12 +22,16 @@ from farshore.cli.output import ago, out, print_fields, print_json, size
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed
 from farshore.model.machine import Firmware
-from farshore.model.target import DiskBus, NetworkKind
+from farshore.model.target import DiskBus, NetworkKind, Preparation
 
 app = typer.Typer(no_args_is_help=True, help="What a machine is to be at a recovery site: site, hardware, networks.")
 
-_NEW_MAC = "new-mac"
-NETWORK_HELP = "isolated, bridge:NAME or network:NAME; then, behind commas, addresses (192.0.2.10/24) and new-mac"
+_NEW_MAC, _DHCP = "new-mac", "dhcp"
+_GATEWAY, _NAMESERVER = "gateway=", "dns="
+NETWORK_HELP = (
+    "isolated, bridge:NAME or network:NAME; then, behind commas, addresses (192.0.2.10/24) with gateway=ADDRESS and "
+    "dns=ADDRESS, or dhcp; and new-mac"
+)
 
 
 @app.command()
@@ -59,6 +63,16 @@ def choose(
         list[str] | None,
         typer.Option(help="HOST:GUEST: forward a port of the site's host to it; repeat it.", show_default=False),
     ] = None,
+    prepare: Annotated[
+        Preparation | None,
+        typer.Option(
+            help="Whether its copy is made ready for all this: auto (where it differs from the source).",
+            show_default=False,
+        ),
+    ] = None,
+    ssh: Annotated[
+        bool | None, typer.Option("--ssh/--no-ssh", help="It is to answer by SSH after a failover.", show_default=False)
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag; repeat it.")] = None,
     reset: Annotated[
         list[TargetField] | None, typer.Option(help="Choose this no more: as the policy or the source has it; repeat.")
@@ -80,6 +94,8 @@ def choose(
         network=None if other_networks is None else parse_default(other_networks),
         forward=parse_forward(forward) if forward else None,
         tags=parse_tags(tag) if tag else None,
+        prepare=prepare,
+        ssh=ssh,
         reset=reset or [],
     )
     if change == TargetChange():
@@ -89,21 +105,29 @@ def choose(
 
 
 def parse_network(text: str) -> Network:
-    """``KIND[:NAME][,ADDRESS…][,new-mac]``. Raises Malformed."""
+    """``KIND[:NAME]`` and words, as NETWORK_HELP says. Raises Malformed."""
     what, *more = text.split(",")
     kind, _, name = what.partition(":")
     try:
         known = NetworkKind(kind)
     except ValueError as error:
         raise Malformed(f"{text!r} is no network.", remedy=f"Write {NETWORK_HELP}.") from error
-    addresses = [word for word in more if word != _NEW_MAC]
-    return Network(kind=known, name=name, addresses=addresses, keep_mac=_NEW_MAC not in more)
+    named = (_GATEWAY, _NAMESERVER)
+    return Network(
+        kind=known,
+        name=name,
+        addresses=[word for word in more if word not in (_NEW_MAC, _DHCP) and not word.startswith(named)],
+        keep_mac=_NEW_MAC not in more,
+        dhcp=_DHCP in more,
+        gateways=[word.removeprefix(_GATEWAY) for word in more if word.startswith(_GATEWAY)],
+        nameservers=[word.removeprefix(_NAMESERVER) for word in more if word.startswith(_NAMESERVER)],
+    )
 
 
 def parse_default(text: str) -> CardDefault:
     """The same without addresses: it is for any card of any machine. Raises Malformed."""
     found = parse_network(text)
-    if found.addresses:
+    if found.addresses or found.dhcp or found.gateways or found.nameservers:
         raise Malformed(f"{text!r} has an address.", remedy="Give an address to one card: --network SPEC.")
     return CardDefault(kind=found.kind, name=found.name, keep_mac=found.keep_mac)
 
@@ -149,14 +173,20 @@ def target_rows(target: Target) -> list[tuple[str, str]]:
         ("Other cards" if networks else "Cards", shown_network(target.network or CardDefault())),
         ("Ports", ", ".join(f"{host} → {guest}" for host, guest in (target.forward or {}).items())),
         ("Tags", ", ".join(f"{name}={value}" for name, value in (target.tags or {}).items())),
+        ("Preparation", (target.prepare or Preparation.AUTO).value),
+        ("SSH", "it is to answer" if target.ssh else ""),
     ]
 
 
 def shown_network(network: Network | CardDefault) -> str:
     """As it is written."""
-    addresses = network.addresses if isinstance(network, Network) else []
-    name = f":{network.name}" if network.name else ""
-    return ",".join([f"{network.kind.value}{name}", *addresses, *([] if network.keep_mac else [_NEW_MAC])])
+    words = [f"{network.kind.value}:{network.name}".rstrip(":")]
+    if isinstance(network, Network):
+        words += [*network.addresses, *([_DHCP] if network.dhcp else [])]
+        words += [f"{_GATEWAY}{one}" for one in network.gateways] + [
+            f"{_NAMESERVER}{one}" for one in network.nameservers
+        ]
+    return ",".join([*words, *([] if network.keep_mac else [_NEW_MAC])])
 
 
 def _print(found: MachineTargetView) -> None:

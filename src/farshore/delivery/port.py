@@ -49,6 +49,15 @@ class Delivery(Protocol):
         """Where each disk is, once delivered. Changes nothing."""
         ...
 
+    def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+        """Where this host itself reads and writes each disk, once delivered and before the machine starts."""
+        ...
+
+    def renew(self, consignment: Consignment) -> bool:
+        """Take back what was written to the disks since they were delivered; False where that takes delivering them
+        again. Never called once the machine may have started."""
+        ...
+
     def stands(self, folder: Path) -> bool:
         """Whether a machine that was delivered to can read and write its disks."""
         ...

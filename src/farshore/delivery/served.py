@@ -60,6 +60,19 @@ class ServedDelivery:
             address = access.reached_at(consignment.folder, consignment.address)
         return {number: ServedDisk(address, str(number)) for number in consignment.sizes}
 
+    def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+        """See Delivery."""
+        return {
+            number: ServedDisk(UnixAddress(_socket(consignment.folder)), str(number)) for number in consignment.sizes
+        }
+
+    def renew(self, consignment: Consignment) -> bool:
+        """See Delivery: the overlays are all that was written."""
+        self._exports.stop(consignment.folder)
+        _drop_overlays(consignment.folder)
+        self.restore(consignment)
+        return True
+
     def stands(self, folder: Path) -> bool:
         """See Delivery."""
         return self._exports.serving(folder)
@@ -82,8 +95,7 @@ class ServedDelivery:
     def withdraw(self, folder: Path) -> None:
         """See Delivery."""
         self._exports.stop(folder)
-        for overlay in folder.glob("disk-*"):
-            shutil.rmtree(overlay)
+        _drop_overlays(folder)
         access.drop(folder)
 
 
@@ -105,6 +117,11 @@ def export_settings(consignment: Consignment) -> ExportSettings:
         shared=True,
         **(access.shown(consignment.folder, consignment.address) if consignment.address else {}),
     )
+
+
+def _drop_overlays(folder: Path) -> None:
+    for overlay in folder.glob("disk-*"):
+        shutil.rmtree(overlay)
 
 
 def _socket(folder: Path) -> Path:

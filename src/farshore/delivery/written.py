@@ -72,6 +72,14 @@ class WrittenDelivery:
         """See Delivery."""
         return {number: WrittenDisk(_disk(consignment.folder, number)) for number in consignment.sizes}
 
+    def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+        """See Delivery: the machine's own files."""
+        return self.media(consignment)
+
+    def renew(self, consignment: Consignment) -> bool:  # noqa: ARG002 - a port's method
+        """See Delivery: what a disk was before is nowhere but in the vault."""
+        return False
+
     def stands(self, folder: Path) -> bool:
         """See Delivery."""
         ledgers = list(folder.glob("*.ledger"))

@@ -40,6 +40,15 @@ class NetworkKind(enum.Enum):
     """A network that the site's hypervisor knows by this name."""
 
 
+class Preparation(enum.Enum):
+    """Whether the copy of the guest is made ready for its target before it starts."""
+
+    AUTO = "auto"
+    """Where the target is known to differ from the source: its disk bus, a card's address, SSH."""
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 @dataclass(frozen=True)
 class TargetNetwork:
     """What one card of the recovered machine leads to. ``name``: of the bridge or the network."""
@@ -50,6 +59,12 @@ class TargetNetwork:
     """One IPv4 and one IPv6 address in CIDR notation at most; none: those of the source's card."""
     keep_mac: bool = True
     """False: the card gets an address of its own, by the failover."""
+    dhcp: bool = False
+    """The guest asks for its addresses, whatever it did at the source."""
+    gateways: Tuple[str, ...] = ()
+    """One of IPv4 and one of IPv6 at most; none: those that the guest names, where they are in the new network."""
+    nameservers: Tuple[str, ...] = ()
+    """None: as the guest has them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,9 @@ class MachineTarget:
     forward: Mapping[int, int] = field(default_factory=dict)
     """Ports of the site's host, to ports of the guest."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    prepare: Preparation = Preparation.AUTO
+    ssh: bool = False
+    """The guest is to answer by SSH: its server enabled, its port open."""
 
     def card(self, number: int) -> TargetNetwork:
         """What the source's card ``number`` (from 0) is to lead to."""
@@ -99,6 +117,24 @@ def check_network(network: TargetNetwork) -> None:
                 remedy="Give one IPv4 and one IPv6 address at most.",
             )
         seen.append(address.version)
+    _check_routes(network)
+
+
+def _check_routes(network: TargetNetwork) -> None:
+    """A card that is told its addresses is told nothing else; gateways and name servers are addresses by themselves."""
+    if network.dhcp and (network.addresses or network.gateways):
+        raise Malformed("A card that asks for its addresses has none of its own.", remedy="Give dhcp or addresses.")
+    versions: List[int] = []
+    for text in (*network.gateways, *network.nameservers):
+        try:
+            versions.append(ipaddress.ip_address(text).version)
+        except ValueError as error:
+            raise Malformed(f"{text!r} is no address.", remedy="Write it without a prefix: 192.0.2.1.") from error
+    own = versions[: len(network.gateways)]
+    if any(own.count(version) > 1 for version in own):
+        raise Malformed("A card has two gateways of one kind.", remedy="Give one for IPv4 and one for IPv6 at most.")
+    if (own or network.nameservers) and not (network.addresses or network.dhcp):
+        raise Malformed("A gateway or name server belongs to an address.", remedy="Give the card its address too.")
 
 
 def shared_addresses(wanted: Sequence[Tuple[str, MachineTarget]]) -> List[Tuple[str, str, str]]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from farshore.catalog.database import Catalog
 from farshore.delivery.port import Delivery
-from farshore.model.identifiers import MachineId
+from farshore.export.appliance import Disk
+from farshore.export.preparation.prepare import Watch, prepare
+from farshore.export.preparation.wish import Report, Wish
+from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Clock
 from farshore.sites.port import FailoverId, RecoverySite, Way
 from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
+
+Prepare = Callable[[Sequence[tuple[DiskNumber, Disk]], Wish, Watch], Report]
+"""Makes the guest on these disks ready. Raises Refused with the reason if it cannot be."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class RecoveryContext:
     site: Callable[[str], RecoverySite]
     deliveries: Mapping[Way, Delivery]
     sleep: Callable[[float], None]
+    prepare: Prepare = prepare
+    """farshore.export.preparation.prepare.prepare, or a double of it."""
     patience: Patience = Patience()
 
     def machine_vault(self, machine: str) -> MachineVault:
@@ -73,6 +81,11 @@ class FailoverFiles:
     def sizes(self) -> Path:
         """Which disks were delivered, and their bytes: JSON, ``{"position": …, "disks": {"0": …}}``."""
         return self.folder / "delivered.json"
+
+    @property
+    def preparing(self) -> Path:
+        """There while the guest is being prepared: its disks may have been changed in part."""
+        return self.folder / "preparing"
 
     @property
     def boot(self) -> Path:

@@ -35,6 +35,7 @@ from farshore.recovery.steps.deliver import deliver
 from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop_earlier
+from farshore.recovery.steps.prepare import prepare
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.start import start_machine
 
@@ -55,6 +56,7 @@ DRAIN = "drain the process server"
 CHOOSE = "choose the point"
 STOP_EARLIER = "stop the earlier machine"
 DELIVER = "deliver the disks"
+PREPARE = "prepare the guest"
 START = "start the machine"
 AWAIT = "await its answer"
 CONCLUDE = "conclude"
@@ -92,6 +94,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             note = act(DRAIN, drain, failover, fenced)
             position = act(CHOOSE, choose_point, failover)
             act(DELIVER, deliver, failover, position)
+            act(PREPARE, prepare, failover, position)
             if not stop_first:
                 act(STOP_EARLIER, stop_earlier, failover)
             address, came_up = come_up(failover, position)
@@ -109,6 +112,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             act(CHECK, check, failover)
             position = act(CHOOSE, choose_point, failover)
             act(DELIVER, deliver, failover, position)
+            act(PREPARE, prepare, failover, position)
             address, came_up = come_up(failover, position)
         except (FarshoreError, OSError) as error:
             undo(failover, error)
@@ -206,9 +210,9 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         note_failed(context, failover, "The server was upgraded while it was under way.", FailoverState.FAILED)
 
     coming_up = (START, AWAIT, CONCLUDE)
-    before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, STOP_EARLIER)
+    before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, PREPARE, STOP_EARLIER)
     real = JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped)
-    test = JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, DELIVER, *coming_up), cancel, stopped)
+    test = JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, DELIVER, PREPARE, *coming_up), cancel, stopped)
     return (
         real,
         test,

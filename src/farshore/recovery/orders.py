@@ -48,7 +48,7 @@ def recovery_order(
             )
         )
     wanted = target.wanted
-    cards = _cards(target, machine.nics)
+    cards = cards_of(target, machine.nics)
     led = {number: wanted.card(number) for number in range(len(cards)) if not target.isolated}
     return RecoveryOrder(
         failover=target.failover,
@@ -73,7 +73,7 @@ def recovery_order(
     )
 
 
-def _cards(target: Target, nics: tuple[NicDescription, ...]) -> tuple[NicDescription, ...]:
+def cards_of(target: Target, nics: tuple[NicDescription, ...]) -> tuple[NicDescription, ...]:
     """The source's cards, with the addresses that were chosen for them, and those that were added."""
     cards = []
     for number in range(max(len(nics), len(target.wanted.networks))):

@@ -51,6 +51,8 @@ def as_model(target: Target) -> MachineTarget:
         network=_network(target.network) if target.network is not None else defaults.network,
         forward=dict(target.forward or {}),
         tags=dict(target.tags or {}),
+        prepare=target.prepare or defaults.prepare,
+        ssh=target.ssh or False,
     )
 
 
@@ -77,5 +79,14 @@ def policy_choice(wanted: PolicyTarget) -> dict[str, Any]:
 
 
 def _network(network: Network | CardDefault) -> TargetNetwork:
-    addresses = tuple(network.addresses) if isinstance(network, Network) else ()
-    return TargetNetwork(network.kind, network.name, addresses, network.keep_mac)
+    if not isinstance(network, Network):
+        return TargetNetwork(network.kind, network.name, keep_mac=network.keep_mac)
+    return TargetNetwork(
+        kind=network.kind,
+        name=network.name,
+        addresses=tuple(network.addresses),
+        keep_mac=network.keep_mac,
+        dhcp=network.dhcp,
+        gateways=tuple(network.gateways),
+        nameservers=tuple(network.nameservers),
+    )

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from farshore.api_types.alerts import Channel, ChannelKind
 from farshore.api_types.events import Alert, Event, Severity
-from farshore.api_types.failovers import Failover, FailoverKind
+from farshore.api_types.failovers import Failover, FailoverKind, GuestPreparation
 from farshore.api_types.machines import Description, Heartbeat, Machine, MachineSummary, TokenView
 from farshore.api_types.points import MOST_DOUBTS, Point
 from farshore.api_types.policies import Policy
@@ -211,6 +211,7 @@ def failover(row: FailoverRow) -> Failover:
         target=Target.model_validate(row.target),
         address=row.address,
         checked=row.checked,
+        preparation=GuestPreparation.model_validate(row.preparation or {}),
         condition=row.condition,
         condition_since=row.condition_since,
         stopped=row.stopped,

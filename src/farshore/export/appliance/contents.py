@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ _LIBRARY = re.compile(r"^\s+(?:\S+ => )?(/\S+) \(0x", re.MULTILINE)
 _LINKER_CACHE = Path("/etc/ld.so.cache")
 _IMPORTED = """\
 import importlib.util, json, sys, traceback
+sys.path[:0] = sys.argv[2:]
 spec = importlib.util.spec_from_file_location("program", sys.argv[1])
 module = sys.modules["program"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -40,14 +42,15 @@ print(json.dumps([getattr(one, name, None) for one in ours for name in ("__file_
 @dataclass(frozen=True)
 class Contents:
     """``script``: a Python program that imports nothing but the standard library, and runs when it is loaded as
-    ``__main__`` only. ``programs``: names of programs of this host that it calls; one that is not installed is left
-    out. ``modules``: those of the kernel that it may need; one that the kernel has not is left out. ``folders``:
-    empty ones that it expects."""
+    ``__main__`` only; with ``package``, a folder to import from, what of it keeps to that too. ``programs``: names of
+    programs of this host that it calls; one that is not installed is left out. ``modules``: those of the kernel that
+    it may need; one that the kernel has not is left out. ``folders``: empty ones that it expects."""
 
     script: Path
     programs: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    package: Path | None = None
 
     def pack(self, file: BinaryIO, kernel: Kernel) -> None:
         """Write the initial file system. Raises Refused where busybox does not run by itself."""
@@ -58,14 +61,17 @@ class Contents:
         _modules(archive, kernel, (*NEEDED, *self.modules))
         python = Path(sys.executable).resolve()
         found = [at for name in ("modprobe", *self.programs) if (at := which(name)) is not None]
-        imported = _imported(python, self.script)
+        imported = _imported(python, self.script, self.package)
         for path in _with_libraries([python, *found, *(one for one in imported if ".so" in one.suffixes)]):
             archive.add(str(path), path)
         for path in imported:  # their libraries are there already
             archive.add(str(path), path)
         archive.add("/program.py", self.script)
-        # The host's settings of Python count for nothing here, and text is UTF-8 whatever the locale.
-        archive.add_bytes("/program", f"#!/busybox/sh\nexec {python} -S -E -X utf8 /program.py\n".encode(), 0o755)
+        # None of this host's settings of Python are there, and text is UTF-8 whatever the locale.
+        found_at = f"export PYTHONPATH={shlex.quote(str(self.package))}\n" if self.package else ""
+        archive.add_bytes(
+            "/program", f"#!/busybox/sh\n{found_at}exec {python} -S -X utf8 /program.py\n".encode(), 0o755
+        )
         archive.end()
 
 
@@ -98,8 +104,18 @@ def _modules(archive: Archive, kernel: Kernel, names: Iterable[str]) -> None:
     archive.add("/sbin/modprobe", modprobe)
 
 
-def _imported(python: Path, script: Path) -> list[Path]:
-    command = [str(python), "-S", "-E", "-X", "utf8", "-c", _IMPORTED, str(script)]
+def _imported(python: Path, script: Path, package: Path | None) -> list[Path]:
+    command = [
+        str(python),
+        "-S",
+        "-E",
+        "-X",
+        "utf8",
+        "-c",
+        _IMPORTED,
+        str(script),
+        *([str(package)] if package else []),
+    ]
     told = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     return [Path(one) for one in json.loads(told.stdout) if one and Path(one).is_file()]
 

@@ -25,6 +25,8 @@ from farshore.sites.qemu.confinement import Lending, confined
 MOST_DISKS = 24
 """Each takes one of the 32 places on the bus."""
 _MEMORY_MIB = 512
+_FILES = 10
+"""Sets of descriptors from here on are disks' files."""
 _READY = b"ready\n"
 _PROCESSORS = {"kvm": "host", "tcg": "Westmere"}
 """Emulated: the least that Debian's Python runs on without loss, see docs/decisions/2026-11-22-lab-guest.md."""
@@ -37,13 +39,15 @@ class DidNotStart(Exception):
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of the appliance: an export of an NBD server on a Unix socket. The program knows it by ``serial``, which
-    the kernel shows in /sys/class/block/*/serial: at most 20 characters. A flush of the program's reaches the server.
+    """A disk of the appliance: an export of an NBD server on a Unix socket; with ``raw``, a file of this host with the
+    disk's bytes. The program knows it by ``serial``, which the kernel shows in /sys/class/block/*/serial: at most
+    20 characters. A flush of the program's reaches the server, and the file.
     """
 
-    socket: Path
+    at: Path
     serial: str
     export: str = "0"
+    raw: bool = False
     read_only: bool = False
     sector_size: int = 512
     """In bytes. Partition tables count in sectors."""
@@ -106,8 +110,9 @@ def missing() -> list[str]:
     return found
 
 
-def start(contents: Contents, disks: Sequence[Disk], folder: Path) -> Running:
-    """Boot it over the disks; ``folder`` is an empty one for its files, which must outlive it.
+def start(contents: Contents, disks: Sequence[Disk], folder: Path, patience: float | None = None) -> Running:
+    """Boot it over the disks; ``folder`` is an empty one for its files, which must outlive it. ``patience``: how
+    long to wait for its program, in seconds; None: as long as QEMU lives.
 
     Raises Refused (a part is not installed), DidNotStart. Where KVM passes the probe and then fails, it is emulated.
     """
@@ -123,8 +128,8 @@ def start(contents: Contents, disks: Sequence[Disk], folder: Path) -> Running:
     accelerator = _accelerator(kernel)
     if accelerator == "kvm":
         with contextlib.suppress(DidNotStart):
-            return _boot(kernel, image, disks, folder, "kvm")
-    return _boot(kernel, image, disks, folder, "tcg")
+            return _boot(kernel, image, disks, folder, "kvm", patience)
+    return _boot(kernel, image, disks, folder, "tcg", patience)
 
 
 def _accelerator(kernel: Kernel) -> str:
@@ -137,7 +142,9 @@ def _accelerator(kernel: Kernel) -> str:
             return choose_accelerator(Path(scratch), kernel.image)
 
 
-def _boot(kernel: Kernel, image: Path, disks: Sequence[Disk], folder: Path, accelerator: str) -> Running:
+def _boot(
+    kernel: Kernel, image: Path, disks: Sequence[Disk], folder: Path, accelerator: str, patience: float | None
+) -> Running:
     console, complaints = folder / f"console-{accelerator}", folder / f"qemu-{accelerator}"
     ours, theirs = socket.socketpair()
     life, its_life = socket.socketpair()
@@ -149,7 +156,8 @@ def _boot(kernel: Kernel, image: Path, disks: Sequence[Disk], folder: Path, acce
                 kernel=lending.content(kernel.image),
                 image=lending.content(image),
                 console=lending.file(console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-                sockets={one: lending.socket(one) for one in {disk.socket for disk in disks}},
+                sockets={one: lending.socket(one) for one in {disk.at for disk in disks if not disk.raw}},
+                files={disk.at: lending.disk(disk.at, "the appliance") for disk in disks if disk.raw},
                 ports=(theirs.fileno(), its_life.fileno()),
             )
             process = subprocess.Popen(
@@ -163,18 +171,21 @@ def _boot(kernel: Kernel, image: Path, disks: Sequence[Disk], folder: Path, acce
             )
         running = Running(process, ours, life, console, accelerator)
         undo.callback(running.close)
+        ours.settimeout(patience)
         if _first(ours, len(_READY)) != _READY:
             said = running.console() + complaints.read_text(errors="replace")[-_CONSOLE_BYTES:]
             raise DidNotStart(said.strip() or "it said nothing")
+        ours.settimeout(None)
         undo.pop_all()
         return running
 
 
 def _first(wire: socket.socket, length: int) -> bytes:
-    """The first bytes; fewer if QEMU ended before."""
+    """The first bytes; fewer if QEMU ended before, or patience did."""
     heard = b""
-    while len(heard) < length and (piece := wire.recv(length - len(heard))):
-        heard += piece
+    with contextlib.suppress(TimeoutError):
+        while len(heard) < length and (piece := wire.recv(length - len(heard))):
+            heard += piece
     return heard
 
 
@@ -186,6 +197,7 @@ class Lent:
     image: str
     console: int
     sockets: Mapping[Path, str]
+    files: Mapping[Path, int]
     ports: tuple[int, int]
 
 
@@ -202,8 +214,14 @@ def _command(lent: Lent, disks: Sequence[Disk], accelerator: str) -> list[str]:
         command += ["-device", f"virtserialport,chardev={name},name={name}"]
     for place, disk in enumerate(disks):
         source = f"driver=raw,node-name=disk{place},read-only={'on' if disk.read_only else 'off'},discard=unmap"
-        source += f",file.driver=nbd,file.server.type=unix,file.server.path={_option(lent.sockets[disk.socket])}"
-        command += ["-blockdev", f"{source},file.export={_option(disk.export)}"]
+        if disk.raw:
+            number = _FILES + place
+            command += ["-add-fd", f"fd={lent.files[disk.at]},set={number}"]
+            source += f",file.driver=file,file.filename=/dev/fdset/{number},file.discard=unmap"
+        else:
+            source += f",file.driver=nbd,file.server.type=unix,file.server.path={_option(lent.sockets[disk.at])}"
+            source += f",file.export={_option(disk.export)}"
+        command += ["-blockdev", source]
         # An error is the program's to see: a guest that is paused waits for nobody here.
         device = f"virtio-blk-pci,drive=disk{place},serial={_option(disk.serial)}"
         if disk.sector_size != 512:

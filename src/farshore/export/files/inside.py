@@ -346,7 +346,7 @@ def _answer(host: Host, request: dict[str, object]) -> dict[str, object]:
     tree = Tree(HERE / "tree")
     sectors = request["sectors"]
     assert isinstance(sectors, list)
-    volumes = _assembled(numbers, _parted(sectors, tree.left_out), tree.left_out)
+    volumes = assembled(numbers, _parted(sectors, tree.left_out), tree.left_out)
     if request["act"] == "volumes":
         tree.left_out += [_encrypted(one) for one in volumes if one.file_system in _ENCRYPTED]
         return {"volumes": [asdict(one) for one in volumes], "left_out": tree.left_out}
@@ -385,10 +385,10 @@ def _parted(sectors: list[int], left_out: list[str]) -> dict[str, str]:
     return found
 
 
-def _assembled(numbers: list[int], partitions: dict[str, str], left_out: list[str]) -> list[Volume]:
+def assembled(numbers: list[int], partitions: dict[str, str], left_out: list[str]) -> list[Volume]:
     """The volumes with files on them, those on arrays and logical volumes too. ``partitions``: UUIDs that blkid does
     not find, by device."""
-    found = _volumes(numbers, partitions)
+    found = every_volume(numbers, partitions)
     for kind, tool, package, command in _ASSEMBLERS:
         if not any(one.file_system == kind for one in found):
             continue
@@ -397,7 +397,7 @@ def _assembled(numbers: list[int], partitions: dict[str, str], left_out: list[st
             continue
         _load("dm-mod", "raid0", "raid1", "raid10", "raid456", "linear")
         _run([tool, *command])
-        found = _volumes(numbers, partitions)
+        found = every_volume(numbers, partitions)
     kinds = {one.file_system for one in found}
     _load(*kinds, *(CHARACTERS if "vfat" in kinds else ()))
     return [one for one in _several_as_one(found) if one.file_system not in _NO_FILES]
@@ -421,7 +421,7 @@ def _several_as_one(found: list[Volume]) -> list[Volume]:
     return sorted([*rest, *first.values()], key=lambda one: found.index(next(a for a in found if a.name == one.name)))
 
 
-def _volumes(numbers: list[int], partitions: dict[str, str]) -> list[Volume]:
+def every_volume(numbers: list[int], partitions: dict[str, str]) -> list[Volume]:
     """Every block device that something was made on, whatever it is, by blkid."""
     found = []
     for device in sorted(Path("/sys/class/block").iterdir()):
@@ -464,7 +464,7 @@ def _grow(tree: Tree, volumes: list[Volume], request: dict[str, object]) -> None
     if wanted:
         _mount(_only([one for one in volumes if one.name == wanted], volumes), tree.root)
         return
-    roots = _roots(volumes, tree)
+    roots = root_volumes(volumes, tree)
     if not roots and len(volumes) == 1:
         roots = [(volumes[0], "")]
     volume, options = _only(roots, volumes)
@@ -473,8 +473,8 @@ def _grow(tree: Tree, volumes: list[Volume], request: dict[str, object]) -> None
         return
     names = request["names"]
     assert isinstance(names, dict)
-    for spec, at, options in _table(tree.at(tree.find(_TABLE)).read_text(errors="replace")):
-        found = _by_spec(volumes, spec, names)
+    for spec, at, options in table_rows(tree.at(tree.find(_TABLE)).read_text(errors="replace")):
+        found = volume_by_spec(volumes, spec, names)
         try:
             if found is None:
                 raise Declined("not-found", "not on the disks")
@@ -492,7 +492,7 @@ def _only(found: list[T], of: list[Volume]) -> T:
     raise Declined("not-found", f"Say which volume the path is on. There are: {names}.{closed}")
 
 
-def _roots(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
+def root_volumes(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
     """The volumes that a machine starts from, by their table of file systems, each with the options to mount it."""
     found = []
     for one in volumes:
@@ -510,7 +510,7 @@ def _roots(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
     return found
 
 
-def _table(text: str) -> list[tuple[str, str, str]]:
+def table_rows(text: str) -> list[tuple[str, str, str]]:
     """What a table of file systems mounts beside the root, those nearest the root first: fstab(5)."""
     rows = []
     for fields in (line.split() for line in text.splitlines()):
@@ -524,7 +524,7 @@ def _table(text: str) -> list[tuple[str, str, str]]:
     return sorted(rows, key=lambda row: row[1].count("/"))
 
 
-def _by_spec(volumes: list[Volume], spec: str, names: dict[str, int]) -> Volume | None:
+def volume_by_spec(volumes: list[Volume], spec: str, names: dict[str, int]) -> Volume | None:
     for prefix, field in _SPECS.items():
         if spec.startswith(prefix):
             value = spec.removeprefix(prefix).lower()

@@ -1,0 +1,49 @@
+"""Network cards keep their names by their MAC addresses, whatever bus they come on; and a new MAC address is put in
+the place of the old one wherever the network's files name it."""
+
+from __future__ import annotations
+
+import re
+
+from farshore.export.preparation.edits import Edits
+from farshore.export.preparation.wish import CardWish
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_LINKS = "/etc/systemd/network"
+_NAMING_MAC = (
+    ("/etc/netplan", "*.yaml"),
+    ("/etc/systemd/network", "*.network"),
+    ("/etc/systemd/network", "*.link"),
+    ("/etc/NetworkManager/system-connections", "*"),
+    ("/etc/sysconfig/network-scripts", "ifcfg-*"),
+    ("/etc/udev/rules.d", "70-persistent-net.rules"),
+    ("/etc/network", "interfaces"),
+    ("/etc/network/interfaces.d", "*"),
+)
+
+
+def understood(card: CardWish) -> bool:
+    """Whether its name and its MAC address are such: both come from the source, and go into files."""
+    return bool(_NAME.fullmatch(card.name) and _MAC.fullmatch(card.mac.lower()))
+
+
+def name_cards(edits: Edits, cards: tuple[CardWish, ...]) -> None:
+    """Both, for each card; one that is not understood is named."""
+    for card in cards:
+        if not understood(card):
+            edits.warnings.append(f"Card {card.name or '?'} has no MAC address to know it by: it may get another name.")
+            continue
+        if card.before and card.before.lower() != card.mac.lower():
+            _renew(edits, card)
+        text = f"[Match]\nMACAddress={card.mac.lower()}\n\n[Link]\nName={card.name}\n"
+        edits.write(f"{_LINKS}/05-farshore-{card.name}.link", text, f"the card {card.mac} is called {card.name}")
+
+
+def _renew(edits: Edits, card: CardWish) -> None:
+    old = re.compile(re.escape(card.before), re.IGNORECASE)
+    for folder, pattern in _NAMING_MAC:
+        for path in edits.names(folder, pattern):
+            text = edits.read(path)
+            if old.search(text):
+                edits.write(path, old.sub(card.mac.lower(), text), f"the new MAC address of {card.name}")

@@ -1,0 +1,112 @@
+"""Prepares a guest: boots the appliance over the disks of its copy and has ``inside`` do the work.
+
+Whatever ends it in between, the disks may have been written to in part: each file is whole, not all of them may be
+changed. Whoever calls it gives a guest that could not be prepared its disks as they were, where they can be had.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from farshore.export import appliance
+from farshore.export.files.inside import CHARACTERS, FRAME, HERE, REQUEST, SERIAL
+from farshore.export.preparation import inside
+from farshore.export.preparation.wish import Report, Wish
+from farshore.model.errors import Refused
+from farshore.model.identifiers import DiskNumber
+
+START_SECONDS, WORK_SECONDS = 180.0, 900.0
+_POLL_SECONDS = 0.5
+_MOST_ANSWER = 16 << 20
+_CONSOLE_LINES = 3
+_CONTENTS = appliance.Contents(
+    script=Path(inside.__file__),
+    programs=("mount", "umount", "blkid", "vgchange", "mdadm"),
+    modules=(
+        *("ext4", "xfs", "btrfs", "vfat", "f2fs", *CHARACTERS, "crc32c_generic", "crc32c-intel"),
+        *("dm-mod", "dm-snapshot", "dm-thin-pool", "dm-mirror", "dm-raid", "raid0", "raid1", "raid10", "raid456"),
+    ),
+    folders=(f"{HERE}/tree",),
+    package=Path(inside.__file__).parents[3],
+)
+
+Watch = Callable[[str], None]
+"""Told what goes on, every half second; it raises to end the work."""
+
+
+def prepare(disks: Sequence[tuple[DiskNumber, appliance.Disk]], wish: Wish, watch: Watch) -> Report:
+    """Do as the wish says. Raises Refused with the reason if the guest cannot be prepared, what ``watch`` raises."""
+    if lacks := appliance.missing():
+        raise Refused(f"The appliance needs {', '.join(lacks)}.", remedy="Install these packages on this host.")
+    with tempfile.TemporaryDirectory(prefix="farshore-prepare-") as folder:
+        watch("the appliance starts")
+        try:
+            running = appliance.start(_CONTENTS, [disk for _, disk in disks], Path(folder), START_SECONDS)
+        except appliance.DidNotStart as error:
+            raise _refused(f"The appliance did not start: {_last(str(error))}") from error
+        with running:
+            request = {"disks": [number for number, _ in disks], "wish": asdict(wish)}
+            try:
+                answer = _answer(running, json.dumps(request).encode(), watch)
+            except ConnectionError as error:
+                raise _refused(f"The appliance ended: {_last(running.console())}") from error
+    if "error" in answer:
+        lines = str(answer["message"]).strip().splitlines()
+        raise _refused(lines[-1] if answer["error"] == "fault" else " ".join(lines))
+    return Report(str(answer["system"]), tuple(answer["changes"]), tuple(answer["warnings"]))
+
+
+def served_disk(place: int, socket: Path, export: str, sector_size: int = 512) -> appliance.Disk:
+    """A disk of an NBD server, as the work finds it: the ``place``-th of those handed over."""
+    return appliance.Disk(socket, f"{SERIAL}{place}", export, sector_size=sector_size)
+
+
+def written_disk(place: int, file: Path, sector_size: int = 512) -> appliance.Disk:
+    """The same of a raw file."""
+    return appliance.Disk(file, f"{SERIAL}{place}", raw=True, sector_size=sector_size)
+
+
+def _answer(running: appliance.Running, request: bytes, watch: Watch) -> dict[str, Any]:
+    running.wire.settimeout(_POLL_SECONDS)
+    running.wire.sendall(FRAME.pack(REQUEST, len(request)) + request)
+    end = time.monotonic() + WORK_SECONDS
+
+    def read(length: int) -> bytes:
+        heard = b""
+        while len(heard) < length:
+            try:
+                piece = running.wire.recv(min(length - len(heard), 1 << 20))
+            except TimeoutError:
+                watch("the guest's files are changed")
+                if time.monotonic() > end:
+                    raise _refused(f"It was not done within {WORK_SECONDS:.0f} s.") from None
+                continue
+            if not piece:
+                raise ConnectionResetError
+            heard += piece
+        return heard
+
+    _, length = FRAME.unpack(read(FRAME.size))
+    if length > _MOST_ANSWER:
+        raise _refused("Its answer is too long.")
+    try:
+        found = json.loads(read(length))
+    except ValueError as error:
+        raise _refused("Its answer is not understood.") from error
+    if not isinstance(found, dict):
+        raise _refused("Its answer is not understood.")
+    return found
+
+
+def _refused(why: str) -> Refused:
+    return Refused(why, remedy="Prepare the machine at its source, or set its target to what it has there.")
+
+
+def _last(console: str) -> str:
+    return " / ".join(console.strip().splitlines()[-_CONSOLE_LINES:])[-400:] or "it said nothing"

@@ -1,0 +1,66 @@
+"""What a failover's guest is to be prepared for, by its target; None where it starts as it is. Pure."""
+
+from __future__ import annotations
+
+from farshore.export.preparation.wish import CardWish, Wish
+from farshore.model.machine import MachineDescription
+from farshore.model.target import DiskBus, Preparation
+from farshore.recovery.orders import Target, cards_of
+
+_DRIVERS = {
+    DiskBus.VIRTIO: ("virtio_pci", "virtio_blk"),
+    DiskBus.VIRTIO_SCSI: ("virtio_pci", "virtio_scsi", "sd_mod"),
+    DiskBus.SATA: ("ahci", "sd_mod"),
+    DiskBus.PVSCSI: ("vmw_pvscsi", "sd_mod"),
+}
+_OTHER_BUSES = ("sd", "xvd", "hd", "nvme")
+_VIRTIO = "vd"
+
+
+def wish_of(target: Target, machine: MachineDescription) -> Wish | None:
+    """As its target says; ``auto``: only if that is known to differ from what the source is."""
+    prepare = target.wanted.prepare
+    if prepare is Preparation.NEVER or (prepare is Preparation.AUTO and not _differs(target, machine)):
+        return None
+    boot = [disk.number for disk in machine.disks if disk.boot] or [disk.number for disk in machine.disks][:1]
+    return Wish(
+        drivers=_DRIVERS[target.wanted.disk_bus],
+        names={disk.name: disk.number for disk in machine.disks if disk.name},
+        boot=boot[0] if boot else 0,
+        cards=_card_wishes(target, machine),
+        ssh=target.wanted.ssh,
+    )
+
+
+def _differs(target: Target, machine: MachineDescription) -> bool:
+    """Whether the guest would meet something that it did not have. What a disk hangs on shows in its name: ``vda`` is
+    on virtio; ``sda`` may be on any bus but that."""
+    bus = target.wanted.disk_bus
+    names = [disk.name for disk in machine.disks if not disk.excluded]
+    other = any(name.startswith(_OTHER_BUSES) for name in names)
+    moved = bus is not DiskBus.VIRTIO and any(name.startswith(_VIRTIO) for name in names)
+    return other or moved or target.wanted.ssh or any(_is_new(card) for card in _card_wishes(target, machine))
+
+
+def _is_new(card: CardWish) -> bool:
+    return card.configured or card.mac != card.before
+
+
+def _card_wishes(target: Target, machine: MachineDescription) -> tuple[CardWish, ...]:
+    """The source's cards; those that were added are new to the guest, which names and configures them itself."""
+    wishes = []
+    cards = cards_of(target, machine.nics)[: len(machine.nics)]
+    for number, (card, before) in enumerate(zip(cards, machine.nics, strict=True)):
+        chosen = target.wanted.card(number)
+        wishes.append(
+            CardWish(
+                name=before.name,
+                mac=card.mac,
+                before=before.mac,
+                addresses=chosen.addresses,
+                gateways=chosen.gateways,
+                nameservers=chosen.nameservers,
+                dhcp=chosen.dhcp,
+            )
+        )
+    return tuple(wishes)
