@@ -28,7 +28,10 @@ from farshore.export.preparation.secure_shell import allow_ssh
 from farshore.export.preparation.start_up import prepare_start_up
 from farshore.export.preparation.wish import Report, Wish, read_wish
 
-_LEFT_ALONE = ("/boot/efi", "/efi", "/media", "/mnt")
+_NEEDED = ("/boot", "/usr", "/var", "/var/lib")
+"""Beside the root. What is not needed is not mounted: no log is replayed there, nothing written."""
+_MEMBERS = ("LVM2_member", "linux_raid_member", "crypto_LUKS")
+"""What has a UUID that no table of file systems means."""
 _BUSY = ("proc", "sys", "dev")
 _EMPTY = ("run", "tmp")
 
@@ -97,7 +100,7 @@ def _mounted(root: tuple[Volume, str], tree: Tree, volumes: list[Volume], wish: 
     try:
         for spec, at, more in reading.table_rows(tree.at(tree.find(TABLE)).read_text(errors="replace")):
             found = reading.volume_by_spec(volumes, spec, dict(wish.names))
-            if found is not None and not at.startswith(_LEFT_ALONE):
+            if found is not None and at in _NEEDED:
                 _mount(found, tree.at(tree.find(at)), more)
         for name in _BUSY:
             _run("mount", "--bind", f"/{name}", str(tree.at(tree.find(f"/{name}"))))
@@ -127,7 +130,7 @@ def _names(volumes: list[Volume], wish: Wish) -> dict[str, str]:
     for name, number in wish.names.items():
         for one in volumes:
             part = re.fullmatch(rf"{number}(?:p(\d+))?", one.name)
-            if part is not None and one.uuid:
+            if part is not None and one.uuid and one.file_system not in _MEMBERS:
                 between = "p" if part[1] and name[-1].isdigit() else ""
                 found[f"/dev/{name}{between}{part[1] or ''}"] = f"UUID={one.uuid}"
     return found

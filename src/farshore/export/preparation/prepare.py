@@ -25,6 +25,7 @@ START_SECONDS, WORK_SECONDS = 180.0, 900.0
 _POLL_SECONDS = 0.5
 _MOST_ANSWER = 16 << 20
 _CONSOLE_LINES = 3
+_MOST_LINES, _MOST_LETTERS = 200, 500
 _CONTENTS = appliance.Contents(
     script=Path(inside.__file__),
     programs=("mount", "umount", "blkid", "vgchange", "mdadm"),
@@ -59,7 +60,10 @@ def prepare(disks: Sequence[tuple[DiskNumber, appliance.Disk]], wish: Wish, watc
     if "error" in answer:
         lines = str(answer["message"]).strip().splitlines()
         raise _refused(lines[-1] if answer["error"] == "fault" else " ".join(lines))
-    return Report(str(answer["system"]), tuple(answer["changes"]), tuple(answer["warnings"]))
+    try:
+        return Report(_plain(answer["system"]), _lines(answer["changes"]), _lines(answer["warnings"]))
+    except (KeyError, TypeError) as error:
+        raise _refused("Its answer is not understood.") from error
 
 
 def served_disk(place: int, socket: Path, export: str, sector_size: int = 512) -> appliance.Disk:
@@ -104,8 +108,17 @@ def _answer(running: appliance.Running, request: bytes, watch: Watch) -> dict[st
     return found
 
 
+def _lines(told: list[object]) -> tuple[str, ...]:
+    return tuple(_plain(one) for one in told[:_MOST_LINES])
+
+
+def _plain(told: object) -> str:
+    """Words for people: the guest had a hand in them, so there are not too many, and none that act on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(told)[:_MOST_LETTERS])
+
+
 def _refused(why: str) -> Refused:
-    return Refused(why, remedy="Prepare the machine at its source, or set its target to what it has there.")
+    return Refused(_plain(why), remedy="Prepare the machine at its source, or set its target to what it has there.")
 
 
 def _last(console: str) -> str:

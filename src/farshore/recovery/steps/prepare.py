@@ -8,6 +8,7 @@ they were delivered. On the way home nothing is prepared; what an earlier failov
 from __future__ import annotations
 
 import logging
+import subprocess
 
 from farshore.api_types.events import Severity
 from farshore.api_types.failovers import GuestPreparation
@@ -74,7 +75,7 @@ def _done(
         report = context.prepare(_disks(context, failover, consignment, described), wish, watch)
     except Cancelled:
         raise
-    except (FarshoreError, OSError) as error:
+    except (FarshoreError, OSError, subprocess.SubprocessError) as error:
         log.warning("The guest of failover %s is not prepared: %s", failover, error)
         return GuestPreparation(outcome="failed", warnings=[str(error), *_renewed(context, failover, consignment)])
     return _outcome(report, wish)

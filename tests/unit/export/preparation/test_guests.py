@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from farshore.export.files.inside import Volume
 from farshore.export.preparation.addresses import give_addresses
 from farshore.export.preparation.boot_loader import prepare_boot
 from farshore.export.preparation.card_names import name_cards
 from farshore.export.preparation.edits import Edits
 from farshore.export.preparation.file_systems import by_uuid
-from farshore.export.preparation.inside import work
+from farshore.export.preparation.inside import _names, work
+from farshore.export.preparation.prepare import _lines, _plain
 from farshore.export.preparation.secure_shell import allow_ssh
 from farshore.export.preparation.start_up import lacking
 from farshore.export.preparation.wish import CardWish, Wish
@@ -288,3 +290,23 @@ def test_all_of_it_and_back(tmp_path: Path) -> None:
     assert len(work(tmp_path, Wish(undo=True), {}).changes) == 5
     for path, text in files.items():
         assert (tmp_path / path).read_text() == text
+
+
+def test_a_guest_s_words_do_not_act_on_a_terminal() -> None:
+    assert _plain("Debian\x1b[2J\n" + "x" * 1000) == "Debian?[2J?" + "x" * 489
+    assert len(_lines(["x"] * 1000)) == 200
+
+
+def test_devices_are_named_by_what_is_on_them() -> None:
+    volumes = [
+        Volume("0p1", "ext4", "", "a", 1, "/dev/vda1", ""),
+        Volume("0p2", "swap", "", "b", 1, "/dev/vda2", ""),
+        Volume("0p3", "LVM2_member", "", "c", 1, "/dev/vda3", ""),
+        Volume("1", "xfs", "", "d", 1, "/dev/vdb", ""),
+        Volume("10p1", "ext4", "", "e", 1, "/dev/vdc1", ""),
+        Volume("vg/root", "ext4", "", "f", 1, "/dev/dm-0", ""),
+    ]
+    found = _names(volumes, Wish(names={"sda": 0, "nvme0n1": 1, "nvme1n1": 10}))
+    assert found == {
+        "/dev/sda1": "UUID=a", "/dev/sda2": "UUID=b", "/dev/nvme0n1": "UUID=d", "/dev/nvme1n1p1": "UUID=e",
+    }  # fmt: skip
