@@ -123,6 +123,22 @@ def test_what_the_machine_wrote_is_kept(delivery: Delivery, consignment: Consign
         delivery.settle(consignment.folder)
 
 
+def test_what_was_written_before_the_start_is_taken_back_or_said_to_stay(
+    delivery: Delivery, consignment: Consignment
+) -> None:
+    delivery.deliver(consignment, watch)
+    assert delivery.at_hand(consignment) == delivery.media(consignment)
+    with disk(delivery, consignment, 0) as attached:
+        before = attached.read()
+        attached.write(OWN)
+        written = attached.read()
+    assert before != written
+    renewed = delivery.renew(consignment)
+    assert delivery.stands(consignment.folder)
+    with disk(delivery, consignment, 0) as attached:
+        assert attached.read() == (before if renewed else written)
+
+
 def test_a_cancelled_delivery_is_withdrawn_whole(delivery: Delivery, consignment: Consignment) -> None:
     def cancel(_fraction: float, _words: str) -> None:
         raise Cancelled("The failover was cancelled.", remedy="Ask again.")

@@ -13,7 +13,14 @@ from farshore.model.target import NetworkKind
 
 @pytest.mark.parametrize(
     "text",
-    ["isolated", "bridge:br0", "network:prod,192.0.2.10/24,2001:db8::10/64", "network:prod,192.0.2.10/24,new-mac"],
+    [
+        "isolated",
+        "bridge:br0",
+        "network:prod,192.0.2.10/24,2001:db8::10/64",
+        "network:prod,192.0.2.10/24,new-mac",
+        "network:prod,192.0.2.10/24,gateway=192.0.2.1,dns=192.0.2.53",
+        "bridge:br0,dhcp",
+    ],
 )
 def test_a_network_is_shown_as_it_is_written(text: str) -> None:
     assert shown_network(parse_network(text)) == text
@@ -27,6 +34,8 @@ def test_a_network_is_read() -> None:
         parse_network("cable")
     with pytest.raises(Malformed, match="has an address"):
         parse_default("bridge:br0,192.0.2.10/24")
+    with pytest.raises(Malformed, match="has an address"):
+        parse_default("bridge:br0,dhcp")
 
 
 def test_tags_are_pairs() -> None:

@@ -54,6 +54,10 @@ def test_a_change_leaves_what_it_does_not_name() -> None:
         TargetChange(site="lab", reset=[TargetField.SITE]),
         TargetChange(networks=[Network(kind=NetworkKind.BRIDGE)]),
         TargetChange(networks=[Network(addresses=["192.0.2.0/24"])]),
+        TargetChange(networks=[Network(addresses=["192.0.2.9/24"], dhcp=True)]),
+        TargetChange(networks=[Network(addresses=["192.0.2.9/24"], gateways=["192.0.2.1/24"])]),
+        TargetChange(networks=[Network(addresses=["192.0.2.9/24"], gateways=["192.0.2.1", "192.0.2.2"])]),
+        TargetChange(networks=[Network(nameservers=["192.0.2.53"])]),
     ],
 )
 def test_a_change_that_cannot_be(wanted: TargetChange) -> None:
