@@ -135,7 +135,7 @@ def test_network_manager_has_a_connection_of_the_highest_priority(tmp_path: Path
     assert "autoconnect-priority=999\n\n[ethernet]\nmac-address=52:54:00:11:22:33\n" in text
     assert "[ipv4]\nmethod=manual\naddress1=192.0.2.10/24,192.0.2.1\ndns=192.0.2.53;\n" in text
     assert "[ipv6]\nmethod=manual\naddress1=2001:db8::10/64\n" in text
-    assert len(edits.warnings) == 1  # no gateway is known for IPv6 is not said: one was given
+    assert not edits.warnings
 
 
 def test_a_network_that_nothing_known_configures_is_named(tmp_path: Path) -> None:
