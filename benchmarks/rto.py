@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks._image import image
 from benchmarks._protect import DISK, EPOCH, copy_base, write_blocks
 from benchmarks._recovery import Office, description
-from benchmarks._synthetic import MACHINE, QuickStore, open_epoch, write_journal
+from benchmarks._synthetic import MACHINE, open_epoch, write_journal
 from benchmarks._table import result, show
 from farshore.delivery.port import Consignment
 from farshore.delivery.served import ServedDelivery
@@ -102,7 +102,7 @@ def _measure(folder: Path, *, quick: bool) -> int:
 
 
 def _starts(folder: Path, accelerator: str, records: int, runs: int) -> dict[int, list[float]]:
-    vault = Vault.create(QuickStore(folder / "vault"), OwnerKey.generate_file(folder / "key"))
+    vault = Vault.create(open_store(f"file://{folder}/vault"), OwnerKey.generate_file(folder / "key"))
     office = Office(folder, vault, QemuSite(folder / "site", accelerator))
     found: dict[int, list[float]] = {}
     try:
