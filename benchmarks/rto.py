@@ -75,7 +75,7 @@ def _measure(folder: Path, *, quick: bool) -> int:
     starts = _starts(folder, accelerator, records=4096 if quick else 65536, runs=2 if quick else 5)
     worst = max(max(some) for some in starts.values())
     size = (256 if quick else 2048) << 20
-    hydration, restore = _hydration(folder / "h", size, runs=2)
+    hydration, restore = _hydration(folder / "h", size, runs=1 if quick else 2)
     boots = None if quick else _boots(folder / "b", accelerator)
     ratio = None if boots is None else boots["over NBD"] / boots["from a raw copy"]
     rows = [
