@@ -8,6 +8,7 @@ from typing import Dict, List, Optional
 from pydantic import Field
 
 from farshore.api_types.body import Body, Label, Moment
+from farshore.api_types.checks import Checks, Evidence, Verdict
 from farshore.api_types.jobs import OnFailure
 from farshore.api_types.points import PointChoice
 from farshore.api_types.targets import Forwards, Target
@@ -31,13 +32,16 @@ class FailoverRequest(Body):
     """Empty: the target's."""
     forward: Optional[Forwards] = None
     """None: the target's."""
+    checks: Optional[Checks] = None
+    """None: the target's."""
 
 
 class FailoverMember(Body):
-    """One machine of several; ``forward`` as in FailoverRequest."""
+    """One machine of several; ``forward`` and ``checks`` as in FailoverRequest."""
 
     machine: Label
     forward: Optional[Forwards] = None
+    checks: Optional[Checks] = None
 
 
 class SeveralFailovers(Body):
@@ -101,6 +105,33 @@ class Failover(Body):
     job: str = ""
     parent: str = ""
     """The job of several failovers that this one is part of."""
+    evidence: Evidence = Evidence()
+    verdict: Verdict = Verdict.NONE
+    """What the checks in ``evidence`` say in sum."""
+
+
+class Incident(Body):
+    """An event of a failover: when (ns since 1970 UTC), and what happened."""
+
+    time: Moment
+    kind: str
+    severity: str
+    message: str
+
+
+class FailoverReport(Body):
+    """``GET /v1/failovers/{failover}/report``: all that is kept of a failover, to be filed."""
+
+    failover: Failover
+    machine: str
+    """Its name."""
+    written: Moment
+    events: List[Incident] = []
+    """Oldest first."""
+    console: str = ""
+    """The newest part of the console's text."""
+    screenshot: str = ""
+    """The screen when the checks ended, or before the machine was removed: a PNG image in Base64; empty: none."""
 
 
 class Console(Body):

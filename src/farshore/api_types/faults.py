@@ -14,6 +14,7 @@ _PATTERNS = {
     r"^[^\x00-\x1f\x7f-\x9f]*$": "takes no control characters or line breaks",
     r"^[\x20-\x7e\r\n]*$": "takes PEM text",
     r"^[\x21-\x7e]*$": "takes ASCII characters without spaces",
+    r"^(/[\x21-\x7e]*)?$": "takes a path of a URL: ASCII characters without spaces, a '/' first",
     r"^https://[!-.0-~]+$": "takes a URL without a path: https://HOST:PORT",
     "^[a-z]*$": "takes small letters",
 }

@@ -8,6 +8,7 @@ from typing import Annotated, Dict, List, Optional
 from pydantic import Field, StringConstraints
 
 from farshore.api_types.body import Body, Label
+from farshore.api_types.checks import Checks
 from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus, NetworkKind, Preparation
 
@@ -55,6 +56,8 @@ class PolicyTarget(Body):
     """Whether the copy of the guest is made ready for its target; None: as its policy says, else where it differs."""
     ssh: Optional[bool] = None
     """Whether the guest is to answer by SSH."""
+    checks: Optional[Checks] = None
+    """Of the recovered machine, once it has come up; a machine's own take the place of its policy's."""
 
 
 class Target(PolicyTarget):
@@ -85,6 +88,7 @@ class TargetField(enum.Enum):
     TAGS = "tags"
     PREPARE = "prepare"
     SSH = "ssh"
+    CHECKS = "checks"
 
 
 class TargetChange(Target):

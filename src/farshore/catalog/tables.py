@@ -334,6 +334,8 @@ class FailoverRow(Base):
     message: Mapped[str] = mapped_column(default="")
     checked: Mapped[str] = mapped_column(default="")
     """What of the machine was seen working before it counted as running."""
+    evidence: Mapped[JsonObject] = mapped_column(default=dict)
+    """As farshore.api_types.checks.Evidence has it."""
     cancelled: Mapped[bool] = mapped_column(default=False)
     """Somebody asked for the end of its job."""
     stopped: Mapped[bool] = mapped_column(default=False)

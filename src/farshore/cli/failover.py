@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from farshore.api_types.checks import Verdict
 from farshore.api_types.failovers import (
     Console,
     Failover,
     FailoverKind,
     FailoverMember,
+    FailoverReport,
     FailoverRequest,
     SeveralFailovers,
 )
@@ -19,7 +22,9 @@ from farshore.api_types.points import PointChoice
 from farshore.api_types.targets import TargetSeverity
 from farshore.api_types.users import Role
 from farshore.cli.asking import check_role, confirm
+from farshore.cli.check_grammar import CHECK_HELP, checks_of, shown_result
 from farshore.cli.connection import MACHINES, AsJson, NoWait, Yes, management
+from farshore.cli.failover_report import html_of, measured
 from farshore.cli.following import finish
 from farshore.cli.output import ago, duration, err, moment, out, print_fields, print_json, print_table
 from farshore.cli.point import choice
@@ -63,6 +68,16 @@ Machines = Annotated[
         autocompletion=MACHINES,
     ),
 ]
+CheckOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--check",
+        metavar="SPEC",
+        help=f"{CHECK_HELP}; for one of several machines: MACHINE=SPEC. In place of those of its target; none: no "
+        "check.",
+        show_default=False,
+    ),
+]
 AtOnce = Annotated[int, typer.Option("--at-once", min=1, max=16, help="How many of several machines at a time.")]
 OnFailureOption = Annotated[
     OnFailure,
@@ -91,6 +106,7 @@ def run(
     latest_processed: Processed = False,
     site: Site = "",
     forward: Forward = None,
+    check: CheckOption = None,
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
     yes: Yes = False,
@@ -107,7 +123,7 @@ def run(
     or `farshore failover run db1 web1 --forward web1=8080:80`
     """
     chosen = choice(point, time, position, latest_app_consistent, latest_processed)
-    wanted = _wanted(FailoverKind.FAILOVER, machine, forward or [], chosen, site, at_once, on_failure)
+    wanted = _wanted(FailoverKind.FAILOVER, machine, forward or [], check, chosen, site, at_once, on_failure)
     api = management()
     if not yes:
         check_role(api, Role.OPERATOR)
@@ -129,6 +145,7 @@ def rehearse(
     latest_processed: Processed = False,
     site: Site = "",
     forward: Forward = None,
+    check: CheckOption = None,
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
     no_wait: NoWait = False,
@@ -136,10 +153,12 @@ def rehearse(
 ) -> None:
     """Bring copies up beside production, on isolated networks; replication goes on. End each with `cleanup`.
 
-    Example: `farshore failover test db1 --time 10m --forward 2222:22`
+    The exit status is 1 if a check fails; the copy stays up then, too.
+
+    Example: `farshore failover test db1 --time 10m --check ssh:22 --check http:80/health`
     """
     chosen = choice(point, time, position, latest_app_consistent, latest_processed)
-    wanted = _wanted(FailoverKind.TEST, machine, forward or [], chosen, site, at_once, on_failure)
+    wanted = _wanted(FailoverKind.TEST, machine, forward or [], check, chosen, site, at_once, on_failure)
     _start(management(), wanted, no_wait, as_json)
 
 
@@ -176,6 +195,27 @@ def show(failover: FailoverId, as_json: AsJson = False) -> None:
     """Show a failover: its state, how its machine is, what was checked, and what may be done with it."""
     found = _newest(management(), failover)
     print_json(found) if as_json else _print(found)
+
+
+@app.command()
+def report(
+    failover: FailoverId,
+    html: Annotated[Path | None, typer.Option(help="Write it to this file as HTML.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print all that is kept of a failover as JSON, or write it as HTML: its checks, RPO and RTO, console and screen.
+
+    Example: `farshore failover report db1 --html db1.html`
+    """
+    api = management()
+    chosen = segment(_newest(api, failover).id)
+    found = api.transport.get(f"/v1/failovers/{chosen}/report", FailoverReport)
+    if html is not None:
+        html.write_text(html_of(found), encoding="utf-8")
+    if html is None or as_json:
+        print_json(found)
+    else:
+        out.print(f"{html} was written.")
 
 
 @app.command()
@@ -264,13 +304,15 @@ def _wanted(
     kind: FailoverKind,
     machines: list[str],
     pairs: list[str],
+    specs: list[str] | None,
     point: PointChoice,
     site: str,
     at_once: int,
     on_failure: OnFailure,
 ) -> SeveralFailovers:
     ports = forwards(machines, pairs)
-    members = [FailoverMember(machine=machine, forward=ports[machine]) for machine in machines]
+    checks = checks_of(machines, specs)
+    members = [FailoverMember(machine=machine, forward=ports[machine], checks=checks[machine]) for machine in machines]
     return SeveralFailovers(kind=kind, members=members, point=point, site=site, at_once=at_once, on_failure=on_failure)
 
 
@@ -281,12 +323,23 @@ def _start(api: Management, wanted: SeveralFailovers, no_wait: bool, as_json: bo
         brought_up = [str(one) for one in job.result.get("failovers", {}).values()]
     else:
         (member,) = wanted.members
-        request = FailoverRequest(kind=wanted.kind, point=wanted.point, site=wanted.site, forward=member.forward)
+        request = FailoverRequest(
+            kind=wanted.kind,
+            point=wanted.point,
+            site=wanted.site,
+            forward=member.forward,
+            checks=member.checks,
+        )
         job = finish(api, api.fail_over(member.machine, request), as_json=as_json, no_wait=no_wait)
         brought_up = [str(job.result.get("failover", ""))]
-    if not as_json and not no_wait:
-        for failover in brought_up:
-            _print(_by_id(api, failover))
+    if no_wait:
+        return
+    found = [_by_id(api, failover) for failover in brought_up]
+    if not as_json:
+        for one in found:
+            _print(one)
+    if any(one.verdict is Verdict.FAILED for one in found):
+        raise typer.Exit(1)
 
 
 def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:
@@ -348,6 +401,9 @@ def _print(found: Failover) -> None:
             ("Proof", found.proof),
             ("Checked", found.checked),
             *_preparation_rows(found),
+            *((f"Check {number}", shown_result(one)) for number, one in enumerate(found.evidence.checks, 1)),
+            ("Diagnosis", found.evidence.diagnosis),
+            *measured(found),
             ("Site", found.site),
             ("Address", found.address),
             ("Ports", ", ".join(f"{host} → {guest}" for host, guest in found.forward.items())),

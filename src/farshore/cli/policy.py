@@ -11,6 +11,7 @@ from farshore.api_types.policies import DAY, YEARS, Policy, PolicyChange
 from farshore.api_types.targets import PolicyTarget
 from farshore.api_types.users import Role
 from farshore.cli.asking import ask
+from farshore.cli.check_grammar import CHECK_HELP, parse_checks, shown_check
 from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.grammar import parse_duration
 from farshore.cli.output import duration, print_done, print_fields, print_json, print_table
@@ -69,6 +70,10 @@ TargetNetwork = Annotated[
         metavar="SPEC", help="What their cards lead to there: isolated, bridge:NAME, network:NAME [,new-mac]."
     ),
 ]
+TargetChecks = Annotated[
+    list[str] | None,
+    typer.Option("--check", metavar="SPEC", help=f"{CHECK_HELP}; none: no check.", show_default=False),
+]
 Weekly = Annotated[int | None, typer.Option(min=0, help="Weekly points kept after those.", show_default=False)]
 
 
@@ -115,6 +120,7 @@ def create(
     target_network: TargetNetwork = None,
     target_prepare: TargetPrepare = None,
     target_ssh: TargetSsh = None,
+    check: TargetChecks = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a policy; what is not given has the default policy's value.
@@ -133,7 +139,12 @@ def create(
         time_zone,
         deduplication,
     )
-    choices = {"disk_bus": target_disk_bus, "prepare": target_prepare, "ssh": target_ssh}
+    choices = {
+        "disk_bus": target_disk_bus,
+        "prepare": target_prepare,
+        "ssh": target_ssh,
+        "checks": None if check is None else parse_checks(check) or [],
+    }
     target = _target(PolicyTarget(), target_site, target_network, choices)
     policy = Policy.model_validate({"name": name, "target": target, **values})
     _print(management().transport.post("/v1/policies", policy, Policy), as_json)
@@ -157,6 +168,7 @@ def update(
     target_network: TargetNetwork = None,
     target_prepare: TargetPrepare = None,
     target_ssh: TargetSsh = None,
+    check: TargetChecks = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a policy; its machines follow within seconds, in --deduplication with their next resync.
@@ -176,7 +188,12 @@ def update(
         deduplication,
     )
     path = f"/v1/policies/{segment(name)}"
-    choices = {"disk_bus": target_disk_bus, "prepare": target_prepare, "ssh": target_ssh}
+    choices = {
+        "disk_bus": target_disk_bus,
+        "prepare": target_prepare,
+        "ssh": target_ssh,
+        "checks": None if check is None else parse_checks(check) or [],
+    }
     if any(one is not None for one in (target_site, target_network, *choices.values())):
         before = management().transport.get(path, Policy).target
         values["target"] = _target(before, target_site, target_network, choices)
@@ -251,6 +268,7 @@ def _print(policy: Policy, as_json: bool) -> None:
             ("Their guests are prepared", policy.target.prepare.value if policy.target.prepare else ""),
             ("They answer by SSH", "yes" if policy.target.ssh else ""),
             ("Their cards lead to", shown_network(policy.target.network) if policy.target.network else ""),
+            ("Their checks", "; ".join(shown_check(one) for one in policy.target.checks or [])),
             ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
         ]
     )

@@ -16,6 +16,7 @@ from farshore.api_types.targets import (
     TargetField,
     TargetSeverity,
 )
+from farshore.cli.check_grammar import CHECK_HELP, parse_checks, shown_check
 from farshore.cli.connection import AsJson, MachineName, management
 from farshore.cli.failover import parse_forward
 from farshore.cli.output import ago, out, print_fields, print_json, size
@@ -74,6 +75,9 @@ def choose(
         bool | None, typer.Option("--ssh/--no-ssh", help="It is to answer by SSH after a failover.", show_default=False)
     ] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag; repeat it.")] = None,
+    check: Annotated[
+        list[str] | None, typer.Option(metavar="SPEC", help=f"{CHECK_HELP}; none: no check.", show_default=False)
+    ] = None,
     reset: Annotated[
         list[TargetField] | None, typer.Option(help="Choose this no more: as the policy or the source has it; repeat.")
     ] = None,
@@ -96,6 +100,7 @@ def choose(
         tags=parse_tags(tag) if tag else None,
         prepare=prepare,
         ssh=ssh,
+        checks=parse_checks(check) if check else None,
         reset=reset or [],
     )
     if change == TargetChange():
@@ -172,6 +177,7 @@ def target_rows(target: Target) -> list[tuple[str, str]]:
         *((f"Card {number}", text) for number, text in enumerate(networks, 1)),
         ("Other cards" if networks else "Cards", shown_network(target.network or CardDefault())),
         ("Ports", ", ".join(f"{host} → {guest}" for host, guest in (target.forward or {}).items())),
+        ("Checks", "; ".join(shown_check(one) for one in target.checks or [])),
         ("Tags", ", ".join(f"{name}={value}" for name, value in (target.tags or {}).items())),
         ("Preparation", (target.prepare or Preparation.AUTO).value),
         ("SSH", "it is to answer" if target.ssh else ""),

@@ -14,6 +14,7 @@ from farshore.model.ports import Clock
 from farshore.model.states import PRESENT, UP, FailoverState
 from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.evidence import drop_screen
 
 
 def check_forgettable(tx: Transaction, row: MachineRow) -> None:
@@ -43,6 +44,7 @@ def forget(catalog: Catalog, recovery: RecoveryContext, clock: Clock, machine: s
         )
     for failover in over:
         consoles.drop(recovery, failover)
+        drop_screen(recovery, failover)
     return name
 
 

@@ -41,6 +41,8 @@ def ask_for(
     wanted_site, forward = resolved(request, targets.as_model(target))
     sites.get(tx, wanted_site)
     kind = BRING_UP[request.kind.value]
+    if request.checks is not None:
+        target = target.model_copy(update={"checks": request.checks})
     asked = request.model_copy(update={"site": wanted_site, "forward": forward}).model_dump(mode="json")
     known = tx.get(FailoverRow, failover)
     if known is not None:

@@ -53,6 +53,14 @@ def newest(context: RecoveryContext, failover: str, site: RecoverySite, most: in
     return b"", 0
 
 
+def text(context: RecoveryContext, failover: str, site: RecoverySite, most: int = 1 << 18) -> str:
+    """The newest of its text; empty where there is none to be had."""
+    try:
+        return newest(context, failover, site, most)[0].decode("utf-8", "replace")
+    except (Unsupported, OSError):
+        return ""
+
+
 def drop(context: RecoveryContext, failover: str) -> None:
     """Forget the text of a failover whose record goes."""
     _kept(context, failover).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from farshore.export.preparation.prepare import Watch, prepare
 from farshore.export.preparation.wish import Report, Wish
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Clock
+from farshore.recovery.ports import free_port
 from farshore.sites.port import FailoverId, RecoverySite, Way
 from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
@@ -34,6 +35,8 @@ class Patience:
     """For the recovered machine to answer on its first forwarded port."""
     settle: float = 2.0
     """How long a machine without forwarded ports must have been running to count as started."""
+    hung: float = 10.0
+    """A console that has said nothing for so long, and last that the guest comes no further, will say nothing more."""
     poll: float = 0.2
 
 
@@ -53,6 +56,12 @@ class RecoveryContext:
     prepare: Prepare = prepare
     """farshore.export.preparation.prepare.prepare, or a double of it."""
     patience: Patience = Patience()
+    free_port: Callable[[], int] = free_port
+
+    @property
+    def scripts(self) -> Path:
+        """The folder of the scripts that may check machines."""
+        return self.folder.absolute().parent / "checks"
 
     def machine_vault(self, machine: str) -> MachineVault:
         """The machine as the vault holds it now. Raises NotFound, and the store's errors."""

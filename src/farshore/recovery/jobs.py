@@ -38,6 +38,7 @@ from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop
 from farshore.recovery.steps.prepare import prepare
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.start import start_machine
+from farshore.recovery.steps.verify import verify
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ PREPARE = "prepare the guest"
 START = "start the machine"
 AWAIT = "await its answer"
 CONCLUDE = "conclude"
+VERIFY = "check it"
 REMOVE_EARLIER = "remove the earlier machine"
 HYDRATE = "hydrate"
 UNDO = "undo"
@@ -102,8 +104,9 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             undo(failover, error)
             raise
         result = concluded(failover, address, came_up, note)
+        verified = run_step(VERIFY, STUBBORN, verify, context, failover)
         run_step(REMOVE_EARLIER, STUBBORN, remove_earlier, context, failover)
-        return result
+        return {**result, **verified}
 
     @DBOS.workflow(name=TEST_FAILOVER)
     def test_failover(request: Request) -> Result:
@@ -117,7 +120,8 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         except (FarshoreError, OSError) as error:
             undo(failover, error)
             raise
-        return concluded(failover, address, came_up, "")
+        result = concluded(failover, address, came_up, "")
+        return {**result, **run_step(VERIFY, STUBBORN, verify, context, failover)}
 
     def act(
         name: str, step: Callable[Concatenate[RecoveryContext, str, P], R], failover: str, *args: P.args, **kw: P.kwargs
@@ -209,7 +213,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         start_earlier(context, failover)
         note_failed(context, failover, "The server was upgraded while it was under way.", FailoverState.FAILED)
 
-    coming_up = (START, AWAIT, CONCLUDE)
+    coming_up = (START, AWAIT, CONCLUDE, VERIFY)
     before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, PREPARE, STOP_EARLIER)
     real = JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped)
     test = JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, DELIVER, PREPARE, *coming_up), cancel, stopped)

@@ -66,7 +66,11 @@ class Requests:
                     "name": row.name,
                     "failover": new_id(),
                     "request": FailoverRequest(
-                        kind=wanted.kind, point=wanted.point, site=wanted.site, forward=member.forward
+                        kind=wanted.kind,
+                        point=wanted.point,
+                        site=wanted.site,
+                        forward=member.forward,
+                        checks=member.checks,
                     ).model_dump(mode="json"),
                 }
                 for row, member in zip(found, wanted.members, strict=True)

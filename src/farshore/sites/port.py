@@ -267,3 +267,12 @@ class HasConsole(Protocol):
     def trim_console(self, failover: FailoverId) -> None:
         """Drop the oldest of what it said, where that has become long. Called every few seconds."""
         ...
+
+
+@runtime_checkable
+class HasScreen(Protocol):
+    """A site that can show what a machine has on its screen."""
+
+    def screen(self, failover: FailoverId) -> bytes:
+        """A PNG image. Raises NotFound where it does not run, Unreachable where it cannot be had."""
+        ...

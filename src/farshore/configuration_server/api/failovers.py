@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated
 
 from fastapi import Query
 
-from farshore.api_types.failovers import Console, Failover, FailoverRequest, SeveralFailovers
+from farshore.api_types.failovers import Console, Failover, FailoverReport, FailoverRequest, SeveralFailovers
 from farshore.api_types.jobs import Job
-from farshore.catalog import failovers, machines
+from farshore.catalog import events, failovers, machines
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named, Wanted
 from farshore.configuration_server.identity import Identity
@@ -17,12 +18,15 @@ from farshore.configuration_server.web.callers import Contributor, Installation,
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.states import FailoverAction
 from farshore.recovery import consoles
+from farshore.recovery.evidence import screen_of
 from farshore.recovery.requests import Requests
 
 router = GatedRouter(prefix="/v1", tags=["failovers"])
 
 MOST_CONSOLE = 1 << 20
 """Bytes of a console in one answer."""
+REPORTED_CONSOLE = 65536
+MOST_EVENTS = 1000
 
 
 @router.post("/machines/{machine}/failovers", status_code=202)
@@ -71,6 +75,26 @@ def show_console(
         row = failovers.get(tx, failover)
     text, size = consoles.newest(recovery, row.id, recovery.site(row.site), most)
     return Console(text=text.decode("utf-8", "replace"), size=size)
+
+
+@router.get("/failovers/{failover}/report")
+def show_report(failover: Named, _user: Operator, installation: Installation) -> FailoverReport:
+    """All that is kept of a failover: its record, its checks, its events, its console's text and its screen."""
+    recovery = installation.recovery
+    with installation.catalog.reading() as tx:
+        row = failovers.get(tx, failover)
+        shown, name = views.failover(row), machines.get(tx, row.machine).name
+        found = events.listed(tx, subject=f"machine/{row.machine}", newest=True, limit=MOST_EVENTS)
+        told = [one for one in found if (one.detail or {}).get("failover") == row.id]
+        site = row.site
+    return FailoverReport(
+        failover=shown,
+        machine=name,
+        written=installation.clock.now(),
+        events=[views.incident(one) for one in told],
+        console=consoles.text(recovery, shown.id, recovery.site(site), REPORTED_CONSOLE),
+        screenshot=base64.b64encode(screen_of(recovery, shown.id)).decode("ascii"),
+    )
 
 
 @router.post("/failovers/{failover}/start", status_code=202)

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from farshore.api_types.alerts import Channel, ChannelKind
+from farshore.api_types.checks import Evidence
 from farshore.api_types.events import Alert, Event, Severity
-from farshore.api_types.failovers import Failover, FailoverKind, GuestPreparation
+from farshore.api_types.failovers import Failover, FailoverKind, GuestPreparation, Incident
 from farshore.api_types.machines import Description, Heartbeat, Machine, MachineSummary, TokenView
 from farshore.api_types.points import MOST_DOUBTS, Point
 from farshore.api_types.policies import Policy
@@ -197,6 +198,7 @@ def policy(row: PolicyRow) -> Policy:
 
 def failover(row: FailoverRow) -> Failover:
     """A recovered machine."""
+    evidence = Evidence.model_validate(row.evidence)
     return Failover(
         id=row.id,
         machine=row.machine,
@@ -221,7 +223,14 @@ def failover(row: FailoverRow) -> Failover:
         message=row.message,
         job=row.job,
         parent=row.parent,
+        evidence=evidence,
+        verdict=evidence.verdict,
     )
+
+
+def incident(row: EventRow) -> Incident:
+    """An event as a report tells of it."""
+    return Incident(time=row.time, kind=row.kind, severity=row.severity, message=row.message)
 
 
 def site(row: SiteRow, failovers: int) -> Site:

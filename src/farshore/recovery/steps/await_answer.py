@@ -8,11 +8,14 @@ from farshore.catalog import failovers
 from farshore.durable.jobs import Result
 from farshore.durable.progress import report_progress
 from farshore.model.errors import Refused
+from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.diagnosis import diagnose
 from farshore.recovery.standing import refuse_if_cancelled
 from farshore.sites.port import Answering, Condition, RecoverySite
 
 _CONNECT_SECONDS = 2.0
+_NEWEST = 16384
 _DOWN = frozenset({Condition.STOPPED, Condition.SHUT_DOWN, Condition.ABSENT})
 
 
@@ -20,12 +23,13 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
     """``answered``: when (ns), 0 if it did not in time, or nobody could ask; ``checked``: what was seen working.
 
     A machine that does not answer goes on running, and its console tells more. Raises Refused if it stops meanwhile,
-    Cancelled.
+    or if its console says that it comes no further; Cancelled.
     """
     with context.catalog.reading() as tx:
         row = failovers.get(tx, failover)
         site, ports = context.site(row.site), sorted((int(host), guest) for host, guest in row.forward.items())
     begun = context.clock.monotonic()
+    hung = _Hung(context, failover, site)
     while True:
         refuse_if_cancelled(context, failover)
         found = site.status(failover_id(failover))
@@ -34,6 +38,7 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
                 f"The recovered machine has stopped ({found.detail or found.condition.value}).",
                 remedy=f"See why: farshore failover console {failover}; then fail over to another point perhaps.",
             )
+        hung.look()
         waited = context.clock.monotonic() - begun
         if ports:
             if _answers(site, failover, found.address, ports[0][0]):
@@ -44,6 +49,25 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
             return {"answered": 0, "checked": f"its port {ports[0][1]} did not answer within {waited:.0f} s"}
         report_progress(min(0.95, waited / 60), "the machine starts")
         context.sleep(context.patience.poll)
+
+
+class _Hung:
+    """Finds a guest that has panicked, or has no root: its console says so, and then nothing any more."""
+
+    def __init__(self, context: RecoveryContext, failover: str, site: RecoverySite) -> None:
+        self._context, self._failover, self._site = context, failover, site
+        self._text, self._since = "", context.clock.monotonic()
+
+    def look(self) -> None:
+        """Raise Refused where that has been so for long enough: a guest may start anew by itself."""
+        text = consoles.text(self._context, self._failover, self._site, _NEWEST)
+        now = self._context.clock.monotonic()
+        if text != self._text:
+            self._text, self._since = text, now
+        elif now - self._since >= self._context.patience.hung:
+            wrong = diagnose(text)
+            if wrong is not None:
+                raise Refused(f"The recovered machine does not come up. {wrong.message}", remedy=wrong.remedy)
 
 
 def _answers(site: RecoverySite, failover: str, address: str, port: int) -> bool:

@@ -7,10 +7,14 @@ up, at whichever place.
 from __future__ import annotations
 
 from farshore.catalog import failovers
+from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import Refused, WrongState
-from farshore.model.states import UP, Direction, FailoverState, MachineState
+from farshore.model.states import PRESENT, UP, Direction, FailoverState, MachineState
+from farshore.recovery import targets
+from farshore.recovery.checking.scripts import ScriptFolder
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.ports import leads_nowhere, ports_for
 from farshore.recovery.standing import cancelled, is_test, others, replaced, rows, take_turn
 
 _SOURCES = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER})
@@ -47,8 +51,24 @@ def check(context: RecoveryContext, failover: str) -> bool:
                 )
             _check_direction(row, machine, present)
             take_turn(row, state, [other for other in present if FailoverState(other.state) in UP])
+        _forward_for_checks(context, tx, row)
         failovers.set_state(row, FailoverState.WORKING)
         return _sends_from_site(row, machine)
+
+
+def _forward_for_checks(context: RecoveryContext, tx: Transaction, row: FailoverRow) -> None:
+    """Let the checks reach ports that nobody asked to be forwarded. Raises NotFound, Refused for scripts that are not
+    there, before anything is done."""
+    target = targets.chosen(row.target, {})
+    checks = target.checks or []
+    for check in checks:
+        if check.script is not None:
+            ScriptFolder(context.scripts).check(check.script)
+    if leads_nowhere(targets.as_model(target).card(0).kind, test=is_test(row)):
+        taken = {int(port) for other in failovers.in_states(tx, PRESENT) for port in other.forward}
+        more = ports_for(checks, set(row.forward.values()), taken, context.free_port)
+        if more:
+            row.forward = {**row.forward, **{str(host): guest for guest, host in more.items()}}
 
 
 def _check_direction(row: FailoverRow, machine: MachineRow, present: list[FailoverRow]) -> None:

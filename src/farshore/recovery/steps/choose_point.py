@@ -6,12 +6,14 @@ from farshore.api_types.points import PointChoice
 from farshore.catalog import points
 from farshore.catalog.database import Transaction
 from farshore.catalog.differences import affecting, listed
+from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import NotFound, Refused
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
 from farshore.protection.proofs import sentence
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import asked, rows
+from farshore.recovery.evidence import add_evidence
+from farshore.recovery.standing import asked, is_test, rows
 from farshore.vault.points import AtTime, Choice, Latest, Named
 
 
@@ -27,7 +29,19 @@ def choose_point(context: RecoveryContext, failover: str) -> str:
         row.proof = sentence(source.heartbeat, affecting(listed(tx, machine), *_pair(point.position)))
         row.point_epoch, row.point_sequence = point.position.epoch, point.position.sequence
         row.point_time = point.time
+        add_evidence(row, **_measured(row, source, context.clock.now()))
     return str(point.position)
+
+
+def _measured(row: FailoverRow, source: MachineRow, now: int) -> dict[str, object]:
+    """How much of the source's time the point lacks: until now, or until it was heard of last where it is down."""
+    seen = source.last_seen
+    known = "now" if is_test(row) or not 0 < seen < now else "when its source was heard of last"
+    until = now if known == "now" else seen
+    return {
+        "rpo_seconds": max(0, until - row.point_time) / 1e9,
+        "rpo_basis": f"from the point to the moment {'when it was chosen' if known == 'now' else known}",
+    }
 
 
 def _pair(position: Position) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from farshore.catalog import failovers, machines
 from farshore.durable.jobs import Result
 from farshore.model.states import FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.evidence import add_evidence
 from farshore.recovery.standing import hardware_id, is_test, note_place, rows, site_of, tell
 from farshore.sites.port import Condition
 
@@ -20,6 +21,8 @@ def conclude(context: RecoveryContext, failover: str, address: str, came_up: Res
             now = context.clock.now()
             row.address, row.running = address, answered or now
             row.message, row.checked = note, str(came_up["checked"])
+            if answered:
+                add_evidence(row, rto_seconds=(row.running - row.requested) / 1e9)
             failovers.set_state(row, FailoverState.RUNNING)
             row.condition, row.condition_since = Condition.RUNNING.value, now
             what = "A test of" if is_test(row) else "Production of"

@@ -1,4 +1,4 @@
-"""Has nothing left of a failover but its record and its console: machine, disks, files."""
+"""Has nothing left of a failover but its record with its evidence: machine, disks, files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from farshore.model.errors import NotFound
 from farshore.model.states import UNDER_WAY, FailoverState, MachineState
 from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.diagnosis import diagnose
+from farshore.recovery.evidence import add_evidence, drop_screen, keep_screen
 from farshore.recovery.standing import give_machine_back, rows, site_of, tell
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
     """Destroy what there is, in an order in which nothing loses its disk while it runs."""
     site = site_of(context, failover)
+    # The picture made when the checks ended says more than one of a machine that is being shut down.
+    keep_screen(context, failover, site, anew=False)
     consoles.keep(context, failover, site)
     site.destroy(failover_id(failover))
     folder = context.files(failover).folder
@@ -37,11 +41,14 @@ def note_removed(context: RecoveryContext, failover: str) -> None:
 
 def note_failed(context: RecoveryContext, failover: str, reason: str, after: FailoverState) -> None:
     """The record of what was undone; the machine goes back to where it was."""
+    wrong = diagnose(consoles.text(context, failover, site_of(context, failover)))
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         if FailoverState(row.state) in UNDER_WAY:  # else it was noted, or cleaned up meanwhile
             failovers.set_state(row, after)
             row.ended, row.message = context.clock.now(), reason
+            if wrong is not None:
+                add_evidence(row, diagnosis=wrong.message)
             give_machine_back(row, machine)
             message = (
                 f"The failover of {machine.name} {'was cancelled' if after is FailoverState.CANCELLED else 'failed'}"
@@ -53,6 +60,7 @@ def note_failed(context: RecoveryContext, failover: str, reason: str, after: Fai
 def forget(context: RecoveryContext, failover: str) -> None:
     """No record either. A machine that had been committed has no place to run any more: it is unprotected."""
     consoles.drop(context, failover)
+    drop_screen(context, failover)
     with context.catalog.writing() as tx:
         try:
             row, machine = rows(tx, failover)

@@ -125,6 +125,7 @@ def document(order: RecoveryOrder, name: str, around: Surroundings) -> str:
     _add(serial, "source", path=str(around.console), append="on")
     _add(serial, "target", type="isa-serial", port="0")
     _add(_add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
+    _add(_add(devices, "video"), "model", type="vga")
     _add(devices, "memballoon", model="none")
     _own_cards(root, order)
     return ElementTree.tostring(root, encoding="unicode")

@@ -16,13 +16,14 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from farshore.model.errors import Damaged, NotFound, Refused, TryLater
+from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.model.machine import Firmware
 from farshore.model.target import NetworkKind
 from farshore.sites.folder import explained, lock, replace
@@ -31,6 +32,7 @@ from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, docum
 from farshore.sites.libvirt.settings import LibvirtSettings
 from farshore.sites.libvirt.virsh import Failed, Virsh
 from farshore.sites.orders import read_order, write_order
+from farshore.sites.picture import MOST_BYTES, png_of
 from farshore.sites.port import (
     Capacity,
     Condition,
@@ -277,6 +279,22 @@ class LibvirtSite:
     def console(self, failover: FailoverId) -> Path:
         """What the machine said on its first serial port."""
         return self._home(failover) / "console.log"
+
+    def screen(self, failover: FailoverId) -> bytes:
+        """See HasScreen."""
+        if self._state(failover)[0] not in (Condition.RUNNING, Condition.PAUSED):
+            raise NotFound("The machine does not run: it shows nothing.", remedy="Start it first.")
+        with tempfile.TemporaryDirectory(prefix="farshore-") as folder:
+            path = Path(folder) / "screen"
+            try:
+                self._virsh.ask("screenshot", failover, str(path))
+                with path.open("rb") as file:
+                    return png_of(file.read(MOST_BYTES))
+            except (Failed, OSError, ValueError) as error:
+                said = error.said if isinstance(error, Failed) else str(error)
+                raise Unreachable(
+                    f"libvirt gives no picture of the screen: {said}.", remedy="Look at the machine's console instead."
+                ) from error
 
     def trim_console(self, failover: FailoverId) -> None:
         """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take

@@ -6,21 +6,57 @@ A QEMU may be in its guest's hands, and then says what it likes for as long as i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from farshore.model.errors import Unreachable
+from farshore.sites.picture import MOST_BYTES
 
 _SECONDS = 10.0
 _POLL_SECONDS = 0.02
 _ANSWER_LIMIT = 4 << 20
+_FDSET = 9
+"""Free: those of the command line are 1, 2 and 10 or more."""
 
 
 def ask(path: Path, command: str, arguments: dict[str, Any] | None = None, *, timeout: float = _SECONDS) -> Any:
     """Run one QMP command; its ``return``. Raises Unreachable where nobody answers, or QEMU refuses the command."""
+    return _converse(path, [(command, arguments or {})], timeout)
+
+
+def screen(path: Path, *, timeout: float = _SECONDS) -> bytes:
+    """What the guest shows on its screen, as a PPM image of at most MOST_BYTES; cut off where QEMU writes more.
+
+    QEMU may write to no file here: it is lent a piece of memory. Raises Unreachable as ``ask`` does.
+    """
+    memory = os.memfd_create("screen", os.MFD_CLOEXEC)
+    try:
+        commands: list[tuple[str, dict[str, Any]]] = [
+            ("add-fd", {"fdset-id": _FDSET}),
+            ("screendump", {"filename": f"/dev/fdset/{_FDSET}"}),
+        ]
+        # QEMU takes a descriptor of a set only if it was opened for just what it is to be used for.
+        lent = os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            _converse(path, commands, timeout, lent)
+        finally:
+            os.close(lent)
+            with contextlib.suppress(Unreachable):
+                _converse(path, [("remove-fd", {"fdset-id": _FDSET})], timeout)
+        return os.pread(memory, MOST_BYTES, 0)
+    finally:
+        os.close(memory)
+
+
+def _converse(path: Path, commands: Sequence[tuple[str, dict[str, Any]]], timeout: float, lent: int = -1) -> Any:
+    """The last command's ``return``. ``lent``: a descriptor that goes with the first one."""
+    command = commands[0][0]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             talk = _Talk(peer, time.monotonic() + timeout)
@@ -28,9 +64,11 @@ def ask(path: Path, command: str, arguments: dict[str, Any] | None = None, *, ti
             _connect(peer, path, timeout)
             talk.hear("QMP")
             talk.say({"execute": "qmp_capabilities"})
-            talk.hear("return")
-            talk.say({"execute": command, "arguments": arguments or {}})
-            return talk.hear("return")
+            answer = talk.hear("return")
+            for command, arguments in commands:
+                talk.say({"execute": command, "arguments": arguments}, lent)
+                answer, lent = talk.hear("return"), -1
+            return answer
     except (OSError, ValueError, RecursionError) as error:
         raise Unreachable(
             f"QEMU's monitor {path} did not carry out {command}: {error}.",
@@ -59,9 +97,13 @@ class _Talk:
         self._heard = bytearray()
         self._in_all = 0
 
-    def say(self, message: dict[str, Any]) -> None:
+    def say(self, message: dict[str, Any], lent: int = -1) -> None:
         self._peer.settimeout(self._left())
-        self._peer.sendall(json.dumps(message).encode() + b"\n")
+        text = json.dumps(message).encode() + b"\n"
+        if lent >= 0:
+            sent = socket.send_fds(self._peer, [text], [lent])
+            text = text[sent:]
+        self._peer.sendall(text)
 
     def hear(self, wanted: str) -> Any:
         """What the next message that is not an event has under ``wanted``."""

@@ -33,6 +33,7 @@ from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreacha
 from farshore.sites.folder import explained, lock, replace
 from farshore.sites.half_written import check_whole
 from farshore.sites.orders import read_order, write_order
+from farshore.sites.picture import png_of
 from farshore.sites.port import (
     Capacity,
     Condition,
@@ -49,7 +50,7 @@ from farshore.sites.port import (
 from farshore.sites.qemu.accelerator import FIRMWARE, QEMU, choose_accelerator
 from farshore.sites.qemu.command import NOTHING_LENT, Host, Lent, LentDisk, RunFiles, has_variables, qemu_command
 from farshore.sites.qemu.confinement import Lending, account, confined
-from farshore.sites.qemu.monitor import ask
+from farshore.sites.qemu.monitor import ask, screen
 from farshore.sites.qemu.processes import (
     begin_record,
     find_process,
@@ -329,6 +330,18 @@ class QemuSite:
     def console(self, failover: FailoverId) -> Path:
         """What the machine said on its first serial port."""
         return self._files(failover).console
+
+    def screen(self, failover: FailoverId) -> bytes:
+        """See HasScreen."""
+        files = self._files(failover)
+        if self.status(failover).condition not in _LIVE:
+            raise NotFound("The machine does not run: it shows nothing.", remedy="Start it first.")
+        try:
+            return png_of(screen(files.monitor))
+        except ValueError as error:
+            raise Unreachable(
+                f"QEMU gives no picture of the screen: {error}.", remedy="Look at the machine's console instead."
+            ) from error
 
     def trim_console(self, failover: FailoverId) -> None:
         """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take

@@ -1,0 +1,105 @@
+"""Checks of a recovered machine, and the evidence that a failover keeps of what they found.
+
+Checks are chosen beforehand, by machine or by policy (farshore.api_types.targets), or given with a failover.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, List, Optional
+
+from pydantic import Field, StringConstraints, model_validator
+
+from farshore.api_types.body import Body, Label, Moment, Prose
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+ScriptName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", max_length=63)]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^(/[\x21-\x7e]*)?$", max_length=200)]
+MOST_CHECKS = 32
+_NEEDS_PORT = frozenset({"tcp", "http", "https", "ssh"})
+
+
+class CheckKind(enum.Enum):
+    """How a check looks at the machine."""
+
+    TCP = "tcp"
+    """The guest accepts a connection at ``port``."""
+    HTTP = "http"
+    """It answers a GET at ``port`` and ``path`` with ``status`` (any below 400 by default) and ``contains``."""
+    HTTPS = "https"
+    """The same over TLS. The certificate is not verified: the machine is not reached by its own name."""
+    SSH = "ssh"
+    """An SSH server introduces itself at ``port``."""
+    SCRIPT = "script"
+    """``script`` of the configuration server's folder ``checks`` ends with status 0."""
+    CONSOLE = "console"
+    """The console's text has ``contains``."""
+
+
+class Check(Body):
+    """One check. It is repeated until it passes, for ``within`` seconds at most."""
+
+    kind: CheckKind
+    port: Optional[Port] = None
+    """Of the guest."""
+    path: UrlPath = ""
+    status: Optional[Annotated[int, Field(ge=100, le=599)]] = None
+    contains: Label = ""
+    script: Optional[ScriptName] = None
+    within: Annotated[int, Field(ge=1, le=3600)] = 120
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Check:
+        if (self.kind.value in _NEEDS_PORT) != (self.port is not None):
+            raise ValueError(f"a check by {self.kind.value} {'has no' if self.port else 'needs a'} port")
+        if (self.kind is CheckKind.SCRIPT) != (self.script is not None):
+            raise ValueError("a check by script names one, and no other does")
+        if self.kind is CheckKind.CONSOLE and not self.contains:
+            raise ValueError("a check of the console needs the text to look for")
+        return self
+
+
+Checks = Annotated[List[Check], Field(max_length=MOST_CHECKS, fail_fast=True)]
+
+
+class CheckResult(Body):
+    """What a check found."""
+
+    check: Check
+    passed: bool
+    seconds: float = 0
+    """From the failover's request until it passed, or was given up."""
+    tries: int = 0
+    detail: Prose = ""
+    """What was seen last: a status, a banner, a script's output, or what was wrong."""
+
+
+class Verdict(enum.Enum):
+    """What a failover's checks say in sum."""
+
+    NONE = "none"
+    """Nothing was to be checked, or its checks have not ended."""
+    PASSED = "passed"
+    FAILED = "failed"
+
+
+class Evidence(Body):
+    """What a failover shows of itself. Seconds; None: not measured."""
+
+    rpo_seconds: Optional[float] = None
+    """How much of the source's latest time is not in the chosen point."""
+    rpo_basis: Prose = ""
+    """What ``rpo_seconds`` was measured against."""
+    rto_seconds: Optional[float] = None
+    """From the request until every check had passed, or the first port answered where there are none."""
+    checks: List[CheckResult] = []
+    checked: Moment = 0
+    diagnosis: Prose = ""
+    """What the console's text tells of a machine that did not come up."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Failed as soon as one check is."""
+        if not self.checks:
+            return Verdict.NONE
+        return Verdict.PASSED if all(one.passed for one in self.checks) else Verdict.FAILED

@@ -1,0 +1,22 @@
+"""What each failover shows of itself: its checks, the measured RPO and RTO."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0023"
+down_revision = "0022"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """One step up."""
+    with op.batch_alter_table("failovers", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("evidence", sa.JSON(), nullable=False, server_default="{}"))
+
+
+def downgrade() -> None:
+    """One step down."""
+    op.drop_column("failovers", "evidence")

@@ -1,0 +1,92 @@
+"""How checks of a recovered machine are written on the command line, and shown.
+
+``tcp:22``, ``http:80/health,status=204,contains=ok``, ``https:443/``, ``ssh:22``, ``script:NAME``,
+``console:TEXT``; each may end in ``,within=SECONDS``.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from farshore.api_types.checks import Check, CheckKind, CheckResult
+from farshore.cli.output import duration
+from farshore.model.errors import Malformed
+
+CHECK_HELP = (
+    "What to check once it has come up: tcp:PORT, http:PORT/PATH[,status=N][,contains=TEXT] (or https), ssh:PORT, "
+    "script:NAME (in the server's folder checks), console:TEXT; then perhaps ,within=SECONDS. Repeat it"
+)
+_NO_CHECK = "none"
+_OPTIONS = frozenset({"status", "contains", "within"})
+
+
+def parse_check(text: str) -> Check:
+    """One check. Raises Malformed."""
+    word, _, rest = text.partition(":")
+    target, options = _split(rest)
+    values: dict[str, object] = {"kind": word, **options}
+    if word in (CheckKind.HTTP.value, CheckKind.HTTPS.value):
+        port, slash, path = target.partition("/")
+        values |= {"port": port, "path": slash + path}
+    elif word in (CheckKind.TCP.value, CheckKind.SSH.value):
+        values["port"] = target
+    elif word == CheckKind.SCRIPT.value:
+        values["script"] = target
+    elif word == CheckKind.CONSOLE.value:
+        values["contains"] = target
+    try:
+        return Check.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        raise Malformed(f"{text!r} is no check: {fault['msg']}.", remedy=f"{CHECK_HELP}.") from error
+
+
+def parse_checks(texts: list[str]) -> list[Check]:
+    """All of them; ``none`` by itself: no check. Raises Malformed."""
+    return [] if texts == [_NO_CHECK] else [parse_check(text) for text in texts]
+
+
+def checks_of(machines: list[str], texts: list[str] | None) -> dict[str, list[Check] | None]:
+    """The checks of each machine; None: those of its target. A text that begins with ``MACHINE=`` is for one machine.
+    Raises Malformed."""
+    if texts is None:
+        return dict.fromkeys(machines)
+    of: dict[str, list[str]] = {machine: [] for machine in machines}
+    for text in texts:
+        machine, equals, rest = text.partition("=")
+        for one in [machine] if equals and machine in of else machines:
+            of[one].append(rest if equals and machine in of else text)
+    return {machine: parse_checks(mine) if mine else None for machine, mine in of.items()}
+
+
+def shown_check(check: Check) -> str:
+    """As it is written."""
+    target = check.script or (check.contains if check.kind is CheckKind.CONSOLE else f"{check.port}{check.path}")
+    options = [f"status={check.status}"] if check.status is not None else []
+    if check.contains and check.kind is not CheckKind.CONSOLE:
+        options.append(f"contains={check.contains}")
+    if check.within != Check.model_fields["within"].default:
+        options.append(f"within={check.within}")
+    return ",".join([f"{check.kind.value}:{target}", *options])
+
+
+def shown_result(result: CheckResult) -> str:
+    """What it found, in a line."""
+    how = f"passed after {duration(result.seconds)}" if result.passed else f"failed ({result.tries} tries)"
+    return f"{shown_check(result.check)} {how}: {' '.join(result.detail.split())[:200]}"
+
+
+def _split(rest: str) -> tuple[str, dict[str, str]]:
+    """What is looked at, and the options behind it: a comma that no option follows is part of the text before."""
+    target, *words = rest.split(",")
+    options: dict[str, str] = {}
+    last = ""
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in _OPTIONS:
+            options[name], last = value, name
+        elif last:
+            options[last] += f",{word}"
+        else:
+            target += f",{word}"
+    return target, options

@@ -1,0 +1,1 @@
+"""Looks whether a recovered machine does what it is there for."""

@@ -1,0 +1,71 @@
+"""Scripts of this server that check recovered machines.
+
+Who may ask for a failover may name a script and no more: what runs is what the server's owner has put into one folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from farshore.model.errors import NotFound, Refused
+
+_MOST_SHOWN = 3000
+_LONGEST = 300.0
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class ScriptFolder:
+    """The folder of the scripts."""
+
+    path: Path
+
+    def check(self, name: str) -> Path:
+        """The script. Raises NotFound, Refused for one that somebody else could have changed."""
+        script = self.path / name
+        for what in (self.path, script):
+            try:
+                found = what.lstat()
+            except FileNotFoundError:
+                raise NotFound(f"There is no script {script}.", remedy="Put it there, executable.") from None
+            if found.st_uid not in (0, os.geteuid()) or (not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o022):
+                raise Refused(f"{what} can be changed by others.", remedy=f"chown root {what}; chmod go-w {what}")
+        if not stat.S_ISREG(script.lstat().st_mode) or not os.access(script, os.X_OK):
+            raise Refused(f"{script} is no executable file.", remedy=f"chmod +x {script}")
+        return script
+
+    def run(self, name: str, facts: Mapping[str, str], seconds: float) -> tuple[bool, str]:
+        """Whether it ended with status 0 within ``seconds``, and the last of what it said. ``facts``: its environment.
+
+        It is killed with all that it has started in its group where it takes longer. Raises NotFound, Refused."""
+        script = self.check(name)
+        with tempfile.TemporaryFile() as said:
+            with subprocess.Popen(
+                [str(script)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env={"PATH": _PATH, "LC_ALL": "C.UTF-8", **facts},
+                cwd="/",
+                start_new_session=True,
+            ) as process:
+                try:
+                    status = process.wait(min(seconds, _LONGEST))
+                    how = f"status {status}"
+                except subprocess.TimeoutExpired:
+                    status, how = -1, "it took too long"
+                finally:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+            size = said.seek(0, os.SEEK_END)
+            said.seek(max(0, size - _MOST_SHOWN))
+            text = said.read().decode("utf-8", "replace").strip()
+        return status == 0, f"{how}: {text}" if text else how
