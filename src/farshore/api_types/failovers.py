@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import enum
-from typing import Dict, List, Optional
+from typing import Annotated, Dict, List, Optional
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from farshore.api_types.body import Body, Label, Moment
 from farshore.api_types.checks import Checks, Evidence, Verdict
 from farshore.api_types.jobs import OnFailure
 from farshore.api_types.points import PointChoice
 from farshore.api_types.targets import Forwards, Target
+
+TestNetwork = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9-]{0,31})?$", max_length=32)]
 
 
 class FailoverKind(enum.Enum):
@@ -34,6 +36,9 @@ class FailoverRequest(Body):
     """None: the target's."""
     checks: Optional[Checks] = None
     """None: the target's."""
+    network: TestNetwork = ""
+    """Of a test: the isolated network of the site that it shares with the other tests which name it; empty: it is by
+    itself."""
 
 
 class FailoverMember(Body):
@@ -53,6 +58,8 @@ class SeveralFailovers(Body):
     point: PointChoice = PointChoice(latest=True)
     site: Label = ""
     """Empty: of each machine the one that its target says."""
+    network: TestNetwork = ""
+    """Of each, as in FailoverRequest."""
     at_once: int = Field(default=4, ge=1, le=16)
     on_failure: OnFailure = OnFailure.GO_ON
 

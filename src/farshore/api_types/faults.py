@@ -9,6 +9,7 @@ _PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$": _NAME.format("takes 1 to 63"),
     r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$": _NAME.format("takes up to 63"),
     r"^[a-z0-9][a-z0-9._-]{0,62}$": _NAME.format("takes 1 to 63 small"),
+    r"^([a-z0-9][a-z0-9-]{0,31})?$": "takes up to 32 small letters, digits and '-', beginning with a letter or a digit",
     r"^[a-z0-9][a-z0-9-]{0,31}$": "takes 1 to 32 small letters, digits and '-', beginning with a letter or a digit",
     r"^(installation|machine|label:[A-Za-z0-9][A-Za-z0-9._-]{0,62})$": "takes installation, machine or label:NAME",
     r"^[^\x00-\x1f\x7f-\x9f]*$": "takes no control characters or line breaks",

@@ -78,6 +78,14 @@ CheckOption = Annotated[
         show_default=False,
     ),
 ]
+Network = Annotated[
+    str,
+    typer.Option(
+        help="Put them on an isolated network of this name, which the site makes: machines whose tests name the same "
+        "one reach each other, and nothing else.",
+        show_default=False,
+    ),
+]
 AtOnce = Annotated[int, typer.Option("--at-once", min=1, max=16, help="How many of several machines at a time.")]
 OnFailureOption = Annotated[
     OnFailure,
@@ -146,6 +154,7 @@ def rehearse(
     site: Site = "",
     forward: Forward = None,
     check: CheckOption = None,
+    network: Network = "",
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
     no_wait: NoWait = False,
@@ -159,6 +168,7 @@ def rehearse(
     """
     chosen = choice(point, time, position, latest_app_consistent, latest_processed)
     wanted = _wanted(FailoverKind.TEST, machine, forward or [], check, chosen, site, at_once, on_failure)
+    wanted = SeveralFailovers.model_validate({**wanted.model_dump(), "network": network})
     _start(management(), wanted, no_wait, as_json)
 
 
@@ -329,6 +339,7 @@ def _start(api: Management, wanted: SeveralFailovers, no_wait: bool, as_json: bo
             site=wanted.site,
             forward=member.forward,
             checks=member.checks,
+            network=wanted.network,
         )
         job = finish(api, api.fail_over(member.machine, request), as_json=as_json, no_wait=no_wait)
         brought_up = [str(job.result.get("failover", ""))]

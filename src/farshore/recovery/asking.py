@@ -9,6 +9,7 @@ from farshore.catalog import events, failovers, machines, policies, sites
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow
 from farshore.durable.jobs import Request
+from farshore.model.errors import Malformed
 from farshore.model.states import Direction, FailoverState
 from farshore.model.target import MachineTarget
 from farshore.recovery import targets
@@ -36,6 +37,7 @@ def ask_for(
 
     Raises NotFound for a machine or site that does not exist, Malformed for a target that is not understood.
     """
+    _check(request)
     row = machines.get(tx, machine)
     target = targets.chosen(row.target, policies.get(tx, row.policy).target)
     wanted_site, forward = resolved(request, targets.as_model(target))
@@ -73,6 +75,12 @@ def ask_for(
         detail={**detail, "parent": parent} if parent else detail,
     )
     return wanted
+
+
+def _check(request: FailoverRequest) -> None:
+    """Raise Malformed for what only tests have."""
+    if request.network and request.kind is not FailoverKind.TEST:
+        raise Malformed("Only tests share a test network.", remedy="Choose networks: farshore machine target set")
 
 
 def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict[int, int]]:

@@ -22,6 +22,8 @@ class Target:
     isolated: bool
     forward: Mapping[int, int]
     wanted: MachineTarget = field(default_factory=MachineTarget)
+    bubble: str = ""
+    """The network that a test shares with others; empty: it is by itself."""
 
 
 def recovery_order(
@@ -69,6 +71,7 @@ def recovery_order(
             for number, network in led.items()
             if network.kind is not NetworkKind.ISOLATED
         },
+        bubble=target.bubble,
         tags=dict(wanted.tags),
     )
 

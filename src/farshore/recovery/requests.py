@@ -71,6 +71,7 @@ class Requests:
                         site=wanted.site,
                         forward=member.forward,
                         checks=member.checks,
+                        network=wanted.network,
                     ).model_dump(mode="json"),
                 }
                 for row, member in zip(found, wanted.members, strict=True)

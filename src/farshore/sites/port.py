@@ -123,6 +123,9 @@ class RecoveryOrder:
     disk_bus: DiskBus = DiskBus.VIRTIO
     networks: Mapping[int, AttachedNetwork] = field(default_factory=dict)
     """By card of ``machine``, from 0; a card that is not named leads nowhere."""
+    bubble: str = ""
+    """The isolated network of this name that the site makes for its tests, for all cards that ``networks`` does not
+    name; empty: they lead nowhere."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """For people, and for the site's own tools where it can show them."""
 

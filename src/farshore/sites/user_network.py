@@ -29,6 +29,14 @@ def isolated_card(number: int, nic: NicDescription, forward: Mapping[int, int], 
     return ["-netdev", backend, "-device", card + more]
 
 
+def bubble_card(number: int, nic: NicDescription, cable: int) -> list[str]:
+    """Arguments for card ``number`` whose cable is the connected socket ``cable``."""
+    card = f"virtio-net-pci,netdev=net{number},romfile="
+    if _MAC.fullmatch(nic.mac):
+        card += f",mac={nic.mac}"
+    return ["-netdev", f"stream,id=net{number},server=off,addr.type=fd,addr.str={cable}", "-device", card]
+
+
 def literal(text: object) -> str:
     """A value of an option: names come from the source machine, and a comma would begin another option."""
     return str(text).replace(",", ",,")

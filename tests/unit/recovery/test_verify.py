@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.recovery.test_steps import FAILOVER, World
+from tests.unit.protection.catalogs import MACHINE, NOW, SECOND
+from tests.unit.recovery.test_steps import FAILOVER, OTHER, World
 
 from farshore.api_types.checks import Check, CheckKind, Evidence, Verdict
-from farshore.catalog import failovers
-from farshore.model.errors import NotFound, Refused, TryLater
+from farshore.api_types.failovers import FailoverRequest
+from farshore.catalog import failovers, sites
+from farshore.catalog.tables import SiteRow
+from farshore.model.errors import Malformed, NotFound, Refused, TryLater
 from farshore.model.states import FailoverState
 from farshore.recovery import consoles
+from farshore.recovery.asking import ask_for
 from farshore.recovery.diagnosis import diagnose
 from farshore.recovery.evidence import add_evidence, screen_of
 from farshore.recovery.ports import ports_for
 from farshore.recovery.steps.await_answer import await_answer
 from farshore.recovery.steps.check import check
+from farshore.recovery.steps.deliver import target_of
 from farshore.recovery.steps.remove import note_failed, remove
 from farshore.recovery.steps.verify import verify
 from farshore.sites.picture import png_of
@@ -248,3 +253,30 @@ def test_evidence_is_added_to(world: World) -> None:
         add_evidence(row, rpo_seconds=2.0)
         add_evidence(row, rto_seconds=9.0)
     assert (evidence(world).rpo_seconds, evidence(world).rto_seconds) == (2.0, 9.0)
+
+
+def test_a_machine_that_is_paused_for_its_disk_while_it_comes_up_goes_on(world: World) -> None:
+    come_up(world, forward={"1022": 22})
+    world.change(state="working")
+    world.site.condition = Condition.PAUSED
+    world.site.answers = lambda _failover, _port: world.site.condition is Condition.RUNNING  # type: ignore[method-assign]
+
+    def vault_is_back() -> None:
+        assert world.site.resumed >= 3, "each look tries"
+        world.site.condition = Condition.RUNNING
+
+    world.time.events = [(4, vault_is_back)]
+    assert await_answer(world.context, FAILOVER)["answered"] == NOW + 4 * SECOND
+
+
+def test_a_test_network_is_for_tests(world: World) -> None:
+    def ask(kind: str) -> None:
+        request = FailoverRequest.model_validate({"kind": kind, "site": "files", "network": "lab"})
+        with world.catalog.writing() as tx:
+            sites.add(tx, SiteRow(id="files", kind="qemu"))
+            ask_for(tx, MACHINE, request, failover=OTHER, job="", now=NOW, actor="somebody")
+
+    with pytest.raises(Malformed, match="Only tests"):
+        ask("failover")
+    ask("test")
+    assert target_of(world.context, OTHER, "1:1").bubble == "lab"

@@ -12,7 +12,7 @@ from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.diagnosis import diagnose
 from farshore.recovery.standing import refuse_if_cancelled
-from farshore.sites.port import Answering, Condition, RecoverySite
+from farshore.sites.port import Answering, Condition, RecoverySite, Resumable
 
 _CONNECT_SECONDS = 2.0
 _NEWEST = 16384
@@ -38,6 +38,9 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
                 f"The recovered machine has stopped ({found.detail or found.condition.value}).",
                 remedy=f"See why: farshore failover console {failover}; then fail over to another point perhaps.",
             )
+        if found.condition is Condition.PAUSED and isinstance(site, Resumable):
+            # Its disk did not answer in time: nothing is lost, and nobody else looks after it before it has come up.
+            site.resume(failover_id(failover))
         hung.look()
         waited = context.clock.monotonic() - begun
         if ports:

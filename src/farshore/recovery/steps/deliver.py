@@ -13,7 +13,7 @@ from farshore.model.position import Position
 from farshore.recovery import targets
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.orders import Target
-from farshore.recovery.standing import is_test, refuse_if_cancelled, rows, site_of
+from farshore.recovery.standing import asked, is_test, refuse_if_cancelled, rows, site_of
 from farshore.sites.port import FailoverId
 
 
@@ -96,4 +96,5 @@ def target_of(context: RecoveryContext, failover: str, position: str) -> Target:
             isolated=is_test(row),
             forward={int(host): int(guest) for host, guest in row.forward.items()},
             wanted=wanted,
+            bubble=asked(row).network if is_test(row) else "",
         )

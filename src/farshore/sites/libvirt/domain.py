@@ -55,6 +55,11 @@ def check_order(order: RecoveryOrder, around: Surroundings) -> None:
         raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
     if machine.firmware is not Firmware.BIOS and around.firmware is None:
         raise Refused(f"{order.name} starts by UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
+    if order.bubble:
+        raise Refused(
+            f"{order.name} is to share the test network {order.bubble}.",
+            remedy="A site of kind libvirt has none yet: test it at a site of kind qemu, or without --network.",
+        )
     own = [number for number in range(len(machine.nics)) if number not in order.networks]
     if len(own) > _MOST_CARDS:
         raise Refused(

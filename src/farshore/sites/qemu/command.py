@@ -22,7 +22,7 @@ from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus
 from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress
 from farshore.sites.qemu.accelerator import QEMU
-from farshore.sites.user_network import isolated_card, literal
+from farshore.sites.user_network import bubble_card, isolated_card, literal
 
 RECONNECT_SECONDS = 300
 """How long QEMU waits for an export to come back before it reports an error (which pauses the guest)."""
@@ -104,6 +104,8 @@ class Lent:
     sockets: Mapping[Path, str]
     disks: Mapping[Path, LentDisk] = field(default_factory=dict)
     credentials: Mapping[Path, str] = field(default_factory=dict)
+    cards: Mapping[int, int] = field(default_factory=dict)
+    """Of a machine on a test network, by card: the descriptor of its cable."""
 
 
 NOTHING_LENT = Lent(-1, -1, -1, {})
@@ -144,7 +146,10 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
             "isolated, or choose a site of another kind.",
         )
     for number, nic in enumerate(machine.nics):
-        command += isolated_card(number, nic, order.forward)
+        if order.bubble:
+            command += bubble_card(number, nic, lent.cards.get(number, -1))
+        else:
+            command += isolated_card(number, nic, order.forward)
     return command
 
 

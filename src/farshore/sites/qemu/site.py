@@ -30,6 +30,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
+from farshore.sites.bubble.client import BubbleAddress
 from farshore.sites.folder import explained, lock, replace
 from farshore.sites.half_written import check_whole
 from farshore.sites.orders import read_order, write_order
@@ -65,6 +66,7 @@ from farshore.sites.qemu.processes import (
 from farshore.sites.uefi_variables import with_boot_entries
 
 _START_SECONDS = 120.0
+_BUBBLES = ".networks"
 _END_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
@@ -206,6 +208,7 @@ class QemuSite:
         disks = {path: _lent_disk(lending.disk(path, order.name)) for path in _written(order)}
         for path in disks:
             check_whole(path)
+        cards = self._plug_in(order, lending)
         files.monitor.unlink(missing_ok=True)
         files.log.write_bytes(b"")
         with (
@@ -216,9 +219,9 @@ class QemuSite:
             monitor.bind(str(files.monitor))
             files.monitor.chmod(0o600)
             monitor.listen(8)
-            lent = Lent(monitor.fileno(), console, variables, sockets, disks, credentials)
+            lent = Lent(monitor.fileno(), console, variables, sockets, disks, credentials, cards)
             run = qemu_command(order, files, self._host(), lent)
-            command = confined(run, machine=order.failover, ports=sorted(order.forward))
+            command = confined(run, machine=order.failover, ports=() if order.bubble else sorted(order.forward))
             try:
                 return subprocess.Popen(
                     # The number stands in the file before QEMU begins, whatever becomes of this process meanwhile.
@@ -233,6 +236,17 @@ class QemuSite:
                 )
             except OSError as error:
                 raise Refused(f"QEMU cannot be started: {error}.", remedy="Install qemu-system-x86.") from error
+
+    def _plug_in(self, order: RecoveryOrder, lending: Lending) -> dict[int, int]:
+        """Make it a member of its test network: the cables of its cards. Raises Refused, TryLater."""
+        if not order.bubble:
+            return {}
+        bubble = BubbleAddress(self._bubbles, order.bubble)
+        try:
+            ends = bubble.join(order.failover, order.machine.nics, order.forward)
+        except OSError as error:
+            raise TryLater(f"The test network {order.bubble} does not answer: {error}.", remedy="Repeat it.") from error
+        return {number: lending.lend(end) for number, end in enumerate(ends)}
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
         with explained(self._files(failover).folder):
@@ -282,7 +296,10 @@ class QemuSite:
     def destroy(self, failover: FailoverId) -> None:
         folder = self._files(failover).folder
         with explained(folder), Lending() as held:
+            bubble = self._bubble(failover)
             self._end(failover, 0, held)
+            if bubble is not None:
+                bubble.tidy()
             while folder.exists():
                 with contextlib.suppress(FileNotFoundError):  # another call removes it, too
                     shutil.rmtree(folder)
@@ -290,7 +307,11 @@ class QemuSite:
     def present(self) -> tuple[FailoverId, ...]:
         folder = self._folder.absolute()
         with explained(folder):
-            found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.exists() else set()
+            found = (
+                {path.name for path in folder.iterdir() if path.is_dir() and path.name != _BUBBLES}
+                if folder.exists()
+                else set()
+            )
             for _, user, record in processes():
                 name = record.parent.name
                 if record == RunFiles(folder / name).pid and user in _users(FailoverId(name)):
@@ -307,6 +328,9 @@ class QemuSite:
     def answers(self, failover: FailoverId, port: int) -> bool:
         """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
         files = self._files(failover)
+        bubble = self._bubble(failover)
+        if bubble is not None:
+            return bubble.answers(failover, self.order(failover).forward.get(port, 0))
         sign = re.compile(rf"^\s*TCP\[ESTABLISHED\]\s+\d+\s+\S+\s+{port}\s", re.MULTILINE)
         try:
             with socket.create_connection((_ADDRESS, port), timeout=_ANSWER_SECONDS) as peer:
@@ -382,6 +406,18 @@ class QemuSite:
             return self.order(order.failover) == order
         except (NotFound, Damaged):
             return False
+
+    @property
+    def _bubbles(self) -> Path:
+        return self._folder.absolute() / _BUBBLES
+
+    def _bubble(self, failover: FailoverId) -> BubbleAddress | None:
+        """The test network of a machine; None if it is on none."""
+        try:
+            name = self.order(failover).bubble
+        except (NotFound, Damaged):
+            return None
+        return BubbleAddress(self._bubbles, name) if name else None
 
     def _files(self, failover: FailoverId) -> RunFiles:
         if not failover or Path(failover).name != failover or failover.startswith("."):

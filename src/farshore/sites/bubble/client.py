@@ -1,0 +1,205 @@
+"""Starts the process of a bubble where there is none, and talks to it.
+
+A bubble is known by its socket in the site's folder: whether it lives is asked there, never remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farshore.model.errors import Refused, TryLater
+from farshore.model.machine import NicDescription
+from farshore.sites.bubble.addresses import card_address
+from farshore.sites.folder import lock
+
+_ADDRESS = "127.0.0.1"
+_START_SECONDS, _ANSWER_SECONDS, _POLL_SECONDS = 30.0, 15.0, 0.05
+_TUN = "/dev/net/tun"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CAPABILITIES = "-all,+net_admin"
+
+
+@dataclass(frozen=True)
+class BubbleAddress:
+    """The bubble ``name`` of the site whose bubbles are below ``folder``."""
+
+    folder: Path
+    name: str
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / f"{self.name}.sock"
+
+    def join(self, failover: str, cards: Sequence[NicDescription], forward: Mapping[int, int]) -> list[int]:
+        """Make a machine a member, in place of what it was before. Return the ends of its cards, which are the
+        caller's to close: a machine leaves when all copies of them are closed. ``forward``: ports of this host by
+        ports of the guest.
+
+        Raises Refused for an address that another member has, TryLater for a port that is taken."""
+        with contextlib.ExitStack() as held:
+            self._ensure()
+            self._ask({"do": "leave", "failover": failover})
+            listeners = [held.enter_context(_listening(port)) for port in forward]
+            pairs = [socket.socketpair() for _ in cards]
+            for near, far in pairs:
+                held.enter_context(near)
+                held.enter_context(far)
+            message = {
+                "do": "join",
+                "failover": failover,
+                "cards": [{"mac": nic.mac, "address": card_address(nic)} for nic in cards],
+                "forward": list(forward.values()),
+            }
+            answer = self._ask(message, [*(near.fileno() for near, _ in pairs), *(one.fileno() for one in listeners)])
+            if answer.get("in_use"):
+                raise Refused(
+                    f"It cannot join the test network {self.name}: {answer['error']}.",
+                    remedy="Clean that test up, or choose another name: farshore failover test --network NAME",
+                )
+            if "error" in answer:
+                raise TryLater(f"The test network {self.name} failed: {answer['error']}.", remedy="Repeat it.")
+            return [far.detach() for _, far in pairs]
+
+    def answers(self, failover: str, port: int) -> bool:
+        """Whether the guest accepts a connection at its ``port``."""
+        try:
+            return bool(self._ask({"do": "answers", "failover": failover, "port": port}).get("answers"))
+        except (OSError, TryLater):
+            return False
+
+    def members(self) -> Mapping[str, Sequence[str]]:
+        """The addresses of its members, by failover; empty where there is no such bubble."""
+        try:
+            return dict(self._ask({"do": "status"})["members"])
+        except (OSError, TryLater, KeyError):
+            return {}
+
+    def tidy(self) -> None:
+        """Remove what a bubble left that was killed."""
+        held = lock(self._lock, os.O_CREAT) if self.folder.exists() else None
+        if held is None:
+            return
+        try:
+            if not self._lives():
+                self.socket.unlink(missing_ok=True)
+                self._lock.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # there are others
+                    self.folder.rmdir()
+        finally:
+            os.close(held)
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder / f"{self.name}.lock"
+
+    def _ensure(self) -> None:
+        """Let its process run. Raises Refused where this host cannot have such a network, TryLater."""
+        give_up = time.monotonic() + _START_SECONDS
+        while not self._lives():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held = lock(self._lock, os.O_CREAT)
+            if held is not None:
+                try:
+                    if not self._lives():
+                        self.socket.unlink(missing_ok=True)
+                        self._start(give_up)
+                    return
+                finally:
+                    os.close(held)
+            if time.monotonic() > give_up:
+                raise TryLater(f"The test network {self.name} does not answer.", remedy="Repeat it.")
+            time.sleep(_POLL_SECONDS)
+
+    def _start(self, give_up: float) -> None:
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen(
+                _command(self.socket),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,  # it outlives the server, as its members do
+                cwd="/",
+                env={"PATH": _PATH, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+            while not self._lives():
+                if process.poll() is not None:
+                    said.seek(0)
+                    lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["it did not say why"]
+                    raise Refused(
+                        f"A test network cannot be made on this host: {lines[-1]}",
+                        remedy="It takes root or user namespaces, the module tun, and the commands unshare, setpriv "
+                        "and ip. Or test each machine by itself, without --network.",
+                    )
+                if time.monotonic() > give_up:
+                    process.kill()
+                    process.wait()
+                    raise TryLater(f"The test network {self.name} did not come up.", remedy="Repeat it.")
+                time.sleep(_POLL_SECONDS)
+        threading.Thread(target=process.wait, name=f"bubble {self.name}", daemon=True).start()
+
+    def _lives(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            try:
+                peer.connect(str(self.socket))
+            except OSError:
+                return False
+            return True
+
+    def _ask(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(_ANSWER_SECONDS)
+            peer.connect(str(self.socket))
+            socket.send_fds(peer, [json.dumps(message).encode()], list(descriptors))
+            with peer.makefile("rb") as answer:
+                line = answer.readline(1 << 20)
+        try:
+            return dict(json.loads(line))
+        except ValueError as error:
+            raise TryLater(f"The test network {self.name} ended just now.", remedy="Repeat it.") from error
+
+
+def _command(path: Path) -> list[str]:
+    own = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--user", "--map-root-user"]
+    bounds = [f"--bounding-set={_CAPABILITIES}", f"--inh-caps={_CAPABILITIES}", "--no-new-privs"]
+    program = [sys.executable, "-m", "farshore.sites.bubble.program", f"--socket={path}"]
+    # Opened within the namespace that it is to be a card of.
+    return [
+        *own,
+        "--",
+        "sh",
+        "-c",
+        f'exec "$@" 3<>{_TUN}',
+        "sh",
+        shutil.which("setpriv") or "setpriv",
+        *bounds,
+        *program,
+    ]
+
+
+@contextlib.contextmanager
+def _listening(port: int) -> Iterator[socket.socket]:
+    try:
+        listener = socket.create_server((_ADDRESS, port))
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise TryLater(
+            f"Port {port} of this host cannot be forwarded to the machine: something else listens on it.",
+            remedy=f"Find out what (ss -ltnp sport = :{port}) and stop that, or fail over with another port.",
+        ) from error
+    with listener:
+        yield listener
