@@ -22,6 +22,7 @@ from farshore.model.errors import FarshoreError, NoSpace, NotFound, Refused, Try
 from farshore.sites.port import (
     Condition,
     FailoverId,
+    HasScreen,
     RecoveredMachine,
     RecoveryOrder,
     RecoverySite,
@@ -336,3 +337,16 @@ def test_a_call_that_was_killed_at_any_change_is_repeated_to_its_end(place: Plac
         site.destroy(failover)
         assert nothing_left(place, failover), f"{call}, change {at} of {moments}"
         at += stride
+
+
+def test_the_screen_of_a_machine_is_a_picture(place: Place, site: RecoverySite) -> None:
+    if not isinstance(site, HasScreen):
+        return
+    order = place.order()
+    site.create(order)
+    with pytest.raises(NotFound):
+        site.screen(order.failover)
+    site.start(order.failover)
+    picture = site.screen(order.failover)
+    assert picture.startswith(b"\x89PNG")
+    assert site.screen(order.failover).startswith(b"\x89PNG"), "once more"

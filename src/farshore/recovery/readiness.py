@@ -16,7 +16,7 @@ from typing import Any
 from farshore.api_types.events import Severity
 from farshore.api_types.machines import Description
 from farshore.api_types.sites import SiteCheck
-from farshore.api_types.targets import Obstacle, Readiness, TargetSeverity
+from farshore.api_types.targets import Obstacle, Readiness, Target, TargetSeverity
 from farshore.catalog import machines, policies
 from farshore.catalog.machines import AimedMachine
 from farshore.catalog.tables import MachineRow
@@ -25,6 +25,7 @@ from farshore.model.states import MachineState
 from farshore.model.target import MachineTarget, shared_addresses
 from farshore.protection.watch import WATCHED, Condition
 from farshore.recovery import targets
+from farshore.recovery.checking.scripts import ScriptFolder
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.room import demand, shown, wanting, wanting_together
 from farshore.recovery.trial import trial_order
@@ -112,9 +113,11 @@ class ReadinessWatch:
         obstacles = _of_machine(machine)
         now = self._context.clock.now()
         try:
-            target = targets.used(machine.target, by_policy)
+            choice = targets.chosen(machine.target, by_policy)
         except Malformed as error:
             return Readiness(works=False, obstacles=[*obstacles, _obstacle("target", error)])
+        target = targets.as_model(choice)
+        obstacles += _of_checks(choice, ScriptFolder(self._context.scripts))
         with self._lock:
             word, vault = self._words.get(machine.id), self._vault
         # A word about another choice than the present one says nothing.
@@ -212,6 +215,19 @@ class ReadinessWatch:
                 f"A failover of {machine.name} would not work now: {errors[0].message}",
                 errors[0].remedy or f"See farshore machine show {machine.name}",
             )
+
+
+def _of_checks(choice: Target, scripts: ScriptFolder) -> list[Obstacle]:
+    """What keeps its checks from passing, which keeps no machine down."""
+    found = []
+    for name in sorted({check.script for check in choice.checks or [] if check.script is not None}):
+        try:
+            scripts.check(name)
+        except FarshoreError as error:
+            found.append(
+                Obstacle(subject="checks", severity=TargetSeverity.WARNING, message=error.message, remedy=error.remedy)
+            )
+    return found
 
 
 def _of_machine(machine: AimedMachine | MachineRow) -> list[Obstacle]:

@@ -249,3 +249,16 @@ def test_a_target_that_is_not_understood_is_told(room: Room) -> None:
     room.choose(disk_bus="nvme")
     room.watch.look()
     assert (room.readiness().works, room.said()) == (False, [("target", ERROR)])
+
+
+def test_a_check_by_a_script_that_is_not_there_is_to_be_minded(room: Room) -> None:
+    room.watch.look()
+    room.choose(checks=[{"kind": "script", "script": "orders"}, {"kind": "tcp", "port": 22}])
+    room.watch.look_at(MACHINE)
+    assert room.said() == [("checks", WARNING)]
+    assert room.readiness().works is True
+    room.context.scripts.mkdir()
+    script = room.context.scripts / "orders"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert room.said() == []

@@ -154,11 +154,16 @@ def check_of(world: World) -> None:
         world.change(state="running", kind="failover")
 
 
-def test_a_script_that_is_not_there_is_known_before_anything_is_done(world: World) -> None:
-    world.change(target={"checks": [{"kind": "script", "script": "none"}]})
+def test_a_script_that_is_not_there_is_known_before_a_test_and_keeps_no_machine_down(world: World) -> None:
+    world.change(target={"checks": [{"kind": "script", "script": "none"}]}, kind="test")
     with pytest.raises(NotFound, match="none"):
         check(world.context, FAILOVER)
     assert world.state() == ("requested", "protected")
+    world.change(kind="failover")
+    check(world.context, FAILOVER)
+    come_up(world, {"kind": "script", "script": "none", "within": 1})
+    assert verify(world.context, FAILOVER)["verdict"] == "failed"
+    assert "There is no script" in evidence(world).checks[0].detail
 
 
 def test_ports_that_only_checks_need_are_forwarded(world: World) -> None:
