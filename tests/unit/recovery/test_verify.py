@@ -285,3 +285,13 @@ def test_a_test_network_is_for_tests(world: World) -> None:
         ask("failover")
     ask("test")
     assert target_of(world.context, OTHER, "1:1").bubble == "lab"
+
+
+def test_ports_that_only_checks_asked_for_are_waited_for_as_long_as_checks_are(world: World) -> None:
+    come_up(world, {**WEB, "within": 9}, SSH, forward={"1022": 22, "1080": 80})
+    world.change(state="working", request={"kind": "failover", "forward": {}})
+    assert "22" in str(await_answer(world.context, FAILOVER)["checked"]), "any of them"
+    come_up(world, {**WEB, "within": 9}, forward={"1080": 80})
+    world.change(state="working", request={"kind": "failover", "forward": {}})
+    assert await_answer(world.context, FAILOVER)["answered"] == 0
+    assert world.time.passed == 10

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 
+from farshore.api_types.targets import Target
 from farshore.catalog import failovers
+from farshore.catalog.tables import FailoverRow
 from farshore.durable.jobs import Result
 from farshore.durable.progress import report_progress
 from farshore.model.errors import Refused
 from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.diagnosis import diagnose
-from farshore.recovery.standing import refuse_if_cancelled
+from farshore.recovery.standing import asked, refuse_if_cancelled
 from farshore.sites.port import Answering, Condition, RecoverySite, Resumable
 
 _CONNECT_SECONDS = 2.0
@@ -27,7 +29,7 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
     """
     with context.catalog.reading() as tx:
         row = failovers.get(tx, failover)
-        site, ports = context.site(row.site), sorted((int(host), guest) for host, guest in row.forward.items())
+        site, ports, patience = context.site(row.site), _ports(row), _patience(context, row)
     begun = context.clock.monotonic()
     hung = _Hung(context, failover, site)
     while True:
@@ -44,14 +46,34 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
         hung.look()
         waited = context.clock.monotonic() - begun
         if ports:
-            if _answers(site, failover, found.address, ports[0][0]):
-                return {"answered": context.clock.now(), "checked": f"its port {ports[0][1]} answered"}
+            for host, guest in ports:
+                if _answers(site, failover, found.address, host):
+                    return {"answered": context.clock.now(), "checked": f"its port {guest} answered"}
         elif waited >= context.patience.settle:
             return {"answered": 0, "checked": "only that it was started: without --forward nothing can be asked of it"}
-        if waited > context.patience.answer:
-            return {"answered": 0, "checked": f"its port {ports[0][1]} did not answer within {waited:.0f} s"}
+        if waited > patience:
+            guests = " or ".join(str(guest) for _, guest in ports)
+            return {"answered": 0, "checked": f"its port {guests} did not answer within {waited:.0f} s"}
         report_progress(min(0.95, waited / 60), "the machine starts")
         context.sleep(context.patience.poll)
+
+
+def _ports(row: FailoverRow) -> list[tuple[int, int]]:
+    """Those at which it may answer, of the host and of the guest: the first that somebody forwarded; where only checks
+    asked for some, any of those."""
+    every = sorted((int(host), guest) for host, guest in row.forward.items())
+    wanted = asked(row).forward
+    if wanted is None:
+        return every[:1]
+    return [one for one in every if one[0] in wanted][:1] or every
+
+
+def _patience(context: RecoveryContext, row: FailoverRow) -> float:
+    """Seconds to wait; not longer than its checks would, where they alone asked for its ports."""
+    within = [check.within for check in Target.model_validate(row.target).checks or [] if check.port is not None]
+    if asked(row).forward or not within:
+        return context.patience.answer
+    return min(context.patience.answer, max(within))
 
 
 class _Hung:

@@ -6,11 +6,11 @@ import shutil
 
 from farshore.api_types.events import Severity
 from farshore.catalog import failovers, machines
-from farshore.model.errors import NotFound
+from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.states import UNDER_WAY, FailoverState, MachineState
 from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.diagnosis import diagnose
+from farshore.recovery.diagnosis import Diagnosis, diagnose
 from farshore.recovery.evidence import add_evidence, drop_screen, keep_screen
 from farshore.recovery.standing import give_machine_back, rows, site_of, tell
 
@@ -41,7 +41,7 @@ def note_removed(context: RecoveryContext, failover: str) -> None:
 
 def note_failed(context: RecoveryContext, failover: str, reason: str, after: FailoverState) -> None:
     """The record of what was undone; the machine goes back to where it was."""
-    wrong = diagnose(consoles.text(context, failover, site_of(context, failover)))
+    wrong = _what_it_said(context, failover)
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         if FailoverState(row.state) in UNDER_WAY:  # else it was noted, or cleaned up meanwhile
@@ -55,6 +55,14 @@ def note_failed(context: RecoveryContext, failover: str, reason: str, after: Fai
             )
             severity = Severity.INFORMATION if after is FailoverState.CANCELLED else Severity.ERROR
             tell(context, tx, row, f"failover.{after.value}", f"{message}: {reason}", severity=severity)
+
+
+def _what_it_said(context: RecoveryContext, failover: str) -> Diagnosis | None:
+    """What its console tells; nothing where its site is gone, too."""
+    try:
+        return diagnose(consoles.text(context, failover, site_of(context, failover)))
+    except FarshoreError:
+        return None
 
 
 def forget(context: RecoveryContext, failover: str) -> None:
