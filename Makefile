@@ -15,7 +15,7 @@ setup:  ## install what this machine lacks: system packages, the Python environm
 setup-tests:  ## and what only tests and benchmarks need: an S3 server, a database, more file systems
 	@scripts/setup tests
 
-demo: setup  ## the main job: protect a real Debian guest, lose it, bring it up from the vault
+demo: setup  ## the main job: protect a real Debian guest, lose its whole site, bring it up
 	@$(PYTHON) -m farshore.lab.demo
 
 # What runs on the protected machine's own Python, 3.9 or later.

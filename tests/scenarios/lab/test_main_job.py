@@ -1,4 +1,5 @@
-"""The main job, as ``make demo`` shows it: a guest under load is protected, killed, and comes up from the vault.
+"""The main job, as ``make demo`` shows it: a guest under load is protected; it is killed with both servers and all that
+they kept, and comes up from a second installation that had only the vault and its key.
 
 Everything that the demo's closing table judges must be good: blocks equal to the frozen source disk, accounts that
 agree to the byte, data that is seconds old, no row missing, a clean pg_amcheck of every database, an isolated rehearsal
@@ -58,20 +59,23 @@ class StoryOfADyingExport(Story):
     def __init__(self, folder: Path, display: Display) -> None:
         super().__init__(folder, display)
         self.folder = folder
-        self.failovers = folder / "home" / "failovers"
+        self.home = folder / "far"
+        """Of the second installation: the first one's is lost."""
         self.outlived = False
         self.told: list[str] = []
         """Kinds of the events about the machine that died."""
 
     def tell(self) -> None:
         super().tell()
+        assert not (self.folder / "home").exists(), "what the first installation kept is lost"
+        assert [kind for kind in self._events() if kind.startswith("installation.")] == ["installation.adopted"]
         production = self._operator.ask("failover", "show", NAME)
         assert (production["state"], production["condition"]) == ("running", "running")
         assert production["checked"] in ("its port 22 answered", "its port 5432 answered")
         assert "login:" in self._operator.ask("failover", "console", NAME)["text"]
         if os.environ.get("FARSHORE_SOAK"):
             self._stopped_and_started()
-        pid = self.folder / "home" / "sites" / "qemu" / production["id"] / "qemu.pid"
+        pid = self.home / "sites" / "qemu" / production["id"] / "qemu.pid"
         before = pid.read_text()
         os.kill(int(before), signal.SIGKILL)
         until(lambda: pid.exists() and pid.read_text().strip() not in ("", before.strip()), "another machine")
@@ -97,8 +101,8 @@ class StoryOfADyingExport(Story):
     def during_rehearsal(self, machine: Recovered) -> None:
         with machine.shell() as shell:
             failover = shell.run("cat /sys/class/dmi/id/product_uuid").output.strip()
-            pid = self.failovers / failover / "export.pid"
-            assert pid.exists(), sorted(self.failovers.iterdir())
+            pid = self.home / "failovers" / failover / "export.pid"
+            assert pid.exists(), sorted(pid.parents[1].iterdir())
             assert shell.run("cat /sys/block/vda/queue/write_cache").output.strip() == "write back"
             shell.run("head -c 16M /dev/urandom > /root/blob; sync; sha256sum /root/blob > /root/sum")
             shell.run("nohup sh -c 'head -c 24M /dev/urandom > /root/more; sync; touch /root/done' >/dev/null 2>&1 &")

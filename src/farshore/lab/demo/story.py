@@ -1,13 +1,15 @@
 """The demo's story, stage by stage, told by an operator at the ``farshore`` command.
 
-Protect a Debian machine under load; look whether the vault holds what its disk holds; lose it in the middle of the
-load; bring it up, and rehearse an earlier second beside it. Each stage measures what it claims.
+Protect a Debian machine under load; look whether the vault holds what its disk holds; lose the whole site in the middle
+of the load: the machine, both servers and all that they kept. Bring the machine up from a second installation that had
+only the vault and its key, and rehearse an earlier second beside it. Each stage measures what it claims.
 """
 
 from __future__ import annotations
 
 import datetime
 import itertools
+import shutil
 import subprocess
 import threading
 import time
@@ -20,6 +22,7 @@ from farshore.lab.demo.display import Display, Stage
 from farshore.lab.demo.operator import Operator
 from farshore.lab.demo.recovered import Recovered
 from farshore.lab.demo.sameness import Range, compare, snapshot_hashes
+from farshore.lab.demo.site import burn
 from farshore.lab.disk_layout import Layout
 from farshore.lab.guest import Guest
 from farshore.lab.image import GuestImage, ensure_image
@@ -51,9 +54,11 @@ class Story:
         self._folder = folder
         self._display = display
         self._operator = Operator(folder / "home")
+        self._vault, self._safe_key = f"file://{folder / 'vault'}", folder / "safe" / "vault.key"
         self._recipe = GuestRecipe()
         self._guest: Guest | None = None
         self._counter: Counter | None = None
+        self._lost = 0.0
 
     def tell(self) -> None:
         """Everything, in order. Raises what goes wrong; findings that are merely bad go on the table."""
@@ -63,6 +68,8 @@ class Story:
         self._points()
         self._compare_at_rest(guest)
         record = self._disaster(guest)
+        self._lost = time.monotonic()
+        self._adopt()
         earlier = record[-1].time - int(EARLIER_SECONDS * 1e9)
         self._fail_over(image, record)
         self._rehearse(image, record, earlier)
@@ -73,11 +80,12 @@ class Story:
             self._counter.stop()
         if self._guest is not None:
             self._guest.kill()
-        home = self._operator.home
-        if (home / "admin.json").exists():
+        homes = [home for home in (self._folder / "home", self._folder / "far") if (home / "admin.json").exists()]
+        if homes:
             subprocess.run(["pkill", "-KILL", "-f", str(self._folder / "guest")], check=False)
+        for home in homes:
             try:  # first: it starts recovered machines again that die
-                self._operator.run("down", seconds=60)
+                Operator(home).run("down", seconds=60)
             except (Refused, subprocess.TimeoutExpired):
                 subprocess.run(["pkill", "-KILL", "-f", str(home)], check=False)
             subprocess.run(["pkill", "-KILL", "-f", f"qemu-system.*{home}"], check=False)
@@ -89,15 +97,21 @@ class Story:
             image = ensure_image(self._recipe)
             stage.tell("")
         with self._display.stage("farshore up: servers, vault, certificates") as stage:
-            self._port, data_port = free_ports(2)
-            self._operator.run(
-                *("up", "--detach", "--port", str(self._port), "--process-server-port", str(data_port)),
-                *("--advertise", HOST_SEEN_FROM_GUEST, "--advertise", "127.0.0.1"),
-            )
+            self._up("--vault", self._vault)
+            self._safe_key.parent.mkdir(mode=0o700)
+            shutil.copy2(self._operator.home / "vault.key", self._safe_key)
             mode = (self._operator.home / "admin.json").stat().st_mode & 0o777
             stage.tell(f"https://127.0.0.1:{self._port}, credentials mode {mode:04o}")
             self._display.find("Administrator's credentials", f"file mode {mode:04o}", good=mode == 0o600)
         return image
+
+    def _up(self, *options: str) -> None:
+        """Servers at ports of their own."""
+        self._port, data_port = free_ports(2)
+        self._operator.run(
+            *("up", "--detach", "--port", str(self._port), "--process-server-port", str(data_port)),
+            *("--advertise", HOST_SEEN_FROM_GUEST, "--advertise", "127.0.0.1", *options),
+        )
 
     def _power_on(self, image: GuestImage) -> Guest:
         with self._display.stage("The on-premises machine starts") as stage:
@@ -180,10 +194,9 @@ class Story:
                 guest.shell.run("fsfreeze -u /", check=False)
             stage.tell("restoring the point with no server's help")
             restored = self._folder / "restored.raw"
-            home = self._operator.home
             disk = self._operator.ask("machine", "show", NAME)["description"]["disks"][0]["number"]
             self._operator.run(
-                *("vault", "restore", "--vault", f"file://{home / 'vault'}", "--key", str(home / "vault.key")),
+                *("vault", "restore", "--vault", self._vault, "--key", str(self._safe_key)),
                 *("--machine", NAME, "--point", QUIET_POINT, "--disk", str(disk), "--output", str(restored)),
             )
             replica, _ = snapshot_hashes(restored)
@@ -218,12 +231,21 @@ class Story:
         if counter is None:
             raise Refused("The counter does not run.", remedy="Tell the story from its beginning.")
         time.sleep(LOAD_SECONDS)
-        with self._display.stage("Disaster: SIGKILL in the middle of the load") as stage:
+        with self._display.stage("Disaster: the site is lost in the middle of the load") as stage:
             guest.kill()
+            killed = burn(self._operator.home)
             counter.stop()
             record = counter.acknowledged()
-            stage.tell(f"{len(record)} commits had been acknowledged")
+            stage.tell(f"SIGKILL: the machine, {' and '.join(killed)}; their folder deleted; {len(record)} commits")
         return record
+
+    def _adopt(self) -> None:
+        """A second installation, which has the vault and the key and nothing else."""
+        with self._display.stage("farshore up --adopt-vault, elsewhere") as stage:
+            self._operator = Operator(self._folder / "far")
+            self._up("--adopt-vault", self._vault, "--key", str(self._safe_key))
+            (machine,) = self._operator.ask("machine", "list")
+            stage.tell(f"https://127.0.0.1:{self._port} knows {machine['name']}, from the vault and its key alone")
 
     def _fail_over(self, image: GuestImage, record: tuple[Acknowledged, ...]) -> None:
         ssh, database = free_ports(2)
@@ -234,13 +256,14 @@ class Story:
                 "failover", "run", NAME, "--yes", "--forward", f"{ssh}:22", "--forward", f"{database}:5432"
             )
             found = machine.wait_for_rows()
-            rto = time.monotonic() - requested
+            rto, since_loss = time.monotonic() - requested, time.monotonic() - self._lost
             job.join()
             stage.tell(f"PostgreSQL answered after {rto:.1f} s")
         verdict = judge(record, found)
         rpo = f"{verdict.rpo:.2f} s ({verdict.lost} rows)"
         self._display.find("RPO: last acknowledged commit lost", rpo, good=verdict.rpo <= RPO_SECONDS)
         self._display.find("RTO: request to PostgreSQL answering", f"{rto:.1f} s")
+        self._display.find("RTO: loss of the site to PostgreSQL answering", f"{since_loss:.1f} s")
         self._display.find(
             "The counter's rows", f"{verdict.recovered}, {len(verdict.holes)} missing", good=not verdict.holes
         )

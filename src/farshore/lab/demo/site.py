@@ -1,0 +1,37 @@
+"""The loss of a site: its servers end without a word, and nothing that they kept is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from farshore.model.errors import Unreachable
+
+_SECONDS = 30.0
+
+
+def burn(home: Path) -> list[str]:
+    """SIGKILL every process of the installation in ``home`` at once, and delete the folder. Answers the servers' names.
+    Raises Unreachable where one of them lives on."""
+    pids: dict[str, int] = json.loads((home / "run" / "state.json").read_text())
+    del pids["started"]
+    os.killpg(pids["supervisor"], signal.SIGKILL)  # its servers and their workers are of its group
+    end = time.monotonic() + _SECONDS
+    while left := [name for name, pid in pids.items() if _lives(pid)]:
+        if time.monotonic() > end:
+            raise Unreachable(f"The {left[0]} outlived SIGKILL.", remedy="Does it wait for a disk? See dmesg.")
+        time.sleep(0.01)
+    shutil.rmtree(home)
+    return [name for name in pids if name != "supervisor"]
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody waited for does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
