@@ -139,3 +139,8 @@ def replace_before(tx: Transaction, machine: str, before: int, rows: list[PointR
     tx.execute(delete(PointRow).where(PointRow.machine == machine, PointRow.time < before))
     tx.expire_all()
     record_all(tx, machine, rows)
+
+
+def forget_all(tx: Transaction) -> None:
+    """Delete the rows of every machine's points: for a catalog that is to learn anew which the vault holds."""
+    tx.execute(delete(PointRow))

@@ -8,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from farshore.model.errors import Unsupported
 
@@ -34,6 +34,16 @@ def downgrade(engine: Engine, target: str) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, target)
+
+
+def schema_of(connection: Connection) -> str:
+    """The schema that a catalog has; empty where there is none."""
+    return MigrationContext.configure(connection).get_current_revision() or ""
+
+
+def newest_schema() -> str:
+    """The schema of this release."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 def _config() -> Config:

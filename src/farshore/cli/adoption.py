@@ -27,10 +27,11 @@ def read(home: Path) -> dict[str, Any]:
 def show(home: Path, console: Console) -> None:
     """Print it. Raises NotFound."""
     report = read(home)
-    records = _table("Kept in the vault", "Number", "Last change")
+    records = _table("Kept in the vault", "Number", "Last change", "")
     for one in report["records"]:
         changed = ago(one["written"]) if one["written"] else coloured("never kept: defaults", "yellow")
-        records.add_row(one["kind"], str(one["count"]), changed)
+        of_backup = f"of the backup {one['trouble']}".strip() if one.get("backup") else ""
+        records.add_row(one["kind"], str(one["count"]), changed, plain(of_backup))
     console.print(records)
     machines = _table("Machine", "State", "Policy", "Newest state", "Points", "")
     for one in report["machines"]:

@@ -29,6 +29,7 @@ from farshore.cli import (
     point,
     policy,
     process_server,
+    server,
     site,
     support_bundle,
     token,
@@ -107,6 +108,7 @@ commands.add_typer(audit.app, name="audit")
 commands.add_typer(process_server.app, name="process-server")
 commands.add_typer(authority.app, name="authority")
 commands.add_typer(catalog.app, name="catalog")
+commands.add_typer(server.app, name="server")
 commands.add_typer(token.app, name="token")
 commands.add_typer(account.app, name="account")
 commands.add_typer(user.app, name="user")

@@ -77,7 +77,7 @@ def rebuild_catalog(settings: Settings, clock: Clock) -> Report:
             f"{mine}.",
             remedy="Use that one. To take the vault from it: `farshore up --adopt-vault` into an empty folder.",
         )
-    _put_aside(settings)
+    put_aside(settings)
     return _make(settings, opened, newest, How.REBUILT, clock)
 
 
@@ -106,7 +106,7 @@ def _make(settings: Settings, opened: OpenVault, newest: Owner | None, how: How,
     finally:
         catalog.close()
     set_up(settings, clock)
-    _note(settings.home / REPORT_FILE, report)
+    note_report(settings.home / REPORT_FILE, report)
     (settings.home / _UNDER_WAY).unlink(missing_ok=True)
     return report
 
@@ -124,7 +124,7 @@ def _keep_key(settings: Settings, key_file: Path) -> None:
         write_private(own, given)
 
 
-def _put_aside(settings: Settings) -> None:
+def put_aside(settings: Settings) -> None:
     """The lost catalog's file, under another name: somebody may want to look at it."""
     if settings.catalog_url:
         catalog = Catalog(settings.catalog)
@@ -146,7 +146,8 @@ def _put_aside(settings: Settings) -> None:
             present.replace(settings.home / f"catalog.sqlite.lost-{stamp}{end}")
 
 
-def _note(path: Path, report: Report) -> None:
+def note_report(path: Path, report: Report) -> None:
+    """Leave the report for whoever shows it."""
     temporary = path.with_suffix(".new")
     temporary.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     temporary.replace(path)

@@ -12,23 +12,31 @@ from pathlib import Path
 
 from farshore.client.credentials import read_private, write_private
 from farshore.configuration_server.pki import replacement
-from farshore.configuration_server.settings import Settings
+from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, FILE_NAME, Settings
 from farshore.model.errors import Damaged
 from farshore.vault.records import Row
 
 _PKI = (replacement.SIGNER, replacement.NEXT, replacement.FORMER)
 
 
-def read(settings: Settings) -> list[Row]:
-    """Every such file that is there: ``name``, a path in the installation's folder, and ``content`` in hex."""
+def read(settings: Settings, *, whole: bool = False) -> list[Row]:
+    """Every such file that is there: ``name``, a path in the installation's folder, and ``content`` in hex. ``whole``:
+    also those that make it this very server, for a backup: its settings, its id and its own credentials."""
     home = settings.home
     paths = [settings.pki / name for name in _PKI]
     paths += [home / "sealing.key", settings.releases / "release.pub"]
     paths += [settings.releases / "release.key"] if not settings.release_key_file else []
     paths += sorted(settings.releases.glob("*.sig"))
-    return [
-        {"name": str(path.relative_to(home)), "content": read_private(path).hex()} for path in paths if path.exists()
-    ]
+    if whole:
+        paths += [home / name for name in (FILE_NAME, "admin.json", "executor.id", "vault.json")]
+        paths += [settings.installation_id, settings.pki / "server.json"]
+        paths += [settings.process_server_home / CREDENTIALS_FILE_NAME]
+    return [{"name": str(path.relative_to(home)), "content": _content(path).hex()} for path in paths if path.exists()]
+
+
+def _content(path: Path) -> bytes:
+    """The settings are no secret: who may read them is the operator's choice."""
+    return path.read_bytes() if path.name == FILE_NAME else read_private(path)
 
 
 def write(settings: Settings, rows: Iterable[Row]) -> list[str]:

@@ -10,7 +10,7 @@ was: every epoch is closed, and an agent that comes resyncs by hash into a new o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,6 +56,8 @@ class RecordReport:
     count: int
     written: int
     trouble: str = ""
+    backup: bool = False
+    """They are those of the backup."""
 
 
 @dataclass
@@ -101,21 +103,27 @@ def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Conten
         report.records, report.machines, report.failovers = [], [], []
         policies.ensure_default(tx)
         for kind in KINDS:
-            _put(tx, kind, kept.get(kind), report)
+            put(tx, kind, kept.get(kind), report)
         if how is How.ADOPTED:
             _forget_former_server(tx)
-            report.failovers = _settle_failovers(tx, now)
-        for one in found:
-            _from_vault(tx, one, now)
-        for machine in machines.every(tx):
-            epochs.close_open(tx, MachineId(machine.id), now, TAKEN_OVER)
-        _say(tx, kept.get(AUDIT), how, now)
-        by_id: dict[str, Contents] = {one.machine: one for one in found}
+            report.failovers = settle_failovers(tx, now)
         known = {str(row["id"]) for row in _rows(kept, "machines")}
-        report.machines = [_of_machine(row, by_id.get(row.id), row.id in known) for row in machines.every(tx)]
+        end(tx, found, known, report, now)
+        say(tx, kept.get(AUDIT), how, now)
 
     catalog.write(fill)
     return report
+
+
+def end(tx: Transaction, found: Sequence[Contents], known: Container[str], report: Report, now: int) -> None:
+    """Take what the vault holds of each machine, and close every epoch. ``known``: ids of machines that were known
+    before the vault was looked at."""
+    for one in found:
+        _from_vault(tx, one, now)
+    for machine in machines.every(tx):
+        epochs.close_open(tx, MachineId(machine.id), now, TAKEN_OVER)
+    by_id: dict[str, Contents] = {one.machine: one for one in found}
+    report.machines = [_of_machine(row, by_id.get(row.id), row.id in known) for row in machines.every(tx)]
 
 
 def _rows(kept: Mapping[str, Record], kind: str) -> Sequence[Row]:
@@ -123,7 +131,7 @@ def _rows(kept: Mapping[str, Record], kind: str) -> Sequence[Row]:
     return [] if record is None else record.rows
 
 
-def _put(tx: Transaction, kind: str, record: Record | None, report: Report) -> None:
+def put(tx: Transaction, kind: str, record: Record | None, report: Report) -> None:
     """Rows of one kind; those that refer to what is not there are left out, or refer to nothing."""
     rows = [dict(row) for row in record.rows] if record is not None else []
     present = {row.id for row in machines.every(tx)}
@@ -156,7 +164,7 @@ def _forget_former_server(tx: Transaction) -> None:
         machine.chosen_server = machine.chosen_server if machine.chosen_server in left else ""
 
 
-def _settle_failovers(tx: Transaction, now: int) -> list[str]:
+def settle_failovers(tx: Transaction, now: int) -> list[str]:
     """Of an installation that was lost: its jobs are gone, and what it ran on its own host as well."""
     told = []
     kinds = {row.id: row.kind for row in sites.every(tx)}
@@ -261,9 +269,10 @@ def _point(machine: str, point: RecoveryPoint) -> PointRow:
     )
 
 
-def _say(tx: Transaction, head: Record | None, how: How, now: int) -> None:
+def say(tx: Transaction, head: Record | None, how: How, now: int, of: str = "") -> None:
+    """Note in the audit log and in the events how this catalog was made. ``of``: from what, besides the vault."""
     last = head.rows[0] if head is not None and head.rows else {}
-    message = f"The catalog was made from the vault ({how.value})."
+    message = f"The catalog was made from {of or 'the vault'} ({how.value})."
     if last:
         message += f" The audit log before it ended with entry {last['id']}, digest {last['digest']}."
     audit.append(

@@ -12,10 +12,13 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from farshore.configuration_server.adopting import adopt, rebuild_catalog
+from farshore.configuration_server.backing_up import back_up
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.installation import set_up
+from farshore.configuration_server.restoring import opened_backup, restore
 from farshore.configuration_server.settings import Settings, checked, from_environment, home_from_environment, load
 from farshore.model.errors import FarshoreError, Malformed, NotFound, Refused
 from farshore.telemetry import logs
@@ -44,6 +47,15 @@ def _set_up(options: argparse.Namespace) -> None:
         if options.rebuild_catalog:
             rebuild_catalog(load(options.home), SystemClock())
             return
+        if options.back_up is not None:
+            _answer(back_up(load(options.home), options.back_up, SystemClock()).as_json())
+            return
+        if options.show_backup is not None:
+            _answer(opened_backup(options.show_backup, options.key).contents.as_json())
+            return
+        if options.restore is not None:
+            restore(_new_home(options.home), options.restore, options.key, _given(options), SystemClock())
+            return
         if options.adopt_vault is not None:
             options.vault_url = options.adopt_vault
         settings = _settings(options)
@@ -59,6 +71,10 @@ def _set_up(options: argparse.Namespace) -> None:
             f"An installation cannot be in {options.home}: {where}: {error.strerror or error}.",
             remedy="Choose another folder with --home, on a file system that takes it.",
         ) from error
+
+
+def _answer(fields: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
 
 
 def _check_ports(settings: Settings) -> None:
@@ -88,10 +104,15 @@ def _settings(options: argparse.Namespace) -> Settings:
         present = load(options.home).model_dump()
     except NotFound:
         present = {**from_environment(), "home": _new_home(options.home)}
-    given = {
-        name: value for name, value in vars(options).items() if name in Settings.model_fields and value is not None
+    return checked({**present, **_given(options)})
+
+
+def _given(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        name: value
+        for name, value in vars(options).items()
+        if name in Settings.model_fields and name != "home" and value is not None
     }
-    return checked({**present, **given})
 
 
 def _new_home(home: Path) -> Path:
@@ -124,8 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vault-url", help="file:///path, s3://bucket, az://container, gs://bucket")
     parser.add_argument("--catalog-url", help="another database than the SQLite file of the installation")
     parser.add_argument("--adopt-vault", metavar="URL", help="take over the vault of an installation that is lost")
-    parser.add_argument("--key", type=Path, help="with --adopt-vault: the vault owner's key file")
+    parser.add_argument("--key", type=Path, help="the vault owner's key file")
     parser.add_argument("--rebuild-catalog", action="store_true", help="make a lost catalog anew from the vault")
+    parser.add_argument("--back-up", type=Path, metavar="FILE", help="write a backup to a new file")
+    parser.add_argument("--show-backup", type=Path, metavar="FILE", help="with --key: check a backup")
+    parser.add_argument("--restore", type=Path, metavar="FILE", help="with --key: make the installation of a backup")
     parser.add_argument("--check-ports", action="store_true", help="refuse a port that is taken")
     parser.add_argument("--json", action="store_true", help="tell an error as JSON")
     return parser

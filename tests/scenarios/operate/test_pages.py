@@ -22,7 +22,10 @@ from tests.unit.test_operate_pages import PAGES, typed
 
 pytestmark = [pytest.mark.soak, pytest.mark.root]
 MIB = 1 << 20
-ORDER = ("install", "protect", "monitor", "restore", "failover", "three-am", "keys", "upgrade", "uninstall", "network")
+ORDER = (
+    *("install", "protect", "monitor", "restore", "failover", "three-am", "keys", "upgrade", "uninstall", "network"),
+    "backup",
+)
 NOT_TYPED = {
     "site-lost": "tests/unit/configuration_server/test_adopting.py, tests/crash/vault/test_two_owners.py",
     "sites": "tests/contract/test_sites.py",
@@ -32,6 +35,7 @@ NOT_TYPED = {
 ELSEWHERE = {
     "farshore up ": "the rig brings the servers up, on ports of its own",
     "farshore down": "the rig does",
+    "farshore server restore /root/farshore.backup --key /root/vault.key --yes": "the rig runs; test_restoring",
     "farshore machine add": "tests/scenarios/push",
     "farshore machine upgrade": "tests/crash/mobility/test_upgrade.py",
     "farshore alert add ops": "tests/scenarios/control/test_alerting.py, with a mail server",

@@ -170,7 +170,7 @@ def test_the_former_one_may_read_and_not_write(first: Site, tmp_path: Path) -> N
     catalog.close()
 
 
-@pytest.mark.parametrize("cut", ["claim", "pardon", "rebuild", "note_owner", "set_up", "_note"])
+@pytest.mark.parametrize("cut", ["claim", "pardon", "rebuild", "note_owner", "set_up", "note_report"])
 def test_cut_off_anywhere_it_is_completed_by_the_next_try(
     first: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:

@@ -1,0 +1,122 @@
+"""A catalog out of a backup, brought to what the vault says that happened since.
+
+*Facts* (machines and where they run, epochs, failovers, certificates and who is revoked, users, process servers, host
+keys, key grants) are those of the vault's records where these are newer than the backup. *Choices* (policies, sites,
+alert channels, push accounts) are those of the backup, with what was added since. Which record is newer is told by
+their names, not by clocks; only where the vault was away when the backup was made, by times. A record that is damaged
+is passed over: then the backup's rows stand, and the report says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from farshore.catalog import alert_channels, machines, points, records
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.records import AUDIT, KINDS
+from farshore.configuration_server import backup_file
+from farshore.configuration_server.rebuilding import RecordReport, Report, end, put, say, settle_failovers
+from farshore.configuration_server.vault_contents import Contents
+from farshore.model.errors import Damaged, NotFound
+from farshore.vault.ownership import How
+from farshore.vault.records import Record, read_record, record_names
+from farshore.vault.vault import Vault
+
+_CHOICES = frozenset({"policies", "sites", "alert-channels", "push-accounts"})
+
+
+@dataclass
+class Kept:
+    """The records of a vault. ``newer``: the kinds that changed after the backup was made; ``troubles``: those that
+    cannot be read, with the reason."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    newer: set[str] = field(default_factory=set)
+    troubles: dict[str, str] = field(default_factory=dict)
+
+
+def newest_records(vault: Vault, backup: backup_file.Contents) -> Kept:
+    """Read them. Raises the store's errors."""
+    found = Kept()
+    for kind, names in record_names(vault.store).items():
+        try:
+            record = read_record(vault.store, vault.installation_key, names[-1])
+        except (Damaged, NotFound) as error:
+            found.troubles[kind] = error.message
+            continue
+        found.records[kind] = record
+        if _is_newer(record, backup):
+            found.newer.add(kind)
+    return found
+
+
+def _is_newer(record: Record, backup: backup_file.Contents) -> bool:
+    if backup.records is None:
+        return record.written >= backup.time
+    return [record.name.generation, record.name.version] > backup.records.get(record.name.kind, [0, 0])
+
+
+def reconcile(
+    catalog: Catalog,
+    backup: backup_file.Contents,
+    kept: Kept,
+    found: Sequence[Contents],
+    now: int,
+    *,
+    jobs_lost: bool,
+) -> Report:
+    """Change a catalog that holds a backup's rows. ``jobs_lost``: the failovers that were under way are not any more,
+    and what ran on the host is gone. Raises the catalog's errors; then it is as it was."""
+    report = Report(How.RESTORED.value)
+
+    def fill(tx: Transaction) -> None:
+        report.records, report.machines, report.failovers = [], [], []
+        facts = {kind: kept.records[kind] for kind in KINDS if kind in kept.newer and kind not in _CHOICES}
+        _forget_what_is_gone(tx, facts)
+        for kind in KINDS:
+            _put(tx, kind, kept, facts.get(kind), backup, report)
+        if jobs_lost:
+            report.failovers = settle_failovers(tx, now)
+        known = {machine.id for machine in machines.every(tx)}
+        end(tx, found, known, report, now)
+        moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(backup.time // 1_000_000_000))
+        say(tx, kept.records.get(AUDIT), How.RESTORED, now, f"a backup of {moment} and the vault")
+
+    catalog.write(fill)
+    return report
+
+
+def _forget_what_is_gone(tx: Transaction, facts: Mapping[str, Record]) -> None:
+    """Rows of facts that the newer records do not have any more; what streams and servers were at; and every point: the
+    vault says which there are."""
+    points.forget_all(tx)
+    servers = facts.get("process-servers")
+    left = None if servers is None else {row["id"] for row in servers.rows}
+    for machine in machines.every(tx):
+        machine.moving_to, machine.run = "", ""
+        if left is not None and machine.process_server not in left:
+            machine.process_server = None
+    for channel in alert_channels.every(tx):
+        channel.claimed = 0
+    tx.flush()
+    for kind in reversed(list(KINDS)):
+        if kind in facts:
+            records.forget_others(tx, kind, facts[kind].rows)
+    records.forget_others(tx, "epochs", records.read(tx, "epochs"))
+
+
+def _put(
+    tx: Transaction, kind: str, kept: Kept, fact: Record | None, backup: backup_file.Contents, report: Report
+) -> None:
+    if fact is not None:
+        put(tx, kind, fact, report)
+        return
+    later = kept.records[kind] if kind in kept.newer else None
+    if later is not None:
+        known = {records.key_of(kind, row) for row in records.read(tx, kind)}
+        added = [row for row in later.rows if records.key_of(kind, row) not in known]
+        put(tx, kind, replace(later, rows=added), Report(""))
+    count = len(records.read(tx, kind))
+    report.records.append(RecordReport(kind, count, backup.time, kept.troubles.get(kind, ""), backup=True))
