@@ -160,18 +160,22 @@ def put(tx: Transaction, kind: str, records: Iterable[Record]) -> int:
 
 def key_of(kind: str, record: Record) -> tuple[Any, ...]:
     """What tells a record from the others of its kind."""
-    return tuple(record.get(column.key) for column in inspect(KINDS[kind].table).primary_key)
+    return tuple(record.get(name) for name in _key_columns(kind))
 
 
 def forget_others(tx: Transaction, kind: str, records: Iterable[Record]) -> None:
     """Delete the rows of a kind that are not among these."""
     table = KINDS[kind].table
-    names = [column.key for column in inspect(table).primary_key]
+    names = _key_columns(kind)
     wanted = {key_of(kind, record) for record in records}
     for row in tx.scalars(select(table)).all():
         if tuple(getattr(row, name) for name in names) not in wanted:
             tx.delete(row)
     tx.flush()
+
+
+def _key_columns(kind: str) -> list[str]:
+    return [str(column.key) for column in inspect(KINDS[kind].table).primary_key]
 
 
 def _plain(value: Any) -> Any:

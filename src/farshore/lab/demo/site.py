@@ -15,9 +15,9 @@ from farshore.model.errors import Unreachable
 _SECONDS = 30.0
 
 
-def burn(home: Path) -> list[str]:
-    """SIGKILL every process of the installation in ``home`` at once, and delete the folder. Answers the servers' names.
-    Raises Unreachable where one of them lives on."""
+def burn(home: Path) -> None:
+    """SIGKILL every process of the installation in ``home`` at once, and delete the folder. Raises Unreachable where one
+    of them lives on."""
     pids: dict[str, int] = json.loads((home / "run" / "state.json").read_text())
     del pids["started"]
     os.killpg(pids["supervisor"], signal.SIGKILL)  # its servers and their workers are of its group
@@ -27,7 +27,6 @@ def burn(home: Path) -> list[str]:
             raise Unreachable(f"The {left[0]} outlived SIGKILL.", remedy="Does it wait for a disk? See dmesg.")
         time.sleep(0.01)
     shutil.rmtree(home)
-    return [name for name in pids if name != "supervisor"]
 
 
 def _lives(pid: int) -> bool:

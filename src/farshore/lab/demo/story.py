@@ -231,12 +231,12 @@ class Story:
         if counter is None:
             raise Refused("The counter does not run.", remedy="Tell the story from its beginning.")
         time.sleep(LOAD_SECONDS)
-        with self._display.stage("Disaster: the site is lost in the middle of the load") as stage:
+        with self._display.stage("Disaster: the site is lost under load") as stage:
             guest.kill()
-            killed = burn(self._operator.home)
+            burn(self._operator.home)
             counter.stop()
             record = counter.acknowledged()
-            stage.tell(f"SIGKILL: the machine, {' and '.join(killed)}; their folder deleted; {len(record)} commits")
+            stage.tell(f"machine and both servers by SIGKILL, their folder deleted; {len(record)} commits")
         return record
 
     def _adopt(self) -> None:
