@@ -16,8 +16,8 @@ _SECONDS = 30.0
 
 
 def burn(home: Path) -> None:
-    """SIGKILL every process of the installation in ``home`` at once, and delete the folder. Raises Unreachable where one
-    of them lives on."""
+    """SIGKILL every process of the installation in ``home`` at once, and delete the folder. Raises Unreachable where
+    one of them lives on."""
     pids: dict[str, int] = json.loads((home / "run" / "state.json").read_text())
     del pids["started"]
     os.killpg(pids["supervisor"], signal.SIGKILL)  # its servers and their workers are of its group
