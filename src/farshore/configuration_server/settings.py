@@ -154,6 +154,7 @@ class Settings(BaseSettings):
                 "listen": self.listen,
                 "port": self.process_server_port,
                 "url": self.process_server_url,
+                "follows_vault": False,
             },
         )
 
@@ -198,7 +199,7 @@ def home_from_environment() -> Path:
 
 
 def _write_toml(path: Path, values: dict[str, object]) -> None:
-    # JSON's strings, numbers and arrays of those are TOML's as well.
+    # JSON's strings, numbers, truth values and arrays of those are TOML's as well.
     text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
     temporary = path.with_suffix(".new")
     temporary.write_text(f"# Written by `farshore up`, from its options. Restart after a change.\n{text}")

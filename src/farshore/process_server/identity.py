@@ -6,15 +6,19 @@ is interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 from pathlib import Path
 from typing import Callable, Sequence
 
-from farshore.api_types.servers import ServerEnrolment, ServerEnrolmentRequest
+from farshore.api_types.servers import Registration, ServerEnrolment, ServerEnrolmentRequest
 from farshore.client import renewal
 from farshore.client.credentials import Credentials
 from farshore.client.enrolment import enrol_process_server
 from farshore.client.key_request import new_key_and_request
+from farshore.client.process_server_self import ProcessServerSelf
+from farshore.client.transport import Transport
 from farshore.model.ports import Clock
 
 RENEW_BEFORE = datetime.timedelta(days=60)
@@ -29,6 +33,18 @@ def enrol(path: Path, url: str, pin: str, token: str) -> ServerEnrolment:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     Credentials(url, made.authority, made.certificate, key).save(path)
     return made
+
+
+def turn_to(url: str, path: Path, registration: Registration, generation: int) -> bool:
+    """Register at another configuration server of the same authority, and be its from the next start on, if it owns the
+    vault as a later generation; answers whether it does. Raises what the client raises where it does not answer, or
+    does not know this process server."""
+    credentials = Credentials.load(path)
+    with contextlib.closing(ProcessServerSelf(Transport.from_credentials(credentials, url))) as there:
+        later = there.register(registration).generation > generation
+    if later:
+        dataclasses.replace(credentials, url=url).save(path)
+    return later
 
 
 class Renewal(renewal.Renewal):

@@ -31,7 +31,7 @@ from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import FarshoreError, Malformed, NotFound, TryLater, Unsupported, WrongState
 from farshore.process_server.allocator import keep_freed_memory
 from farshore.process_server.clock import SystemClock
-from farshore.process_server.identity import Renewal, enrol
+from farshore.process_server.identity import Renewal, enrol, turn_to
 from farshore.process_server.keys import GrantedKeys
 from farshore.process_server.listening.peer import server_context
 from farshore.process_server.server import ProcessServer
@@ -128,7 +128,15 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     watched = WatchedStore(guarded, clock)
     store = ThrottledStore(watched, bandwidth, stopping)
     keys = GrantedKeys(control, given.upkeep_key, store)
-    lookout = OwnerLookout(requests, keys.upkeep, given.generation, lambda: control.register(registration).generation)
+    lookout = OwnerLookout(
+        requests,
+        keys.upkeep,
+        given.generation,
+        lambda: control.register(registration).generation,
+        (lambda elsewhere: turn_to(elsewhere, settings.credentials, registration, given.generation))
+        if settings.follows_vault
+        else None,
+    )
     guarded.guard = lookout.ownership
     vault = _open_vault(store, keys, settings.state / "chunk-indexes", control, registration, stopping)
     if vault is None:

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     port: int = Field(9443, ge=0, le=65535)
     url: str = ""
     """Where agents reach this server, https://host:port; empty: this host's name."""
+    follows_vault: bool = True
+    """Turn to the installation that has taken the vault over. `farshore up` sets it to false for its own."""
     ciphers: str = ""
     """OpenSSL cipher list for TLS 1.2; empty: ECDHE with AES-GCM or ChaCha20."""
     workers: int = Field(32, ge=2, le=512)
