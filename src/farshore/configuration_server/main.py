@@ -31,6 +31,7 @@ from farshore.configuration_server.mirroring import Mirroring, conditions_of_own
 from farshore.configuration_server.owning import open_owned
 from farshore.configuration_server.periodic import Periodic, Troubles
 from farshore.configuration_server.pki.issuing import Issuer
+from farshore.configuration_server.reached import agents_servers
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
@@ -58,6 +59,7 @@ from farshore.protection.tending import RetentionKept, collect_all, compact_all,
 from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
+from farshore.recovery.leading_out import LeadingOut
 from farshore.recovery.readiness import ReadinessWatch
 from farshore.recovery.requests import start_requested
 from farshore.recovery.upkeep import Upkeep
@@ -188,6 +190,7 @@ def serve(settings: Settings) -> None:
     own_clock.begin()
     watch = Watch(catalog, clock, silence, own_clock)
     upkeep = Upkeep(recovery)
+    leading_out = LeadingOut(recovery, lambda: agents_servers(settings, catalog))
     scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
     indexing, thinning = for_indexing(catalog, clock), for_thinning(catalog, clock)
@@ -234,6 +237,7 @@ def serve(settings: Settings) -> None:
         ("Sweeping the vault", SWEEP_EVERY, while_owned(vault, lambda: _sweep(vault.vault))),
         ("Scrubbing the vault", SCRUB_EVERY, while_owned(vault, scrubbing.step)),
         ("Keeping recovered machines up", KEEP_UP_EVERY, upkeep.look),
+        ("Leading recovered machines to their servers", KEEP_UP_EVERY, leading_out.look),
         ("Trying the machines' targets", TRY_TARGETS_EVERY, readiness.look),
     ]
     rounds = [Periodic(name, every, done, troubles) for name, every, done in work]
@@ -267,6 +271,7 @@ def serve(settings: Settings) -> None:
         scrubbing.stop()
         for each in rounds:
             each.stop()
+        leading_out.close()
         jobs.close()
         catalog.close()
         listener.close()

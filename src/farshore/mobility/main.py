@@ -31,6 +31,7 @@ from farshore.mobility.description import describe
 from farshore.mobility.epoch_run import Limits
 from farshore.mobility.heap import bound_heap
 from farshore.mobility.identity import enrol_machine, machine_of
+from farshore.mobility.led_out import lead_out
 from farshore.mobility.named_disks import accept_named
 from farshore.mobility.planes import Planes
 from farshore.mobility.protected_disks import DiskNumbers, protected_disks
@@ -116,6 +117,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
     with _lock_file(settings.lock) as lock:
         _lock_or_refuse(lock.fileno())
         accept_named(settings.disks, settings.named_disks)
+        lead_out()
         handover = Handover.load(settings.handover)
         identifier = new_id() if handover is None or handover.capture is None else handover.run
         limits = Limits(Bandwidth(clock), Courtesy(clock))

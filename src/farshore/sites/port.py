@@ -221,6 +221,17 @@ class Answering(Protocol):
 
 
 @runtime_checkable
+class Leading(Protocol):
+    """A site that can lead connections of this host into a machine whose network leads nowhere."""
+
+    def lead_in(self, failover: FailoverId, port: int) -> int:
+        """The port of this host's loopback at which connections reach the guest's ``port``: opened by the first call,
+        and as long as the machine runs. 0 where the machine does not run, or its cards lead elsewhere. Raises
+        Unreachable."""
+        ...
+
+
+@runtime_checkable
 class Identified(Protocol):
     """A site that knows by which hardware id a machine of it will be told from others."""
 

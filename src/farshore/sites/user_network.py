@@ -37,6 +37,11 @@ def bubble_card(number: int, nic: NicDescription, cable: int) -> list[str]:
     return ["-netdev", f"stream,id=net{number},server=off,addr.type=fd,addr.str={cable}", "-device", card]
 
 
+def guest_address(nic: NicDescription) -> str:
+    """Where the guest is in its virtual network; "": where QEMU's own DHCP puts it."""
+    return _network(nic)[0]
+
+
 def literal(text: object) -> str:
     """A value of an option: names come from the source machine, and a comma would begin another option."""
     return str(text).replace(",", ",,")

@@ -25,6 +25,7 @@ import stat
 import subprocess
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -64,6 +65,7 @@ from farshore.sites.qemu.processes import (
     send_signal,
 )
 from farshore.sites.uefi_variables import with_boot_entries
+from farshore.sites.user_network import guest_address
 
 _START_SECONDS = 120.0
 _BUBBLES = ".networks"
@@ -84,6 +86,8 @@ _CONDITIONS = {
 }
 """By QEMU's run state; all others run."""
 _LIVE = (Condition.RUNNING, Condition.PAUSED)
+_FORWARDED = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)\s")
+"""The host's port and the guest's, as ``info usernet`` tells of a forwarded one."""
 _PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
 
 
@@ -347,6 +351,23 @@ class QemuSite:
             return False
         return False
 
+    def lead_in(self, failover: FailoverId, port: int) -> int:
+        """See Leading: QEMU is asked for one forwarded port more. It is known by QEMU alone."""
+        if self.status(failover).condition is not Condition.RUNNING:
+            return 0
+        order, monitor = self.order(failover), self._files(failover).monitor
+        if not order.machine.nics:
+            return 0
+        found = _led_in(monitor, port, known=order.forward)
+        if not found:
+            with socket.socket() as chosen:
+                chosen.bind((_ADDRESS, 0))
+                host = chosen.getsockname()[1]
+            rule = f"hostfwd_add net0 tcp:{_ADDRESS}:{host}-{guest_address(order.machine.nics[0])}:{port}"
+            ask(monitor, "human-monitor-command", {"command-line": rule})
+            found = _led_in(monitor, port, known=order.forward)
+        return found
+
     def hardware_id(self, failover: FailoverId) -> str:
         """The failover's id: it is passed to QEMU as the machine's UUID."""
         return failover.lower()
@@ -569,6 +590,15 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def _led_in(monitor: Path, port: int, *, known: Mapping[int, int]) -> int:
+    """The port of this host that QEMU forwards to the guest's ``port``, beside those that are ``known``; 0: none."""
+    told = ask(monitor, "human-monitor-command", {"command-line": "info usernet"})
+    for host, guest in _FORWARDED.findall(str(told)):
+        if int(guest) == port and int(host) not in known:
+            return int(host)
+    return 0
 
 
 def _hung_up(peer: socket.socket) -> bool:

@@ -1,0 +1,27 @@
+"""Which servers the agents turn to, and where this host reaches them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from farshore.catalog import process_servers
+from farshore.catalog.database import Catalog
+from farshore.configuration_server.settings import Settings
+
+_HTTPS = 443
+
+
+def agents_servers(settings: Settings, catalog: Catalog) -> dict[tuple[str, int], tuple[str, int]]:
+    """By name and port as agents know them: this server and every process server. What bears one of this server's own
+    names is on this host: agents may see it at an address that this host does not have."""
+    local = urlsplit(settings.local_url)
+    here = local.hostname or ""
+    own = {name.lower() for name in settings.names}
+    found = {(name, settings.port): (here, settings.port) for name in own}
+    with catalog.reading() as tx:
+        urls = [row.url for row in process_servers.every(tx)]
+    for url in urls:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").lower(), parts.port or _HTTPS
+        found[host, port] = (here if host in own else host, port)
+    return found

@@ -1,0 +1,179 @@
+"""The way out of a recovered machine whose network leads nowhere: connections that its host opens into it.
+
+Only where the firmware says that Farshore's recovery site made this machine, and where it is told of no proxy. The
+transport is given a proxy on the loopback (CONNECT), which goes by a connection that stands open, and straight where
+there is none, as on a network that leads somewhere. TLS goes end to end. See farshore.model.led_out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import threading
+import urllib.request
+from collections import deque
+from pathlib import Path
+from typing import Deque, Optional, Tuple
+
+from farshore.model.led_out import LONGEST_LINE, OK, PORT, VENDOR, wish
+
+log = logging.getLogger(__name__)
+
+_DMI_VENDOR = Path("/sys/class/dmi/id/sys_vendor")
+_MOST_WAITING = 16
+_DIRECT_SECONDS = 4.0
+_ANSWER_SECONDS = 10.0
+_PIECE = 1 << 18
+_MOST_HEADER = 16384
+
+
+def recovered() -> bool:
+    """Whether this machine was made by a recovery site of Farshore's own."""
+    try:
+        return _DMI_VENDOR.read_text(encoding="ascii", errors="replace").strip() == VENDOR
+    except OSError:
+        return False
+
+
+def lead_out() -> None:
+    """Have all that this process connects to go by what the host leads in, where it does."""
+    if not recovered() or urllib.request.getproxies().get("https"):
+        return
+    try:
+        way = WayOut(PORT)
+    except OSError as error:
+        log.warning("Nothing can be led in: %s", error)
+        return
+    os.environ["HTTPS_PROXY"] = f"http://127.0.0.1:{way.proxy_port}"
+    way.start()
+    log.info("This machine was recovered: its servers are reached by what its host leads in, or straight.")
+
+
+class WayOut:
+    """Listens at ``port`` for the host, and at ``proxy_port`` of the loopback for this process. Raises OSError."""
+
+    def __init__(self, port: int) -> None:
+        self._host = socket.create_server(("0.0.0.0", port), backlog=_MOST_WAITING)  # noqa: S104 - the host is outside
+        self._proxy = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self._host.getsockname()[1]
+        self.proxy_port = self._proxy.getsockname()[1]
+        self._waiting: Deque[socket.socket] = deque()
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """In threads of its own, until the process ends or ``close``."""
+        for name, target in (("led in", self._hear_host), ("led out", self._hear_process)):
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Hear no more."""
+        for one in (self._host, self._proxy):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        with self._lock:
+            while self._waiting:
+                self._waiting.popleft().close()
+
+    def _hear_host(self) -> None:
+        while True:
+            try:
+                peer, _ = self._host.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._waiting.append(peer)
+                while self._waiting and _spent(self._waiting[0]):
+                    self._waiting.popleft().close()
+                surplus = self._waiting.popleft() if len(self._waiting) > _MOST_WAITING else None
+            if surplus is not None:
+                surplus.close()
+
+    def _hear_process(self) -> None:
+        while True:
+            try:
+                peer, _ = self._proxy.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(peer,), name="led out", daemon=True).start()
+
+    def _serve(self, peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            asked = _asked(peer)
+            there = None if asked is None else self._connect(*asked)
+            if there is None:
+                peer.sendall(b"HTTP/1.1 502 Unreachable\r\nContent-Length: 0\r\n\r\n")
+                return
+            with there:
+                there.settimeout(None)
+                peer.settimeout(None)
+                peer.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+                back = threading.Thread(target=_carry, args=(there, peer), name="led out", daemon=True)
+                back.start()
+                _carry(peer, there)
+                back.join()
+
+    def _connect(self, host: str, port: int) -> Optional[socket.socket]:
+        while True:
+            with self._lock:
+                led = self._waiting.pop() if self._waiting else None  # the newest is the likeliest to live
+            if led is None:
+                break
+            if not _spent(led):
+                answer = _ask(led, host, port)
+                if answer is not None:
+                    return answer
+            led.close()
+        try:
+            return socket.create_connection((host, port), timeout=_DIRECT_SECONDS)
+        except OSError:
+            return None
+
+
+def _ask(led: socket.socket, host: str, port: int) -> Optional[socket.socket]:
+    try:
+        led.settimeout(_ANSWER_SECONDS)
+        led.sendall(wish(host, port))
+        answer = b""
+        while not answer.endswith(b"\n") and len(answer) < LONGEST_LINE:
+            byte = led.recv(1)
+            if not byte:
+                return None
+            answer += byte
+    except OSError:
+        return None
+    return led if answer == OK else None
+
+
+def _spent(led: socket.socket) -> bool:
+    """Whether the other side has hung up: it says nothing before it is asked."""
+    return bool(select.select([led], [], [], 0)[0])
+
+
+def _asked(peer: socket.socket) -> Optional[Tuple[str, int]]:
+    peer.settimeout(_ANSWER_SECONDS)
+    heard = b""
+    while b"\r\n\r\n" not in heard and len(heard) < _MOST_HEADER:
+        piece = peer.recv(4096)
+        if not piece:
+            return None
+        heard += piece
+    words = heard.split(b"\r\n", 1)[0].decode("ascii", "replace").split()
+    if len(words) != 3 or words[0] != "CONNECT":
+        return None
+    host, _, port = words[1].rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
+
+
+def _carry(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            piece = source.recv(_PIECE)
+            if not piece:
+                break
+            target.sendall(piece)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

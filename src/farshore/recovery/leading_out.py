@@ -1,0 +1,197 @@
+"""Leads the agents of recovered machines, whose networks lead nowhere, to their servers and to nothing else.
+
+For each machine that is replicated from its site, where the site can lead connections in (``sites.port.Leading``), a
+few connections stand open into it; see farshore.model.led_out for what is said over them. What may be reached is
+``servers``: names and ports as the agents know them, to the addresses at which this host reaches them. It runs in a
+thread of its own; all it knows it finds out anew after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from farshore.catalog import failovers, machines
+from farshore.catalog.tables import FailoverRow, MachineRow
+from farshore.model.errors import FarshoreError
+from farshore.model.led_out import LONGEST_LINE, NO, OK, PORT, read_wish
+from farshore.model.states import UP, MachineState
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.sites.port import Leading
+
+log = logging.getLogger(__name__)
+
+Server = tuple[str, int]
+Servers = Callable[[], Mapping[Server, Server]]
+
+IDLE = 3
+"""Connections that stand open and wait."""
+MOST = 48
+"""Connections into one machine: the agent keeps some twenty."""
+_PAUSE_SECONDS = 2.0
+_CONNECT_SECONDS = 5.0
+_PIECE = 1 << 18
+_REPLICATED = frozenset({MachineState.RESYNC.value, MachineState.PROTECTED.value})
+
+
+class LeadingOut:
+    """``look`` begins and ends what is due; call it every few seconds, and ``close`` at the end."""
+
+    def __init__(self, context: RecoveryContext, servers: Servers) -> None:
+        self._context = context
+        self._servers = servers
+        self._machines: dict[str, asyncio.Task[None]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def look(self) -> None:
+        """Lead those machines out that are replicated from where they are, and no others."""
+        wanted = self._wanted()
+        if self._loop is None and not wanted:
+            return
+        loop = self._running()
+        asyncio.run_coroutine_threadsafe(self._settle(wanted), loop).result(_CONNECT_SECONDS)
+
+    def close(self) -> None:
+        """Cut every connection off."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), loop).result(2 * _CONNECT_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join()
+        loop.close()
+
+    async def _end(self) -> None:
+        ended = list(self._machines.values())
+        await self._settle({})
+        await asyncio.gather(*ended, return_exceptions=True)
+
+    def _wanted(self) -> dict[str, Leading]:
+        with self._context.catalog.reading() as tx:
+            up = [(row, machines.get(tx, row.machine)) for row in failovers.in_states(tx, UP) if not row.stopped]
+            owned = [(row.id, row.site) for row, machine in up if machine.state in _REPLICATED and _sends(row, machine)]
+        sites = {failover: self._context.site(site) for failover, site in owned}
+        return {failover: site for failover, site in sites.items() if isinstance(site, Leading)}
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="leading out", daemon=True)
+            self._thread.start()
+        return self._loop
+
+    async def _settle(self, wanted: Mapping[str, Leading]) -> None:
+        for failover in self._machines.keys() - wanted.keys():
+            self._machines.pop(failover).cancel()
+        for failover, site in wanted.items():
+            task = self._machines.get(failover)
+            if task is None or task.done():
+                way = _Way(failover, site, self._servers)
+                self._machines[failover] = asyncio.get_running_loop().create_task(way.keep())
+
+
+def _sends(row: FailoverRow, machine: MachineRow) -> bool:
+    """Whether the machine's stream comes from what the failover brought up."""
+    if failovers.has_come_home(row):
+        return not machine.site and machine.hardware_id == row.id
+    return machine.site == row.site and machine.owner == row.id
+
+
+@dataclass
+class _Way:
+    """The connections into one machine."""
+
+    failover: str
+    site: Leading
+    servers: Servers
+
+    async def keep(self) -> None:
+        """Until it is cancelled: open as many as there are to be."""
+        connections: set[asyncio.Task[None]] = set()
+        idle = 0
+
+        def taken() -> None:
+            nonlocal idle
+            idle -= 1
+            room.set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            connections.discard(task)
+            room.set()
+
+        room = asyncio.Event()
+        try:
+            while True:
+                port = await self._port()
+                if not port:
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    continue
+                while idle < IDLE and len(connections) < MOST:
+                    idle += 1
+                    task = asyncio.get_running_loop().create_task(self._connection(port, taken))
+                    task.add_done_callback(ended)
+                    connections.add(task)
+                await room.wait()
+                room.clear()
+        finally:
+            ended_now = list(connections)
+            for task in ended_now:
+                task.cancel()
+            await asyncio.gather(*ended_now, return_exceptions=True)
+
+    async def _port(self) -> int:
+        try:
+            return await asyncio.to_thread(self.site.lead_in, failover_id(self.failover), PORT)
+        except (FarshoreError, OSError) as error:
+            log.info("No way into failover %s yet: %s", self.failover, error)
+            return 0
+
+    async def _connection(self, port: int, taken: Callable[[], None]) -> None:
+        waiting = True
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=_PIECE)
+            with contextlib.closing(writer):
+                line = await reader.readline()
+                if not line:  # nobody listens in the guest (yet), or it has ended
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    return
+                waiting = False
+                taken()
+                await self._serve(line[:LONGEST_LINE], reader, writer)
+        except (OSError, ValueError):
+            if waiting:
+                await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            if waiting:
+                taken()
+
+    async def _serve(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = read_wish(line)
+        address = None if asked is None else (await asyncio.to_thread(self.servers)).get(asked)
+        if address is None:
+            log.warning("Failover %s asked for %r, which is none of its servers.", self.failover, line)
+            writer.write(NO)
+            await writer.drain()
+            return
+        try:
+            connecting = asyncio.open_connection(*address, limit=_PIECE)
+            there, to_there = await asyncio.wait_for(connecting, _CONNECT_SECONDS)
+        except (OSError, TimeoutError):
+            writer.write(NO)
+            await writer.drain()
+            return
+        with contextlib.closing(to_there):
+            writer.write(OK)
+            await asyncio.gather(_carry(reader, to_there), _carry(there, writer))
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while piece := await reader.read(_PIECE):
+        writer.write(piece)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()
