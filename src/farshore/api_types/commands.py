@@ -28,10 +28,12 @@ our clients, give up."""
 
 
 class PointArguments(Body):
-    """Cut a point of this kind; ``name`` may be empty."""
+    """Cut a point of this kind; ``name`` may be empty. ``hold``: seconds for which the file systems stay frozen after
+    it, at most; 0: they are thawed at once."""
 
     kind: PointKind = PointKind.CRASH_CONSISTENT
     name: Label = ""
+    hold: int = Field(default=0, ge=0, le=120)
 
 
 class ResyncArguments(Body):

@@ -66,6 +66,8 @@ class StreamGrant(Body):
     kind: EpochKind
     parent_epoch: int = 0
     parent_sequence: int = 0
+    exact: bool = False
+    """It stands on the parent at just ``parent_sequence``; else at the last record that there is of the parent."""
     description: Description
     domain: int = 0
     """The deduplication domain of the epoch's base."""

@@ -261,6 +261,12 @@ def runs_at_home(row: MachineRow, hardware_id: str = "") -> None:
     row.hardware_id = hardware_id or row.hardware_id
 
 
+def begin_line(row: MachineRow, epoch: int, sequence: int) -> None:
+    """Note that what the machine writes from now on grows from this position, whatever its epochs have after it. Call
+    it in the transaction that makes a failover final."""
+    row.line_epoch, row.line_sequence, row.line_after = epoch, sequence, row.epoch
+
+
 def delete(tx: Transaction, row: MachineRow) -> None:
     """Forget a machine; its data in the vault stays until retention ends it. Raises WrongState while protected."""
     check_forgettable(row)

@@ -136,6 +136,11 @@ class MachineRow(Base):
     """The recovery site that runs it; empty: the place where it was enrolled."""
     owner: Mapped[str] = mapped_column(default="")
     """The hardware id of the instance at ``site``; empty: unknown, or it runs where it was enrolled."""
+    # The line of its life that the last failover began, which grows from the position that was chosen: what an epoch
+    # stands on until one is consistent whose number is above ``line_after``. 0: it was never failed over.
+    line_epoch: Mapped[int] = mapped_column(default=0)
+    line_sequence: Mapped[int] = mapped_column(default=0)
+    line_after: Mapped[int] = mapped_column(default=0)
     # Desired
     protect: Mapped[bool] = mapped_column(default=False)
     exclude_disks: Mapped[list[Any]] = mapped_column(default=list)
@@ -204,6 +209,8 @@ class EpochRow(Base):
     process_server: Mapped[str]
     parent_epoch: Mapped[int] = mapped_column(default=0)
     parent_sequence: Mapped[int] = mapped_column(default=0)
+    exact: Mapped[bool] = mapped_column(default=False)
+    """It stands on its parent at just that place: what the parent has after it belongs to another line."""
     description: Mapped[JsonObject]
     granted: Mapped[int]
     closed: Mapped[int] = mapped_column(default=0)

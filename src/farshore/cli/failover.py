@@ -269,6 +269,15 @@ def commit(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_j
 
 
 @app.command()
+def reprotect(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    """Replicate a committed machine from where it runs now: only what differs from the failover's point travels.
+
+    Example: `farshore failover reprotect db1`
+    """
+    _act(FailoverAction.REPROTECT, failover, no_wait, as_json)
+
+
+@app.command()
 def cleanup(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Remove a test failover, or what a failed one left behind. Only its record and its console stay."""
     _act(FailoverAction.CLEAN_UP, failover, no_wait, as_json, None if yes else "Remove the machine of")

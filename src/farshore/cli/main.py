@@ -21,6 +21,7 @@ from farshore.cli import (
     authority,
     catalog,
     event,
+    failback,
     failover,
     job,
     logs,
@@ -100,6 +101,7 @@ commands.add_typer(machine.app, name="machine")
 commands.add_typer(policy.app, name="policy")
 commands.add_typer(point.app, name="point")
 commands.add_typer(failover.app, name="failover")
+commands.add_typer(failback.app, name="failback")
 commands.add_typer(site.app, name="site")
 commands.add_typer(job.app, name="job")
 commands.add_typer(event.app, name="event")

@@ -75,6 +75,10 @@ class Management:
         """Bring the machine up at a recovery site, for real or as a test."""
         return self.transport.post(f"/v1/machines/{segment(machine)}/failovers", request, Job)
 
+    def fail_back(self, machine: str, request: FailoverRequest) -> Job:
+        """Bring a machine home that a recovery site runs, for real or as a test."""
+        return self.transport.post(f"/v1/machines/{segment(machine)}/failbacks", request, Job)
+
     def failovers(self, machine: Optional[str] = None) -> List[Failover]:
         """Failovers and tests, newest first; of one machine (id or name) or of all. Raises NotFound."""
         found: List[Failover] = []

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Callable, FrozenSet, Iterator, Protocol, Sequence, Union
 
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.capture.disks import mounted_once
-from farshore.mobility.freezing import Freeze, order_of_freezing
+from farshore.mobility.freezing import FREEZE_SECONDS, Freeze, order_of_freezing
 from farshore.mobility.hooks import FOLDER, Quiesced
 from farshore.mobility.protected_disks import ProtectedDisk
 from farshore.mobility.pump import Milestone
 from farshore.mobility.rounds.round_run import RoundRun
+from farshore.model.errors import Unsupported
 from farshore.model.point import PointKind
 
 _SECONDS = 60.0
 _ROUND_SECONDS = 150.0
+_LOOK_SECONDS = 0.1
 
 
 class Stream(Protocol):
@@ -28,13 +31,22 @@ class Stream(Protocol):
 
 
 def take_point(
-    point: PointPayload, stream: Union[Stream, RoundRun], disks: Sequence[ProtectedDisk], *, hooks: Path = FOLDER
+    point: PointPayload,
+    stream: Union[Stream, RoundRun],
+    disks: Sequence[ProtectedDisk],
+    *,
+    hooks: Path = FOLDER,
+    hold: float = 0.0,
 ) -> Milestone:
     """Cut a point of the kind asked for and return where it came to lie. Raises TryLater; nothing stays frozen.
 
-    Without data mode a round is had for it, which freezes by itself.
+    Without data mode a round is had for it, which freezes by itself. ``hold``: the machine stays frozen for so many
+    seconds from before the point, so that whoever stops it meanwhile loses nothing. Only with data mode, and not for a
+    crash-consistent point.
     """
     if isinstance(stream, RoundRun):
+        if hold:
+            raise Unsupported("Without data mode this machine cannot be held still.", remedy="Shut it down instead.")
         milestone = stream.ask(point)
         milestone.wait(_ROUND_SECONDS)
         return milestone
@@ -43,15 +55,18 @@ def take_point(
         if point.kind is PointKind.CRASH_CONSISTENT:
             milestone = stream.cut(point, lambda: True)
         else:
-            milestone = _cut_frozen(point, stream, devices)
+            milestone = _cut_frozen(point, stream, devices, hold)
     milestone.wait(_SECONDS)
     return milestone
 
 
-def _cut_frozen(point: PointPayload, stream: Stream, devices: FrozenSet[str]) -> Milestone:
-    with Freeze(order_of_freezing(mounted_once(), devices)) as freeze:
+def _cut_frozen(point: PointPayload, stream: Stream, devices: FrozenSet[str], hold: float) -> Milestone:
+    with Freeze(order_of_freezing(mounted_once(), devices), hold or FREEZE_SECONDS) as freeze:
         milestone = stream.cut(point, freeze.holds)
-        freeze.thaw()
+        if not hold:
+            freeze.thaw()
+        while hold and freeze.holds():  # the sender goes on meanwhile; whoever waits sees the point in the vault
+            time.sleep(_LOOK_SECONDS)
     return milestone
 
 

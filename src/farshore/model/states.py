@@ -30,9 +30,12 @@ MACHINE_TRANSITIONS: Mapping[MachineState, FrozenSet[MachineState]] = {
     MachineState.RESYNC: frozenset(
         {MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILING_OVER, MachineState.UNPROTECTED}
     ),
-    MachineState.FAILING_OVER: frozenset({MachineState.FAILED_OVER, MachineState.PROTECTED, MachineState.RESYNC}),
+    MachineState.FAILING_OVER: frozenset(
+        {MachineState.FAILED_OVER, MachineState.PROTECTED, MachineState.RESYNC, MachineState.COMMITTED}
+    ),
     MachineState.FAILED_OVER: frozenset({MachineState.COMMITTED, MachineState.FAILING_OVER, MachineState.RESYNC}),
-    MachineState.COMMITTED: frozenset({MachineState.RESYNC, MachineState.UNPROTECTED}),
+    # Failing over once more: from an older point, as long as retention keeps it.
+    MachineState.COMMITTED: frozenset({MachineState.RESYNC, MachineState.FAILING_OVER, MachineState.UNPROTECTED}),
     MachineState.UNPROTECTED: frozenset({MachineState.ENROLLED}),
 }
 
@@ -114,6 +117,7 @@ class FailoverAction(enum.Enum):
     START = "start"
     STOP = "stop"
     COMMIT = "commit"
+    REPROTECT = "reprotect"
     CLEAN_UP = "cleanup"
     DELETE = "delete"
 
@@ -124,6 +128,7 @@ FAILOVER_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
     FailoverAction.START: UP,
     FailoverAction.STOP: UP,
     FailoverAction.COMMIT: frozenset({FailoverState.RUNNING}),
+    FailoverAction.REPROTECT: frozenset({FailoverState.COMMITTED}),
     # Under way: if its job has ended all the same.
     FailoverAction.CLEAN_UP: UNDER_WAY | _OVER | {FailoverState.SUPERSEDED},
     FailoverAction.DELETE: _OVER | {FailoverState.CLEANED_UP, FailoverState.COMMITTED},
@@ -131,6 +136,7 @@ FAILOVER_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
 TEST_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
     **FAILOVER_ACTIONS,
     FailoverAction.COMMIT: frozenset(),
+    FailoverAction.REPROTECT: frozenset(),
     FailoverAction.CLEAN_UP: FAILOVER_ACTIONS[FailoverAction.CLEAN_UP] | {FailoverState.RUNNING},
 }
 

@@ -39,10 +39,12 @@ INSTALLATION = Domain()
 
 @dataclass(frozen=True)
 class Basis:
-    """What an epoch will be, and what it stands on; ``parent`` None: on nothing."""
+    """What an epoch will be, and what it stands on; ``parent`` None: on nothing. ``exact``: whatever the parent has
+    after that position."""
 
     kind: EpochKind
     parent: Position | None
+    exact: bool = False
 
 
 def domain_name(tx: Transaction, machine: MachineRow) -> str:
@@ -80,6 +82,7 @@ def grant(
         process_server=server.id,
         parent_epoch=basis.parent.epoch if basis.parent else 0,
         parent_sequence=basis.parent.sequence if basis.parent else 0,
+        exact=basis.exact,
         description=description,
         granted=now,
         domain=domain.number,
@@ -106,14 +109,26 @@ def grant(
 
 
 def choose_basis(tx: Transaction, machine: MachineRow, request: EpochRequest, domain: Domain = INSTALLATION) -> Basis:
-    """What the new epoch may build on: never on one of another deduplication domain, whose chunks it would share."""
+    """What the new epoch may build on: never on one of another deduplication domain, whose chunks it would share.
+
+    After a failover that is the position which was chosen for it, until an epoch of the new line is consistent.
+    """
     whole = epochs.newest_consistent(tx, machine.id)
+    if whole is not None and machine.line_epoch and whole.epoch <= machine.line_after:
+        return _beginning_of_line(tx, machine, request, domain)
     if request.kind is EpochKind.INITIAL or whole is None or whole.domain != domain.number:
         return Basis(EpochKind.INITIAL, None)
     if request.kind is EpochKind.HEAL and _may_heal(tx, machine, whole, request):
         # Everything up to here is durable at the process server, and the bitmap holds everything after it.
         return Basis(EpochKind.HEAL, _position(whole.epoch, request.parent_sequence))
     return Basis(EpochKind.RESYNC, _position(whole.epoch, max(whole.stored, whole.consistent_from)))
+
+
+def _beginning_of_line(tx: Transaction, machine: MachineRow, request: EpochRequest, domain: Domain) -> Basis:
+    begun = tx.get(EpochRow, (machine.id, machine.line_epoch))
+    if request.kind is EpochKind.INITIAL or begun is None or begun.domain != domain.number:
+        return Basis(EpochKind.INITIAL, None)
+    return Basis(EpochKind.RESYNC, _position(machine.line_epoch, machine.line_sequence), exact=True)
 
 
 def fence(tx: Transaction, machine: MachineRow, now: int, reason: str) -> None:

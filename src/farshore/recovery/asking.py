@@ -18,6 +18,14 @@ FAILOVER = "failover"
 TEST_FAILOVER = "test-failover"
 BRING_UP = {FailoverKind.FAILOVER.value: FAILOVER, FailoverKind.TEST.value: TEST_FAILOVER}
 """The job that a failover of each kind is brought up by."""
+_CALLED = {
+    (Direction.AWAY, FAILOVER): "failover",
+    (Direction.AWAY, TEST_FAILOVER): "test-failover",
+    (Direction.HOME, FAILOVER): "failback",
+    (Direction.HOME, TEST_FAILOVER): "test-failback",
+}
+HOME = "home"
+"""In a job's request: it is a failback."""
 
 
 def ask_for(
@@ -45,6 +53,7 @@ def ask_for(
     kind = BRING_UP[request.kind.value]
     if request.checks is not None:
         target = target.model_copy(update={"checks": request.checks})
+    called = _CALLED[direction, kind]
     asked = request.model_copy(update={"site": wanted_site, "forward": forward}).model_dump(mode="json")
     known = tx.get(FailoverRow, failover)
     if known is not None:
@@ -68,10 +77,10 @@ def ask_for(
     events.record(
         tx,
         time=now,
-        kind=f"{kind}.requested",
+        kind=f"{called}.requested",
         actor=actor,
         subject=f"machine/{row.id}",
-        message=f"A {kind.replace('-', ' ')} of {row.name} was asked for.",
+        message=f"A {called.replace('-', ' ')} of {row.name} was asked for.",
         detail={**detail, "parent": parent} if parent else detail,
     )
     return wanted
@@ -91,4 +100,5 @@ def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict
 
 def job_request(row: FailoverRow) -> Request:
     """What the job of a failover is started with."""
-    return {"subject": row.machine, "failover": row.id}
+    work: Request = {"subject": row.machine, "failover": row.id}
+    return {**work, HOME: True} if row.direction == Direction.HOME.value else work

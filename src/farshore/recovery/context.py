@@ -33,6 +33,10 @@ class Patience:
     """A process server that has said nothing for so long is not waited for."""
     answer: float = 600.0
     """For the recovered machine to answer on its first forwarded port."""
+    stream: float = 300.0
+    """For the agent of a machine that is protected again to ask for its stream."""
+    hold: int = 60
+    """For which a machine that goes home is held still at most, from when its agent is asked; 0: it is shut down."""
     settle: float = 2.0
     """How long a machine without forwarded ports must have been running to count as started."""
     hung: float = 10.0

@@ -21,7 +21,7 @@ from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
 from farshore.model.errors import Cancelled, FarshoreError, TryLater, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
-from farshore.recovery.asking import FAILOVER, TEST_FAILOVER
+from farshore.recovery.asking import FAILOVER, HOME, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.several import several_job
 from farshore.recovery.standing import refuse_if_cancelled, rows
@@ -35,8 +35,10 @@ from farshore.recovery.steps.deliver import deliver
 from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop_earlier
+from farshore.recovery.steps.go_home import hold, look_at_home, stop_for_home
 from farshore.recovery.steps.prepare import prepare
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
+from farshore.recovery.steps.reprotect import await_stream, grant_stream
 from farshore.recovery.steps.start import start_machine
 from farshore.recovery.steps.verify import verify
 
@@ -46,6 +48,7 @@ ACTIONS = {
     FailoverAction.START: "failover-start",
     FailoverAction.STOP: "failover-stop",
     FailoverAction.COMMIT: "commit",
+    FailoverAction.REPROTECT: "reprotect",
     FailoverAction.CLEAN_UP: "cleanup",
     FailoverAction.DELETE: "failover-delete",
 }
@@ -55,6 +58,8 @@ CHECK = "check"
 FENCE = "fence the source"
 DRAIN = "drain the process server"
 CHOOSE = "choose the point"
+LOOK = "look at its home"
+HOLD = "hold the machine still"
 STOP_EARLIER = "stop the earlier machine"
 DELIVER = "deliver the disks"
 PREPARE = "prepare the guest"
@@ -71,6 +76,8 @@ REMOVE = "remove everything"
 STOP = "stop the machine"
 COMMIT = "commit"
 FORGET = "forget it"
+GRANT = "grant it the stream"
+AWAIT_STREAM = "await its agent"
 
 _STARTS = Persistence(3, 2.0)
 """A site's error may pass or not: whoever waits for a machine is to hear of it soon."""
@@ -89,15 +96,19 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     def fail_over(request: Request) -> Result:
         failover = str(request["failover"])
         try:
-            stop_first = act(CHECK, check, failover)
-            if stop_first:
+            stop_first, home = act(CHECK, check, failover), bool(request.get(HOME))
+            if home:
+                act(LOOK, look_at_home, failover)
+                held = act(HOLD, hold, failover)
+                held = act(STOP_EARLIER, stop_for_home, failover, held)
+            elif stop_first:
                 act(STOP_EARLIER, stop_earlier, failover)
             fenced = act(FENCE, fence, failover)
             note = act(DRAIN, drain, failover, fenced)
             position = act(CHOOSE, choose_point, failover)
             act(DELIVER, deliver, failover, position)
             act(PREPARE, prepare, failover, position)
-            if not stop_first:
+            if not stop_first and not home:
                 act(STOP_EARLIER, stop_earlier, failover)
             address, came_up = come_up(failover, position)
         except (FarshoreError, OSError) as error:
@@ -106,6 +117,10 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         result = concluded(failover, address, came_up, note)
         verified = run_step(VERIFY, STUBBORN, verify, context, failover)
         run_step(REMOVE_EARLIER, STUBBORN, remove_earlier, context, failover)
+        if home:
+            # Nothing is left to decide: what ran away from home is not needed, and protection goes on from here.
+            made_final(failover)
+            return {**result, **verified, "held": bool(held)}
         return {**result, **verified}
 
     @DBOS.workflow(name=TEST_FAILOVER)
@@ -165,12 +180,21 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     @DBOS.workflow(name=ACTIONS[FailoverAction.COMMIT])
     def commit_failover(request: Request) -> Result:
         failover = str(request["failover"])
+        return {"failover": failover, "removed": made_final(failover)}
+
+    def made_final(failover: str) -> list[str]:
         superseded = run_step(COMMIT, USUAL, commit, context, failover)
         for earlier in superseded:
             run_step(REMOVE, STUBBORN, remove, context, earlier)
             run_step(NOTE, STUBBORN, note_removed, context, earlier)
         run_step(HYDRATE, STUBBORN, settle, context, failover)
-        return {"failover": failover, "removed": superseded}
+        return superseded
+
+    @DBOS.workflow(name=ACTIONS[FailoverAction.REPROTECT])
+    def reprotect(request: Request) -> Result:
+        failover = str(request["failover"])
+        granted = run_step(GRANT, USUAL, grant_stream, context, failover)
+        return run_step(AWAIT_STREAM, USUAL, await_stream, context, failover, granted)
 
     @DBOS.workflow(name=ACTIONS[FailoverAction.STOP])
     def stop_failover(request: Request) -> Result:
@@ -223,6 +247,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         several_job(context, real, test),
         JobDefinition(ACTIONS[FailoverAction.CLEAN_UP], clean_up, (CHECK, REMOVE, NOTE), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.COMMIT], commit_failover, (COMMIT, HYDRATE), _to_its_end),
+        JobDefinition(ACTIONS[FailoverAction.REPROTECT], reprotect, (GRANT, AWAIT_STREAM), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.STOP], stop_failover, (CHECK, STOP), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.START], start_failover, (CHECK, START), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.DELETE], delete_failover, (CHECK, REMOVE, FORGET), _to_its_end),

@@ -14,10 +14,10 @@ from farshore.catalog import events, failovers, machines, policies, sites
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.durable.jobs import Request
-from farshore.model.errors import Malformed
+from farshore.model.errors import Malformed, WrongState
 from farshore.model.identifiers import JobId, new_id
 from farshore.model.ports import Clock
-from farshore.model.states import FailoverAction, FailoverState
+from farshore.model.states import Direction, FailoverAction, FailoverState
 from farshore.model.text import enumerated, repeated
 from farshore.recovery import targets
 from farshore.recovery.asking import BRING_UP, ask_for, job_request, resolved
@@ -49,6 +49,27 @@ class Requests:
             wanted = ask_for(
                 tx, machine, request, failover=new_id(), job=new_id(), now=self.clock.now(), actor=self.actor
             )
+        return _start(self.jobs, wanted)
+
+    def fail_back(self, machine: str, request: FailoverRequest) -> Job:
+        """Have a machine that a recovery site runs brought home, to a site there, for real or as a test. Raises
+        NotFound, Malformed where no site is named, WrongState for a machine that is not away."""
+        with self.catalog.writing() as tx:
+            row = machines.get(tx, machine)
+            if not request.site:
+                raise Malformed(
+                    "It is not said where the machine is at home.",
+                    remedy="Name a site there: --site; see farshore site list.",
+                )
+            if not row.site or row.site == request.site:
+                raise WrongState(
+                    f"{row.name} runs {f'at {row.site} already' if row.site else 'where it was enrolled'}.",
+                    remedy="There is nothing to bring home.",
+                )
+            wanted = ask_for(
+                tx, machine, request, failover=new_id(), job=new_id(), now=self.clock.now(), actor=self.actor,
+                direction=Direction.HOME,
+            )  # fmt: skip
         return _start(self.jobs, wanted)
 
     def fail_over_several(self, wanted: SeveralFailovers) -> Job:

@@ -19,9 +19,10 @@ from farshore.sites.port import Identified, RecoverySite
 
 _BEFORE = "machine_state_before"
 _REPLACES = "replaces"
-_TAKEN = (_BEFORE, _REPLACES)
-"""Keys in a failover's request, noted when its turn came: where the machine goes back to if the failover fails, and the
-failovers whose machines give way to this one's."""
+_STOPPED = "stopped_at"
+_TAKEN = (_BEFORE, _REPLACES, _STOPPED)
+"""Keys in a failover's request, noted when its turn came: where the machine goes back to if the failover fails, the
+failovers whose machines give way to this one's, and when the first of these was being stopped."""
 
 
 def is_test(row: FailoverRow) -> bool:
@@ -57,6 +58,17 @@ def replaced(row: FailoverRow) -> dict[str, FailoverState]:
     if isinstance(found, list):  # earlier releases noted the ids: only what was running gave way
         return {str(one): FailoverState.RUNNING for one in found}
     return {str(one): FailoverState(state) for one, state in found.items()}
+
+
+def note_stopping(row: FailoverRow, now: int) -> None:
+    """What runs of the machine is being stopped for this failover; the first time counts."""
+    row.request = {_STOPPED: now, **(row.request or {})}
+
+
+def downtime(row: FailoverRow) -> float | None:
+    """Seconds from the moment at which what ran before was being stopped until this one ran; None: nothing was."""
+    stopped = (row.request or {}).get(_STOPPED)
+    return None if stopped is None or not row.running else (row.running - int(stopped)) / 1e9
 
 
 def note_place(row: FailoverRow, machine: MachineRow, hardware_id: str) -> None:

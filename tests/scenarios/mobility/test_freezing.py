@@ -6,14 +6,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.loopdisks import LoopDisk, loop_disk, require_root
 
+from farshore.formats.point_payload import PointPayload
 from farshore.mobility.freezing import Freeze
+from farshore.mobility.points import take_point
+from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.pump import Milestone
 from farshore.model.errors import TryLater
+from farshore.model.identifiers import DiskNumber, PointId
+from farshore.model.point import PointKind
 
 pytestmark = pytest.mark.root
 HOLD_FOR_EVER = """
@@ -37,6 +43,7 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.done = threading.Event()
+        self.at = 0.0
         self._path = folder / f"file-{time.monotonic_ns()}"
         self._thread = threading.Thread(target=self._write)
         self._thread.start()
@@ -44,6 +51,7 @@ class Writer:
     def _write(self) -> None:
         self._path.write_bytes(b"x")
         subprocess.run(["sync", self._path], check=True)
+        self.at = time.monotonic()
         self.done.set()
 
     def finish(self) -> bool:
@@ -91,3 +99,30 @@ def test_one_that_is_frozen_already_is_told_and_the_others_are_thawed(disk: Loop
         with pytest.raises(TryLater, match=str(disk.folder)), Freeze([str(other.folder), str(disk.folder)]):
             pass
         assert Writer(other.folder).finish()
+
+
+class Stream:
+    """Cuts at once; begins to write right after it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writers: list[Writer] = []
+
+    def cut(self, point: PointPayload, still: Callable[[], bool]) -> Milestone:
+        assert still()
+        self.writers.append(Writer(self.folder))
+        milestone = Milestone(1, point)
+        milestone._reached.set()
+        return milestone
+
+
+def test_a_machine_that_is_held_stays_frozen_after_its_point(disk: LoopDisk, tmp_path: Path) -> None:
+    """And goes on by itself when the time is up: whoever was to stop it did not."""
+    stream, hold = Stream(disk.folder), 2.0
+    point = PointPayload(PointId("11111111-1111-4111-8111-111111111111"), PointKind.APP_CONSISTENT, "")
+    begun = time.monotonic()
+    take_point(point, stream, [ProtectedDisk(DiskNumber(0), disk.disk, ())], hooks=tmp_path, hold=hold)
+    assert time.monotonic() - begun >= hold
+    (writer,) = stream.writers
+    assert writer.finish()
+    assert writer.at - begun >= hold, "nothing was written before"

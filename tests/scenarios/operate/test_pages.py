@@ -30,6 +30,7 @@ NOT_TYPED = {
     "site-lost": "tests/unit/configuration_server/test_adopting.py, tests/crash/vault/test_two_owners.py",
     "sites": "tests/contract/test_sites.py",
     "targets": "a choice for a machine that boots",
+    "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots",
     "master-target": "tests/crash/master_target",
 }
 ELSEWHERE = {

@@ -70,6 +70,12 @@ class Task:
     """What the job is started with; None: that it is about ``failover``, of MACHINE."""
     way: Way = Way.SERVED
     """How the site asks for disks."""
+    passing: bool = False
+    """At ``die_at`` there is an error that passes, and no death."""
+    stream: float = 60.0
+    """Seconds for which an agent is awaited."""
+    hold: int = 0
+    """Seconds for which a machine that goes home is held still."""
 
 
 def machine_id(number: int) -> str:
@@ -210,15 +216,19 @@ def context(home: Path, fuse: Fuse, *, refused: str = "", way: Way = Way.SERVED)
             Way.WRITTEN: WrittenDelivery(lambda path, size: DoomedDisk(path, size, disk_fuse, most), step=2 << 20),
         },
         sleep=time.sleep,
-        patience=Patience(drain=0.1, settle=0.0, poll=0.01, answer=5.0),
+        patience=Patience(drain=0.1, settle=0.0, poll=0.01, answer=5.0, hold=0),
     )
 
 
 def live(task: Task) -> None:
     """Work until the job has ended; leaves the moments passed and the job in ``<home>/outcome.json``."""
-    fuse = Fuse(task.die_at)
+    fuse = Fuse(0 if task.passing else task.die_at)
+    if task.passing:
+        fuse = Trouble()
+        fuse.arm(task.die_at, fail_passingly)
     refused = task.failover if task.refuse else ""
     over = with_guests(task.home, fuse) if task.guests else context(task.home, fuse, refused=refused, way=task.way)
+    over = dataclasses.replace(over, patience=dataclasses.replace(over.patience, stream=task.stream, hold=task.hold))
     engine = JobEngine(f"sqlite:///{task.home / 'jobs.sqlite'}", recovery_jobs(over))
     engine.launch()
     job = engine.start(task.kind, task.work or {"subject": str(MACHINE), "failover": task.failover}, JobId(task.job))

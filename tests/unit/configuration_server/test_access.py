@@ -53,6 +53,7 @@ DOORS = {
         POST /v1/machines/{machine}/proof, POST /v1/sites/{site}/check,
         POST /v1/machines/{machine}/failovers, POST /v1/failovers, POST /v1/failovers/{failover}/cleanup,
         POST /v1/failovers/{failover}/commit, POST /v1/failovers/{failover}/start,
+        POST /v1/failovers/{failover}/reprotect, POST /v1/machines/{machine}/failbacks,
         POST /v1/failovers/{failover}/stop, GET /v1/failovers/{failover}/console,
         GET /v1/failovers/{failover}/report,
         POST /v1/alerts/acknowledgements, POST /v1/alert-channels/{name}/test,

@@ -244,3 +244,35 @@ def test_an_epoch_goes_by_the_policy_of_the_moment_that_it_is_granted(catalog: C
             granted(catalog)
     with catalog.reading() as tx:
         assert machines.get(tx, MACHINE).epoch == 0
+
+
+def test_after_a_failover_an_epoch_grows_from_the_position_that_was_chosen(catalog: Catalog) -> None:
+    """Until one of the new line is consistent; what the old line has after that position is no part of it."""
+    granted(catalog)
+    become_consistent(catalog, 1, stored=90)
+    with catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.state = "resync"
+        machines.runs_at(row, "qemu", "recovered")
+        machines.begin_line(row, 1, 40)
+    for run in ("there", "there-again"):
+        one = granted(catalog, run=run, kind=EpochKind.RESYNC, description=description(hardware="recovered"))
+        assert (one.kind, one.parent_epoch, one.parent_sequence, one.exact) == ("resync", 1, 40, True)
+    heal = granted(
+        catalog, run="there-again", kind=EpochKind.HEAL, parent_epoch=1, parent_sequence=90,
+        description=description(hardware="recovered"),
+    )  # fmt: skip
+    assert (heal.kind, heal.parent_epoch, heal.parent_sequence, heal.exact) == ("resync", 1, 40, True)
+    become_consistent(catalog, heal.epoch, consistent_from=3, stored=7)
+    after = granted(catalog, run="next", kind=EpochKind.RESYNC, description=description(hardware="recovered"))
+    assert (after.parent_epoch, after.parent_sequence, after.exact) == (heal.epoch, 7, False)
+
+
+def test_a_line_whose_beginning_is_in_another_domain_begins_anew(catalog: Catalog) -> None:
+    granted(catalog)
+    become_consistent(catalog, 1, stored=90)
+    with catalog.writing() as tx:
+        machines.begin_line(machines.get(tx, MACHINE), 1, 40)
+        epochs.get(tx, MACHINE, 1).domain = 3
+    one = granted(catalog, run="there", kind=EpochKind.RESYNC)
+    assert (one.kind, one.parent_epoch, one.exact) == ("initial", 0, False)

@@ -160,7 +160,7 @@ def test_a_test_runs_beside_anything(world: World) -> None:
     check(world.context, OTHER)
 
 
-@pytest.mark.parametrize("state", [MachineState.ENROLLED, MachineState.COMMITTED, MachineState.FAILING_OVER])
+@pytest.mark.parametrize("state", [MachineState.ENROLLED, MachineState.UNPROTECTED, MachineState.FAILING_OVER])
 def test_some_machines_cannot_be_failed_over(world: World, state: MachineState) -> None:
     world.machine_becomes(state)
     with pytest.raises(WrongState):

@@ -35,6 +35,12 @@ def fail_over(machine: Named, request: FailoverRequest, user: Operator, installa
     return _requests(user, installation).fail_over(machine, request)
 
 
+@router.post("/machines/{machine}/failbacks", status_code=202)
+def fail_back(machine: Named, request: FailoverRequest, user: Operator, installation: Installation) -> Job:
+    """Bring a machine that a recovery site runs home, to a site there, for real or as a test beside it."""
+    return _requests(user, installation).fail_back(machine, request)
+
+
 @router.post("/failovers", status_code=202)
 def fail_over_several(request: SeveralFailovers, user: Operator, installation: Installation) -> Job:
     """Bring several machines up at a recovery site, each by a child of one job."""
@@ -113,6 +119,12 @@ def stop(failover: Named, user: Operator, installation: Installation) -> Job:
 def commit(failover: Named, user: Operator, installation: Installation) -> Job:
     """Make a failover final. All other recovery points stay until retention ends them."""
     return _requests(user, installation).act(FailoverAction.COMMIT, failover)
+
+
+@router.post("/failovers/{failover}/reprotect", status_code=202)
+def reprotect(failover: Named, user: Operator, installation: Installation) -> Job:
+    """Replicate a committed machine from where it runs now, on top of the point that its failover chose."""
+    return _requests(user, installation).act(FailoverAction.REPROTECT, failover)
 
 
 @router.post("/failovers/{failover}/cleanup", status_code=202)

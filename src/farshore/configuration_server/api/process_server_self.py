@@ -90,6 +90,7 @@ def _granted(machine: str, epoch: int, server: str, installation: Services) -> S
             kind=EpochKind(row.kind),
             parent_epoch=row.parent_epoch,
             parent_sequence=row.parent_sequence,
+            exact=row.exact,
             description=Description.model_validate(row.description),
             domain=row.domain,
             asked_rpo=policy_rpo(tx, sender),

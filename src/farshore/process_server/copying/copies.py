@@ -1,9 +1,10 @@
 """The base copies under way, one for each epoch that has begun one.
 
 What a copy rests on is decided at its first request: the parent position is the last record of the parent epoch
-that this server or the vault has, and it is in the vault before the first comparison, because chunks are compared
-with the replica as it was there. A HEAL epoch copies what the dirty bitmap names, and the chunks of disks that are new
-or have grown; all else is as at the parent, which must reach at least as far as the agent was acknowledged.
+that this server or the vault has, or the place that a failover chose (``exact``). It is in the vault before the first
+comparison, because chunks are compared with the replica as it was there. A HEAL epoch copies what the dirty bitmap
+names, and the chunks of disks that are new or have grown; all else is as at the parent, which must reach at least as
+far as the agent was acknowledged.
 
 A chunk counts as durable when the epoch is complete, not before: completion makes packs and maps durable and is
 refused while a chunk is missing (see coverage). A restart goes on where the copy was (see told).
@@ -252,6 +253,9 @@ class Copies:
                 f"This server has epoch {grant.parent_epoch} up to {end - 1}, not {grant.parent_sequence}.",
                 remedy="The agent asks for a resync by hash instead.",
             )
+        if grant.exact:
+            # Chosen by a failover, which found it in the vault. Where that has merged it since, chunks alone tell.
+            return Position(parent.epoch, Sequence(grant.parent_sequence))
         parent.wait_stored(Role.JOURNAL, end, STORE_SECONDS)
         return Position(parent.epoch, Sequence(end - 1))
 

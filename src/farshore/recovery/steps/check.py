@@ -17,8 +17,9 @@ from farshore.recovery.context import RecoveryContext
 from farshore.recovery.ports import leads_nowhere, ports_for
 from farshore.recovery.standing import cancelled, is_test, others, replaced, rows, take_turn
 
-_SOURCES = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER})
-"""States that a machine may be failed over from; from FAILED_OVER to change the point."""
+_SOURCES = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER, MachineState.COMMITTED})
+"""States that a machine may be failed over from; from FAILED_OVER to change the point, from COMMITTED to change it
+after all, as long as retention keeps the other one."""
 
 
 def check(context: RecoveryContext, failover: str) -> bool:
@@ -47,7 +48,7 @@ def check(context: RecoveryContext, failover: str) -> bool:
             if state not in _SOURCES:
                 raise WrongState(
                     f"{machine.name} is {state.value}.",
-                    remedy="A failover starts from a machine that is protected, in resync or failed over.",
+                    remedy="A failover starts from a machine that is protected, in resync, failed over or committed.",
                 )
             _check_direction(row, machine, present)
             take_turn(row, state, [other for other in present if FailoverState(other.state) in UP])

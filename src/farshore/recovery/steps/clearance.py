@@ -17,6 +17,7 @@ _INSTEAD = {
     FailoverAction.START: "Only what runs, or was stopped, at a recovery site can be started.",
     FailoverAction.STOP: "Only what runs at a recovery site can be stopped.",
     FailoverAction.COMMIT: "Commit the one that runs; a test is cleaned up.",
+    FailoverAction.REPROTECT: "Make it final first: farshore failover commit; a test is cleaned up.",
     FailoverAction.CLEAN_UP: "What runs in production is not cleaned up: fail over to another point, or commit it.",
     FailoverAction.DELETE: "Clean it up first: farshore failover cleanup; what runs in production is committed first.",
 }
@@ -98,6 +99,7 @@ def commit(context: RecoveryContext, failover: str) -> list[str]:
             check_action(tx, failover, FailoverAction.COMMIT)
             machines.set_state(machine, ARRIVED[Direction(row.direction)])
             note_place(row, machine, hardware_id(site, failover))
+            machines.begin_line(machine, row.point_epoch, row.point_sequence)
             failovers.set_state(row, FailoverState.COMMITTED)
             tell(context, tx, row, "failover.committed", f"{machine.name} stays at {row.site}.")
         return [other.id for other in others(tx, row) if other.state == FailoverState.SUPERSEDED.value]

@@ -7,7 +7,7 @@ from farshore.durable.jobs import Result
 from farshore.model.states import FailoverState, MachineState
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.evidence import add_evidence
-from farshore.recovery.standing import hardware_id, is_test, note_place, rows, site_of, tell
+from farshore.recovery.standing import downtime, hardware_id, is_test, note_place, rows, site_of, tell
 from farshore.sites.port import Condition
 
 
@@ -33,7 +33,10 @@ def conclude(context: RecoveryContext, failover: str, address: str, came_up: Res
         if not is_test(row) and machine.state == MachineState.FAILING_OVER.value:
             machines.set_state(machine, MachineState.FAILED_OVER)
             note_place(row, machine, hardware)
+        gone = downtime(row)
+        measured = {} if gone is None else {"downtime_seconds": gone}
         return {
+            **measured,
             "failover": failover,
             "position": f"{row.point_epoch}:{row.point_sequence}",
             "point_time": row.point_time,

@@ -10,14 +10,16 @@ from __future__ import annotations
 from farshore.catalog import failovers
 from farshore.model.states import UP, FailoverState
 from farshore.recovery.context import RecoveryContext, failover_id
-from farshore.recovery.standing import replaced, rows, site_of, tell
+from farshore.recovery.standing import note_stopping, replaced, rows, site_of, tell
 from farshore.recovery.steps.start import position_of, start_if_wanted
 
 _GRACE_SECONDS = 20.0
 
 
-def stop_earlier(context: RecoveryContext, failover: str) -> list[str]:
-    """The failovers that were stopped."""
+def stop_earlier(context: RecoveryContext, failover: str, grace: float = _GRACE_SECONDS) -> list[str]:
+    """The failovers that were stopped; ``grace``: seconds in which a machine may shut down by itself."""
+    with context.catalog.writing() as tx:
+        note_stopping(rows(tx, failover)[0], context.clock.now())
     earlier = list(_replaced(context, failover))
     for one in earlier:
         with context.catalog.writing() as tx:
@@ -26,7 +28,7 @@ def stop_earlier(context: RecoveryContext, failover: str) -> list[str]:
             if FailoverState(row.state) in UP:
                 failovers.set_state(row, FailoverState.SUPERSEDED)
                 tell(context, tx, row, "failover.superseded", f"{machine.name} is to be brought up anew instead.")
-        site.stop(failover_id(one), grace=_GRACE_SECONDS)
+        site.stop(failover_id(one), grace=grace)
     return earlier
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 
 from farshore.api_types.events import Severity
-from farshore.catalog import failovers, machines
+from farshore.catalog import commands, epochs, failovers, machines
 from farshore.model.errors import FarshoreError, NotFound
+from farshore.model.identifiers import MachineId
 from farshore.model.states import UNDER_WAY, FailoverState, MachineState
 from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
@@ -74,9 +75,13 @@ def forget(context: RecoveryContext, failover: str) -> None:
             row, machine = rows(tx, failover)
         except NotFound:
             return
-        if row.state == FailoverState.COMMITTED.value and machine.state == MachineState.COMMITTED.value:
+        here = machine.state == MachineState.COMMITTED.value or (machine.site and machine.site == row.site)
+        if row.state == FailoverState.COMMITTED.value and here and not failovers.has_come_home(row):
             machines.set_state(machine, MachineState.UNPROTECTED)
             machines.runs_at_home(machine)
             machine.protect = False
+            now = context.clock.now()
+            epochs.close_open(tx, MachineId(machine.id), now, "the machine at the recovery site was destroyed")
+            commands.abandon(tx, MachineId(machine.id), now, "the machine at the recovery site was destroyed")
         tell(context, tx, row, "failover.deleted", f"The {row.state} failover of {machine.name} was deleted.")
         failovers.delete(tx, row)

@@ -1,0 +1,119 @@
+"""``farshore failback``: bring a machine home that a recovery site runs, for real or as a test."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from farshore.api_types.failovers import Failover, FailoverKind, FailoverRequest
+from farshore.api_types.jobs import Job
+from farshore.api_types.users import Role
+from farshore.cli.asking import check_role, confirm
+from farshore.cli.connection import AsJson, NoWait, Yes, completion, management
+from farshore.cli.failover import Forward, parse_forward
+from farshore.cli.following import finish
+from farshore.cli.output import duration, err, out
+from farshore.client.management import Management
+from farshore.client.transport import segment
+from farshore.model.errors import Malformed
+from farshore.model.states import UNDER_WAY, Direction, FailoverAction, FailoverState
+
+app = typer.Typer(no_args_is_help=True, help="Bring a machine home that a recovery site runs, for real or as a test.")
+
+MachineName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MACHINE",
+        help="The machine's name or id.",
+        show_default=False,
+        autocompletion=completion("/v1/machines"),
+    ),
+]
+HomeSite = Annotated[str, typer.Option("--site", help="The site at home that is to run it.", show_default=False)]
+
+
+@app.command()
+def run(
+    machine: MachineName,
+    site: HomeSite,
+    forward: Forward = None,
+    yes: Yes = False,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a machine home: stop it where it runs, bring its last write home, start it there, and protect it again.
+
+    Nothing that was committed is lost: the machine is held still until its last point is in the vault. Until it has
+    come up at home the failback can be cancelled, and the machine goes on where it was.
+
+    Example: `farshore failback run db1 --site home`
+    """
+    api = management()
+    if not yes:
+        check_role(api, Role.OPERATOR)
+        found = api.machine(machine)
+        err.print(
+            f"{found.name} is stopped at {found.site or 'its site'}, and what is there of it is removed at the end."
+        )
+        confirm(f"Bring {found.name} home to {site}?")
+    job = _ask(api, machine, FailoverKind.FAILOVER, site, forward)
+    job = finish(api, job, as_json=as_json, no_wait=no_wait)
+    if not as_json and not no_wait:
+        _tell(job)
+
+
+@app.command("test")
+def rehearse(
+    machine: MachineName,
+    site: HomeSite,
+    forward: Forward = None,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a copy up at home, on an isolated network; the machine goes on where it runs. End it with `cancel`.
+
+    Example: `farshore failback test db1 --site home --forward 2222:22`
+    """
+    api = management()
+    finish(api, _ask(api, machine, FailoverKind.TEST, site, forward), as_json=as_json, no_wait=no_wait)
+
+
+@app.command()
+def cancel(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+    """Cancel a failback that has not come up at home yet, or remove a test of one."""
+    api = management()
+    found = _present(api, machine)
+    if FailoverState(found.state) in UNDER_WAY:
+        job = api.transport.post(f"/v1/jobs/{segment(found.job)}/cancel", None, Job)
+        finish(api, job, as_json=as_json, no_wait=True)
+        return
+    action = FailoverAction.CLEAN_UP.value
+    job = api.transport.post(f"/v1/failovers/{segment(found.id)}/{action}", None, Job)
+    finish(api, job, as_json=as_json, no_wait=no_wait)
+
+
+def _ask(api: Management, machine: str, kind: FailoverKind, site: str, forward: list[str] | None) -> Job:
+    ports = None if forward is None else parse_forward(forward)
+    return api.fail_back(machine, FailoverRequest(kind=kind, site=site, forward=ports))
+
+
+def _present(api: Management, machine: str) -> Failover:
+    """The newest failback of the machine, or test of one, that can be cancelled. Raises Malformed."""
+    for one in api.failovers(machine):
+        test = one.kind is FailoverKind.TEST
+        state = FailoverState(one.state)
+        if one.direction == Direction.HOME.value and (state in UNDER_WAY or (test and state is FailoverState.RUNNING)):
+            return one
+    raise Malformed(
+        f"{machine!r} has no failback that is under way, and no test of one.",
+        remedy="See `farshore failover list --machine`; after a failback: fail over again.",
+    )
+
+
+def _tell(job: Job) -> None:
+    gone = job.result.get("downtime_seconds")
+    if gone is not None:
+        out.print(f"It was down for {duration(float(gone))}.")
+    if not job.result.get("held"):
+        out.print("It could not be held still and was shut down: see docs/operate/failback.md for what that means.")

@@ -1,0 +1,90 @@
+"""What a failback does before its machine is fenced where it runs: all that can be seen to stand in the way is seen
+while nothing has stopped, and then it is stopped in a way in which nothing is lost.
+
+An agent ends with its machine, and what other services write after it has ended would be in no point. So the machine is
+held still: its agent freezes the file systems, cuts a point and keeps them frozen, and once the point is in the vault
+the machine is cut off. Whatever had been committed by then is in the stream, and nothing can be committed after it. A
+machine that cannot be held still is shut down.
+"""
+
+from __future__ import annotations
+
+from farshore.api_types.commands import PointArguments
+from farshore.catalog import commands, epochs, points
+from farshore.durable.progress import end_progress, report_progress
+from farshore.model.commands import CommandState
+from farshore.model.errors import NotFound, Refused, WrongState
+from farshore.model.point import PointKind
+from farshore.protection.commands import ask
+from farshore.recovery.context import RecoveryContext
+from farshore.recovery.standing import note_stopping, refuse_if_cancelled, rows, site_of
+from farshore.recovery.steps.give_way import stop_earlier
+from farshore.sites.port import Examined, Way
+
+_MARGIN_SECONDS = 5.0
+_GRACE_SECONDS = 120.0
+_SECOND = 1_000_000_000
+
+
+def look_at_home(context: RecoveryContext, failover: str) -> None:
+    """Raise WrongState where the machine's stream does not come from where it runs, Refused where the site at home
+    could not run it, TryLater."""
+    site = site_of(context, failover)
+    with context.catalog.reading() as tx:
+        row, machine = rows(tx, failover)
+        whole = epochs.newest_consistent(tx, machine.id)
+        if not machine.site or whole is None or whole.epoch <= machine.line_after:
+            raise WrongState(
+                f"What {machine.name} has written at {machine.site or 'its site'} is not in the vault.",
+                remedy=f"Replicate it from there first: farshore failover reprotect {machine.name}",
+            )
+        name = row.site
+    if site.delivery.way is not Way.WRITTEN:
+        raise Refused(
+            f"The disks of {name} are served by this server: a machine at home must have its own.",
+            remedy="Use a site whose disks are written: farshore site add home --setting disks=written",
+        )
+    if isinstance(site, Examined):
+        site.examine()
+
+
+def hold(context: RecoveryContext, failover: str) -> int:
+    """Until when the machine's file systems stay frozen for sure (ns); 0: it cannot be held still. Raises Cancelled."""
+    seconds = context.patience.hold
+    if not seconds:
+        return 0
+    arguments = PointArguments(kind=PointKind.APP_CONSISTENT, name=f"failback-{failover[:8]}", hold=seconds)
+    with context.catalog.writing() as tx:
+        _, machine = rows(tx, failover)
+        subject = machine.id
+        ask(tx, failover, subject, arguments, context.clock.now())  # under the failover's id: once
+    while True:
+        refuse_if_cancelled(context, failover)
+        found = False
+        with context.catalog.reading() as tx:
+            command = commands.get(tx, failover)
+            asked, until, state = command.created, command.created + seconds * _SECOND, CommandState(command.state)
+            try:
+                points.get(tx, subject, failover)
+            except NotFound:
+                pass
+            else:
+                found = True
+        if found:
+            with context.catalog.writing() as tx:
+                note_stopping(rows(tx, failover)[0], asked)  # its users wait since then
+            end_progress()
+            return until
+        now = context.clock.now()
+        if state is not CommandState.WAITING or now > until:
+            end_progress()
+            return 0
+        report_progress(min(0.95, 1 - (until - now) / _SECOND / seconds), "its last point is awaited")
+        context.sleep(context.patience.poll)
+
+
+def stop_for_home(context: RecoveryContext, failover: str, held_until: int) -> bool:
+    """Stop what runs at the recovery site; whether it was stopped while it was held still."""
+    held = context.clock.now() < held_until - _MARGIN_SECONDS * _SECOND
+    stop_earlier(context, failover, 0.0 if held else _GRACE_SECONDS)
+    return held and context.clock.now() < held_until

@@ -1,0 +1,91 @@
+"""A committed machine is replicated from where it runs now: its agent there is granted the stream.
+
+The new line grows from the position that its failover chose (``MachineRow.line_epoch``). Nothing at the site changes,
+so there is nothing to undo: an agent that does not come is awaited for a while, and is granted the stream whenever it
+does come.
+"""
+
+from __future__ import annotations
+
+from farshore.catalog import epochs, machines
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import FailoverRow, MachineRow
+from farshore.durable.jobs import Result
+from farshore.durable.progress import end_progress, report_progress
+from farshore.model.errors import Refused, WrongState
+from farshore.model.states import FailoverAction, MachineState
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.standing import hardware_id, rows, site_of, tell
+from farshore.recovery.steps.clearance import check_action
+from farshore.sites.port import Condition
+
+_GRANTED = frozenset({MachineState.RESYNC, MachineState.PROTECTED})
+
+
+def grant_stream(context: RecoveryContext, failover: str) -> int:
+    """The newest epoch that there was before. Raises WrongState where the machine is not the failover's any more, or
+    does not run."""
+    site = site_of(context, failover)
+    condition = site.status(failover_id(failover)).condition
+    owner = hardware_id(site, failover)
+    with context.catalog.writing() as tx:
+        check_action(tx, failover, FailoverAction.REPROTECT)
+        row, machine = rows(tx, failover)
+        _check_place(row, machine, owner)
+        if MachineState(machine.state) in _GRANTED:
+            return machine.line_after
+        if condition is not Condition.RUNNING:
+            raise WrongState(
+                f"The recovered machine of {machine.name} does not run: it is {condition.value}.",
+                remedy=f"Start it: farshore failover start {failover}",
+            )
+        machines.set_state(machine, MachineState.RESYNC)
+        machine.owner, machine.protect = owner, True
+        tell(context, tx, row, "failover.reprotected", f"{machine.name} is to be replicated from {row.site}.")
+        return machine.line_after
+
+
+def await_stream(context: RecoveryContext, failover: str, before: int) -> Result:
+    """Wait until the agent at the site has been granted an epoch above ``before``. Raises Refused where it does not
+    ask in time, WrongState where the machine went on meanwhile."""
+    begun = context.clock.monotonic()
+    while True:
+        with context.catalog.reading() as tx:
+            row, machine = rows(tx, failover)
+            found = _granted(tx, machine, before)
+            state, name, site = MachineState(machine.state), machine.name, row.site
+        if found is not None:
+            end_progress()
+            return {"failover": failover, **found}
+        if state not in _GRANTED:
+            raise WrongState(f"{name} is {state.value} now.", remedy="See what became of it: farshore machine show")
+        waited = context.clock.monotonic() - begun
+        if waited > context.patience.stream:
+            raise Refused(
+                f"The agent of {name} at {site} has not asked for its stream within {waited:.0f} s.",
+                remedy=f"See whether it reaches this server: farshore failover console {failover}. It is granted the "
+                "stream whenever it asks.",
+            )
+        report_progress(min(0.95, waited / context.patience.stream), f"the agent at {site} is awaited")
+        context.sleep(context.patience.poll)
+
+
+def _check_place(row: FailoverRow, machine: MachineRow, owner: str) -> None:
+    if machine.site != row.site:
+        where = machine.site or "where it was enrolled"
+        raise WrongState(
+            f"{machine.name} runs {'at ' if machine.site else ''}{where}, not at {row.site}.",
+            remedy="See farshore failover list.",
+        )
+    if not owner:
+        raise Refused(
+            f"The site {row.site} cannot tell the machine's hardware id, so no agent can be told from the old source.",
+            remedy="Protect the recovered machine as a new one: farshore machine add",
+        )
+
+
+def _granted(tx: Transaction, machine: MachineRow, before: int) -> Result | None:
+    newest = epochs.newest(tx, machine.id)
+    if newest is None or newest.epoch <= before:
+        return None
+    return {"epoch": newest.epoch, "kind": newest.kind, "parent": f"{newest.parent_epoch}:{newest.parent_sequence}"}
