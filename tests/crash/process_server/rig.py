@@ -127,14 +127,19 @@ class ControlDouble:
         """The newest report."""
         return self.reports[-1] if self.reports else ServerReport(url="", version="", spool_bytes=0, spool_limit=0)
 
-    def grant(self, machine: str, epoch: int, kind: EpochKind, what: Description, parent: int = 0) -> None:
-        """Open an epoch; older ones of the machine are closed."""
+    def grant(
+        self, machine: str, epoch: int, kind: EpochKind, what: Description, parent: int = 0, exactly: int = 0
+    ) -> None:
+        """Open an epoch; older ones of the machine are closed. ``exactly``: it stands on just this sequence of the
+        parent."""
         self.fenced |= {key for key in self.grants if key[0] == machine and key[1] < epoch}
         self.grants[(machine, epoch)] = StreamGrant(
             machine=machine,
             epoch=epoch,
             kind=kind,
             parent_epoch=parent,
+            parent_sequence=exactly,
+            exact=bool(exactly),
             description=what,
             asked_rpo=self.asked_rpo,
         )

@@ -306,6 +306,37 @@ def test_a_resync_sends_what_differs_and_keeps_older_points(
         assert bytes(found) == one.disk_at(position.sequence).tobytes()
 
 
+def test_a_line_that_grows_from_a_chosen_position_has_nothing_of_what_came_after_it(
+    rig: Rig, machine: MachineId, agent: SimulatedAgent
+) -> None:
+    agent.fill(0.5)
+    agent.batch(20)
+    agent.deliver()
+    agent.copy()
+    agent.complete(agent.next - 1)
+    chosen = agent.next - 1
+    agent.batch(30)
+    agent.deliver()
+    rig.control.grant(machine, 2, EpochKind.RESYNC, description(SIZE), parent=1, exactly=chosen)
+    after = SimulatedAgent(machine, rig.plane(machine, 2), 2, SIZE, 2, rig.vault.chunk_hash_key)
+    after.base = agent.disk_at(chosen)
+    assert after.copy() == 0, "it is compared with what was chosen"
+    after.batch(10)
+    after.deliver()
+    after.complete(after.next - 1)
+    vault = rig.vault.machine(machine)
+    assert vault.timeline().record(Epoch(2)).parent == Position(Epoch(1), Sequence(chosen))
+    for one, position in (
+        (agent, Position(Epoch(1), Sequence(agent.next - 1))),
+        (after, Position(Epoch(2), Sequence(10))),
+    ):
+        source = vault.open(position, DiskNumber(0))
+        found = bytearray(SIZE)
+        source.read_into(0, memoryview(found))
+        source.close()
+        assert bytes(found) == one.disk_at(position.sequence).tobytes()
+
+
 def test_a_heal_lays_the_missed_blocks_over_the_parent(rig: Rig, machine: MachineId, agent: SimulatedAgent) -> None:
     agent.fill(0.5)
     agent.batch(20)
