@@ -329,6 +329,9 @@ class Machine(Body):
     state: MachineState
     site: str = ""
     """The recovery site that runs it; empty: the place where it was enrolled."""
+    line: str = ""
+    """The position (EPOCH:SEQUENCE) from which the present line of its life grows, as the last failover that was made
+    final chose it; empty: it was never failed over. What its epochs have after that is of former lines, and stays."""
     policy: str
     description: Description
     epoch: int = 0

@@ -496,6 +496,7 @@ def _print(machine: Machine) -> None:
             ("Id", machine.id),
             ("State", machine.state.value),
             ("Runs at", machine.site),
+            ("Line", f"grows from {machine.line}; what came after that before stays" if machine.line else ""),
             *target.readiness_rows(machine.readiness),
             ("Policy", machine.policy),
             ("Newest point", "none yet" if machine.rpo_seconds is None else f"{duration(machine.rpo_seconds)} old"),

@@ -223,6 +223,29 @@ def test_what_runs_elsewhere_is_not_forgotten_nor_doubled(office: Office, admin:
             assert (answer.code, f"is {state} at qemu" in answer.body["detail"]) == ("wrong-state", True)
 
 
+def test_a_failback_needs_a_machine_that_is_away_and_a_site_at_home(office: Office, admin: dict[str, object]) -> None:
+    protected(office)
+    ask = partial(office.call, "POST", "/v1/machines/db1/failbacks", certificate=admin)
+    at_home = ask({"kind": "failover", "site": "qemu"})
+    assert (at_home.code, "where it was enrolled" in at_home.body["detail"]) == ("wrong-state", True)
+    with office.services.catalog.writing() as tx:
+        sites.add(tx, SiteRow(id="home", kind="qemu", settings={"disks": "written"}))
+        row = machines.get(tx, MACHINE)
+        machines.runs_at(row, "qemu", "f")
+        machines.begin_line(row, 1, 40)
+    assert office.call("GET", "/v1/machines/db1", certificate=admin).body["line"] == "1:40"
+    assert ask({"kind": "failover"}).code == "malformed"
+    assert ask({"kind": "failover", "site": "qemu"}).code == "wrong-state"
+    assert ask({"kind": "failover", "site": "nowhere"}).code == "not-found"
+    assert ask({"kind": "failover", "site": "home"}).status == 202
+    assert ask({"kind": "test", "site": "home"}).status == 202
+    found = office.call("GET", "/v1/failovers", certificate=admin).body
+    assert {(one["kind"], one["direction"], one["site"]) for one in found} == {
+        ("failover", "home", "home"),
+        ("test", "home", "home"),
+    }
+
+
 def test_a_console_is_read_from_its_end_also_when_the_machine_is_gone(office: Office, admin: dict[str, object]) -> None:
     protected(office)
     with office.services.catalog.writing() as tx:

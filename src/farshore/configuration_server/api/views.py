@@ -69,6 +69,7 @@ def machine(
         name=row.name,
         state=MachineState(row.state),
         site=row.site,
+        line=f"{row.line_epoch}:{row.line_sequence}" if row.line_epoch else "",
         policy=row.policy,
         description=description.model_copy(update={"disks": disks}),
         epoch=row.epoch,
