@@ -29,11 +29,12 @@ our clients, give up."""
 
 class PointArguments(Body):
     """Cut a point of this kind; ``name`` may be empty. ``hold``: seconds for which the file systems stay frozen after
-    it, at most; 0: they are thawed at once."""
+    it, at most; None: they are thawed at once. Agents of earlier releases know no such field, so it is sent only where
+    it is set."""
 
     kind: PointKind = PointKind.CRASH_CONSISTENT
     name: Label = ""
-    hold: int = Field(default=0, ge=0, le=120)
+    hold: Optional[int] = Field(default=None, ge=1, le=120)
 
 
 class ResyncArguments(Body):

@@ -32,7 +32,9 @@ _KINDS = {arguments: kind for kind, arguments in ARGUMENTS.items()}
 def ask(tx: Transaction, command: str, machine: str, arguments: Arguments, now: int) -> None:
     """Ask a machine's agent, under an id of the caller's: the same one again asks for nothing new."""
     kind = _KINDS[type(arguments)]
-    row = CommandRow(id=command, machine=machine, kind=kind.value, arguments=_plain(arguments), created=now)
+    row = CommandRow(
+        id=command, machine=machine, kind=kind.value, arguments=_plain(arguments, exclude_none=True), created=now
+    )
     commands.ask(tx, row)
 
 
@@ -79,5 +81,5 @@ def answer(tx: Transaction, machine: str, command: str, result: CommandResult, n
     return CommandStanding(id=row.id, state=CommandState(row.state))
 
 
-def _plain(body: BaseModel) -> dict[str, object]:
-    return body.model_dump(mode="json")
+def _plain(body: BaseModel, *, exclude_none: bool = False) -> dict[str, object]:
+    return body.model_dump(mode="json", exclude_none=exclude_none)

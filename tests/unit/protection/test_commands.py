@@ -78,6 +78,17 @@ def test_what_is_asked_for_comes_to_the_agent_as_it_was_asked(catalog: Catalog, 
     assert arguments_of(Command.model_validate_json(one.model_dump_json())) == arguments
 
 
+def test_what_only_agents_of_this_release_know_is_sent_where_it_is_set(catalog: Catalog) -> None:
+    asked(catalog, "c", POINT)
+    asked(catalog, "held", PointArguments(kind=PointKind.APP_CONSISTENT, hold=60))
+    with catalog.reading() as tx:
+        sent = {one.id: one.arguments for one in offered(tx, machines.get(tx, MACHINE), "run-1", 1).commands}
+    assert sent == {
+        "c": {"kind": "app-consistent", "name": "before"},
+        "held": {"kind": "app-consistent", "name": "", "hold": 60},
+    }
+
+
 def test_every_kind_has_its_arguments() -> None:
     assert set(ARGUMENTS) == set(CommandKind)
     assert {type(one) for one in EACH} == set(ARGUMENTS.values())

@@ -163,7 +163,7 @@ class Handling:
                 remedy="Wait for the copy to end (farshore machine show), then ask again.",
             )
         point = PointPayload(PointId(command), arguments.kind, arguments.name)
-        milestone = take_point(point, run, self._replication.disks, hold=arguments.hold)
+        milestone = take_point(point, run, self._replication.disks, hold=arguments.hold or 0)
         return PointResult(epoch=run.grant.epoch, sequence=milestone.sequence, time=milestone.time)
 
     def _prove(self, arguments: ProveArguments) -> ProveResult:
