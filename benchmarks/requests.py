@@ -5,7 +5,8 @@ due and what is in it, into a vault in memory whose requests are counted as prov
 server's rounds of upkeep (indexing, rebasing, thinning, collecting, scrubbing, the daily look-over) over that vault.
 Time is simulated, so that hours pass in seconds; the catalog is as reports without any writes leave it. One and two
 machines are run: the difference is what a machine costs, the rest is what the installation costs however many machines
-it has. Each of the two servers asks who owns the vault as it does in an installation, before it writes and by its lookout.
+it has. Each of the two servers asks who owns the vault as it does in an installation: before it writes, and the process
+server every three seconds.
 """
 
 from __future__ import annotations
