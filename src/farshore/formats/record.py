@@ -33,6 +33,9 @@ class RecordKind(enum.IntEnum):
     """Nothing was written up to this time: it keeps the newest point young while a machine is idle."""
 
 
+_WRITE, _DISCARD, _FLUSH = int(RecordKind.WRITE), int(RecordKind.DISCARD), int(RecordKind.FLUSH)
+_POINT, _MARK = int(RecordKind.POINT), int(RecordKind.MARK)
+
 RECORD: np.dtype[Any] = np.dtype(
     [
         ("sector", "<u8"),
@@ -56,30 +59,37 @@ Records = npt.NDArray[Any]
 def has_payload(records: Records) -> npt.NDArray[np.bool_]:
     """Which records carry payload."""
     kind = records["kind"]
-    mask: npt.NDArray[np.bool_] = (kind == RecordKind.WRITE) | (kind == RecordKind.POINT)
+    mask: npt.NDArray[np.bool_] = (kind == _WRITE) | (kind == _POINT)
     return mask
 
 
 def payload_offsets(records: Records) -> npt.NDArray[np.int64]:
     """Byte offset of each record's payload; one more entry than records, the last being the total."""
-    lengths = np.where(has_payload(records), records["sectors"].astype(np.int64) * SECTOR, 0)
     offsets = np.zeros(len(records) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    lengths = offsets[1:]
+    np.multiply(records["sectors"], has_payload(records), out=lengths)
+    lengths *= SECTOR
+    np.cumsum(lengths, out=lengths)
     return offsets
 
 
 def check_records(records: Records) -> None:
     """Raise Malformed unless each record is one that docs/formats/record.md allows: a known kind, a length where its
     kind has one and only there, a place below 2⁶³ bytes, no flag or reserved bit that is not known."""
-    kind = records["kind"]
-    if ((kind < RecordKind.WRITE) | (kind > RecordKind.MARK)).any():
+    if not len(records):
+        return
+    # Most batches hold a dozen records: what costs is the number of operations. So extremes are looked at first.
+    kind, sectors = records["kind"], records["sectors"]
+    lowest, highest = int(kind.min()), int(kind.max())
+    if lowest < _WRITE or highest > _MARK:
         raise Malformed("A record has an unknown kind.", remedy="Upgrade the receiver, or resync the machine.")
-    if (records["sector"] > np.uint64(_MOST_SECTORS) - records["sectors"]).any():
+    far = int(records["sector"].max()) + int(sectors.max()) > _MOST_SECTORS
+    if far and (records["sector"] > np.uint64(_MOST_SECTORS) - sectors).any():
         raise Malformed("A record's address is beyond any disk.", remedy=_RESYNC)
-    marker = (kind == RecordKind.FLUSH) | (kind == RecordKind.MARK)
-    if ((records["sectors"] == 0) != marker).any():
+    marker = (kind == _FLUSH) | (kind == _MARK) if highest >= _FLUSH else False
+    if ((sectors == 0) != marker).any():
         raise Malformed("A record has no length, or a marker has one.", remedy=_RESYNC)
-    if (records["flags"] & ~np.uint8(FLAG_FUA)).any() or records["reserved"].any():
+    if int(records["flags"].max()) > FLAG_FUA or records["reserved"].any():
         raise Malformed("A record has bits that are not known here.", remedy="Upgrade the older side.")
 
 
@@ -93,17 +103,28 @@ class DiskRoom(NamedTuple):
 
 def check_places(records: Records, disks: Mapping[int, DiskRoom]) -> None:
     """Raise Malformed unless every record of a disk is of one of ``disks``, within it, and holds whole blocks of it."""
-    placed = records[(records["kind"] >= RecordKind.WRITE) & (records["kind"] <= RecordKind.DISCARD)]
+    kind = records["kind"]
+    of_disks = (kind >= _WRITE) & (kind <= _DISCARD)
+    placed = records if of_disks.all() else records[of_disks]
     if not len(placed):
         return
+    disk = placed["disk"]
+    sector, sectors = placed["sector"].astype(np.int64), placed["sectors"].astype(np.int64)
+    room, steps = _rooms_of(disk, disks)
+    if (sector + sectors > room).any():
+        raise Malformed("A record lies beyond the end of its disk.", remedy=_RESYNC)
+    if ((sector | sectors) % steps).any():
+        raise Malformed("A record cuts a block of its disk in two.", remedy=_RESYNC)
+
+
+def _rooms_of(disk: npt.NDArray[np.uint16], disks: Mapping[int, DiskRoom]) -> tuple[Any, Any]:
+    """The sectors and the step of each record's disk; one number each where all are of one disk."""
+    first = int(disk[0])
+    if (disk == first).all() and first in disks and disks[first].sectors:
+        return disks[first]
     rooms = np.zeros((max(disks, default=0) + 1, 2), np.int64)
     for number, room in disks.items():
         rooms[number] = room
-    disk = placed["disk"]
     if disk.max() >= len(rooms) or not rooms[disk, 0].all():
         raise Malformed("A record is of a disk that the epoch does not have.", remedy=_RESYNC)
-    sector, sectors = placed["sector"].astype(np.int64), placed["sectors"].astype(np.int64)
-    if (sector + sectors > rooms[disk, 0]).any():
-        raise Malformed("A record lies beyond the end of its disk.", remedy=_RESYNC)
-    if ((sector | sectors) % rooms[disk, 1]).any():
-        raise Malformed("A record cuts a block of its disk in two.", remedy=_RESYNC)
+    return rooms[disk, 0], rooms[disk, 1]
