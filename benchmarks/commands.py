@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,18 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 class Agents:
     """The process of the idle agents, and what arrived there. ``machines``: their ids. ``beat_every``: seconds between
-    two heartbeats of each; 0: none."""
+    two heartbeats of each; 0: none. ``enrolled`` is called with the machines before their agents begin."""
 
-    def __init__(self, server: Server, count: int, folder: Path, beat_every: float = 0) -> None:
+    def __init__(
+        self,
+        server: Server,
+        count: int,
+        folder: Path,
+        beat_every: float = 0,
+        enrolled: Callable[[list[str]], None] = lambda _machines: None,
+    ) -> None:
         self.machines, told = _enrol(server, count)
+        enrolled(self.machines)
         if beat_every:
             told["beat_every"] = beat_every
         path = folder / "agents.json"

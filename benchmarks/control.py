@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,7 @@ def main(argv: list[str]) -> int:
         try:
             server.start()
             calls = register(server)
-            agents = Agents(server, options.machines, Path(name), BEAT_EVERY)
-            _begin_epochs(server, agents.machines)
+            agents = Agents(server, options.machines, Path(name), BEAT_EVERY, partial(_begin_epochs, server))
             reports = threading.Thread(target=_report_on, args=(calls, agents.machines, stopping))
             reports.start()
             time.sleep(BEAT_EVERY)  # each has its second connection, and the first records are in the vault
