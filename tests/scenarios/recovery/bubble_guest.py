@@ -36,8 +36,15 @@ def serve() -> None:
     with socket.create_server(("0.0.0.0", 80)) as listener:
         while True:
             peer, _ = listener.accept()
-            with peer:
-                peer.sendall(NAME.encode())
+            threading.Thread(target=greet, args=(peer,), daemon=True).start()
+
+
+def greet(peer: socket.socket) -> None:
+    """Say the name; the guest called ``holds`` hangs up only when the other end does."""
+    with peer:
+        peer.sendall(NAME.encode())
+        if NAME == "holds":
+            peer.recv(1)
 
 
 def asked(host: str, port: str) -> str:

@@ -135,6 +135,22 @@ def test_a_member_that_dies_leaves_and_may_come_again() -> None:
         until(lambda: is_gone(bubble), "its end")
 
 
+def test_a_connection_to_a_member_that_died_ends() -> None:
+    port = free_port()
+    with short_folder() as folder:
+        bubble = BubbleAddress(folder / "n", "lab")
+        with (
+            guest(bubble, "b", TWO),
+            guest(bubble, "holds", ONE, port=port) as held,
+            socket.create_connection(("127.0.0.1", port), timeout=30) as peer,
+        ):
+            assert peer.recv(100) == b"holds"
+            held.process.kill()
+            with contextlib.suppress(ConnectionResetError):
+                assert peer.recv(100) == b""
+        until(lambda: is_gone(bubble), "its end")
+
+
 def discover(mac: str) -> bytes:
     """A DHCPDISCOVER as a guest sends it."""
     client = bytes.fromhex(mac.replace(":", ""))

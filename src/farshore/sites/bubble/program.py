@@ -47,6 +47,8 @@ class _Member:
     ports: set[int] = field(default_factory=set)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     servers: list[asyncio.Server] = field(default_factory=list)
+    relayed: set[asyncio.StreamWriter] = field(default_factory=set)
+    """Both ends of each connection that came in by a forwarded port."""
 
 
 class Bubble:
@@ -102,7 +104,7 @@ class Bubble:
             async def relay(
                 reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int] = target
             ) -> None:
-                await _relay(reader, writer, target)
+                await _relay(reader, writer, target, member.relayed)
 
             member.servers.append(await asyncio.start_server(relay, sock=listener))
         return {"addresses": [str(one) for one in addresses]}
@@ -169,6 +171,8 @@ class Bubble:
             self._switch.forget(port)
         for writer in member.writers:
             writer.close()
+        for writer in member.relayed:
+            writer.transport.abort()  # a guest that is gone never ends a connection
         if not self._members:
             self.empty.set()
 
@@ -185,15 +189,24 @@ class Bubble:
         return True
 
 
-async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int]) -> None:
-    """Join a connection of this host to one of the guest; cut it off where the guest takes none."""
+async def _relay(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    target: tuple[str, int],
+    held: set[asyncio.StreamWriter],
+) -> None:
+    """Join a connection of this host to one of the guest; cut it off where the guest takes none. Its ends are in
+    ``held`` while it lasts."""
     try:
         far_reader, far_writer = await asyncio.wait_for(asyncio.open_connection(*target), _CONNECT_SECONDS)
     except (OSError, TimeoutError):
         writer.transport.abort()
         return
+    ends = {writer, far_writer}
+    held |= ends
     await asyncio.gather(_pour(reader, far_writer), _pour(far_reader, writer))
-    for end in (writer, far_writer):
+    held -= ends
+    for end in ends:
         end.close()
 
 
