@@ -1,4 +1,4 @@
-"""A screen as a hypervisor gives it (a PPM image, P6) made into a PNG image. Pure.
+"""A screen as a hypervisor gives it (a PPM image, P6, or PNG) made into a PNG image. Pure.
 
 What a guest's QEMU says is not passed on: it is read by its own rules, within bounds, and written anew.
 """
@@ -10,6 +10,8 @@ import struct
 import zlib
 
 _HEADER = re.compile(rb"P6\s+(\d{1,5})\s+(\d{1,5})\s+255\s")
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _MOST_PIXELS = 4096 * 2160
 MOST_BYTES = 3 * _MOST_PIXELS + 64
 """Of the largest PPM image that is taken."""
@@ -32,7 +34,26 @@ def png_of(ppm: bytes) -> bytes:
         (b"IDAT", zlib.compress(lines)),
         (b"IEND", b""),
     ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in parts)
+    return _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in parts)
+
+
+def picture_of(image: bytes) -> bytes:
+    """The image as PNG, whichever of the two it comes as; of a PNG image only what it takes to show it. Raises
+    ValueError."""
+    if not image.startswith(_SIGNATURE):
+        return png_of(image)
+    kept, at, kind = [_SIGNATURE], len(_SIGNATURE), b""
+    while kind != b"IEND":
+        if len(image) < at + 12:
+            raise ValueError("the image is cut off")
+        (length,) = struct.unpack(">I", image[at : at + 4])
+        kind, content = image[at + 4 : at + 8], image[at + 8 : at + 8 + length]
+        if _chunk(kind, content) != image[at : at + 12 + length]:
+            raise ValueError("the image is cut off or altered")
+        if kind in _NEEDED:
+            kept.append(_chunk(kind, content))
+        at += 12 + length
+    return b"".join(kept)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -25,7 +25,7 @@ from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.requests import Requests
 from farshore.sites.bubble.client import BubbleAddress
 
-CHECKS = [{"kind": "console", "contains": "up\n"}, {"kind": "tcp", "port": 22, "within": 1}]
+CHECKS = [{"kind": "console", "contains": "up"}, {"kind": "tcp", "port": 22, "within": 1}]
 
 
 def both(home: Path) -> None:

@@ -29,7 +29,7 @@ from farshore.recovery.steps.check import check
 from farshore.recovery.steps.deliver import target_of
 from farshore.recovery.steps.remove import note_failed, remove
 from farshore.recovery.steps.verify import verify
-from farshore.sites.picture import png_of
+from farshore.sites.picture import picture_of, png_of
 from farshore.sites.port import Condition
 
 SSH = {"kind": "tcp", "port": 22}
@@ -250,6 +250,16 @@ def test_a_picture_is_read_by_its_own_rules() -> None:
     ):
         with pytest.raises(ValueError, match="image"):
             png_of(wrong)
+
+
+def test_of_a_png_picture_only_what_shows_is_kept() -> None:
+    made = png_of(b"P6\n3 2\n255\n" + bytes(18))
+    text = b"tEXtmine"
+    more = struct.pack(">I", 4) + text + struct.pack(">I", zlib.crc32(text))
+    assert picture_of(made[:33] + more + made[33:] + b"behind") == made
+    for wrong in (made[:-1], made[:40] + b"x" + made[41:], made[:8]):
+        with pytest.raises(ValueError, match="image"):
+            picture_of(wrong)
 
 
 def test_evidence_is_added_to(world: World) -> None:

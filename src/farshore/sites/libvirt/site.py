@@ -32,7 +32,7 @@ from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, docum
 from farshore.sites.libvirt.settings import LibvirtSettings
 from farshore.sites.libvirt.virsh import Failed, Virsh
 from farshore.sites.orders import read_order, write_order
-from farshore.sites.picture import MOST_BYTES, png_of
+from farshore.sites.picture import MOST_BYTES, picture_of
 from farshore.sites.port import (
     Capacity,
     Condition,
@@ -289,7 +289,7 @@ class LibvirtSite:
             try:
                 self._virsh.ask("screenshot", failover, str(path))
                 with path.open("rb") as file:
-                    return png_of(file.read(MOST_BYTES))
+                    return picture_of(file.read(MOST_BYTES))
             except (Failed, OSError, ValueError) as error:
                 said = error.said if isinstance(error, Failed) else str(error)
                 raise Unreachable(
