@@ -14,7 +14,7 @@ from tests.scenarios.recovery import drill
 from tests.waiting import until
 
 from farshore.api_types.failovers import FailoverKind, SeveralFailovers
-from farshore.catalog import failovers
+from farshore.catalog import failovers, machines
 from farshore.catalog.tables import FailoverRow
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.model.identifiers import JobId
@@ -33,6 +33,10 @@ def both(home: Path) -> None:
     drill.prepare(home, ("web1", "web2"), boot=POLITE)
     made = drill.with_guests(home, Fuse(0))
     context = dataclasses.replace(made, patience=dataclasses.replace(made.patience, answer=0.5))
+    with context.catalog.writing() as tx:
+        for number, name in enumerate(("web1", "web2"), 5):
+            card = {"kind": "isolated", "addresses": [f"10.9.0.{number}/24"], "keep_mac": False}
+            machines.get(tx, name).target = {"networks": [card]}
     engine = JobEngine(f"sqlite:///{home / 'jobs.sqlite'}", recovery_jobs(context))
     engine.launch()
     requests = Requests(context.catalog, context.clock, engine, "somebody")

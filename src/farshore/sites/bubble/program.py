@@ -257,7 +257,7 @@ async def _converse(bubble: Bubble, peer: socket.socket) -> None:
         if text:
             answer = await bubble.carry_out(json.loads(text), descriptors)
             peer.sendall(json.dumps(answer).encode() + b"\n")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         with contextlib.suppress(OSError):
             peer.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
     finally:

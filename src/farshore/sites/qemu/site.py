@@ -243,7 +243,7 @@ class QemuSite:
 
     def _plug_in(self, order: RecoveryOrder, lending: Lending) -> dict[int, int]:
         """Make it a member of its test network: the cables of its cards. Raises Refused, TryLater."""
-        if not order.bubble:
+        if not order.bubble or not order.machine.nics:
             return {}
         bubble = BubbleAddress(self._bubbles, order.bubble)
         try:
