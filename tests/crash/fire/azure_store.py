@@ -53,12 +53,22 @@ class AzureStore:
         """End."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
         self._listener.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(asyncio.start_server(self._take, sock=self._listener))
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._take, sock=self._listener))
         self._loop.run_forever()
+
+    async def _end(self) -> None:
+        self._server.close()
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.sleep(0.1)  # connections are closed in a turn of their own
 
     def _break_off(self) -> None:
         self._refusing = True

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +52,21 @@ class Rig:
         ring_mib: int = 16,
         spill_mib: int = 96,
         address: str = "127.0.0.1",
+        up_options: Sequence[str] = (),
+        servers_in: Sequence[str] = (),
+        agent_in: Sequence[str] = (),
+        agent_state: Path | None = None,
         **environment: str,
     ) -> None:
-
+        """``servers_in``, ``agent_in``: what to put before a command so that it runs in a network of its own."""
         self.home = short_path(home)
         self.address = address
         self.disk = disk
-        self.state = home / "agent"
-        self.log = home / "agent.log"
+        self.state = agent_state or home / "agent"
+        self.log = self.state.with_suffix(".log")
         self._ports = free_ports(2)
+        self._up_options, self._servers_in, self._agent_in = [*up_options], [*servers_in], [*agent_in]
+        self.vault_url = f"file://{home}/vault"
         self._options = ["--state", str(self.state), "--disk", str(disk.device)]
         self._options += [option for other in others for option in ("--disk", str(other))]
         self._options += ["--ring-mib", str(ring_mib), "--spill-mib", str(spill_mib)]
@@ -76,7 +82,8 @@ class Rig:
 
     def up(self) -> None:
         api, data = self._ports
-        command = [*CLI, "up", "--listen", self.address, "--advertise", self.address]
+        command = [*self._servers_in, *CLI, "up", "--listen", self.address, "--advertise", self.address]
+        command += self._up_options
         command += ["--port", str(api), "--process-server-port", str(data)]
         with (self.home / "up.log").open("ab") as log:
             self._servers = subprocess.Popen(
@@ -112,7 +119,7 @@ class Rig:
         with contextlib.closing(self.api()) as api:
             token = api.create_token(TokenRequest(name="crashing"))
         host = f"[{self.address}]" if ":" in self.address else self.address
-        command = [*AGENT, *self._options, "enroll", "--server", f"https://{host}:{self._ports[0]}"]
+        command = [*self._agent_in, *AGENT, *self._options, "enroll", "--server", f"https://{host}:{self._ports[0]}"]
         command += ["--authority-fingerprint", token.authority_fingerprint]
         done = subprocess.run(command, input=token.token.encode() + b"\n", capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
@@ -123,7 +130,10 @@ class Rig:
         command = AGENT if program is None else [str(program)]
         with self.log.open("ab") as log:
             self._agent = subprocess.Popen(
-                [*command, *self._options, "run"], stdout=log, stderr=log, env={**os.environ, **self.agent_environment}
+                [*self._agent_in, *command, *self._options, "run"],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.agent_environment},
             )
 
     def agent_ended(self) -> bool:
@@ -192,7 +202,7 @@ class Rig:
 
     def vault(self) -> MachineVault:
         owner = OwnerKey.from_file(self.home / "vault.key")
-        return Vault.open(open_store(f"file://{self.home}/vault"), owner).machine(self.machine)
+        return Vault.open(open_store(self.vault_url), owner).machine(self.machine)
 
     def replica(self, position: Position, disk: DiskNumber = ONE) -> npt.NDArray[np.uint8]:
         """The whole disk as the vault has it at ``position``."""

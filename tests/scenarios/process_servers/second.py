@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,23 @@ class Operator:
 class SecondServer:
     """A process server of its own in ``folder``."""
 
-    def __init__(self, operator: Operator, folder: Path, name: str) -> None:
+    def __init__(
+        self, operator: Operator, folder: Path, name: str, address: str = "127.0.0.2", runs_in: Sequence[str] = ()
+    ) -> None:
+        """The address is none of the configuration server's. ``runs_in``: what to put before a command so that it runs
+        in a network of its own."""
         self.name = name
         self.folder = folder
         self._operator = operator
+        self._program = [*runs_in, *PROGRAM]
         (port,) = free_ports(1)
-        self.url = f"https://127.0.0.2:{port}"  # 127.0.0.1 is a name of the configuration server
+        self.url = f"https://{address}:{port}"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
         settings = {
             "state": str(folder),
             "credentials": str(folder / "credentials.json"),
-            "listen": "127.0.0.2",
+            "listen": address,
             "port": port,
             "url": self.url,
         }
@@ -89,17 +95,24 @@ class SecondServer:
 
     def enrol(self) -> None:
         made = self._operator.json("process-server", "add", self.url, "--name", self.name)
-        command = [*PROGRAM, "--settings", str(self.folder / "settings.toml"), "enroll", "--server", made["server_url"]]
+        command = [*self._program, "--settings", str(self.folder / "settings.toml"), "enroll"]
+        command += ["--server", made["server_url"]]
         command += ["--authority-fingerprint", made["authority_fingerprint"]]
         token = made["token"].encode() + b"\n"
         done = subprocess.run(command, input=token, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr.decode()
-        again = subprocess.run([*command, "--again"], input=token, capture_output=True, check=False)
-        assert again.returncode == 77, "a token can be used once"
+        twice = subprocess.run([*command, "--again"], input=token, capture_output=True, check=False)
+        assert twice.returncode == 77, "a token can be used once"
 
-    def start(self) -> None:
+    def ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+    def start(self, operator: Operator | None = None) -> None:
+        """``operator``: of another installation than before."""
+        self._operator = operator or self._operator
         with (self.folder / "server.log").open("ab") as log:
-            command = [*PROGRAM, "--settings", str(self.folder / "settings.toml")]
+            command = [*self._program, "--settings", str(self.folder / "settings.toml")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         began = rfc3339(time.time_ns())
 
