@@ -221,9 +221,9 @@ class ProofStanding(Body):
     """Number of chunks compared since the agent started; below, the bytes and requests this took from the vault."""
     vault_bytes: Natural = 0
     vault_requests: Natural = 0
-    cpu_seconds: float = Field(default=0, ge=0, allow_inf_nan=False)
+    cpu_seconds: float = Field(default=0, ge=0, le=1e12, allow_inf_nan=False)
     """Processor time that proofs took of the machine since the agent started; below, of the process server."""
-    server_cpu_seconds: float = Field(default=0, ge=0, allow_inf_nan=False)
+    server_cpu_seconds: float = Field(default=0, ge=0, le=1e12, allow_inf_nan=False)
     pace: Natural = 0
     """Bytes a second that are read for it when nothing is in doubt."""
     paused: Prose = ""

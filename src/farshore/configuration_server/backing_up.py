@@ -111,7 +111,8 @@ def _records(settings: Settings) -> dict[str, list[int]] | None:
     """Read before the catalog is: a record that is newer than these is newer than the backup."""
     with contextlib.suppress(FarshoreError):
         found = record_names(open_store(settings.vault))
-        return {kind: [names[-1].generation, names[-1].version] for kind, names in found.items()}
+        newest = [names[-1] for names in found.values()]
+        return {name.series: [name.generation, name.version] for name in newest}
     return None
 
 

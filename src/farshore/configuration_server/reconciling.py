@@ -21,7 +21,7 @@ from farshore.configuration_server.rebuilding import RecordReport, Report, end, 
 from farshore.configuration_server.vault_contents import Contents
 from farshore.model.errors import Damaged, NotFound
 from farshore.vault.ownership import How
-from farshore.vault.records import Record, read_record, record_names
+from farshore.vault.records import Record, read_record, record_names, whole
 from farshore.vault.vault import Vault
 
 _CHOICES = frozenset({"policies", "sites", "alert-channels", "push-accounts"})
@@ -40,22 +40,23 @@ class Kept:
 def newest_records(vault: Vault, backup: backup_file.Contents) -> Kept:
     """Read them. Raises the store's errors."""
     found = Kept()
-    for kind, names in record_names(vault.store).items():
+    read: list[Record] = []
+    for names in record_names(vault.store).values():
         try:
-            record = read_record(vault.store, vault.installation_key, names[-1])
-        except (Damaged, NotFound) as error:
-            found.troubles[kind] = error.message
-            continue
-        found.records[kind] = record
-        if _is_newer(record, backup):
-            found.newer.add(kind)
+            read.append(read_record(vault.store, vault.installation_key, names[-1]))
+        except (Damaged, NotFound) as error:  # a kind without one of its parts is no kind
+            found.troubles[names[-1].kind] = error.message
+    found.records = {
+        one.name.kind: whole(one, read) for one in read if not one.name.parts and one.name.kind not in found.troubles
+    }
+    found.newer = {one.name.kind for one in read if one.name.kind in found.records and _is_newer(one, backup)}
     return found
 
 
 def _is_newer(record: Record, backup: backup_file.Contents) -> bool:
     if backup.records is None:
         return record.written >= backup.time
-    return [record.name.generation, record.name.version] > backup.records.get(record.name.kind, [0, 0])
+    return [record.name.generation, record.name.version] > backup.records.get(record.name.series, [0, 0])
 
 
 def reconcile(

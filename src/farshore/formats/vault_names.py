@@ -82,9 +82,14 @@ class RecordName:
     @property
     def folder(self) -> str:
         """The prefix of all versions of the same; that of a kind is no prefix of its parts'."""
+        return f"{INSTALLATION}{self.series}/"
+
+    @property
+    def series(self) -> str:
+        """What it is a version of: the kind, and the part of it."""
         if not _RECORD_KIND.fullmatch(self.kind):
             raise Malformed(f"{self.kind!r} is not a kind of record.", remedy="Use small letters, digits and -.")
-        return f"{INSTALLATION}{self.kind}{f'.{self.parts:03x}-{self.part:03x}' if self.parts else ''}/"
+        return f"{self.kind}{f'.{self.parts:03x}-{self.part:03x}' if self.parts else ''}"
 
     def __str__(self) -> str:
         return f"{self.folder}{self.generation:08x}-{self.version:016x}"

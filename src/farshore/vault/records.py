@@ -82,12 +82,13 @@ def read_records(store: Store, key: SealingKey) -> dict[str, Record]:
         except NotFound:  # a newer one has come
             continue
         count = [read[name] for name in newest]
-        return {one.name.kind: _whole(one, count) for one in count if not one.name.parts}
+        return {one.name.kind: whole(one, count) for one in count if not one.name.parts}
     raise Unreachable("The installation's records change all the time.", remedy="Try again.")
 
 
-def _whole(record: Record, every: Iterable[Record]) -> Record:
-    """Parts of an older generation than the record's are a displaced writer's, who came late."""
+def whole(record: Record, every: Iterable[Record]) -> Record:
+    """A record with the rows of its parts, which are among ``every``. Those of an older generation than the record's are
+    a displaced writer's, who came late."""
     kind, parts, generation = record.name.kind, record.parts, record.name.generation
     mine = [
         one
