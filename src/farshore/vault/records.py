@@ -87,8 +87,8 @@ def read_records(store: Store, key: SealingKey) -> dict[str, Record]:
 
 
 def whole(record: Record, every: Iterable[Record]) -> Record:
-    """A record with the rows of its parts, which are among ``every``. Those of an older generation than the record's are
-    a displaced writer's, who came late."""
+    """A record with the rows of its parts, which are among ``every``. Parts of an older generation than the record's
+    are a displaced writer's, who came late."""
     kind, parts, generation = record.name.kind, record.parts, record.name.generation
     mine = [
         one
