@@ -306,7 +306,7 @@ def ensure_vault(url: str, key_file: Path, record: Path | None = None, generatio
     """
     opened = _opened_or_made(url, key_file, noted(record, url), generation)
     if record is not None:
-        _note(record, {"url": url, "vault": opened.vault_id})
+        _note(record, {"url": url, "vault": opened.vault_id, "within": _within(record.parent, url)})
     return opened
 
 
@@ -336,12 +336,23 @@ def _opened_or_made(url: str, key_file: Path, before: str, generation: int) -> O
 
 
 def noted(record: Path | None, url: str) -> str:
-    """The id of the vault that was in this place; empty if none is known to have been."""
+    """The id of the vault that was in this place; empty if none is known to have been. A vault within the home is in
+    the same place after the home has moved, or was named by another way to it."""
     try:
         found = json.loads(record.read_text()) if record is not None else {}
     except (FileNotFoundError, ValueError):
         return ""
-    return str(found.get("vault", "")) if isinstance(found, dict) and found.get("url") == url else ""
+    if record is None or not isinstance(found, dict):
+        return ""
+    within = _within(record.parent, url)
+    is_there = found.get("url") == url or (within and found.get("within") == within)
+    return str(found.get("vault", "")) if is_there else ""
+
+
+def _within(home: Path, url: str) -> str:
+    """The path of a vault below the home; empty for a vault elsewhere."""
+    path = Path(url.removeprefix("file://"))
+    return str(path.relative_to(home)) if url.startswith("file://") and path.is_relative_to(home) else ""
 
 
 def _note(record: Path, fields: dict[str, str]) -> None:

@@ -212,3 +212,21 @@ def test_a_vault_is_opened_where_it_is(machine, tmp_path):
     """What is seen is seen anew by each store."""
     found = Vault.open_with_vault_key(open_store(f"file://{tmp_path}/vault"), bytes.fromhex(machine.vault.key_hex))
     assert found.machines()
+
+
+def test_by_another_way_to_the_home_no_new_vault_is_made_in_its_place(tmp_path: Path) -> None:
+    home, moved, elsewhere = tmp_path / "home", tmp_path / "moved", tmp_path / "elsewhere"
+    home.mkdir()
+
+    def opened(folder: Path, url: str = "") -> str:
+        return ensure_vault(url or f"file://{folder}/vault", folder / "key", folder / "record").vault_id
+
+    made = opened(home)
+    home.rename(moved)
+    (moved / "vault").rename(elsewhere)
+    with pytest.raises(Unreachable):
+        opened(moved)
+    assert not (moved / "vault").exists()
+    elsewhere.rename(moved / "vault")
+    assert opened(moved) == made
+    assert opened(moved, f"file://{tmp_path}/another") != made, "a place that was chosen anew is no move"
