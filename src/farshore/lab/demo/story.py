@@ -45,6 +45,8 @@ RPO_SECONDS = 15.0
 """The oldest that the recovered data may be, by the counter's own rows. Points come every five seconds."""
 LOAD_SECONDS = 12.0
 EARLIER_SECONDS = 8.0
+_EVIDENCE = ("consoles", "screens")
+"""Folders of what stays with a failover's record."""
 
 
 class Story:
@@ -304,9 +306,9 @@ class Story:
         """Do nothing. Tests do more with the rehearsed machine here, before it is cleaned up."""
 
     def _remains(self, failover: str) -> list[str]:
-        """Processes and files that still bear the failover's id, but its console's text: that stays with its record."""
+        """Processes and files that still bear the failover's id, but its evidence: that stays with its record."""
         processes = subprocess.run(["pgrep", "-af", failover], capture_output=True, text=True, check=False).stdout
-        files = [str(path) for path in self._operator.home.rglob(f"*{failover}*") if path.parent.name != "consoles"]
+        files = [str(path) for path in self._operator.home.rglob(f"*{failover}*") if path.parent.name not in _EVIDENCE]
         return [line for line in processes.splitlines() if "pgrep" not in line] + files
 
     def _in_background(self, *words: str) -> _Answer:
