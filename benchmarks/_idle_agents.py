@@ -28,6 +28,8 @@ from farshore.mobility.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
+from farshore.mobility.removal import Removal
+from farshore.mobility.settings import Settings
 from farshore.model.states import CaptureMode
 
 STACK_BYTES = 256 << 10
@@ -100,8 +102,9 @@ def main(path: Path) -> None:
             every.append(known)
             server = MachineSelf(Transport.from_credentials(known))
             record = Record(Path(folder) / f"{number}.json")
+            removal = Removal(Settings(state=Path(folder)), None, lambda: None)
             doubles: Any = (Replication(), NoUpgrades())
-            handling = Noting(server, *doubles, record, connected=connected.release)
+            handling = Noting(server, *doubles, record, removal, connected=connected.release)
             fetching = Fetching(server, handling, RUN, lambda: EPOCH, SystemClock())
             threading.Thread(target=fetching.run, args=(stop,), daemon=True).start()
             if number % 50 == 49:  # machines do not start in the same instant
