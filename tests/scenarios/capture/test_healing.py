@@ -81,6 +81,13 @@ def test_switching_back_and_forth_under_full_queues_loses_nothing():
     with loop_disk(96 * MIB) as disk, capturing({0: disk}) as (capture, recorder):
         position = capture.begin_data_mode().position
         replica = disk.read()
+
+        def next_epoch(before):
+            dirty = capture.begin_data_mode(timeout=20)
+            apply(replica, recorder.records(before, dirty.position))
+            copy_dirty(replica, disk, dirty)
+            return dirty.position
+
         fio = subprocess.Popen(
             f"fio --name=load --filename={disk.device} --rw=randwrite --bs=4k-64k --iodepth=32 --ioengine=libaio"
             " --direct=1 --time_based --runtime=600 --size=96m --rate=40m --output=/dev/null".split()
@@ -95,14 +102,13 @@ def test_switching_back_and_forth_under_full_queues_loses_nothing():
                 if rounds % 2:
                     capture.stop_data_mode()
                     time.sleep(0.05)
-                dirty = capture.begin_data_mode(timeout=20)
-                apply(replica, recorder.records(position, dirty.position))
-                copy_dirty(replica, disk, dirty)
-                position = dirty.position
+                position = next_epoch(position)
                 rounds += 1
         finally:
             fio.send_signal(signal.SIGINT)
             fio.wait()
+        if capture.status().cause is Cause.RING_FULL:  # a busy host kept the recorder from reading: that is healed too
+            position = next_epoch(position)
         assert capture.mode is CaptureMode.DATA, capture.status()
         apply(replica, recorder.records(position, capture.position()))
         assert differing_blocks(replica, disk.read()) == []
