@@ -205,7 +205,7 @@ def _found(made: Installation) -> float:
 
 
 def _heal(made: Installation, size: int) -> float:
-    """Have the ring overflow by ``size`` bytes of writes; when (monotonic) the epoch that heals that was consistent."""
+    """Overflow the ring with ``size`` bytes of writes. Return when (monotonic) the epoch that heals them is consistent."""
     epoch = made.state().epoch + 1
     os.kill(made.agent, signal.SIGSTOP)
     command = (

@@ -95,7 +95,7 @@ class Evidence(Body):
     checks: List[CheckResult] = []
     checked: Moment = 0
     diagnosis: Prose = ""
-    """What the console's text tells of a machine that did not come up."""
+    """Why the machine did not come up, as far as its console shows."""
 
     @property
     def verdict(self) -> Verdict:

@@ -63,6 +63,17 @@ class SeveralFailovers(Body):
     at_once: int = Field(default=4, ge=1, le=16)
     on_failure: OnFailure = OnFailure.GO_ON
 
+    def request_of(self, member: FailoverMember) -> FailoverRequest:
+        """What is asked for one of them."""
+        return FailoverRequest(
+            kind=self.kind,
+            point=self.point,
+            site=self.site,
+            forward=member.forward,
+            checks=member.checks,
+            network=self.network,
+        )
+
 
 class GuestPreparation(Body):
     """What was done in the copy of a guest before it started."""

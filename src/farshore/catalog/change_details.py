@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Details = dict[str, Any]
-"""By field: {"old": value, "new": value}; None where there is none."""
+"""By field: {"old": value, "new": value}. None stands for a value that does not exist."""
 
 
 def fields_of(row: object, names: Iterable[str]) -> dict[str, Any]:

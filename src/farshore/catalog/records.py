@@ -4,8 +4,8 @@ A record is a JSON object: the columns of a row, bytes in hex. A kind is a table
 and heartbeats bring anew every few seconds, and what the vault tells by itself, is left out. A new kind is one line in
 ``KINDS``. Columns that this release does not know are passed over, those that a record lacks take their defaults.
 
-The kinds that grow with the fleet have a column by whose values their rows are told apart, a machine mostly: so what
-one change costs does not grow with them.
+A kind that grows with the fleet is divided by the values of one column, in most kinds the machine. So one change costs
+the same in a large fleet as in a small one.
 
 In: transactions that change rows. Out: subjects of the topic RECORDS, what a commit of this process changed: ``KIND``,
 or ``KIND/VALUE`` where it is known for which value of that column.
@@ -59,7 +59,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Kind:
-    """``by``: the column by which rows are told apart, "" where all are one."""
+    """``by``: the column whose values divide the rows; empty if the kind is not divided."""
 
     table: type[Base]
     without: frozenset[str] = frozenset()
@@ -101,13 +101,13 @@ _GO_WITH = {MachineRow: ("epochs", "failovers")}
 """Rows that the database deletes with others, without a word."""
 
 
-def told_apart(kind: str) -> bool:
-    """Whether rows of this kind are told apart by a value, so that ``values`` and ``read_of`` answer."""
+def is_divided(kind: str) -> bool:
+    """Whether a column divides this kind. Only then ``values`` and ``read_of`` work."""
     return kind in KINDS and bool(KINDS[kind].by)
 
 
 def values(tx: Transaction, kind: str) -> set[str]:
-    """What the rows of a kind are told apart by."""
+    """Every value of the column that divides the kind."""
     return set(tx.scalars(select(getattr(KINDS[kind].table, KINDS[kind].by)).distinct()))
 
 

@@ -53,9 +53,10 @@ def push(api: Management, login: dict[str, Any], request: TokenRequest, *, quiet
     try:
         _install(asked, quiet=quiet)
         return _reporting(api, login["host"], token)
-    except BaseException:
-        if not _view(api, token).used:
-            api.transport.delete(f"/v1/enrolment-tokens/{segment(_view(api, token).id)}")
+    except BaseException:  # Ctrl-C too: the token of a push that failed must open nothing
+        view = _view(api, token)
+        if not view.used:
+            api.transport.delete(f"/v1/enrolment-tokens/{segment(view.id)}")
         raise
 
 

@@ -10,7 +10,7 @@ from farshore.api_types.failovers import Failover, FailoverKind, FailoverRequest
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
 from farshore.cli.asking import check_role, confirm
-from farshore.cli.connection import AsJson, NoWait, Yes, completion, management
+from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.failover import Forward, parse_forward
 from farshore.cli.following import finish
 from farshore.cli.output import duration, err, out
@@ -21,15 +21,6 @@ from farshore.model.states import UNDER_WAY, Direction, FailoverAction, Failover
 
 app = typer.Typer(no_args_is_help=True, help="Bring a machine home that a recovery site runs, for real or as a test.")
 
-MachineName = Annotated[
-    str,
-    typer.Argument(
-        metavar="MACHINE",
-        help="The machine's name or id.",
-        show_default=False,
-        autocompletion=completion("/v1/machines"),
-    ),
-]
 HomeSite = Annotated[str, typer.Option("--site", help="The site at home that is to run it.", show_default=False)]
 
 

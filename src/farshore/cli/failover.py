@@ -14,7 +14,6 @@ from farshore.api_types.failovers import (
     FailoverKind,
     FailoverMember,
     FailoverReport,
-    FailoverRequest,
     SeveralFailovers,
 )
 from farshore.api_types.jobs import Job, OnFailure
@@ -342,15 +341,8 @@ def _start(api: Management, wanted: SeveralFailovers, no_wait: bool, as_json: bo
         brought_up = [str(one) for one in job.result.get("failovers", {}).values()]
     else:
         (member,) = wanted.members
-        request = FailoverRequest(
-            kind=wanted.kind,
-            point=wanted.point,
-            site=wanted.site,
-            forward=member.forward,
-            checks=member.checks,
-            network=wanted.network,
-        )
-        job = finish(api, api.fail_over(member.machine, request), as_json=as_json, no_wait=no_wait)
+        asked = api.fail_over(member.machine, wanted.request_of(member))
+        job = finish(api, asked, as_json=as_json, no_wait=no_wait)
         brought_up = [str(job.result.get("failover", ""))]
     if no_wait:
         return

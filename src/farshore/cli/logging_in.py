@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -10,6 +11,16 @@ from cryptography.hazmat.primitives import serialization
 from pydantic import SecretStr
 
 from farshore.model.errors import Malformed, NotFound
+
+SshKey = Annotated[
+    Path | None, typer.Option(help="Private key for SSH; a passphrase is asked for.", show_default=False)
+]
+Password = Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")]
+Account = Annotated[str, typer.Option(help="Log in as this push account: see `farshore account`.")]
+User = Annotated[str, typer.Option(help="root, or a user with sudo without a password.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")]
+Jump = Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")]
+HostKey = Annotated[str, typer.Option(help="Pin the host's key: SHA256:… Empty: trust the first contact.")]
 
 
 def credentials(ssh_key: Path | None, password: bool, account: str = "") -> tuple[str, SecretStr]:
@@ -19,7 +30,7 @@ def credentials(ssh_key: Path | None, password: bool, account: str = "") -> tupl
     if given != 1:
         raise Malformed(
             "SSH needs one way to log in." if given else "SSH needs a way to log in.",
-            remedy="Give one of --ssh-key FILE, --password (it is asked for) --account NAME and --ssh-agent.",
+            remedy="Give one of --ssh-key FILE, --password (it is asked for), --account NAME and --ssh-agent.",
         )
     if password:
         return "", SecretStr(typer.prompt("Password", hide_input=True, err=True))

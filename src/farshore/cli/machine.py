@@ -35,7 +35,7 @@ from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
 from farshore.cli.grammar import find_disk
-from farshore.cli.logging_in import credentials
+from farshore.cli.logging_in import Account, HostKey, Jump, Password, Port, SshKey, User, credentials
 from farshore.cli.output import (
     ago,
     as_json_value,
@@ -65,21 +65,19 @@ app.add_typer(target.app, name="target")
 @app.command()
 def add(
     host: Annotated[str, typer.Argument(help="Name or address that this server reaches by SSH.", show_default=False)],
-    ssh_key: Annotated[
-        Path | None, typer.Option(help="Private key for SSH; a passphrase is asked for.", show_default=False)
-    ] = None,
-    password: Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")] = False,
-    account: Annotated[str, typer.Option(help="Log in as this push account: see `farshore account`.")] = "",
+    ssh_key: SshKey = None,
+    password: Password = False,
+    account: Account = "",
     ssh_agent: Annotated[
         bool, typer.Option("--ssh-agent", help="Log in from here, with the keys of your SSH agent.")
     ] = False,
-    user: Annotated[str, typer.Option(help="root, or a user with sudo without a password.")] = "root",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")] = 22,
-    jump: Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")] = "",
+    user: User = "root",
+    port: Port = 22,
+    jump: Jump = "",
     name: Annotated[str, typer.Option(help="What to call the machine; empty: its host name.")] = "",
     policy: Annotated[str, typer.Option(help="Replication policy.")] = "default",
     protect: Annotated[bool, typer.Option(help="Protect it as soon as it has enrolled.")] = True,
-    host_key: Annotated[str, typer.Option(help="Pin the host's key: SHA256:… Empty: trust the first contact.")] = "",
+    host_key: HostKey = "",
     server_url: Annotated[str, typer.Option(help="Where the machine reaches this server; empty: as advertised.")] = "",
     disk: Annotated[list[str] | None, typer.Option(help="Protect only this disk (/dev/vda); repeat it.")] = None,
     no_wait: NoWait = False,
@@ -328,13 +326,13 @@ def delete(
     machine: MachineName,
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Take the agent off the machine, too.")] = False,
     host: Annotated[str, typer.Option(help="Where SSH reaches it, should the agent not answer.")] = "",
-    ssh_key: Annotated[Path | None, typer.Option(help="Private key for SSH.", show_default=False)] = None,
-    password: Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")] = False,
-    account: Annotated[str, typer.Option(help="Log in as this push account: see `farshore account`.")] = "",
-    user: Annotated[str, typer.Option(help="root, or a user with sudo without a password.")] = "root",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")] = 22,
-    jump: Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")] = "",
-    host_key: Annotated[str, typer.Option(help="Pin the host's key: SHA256:…")] = "",
+    ssh_key: SshKey = None,
+    password: Password = False,
+    account: Account = "",
+    user: User = "root",
+    port: Port = 22,
+    jump: Jump = "",
+    host_key: HostKey = "",
     no_wait: NoWait = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -368,14 +366,7 @@ def delete(
                 jump=jump,
                 host_key_fingerprint=host_key,
             )
-        path = f"/v1/machines/{segment(machine)}/uninstall"
-        started = api.transport.post(path, Uninstallation(login=login), Job)
-        job = finish(api, started, as_json=as_json, no_wait=no_wait)
-        if not as_json and not no_wait:
-            stays = job.result["stays"]
-            out.print(f"{machine} is forgotten, and its agent is off{' but for:' if stays else '.'}")
-            for line in stays:
-                out.print(f"  {plain(line)}")
+        _uninstall(api, machine, login, no_wait=no_wait, as_json=as_json)
         return
     api.transport.delete(f"/v1/machines/{segment(machine)}")
     print_done(f"{machine} is forgotten.", as_json, deleted=machine, stays_on_machine=list(by_hand.STAYS))
@@ -482,6 +473,19 @@ def _proof(machine: Machine) -> list[tuple[str, str]]:
             ("Not explained", f"{proof.unjudged} chunks that differed, and were copied again before it was known why")
         )
     return rows + [("Proof", text) for text in (proof.weaker, proof.paused) if text]
+
+
+def _uninstall(api: Management, machine: str, login: SshLogin | None, *, no_wait: bool, as_json: bool) -> None:
+    """Have the agent taken off and the machine forgotten; say what stays there."""
+    path = f"/v1/machines/{segment(machine)}/uninstall"
+    started = api.transport.post(path, Uninstallation(login=login), Job)
+    job = finish(api, started, as_json=as_json, no_wait=no_wait)
+    if as_json or no_wait:
+        return
+    stays = job.result["stays"]
+    out.print(f"{machine} is forgotten, and its agent is off{' but for:' if stays else '.'}")
+    for line in stays:
+        out.print(f"  {plain(line)}")
 
 
 def _print(machine: Machine) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from farshore.api_types.machines import SshLogin
 from farshore.api_types.users import Role
 from farshore.catalog import push_accounts, secrets, users
-from farshore.catalog.database import Transaction
+from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import SecretRow
 from farshore.configuration_server.identity import Identity
-from farshore.configuration_server.push_secrets import as_secret, parse_jump, sealed_as
+from farshore.configuration_server.push_secrets import as_secret, from_secret, parse_jump, sealed_as
+from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.model.errors import Forbidden
 from farshore.model.identifiers import new_id
+from farshore.model.ports import Clock
+from farshore.protection.installation import JumpHost, SshTarget
 
 
 def seal_login(
@@ -41,3 +46,64 @@ def seal_login(
     sealed = installation.sealer.seal(secret, opened)
     secrets.keep(tx, SecretRow(id=secret, sealed=sealed, created=installation.clock.now()))
     return secret, asked
+
+
+@dataclass(frozen=True)
+class KeptLogin:
+    """What the catalog has for a login: the sealed secret, and the keys that the host and the jump host are known by
+    (empty: none yet)."""
+
+    sealed: bytes
+    host_key: str
+    jump_key: str
+
+
+@dataclass(frozen=True)
+class Logins:
+    """What jobs log in with. ``asked``: where and as whom, as seal_login answers it; ``secret``: the id beside it."""
+
+    catalog: Catalog
+    clock: Clock
+    sealer: Sealer
+
+    def kept(self, tx: Transaction, secret: str, asked: Mapping[str, Any]) -> KeptLogin:
+        """Read what is kept of a login. Raises NotFound, Malformed."""
+        jump = _jump_of(asked)
+        return KeptLogin(
+            secrets.get(tx, secret),
+            asked["host_key_fingerprint"] or secrets.host_key(tx, place_of(asked)),
+            secrets.host_key(tx, _place(*jump[:2])) if jump else "",
+        )
+
+    def target(self, secret: str, asked: Mapping[str, Any], kept: KeptLogin) -> SshTarget:
+        """The host as it is to be logged in to. Raises WrongKey, Malformed."""
+        private_key, password = from_secret(self.sealer.open(secret, kept.sealed))
+        jump = None
+        if hop := _jump_of(asked):
+            jump = JumpHost(*hop, kept.jump_key, lambda shown: self.remember(_place(*hop[:2]), shown))
+        return SshTarget(
+            host=asked["host"],
+            port=asked["port"],
+            user=asked["user"],
+            private_key=private_key,
+            password=password,
+            host_key_fingerprint=kept.host_key,
+            jump=jump,
+        )
+
+    def remember(self, place: str, shown: str) -> None:
+        """Know a host by the key that it has shown from now on."""
+        self.catalog.write(lambda tx: secrets.remember_host_key(tx, place, shown, self.clock.now()))
+
+
+def place_of(asked: Mapping[str, Any]) -> str:
+    """The name that the host's key is kept under."""
+    return _place(asked["host"], asked["port"])
+
+
+def _place(host: str, port: int) -> str:
+    return f"{host}:{port}"
+
+
+def _jump_of(asked: Mapping[str, Any]) -> tuple[str, int, str] | None:
+    return parse_jump(asked["jump"], asked["user"]) if asked.get("jump") else None

@@ -338,11 +338,13 @@ def _opened_or_made(url: str, key_file: Path, before: str, generation: int) -> O
 def noted(record: Path | None, url: str) -> str:
     """The id of the vault that was in this place; empty if none is known to have been. A vault within the home is in
     the same place after the home has moved, or was named by another way to it."""
+    if record is None:
+        return ""
     try:
-        found = json.loads(record.read_text()) if record is not None else {}
+        found = json.loads(record.read_text())
     except (FileNotFoundError, ValueError):
         return ""
-    if record is None or not isinstance(found, dict):
+    if not isinstance(found, dict):
         return ""
     within = _within(record.parent, url)
     is_there = found.get("url") == url or (within and found.get("within") == within)

@@ -77,7 +77,7 @@ class Mirror:
         self._standings: dict[_Place, _Standing] | None = None
         self._order = {kind: number for number, kind in enumerate((*KINDS, AUDIT, FILES))}
         self._values: dict[_Place, set[str]] = defaultdict(set)
-        """Of each part, what its rows are told apart by."""
+        """By part: the values of the dividing column that its rows have."""
         self._due: set[_Place] = set()
         self._heard = set(self._order)
         self._looked = clock.monotonic()
@@ -121,7 +121,7 @@ class Mirror:
                 kind, _, value = subject.partition("/")
                 if value:
                     self._note(kind, {value})
-                elif records.told_apart(kind):
+                elif records.is_divided(kind):
                     with self._catalog.reading() as tx:
                         self._note(kind, records.values(tx, kind))
                     self._due |= {place for place in self._standings or () if place.kind == kind}
@@ -142,7 +142,7 @@ class Mirror:
         began = self._clock.monotonic()
         for _ in range(_TRIES):
             standing = self._read_standing(place)
-            if place.part == _WHOLE and records.told_apart(place.kind):
+            if place.part == _WHOLE and records.is_divided(place.kind):
                 digest = str(PARTS)
                 if any(one.kind == place.kind for one in self._due):
                     self._due.add(place)  # after its parts

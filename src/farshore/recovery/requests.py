@@ -86,14 +86,7 @@ class Requests:
                     "machine": row.id,
                     "name": row.name,
                     "failover": new_id(),
-                    "request": FailoverRequest(
-                        kind=wanted.kind,
-                        point=wanted.point,
-                        site=wanted.site,
-                        forward=member.forward,
-                        checks=member.checks,
-                        network=wanted.network,
-                    ).model_dump(mode="json"),
+                    "request": wanted.request_of(member).model_dump(mode="json"),
                 }
                 for row, member in zip(found, wanted.members, strict=True)
             ]

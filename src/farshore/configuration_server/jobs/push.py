@@ -16,14 +16,14 @@ from farshore.api_types.events import Severity
 from farshore.api_types.machines import TokenRequest
 from farshore.catalog import events, machines, secrets, tokens
 from farshore.catalog.database import Catalog, Transaction
-from farshore.configuration_server.push_secrets import from_secret, parse_jump
+from farshore.configuration_server.push_logins import KeptLogin, Logins, place_of
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
 from farshore.model.errors import FarshoreError, TryLater
 from farshore.model.ports import Clock
 from farshore.protection.enrolment import NewToken, create_token
-from farshore.protection.installation import Installer, JumpHost, PushTarget
+from farshore.protection.installation import Installer, PushTarget
 from farshore.protection.push.signing import ReleaseKey
 
 PUSH = "push-install"
@@ -49,6 +49,7 @@ def push_job(parts: PushParts) -> JobDefinition:
     """Make the job's definition. Its request: ``subject`` (host), ``secret`` (id of the sealed key), ``request``
     (a MachineAddition without its key), ``actor``."""
     catalog, clock = parts.catalog, parts.clock
+    logins = Logins(catalog, clock, parts.sealer)
 
     def give_up(request: Request, token: str, error: Exception) -> None:
         """Nobody may enrol with the token of a push that failed, and somebody should see that it did."""
@@ -71,34 +72,17 @@ def push_job(parts: PushParts) -> JobDefinition:
     @DBOS.step(name=INSTALL)
     def install(request: Request) -> str:
         asked = request["request"]
-        host = f"{asked['host']}:{asked['port']}"
         wanted = TokenRequest(
             name=asked["name"], valid_seconds=TOKEN_SECONDS, policy=asked["policy"], protect=asked["protect"]
         )
 
-        jump = parse_jump(asked["jump"], asked["user"]) if asked.get("jump") else None
-        jump_place = f"{jump[0]}:{jump[1]}" if jump else ""
+        def prepare(tx: Transaction) -> tuple[KeptLogin, NewToken]:
+            kept = logins.kept(tx, request["secret"], asked)
+            return kept, create_token(tx, wanted, request["actor"], clock.now())
 
-        def prepare(tx: Transaction) -> tuple[bytes, str, str, NewToken]:
-            sealed = secrets.get(tx, request["secret"])
-            known = asked["host_key_fingerprint"] or secrets.host_key(tx, host)
-            known_jump = secrets.host_key(tx, jump_place) if jump else ""
-            return sealed, known, known_jump, create_token(tx, wanted, request["actor"], clock.now())
-
-        sealed, known, known_jump, token = catalog.write(prepare)
-        private_key, password = from_secret(parts.sealer.open(request["secret"], sealed))
-
-        def remember_jump(shown: str) -> None:
-            catalog.write(lambda tx: secrets.remember_host_key(tx, jump_place, shown, clock.now()))
-
+        kept, token = catalog.write(prepare)
         target = PushTarget(
-            host=asked["host"],
-            port=asked["port"],
-            user=asked["user"],
-            private_key=private_key,
-            password=password,
-            jump=JumpHost(*jump, known_jump, remember_jump) if jump else None,
-            host_key_fingerprint=known,
+            **vars(logins.target(request["secret"], asked, kept)),
             token=token.secret,
             server_url=asked["server_url"],
             authority_fingerprint=parts.authority_fingerprint(),
@@ -111,7 +95,7 @@ def push_job(parts: PushParts) -> JobDefinition:
             give_up(request, token.id, error)
             raise
         if shown:
-            catalog.write(lambda tx: secrets.remember_host_key(tx, host, shown, clock.now()))
+            logins.remember(place_of(asked), shown)
         return token.id
 
     @DBOS.step(name=GREET)

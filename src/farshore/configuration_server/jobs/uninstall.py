@@ -19,7 +19,7 @@ from farshore.api_types.events import Severity
 from farshore.catalog import commands, events, secrets
 from farshore.catalog.database import Catalog, Transaction
 from farshore.configuration_server.jobs.commanding import Answers
-from farshore.configuration_server.push_secrets import from_secret, parse_jump
+from farshore.configuration_server.push_logins import Logins, place_of
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
@@ -27,7 +27,7 @@ from farshore.durable.steps import ONCE, USUAL, run_step
 from farshore.model.errors import FarshoreError, NotFound, Refused, TryLater
 from farshore.model.ports import Clock
 from farshore.protection.commands import ask as ask_agent
-from farshore.protection.installation import JumpHost, Remover, SshTarget
+from farshore.protection.installation import Remover
 
 UNINSTALL = "uninstall"
 ASK, AWAIT, BY_SSH = "ask the agent", "wait until it is off", "remove it by SSH"
@@ -54,6 +54,7 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
     log in with, or empty) and ``login`` (an SshLogin without it). Its result: ``name``, ``way``, ``stays``."""
     catalog, clock = parts.catalog, parts.clock
     answers = Answers(catalog, clock)
+    logins = Logins(catalog, clock, parts.sealer)
 
     def ask(request: Request, command: str) -> None:
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], UninstallArguments(), clock.now()))
@@ -70,31 +71,10 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
         return found if found is not None else {"failure": f"{what}: it did not answer within {PATIENCE:.0f} seconds"}
 
     def by_ssh(request: Request) -> dict[str, Any]:
-        asked, host = request["login"], f"{request['login']['host']}:{request['login']['port']}"
-        jump = parse_jump(asked["jump"], asked["user"]) if asked["jump"] else None
-        jump_place = f"{jump[0]}:{jump[1]}" if jump else ""
-
-        def prepare(tx: Transaction) -> tuple[bytes, str, str]:
-            known = asked["host_key_fingerprint"] or secrets.host_key(tx, host)
-            return secrets.get(tx, request["secret"]), known, secrets.host_key(tx, jump_place) if jump else ""
-
-        sealed, known, known_jump = catalog.write(prepare)
-        private_key, password = from_secret(parts.sealer.open(request["secret"], sealed))
-
-        def remember(place: str, shown: str) -> None:
-            catalog.write(lambda tx: secrets.remember_host_key(tx, place, shown, clock.now()))
-
-        target = SshTarget(
-            host=asked["host"],
-            port=asked["port"],
-            user=asked["user"],
-            private_key=private_key,
-            password=password,
-            host_key_fingerprint=known,
-            jump=JumpHost(*jump, known_jump, lambda shown: remember(jump_place, shown)) if jump else None,
-        )
-        done = parts.remover(target, request["subject"], report_progress)
-        remember(host, done.fingerprint)
+        asked, secret = request["login"], request["secret"]
+        kept = catalog.write(lambda tx: logins.kept(tx, secret, asked))
+        done = parts.remover(logins.target(secret, asked, kept), request["subject"], report_progress)
+        logins.remember(place_of(asked), done.fingerprint)
         return {"stays": list(done.stays)}
 
     def forget(request: Request) -> None:

@@ -12,7 +12,7 @@ import ipaddress
 import re
 import uuid
 
-from farshore.export.preparation.card_names import understood
+from farshore.export.preparation.card_names import NETWORK_FILES, understood
 from farshore.export.preparation.edits import Edits
 from farshore.export.preparation.wish import CardWish
 
@@ -22,14 +22,6 @@ _CONNECTIONS = "/etc/NetworkManager/system-connections"
 _BEGINS = re.compile(r"\s*(?:iface|auto|allow-\S+|mapping|source|source-directory|no-auto-down|no-scripts|rename)\s")
 _GATEWAYS = re.compile(
     r"(?:gateway[46]?\s*[:=]?|Gateway=|via:|routers|address\d*=[^,\n]+,)\s*[\"']?([0-9a-fA-F:.]*[0-9a-fA-F])"
-)
-_FILES = (
-    ("/etc/netplan", "*.yaml"),
-    ("/etc/systemd/network", "*.network"),
-    (_CONNECTIONS, "*"),
-    ("/etc/sysconfig/network-scripts", "ifcfg-*"),
-    ("/etc/network", "interfaces"),
-    ("/etc/network/interfaces.d", "*"),
 )
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -152,7 +144,7 @@ def _gateways(edits: Edits, card: CardWish, interfaces: list[Interface]) -> list
     if card.gateways or card.dhcp:
         return list(card.gateways)
     named: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = []
-    for folder, pattern in _FILES:
+    for folder, pattern in NETWORK_FILES:
         for path in edits.names(folder, pattern):
             for text in _GATEWAYS.findall(edits.read(path)):
                 try:

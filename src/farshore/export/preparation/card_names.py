@@ -11,16 +11,16 @@ from farshore.export.preparation.wish import CardWish
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _LINKS = "/etc/systemd/network"
-_NAMING_MAC = (
+NETWORK_FILES = (
     ("/etc/netplan", "*.yaml"),
     ("/etc/systemd/network", "*.network"),
-    ("/etc/systemd/network", "*.link"),
     ("/etc/NetworkManager/system-connections", "*"),
     ("/etc/sysconfig/network-scripts", "ifcfg-*"),
-    ("/etc/udev/rules.d", "70-persistent-net.rules"),
     ("/etc/network", "interfaces"),
     ("/etc/network/interfaces.d", "*"),
 )
+"""Folder and pattern of what configures a guest's network."""
+_NAMING_MAC = (*NETWORK_FILES, (_LINKS, "*.link"), ("/etc/udev/rules.d", "70-persistent-net.rules"))
 
 
 def understood(card: CardWish) -> bool:

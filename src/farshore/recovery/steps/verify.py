@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farshore.api_types.checks import Check, CheckResult, Verdict
+from farshore.api_types.checks import Check, CheckResult, Evidence, Verdict
 from farshore.api_types.events import Severity
 from farshore.api_types.targets import Target
 from farshore.catalog import failovers, machines
@@ -16,7 +16,6 @@ from farshore.durable.jobs import Result
 from farshore.durable.progress import report_progress
 from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.states import FailoverState
-from farshore.model.target import NetworkKind
 from farshore.recovery import consoles
 from farshore.recovery.checking.probes import Surroundings, attempt
 from farshore.recovery.checking.reach import Reach
@@ -24,7 +23,8 @@ from farshore.recovery.checking.scripts import ScriptFolder
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.diagnosis import diagnose
 from farshore.recovery.evidence import add_evidence, keep_screen
-from farshore.recovery.standing import rows, tell
+from farshore.recovery.ports import leads_nowhere
+from farshore.recovery.standing import is_test, rows, tell
 from farshore.sites.port import Condition, RecoverySite
 
 _GONE = frozenset({Condition.ABSENT, Condition.STOPPED, Condition.SHUT_DOWN})
@@ -114,7 +114,7 @@ def _surroundings(context: RecoveryContext, row: FailoverRow, name: str, site: R
 def own_address(row: FailoverRow) -> str:
     """The address at which a guest on a network of its site is reached: its first card's, as it was chosen."""
     networks = Target.model_validate(row.target).networks or []
-    if row.kind == "test" or not networks or networks[0].kind is NetworkKind.ISOLATED:
+    if not networks or leads_nowhere(networks[0].kind, test=is_test(row)):
         return ""
     return networks[0].addresses[0].partition("/")[0] if networks[0].addresses else ""
 
@@ -127,9 +127,7 @@ def _note(context: RecoveryContext, failover: str, results: list[CheckResult], s
         except NotFound:
             return {"verdict": Verdict.NONE.value, "passed": 0, "checks": len(results)}
         passed = [one for one in results if one.passed]
-        verdict = Verdict.NONE
-        if results:
-            verdict = Verdict.PASSED if len(passed) == len(results) else Verdict.FAILED
+        verdict = Evidence(checks=results).verdict
         found: dict[str, object] = {"checks": results, "checked": context.clock.now()}
         if verdict is Verdict.PASSED:
             found["rto_seconds"] = max(one.seconds for one in results)

@@ -43,7 +43,8 @@ _FIRST_MEMBER_SECONDS, _CONNECT_SECONDS, _MESSAGE_SECONDS = 60.0, 3.0, 5.0
 @dataclass
 class _Member:
     addresses: list[ipaddress.IPv4Interface]
-    macs: list[bytes]
+    leases: dict[bytes, ipaddress.IPv4Interface]
+    """The address of each card, by its MAC address."""
     ports: set[int] = field(default_factory=set)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     servers: list[asyncio.Server] = field(default_factory=list)
@@ -94,7 +95,9 @@ class Bubble:
             self._take_own({*taken, *(one.ip for one in addresses)}, addresses)
         except ValueError as error:
             return {"error": str(error)}
-        member = self._members[failover] = _Member(addresses, [mac_bytes(card["mac"]) for card in cards])
+        macs = [mac_bytes(card["mac"]) for card in cards]
+        leases = {mac: address for mac, address in zip(macs, addresses, strict=True) if mac}
+        member = self._members[failover] = _Member(addresses, leases)
         for descriptor in descriptors[: len(cards)]:
             await self._plug_in(failover, member, socket.socket(fileno=os.dup(descriptor)))
         for guest, descriptor in zip(forward, descriptors[len(cards) :], strict=True):
@@ -150,8 +153,7 @@ class Bubble:
             self._leave(failover)
 
     def _from_member(self, member: _Member, port: int, frame: bytes) -> None:
-        leases = {mac: address for mac, address in zip(member.macs, member.addresses, strict=True) if mac}
-        answer = dhcp_answer(frame, leases, self._mac, self._own)
+        answer = dhcp_answer(frame, member.leases, self._mac, self._own)
         if answer is not None:
             self._switch.ports[port](answer)
         else:
