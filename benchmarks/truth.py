@@ -205,7 +205,7 @@ def _found(made: Installation) -> float:
 
 
 def _heal(made: Installation, size: int) -> float:
-    """Overflow the ring with ``size`` bytes of writes. Return when (monotonic) the epoch that heals them is consistent."""
+    """Overflow the ring with ``size`` bytes of writes. Return when (monotonic) the epoch that heals them is whole."""
     epoch = made.state().epoch + 1
     os.kill(made.agent, signal.SIGSTOP)
     command = (
