@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from tests.scenarios.control.servers import Agent, Server, register, whole_epoch
 from tests.waiting import until
 
+from farshore.api_types.commands import Command
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Machine, ProofRequest
 from farshore.api_types.points import PointRequest
@@ -43,11 +45,20 @@ class Hearing:
     """The part of an agent that hears commands, as one process of it."""
 
     def __init__(self, agent: Agent, record: Path) -> None:
-        self.stream, self._stop = Stream(), threading.Event()
+        self.stream, self._stop, self._record = Stream(), threading.Event(), record
         doubles: Any = (agent.calls, self.stream, NoUpgrades())
         self.handling = Handling(*doubles, Record(record), Removal(Settings(state=record.parent), None, self._stop.set))
-        fetching = Fetching(agent.calls, self.handling, "r1", lambda: 1, SystemClock())
+        of_this_process: Any = self
+        fetching = Fetching(agent.calls, of_this_process, "r1", lambda: 1, SystemClock())
         threading.Thread(target=fetching.run, args=(self._stop,), daemon=True).start()
+
+    def offered(self, commands: Sequence[Command]) -> None:
+        if not self._stop.is_set():  # the stream of a process that ended is left open here
+            self.handling.offered(commands)
+
+    def answered(self) -> bool:
+        """Whether the server has heard of all that was begun."""
+        return self._record.exists() and not json.loads(self._record.read_text())["commands"]
 
     def stop(self) -> None:
         self._stop.set()
@@ -110,11 +121,12 @@ def test_what_was_asked_while_no_agent_listened_is_done_once_and_the_job_hears_o
     api.transport.post(f"/v1/jobs/{proof.id}/cancel", None, Job)
     until(lambda: api.job(proof.id).state is JobState.CANCELLED)
     hearing = Hearing(agent, tmp_path / "commands.json")
-    until(lambda: hearing.stream.resyncs == 1)
+    until(lambda: hearing.stream.resyncs == 1 and hearing.answered())
+    hearing.stop()
     after = Hearing(agent, tmp_path / "commands.json")  # the next process of the agent
     resync(api)
-    until(lambda: hearing.stream.resyncs + after.stream.resyncs == 2)
-    for one in (hearing, after):
-        one.stop()
+    until(lambda: after.stream.resyncs and after.answered())
+    assert (hearing.stream.resyncs, after.stream.resyncs) == (1, 1)
+    after.stop()
     for transport in (api, agent.calls):
         transport.close()
