@@ -48,7 +48,7 @@ PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
 
 test: setup-tests check  ## the gate, which CI runs: every test (as root; within 25 minutes on 2 cores)
 	@$(PYTEST) --numprocesses $(DEEP_WORKERS) -m "not guest" $(DEEP)
-	@scripts/beside "nice -n 19 $(PYTHON) -m pytest --numprocesses 2 --durations 20 $(FAST)" \
+	@scripts/beside "$(PYTHON) -m pytest --numprocesses 2 --durations 20 $(FAST)" \
 	  "$(PYTHON) -m pytest -m guest --durations 20 $(DEEP)"  # the main job's guests want a whole processor
 
 test-fast: setup-tests  ## the fast lane: unit, formats, contract (within 5 minutes)
