@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-tests demo check types agent-types lint test test-fast soak bench lock openapi clean
+.PHONY: help setup setup-tests demo check types agent-types lint test test-fast soak bench lock openapi docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -75,6 +75,10 @@ lock:  ## make the hashed requirements anew (no download addresses in them)
 
 openapi:  ## write docs/api/openapi.json anew
 	@$(PYTHON) -m farshore.configuration_server.openapi docs/api/openapi.json
+
+docs: setup  ## the pages as a site, in .cache/site
+	@.venv/bin/uv pip install --quiet "mkdocs-material>=9.6"
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build  # a warning, such as a link that leads nowhere, is an error
 
 clean:  ## remove what the build made (the guest image cache stays)
 	@rm -rf .venv dist src/farshore/mobility/capture/*.bpf.o
