@@ -12,9 +12,9 @@ import enum
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,6 +101,7 @@ class Plant:
         self.stall = contextlib.ExitStack()
         """What ends the stall of a disk."""
         self.left_out = False
+        self._askers: dict[str, ThreadPoolExecutor] = {}
         """Whether the raw disk was ever not to be protected."""
         self.namespaces = Namespaces()
         self.machine = MachineId("")
@@ -235,7 +236,8 @@ class Plant:
         self.ask(method, f"machines/{self.machine}/{path}", body)
 
     def ask(self, method: str, path: str, body: Any = None, *, seconds: float = 0) -> None:
-        """Ask the API for something, for so long where nobody answers, and do not wait for what comes of it."""
+        """Ask the API for something, for so long where nobody answers, and do not wait for what comes of it. What is
+        asked of one path gets there in order, however busy the host is."""
         give_up = time.monotonic() + seconds
 
         def insist() -> None:
@@ -245,7 +247,7 @@ class Plant:
         def call(api: Management) -> bytes:
             return api.transport.request(method, f"/v1/{path}", _json(body), content_type="application/json")
 
-        threading.Thread(target=insist, daemon=True).start()
+        self._askers.setdefault(path, ThreadPoolExecutor(1, "ask")).submit(insist)
 
     def say(self, what: str) -> None:
         """Tell what a fault has struck, for the round's report."""

@@ -193,7 +193,7 @@ class Rounds:
     def _new_point(self, name: str, result: Result) -> tuple[RecoveryPoint | None, dict[str, int]]:
         """A point that is asked for when all faults are over, and what it has to hold at least."""
         began = moved = time.monotonic()
-        trouble, before = "", None
+        trouble, before, taken = "", None, 0
         while time.monotonic() < min(moved + HEALED_SECONDS, began + MOST_SECONDS):
             self._plant.look_after()
             shown = self._plant.shown()
@@ -205,16 +205,21 @@ class Rounds:
                     records = (self._blocks.record, self._ledger.sqlite, self._ledger.postgresql)
                     numbers = {record.name: len(record) for record in records}
                     numbers[NAME] = self._direct.log.events
-                    job = self._plant.point(name)
+                    asked = f"{name}-{taken}"  # a name is taken once, also where the point is of no use here
+                    job = self._plant.point(asked)
             if job is not None and job.state is JobState.SUCCEEDED:
-                with contextlib.suppress(FarshoreError):
+                taken += 1
+                try:
                     vault = self._plant.vault()
-                    point = vault.resolve(Named(name))
+                    point = vault.resolve(Named(asked))
                     if has(vault, point, self._plant.raw.device.name):
                         self._judge.at_rest[str(point.position)] = content
                         return point, numbers
                     trouble = "the raw disk is not in it yet"
-            trouble = job.error if job is not None else trouble
+                except FarshoreError as error:
+                    trouble = str(error)
+            elif job is not None:
+                trouble = job.error
             time.sleep(0.5)
         shown = self._plant.shown()
         said = "\n".join(f"{one.name}: {one.last_words()}" for one in self._plant.programs)
