@@ -132,3 +132,23 @@ def test_who_comes_with_the_address_of_one_whose_end_was_not_seen_takes_its_plac
         assert program.flying()["sector"].tolist() == [12345]
         until(lambda: write().result() and not len(program.flying()), "the address did not come again", pause=0)
         assert (program.control.displaced, program.control.lost) == (0, 1)
+
+
+def test_a_write_without_room_that_comes_while_the_disks_are_asked_is_not_forgotten(disk, monkeypatch):
+    with recording(disk) as (capture, program, _):
+        capture.begin_data_mode()
+        asked = Capture._is_quiet
+
+        def and_one_comes(self, number, watched):
+            quiet = asked(self, number, watched)
+            program.control.untracked += 1
+            return quiet
+
+        program.control.untracked += 1
+        with monkeypatch.context() as patched:
+            patched.setattr(Capture, "_is_quiet", and_one_comes)
+            capture.settled(capture.enter_data_mode())
+        assert program.control.untracked == 2
+        assert capture.quiet_position(NUMBER, 0, 8) is None
+        capture.settled(capture.enter_data_mode())
+        assert capture.quiet_position(NUMBER, 0, 8) is not None, "the disk was quiet since"

@@ -516,7 +516,8 @@ class Capture:
         long a write takes says nothing. Writes from before the hook was attached are not in the map. On most disks the
         program falls back to the bitmap when one of them ends; on the others they are waited for too.
         """
-        untracked = self._has_untracked()
+        counted = int(self._program.control.untracked)  # before the disks are asked: of later ones nothing is known
+        untracked = counted != self._untracked_landed
         for number, watched in self._disks.items():
             flights = self._flights(watched)
             flights = flights[flights["time"] < before]
@@ -527,7 +528,7 @@ class Capture:
                 continue
             return _in_flight(watched.disk, flights) if len(flights) else _never_idle(watched.disk)
         if untracked:  # every disk was quiet since
-            self._untracked_landed = int(self._program.control.untracked)
+            self._untracked_landed = counted
         return None
 
     def _has_untracked(self) -> bool:
@@ -564,7 +565,14 @@ class Capture:
         exact they tell of it. Where they are not they are made exact here: what then lands shows as a gap.
         """
         device = watched.disk.device
+        try:
+            if not driver_is_idle(device):
+                return False
+        except NotFound:
+            pass
         asked = time.monotonic_ns()
+        # A run that began before may have lost its processor before it counted its write, or noted it in the map.
+        grace_period()
         first = self._disks.counters(number)
         try:
             for look in range(_IDLE_LOOKS):
