@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.loopdisks import SCRATCH, loop_disk, numbered_loop, plug_in, pull_out, require_data_mode, run, write_direct
@@ -18,8 +19,10 @@ from farshore.mobility.capture import Capture
 from farshore.mobility.capture.accounting import State
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.extents import file_ranges
+from farshore.mobility.capture.layout import Control
 from farshore.mobility.protected_disks import disks_seen
 from farshore.model.errors import NotFound, Refused, WrongState
+from farshore.model.identifiers import DiskNumber
 
 pytestmark = pytest.mark.root
 
@@ -196,6 +199,43 @@ def test_adding_and_removing_disks():
         assert capture.position() == dirty.position
         with pytest.raises(NotFound):
             capture.exclude(5, ())
+
+
+class WholeAtOnce:
+    """The control page's ``whole``: as soon as somebody has read a word, the program sets another disk's bit in it."""
+
+    def __init__(self, control: Control, slot: int, bit: int) -> None:
+        self._words, self._slot, self._bit = control.whole, slot, bit
+        self._is_set = False
+
+    def set_once(self) -> None:
+        if not self._is_set:
+            self._words[self._slot] |= self._bit
+        self._is_set = True
+
+    def __getitem__(self, slot: int) -> int:
+        word = int(self._words[slot])
+        if slot == self._slot:
+            self.set_once()
+        return word
+
+    def __setitem__(self, slot: int, word: int) -> None:
+        self._words[slot] = word
+
+
+def test_a_disk_that_became_wholly_dirty_while_another_was_removed_stays_so():
+    with loop_disk(8 * MIB) as first, loop_disk(8 * MIB) as second:
+        disks = {0: first.disk, 1: second.disk}
+        with Capture(disks, ring_bytes=MIB, scratch=SCRATCH) as capture:
+            capture.collect()
+            program = capture._program
+            control, index = program.control, capture._disks.get(DiskNumber(1)).index
+            whole = WholeAtOnce(control, program.slot(), 1 << index)
+            program.control = SimpleNamespace(state=control.state, whole=whole)
+            capture.remove_disk(DiskNumber(0))
+            program.control = control
+            whole.set_once()
+            assert capture.collect()[1].tolist() == [[0, 8 * MIB // 4096]]
 
 
 def test_a_disk_that_is_pulled_out_leaves_the_others_as_they_are(tmp_path):

@@ -118,8 +118,9 @@ class WatchedDisks:
         for slot in self._program.slots:
             for area in (watched.area, *watched.retired):
                 slot[area.first_word : area.first_word + area.words] = 0
-        for slot_number in (0, 1):
-            self._program.control.whole[slot_number] &= ~(1 << watched.index)
+        # Not in the slot in use: the program may set another disk's bit in between. There a bit that is left says of
+        # a disk that takes the place that it is wholly dirty, as a disk that is added is anyway.
+        self._program.control.whole[1 - self._program.slot()] &= ~(1 << watched.index)
         del self._disks[number]
 
     def exclude(self, number: DiskNumber, ranges: Sequence[SectorRange]) -> None:
