@@ -105,7 +105,10 @@ def changes(
 
 
 def _same_device(one: ProtectedDisk, other: ProtectedDisk) -> bool:
-    return (one.disk.name, one.disk.device) == (other.disk.name, other.disk.device)
+    """A disk that was pulled out and one that was put in its place since may have the same name, device and size."""
+    sequences = one.disk.sequence, other.disk.sequence
+    swapped = all(sequences) and sequences[0] != sequences[1]
+    return not swapped and (one.disk.name, one.disk.device) == (other.disk.name, other.disk.device)
 
 
 def _new_chunks(before: ProtectedDisk, after: ProtectedDisk) -> ChunkRuns:

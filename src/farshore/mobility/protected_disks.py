@@ -96,8 +96,8 @@ def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]
 
 
 def disks_seen(spill: Optional[Path] = None) -> FrozenSet[Tuple[str, str]]:
-    """(name, size) of every block device, the swap areas, and where the .hrl file lies, which defragmenting may change:
-    a cheap look that tells whether a closer one is due."""
+    """(name, size) and (name, sequence) of every block device, the swap areas, and where the .hrl file lies, which
+    defragmenting may change: a cheap look that tells whether a closer one is due."""
     found = {("swap", line.split()[0]) for line in SWAPS.read_text(encoding="utf-8").splitlines()[1:]}
     if spill is not None:
         with contextlib.suppress(OSError, Unsupported, Refused):
@@ -105,6 +105,7 @@ def disks_seen(spill: Optional[Path] = None) -> FrozenSet[Tuple[str, str]]:
     for place in SYS_BLOCK.iterdir():
         with contextlib.suppress(OSError):  # it is just going
             found.add((place.name, (place / "size").read_text(encoding="ascii")))
+            found.add((place.name, "sequence " + (place / "diskseq").read_text(encoding="ascii")))
     return frozenset(found)
 
 

@@ -146,6 +146,18 @@ def test_a_swap_file_is_not_shipped_and_is_once_it_is_none(disks: Disks) -> None
     assert (disks.older[-1][1][ONE] != before).any()
 
 
+def test_a_disk_is_swapped_for_another_of_its_size(disks: Disks) -> None:
+    """In the same place before the agent looks again: name, device and size are what they were."""
+    epoch = disks.rig.shown().epoch
+    other = disks.image.with_name("other.img")
+    other.write_bytes(os.urandom(20 * MIB) + bytes(12 * MIB))
+    pull_out(disks.three)
+    plug_in(disks.three, other)
+    assert disks.rig.wait_consistent(after_epoch=epoch) == epoch + 1
+    assert 32 * MIB <= disks.copied(epoch + 1)[0] < 32 * MIB + LOADED
+    disks.check("swapped", ONE, TWO, THREE)
+
+
 def test_a_disk_is_pulled_out(disks: Disks) -> None:
     """The kernel drops it within milliseconds, long before the agent looks at the disks again."""
     epoch = disks.rig.shown().epoch
@@ -160,7 +172,7 @@ def test_a_disk_is_pulled_out(disks: Disks) -> None:
 
 
 def test_every_older_point_is_as_it_was(disks: Disks) -> None:
-    assert len(disks.older) == 7
+    assert len(disks.older) == 8
     for position, there in disks.older:
         for number, content in there.items():
             same(disks.rig.replica(position, number), content)

@@ -76,6 +76,19 @@ def test_one_that_came_back_on_another_device_or_whose_accounts_do_not_add_up_is
         assert (changed.removed, [one.number for one in changed.added]) == ((B,), [B])
 
 
+def test_another_disk_in_the_same_place_is_compared_whole() -> None:
+    def numbered(sequence: int) -> ProtectedDisk:
+        one = protected(A, 10)
+        return replace(one, disk=replace(one.disk, sequence=sequence))
+
+    changed = changes([numbered(7)], [numbered(8)])
+    assert (changed.removed, [one.number for one in changed.added], changed.urgent) == ((A,), [A], True)
+    assert changed.plan() == Plan({A: ((0, 10),)})
+    for same in (7, 0):  # 0: the kernel, or an earlier release of the agent, does not tell
+        assert not changes([numbered(7)], [numbered(same)])
+        assert not changes([numbered(same)], [numbered(7)])
+
+
 def test_what_is_no_longer_left_out_is_dirty() -> None:
     before = protected(A, 10, (4, 100), (200, 300), (400, 500))
     changed = changes([before], [protected(A, 10, (40, 60), (200, 300), (450, 600))])

@@ -108,7 +108,7 @@ def test_a_release_that_does_not_work_here_is_told(releases: Releases, tmp_path:
         releases.try_out("absent", [])
 
 
-DISK = ProtectedDisk(DiskNumber(3), Disk("vdb", 254, 16, 1 << 30), (SectorRange(8, 16),))
+DISK = ProtectedDisk(DiskNumber(3), Disk("vdb", 254, 16, 1 << 30, sequence=5), (SectorRange(8, 16),))
 LEFT = Handover("run", Position(4, 99), "command", ("one", "two"), (DISK,), {"folder": "/nowhere", "disks": []})
 
 

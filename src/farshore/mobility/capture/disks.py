@@ -45,6 +45,8 @@ class Disk:
     physical_block_size: int = SECTOR
     serial: str = ""
     wwid: str = ""
+    sequence: int = 0
+    """The kernel's number of what is in this place: another disk in it has another one. 0: not told (before 5.15)."""
     partitions: Tuple[Partition, ...] = ()
 
     @property
@@ -185,6 +187,7 @@ def _described(place: Path) -> Disk:
         physical_block_size=int(_text(place / "queue/physical_block_size") or SECTOR),
         serial=_first(place, ("serial", "device/serial", "device/vpd_pg80")),
         wwid=_first(place, ("wwid", "device/wwid")),
+        sequence=int(_text(place / "diskseq") or 0),
         partitions=tuple(
             Partition(
                 name=part.name,

@@ -100,11 +100,18 @@ def _disk_fields(one: ProtectedDisk) -> Any:
         "major": disk.major,
         "minor": disk.minor,
         "size": disk.size,
+        "sequence": disk.sequence,
         "excluded": excluded,
     }
 
 
 def _disk(fields: Any) -> ProtectedDisk:
-    disk = Disk(str(fields["name"]), int(fields["major"]), int(fields["minor"]), int(fields["size"]))
+    disk = Disk(
+        str(fields["name"]),
+        int(fields["major"]),
+        int(fields["minor"]),
+        int(fields["size"]),
+        sequence=int(fields.get("sequence", 0)),  # earlier releases did not tell
+    )
     excluded = tuple(SectorRange(int(start), int(end)) for start, end in fields["excluded"])
     return ProtectedDisk(DiskNumber(int(fields["number"])), disk, excluded)
