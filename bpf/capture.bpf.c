@@ -1164,7 +1164,8 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 
 /*
  * A write has ended that was not taken down: it was submitted before the program was attached, the kernel skipped the
- * program just then, or a discard joined a request without any event. Nobody has been told yet that it has ended, so
+ * program just then, a discard joined a request without any event, or, without request events, an upper device sent on
+ * the bio that it had got (md linear, RAID 0), of which no queueing is told anew. Nobody has been told yet that it has ended, so
  * what depends on it is not submitted yet: from here on in bitmap mode, with its blocks marked, nothing is lost.
  */
 static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u32 bytes, u32 error)
@@ -1174,15 +1175,22 @@ static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u3
 	if (!disk)
 		return;
 	ADD(ctl->strangers, 1);
-#ifndef BITMAP_ONLY
 	u32 index = disk->index;
 	struct counters *count = bpf_map_lookup_elem(&counters, &index);
-	if (!disk->by_request || !count || !bytes)
+	if (!count || !bytes)
 		return;
 	u64 sector = BPF_CORE_READ(bio, bi_iter.bi_sector);
 	u64 state = *(volatile u64 *)&ctl->state;
 	u32 opf = BPF_CORE_READ(bio, bi_opf);
-	int refused = is_refusal(error) && is_refusing(disk, opf);
+	int refused = 0;
+#ifdef BITMAP_ONLY
+	if (!is_known(opf & OP_MASK)) /* where it wrote is not known: the accounts show it, as a gap */
+		return;
+#else
+	if (!disk->by_request)
+		return;
+	refused = is_refusal(error) && is_refusing(disk, opf);
+#endif
 	ADD(count->bios, 1);
 	if (!ctl->untracked) { /* else it may have been counted when it was submitted */
 		if ((opf & OP_MASK) == REQ_OP(REQ_OP_DISCARD)) {
@@ -1197,12 +1205,13 @@ static __always_inline void land_unseen(struct control *ctl, struct bio *bio, u3
 		ADD(count->excluded, bytes);
 		return;
 	}
+#ifndef BITMAP_ONLY
 	note_refusing(disk, opf, 0);
+#endif
 	mark(ctl, disk, state, sector, bytes);
 	ADD(count->mapped, bytes);
 	if (state & STATE_DATA)
 		to_bitmap_mode(ctl, state, CAUSE_UNSEEN);
-#endif
 }
 
 struct landing {

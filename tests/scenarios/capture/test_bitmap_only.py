@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from tests.loopdisks import SCRATCH, loop_disk, read_direct, require_root, run
+from tests.scenarios.capture.held_disk import held_disk
 from tests.scenarios.capture.replica import BLOCK, assert_accounts_agree, differing_blocks
 from tests.scenarios.capture.workloads import all_work
 
 from farshore.mobility.capture import Capture, Dirty
 from farshore.mobility.capture.bitmap import Ranges, count_blocks
-from farshore.model.errors import WrongState
+from farshore.model.errors import TryLater, WrongState
 from farshore.model.states import CaptureMode
 
 pytestmark = pytest.mark.root
@@ -71,6 +73,19 @@ def test_exactly_what_was_written(tmp_path):
         assert count_blocks(capture.collect()[0]) >= 1024 * MIB // BLOCK
         with pytest.raises(WrongState, match="no data mode"):
             capture.begin_data_mode()
+
+
+def test_a_write_whose_queueing_was_not_seen_is_told_when_it_ends():
+    """As those that md linear or RAID 0 sends on: the kernel tells of their queueing at the upper device only."""
+    with held_disk(4 * MIB) as disk:
+        disk.hold(2 * BLOCK, os.urandom(BLOCK))
+        with Capture({0: disk.disk}, scratch=SCRATCH, bitmap_only=True) as capture:
+            disk.write(5 * BLOCK, bytes(BLOCK))
+            with pytest.raises(TryLater):
+                capture.collect(timeout=0.1)
+            disk.release()
+            assert capture.collect()[0].tolist() == [[2, 1], [5, 1]]
+            assert_accounts_agree(capture)
 
 
 def test_given_back_is_told_again():
