@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from farshore.api_types.checks import Check, CheckKind, CheckResult
 from farshore.cli.output import duration
 from farshore.model.errors import Malformed
+from farshore.model.faults import sentence
 
 CHECK_HELP = (
     "What to check once it has come up: tcp:PORT, http:PORT/PATH[,status=N][,contains=TEXT] (or https), ssh:PORT, "
@@ -38,7 +39,8 @@ def parse_check(text: str) -> Check:
         return Check.model_validate(values)
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
-        raise Malformed(f"{text!r} is no check: {fault['msg']}.", remedy=f"{CHECK_HELP}.") from error
+        what = " ".join([*(str(part) for part in fault["loc"]), sentence(fault)])
+        raise Malformed(f"{text!r} is no check: {what}.", remedy=f"{CHECK_HELP}.") from error
 
 
 def parse_checks(texts: list[str]) -> list[Check]:

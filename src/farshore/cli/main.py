@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from typer.core import TyperGroup
 
 from farshore import __version__, programs
-from farshore.api_types.faults import sentence
 from farshore.cli import (
     account,
     alert,
@@ -39,6 +38,7 @@ from farshore.cli import (
 )
 from farshore.cli.output import coloured, err
 from farshore.model.errors import FarshoreError, Malformed
+from farshore.model.faults import sentence
 
 EXAMPLES = """Protect running machines, and bring them up elsewhere when they are lost.
 

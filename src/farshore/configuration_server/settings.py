@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from farshore.model.errors import Malformed, NotFound
+from farshore.model.faults import sentence
 
 DEFAULT_HOME = Path("/var/lib/farshore")
 FILE_NAME = "configuration-server.toml"
@@ -190,7 +191,7 @@ def checked(values: dict[str, object]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise Malformed(f"Setting {field!r}: {first['msg']}.", remedy="Correct it, then start again.") from error
+        raise Malformed(f"The setting {field} {sentence(first)}.", remedy="Correct it, then start again.") from error
 
 
 def home_from_environment() -> Path:

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from farshore.master_target import beginning, images
 from farshore.master_target.beginning import Wanted
 from farshore.master_target.record import DiskRecord, MachineRecord, Phase, RecordFolder
@@ -52,9 +50,6 @@ def main() -> int:
             "forget": _forget,
         }
         return commands.get(options.command or "run", _run)(settings, options)
-    except ValidationError as error:
-        sys.stderr.write(f"The settings are not valid: {error}\n")
-        return 2
     except FarshoreError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status

@@ -21,8 +21,6 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from farshore.api_types.servers import ProcessServerSettings, Registration, ServerReport
 from farshore.client.credentials import Credentials
 from farshore.client.process_server_self import ProcessServerSelf
@@ -59,9 +57,9 @@ def main() -> int:
     options = _parser().parse_args()
     try:
         settings = load_settings(options.settings)
-    except ValidationError as error:
-        sys.stderr.write(f"The settings are not valid: {error}\n")
-        return 2
+    except FarshoreError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
     logs.configure("process-server", level=settings.log_level)
     threading.excepthook = _end_at_once
     keep_freed_memory()

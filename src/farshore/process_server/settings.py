@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from farshore.settings_files import read_settings
 
 
 class Settings(BaseSettings):
@@ -42,19 +44,5 @@ class Settings(BaseSettings):
 
 
 def load_settings(path: Path | None) -> Settings:
-    """Settings from ``path`` (TOML) and the environment. Raises pydantic's ValidationError."""
-
-    class WithFile(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            del dotenv_settings, file_secret_settings
-            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
-
-    return WithFile()
+    """Settings from ``path`` (TOML) and the environment. Raises Malformed with the setting named."""
+    return read_settings(Settings, path)

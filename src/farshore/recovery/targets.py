@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from farshore.api_types.targets import CardDefault, Network, PolicyTarget, Target, TargetChange
 from farshore.model.errors import Malformed
+from farshore.model.faults import sentence
 from farshore.model.target import MachineTarget, TargetNetwork, check_network
 
 
@@ -32,7 +33,7 @@ def chosen(own: Mapping[str, Any], by_policy: Mapping[str, Any]) -> Target:
         fault = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise Malformed(
-            f"The machine's target is not understood: {where}: {fault['msg']}.",
+            f"The machine's target is not understood: {where} {sentence(fault)}.",
             remedy="Choose it anew: farshore machine target set MACHINE",
         ) from error
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from farshore.model.errors import Malformed, NotFound
+from farshore.model.faults import sentence
 from farshore.sites.libvirt.settings import LibvirtSettings
 from farshore.sites.libvirt.site import LibvirtSite
 from farshore.sites.port import RecoverySite, Way
@@ -68,7 +69,9 @@ def check_settings(kind: str, settings: Mapping[str, Any], *, with_secret: bool)
         fault = error.errors(include_input=False, include_url=False)[0]
         names = ", ".join(sorted(known.settings.model_fields)) or "none"
         where = ".".join(str(part) for part in fault["loc"]) or "settings"
-        raise Malformed(f"{where}: {fault['msg']}.", remedy=f"Settings of a site of kind {kind}: {names}.") from error
+        raise Malformed(
+            f"The setting {where} {sentence(fault)}.", remedy=f"Settings of a site of kind {kind}: {names}."
+        ) from error
 
 
 def open_site(configuration: SiteConfiguration, folder: Path) -> RecoverySite:

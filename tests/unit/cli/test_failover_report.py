@@ -41,6 +41,22 @@ def test_what_is_no_check(text: str) -> None:
         parse_check(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tcp:99999", "port takes a value of 65535 at most"),
+        ("http:80/x,status=9999", "status takes a value of 599 at most"),
+        ("script:../x", "script takes 1 to 63 letters"),
+        ("console:", "a check of the console needs the text"),
+        ("ftp:21", "kind takes tcp, http"),
+    ],
+)
+def test_what_a_check_takes_is_said_in_words(text: str, said: str) -> None:
+    with pytest.raises(Malformed, match=said) as caught:
+        parse_check(text)
+    assert not any(foreign in caught.value.message for foreign in ("Input", "String should", "^", "Value error"))
+
+
 def test_checks_of_several_machines() -> None:
     assert checks_of(["a", "b"], None) == {"a": None, "b": None}
     found = checks_of(["a", "b"], ["ssh:22", "b=http:80/x,status=200"])

@@ -11,12 +11,12 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import farshore.api_types
-from farshore.api_types import faults
 from farshore.api_types.body import Body
 from farshore.api_types.machines import ProtectionRequest
 from farshore.api_types.policies import Policy
 from farshore.api_types.users import UserRequest
 from farshore.cli import main
+from farshore.model import faults
 
 
 def bodies() -> list[type[BaseModel]]:

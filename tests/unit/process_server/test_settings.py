@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from farshore.model.errors import Unauthenticated
+from farshore.model.errors import Malformed, Unauthenticated
 from farshore.process_server.listening.peer import Peer, peer_of
 from farshore.process_server.settings import load_settings
 
@@ -23,8 +22,31 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("prot = 1\n")
-    with pytest.raises(ValidationError):
+    with pytest.raises(Malformed, match="The setting prot is not known here"):
         load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port = 99999999\n", "The setting port takes a value of 65535 at most"),
+        ('workers = "many"\n', "The setting workers takes a whole number"),
+        ("port = = 1\n", "is not TOML"),
+        ("port = '\udcff'\n", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(Malformed, match=said) as caught:
+        load_settings(file)
+    assert not any(foreign in str(caught.value) for foreign in ("pydantic", "Input", "input_value", "99999999"))
+
+
+def test_a_variable_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARSHORE_PROCESS_SERVER_PORT", "many")
+    with pytest.raises(Malformed, match="The setting port takes a whole number"):
+        load_settings(None)
 
 
 def test_defaults_need_no_file() -> None:

@@ -71,6 +71,8 @@ def test_settings_are_checked() -> None:
     for settings, secret in (*((one, False) for one in wrong), ({}, True)):
         with pytest.raises(Malformed):
             check_settings("qemu", settings, with_secret=secret)
+    with pytest.raises(Malformed, match="The setting disks takes served or written"):
+        check_settings("qemu", {"disks": "mailed"}, with_secret=False)
 
 
 @pytest.mark.parametrize(("settings", "way"), [({}, Way.SERVED), ({"disks": "written"}, Way.WRITTEN)])

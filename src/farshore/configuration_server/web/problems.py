@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from farshore.api_types.body import Problem, clean_line
-from farshore.api_types.faults import sentence
 from farshore.configuration_server.web.bounds import MOST_BYTES, BodyTooLarge
 from farshore.model.errors import FarshoreError, Gap, Malformed, NotFound, TryLater, Unsupported
+from farshore.model.faults import sentence
 
 log = logging.getLogger(__name__)
 
