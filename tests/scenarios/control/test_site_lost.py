@@ -34,7 +34,7 @@ MACHINE = MachineId("44444444-4444-4444-8444-444444444444")
 
 def commands() -> list[str]:
     """Every command line of the page, in order."""
-    blocks = re.findall(r"^```console\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
