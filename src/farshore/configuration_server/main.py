@@ -189,6 +189,7 @@ def serve(settings: Settings) -> None:
     own_clock = OwnClock(catalog, clock)
     own_clock.begin()
     watch = Watch(catalog, clock, silence, own_clock)
+    watch.begin()
     upkeep = Upkeep(recovery)
     leading_out = LeadingOut(recovery, lambda: agents_servers(settings, catalog))
     scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)

@@ -1,4 +1,8 @@
-"""The watch's round: brings the open alerts in line with what is wrong now, and machines to servers that are well."""
+"""The watch's round: brings the open alerts in line with what is wrong now, and machines to servers that are well.
+
+Nobody was heard while this server did not run. After a start it waits as long as an agent may be silent, and until then
+it judges everybody as of when it was away, so a restart raises no alert that ends by itself.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,20 @@ from farshore.protection import moving, server_enrolment
 from farshore.protection.attention import Attention
 from farshore.protection.clocks import OwnClock
 from farshore.protection.silence import Silence
-from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition, conditions, raise_once, reconcile
+from farshore.protection.watch import (
+    AGENT_SILENT_AFTER,
+    DAMAGE,
+    DAMAGE_OLDER,
+    SECOND,
+    Condition,
+    conditions,
+    raise_once,
+    reconcile,
+)
 
 DAY = 86400 * 1_000_000_000
+SETTLE_SECONDS = AGENT_SILENT_AFTER / SECOND
+"""After a start: a heartbeat's interval and its grace."""
 
 
 class Watch:
@@ -23,16 +38,32 @@ class Watch:
     def __init__(self, catalog: Catalog, clock: Clock, silence: Silence, own: OwnClock) -> None:
         self._catalog, self._clock, self._silence, self._own = catalog, clock, silence, own
         self._attention = Attention(clock)
+        self._away = 0
+        """ns in which nobody was heard before the start; 0 once that is over."""
+        self._began = clock.monotonic()
+
+    def begin(self) -> None:
+        """After a start, before anybody is let in: note since when nobody was heard. Nobody ever: no wait."""
+        with self._catalog.reading() as tx:
+            heard = [row.last_seen for row in (*process_servers.every(tx), *machines.watched(tx))]
+        newest = max(heard, default=0)
+        self._away = max(0, self._clock.now() - newest) if newest else 0
+        self._began = self._clock.monotonic()
 
     def look(self, more: Sequence[Condition] = ()) -> None:
         """Compare what is with what should be; write only where they differ. ``more``: what others found wrong."""
         if self._own.look():
             self._attention.forget()
         now = self._clock.now()
+        running = self._clock.monotonic() - self._began
+        if self._away and running >= SETTLE_SECONDS:
+            self._away = 0
+            self._attention.forget()
+        heard = now - self._away - int(running * SECOND) if self._away else now
         with self._catalog.reading() as tx:
             servers, rules = process_servers.every(tx), policies.every(tx)
-            judged = machines.watched(tx, self._attention.choose(tx, rules, now))
-            present = [*conditions(judged, rules, servers, now), *self._own.conditions(), *more]
+            judged = machines.watched(tx, self._attention.choose(tx, rules, heard))
+            present = [*conditions(judged, rules, servers, heard), *self._own.conditions(), *more]
             known = {_told(*alert) for alert in events.open_now(tx)}
             dead = self._silence.given_up(servers) | users.shut_out(tx, server_enrolment.KIND)
             moves: list[moving.Move] = []
