@@ -1,6 +1,7 @@
 """An S3 store in memory that can be told to fail in the ways that real ones do.
 
 As much of the protocol as the vault uses: PUT with ``If-None-Match: *``, GET with ranges, HEAD, DELETE, ListObjectsV2.
+GCS speaks the same in its XML requests, but for the condition of a PUT, which is ``x-goog-if-generation-match: 0``.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         name, _ = self._asked()
         made = Stored(data, time.time(), hashlib.md5(data, usedforsecurity=False).hexdigest())
         with store.lock:
-            create = self.headers.get("If-None-Match") == "*" and not store.ignores_conditions
+            first = self.headers.get("If-None-Match") == "*" or self.headers.get("x-goog-if-generation-match") == "0"
+            create = first and not store.ignores_conditions
             if create and name in store.objects:
                 taken = True
             else:

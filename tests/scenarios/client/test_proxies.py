@@ -20,7 +20,7 @@ from farshore.model.errors import Unreachable
 
 
 class Proxy:
-    """Answers CONNECT for any host by a connection to ``port`` on this one; notes what it was asked."""
+    """Takes any host for ``port`` on this one, by CONNECT and for requests without TLS; notes what it was asked."""
 
     def __init__(self, port: int) -> None:
         self.asked: list[str] = []
@@ -39,8 +39,14 @@ class Proxy:
         head = b""
         while not head.endswith(b"\r\n\r\n") and (piece := peer.recv(1)):
             head += piece
+        if not head:
+            peer.close()
+            return
         self.asked.append(head.decode())
         with peer, socket.create_connection(("127.0.0.1", self._port)) as server, contextlib.suppress(OSError):
+            if not head.startswith(b"CONNECT "):
+                self._forward(head, peer, server)
+                return
             peer.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             while True:
                 for one in select.select([peer, server], [], [])[0]:
@@ -49,9 +55,29 @@ class Proxy:
                         return
                     (server if one is peer else peer).sendall(data)
 
+    def _forward(self, head: bytes, peer: socket.socket, server: socket.socket) -> None:
+        """One request by its whole URL, and its answer; both connections end with it."""
+        method, url, rest = head.split(b" ", 2)
+        path = b"/" + url.split(b"/", 3)[3]
+        server.sendall(b" ".join((method, path, rest)).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        threading.Thread(target=pass_on, args=(peer, server), daemon=True).start()
+        answer = b""
+        while b"\r\n" not in answer and (piece := server.recv(65536)):
+            answer += piece
+        peer.sendall(answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        pass_on(server, peer)
+
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it is closed already
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+
+def pass_on(one: socket.socket, other: socket.socket) -> None:
+    """Bring what one says to the other, until it ends."""
+    with contextlib.suppress(OSError):
+        while data := one.recv(65536):
+            other.sendall(data)
 
 
 @pytest.fixture(scope="module")
