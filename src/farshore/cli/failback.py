@@ -71,11 +71,17 @@ def rehearse(
 
 
 @app.command()
-def cancel(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = False) -> None:
+def cancel(machine: MachineName, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Cancel a failback that has not come up at home yet, or remove a test of one."""
     api = management()
+    if not yes:
+        check_role(api, Role.OPERATOR)
     found = _present(api, machine)
-    if FailoverState(found.state) in UNDER_WAY:
+    under_way = FailoverState(found.state) in UNDER_WAY
+    if not yes:
+        what = "It goes on where it runs" if under_way else "The copy at home is removed, with all that it has written"
+        confirm(f"Cancel the failback of {machine}? {what}.")
+    if under_way:
         job = api.transport.post(f"/v1/jobs/{segment(found.job)}/cancel", None, Job)
         finish(api, job, as_json=as_json, no_wait=True)
         return

@@ -26,6 +26,9 @@ THROUGH_THE_SERVER = {
     "failover commit": [ID],
     "failover cleanup": [ID],
     "failover delete": [ID],
+    "failback run": ["web1", "--site", "home"],
+    "failback cancel": ["web1"],
+    "alert remove": ["ops"],
     "site remove": ["far"],
     "process-server revoke": ["ps2"],
     "process-server remove": ["ps2"],
@@ -34,6 +37,20 @@ THROUGH_THE_SERVER = {
     "user revoke": ["eve"],
     "user delete": ["eve"],
 }
+ON_THIS_HOST = {"catalog rebuild", "server restore"}
+NOTHING_GOES = {
+    "failover test": "it is isolated, and its end asks",
+    "failover start": "it goes on from its disks",
+    "failover reprotect": "points that were stay",
+    "failback test": "it is isolated, and its end asks",
+    "authority replace": "each step waits until everybody has followed",
+    "process-server drain": "its machines move first",
+    "token revoke": "another one is made in a second",
+    "job cancel": "its source goes on, and it can be asked for again",
+    "down": "agents keep the stream, recovered machines run on",
+}
+"""What changes things and does not ask."""
+WORDS = ("delete", "remove", "revoke", "erase", "cleanup", "unprotect", "unpin", "maintain", "rebuild", "restore")
 IN_A_VAULT = {"vault maintain", "vault erase", "vault unpin", "vault delete-point", "vault remove-key"}
 
 
@@ -87,6 +104,21 @@ def test_a_command_that_destroys_takes_yes(name: str) -> None:
     assert {"--yes", "-y"} <= set(options)
 
 
+def test_every_command_that_asks_is_looked_at_here() -> None:
+    asks = {
+        name for name, one in COMMANDS.items() if "--yes" in [it for parameter in one.params for it in parameter.opts]
+    }
+    # The --yes of `machine protect` is about a disk that is to be left out.
+    assert asks - {"machine protect"} == {*THROUGH_THE_SERVER, *IN_A_VAULT, *ON_THIS_HOST}
+    assert not asks & set(NOTHING_GOES)
+
+
+def test_what_is_called_as_if_it_destroyed_asks() -> None:
+    named = {name for name in COMMANDS if name.split()[-1].startswith((*WORDS, "cancel", "drain", "replace", "down"))}
+    named -= {"vault restore"}  # it writes a file, and never over another
+    assert named <= {*THROUGH_THE_SERVER, *IN_A_VAULT, *ON_THIS_HOST, *NOTHING_GOES}
+
+
 @pytest.mark.parametrize("name", sorted(THROUGH_THE_SERVER))
 def test_a_reader_is_refused_before_being_asked(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     done, caller = invoked(monkeypatch, name, Role.READER)
@@ -96,7 +128,7 @@ def test_a_reader_is_refused_before_being_asked(monkeypatch: pytest.MonkeyPatch,
     assert caller.asked == []
 
 
-@pytest.mark.parametrize("name", sorted(set(THROUGH_THE_SERVER) - {"failover run", *(
+@pytest.mark.parametrize("name", sorted(set(THROUGH_THE_SERVER) - {"failover run", "failback run", "failback cancel", *(
     f"failover {one}" for one in ("stop", "commit", "cleanup", "delete"))}))  # fmt: skip
 def test_a_no_does_nothing_and_a_yes_goes_on(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     done, caller = invoked(monkeypatch, name, Role.CONTRIBUTOR, answer="n\n")
