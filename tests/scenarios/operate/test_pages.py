@@ -23,13 +23,11 @@ from tests.unit.test_operate_pages import PAGES, typed
 pytestmark = [pytest.mark.soak, pytest.mark.root]
 MIB = 1 << 20
 ORDER = (
-    *("install", "protect", "monitor", "restore", "failover", "three-am", "keys", "upgrade", "uninstall", "network"),
-    "backup",
+    *("install", "protect", "monitor", "restore", "failover", "sites", "targets", "three-am", "keys", "upgrade"),
+    *("uninstall", "network", "backup"),
 )
 NOT_TYPED = {
-    "site-lost": "tests/unit/configuration_server/test_adopting.py, tests/crash/vault/test_two_owners.py",
-    "sites": "tests/contract/test_sites.py",
-    "targets": "a choice for a machine that boots",
+    "site-lost": "tests/scenarios/control/test_site_lost.py types it",
     "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots",
     "master-target": "tests/crash/master_target",
 }
@@ -42,7 +40,12 @@ ELSEWHERE = {
     "farshore alert add ops": "tests/scenarios/control/test_alerting.py, with a mail server",
     "farshore alert test ops": "the same",
     "farshore alert add chat": "the same",
-    "farshore failover ": "tests/scenarios/recovery and the main job: a machine that boots",
+    **{
+        f"farshore failover {verb}": "tests/scenarios/recovery and the main job: a machine that boots"
+        for verb in ("test", "show", "console", "cleanup", "report", "run", "commit")
+    },
+    "farshore site add kvm": "tests/contract/test_sites.py: it needs a libvirtd",
+    "farshore site check kvm": "the same",
     "farshore vault volumes": "tests/scenarios/vault/test_files.py: this disk has no file system of a machine",
     "farshore vault files": "the same",
     "farshore vault file ": "the same",
@@ -50,7 +53,6 @@ ELSEWHERE = {
     "farshore vault remove-key": "it would shut the rig out; tests/unit/cli",
     "farshore authority replace": "tests/scenarios/control/test_authority_replaced.py",
     "farshore machine revoke": "it would end the protection of the other pages",
-    "farshore machine resync": "tests/scenarios/proof",
     "farshore machine delete web1 --uninstall --account": "tests/scenarios/push; there it is forgotten already",
 }
 
@@ -119,6 +121,7 @@ def type_line(line: str, rig: Rig, desk: Path) -> str | None:
         word.replace("s3://dr-vault", f"file://{rig.home / 'vault'}")
         .replace("/root/", f"{desk}/")
         .replace("web1", machine if word == "web1" else "web1")
+        .replace("db1", machine if word == "db1" else "db1")
         for word in shlex.split(line)[1:]
     ]
     for place, word in enumerate(words):
@@ -130,9 +133,11 @@ def type_line(line: str, rig: Rig, desk: Path) -> str | None:
     environment = {**os.environ, "FARSHORE_HOME": str(rig.home)}
     # What asks first is answered.
     done = subprocess.run(
-        command, env=environment, input="y\n", capture_output=True, text=True, check=False, timeout=600
+        command, env=environment, cwd=desk, input="y\n", capture_output=True, text=True, check=False, timeout=600
     )
-    # A machine without a boot disk is named by the check (1); a server that is asked amid a failing channel is 4.
-    allowed = {"farshore machine check web1": (0, 1), "farshore status": (0, 4)}.get(line, (0,))
+    # A machine without a boot disk is named by the check (1), and so is a host with less memory than it would take;
+    # a server that is asked amid a failing channel is 4.
+    judged = {"farshore machine check web1": (0, 1), "farshore site check lab": (0, 1), "farshore status": (0, 4)}
+    allowed = judged.get(line, (0,))
     assert done.returncode in allowed, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
