@@ -138,7 +138,7 @@ class World:
         """What the vault has of the machine."""
         home = self.operator.home
         key = ("--vault", f"file://{home / 'vault'}", "--key", str(home / "vault.key"))
-        found: list[Any] = self.operator.ask("vault", "points", NAME, *key)
+        found: list[Any] = self.operator.ask("vault", "points", "--machine", NAME, *key)
         return found
 
     def close(self) -> None:
