@@ -45,7 +45,8 @@ class Watch:
     def begin(self) -> None:
         """After a start, before anybody is let in: note since when nobody was heard. Nobody ever: no wait."""
         with self._catalog.reading() as tx:
-            heard = [row.last_seen for row in (*process_servers.every(tx), *machines.watched(tx))]
+            heard = [server.last_seen for server in process_servers.every(tx)]
+            heard += [machine.last_seen for machine in machines.watched(tx)]
         newest = max(heard, default=0)
         self._away = max(0, self._clock.now() - newest) if newest else 0
         self._began = self._clock.monotonic()
