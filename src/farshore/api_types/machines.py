@@ -473,6 +473,9 @@ class MachineAddition(SshLogin):
     """Where the machine reaches this server; empty: the first advertised address."""
     disks: List[Label] = Field(default=[], max_length=MOST_DISKS, fail_fast=True)
     """Device paths to protect; empty: every whole disk."""
+    through: Label = ""
+    """The process server (name or id) that logs in; empty: this server, or, where it does not reach the host, the
+    machine's process server."""
 
 
 class Uninstallation(Body):

@@ -191,6 +191,8 @@ class ReportAnswer(Body):
     """By machine, of the streams reported: the serial numbers that are good now, as in a StreamGrant."""
     asked_rpo: Dict[str, float] = {}
     """By machine, of the streams reported: the same."""
+    pushes: List[str] = []
+    """Ids of pushes that the server is to begin, or to go on with. Left out where there are none."""
 
 
 class ServerStanding(enum.Enum):

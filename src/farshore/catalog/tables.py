@@ -485,6 +485,35 @@ class SecretRow(Base):
     created: Mapped[int]
 
 
+class PushRow(Base):
+    """A push that a process server carries out; ``id`` is that of the job which asked for it, and takes it along."""
+
+    __tablename__ = "pushes"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    server: Mapped[str] = mapped_column(String(36), index=True)
+    actor: Mapped[str]
+    login: Mapped[JsonObject]
+    """Where and as whom to log in, and what to protect; no secret."""
+    secret: Mapped[str] = mapped_column(String(36))
+    """Id of the sealed key or password."""
+    token: Mapped[str] = mapped_column(String(36))
+    token_secret: Mapped[bytes] = mapped_column(LargeBinary)
+    """Sealed under the push's id."""
+    created: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    # What its process server says
+    run: Mapped[str] = mapped_column(default="")
+    """The start of the process server that has begun it last."""
+    begun: Mapped[int] = mapped_column(default=0)
+    """How often it was begun."""
+    signs: Mapped[int] = mapped_column(default=0)
+    """How often something was heard of it."""
+    fraction: Mapped[float] = mapped_column(default=0.0)
+    detail: Mapped[str] = mapped_column(default="")
+    result: Mapped[JsonObject] = mapped_column(default=dict)
+    """A PushResult, once it has ended."""
+
+
 class PushAccountRow(Base):
     """How to log in to machines by SSH. ``secret`` is sealed: a private key, or a JSON object with a password."""
 

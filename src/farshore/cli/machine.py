@@ -80,23 +80,31 @@ def add(
     host_key: HostKey = "",
     server_url: Annotated[str, typer.Option(help="Where the machine reaches this server; empty: as advertised.")] = "",
     disk: Annotated[list[str] | None, typer.Option(help="Protect only this disk (/dev/vda); repeat it.")] = None,
+    through: Annotated[
+        str,
+        typer.Option(
+            help="Process server (name or id) that logs in, at the machine's site; empty: the configuration server; "
+            "where it does not reach the machine, the machine's process server or the only one on a host of its own."
+        ),
+    ] = "",
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
     """Install the mobility service on a machine over SSH, enrol and protect it.
 
     The server logs in, with a key, a password or a push account. What it is given is sealed there and forgotten when
-    the job ends. With --ssh-agent this command logs in itself, on the server's host or where the server part is
+    the job ends. With --through a process server at the machine's site logs in, which is given the same for this one
+    time. With --ssh-agent this command logs in itself, on the server's host or where the server part is
     installed: an agent's keys never leave it. Where SSH is not wanted, `farshore token create` prints the commands to
     run by hand.
 
     Example: `farshore machine add web1.example.com --user admin --ssh-key ~/.ssh/id_ed25519 --jump gate.example.com`
     """
     if ssh_agent:
-        if ssh_key is not None or password or account or no_wait:
+        if ssh_key is not None or password or account or no_wait or through:
             raise Malformed(
                 "--ssh-agent is a way to log in by itself, and this command has to wait for it.",
-                remedy="Leave out --ssh-key, --password, --account and --no-wait.",
+                remedy="Leave out --ssh-key, --password, --account, --through and --no-wait.",
             )
         login = {"host": host, "port": port, "user": user, "jump": jump, "host_key": host_key}
         login |= {"server_url": server_url, "disks": disk or []}
@@ -122,6 +130,7 @@ def add(
         protect=protect,
         server_url=server_url,
         disks=disk or [],
+        through=through,
     )
     api = management()
     job = finish(api, api.transport.post("/v1/machines", request, Job), as_json=as_json, no_wait=no_wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from farshore.api_types.machines import Authority, Enrolment, RenewalRequest
+from farshore.api_types.pushes import AgentRelease, PushClaim, PushProgress, PushResult, PushStanding, SealedPush
 from farshore.api_types.servers import (
     MachineKeys,
     ProcessServerSettings,
@@ -12,7 +13,9 @@ from farshore.api_types.servers import (
     StreamGrant,
 )
 from farshore.client.credentials import Credentials
-from farshore.client.transport import Transport
+from farshore.client.transport import AGAIN, Transport
+
+_PUSHES = "/v1/process-servers/self/pushes"
 
 
 class ProcessServerSelf:
@@ -38,6 +41,26 @@ class ProcessServerSelf:
     def report(self, report: ServerReport) -> ReportAnswer:
         """Tell how the streams stand, and of new points and epochs; repeated until it is answered."""
         return self._transport.post("/v1/process-servers/self/report", report, ReportAnswer, repeatable=True)
+
+    def begin_push(self, push: str, claim: PushClaim) -> SealedPush:
+        """What a push logs in with and installs. Raises NotFound, WrongState where it is not to be begun."""
+        return self._transport.post(f"{_PUSHES}/{push}", claim, SealedPush, repeatable=True)
+
+    def note_push(self, push: str, progress: PushProgress) -> PushStanding:
+        """Tell how far a push is. Tried once: the next word follows in a second."""
+        return self._transport.post(f"{_PUSHES}/{push}/progress", progress, PushStanding)
+
+    def end_push(self, push: str, result: PushResult) -> PushStanding:
+        """Tell what came of a push."""
+        return self._transport.put(f"{_PUSHES}/{push}/result", result, PushStanding)
+
+    def agent_release(self, python: str) -> AgentRelease:
+        """The release of the agent for machines with that Python ("3.11"). Raises Unsupported, TryLater."""
+        return self._transport.get(f"/v1/process-servers/self/agents/{python}", AgentRelease)
+
+    def agent_bundle(self, release: str) -> bytes:
+        """A release of the agent, whole. Raises NotFound."""
+        return self._transport.request("GET", f"/v1/process-servers/self/bundles/{release}", retries=AGAIN)
 
     def renew(self, request: RenewalRequest) -> Enrolment:
         """A new certificate for the same process server."""

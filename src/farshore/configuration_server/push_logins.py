@@ -68,19 +68,14 @@ class Logins:
 
     def kept(self, tx: Transaction, secret: str, asked: Mapping[str, Any]) -> KeptLogin:
         """Read what is kept of a login. Raises NotFound, Malformed."""
-        jump = _jump_of(asked)
-        return KeptLogin(
-            secrets.get(tx, secret),
-            asked["host_key_fingerprint"] or secrets.host_key(tx, place_of(asked)),
-            secrets.host_key(tx, _place(*jump[:2])) if jump else "",
-        )
+        return KeptLogin(secrets.get(tx, secret), *known_keys(tx, asked))
 
     def target(self, secret: str, asked: Mapping[str, Any], kept: KeptLogin) -> SshTarget:
         """The host as it is to be logged in to. Raises WrongKey, Malformed."""
         private_key, password = from_secret(self.sealer.open(secret, kept.sealed))
         jump = None
         if hop := _jump_of(asked):
-            jump = JumpHost(*hop, kept.jump_key, lambda shown: self.remember(_place(*hop[:2]), shown))
+            jump = JumpHost(*hop, kept.jump_key, lambda shown: self.remember(jump_place_of(asked), shown))
         return SshTarget(
             host=asked["host"],
             port=asked["port"],
@@ -96,13 +91,30 @@ class Logins:
         self.catalog.write(lambda tx: secrets.remember_host_key(tx, place, shown, self.clock.now()))
 
 
+def known_keys(tx: Transaction, asked: Mapping[str, Any]) -> tuple[str, str]:
+    """The fingerprints that the host and the jump host must show; empty: whatever they show."""
+    jump = jump_place_of(asked)
+    return (
+        asked["host_key_fingerprint"] or secrets.host_key(tx, place_of(asked)),
+        secrets.host_key(tx, jump) if jump else "",
+    )
+
+
 def place_of(asked: Mapping[str, Any]) -> str:
     """The name that the host's key is kept under."""
-    return _place(asked["host"], asked["port"])
+    return _place(asked, asked["host"], asked["port"])
 
 
-def _place(host: str, port: int) -> str:
-    return f"{host}:{port}"
+def jump_place_of(asked: Mapping[str, Any]) -> str:
+    """The same of the host in between; empty where there is none."""
+    hop = _jump_of(asked)
+    return _place(asked, *hop[:2]) if hop else ""
+
+
+def _place(asked: Mapping[str, Any], host: str, port: int) -> str:
+    """An address means what it means to whoever logs in: two sites may have the same private one."""
+    through = asked.get("through", "")
+    return f"{through}/{host}:{port}" if through else f"{host}:{port}"
 
 
 def _jump_of(asked: Mapping[str, Any]) -> tuple[str, int, str] | None:

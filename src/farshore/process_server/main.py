@@ -32,12 +32,15 @@ from farshore.process_server.clock import SystemClock
 from farshore.process_server.identity import Renewal, enrol, turn_to
 from farshore.process_server.keys import GrantedKeys
 from farshore.process_server.listening.peer import server_context
+from farshore.process_server.pushing.pushes import Install, Pushes
+from farshore.process_server.pushing.releases import Releases
 from farshore.process_server.server import ProcessServer
 from farshore.process_server.settings import Settings, load_settings
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.storing.owner_lookout import OwnerLookout
 from farshore.process_server.storing.throttled_store import ThrottledStore
 from farshore.process_server.storing.watched_store import WatchedStore
+from farshore.protection.installation import PushTarget, Reporter
 from farshore.telemetry import logs
 from farshore.vault.promises import check_creates_only
 from farshore.vault.stores.counted import counted
@@ -139,6 +142,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     vault = _open_vault(store, keys, settings.state / "chunk-indexes", control, registration, stopping)
     if vault is None:
         return 0
+    pushes = Pushes(control, _installing(Releases(control, settings.state / "agent-releases")))
     server = ProcessServer(
         control,
         vault,
@@ -153,6 +157,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         store_trouble=lambda: watched.trouble or keys.trouble,
         requests=requests,
         check_owner=lookout.refuse_if_displaced,
+        pushes=pushes.offered,
         workers=settings.workers,
         connections=settings.connections,
         uploads=settings.uploads,
@@ -174,10 +179,21 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         settings.ready_file.write_text(f"{host} {port}\n")
     stopping.wait()
     _log.info("Stopping.")
+    pushes.stop()
     server.stop()
     vault.close()
     control.close()
     return 0
+
+
+def _installing(releases: Releases) -> Install:
+    async def install(target: PushTarget, report: Reporter) -> str:
+        # Imported here: SSH's library takes 0.2 s, and most process servers never install anything.
+        from farshore.protection.push.install import PushInstaller
+
+        return await PushInstaller(bundles=releases).install(target, report)
+
+    return install
 
 
 def _register(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Sequence
 from typing import Callable, Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
@@ -40,7 +41,8 @@ class ControlPlane(GrantSource, ReportSink, Protocol):
 class ProcessServer:
     """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
     how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store, ``requests``
-    what is asked of it; ``check_owner`` raises Displaced where the vault is known to be another installation's."""
+    what is asked of it; ``check_owner`` raises Displaced where the vault is known to be another installation's;
+    ``pushes`` is told which machines wait for the mobility service."""
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class ProcessServer:
         store_trouble: Callable[[], str] = lambda: "",
         requests: CountedStore | None = None,
         check_owner: Callable[[], None] = lambda: None,
+        pushes: Callable[[Sequence[str]], None] = lambda _pushes: None,
         workers: int = WORKERS,
         connections: int = CONNECTIONS,
         uploads: int = THREADS,
@@ -66,6 +69,7 @@ class ProcessServer:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
         self.proofs = Proofs(vault)
+        self._pushes = pushes
         self.reporter = Reporter(
             control, url, version, self.log, self._tidy, self._answered, store_trouble, self.proofs, requests
         )
@@ -121,6 +125,7 @@ class ProcessServer:
         self.streams.certificates(answer.certificates)
         self.streams.ask_rpo(answer.asked_rpo)
         self.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in answer.bandwidth)
+        self._pushes(answer.pushes)
 
     def _tidy(self) -> None:
         self.streams.close_unused()

@@ -19,7 +19,7 @@ from farshore.api_types.servers import (
     StreamName,
     StreamReport,
 )
-from farshore.catalog import differences, epochs, events, machines, points, policies, users
+from farshore.catalog import differences, epochs, events, machines, points, policies, pushes, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import DifferenceRow, EpochRow, MachineRow, PointRow, ProcessServerRow
 from farshore.model.bandwidth import rates
@@ -96,13 +96,15 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         moving.is_released(tx, server, left, now)
     named = {(one.machine, one.epoch) for one in report.streams}
     named |= {(left.machine, left.epoch) for left in report.released}
-    return ReportAnswer(
+    answer = ReportAnswer(
         closed=closed,
         certificates=users.good_serials(tx, "machine", books.own, now),
         asked_rpo={machine: policy_rpo(tx, tx.get_one(MachineRow, machine)) for machine in books.own},
         release=moving.to_release(tx, server, named),
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
     )
+    waiting = pushes.open_of(tx, server.id)
+    return answer.model_copy(update={"pushes": waiting}) if waiting else answer
 
 
 def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceReport, now: int) -> None:

@@ -34,7 +34,10 @@ DOORS = {
     Door.PROCESS_SERVER: """
         POST /v1/process-servers/self, POST /v1/process-servers/self/report,
         POST /v1/process-servers/self/certificate, GET /v1/process-servers/self/streams/{machine}/{epoch},
-        GET /v1/process-servers/self/machines/{machine}/keys""",
+        GET /v1/process-servers/self/machines/{machine}/keys,
+        POST /v1/process-servers/self/pushes/{push}, POST /v1/process-servers/self/pushes/{push}/progress,
+        PUT /v1/process-servers/self/pushes/{push}/result,
+        GET /v1/process-servers/self/agents/{python}, GET /v1/process-servers/self/bundles/{release}""",
     Door.READER: """
         GET /v1/enrolment-tokens, GET /v1/process-servers, GET /v1/process-servers/{server}, GET /v1/machines,
         GET /v1/machine-summaries,

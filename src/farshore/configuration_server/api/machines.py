@@ -145,13 +145,17 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
         policies.get(tx, request.policy)
         secret, login = seal_login(tx, installation, user, request)
         asked |= login
+        by = ""
+        if request.through:
+            server = process_servers.get(tx, request.through)
+            asked["through"], by = server.id, f" by process server {server.name}"
         events.record(
             tx,
             time=now,
             kind="machine.add",
             actor=user.actor,
             subject=f"host/{request.host}",
-            message=f"The mobility service is to be installed on {request.host}.",
+            message=f"The mobility service is to be installed on {request.host}{by}.",
         )
     asked["server_url"] = request.server_url or installation.settings.base_url
     work = {"subject": request.host, "secret": secret, "actor": user.actor, "request": asked}

@@ -45,7 +45,7 @@ def register(request: Registration, server: ProcessServerCaller, installation: I
     )
 
 
-@router.post("/report")
+@router.post("/report", response_model_exclude_unset=True)
 def report(seen: ServerReport, server: ProcessServerCaller, installation: Installation) -> ReportAnswer:
     """How streams stand, new points, consistent epochs. Repeating a report changes nothing."""
     now = installation.clock.now()

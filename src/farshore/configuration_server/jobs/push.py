@@ -2,6 +2,9 @@
 
 The SSH key never enters the job's record: it is kept sealed in the catalog under an id, and dropped when the job ends,
 however it ends. The one-time token is made inside the step that uses it, so that no record holds it either.
+
+This server logs in itself, or a process server does, at the machine's site (``pushing_through.py``): the one that was
+named, or, where this server does not get as far as SSH, the machine's.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from dbos import DBOS
 
 from farshore.api_types.events import Severity
 from farshore.api_types.machines import TokenRequest
-from farshore.catalog import events, machines, secrets, tokens
+from farshore.catalog import events, machines, pushes, secrets, tokens
 from farshore.catalog.database import Catalog, Transaction
+from farshore.configuration_server.jobs.pushing_through import PushesThrough
 from farshore.configuration_server.push_logins import KeptLogin, Logins, place_of
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.progress import report_progress
-from farshore.model.errors import FarshoreError, TryLater
+from farshore.model.errors import FarshoreError, TryLater, Unreachable
 from farshore.model.ports import Clock
 from farshore.protection.enrolment import NewToken, create_token
 from farshore.protection.installation import Installer, PushTarget
@@ -69,12 +73,11 @@ def push_job(parts: PushParts) -> JobDefinition:
 
         catalog.write(write)
 
-    @DBOS.step(name=INSTALL)
-    def install(request: Request) -> str:
+    through = PushesThrough(catalog, clock, parts.sealer, logins, give_up)
+
+    def log_in(request: Request, wanted: TokenRequest, told: _Told) -> str:
+        """Install by this server's own hands; the id of the token."""
         asked = request["request"]
-        wanted = TokenRequest(
-            name=asked["name"], valid_seconds=TOKEN_SECONDS, policy=asked["policy"], protect=asked["protect"]
-        )
 
         def prepare(tx: Transaction) -> tuple[KeptLogin, NewToken]:
             kept = logins.kept(tx, request["secret"], asked)
@@ -90,13 +93,36 @@ def push_job(parts: PushParts) -> JobDefinition:
             disks=tuple(asked["disks"]),
         )
         try:
-            shown = parts.installer(target, report_progress)
+            shown = parts.installer(target, told)
         except Exception as error:
-            give_up(request, token.id, error)
+            if isinstance(error, Unreachable) and not told.connected:
+                catalog.write(lambda tx: tokens.revoke_unused(tx, token.id))
+            else:
+                give_up(request, token.id, error)
             raise
         if shown:
             logins.remember(place_of(asked), shown)
         return token.id
+
+    @DBOS.step(name=INSTALL)
+    def install(request: Request) -> str:
+        asked, job, told = request["request"], str(DBOS.workflow_id), _Told()
+        wanted = TokenRequest(
+            name=asked["name"], valid_seconds=TOKEN_SECONDS, policy=asked["policy"], protect=asked["protect"]
+        )
+        server = asked.get("through", "") or through.known(job)
+        if not server:
+            try:
+                return log_in(request, wanted, told)
+            except Unreachable as error:
+                if told.connected:
+                    raise
+                try:
+                    server = through.instead(asked["name"], error)
+                except Unreachable as nobody:
+                    give_up(request, "", nobody)
+                    raise
+        return through.carry_out(job, request, server, wanted, report_progress)
 
     @DBOS.step(name=GREET)
     def greet(request: Request, token: str) -> Result:
@@ -118,9 +144,19 @@ def push_job(parts: PushParts) -> JobDefinition:
         give_up(request, token, silent)
         raise silent
 
+    def drop(job: str, request: Request) -> None:
+        def write(tx: Transaction) -> None:
+            secrets.drop(tx, request["secret"])
+            row = pushes.find(tx, job)
+            if row is not None:
+                pushes.drop(tx, job)
+                tokens.revoke_unused(tx, row.token)  # a token that nobody used by now is to open nothing
+
+        catalog.write(write)
+
     @DBOS.step(name=FORGET)
     def forget(request: Request) -> None:
-        catalog.write(lambda tx: secrets.drop(tx, request["secret"]))
+        drop(str(DBOS.workflow_id), request)
 
     @DBOS.workflow(name=PUSH)
     def run(request: Request) -> Result:
@@ -129,7 +165,14 @@ def push_job(parts: PushParts) -> JobDefinition:
         finally:
             forget(request)
 
-    def drop_key(_job: str, request: Request) -> None:
-        catalog.write(lambda tx: secrets.drop(tx, request["secret"]))
+    return JobDefinition(PUSH, run, (INSTALL, GREET, FORGET), stopped=drop)
 
-    return JobDefinition(PUSH, run, (INSTALL, GREET, FORGET), stopped=drop_key)
+
+class _Told:
+    """A Reporter of the job's progress, which remembers whether anything came after the attempt to connect."""
+
+    connected = False
+
+    def __call__(self, fraction: float, detail: str) -> None:
+        self.connected = self.connected or fraction > 0
+        report_progress(fraction, detail)

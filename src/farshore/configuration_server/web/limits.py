@@ -32,9 +32,15 @@ BY_ROUTE = {
     "/v1/process-servers/self/certificate": (20, 1 / 600),
     "/v1/process-servers/self/streams/{machine}/{epoch}": (5000, 200.0),
     "/v1/process-servers/self/machines/{machine}/keys": (5000, 200.0),
+    "/v1/process-servers/self/pushes/{push}": (60, 1.0),
+    "/v1/process-servers/self/pushes/{push}/progress": (240, 10.0),
+    "/v1/process-servers/self/pushes/{push}/result": (60, 1.0),
+    "/v1/process-servers/self/agents/{python}": (60, 1 / 5),
+    "/v1/process-servers/self/bundles/{release}": (20, 1 / 60),
 }
 """An agent reports every 2 seconds, opens its stream of commands each half an hour and answers each command once. A
-process server reports every second. An epoch leaves a row in the catalog, as a certificate does."""
+process server reports every second, and as often about each of four pushes. An epoch leaves a row in the catalog, as a
+certificate does."""
 WRONG_TOKENS = (10, 1 / 60)
 """By address. A token has 256 random bits: this keeps load and log down, the bits keep the door."""
 TOLD, TOLD_BY_ONE = (300, 1 / 10), (30, 1 / 60)

@@ -98,10 +98,17 @@ def build_bundle(python: PythonVersion, cache: Path) -> Bundle:
     return Bundle(release, path)
 
 
+def place_of_bundle(release: str, cache: Path) -> Path:
+    """Where the bundle of a release is kept. Raises NotFound for what names none."""
+    if not _RELEASE.fullmatch(release):
+        raise NotFound(f"{release[:100]!r} is no release.", remedy="Ask for the upgrade again.")
+    return cache / f"mobility-{release}.tar.gz"
+
+
 def bundle_path(release: str, cache: Path) -> Path:
     """The bundle of a release that was built here. Raises NotFound."""
-    path = cache / f"mobility-{release}.tar.gz"
-    if not _RELEASE.fullmatch(release) or not path.is_file():
+    path = place_of_bundle(release, cache)
+    if not path.is_file():
         raise NotFound(f"There is no bundle of release {release!r}.", remedy="Ask for the upgrade again.")
     return path
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from farshore.model.errors import Malformed, Refused
 from farshore.protection.installation import PushTarget, Reporter
-from farshore.protection.push.bundle import UNIT, Bundle, build_bundle, default_cache
+from farshore.protection.push.bundle import UNIT, Bundle, PythonVersion, build_bundle, default_cache
 from farshore.protection.push.ssh import Shell, connect
 from farshore.protection.push.survey import read_findings, survey
 
@@ -52,22 +52,23 @@ for old in *; do [ "$old" = {release} ] || rm -rf "$old"; done
 
 
 class PushInstaller:
-    """A protection.installation.Installer; ``cache`` is where bundles are kept."""
+    """A protection.installation.Installer; ``cache`` is where bundles are kept. ``bundles`` has them from elsewhere."""
 
-    def __init__(self, cache: Path | None = None) -> None:
-        self._cache = cache or default_cache()
+    def __init__(self, cache: Path | None = None, bundles: Callable[[PythonVersion], Bundle] | None = None) -> None:
+        self._bundles = bundles or (lambda python: build_bundle(python, cache or default_cache()))
 
     def __call__(self, target: PushTarget, report: Reporter) -> str:
         """Install on the target, telling ``report`` how far it is; the fingerprint of the host's key."""
-        return asyncio.run(self._install(target, report))
+        return asyncio.run(self.install(target, report))
 
-    async def _install(self, target: PushTarget, report: Reporter) -> str:
+    async def install(self, target: PushTarget, report: Reporter) -> str:
+        """The same, in a task. Cancelled, it closes the connection."""
         report(0.0, f"connecting to {target.host}")
         async with connect(target) as shell:
             report(0.1, "looking around")
             found = await survey(shell, target.host, target.user)
             report(0.2, f"making the bundle for Python {found.python[0]}.{found.python[1]}")
-            bundle = await asyncio.to_thread(build_bundle, found.python, self._cache)
+            bundle = await asyncio.to_thread(self._bundles, found.python)
             if found.release != bundle.release:
                 report(0.4, "copying the bundle")
                 await self._bring(shell, bundle)

@@ -1,0 +1,42 @@
+"""Queries over pushes that process servers carry out. A row is there from when a job asks for it until the job ends."""
+
+from __future__ import annotations
+
+import enum
+
+from sqlalchemy import select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import PushRow
+
+
+class PushState(enum.Enum):
+    """Where a push is."""
+
+    WAITING = "waiting"
+    BEGUN = "begun"
+    ENDED = "ended"
+
+
+def find(tx: Transaction, push: str) -> PushRow | None:
+    """One push, by the id of its job."""
+    return tx.get(PushRow, push)
+
+
+def ask(tx: Transaction, row: PushRow) -> None:
+    """Have a process server carry it out."""
+    tx.add(row)
+    tx.flush()
+
+
+def open_of(tx: Transaction, server: str) -> list[str]:
+    """The ids of those that a process server is to begin or to go on with, oldest first."""
+    wanted = select(PushRow.id).where(PushRow.server == server, PushRow.state != PushState.ENDED.value)
+    return list(tx.scalars(wanted.order_by(PushRow.created, PushRow.id)))
+
+
+def drop(tx: Transaction, push: str) -> None:
+    """Forget one; it may be gone already. Whoever is at it hears that it is not wanted."""
+    row = tx.get(PushRow, push)
+    if row is not None:
+        tx.delete(row)

@@ -1,0 +1,153 @@
+"""A push that a process server carries out: what the job of ``push.py`` does in the place of logging in itself.
+
+It writes the push down under the job's own id, with a token that is sealed as the key is, and waits for the server's
+word. So nothing hangs on this process: a server that resumes the job finds the push as it is by then, and waits on.
+The process server hears of it with the answer to its next report, within a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from farshore.api_types.machines import TokenRequest
+from farshore.api_types.pushes import PushResult
+from farshore.catalog import machines, process_servers, pushes
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.pushes import PushState
+from farshore.catalog.tables import ProcessServerRow, PushRow
+from farshore.configuration_server.push_logins import Logins, jump_place_of, known_keys, place_of
+from farshore.configuration_server.sealing import Sealer
+from farshore.durable.jobs import Request
+from farshore.model.errors import Cancelled, FarshoreError, Forbidden, NotFound, TryLater, Unreachable, by_code
+from farshore.model.ports import Clock
+from farshore.protection.enrolment import create_token
+from farshore.protection.installation import Reporter
+from farshore.protection.pushes import stand_in
+
+POLL = 0.5
+QUIET_LOOKS = 120
+"""Looks at the catalog without a sign of the process server, which gives one a second, before it is given up. Looks and
+not seconds: a server that was paused itself has not listened."""
+
+
+def token_sealed_as(push: str) -> str:
+    """The name that the token of a push is sealed under."""
+    return f"push-token/{push}"
+
+
+@dataclass(frozen=True)
+class PushesThrough:
+    """Pushes by process servers. ``give_up`` is the job's: it is told the token of a push that failed, and why."""
+
+    catalog: Catalog
+    clock: Clock
+    sealer: Sealer
+    logins: Logins
+    give_up: Callable[[Request, str, Exception], None]
+
+    def known(self, job: str) -> str:
+        """The process server that a push was given to before this process began, empty for none."""
+        with self.catalog.reading() as tx:
+            row = pushes.find(tx, job)
+            return "" if row is None else row.server
+
+    def instead(self, name: str, error: Unreachable) -> str:
+        """The process server that logs in where this server does not reach a host. Raises ``error``, with another
+        remedy where there are several to choose from."""
+        with self.catalog.reading() as tx:
+            found, others = stand_in(process_servers.every(tx), _server_of(tx, name), self.clock.now())
+        if found is not None:
+            return found.id
+        if others:
+            remedy = f"Name the process server at its site: --through {' or '.join(others)}."
+            raise Unreachable(error.message, remedy=remedy) from error
+        raise error
+
+    def carry_out(self, job: str, request: Request, server: str, wanted: TokenRequest, report: Reporter) -> str:
+        """Have the server do it; the id of the token. Raises what it failed of, Cancelled, TryLater where it is
+        silent."""
+        asked = {**request["request"], "through": server}
+
+        def begin(tx: Transaction) -> tuple[PushRow, ProcessServerRow]:
+            at, row = process_servers.get(tx, server), pushes.find(tx, job)
+            if row is None:
+                token = create_token(tx, wanted, request["actor"], self.clock.now())
+                sealed = self.sealer.seal(token_sealed_as(job), token.secret.encode())
+                row = PushRow(
+                    id=job,
+                    server=at.id,
+                    actor=request["actor"],
+                    login=asked,
+                    secret=request["secret"],
+                    token=token.id,
+                    token_secret=sealed,
+                    created=self.clock.now(),
+                )
+                pushes.ask(tx, row)
+            return row, at
+
+        row, at = self.catalog.write(begin)
+        try:
+            result = self._wait_for(job, at.name, report)
+            if result is not None:
+                self._remember(asked, _good(result))
+        except Exception as error:
+            self.catalog.write(lambda tx: pushes.drop(tx, job))
+            self.give_up(request, row.token, error)
+            raise
+        if result is None:
+            raise Cancelled("The push was cancelled.", remedy="Add the machine again.")
+        return row.token
+
+    def _wait_for(self, job: str, name: str, report: Reporter) -> PushResult | None:
+        """What the process server says in the end; None where somebody has dropped the push."""
+        signs, quiet = -1, 0
+        while quiet < QUIET_LOOKS:
+            with self.catalog.reading() as tx:
+                row = pushes.find(tx, job)
+            if row is None:
+                return None
+            if row.state == PushState.ENDED.value:
+                return PushResult.model_validate(row.result)
+            signs, quiet = row.signs, 0 if row.signs != signs else quiet + 1
+            report(row.fraction, f"{name}: {row.detail or 'it has not begun'}")
+            time.sleep(POLL)
+        raise TryLater(
+            f"Process server {name} says nothing of the push.",
+            remedy="See how it is, and that it is of this release: farshore process-server show.",
+        )
+
+    def _remember(self, asked: dict[str, Any], result: PushResult) -> None:
+        """Know the hosts by the keys that they showed. Raises Forbidden for one that should not have been accepted."""
+        with self.catalog.reading() as tx:
+            host_key, jump_key = known_keys(tx, asked)
+        for place, shown, expected in (
+            (place_of(asked), result.host_key, host_key),
+            (jump_place_of(asked), result.jump_key, jump_key),
+        ):
+            if expected and shown and shown != expected:
+                raise Forbidden(
+                    f"The process server went on although {place} showed the host key {shown}, not {expected}.",
+                    remedy="Look at that process server: it does not do what it is asked.",
+                )
+            if place and shown:
+                self.logins.remember(place, shown)
+
+
+def _good(result: PushResult) -> PushResult:
+    failure = result.failure
+    if failure is None:
+        return result
+    kind: type[FarshoreError] = by_code().get(failure.code, TryLater)
+    raise kind(failure.message, remedy=failure.remedy)
+
+
+def _server_of(tx: Transaction, name: str) -> str | None:
+    """The process server of a machine that is known by that name already."""
+    try:
+        return machines.get(tx, name).process_server if name else None
+    except NotFound:
+        return None

@@ -1,0 +1,85 @@
+"""Pushes that process servers carry out for a job of the configuration server, as transactions of the catalog.
+
+A process server speaks for the pushes that it was chosen for, and hears of no others. Of its own starts only the last
+that has begun a push counts: what an earlier one still says comes too late. What is repeated changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from farshore.api_types.events import Severity
+from farshore.api_types.pushes import PushProgress, PushResult
+from farshore.catalog import events, pushes
+from farshore.catalog.database import Transaction
+from farshore.catalog.pushes import PushState
+from farshore.catalog.tables import ProcessServerRow, PushRow
+from farshore.model.errors import NotFound, WrongState
+from farshore.protection.assignment import is_healthy
+
+MOST_BEGUN = 5
+"""Starts of a process server that may begin one push: a host that ends whoever looks at it must not go on doing so."""
+
+
+def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: int) -> PushRow:
+    """The server begins a push: it will be given what it logs in with. Raises NotFound where it has no such push,
+    WrongState for one that has ended, or was begun too often."""
+    row = _of(tx, server, push)
+    if row is None:
+        raise NotFound(f"There is no push {push} for this process server.", remedy="Nothing needs to be done.")
+    if row.state == PushState.ENDED.value:
+        raise WrongState(f"The push {push} has ended.", remedy="Nothing needs to be done.")
+    if row.run != run:
+        if row.begun >= MOST_BEGUN:
+            raise WrongState(f"The push {push} was begun {row.begun} times.", remedy="Add the machine again.")
+        row.run, row.begun, row.signs = run, row.begun + 1, row.signs + 1
+        events.record(
+            tx,
+            time=now,
+            kind="machine.add-begun",
+            actor=row.actor,
+            subject=f"host/{row.login['host']}",
+            severity=Severity.INFORMATION,
+            message=f"Process server {server.name} was given what it logs in to {row.login['host']} with.",
+            detail={"process_server": server.id},
+        )
+    row.state = PushState.BEGUN.value
+    return row
+
+
+def note(tx: Transaction, server: ProcessServerRow, push: str, progress: PushProgress) -> bool:
+    """How far a push is; whether it is still wanted."""
+    row = _of(tx, server, push)
+    if row is None or row.run != progress.run or row.state != PushState.BEGUN.value:
+        return False
+    row.signs += 1
+    row.fraction, row.detail = progress.fraction, progress.detail
+    return True
+
+
+def end(tx: Transaction, server: ProcessServerRow, push: str, result: PushResult) -> bool:
+    """What came of a push; whether that was still wanted. The first word of the last start holds."""
+    row = _of(tx, server, push)
+    if row is None or row.run != result.run:
+        return False
+    if row.state == PushState.BEGUN.value:
+        row.state, row.signs = PushState.ENDED.value, row.signs + 1
+        row.result = result.model_dump(mode="json")
+    return True
+
+
+def stand_in(
+    servers: Sequence[ProcessServerRow], chosen: str | None, now: int
+) -> tuple[ProcessServerRow | None, list[str]]:
+    """Who logs in to a machine that the configuration server does not reach: ``chosen``, the machine's own process
+    server, if it is well; for a machine that has none, the only one on a host of its own. Where that names nobody:
+    None, and the names to choose from."""
+    apart = [server for server in servers if server.host_names and server.registered and is_healthy(server, now)]
+    of_it = [server for server in apart if server.id == chosen]
+    found = of_it if chosen else apart
+    return (found[0], []) if len(found) == 1 else (None, [server.name for server in apart])
+
+
+def _of(tx: Transaction, server: ProcessServerRow, push: str) -> PushRow | None:
+    row = pushes.find(tx, push)
+    return row if row is not None and row.server == server.id else None

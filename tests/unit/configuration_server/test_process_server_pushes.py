@@ -1,0 +1,109 @@
+"""The routes by which a process server takes a push: what it logs in with goes to the chosen one, sealed to its key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.configuration_server.offices import Answer, Office
+from tests.unit.protection.catalogs import NOW, SERVER, add_server
+
+from farshore.api_types.users import Role
+from farshore.catalog import audit, pushes, secrets
+from farshore.catalog.tables import PushRow, SecretRow
+from farshore.configuration_server.api import process_server_pushes
+from farshore.configuration_server.identity import Kind
+from farshore.configuration_server.jobs.push import PUSH
+from farshore.configuration_server.jobs.pushing_through import token_sealed_as
+from farshore.configuration_server.push_secrets import as_secret
+from farshore.protection.push.bundle import Bundle
+from farshore.protection.push.sealed_target import Opener
+
+OTHER = "33333333-3333-4333-8333-333333333333"
+PATH = "/v1/process-servers/self/pushes/p1"
+LOGIN = {"host": "10.0.0.5", "port": 22, "user": "root", "host_key_fingerprint": "", "jump": "gate", "disks": []}
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    made = Office(tmp_path)
+    sealer = made.services.sealer
+    with made.services.catalog.writing() as tx:
+        add_server(tx)
+        add_server(tx, OTHER)
+        secrets.keep(tx, SecretRow(id="s1", sealed=sealer.seal("s1", as_secret("very secret", "")), created=NOW))
+        login = {**LOGIN, "through": SERVER, "server_url": "https://dr"}
+        row = PushRow(id="p1", server=SERVER, actor="user/a", login=login, secret="s1", token="t", created=NOW)
+        row.token_secret = sealer.seal(token_sealed_as("p1"), b"one-time")
+        pushes.ask(tx, row)
+        secrets.remember_host_key(tx, "10.0.0.5:22", "SHA256:of another site", NOW)
+        secrets.remember_host_key(tx, f"{SERVER}/10.0.0.5:22", "SHA256:known", NOW)
+        secrets.remember_host_key(tx, f"{SERVER}/gate:22", "SHA256:gate", NOW)
+    yield made
+    made.close()
+
+
+def call(office: Office, method: str, path: str, body: Any, server: str = SERVER) -> Answer:
+    return office.call(method, path, body, office.certificate(Kind.PROCESS_SERVER, server))
+
+
+def test_the_chosen_one_is_given_it_sealed_and_with_the_keys_that_it_must_see(office: Office) -> None:
+    opener = Opener("p1")
+    answer = call(office, "POST", PATH, {"run": "r1", "key": opener.public.hex()})
+    assert answer.status == 200
+    assert "secret" not in str(answer.body)
+    target = opener.open(bytes.fromhex(answer.body["sealed"]))
+    assert (target.private_key, target.token, target.server_url) == ("very secret", "one-time", "https://dr")
+    assert target.host_key_fingerprint == "SHA256:known"
+    assert target.jump is not None
+    assert (target.jump.host, target.jump.host_key_fingerprint) == ("gate", "SHA256:gate")
+    assert target.authority_fingerprint == office.services.issuer.authority.fingerprint
+
+
+def test_another_one_is_not(office: Office) -> None:
+    body = {"run": "r1", "key": Opener("p1").public.hex()}
+    assert call(office, "POST", PATH, body, OTHER).code == "not-found"
+    progress = {"run": "", "fraction": 0.1}
+    assert call(office, "POST", f"{PATH}/progress", progress, OTHER).body == {"wanted": False}
+    assert call(office, "PUT", f"{PATH}/result", {"run": ""}, OTHER).body == {"wanted": False}
+
+
+def test_a_key_that_seals_nothing_is_refused(office: Office) -> None:
+    assert call(office, "POST", PATH, {"run": "r1", "key": "00" * 32}).code == "malformed"
+
+
+def test_reports_announce_it_and_say_nothing_where_there_is_none(office: Office) -> None:
+    report = {"url": "https://10.0.2.2:9443", "version": "0.1.0", "spool_bytes": 0, "spool_limit": 1}
+    path = "/v1/process-servers/self/report"
+    mine = call(office, "POST", path, report)
+    assert mine.body["pushes"] == ["p1"]
+    other = call(office, "POST", path, report, OTHER)
+    assert other.status == 200
+    assert "pushes" not in other.body, "an older process server knows no such field"
+
+
+def test_the_agent_comes_from_here(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mobility-r1.tar.gz"
+    path.write_bytes(b"a bundle")
+    monkeypatch.setenv("FARSHORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(process_server_pushes, "build_bundle", lambda _python, _cache: Bundle("r1", path))
+    told = call(office, "GET", "/v1/process-servers/self/agents/3.11", None)
+    assert told.body == {"release": "r1", "digest": Bundle("r1", path).digest()}
+    assert call(office, "GET", "/v1/process-servers/self/bundles/r1", None).body == "a bundle"
+    assert call(office, "GET", "/v1/process-servers/self/bundles/r2", None).code == "not-found"
+
+
+def test_a_user_names_the_process_server(office: Office) -> None:
+    operator = office.user("op", Role.OPERATOR)
+    name = "22222222"
+    wanted = {"host": "10.0.0.5", "private_key": "k", "through": name}
+    assert office.call("POST", "/v1/machines", {**wanted, "through": "nowhere"}, operator).code == "not-found"
+    assert office.jobs.started == []
+    assert office.call("POST", "/v1/machines", wanted, operator).status == 202
+    ((kind, request),) = office.jobs.started
+    assert (kind, request["request"]["through"]) == (PUSH, SERVER)
+    with office.services.catalog.reading() as tx:
+        said = [row.message for row in audit.listed(tx) if row.kind == "machine.add"]
+    assert said == [f"The mobility service is to be installed on 10.0.0.5 by process server {name}."]
