@@ -27,14 +27,14 @@ ORDER = (
     *("uninstall", "network", "backup"),
 )
 NOT_TYPED = {
-    "site-lost": "tests/scenarios/control/test_site_lost.py types it",
+    "site-lost": "tests/scenarios/control/test_site_lost.py types it, on two hosts",
     "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots",
     "master-target": "tests/crash/master_target",
 }
 ELSEWHERE = {
     "farshore up ": "the rig brings the servers up, on ports of its own",
     "farshore down": "the rig does",
-    "farshore server restore /root/farshore.backup --key /root/vault.key --yes": "the rig runs; test_restoring",
+    "farshore server restore /root/farshore.backup --key /root/vault.key --yes": "scenarios/control/test_backup_page",
     "farshore machine add": "tests/scenarios/push",
     "farshore machine upgrade": "tests/crash/mobility/test_upgrade.py",
     "farshore alert add ops": "tests/scenarios/control/test_alerting.py, with a mail server",
