@@ -37,3 +37,10 @@ def test_settings_that_are_not_valid_are_told() -> None:
 
 def test_glibc_takes_the_settings() -> None:
     assert keep_freed_memory()
+
+
+def test_it_starts_without_the_libraries_of_ssh_and_of_databases() -> None:
+    """Most process servers never push anything, and each starts often."""
+    shown = "import sys, farshore.process_server.main; print({'asyncssh', 'sqlalchemy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", shown], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
