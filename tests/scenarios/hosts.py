@@ -52,6 +52,15 @@ class Hosts:
         """What to put before a command so that it runs on a host, with the files of everybody else."""
         return ["nsenter", f"--net=/run/netns/{self._space(name)}", "--"]
 
+    def behind(self, gate: str, name: str) -> str:
+        """An address of a host that only ``gate`` reaches, over a wire of their own."""
+        net, inner = f"10.79.{os.getpid() % 250}", self._space(name)
+        run(f"ip -n {self._space(gate)} link add inside type veth peer name inside netns {inner}")
+        for space, number in ((self._space(gate), 1), (inner, 2)):
+            run(f"ip -n {space} address add {net}.{number}/24 dev inside")
+            run(f"ip -n {space} link set inside up")
+        return f"{net}.2"
+
     def store(self, url: str, environment: Mapping[str, str]) -> dict[str, AzureStore]:
         """Have every host reach a store; answers the ways to it."""
         endpoint = environment.get("AZURE_STORAGE_ENDPOINT") or environment["AWS_ENDPOINT"]

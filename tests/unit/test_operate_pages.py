@@ -33,7 +33,7 @@ def typed(page: Path) -> list[str]:
     found, inside = [], False
     for line in page.read_text().splitlines():
         if line.startswith("```"):
-            inside = line == "```sh"
+            inside = line in ("```sh", "```console")
         elif (inside and line) or line.startswith("    farshore"):
             found.append(line.strip())
     return found
