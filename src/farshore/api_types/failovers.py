@@ -39,6 +39,8 @@ class FailoverRequest(Body):
     network: TestNetwork = ""
     """Of a test: the isolated network of the site that it shares with the other tests which name it; empty: it is by
     itself."""
+    migrate: bool = False
+    """One way: the commit ends the machine's protection and takes its agent off. Not of a test, nor of a failback."""
 
 
 class FailoverMember(Body):
@@ -60,6 +62,8 @@ class SeveralFailovers(Body):
     """Empty: of each machine the one that its target says."""
     network: TestNetwork = ""
     """Of each, as in FailoverRequest."""
+    migrate: bool = False
+    """Of each, as in FailoverRequest."""
     at_once: int = Field(default=4, ge=1, le=16)
     on_failure: OnFailure = OnFailure.GO_ON
 
@@ -72,6 +76,7 @@ class SeveralFailovers(Body):
             forward=member.forward,
             checks=member.checks,
             network=self.network,
+            migrate=self.migrate,
         )
 
 
@@ -102,6 +107,8 @@ class Failover(Body):
     site: str
     direction: str = "away"
     """``away``: to ``site``; ``home``: to ``site``, which is where the machine belongs."""
+    migrate: bool = False
+    """One way: as in FailoverRequest."""
     state: str
     forward: Dict[int, int] = {}
     target: Target = Target()

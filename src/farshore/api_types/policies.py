@@ -35,7 +35,12 @@ class Policy(Body):
     """With whom machines share the chunks of their base copies: ``installation``, ``label:NAME`` or ``machine``. A
     change counts from a machine's next epoch on, which then copies everything."""
     target: PolicyTarget = PolicyTarget()
-    """What its machines are at a recovery site, unless they choose otherwise."""
+    """What its machines are at a recovery site, unless they choose otherwise; of a failback policy: at home."""
+    failback: Label = ""
+    """The name of its failback policy, which the server makes with it; not read where it is sent."""
+    reverses: Label = ""
+    """Of a failback policy: the policy that it is for the other direction of; not read where it is sent. What was not
+    chosen for it follows that one."""
 
 
 class PolicyChange(Body):

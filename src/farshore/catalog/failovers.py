@@ -59,6 +59,11 @@ def has_come_home(row: FailoverRow) -> bool:
     return row.direction == Direction.HOME.value and row.state == FailoverState.COMMITTED.value
 
 
+def migrates(row: FailoverRow) -> bool:
+    """Whether it is one way: its commit ends the machine's protection and takes the agent off."""
+    return bool((row.request or {}).get("migrate"))
+
+
 def asked_for_by(tx: Transaction, parent: str) -> list[FailoverRow]:
     """Those that a job has asked for and whose own jobs have not begun."""
     wanted = select(FailoverRow).where(FailoverRow.parent == parent)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, String, and_, bindparam, case, cast, func, or_, select
 
+from farshore.catalog import policies
 from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import JsonObject, MachineRow
 from farshore.model.errors import NotFound, WrongState
@@ -192,6 +193,7 @@ class CommandedMachine(NamedTuple):
     state: str
     protect: bool
     site: str
+    owner: str
     run: str
 
 
@@ -255,8 +257,10 @@ def runs_at(row: MachineRow, site: str, owner: str) -> None:
     row.site, row.owner = site, owner
 
 
-def runs_at_home(row: MachineRow, hardware_id: str = "") -> None:
-    """Note that the machine runs where it was enrolled, on ``hardware_id`` if that is another one than before."""
+def runs_at_home(tx: Transaction, row: MachineRow, hardware_id: str = "") -> None:
+    """Note that the machine runs where it was enrolled, on ``hardware_id`` if that is another one than before, and
+    follows its own policy again."""
+    policies.turn_home(tx, row)
     row.site, row.owner = "", ""
     row.hardware_id = hardware_id or row.hardware_id
 

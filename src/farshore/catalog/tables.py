@@ -74,6 +74,10 @@ class PolicyRow(Base):
     """With whom its machines share chunks, as in farshore.model.policy."""
     target: Mapped[JsonObject] = mapped_column(default=dict)
     """What it chooses of a farshore.api_types.targets.PolicyTarget for its machines."""
+    reverses: Mapped[str] = mapped_column(String(64), default="")
+    """The policy whose failback policy it is; empty: it is for machines that run where they were enrolled."""
+    chosen: Mapped[list[Any]] = mapped_column(default=list)
+    """Of a failback policy: the values that are its own. All others follow those of the policy that it reverses."""
 
 
 class ProcessServerRow(Base):

@@ -21,13 +21,20 @@ from farshore.model.states import UNDER_WAY, Direction, FailoverAction, Failover
 
 app = typer.Typer(no_args_is_help=True, help="Bring a machine home that a recovery site runs, for real or as a test.")
 
-HomeSite = Annotated[str, typer.Option("--site", help="The site at home that is to run it.", show_default=False)]
+HomeSite = Annotated[
+    str,
+    typer.Option(
+        "--site",
+        help="The site at home that is to run it; empty: its failback policy's --target-site.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
 def run(
     machine: MachineName,
-    site: HomeSite,
+    site: HomeSite = "",
     forward: Forward = None,
     yes: Yes = False,
     no_wait: NoWait = False,
@@ -47,7 +54,7 @@ def run(
         err.print(
             f"{found.name} is stopped at {found.site or 'its site'}, and what is there of it is removed at the end."
         )
-        confirm(f"Bring {found.name} home to {site}?")
+        confirm(f"Bring {found.name} home{f' to {site}' if site else ''}?")
     job = _ask(api, machine, FailoverKind.FAILOVER, site, forward)
     job = finish(api, job, as_json=as_json, no_wait=no_wait)
     if not as_json and not no_wait:
@@ -57,7 +64,7 @@ def run(
 @app.command("test")
 def rehearse(
     machine: MachineName,
-    site: HomeSite,
+    site: HomeSite = "",
     forward: Forward = None,
     no_wait: NoWait = False,
     as_json: AsJson = False,

@@ -85,6 +85,13 @@ Network = Annotated[
         show_default=False,
     ),
 ]
+Migrate = Annotated[
+    bool,
+    typer.Option(
+        "--migrate",
+        help="One way: the commit ends the protection and takes the agent off; points stay as retention says.",
+    ),
+]
 AtOnce = Annotated[int, typer.Option("--at-once", min=1, max=16, help="How many of several machines at a time.")]
 OnFailureOption = Annotated[
     OnFailure,
@@ -114,6 +121,7 @@ def run(
     site: Site = "",
     forward: Forward = None,
     check: CheckOption = None,
+    migrate: Migrate = False,
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
     yes: Yes = False,
@@ -131,12 +139,15 @@ def run(
     """
     chosen = choice(point, time, position, latest_app_consistent, latest_processed)
     wanted = _wanted(FailoverKind.FAILOVER, machine, forward or [], check, chosen, site, at_once, on_failure)
+    wanted = wanted.model_copy(update={"migrate": migrate})
     api = management()
     if not yes:
         check_role(api, Role.OPERATOR)
         for one in machine:
             for line in _at_stake(api, one, chosen):
                 err.print(line)
+        if migrate:
+            err.print("It is one way: the commit ends the protection, and takes the agent off.")
         where = site or ", ".join(sorted({api.machine(one).readiness.site for one in machine}))
         confirm(f"Fail {', '.join(machine)} over to {where}?")
     _start(api, wanted, no_wait, as_json)
@@ -417,6 +428,7 @@ def _print(found: Failover) -> None:
             ("Diagnosis", found.evidence.diagnosis),
             *measured(found),
             ("Site", found.site),
+            ("Migration", "one way: the commit ends the protection and takes the agent off" if found.migrate else ""),
             ("Address", found.address),
             ("Ports", ", ".join(f"{host} → {guest}" for host, guest in found.forward.items())),
             ("Running after", took),
@@ -451,6 +463,8 @@ def _act(action: FailoverAction, failover: str, no_wait: bool, as_json: bool, qu
             if typer.prompt(f"To go on, write the name of the machine ({of})", err=True) != of:
                 raise typer.Abort
         else:
+            if action is FailoverAction.COMMIT and chosen.migrate:
+                err.print(f"It is a migration: the protection of {of} ends, and its agent is taken off.")
             confirm(f"{question} {chosen.kind.value} {chosen.id} of {of}?")
     job = api.transport.post(f"/v1/failovers/{segment(chosen.id)}/{action.value}", None, Job)
     finish(api, job, as_json=as_json, no_wait=no_wait)

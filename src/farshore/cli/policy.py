@@ -14,8 +14,9 @@ from farshore.cli.asking import ask
 from farshore.cli.check_grammar import CHECK_HELP, parse_checks, shown_check
 from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.grammar import parse_duration
-from farshore.cli.output import duration, print_done, print_fields, print_json, print_table
+from farshore.cli.output import duration, out, print_done, print_fields, print_json, print_table
 from farshore.cli.target import parse_default, shown_network
+from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.target import DiskBus, Preparation
 
@@ -87,19 +88,29 @@ def list_policies(as_json: AsJson = False) -> None:
     rows = [
         [
             policy.name,
+            f"home, of {policy.reverses}" if policy.reverses else "away",
             duration(policy.rpo_threshold),
             duration(policy.hot_window),
             f"{policy.keep_hourly} / {policy.keep_daily} / {policy.keep_weekly}",
         ]
         for policy in policies
     ]
-    print_table(("Policy", "RPO alert", "Any second for", "Hourly / daily / weekly"), rows, "There are no policies.")
+    print_table(
+        ("Policy", "Direction", "RPO alert", "Any second for", "Hourly / daily / weekly"),
+        rows,
+        "There are no policies.",
+    )
 
 
 @app.command()
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Show a policy."""
-    _print(management().transport.get(f"/v1/policies/{segment(name)}", Policy), as_json)
+    """Show a policy, and its failback policy, which machines follow while they are replicated from a recovery site."""
+    api = management()
+    found = _get(api, name)
+    _print(found, as_json)
+    if found.failback and not as_json:
+        out.print()
+        _print(_get(api, found.failback), as_json)
 
 
 @app.command()
@@ -123,7 +134,7 @@ def create(
     check: TargetChecks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a policy; what is not given has the default policy's value.
+    """Make a policy, and its failback policy; what is not given has the default policy's value.
 
     Example: `farshore policy create gold --rpo-threshold 1m --hot-window 7d --app-consistent-every 1h`
     """
@@ -173,6 +184,8 @@ def update(
 ) -> None:
     """Change a policy; its machines follow within seconds, in --deduplication with their next resync.
 
+    Its failback policy (NAME-failback) gets the same values, but those that were chosen for itself.
+
     Example: `farshore policy update gold --bandwidth 'Mon-Fri 08:00-18:00 20 Mbit/s' --time-zone Europe/Berlin`
     """
     values = _values(
@@ -187,7 +200,7 @@ def update(
         time_zone,
         deduplication,
     )
-    path = f"/v1/policies/{segment(name)}"
+    api = management()
     choices = {
         "disk_bus": target_disk_bus,
         "prepare": target_prepare,
@@ -195,19 +208,23 @@ def update(
         "checks": None if check is None else parse_checks(check) or [],
     }
     if any(one is not None for one in (target_site, target_network, *choices.values())):
-        before = management().transport.get(path, Policy).target
+        before = _get(api, name).target
         values["target"] = _target(before, target_site, target_network, choices)
     change = PolicyChange.model_validate(values)
-    _print(management().transport.call("PATCH", path, change, Policy), as_json)
+    _print(api.transport.call("PATCH", f"/v1/policies/{segment(name)}", change, Policy), as_json)
 
 
 @app.command()
 def delete(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Delete a policy that no machine follows."""
+    """Delete a policy that no machine follows, with its failback policy."""
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Delete policy {name}?", yes=yes)
     api.transport.delete(f"/v1/policies/{segment(name)}")
     print_done(f"Policy {name} is deleted.", as_json, deleted=name)
+
+
+def _get(api: Management, name: str) -> Policy:
+    return api.transport.get(f"/v1/policies/{segment(name)}", Policy)
 
 
 def _values(
@@ -257,6 +274,8 @@ def _print(policy: Policy, as_json: bool) -> None:
     print_fields(
         [
             ("Policy", policy.name),
+            ("Direction", f"home: the failback policy of {policy.reverses}" if policy.reverses else "away"),
+            ("Its failback policy", policy.failback),
             ("Alert when the newest point is older than", duration(policy.rpo_threshold)),
             ("Crash-consistent point listed every", duration(policy.crash_consistent_every)),
             ("App-consistent point every", app_points),

@@ -35,11 +35,11 @@ class MachineSelf:
         return self._transport.post("/v1/machines/self/heartbeat", heartbeat, Desired)
 
     @contextlib.contextmanager
-    def commands(self, run: str, epoch: int) -> Iterator[Iterator[List[Command]]]:
+    def commands(self, run: str, epoch: int, hardware: str) -> Iterator[Iterator[List[Command]]]:
         """The open commands now, and again at each change, until the server ends it or the connection breaks: then the
         iterator ends, or raises Unreachable. Waiting costs no processor time. Raises Fenced for a run whose place
         another one has taken."""
-        with self._transport.lines("/v1/machines/self/commands", run=run, epoch=epoch) as lines:
+        with self._transport.lines("/v1/machines/self/commands", run=run, epoch=epoch, hardware=hardware) as lines:
             yield (line.commands for line in parsed_lines(Commands, lines))
 
     def answer(self, command: str, result: CommandResult) -> CommandStanding:

@@ -104,6 +104,7 @@ def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Conten
         policies.ensure_default(tx)
         for kind in KINDS:
             put(tx, kind, kept.get(kind), report)
+        policies.ensure_failbacks(tx)
         if how is How.ADOPTED:
             _forget_former_server(tx)
             report.failovers = settle_failovers(tx, now)

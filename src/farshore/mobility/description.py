@@ -40,7 +40,7 @@ def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] =
         operating_system=_release().get("PRETTY_NAME", platform.system()),
         kernel=platform.release(),
         architecture=platform.machine(),
-        hardware_id=_hardware_id(),
+        hardware_id=hardware_id(),
         disks=[
             Disk(
                 number=one.number,
@@ -58,8 +58,8 @@ def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] =
     )
 
 
-def _hardware_id() -> str:
-    """Empty where the firmware tells none, or one that is all zeroes or all ones."""
+def hardware_id() -> str:
+    """The DMI UUID; empty where the firmware tells none, or one that is all zeroes or all ones."""
     try:
         found = _DMI_UUID.read_text(encoding="ascii").strip().lower()
     except OSError:

@@ -27,7 +27,7 @@ from farshore.mobility.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
-from farshore.mobility.description import describe
+from farshore.mobility.description import describe, hardware_id
 from farshore.mobility.epoch_run import Limits
 from farshore.mobility.heap import bound_heap
 from farshore.mobility.identity import enrol_machine, machine_of
@@ -131,7 +131,7 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         upgrade = Upgrade(settings, identifier, server, replication, handover, sys.argv[1:])
         removal = Removal(settings, Releases.here(), stop.set)
         handling = Handling(server, replication, upgrade, Record(settings.commands), removal)
-        fetching = Fetching(server, handling, identifier, lambda: _epoch(replication), clock)
+        fetching = Fetching(server, handling, identifier, lambda: _epoch(replication), clock, hardware_id())
         servers = Servers(settings, server, clock)
         session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade, handling, servers)
         for number in (signal.SIGTERM, signal.SIGINT):

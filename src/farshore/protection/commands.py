@@ -38,9 +38,11 @@ def ask(tx: Transaction, command: str, machine: str, arguments: Arguments, now: 
     commands.ask(tx, row)
 
 
-def offered(tx: Transaction, machine: MachineRow | CommandedMachine, run: str, epoch: int) -> Commands:
-    """The machine's open commands for its agent's ``run``, which holds ``epoch`` (0: none yet). Raises Fenced for a run
-    whose place another one has taken."""
+def offered(
+    tx: Transaction, machine: MachineRow | CommandedMachine, run: str, epoch: int, hardware: str = ""
+) -> Commands:
+    """The machine's open commands for its agent's ``run``, which holds ``epoch`` (0: none yet) and runs on the
+    ``hardware`` with this id ("": it does not say). Raises Fenced for a run whose place another one has taken."""
     if epoch and run != machine.run:
         raise Fenced(
             f"Another run of {machine.name}'s agent has taken this one's place.",
@@ -48,6 +50,9 @@ def offered(tx: Transaction, machine: MachineRow | CommandedMachine, run: str, e
         )
     # At a site: another run is the old source, which has woken, or the recovered machine before it has the stream.
     elsewhere = bool(machine.site) and run != machine.run
+    if machine.site and MachineState(machine.state) in FORGETTABLE:
+        # It was migrated. Whoever held the stream last is the old source: only the hardware tells them apart.
+        elsewhere = not hardware or hardware != machine.owner
     rows = [] if elsewhere else commands.offers(tx, machine.id, MOST_COMMANDS)
     obeys, goes = may_obey(machine), MachineState(machine.state) in FORGETTABLE
     rows = [row for row in rows if (goes if row.kind == CommandKind.UNINSTALL.value else obeys)]

@@ -42,8 +42,8 @@ def issue(tx: Transaction, row: TokenRow, creator: str, now: int, valid_seconds:
 
 
 def create_token(tx: Transaction, request: TokenRequest, creator: str, now: int) -> NewToken:
-    """A one-time token. Raises NotFound for an unknown policy or machine."""
-    policies.get(tx, request.policy)
+    """A one-time token. Raises NotFound for an unknown policy or machine, Refused for a failback policy."""
+    policies.for_machines(tx, request.policy)
     bound = machines.get(tx, request.machine).id if request.machine else ""
     row = TokenRow(name=request.name, policy=request.policy, protect=request.protect, machine=bound)
     token = issue(tx, row, creator, now, request.valid_seconds)

@@ -64,7 +64,7 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
 def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
     """What a machine's agent should be doing."""
     state = MachineState(machine.state)
-    if state in ELSEWHERE:
+    if state in ELSEWHERE or (state is MachineState.UNPROTECTED and machine.site):  # the latter: it was migrated
         return Desired(protect=False, standby=True)
     if not machine.protect or state is MachineState.UNPROTECTED:
         return Desired(protect=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from farshore.api_types.failovers import FailoverKind, FailoverRequest
+from farshore.api_types.targets import Target
 from farshore.catalog import events, failovers, machines, policies, sites
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import FailoverRow
+from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.durable.jobs import Request
 from farshore.model.errors import Malformed
 from farshore.model.states import Direction, FailoverState
@@ -26,6 +27,8 @@ _CALLED = {
 }
 HOME = "home"
 """In a job's request: it is a failback."""
+MIGRATE = "migrate"
+"""In the request of a commit's job: it is of a migration."""
 
 
 def ask_for(
@@ -45,9 +48,9 @@ def ask_for(
 
     Raises NotFound for a machine or site that does not exist, Malformed for a target that is not understood.
     """
-    _check(request)
+    _check(request, direction)
     row = machines.get(tx, machine)
-    target = targets.chosen(row.target, policies.get(tx, row.policy).target)
+    target = _target(tx, row, direction)
     wanted_site, forward = resolved(request, targets.as_model(target))
     sites.get(tx, wanted_site)
     kind = BRING_UP[request.kind.value]
@@ -86,10 +89,20 @@ def ask_for(
     return wanted
 
 
-def _check(request: FailoverRequest) -> None:
-    """Raise Malformed for what only tests have."""
+def _check(request: FailoverRequest, direction: Direction) -> None:
+    """Raise Malformed for what only tests have, and for what only failovers have."""
+    if request.migrate and (request.kind is FailoverKind.TEST or direction is Direction.HOME):
+        raise Malformed("Only a failover can be a migration.", remedy="Run: farshore failover run --migrate")
     if request.network and request.kind is not FailoverKind.TEST:
         raise Malformed("Only tests share a test network.", remedy="Choose networks: farshore machine target set")
+
+
+def _target(tx: Transaction, row: MachineRow, direction: Direction) -> Target:
+    """The machine's target; at home its failback policy says where that is and what holds there."""
+    if direction is Direction.AWAY:
+        return targets.chosen(row.target, policies.target_away(tx, row.policy))
+    own = {name: value for name, value in row.target.items() if name != "site"}
+    return targets.chosen(own, policies.target_home(tx, row.policy))
 
 
 def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict[int, int]]:

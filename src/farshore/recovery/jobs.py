@@ -21,7 +21,7 @@ from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
 from farshore.model.errors import Cancelled, FarshoreError, TryLater, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
-from farshore.recovery.asking import FAILOVER, HOME, TEST_FAILOVER
+from farshore.recovery.asking import FAILOVER, HOME, MIGRATE, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.several import several_job
 from farshore.recovery.standing import refuse_if_cancelled, rows
@@ -36,6 +36,7 @@ from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop_earlier
 from farshore.recovery.steps.go_home import hold, look_at_home, stop_for_home
+from farshore.recovery.steps.migrate import await_agent_off, end_protection
 from farshore.recovery.steps.prepare import prepare
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.reprotect import await_stream, grant_stream
@@ -78,6 +79,8 @@ COMMIT = "commit"
 FORGET = "forget it"
 GRANT = "grant it the stream"
 AWAIT_STREAM = "await its agent"
+END_PROTECTION = "end its protection"
+TAKE_OFF = "take its agent off"
 
 _STARTS = Persistence(3, 2.0)
 """A site's error may pass or not: whoever waits for a machine is to hear of it soon."""
@@ -180,7 +183,11 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
     @DBOS.workflow(name=ACTIONS[FailoverAction.COMMIT])
     def commit_failover(request: Request) -> Result:
         failover = str(request["failover"])
-        return {"failover": failover, "removed": made_final(failover)}
+        result: Result = {"failover": failover, "removed": made_final(failover)}
+        if request.get(MIGRATE):
+            run_step(END_PROTECTION, STUBBORN, end_protection, context, failover)
+            result["agent"] = run_step(TAKE_OFF, USUAL, await_agent_off, context, failover)
+        return result
 
     def made_final(failover: str) -> list[str]:
         superseded = run_step(COMMIT, USUAL, commit, context, failover)

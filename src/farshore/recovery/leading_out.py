@@ -1,9 +1,9 @@
 """Leads the agents of recovered machines, whose networks lead nowhere, to their servers and to nothing else.
 
-For each machine that is replicated from its site, where the site can lead connections in (``sites.port.Leading``), a
-few connections stand open into it; see farshore.model.led_out for what is said over them. What may be reached is
-``servers``: names and ports as the agents know them, to the addresses at which this host reaches them. It runs in a
-thread of its own; all it knows it finds out anew after a restart.
+For each machine that is replicated from its site, or whose agent is to take itself off there, where the site can lead
+connections in (``sites.port.Leading``), a few connections stand open into it; see farshore.model.led_out for what is
+said over them. What may be reached is ``servers``: names and ports as the agents know them, to the addresses at which
+this host reaches them. It runs in a thread of its own; all it knows it finds out anew after a restart.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from farshore.catalog import failovers, machines
+from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import FarshoreError
 from farshore.model.led_out import LONGEST_LINE, NO, OK, PORT, read_wish
 from farshore.model.states import UP, MachineState
 from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.steps.migrate import awaits_agent
 from farshore.sites.port import Leading
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class LeadingOut:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def look(self) -> None:
-        """Lead those machines out that are replicated from where they are, and no others."""
+        """Lead those machines out whose agents have something to say, and no others."""
         wanted = self._wanted()
         if self._loop is None and not wanted:
             return
@@ -73,7 +75,7 @@ class LeadingOut:
     def _wanted(self) -> dict[str, Leading]:
         with self._context.catalog.reading() as tx:
             up = [(row, machines.get(tx, row.machine)) for row in failovers.in_states(tx, UP) if not row.stopped]
-            owned = [(row.id, row.site) for row, machine in up if machine.state in _REPLICATED and _sends(row, machine)]
+            owned = [(row.id, row.site) for row, machine in up if _sends(row, machine) and _is_led(tx, row, machine)]
         sites = {failover: self._context.site(site) for failover, site in owned}
         return {failover: site for failover, site in sites.items() if isinstance(site, Leading)}
 
@@ -92,6 +94,11 @@ class LeadingOut:
             if task is None or task.done():
                 way = _Way(failover, site, self._servers)
                 self._machines[failover] = asyncio.get_running_loop().create_task(way.keep())
+
+
+def _is_led(tx: Transaction, row: FailoverRow, machine: MachineRow) -> bool:
+    """Whether its agent has anything to say: it is replicated, or was migrated and has not taken itself off yet."""
+    return machine.state in _REPLICATED or (failovers.migrates(row) and awaits_agent(tx, row, machine))
 
 
 def _sends(row: FailoverRow, machine: MachineRow) -> bool:

@@ -74,7 +74,7 @@ class ReadinessWatch:
     def look(self) -> None:
         """Ask the sites about every machine that is to be protected, and the vault whether it opens."""
         with self._context.catalog.reading() as tx:
-            aimed, by_policy = machines.aimed(tx), {row.name: row.target for row in policies.every(tx)}
+            aimed, by_policy = machines.aimed(tx), policies.targets_away(tx)
         vault = self._ask_vault()
         sites: dict[str, _Asked] = {}
         words: dict[str, _Word] = {}
@@ -99,7 +99,7 @@ class ReadinessWatch:
         """Ask its site about one machine at once, if a round has: its target was changed. Raises NotFound."""
         with self._context.catalog.reading() as tx:
             (aimed,) = machines.aimed(tx, machines.get(tx, machine).id)
-            choice = policies.get(tx, aimed.policy).target
+            choice = policies.target_away(tx, aimed.policy)
         with self._lock:
             begun = machine in self._words
             self._words.pop(machine, None)
@@ -141,7 +141,7 @@ class ReadinessWatch:
         capacity = opened.capacity() if isinstance(opened, Measured) else Capacity()
         with self._context.catalog.reading() as tx:
             every = machines.aimed(tx) if machine is None else machines.aimed(tx, machines.get(tx, machine).id)
-            by_policy = {row.name: row.target for row in policies.every(tx)}
+            by_policy = policies.targets_away(tx)
         coming: list[tuple[AimedMachine, MachineTarget]] = []
         obstacles: list[Obstacle] = []
         asked = _Asked(opened, capacity)

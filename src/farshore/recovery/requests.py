@@ -20,7 +20,7 @@ from farshore.model.ports import Clock
 from farshore.model.states import Direction, FailoverAction, FailoverState
 from farshore.model.text import enumerated, repeated
 from farshore.recovery import targets
-from farshore.recovery.asking import BRING_UP, ask_for, job_request, resolved
+from farshore.recovery.asking import BRING_UP, MIGRATE, ask_for, job_request, resolved
 from farshore.recovery.jobs import ACTIONS
 from farshore.recovery.several import SEVERAL
 from farshore.recovery.steps.clearance import check_action
@@ -56,12 +56,14 @@ class Requests:
         NotFound, Malformed where no site is named, WrongState for a machine that is not away."""
         with self.catalog.writing() as tx:
             row = machines.get(tx, machine)
-            if not request.site:
+            site = request.site or policies.target_home(tx, row.policy).get("site", "")
+            if not site:
                 raise Malformed(
                     "It is not said where the machine is at home.",
-                    remedy="Name a site there: --site; see farshore site list.",
+                    remedy="Name a site there: --site; or choose one in its failback policy: farshore policy update "
+                    "NAME-failback --target-site SITE",
                 )
-            if not row.site or row.site == request.site:
+            if not row.site or row.site == site:
                 raise WrongState(
                     f"{row.name} runs {f'at {row.site} already' if row.site else 'where it was enrolled'}.",
                     remedy="There is nothing to bring home.",
@@ -116,7 +118,7 @@ class Requests:
         kind = ACTIONS[action]
         with self.catalog.writing() as tx:
             row = check_action(tx, failover, action)
-            machine = row.machine
+            machine, migrates = row.machine, failovers.migrates(row)
             events.record(
                 tx,
                 time=self.clock.now(),
@@ -126,7 +128,9 @@ class Requests:
                 message=f"The {action.value} of a {row.kind} was asked for.",
                 detail={"failover": failover},
             )
-        work = {"subject": machine, "machine": machine, "failover": failover, "actor": self.actor}
+        work: Request = {"subject": machine, "machine": machine, "failover": failover, "actor": self.actor}
+        if migrates and action is FailoverAction.COMMIT:
+            work[MIGRATE] = True
         return self.jobs.start(kind, work)
 
 
@@ -156,7 +160,7 @@ def _check_together(tx: Transaction, rows: list[MachineRow], requests: list[Fail
     a host."""
     ports: list[str] = []
     for row, request in zip(rows, requests, strict=True):
-        site, forward = resolved(request, targets.used(row.target, policies.get(tx, row.policy).target))
+        site, forward = resolved(request, targets.used(row.target, policies.target_away(tx, row.policy)))
         sites.get(tx, site)
         ports += map(str, forward)
     _refuse_twice("The host's port", ports)

@@ -71,11 +71,11 @@ def downtime(row: FailoverRow) -> float | None:
     return None if stopped is None or not row.running else (row.running - int(stopped)) / 1e9
 
 
-def note_place(row: FailoverRow, machine: MachineRow, hardware_id: str) -> None:
+def note_place(tx: Transaction, row: FailoverRow, machine: MachineRow, hardware_id: str) -> None:
     """The machine runs where the failover took it, as the instance with this hardware id. Call it in the transaction
     that changes the machine's state."""
     if Direction(row.direction) is Direction.HOME:
-        machines.runs_at_home(machine, hardware_id)
+        machines.runs_at_home(tx, machine, hardware_id)
     else:
         machines.runs_at(machine, row.site, hardware_id)
 

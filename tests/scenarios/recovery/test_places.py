@@ -111,6 +111,15 @@ def agent_asks(home: Path, hardware_id: str) -> threading.Thread:
     return thread
 
 
+def policy(home: Path) -> str:
+    """The policy that the machine follows."""
+    catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
+    with catalog.reading() as tx:
+        found = machines.get(tx, MACHINE).policy
+    catalog.close()
+    return found
+
+
 def position(home: Path) -> str:
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
     with catalog.reading() as tx:
@@ -131,12 +140,15 @@ def test_a_committed_machine_is_replicated_from_where_it_runs(committed: Path, t
         {"failover": AWAY, "epoch": 2, "kind": "resync", "parent": position(home)},
     )
     assert drill.place(home) == ("resync", "files", AWAY)
+    assert policy(home) == "default-failback"
     # Asked for once more it changes nothing.
     assert live(drill.Task(home, "reprotect", AWAY, "once more")) == 0
     assert job_of(home)["result"]["epoch"] == 2
+    assert policy(home) == "default-failback"
     # Who gives up what runs there leaves nobody the stream.
     assert live(drill.Task(home, "failover-delete", AWAY, "delete")) == 0
     assert drill.place(home) == ("unprotected", "", "")
+    assert policy(home) == "default"
 
 
 def test_an_agent_that_does_not_come_is_told_of_and_granted_the_stream_later(committed: Path, tmp_path: Path) -> None:
@@ -260,7 +272,7 @@ def sending(committed_written: Path, tmp_path: Path) -> Path:
 
 
 def replicated(home: Path) -> Path:
-    set_state(home, MachineState.RESYNC)
+    set_state(home, MachineState.RESYNC, policy="default-failback")
     ask(home, AWAY)
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
     with catalog.writing() as tx:
@@ -309,6 +321,7 @@ def test_a_failback_ends_with_the_machine_at_home_its_stream_granted_there_and_n
     assert drill.place(sending) == ("resync", "", "")
     assert drill.standing(sending, AWAY)[0] == "cleaned-up"
     assert drill.standing(sending, HOME)[0] == "committed"
+    assert policy(sending) == "default"
     assert FileSite(sending / "site", Fuse(0)).present() == (HOME,)
     with pytest.raises(Fenced):
         ask(sending, AWAY)
@@ -357,6 +370,7 @@ def test_a_failback_with_trouble_anywhere_ends_with_one_machine(sending: Path, t
         assert running == [FailoverId(AWAY if refuse else HOME)]
         assert drill.place(home) == (("protected", "files", AWAY) if refuse else ("resync", "", ""))
         assert drill.standing(home, AWAY)[0] == ("committed" if refuse else "cleaned-up")
+        assert policy(home) == ("default-failback" if refuse else "default")
         shutil.rmtree(home)
         at += STRIDE
 

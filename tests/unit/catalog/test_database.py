@@ -52,7 +52,7 @@ def test_a_failed_write_leaves_nothing(catalog: Catalog) -> None:
     with pytest.raises(NotFound):
         fail()
     with catalog.reading() as tx:
-        assert [row.name for row in policies.every(tx)] == ["default"]
+        assert [row.name for row in policies.every(tx)] == ["default", "default-failback"]
 
 
 def test_read_then_write_loses_no_update(catalog: Catalog) -> None:

@@ -10,7 +10,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from farshore.api_types.commands import ARGUMENTS
-from farshore.catalog import commands
+from farshore.catalog import commands, machines, policies
 from farshore.catalog.database import Catalog, open_engine
 from farshore.catalog.tables import Base
 from farshore.catalog.upgrade import downgrade, upgrade
@@ -122,4 +122,48 @@ def test_commands_of_earlier_releases_become_kind_arguments_and_result(tmp_path:
     for row in BEFORE:
         kind = row[2] or ("crash-consistent" if row[1] == "point" else "")
         assert back[row[0]][:9] == (row[0], row[1], kind, *row[3:9])
+    opened.dispose()
+
+
+def test_policies_of_earlier_releases_get_failback_policies_and_machines_away_follow_them(tmp_path: Path) -> None:
+    opened = engine(tmp_path)
+    upgrade(opened, "0025")
+    with opened.begin() as connection:
+        for name in ("default", "gold", "gold-failback"):
+            connection.execute(
+                text(
+                    "INSERT INTO policies (name, rpo_threshold, crash_consistent_every, app_consistent_every,"
+                    " hot_window, keep_hourly, keep_daily, keep_weekly, bandwidth, time_zone, deduplication, target)"
+                    " VALUES (:name, 7, 1, 1, 1, 1, 1, 1, '[\"1 MiB/s\"]', 'UTC', 'installation', '{\"site\": \"dr\"}')"
+                ),
+                {"name": name},
+            )
+    catalog = Catalog(str(opened.url))
+    columns = ", ".join(column.name for column in Base.metadata.tables["machines"].columns)
+    with opened.begin() as connection:
+        known = {column["name"] for column in inspect(connection).get_columns("machines")}
+        assert known == set(columns.split(", "))
+        for name, state, site in (("a", "protected", "dr"), ("b", "protected", ""), ("c", "committed", "dr")):
+            row = {"id": name, "name": name, "state": state, "enrolled": 1, "policy": "gold", "description": {}}
+            connection.execute(Base.metadata.tables["machines"].insert().values(**row, site=site))
+    upgrade(opened)
+    with catalog.reading() as tx:
+        assert policies.failback_names(tx) == {
+            "default": "default-failback",
+            "gold": "gold-failback-2",
+            "gold-failback": "gold-failback-failback",
+        }
+        made = policies.get(tx, "gold-failback-2")
+        assert (made.rpo_threshold, made.bandwidth, made.target, made.chosen) == (7, ["1 MiB/s"], {}, [])
+        assert {row.name: row.policy for row in machines.every(tx)} == {
+            "a": "gold-failback-2",
+            "b": "gold",
+            "c": "gold",
+        }
+    catalog.close()
+    downgrade(opened, "0025")
+    with opened.connect() as connection:
+        found = connection.execute(text("SELECT name, policy FROM machines ORDER BY name")).all()
+        assert [tuple(row) for row in found] == [("a", "gold"), ("b", "gold"), ("c", "gold")]
+        assert connection.execute(text("SELECT count(*) FROM policies")).scalar() == 3
     opened.dispose()

@@ -127,7 +127,7 @@ def test_the_vault_and_the_key_make_an_installation_that_knows_everything(first:
     )
     admin = x509.load_pem_x509_certificate(Credentials.load(second.settings.admin_credentials).certificate.encode())
     assert f"{admin.serial_number:x}" in serials(catalog)
-    assert {one.kind: one.count for one in report.records}["policies"] == 2
+    assert {one.kind: one.count for one in report.records}["policies"] == 4, "with their failback policies"
     assert all(one.written for one in report.records)
     assert [(one.name, one.policy, one.known, one.trouble) for one in report.machines] == [("db1", "gold", True, "")]
     assert json.loads((second.settings.home / REPORT_FILE).read_text())["how"] == "adopted"

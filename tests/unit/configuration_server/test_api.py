@@ -144,6 +144,12 @@ def test_policies_live_and_die(office: Office, admin: dict[str, object]) -> None
     assert office.call("POST", "/v1/policies", {"name": "gold"}, admin).code == "wrong-state"
     changed = office.call("PATCH", "/v1/policies/gold", {"keep_daily": 30}, admin).body
     assert (changed["rpo_threshold"], changed["keep_daily"]) == (60, 30)
+    back = office.call("GET", "/v1/policies/gold-failback", certificate=admin).body
+    assert (changed["failback"], back["reverses"], back["failback"]) == ("gold-failback", "gold", "")
+    assert (back["rpo_threshold"], back["keep_daily"]) == (60, 30), "made by itself, and it follows"
+    assert office.call("DELETE", "/v1/policies/gold-failback", certificate=admin).code == "wrong-state"
+    token = {"name": "x", "valid_seconds": 60, "policy": "gold-failback", "protect": True}
+    assert office.call("POST", "/v1/enrolment-tokens", token, admin).code == "refused"
     assert office.call("DELETE", "/v1/policies/gold", certificate=admin).status == 204
     assert office.call("GET", "/v1/policies/gold", certificate=admin).code == "not-found"
     audit = office.call("GET", "/v1/events?actor=user/&kind=policy", certificate=admin).body

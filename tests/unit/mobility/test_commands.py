@@ -40,8 +40,8 @@ class ServerDouble:
         return CommandStanding(id=command, state=CommandState.SUCCEEDED)
 
     @contextlib.contextmanager
-    def commands(self, run: str, epoch: int) -> Iterator[Iterator[Sequence[Command]]]:
-        assert (run, epoch) == ("run", 7)
+    def commands(self, run: str, epoch: int, hardware: str) -> Iterator[Iterator[Sequence[Command]]]:
+        assert (run, epoch, hardware) == ("run", 7, "hw")
         yield self._lines(self.streams.pop(0))
 
     def _lines(self, stream: List[Any]) -> Iterator[Sequence[Command]]:
@@ -87,7 +87,7 @@ class Agent:
         self.record = Record(folder / "commands.json")
         self.handling = Handling(*doubles, self.record, Removal(Settings(state=folder), None, lambda: None))
         self.clock = FakeClock()
-        self.fetching = Fetching(doubles[0], self.handling, "run", lambda: 7, self.clock)
+        self.fetching = Fetching(doubles[0], self.handling, "run", lambda: 7, self.clock, "hw")
 
     def offer(self, *commands: Command) -> None:
         """Offered, and carried out."""

@@ -12,11 +12,14 @@ import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, fresh_catalog
 from tests.waiting import until
 
+from farshore.api_types.commands import UninstallArguments
+from farshore.catalog import commands
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.mobility import led_out
 from farshore.mobility.led_out import WayOut
 from farshore.model.led_out import read_wish, wish
+from farshore.protection.commands import ask
 from farshore.recovery.leading_out import LeadingOut
 
 FAILOVER = "aaaaaaaa-0000-4000-8000-000000000000"
@@ -146,6 +149,20 @@ def test_a_machine_that_is_not_replicated_is_led_nowhere(catalog: Catalog, state
     leading.look()
     leading.close()
     assert site.asked == []
+
+
+def test_a_migrated_machine_is_led_out_until_its_agent_has_taken_itself_off(catalog: Catalog) -> None:
+    """One that was not migrated is led nowhere, for a command with the same id too."""
+    with catalog.writing() as tx:
+        tx.get_one(MachineRow, MACHINE).state = "unprotected"
+        ask(tx, FAILOVER, MACHINE, UninstallArguments(), NOW)
+    for migrate, closed, led in ((False, False, False), (True, False, True), (True, True, False)):
+        with catalog.writing() as tx:
+            tx.get_one(FailoverRow, FAILOVER).request = {"migrate": migrate}
+            if closed:
+                commands.withdraw(tx, FAILOVER, NOW)
+        leading = LeadingOut(Context(catalog, Site(1)), dict)  # type: ignore[arg-type]
+        assert bool(leading._wanted()) is led, (migrate, closed)
 
 
 def test_without_a_connection_that_stands_open_it_goes_straight(way: WayOut, echo: int) -> None:

@@ -112,6 +112,26 @@ def test_only_a_machine_that_is_not_protected_is_asked_to_take_its_agent_off_and
         assert commands.get(tx, "go").result == {"removed": ["/opt/farshore"], "stays": ["/etc/farshore: hooks"]}
 
 
+def test_a_migrated_machine_takes_the_agent_off_that_runs_on_its_own_hardware(catalog: Catalog) -> None:
+    """The old source held the stream last, and has the same certificate."""
+    asked(catalog, "go", UninstallArguments())
+    with catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.state, row.protect, row.site, row.owner = "unprotected", False, "qemu", "recovered"
+    for run, epoch, hardware in (("run-1", 1, "hw-1"), ("run-1", 1, ""), ("woken", 0, "hw-1")):
+        with catalog.reading() as tx:
+            assert offered(tx, machines.commanded(tx, MACHINE), run, epoch, hardware).commands == []
+    with catalog.reading() as tx:
+        (one,) = offered(tx, machines.commanded(tx, MACHINE), "twin", 0, "recovered").commands
+    assert one.id == "go"
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).owner = ""
+        assert offered(tx, machines.commanded(tx, MACHINE), "twin", 0, "").commands == []
+        assert observe(tx, machines.get(tx, MACHINE), Heartbeat(version="1", run="woken"), NOW).standby, (
+            "it is told to stand by"
+        )
+
+
 def test_a_command_is_offered_until_it_is_answered(catalog: Catalog) -> None:
     asked(catalog, "c", POINT)
     asked(catalog, "c", POINT)

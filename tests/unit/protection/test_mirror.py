@@ -77,7 +77,7 @@ def test_each_kind_is_written_when_it_changes_and_no_other(rig: Rig) -> None:
     with rig.catalog.writing() as tx:
         policies.create(tx, ReplicationPolicy(name="gold", rpo_threshold=30))
     assert rig.round() == ["policies"]
-    assert [row["name"] for row in rig.rows("policies")] == ["default", "gold"]
+    assert [row["name"] for row in rig.rows("policies") if not row["reverses"]] == ["default", "gold"]
     with rig.catalog.writing() as tx:
         policies.change(tx, "gold", {"rpo_threshold": 60})
     assert rig.round() == ["policies"]
@@ -159,7 +159,7 @@ def test_two_servers_of_one_catalog_lose_no_change(rig: Rig) -> None:
         rig.clock.time += int(PACE * SECOND)
         for one in (rig.mirror, other) if number % 2 else (other, rig.mirror):
             one.round()
-    assert [row["name"] for row in rig.rows("policies")] == ["default", "p0", "p1", "p2", "p3"]
+    assert [row["name"] for row in rig.rows("policies") if not row["reverses"]] == ["default", "p0", "p1", "p2", "p3"]
 
 
 def test_refused_strangers_cost_a_record_a_minute_at_most(rig: Rig) -> None:
@@ -187,7 +187,7 @@ def test_who_is_displaced_mirrors_nothing_more(rig: Rig) -> None:
     rig.clock.time += int(PACE * SECOND)
     with pytest.raises(Displaced):
         rig.mirror.round()
-    assert [row["name"] for row in rig.rows("policies")] == ["default"]
+    assert [row["name"] for row in rig.rows("policies") if not row["reverses"]] == ["default"]
 
 
 def test_a_new_generation_replaces_the_records_of_the_one_before(rig: Rig) -> None:

@@ -77,18 +77,19 @@ async def commands(
     installation: Installation,
     run: Annotated[str, Query(max_length=LABEL_LENGTH)],
     epoch: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
+    hardware: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> StreamingResponse:
     """What the machine's agent is to do: a line of JSON with all open commands, another one at each change, and empty
     lines in between. It stays open for half an hour at most; a newer stream of the same machine ends it."""
 
     def offers() -> Commands:
         with installation.catalog.reading() as tx:
-            return offered(tx, machines.commanded(tx, machine), run, epoch)
+            return offered(tx, machines.commanded(tx, machine), run, epoch, hardware)
 
     def offers_still() -> Commands:
         with installation.catalog.reading() as tx:
             authenticate(installation.authenticators, request, tx)  # the certificate may have been revoked meanwhile
-            return offered(tx, machines.commanded(tx, machine), run, epoch)
+            return offered(tx, machines.commanded(tx, machine), run, epoch, hardware)
 
     heard = installation.waiting.heard
     first = await run_in_threadpool(offers)

@@ -93,7 +93,7 @@ def list_machines(
     with installation.catalog.reading() as tx:
         rows = machines.page(tx, _wanted(tx, after, state, policy, process_server), limit)
         servers, damage, waiting = process_servers.every(tx), _damage(tx, rows), _in_other_domain(tx, rows)
-        chosen = {row.name: row.target for row in policies.every(tx)}
+        chosen = policies.targets_away(tx)
         found = [
             views.machine(
                 row,
@@ -142,7 +142,7 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
     now = installation.clock.now()
     asked = request.model_dump(mode="json", exclude={"private_key", "password", "account"})
     with installation.catalog.writing() as tx:
-        policies.get(tx, request.policy)
+        policies.for_machines(tx, request.policy)
         secret, login = seal_login(tx, installation, user, request)
         asked |= login
         by = ""
@@ -224,7 +224,7 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
             machines.set_state(row, MachineState.ENROLLED)
             commands.abandon(tx, MachineId(row.id), installation.clock.now(), "it is to be protected")
         if request.policy is not None:
-            row.policy = policies.get(tx, request.policy).name
+            policies.give(tx, row, request.policy)
         if request.exclude_disks is not None:
             _check_disks(row, request.exclude_disks, boot_too=request.exclude_boot_disk)
             row.exclude_disks = sorted(set(request.exclude_disks))
@@ -257,7 +257,7 @@ def unprotect(machine: Named, user: Operator, installation: Installation) -> Non
         refuse_elsewhere(failovers.elsewhere(tx, row.id), row, "end its protection")
         before = fields_of(row, ("state", "protect", "site"))
         machines.set_state(row, MachineState.UNPROTECTED)
-        machines.runs_at_home(row)
+        machines.runs_at_home(tx, row)
         row.protect = False
         details = changed(before, fields_of(row, before))
         fence(tx, row, now, "protection was ended")
@@ -321,7 +321,7 @@ def _in_other_domain(tx: Transaction, rows: Sequence[MachineRow]) -> dict[str, l
 
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> Machine:
     more = [*_in_other_domain(tx, [row]).get(row.id, []), *_damage(tx, [row]).get(row.id, [])]
-    readiness = installation.readiness.of(row, policies.get(tx, row.policy).target)
+    readiness = installation.readiness.of(row, policies.target_away(tx, row.policy))
     return views.machine(row, installation.clock.now(), process_servers.every(tx), more, readiness)
 
 

@@ -6,6 +6,7 @@ from farshore.api_types.policies import Policy, PolicyChange
 from farshore.catalog import events, policies
 from farshore.catalog.change_details import Details, changed, fields_of, gone, in_words, made
 from farshore.catalog.database import Transaction
+from farshore.catalog.tables import PolicyRow
 from farshore.configuration_server.api import views
 from farshore.configuration_server.api.parameters import Named
 from farshore.configuration_server.identity import Identity
@@ -23,30 +24,31 @@ router = GatedRouter(prefix="/v1/policies", tags=["policies"])
 def list_policies(_user: Reader, installation: Installation) -> list[Policy]:
     """All policies."""
     with installation.catalog.reading() as tx:
-        return [views.policy(row) for row in policies.every(tx)]
+        return [_view(tx, row) for row in policies.every(tx)]
 
 
 @router.get("/{name}")
 def show_policy(name: Named, _user: Reader, installation: Installation) -> Policy:
     """One policy."""
     with installation.catalog.reading() as tx:
-        return views.policy(policies.get(tx, name))
+        return _view(tx, policies.get(tx, name))
 
 
 @router.post("", status_code=201)
 def create_policy(request: Policy, user: Contributor, installation: Installation) -> Policy:
-    """A new policy."""
+    """A new policy, and with it its failback policy."""
     check_schedule(request.bandwidth, request.time_zone)
-    values = {**request.model_dump(exclude={"target"}), "target": policy_choice(request.target)}
+    values = {**request.model_dump(exclude={"target", "failback", "reverses"}), "target": policy_choice(request.target)}
     with installation.catalog.writing() as tx:
         row = policies.create(tx, ReplicationPolicy(**values))
         _tell(tx, installation, user, "policy.created", request.name, made(values))
-        return views.policy(row)
+        return _view(tx, row)
 
 
 @router.patch("/{name}")
 def change_policy(name: Named, request: PolicyChange, user: Contributor, installation: Installation) -> Policy:
-    """Change some of a policy's values; its machines follow with their next heartbeat."""
+    """Change some of a policy's values, and of its failback policy's those that were not chosen for that one; machines
+    follow with their next heartbeat."""
     values = request.model_dump(exclude_none=True, exclude={"target"})
     if request.target is not None:
         values["target"] = policy_choice(request.target)
@@ -57,17 +59,21 @@ def change_policy(name: Named, request: PolicyChange, user: Contributor, install
         row = policies.change(tx, name, values)
         details = changed(old, fields_of(row, values))
         _tell(tx, installation, user, "policy.changed", name, details)
-        return views.policy(row)
+        return _view(tx, row)
 
 
 @router.delete("/{name}", status_code=204)
 def delete_policy(name: Named, user: Contributor, installation: Installation) -> None:
-    """Drop a policy that no machine follows."""
+    """Drop a policy that no machine follows, with its failback policy."""
     with installation.catalog.writing() as tx:
         row = policies.get(tx, name)
         values = views.policy(row).model_dump(mode="json", exclude={"name"})
         policies.delete(tx, name)
         _tell(tx, installation, user, "policy.deleted", name, gone(values))
+
+
+def _view(tx: Transaction, row: PolicyRow) -> Policy:
+    return views.policy(row, policies.failback_names(tx).get(row.name, ""))
 
 
 def _tell(tx: Transaction, installation: Services, user: Identity, kind: str, name: str, detail: Details) -> None:

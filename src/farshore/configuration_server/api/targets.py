@@ -51,12 +51,12 @@ def change_target(
 
 
 def _view(tx: Transaction, row: MachineRow, installation: Services) -> MachineTargetView:
-    policy = policies.get(tx, row.policy)
+    by_policy = policies.target_away(tx, row.policy)
     return MachineTargetView(
         machine=row.name,
         own=Target.model_validate(row.target),
-        policy=policy.name,
-        by_policy=PolicyTarget.model_validate(policy.target),
-        used=targets.chosen(row.target, policy.target),
-        readiness=installation.readiness.of(row, policy.target),
+        policy=row.policy,
+        by_policy=PolicyTarget.model_validate(by_policy),
+        used=targets.chosen(row.target, by_policy),
+        readiness=installation.readiness.of(row, by_policy),
     )

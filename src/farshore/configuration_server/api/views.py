@@ -20,6 +20,7 @@ from farshore.api_types.sites import Site
 from farshore.api_types.targets import PolicyTarget, Readiness, Target
 from farshore.api_types.users import Role, User
 from farshore.catalog.differences import affecting
+from farshore.catalog.failovers import migrates
 from farshore.catalog.machines import ListedMachine
 from farshore.catalog.tables import (
     AlertChannelRow,
@@ -179,8 +180,8 @@ def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
     )
 
 
-def policy(row: PolicyRow) -> Policy:
-    """A replication policy."""
+def policy(row: PolicyRow, failback: str = "") -> Policy:
+    """A replication policy, and the name of its failback policy."""
     return Policy(
         name=row.name,
         rpo_threshold=row.rpo_threshold,
@@ -194,6 +195,8 @@ def policy(row: PolicyRow) -> Policy:
         time_zone=row.time_zone,
         deduplication=row.deduplication,
         target=PolicyTarget.model_validate(row.target),
+        failback=failback,
+        reverses=row.reverses,
     )
 
 
@@ -209,6 +212,7 @@ def failover(row: FailoverRow) -> Failover:
         point_time=row.point_time,
         site=row.site,
         direction=row.direction,
+        migrate=migrates(row),
         state=row.state,
         forward={int(host): int(guest) for host, guest in row.forward.items()},
         target=Target.model_validate(row.target),

@@ -25,16 +25,24 @@ _TELL_AFTER = 3
 
 
 class Fetching:
-    """``run`` in a thread of its own. ``epoch``: the one that this run of the agent holds now; 0: none."""
+    """``run`` in a thread of its own. ``epoch``: the one that this run of the agent holds now; 0: none. ``hardware``:
+    the id of what it runs on, which tells a recovered machine from its source."""
 
     def __init__(
-        self, server: MachineSelf, handling: Handling, run: str, epoch: Callable[[], int], clock: Clock
+        self,
+        server: MachineSelf,
+        handling: Handling,
+        run: str,
+        epoch: Callable[[], int],
+        clock: Clock,
+        hardware: str = "",
     ) -> None:
         self._server = server
         self._handling = handling
         self._run = run
         self._epoch = epoch
         self._clock = clock
+        self._hardware = hardware
         self._failed = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -47,7 +55,7 @@ class Fetching:
         began = self._clock.monotonic()
         wanted = 0.0
         try:
-            with self._server.commands(self._run, self._epoch()) as lists:
+            with self._server.commands(self._run, self._epoch(), self._hardware) as lists:
                 for commands in lists:
                     self._heard()
                     self._handling.offered(commands)

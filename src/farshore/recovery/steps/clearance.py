@@ -98,7 +98,7 @@ def commit(context: RecoveryContext, failover: str) -> list[str]:
         if row.state != FailoverState.COMMITTED.value:
             check_action(tx, failover, FailoverAction.COMMIT)
             machines.set_state(machine, ARRIVED[Direction(row.direction)])
-            note_place(row, machine, hardware_id(site, failover))
+            note_place(tx, row, machine, hardware_id(site, failover))
             machines.begin_line(machine, row.point_epoch, row.point_sequence)
             failovers.set_state(row, FailoverState.COMMITTED)
             tell(context, tx, row, "failover.committed", f"{machine.name} stays at {row.site}.")

@@ -32,7 +32,7 @@ def conclude(context: RecoveryContext, failover: str, address: str, came_up: Res
             tell(context, tx, row, "failover.running", message, detail=detail)
         if not is_test(row) and machine.state == MachineState.FAILING_OVER.value:
             machines.set_state(machine, MachineState.FAILED_OVER)
-            note_place(row, machine, hardware)
+            note_place(tx, row, machine, hardware)
         gone = downtime(row)
         measured = {} if gone is None else {"downtime_seconds": gone}
         return {

@@ -78,7 +78,7 @@ def forget(context: RecoveryContext, failover: str) -> None:
         here = machine.state == MachineState.COMMITTED.value or (machine.site and machine.site == row.site)
         if row.state == FailoverState.COMMITTED.value and here and not failovers.has_come_home(row):
             machines.set_state(machine, MachineState.UNPROTECTED)
-            machines.runs_at_home(machine)
+            machines.runs_at_home(tx, machine)
             machine.protect = False
             now = context.clock.now()
             epochs.close_open(tx, MachineId(machine.id), now, "the machine at the recovery site was destroyed")

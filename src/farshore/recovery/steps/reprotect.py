@@ -7,7 +7,7 @@ does come.
 
 from __future__ import annotations
 
-from farshore.catalog import epochs, machines
+from farshore.catalog import epochs, failovers, machines, policies
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.durable.jobs import Result
@@ -31,6 +31,11 @@ def grant_stream(context: RecoveryContext, failover: str) -> int:
     with context.catalog.writing() as tx:
         check_action(tx, failover, FailoverAction.REPROTECT)
         row, machine = rows(tx, failover)
+        if failovers.migrates(row):
+            raise WrongState(
+                f"{machine.name} was migrated to {row.site}: its agent is taken off there.",
+                remedy="To protect it there, add it as a new machine: farshore machine add",
+            )
         _check_place(row, machine, owner)
         if MachineState(machine.state) in _GRANTED:
             return machine.line_after
@@ -41,6 +46,7 @@ def grant_stream(context: RecoveryContext, failover: str) -> int:
             )
         machines.set_state(machine, MachineState.RESYNC)
         machine.owner, machine.protect = owner, True
+        policies.turn_away(tx, machine)
         tell(context, tx, row, "failover.reprotected", f"{machine.name} is to be replicated from {row.site}.")
         return machine.line_after
 
