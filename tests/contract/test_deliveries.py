@@ -12,6 +12,7 @@ from tests.contract.places import short_folder
 from tests.scenarios.export.nbd_client import NbdClient
 from tests.unit.vault.synthetic import MACHINE, Machine
 
+from farshore.delivery.in_place import InPlaceDelivery
 from farshore.delivery.port import Consignment, Delivery
 from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
@@ -49,7 +50,9 @@ def consignment(vault: Consignment) -> Iterator[Consignment]:
 
 @pytest.fixture(params=list(Way))
 def delivery(request: pytest.FixtureRequest, consignment: Consignment) -> Iterator[Delivery]:
-    made: Delivery = ServedDelivery(ExportLauncher()) if request.param is Way.SERVED else WrittenDelivery(step=1 << 20)
+    # As the server has them: without a note of surviving disks all is written.
+    written = InPlaceDelivery(WrittenDelivery(step=1 << 20))
+    made: Delivery = ServedDelivery(ExportLauncher()) if request.param is Way.SERVED else written
     yield made
     made.withdraw(consignment.folder)
 

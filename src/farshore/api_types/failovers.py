@@ -13,6 +13,7 @@ from farshore.api_types.jobs import OnFailure
 from farshore.api_types.points import PointChoice
 from farshore.api_types.targets import Forwards, Target
 
+DiskId = Annotated[int, Field(ge=0, le=65534)]
 TestNetwork = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9-]{0,31})?$", max_length=32)]
 
 
@@ -21,6 +22,15 @@ class FailoverKind(enum.Enum):
 
     TEST = "test"
     FAILOVER = "failover"
+
+
+class SurvivingDisk(Body):
+    """A disk at home that a failback is to write to, as it was when the machine left or any later state of it. ``path``
+    is on the configuration server's host."""
+
+    path: str = Field(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f-\x9f]*$")
+    image: str = Field(default="", max_length=5, pattern=r"^(qcow2)?$")
+    """Empty: a raw file or a block device."""
 
 
 class FailoverRequest(Body):
@@ -41,6 +51,8 @@ class FailoverRequest(Body):
     itself."""
     migrate: bool = False
     """One way: the commit ends the machine's protection and takes its agent off. Not of a test, nor of a failback."""
+    disks: Dict[DiskId, SurvivingDisk] = Field(default={}, max_length=256)
+    """Of a failback: by disk, where it survived. Only what differs is fetched then. Empty: all are written anew."""
 
 
 class FailoverMember(Body):
@@ -130,6 +142,8 @@ class Failover(Body):
     job: str = ""
     parent: str = ""
     """The job of several failovers that this one is part of."""
+    downtime_seconds: Optional[float] = None
+    """From the moment at which what ran before was being stopped until this one ran; None: nothing was, or not yet."""
     evidence: Evidence = Evidence()
     verdict: Verdict = Verdict.NONE
     """What the checks in ``evidence`` say in sum."""

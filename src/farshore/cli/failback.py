@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from farshore.api_types.failovers import Failover, FailoverKind, FailoverRequest
+from farshore.api_types.failovers import Failover, FailoverKind, FailoverRequest, SurvivingDisk
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
 from farshore.cli.asking import check_role, confirm
@@ -30,11 +30,24 @@ HomeSite = Annotated[
     ),
 ]
 
+_IMAGES = ("", "qcow2")
+Disks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--disk",
+        metavar="NUMBER=PATH[,format=qcow2]",
+        help="Where a disk of it survived, a raw file, a qcow2 image or a device of the server's host: only what "
+        "differs is fetched. Repeat it, for each disk. None: all are written anew.",
+        show_default=False,
+    ),
+]
+
 
 @app.command()
 def run(
     machine: MachineName,
     site: HomeSite = "",
+    disk: Disks = None,
     forward: Forward = None,
     yes: Yes = False,
     no_wait: NoWait = False,
@@ -45,9 +58,13 @@ def run(
     Nothing that was committed is lost: the machine is held still until its last point is in the vault. Until it has
     come up at home the failback can be cancelled, and the machine goes on where it was.
 
-    Example: `farshore failback run db1 --site home`
+    Disks that survived at home are brought up to date while the machine still runs, and only what differs is fetched.
+    They cannot be started before that has ended.
+
+    Example: `farshore failback run db1 --site home --disk 0=/dev/vg0/db1`
     """
     api = management()
+    surviving = parse_disks(disk or [])
     if not yes:
         check_role(api, Role.OPERATOR)
         found = api.machine(machine)
@@ -55,7 +72,7 @@ def run(
             f"{found.name} is stopped at {found.site or 'its site'}, and what is there of it is removed at the end."
         )
         confirm(f"Bring {found.name} home{f' to {site}' if site else ''}?")
-    job = _ask(api, machine, FailoverKind.FAILOVER, site, forward)
+    job = _ask(api, machine, FailoverKind.FAILOVER, site, forward, surviving)
     job = finish(api, job, as_json=as_json, no_wait=no_wait)
     if not as_json and not no_wait:
         _tell(job)
@@ -97,9 +114,31 @@ def cancel(machine: MachineName, yes: Yes = False, no_wait: NoWait = False, as_j
     finish(api, job, as_json=as_json, no_wait=no_wait)
 
 
-def _ask(api: Management, machine: str, kind: FailoverKind, site: str, forward: list[str] | None) -> Job:
+def parse_disks(pairs: list[str]) -> dict[int, SurvivingDisk]:
+    """NUMBER=PATH pairs. Raises Malformed."""
+    found: dict[int, SurvivingDisk] = {}
+    for pair in pairs:
+        number, _, place = pair.partition("=")
+        path, _, image = place.partition(",format=")
+        if not number.isdecimal() or not path.startswith("/") or image not in _IMAGES or int(number) in found:
+            raise Malformed(
+                f"{pair!r} does not say where one disk is.",
+                remedy="Write it as NUMBER=/PATH[,format=qcow2], for example 0=/dev/sdb.",
+            )
+        found[int(number)] = SurvivingDisk(path=path, image=image)
+    return found
+
+
+def _ask(
+    api: Management,
+    machine: str,
+    kind: FailoverKind,
+    site: str,
+    forward: list[str] | None,
+    disks: dict[int, SurvivingDisk] | None = None,
+) -> Job:
     ports = None if forward is None else parse_forward(forward)
-    return api.fail_back(machine, FailoverRequest(kind=kind, site=site, forward=ports))
+    return api.fail_back(machine, FailoverRequest(kind=kind, site=site, forward=ports, disks=disks or {}))
 
 
 def _present(api: Management, machine: str) -> Failover:

@@ -47,11 +47,12 @@ def html_of(report: FailoverReport) -> str:
 
 
 def measured(failover: Failover) -> list[tuple[str, str]]:
-    """RPO and RTO, as far as they were measured."""
+    """RPO, RTO and downtime, as far as they were measured."""
     found = failover.evidence
     rpo = "" if found.rpo_seconds is None else f"{duration(found.rpo_seconds)} ({found.rpo_basis})"
     rto = "" if found.rto_seconds is None else duration(found.rto_seconds)
-    return [("RPO", rpo), ("RTO", rto)]
+    gone = "" if failover.downtime_seconds is None else duration(failover.downtime_seconds)
+    return [("RPO", rpo), ("RTO", rto), ("Down for", gone)]
 
 
 def _facts(report: FailoverReport) -> list[list[str]]:

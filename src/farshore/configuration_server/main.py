@@ -45,6 +45,7 @@ from farshore.configuration_server.web.authenticators import ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.listening import Connections, DrainingServer, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
+from farshore.delivery.in_place import InPlaceDelivery
 from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
 from farshore.export.launch import ExportLauncher
@@ -126,8 +127,9 @@ def serve(settings: Settings) -> None:
         vault_url=vault.url,
         vault_key=lambda: vault.vault_key,
         site=OpenSites(catalog, sealer, settings.home / "sites"),
-        deliveries={Way.SERVED: ServedDelivery(ExportLauncher()), Way.WRITTEN: WrittenDelivery()},
+        deliveries={Way.SERVED: ServedDelivery(ExportLauncher()), Way.WRITTEN: InPlaceDelivery(WrittenDelivery())},
         sleep=time.sleep,
+        endpoints=lambda server: agents_servers(settings, catalog, server),
     )
     release_key = installation.release_key(settings)
     push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, _install, release_key)

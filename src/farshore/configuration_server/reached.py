@@ -11,15 +11,20 @@ from farshore.configuration_server.settings import Settings
 _HTTPS = 443
 
 
-def agents_servers(settings: Settings, catalog: Catalog) -> dict[tuple[str, int], tuple[str, int]]:
-    """By name and port as agents know them: this server and every process server. What bears one of this server's own
-    names is on this host: agents may see it at an address that this host does not have."""
+def agents_servers(
+    settings: Settings, catalog: Catalog, process_server: str | None = None
+) -> dict[tuple[str, int], tuple[str, int]]:
+    """By name and port as agents know them: this server and every process server, or the one with this id.
+
+    What bears one of this server's own names is on this host: agents may see it at an address that this host does not
+    have."""
     local = urlsplit(settings.local_url)
     here = local.hostname or ""
     own = {name.lower() for name in settings.names}
     found = {(name, settings.port): (here, settings.port) for name in own}
     with catalog.reading() as tx:
-        urls = [row.url for row in process_servers.every(tx)]
+        every = process_servers.every(tx)
+        urls = [row.url for row in every if process_server is None or row.id == process_server]
     for url in urls:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port or _HTTPS

@@ -7,11 +7,12 @@ keyed by the consignment's folder, and every method may be repeated after a cras
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from farshore.formats.home_task import DiskPlace
 from farshore.model.identifiers import DiskNumber
 from farshore.sites.port import ServedDisk, WrittenDisk
 
@@ -76,4 +77,18 @@ class Delivery(Protocol):
 
     def withdraw(self, folder: Path) -> None:
         """Leave nothing of what was delivered, whole or not. Nothing there already is fine."""
+        ...
+
+
+@runtime_checkable
+class Surviving(Protocol):
+    """Of a way that can bring disks up to date which are there already. ``position`` counts for nothing here."""
+
+    def look(self, consignment: Consignment, places: Sequence[DiskPlace]) -> None:
+        """Take these disks for the consignment, and write nothing to them. Raises Refused, TooSmall, WrongState,
+        NotFound, Malformed for disks that it cannot have; then what was delivered is to be withdrawn."""
+        ...
+
+    def follow(self, consignment: Consignment, watch: Watch) -> None:
+        """Bring them near to the machine's newest position. Raises Cancelled, and as ``look``."""
         ...

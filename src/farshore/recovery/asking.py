@@ -27,6 +27,8 @@ _CALLED = {
 }
 HOME = "home"
 """In a job's request: it is a failback."""
+IN_PLACE = "in-place"
+"""In the request of a failback's job: disks at home are brought up to date, not written anew."""
 MIGRATE = "migrate"
 """In the request of a commit's job: it is of a migration."""
 
@@ -93,6 +95,8 @@ def _check(request: FailoverRequest, direction: Direction) -> None:
     """Raise Malformed for what only tests have, and for what only failovers have."""
     if request.migrate and (request.kind is FailoverKind.TEST or direction is Direction.HOME):
         raise Malformed("Only a failover can be a migration.", remedy="Run: farshore failover run --migrate")
+    if request.disks and (request.kind is FailoverKind.TEST or direction is not Direction.HOME):
+        raise Malformed("Only a failback writes to disks that survived.", remedy="Run: farshore failback run --disk")
     if request.network and request.kind is not FailoverKind.TEST:
         raise Malformed("Only tests share a test network.", remedy="Choose networks: farshore machine target set")
 
@@ -114,4 +118,8 @@ def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict
 def job_request(row: FailoverRow) -> Request:
     """What the job of a failover is started with."""
     work: Request = {"subject": row.machine, "failover": row.id}
-    return {**work, HOME: True} if row.direction == Direction.HOME.value else work
+    if row.direction == Direction.HOME.value:
+        work[HOME] = True
+    if (row.request or {}).get("disks"):
+        work[IN_PLACE] = True
+    return work

@@ -19,6 +19,7 @@ from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
+Endpoints = Mapping[tuple[str, int], tuple[str, int]]
 Prepare = Callable[[Sequence[tuple[DiskNumber, Disk]], Wish, Watch], Report]
 """Makes the guest on these disks ready. Raises Refused with the reason if it cannot be."""
 
@@ -61,6 +62,9 @@ class RecoveryContext:
     """farshore.export.preparation.prepare.prepare, or a double of it."""
     patience: Patience = Patience()
     free_port: Callable[[], int] = free_port
+    endpoints: Callable[[str], Endpoints] = lambda _process_server: {}
+    """The servers that an agent needs whose stream goes to this process server (an id), as it knows them, and where
+    this host reaches them: names and ports."""
 
     @property
     def scripts(self) -> Path:

@@ -21,7 +21,7 @@ from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
 from farshore.model.errors import Cancelled, FarshoreError, TryLater, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
-from farshore.recovery.asking import FAILOVER, HOME, MIGRATE, TEST_FAILOVER
+from farshore.recovery.asking import FAILOVER, HOME, IN_PLACE, MIGRATE, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.several import several_job
 from farshore.recovery.standing import refuse_if_cancelled, rows
@@ -35,7 +35,7 @@ from farshore.recovery.steps.deliver import deliver
 from farshore.recovery.steps.drain import drain
 from farshore.recovery.steps.fence import fence
 from farshore.recovery.steps.give_way import remove_earlier, start_earlier, stop_earlier
-from farshore.recovery.steps.go_home import hold, look_at_home, stop_for_home
+from farshore.recovery.steps.go_home import follow_home, hold, look_at_home, stop_for_home
 from farshore.recovery.steps.migrate import await_agent_off, end_protection
 from farshore.recovery.steps.prepare import prepare
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
@@ -60,6 +60,7 @@ FENCE = "fence the source"
 DRAIN = "drain the process server"
 CHOOSE = "choose the point"
 LOOK = "look at its home"
+FOLLOW = "bring the old disks up to date"
 HOLD = "hold the machine still"
 STOP_EARLIER = "stop the earlier machine"
 DELIVER = "deliver the disks"
@@ -84,7 +85,7 @@ TAKE_OFF = "take its agent off"
 
 _STARTS = Persistence(3, 2.0)
 """A site's error may pass or not: whoever waits for a machine is to hear of it soon."""
-_PERSISTENCE = {START: _STARTS, DELIVER: STUBBORN}
+_PERSISTENCE = {START: _STARTS, DELIVER: STUBBORN, FOLLOW: STUBBORN}
 """A full disk, or a store's bad quarter of an hour, must not cost what was written for hours."""
 _WORKING = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 
@@ -102,6 +103,8 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             stop_first, home = act(CHECK, check, failover), bool(request.get(HOME))
             if home:
                 act(LOOK, look_at_home, failover)
+                if request.get(IN_PLACE):
+                    act(FOLLOW, follow_home, failover)
                 held = act(HOLD, hold, failover)
                 held = act(STOP_EARLIER, stop_for_home, failover, held)
             elif stop_first:

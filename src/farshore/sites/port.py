@@ -83,9 +83,11 @@ class ServedDisk:
 
 @dataclass(frozen=True)
 class WrittenDisk:
-    """A raw file or a block device of this host, which the machine writes to. It is not the site's to delete."""
+    """A file or a block device of this host, which the machine writes to. It is not the site's to delete. ``image``:
+    it is not raw but a file of this format, as QEMU calls it."""
 
     path: Path
+    image: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from farshore.catalog.tables import EpochRow, FailoverRow, MachineRow, SiteRow
 from farshore.catalog.upgrade import upgrade
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
+from farshore.delivery.in_place import InPlaceDelivery
 from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
 from farshore.durable.steps import Persistence
@@ -76,6 +77,12 @@ class Task:
     """Seconds for which an agent is awaited."""
     hold: int = 0
     """Seconds for which a machine that goes home is held still."""
+    silent: float = 1e9
+    """Seconds that a process server may be silent."""
+    everywhere: bool = False
+    """The fuse burns at all moments, also in the gate, however disks are delivered."""
+    endpoint: int = 0
+    """A port of the loopback that agents need; 0: they need none."""
 
 
 def machine_id(number: int) -> str:
@@ -198,11 +205,13 @@ def with_guests(home: Path, fuse: Fuse) -> RecoveryContext:
     )
 
 
-def context(home: Path, fuse: Fuse, *, refused: str = "", way: Way = Way.SERVED) -> RecoveryContext:
+def context(
+    home: Path, fuse: Fuse, *, refused: str = "", way: Way = Way.SERVED, everywhere: bool = False
+) -> RecoveryContext:
     """The collaborators over a home. In the gate, where disks are written the fuse burns around the disk alone: all
     other moments are those of a failover whose disks are served."""
     disk_fuse, most = fuse, 1000 if SOAK else 2
-    if way is Way.WRITTEN and not SOAK:
+    if way is Way.WRITTEN and not SOAK and not everywhere:
         fuse = Fuse(0)
     return RecoveryContext(
         catalog=DoomedCatalog(f"sqlite:///{home / 'catalog.sqlite'}", fuse),
@@ -213,7 +222,9 @@ def context(home: Path, fuse: Fuse, *, refused: str = "", way: Way = Way.SERVED)
         site=lambda _kind: FullSite(home / "site", fuse, refused, way),
         deliveries={
             Way.SERVED: ServedDelivery(FileExports(fuse)),
-            Way.WRITTEN: WrittenDelivery(lambda path, size: DoomedDisk(path, size, disk_fuse, most), step=2 << 20),
+            Way.WRITTEN: InPlaceDelivery(
+                WrittenDelivery(lambda path, size: DoomedDisk(path, size, disk_fuse, most), step=2 << 20)
+            ),
         },
         sleep=time.sleep,
         patience=Patience(drain=0.1, settle=0.0, poll=0.01, answer=5.0, hold=0),
@@ -227,8 +238,15 @@ def live(task: Task) -> None:
         fuse = Trouble()
         fuse.arm(task.die_at, fail_passingly)
     refused = task.failover if task.refuse else ""
-    over = with_guests(task.home, fuse) if task.guests else context(task.home, fuse, refused=refused, way=task.way)
-    over = dataclasses.replace(over, patience=dataclasses.replace(over.patience, stream=task.stream, hold=task.hold))
+    over = (
+        with_guests(task.home, fuse)
+        if task.guests
+        else context(task.home, fuse, refused=refused, way=task.way, everywhere=task.everywhere)
+    )
+    patience = dataclasses.replace(over.patience, stream=task.stream, hold=task.hold, silent_server=task.silent)
+    over = dataclasses.replace(over, patience=patience)
+    if task.endpoint:
+        over = dataclasses.replace(over, endpoints=lambda _: {("dr.example", 443): ("127.0.0.1", task.endpoint)})
     engine = JobEngine(f"sqlite:///{task.home / 'jobs.sqlite'}", recovery_jobs(over))
     engine.launch()
     job = engine.start(task.kind, task.work or {"subject": str(MACHINE), "failover": task.failover}, JobId(task.job))

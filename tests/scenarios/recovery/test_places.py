@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -349,6 +350,50 @@ def test_what_stands_in_the_way_of_a_failback_is_seen_before_anything_stops(
         assert drill.place(home)[1:] == ("files", AWAY)
         assert drill.standing(home, AWAY)[0] == "committed"
         assert FileSite(home / "site", Fuse(0)).read(FailoverId(AWAY))["starts"] == 1  # type: ignore[index]
+
+
+def test_all_that_is_closed_on_the_way_home_is_told_before_anything_stops(sending: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        task = failback(sending, silent=0.0)
+        forwarded(sending, HOME, port)
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = closed.getsockname()[1]
+        home = Path(shutil.copytree(sending, tmp_path / "open"))
+        gone = Path(shutil.copytree(sending, tmp_path / "gone"))
+        away = Path(shutil.copytree(sending, tmp_path / "away"))
+        assert live(replace(task, endpoint=nobody)) == 0
+        error = job_of(sending)["error"]
+        for words in (
+            "its process server ps has been silent for",
+            "dr.example port 443, which its agent will need, does not answer here (Connection refused)",
+            f"port {port} of this host, which is to be forwarded to it, is not free",
+        ):
+            assert words in error, error
+        (gone / "vault").rename(gone / "elsewhere")
+        assert live(replace(task, home=gone)) == 0
+        assert "this host cannot read the vault" in job_of(gone)["error"]
+        for one in (sending, gone):
+            machine = FileSite(one / "site", Fuse(0)).read(FailoverId(AWAY))
+            assert machine is not None
+            assert machine["starts"] == 1, "it never stopped"
+            assert drill.place(one)[1:] == ("files", AWAY)
+        # What is there goes through; and from a far side that is lost nothing is asked.
+        forwarded(home, HOME, 0)
+        assert live(replace(task, home=home, silent=1e9, endpoint=port)) == 0
+        assert job_of(home)["state"] == "succeeded", job_of(home)["error"]
+        forwarded(away, HOME, 0)
+        FileSite(away / "site", Fuse(0)).die(FailoverId(AWAY))
+        assert live(replace(task, home=away, endpoint=port)) == 0
+        assert job_of(away)["state"] == "succeeded", job_of(away)["error"]
+
+
+def forwarded(home: Path, failover: str, port: int) -> None:
+    """Have this port of the host forwarded to the machine; 0: none."""
+    catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
+    with catalog.writing() as tx:
+        failovers.get(tx, failover).forward = {str(port): 22} if port else {}
+    catalog.close()
 
 
 @pytest.mark.parametrize("trouble", ["kill", "error", "refusal"])

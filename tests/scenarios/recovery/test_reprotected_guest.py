@@ -27,7 +27,7 @@ from farshore.sites.qemu.site import QemuSite
 pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.guest, pytest.mark.timeout(3600)]
 NAME = "onprem"
 """The guest's own: a vault knows no other."""
-_SECONDS = 1800.0
+SECONDS = 1800.0
 _WRITTEN = 8 << 20
 _OVERHEAD = 128 << 20
 """What a Debian system writes to its disk by itself while it starts twice: logs, journals, the agent's state."""
@@ -64,11 +64,11 @@ class World:
         return self.operator.ask("machine", "show", NAME)
 
     def wait_for(self, state: str) -> None:
-        until(lambda: self.machine()["state"] == state, f"{NAME} is {state}", seconds=_SECONDS, pause=2.0)
+        until(lambda: self.machine()["state"] == state, f"{NAME} is {state}", seconds=SECONDS, pause=2.0)
 
     def shell(self, port: int) -> Shell:
         shell = Shell(port, self.image.ssh_key, self.image.host_key)
-        shell.wait(_SECONDS)
+        shell.wait(SECONDS)
         return shell
 
     def vault_bytes(self) -> int:
@@ -118,14 +118,14 @@ def test_a_machine_is_replicated_from_where_it_was_recovered_and_comes_home(worl
     world.protect()
     world.guest.kill()
     (ssh,) = free_ports(1)
-    job = world.operator.ask("failover", "run", NAME, "--yes", "--forward", f"{ssh}:22", seconds=_SECONDS)
+    job = world.operator.ask("failover", "run", NAME, "--yes", "--forward", f"{ssh}:22", seconds=SECONDS)
     position = job["result"]["position"]
-    world.operator.ask("failover", "commit", NAME, "--yes", seconds=_SECONDS)
+    world.operator.ask("failover", "commit", NAME, "--yes", seconds=SECONDS)
     note = f"written-at-the-site-{time.time_ns()}"
     with world.shell(ssh) as shell:
         shell.run(f"head -c {_WRITTEN} /dev/urandom > /root/there; echo {note} > /root/note; sync")
     before = world.vault_bytes()
-    granted = world.operator.ask("failover", "reprotect", NAME, seconds=_SECONDS)["result"]
+    granted = world.operator.ask("failover", "reprotect", NAME, seconds=SECONDS)["result"]
     print("reprotected:", granted)
     assert (granted["kind"], granted["parent"]) == ("resync", position)
     began = time.monotonic()
@@ -139,23 +139,28 @@ def test_a_machine_is_replicated_from_where_it_was_recovered_and_comes_home(worl
         shell.run(f"echo {later} > /root/later; sync")
         probe = f"timeout 5 bash -c 'exec 3<>/dev/tcp/{HOST_SEEN_FROM_GUEST}/{world.port}'"
         assert shell.run(probe, check=False, seconds=60).status != 0, "its network leads nowhere all the same"
-    world.operator.ask("point", "create", NAME, "--name", "after", seconds=_SECONDS)
+    world.operator.ask("point", "create", NAME, "--name", "after", seconds=SECONDS)
     held = world.at("after")
     for text in (note, later):
         assert holds(held, text), text
 
-    # Home, where it is on disks of its own, and is protected again: with all that was committed, and no full copy.
+    # Home, onto the disk that survived there, and it is protected again: with all that was committed, and no full copy.
     world.operator.run("site", "add", "home", "--kind", "qemu", "--setting", "disks=written")
     last = f"last-{time.time_ns()}"
     with world.shell(ssh) as shell:
         shell.run(f"echo {last} > /root/last; sync /root/last")
     before, (ssh,) = world.vault_bytes(), free_ports(1)
     forward = ("--forward", f"{ssh}:22")
-    result = world.operator.ask("failback", "run", NAME, "--site", "home", "--yes", *forward, seconds=_SECONDS)[
-        "result"
-    ]
+    way = ("--site", "home", "--disk", f"0={world.guest.disk}")
+    job = world.operator.ask("failback", "run", NAME, *way, "--yes", *forward, seconds=SECONDS)
+    result = job["result"]
     print("came home:", result)
+    took = {step["name"]: round((step["ended"] - step["started"]) / 1e9, 1) for step in job["steps"]}
+    print("steps, in seconds:", took)
+    own = result["downtime_seconds"] - took["start the machine"] - took["await its answer"]
+    print(f"down for {result['downtime_seconds']:.1f} s, {own:.1f} s of it without the guest's boot")
     assert result["held"]
+    assert not list((world.operator.home / "failovers" / result["failover"]).glob("disk-*")), "the old disk was used"
     with world.shell(ssh) as shell:
         assert shell.run("cat /root/note /root/later /root/last").output.split() == [note, later, last]
     world.wait_for("protected")

@@ -42,6 +42,7 @@ from farshore.model.states import MachineState
 from farshore.protection.assignment import SILENT_AFTER, is_healthy, standing
 from farshore.protection.push.bundle import default_cache, known_release
 from farshore.protection.watch import AGENT_SILENT_AFTER, rpo_seconds
+from farshore.recovery.standing import downtime
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +229,7 @@ def failover(row: FailoverRow) -> Failover:
         message=row.message,
         job=row.job,
         parent=row.parent,
+        downtime_seconds=downtime(row),
         evidence=evidence,
         verdict=evidence.verdict,
     )

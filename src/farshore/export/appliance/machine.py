@@ -48,6 +48,8 @@ class Disk:
     serial: str
     export: str = "0"
     raw: bool = False
+    image: str = ""
+    """With ``raw``: the file is not raw after all but of this format."""
     read_only: bool = False
     sector_size: int = 512
     """In bytes. Partition tables count in sectors."""
@@ -213,7 +215,8 @@ def _command(lent: Lent, disks: Sequence[Disk], accelerator: str) -> list[str]:
         command += ["-chardev", f"socket,id={name},fd={descriptor}"]
         command += ["-device", f"virtserialport,chardev={name},name={name}"]
     for place, disk in enumerate(disks):
-        source = f"driver=raw,node-name=disk{place},read-only={'on' if disk.read_only else 'off'},discard=unmap"
+        source = f"driver={disk.image or 'raw'},node-name=disk{place},discard=unmap"
+        source += f",read-only={'on' if disk.read_only else 'off'}"
         if disk.raw:
             number = _FILES + place
             command += ["-add-fd", f"fd={lent.files[disk.at]},set={number}"]

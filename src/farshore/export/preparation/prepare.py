@@ -71,9 +71,9 @@ def served_disk(place: int, socket: Path, export: str, sector_size: int = 512) -
     return appliance.Disk(socket, f"{SERIAL}{place}", export, sector_size=sector_size)
 
 
-def written_disk(place: int, file: Path, sector_size: int = 512) -> appliance.Disk:
-    """The same of a raw file."""
-    return appliance.Disk(file, f"{SERIAL}{place}", raw=True, sector_size=sector_size)
+def written_disk(place: int, file: Path, sector_size: int = 512, image: str = "") -> appliance.Disk:
+    """The same of a file: a raw one, or an image of this format."""
+    return appliance.Disk(file, f"{SERIAL}{place}", raw=True, image=image, sector_size=sector_size)
 
 
 def _answer(running: appliance.Running, request: bytes, watch: Watch) -> dict[str, Any]:

@@ -21,24 +21,31 @@ def deliver(context: RecoveryContext, failover: str, position: str) -> None:
     """Deliver them whole. Raises Cancelled, Refused for a point without disks, what opening the point raises."""
     delivery = context.delivery(site_of(context, failover))
     consignment = consignment_of(context, failover, position)
-    looked, said = context.clock.monotonic(), 0.0
-
-    def watch(fraction: float, detail: str) -> None:
-        nonlocal looked, said
-        said = fraction
-        report_progress(fraction, detail)
-        if context.clock.monotonic() >= looked + context.patience.poll:
-            refuse_if_cancelled(context, failover)
-            looked = context.clock.monotonic()
-
+    watch = Watched(context, failover)
     try:
         delivery.deliver(consignment, watch)
         _note_sizes(context.files(failover).sizes, consignment)
         end_progress()
     except TryLater as error:
         # The step is tried again, and goes on where it was: say meanwhile what it waits for.
-        report_progress(said, f"waits: {error}")
+        report_progress(watch.said, f"waits: {error}")
         raise
+
+
+class Watched:
+    """Reports how far a delivery is, and ends it if its job was cancelled."""
+
+    def __init__(self, context: RecoveryContext, failover: str) -> None:
+        self._context, self._failover = context, failover
+        self._looked, self.said = context.clock.monotonic(), 0.0
+
+    def __call__(self, fraction: float, detail: str) -> None:
+        """See farshore.delivery.port.Watch."""
+        self.said = fraction
+        report_progress(fraction, detail)
+        if self._context.clock.monotonic() >= self._looked + self._context.patience.poll:
+            refuse_if_cancelled(self._context, self._failover)
+            self._looked = self._context.clock.monotonic()
 
 
 def consignment_of(context: RecoveryContext, failover: str, position: str) -> Consignment:

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 from farshore.api_types.commands import PointArguments
 from farshore.catalog import commands, epochs, points
+from farshore.delivery.port import Consignment, Surviving
 from farshore.durable.progress import end_progress, report_progress
+from farshore.formats.home_task import DiskPlace
 from farshore.model.commands import CommandState
 from farshore.model.errors import NotFound, Refused, WrongState
 from farshore.model.point import PointKind
 from farshore.protection.commands import ask
 from farshore.recovery.context import RecoveryContext
-from farshore.recovery.standing import note_stopping, refuse_if_cancelled, rows, site_of
+from farshore.recovery.standing import asked, note_stopping, refuse_if_cancelled, rows, site_of
+from farshore.recovery.steps.deliver import Watched, consignment_of
 from farshore.recovery.steps.give_way import stop_earlier
-from farshore.sites.port import Examined, Way
+from farshore.recovery.steps.path_home import check_path
+from farshore.sites.port import Examined, RecoverySite, Way
 
 _MARGIN_SECONDS = 5.0
 _GRACE_SECONDS = 120.0
@@ -46,6 +50,41 @@ def look_at_home(context: RecoveryContext, failover: str) -> None:
         )
     if isinstance(site, Examined):
         site.examine()
+    check_path(context, failover)
+    places = _places(context, failover)
+    if places:
+        _surviving(context, site).look(_consignment(context, failover), places)
+
+
+def follow_home(context: RecoveryContext, failover: str) -> None:
+    """Bring the disks that survived at home near to what the machine has on its disks, while it runs. Raises Cancelled,
+    and what a disk is refused with."""
+    _surviving(context, site_of(context, failover)).follow(_consignment(context, failover), Watched(context, failover))
+    end_progress()
+
+
+def _places(context: RecoveryContext, failover: str) -> list[DiskPlace]:
+    with context.catalog.reading() as tx:
+        wanted = asked(rows(tx, failover)[0]).disks
+    return [DiskPlace(number, one.path, one.image) for number, one in sorted(wanted.items())]
+
+
+def _surviving(context: RecoveryContext, site: RecoverySite) -> Surviving:
+    found = context.delivery(site)
+    if not isinstance(found, Surviving):
+        raise Refused("This site cannot use disks that survived.", remedy="Run the failback without --disk.")
+    return found
+
+
+def _consignment(context: RecoveryContext, failover: str) -> Consignment:
+    """As of no position yet: the newest counts."""
+    newest = str(context.machine_vault(_machine(context, failover)).latest().position)
+    return consignment_of(context, failover, newest)
+
+
+def _machine(context: RecoveryContext, failover: str) -> str:
+    with context.catalog.reading() as tx:
+        return rows(tx, failover)[0].machine
 
 
 def hold(context: RecoveryContext, failover: str) -> int:

@@ -99,7 +99,7 @@ def _disks(
     for place, number in enumerate(sorted(media)):
         medium, sector = media[number], sectors.get(number, 512)
         if isinstance(medium, WrittenDisk):
-            found.append((number, written_disk(place, medium.path, sector)))
+            found.append((number, written_disk(place, medium.path, sector, medium.image)))
         else:
             assert isinstance(medium.address, UnixAddress)
             found.append((number, served_disk(place, medium.address.path, medium.export, sector)))

@@ -148,7 +148,7 @@ def _disk(devices: ElementTree.Element, disk: AttachedDisk, place: int, bus: Dis
     else:
         device = medium.path.is_block_device()
         one = _add(devices, "disk", type="block" if device else "file", device="disk")
-        _add(one, "driver", **held, rerror_policy="stop")
+        _add(one, "driver", **{**held, "type": medium.image or "raw"}, rerror_policy="stop")
         _add(one, "source", **{"dev" if device else "file": str(medium.path)})
     _add(one, "target", dev=_PREFIXES[kind] + _letters(place), bus=kind)
     if disk.logical_block_size != 512:

@@ -247,5 +247,5 @@ def _medium(disk: AttachedDisk, name: str, lent: Lent) -> list[str]:
     file = f"file.driver={driver},file.filename=/dev/fdset/{number},file.discard=unmap"
     return [
         *("-add-fd", f"fd={held.descriptor},set={number}"),
-        *("-blockdev", f"driver=raw,node-name={name},discard=unmap,{file}"),
+        *("-blockdev", f"driver={medium.image or 'raw'},node-name={name},discard=unmap,{file}"),
     ]

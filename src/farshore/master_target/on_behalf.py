@@ -1,0 +1,140 @@
+"""The master target of a configuration server's own host: does one errand for a failback job, and ends.
+
+``python -m farshore.master_target.on_behalf`` reads its task from standard input (farshore.formats.home_task) and says
+on standard output how far it is. It ends as soon as its standard input does: with the job that it works for. Killed at
+any moment it is started again, and goes on by the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from farshore.formats.home_task import Errand, HomeTask, decode_task, failure_line, outcome_line, progress_line
+from farshore.master_target import beginning, images
+from farshore.master_target.beginning import Wanted
+from farshore.master_target.following import Figures, Following
+from farshore.master_target.record import MachineRecord, RecordFolder
+from farshore.master_target.working import following
+from farshore.model.errors import FarshoreError, Malformed, NotFound, TryLater
+from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.position import Position
+from farshore.vault.stores.recent import RecentStore
+from farshore.vault.stores.registry import open_store
+from farshore.vault.vault import Vault
+
+_SAY_SECONDS = 0.5
+_FEW_BYTES = 64 << 20
+"""What a turn writes at most once the disks are near enough: the rest is brought while the machine stands still."""
+_UNUSED = 70
+
+
+def main() -> int:
+    """Do the errand; the exit status is that of its error."""
+    try:
+        task = decode_task(sys.stdin.buffer.readline())
+    except (ValueError, KeyError, TypeError):
+        return _fail(Malformed("The task is not understood.", remedy="Upgrade Farshore as a whole."))
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    try:
+        done = perform(task, sys.stdout)
+    except FarshoreError as error:
+        return _fail(error)
+    except OSError as error:
+        return _fail(TryLater(f"A disk cannot be used: {error}", remedy="Look what is wrong with it."))
+    sys.stdout.write(outcome_line(done.compared, done.written))
+    sys.stdout.flush()
+    return 0
+
+
+def perform(task: HomeTask, out: TextIO) -> Figures:
+    """Do the errand and say on ``out`` how far it is. Raises what a disk is refused with, and the store's errors."""
+    store = RecentStore(open_store(task.vault))
+    vault = Vault.open_with_vault_key(store, bytes.fromhex(task.key))
+    folder = RecordFolder(Path(task.state))
+    if task.errand is Errand.LOOK:
+        with folder.locked():
+            _look(vault, folder, task)
+        return Figures()
+    if folder.load().released:
+        return Figures()
+    if task.errand is Errand.FINISH:
+        folder.ask_to_finish(Position.parse(task.position))
+    with following(vault, folder) as one, _said(one, out):
+        if task.errand is Errand.FINISH:
+            while not one.record.released:
+                if not one.turn():
+                    raise NotFound(f"The vault has no position {task.position}.", remedy="Run the failback again.")
+        else:
+            _follow(one)
+        return one.figures
+
+
+def _follow(one: Following) -> None:
+    one.turn()  # it compares, which takes long: what was written meanwhile is not known to be little
+    before = one.figures.written
+    while one.turn() and one.figures.written - before >= _FEW_BYTES:
+        before = one.figures.written
+
+
+def _look(vault: Vault, folder: RecordFolder, task: HomeTask) -> None:
+    wanted = [Wanted(DiskNumber(one.disk), Path(one.path), one.image) for one in task.places]
+    missing = next((one for one in wanted if not one.path.exists()), None)
+    if missing is not None:
+        raise NotFound(
+            f"There is no disk {missing.path}.", remedy="Give a disk that survived, or none: all are written anew then."
+        )
+    if not _is_begun(folder, wanted):
+        beginning.begin(vault.id, vault.machine(MachineId(task.machine)), folder, wanted, [], images.opened)
+
+
+def _is_begun(folder: RecordFolder, wanted: list[Wanted]) -> bool:
+    try:
+        record: MachineRecord = folder.load()
+    except NotFound:
+        return False
+    return [(one.number, one.path) for one in record.disks] == [
+        (one.number, str(one.path)) for one in sorted(wanted, key=lambda each: each.number)
+    ]
+
+
+@contextlib.contextmanager
+def _said(one: Following, out: TextIO) -> Iterator[None]:
+    """Say now and then how far it is, while the context lasts: whoever listens may want to end it."""
+    whole = sum(disk.size for disk in one.record.disks)
+    ending = threading.Event()
+
+    def say() -> None:
+        while not ending.wait(_SAY_SECONDS):
+            compared = min(one.figures.compared, whole)
+            detail = f"{compared >> 20} of {whole >> 20} MiB compared, {one.figures.written >> 20} MiB written"
+            out.write(progress_line(compared / whole if whole else 0.0, detail))
+            out.flush()
+
+    thread = threading.Thread(target=say, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def _fail(error: FarshoreError) -> int:
+    sys.stdout.write(failure_line(error.code, error.message, error.remedy))
+    sys.stdout.flush()
+    return error.exit_status
+
+
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    os._exit(_UNUSED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

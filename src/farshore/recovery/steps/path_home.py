@@ -1,0 +1,125 @@
+"""The path home, looked at before anything stops: what a failback needs on its way, and the machine once it is there.
+
+From where the machine runs its last write must come into the vault: through its process server. At home this host must
+read the vault, the ports that are to be forwarded must be free, and the agent must reach the configuration server and
+the process server at the names that it knows. What is found wrong is told all at once.
+
+A machine that does not run any more comes home from what the vault has, and asks nothing of its site.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from farshore.catalog import machines, process_servers
+from farshore.model.errors import FarshoreError, NotFound, Refused
+from farshore.recovery.context import RecoveryContext, failover_id
+from farshore.recovery.standing import replaced, rows
+from farshore.sites.port import Condition
+
+_CONNECT_SECONDS = 5.0
+_SECOND = 1_000_000_000
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass
+class _Found:
+    """What stands in the way, and what to do about the first of it."""
+
+    troubles: list[str] = field(default_factory=list)
+    remedy: str = ""
+
+    def add(self, trouble: str, remedy: str) -> None:
+        self.troubles.append(trouble)
+        self.remedy = self.remedy or remedy
+
+
+def check_path(context: RecoveryContext, failover: str) -> None:
+    """Raise Refused with all that stands in the way."""
+    found = _Found()
+    with context.catalog.reading() as tx:
+        row, machine = rows(tx, failover)
+        name, subject, server = machine.name, machine.id, machine.process_server or ""
+        earlier = {port for one in replaced(row) for port in rows(tx, one)[0].forward}  # they are free by then
+        ports = sorted(int(port) for port in row.forward if port not in earlier)
+    _check_vault(context, subject, found)
+    if _runs_away(context, failover):
+        _check_last_write(context, subject, found)
+    _check_endpoints(context, server, found)
+    _check_ports(ports, found)
+    if found.troubles:
+        raise Refused(f"The way home of {name} is not open: {'; '.join(found.troubles)}.", remedy=found.remedy)
+
+
+def _runs_away(context: RecoveryContext, failover: str) -> bool:
+    with context.catalog.reading() as tx:
+        sites = {one: rows(tx, one)[0].site for one in replaced(rows(tx, failover)[0])}
+    return any(
+        context.site(site).status(failover_id(one)).condition in (Condition.RUNNING, Condition.PAUSED)
+        for one, site in sites.items()
+    )
+
+
+def _check_vault(context: RecoveryContext, machine: str, found: _Found) -> None:
+    try:
+        context.machine_vault(machine).latest()
+    except (FarshoreError, OSError) as error:
+        found.add(f"this host cannot read the vault ({_said(error)})", "Let this host reach the object store.")
+
+
+def _check_last_write(context: RecoveryContext, machine: str, found: _Found) -> None:
+    with context.catalog.reading() as tx:
+        row = machines.get(tx, machine)
+        try:
+            server = process_servers.get(tx, row.process_server or "")
+        except NotFound:
+            found.add("its process server is not known any more", "See farshore process-server list.")
+            return
+        name, seen, store_trouble, trouble = server.name, server.last_seen, server.store_trouble, row.stream_trouble
+    silent = (context.clock.now() - seen) / _SECOND
+    if silent > context.patience.silent_server:
+        found.add(
+            f"its process server {name} has been silent for {silent:.0f} s, and has the last writes",
+            f"See what holds it up: farshore process-server show {name}",
+        )
+    for one in filter(None, (store_trouble, trouble)):
+        found.add(f"its process server {name} cannot store ({one})", f"See: farshore process-server show {name}")
+
+
+def _check_endpoints(context: RecoveryContext, server: str, found: _Found) -> None:
+    tried: dict[tuple[str, int], str] = {}
+    for (name, port), address in sorted(context.endpoints(server).items()):
+        if address not in tried:
+            tried[address] = _connects(address)
+        if tried[address]:
+            found.add(
+                f"{name} port {port}, which its agent will need, does not answer here ({tried[address]})",
+                f"Open TCP port {port} from home to {name} (VPN, firewall), and see that its server runs.",
+            )
+
+
+def _connects(address: tuple[str, int]) -> str:
+    """Why not; empty if it does."""
+    try:
+        with socket.create_connection(address, timeout=_CONNECT_SECONDS):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _check_ports(ports: list[int], found: _Found) -> None:
+    for port in ports:
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((_LOOPBACK, port))
+            except OSError as error:
+                found.add(
+                    f"port {port} of this host, which is to be forwarded to it, is not free ({error.strerror})",
+                    "Choose another: --forward HOST:GUEST",
+                )
+
+
+def _said(error: FarshoreError | OSError) -> str:
+    return error.message if isinstance(error, FarshoreError) else str(error)

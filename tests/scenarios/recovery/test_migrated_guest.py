@@ -1,0 +1,34 @@
+"""A real Debian machine is migrated: it runs at the site, unprotected, without an agent, and its points stay."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.scenarios.recovery.test_reprotected_guest import NAME, SECONDS, World, world
+
+from farshore.lab.ports import free_ports
+
+pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.guest, pytest.mark.timeout(3600)]
+__all__ = ["world"]
+
+
+def test_a_migrated_machine_is_unprotected_and_has_no_agent(world: World) -> None:
+    world.protect()
+    world.operator.ask("point", "create", NAME, "--name", "before", seconds=SECONDS)
+    world.guest.kill()
+    (ssh,) = free_ports(1)
+    forward = ("--forward", f"{ssh}:22")
+    world.operator.ask("failover", "run", NAME, "--migrate", "--yes", *forward, seconds=SECONDS)
+    with world.shell(ssh) as shell:
+        assert shell.run("systemctl is-active farshore-mobility", check=False).output.strip() == "active"
+    began = time.monotonic()
+    result = world.operator.ask("failover", "commit", NAME, "--yes", seconds=SECONDS)["result"]
+    print(f"committed after {time.monotonic() - began:.0f} s:", result)
+    assert "/opt/farshore/releases" in result["agent"]["removed"]
+    with world.shell(ssh) as shell:
+        left = "systemctl is-active farshore-mobility; ls -d /opt/farshore /var/lib/farshore-mobility 2>/dev/null; true"
+        assert shell.run(left).output.split() == ["inactive"]
+    machine = world.machine()
+    assert (machine["state"], machine["site"]) == ("unprotected", "qemu")
+    assert "before" in [point["name"] for point in world.operator.ask("point", "list", NAME)]
