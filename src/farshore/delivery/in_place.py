@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from farshore.delivery.port import Consignment, Delivery, Watch
-from farshore.formats.home_task import MODULE, DiskPlace, Errand, HomeTask
 from farshore.model.errors import FarshoreError, NotFound, TryLater, by_code
+from farshore.model.home_task import MODULE, DiskPlace, Errand, HomeTask
 from farshore.model.identifiers import DiskNumber
 from farshore.sites.port import ServedDisk, WrittenDisk
 from farshore.vault.folder_sync import sync_folder

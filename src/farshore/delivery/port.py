@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from farshore.formats.home_task import DiskPlace
+from farshore.model.home_task import DiskPlace
 from farshore.model.identifiers import DiskNumber
 from farshore.sites.port import ServedDisk, WrittenDisk
 

@@ -1,6 +1,6 @@
 """The master target of a configuration server's own host: does one errand for a failback job, and ends.
 
-``python -m farshore.master_target.on_behalf`` reads its task from standard input (farshore.formats.home_task) and says
+``python -m farshore.master_target.on_behalf`` reads its task from standard input (farshore.model.home_task) and says
 on standard output how far it is. It ends as soon as its standard input does: with the job that it works for. Killed at
 any moment it is started again, and goes on by the record.
 """
@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from farshore.formats.home_task import Errand, HomeTask, decode_task, failure_line, outcome_line, progress_line
 from farshore.master_target import beginning, images
 from farshore.master_target.beginning import Wanted
 from farshore.master_target.following import Figures, Following
 from farshore.master_target.record import MachineRecord, RecordFolder
 from farshore.master_target.working import following
 from farshore.model.errors import FarshoreError, Malformed, NotFound, TryLater
+from farshore.model.home_task import Errand, HomeTask, decode_task, failure_line, outcome_line, progress_line
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.position import Position
 from farshore.vault.stores.recent import RecentStore

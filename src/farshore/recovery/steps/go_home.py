@@ -13,9 +13,9 @@ from farshore.api_types.commands import PointArguments
 from farshore.catalog import commands, epochs, points
 from farshore.delivery.port import Consignment, Surviving
 from farshore.durable.progress import end_progress, report_progress
-from farshore.formats.home_task import DiskPlace
 from farshore.model.commands import CommandState
 from farshore.model.errors import NotFound, Refused, WrongState
+from farshore.model.home_task import DiskPlace
 from farshore.model.point import PointKind
 from farshore.protection.commands import ask
 from farshore.recovery.context import RecoveryContext
