@@ -18,6 +18,8 @@ _PATTERNS = {
     r"^(/[\x21-\x7e]*)?$": "takes a path of a URL: ASCII characters without spaces, a '/' first",
     r"^https://[!-.0-~]+$": "takes a URL without a path: https://HOST:PORT",
     "^[a-z]*$": "takes small letters",
+    r"^/[^\x00-\x1f\x7f-\x9f]*$": "takes a whole path, a '/' first, without control characters",
+    "^(qcow2)?$": "takes qcow2, or nothing for a raw file or a device",
 }
 _NUMBERS = {
     "greater_than_equal": ("ge", "takes a value of {} or more"),

@@ -1,6 +1,7 @@
 """A failback onto disks that survived at home: brought up to date by the real program, with trouble anywhere.
 
-The gate takes every twelfth moment of a kill, the long set each one, of errors and refusals too.
+The gate takes every sixteenth moment of a kill, the long set each one, of errors and refusals and an
+image too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from farshore.model.states import Direction, MachineState
 from farshore.sites.half_written import check_whole
 from farshore.sites.port import Condition, FailoverId, Way, WrittenDisk
 
-STRIDE = 1 if os.environ.get("FARSHORE_SOAK") else 12
+STRIDE = 1 if os.environ.get("FARSHORE_SOAK") else 16
 BOOT = b"\x90" * 446
 """Not empty where a partition table has its id."""
 OTHER = slice(1 << 20, (1 << 20) + 4096)
@@ -87,6 +88,7 @@ def test_a_surviving_disk_is_brought_up_to_date_and_the_machine_starts_from_it(a
     assert list((home / "failovers" / HOME).glob("disk-*")) == [], "nothing was written anew"
 
 
+@pytest.mark.soak
 def test_an_image_is_brought_up_to_date_too(away: Path, tmp_path: Path) -> None:
     home = copy(away, tmp_path / "home")
     run(f"qemu-img convert -f raw -O qcow2 {home / 'old.raw'} {home / 'old.qcow2'}")
