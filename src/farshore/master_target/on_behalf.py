@@ -132,7 +132,9 @@ def _fail(error: FarshoreError) -> int:
 
 
 def _end_with_input() -> None:
-    sys.stdin.buffer.read()
+    # Not by sys.stdin: a thread that is in its lock when the interpreter ends has it abort.
+    while os.read(0, 4096):
+        pass
     os._exit(_UNUSED)
 
 

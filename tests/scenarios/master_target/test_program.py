@@ -15,6 +15,9 @@ from tests.loopdisks import loop_disk, require_root, run
 from tests.unit.vault.synthetic import Machine, new_vault
 from tests.waiting import until
 
+from farshore.model.home_task import MODULE, DiskPlace, Errand, HomeTask
+from farshore.vault import OwnerKey, Vault, open_store
+
 SIZE = (4 << 20) + 512
 QEMU = ["qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-accel", "tcg", "-m", "64", "-monitor", "stdio"]
 
@@ -190,3 +193,36 @@ def test_a_file_that_a_loop_device_is_made_of_is_refused(tmp_path: Path) -> None
         assert done.returncode == 2
         assert f"{disk.device} is made of it" in done.stderr
         assert os.access(disk.image, os.W_OK)
+
+
+def test_an_errand_ends_by_itself_and_with_whoever_asked_for_it(tmp_path: Path) -> None:
+    home = Home(tmp_path, tmp_path / "old.raw")
+    home.disk.write_bytes(home.old)
+    vault = Vault.open(open_store(f"file://{tmp_path}/vault"), OwnerKey.from_file(tmp_path / "owner.key"))
+    places = (DiskPlace(0, str(home.disk)),)
+
+    def errand(what: Errand) -> subprocess.Popen[bytes]:
+        position = str(max(home.machine.states))
+        task = HomeTask(
+            what, f"file://{tmp_path}/vault", home.machine.id, str(tmp_path / "state"), places, position, vault.key_hex
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        process.stdin.write(task.encode())
+        process.stdin.flush()
+        return process
+
+    for what in (Errand.LOOK, Errand.FOLLOW, Errand.FINISH, Errand.FINISH):
+        with errand(what) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            said, complaints = process.stdout.read(), process.stderr.read()
+            assert process.wait(100) == 0, (what, complaints)
+        assert b"outcome" in said.splitlines()[-1], (what, complaints)
+        assert (difference(home.disk, home.truth) is None) is (what is Errand.FINISH)
+    with errand(Errand.FOLLOW) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(100) in (0, 70)
