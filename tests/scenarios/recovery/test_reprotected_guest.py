@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ class World:
             ExportLauncher().stop(folder)
 
 
+def _seconds(step: dict[str, Any]) -> float:
+    """``started`` is in ns, ``ended`` a text."""
+    return datetime.fromisoformat(step["ended"]).timestamp() - step["started"] / 1e9
+
+
 def holds(disk: Path, text: str) -> bool:
     """Whether the text is in some file there: it is shorter than a block, so no piece cuts it."""
     with disk.open("rb") as file:
@@ -155,7 +161,7 @@ def test_a_machine_is_replicated_from_where_it_was_recovered_and_comes_home(worl
     job = world.operator.ask("failback", "run", NAME, *way, "--yes", *forward, seconds=SECONDS)
     result = job["result"]
     print("came home:", result)
-    took = {step["name"]: round((step["ended"] - step["started"]) / 1e9, 1) for step in job["steps"]}
+    took = {step["name"]: _seconds(step) for step in job["steps"]}
     print("steps, in seconds:", took)
     own = result["downtime_seconds"] - took["start the machine"] - took["await its answer"]
     print(f"down for {result['downtime_seconds']:.1f} s, {own:.1f} s of it without the guest's boot")
