@@ -5,11 +5,13 @@ Parts are the extras of pyproject.toml. Nothing outside the standard library is 
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import re
 import sys
 from importlib import metadata
-from typing import Any, List
+from typing import Any, Iterator, List
 
 from farshore.model.errors import Unsupported
 
@@ -42,12 +44,27 @@ def master_target() -> Any:
 def load(program: str, module: str, extra: str) -> Any:
     """A module of ``program``. Raises Unsupported where something of the extra that it needs is not installed."""
     try:
-        return importlib.import_module(module)
+        with _kept():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         lacking = (error.name or "farshore").partition(".")[0]
         if lacking == "farshore":
             raise  # a defect of ours, and not of the installation
         raise _not_installed(program, extra, [lacking]) from error
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """What is imported stays, so the collector neither looks for garbage in it meanwhile nor later: that was a seventh
+    of a configuration server's start."""
+    held = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if held:
+            gc.enable()
 
 
 def check_installed(program: str, extra: str) -> None:

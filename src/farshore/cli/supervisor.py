@@ -86,7 +86,7 @@ class Installation:
         python = [sys.executable, "-m"]
         settings = self.home / "process-server" / "settings.toml"
         return {
-            "configuration server": [*python, "farshore.configuration_server.main", "--home", str(self.home)],
+            "configuration server": [*python, "farshore.configuration_server", "--home", str(self.home)],
             "process server": [*python, "farshore.process_server.main", "--settings", str(settings)],
         }
 

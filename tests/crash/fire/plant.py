@@ -159,7 +159,7 @@ class Plant:
         settings = str(self.home / "process-server" / "settings.toml")
         self.configuration_server = self._program(
             "configuration-server",
-            [*servers, sys.executable, "-m", "farshore.configuration_server.main", "--home", str(self.home)],
+            [*servers, sys.executable, "-m", "farshore.configuration_server", "--home", str(self.home)],
             FARSHORE_SPOOL_LIMIT=str(96 * _MIB),
             FARSHORE_GIVE_UP_PROCESS_SERVER_AFTER="8",
             **({"FARSHORE_CACHE": str(self.releases.cache)} if self.releases is not None else {}),

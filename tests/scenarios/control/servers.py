@@ -36,7 +36,7 @@ from farshore.model.errors import TryLater
 from farshore.model.machine import Firmware
 
 SETUP = [sys.executable, "-m", "farshore.configuration_server.setup"]
-PROGRAM = [sys.executable, "-m", "farshore.configuration_server.main"]
+PROGRAM = [sys.executable, "-m", "farshore.configuration_server"]
 
 
 def description() -> Description:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from farshore.api_types.commands import ARGUMENTS
 from farshore.catalog import commands, machines, policies
 from farshore.catalog.database import Catalog, open_engine
 from farshore.catalog.tables import Base
-from farshore.catalog.upgrade import downgrade, upgrade
+from farshore.catalog.upgrade import downgrade, newest_schema, upgrade
 from farshore.model.commands import CommandKind
 from farshore.model.errors import Unsupported
 
@@ -40,6 +45,26 @@ def test_the_models_are_what_the_migrations_make(tmp_path: Path) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
     opened.dispose()
+
+
+def test_the_name_of_a_step_says_which_schema_it_makes() -> None:
+    """What is known without alembic is what alembic knows."""
+    steps = Path(str(files("farshore.catalog").joinpath("migrations", "versions"))).glob("[0-9]*.py")
+    for step in steps:
+        assert f'revision = "{step.name.partition("_")[0]}"' in step.read_text().splitlines(), step
+    config = Config()
+    config.set_main_option("script_location", str(files("farshore.catalog").joinpath("migrations")))
+    assert newest_schema() == ScriptDirectory.from_config(config).get_current_head()
+
+
+def test_a_catalog_that_is_new_enough_is_opened_without_alembic(tmp_path: Path) -> None:
+    upgrade(engine(tmp_path))
+    look = (
+        "import sys; from farshore.catalog.database import open_engine; from farshore.catalog.upgrade import upgrade;"
+        f"upgrade(open_engine('sqlite:///{tmp_path / 'catalog.sqlite'}')); print('alembic' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", look], stdout=subprocess.PIPE, check=True, text=True)
+    assert told.stdout == "False\n"
 
 
 def test_a_newer_catalog_is_refused_and_left_alone(tmp_path: Path) -> None:
