@@ -33,7 +33,7 @@ Written = TypeVar("Written")
 Item = TypeVar("Item")
 WRITING = "farshore_writing"
 _TOGETHER = 400
-"""Rows that one statement asks for: SQLite takes 999 parameters, up to two for each."""
+"""Rows that one statement asks for by one or two columns: SQLite takes 999 parameters."""
 _SAID = "farshore_said"
 Listener = Callable[[frozenset[str]], None]
 """Called with subjects, from the thread that committed. It must be quick and raise nothing."""
@@ -126,10 +126,11 @@ class Catalog:
         self.engine.dispose()
 
 
-def portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Pieces of ``items``, each for one statement."""
-    for first in range(0, len(items), _TOGETHER):
-        yield items[first : first + _TOGETHER]
+def portions(items: Sequence[Item], columns: int = 2) -> Iterator[Sequence[Item]]:
+    """Pieces of ``items``, each for one statement that asks for up to so many columns of each."""
+    together = _TOGETHER * 2 // max(2, columns)
+    for first in range(0, len(items), together):
+        yield items[first : first + together]
 
 
 def open_engine(url: str, busy_seconds: float = Patience.busy) -> Engine:

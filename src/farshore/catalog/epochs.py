@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from sqlalchemy import and_, func, select, tuple_, update
+from sqlalchemy.orm import defer
 
 from farshore.catalog.database import Transaction, portions
 from farshore.catalog.tables import EpochRow, MachineRow
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, MachineId
+
+_HARDWARE = "hardware_id"
 
 
 def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
@@ -24,13 +27,21 @@ def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
     return row
 
 
-def named(tx: Transaction, names: Collection[tuple[str, int]]) -> list[EpochRow]:
-    """Those of these epochs, (machine, epoch), that exist, in a few statements; ``get`` of one asks nothing as long as
-    they are held."""
-    found: list[EpochRow] = []
+def named(tx: Transaction, names: Collection[tuple[str, int]]) -> list[tuple[EpochRow, str]]:
+    """Those of these epochs, (machine, epoch), that exist, in a few statements, each with the hardware id of its sender
+    (``hardware_of``). The descriptions themselves are read where somebody looks at them."""
+    found: list[tuple[EpochRow, str]] = []
+    hardware = EpochRow.description[_HARDWARE].as_string()
+    wanted = select(EpochRow, hardware).options(defer(EpochRow.description))
     for some in portions(sorted(names)):
-        found += tx.scalars(select(EpochRow).where(tuple_(EpochRow.machine, EpochRow.epoch).in_(some)))
+        rows = tx.execute(wanted.where(tuple_(EpochRow.machine, EpochRow.epoch).in_(some)))
+        found += [(row, told or "") for row, told in rows]
     return found
+
+
+def hardware_of(row: EpochRow) -> str:
+    """The hardware id of the machine that the epoch was granted to; empty: it has none."""
+    return str(row.description.get(_HARDWARE, ""))
 
 
 def newest(tx: Transaction, machine: str) -> EpochRow | None:

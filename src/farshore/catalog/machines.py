@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, String, and_, bindparam, case, cast, func, or_, select
+from sqlalchemy import JSON, ColumnElement, String, and_, bindparam, case, cast, func, or_, select
+from sqlalchemy.orm import defer
 
 from farshore.catalog import policies
 from farshore.catalog.database import Transaction, portions
@@ -223,11 +224,16 @@ def _unknown(machine: str) -> NotFound:
     return NotFound(f"There is no machine {machine!r}.", remedy="See `farshore machine list`.")
 
 
+_DOCUMENTS = tuple(defer(getattr(MachineRow, column.key)) for column in _COLUMNS if isinstance(column.type, JSON))
+
+
 def named(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:
-    """Those of these machines that exist, in a few statements; ``get`` of one asks nothing as long as they are held."""
+    """Those of these machines that exist, in a few statements; ``get`` of one asks nothing as long as they are held.
+    Their documents (heartbeat, description …) are read where somebody looks at them: decoding those of a thousand
+    machines takes longer than all the rest of their rows."""
     found: list[MachineRow] = []
     for some in portions(sorted(ids)):
-        found += tx.scalars(select(MachineRow).where(MachineRow.id.in_(some)))
+        found += tx.scalars(select(MachineRow).options(*_DOCUMENTS).where(MachineRow.id.in_(some)))
     return found
 
 
@@ -294,6 +300,20 @@ def count_by_server(tx: Transaction) -> dict[str, int]:
 def moving_from(tx: Transaction, server: str) -> list[MachineRow]:
     """Machines that a process server is to hand over."""
     return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server, MachineRow.moving_to != "")))
+
+
+class Sender(NamedTuple):
+    """A machine that sends to a process server; the names are MachineRow's."""
+
+    id: str
+    epoch: int
+    stream_trouble: str
+
+
+def senders(tx: Transaction, server: str) -> list[Sender]:
+    """Machines that send to a process server, without what only their own rows tell."""
+    columns = (getattr(MachineRow, name) for name in Sender._fields)
+    return [Sender._make(row) for row in tx.execute(select(*columns).where(MachineRow.process_server == server))]
 
 
 def sending_to(tx: Transaction, server: str) -> list[MachineRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 
 from sqlalchemy import delete, func, select, tuple_, update
 
@@ -22,11 +22,11 @@ def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
 
 def record(tx: Transaction, row: PointRow) -> bool:
     """Index one point; False where it was known already."""
-    return record_all(tx, row.machine, [row]) == 1
+    return record_all(tx, [row]) == 1
 
 
-def record_all(tx: Transaction, machine: str, rows: Sequence[PointRow]) -> int:
-    """Index points of one machine, whichever are new, in a few statements; how many those were.
+def record_all(tx: Transaction, rows: Sequence[PointRow]) -> int:
+    """Index points, whichever are new, in a few statements however many machines they are of; how many those were.
 
     Where an id is taken by another point, the new one is left out.
     """
@@ -34,13 +34,12 @@ def record_all(tx: Transaction, machine: str, rows: Sequence[PointRow]) -> int:
     for ids in portions(list(new)):
         for taken in tx.scalars(select(PointRow.id).where(PointRow.id.in_(ids))):
             del new[taken]
-    by_place = {(row.epoch, row.sequence, row.kind, row.name): row for row in new.values()}
-    places = select(PointRow.epoch, PointRow.sequence, PointRow.kind, PointRow.name).where(PointRow.machine == machine)
-    for some in portions(sorted({(epoch, sequence) for epoch, sequence, _, _ in by_place})):
-        for epoch, sequence, kind, name in tx.execute(
-            places.where(tuple_(PointRow.epoch, PointRow.sequence).in_(some))
-        ):
-            by_place.pop((epoch, sequence, kind, name), None)
+    by_place = {(row.machine, row.epoch, row.sequence, row.kind, row.name): row for row in new.values()}
+    places = select(PointRow.machine, PointRow.epoch, PointRow.sequence, PointRow.kind, PointRow.name)
+    for some in portions(sorted({place[:3] for place in by_place}), columns=3):
+        held = places.where(tuple_(PointRow.machine, PointRow.epoch, PointRow.sequence).in_(some))
+        for machine, epoch, sequence, kind, name in tx.execute(held):
+            by_place.pop((machine, epoch, sequence, kind, name), None)
     tx.add_all(by_place.values())
     tx.flush()
     return len(by_place)
@@ -48,7 +47,7 @@ def record_all(tx: Transaction, machine: str, rows: Sequence[PointRow]) -> int:
 
 def count(tx: Transaction, machine: str) -> int:
     """How many points of a machine are indexed."""
-    return tx.scalar(select(func.count()).where(PointRow.machine == machine)) or 0
+    return counts(tx, [machine]).get(machine, 0)
 
 
 def listed(
@@ -128,17 +127,22 @@ def newest_crash_consistent(tx: Transaction, of: Sequence[str]) -> dict[str, Poi
     return found
 
 
-def counts(tx: Transaction) -> dict[str, int]:
-    """How many points of each machine are indexed."""
+def counts(tx: Transaction, of: Collection[str] | None = None) -> dict[str, int]:
+    """How many points of each of these machines, or of all, are indexed; machines without one are left out."""
     counted = select(PointRow.machine, func.count()).group_by(PointRow.machine)
-    return dict(tx.execute(counted).all())
+    if of is None:
+        return dict(tx.execute(counted).all())
+    found: dict[str, int] = {}
+    for some in portions(sorted(of)):
+        found.update(tx.execute(counted.where(PointRow.machine.in_(some))).all())
+    return found
 
 
 def replace_before(tx: Transaction, machine: str, before: int, rows: list[PointRow]) -> None:
     """Have exactly these points of a machine from before a time (ns) listed; later ones stay as they are."""
     tx.execute(delete(PointRow).where(PointRow.machine == machine, PointRow.time < before))
     tx.expire_all()
-    record_all(tx, machine, rows)
+    record_all(tx, rows)
 
 
 def forget_all(tx: Transaction) -> None:

@@ -69,6 +69,10 @@ class _Kind:
     def columns(self) -> list[str]:
         return [column.key for column in inspect(self.table).column_attrs if column.key not in self.without]
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.columns)
+
 
 _REPORTED_BY_SERVERS = frozenset(
     {"version", "last_seen", "spool_bytes", "spool_limit", "spool_trouble", "store_trouble", "store_trouble_since"}
@@ -183,14 +187,26 @@ def _plain(value: Any) -> Any:
 
 
 def _note_flushed(session: Session, _context: object) -> None:
-    for row in (*session.new, *session.deleted, *session.dirty):
+    # Each is asked of the session once: it makes a new set of all its rows for every look.
+    for row in session.new:
+        _say_changed(session, row)
+    for row in session.deleted:
+        _say_changed(session, row, *_GO_WITH.get(type(row), ()))
+    for row in session.dirty:
         name = _BY_TABLE.get(type(row))
-        if isinstance(row, AuditRow):
-            say(session, RECORDS, AUDIT)
-        elif name is not None and (row not in session.dirty or _differs(row, KINDS[name])):
-            say(session, RECORDS, _subject(name, getattr(row, KINDS[name].by) if KINDS[name].by else ""))
-            for other in _GO_WITH.get(type(row), ()) if row in session.deleted else ():
-                say(session, RECORDS, _subject(other, getattr(row, KINDS[name].by)))
+        if name is None or _differs(row, KINDS[name]):
+            _say_changed(session, row)
+
+
+def _say_changed(session: Session, row: Any, *others: str) -> None:
+    """Say that a row's record changed, and the ``others`` of the same value."""
+    name = _BY_TABLE.get(type(row))
+    if isinstance(row, AuditRow):
+        say(session, RECORDS, AUDIT)
+    elif name is not None:
+        value = getattr(row, KINDS[name].by) if KINDS[name].by else ""
+        for kind in (name, *others):
+            say(session, RECORDS, _subject(kind, value))
 
 
 def _subject(kind: str, value: str) -> str:
@@ -199,8 +215,8 @@ def _subject(kind: str, value: str) -> str:
 
 def _differs(row: object, kind: _Kind) -> bool:
     state = inspect(row)
-    changed = state.committed_state.keys()  # reports change others, many times a second
-    return any(state.attrs[name].history.has_changes() for name in kind.columns if name in changed)
+    changed = kind.names & state.committed_state.keys()  # reports change others, many times a second
+    return any(state.attrs[name].history.has_changes() for name in changed)
 
 
 def _note_executed(state: ORMExecuteState) -> None:

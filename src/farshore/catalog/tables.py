@@ -21,6 +21,7 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
     event,
+    inspect,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, mapped_column
 
@@ -180,6 +181,9 @@ class MachineRow(Base):
     """Whether something may be wrong with it that does not depend on the time; kept by ``_note``."""
 
 
+_JUDGED = ("stream_trouble", "clock_behind", "clock_stepped", "heartbeat")
+
+
 def _is_notable(row: MachineRow) -> bool:
     """Whether a condition of farshore.protection.watch may hold whose cause is in the row, not in its age."""
     if row.stream_trouble or row.clock_behind or row.clock_stepped:
@@ -198,7 +202,11 @@ def _is_notable(row: MachineRow) -> bool:
 @event.listens_for(MachineRow, "before_insert")
 @event.listens_for(MachineRow, "before_update")
 def _note(_mapper: Mapper[MachineRow], _connection: Connection, row: MachineRow) -> None:
-    row.notable = _is_notable(row)
+    state = inspect(row)
+    changed = [name for name in _JUDGED if name in state.committed_state]
+    # What a report changes of a thousand machines each second is not judged, and need not be read for it.
+    if not state.persistent or any(state.attrs[name].history.has_changes() for name in changed):
+        row.notable = _is_notable(row)
 
 
 class EpochRow(Base):

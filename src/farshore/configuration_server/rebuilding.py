@@ -232,7 +232,7 @@ def _from_vault(tx: Transaction, found: Contents, now: int) -> None:
     machine.newest_point_time = 0 if newest is None else min(newest.time, now)
     every = tx.get_one(PolicyRow, machine.policy).crash_consistent_every
     kept = thinned(found.points, every * SECOND, found.pinned)
-    points.record_all(tx, machine.id, [_point(machine.id, one) for one in kept])
+    points.record_all(tx, [_point(machine.id, one) for one in kept])
     points.mark_pinned(tx, machine.id, found.pinned)
 
 

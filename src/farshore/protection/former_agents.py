@@ -5,7 +5,7 @@ So an agent of an earlier release goes on working, and can be upgraded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from farshore.api_types.commands import ARGUMENTS, PointArguments, ProveArguments, UpgradeArguments
 from farshore.api_types.machines import Desired, FormerCommand, FormerResult
@@ -31,8 +31,10 @@ def former_answer(desired: Desired) -> dict[str, object]:
     return fields
 
 
-def note_results(tx: Transaction, machine: str, results: Iterable[FormerResult], now: int) -> None:
+def note_results(tx: Transaction, machine: str, results: Collection[FormerResult], now: int) -> None:
     """Note what such an agent answered; unknown ids, and results that come too late, change nothing."""
+    if not results:
+        return  # as nearly every heartbeat: nothing is asked of the catalog then
     waiting = {row.id: row for row in commands.open_commands(tx, machine)}
     for result in results:
         row = waiting.pop(result.id, None)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from farshore.api_types.machines import EpochKind, EpochRequest
 from farshore.catalog import commands, epochs, events, installation, machines, policies
 from farshore.catalog.database import Transaction
-from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
+from farshore.catalog.tables import EpochRow, MachineRow, PolicyRow, ProcessServerRow
 from farshore.model.errors import Fenced, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId, Sequence
 from farshore.model.policy import asked_rpo, deduplication_domain
@@ -146,10 +146,11 @@ def check_open(row: EpochRow) -> None:
         )
 
 
-def may_go_on(tx: Transaction, machine: MachineRow, epoch: EpochRow) -> bool:
-    """Whether a process server may still take an epoch's stream: what `check_stream` says, without the reason."""
+def may_go_on(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardware: str) -> bool:
+    """Whether a process server may still take an epoch's stream: what `check_stream` says, without the reason.
+    ``hardware``: the id of the epoch's sender."""
     try:
-        check_stream(tx, machine, epoch)
+        _check_stream(tx, machine, epoch, hardware)
     except Fenced:
         return False
     return True
@@ -158,8 +159,12 @@ def may_go_on(tx: Transaction, machine: MachineRow, epoch: EpochRow) -> bool:
 def check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow) -> None:
     """Raise Fenced where an epoch is closed, its sender does not own the machine's stream, or its copy, which is not
     complete, would share chunks with others than the policy says."""
+    _check_stream(tx, machine, epoch, epochs.hardware_of(epoch))
+
+
+def _check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardware: str) -> None:
     check_open(epoch)
-    check_owner(machine, str(epoch.description.get("hardware_id", "")))
+    check_owner(machine, hardware)
     if not epoch.consistent and epoch.domain_name != domain_name(tx, machine):
         raise Fenced(
             f"Machine {machine.id} is to share chunks with others than when its epoch {epoch.epoch} began.",
@@ -169,7 +174,11 @@ def check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow) -> None:
 
 def policy_rpo(tx: Transaction, machine: MachineRow) -> float:
     """Seconds that the newest stored state of a machine may be old, as its policy asks."""
-    policy = policies.get(tx, machine.policy)
+    return rpo_of(policies.get(tx, machine.policy))
+
+
+def rpo_of(policy: PolicyRow) -> float:
+    """The same for all machines of a policy."""
     return asked_rpo(policy.crash_consistent_every, policy.rpo_threshold)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from farshore.api_types.events import Severity
 from farshore.api_types.servers import StreamName
@@ -115,11 +116,17 @@ def is_released(tx: Transaction, server: ProcessServerRow, stream: StreamName, n
     _arrive(tx, found, target, f"process server {server.name} has stored everything and hands it over", now)
 
 
-def to_release(tx: Transaction, server: ProcessServerRow, named: Collection[tuple[str, int]]) -> list[StreamName]:
-    """The streams that a server must take no more of: of those ``named``, what goes elsewhere, and what is to."""
+def to_release(
+    tx: Transaction,
+    server: ProcessServerRow,
+    named: Collection[tuple[str, int]],
+    known: Mapping[str, MachineRow] = MappingProxyType({}),
+) -> list[StreamName]:
+    """The streams that a server must take no more of: of those ``named``, what goes elsewhere, and what is to.
+    ``known``: rows that this transaction holds, by id."""
     found = {(row.id, row.epoch) for row in machines.moving_from(tx, server.id)}
     for machine, epoch in named:
-        row = tx.get(MachineRow, machine)
+        row = known.get(machine) or tx.get(MachineRow, machine)
         if row is not None and row.epoch == epoch and row.process_server != server.id:
             found.add((machine, epoch))
     return [StreamName(machine=machine, epoch=epoch) for machine, epoch in sorted(found)]

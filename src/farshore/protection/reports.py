@@ -26,7 +26,7 @@ from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection import clocks, moving
-from farshore.protection.granting import may_go_on, policy_rpo
+from farshore.protection.granting import may_go_on, rpo_of
 from farshore.protection.heartbeats import BECOMING, copy_differs
 from farshore.protection.overstepping import note_foreign
 
@@ -61,17 +61,19 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             _becomes_protected(tx, *found, now)
     streaming = {(stream.machine, stream.epoch) for stream in report.streams}
     stuck = {one.machine: one.trouble for one in report.stuck}
-    for sender in machines.sending_to(tx, server.id):
-        sender.stream_trouble = stuck.get(sender.id, "")
+    for sender in machines.senders(tx, server.id):
+        trouble = stuck.get(sender.id, "")
+        if trouble != sender.stream_trouble:
+            machines.get(tx, sender.id).stream_trouble = trouble
         if (sender.id, sender.epoch) not in streaming:
-            sender.lag = {}  # nothing is known of it now
+            machines.get(tx, sender.id).lag = {}  # nothing is known of it now
     closed: list[StreamName] = []
     aged: set[tuple[str, int]] = set()
     for stream in report.streams:
         if stream.stored_age is not None:
             aged.add((stream.machine, stream.epoch))
         found = books.find(stream.machine, stream.epoch)
-        if found is None or not may_go_on(tx, *found):
+        if found is None or not may_go_on(tx, *found, books.hardware(found[1])):
             closed.append(StreamName(machine=stream.machine, epoch=stream.epoch))
         if found is not None and books.is_former(found[1]):
             found[1].stored = max(found[1].stored, min(stream.stored, books.most(found[1])))
@@ -99,8 +101,8 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
     answer = ReportAnswer(
         closed=closed,
         certificates=users.good_serials(tx, "machine", books.own, now),
-        asked_rpo={machine: policy_rpo(tx, tx.get_one(MachineRow, machine)) for machine in books.own},
-        release=moving.to_release(tx, server, named),
+        asked_rpo=books.asked_rpo(),
+        release=moving.to_release(tx, server, named, books.machines),
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
     )
     waiting = pushes.open_of(tx, server.id)
@@ -139,24 +141,34 @@ class _Books:
         names = {(stream.machine, stream.epoch) for stream in report.streams}
         names |= {(point.machine, point.epoch) for point in report.points}
         names |= {(consistent.machine, consistent.epoch) for consistent in report.epochs}
-        # Held, so that the transaction knows them whoever asks for one.
-        self._machines = machines.named(tx, {machine for machine, _ in names})
-        self._epochs = epochs.named(tx, names)
-        self._policies = policies.every(tx)
+        names |= {(difference.machine, difference.epoch) for difference in report.differences}
+        self.machines = {row.id: row for row in machines.named(tx, {machine for machine, _ in names})}
+        self._epochs = {(row.machine, row.epoch): (row, hardware) for row, hardware in epochs.named(tx, names)}
+        self._policies = policies.every(tx)  # held, so that the transaction knows them whoever asks for one
         self.foreign: set[str] = set()
         self.own: set[str] = set()
 
     def find(self, machine: str, epoch: int) -> tuple[MachineRow, EpochRow] | None:
-        row = self._tx.get(MachineRow, machine)
-        granted = self._tx.get(EpochRow, (machine, epoch))
-        if row is None or granted is None:
+        row, known = self.machines.get(machine), self._epochs.get((machine, epoch))
+        if row is None or known is None:
             return None
+        granted = known[0]
         if self._server.id not in (granted.process_server, *granted.served_before):
             if row.process_server != self._server.id:  # else it has opened an epoch that the present one stands on
                 self.foreign.add(row.name)
             return None
         self.own.add(row.id)
         return row, granted
+
+    def hardware(self, epoch: EpochRow) -> str:
+        """The hardware id of the machine that the epoch was granted to."""
+        return self._epochs[epoch.machine, epoch.epoch][1]
+
+    def asked_rpo(self) -> dict[str, float]:
+        """By machine of this server: how old its newest stored state may be, in seconds."""
+        asked = {machine: self.machines[machine].policy for machine in self.own}
+        by_policy = {row.name: rpo_of(row) for row in self._policies if row.name in asked.values()}
+        return {machine: by_policy[policy] for machine, policy in asked.items()}
 
     def is_former(self, epoch: EpochRow) -> bool:
         """Whether another process server takes this epoch now."""
@@ -253,9 +265,11 @@ class _NewPoints:
 
     def write(self) -> None:
         """As many as there is room for: one machine must not fill the catalog."""
+        listed = points.counts(self._tx, self._rows)
+        wanted: list[PointRow] = []
         for machine, rows in self._rows.items():
-            room = MOST_POINTS - points.count(self._tx, machine)
-            points.record_all(self._tx, machine, rows[: max(0, room)])
+            room = MOST_POINTS - listed.get(machine, 0)
+            wanted += rows[: max(0, room)]
             if room < len(rows):
                 name = self._machines[machine].name
                 events.record_some(
@@ -267,6 +281,7 @@ class _NewPoints:
                     severity=Severity.WARNING,
                     message=f"{name} has {MOST_POINTS} listed points; newer ones are in the vault, but not listed.",
                 )
+        points.record_all(self._tx, wanted)
 
     def _is_wanted(self, machine: MachineRow, point: PointReport) -> bool:
         last = self._last.get(machine.id)

@@ -396,3 +396,42 @@ def test_many_streams_ask_the_catalog_no_more_than_one(catalog: Catalog) -> None
         )
         counts.append(len(asked))
     assert counts[1] < counts[0] + 5, "a few that differ in what they change, and none for each stream"
+
+
+def test_new_points_of_many_machines_are_listed_in_a_few_statements(catalog: Catalog) -> None:
+    others = [f"00000000-0000-0000-0001-{number:012d}" for number in range(20)]
+    with catalog.writing() as tx:
+        for number, other in enumerate(others):
+            row = add_machine(tx, id=other, name=f"m{number}", hardware_id="")
+            grant(tx, row, request(), add_server(tx), NOW)
+    everybody = [MACHINE, *others]
+    report(catalog, epochs=[whole().model_copy(update={"machine": one}) for one in everybody])
+    asked: list[str] = []
+    event.listen(catalog.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    counts = []
+    for number, some in enumerate(([MACHINE], everybody), start=1):
+        asked.clear()
+        report(catalog, points=[point(20 + number, 60 * number).model_copy(update={"machine": one}) for one in some])
+        counts.append(len(asked))
+    with catalog.reading() as tx:
+        assert points.counts(tx, everybody) == {MACHINE: 2, **dict.fromkeys(others, 1)}
+    assert counts[1] < counts[0] + 5, "none for each machine"
+
+
+def test_a_machine_that_a_report_tells_trouble_of_is_notable_until_it_is_over(catalog: Catalog) -> None:
+    def notable() -> bool:
+        with catalog.reading() as tx:
+            return machines.get(tx, MACHINE).notable
+
+    report(catalog, streams=[stream()])
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).heartbeat = {"mode": "data"}
+    assert not notable()
+    report(catalog, streams=[stream(clock_behind=60.0)])
+    assert notable()
+    report(catalog, streams=[stream(clock_behind=60.0, stored=51)])
+    assert notable(), "nothing that is judged has changed"
+    report(catalog, streams=[stream()])
+    assert not notable()
+    report(catalog, streams=[stream()], stuck=[{"machine": MACHINE, "epoch": 1, "trouble": "a frame is damaged"}])
+    assert notable()
