@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     """Requests worked on at once; each may hold a body of up to 32 MiB."""
     connections: int = Field(4096, ge=64, le=1 << 20)
     """Connections at once, as far as the limit of open files allows: an agent holds some eight."""
-    uploads: int = Field(3, ge=1, le=64)
+    uploads: int = Field(16, ge=1, le=64)
     """Segments put into the vault at once."""
     spool_file_bytes: int = Field(64 << 20, ge=1 << 16)
     ready_file: Path | None = None

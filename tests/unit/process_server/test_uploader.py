@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from farshore.formats.batch import Role
 from farshore.formats.spool import FrameFlag
@@ -143,3 +143,24 @@ def test_what_was_removed_is_forgotten(make: Make, stored: list[str]) -> None:
     made.start()
     until(lambda: stored == ["stays"], "not stored")
     assert (made._streams, gone.looks) == ({stays}, 1)
+
+
+def test_a_store_that_takes_long_for_each_segment_is_given_many_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(10, timeout=PATIENCE)
+    done: list[str] = []
+
+    def store(stream: Any, frames: Any) -> Iterator[Any]:
+        together.wait()
+        yield SimpleNamespace(frames=tuple(frames), last_time=1)
+        done.append(stream.machine)
+
+    monkeypatch.setattr(uploader, "store_frames", store)
+    made = make(0.0, threads=uploader.THREADS)
+    for number in range(10):
+        stream: Any = Stream(f"s{number}")
+        stream.waits(0.0)
+        made.add(stream)
+    made.start()
+    until(lambda: len(done) == 10, "not stored")

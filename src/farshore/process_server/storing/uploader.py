@@ -1,4 +1,4 @@
-"""The uploaders: a few threads that take the next due lane, fairly, and put its frames into the vault.
+"""The uploaders: threads that take the next due lane, fairly, and put its frames into the vault.
 
 Lanes wait in a heap by the moment at which they are due; each gets one segment's worth at a time and is due again
 from then on, so a machine with a gigabyte waiting delays a neighbour by one segment per thread at most. What a lane
@@ -27,7 +27,9 @@ from farshore.process_server.streams.stream import Stream
 
 _log = logging.getLogger(__name__)
 
-THREADS = 3
+THREADS = 16
+"""An upload waits for its store nearly all of the time, a disk as well as a network, and 300 busy machines are 200
+segments a second: with 3 threads the store's slowness, and not its bandwidth, decided how late they got."""
 _REFUSED_PAUSE = 5.0
 """Before the next try where something is wrong that does not heal by itself, such as a damaged frame."""
 _TRIES = 5
@@ -68,9 +70,10 @@ class Uploader:
         """A heap: when (monotonic), a number that settles ties, and what. Only what ``_scheduled`` names counts."""
         self._scheduled: dict[_Entry, float] = {}
         self._numbers = itertools.count()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed, self._earlier = threading.Condition(lock), threading.Condition(lock)
         self._led = False
-        """Whether a thread waits for the next moment. The others wait until it has gone to work."""
+        """Whether a thread waits for the next moment, by ``_earlier``. The others wait until it has gone to work."""
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._run, name=f"uploader-{number}", daemon=True) for number in range(threads)
@@ -131,6 +134,7 @@ class Uploader:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+            self._earlier.notify_all()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
@@ -155,14 +159,15 @@ class Uploader:
             while not self._stopping:
                 found = self._take_due()
                 if found is not None:
-                    self._changed.notify()  # another thread waits for the next moment
+                    if not self._led:
+                        self._changed.notify()  # another thread waits for the next moment
                     return found
                 if self._led:
                     self._changed.wait()
                     continue
                 self._led = True
                 try:
-                    self._changed.wait(max(0.0, self._due[0][0] - time.monotonic()) if self._due else None)
+                    self._earlier.wait(max(0.0, self._due[0][0] - time.monotonic()) if self._due else None)
                 finally:
                     self._led = False
             return None
@@ -193,7 +198,7 @@ class Uploader:
         item = (at, next(self._numbers), entry)
         heapq.heappush(self._due, item)
         if self._due[0] is item:
-            self._changed.notify_all()  # also who leads: it waits for a later moment
+            self._earlier.notify()  # who leads waits for a later moment
 
     def _store(self, entry: _Entry, frames: list[FrameReference]) -> None:
         stream = entry.stream

@@ -39,6 +39,7 @@ class FolderStore:
         self._root = folder.absolute()
         self._numbers = itertools.count()
         self._known: set[Path] = set()
+        self._making: dict[Path, threading.Lock] = {}
         self._seen: tuple[str, tuple[int, int]] | None = None
         """The id of the vault in the folder, and the folder's device and inode, once they are known."""
         self._lock = threading.Lock()
@@ -142,14 +143,19 @@ class FolderStore:
             temporary.unlink(missing_ok=True)
 
     def _ensure(self, folder: Path) -> None:
+        """Have the folder, on stable storage. Those of different machines are made at the same time."""
+        if folder in self._known and folder.is_dir():
+            return
         with self._lock:
-            if folder in self._known and folder.is_dir():
-                return
-            missing = list(itertools.takewhile(lambda path: not path.is_dir(), (folder, *folder.parents)))
-            for path in reversed(missing):
-                path.mkdir(mode=0o700, exist_ok=True)
-                sync_folder(path.parent)
+            making = self._making.setdefault(folder, threading.Lock())
+        with making:  # who finds it made a moment ago waits here until it was synced as well
+            if not folder.is_dir():
+                self._ensure(folder.parent)
+                folder.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(folder.parent)
             self._known.add(folder)
+        with self._lock:
+            self._making.pop(folder, None)
 
     def _walk(self, prefix: str, after: str) -> Iterator[Listed]:
         try:
