@@ -90,6 +90,8 @@ class Evidence(Body):
     """How much of the source's latest time is not in the chosen point."""
     rpo_basis: Prose = ""
     """What ``rpo_seconds`` was measured against."""
+    shutdown: Prose = ""
+    """What became of shutting the source down first; empty: nobody asked for it."""
     rto_seconds: Optional[float] = None
     """From the request until every check had passed, or the first port answered where there are none."""
     checks: List[CheckResult] = []

@@ -59,13 +59,26 @@ class UninstallArguments(Body):
     """There is nothing to say."""
 
 
-Arguments = Union[PointArguments, ResyncArguments, UpgradeArguments, ProveArguments, UninstallArguments]
+class ShutDownArguments(Body):
+    """Stop the machine's services for ``services`` seconds at most, hold its file systems still for ``hold`` seconds at
+    most, and switch it off once its last point, of this ``name``, is with the process server and its answer is heard.
+    Agents of earlier releases do not know the command, and answer so."""
+
+    name: Label = ""
+    services: int = Field(default=60, ge=1, le=1800)
+    hold: int = Field(default=60, ge=1, le=120)
+
+
+Arguments = Union[
+    PointArguments, ResyncArguments, UpgradeArguments, ProveArguments, UninstallArguments, ShutDownArguments
+]
 ARGUMENTS: Mapping[CommandKind, Type[Arguments]] = {
     CommandKind.POINT: PointArguments,
     CommandKind.RESYNC: ResyncArguments,
     CommandKind.UPGRADE: UpgradeArguments,
     CommandKind.PROVE: ProveArguments,
     CommandKind.UNINSTALL: UninstallArguments,
+    CommandKind.SHUT_DOWN: ShutDownArguments,
 }
 
 
@@ -111,8 +124,20 @@ class UninstallResult(Body):
     stays: List[Prose] = Field(default=[], max_length=MOST_PLACES, fail_fast=True)
 
 
+class ShutDownResult(Body):
+    """Where the last point came to lie, with its time by the machine's clock (ns since 1970 UTC): the process server
+    has all up to it, and nothing was written after it. ``still``: services that had not ended in time."""
+
+    kind: Literal["shut-down"] = "shut-down"
+    epoch: Natural
+    sequence: Natural
+    time: Natural
+    still: List[Label] = Field(default=[], max_length=MOST_PLACES, fail_fast=True)
+
+
 Payload = Annotated[
-    Union[PointResult, ResyncResult, UpgradeResult, ProveResult, UninstallResult], Field(discriminator="kind")
+    Union[PointResult, ResyncResult, UpgradeResult, ProveResult, UninstallResult, ShutDownResult],
+    Field(discriminator="kind"),
 ]
 
 

@@ -33,6 +33,19 @@ class SurvivingDisk(Body):
     """Empty: a raw file or a block device."""
 
 
+class Shutdown(enum.Enum):
+    """Whether the source is shut down first, by its agent, so that nothing is lost."""
+
+    NO = "no"
+    TRY = "try"
+    """Where it cannot be shut down in time, the failover goes on without."""
+    REQUIRE = "require"
+    """Where it cannot be, the failover fails, and the source goes on."""
+
+
+Patience = Annotated[int, Field(ge=10, le=3600)]
+
+
 class FailoverRequest(Body):
     """``POST /v1/machines/{machine}/failovers``; answered with a Job. ``forward`` maps host ports to guest ports.
 
@@ -53,6 +66,10 @@ class FailoverRequest(Body):
     """One way: the commit ends the machine's protection and takes its agent off. Not of a test, nor of a failback."""
     disks: Dict[DiskId, SurvivingDisk] = Field(default={}, max_length=256)
     """Of a failback: by disk, where it survived. Only what differs is fetched then. Empty: all are written anew."""
+    shutdown: Shutdown = Shutdown.NO
+    """Of a failover of a machine that runs where it was enrolled."""
+    shutdown_within: Patience = 180
+    """Seconds that its source has for it, its last writes included."""
 
 
 class FailoverMember(Body):
@@ -76,6 +93,8 @@ class SeveralFailovers(Body):
     """Of each, as in FailoverRequest."""
     migrate: bool = False
     """Of each, as in FailoverRequest."""
+    shutdown: Shutdown = Shutdown.NO
+    shutdown_within: Patience = 180
     at_once: int = Field(default=4, ge=1, le=16)
     on_failure: OnFailure = OnFailure.GO_ON
 
@@ -89,6 +108,8 @@ class SeveralFailovers(Body):
             checks=member.checks,
             network=self.network,
             migrate=self.migrate,
+            shutdown=self.shutdown,
+            shutdown_within=self.shutdown_within,
         )
 
 

@@ -15,6 +15,7 @@ from farshore.api_types.failovers import (
     FailoverMember,
     FailoverReport,
     SeveralFailovers,
+    Shutdown,
 )
 from farshore.api_types.jobs import Job, OnFailure
 from farshore.api_types.points import PointChoice
@@ -99,6 +100,15 @@ OnFailureOption = Annotated[
         "--on-failure", help="If one of several fails: go on, stop (start no more), or cancel those under way too."
     ),
 ]
+ShutdownOption = Annotated[
+    Shutdown,
+    typer.Option(
+        "--shutdown",
+        help="Have each source shut down first, by its agent, so that nothing is lost. try: go on without where it "
+        "cannot be; require: fail then, and leave it running.",
+    ),
+]
+ShutdownWithin = Annotated[int, typer.Option(min=10, max=3600, help="Seconds that a source has to shut down.")]
 FailoverId = Annotated[
     str,
     typer.Argument(
@@ -122,6 +132,8 @@ def run(
     forward: Forward = None,
     check: CheckOption = None,
     migrate: Migrate = False,
+    shutdown: ShutdownOption = Shutdown.NO,
+    shutdown_within: ShutdownWithin = 180,
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
     yes: Yes = False,
@@ -135,16 +147,17 @@ def run(
     becomes of the others.
 
     Example: `farshore failover run db1 --forward 5432:5432`,
-    or `farshore failover run db1 web1 --forward web1=8080:80`
+    or `farshore failover run db1 web1 --forward web1=8080:80`, or `farshore failover run db1 --shutdown require`
     """
     chosen = choice(point, time, position, latest_app_consistent, latest_processed)
     wanted = _wanted(FailoverKind.FAILOVER, machine, forward or [], check, chosen, site, at_once, on_failure)
-    wanted = wanted.model_copy(update={"migrate": migrate})
+    first = {"migrate": migrate, "shutdown": shutdown, "shutdown_within": shutdown_within}
+    wanted = SeveralFailovers.model_validate({**wanted.model_dump(), **first})
     api = management()
     if not yes:
         check_role(api, Role.OPERATOR)
         for one in machine:
-            for line in _at_stake(api, one, chosen):
+            for line in [*_at_stake(api, one, chosen), *_shutdown_lines(one, shutdown, shutdown_within)]:
                 err.print(line)
         if migrate:
             err.print("It is one way: the commit ends the protection, and takes the agent off.")
@@ -395,6 +408,13 @@ def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:
     return lines
 
 
+def _shutdown_lines(machine: str, shutdown: Shutdown, within: int) -> list[str]:
+    if shutdown is Shutdown.NO:
+        return []
+    otherwise = "it is failed over as it is" if shutdown is Shutdown.TRY else "it is not failed over"
+    return [f"{machine} is shut down first: nothing is lost then. Where that is not done in {within} s, {otherwise}."]
+
+
 def _chosen_time(api: Management, machine: str, point: PointChoice) -> int:
     """When the chosen state was the machine's (ns); 0 where no listed point tells: a moment between two, for one."""
     if point.time is not None:
@@ -426,6 +446,7 @@ def _print(found: Failover) -> None:
             *_preparation_rows(found),
             *((f"Check {number}", shown_result(one)) for number, one in enumerate(found.evidence.checks, 1)),
             ("Diagnosis", found.evidence.diagnosis),
+            ("Source", found.evidence.shutdown),
             *measured(found),
             ("Site", found.site),
             ("Migration", "one way: the commit ends the protection and takes the agent off" if found.migrate else ""),

@@ -61,6 +61,7 @@ def _facts(report: FailoverReport) -> list[list[str]]:
         ("Failover", failover.id),
         ("State", failover.state),
         ("Verdict of the checks", failover.verdict.value),
+        ("Source", failover.evidence.shutdown),
         *measured(failover),
         ("Point", f"{moment(failover.point_time)} ({failover.point_epoch}:{failover.point_sequence})"),
         ("Proof", failover.proof),

@@ -42,8 +42,10 @@ from farshore.mobility.reporting import Reporter
 from farshore.mobility.rounds.fallback import choose_fallback
 from farshore.mobility.rounds.replication import RoundReplication
 from farshore.mobility.servers import Servers
+from farshore.mobility.services import Services
 from farshore.mobility.session import Session
 from farshore.mobility.settings import STATE, Settings
+from farshore.mobility.shutdown import Shutdown
 from farshore.mobility.throttle import Bandwidth, Courtesy
 from farshore.mobility.upgrade.handover import Handover
 from farshore.mobility.upgrade.releases import Releases
@@ -130,7 +132,9 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         reporter = Reporter(identifier, replication, clock, lookout)
         upgrade = Upgrade(settings, identifier, server, replication, handover, sys.argv[1:])
         removal = Removal(settings, Releases.here(), stop.set)
-        handling = Handling(server, replication, upgrade, Record(settings.commands), removal)
+        shutdown = Shutdown(Services(settings.stopped_services))
+        shutdown.recover()
+        handling = Handling(server, replication, upgrade, Record(settings.commands), removal, shutdown)
         fetching = Fetching(server, handling, identifier, lambda: _epoch(replication), clock, hardware_id())
         servers = Servers(settings, server, clock)
         session = Session(settings, server, replication, reporter, clock, planes.follow, upgrade, handling, servers)

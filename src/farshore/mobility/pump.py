@@ -115,6 +115,11 @@ class Milestone:
         """Whether ``sequence`` and ``time`` are set."""
         return self._reached.is_set() and not self._failed
 
+    @property
+    def failed(self) -> bool:
+        """Whether it will never be reached."""
+        return self._failed
+
     def resolve(self, sequence: Sequence, time: int) -> None:
         """The pump is there."""
         self.sequence, self.time = sequence, time

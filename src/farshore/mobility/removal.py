@@ -11,33 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence
+from typing import Callable, List, Optional
 
 from farshore.api_types.commands import UninstallResult
 from farshore.mobility.settings import RUNTIME, STATE, Settings
+from farshore.mobility.unit import CGROUP, Systemctl, is_service, run_systemctl
 from farshore.mobility.upgrade.releases import UNIT, Releases
 
 log = logging.getLogger(__name__)
 
 _OPTIONS = Path("/etc/farshore")
 _UNITS = Path("/etc/systemd/system")
-_CGROUP = Path("/proc/self/cgroup")
-_SYSTEMCTL_SECONDS = 30.0
-Systemctl = Callable[[Sequence[str]], str]
-"""Run systemctl with these arguments; what it said where it failed, else an empty text."""
-
-
-def run_systemctl(arguments: Sequence[str]) -> str:
-    """See Systemctl."""
-    try:
-        done = subprocess.run(
-            ["systemctl", *arguments], capture_output=True, text=True, timeout=_SYSTEMCTL_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return done.stderr.strip() or f"status {done.returncode}" if done.returncode else ""
 
 
 class Removal:
@@ -51,7 +36,7 @@ class Removal:
         *,
         options: Path = _OPTIONS,
         units: Path = _UNITS,
-        cgroup: Path = _CGROUP,
+        cgroup: Path = CGROUP,
         systemctl: Systemctl = run_systemctl,
     ) -> None:
         self._settings = settings
@@ -86,7 +71,7 @@ class Removal:
         for folder in (self._settings.state, RUNTIME if self._settings.state == STATE else None):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-        if self._is_service():
+        if is_service(self._cgroup):
             for arguments in (["daemon-reload"], ["--no-block", "stop", UNIT]):
                 trouble = self._systemctl(arguments)
                 if trouble:
@@ -105,7 +90,7 @@ class Removal:
                 self._remove(path)
 
     def _remove_options(self) -> None:
-        if not self._is_service():
+        if not is_service(self._cgroup):
             return
         self._remove(self._options / "mobility.conf")
         hooks = self._options / "app-consistent.d"
@@ -123,20 +108,13 @@ class Removal:
 
     def _remove_unit(self) -> None:
         """Last: until it is gone, the next process goes on with the removal."""
-        if not self._is_service():
+        if not is_service(self._cgroup):
             self._stays.append(f"what starts it: this process is not of {UNIT}; see that it is not started again")
             return
         trouble = self._systemctl(["disable", "--quiet", UNIT])
         if trouble:
             self._stays.append(f"{UNIT} could not be disabled: {trouble}")
         self._remove(self._units / UNIT)
-
-    def _is_service(self) -> bool:
-        """Whether this process is the one that the unit started: another agent's unit is not ours to remove."""
-        try:
-            return any(line.endswith(f"/{UNIT}") for line in self._cgroup.read_text(encoding="ascii").splitlines())
-        except (OSError, ValueError):
-            return False
 
     def _remove(self, path: Path) -> None:
         if not os.path.lexists(path):

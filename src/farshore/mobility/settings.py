@@ -74,6 +74,11 @@ class Settings:
         return self.state / "handover.json"
 
     @property
+    def stopped_services(self) -> Path:
+        """The services that were stopped for a shutdown which has not come about."""
+        return self.state / "stopped-services.json"
+
+    @property
     def status(self) -> Path:
         """What ``farshore-mobility status`` shows. In memory: on a disk it would be shipped every few seconds."""
         return (RUNTIME if self.state == STATE else self.state) / "status.json"

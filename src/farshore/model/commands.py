@@ -21,6 +21,8 @@ class CommandKind(enum.Enum):
     """Prove that the copy equals the disks."""
     UNINSTALL = "uninstall"
     """Take itself off the machine, which is not protected any more."""
+    SHUT_DOWN = "shut-down"
+    """Shut the machine down so that all it has written lies before its last point."""
 
 
 REPEATABLE: FrozenSet[CommandKind] = frozenset(

@@ -14,10 +14,21 @@ from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CommandRow
 from farshore.model.commands import CommandKind
 
+_TOO_OLD: dict[str, object] = {
+    "code": "unsupported",
+    "message": "The agent is of a release that cannot shut its machine down.",
+    "remedy": "Upgrade it, then ask again: farshore machine upgrade",
+}
+
 
 def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[FormerCommand]:
-    """The machine's open commands in the form of those agents. ``proves``: it knows that kind."""
-    known = [row for row in commands.open_commands(tx, machine) if row.kind != CommandKind.UNINSTALL.value]
+    """The machine's open commands in the form of those agents. ``proves``: it knows that kind. That they
+    cannot shut their machine down is answered for them: somebody waits for it."""
+    waiting = commands.open_commands(tx, machine)
+    for row in waiting:
+        if row.kind == CommandKind.SHUT_DOWN.value:
+            commands.fail(tx, row, row.created, _TOO_OLD)
+    known = [row for row in waiting if row.kind not in (CommandKind.UNINSTALL.value, CommandKind.SHUT_DOWN.value)]
     found = [_former(row) for row in known]
     return [command for command in found if command.kind is not CommandKind.PROVE or proves]
 

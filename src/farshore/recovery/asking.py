@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from farshore.api_types.failovers import FailoverKind, FailoverRequest
+from farshore.api_types.failovers import FailoverKind, FailoverRequest, Shutdown
 from farshore.api_types.targets import Target
 from farshore.catalog import events, failovers, machines, policies, sites
 from farshore.catalog.database import Transaction
@@ -31,6 +31,8 @@ IN_PLACE = "in-place"
 """In the request of a failback's job: disks at home are brought up to date, not written anew."""
 MIGRATE = "migrate"
 """In the request of a commit's job: it is of a migration."""
+SHUT_DOWN = "shut_down"
+"""In a job's request: the source is shut down first."""
 
 
 def ask_for(
@@ -52,6 +54,7 @@ def ask_for(
     """
     _check(request, direction)
     row = machines.get(tx, machine)
+    _check_shutdown(request, row)
     target = _target(tx, row, direction)
     wanted_site, forward = resolved(request, targets.as_model(target))
     sites.get(tx, wanted_site)
@@ -109,6 +112,18 @@ def _target(tx: Transaction, row: MachineRow, direction: Direction) -> Target:
     return targets.chosen(own, policies.target_home(tx, row.policy))
 
 
+def _check_shutdown(request: FailoverRequest, machine: MachineRow) -> None:
+    """Raise Malformed where no agent could shut the machine down, or where nothing could be gained by it."""
+    if request.shutdown is Shutdown.NO:
+        return
+    if request.kind is FailoverKind.TEST:
+        raise Malformed("A test runs beside its source.", remedy="Leave the shutdown out.")
+    if machine.site:
+        raise Malformed(
+            f"{machine.name} runs at {machine.site}, which stops it by itself.", remedy="Leave the shutdown out."
+        )
+
+
 def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict[int, int]]:
     """The site and the forwarded ports that a request is for: its own, else the target's."""
     forward = target.forward if request.forward is None else request.forward
@@ -122,4 +137,6 @@ def job_request(row: FailoverRow) -> Request:
         work[HOME] = True
     if (row.request or {}).get("disks"):
         work[IN_PLACE] = True
+    if (row.request or {}).get("shutdown", Shutdown.NO.value) != Shutdown.NO.value:
+        work[SHUT_DOWN] = True
     return work

@@ -32,6 +32,8 @@ class Patience:
     """For the process server to store what it received."""
     silent_server: float = 10.0
     """A process server that has said nothing for so long is not waited for."""
+    silent_agent: float = 30.0
+    """A source whose agent has said nothing for so long is not asked to shut down for longer."""
     answer: float = 600.0
     """For the recovered machine to answer on its first forwarded port."""
     stream: float = 300.0

@@ -21,7 +21,7 @@ from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
 from farshore.model.errors import Cancelled, FarshoreError, TryLater, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
-from farshore.recovery.asking import FAILOVER, HOME, IN_PLACE, MIGRATE, TEST_FAILOVER
+from farshore.recovery.asking import FAILOVER, HOME, IN_PLACE, MIGRATE, SHUT_DOWN, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.several import several_job
 from farshore.recovery.standing import refuse_if_cancelled, rows
@@ -40,6 +40,7 @@ from farshore.recovery.steps.migrate import await_agent_off, end_protection
 from farshore.recovery.steps.prepare import prepare
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.reprotect import await_stream, grant_stream
+from farshore.recovery.steps.shut_down import shut_down
 from farshore.recovery.steps.start import start_machine
 from farshore.recovery.steps.verify import verify
 
@@ -56,6 +57,7 @@ ACTIONS = {
 """The job by which each is done."""
 
 CHECK = "check"
+SHUT_SOURCE_DOWN = "shut the source down"
 FENCE = "fence the source"
 DRAIN = "drain the process server"
 CHOOSE = "choose the point"
@@ -109,6 +111,8 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
                 held = act(STOP_EARLIER, stop_for_home, failover, held)
             elif stop_first:
                 act(STOP_EARLIER, stop_earlier, failover)
+            if request.get(SHUT_DOWN):
+                act(SHUT_SOURCE_DOWN, shut_down, failover)
             fenced = act(FENCE, fence, failover)
             note = act(DRAIN, drain, failover, fenced)
             position = act(CHOOSE, choose_point, failover)

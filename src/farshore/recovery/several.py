@@ -11,7 +11,7 @@ from typing import Any
 
 from dbos import DBOS
 
-from farshore.api_types.failovers import FailoverKind, FailoverRequest
+from farshore.api_types.failovers import FailoverKind, FailoverRequest, Shutdown
 from farshore.api_types.jobs import OnFailure
 from farshore.catalog import failovers
 from farshore.durable.children import Child, Outcome, child_job, run_children
@@ -19,7 +19,7 @@ from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.model.errors import Cancelled, Refused
 from farshore.model.states import FailoverState, JobState
 from farshore.model.text import enumerated
-from farshore.recovery.asking import ask_for
+from farshore.recovery.asking import SHUT_DOWN, ask_for
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.steps.remove import note_failed
 
@@ -38,7 +38,9 @@ def several_job(context: RecoveryContext, real: JobDefinition, test: JobDefiniti
         def child(member: dict[str, Any]) -> Child:
             step = f"{'test' if is_test else 'fail over'} {member['name']}"
             job = child_job(parent, step)
-            work = {"subject": member["machine"], "failover": member["failover"]}
+            work: Request = {"subject": member["machine"], "failover": member["failover"]}
+            if member["request"].get("shutdown", Shutdown.NO.value) != Shutdown.NO.value:
+                work[SHUT_DOWN] = True
             ask = partial(_ask, context, member, job, parent, str(request["actor"]))
             return Child(step, test if is_test else real, work, ask)
 

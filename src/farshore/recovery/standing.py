@@ -20,9 +20,11 @@ from farshore.sites.port import Identified, RecoverySite
 _BEFORE = "machine_state_before"
 _REPLACES = "replaces"
 _STOPPED = "stopped_at"
-_TAKEN = (_BEFORE, _REPLACES, _STOPPED)
+_ENDED = "source_ended_at"
+_TAKEN = (_BEFORE, _REPLACES, _STOPPED, _ENDED)
 """Keys in a failover's request, noted when its turn came: where the machine goes back to if the failover fails, the
-failovers whose machines give way to this one's, and when the first of these was being stopped."""
+failovers whose machines give way to this one's, when the first of these was being stopped, and the position at which
+the source's stream ended for good, where it was shut down."""
 
 
 def is_test(row: FailoverRow) -> bool:
@@ -63,6 +65,17 @@ def replaced(row: FailoverRow) -> dict[str, FailoverState]:
 def note_stopping(row: FailoverRow, now: int) -> None:
     """What runs of the machine is being stopped for this failover; the first time counts."""
     row.request = {_STOPPED: now, **(row.request or {})}
+
+
+def note_end(row: FailoverRow, epoch: int, sequence: int) -> None:
+    """The source was shut down: what it had written lies before this position."""
+    row.request = {**(row.request or {}), _ENDED: [epoch, sequence]}
+
+
+def source_end(row: FailoverRow) -> tuple[int, int] | None:
+    """Where the stream of a source that was shut down ended; None: it was not."""
+    found = (row.request or {}).get(_ENDED)
+    return None if found is None else (int(found[0]), int(found[1]))
 
 
 def downtime(row: FailoverRow) -> float | None:

@@ -21,7 +21,9 @@ from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
 from farshore.mobility.removal import Removal
+from farshore.mobility.services import Services
 from farshore.mobility.settings import Settings
+from farshore.mobility.shutdown import Shutdown
 from farshore.model.states import JobState
 
 
@@ -47,7 +49,9 @@ class Hearing:
     def __init__(self, agent: Agent, record: Path) -> None:
         self.stream, self._stop, self._record = Stream(), threading.Event(), record
         doubles: Any = (agent.calls, self.stream, NoUpgrades())
-        self.handling = Handling(*doubles, Record(record), Removal(Settings(state=record.parent), None, self._stop.set))
+        settings = Settings(state=record.parent)
+        shutdown = Shutdown(Services(settings.stopped_services), ours=lambda: False)
+        self.handling = Handling(*doubles, Record(record), Removal(settings, None, self._stop.set), shutdown)
         of_this_process: Any = self
         fetching = Fetching(agent.calls, of_this_process, "r1", lambda: 1, SystemClock())
         threading.Thread(target=fetching.run, args=(self._stop,), daemon=True).start()

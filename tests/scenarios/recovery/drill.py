@@ -130,10 +130,10 @@ def prepare(home: Path, names: Sequence[str] = ("web1",), boot: bytes = b"") -> 
     catalog.close()
 
 
-def request(home: Path, failover: str, job: str, kind: str, direction: Direction = Direction.AWAY) -> None:
+def request(home: Path, failover: str, job: str, kind: str, direction: Direction = Direction.AWAY, **more: Any) -> None:
     """What the API does: the row that the job works on."""
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
-    asked = FailoverRequest.model_validate({"kind": kind, "site": "files"})
+    asked = FailoverRequest.model_validate({"kind": kind, "site": "files", **more})
     with catalog.writing() as tx:
         row = FailoverRow(id=failover, machine=MACHINE, kind=kind, state="requested", site="files", job=job,
                           direction=direction.value, request=asked.model_dump(mode="json"),

@@ -16,7 +16,9 @@ from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
 from farshore.mobility.removal import Removal
+from farshore.mobility.services import Services
 from farshore.mobility.settings import Settings
+from farshore.mobility.shutdown import Shutdown
 from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import FarshoreError, NotFound, TryLater, Unreachable
 
@@ -77,6 +79,11 @@ class UpgradesDouble:
         self.carried_out.append((command, wanted.release))
 
 
+def shutdown_of(settings: Settings) -> Shutdown:
+    """Of an agent whose machine is not its own."""
+    return Shutdown(Services(settings.stopped_services), ours=lambda: False)
+
+
 class Agent:
     """One process of the agent; the next one is another Agent with the same folder."""
 
@@ -85,7 +92,8 @@ class Agent:
         self.upgrades = UpgradesDouble(under_way)
         doubles: Any = (self.server, self.replication, self.upgrades)
         self.record = Record(folder / "commands.json")
-        self.handling = Handling(*doubles, self.record, Removal(Settings(state=folder), None, lambda: None))
+        settings = Settings(state=folder)
+        self.handling = Handling(*doubles, self.record, Removal(settings, None, lambda: None), shutdown_of(settings))
         self.clock = FakeClock()
         self.fetching = Fetching(doubles[0], self.handling, "run", lambda: 7, self.clock, "hw")
 

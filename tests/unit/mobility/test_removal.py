@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 import pytest
-from tests.unit.mobility.test_commands import ReplicationDouble, ServerDouble, UpgradesDouble
+from tests.unit.mobility.test_commands import ReplicationDouble, ServerDouble, UpgradesDouble, shutdown_of
 
 from farshore.api_types.commands import Command
 from farshore.mobility.commands.handling import Handling
@@ -65,7 +65,9 @@ class Agent:
     def __init__(self, installed: Installed) -> None:
         self.server, self.removal = ServerDouble(), installed.removal()
         doubles: Any = (self.server, ReplicationDouble(), UpgradesDouble())
-        self.handling = Handling(*doubles, Record(installed.settings.commands), self.removal)
+        self.handling = Handling(
+            *doubles, Record(installed.settings.commands), self.removal, shutdown_of(installed.settings)
+        )
 
     def offer(self, *commands: Command) -> None:
         self.handling.offered(commands)

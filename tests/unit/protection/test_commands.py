@@ -22,6 +22,8 @@ from farshore.api_types.commands import (
     ProveArguments,
     ResyncArguments,
     ResyncResult,
+    ShutDownArguments,
+    ShutDownResult,
     UninstallArguments,
     UninstallResult,
     UpgradeArguments,
@@ -41,7 +43,14 @@ from farshore.protection.heartbeats import observe
 POINT = PointArguments(kind=PointKind.APP_CONSISTENT, name="before")
 UPGRADE = UpgradeArguments(release="1.2", digest="abc")
 CUT = CommandResult(payload=PointResult(epoch=1, sequence=77, time=NOW))
-EACH: list[Arguments] = [POINT, ResyncArguments(), UPGRADE, ProveArguments(whole=True), UninstallArguments()]
+EACH: list[Arguments] = [
+    POINT,
+    ResyncArguments(),
+    UPGRADE,
+    ProveArguments(whole=True),
+    UninstallArguments(),
+    ShutDownArguments(name="last", services=90, hold=60),
+]
 
 
 @pytest.fixture
@@ -87,6 +96,27 @@ def test_what_only_agents_of_this_release_know_is_sent_where_it_is_set(catalog: 
         "c": {"kind": "app-consistent", "name": "before"},
         "held": {"kind": "app-consistent", "name": "", "hold": 60},
     }
+
+
+def test_an_agent_of_an_earlier_release_refuses_to_shut_its_machine_down(catalog: Catalog) -> None:
+    asked(catalog, "off", ShutDownArguments())
+    asked(catalog, "again", ResyncArguments(), NOW + 1)
+    offers = catalog.write(lambda tx: former_commands(tx, MACHINE, proves=True))
+    assert [one.id for one in offers] == ["again"]
+    with catalog.reading() as tx:
+        failure = commands.get(tx, "off").failure
+    assert failure is not None
+    assert (failure["code"], "machine upgrade" in failure["remedy"]) == ("unsupported", True)
+
+
+def test_the_end_of_a_machine_that_was_shut_down_is_noted_once(catalog: Catalog) -> None:
+    asked(catalog, "off", ShutDownArguments())
+    end = CommandResult(payload=ShutDownResult(epoch=1, sequence=78, time=NOW))
+    assert answered(catalog, "off", end) is CommandState.SUCCEEDED
+    assert answered(catalog, "off", end) is CommandState.SUCCEEDED
+    catalog.write(lambda tx: commands.withdraw(tx, "off", NOW + 6))
+    with catalog.reading() as tx:
+        assert commands.get(tx, "off").result == {"epoch": 1, "sequence": 78, "time": NOW, "still": []}
 
 
 def test_every_kind_has_its_arguments() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, FrozenSet, Sequence, Set
+from typing import Callable, Dict, FrozenSet, Sequence, Set, Union
 
 from farshore.api_types.commands import (
     Arguments,
@@ -22,6 +22,8 @@ from farshore.api_types.commands import (
     ProveArguments,
     ProveResult,
     ResyncResult,
+    ShutDownArguments,
+    ShutDownResult,
     UninstallArguments,
     UninstallResult,
     UpgradeArguments,
@@ -32,11 +34,14 @@ from farshore.api_types.commands import (
 from farshore.client.machine_self import MachineSelf
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.commands.record import Record
+from farshore.mobility.epoch_run import EpochRun
 from farshore.mobility.points import take_point
 from farshore.mobility.removal import Removal
 from farshore.mobility.replication import Replication
+from farshore.mobility.rounds.round_run import RoundRun
+from farshore.mobility.shutdown import Heard, Shutdown
 from farshore.mobility.upgrade.upgrading import Upgrades
-from farshore.model.commands import CommandKind
+from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import Damaged, FarshoreError, Forbidden, NotFound, Refused, TryLater, Unauthenticated
 from farshore.model.identifiers import PointId
 
@@ -53,13 +58,20 @@ class Handling:
     """Used from the polling thread, the heartbeats' and its own workers."""
 
     def __init__(
-        self, server: MachineSelf, replication: Replication, upgrades: Upgrades, record: Record, removal: Removal
+        self,
+        server: MachineSelf,
+        replication: Replication,
+        upgrades: Upgrades,
+        record: Record,
+        removal: Removal,
+        shutdown: Shutdown,
     ) -> None:
         self._server = server
         self._replication = replication
         self._upgrades = upgrades
         self._record = record
         self._removal = removal
+        self._shutdown = shutdown
         self._lock = threading.Lock()
         self._unheard: Dict[str, CommandResult] = record.results()
         self._begun: Set[str] = set(self._unheard) | ({upgrades.under_way} if upgrades.under_way else set())
@@ -152,19 +164,38 @@ class Handling:
             return self._prove(arguments)
         if isinstance(arguments, UninstallArguments):
             return self._removal.carry_out()
+        if isinstance(arguments, ShutDownArguments):
+            return self._shut_down(command, arguments)
         self._replication.resync()
         return ResyncResult()
 
     def _point(self, command: str, arguments: PointArguments) -> PointResult:
+        run = self._consistent()
+        point = PointPayload(PointId(command), arguments.kind, arguments.name)
+        milestone = take_point(point, run, self._replication.disks, hold=arguments.hold or 0)
+        return PointResult(epoch=run.grant.epoch, sequence=milestone.sequence, time=milestone.time)
+
+    def _consistent(self) -> Union[EpochRun, RoundRun]:
         run = self._replication.current
         if run is None or not run.consistent:
             raise TryLater(
                 "This machine's stream has no consistent state yet.",
                 remedy="Wait for the copy to end (farshore machine show), then ask again.",
             )
-        point = PointPayload(PointId(command), arguments.kind, arguments.name)
-        milestone = take_point(point, run, self._replication.disks, hold=arguments.hold or 0)
-        return PointResult(epoch=run.grant.epoch, sequence=milestone.sequence, time=milestone.time)
+        return run
+
+    def _shut_down(self, command: str, arguments: ShutDownArguments) -> ShutDownResult:
+        def tell(result: ShutDownResult) -> Heard:
+            try:
+                state = self._server.answer(command, CommandResult(payload=result)).state
+            except NotFound:
+                return Heard.NO
+            except FarshoreError as error:
+                log.info("That the machine is about to be switched off is said again: %s", error)
+                return Heard.UNKNOWN
+            return Heard.YES if state is CommandState.SUCCEEDED else Heard.NO
+
+        return self._shutdown.carry_out(command, arguments, self._consistent(), self._replication.disks, tell)
 
     def _prove(self, arguments: ProveArguments) -> ProveResult:
         """Returns once all that was asked for has been compared, however often epochs begin anew meanwhile."""

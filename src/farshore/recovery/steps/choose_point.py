@@ -13,7 +13,7 @@ from farshore.model.position import Position
 from farshore.protection.proofs import sentence
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.evidence import add_evidence
-from farshore.recovery.standing import asked, is_test, rows
+from farshore.recovery.standing import asked, is_test, rows, source_end
 from farshore.vault.points import AtTime, Choice, Latest, Named
 
 
@@ -34,7 +34,11 @@ def choose_point(context: RecoveryContext, failover: str) -> str:
 
 
 def _measured(row: FailoverRow, source: MachineRow, now: int) -> dict[str, object]:
-    """How much of the source's time the point lacks: until now, or until it was heard of last where it is down."""
+    """How much of the source's time the point lacks: until now, or until it was heard of last where it is down. Nothing
+    where it was shut down and the point is its last."""
+    end = source_end(row)
+    if end is not None and (row.point_epoch, row.point_sequence) >= end:
+        return {"rpo_seconds": 0.0, "rpo_basis": "the point is the last that its source wrote before it was shut down"}
     seen = source.last_seen
     known = "now" if is_test(row) or not 0 < seen < now else "when its source was heard of last"
     until = now if known == "now" else seen

@@ -13,7 +13,7 @@ from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.diagnosis import Diagnosis, diagnose
 from farshore.recovery.evidence import add_evidence, drop_screen, keep_screen
-from farshore.recovery.standing import give_machine_back, rows, site_of, tell
+from farshore.recovery.standing import give_machine_back, rows, site_of, source_end, tell
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
@@ -47,6 +47,9 @@ def note_failed(context: RecoveryContext, failover: str, reason: str, after: Fai
         row, machine = rows(tx, failover)
         if FailoverState(row.state) in UNDER_WAY:  # else it was noted, or cleaned up meanwhile
             failovers.set_state(row, after)
+            commands.withdraw(tx, failover, context.clock.now())  # nobody shuts the source down for it any more
+            if source_end(row) is not None:
+                reason = f"{reason} {machine.name} was shut down for it: start it again where it was."
             row.ended, row.message = context.clock.now(), reason
             if wrong is not None:
                 add_evidence(row, diagnosis=wrong.message)
