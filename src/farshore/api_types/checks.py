@@ -16,7 +16,9 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 ScriptName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", max_length=63)]
 UrlPath = Annotated[str, StringConstraints(pattern=r"^(/[\x21-\x7e]*)?$", max_length=200)]
 MOST_CHECKS = 32
-_NEEDS_PORT = frozenset({"tcp", "http", "https", "ssh"})
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,31}$", max_length=32)]
+_NEEDS_PORT = frozenset({"tcp", "http", "https", "ssh", "guest"})
+_NEEDS_SCRIPT = frozenset({"script", "guest"})
 
 
 class CheckKind(enum.Enum):
@@ -32,6 +34,8 @@ class CheckKind(enum.Enum):
     """An SSH server introduces itself at ``port``."""
     SCRIPT = "script"
     """``script`` of the configuration server's folder ``checks`` ends with status 0."""
+    GUEST = "guest"
+    """Such a ``script``, run in the guest: over SSH at ``port``, as ``user``, by the private ``key`` of that folder."""
     CONSOLE = "console"
     """The console's text has ``contains``."""
 
@@ -46,14 +50,19 @@ class Check(Body):
     status: Optional[Annotated[int, Field(ge=100, le=599)]] = None
     contains: Label = ""
     script: Optional[ScriptName] = None
+    key: Optional[ScriptName] = None
+    user: Optional[UserName] = None
+    """root where it is not given."""
     within: Annotated[int, Field(ge=1, le=3600)] = 120
 
     @model_validator(mode="after")
     def _is_whole(self) -> Check:
         if (self.kind.value in _NEEDS_PORT) != (self.port is not None):
             raise ValueError(f"a check by {self.kind.value} {'has no' if self.port else 'needs a'} port")
-        if (self.kind is CheckKind.SCRIPT) != (self.script is not None):
+        if (self.kind.value in _NEEDS_SCRIPT) != (self.script is not None):
             raise ValueError("a check by script names one, and no other does")
+        if (self.kind is CheckKind.GUEST) != (self.key is not None) or (self.user and not self.key):
+            raise ValueError("a check in the guest names the key to log in with, and no other does")
         if self.kind is CheckKind.CONSOLE and not self.contains:
             raise ValueError("a check of the console needs the text to look for")
         return self

@@ -1,7 +1,7 @@
 """How checks of a recovered machine are written on the command line, and shown.
 
 ``tcp:22``, ``http:80/health,status=204,contains=ok``, ``https:443/``, ``ssh:22``, ``script:NAME``,
-``console:TEXT``; each may end in ``,within=SECONDS``.
+``guest:NAME,key=KEY,user=USER,port=22``, ``console:TEXT``; each may end in ``,within=SECONDS``.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ from farshore.model.faults import sentence
 
 CHECK_HELP = (
     "What to check once it has come up: tcp:PORT, http:PORT/PATH[,status=N][,contains=TEXT] (or https), ssh:PORT, "
-    "script:NAME (in the server's folder checks), console:TEXT; then perhaps ,within=SECONDS. Repeat it"
+    "script:NAME (in the server's folder checks), guest:NAME,key=KEY[,user=USER][,port=PORT] (the same script run in "
+    "the guest over SSH, by a key of that folder), console:TEXT; then perhaps ,within=SECONDS. Repeat it"
 )
 _NO_CHECK = "none"
 _OPTIONS = frozenset({"status", "contains", "within"})
+_GUEST_OPTIONS = _OPTIONS | {"key", "user", "port"}
+_SSH_PORT = 22
 
 
 def parse_check(text: str) -> Check:
     """One check. Raises Malformed."""
     word, _, rest = text.partition(":")
-    target, options = _split(rest)
+    in_guest = word == CheckKind.GUEST.value
+    target, options = _split(rest, _GUEST_OPTIONS if in_guest else _OPTIONS)
     values: dict[str, object] = {"kind": word, **options}
     if word in (CheckKind.HTTP.value, CheckKind.HTTPS.value):
         port, slash, path = target.partition("/")
         values |= {"port": port, "path": slash + path}
     elif word in (CheckKind.TCP.value, CheckKind.SSH.value):
         values["port"] = target
-    elif word == CheckKind.SCRIPT.value:
+    elif word == CheckKind.SCRIPT.value or in_guest:
         values["script"] = target
+        if in_guest:
+            values.setdefault("port", _SSH_PORT)
     elif word == CheckKind.CONSOLE.value:
         values["contains"] = target
     try:
@@ -65,6 +71,10 @@ def shown_check(check: Check) -> str:
     """As it is written."""
     target = check.script or (check.contains if check.kind is CheckKind.CONSOLE else f"{check.port}{check.path}")
     options = [f"status={check.status}"] if check.status is not None else []
+    if check.kind is CheckKind.GUEST:
+        options.append(f"key={check.key}")
+        options += [f"user={check.user}"] if check.user else []
+        options += [f"port={check.port}"] if check.port != _SSH_PORT else []
     if check.contains and check.kind is not CheckKind.CONSOLE:
         options.append(f"contains={check.contains}")
     if check.within != Check.model_fields["within"].default:
@@ -78,14 +88,14 @@ def shown_result(result: CheckResult) -> str:
     return f"{shown_check(result.check)} {how}: {' '.join(result.detail.split())[:200]}"
 
 
-def _split(rest: str) -> tuple[str, dict[str, str]]:
+def _split(rest: str, known: frozenset[str]) -> tuple[str, dict[str, str]]:
     """What is looked at, and the options behind it: a comma that no option follows is part of the text before."""
     target, *words = rest.split(",")
     options: dict[str, str] = {}
     last = ""
     for word in words:
         name, equals, value = word.partition("=")
-        if equals and name in _OPTIONS:
+        if equals and name in known:
             options[name], last = value, name
         elif last:
             options[last] += f",{word}"

@@ -220,9 +220,12 @@ class ReadinessWatch:
 def _of_checks(choice: Target, scripts: ScriptFolder) -> list[Obstacle]:
     """What keeps its checks from passing, which keeps no machine down."""
     found = []
-    for name in sorted({check.script for check in choice.checks or [] if check.script is not None}):
+    checks = choice.checks or []
+    wanted = [(scripts.check, name) for name in sorted({one.script for one in checks if one.script is not None})]
+    keys = [(scripts.key, name) for name in sorted({one.key for one in checks if one.key is not None})]
+    for look, name in [*wanted, *keys]:
         try:
-            scripts.check(name)
+            look(name)
         except FarshoreError as error:
             found.append(
                 Obstacle(subject="checks", severity=TargetSeverity.WARNING, message=error.message, remedy=error.remedy)

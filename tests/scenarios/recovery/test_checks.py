@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import socket
 import ssl
@@ -11,7 +12,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
+import asyncssh
 import pytest
 from tests.contract.places import qemu_place
 from tests.file_site import FileSite, Fuse
@@ -123,6 +126,85 @@ def test_a_script_that_takes_too_long_is_killed_with_its_children(tmp_path: Path
     assert (passed, detail) == (False, "it took too long: began")
     child = int((folder / "slow.child").read_text())
     until(lambda: _has_ended(child), "the end of the script's child")
+
+
+async def obey(process: asyncssh.SSHServerProcess[bytes]) -> None:
+    """Run on this machine what a guest is told to."""
+    given = await process.stdin.read()
+    command = ["sh", "-c", str(process.command)]
+    done = await asyncio.to_thread(subprocess.run, command, input=given, stdout=PIPE, stderr=STDOUT, check=False)
+    process.stdout.write(done.stdout)
+    process.exit(done.returncode)
+
+
+@contextmanager
+def sshd(key: asyncssh.SSHKey) -> Iterator[int]:
+    """The SSH server of a guest, which lets ``key`` in."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def begin() -> asyncssh.SSHAcceptor:
+        authorized = asyncssh.import_authorized_keys(key.export_public_key().decode())
+        host_key = asyncssh.generate_private_key("ssh-ed25519")
+        return await asyncssh.listen(
+            "127.0.0.1", 0, server_host_keys=[host_key], authorized_client_keys=authorized, process_factory=obey,
+            encoding=None,
+        )  # fmt: skip
+
+    async def end() -> None:
+        server.close()
+        await server.wait_closed()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        await loop.shutdown_default_executor()
+
+    server = asyncio.run_coroutine_threadsafe(begin(), loop).result(60)
+    try:
+        yield server.get_port()
+    finally:
+        asyncio.run_coroutine_threadsafe(end(), loop).result(60)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_a_script_runs_in_the_guest_by_the_key_that_the_check_names(tmp_path: Path) -> None:
+    folder = tmp_path / "checks"
+    folder.mkdir()
+    for name, text in (
+        ("good", "echo it is $(cat)well"),
+        ("bad", "echo no orders >&2; exit 3"),
+        ("slow", "exec sleep 3"),
+        ("loud", "yes | head -c 3000000; echo the end"),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    right, wrong = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    for name, key in (("right", right), ("wrong", wrong), ("open", right)):
+        (folder / name).write_bytes(key.export_private_key())
+        (folder / name).chmod(0o644 if name == "open" else 0o600)
+    with sshd(right) as port:
+        made = around(tmp_path, port)
+
+        def seen(script: str, key: str = "right", within: int = 60) -> tuple[bool, str]:
+            return attempt(Check(kind=CheckKind.GUEST, script=script, key=key, port=GUEST, within=within), made)
+
+        passed, detail = seen("good")
+        assert passed
+        assert detail.startswith("status 0 (host key SHA256:")
+        assert detail.endswith("): it is well")
+        passed, detail = seen("bad")
+        assert (passed, detail.endswith("no orders")) == (False, True)
+        assert detail.startswith("status 3 ")
+        passed, detail = seen("slow", within=1)
+        assert (passed, "took longer than 1 s" in detail) == (False, True)
+        passed, detail = seen("loud")
+        assert (passed, len(detail) < 4000, detail.endswith("the end")) == (True, True, True)
+        for key, why in (("wrong", "does not accept the SSH key"), ("open", "chmod 600"), ("none", "There is no")):
+            passed, detail = seen("good", key)
+            assert (passed, why in detail) == (False, True), detail
+    passed, detail = attempt(Check(kind=CheckKind.GUEST, script="good", key="right", port=GUEST), around(tmp_path, 1))
+    assert (passed, "cannot be reached by SSH" in detail) == (False, True)
 
 
 def _has_ended(process: int) -> bool:

@@ -23,6 +23,8 @@ HTTP = Check(kind=CheckKind.HTTP, port=80, path="/health", status=204, contains=
         ("http:80/health,status=204,contains=a,b,within=9", HTTP),
         ("https:443", Check(kind=CheckKind.HTTPS, port=443)),
         ("script:orders", Check(kind=CheckKind.SCRIPT, script="orders")),
+        ("guest:orders,key=k", Check(kind=CheckKind.GUEST, script="orders", key="k", port=22)),
+        ("guest:o,key=k,user=dba,port=2022", Check(kind=CheckKind.GUEST, script="o", key="k", user="dba", port=2022)),
         ("console:hello, world", Check(kind=CheckKind.CONSOLE, contains="hello, world")),
     ],
 )
@@ -33,7 +35,8 @@ def test_checks_are_written_and_shown(text: str, check: Check) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "tcp", "tcp:0", "tcp:x", "tcp:22/x", "ping:1", "script:../x", "script:", "console:", "http:80/ x",
+    ["", "tcp", "tcp:0", "tcp:x", "tcp:22/x", "ping:1", "script:../x", "script:", "console:", "guest:x",
+     "guest:x,key=../k", "guest:x,key=k,user=-o", "script:x,key=k", "http:80/ x",
      "tcp:22,within=0", "http:80,status=7"],
 )  # fmt: skip
 def test_what_is_no_check(text: str) -> None:

@@ -163,7 +163,7 @@ def test_a_script_that_is_not_there_is_known_before_a_test_and_keeps_no_machine_
     check(world.context, FAILOVER)
     come_up(world, {"kind": "script", "script": "none", "within": 1})
     assert verify(world.context, FAILOVER)["verdict"] == "failed"
-    assert "There is no script" in evidence(world).checks[0].detail
+    assert "There is no " in evidence(world).checks[0].detail
 
 
 def test_ports_that_only_checks_need_are_forwarded(world: World) -> None:

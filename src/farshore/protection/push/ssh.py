@@ -60,6 +60,23 @@ class Shell:
         content = await asyncio.to_thread(path.read_bytes)
         await self._finish(f"cat > {shlex.quote(remote)}", content, f"Copying {path.name}")
 
+    async def outcome(self, command: str, given: bytes, most: int) -> tuple[int | None, bytes]:
+        """Its exit status (None: it was cut off) and the last ``most`` bytes of what it said, errors among them. It has
+        ``given`` on its standard input; whoever calls sets a limit of time. Raises Unreachable."""
+        said = b""
+        try:
+            async with self._connection.create_process(command, encoding=None, stderr=asyncssh.STDOUT) as process:
+                process.stdin.write(given)
+                process.stdin.write_eof()
+                while piece := await process.stdout.read(65536):
+                    said = (said + piece)[-most:]
+                await process.wait_closed()
+                return process.exit_status, said
+        except (asyncssh.Error, OSError) as error:
+            raise Unreachable(
+                f"The connection to {self._target.host} broke ({clean_line(str(error))}).", remedy="Try again."
+            ) from error
+
     async def _finish(self, command: str, given: str | bytes, doing: str) -> str:
         """What the command prints. What login scripts (.bashrc) print comes before the mark, and is not part of it."""
         sent = given if isinstance(given, bytes) else given.encode()

@@ -92,6 +92,15 @@ def _script(check: Check, around: Surroundings) -> Seen:
     return around.scripts.run(str(check.script), {**around.facts, **ports, "FARSHORE_ADDRESS": address}, check.within)
 
 
+def _guest(check: Check, around: Surroundings) -> Seen:
+    # Imported here: SSH's library takes 0.2 s, and the server starts more often than it makes such a check.
+    from farshore.recovery.checking.guest_scripts import run_in_guest
+
+    script, key = around.scripts.check(str(check.script)), around.scripts.key(str(check.key))
+    address = around.reach.at(_port(check))
+    return run_in_guest(script.read_bytes(), key, check.user or "root", address, check.within)
+
+
 def _console(check: Check, around: Surroundings) -> Seen:
     found = check.contains in around.console()
     return found, f"{check.contains!r} is {'' if found else 'not '}on the console"
@@ -120,5 +129,6 @@ _PROBES: Mapping[CheckKind, Callable[[Check, Surroundings], Seen]] = {
     CheckKind.HTTPS: _http,
     CheckKind.SSH: _ssh,
     CheckKind.SCRIPT: _script,
+    CheckKind.GUEST: _guest,
     CheckKind.CONSOLE: _console,
 }

@@ -31,16 +31,29 @@ class ScriptFolder:
     def check(self, name: str) -> Path:
         """The script. Raises NotFound, Refused for one that somebody else could have changed."""
         script = self.path / name
-        for what in (self.path, script):
-            try:
-                found = what.lstat()
-            except FileNotFoundError:
-                raise NotFound(f"There is no script {script}.", remedy="Put it there, executable.") from None
-            if found.st_uid not in (0, os.geteuid()) or (not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o022):
-                raise Refused(f"{what} can be changed by others.", remedy=f"chown root {what}; chmod go-w {what}")
+        self._owned(script, "Put the script there, executable.")
         if not stat.S_ISREG(script.lstat().st_mode) or not os.access(script, os.X_OK):
             raise Refused(f"{script} is no executable file.", remedy=f"chmod +x {script}")
         return script
+
+    def _owned(self, path: Path, remedy: str) -> None:
+        """Raise NotFound, Refused unless nobody else could have put it there."""
+        for what in (self.path, path):
+            try:
+                found = what.lstat()
+            except FileNotFoundError:
+                raise NotFound(f"There is no {path}.", remedy=remedy) from None
+            if found.st_uid not in (0, os.geteuid()) or (not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o022):
+                raise Refused(f"{what} can be changed by others.", remedy=f"chown root {what}; chmod go-w {what}")
+
+    def key(self, name: str) -> str:
+        """A private key of SSH that lies there. Raises NotFound, Refused for one that others can read."""
+        path = self.path / name
+        self._owned(path, "Put the private key there.")
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+            raise Refused(f"{path} is no file that its owner alone can read.", remedy=f"chmod 600 {path}")
+        return path.read_text(encoding="ascii", errors="replace")
 
     def run(self, name: str, facts: Mapping[str, str], seconds: float) -> tuple[bool, str]:
         """Whether it ended with status 0 within ``seconds``, and the last of what it said. ``facts``: its environment.

@@ -66,6 +66,8 @@ def _forward_for_checks(context: RecoveryContext, tx: Transaction, row: Failover
         # A disaster is no time to insist on a script: there, its check fails.
         if check.script is not None and is_test(row):
             ScriptFolder(context.scripts).check(check.script)
+            if check.key is not None:
+                ScriptFolder(context.scripts).key(check.key)
     if leads_nowhere(targets.as_model(target).card(0).kind, test=is_test(row)):
         taken = {int(port) for other in failovers.in_states(tx, PRESENT) for port in other.forward}
         more = ports_for(checks, set(row.forward.values()), taken, context.free_port)
