@@ -37,6 +37,15 @@ def bubble_card(number: int, nic: NicDescription, cable: int) -> list[str]:
     return ["-netdev", f"stream,id=net{number},server=off,addr.type=fd,addr.str={cable}", "-device", card]
 
 
+def cabled_card(number: int, nic: NicDescription, socket: str, more: str = "") -> list[str]:
+    """The same where QEMU itself connects to the cable, at the Unix socket ``socket``."""
+    card = f"virtio-net-pci,netdev=net{number},romfile="
+    if _MAC.fullmatch(nic.mac):
+        card += f",mac={nic.mac}"
+    backend = f"stream,id=net{number},server=off,addr.type=unix,addr.path={literal(socket)}"
+    return ["-netdev", backend, "-device", card + more]
+
+
 def guest_address(nic: NicDescription) -> str:
     """Where the guest is in its virtual network; "": where QEMU's own DHCP puts it."""
     return _network(nic)[0]

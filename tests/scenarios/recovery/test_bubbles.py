@@ -13,8 +13,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.contract.libvirt_place import libvirt_place
 from tests.contract.places import QemuPlace, open_site, qemu_place, short_folder
 from tests.loopdisks import require_root
 from tests.waiting import until
@@ -24,7 +26,6 @@ from farshore.model.errors import Refused, TryLater
 from farshore.model.machine import NicDescription
 from farshore.sites.bubble.client import BubbleAddress
 from farshore.sites.port import Condition
-from farshore.sites.qemu.site import QemuSite
 
 pytestmark = pytest.mark.root
 ONE, TWO = NicDescription("eth0", "52:54:00:00:00:01", ("10.9.0.5/24",)), NicDescription("eth0", "52:54:00:00:00:02",
@@ -180,8 +181,37 @@ def test_each_card_is_given_the_address_that_it_has_at_the_source() -> None:
         until(lambda: is_gone(bubble), "its end")
 
 
-def started(place: QemuPlace, name: str, nic: NicDescription, port: int) -> tuple[QemuSite, str]:
-    site = QemuSite(place.folder, accelerator="tcg")
+def test_a_member_whose_process_others_start_is_one_as_any_other_or_leaves() -> None:
+    port = free_port()
+    with short_folder() as folder:
+        bubble = BubbleAddress(folder / "n", "lab")
+        cable = folder / "cable"
+        with guest(bubble, "b", TWO):
+            bubble.join_at("a", [ONE], {port: 80}, [cable])
+            with socket.socket(socket.AF_UNIX) as end:
+                end.connect(str(cable))
+                end.settimeout(10)
+                frame = discover(ONE.mac)
+                end.sendall(len(frame).to_bytes(4, "big") + frame)
+                assert end.recv(4), "it is offered an address"
+                assert sorted(bubble.members()) == ["a", "b"]
+            until(lambda: list(bubble.members()) == ["b"], "its leave")
+            bubble.join_at("never", [ONE], {port: 80}, [cable])
+            assert sorted(bubble.members()) == ["b", "never"]
+            bubble.leave("never")
+            assert list(bubble.members()) == ["b"]
+            socket.create_server(("127.0.0.1", port)).close()
+        until(lambda: is_gone(bubble), "its end")
+
+
+@contextlib.contextmanager
+def place_of(kind: str) -> Iterator[QemuPlace]:
+    with libvirt_place() if kind == "libvirt" else qemu_place() as made:
+        yield made
+
+
+def started(place: QemuPlace, name: str, nic: NicDescription, port: int) -> tuple[Any, str]:
+    site: Any = open_site(place.kind, place.folder)
     machine = replace(place.order().machine, nics=(nic,))
     order = place.order(bubble=name, machine=machine, forward={port: 22})
     site.check(order)
@@ -190,39 +220,44 @@ def started(place: QemuPlace, name: str, nic: NicDescription, port: int) -> tupl
     return site, order.failover
 
 
-@pytest.mark.parametrize("killed", ["nothing", "machines", "network", "everything"])
-def test_nothing_is_left_of_machines_on_a_network_whatever_died(killed: str) -> None:
-    with qemu_place() as place:
+KILLED = [("qemu", one) for one in ("nothing", "machines", "network", "everything")]
+KILLED += [("libvirt", one) for one in ("network", "everything")]
+
+
+@pytest.mark.parametrize(("kind", "killed"), KILLED)
+def test_nothing_is_left_of_machines_on_a_network_whatever_died(kind: str, killed: str) -> None:
+    with place_of(kind) as place:
         ports = free_port(), free_port()
         site, one = started(place, "lab", ONE, ports[0])
         _, two = started(place, "lab", TWO, ports[1])
         bubble = BubbleAddress(place.folder / ".networks", "lab")
         assert sorted(bubble.members()) == sorted((one, two))
         assert site.present() == tuple(sorted((one, two)))
-        assert not site.answers(one, ports[0]), "its boot sector answers nobody"  # type: ignore[arg-type]
+        assert not site.answers(one, ports[0]), "its boot sector answers nobody"
         if killed in ("network", "everything"):
             for process in processes(bubble):
                 os.kill(process, signal.SIGKILL)
         if killed in ("machines", "everything"):
             for failover in (one, two):
-                place.kill(failover)  # type: ignore[arg-type]
+                place.kill(failover)
         if killed == "network":
             until(lambda: not processes(bubble), "its end")
-            place.kill(one)  # type: ignore[arg-type]
-            assert site.start(one).condition is Condition.RUNNING  # type: ignore[arg-type]
+            place.kill(one)
+            assert site.start(one).condition is Condition.RUNNING
             assert list(bubble.members()) == [one], "who starts anew makes the network anew"
         for failover in (one, two):
-            open_site(place.kind, place.folder).destroy(failover)  # type: ignore[arg-type]
+            open_site(place.kind, place.folder).destroy(failover)
         until(lambda: is_gone(bubble), "the network's end")
-        site.destroy(one)  # type: ignore[arg-type]
+        site.destroy(one)
         bubble.tidy()
         assert list(place.folder.rglob("*")) == [] or [path.name for path in place.folder.iterdir()] == []
         for port in ports:
             socket.create_server(("127.0.0.1", port)).close()
 
 
-def test_two_machines_with_one_address_cannot_share_a_network() -> None:
-    with qemu_place() as place:
+@pytest.mark.parametrize("kind", ["qemu", "libvirt"])
+def test_two_machines_with_one_address_cannot_share_a_network(kind: str) -> None:
+    with place_of(kind) as place:
         site, one = started(place, "lab", ONE, free_port())
         with pytest.raises(Refused, match="has the address") as raised:
             started(place, "lab", ONE, free_port())

@@ -17,7 +17,7 @@ from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, docum
 from farshore.sites.port import AttachedDisk, AttachedNetwork, RecoveryOrder, ServedDisk, TcpAddress, WrittenDisk
 
 CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-AROUND = Surroundings("tcg", 2, 1 << 40, CODE, Path("/s/console.log"), Path("/s/uefi-variables.fd"))
+AROUND = Surroundings("tcg", 2, 1 << 40, CODE, Path("/s/console.log"), Path("/s/uefi-variables.fd"), Path("/s"))
 ARGUMENT = "{http://libvirt.org/schemas/domain/qemu/1.0}arg"
 
 
@@ -36,6 +36,13 @@ def test_the_domain_is_the_failover_s_and_says_so() -> None:
     assert mark.get("id") == FAILOVER
     assert [(tag.get("name"), tag.text) for tag in mark] == [("owner", "dba & co")]
     assert "the-source" not in document(ORDER, "db1", AROUND)
+
+
+def test_cards_of_a_test_network_lead_to_it_and_nowhere_else() -> None:
+    said = " ".join(arguments(made(replace(ORDER, bubble="lab", isolated=True))))
+    assert "stream,id=net0,server=off,addr.type=unix,addr.path=/s/cable-0" in said
+    assert "user," not in said
+    assert "hostfwd" not in said
 
 
 def test_disks_flush_and_pause_rather_than_fail() -> None:

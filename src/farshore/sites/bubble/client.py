@@ -31,6 +31,7 @@ _START_SECONDS, _ANSWER_SECONDS, _POLL_SECONDS = 30.0, 15.0, 0.05
 _TUN = "/dev/net/tun"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CAPABILITIES = "-all,+net_admin"
+_End = socket.socket
 
 
 @dataclass(frozen=True)
@@ -51,28 +52,62 @@ class BubbleAddress:
 
         Raises Refused for an address that another member has, TryLater for a port that is taken."""
         with contextlib.ExitStack() as held:
-            self._ensure()
-            self._ask({"do": "leave", "failover": failover})
-            listeners = [held.enter_context(_listening(port)) for port in forward]
             pairs = [socket.socketpair() for _ in cards]
             for near, far in pairs:
                 held.enter_context(near)
                 held.enter_context(far)
+            self._enter(failover, cards, forward, [near for near, _ in pairs], awaited=False)
+            return [far.detach() for _, far in pairs]
+
+    def join_at(
+        self, failover: str, cards: Sequence[NicDescription], forward: Mapping[int, int], sockets: Sequence[Path]
+    ) -> None:
+        """The same for a machine whose process somebody else starts: each of its cards connects to one of ``sockets``,
+        within a minute, else it leaves."""
+        with contextlib.ExitStack() as held:
+            ends = []
+            for path in sockets:
+                path.unlink(missing_ok=True)
+                ends.append(held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)))
+                ends[-1].bind(str(path))
+                path.chmod(0o600)
+                ends[-1].listen(1)
+                ends[-1].setblocking(False)
+            self._enter(failover, cards, forward, ends, awaited=True)
+
+    def leave(self, failover: str) -> None:
+        """End a membership that has come to nothing."""
+        with contextlib.suppress(OSError, TryLater):
+            self._ask({"do": "leave", "failover": failover})
+
+    def _enter(
+        self,
+        failover: str,
+        cards: Sequence[NicDescription],
+        forward: Mapping[int, int],
+        ends: Sequence[_End],
+        *,
+        awaited: bool,
+    ) -> None:
+        self._ensure()
+        self._ask({"do": "leave", "failover": failover})
+        with contextlib.ExitStack() as held:
+            listeners = [held.enter_context(_listening(port)) for port in forward]
             message = {
                 "do": "join",
                 "failover": failover,
                 "cards": [{"mac": nic.mac, "address": card_address(nic)} for nic in cards],
                 "forward": list(forward.values()),
+                "awaited": awaited,
             }
-            answer = self._ask(message, [*(near.fileno() for near, _ in pairs), *(one.fileno() for one in listeners)])
-            if answer.get("in_use"):
-                raise Refused(
-                    f"It cannot join the test network {self.name}: {answer['error']}.",
-                    remedy="Clean that test up, or choose another name: farshore failover test --network NAME",
-                )
-            if "error" in answer:
-                raise TryLater(f"The test network {self.name} failed: {answer['error']}.", remedy="Repeat it.")
-            return [far.detach() for _, far in pairs]
+            answer = self._ask(message, [one.fileno() for one in (*ends, *listeners)])
+        if answer.get("in_use"):
+            raise Refused(
+                f"It cannot join the test network {self.name}: {answer['error']}.",
+                remedy="Clean that test up, or choose another name: farshore failover test --network NAME",
+            )
+        if "error" in answer:
+            raise TryLater(f"The test network {self.name} failed: {answer['error']}.", remedy="Repeat it.")
 
     def answers(self, failover: str, port: int) -> bool:
         """Whether the guest accepts a connection at its ``port``."""

@@ -23,7 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,11 @@ class Bubble:
         leases = {mac: address for mac, address in zip(macs, addresses, strict=True) if mac}
         member = self._members[failover] = _Member(addresses, leases)
         for descriptor in descriptors[: len(cards)]:
-            await self._plug_in(failover, member, socket.socket(fileno=os.dup(descriptor)))
+            end = socket.socket(fileno=os.dup(descriptor))
+            if message.get("awaited"):
+                self._work(self._await_card(failover, member, end))
+            else:
+                await self._plug_in(failover, member, end)
         for guest, descriptor in zip(forward, descriptors[len(cards) :], strict=True):
             listener = socket.socket(fileno=os.dup(descriptor))
             target = (str(addresses[0].ip), guest)
@@ -124,6 +128,26 @@ class Bubble:
             _ip("addr", "add", f"{mine}/{network.prefixlen}", "dev", _CARD)
             self._own[str(network)] = str(mine)
 
+    def _work(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _await_card(self, failover: str, member: _Member, listener: socket.socket) -> None:
+        """Take the first connection as a card's cable; without one the member has come to nothing."""
+        with listener:
+            try:
+                accepting = asyncio.get_running_loop().sock_accept(listener)
+                end, _ = await asyncio.wait_for(accepting, _FIRST_MEMBER_SECONDS)
+            except (OSError, TimeoutError):
+                if not member.ports and self._members.get(failover) is member:
+                    self._leave(failover)
+                return
+        if self._members.get(failover) is member:
+            await self._plug_in(failover, member, end)
+        else:
+            end.close()
+
     async def _plug_in(self, failover: str, member: _Member, end: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=end)
         self._next_port += 1
@@ -136,9 +160,7 @@ class Bubble:
         self._switch.ports[port] = send
         member.ports.add(port)
         member.writers.append(writer)
-        task = asyncio.create_task(self._listen(failover, member, port, reader))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._work(self._listen(failover, member, port, reader))
 
     async def _listen(self, failover: str, member: _Member, port: int, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):

@@ -1,8 +1,9 @@
 """A recovered machine as libvirt's XML. Pure: order in, document out.
 
-As at the QEMU site: flushes travel to the disk, a disk that does not answer pauses the guest, and cards that lead
-nowhere are QEMU's user-mode network, which libvirt has no word for: they go as arguments of QEMU's own. libvirt has no
-word for NBD's reconnecting either: a guest that lost its disk is paused, and goes on when somebody resumes it.
+As at the QEMU site: flushes travel to the disk, and a disk that does not answer pauses the guest. Cards that lead
+nowhere, or to a test network, are QEMU's own: libvirt has no word for them, so they go as arguments of QEMU's command
+line. libvirt has no word for NBD's reconnecting either: a guest that lost its disk is paused, and goes on when somebody
+resumes it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from farshore.model.errors import Refused
 from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus, NetworkKind
 from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress
-from farshore.sites.user_network import isolated_card
+from farshore.sites.user_network import cabled_card, isolated_card
 
 MARK = "urn:farshore:libvirt:1"
 """The namespace of what says in a domain's metadata which failover it is."""
@@ -42,6 +43,12 @@ class Surroundings:
     firmware: Path | None
     console: Path
     variables: Path
+    cables: Path
+    """The folder of the sockets that lead to a test network."""
+
+    def cable(self, number: int) -> Path:
+        """The socket of a card, by its number."""
+        return self.cables / f"cable-{number}"
 
 
 def check_order(order: RecoveryOrder, around: Surroundings) -> None:
@@ -55,11 +62,6 @@ def check_order(order: RecoveryOrder, around: Surroundings) -> None:
         raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
     if machine.firmware is not Firmware.BIOS and around.firmware is None:
         raise Refused(f"{order.name} starts by UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
-    if order.bubble:
-        raise Refused(
-            f"{order.name} is to share the test network {order.bubble}.",
-            remedy="A site of kind libvirt has none yet: test it at a site of kind qemu, or without --network.",
-        )
     own = [number for number in range(len(machine.nics)) if number not in order.networks]
     if len(own) > _MOST_CARDS:
         raise Refused(
@@ -132,7 +134,7 @@ def document(order: RecoveryOrder, name: str, around: Surroundings) -> str:
     _add(_add(devices, "rng", model="virtio"), "backend", "/dev/urandom", model="random")
     _add(_add(devices, "video"), "model", type="vga")
     _add(devices, "memballoon", model="none")
-    _own_cards(root, order)
+    _own_cards(root, order, around)
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -159,14 +161,18 @@ def _disk(devices: ElementTree.Element, disk: AttachedDisk, place: int, bus: Dis
         _add(one, "boot", order="1")
 
 
-def _own_cards(root: ElementTree.Element, order: RecoveryOrder) -> None:
+def _own_cards(root: ElementTree.Element, order: RecoveryOrder, around: Surroundings) -> None:
     isolated = [number for number in range(len(order.machine.nics)) if number not in order.networks]
     if not isolated:
         return
     line = ElementTree.SubElement(root, f"{{{_QEMU}}}commandline")
     for slot, number in enumerate(isolated, _FIRST_SLOT):
         place = f",bus=pcie.0,addr=0x{slot:x}"
-        for word in isolated_card(number, order.machine.nics[number], order.forward, place):
+        nic = order.machine.nics[number]
+        words = isolated_card(number, nic, order.forward, place)
+        if order.bubble:
+            words = cabled_card(number, nic, str(around.cable(number)), place)
+        for word in words:
             ElementTree.SubElement(line, f"{{{_QEMU}}}arg", value=word)
 
 

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.model.machine import Firmware
 from farshore.model.target import NetworkKind
+from farshore.sites.bubble.client import BubbleAddress
 from farshore.sites.folder import explained, lock, replace
 from farshore.sites.half_written import check_whole
 from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, document
@@ -56,6 +57,7 @@ _RUNNING, _SHUT_DOWN, _STOPPED = b"running  \n", b"shut-down\n", b"stopped  \n"
 """What ``run`` may hold: one length, so that it is written over in place."""
 CONSOLE_BYTES = 16 << 20
 _CONSOLE_STEP = 1 << 20
+_BUBBLES = ".networks"
 _PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
 
 
@@ -149,8 +151,30 @@ class LibvirtSite:
                     self._see_to_its_disks(failover)
                     # Before it starts: what ended the run before must not seem to have ended this one.
                     replace({self._run(failover): _RUNNING}, remove=self._home(failover) / "left-over")
-                    self._launch(failover)
+                    bubble = self._plug_in(failover)
+                    try:
+                        self._launch(failover)
+                    except BaseException:
+                        if bubble is not None:
+                            bubble.leave(failover)
+                        raise
         return self.status(failover)
+
+    def _plug_in(self, failover: FailoverId) -> BubbleAddress | None:
+        """Make it a member of its test network, if it is to be on one. Raises Refused, TryLater."""
+        bubble = self._bubble(failover)
+        if bubble is None:
+            return None
+        order, around = self.order(failover), self._around(failover)
+        cards = [nic for number, nic in enumerate(order.machine.nics) if number not in order.networks]
+        sockets = [around.cable(number) for number in range(len(order.machine.nics)) if number not in order.networks]
+        if not cards:
+            return None
+        try:
+            bubble.join_at(failover, cards, order.forward, sockets)
+        except OSError as error:
+            raise TryLater(f"The test network {order.bubble} does not answer: {error}.", remedy="Repeat it.") from error
+        return bubble
 
     def _launch(self, failover: FailoverId) -> None:
         try:
@@ -235,6 +259,7 @@ class LibvirtSite:
         home = self._home(failover)
         with explained(home):
             if home.exists() or self._is_defined(failover):
+                bubble = self._bubble(failover)
                 # Without its lock where there is no room for one: nothing else can be begun there either.
                 with self._alone(failover, make=False):
                     self._end(failover, 0)
@@ -242,6 +267,9 @@ class LibvirtSite:
                         self._virsh.ask("undefine", failover, "--keep-nvram")
                     if self._is_defined(failover):
                         raise TryLater("libvirt does not forget the machine.", remedy="See: virsh undefine")
+                    if bubble is not None:
+                        bubble.leave(failover)
+                        bubble.tidy()
                     while home.exists():
                         with contextlib.suppress(FileNotFoundError):  # another call removes it, too
                             shutil.rmtree(home)
@@ -249,7 +277,8 @@ class LibvirtSite:
     def present(self) -> tuple[FailoverId, ...]:
         folder = self._folder.absolute()
         with explained(folder):
-            found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.exists() else set()
+            there = [path.name for path in folder.iterdir() if path.is_dir()] if folder.exists() else []
+        found = set(there) - {_BUBBLES}
         for domain in self._domains() - found:
             with contextlib.suppress(Failed):  # somebody else's has no mark
                 self._virsh.ask("metadata", domain, MARK)
@@ -263,6 +292,9 @@ class LibvirtSite:
 
     def answers(self, failover: FailoverId, port: int) -> bool:
         """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
+        bubble = self._bubble(failover)
+        if bubble is not None:
+            return bubble.answers(failover, self.order(failover).forward.get(port, 0))
         sign = re.compile(rf"^\s*TCP\[ESTABLISHED\]\s+\d+\s+\S+\s+{port}\s", re.MULTILINE)
         with contextlib.suppress(OSError), socket.create_connection((_ADDRESS, port), timeout=_ANSWER_SECONDS):
             end = time.monotonic() + _ANSWER_SECONDS
@@ -323,6 +355,14 @@ class LibvirtSite:
                 f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
             ) from error
 
+    def _bubble(self, failover: FailoverId) -> BubbleAddress | None:
+        """The test network of a machine; None if it is on none."""
+        try:
+            name = self.order(failover).bubble
+        except (NotFound, Damaged):
+            return None
+        return BubbleAddress(self._folder.absolute() / _BUBBLES, name) if name else None
+
     def _is_ordered(self, order: RecoveryOrder) -> bool:
         try:
             return self.order(order.failover) == order
@@ -379,6 +419,7 @@ class LibvirtSite:
             firmware=next((path for path in FIRMWARE if path.exists()), None),
             console=self.console(failover),
             variables=self._home(failover) / "uefi-variables.fd",
+            cables=self._home(failover),
         )
 
     def _home(self, failover: FailoverId) -> Path:
