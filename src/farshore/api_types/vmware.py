@@ -1,0 +1,212 @@
+"""VMware servers, and what discovery knows of the machines there.
+
+``VmwareMachine`` is both what discovery keeps of a machine and what the API answers. References to other objects are
+ids of the VMware server (``host-12``); ``VmwarePlace`` gives their names.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import List
+
+from pydantic import Field, SecretStr
+
+from farshore.api_types.body import Body, Label, Moment, Natural, Shown
+from farshore.api_types.body import Secret as SentSecret
+from farshore.api_types.machines import Finding
+
+MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 64, 64
+_PASSWORD_LENGTH = 1000
+ServerName = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+class DiskBacking(enum.Enum):
+    """What a virtual disk is made of."""
+
+    FILE = "file"
+    RDM_VIRTUAL = "rdm-virtual"
+    RDM_PHYSICAL = "rdm-physical"
+    OTHER = "other"
+
+
+class VmwareDisk(Body):
+    """A virtual disk. ``size`` in bytes; ``mode`` and ``shared_bus`` as the SDK names them."""
+
+    key: int
+    label: Shown = ""
+    size: Natural = 0
+    backing: DiskBacking = DiskBacking.FILE
+    file: Shown = ""
+    datastore: Shown = ""
+    uuid: Shown = ""
+    mode: Shown = ""
+    thin: bool = False
+    encrypted: bool = False
+    shared: bool = False
+    """Several machines may write to it (multi-writer)."""
+    controller: Shown = ""
+    shared_bus: Shown = ""
+
+
+class VmwareNic(Body):
+    """A virtual network card. ``network``: the id of a network, or of a distributed port group."""
+
+    key: int
+    label: Shown = ""
+    kind: Shown = ""
+    mac: Shown = ""
+    network: Shown = ""
+    connected: bool = True
+
+
+class VmwareMachine(Body):
+    """A virtual machine as its server describes it. ``power``, ``state``, ``tools`` and ``firmware`` are the SDK's
+    words; ``memory`` in bytes; ``parents`` are the folder and the resource pool."""
+
+    id: Shown
+    name: Shown = ""
+    uuid: Shown = ""
+    """What its firmware shows as the system's UUID."""
+    instance_uuid: Shown = ""
+    power: Shown = ""
+    state: Shown = ""
+    template: bool = False
+    firmware: Shown = ""
+    secure_boot: bool = False
+    guest_id: Shown = ""
+    guest: Shown = ""
+    """The guest system that the machine was configured for."""
+    guest_found: Shown = ""
+    """The guest system that the tools report."""
+    host_name: Shown = ""
+    """What the guest calls itself."""
+    address: Shown = ""
+    """The guest's first address, as the tools report it."""
+    addresses: List[Shown] = Field(default=[], max_length=MOST_ADDRESSES)
+    tools: Shown = ""
+    tools_version: Shown = ""
+    hardware: Shown = ""
+    processors: Natural = 0
+    memory: Natural = 0
+    host: Shown = ""
+    folder: Shown = ""
+    pool: Shown = ""
+    path: Shown = ""
+    """Its configuration file, ``[datastore] folder/name.vmx``."""
+    datastores: List[Shown] = Field(default=[], max_length=MOST_DISKS)
+    networks: List[Shown] = Field(default=[], max_length=MOST_NICS)
+    disks: List[VmwareDisk] = Field(default=[], max_length=MOST_DISKS)
+    nics: List[VmwareNic] = Field(default=[], max_length=MOST_NICS)
+    snapshots: Natural = 0
+    encrypted: bool = False
+    unread: List[Shown] = Field(default=[], max_length=64)
+    """What the account may not read of it."""
+
+
+class PlaceKind(enum.Enum):
+    """What a machine can be in or on."""
+
+    DATACENTER = "datacenter"
+    FOLDER = "folder"
+    CLUSTER = "cluster"
+    HOST = "host"
+    DATASTORE = "datastore"
+    NETWORK = "network"
+
+
+class VmwarePlace(Body):
+    """A host, a datastore, a network, a folder … ``capacity`` and ``free`` in bytes, of datastores."""
+
+    id: Shown
+    kind: PlaceKind
+    name: Shown = ""
+    parent: Shown = ""
+    accessible: bool = True
+    """Whether a host is connected, a datastore or network reachable."""
+    maintenance: bool = False
+    capacity: Natural = 0
+    free: Natural = 0
+
+
+class VmwareState(enum.Enum):
+    """How discovery at a VMware server goes."""
+
+    CONNECTING = "connecting"
+    FOLLOWING = "following"
+    FAILING = "failing"
+
+
+class VmwareAddress(Body):
+    """``POST /v1/vmware-certificates``: whose certificate to look at."""
+
+    host: Label = Field(min_length=1)
+    port: int = Field(default=443, ge=1, le=65535)
+
+
+class VmwareCertificate(Body):
+    """The certificate that a VMware server shows: its SHA-256 fingerprint, ``AB:CD:…``."""
+
+    fingerprint: str
+    subject: str = ""
+    expires: Moment = 0
+
+
+class VmwareServerRequest(VmwareAddress):
+    """``POST /v1/vmware``: a vCenter, or an ESXi host. The password is sealed and never answered. ``fingerprint``
+    pins the server's certificate."""
+
+    name: str = Field(max_length=63, pattern=ServerName)
+    user: Label = Field(min_length=1)
+    password: SentSecret = Field(default=SecretStr(""), max_length=_PASSWORD_LENGTH)
+    fingerprint: Label = Field(min_length=1)
+
+
+class VmwareServer(Body):
+    """A VMware server and how discovery there goes. ``seen``: when it last answered."""
+
+    name: str
+    host: str
+    port: int
+    user: str
+    fingerprint: str
+    created: Moment = 0
+    product: str = ""
+    state: VmwareState = VmwareState.CONNECTING
+    since: Moment = 0
+    seen: Moment = 0
+    trouble: str = ""
+    remedy: str = ""
+    machines: int = 0
+
+
+class DiscoveredMachine(Body):
+    """A machine at a VMware server, with the names of where it is. ``protected_as``: the name of the machine of ours
+    whose hardware it is, empty for none."""
+
+    server: str
+    facts: VmwareMachine
+    host: str = ""
+    folder: str = ""
+    datastores: List[str] = []
+    networks: List[str] = []
+    protected_as: str = ""
+    reachable: List[str] = []
+    """Addresses that it may be reached at, the likeliest first."""
+    changed: Moment = 0
+    findings: List[Finding] = []
+
+
+class DiscoveredSummary(Body):
+    """A line of the list of machines."""
+
+    server: str
+    id: str
+    name: str
+    power: str
+    guest: str = ""
+    address: str = ""
+    tools: str = ""
+    disks: int = 0
+    size: Natural = 0
+    template: bool = False
+    protected_as: str = ""

@@ -1,0 +1,54 @@
+"""One property filter over everything that discovery wants, and one long question after another about what changed.
+
+The server keeps the filter in our session and counts versions: an answer to WaitForUpdatesEx says what changed since
+the version that was asked with. ``partialUpdates=False``: a property that changed comes whole, not as a path into it.
+An answer that never arrived cannot be asked for again with certainty, so after any failure everything is begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+from pyVmomi import vim, vmodl
+
+from farshore.vsphere.faults import translated
+from farshore.vsphere.properties import MACHINE, PLACES
+from farshore.vsphere.session import Session
+
+_QUERY: Final = vmodl.query.PropertyCollector
+PORTION: Final = 100
+"""Objects of one answer: 1 MiB of XML. The rest comes with the next."""
+_CANCEL_SECONDS: Final = 3.0
+
+
+class Filter:
+    """The filter of one session; it goes with it."""
+
+    def __init__(self, session: Session) -> None:
+        """Make it at the server. Raises as ``translated``."""
+        self._session = session
+        kinds = [vim.VirtualMachine, *(sdk_type for sdk_type, _ in PLACES.values())]
+        properties = [_QUERY.PropertySpec(type=vim.VirtualMachine, pathSet=list(MACHINE))]
+        properties += [_QUERY.PropertySpec(type=one, pathSet=list(paths)) for one, paths in PLACES.values()]
+        with translated(session.host):
+            content = session.content
+            view = content.viewManager.CreateContainerView(content.rootFolder, kinds, True)
+            everything = _QUERY.TraversalSpec(name="all", path="view", skip=False, type=vim.view.ContainerView)
+            start = _QUERY.ObjectSpec(obj=view, skip=True, selectSet=[everything])
+            self._collector = content.propertyCollector.CreatePropertyCollector()
+            self._collector.CreateFilter(_QUERY.FilterSpec(objectSet=[start], propSet=properties), False)
+
+    def wait(self, version: str, seconds: int) -> Any:
+        """The SDK's UpdateSet of what changed since a version ("": everything), or None where nothing did. It may be
+        truncated: then ask on at once. Raises as ``translated``."""
+        options = _QUERY.WaitOptions(maxWaitSeconds=seconds, maxObjectUpdates=PORTION)
+        with translated(self._session.host):
+            return self._collector.WaitForUpdatesEx(version, options)
+
+    def cancel(self) -> None:
+        """End a ``wait`` of another thread, as far as the server listens."""
+        other = self._session.beside(_CANCEL_SECONDS)
+        with contextlib.suppress(Exception):  # it would end by itself as well
+            _QUERY(self._collector._moId, other).CancelWaitForUpdates()
+        other.DropConnections()

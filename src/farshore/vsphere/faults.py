@@ -1,0 +1,65 @@
+"""The SDK's errors as ours, where they enter.
+
+pyVmomi raises three families: faults of the server (``vmodl.MethodFault`` with a type for each), what http.client and
+ssl raise, and, for an answer that was cut off, whatever its XML parser says.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from xml.parsers.expat import ExpatError
+
+from pyVmomi import vim, vmodl
+
+from farshore.api_types.body import clean_line
+from farshore.model.errors import FarshoreError, Forbidden, Refused, TryLater, Unreachable
+from farshore.vsphere.certificates import wrong_certificate
+
+
+class SessionLost(TryLater):
+    """The server does not know our session, or what we made in it, any more: log in anew and begin anew."""
+
+
+_LOST = (vim.fault.NotAuthenticated, vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion)
+
+
+@contextmanager
+def translated(host: str) -> Iterator[None]:
+    """Raise our errors for what the SDK raises within."""
+    try:
+        yield
+    except FarshoreError:
+        raise
+    except (vmodl.MethodFault, vmodl.RuntimeFault) as error:
+        raise _of_server(host, error) from error
+    except ssl.SSLCertVerificationError as error:
+        raise wrong_certificate(host) from error
+    except (OSError, http.client.HTTPException, ExpatError) as error:
+        raise Unreachable(
+            f"{host} did not answer ({clean_line(str(error)) or type(error).__name__}).",
+            remedy="It is tried again. Check the network and that the server's services run.",
+        ) from error
+
+
+def _of_server(host: str, error: Exception) -> FarshoreError:
+    said = clean_line(str(getattr(error, "msg", "") or "")) or type(error).__name__.rsplit(".", 1)[-1]
+    if isinstance(error, vim.fault.InvalidLogin):
+        return Forbidden(
+            f"{host} does not accept the user and password.",
+            remedy="Check both, and that the account is not locked; then remove the VMware server and add it again.",
+        )
+    if isinstance(error, _LOST):
+        return SessionLost(f"{host} ended the session ({said}).", remedy="It is begun anew.")
+    if isinstance(error, vim.fault.NoPermission):
+        return Forbidden(
+            f"The account at {host} lacks the privilege {error.privilegeId}.",
+            remedy="Give the account's role this privilege, on the vCenter or host itself, with propagation.",
+        )
+    if isinstance(error, vmodl.fault.RequestCanceled):
+        return TryLater(f"{host} cancelled the request.", remedy="It is tried again.")
+    if isinstance(error, (vim.fault.HostCommunication, vmodl.fault.HostCommunication, vim.fault.Timedout)):
+        return Unreachable(f"{host}: {said}", remedy="It is tried again. Check the host that it speaks of.")
+    return Refused(f"{host}: {said}", remedy="See the server's events for the reason.")

@@ -1,0 +1,127 @@
+"""Discovery at one VMware server, for as long as it is wanted: log in, learn everything, then what changes.
+
+Whatever goes wrong ends the session and begins a new one, which learns everything anew; the sink compares, so nothing
+is lost and little is written. A server that is away is tried again soon and then more rarely; one that refuses us is
+left alone for minutes, because wrong passwords lock accounts.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from farshore.api_types.vmware import VmwareMachine, VmwarePlace
+from farshore.model.errors import FarshoreError, Forbidden, TryLater
+from farshore.vsphere.collector import Filter
+from farshore.vsphere.inventory import Changes, Inventory
+from farshore.vsphere.session import Login, Session, session
+
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where what is known is kept. It is called by one thread, and raises our errors."""
+
+    def connected(self, product: str) -> None:
+        """We are logged in and have what discovery needs."""
+
+    def keep(self, machines: Collection[VmwareMachine], places: Collection[VmwarePlace], gone: Collection[str]) -> None:
+        """Some changed, or may have; some are gone."""
+
+    def whole(self, known: Collection[str]) -> None:
+        """Everything was told of: what is not among these ids does not exist any more."""
+
+    def failed(self, error: FarshoreError) -> None:
+        """It does not work now."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """All in seconds. ``wait``: how long the server holds a question that has no answer yet. After a failure it is
+    tried again after ``again``, then each time after twice as long, at most after ``most``; after ``refused`` where the
+    server refuses us."""
+
+    wait: int = 10
+    again: float = 1.0
+    most: float = 60.0
+    refused: float = 300.0
+
+
+@dataclass
+class Follower:
+    """``run`` is the work of a thread; ``stop`` may be called from another one."""
+
+    login: Callable[[], Login]
+    sink: Sink
+    pace: Pace = Pace()
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _filter: Filter | None = None
+    _failures: int = 0
+
+    def run(self) -> None:
+        """Follow until ``stop``. Raises nothing of ours."""
+        while not self._stopped.is_set():
+            try:
+                with session(self.login()) as opened:
+                    self._follow(opened)
+            except FarshoreError as error:
+                if self._stopped.is_set():
+                    return
+                self._failures += 1
+                log.warning("Discovery begins anew: %s", error)
+                self._tell(error)
+                self._stopped.wait(self._pause(error))
+            finally:
+                self._filter = None
+
+    def stop(self) -> None:
+        """End it soon."""
+        self._stopped.set()
+        filter_now = self._filter
+        if filter_now is not None:
+            filter_now.cancel()
+
+    def _follow(self, opened: Session) -> None:
+        missing = opened.missing()
+        if missing:
+            raise lacking(opened.host, missing)
+        self.sink.connected(opened.product)
+        inventory, version, whole = Inventory(), "", False
+        self._filter = Filter(opened)
+        while not self._stopped.is_set():
+            update: Any = self._filter.wait(version, self.pace.wait)
+            if update is not None:
+                version = update.version
+                self._keep(inventory, inventory.apply(update))
+            if not whole and (update is None or not update.truncated):
+                self.sink.whole({*inventory.machines, *inventory.places})
+                whole, self._failures = True, 0
+            elif update is None:
+                self.sink.keep([], [], [])  # nothing new, and it answers
+
+    def _keep(self, inventory: Inventory, changes: Changes) -> None:
+        if changes:
+            machines = [inventory.machines[one] for one in changes.machines]
+            self.sink.keep(machines, [inventory.places[one] for one in changes.places], changes.gone)
+
+    def _tell(self, error: FarshoreError) -> None:
+        try:
+            self.sink.failed(error)
+        except FarshoreError as second:
+            log.warning("What discovery failed with cannot be kept: %s", second)
+
+    def _pause(self, error: FarshoreError) -> float:
+        if not isinstance(error, TryLater):
+            return self.pace.refused
+        return min(self.pace.most, self.pace.again * 2 ** (min(self._failures, 20) - 1))
+
+
+def lacking(host: str, missing: Collection[str]) -> Forbidden:
+    """The error for an account that lacks privileges, each of them named."""
+    return Forbidden(
+        f"The account at {host} lacks {len(missing)} privileges that discovery needs: {', '.join(missing)}.",
+        remedy="Give it a role with them (Read-only has them) on the vCenter or host itself, with propagation.",
+    )

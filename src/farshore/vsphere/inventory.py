@@ -1,0 +1,94 @@
+"""What is known of one VMware server: every update that the filter tells of is taken in, whole or in part.
+
+What the account may not read, and what cannot be understood, is noted with the machine and stays at its default: one
+odd machine ends nobody's discovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from farshore.api_types.vmware import VmwareMachine, VmwarePlace
+from farshore.vsphere.properties import MACHINE, PLACES, Fields, Reader, changed, is_machine, kind_of
+
+_NOT_AS_EXPECTED = (AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass
+class Changes:
+    """Ids of what is new or other, and of what is gone."""
+
+    machines: set[str] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.machines or self.places or self.gone)
+
+
+class Inventory:
+    """Machines and places by their ids. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self.machines: dict[str, VmwareMachine] = {}
+        self.places: dict[str, VmwarePlace] = {}
+
+    def apply(self, update: Any) -> Changes:
+        """Take in an UpdateSet of the SDK."""
+        changes = Changes()
+        for portion in update.filterSet or []:
+            for one in portion.objectSet or []:
+                self._take(one, changes)
+        return changes
+
+    def _take(self, update: Any, changes: Changes) -> None:
+        known = str(update.obj._moId)
+        if update.kind == "leave":
+            self._forget(known, changes)
+            return
+        if is_machine(update.obj):
+            self._take_machine(known, update)
+            changes.machines.add(known)
+        elif (kind := kind_of(update.obj)) is not None:
+            fields, _ = _read(update, PLACES[kind][1])
+            before = None if update.kind == "enter" else self.places.get(known)
+            self.places[known] = VmwarePlace.model_validate(
+                {**dict(before or VmwarePlace(id=known, kind=kind)), **fields}
+            )
+            changes.places.add(known)
+        changes.gone.discard(known)
+
+    def _take_machine(self, known: str, update: Any) -> None:
+        before = self.machines.get(known) if update.kind != "enter" else None
+        before = before or VmwareMachine(id=known)
+        fields, unread = _read(update, MACHINE)
+        told = {change.name for change in update.changeSet or []}
+        fields["unread"] = sorted((set(before.unread) - told) | unread)
+        try:
+            self.machines[known] = changed(before, fields)
+        except ValueError:  # a value that no field takes
+            self.machines[known] = changed(before, {"unread": sorted({*fields["unread"], *told})[:64]})
+
+    def _forget(self, known: str, changes: Changes) -> None:
+        self.machines.pop(known, None)
+        self.places.pop(known, None)
+        changes.machines.discard(known)
+        changes.places.discard(known)
+        changes.gone.add(known)
+
+
+def _read(update: Any, readers: Mapping[str, Reader]) -> tuple[Fields, set[str]]:
+    """The fields that an update tells of, and the properties that cannot be read."""
+    fields: Fields = {}
+    unread = {str(one.path) for one in update.missingSet or []}
+    for change in update.changeSet or []:
+        reader = readers.get(change.name)
+        if reader is None:
+            continue
+        try:
+            fields.update(reader(change.val if change.op in ("assign", "add") else None))
+        except _NOT_AS_EXPECTED:
+            unread.add(change.name)
+    return fields, unread

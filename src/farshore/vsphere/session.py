@@ -1,0 +1,109 @@
+"""A session at a vCenter or an ESXi host: its certificate pinned, its account's privileges looked at.
+
+The API of 6.5 is spoken everywhere, which every later release understands: so answers have one form. A session belongs
+to one thread, but for ``cancel``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyVmomi import SoapStubAdapter, vim
+
+from farshore.model.errors import Unsupported
+from farshore.vsphere.certificates import context_for
+from farshore.vsphere.faults import translated
+
+_VERSION = "vim.version.version11"
+"""6.5."""
+_SECONDS = 120.0
+"""For an answer: more than WaitForUpdatesEx waits, and than a large vCenter takes for a first portion."""
+
+NEEDED = ("System.Anonymous", "System.View", "System.Read")
+"""Privileges that discovery needs, on the root folder with propagation. The role *Read-only* has them."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where and as whom. ``certificate`` is the pinned one in PEM."""
+
+    host: str
+    port: int
+    user: str
+    certificate: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Session:
+    """``content`` is the SDK's ServiceContent."""
+
+    login: Login
+    stub: Any
+    content: Any
+    key: str
+
+    @property
+    def host(self) -> str:
+        """The server's name."""
+        return self.login.host
+
+    @property
+    def product(self) -> str:
+        """Such as ``VMware vCenter Server 8.0.2 build-22385739``."""
+        return str(self.content.about.fullName)
+
+    def missing(self, wanted: Sequence[str] = NEEDED) -> list[str]:
+        """Which of these privileges the account lacks on the root folder, in their order. Raises as ``translated``."""
+        with translated(self.host):
+            (answer,) = self.content.authorizationManager.HasPrivilegeOnEntities(
+                [self.content.rootFolder], self.key, list(wanted)
+            )
+        granted = {one.privId for one in answer.privAvailability if one.isGranted}
+        return [privilege for privilege in wanted if privilege not in granted]
+
+    def beside(self, seconds: float) -> Any:
+        """A stub of the SDK in this session for another thread, which waits so long at most. Drop its connections."""
+        other = _stub(self.login, seconds)
+        other.cookie = self.stub.cookie
+        return other
+
+
+@contextmanager
+def session(login: Login) -> Iterator[Session]:
+    """Log in; out again at the end, as far as the server still listens. Raises Forbidden, WrongKey, Unreachable,
+    Unsupported."""
+    stub = _stub(login, _SECONDS)
+    try:
+        with translated(login.host):
+            content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+            _check_product(login.host, content.about)
+            opened = content.sessionManager.Login(login.user, login.password, None)
+        try:
+            yield Session(login, stub, content, str(opened.key))
+        finally:
+            with contextlib.suppress(Exception):  # whatever it says: an idle session ends there by itself
+                content.sessionManager.Logout()
+    finally:
+        stub.DropConnections()
+
+
+def _stub(login: Login, seconds: float) -> Any:
+    return SoapStubAdapter(
+        host=login.host,
+        port=login.port,
+        version=_VERSION,
+        sslContext=context_for(login.certificate),
+        httpConnectionTimeout=seconds,
+    )
+
+
+def _check_product(host: str, about: Any) -> None:
+    major, _, rest = str(about.apiVersion).partition(".")
+    minor = rest.partition(".")[0]
+    if not (major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) >= (6, 5)):
+        raise Unsupported(f"{host} is {about.fullName}; 6.5 is the oldest that is supported.", remedy="Upgrade it.")
