@@ -48,6 +48,7 @@ from farshore.catalog.tables import (
     PushAccountRow,
     SiteRow,
     UserRow,
+    VmwareServerRow,
 )
 
 RECORDS = "records"
@@ -82,6 +83,7 @@ _REPORTED_BY_MACHINES = frozenset(
     {"heartbeat", "last_seen", "newest_point_time", "last_app_consistent", "lag"}
     | {"stream_trouble", "clock_behind", "clock_stepped", "notable"}
 )
+_REPORTED_BY_DISCOVERY = frozenset({"product", "state", "since", "seen", "trouble", "remedy"})
 _NEWEST_EPOCHS = 4
 """Of each machine: a process server may still hold something of them. The vault tells of all that are complete."""
 _REPORTED_OF_STREAMS = frozenset(["received", "stored", "written", "stored_time", "reported", "consistent_time"])
@@ -98,6 +100,7 @@ KINDS: Mapping[str, _Kind] = {
     "key-grants": _Kind(KeyGrantRow, by="machine"),
     "alert-channels": _Kind(AlertChannelRow, frozenset({"claimed", "delivered", "trouble", "trouble_since"})),
     "push-accounts": _Kind(PushAccountRow),
+    "vmware-servers": _Kind(VmwareServerRow, _REPORTED_BY_DISCOVERY),
     "failovers": _Kind(FailoverRow, frozenset({"condition", "condition_since"}), "machine"),
 }
 _BY_TABLE = {kind.table: name for name, kind in KINDS.items()}

@@ -35,6 +35,7 @@ from farshore.cli import (
     token,
     up,
     user,
+    vmware,
 )
 from farshore.cli.output import coloured, err
 from farshore.model.errors import FarshoreError, Malformed
@@ -114,6 +115,7 @@ commands.add_typer(server.app, name="server")
 commands.add_typer(token.app, name="token")
 commands.add_typer(account.app, name="account")
 commands.add_typer(user.app, name="user")
+commands.add_typer(vmware.app, name="vmware")
 
 
 def _version(wanted: bool) -> None:

@@ -28,6 +28,7 @@ from farshore.configuration_server.api import (
     targets,
     users,
     vault,
+    vmware,
 )
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web import problems
@@ -56,6 +57,9 @@ ROUTERS = (
     metrics.router,
     users.router,
     vault.router,
+    vmware.router,
+    vmware.certificates,
+    vmware.machines,
     description.router,
 )
 DESCRIPTION = """The management API of a Farshore installation. Every call but `/v1/status`, `/v1/authority`,

@@ -20,6 +20,7 @@ from farshore.configuration_server import installation, pauses
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.awaited_vault import AwaitedVault
 from farshore.configuration_server.clock import SystemClock
+from farshore.configuration_server.discoveries import Discoveries
 from farshore.configuration_server.forgetting import forget
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.point import point_job, start_asked
@@ -78,6 +79,7 @@ MIRROR_EVERY = 1.0
 OPEN_EVERY = 5.0
 KEEP_UP_EVERY = 5.0
 TELL_EVERY = 5.0
+FOLLOW_VMWARE_EVERY = 2.0
 TRY_TARGETS_EVERY = 60.0
 COMPACT_EVERY = 60.0
 THIN_EVERY = 3600.0
@@ -193,6 +195,7 @@ def serve(settings: Settings) -> None:
     watch = Watch(catalog, clock, silence, own_clock)
     watch.begin()
     upkeep = Upkeep(recovery)
+    discoveries = Discoveries(catalog, clock, sealer)
     leading_out = LeadingOut(recovery, lambda: agents_servers(settings, catalog))
     scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
@@ -214,6 +217,7 @@ def serve(settings: Settings) -> None:
                     *readiness.conditions,
                     *troubles.conditions(),
                     *telling.conditions(),
+                    *discoveries.conditions(),
                     *conditions_of_owner(vault),
                 ]
             ),
@@ -221,6 +225,7 @@ def serve(settings: Settings) -> None:
         ("Looking for the vault's owner", LOOK_FOR_OWNER_EVERY, lambda: look_for_owner(vault)),
         ("Keeping the catalog in the vault", MIRROR_EVERY, mirroring.round),
         ("Sending alerts", TELL_EVERY, telling.tell),
+        ("Following VMware servers", FOLLOW_VMWARE_EVERY, discoveries.look),
         ("Calling heartbeat URLs", TELL_EVERY, telling.beat),
         ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),
@@ -274,6 +279,7 @@ def serve(settings: Settings) -> None:
         scrubbing.stop()
         for each in rounds:
             each.stop()
+        discoveries.stop()
         leading_out.close()
         jobs.close()
         catalog.close()

@@ -2,9 +2,9 @@
 
 *Facts* (machines and where they run, epochs, failovers, certificates and who is revoked, users, process servers, host
 keys, key grants) are those of the vault's records where these are newer than the backup. *Choices* (policies, sites,
-alert channels, push accounts) are those of the backup, with what was added since. Which record is newer is told by
-their names, not by clocks; only where the vault was away when the backup was made, by times. A record that is damaged
-is passed over: then the backup's rows stand, and the report says so.
+alert channels, push accounts, VMware servers) are those of the backup, with what was added since. Which record is newer
+is told by their names, not by clocks; only where the vault was away when the backup was made, by times. A record that
+is damaged is passed over: then the backup's rows stand, and the report says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from farshore.vault.ownership import How
 from farshore.vault.records import Record, read_record, record_names, whole
 from farshore.vault.vault import Vault
 
-_CHOICES = frozenset({"policies", "sites", "alert-channels", "push-accounts"})
+_CHOICES = frozenset({"policies", "sites", "alert-channels", "push-accounts", "vmware-servers"})
 
 
 @dataclass

@@ -57,7 +57,7 @@ def read_fingerprint(text: str) -> str:
     if not re.fullmatch(r"[0-9A-F]{64}", digits):
         raise Malformed(
             f"{text!r} is not the SHA-256 fingerprint of a certificate.",
-            remedy="Read it on the server: openssl x509 -in /etc/vmware/ssl/rui.crt -noout -fingerprint -sha256",
+            remedy="Give its 64 hexadecimal digits: openssl x509 -noout -fingerprint -sha256 prints them.",
         )
     return ":".join(digits[place : place + 2] for place in range(0, 64, 2))
 

@@ -60,6 +60,6 @@ def _of_server(host: str, error: Exception) -> FarshoreError:
         )
     if isinstance(error, vmodl.fault.RequestCanceled):
         return TryLater(f"{host} cancelled the request.", remedy="It is tried again.")
-    if isinstance(error, (vim.fault.HostCommunication, vmodl.fault.HostCommunication, vim.fault.Timedout)):
+    if isinstance(error, (vmodl.fault.HostCommunication, vim.fault.Timedout)):
         return Unreachable(f"{host}: {said}", remedy="It is tried again. Check the host that it speaks of.")
     return Refused(f"{host}: {said}", remedy="See the server's events for the reason.")

@@ -116,7 +116,7 @@ class Follower:
     def _pause(self, error: FarshoreError) -> float:
         if not isinstance(error, TryLater):
             return self.pace.refused
-        return min(self.pace.most, self.pace.again * 2 ** (min(self._failures, 20) - 1))
+        return min(self.pace.most, self.pace.again * float(1 << (min(self._failures, 20) - 1)))
 
 
 def lacking(host: str, missing: Collection[str]) -> Forbidden:

@@ -80,7 +80,7 @@ def session(login: Login) -> Iterator[Session]:
     stub = _stub(login, _SECONDS)
     try:
         with translated(login.host):
-            content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+            content: Any = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
             _check_product(login.host, content.about)
             opened = content.sessionManager.Login(login.user, login.password, None)
         try:

@@ -47,6 +47,7 @@ from farshore.catalog import (
     policies,
     push_accounts,
     sites,
+    vmware,
 )
 from farshore.catalog.tables import (
     AlertChannelRow,
@@ -56,11 +57,13 @@ from farshore.catalog.tables import (
     PointRow,
     PushAccountRow,
     SiteRow,
+    VmwareServerRow,
 )
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.protocol import with_peer
+from farshore.model.errors import Unreachable
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.states import JobState
 from farshore.protection.granting import grant
@@ -90,6 +93,8 @@ KNOWN: dict[str, Any] = {
     "site": "qemu",
     "command": "88888888-8888-4888-8888-888888888888",
     "channel": "ops",
+    "vmware": "dc1",
+    "found": "vm-1",
 }
 FREE = "44444444-4444-4844-8844-444444444444"
 """A machine that is not protected, and a process server that serves none: what can be deleted."""
@@ -110,6 +115,9 @@ NEED_MORE = {
     "PUT /v1/machines/{machine}/points/{point}/pin",
     # A server that takes alerts: tests/scenarios/control/test_alerting.py.
     "POST /v1/alert-channels/{name}/test",
+    # A VMware server: tests/scenarios/vsphere.
+    "POST /v1/vmware",
+    "POST /v1/vmware-certificates",
 }
 """Routes that work with what an office does not have, and where they are seen at work."""
 
@@ -127,6 +135,23 @@ class KnownJobs(NotedJobs):
         return [self.show(KNOWN["job"])]
 
 
+def _is_away(*_: object) -> None:
+    raise Unreachable("It does not answer.", remedy="Try again.")
+
+
+def vmware_server() -> VmwareServerRow:
+    return VmwareServerRow(
+        name=KNOWN["vmware"],
+        host="vcenter",
+        port=443,
+        user="u",
+        certificate="",
+        fingerprint="",
+        secret=b"",
+        created=NOW,
+    )
+
+
 class Api:
     """The API of an office in which there is one of everything, called by whoever may call a route; schemathesis's
     requests are never too many."""
@@ -135,6 +160,8 @@ class Api:
         for name in ("check", "check_tokens"):
             monkeypatch.setattr(Limits, name, lambda *_, **__: None)
         monkeypatch.setattr(offices, "NotedJobs", KnownJobs)
+        for name in ("look", "try_login"):  # made-up hosts are not asked
+            monkeypatch.setattr(f"farshore.configuration_server.api.vmware.{name}", _is_away)
         self._folders = (folder / str(number) for number in itertools.count())
         self.answered: dict[str, set[int]] = {}
         """The kinds of answers, by route."""
@@ -186,6 +213,10 @@ class Api:
             commands.ask(tx, CommandRow(id=KNOWN["command"], machine=MACHINE, kind="point", created=NOW))
             push_accounts.add(
                 tx, PushAccountRow(name=KNOWN["account"], user="root", by="key", secret=b"sealed", created=NOW)
+            )
+            vmware.add(tx, vmware_server())
+            vmware.keep(
+                tx, KNOWN["vmware"], [vmware.Found(KNOWN["found"], "web1", {"id": KNOWN["found"]})], [], [], NOW
             )
             for number, (failover, state) in enumerate(FAILOVERS.values(), 1):
                 row = FailoverRow(
@@ -281,6 +312,9 @@ def known(api: Api, operation: Any) -> dict[str, Any]:
             if "/alert-channels/" in operation.path:
                 key = "" if operation.label in NEED_MORE else "channel"
             key = "account" if "/push-accounts/" in operation.path else key
+            key = "vmware" if "/vmware/" in operation.path else key
+        if key == "machine" and "/vmware-machines/" in operation.path:
+            key = "found"
         there = {**KNOWN, "token": api.invitation}
         if operation.label in ("DELETE /v1/machines/{machine}", "DELETE /v1/process-servers/{server}"):
             there = dict.fromkeys(there, FREE)

@@ -30,6 +30,7 @@ NOT_TYPED = {
     "site-lost": "tests/scenarios/control/test_site_lost.py types it, on two hosts",
     "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots",
     "master-target": "tests/crash/master_target",
+    "vmware": "tests/scenarios/vsphere/test_vmware_commands.py: a vCenter",
 }
 ELSEWHERE = {
     "farshore up ": "the rig brings the servers up, on ports of its own",

@@ -1,0 +1,200 @@
+"""Queries over VMware servers and over what discovery found there."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, func, or_, select, tuple_
+
+from farshore.catalog.database import Transaction, portions
+from farshore.catalog.tables import (
+    JsonObject,
+    MachineRow,
+    VmwareMachineRow,
+    VmwarePlaceRow,
+    VmwareServerRow,
+)
+from farshore.model.errors import NotFound, WrongState
+
+SEEN_EVERY = 5_000_000_000
+"""So often, in ns, it is written down that a server still answers."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A machine or a place as discovery has it; ``uuid`` of machines, ``kind`` of places."""
+
+    id: str
+    name: str
+    facts: JsonObject
+    uuid: str = ""
+    kind: str = ""
+
+
+def servers(tx: Transaction) -> list[VmwareServerRow]:
+    """All servers, by name."""
+    return list(tx.scalars(select(VmwareServerRow).order_by(VmwareServerRow.name)))
+
+
+def server(tx: Transaction, name: str) -> VmwareServerRow:
+    """One server. Raises NotFound."""
+    row = tx.get(VmwareServerRow, name)
+    if row is None:
+        raise NotFound(f"There is no VMware server {name!r}.", remedy="See `farshore vmware list`.")
+    return row
+
+
+def check_free(tx: Transaction, name: str) -> None:
+    """Raise WrongState if the name is taken."""
+    if tx.get(VmwareServerRow, name) is not None:
+        raise WrongState(f"There is a VMware server {name!r} already.", remedy="Remove it first, or name another.")
+
+
+def add(tx: Transaction, row: VmwareServerRow) -> None:
+    """A new server. Raises WrongState if the name is taken."""
+    check_free(tx, row.name)
+    tx.add(row)
+    tx.flush()
+
+
+def remove(tx: Transaction, name: str) -> None:
+    """Forget a server, its password and what was found there. Raises NotFound."""
+    row = server(tx, name)
+    tx.execute(delete(VmwareMachineRow).where(VmwareMachineRow.server == name))
+    tx.execute(delete(VmwarePlaceRow).where(VmwarePlaceRow.server == name))
+    tx.delete(row)
+
+
+def note_state(tx: Transaction, name: str, state: str, now: int, **values: str) -> None:
+    """How discovery goes at a server: ``product``, ``trouble``, ``remedy``. Nothing if the server is gone."""
+    row = tx.get(VmwareServerRow, name)
+    if row is None:
+        return
+    if row.state != state:
+        row.state, row.since = state, now
+    for column, value in values.items():
+        setattr(row, column, value)
+
+
+def keep(
+    tx: Transaction, name: str, machines: Sequence[Found], places: Sequence[Found], gone: Collection[str], now: int
+) -> None:
+    """Write what changed, and that the server answered. Nothing if the server is gone."""
+    row = tx.get(VmwareServerRow, name)
+    if row is None:
+        return
+    if now - row.seen >= SEEN_EVERY:
+        row.seen = now
+    _put(tx, VmwareMachineRow, name, machines, now)
+    _put(tx, VmwarePlaceRow, name, places, now)
+    _forget(tx, name, gone)
+
+
+def keep_only(tx: Transaction, name: str, known: Collection[str]) -> None:
+    """Forget what is not among these ids."""
+    there = set(tx.scalars(select(VmwareMachineRow.id).where(VmwareMachineRow.server == name)))
+    there.update(tx.scalars(select(VmwarePlaceRow.id).where(VmwarePlaceRow.server == name)))
+    _forget(tx, name, there.difference(known))
+
+
+def _put(tx: Transaction, table: Any, name: str, found: Sequence[Found], now: int) -> None:
+    """``table``: VmwareMachineRow or VmwarePlaceRow. Rows are compared first: after a new session everything is told
+    again, and little of it is new."""
+    for some in portions(found):
+        wanted = table.id.in_([one.id for one in some])
+        there: dict[str, Any] = {row.id: row for row in tx.scalars(select(table).where(table.server == name, wanted))}
+        for one in some:
+            row = there.get(one.id)
+            if row is not None and row.facts == one.facts:
+                continue
+            if row is None:
+                row = table(server=name, id=one.id)
+                tx.add(row)
+            row.name, row.facts, row.changed = one.name, one.facts, now
+            if isinstance(row, VmwareMachineRow):
+                row.uuid = one.uuid
+            else:
+                row.kind = one.kind
+    tx.flush()
+
+
+def _forget(tx: Transaction, name: str, gone: Iterable[str]) -> None:
+    for some in portions(sorted(gone)):
+        tx.execute(delete(VmwareMachineRow).where(VmwareMachineRow.server == name, VmwareMachineRow.id.in_(some)))
+        tx.execute(delete(VmwarePlaceRow).where(VmwarePlaceRow.server == name, VmwarePlaceRow.id.in_(some)))
+
+
+def machine_counts(tx: Transaction) -> dict[str, int]:
+    """How many machines were found at each server."""
+    counted = select(VmwareMachineRow.server, func.count()).group_by(VmwareMachineRow.server)
+    return {row[0]: row[1] for row in tx.execute(counted)}
+
+
+def page(
+    tx: Transaction, after: tuple[str, str, str], limit: int, name: str | None = None, prefix: str = ""
+) -> list[VmwareMachineRow]:
+    """Up to ``limit`` machines by name, server and id, after one such key; of one server, or whose names begin so."""
+    key = VmwareMachineRow.name, VmwareMachineRow.server, VmwareMachineRow.id
+    asked = select(VmwareMachineRow).where(tuple_(*key) > tuple_(*after)).order_by(*key).limit(limit)
+    if name is not None:
+        asked = asked.where(VmwareMachineRow.server == name)
+    if prefix:
+        asked = asked.where(VmwareMachineRow.name.startswith(prefix, autoescape=True))
+    return list(tx.scalars(asked))
+
+
+def machine(tx: Transaction, wanted: str, name: str | None = None) -> VmwareMachineRow:
+    """A machine by its name, its id there or its UUID. Raises NotFound, WrongState where several are called so."""
+    is_it = or_(VmwareMachineRow.name == wanted, VmwareMachineRow.id == wanted, VmwareMachineRow.uuid == wanted.lower())
+    asked = select(VmwareMachineRow).where(is_it).order_by(VmwareMachineRow.server, VmwareMachineRow.id).limit(10)
+    found = list(tx.scalars(asked if name is None else asked.where(VmwareMachineRow.server == name)))
+    if not found:
+        raise NotFound(f"No machine {wanted!r} was found by discovery.", remedy="See `farshore vmware machines`.")
+    if len(found) > 1:
+        which = ", ".join(f"{row.id} at {row.server}" for row in found)
+        raise WrongState(
+            f"Several machines are called {wanted!r}: {which}.", remedy="Name it by its id, and --server where needed."
+        )
+    return found[0]
+
+
+def places(tx: Transaction, name: str) -> list[VmwarePlaceRow]:
+    """Hosts, datastores, networks and folders of a server, by kind and name."""
+    order = VmwarePlaceRow.kind, VmwarePlaceRow.name, VmwarePlaceRow.id
+    return list(tx.scalars(select(VmwarePlaceRow).where(VmwarePlaceRow.server == name).order_by(*order)))
+
+
+def place_names(tx: Transaction, name: str, wanted: Collection[str]) -> dict[str, str]:
+    """The names of some of them, by id."""
+    columns = select(VmwarePlaceRow.id, VmwarePlaceRow.name).where(VmwarePlaceRow.server == name)
+    return {
+        found: called
+        for some in portions(sorted(wanted))
+        for found, called in tx.execute(columns.where(VmwarePlaceRow.id.in_(some)))
+    }
+
+
+def protected(tx: Transaction, uuids: Collection[str]) -> Mapping[str, str]:
+    """Names of our machines by the UUIDs of their hardware, of those asked for.
+
+    A guest may read the first half of its UUID with the bytes the other way round: up to SMBIOS 2.6 nobody had said in
+    which order they stand.
+    """
+    read_as = {form: one for one in uuids for form in _forms(one)}
+    columns = select(MachineRow.hardware_id, MachineRow.name)
+    return {
+        read_as[hardware]: called
+        for some in portions(sorted(read_as))
+        for hardware, called in tx.execute(columns.where(MachineRow.hardware_id.in_(some)))
+    }
+
+
+def _forms(text: str) -> set[str]:
+    try:
+        known = uuid.UUID(text)
+    except ValueError:
+        return set()
+    return {str(known), str(uuid.UUID(bytes_le=known.bytes))}

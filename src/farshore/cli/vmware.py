@@ -1,0 +1,351 @@
+"""``farshore vmware``: VMware servers, the machines there, and the way from there to protection."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from farshore.api_types.jobs import Job
+from farshore.api_types.machines import CheckSeverity, Finding, MachineAddition
+from farshore.api_types.users import Role
+from farshore.api_types.vmware import (
+    DiscoveredMachine,
+    DiscoveredSummary,
+    VmwareAddress,
+    VmwareCertificate,
+    VmwarePlace,
+    VmwareServer,
+    VmwareServerRequest,
+)
+from farshore.cli.asking import ask, check_role, confirm
+from farshore.cli.connection import AsJson, NoWait, Yes, completion, management
+from farshore.cli.following import follow
+from farshore.cli.logging_in import Account, Jump, Password, Port, SshKey, User, credentials
+from farshore.cli.output import (
+    as_json_value,
+    coloured,
+    err,
+    moment,
+    out,
+    print_done,
+    print_fields,
+    print_json,
+    print_table,
+    size,
+)
+from farshore.client.management import Management
+from farshore.client.transport import segment
+from farshore.model.errors import NotFound, Refused
+from farshore.model.states import JobState
+
+app = typer.Typer(no_args_is_help=True, help="VMware servers: discover machines there, check and protect them.")
+_SERVERS, _MACHINES = "/v1/vmware", "/v1/vmware-machines"
+_PAGE = 1000
+
+ServerName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SERVER", help="What it is called here.", show_default=False, autocompletion=completion(_SERVERS)
+    ),
+]
+FoundName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MACHINE",
+        help="Its name at VMware, its id there (vm-12) or its UUID.",
+        show_default=False,
+        autocompletion=completion(_MACHINES, by_prefix=True),
+    ),
+]
+At = Annotated[str | None, typer.Option("--server", help="Only at this VMware server.", show_default=False)]
+
+
+@app.command()
+def add(
+    server: ServerName,
+    host: Annotated[str, typer.Argument(help="Name or address of the vCenter or ESXi host.", show_default=False)],
+    user: Annotated[str, typer.Option(help="Whom to log in as, such as farshore@vsphere.local.", show_default=False)],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="HTTPS port.")] = 443,
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the password; -: standard input. It is asked for otherwise.")
+    ] = None,
+    fingerprint: Annotated[
+        str, typer.Option(help="Pin this certificate (SHA-256). It is shown and asked about otherwise.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Follow a vCenter or an ESXi host: its machines are found, and kept current.
+
+    The account needs no more than the role Read-only, on the vCenter or host itself, with propagation. The password is
+    sealed by the server. Machines are protected one by one: `farshore vmware protect`.
+
+    Example: `farshore vmware add dc1 vcenter.example.com --user farshore@vsphere.local`
+    """
+    api = management()
+    check_role(api, Role.CONTRIBUTOR)
+    pinned = fingerprint or _ask_fingerprint(api, host, port)
+    request = VmwareServerRequest(
+        name=server, host=host, port=port, user=user, password=_password(password_file, user), fingerprint=pinned
+    )
+    made = api.transport.post(_SERVERS, request, VmwareServer)
+    if as_json:
+        print_json(made)
+        return
+    out.print(f"{made.name} is {made.product}. See what is found there: farshore vmware machines --server {made.name}")
+
+
+def _ask_fingerprint(api: Management, host: str, port: int) -> str:
+    asked = VmwareAddress(host=host, port=port)
+    shown = api.transport.post("/v1/vmware-certificates", asked, VmwareCertificate, repeatable=True)
+    err.print(f"{host} shows the certificate of {shown.subject or '-'}, good until {moment(shown.expires)}:")
+    err.print(f"  SHA-256 {shown.fingerprint}")
+    confirm("Is this its fingerprint?")
+    return shown.fingerprint
+
+
+def _password(file: Path | None, user: str) -> SecretStr:
+    if file is None:
+        return SecretStr(typer.prompt(f"Password of {user}", hide_input=True, err=True))
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotFound(f"{file} cannot be read ({error}).", remedy="Give the file with the password.") from error
+    return SecretStr(text.rstrip("\r\n"))
+
+
+@app.command("list")
+def list_servers(as_json: AsJson = False) -> None:
+    """List VMware servers and how discovery goes there."""
+    found = management().transport.get_list(_SERVERS, VmwareServer)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [one.name, one.host, one.product, one.state.value, str(one.machines), moment(one.seen), one.trouble]
+        for one in found
+    ]
+    columns = ("Server", "Host", "Product", "Discovery", "Machines", "Answered", "Trouble")
+    print_table(columns, rows, "There are no VMware servers. Add one: farshore vmware add NAME HOST --user USER")
+    for one in found:
+        if one.remedy:
+            out.print(f"{one.name}: {one.remedy}")
+
+
+@app.command()
+def remove(server: ServerName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Forget a VMware server, its password and what was found there. Machines that are protected stay so."""
+    api = management()
+    ask(api, Role.CONTRIBUTOR, f"Forget VMware server {server}?", yes=yes)
+    api.transport.delete(f"{_SERVERS}/{segment(server)}")
+    print_done(f"VMware server {server} is forgotten.", as_json, removed=server)
+
+
+@app.command()
+def machines(server: At = None, as_json: AsJson = False) -> None:
+    """List the machines that discovery found.
+
+    Example: `farshore vmware machines --server dc1`
+    """
+    found = _all_machines(management(), server)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [
+            one.name,
+            one.server,
+            "template" if one.template else one.power,
+            one.guest,
+            one.address or "-",
+            str(one.disks),
+            size(one.size),
+            one.protected_as or "-",
+        ]
+        for one in found
+    ]
+    columns = ("Machine", "Server", "Power", "Guest", "Address", "Disks", "Size", "Protected as")
+    print_table(columns, rows, "No machines were found. See how discovery goes: farshore vmware list")
+
+
+def _all_machines(api: Management, server: str | None) -> list[DiscoveredSummary]:
+    found: list[DiscoveredSummary] = []
+    while True:
+        after = {"after": found[-1].name, "after_server": found[-1].server, "after_id": found[-1].id} if found else {}
+        page = api.transport.get_list(_MACHINES, DiscoveredSummary, server=server, **after)
+        found += page
+        if len(page) < _PAGE:
+            return found
+
+
+@app.command()
+def places(server: ServerName, as_json: AsJson = False) -> None:
+    """List the hosts, clusters, datastores, networks and folders of a VMware server."""
+    found = management().transport.get_list(f"{_SERVERS}/{segment(server)}/places", VmwarePlace)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        [one.kind.value, one.name, one.id, _state(one), size(one.free) if one.capacity else "-",
+         size(one.capacity) if one.capacity else "-"]
+        for one in found
+    ]  # fmt: skip
+    print_table(("Kind", "Name", "Id", "State", "Free", "Capacity"), rows, "Nothing was found there.")
+
+
+def _state(place: VmwarePlace) -> str:
+    if place.maintenance:
+        return "in maintenance"
+    return "" if place.accessible else "not reachable"
+
+
+@app.command()
+def show(machine: FoundName, server: At = None, as_json: AsJson = False) -> None:
+    """Show what is known of a machine: where it is, its disks and network cards."""
+    found = _machine(management(), machine, server)
+    if as_json:
+        print_json(found)
+        return
+    facts = found.facts
+    print_fields(
+        [
+            ("Name", facts.name),
+            ("At", f"{found.server}, {facts.id}"),
+            ("Protected as", found.protected_as),
+            ("UUID", facts.uuid),
+            ("Power", facts.power),
+            ("Guest", facts.guest_found or facts.guest),
+            ("Host name", facts.host_name),
+            ("Addresses", ", ".join(facts.addresses or filter(None, [facts.address]))),
+            ("Tools", facts.tools),
+            ("Firmware", facts.firmware),
+            ("Processors", str(facts.processors)),
+            ("Memory", size(facts.memory)),
+            ("Host", found.host),
+            ("Folder", found.folder),
+            ("Datastores", ", ".join(found.datastores)),
+            ("Networks", ", ".join(found.networks)),
+            ("Snapshots", str(facts.snapshots)),
+        ]
+    )
+    rows = [[one.label, size(one.size), one.backing.value, one.mode, one.controller, one.file] for one in facts.disks]
+    print_table(("Disk", "Size", "Backing", "Mode", "Controller", "File"), rows, "It has no disks.")
+
+
+@app.command()
+def check(machine: FoundName, server: At = None, as_json: AsJson = False) -> None:
+    """Check whether a machine can be protected, as far as its VMware server can tell. Exits with 1 if it cannot.
+
+    What only the guest knows (kernel, free space, name resolution, time) the agent checks before it is enrolled.
+
+    Example: `farshore vmware check web1`
+    """
+    found = _machine(management(), machine, server)
+    if as_json:
+        print_json(found.findings)
+    else:
+        rows = [[one.severity.value, one.subject, one.message, one.remedy] for one in found.findings]
+        print_table(("Result", "Subject", "Finding", "Remedy"), rows, "")
+    if _errors(found):
+        raise typer.Exit(1)
+
+
+def _errors(found: DiscoveredMachine) -> list[Finding]:
+    return [one for one in found.findings if one.severity is CheckSeverity.ERROR]
+
+
+def _machine(api: Management, machine: str, server: str | None) -> DiscoveredMachine:
+    return api.transport.get(f"{_MACHINES}/{segment(machine)}", DiscoveredMachine, server=server)
+
+
+@app.command()
+def protect(
+    machine: Annotated[list[str], typer.Argument(metavar="MACHINE...", help="Names, ids or UUIDs.")],
+    server: At = None,
+    account: Account = "",
+    ssh_key: SshKey = None,
+    password: Password = False,
+    user: User = "root",
+    port: Port = 22,
+    jump: Jump = "",
+    address: Annotated[str, typer.Option(help="Reach it there, instead of where its tools say; of one machine.")] = "",
+    policy: Annotated[str, typer.Option(help="Replication policy.")] = "default",
+    disk: Annotated[list[str] | None, typer.Option(help="Protect only this disk (/dev/sda); repeat it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show where each is reached; no more.")] = False,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Install the mobility service on machines that discovery found, over SSH, and protect them.
+
+    Each is checked first; with a finding that is an error on any of them nothing is begun. They keep their names.
+
+    Example: `farshore vmware protect web1 web2 db1 --account datacentre`
+    """
+    api = management()
+    if address and len(machine) > 1:
+        raise Refused("--address is that of one machine.", remedy="Protect the others by commands of their own.")
+    found = [_machine(api, one, server) for one in machine]
+    where = [(one, address or _address(one)) for one in found]
+    if dry_run:
+        _show_plan(where, as_json=as_json)
+        return
+    key, secret = credentials(ssh_key, password, account)
+    requests = [
+        MachineAddition(
+            host=host, port=port, user=user, private_key=key, password=secret, account=account, jump=jump,
+            name=one.facts.name, policy=policy, disks=disk or [],
+        )
+        for one, host in where
+    ]  # fmt: skip
+    jobs = [api.transport.post("/v1/machines", request, Job) for request in requests]
+    _finish(api, [request.name for request in requests], jobs, as_json=as_json, no_wait=no_wait)
+
+
+def _address(found: DiscoveredMachine) -> str:
+    """Where to reach it. Raises Refused for what stands in the way."""
+    name = found.facts.name
+    if found.protected_as:
+        raise Refused(f"{name} is protected as {found.protected_as}.", remedy="Leave it out.")
+    errors = _errors(found)
+    if errors:
+        said = " ".join(f"{one.subject}: {one.message}" for one in errors)
+        raise Refused(f"{name} cannot be protected: {said}", remedy=f"See farshore vmware check {name}")
+    if not found.reachable:
+        raise Refused(
+            f"The tools of {name} report no address.", remedy="Start open-vm-tools there, or name it with --address."
+        )
+    return found.reachable[0]
+
+
+def _show_plan(where: Sequence[tuple[DiscoveredMachine, str]], *, as_json: bool) -> None:
+    if as_json:
+        print_json([{"machine": one.facts.name, "address": host, "findings": one.findings} for one, host in where])
+        return
+    rows = [[one.facts.name, host, str(len(one.findings) if _matters(one) else 0)] for one, host in where]
+    print_table(("Machine", "Reached at", "Findings"), rows, "")
+
+
+def _matters(found: DiscoveredMachine) -> bool:
+    return any(one.severity is not CheckSeverity.OK for one in found.findings)
+
+
+def _finish(api: Management, names: Sequence[str], jobs: Sequence[Job], *, as_json: bool, no_wait: bool) -> None:
+    """Follow all of them, say how each ended, and exit with 1 if one failed."""
+    ended = jobs if no_wait else [follow(api, job, quiet=as_json) for job in jobs]
+    if as_json:
+        print_json([as_json_value(job) for job in ended])
+    for name, job in zip(names, ended, strict=True):
+        if as_json:
+            continue
+        if no_wait:
+            out.print(f"{name}: job {job.id} is {job.state.value}.")
+        elif job.state is JobState.SUCCEEDED:
+            out.print(coloured(name, "green", f" reports. Follow its first copy: farshore machine watch {name}"))
+        else:
+            err.print(coloured(f"{name}: {job.kind} {job.state.value}.", "red", f" {job.error} {job.remedy}"))
+    if not no_wait and any(job.state is not JobState.SUCCEEDED for job in ended):
+        raise typer.Exit(1)

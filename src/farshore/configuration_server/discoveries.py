@@ -1,0 +1,181 @@
+"""Discovery at every VMware server of the catalog: a thread for each, which keeps the rows of what it finds.
+
+The library for it is an extra, and takes a third of a second to load: it is imported when there is a server to follow.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from farshore.api_types.events import Severity
+from farshore.api_types.vmware import VmwareMachine, VmwarePlace, VmwareServerRequest, VmwareState
+from farshore.catalog import vmware
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import VmwareServerRow
+from farshore.configuration_server.sealing import Sealer
+from farshore.model.errors import FarshoreError, Unsupported
+from farshore.model.ports import Clock
+from farshore.protection.watch import Condition
+from farshore.vsphere.certificates import ShownCertificate, pinned
+
+if TYPE_CHECKING:
+    from farshore.vsphere.following import Follower
+    from farshore.vsphere.session import Login
+
+log = logging.getLogger(__name__)
+
+FAILING = "vmware-discovery"
+"""Kind of the alert."""
+PATIENCE = 3
+"""Failures in a row that nobody needs to hear of: a vCenter restarts now and then."""
+
+
+def sealed_as(name: str) -> str:
+    """The name that a server's password is sealed under."""
+    return f"vmware/{name}"
+
+
+class CatalogSink:
+    """A farshore.vsphere.following.Sink that writes rows. ``failures``: in a row, up to now."""
+
+    def __init__(self, catalog: Catalog, clock: Clock, name: str) -> None:
+        self._catalog, self._clock, self._name = catalog, clock, name
+        self.failures = 0
+        self.error: FarshoreError | None = None
+
+    def connected(self, product: str) -> None:
+        """Logged in."""
+        self._note(VmwareState.CONNECTING, product=product)
+
+    def keep(self, machines: Collection[VmwareMachine], places: Collection[VmwarePlace], gone: Collection[str]) -> None:
+        """Some changed."""
+        found = [vmware.Found(one.id, one.name, one.model_dump(mode="json"), uuid=one.uuid.lower()) for one in machines]
+        where = [vmware.Found(one.id, one.name, one.model_dump(mode="json"), kind=one.kind.value) for one in places]
+        now = self._clock.now()
+        self._catalog.write(lambda tx: vmware.keep(tx, self._name, found, where, gone, now))
+
+    def whole(self, known: Collection[str]) -> None:
+        """Everything was told of."""
+        self._catalog.write(lambda tx: vmware.keep_only(tx, self._name, known))
+        self._note(VmwareState.FOLLOWING, trouble="", remedy="")
+        self.failures, self.error = 0, None
+
+    def failed(self, error: FarshoreError) -> None:
+        """It does not work now."""
+        self.failures, self.error = self.failures + 1, error
+        self._note(VmwareState.FAILING, trouble=error.message, remedy=error.remedy)
+
+    def _note(self, state: VmwareState, **values: str) -> None:
+        now = self._clock.now()
+        self._catalog.write(lambda tx: vmware.note_state(tx, self._name, state.value, now, **values))
+
+
+@dataclass
+class _Running:
+    """A follower in its thread. ``made_of``: what the row said of where and as whom."""
+
+    made_of: tuple[Any, ...]
+    follower: Follower
+    sink: CatalogSink
+    thread: threading.Thread
+
+
+class Discoveries:
+    """``look`` starts and ends followers as the catalog has it; it is called by one thread."""
+
+    def __init__(self, catalog: Catalog, clock: Clock, sealer: Sealer) -> None:
+        self._catalog, self._clock, self._sealer = catalog, clock, sealer
+        self._running: dict[str, _Running] = {}
+
+    def look(self) -> None:
+        """Follow every server there is, as its row says. Raises Unsupported, WrongKey."""
+        with self._catalog.reading() as tx:
+            rows = {row.name: row for row in vmware.servers(tx)}
+        for name, running in list(self._running.items()):
+            if name not in rows or _made_of(rows[name]) != running.made_of or not running.thread.is_alive():
+                del self._running[name]
+                running.follower.stop()
+        for name, row in rows.items():
+            if name not in self._running:
+                self._running[name] = self._start(row)
+
+    def conditions(self) -> list[Condition]:
+        """For the watch: servers where discovery has failed for a while."""
+        return [
+            Condition(
+                FAILING,
+                f"vmware/{name}",
+                Severity.WARNING,
+                f"Discovery at VMware server {name} fails: {running.sink.error.message}"[:1000],
+                running.sink.error.remedy,
+            )
+            for name, running in list(self._running.items())
+            if running.sink.error is not None and running.sink.failures >= PATIENCE
+        ]
+
+    def stop(self) -> None:
+        """End all of them, and log out."""
+        running, self._running = list(self._running.values()), {}
+        for one in running:
+            one.follower.stop()
+        for one in running:
+            one.thread.join(3.0)
+
+    def _start(self, row: VmwareServerRow) -> _Running:
+        with sdk():
+            from farshore.vsphere.following import Follower
+        login = self._login(row)
+        sink = CatalogSink(self._catalog, self._clock, row.name)
+        follower = Follower(login, sink)
+        thread = threading.Thread(target=_run, args=[row.name, follower], name=f"vmware {row.name}", daemon=True)
+        thread.start()
+        return _Running(_made_of(row), follower, sink, thread)
+
+    def _login(self, row: VmwareServerRow) -> Callable[[], Login]:
+        from farshore.vsphere.session import Login
+
+        password = self._sealer.open(sealed_as(row.name), row.secret).decode()
+        login = Login(row.host, row.port, row.user, row.certificate, password)
+        return lambda: login
+
+
+def _run(name: str, follower: Follower) -> None:
+    try:
+        follower.run()
+    except Exception:  # a defect: `look` begins anew, and the log has it
+        log.exception("Discovery at VMware server %s ended.", name)
+
+
+def _made_of(row: VmwareServerRow) -> tuple[Any, ...]:
+    return row.host, row.port, row.user, row.certificate, row.secret
+
+
+@contextmanager
+def sdk() -> Iterator[None]:
+    """Import what needs pyVmomi within. Raises Unsupported where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "pyVmomi":
+            raise
+        raise Unsupported("The library pyVmomi is not installed.", remedy="pip install 'farshore[vsphere]'") from error
+
+
+def try_login(request: VmwareServerRequest) -> tuple[ShownCertificate, str]:
+    """Log in once, as a new server's row would: its certificate, and what it is. Raises WrongKey, Forbidden for a
+    password or privileges that are missing, Unreachable, Unsupported."""
+    with sdk():
+        from farshore.vsphere.following import lacking
+        from farshore.vsphere.session import Login, session
+    shown = pinned(request.host, request.port, request.fingerprint)
+    login = Login(request.host, request.port, request.user, shown.pem, request.password.get_secret_value())
+    with session(login) as opened:
+        missing = opened.missing()
+        if missing:
+            raise lacking(request.host, missing)
+        return shown, opened.product
