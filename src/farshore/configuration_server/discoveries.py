@@ -5,6 +5,7 @@ The library for it is an extra, and takes a third of a second to load: it is imp
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -18,7 +19,7 @@ from farshore.catalog import vmware
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import VmwareServerRow
 from farshore.configuration_server.sealing import Sealer
-from farshore.model.errors import FarshoreError, Unsupported
+from farshore.model.errors import FarshoreError, Refused, Unsupported
 from farshore.model.ports import Clock
 from farshore.protection.watch import Condition
 from farshore.vsphere.certificates import ShownCertificate, pinned
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 FAILING = "vmware-discovery"
 """Kind of the alert."""
+DEFECT_SECONDS = 60.0
+"""After an error that is none of ours it is begun anew."""
 PATIENCE = 3
 """Failures in a row that nobody needs to hear of: a vCenter restarts now and then."""
 
@@ -91,18 +94,26 @@ class Discoveries:
     def __init__(self, catalog: Catalog, clock: Clock, sealer: Sealer) -> None:
         self._catalog, self._clock, self._sealer = catalog, clock, sealer
         self._running: dict[str, _Running] = {}
+        self._refused: dict[str, tuple[Any, ...]] = {}
 
     def look(self) -> None:
-        """Follow every server there is, as its row says. Raises Unsupported, WrongKey."""
+        """Follow every server there is, as its row says. What cannot even be begun is noted in its row, and not tried
+        again until that is another one."""
         with self._catalog.reading() as tx:
             rows = {row.name: row for row in vmware.servers(tx)}
         for name, running in list(self._running.items()):
-            if name not in rows or _made_of(rows[name]) != running.made_of or not running.thread.is_alive():
+            if name not in rows or _made_of(rows[name]) != running.made_of:
                 del self._running[name]
                 running.follower.stop()
         for name, row in rows.items():
-            if name not in self._running:
+            if name in self._running or self._refused.get(name) == _made_of(row):
+                continue
+            try:
                 self._running[name] = self._start(row)
+            except FarshoreError as error:  # no library, or a password that was sealed with another key
+                log.warning("Discovery at VMware server %s cannot begin: %s", name, error)
+                CatalogSink(self._catalog, self._clock, name).failed(error)
+                self._refused[name] = _made_of(row)
 
     def conditions(self) -> list[Condition]:
         """For the watch: servers where discovery has failed for a while."""
@@ -132,7 +143,7 @@ class Discoveries:
         login = self._login(row)
         sink = CatalogSink(self._catalog, self._clock, row.name)
         follower = Follower(login, sink)
-        thread = threading.Thread(target=_run, args=[row.name, follower], name=f"vmware {row.name}", daemon=True)
+        thread = threading.Thread(target=_run, args=[row.name, follower, sink], name=f"vmware {row.name}", daemon=True)
         thread.start()
         return _Running(_made_of(row), follower, sink, thread)
 
@@ -144,11 +155,18 @@ class Discoveries:
         return lambda: login
 
 
-def _run(name: str, follower: Follower) -> None:
-    try:
-        follower.run()
-    except Exception:  # a defect: `look` begins anew, and the log has it
-        log.exception("Discovery at VMware server %s ended.", name)
+def _run(name: str, follower: Follower, sink: CatalogSink) -> None:
+    """The work of a thread. A defect is logged and noted, and all is begun anew after a while."""
+    while not follower.stopped:
+        try:
+            follower.run()
+        except Exception as error:
+            log.exception("Discovery at VMware server %s met a defect.", name)
+            with contextlib.suppress(FarshoreError):
+                sink.failed(
+                    Refused(f"A defect: {type(error).__name__}: {error}", remedy="Report it, with the server's log.")
+                )
+            follower.rest(DEFECT_SECONDS)
 
 
 def _made_of(row: VmwareServerRow) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """The SDK's errors as ours, where they enter.
 
-pyVmomi raises three families: faults of the server (``vmodl.MethodFault`` with a type for each), what http.client and
-ssl raise, and, for an answer that was cut off, whatever its XML parser says.
+pyVmomi raises four families: faults of the server (``vmodl.MethodFault`` with a type for each), what http.client and
+ssl raise, for an answer that was cut off whatever its XML parser says, and for one that has not the form that it knows
+whatever Python makes of that. So only calls of the SDK may stand within.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class SessionLost(TryLater):
     """The server does not know our session, or what we made in it, any more: log in anew and begin anew."""
 
 
+_NOT_UNDERSTOOD = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What the SDK raises over an answer that has not the form that it knows."""
 _LOST = (vim.fault.NotAuthenticated, vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion)
 
 
@@ -41,6 +44,11 @@ def translated(host: str) -> Iterator[None]:
         raise Unreachable(
             f"{host} did not answer ({clean_line(str(error)) or type(error).__name__}).",
             remedy="It is tried again. Check the network and that the server's services run.",
+        ) from error
+    except _NOT_UNDERSTOOD as error:
+        raise TryLater(
+            f"{host} gave an answer that cannot be understood ({type(error).__name__}: {clean_line(str(error))}).",
+            remedy="It is tried again. If it recurs, report it with the server's version.",
         ) from error
 
 

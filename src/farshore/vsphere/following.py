@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +39,16 @@ class Sink(Protocol):
         """It does not work now."""
 
 
+class Watch(Protocol):
+    """A farshore.vsphere.collector.Filter."""
+
+    def wait(self, version: str, seconds: int) -> Any:
+        """The SDK's UpdateSet of what changed since a version, or None."""
+
+    def cancel(self) -> None:
+        """End a ``wait`` of another thread."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """All in seconds. ``wait``: how long the server holds a question that has no answer yet. After a failure it is
@@ -57,15 +68,17 @@ class Follower:
     login: Callable[[], Login]
     sink: Sink
     pace: Pace = Pace()
+    connect: Callable[[Login], AbstractContextManager[Session]] = session
+    watch: Callable[[Session], Watch] = Filter
     _stopped: threading.Event = field(default_factory=threading.Event)
-    _filter: Filter | None = None
+    _filter: Watch | None = None
     _failures: int = 0
 
     def run(self) -> None:
         """Follow until ``stop``. Raises nothing of ours."""
         while not self._stopped.is_set():
             try:
-                with session(self.login()) as opened:
+                with self.connect(self.login()) as opened:
                     self._follow(opened)
             except FarshoreError as error:
                 if self._stopped.is_set():
@@ -76,6 +89,15 @@ class Follower:
                 self._stopped.wait(self._pause(error))
             finally:
                 self._filter = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is to end, or has ended."""
+        return self._stopped.is_set()
+
+    def rest(self, seconds: float) -> None:
+        """Do nothing for a while, unless it is stopped."""
+        self._stopped.wait(seconds)
 
     def stop(self) -> None:
         """End it soon."""
@@ -90,9 +112,9 @@ class Follower:
             raise lacking(opened.host, missing)
         self.sink.connected(opened.product)
         inventory, version, whole = Inventory(), "", False
-        self._filter = Filter(opened)
+        self._filter = watch = self.watch(opened)
         while not self._stopped.is_set():
-            update: Any = self._filter.wait(version, self.pace.wait)
+            update = watch.wait(version, self.pace.wait)
             if update is not None:
                 version = update.version
                 self._keep(inventory, inventory.apply(update))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ from farshore.api_types.users import Role
 from farshore.api_types.vmware import PlaceKind, VmwareDisk, VmwareMachine, VmwarePlace
 from farshore.catalog import events, vmware
 from farshore.catalog.tables import MachineRow, VmwareServerRow
-from farshore.configuration_server.discoveries import FAILING, CatalogSink, Discoveries, sealed_as
+from farshore.configuration_server.discoveries import (
+    FAILING,
+    CatalogSink,
+    Discoveries,
+    _run,
+    _Running,
+    sealed_as,
+)
+from farshore.configuration_server.sealing import Sealer
 from farshore.model.errors import Unreachable
 
 SECOND = 1_000_000_000
@@ -189,27 +198,57 @@ def test_who_removes_a_server_is_noted(office: Office) -> None:
 
 
 class Unending:
-    """A follower in place of the real one: notes that it was stopped."""
+    """A follower in place of the real one."""
 
-    def __init__(self) -> None:
-        self.stopped = False
-
-    def stop(self) -> None:
-        self.stopped = True
+    def stop(self) -> None: ...
 
 
 def test_failures_become_an_alert_when_they_last(office: Office) -> None:
-    add_server(office)
+    sink: Any = add_server(office)
     discoveries = Discoveries(office.services.catalog, office.clock, office.services.sealer)
+    follower: Any = Unending()
+    discoveries._running["dc1"] = _Running((), follower, sink, threading.Thread())
+    for _ in range(2):
+        sink.failed(Unreachable("It is away.", remedy="Wait."))
     assert discoveries.conditions() == []
+    sink.failed(Unreachable("It is away.", remedy="Wait."))
+    (condition,) = discoveries.conditions()
+    assert (condition.kind, condition.subject, condition.remedy) == (FAILING, "vmware/dc1", "Wait.")
+    sink.whole(set())
+    assert discoveries.conditions() == []
+
+
+def test_a_password_that_cannot_be_opened_is_noted_once(office: Office) -> None:
+    add_server(office)
+    discoveries = Discoveries(office.services.catalog, office.clock, Sealer(b"another key, 32 bytes of it ....."[:32]))
     discoveries.look()
-    try:
-        (running,) = discoveries._running.values()
-        for _ in range(2):
-            running.sink.failed(Unreachable("It is away.", remedy="Wait."))
-        before = len(discoveries.conditions())
-        running.sink.failed(Unreachable("It is away.", remedy="Wait."))
-        (condition,) = discoveries.conditions()
-        assert (before, condition.kind, condition.subject, condition.remedy) == (0, FAILING, "vmware/dc1", "Wait.")
-    finally:
-        discoveries.stop()
+    with office.services.catalog.reading() as tx:
+        row = vmware.server(tx, "dc1")
+    assert (row.state, "sealed with another key" in row.trouble) == ("failing", True)
+    office.clock.time += SECOND
+    discoveries.look()
+    assert discoveries._running == {}
+
+
+def test_a_defect_is_noted_and_begun_anew(office: Office, caplog: pytest.LogCaptureFixture) -> None:
+    sink = add_server(office)
+
+    class Broken:
+        stopped, runs, rests = False, 0, 0
+
+        def run(self) -> None:
+            self.runs += 1
+            if self.runs == 2:
+                self.stopped = True
+                return
+            raise ZeroDivisionError("x")
+
+        def rest(self, _seconds: float) -> None:
+            self.rests += 1
+
+    broken: Any = Broken()
+    _run("dc1", broken, sink)
+    assert (broken.runs, broken.rests) == (2, 1)
+    assert "met a defect" in caplog.text
+    with office.services.catalog.reading() as tx:
+        assert "ZeroDivisionError" in vmware.server(tx, "dc1").trouble
