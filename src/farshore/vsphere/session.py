@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyVmomi import SoapStubAdapter, vim
+from pyVmomi import SoapStubAdapter, vim, vmodl
 
 from farshore.model.errors import Unsupported
 from farshore.vsphere.certificates import context_for
@@ -60,11 +60,23 @@ class Session:
     def missing(self, wanted: Sequence[str] = NEEDED) -> list[str]:
         """Which of these privileges the account lacks on the root folder, in their order. Raises as ``translated``."""
         with translated(self.host):
-            (answer,) = self.content.authorizationManager.HasPrivilegeOnEntities(
-                [self.content.rootFolder], self.key, list(wanted)
-            )
-        granted = {one.privId for one in answer.privAvailability if one.isGranted}
+            try:
+                granted = self._granted(wanted)
+            except (vmodl.fault.NotSupported, vmodl.fault.MethodNotFound):
+                granted = self._granted_by_roles()
         return [privilege for privilege in wanted if privilege not in granted]
+
+    def _granted(self, wanted: Sequence[str]) -> set[str]:
+        (answer,) = self.content.authorizationManager.HasPrivilegeOnEntities(
+            [self.content.rootFolder], self.key, list(wanted)
+        )
+        return {one.privId for one in answer.privAvailability if one.isGranted}
+
+    def _granted_by_roles(self) -> set[str]:
+        """For hosts that do not answer the question itself: the roles that the session has on the root folder."""
+        roles = {role.roleId: role.privilege for role in self.content.authorizationManager.roleList}
+        effective = self.content.rootFolder.effectiveRole or []
+        return {privilege for role in effective for privilege in roles.get(role) or []}
 
     def beside(self, seconds: float) -> Any:
         """A stub of the SDK in this session for another thread, which waits so long at most. Drop its connections."""

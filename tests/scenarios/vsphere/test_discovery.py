@@ -213,6 +213,14 @@ def test_each_missing_privilege_is_named(server: Vcenter) -> None:
         until(lambda: kept.wholes)
 
 
+def test_where_nobody_says_who_may_what_roles_do(server: Vcenter) -> None:
+    with session(login_to(server)) as opened:
+        server.fault("HasPrivilegeOnEntities", "NotSupported")
+        assert opened.missing() == []
+        server.fault("HasPrivilegeOnEntities", "NotSupported")
+        assert opened.missing(["System.Read", "No.Such.Privilege"]) == ["No.Such.Privilege"]
+
+
 def test_a_wrong_password_is_not_tried_again_soon(server: Vcenter) -> None:
     login = login_to(server, "wrong")
     before = server.calls().get("Login", 0)
