@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from pyVmomi import vim
@@ -55,10 +56,9 @@ def rows_of(catalog: Catalog) -> tuple[int, str]:
         return tx.scalar(select(func.count()).select_from(VmwareMachineRow)) or 0, vmware.server(tx, NAME).state
 
 
-def power_of(catalog: Catalog, machine: str) -> str:
-    """What the row of a machine says."""
+def _is_off(catalog: Catalog, machine: str) -> bool:
     with catalog.reading() as tx:
-        return str(vmware.machine(tx, machine).facts["power"])
+        return bool(vmware.machine(tx, machine).facts["power"] == "poweredOff")
 
 
 def highest_memory(process: int) -> float:
@@ -82,7 +82,7 @@ def change_times(server: Vcenter, login: Login, catalog: Catalog, count: int) ->
         for name in names:
             used, began = processor_seconds(server.pid), time.monotonic()
             vim.VirtualMachine(name, opened.stub).PowerOff()
-            until(lambda name=name: power_of(catalog, name) == "poweredOff", pause=0.02)
+            until(partial(_is_off, catalog, name), pause=0.02)
             times.append((time.monotonic() - began, processor_seconds(server.pid) - used))
     return times
 

@@ -43,9 +43,9 @@ class Office:
         return next((one for one in self.json("vmware", "machines") if one["name"] == name), None)
 
 
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    server = Server(tmp_path / "home")
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    server = Server(tmp_path_factory.mktemp("installation") / "home")
     server.start()
     try:
         yield Office(server)
@@ -122,4 +122,4 @@ def test_a_machine_is_pushed_to_where_its_tools_say(tmp_path: Path, office: Offi
         planned = office.json("vmware", "protect", "DC0_C0_RP0_VM0", "--dry-run")
         assert [(one["machine"], one["address"]) for one in planned] == [("DC0_C0_RP0_VM0", "192.0.2.7")]
         started = office.json("vmware", "protect", "DC0_C0_RP0_VM0", "--account", "dc", "--no-wait")
-        assert [(one["kind"], one["subject"]) for one in started] == [("push", "host/192.0.2.7")]
+        assert [(one["kind"], one["subject"]) for one in started] == [("push-install", "192.0.2.7")]
