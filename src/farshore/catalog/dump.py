@@ -5,8 +5,8 @@ dump is of one schema; it is loaded into an empty database of that schema, which
 of an older release can be restored.
 
 Left out is what must not come back: enrolment tokens (one that was used since would be good again), commands to agents
-and pushes (they would be carried out again) and the secrets of jobs, which are not in a backup; and what discovery found
-at VMware servers, which it finds again.
+and pushes (they would be carried out again) and the secrets of jobs, which are not in a backup; and what discovery
+found at VMware servers, which it finds again.
 """
 
 from __future__ import annotations
