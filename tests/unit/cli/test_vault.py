@@ -60,6 +60,16 @@ def test_a_vault_that_is_refused_leaves_no_key(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_new_vault_has_a_key_or_a_passphrase_and_not_both(tmp_path):
+    """Else the passphrase would open nothing, and nobody would hear of it."""
+    (tmp_path / "word").write_text("geheim")
+    both = ["--key", str(tmp_path / "new.key"), "--passphrase-file", str(tmp_path / "word")]
+    done = CliRunner().invoke(app, ["init", "--vault", f"file://{tmp_path}/new", *both])
+    assert isinstance(done.exception, Malformed)
+    assert "either" in done.exception.remedy
+    assert [path.name for path in tmp_path.iterdir()] == ["word"]
+
+
 def test_machines_and_points_are_listed(vault):
     (machine,) = json.loads(run("ls", *vault, "--json"))
     assert machine["host"] == "web1"
