@@ -48,7 +48,6 @@ def test_parts_apart_and_the_loss_of_one(double: object, tmp_path: Path, monkeyp
             agent_in=hosts.command("site"),
             agent_state=tmp_path / "agent",
         )
-        near.home.mkdir()
         near.vault_url = url
         undo.callback(near.close)
         near.up()
@@ -71,7 +70,7 @@ def test_parts_apart_and_the_loss_of_one(double: object, tmp_path: Path, monkeyp
         near.check("died")
 
         near.down()
-        shutil.rmtree(near.home)
+        shutil.rmtree(near.home.resolve())  # the home is a short way to it
         far = Rig(
             far_home,
             disk,
@@ -119,7 +118,6 @@ def died(operator: Operator, site: SecondServer, other: str, folder: Path) -> No
 def taken_over(far: Rig, folder: Path) -> None:
     """An installation with the vault and the key: the agent comes by itself, and resyncs into the owner's epochs."""
     churn(folder, 8, "while nobody listens")
-    far.home.mkdir()
     far.up()
     epoch = far.wait_consistent(after_epoch=EPOCHS_APART)
     assert epoch > EPOCHS_APART
