@@ -40,20 +40,28 @@ _WAITING = f"""
 	u8 flags = 0;
 	if (sector == {BLOCK * 8} && length == 4096) {{
 		ctl->lost = {_UNDER_WAY};
-		bpf_loop(8 << 20, waits, &ctl, 0);
-		bpf_loop(8 << 20, waits, &ctl, 0);
+		bpf_loop(100, waits_on, &ctl, 0);
 	}}
 """
 _TAKE = "static __always_inline int take(struct bio *bio, int has_request)\n{\n"
-_WAITS = (
-    "static long waits(u32 i, struct control **ctl)\n{\n"
-    f"\treturn *(volatile u64 *)&(*ctl)->lost != {_UNDER_WAY};\n}}\n\n"
-)
+_WAITS = f"""
+static long waits(u32 i, struct control **ctl)
+{{
+	return *(volatile u64 *)&(*ctl)->lost != {_UNDER_WAY};
+}}
+
+static long waits_on(u32 i, struct control **ctl)
+{{
+	bpf_loop(8 << 20, waits, ctl, 0);
+	return *(volatile u64 *)&(*ctl)->lost != {_UNDER_WAY};
+}}
+
+"""
 
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that waits in the middle of a run until ``lost`` is changed, or for a part of a second."""
+    """A program that waits in the middle of a run until ``lost`` is changed, or for seconds."""
     require_data_mode()
     return altered_program(tmp_path_factory.mktemp("program"), {_BEGUN: _WAITING, _TAKE: _WAITS + _TAKE})
 
