@@ -19,6 +19,8 @@ _PATTERNS = {
     r"^https://[!-.0-~]+$": "takes a URL without a path: https://HOST:PORT",
     "^[a-z]*$": "takes small letters",
     r"^/[^\x00-\x1f\x7f-\x9f]*$": "takes a whole path, a '/' first, without control characters",
+    r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,31}$": "takes a user's name: 1 to 32 letters, digits, '.', '_' and '-'",
+    "^[0-9a-f]{64}$": "takes 64 hexadecimal digits",
     "^(qcow2)?$": "takes qcow2, or nothing for a raw file or a device",
 }
 _NUMBERS = {

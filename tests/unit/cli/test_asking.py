@@ -36,6 +36,7 @@ THROUGH_THE_SERVER = {
     "account remove": ["datacentre"],
     "user revoke": ["eve"],
     "user delete": ["eve"],
+    "vmware remove": ["vc1"],
 }
 ON_THIS_HOST = {"catalog rebuild", "server restore"}
 NOTHING_GOES = {
