@@ -82,7 +82,8 @@ def test_from_nothing_to_ready_through_a_crash_to_nothing(shell: Shell) -> None:
     refused = shell.run("policy", "create", "gold", status=77, FARSHORE_CREDENTIALS=str(reader))
     assert "takes contributor" in refused
     assert "Remedy:" in refused
-    assert [policy["name"] for policy in shell.json("policy", "list", FARSHORE_CREDENTIALS=str(reader))] == ["default"]
+    policies = shell.json("policy", "list", FARSHORE_CREDENTIALS=str(reader))
+    assert [policy["name"] for policy in policies] == ["default", "default-failback"]
     reader.chmod(0o644)
     assert "chmod 600" in shell.run("policy", "list", status=2, FARSHORE_CREDENTIALS=str(reader))
 
