@@ -114,7 +114,8 @@ def test_who_comes_with_the_address_of_one_whose_end_was_not_seen_takes_its_plac
         def caught() -> bool:
             done = write()
             while not done.done():
-                seen.extend(places["bio"][places["bio"] > 0].tolist())
+                bios = places["bio"].copy()  # looked at once: a write that ends meanwhile leaves a zero
+                seen.extend(bios[bios > 0].tolist())
             return bool(seen)
 
         until(caught, "no write was seen in flight")

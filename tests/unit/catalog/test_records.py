@@ -20,6 +20,8 @@ NOT_IN_THE_VAULT = {
     "commands": "they would be carried out again",
     "pushes": "they go with their jobs",
     "secrets": "they go with their jobs",
+    "vmware_machines": "discovery finds them again",
+    "vmware_places": "discovery finds them again",
 }
 
 
