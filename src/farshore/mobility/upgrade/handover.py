@@ -100,7 +100,7 @@ def _disk_fields(one: ProtectedDisk) -> Any:
         "major": disk.major,
         "minor": disk.minor,
         "size": disk.size,
-        "sequence": disk.sequence,
+        **({"sequence": disk.sequence} if disk.sequence else {}),
         "excluded": excluded,
     }
 
