@@ -29,7 +29,9 @@ from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
 from farshore.mobility.removal import Removal
+from farshore.mobility.services import Services
 from farshore.mobility.settings import Settings
+from farshore.mobility.shutdown import Shutdown
 from farshore.model.states import CaptureMode
 
 STACK_BYTES = 256 << 10
@@ -102,9 +104,11 @@ def main(path: Path) -> None:
             every.append(known)
             server = MachineSelf(Transport.from_credentials(known))
             record = Record(Path(folder) / f"{number}.json")
-            removal = Removal(Settings(state=Path(folder)), None, lambda: None)
+            settings = Settings(state=Path(folder))
+            removal = Removal(settings, None, lambda: None)
+            shutdown = Shutdown(Services(settings.stopped_services), ours=lambda: False)
             doubles: Any = (Replication(), NoUpgrades())
-            handling = Noting(server, *doubles, record, removal, connected=connected.release)
+            handling = Noting(server, *doubles, record, removal, shutdown, connected=connected.release)
             fetching = Fetching(server, handling, RUN, lambda: EPOCH, SystemClock())
             threading.Thread(target=fetching.run, args=(stop,), daemon=True).start()
             if number % 50 == 49:  # machines do not start in the same instant
