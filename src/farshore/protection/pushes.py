@@ -29,7 +29,7 @@ def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: i
         raise NotFound(f"There is no push {push} for this process server.", remedy="Nothing needs to be done.")
     if row.state == PushState.ENDED.value:
         raise WrongState(f"The push {push} has ended.", remedy="Nothing needs to be done.")
-    if row.run != run:
+    if row.state == PushState.WAITING.value or row.run != run:
         if row.begun >= MOST_BEGUN:
             raise WrongState(f"The push {push} was begun {row.begun} times.", remedy="Add the machine again.")
         row.run, row.begun, row.signs = run, row.begun + 1, row.signs + 1

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from farshore.api_types.servers import ServerAddition
-from farshore.catalog import events, machines, process_servers, tokens, users
+from farshore.catalog import events, machines, process_servers, pushes, secrets, tokens, users
 from farshore.catalog.change_details import Details, changed, fields_of, gone, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import ProcessServerRow, TokenRow
@@ -139,6 +139,7 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
         )
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_server(tx, row.id)
+    _end_pushes(tx, row)
     details = gone(fields_of(row, _TOLD))
     process_servers.delete(tx, row)
     _tell(tx, row, "process-server.removed", actor, f"Process server {row.name} was removed.", now, details)
@@ -149,9 +150,20 @@ def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None
     look. What its spool held and the vault does not is missing, as where it had died."""
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_server(tx, row.id)
+    _end_pushes(tx, row)
     details = changed({"draining": row.draining}, {"draining": True})
     row.draining, row.last_seen = True, 0
     _tell(tx, row, "process-server.revoked", actor, f"Process server {row.name} was revoked.", now, details)
+
+
+def _end_pushes(tx: Transaction, row: ProcessServerRow) -> None:
+    """End what it was to push: nothing that it was given for that opens anything any more."""
+    for push in pushes.open_of(tx, row.id):
+        asked = pushes.find(tx, push)
+        if asked is not None:
+            tokens.revoke_unused(tx, asked.token)
+            secrets.drop(tx, asked.secret)
+            pushes.drop(tx, push)
 
 
 def _tell(

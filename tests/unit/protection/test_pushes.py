@@ -15,6 +15,7 @@ from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import ProcessServerRow, PushRow
 from farshore.model.errors import NotFound, WrongState
 from farshore.protection.pushes import MOST_BEGUN, begin, end, note, stand_in
+from farshore.protection.server_enrolment import revoke
 
 OTHER = "33333333-3333-4333-8333-333333333333"
 PUSH = "p1"
@@ -132,3 +133,17 @@ def test_who_stands_in(
 ) -> None:
     answer, names = stand_in(servers, chosen, NOW)
     assert (answer and answer.id, names) == (found, others)
+
+
+def test_a_start_without_a_name_counts_as_one(catalog: Catalog) -> None:
+    assert begun(catalog, "").begun == 1
+    with catalog.reading() as tx:
+        told = [event for event in events.listed(tx) if event.kind == "machine.add-begun"]
+    assert len(told) == 1
+
+
+def test_a_server_that_is_shut_out_has_nothing_to_push(catalog: Catalog) -> None:
+    begun(catalog)
+    with catalog.writing() as tx:
+        revoke(tx, server(tx), "user/a", NOW)
+        assert pushes.find(tx, PUSH) is None

@@ -118,7 +118,7 @@ def push_job(parts: PushParts) -> JobDefinition:
                 if told.connected:
                     raise
                 try:
-                    server = through.instead(asked["name"], error)
+                    server = through.instead(asked, error)
                 except Unreachable as nobody:
                     give_up(request, "", nobody)
                     raise

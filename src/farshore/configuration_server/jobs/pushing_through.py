@@ -8,13 +8,13 @@ The process server hears of it with the answer to its next report, within a seco
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from farshore.api_types.machines import TokenRequest
 from farshore.api_types.pushes import PushResult
-from farshore.catalog import machines, process_servers, pushes
+from farshore.catalog import machines, process_servers, pushes, secrets
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.pushes import PushState
 from farshore.catalog.tables import ProcessServerRow, PushRow
@@ -54,13 +54,19 @@ class PushesThrough:
             row = pushes.find(tx, job)
             return "" if row is None else row.server
 
-    def instead(self, name: str, error: Unreachable) -> str:
+    def instead(self, asked: Mapping[str, Any], error: Unreachable) -> str:
         """The process server that logs in where this server does not reach a host. Raises ``error``, with another
-        remedy where there are several to choose from."""
+        remedy where there are several to choose from, or where the host is known here by its key: at another site the
+        address may be another host's, and it would be trusted as on first contact."""
         with self.catalog.reading() as tx:
-            found, others = stand_in(process_servers.every(tx), _server_of(tx, name), self.clock.now())
-        if found is not None:
+            found, others = stand_in(process_servers.every(tx), _server_of(tx, asked["name"]), self.clock.now())
+            places = place_of(asked), jump_place_of(asked)
+            known = any(place and secrets.host_key(tx, place) for place in places)
+        if found is not None and not known:
             return found.id
+        if found is not None:
+            remedy = f"It is known here by its key. If it is at the site of {found.name}: --through {found.name}."
+            raise Unreachable(error.message, remedy=remedy) from error
         if others:
             remedy = f"Name the process server at its site: --through {' or '.join(others)}."
             raise Unreachable(error.message, remedy=remedy) from error
@@ -74,6 +80,8 @@ class PushesThrough:
         def begin(tx: Transaction) -> tuple[PushRow, ProcessServerRow]:
             at, row = process_servers.get(tx, server), pushes.find(tx, job)
             if row is None:
+                if request["secret"]:
+                    secrets.get(tx, request["secret"])  # gone: the job was cancelled meanwhile
                 token = create_token(tx, wanted, request["actor"], self.clock.now())
                 sealed = self.sealer.seal(token_sealed_as(job), token.secret.encode())
                 row = PushRow(

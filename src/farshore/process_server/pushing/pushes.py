@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from farshore.api_types.commands import CommandFailure
 from farshore.api_types.pushes import PushClaim, PushProgress, PushResult, PushStanding, SealedPush
-from farshore.model.errors import Damaged, FarshoreError, Refused
+from farshore.model.errors import Damaged, FarshoreError, Forbidden, Refused, Unauthenticated
 from farshore.model.identifiers import new_id
 from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.sealed_target import Opener
@@ -177,6 +177,10 @@ class _Push:
             progress = PushProgress(run=self._run, fraction=self._fraction, detail=self._detail)
             try:
                 standing = await asyncio.to_thread(self._source.note_push, self.id, progress)
+            except (Forbidden, Unauthenticated) as error:
+                _log.warning("Push %s ends: this process server is shut out: %s", self.id, error)
+                work.cancel()
+                return
             except FarshoreError as error:
                 _log.info("How far push %s is was not heard: %s", self.id, error)
                 self._answers.clear()
