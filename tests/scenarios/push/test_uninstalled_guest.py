@@ -7,15 +7,15 @@ Every other file of the machine is as it was before, and so is each byte of a di
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.places import short_folder
 from tests.waiting import until
 
 from farshore.cli import by_hand
@@ -153,15 +153,8 @@ def digest(path: Path) -> str:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    folder = Path(tempfile.mkdtemp(prefix="fs-"))  # a short path: the names of Unix sockets below it are limited
-    try:
-        made = World(folder)
-        try:
-            yield made
-        finally:
-            made.close()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder, contextlib.closing(World(folder)) as made:
+        yield made
 
 
 def test_nothing_of_the_agent_stays(world: World) -> None:

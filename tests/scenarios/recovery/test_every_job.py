@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.lives import PROCESSES, live, outcome
+from tests.scenarios.recovery.lives import PROCESSES, at_every_moment, live, live_to_the_end, outcome
 
 from farshore.sites.port import FailoverId
 
@@ -103,24 +102,14 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_job_killed_at_any_moment_is_done_by_the_next_server(
     homes: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
-    moments, at = 1, 0
-    while at <= moments:
-        home = Path(shutil.copytree(homes[kind], tmp_path / str(at)))
-        task = drill.Task(home, kind, FAILOVER, "the-job", die_at=at)
-        assert live(task) == (-signal.SIGKILL if at else 0), f"moment {at} of {moments}"
-        if at:
-            assert live(drill.Task(home, kind, FAILOVER, "the-job")) == 0
-        else:
-            moments = outcome(home)["moments"]
-            assert moments >= 4
+    for home, at in at_every_moment(homes[kind], tmp_path, least=4, stride=STRIDE):
+        live_to_the_end(drill.Task(home, kind, FAILOVER, "the-job", die_at=at))
         assert outcome(home)["job"]["state"] == "succeeded"
         assert drill.left_of(home, FAILOVER) == AFTER[kind]
         if kind == "commit":
             assert drill.left_of(home, EARLIER) == AFTER["cleanup"]
         machine = FileSite(home / "site", Fuse(0)).read(FailoverId(FAILOVER))
         assert kind != "failover-start" or (machine is not None and machine["starts"] == 2)
-        shutil.rmtree(home)
-        at += STRIDE
 
 
 def test_what_has_answered_is_concluded_however_long_the_catalog_is_away(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 from tests.file_site import FileSite, Fuse
 from tests.loopdisks import run
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.lives import live, outcome
+from tests.scenarios.recovery.lives import at_every_moment, live, live_to_the_end
 from tests.scenarios.recovery.test_places import AWAY, HOME, JOB, SOURCE, job_of, replicated, set_state
 from tests.unit.vault.synthetic import MACHINE
 
@@ -143,21 +142,11 @@ def test_a_disk_that_it_cannot_have_is_refused_before_anything_stops(
 def test_trouble_anywhere_ends_with_one_machine_and_a_disk_that_is_whole_or_says_what_it_is(
     away: Path, tmp_path: Path, trouble: str
 ) -> None:
-    moments, at = 1, 0
-    while at <= moments:
-        home = copy(away, tmp_path / str(at))
-        refuse = trouble == "refusal"
+    refuse = trouble == "refusal"
+    for home, at in at_every_moment(away, tmp_path, least=7, stride=STRIDE):
         task = failback(home, die_at=at, passing=trouble == "error", refuse=refuse)
-        died = live(task)
-        assert died == (-signal.SIGKILL if at and trouble != "error" else 0)
-        if died:
-            assert live(replace(task, die_at=0)) == 0
-        elif not at:
-            moments = outcome(home)["moments"]
-            assert moments > 6
+        live_to_the_end(task, dies=trouble != "error")
         sites = FileSite(home / "site", Fuse(0))
         running = [one for one in sites.present() if sites.status(one).condition is Condition.RUNNING]
         assert running == [FailoverId(AWAY if refuse else HOME)]
         assert is_up_to_date(home)
-        shutil.rmtree(home)
-        at += STRIDE

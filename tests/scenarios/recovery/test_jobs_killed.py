@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.lives import PROCESSES, live, outcome
+from tests.scenarios.recovery.lives import PROCESSES, at_every_moment, live, live_to_the_end, outcome
 
 from farshore.sites.port import Condition, FailoverId, Way
 
@@ -46,23 +46,16 @@ def lives(
     **more: Any,
 ) -> Iterator[tuple[Path, drill.Task]]:
     """For every moment of a job: a home in which it was killed there and finished by the next server."""
-    moments, at = 1, 0
-    while at <= moments:
-        home = Path(shutil.copytree(prepared, folder / f"{kind}-{at}"))
+    for home, at in at_every_moment(prepared, folder / kind, least=5):
         task = drill.Task(home, kind, identifier(), identifier(), die_at=at, **more)
         if before is not None:
             before(task)
-        assert live(task) == (-signal.SIGKILL if at else 0), f"moment {at} of {moments}"
+        assert live(task) == (-signal.SIGKILL if at else 0), f"moment {at}"
         state, site, owner = drill.place(home)
         assert bool(site) == bool(owner) == (state in away), "the place changes with the state"
         if at:
             assert live(drill.Task(home, kind, task.failover, task.job, **more)) == 0
-        else:
-            moments = outcome(home)["moments"]
-            assert moments > 4
         yield home, task
-        shutil.rmtree(home)
-        at += 1
 
 
 def site_of(home: Path) -> FileSite:
@@ -111,18 +104,10 @@ def test_a_clean_up_killed_anywhere_leaves_nothing(home: Path, tmp_path: Path) -
     assert drill.standing(home, test) == ("running", "protected")
 
     # The same failover is cleaned up in every life.
-    moments, at = 1, 0
-    while at <= moments:
-        copy = Path(shutil.copytree(home, tmp_path / f"cleanup-{at}"))
-        job = identifier()
-        assert live(drill.Task(copy, "cleanup", test, job, die_at=at)) == (-signal.SIGKILL if at else 0)
-        if at:
-            assert live(drill.Task(copy, "cleanup", test, job)) == 0
-        else:
-            moments = outcome(copy)["moments"]
+    for copy, at in at_every_moment(home, tmp_path / "cleanup", least=1):
+        live_to_the_end(drill.Task(copy, "cleanup", test, identifier(), die_at=at))
         assert drill.standing(copy, test) == ("cleaned-up", "protected")
         nothing_left(copy, test)
-        at += 1
 
 
 @pytest.mark.parametrize("way", list(Way))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.lives import live, outcome
+from tests.scenarios.recovery.lives import at_every_moment, live, live_to_the_end
 from tests.scenarios.recovery.test_places import AWAY, HOME, SOURCE, ask, job_of, set_state
 from tests.unit.vault.synthetic import MACHINE
 from tests.waiting import until
@@ -145,21 +144,11 @@ def test_an_agent_that_is_silent_or_cannot_is_told_of_and_the_protection_has_end
 
 @pytest.mark.parametrize("trouble", ["kill", pytest.param("error", marks=pytest.mark.soak)])
 def test_a_migration_with_trouble_anywhere_goes_to_its_end(running: Path, tmp_path: Path, trouble: str) -> None:
-    moments, at = 1, 0
-    while at <= moments:
-        home = Path(shutil.copytree(running, tmp_path / str(at)))
+    for home, at in at_every_moment(running, tmp_path, least=6, stride=STRIDE):
         task = commit(home, die_at=at, passing=trouble == "error")
         agent = agent_answers(home, GONE)
-        died = live(task)
-        assert died == (-signal.SIGKILL if at and trouble == "kill" else 0)
-        if died:
-            assert live(replace(task, die_at=0)) == 0
-        elif not at:
-            moments = outcome(home)["moments"]
-            assert moments >= 6
+        live_to_the_end(task, dies=trouble == "kill")
         agent.join()
         assert job_of(home)["state"] == "succeeded", (at, job_of(home)["error"])
         assert drill.place(home) == ("unprotected", "files", AWAY)
         assert not is_let_in(home)
-        shutil.rmtree(home)
-        at += STRIDE

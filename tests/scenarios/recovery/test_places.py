@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.lives import live, outcome
+from tests.scenarios.recovery.lives import at_every_moment, live, live_to_the_end, outcome
 from tests.unit.protection import catalogs
 from tests.unit.vault.synthetic import MACHINE
 from tests.waiting import until
@@ -175,24 +175,14 @@ def test_what_does_not_run_or_was_not_committed_is_not_replicated(committed: Pat
 
 @pytest.mark.parametrize("trouble", ["error", "kill"])
 def test_a_reprotection_with_trouble_anywhere_is_granted_once(committed: Path, tmp_path: Path, trouble: str) -> None:
-    moments, at = 1, 0
-    while at <= moments:
-        home = Path(shutil.copytree(committed, tmp_path / str(at)))
+    for home, at in at_every_moment(committed, tmp_path, least=2):
         task = drill.Task(home, "reprotect", AWAY, "reprotect", die_at=at, passing=trouble == "error")
         agent = agent_asks(home, AWAY)
-        died = live(task)
-        assert died == (-signal.SIGKILL if at and trouble == "kill" else 0)
-        if died:
-            assert live(replace(task, die_at=0)) == 0
-        elif not at:
-            moments = outcome(home)["moments"]
-            assert moments >= 2
+        live_to_the_end(task, dies=trouble == "kill")
         agent.join()
         assert job_of(home)["state"] == "succeeded"
         assert job_of(home)["result"]["epoch"] == 2
         assert drill.place(home) == ("resync", "files", AWAY)
-        shutil.rmtree(home)
-        at += 1
 
 
 def way_home(home: Path) -> drill.Task:
@@ -245,25 +235,18 @@ def test_the_way_home_is_the_same_workflow(reprotected: Path) -> None:
 
 @pytest.mark.parametrize("refuse", [False, True])
 def test_a_way_home_killed_anywhere_ends_with_one_machine(reprotected: Path, tmp_path: Path, refuse: bool) -> None:
-    moments, at = 1, 0
-    while at <= moments:
-        home = Path(shutil.copytree(reprotected, tmp_path / str(at)))
+    for home, at in at_every_moment(reprotected, tmp_path, least=11, stride=STRIDE):
         task = replace(way_home(home), die_at=at, refuse=refuse)
         assert live(task) == (-signal.SIGKILL if at else 0)
         state, site, owner = drill.place(home)
         assert (site, owner) == (("", "") if state == "failed-over" else ("files", AWAY))
         if at:
             assert live(replace(task, die_at=0)) == 0
-        else:
-            moments = outcome(home)["moments"]
-            assert moments > 10
         sites = FileSite(home / "site", Fuse(0))
         running = [one for one in sites.present() if sites.status(one).condition is Condition.RUNNING]
         assert running == [FailoverId(AWAY if refuse else HOME)]
         assert drill.place(home) == (("resync", "files", AWAY) if refuse else ("failed-over", "", ""))
         assert drill.standing(home, AWAY)[0] == ("committed" if refuse else "superseded")
-        shutil.rmtree(home)
-        at += STRIDE
 
 
 @pytest.fixture
@@ -398,26 +381,16 @@ def forwarded(home: Path, failover: str, port: int) -> None:
 
 @pytest.mark.parametrize("trouble", ["kill", "error", "refusal"])
 def test_a_failback_with_trouble_anywhere_ends_with_one_machine(sending: Path, tmp_path: Path, trouble: str) -> None:
-    moments, at = 1, 0
-    while at <= moments:
-        home = Path(shutil.copytree(sending, tmp_path / str(at)))
-        refuse = trouble == "refusal"
+    refuse = trouble == "refusal"
+    for home, at in at_every_moment(sending, tmp_path, least=7, stride=STRIDE):
         task = failback(home, die_at=at, passing=trouble == "error", refuse=refuse)
-        died = live(task)
-        assert died == (-signal.SIGKILL if at and trouble != "error" else 0)
-        if died:
-            assert live(replace(task, die_at=0)) == 0
-        elif not at:
-            moments = outcome(home)["moments"]
-            assert moments > 6
+        live_to_the_end(task, dies=trouble != "error")
         sites = FileSite(home / "site", Fuse(0))
         running = [one for one in sites.present() if sites.status(one).condition is Condition.RUNNING]
         assert running == [FailoverId(AWAY if refuse else HOME)]
         assert drill.place(home) == (("protected", "files", AWAY) if refuse else ("resync", "", ""))
         assert drill.standing(home, AWAY)[0] == ("committed" if refuse else "cleaned-up")
         assert policy(home) == ("default-failback" if refuse else "default")
-        shutil.rmtree(home)
-        at += STRIDE
 
 
 def test_the_point_may_be_changed_after_the_commit(committed: Path, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@ leads nowhere, only what differs travels, and it comes home."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.places import short_folder
 from tests.waiting import until
 
 from farshore.export.launch import ExportLauncher
@@ -109,15 +109,8 @@ def holds(disk: Path, text: str) -> bool:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    folder = Path(tempfile.mkdtemp(prefix="fs-"))  # a short path: the names of Unix sockets below it are limited
-    try:
-        made = World(folder)
-        try:
-            yield made
-        finally:
-            made.close()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder, contextlib.closing(World(folder)) as made:
+        yield made
 
 
 def test_a_machine_is_replicated_from_where_it_was_recovered_and_comes_home(world: World) -> None:

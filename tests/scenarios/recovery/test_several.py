@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.lives import PROCESSES, live, outcome
+from tests.scenarios.recovery.lives import PROCESSES, at_every_moment, live, live_to_the_end, outcome
 
 from farshore.catalog import failovers, machines
 from farshore.catalog.database import Catalog
@@ -70,16 +68,8 @@ def standing(home: Path, number: int) -> tuple[str, str]:
 
 
 def test_several_failovers_killed_anywhere_bring_up_each_machine_once(prepared: Path, tmp_path: Path) -> None:
-    moments, at = 1, 0
-    while at <= moments:
-        home = Path(shutil.copytree(prepared, tmp_path / str(at)))
-        task = drill.Task(home, SEVERAL, "", JOB, die_at=at, work=work(("db1", "web1")))
-        assert live(task) == (-signal.SIGKILL if at else 0)
-        if at:
-            assert live(replace(task, die_at=0)) == 0
-        else:
-            moments = outcome(home)["moments"]
-            assert moments > 20
+    for home, at in at_every_moment(prepared, tmp_path, least=21, stride=STRIDE):
+        live_to_the_end(drill.Task(home, SEVERAL, "", JOB, die_at=at, work=work(("db1", "web1"))))
         job = outcome(home)["job"]
         assert job["state"] == "succeeded", job
         assert job["result"] == {"failovers": {"db1": FAILOVERS[0], "web1": FAILOVERS[1]}}
@@ -90,8 +80,6 @@ def test_several_failovers_killed_anywhere_bring_up_each_machine_once(prepared: 
         for number in range(2):
             assert standing(home, number) == ("running", "failed-over")
         assert sorted(site.present()) == sorted(FAILOVERS[:2])
-        shutil.rmtree(home)
-        at += STRIDE
 
 
 @pytest.mark.parametrize(("policy", "last"), [("go-on", "running"), ("stop", "")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.scenarios.recovery import drill
-from tests.scenarios.recovery.lives import live, outcome
+from tests.scenarios.recovery.lives import at_every_moment, live, live_to_the_end, outcome
 from tests.unit.vault.synthetic import MACHINE
 from tests.waiting import until
 
@@ -73,18 +72,11 @@ def source(home: Path) -> Iterator[None]:
 def test_a_server_killed_anywhere_brings_up_one_machine_of_a_source_that_was_shut_down_once(
     prepared: Path, tmp_path: Path
 ) -> None:
-    moments, at = 1, 0
     work = {"subject": str(MACHINE), "failover": FAILOVER, "shut_down": True}
-    while at <= moments:
-        home = Path(shutil.copytree(prepared, tmp_path / str(at)))
+    for home, at in at_every_moment(prepared, tmp_path, least=1, stride=STRIDE):
         drill.request(home, FAILOVER, JOB, "failover", shutdown="require")
         with source(home):
-            task = drill.Task(home, "failover", FAILOVER, JOB, die_at=at, work=work)
-            assert live(task) == (-signal.SIGKILL if at else 0), f"moment {at} of {moments}"
-            if at:
-                assert live(drill.Task(home, "failover", FAILOVER, JOB, work=work)) == 0
-            else:
-                moments = outcome(home)["moments"]
+            live_to_the_end(drill.Task(home, "failover", FAILOVER, JOB, die_at=at, work=work))
         job = outcome(home)["job"]
         assert (job["state"], job["result"]["position"]) == ("succeeded", "1:12"), job
         assert "shut the source down" in [step["name"] for step in job["steps"]]
@@ -95,8 +87,6 @@ def test_a_server_killed_anywhere_brings_up_one_machine_of_a_source_that_was_shu
         catalog.close()
         assert found["rpo_seconds"] == 0.0
         assert "was shut down; the last of it is 1:12" in found["shutdown"]
-        shutil.rmtree(home)
-        at += STRIDE
 
 
 def test_a_source_that_refuses_keeps_running_and_its_copy_is_not_brought_up(prepared: Path, tmp_path: Path) -> None:

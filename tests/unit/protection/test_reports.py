@@ -374,8 +374,8 @@ def test_what_is_marked_up_to_the_healing_is_one_difference(catalog: Catalog) ->
         assert len(events.listed(tx, kind="copy.differs")) == 2, "it was proven in between: another one"
 
 
-def test_many_streams_ask_the_catalog_no_more_than_one(catalog: Catalog) -> None:
-    """A report comes every second; nothing of this one is to be listed, as it is seldom."""
+def many_protected(catalog: Catalog) -> list[str]:
+    """MACHINE and twenty others, each with an epoch that is whole."""
     others = [f"00000000-0000-0000-0001-{number:012d}" for number in range(20)]
     with catalog.writing() as tx:
         for number, other in enumerate(others):
@@ -383,10 +383,21 @@ def test_many_streams_ask_the_catalog_no_more_than_one(catalog: Catalog) -> None
             grant(tx, row, request(), add_server(tx), NOW)
     everybody = [MACHINE, *others]
     report(catalog, epochs=[whole().model_copy(update={"machine": one}) for one in everybody])
-    report(catalog, points=[point(20, 0).model_copy(update={"machine": one}) for one in everybody])
+    return everybody
+
+
+def statements(catalog: Catalog) -> list[str]:
+    """What the database is asked from now on."""
     asked: list[str] = []
     event.listen(catalog.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
-    counts = []
+    return asked
+
+
+def test_many_streams_ask_the_catalog_no_more_than_one(catalog: Catalog) -> None:
+    """A report comes every second; nothing of this one is to be listed, as it is seldom."""
+    everybody = many_protected(catalog)
+    report(catalog, points=[point(20, 0).model_copy(update={"machine": one}) for one in everybody])
+    asked, counts = statements(catalog), []
     for number, some in enumerate(([MACHINE], everybody), start=1):
         asked.clear()
         report(
@@ -399,22 +410,14 @@ def test_many_streams_ask_the_catalog_no_more_than_one(catalog: Catalog) -> None
 
 
 def test_new_points_of_many_machines_are_listed_in_a_few_statements(catalog: Catalog) -> None:
-    others = [f"00000000-0000-0000-0001-{number:012d}" for number in range(20)]
-    with catalog.writing() as tx:
-        for number, other in enumerate(others):
-            row = add_machine(tx, id=other, name=f"m{number}", hardware_id="")
-            grant(tx, row, request(), add_server(tx), NOW)
-    everybody = [MACHINE, *others]
-    report(catalog, epochs=[whole().model_copy(update={"machine": one}) for one in everybody])
-    asked: list[str] = []
-    event.listen(catalog.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
-    counts = []
+    everybody = many_protected(catalog)
+    asked, counts = statements(catalog), []
     for number, some in enumerate(([MACHINE], everybody), start=1):
         asked.clear()
         report(catalog, points=[point(20 + number, 60 * number).model_copy(update={"machine": one}) for one in some])
         counts.append(len(asked))
     with catalog.reading() as tx:
-        assert points.counts(tx, everybody) == {MACHINE: 2, **dict.fromkeys(others, 1)}
+        assert points.counts(tx, everybody) == {MACHINE: 2, **dict.fromkeys(everybody[1:], 1)}
     assert counts[1] < counts[0] + 5, "none for each machine"
 
 
