@@ -6,6 +6,7 @@ import enum
 
 from sqlalchemy import select
 
+from farshore.catalog import tokens
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import PushRow
 
@@ -36,7 +37,9 @@ def open_of(tx: Transaction, server: str) -> list[str]:
 
 
 def drop(tx: Transaction, push: str) -> None:
-    """Forget one; it may be gone already. Whoever is at it hears that it is not wanted."""
+    """Forget one, and its token where nobody has used that by now; it may be gone already. Whoever is at it hears that
+    it is not wanted."""
     row = tx.get(PushRow, push)
     if row is not None:
+        tokens.revoke_unused(tx, row.token)
         tx.delete(row)

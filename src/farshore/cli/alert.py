@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +15,10 @@ from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, management
 from farshore.cli.grammar import parse_duration, short
 from farshore.cli.output import ago, moment, out, plain, print_done, print_json, print_table
+from farshore.cli.secret_files import read_secret
 from farshore.cli.site import parse_settings
 from farshore.client.transport import segment
-from farshore.model.errors import Malformed, NotFound
+from farshore.model.errors import Malformed
 
 app = typer.Typer(no_args_is_help=True, help="Alerts, and the channels on which they reach people.")
 
@@ -85,7 +85,7 @@ def add(
         name=channel,
         kind=kind,
         settings=parse_settings(setting or []),
-        secret=SecretStr(_read(secret_file) if secret_file is not None else ""),
+        secret=SecretStr(read_secret(secret_file).strip() if secret_file is not None else ""),
         severity=severity,
         repeat_every=parse_duration(repeat_every, "--repeat-every", 0, 30 * 86400),
     )
@@ -140,10 +140,3 @@ def _state(alert: Alert) -> str:
     if alert.cleared:
         return "over"
     return f"seen by {alert.acknowledged_by}" if alert.acknowledged else "open"
-
-
-def _read(path: Path) -> str:
-    try:
-        return (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"{path} cannot be read ({error}).", remedy="Give the file with the secret.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,9 @@ from farshore.api_types.users import Role
 from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, completion, management
 from farshore.cli.output import moment, out, print_done, print_fields, print_json, print_table, size
+from farshore.cli.secret_files import read_secret
 from farshore.client.transport import segment
-from farshore.model.errors import Malformed, NotFound
+from farshore.model.errors import Malformed
 
 app = typer.Typer(no_args_is_help=True, help="Recovery sites: places where machines are brought up.")
 
@@ -44,7 +44,7 @@ def add(
 
     Example: `farshore site add lab --kind qemu --setting accelerator=tcg`
     """
-    secret = SecretStr(_read(secret_file) if secret_file is not None else "")
+    secret = SecretStr(read_secret(secret_file).strip() if secret_file is not None else "")
     request = SiteRequest(id=site, kind=kind, settings=parse_settings(setting or []), secret=secret)
     made = management().transport.post("/v1/sites", request, Site)
     told = f"Site {made.id} was added. See whether it is well: farshore site check {made.id}"
@@ -149,13 +149,6 @@ def parse_settings(pairs: list[str]) -> dict[str, Setting]:
         whole = value.removeprefix("-").isdecimal()
         settings[name] = value == "true" if value in ("true", "false") else int(value) if whole else value
     return settings
-
-
-def _read(path: Path) -> str:
-    try:
-        return (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"{path} cannot be read ({error}).", remedy="Give the file with the secret.") from error
 
 
 def _settings(site: Site) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -38,9 +37,10 @@ from farshore.cli.output import (
     print_table,
     size,
 )
+from farshore.cli.secret_files import read_secret
 from farshore.client.management import Management
 from farshore.client.transport import segment
-from farshore.model.errors import NotFound, Refused
+from farshore.model.errors import Refused
 from farshore.model.states import JobState
 
 app = typer.Typer(no_args_is_help=True, help="VMware servers: discover machines there, check and protect them.")
@@ -111,11 +111,7 @@ def _ask_fingerprint(api: Management, host: str, port: int) -> str:
 def _password(file: Path | None, user: str) -> SecretStr:
     if file is None:
         return SecretStr(typer.prompt(f"Password of {user}", hide_input=True, err=True))
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"{file} cannot be read ({error}).", remedy="Give the file with the password.") from error
-    return SecretStr(text.rstrip("\r\n"))
+    return SecretStr(read_secret(file, "password").rstrip("\r\n"))
 
 
 @app.command("list")

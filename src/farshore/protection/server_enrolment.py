@@ -156,13 +156,12 @@ def revoke(tx: Transaction, row: ProcessServerRow, actor: str, now: int) -> None
     _tell(tx, row, "process-server.revoked", actor, f"Process server {row.name} was revoked.", now, details)
 
 
-def _end_pushes(tx: Transaction, row: ProcessServerRow) -> None:
+def _end_pushes(tx: Transaction, server: ProcessServerRow) -> None:
     """End what it was to push: nothing that it was given for that opens anything any more."""
-    for push in pushes.open_of(tx, row.id):
-        asked = pushes.find(tx, push)
-        if asked is not None:
-            tokens.revoke_unused(tx, asked.token)
-            secrets.drop(tx, asked.secret)
+    for push in pushes.open_of(tx, server.id):
+        row = pushes.find(tx, push)
+        if row is not None:
+            secrets.drop(tx, row.secret)
             pushes.drop(tx, push)
 
 

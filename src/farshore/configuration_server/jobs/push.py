@@ -147,10 +147,7 @@ def push_job(parts: PushParts) -> JobDefinition:
     def drop(job: str, request: Request) -> None:
         def write(tx: Transaction) -> None:
             secrets.drop(tx, request["secret"])
-            row = pushes.find(tx, job)
-            if row is not None:
-                pushes.drop(tx, job)
-                tokens.revoke_unused(tx, row.token)  # a token that nobody used by now is to open nothing
+            pushes.drop(tx, job)
 
         catalog.write(write)
 

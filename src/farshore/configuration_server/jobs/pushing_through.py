@@ -62,15 +62,15 @@ class PushesThrough:
             found, others = stand_in(process_servers.every(tx), _server_of(tx, asked["name"]), self.clock.now())
             places = place_of(asked), jump_place_of(asked)
             known = any(place and secrets.host_key(tx, place) for place in places)
-        if found is not None and not known:
-            return found.id
-        if found is not None:
+        if found is not None and known:
             remedy = f"It is known here by its key. If it is at the site of {found.name}: --through {found.name}."
-            raise Unreachable(error.message, remedy=remedy) from error
-        if others:
+        elif found is not None:
+            return found.id
+        elif others:
             remedy = f"Name the process server at its site: --through {' or '.join(others)}."
-            raise Unreachable(error.message, remedy=remedy) from error
-        raise error
+        else:
+            raise error
+        raise Unreachable(error.message, remedy=remedy) from error
 
     def carry_out(self, job: str, request: Request, server: str, wanted: TokenRequest, report: Reporter) -> str:
         """Have the server do it; the id of the token. Raises what it failed of, Cancelled, TryLater where it is
