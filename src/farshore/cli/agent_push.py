@@ -14,7 +14,7 @@ from farshore.api_types.machines import Machine, Token, TokenRequest, TokenView
 from farshore.cli.output import err
 from farshore.client.management import Management
 from farshore.client.transport import segment
-from farshore.model.errors import Malformed, TryLater, by_code
+from farshore.model.errors import Malformed, TryLater, as_error
 
 PROGRAM = "farshore.configuration_server.agent_push"
 TOKEN_SECONDS = 1800
@@ -92,7 +92,7 @@ def _install(asked: dict[str, Any], *, quiet: bool) -> None:
     )  # fmt: skip
     said: dict[str, str] = json.loads(done.stdout or "{}")
     if done.returncode:
-        kind = by_code().get(said.get("code", ""), TryLater)
-        raise kind(said.get("message", "The installation ended early."), remedy=said.get("remedy", "Try again."))
+        message, remedy = said.get("message", "The installation ended early."), said.get("remedy", "Try again.")
+        raise as_error(said.get("code", ""), message, remedy)
     if not quiet:
         err.print(f"The host showed the key {said['host_key']}.")

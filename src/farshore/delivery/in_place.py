@@ -16,10 +16,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from farshore.delivery.port import Consignment, Delivery, Watch
-from farshore.model.errors import FarshoreError, NotFound, TryLater, by_code
+from farshore.model.errors import NotFound, TryLater, as_error
 from farshore.model.home_task import MODULE, DiskPlace, Errand, HomeTask
 from farshore.model.identifiers import DiskNumber
 from farshore.sites.port import ServedDisk, WrittenDisk
@@ -134,7 +133,8 @@ def perform_by_process(task: HomeTask, watch: Watch) -> None:
         for line in process.stdout:
             said = json.loads(line)
             if "error" in said:
-                raise _error(said["error"])
+                error = said["error"]
+                raise as_error(str(error["code"]), str(error["message"]), str(error["remedy"]))
             if "outcome" in said:
                 done = {name: int(value) >> 20 for name, value in said["outcome"].items()}
                 watch(1.0, f"{done['compared']} MiB compared, {done['written']} MiB written")
@@ -164,14 +164,6 @@ def _process(task: HomeTask) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-def _error(said: Mapping[str, Any]) -> FarshoreError:
-    kind = by_code().get(str(said["code"]), TryLater)
-    try:
-        return kind(str(said["message"]), remedy=str(said["remedy"]))
-    except TypeError:  # an error with fields of its own; its text says it all here
-        return TryLater(str(said["message"]), remedy=str(said["remedy"]))
 
 
 def _is_placed(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from farshore.export.run_folder import FAILED, ExportState, RunFolder
 from farshore.export.settings import ExportSettings
-from farshore.model.errors import FarshoreError, TryLater, by_code
+from farshore.model.errors import TryLater, as_error
 
 _START_SECONDS = 60.0
 _END_SECONDS = 20.0
@@ -37,7 +37,7 @@ class ExportLauncher:
             if state is not None:
                 if state.state != FAILED:
                     return
-                raise _error_of(state)
+                raise as_error(state.code, state.message, state.remedy)
             if run.holder() is None and run.reported() is None:
                 raise TryLater(f"The export process ended: {_tail(run.log)}", remedy=f"See {run.log}, then try again.")
             time.sleep(_POLL_SECONDS)
@@ -88,15 +88,6 @@ class ExportLauncher:
             process.kill()
             process.wait()
             raise TryLater(f"The export process did not start: {_tail(run.log)}", remedy=f"See {run.log}.") from error
-
-
-def _error_of(state: ExportState) -> FarshoreError:
-    kind = by_code().get(state.code, TryLater)
-    try:
-        return kind(state.message, remedy=state.remedy)
-    except TypeError:
-        # An error with fields of its own; its text says it all here.
-        return TryLater(state.message, remedy=state.remedy)
 
 
 def _tail(path: Path) -> str:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Set
+from typing import Dict, List, Sequence, Set
 
 from farshore.client.credentials import read_private, write_private
+from farshore.mobility.unit import Answer, ask_systemctl
 from farshore.mobility.upgrade.handover import boot, forget
 from farshore.mobility.upgrade.releases import UNIT
 from farshore.model.errors import FarshoreError, TryLater
@@ -34,19 +34,6 @@ _KEPT = (
     "vmtoolsd", "dhclient", "dhcpcd", "multipathd", "iscsid", "lvm2-", "systemd-",
 )  # fmt: skip
 """Their names' beginnings. None of them keeps its users' data; some of them the agent's disks or network rest upon."""
-Answer = Callable[[Sequence[str], float], str]
-"""What systemctl prints for these arguments, within so many seconds. Raises TryLater."""
-
-
-def ask_systemctl(arguments: Sequence[str], seconds: float) -> str:
-    """See Answer."""
-    try:
-        done = subprocess.run(
-            ["systemctl", *arguments], capture_output=True, text=True, timeout=max(0.1, seconds), check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise TryLater(f"systemctl {arguments[0]}: {error}", remedy="See: systemctl list-jobs") from error
-    return done.stdout
 
 
 class Services:

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 from farshore.mobility.upgrade.releases import UNIT
+from farshore.model.errors import TryLater
 
 CGROUP = Path("/proc/self/cgroup")
 _SYSTEMCTL_SECONDS = 30.0
 Systemctl = Callable[[Sequence[str]], str]
 """Run systemctl with these arguments; what it said where it failed, else an empty text."""
+Answer = Callable[[Sequence[str], float], str]
+"""What systemctl prints for these arguments, within so many seconds. Raises TryLater."""
 
 
 def run_systemctl(arguments: Sequence[str]) -> str:
     """See Systemctl."""
     try:
-        done = subprocess.run(
-            ["systemctl", *arguments], capture_output=True, text=True, timeout=_SYSTEMCTL_SECONDS, check=False
-        )
+        done = _called(arguments, _SYSTEMCTL_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return done.stderr.strip() or f"status {done.returncode}" if done.returncode else ""
+
+
+def ask_systemctl(arguments: Sequence[str], seconds: float) -> str:
+    """See Answer."""
+    try:
+        return str(_called(arguments, max(0.1, seconds)).stdout)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise TryLater(f"systemctl {arguments[0]}: {error}", remedy="See: systemctl list-jobs") from error
+
+
+def _called(arguments: Sequence[str], seconds: float) -> Any:
+    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, timeout=seconds, check=False)
 
 
 def is_service(cgroup: Path = CGROUP) -> bool:

@@ -189,3 +189,13 @@ def by_code() -> Dict[str, Type[FarshoreError]]:
             found[kind.code] = kind
         waiting.extend(kind.__subclasses__())
     return found
+
+
+def as_error(code: str, message: str, remedy: str) -> FarshoreError:
+    """Return the error that another process ended with, by its code and words. What is not known, or has fields of its
+    own, is TryLater: its text says it all."""
+    kind = by_code().get(code, TryLater)
+    try:
+        return kind(message, remedy=remedy)
+    except TypeError:
+        return TryLater(message, remedy=remedy)

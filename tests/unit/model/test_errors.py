@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from farshore.model.errors import FarshoreError, Gap, by_code
+from farshore.model.errors import FarshoreError, Forbidden, Gap, TryLater, as_error, by_code
 
 PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 ROW = re.compile(r"^\| `([a-z-]+)` \| [a-z ]*\| (\d+) \| (\d+) \|", re.MULTILINE)
@@ -29,3 +29,11 @@ def test_an_error_reads_as_message_and_remedy():
     error = Gap("Batch 7 does not follow 4.", remedy="Send from 5.", expected=5)
     assert str(error) == "Batch 7 does not follow 4. Send from 5."
     assert error.expected == 5
+
+
+def test_an_error_of_another_process_is_what_it_was_or_may_be_tried_again() -> None:
+    refused = as_error("forbidden", "No.", "Ask.")
+    assert (type(refused), refused.message, refused.remedy) == (Forbidden, "No.", "Ask.")
+    for code in ("gap", "nothing-that-is-known", ""):  # a gap has a field of its own, which nobody told
+        passing = as_error(code, "No.", "Ask.")
+        assert (type(passing), passing.message, passing.remedy) == (TryLater, "No.", "Ask.")

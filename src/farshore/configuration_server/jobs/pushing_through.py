@@ -21,7 +21,7 @@ from farshore.catalog.tables import ProcessServerRow, PushRow
 from farshore.configuration_server.push_logins import Logins, jump_place_of, known_keys, place_of
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import Request
-from farshore.model.errors import Cancelled, FarshoreError, Forbidden, NotFound, TryLater, Unreachable, by_code
+from farshore.model.errors import Cancelled, Forbidden, NotFound, TryLater, Unreachable, as_error
 from farshore.model.ports import Clock
 from farshore.protection.enrolment import create_token
 from farshore.protection.installation import Reporter
@@ -149,8 +149,7 @@ def _good(result: PushResult) -> PushResult:
     failure = result.failure
     if failure is None:
         return result
-    kind: type[FarshoreError] = by_code().get(failure.code, TryLater)
-    raise kind(failure.message, remedy=failure.remedy)
+    raise as_error(failure.code, failure.message, failure.remedy)
 
 
 def _server_of(tx: Transaction, name: str) -> str | None:
