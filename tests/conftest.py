@@ -29,9 +29,10 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_configure() -> None:
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     share = len(_PORTS) // _LARGEST_WORKER_COUNT
-    first = _PORTS.start + int(worker) % _LARGEST_WORKER_COUNT * share
+    last = _LARGEST_WORKER_COUNT - 1  # what runs without workers, such as the main job beside them
+    first = _PORTS.start + (int(worker) % last if worker else last) * share
     os.environ.setdefault("FARSHORE_HEARTBEAT_EVERY", "2")  # tests wait for what machines tell
     os.environ["FARSHORE_LAB_PORTS"] = f"{first}-{first + share}"  # farshore.lab.ports, in subprocesses too
 
