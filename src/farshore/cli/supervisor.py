@@ -1,7 +1,8 @@
 """Keeps the servers of an installation running: starts them, starts them again when they crash, stops them.
 
 One lock file says whether an installation runs. The servers inherit its descriptor, so that the lock is held as long as
-one of them lives, even where their supervisor was killed; ``run/state.json`` then tells which processes to end.
+one of them lives, even where their supervisor was killed. ``run/state.json`` then tells which processes to end: those of
+its process ids that still hold the lock, since the others may have been given to somebody else.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ def stop(installation: Installation) -> bool:
     if not is_running(installation):
         return False
     state = installation.state()
-    ours = [pid for name, pid in state.items() if name != "started" and pid and _is_ours(pid)]
+    ours = [pid for name, pid in state.items() if name != "started" and pid and _is_of(installation, pid)]
     supervisor_pid = state.get("supervisor", 0)
     targets = [supervisor_pid] if supervisor_pid in ours else ours
     for signal_number, patience in ((signal.SIGTERM, STOP_SECONDS + 5), (signal.SIGKILL, 5.0)):
@@ -201,7 +202,7 @@ def stop(installation: Installation) -> bool:
                 os.kill(pid, signal_number)
         give_up = time.monotonic() + patience
         while time.monotonic() < give_up:
-            if not is_running(installation) and not any(_is_ours(pid) for pid in ours):
+            if not is_running(installation) and not any(_is_of(installation, pid) for pid in ours):
                 return True
             time.sleep(POLL_SECONDS / 2)
     raise TryLater(f"The installation in {installation.home} does not end.", remedy="See its log.")
@@ -225,7 +226,7 @@ def check_not_running(installation: Installation) -> None:
     if not is_running(installation):
         return
     supervisor_pid = installation.state().get("supervisor", 0)
-    if supervisor_pid and _is_ours(supervisor_pid):
+    if supervisor_pid and _is_of(installation, supervisor_pid):
         raise WrongState(f"The installation in {installation.home} is running.", remedy="Stop it first: farshore down.")
     stop(installation)
 
@@ -286,13 +287,15 @@ def _locked(installation: Installation) -> Iterator[int]:
         yield file.fileno()
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether this process id belongs to a program of ours, and not to one that was given the number later."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"farshore" in command
+def _is_of(installation: Installation, pid: int) -> bool:
+    """Whether this process holds the installation's lock: nothing but its supervisor and its servers do."""
+    lock = (installation.run / "lock").stat()
+    with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.path.samestat(descriptor.stat(), lock):
+                    return True
+    return False
 
 
 def main() -> int:

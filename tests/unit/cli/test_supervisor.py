@@ -25,14 +25,12 @@ FAILING = "raise SystemExit(7)"
 
 @dataclass(frozen=True)
 class Toys(Installation):
-    """An installation whose servers are one-line programs; ``farshore`` in their command line marks them as ours."""
+    """An installation whose servers are one-line programs."""
 
     programs: tuple[str, ...] = (STEADY, STEADY)
 
     def commands(self) -> dict[str, list[str]]:
-        return {
-            f"server {number}": [sys.executable, "-c", text, "farshore"] for number, text in enumerate(self.programs)
-        }
+        return {f"server {number}": [sys.executable, "-c", text] for number, text in enumerate(self.programs)}
 
 
 @pytest.fixture
@@ -43,7 +41,7 @@ def supervised(tmp_path: Path) -> Iterator[Toys]:
         "import sys; from pathlib import Path; from farshore.cli import supervisor;"
         "from tests.unit.cli.test_supervisor import Toys; supervisor.run(Toys(Path(sys.argv[1])), lambda: None)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), "farshore"], start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], start_new_session=True)
     until(lambda: len([pid for pid in toys.state().values() if pid]) == 4)
     yield toys
     supervisor.stop(toys)
@@ -84,14 +82,23 @@ def test_what_a_killed_supervisor_left_is_ended_before_a_new_start(supervised: T
     assert not lives(state["server 1"])
 
 
-def test_a_process_that_got_an_old_number_is_left_alone(tmp_path: Path) -> None:
-    stranger = subprocess.Popen([sys.executable, "-c", STEADY])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "state.json").write_text(json.dumps({"started": 1, "supervisor": stranger.pid}))
-    assert not supervisor.stop(Toys(tmp_path))
-    assert stranger.poll() is None
-    stranger.kill()
-    stranger.wait()
+@pytest.mark.parametrize("role", ["supervisor", "server 0"])
+def test_a_process_that_got_an_old_number_is_left_alone(role: str, supervised: Toys) -> None:
+    """Even one that looks like ours: it does not hold the lock."""
+    state = supervised.state()
+    os.kill(state["supervisor"], signal.SIGKILL)
+    until(lambda: not lives(state["supervisor"]))
+    os.kill(state["server 0"], signal.SIGKILL)
+    stranger = subprocess.Popen([sys.executable, "-c", STEADY, "-m", "farshore.configuration_server"])
+    try:
+        (supervised.run / "state.json").write_text(json.dumps(state | {role: stranger.pid}))
+        supervisor.check_not_running(supervised)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert not lives(state["server 1"])
+    assert not supervisor.is_running(supervised)
 
 
 def test_a_server_that_never_stays_up_ends_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
