@@ -1,8 +1,8 @@
 """Keeps the servers of an installation running: starts them, starts them again when they crash, stops them.
 
 One lock file says whether an installation runs. The servers inherit its descriptor, so that the lock is held as long as
-one of them lives, even where their supervisor was killed. ``run/state.json`` then tells which processes to end: those of
-its process ids that still hold the lock, since the others may have been given to somebody else.
+one of them lives, even where their supervisor was killed. ``run/state.json`` then tells which processes to end, where
+they still hold the lock: a process id may have been given to somebody else.
 """
 
 from __future__ import annotations
