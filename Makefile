@@ -47,7 +47,7 @@ DEEP := tests/crash tests/scenarios
 PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
 
 test: setup-tests check  ## the gate, which CI runs: every test (as root; within 25 minutes on 2 cores)
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line main-job lanes
+	@$(MAKE) --no-print-directory --jobs 2 main-job lanes
 
 main-job:  # emulated machines that work for minutes want a whole processor: they go first wherever that is allowed
 	@nice -n -10 $(PYTHON) -m pytest -m guest --durations 20 $(DEEP)
