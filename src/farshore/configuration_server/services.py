@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from farshore.catalog.database import Catalog
+from farshore.configuration_server.agent_releases import AgentReleases
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.pki.issuing import Issuer
 from farshore.configuration_server.sealing import Sealer
@@ -41,3 +42,4 @@ class Services:
     """The agents that wait for commands."""
     renew: Callable[[], None] = lambda: None
     """Put to use at once what was changed about certificates."""
+    agent_releases: AgentReleases = field(default_factory=AgentReleases)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,17 @@ from typing import Any
 import pytest
 from tests.unit.configuration_server.offices import Answer, Office
 from tests.unit.protection.catalogs import NOW, SERVER, add_server
+from tests.waiting import until
 
 from farshore.api_types.users import Role
 from farshore.catalog import audit, pushes, secrets
 from farshore.catalog.tables import PushRow, SecretRow
-from farshore.configuration_server.api import process_server_pushes
+from farshore.configuration_server.agent_releases import AgentReleases
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.jobs.push import PUSH
 from farshore.configuration_server.jobs.pushing_through import token_sealed_as
 from farshore.configuration_server.push_secrets import as_secret
-from farshore.protection.push.bundle import Bundle
+from farshore.protection.push.bundle import Bundle, PythonVersion
 from farshore.protection.push.sealed_target import Opener
 
 OTHER = "33333333-3333-4333-8333-333333333333"
@@ -88,8 +91,19 @@ def test_the_agent_comes_from_here(office: Office, tmp_path: Path, monkeypatch: 
     path = tmp_path / "mobility-r1.tar.gz"
     path.write_bytes(b"a bundle")
     monkeypatch.setenv("FARSHORE_CACHE", str(tmp_path))
-    monkeypatch.setattr(process_server_pushes, "build_bundle", lambda _python, _cache: Bundle("r1", path))
-    told = call(office, "GET", "/v1/process-servers/self/agents/3.11", None)
+    go_on = threading.Event()
+
+    def build(_python: PythonVersion) -> Bundle:
+        assert go_on.wait(60)
+        return Bundle("r1", path)
+
+    services = dataclasses.replace(office.services, agent_releases=AgentReleases(build))
+    office.app.state.services = services
+    agent = "/v1/process-servers/self/agents/3.11"
+    waiting = call(office, "GET", agent, None)
+    assert (waiting.status, waiting.code, waiting.headers["retry-after"]) == (503, "try-later", "2")
+    go_on.set()
+    told = until(lambda: [made for made in [call(office, "GET", agent, None)] if made.status == 200], "it is made")[0]
     assert told.body == {"release": "r1", "digest": Bundle("r1", path).digest()}
     assert call(office, "GET", "/v1/process-servers/self/bundles/r1", None).body == "a bundle"
     assert call(office, "GET", "/v1/process-servers/self/bundles/r2", None).code == "not-found"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from fastapi.responses import FileResponse
 
 from farshore.api_types.pushes import AgentRelease, PushClaim, PushProgress, PushResult, PushStanding, SealedPush
@@ -17,12 +15,10 @@ from farshore.configuration_server.web.callers import Installation, ProcessServe
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.protection import pushes
 from farshore.protection.installation import PushTarget
-from farshore.protection.push.bundle import build_bundle, bundle_path, default_cache, parse_python
+from farshore.protection.push.bundle import bundle_path, default_cache
 from farshore.protection.push.sealed_target import seal
 
 router = GatedRouter(prefix="/v1/process-servers/self", tags=["process servers"])
-_BUILDING = threading.Lock()
-"""Several may ask for the same new release at once."""
 
 
 @router.post("/pushes/{push}")
@@ -67,11 +63,10 @@ def end_push(push: Named, result: PushResult, server: ProcessServerCaller, insta
 
 
 @router.get("/agents/{python}")
-def agent_release(python: Named, _server: ProcessServerCaller) -> AgentRelease:
-    """The release of the agent for machines with that Python ("3.11"); it is made where it is not there yet."""
-    with _BUILDING:
-        bundle = build_bundle(parse_python(python), default_cache())
-    return AgentRelease(release=bundle.release, digest=bundle.digest())
+def agent_release(python: Named, _server: ProcessServerCaller, installation: Installation) -> AgentRelease:
+    """The release of the agent for machines with that Python ("3.11"). A ``try-later`` problem with a time to wait says
+    that it is being made."""
+    return installation.agent_releases.offer(python)
 
 
 @router.get("/bundles/{release}", response_class=FileResponse)

@@ -83,11 +83,7 @@ def default_cache() -> Path:
 
 def build_bundle(python: PythonVersion, cache: Path) -> Bundle:
     """The bundle for a guest's Python (3.9 … 3.14, x86-64). Raises Unsupported, TryLater where wheels cannot be had."""
-    if not OLDEST <= python <= NEWEST:
-        raise Unsupported(
-            f"The mobility service does not run on Python {_dotted(python)}.",
-            remedy=f"Install Python {_dotted(OLDEST)} to {_dotted(NEWEST)} on the machine.",
-        )
+    check_python(python)
     cache.mkdir(parents=True, exist_ok=True)
     wheels = _wheels(python, cache)
     files = dict(_our_files()) | dict(_shared_libraries())
@@ -96,6 +92,15 @@ def build_bundle(python: PythonVersion, cache: Path) -> Bundle:
     if not path.exists():
         _write(path, release, wheels, files)
     return Bundle(release, path)
+
+
+def check_python(python: PythonVersion) -> None:
+    """Raise Unsupported for a Python that the mobility service does not run on."""
+    if not OLDEST <= python <= NEWEST:
+        raise Unsupported(
+            f"The mobility service does not run on Python {_dotted(python)}.",
+            remedy=f"Install Python {_dotted(OLDEST)} to {_dotted(NEWEST)} on the machine.",
+        )
 
 
 def place_of_bundle(release: str, cache: Path) -> Path:
@@ -158,7 +163,11 @@ def _wheels(python: PythonVersion, cache: Path) -> Path:
         for stub in list(target.rglob("*.pyi")):
             stub.unlink()
         _precompile(python, target)
-        target.replace(folder)
+        try:
+            target.replace(folder)
+        except OSError:
+            if not folder.exists():  # else somebody has made the same meanwhile
+                raise
     return folder
 
 

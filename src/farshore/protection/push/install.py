@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from farshore.model.errors import Malformed, Refused
+from farshore.model.errors import Malformed, Refused, TryLater
 from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.bundle import UNIT, Bundle, PythonVersion, build_bundle, default_cache
 from farshore.protection.push.ssh import Shell, connect
@@ -68,7 +68,7 @@ class PushInstaller:
             report(0.1, "looking around")
             found = await survey(shell, target.host, target.user)
             report(0.2, f"making the bundle for Python {found.python[0]}.{found.python[1]}")
-            bundle = await asyncio.to_thread(self._bundles, found.python)
+            bundle = await self._bundle(found.python)
             if found.release != bundle.release:
                 report(0.4, "copying the bundle")
                 await self._bring(shell, bundle)
@@ -84,6 +84,17 @@ class PushInstaller:
             await shell.run(_START.format(unit=UNIT, release=bundle.release), "Starting the mobility service")
             report(1.0, "the mobility service runs")
             return shell.fingerprint
+
+    async def _bundle(self, python: PythonVersion) -> Bundle:
+        """The bundle, asked for as often as its maker says when to ask again. It has no limit of its own: the push has,
+        and whoever cancels it ends this too."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._bundles, python)
+            except TryLater as error:
+                if not error.after:
+                    raise
+                await asyncio.sleep(error.after)
 
     async def _check(self, shell: Shell, options: str, target: PushTarget, report: Reporter) -> None:
         """Before the machine is enrolled: what cannot be protected ends it here. Raises Refused with every trouble."""
