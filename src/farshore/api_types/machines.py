@@ -8,7 +8,7 @@ from typing import Annotated, Dict, List, Optional
 from pydantic import Field, SecretStr
 
 from farshore.api_types.bandwidth import Rate
-from farshore.api_types.body import LARGEST, Body, Label, Moment, Natural, Pem, Prose, Seconds, Shown, Url
+from farshore.api_types.body import LABEL_LENGTH, LARGEST, Body, Label, Moment, Natural, Pem, Prose, Seconds, Shown, Url
 from farshore.api_types.body import Secret as SentSecret
 from farshore.api_types.body import Token as Secret
 from farshore.api_types.clocks import ClockStanding
@@ -22,6 +22,8 @@ from farshore.model.states import CaptureMode, MachineState
 MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 128, 64
 MOST_WARNINGS, MOST_FINDINGS = 50, 500
 """What an agent tells of; it leaves the rest out."""
+Host = Annotated[str, Field(min_length=1, max_length=LABEL_LENGTH, pattern=r"^[^\x00-\x20\x7f-\xa0]*$")]
+"""A name or address of a machine."""
 BootEntry = Annotated[str, Field(max_length=2 * MOST_BYTES, pattern=r"^([0-9a-f]{2})*$")]
 """In hex."""
 DiskIndex = Annotated[int, Field(ge=0, lt=65535)]
@@ -450,7 +452,7 @@ class SshLogin(Body):
     ``private_key`` (OpenSSH or PEM) is sealed at rest and forgotten when the job ends. ``host_key_fingerprint``
     (``SHA256:…``) pins the host's key; empty trusts the key of first contact, and keeps to it afterwards."""
 
-    host: Label
+    host: Host
     port: int = Field(default=22, ge=1, le=65535)
     user: Label = "root"
     private_key: Pem = ""

@@ -13,6 +13,7 @@ _PATTERNS = {
     r"^[a-z0-9][a-z0-9-]{0,31}$": "takes 1 to 32 small letters, digits and '-', beginning with a letter or a digit",
     r"^(installation|machine|label:[A-Za-z0-9][A-Za-z0-9._-]{0,62})$": "takes installation, machine or label:NAME",
     r"^[^\x00-\x1f\x7f-\x9f]*$": "takes no control characters or line breaks",
+    r"^[^\x00-\x20\x7f-\xa0]*$": "takes a name or an address, without spaces and control characters",
     r"^[\x20-\x7e\r\n]*$": "takes PEM text",
     r"^[\x21-\x7e]*$": "takes ASCII characters without spaces",
     r"^(/[\x21-\x7e]*)?$": "takes a path of a URL: ASCII characters without spaces, a '/' first",
