@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from farshore.catalog import tokens
 from farshore.catalog.database import Transaction
@@ -34,6 +34,15 @@ def open_of(tx: Transaction, server: str) -> list[str]:
     """The ids of those that a process server is to begin or to go on with, oldest first."""
     wanted = select(PushRow.id).where(PushRow.server == server, PushRow.state != PushState.ENDED.value)
     return list(tx.scalars(wanted.order_by(PushRow.created, PushRow.id)))
+
+
+def begun_by(tx: Transaction, server: str) -> tuple[int, int]:
+    """How many pushes a process server is at, and how often something was heard of those."""
+    counted = select(func.count(), func.sum(PushRow.signs)).where(
+        PushRow.server == server, PushRow.state == PushState.BEGUN.value
+    )
+    count, signs = tx.execute(counted).one()
+    return count, signs or 0
 
 
 def drop(tx: Transaction, push: str) -> None:

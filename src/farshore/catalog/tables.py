@@ -512,6 +512,8 @@ class PushRow(Base):
     token_secret: Mapped[bytes] = mapped_column(LargeBinary)
     """Sealed under the push's id."""
     created: Mapped[int]
+    ends: Mapped[int] = mapped_column(default=0)
+    """When it fails: where it waits in line, where it was begun. Until then something must have come of it."""
     state: Mapped[str] = mapped_column(String(16), default="waiting")
     # What its process server says
     run: Mapped[str] = mapped_column(default="")

@@ -46,6 +46,13 @@ def drop_of_server(tx: Transaction, server: str) -> None:
     tx.execute(delete(TokenRow).where(TokenRow.process_server == server))
 
 
+def prolong(tx: Transaction, token_id: str, expires: int) -> None:
+    """Let a token that nobody used expire at that time; one that was used, or is gone, stays as it is."""
+    row = tx.get(TokenRow, token_id)
+    if row is not None and not row.used:
+        row.expires = expires
+
+
 def revoke(tx: Transaction, token_id: str) -> None:
     """Drop a token. Raises NotFound."""
     row = tx.get(TokenRow, token_id)

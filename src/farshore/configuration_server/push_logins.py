@@ -22,22 +22,30 @@ from farshore.protection.installation import JumpHost, SshTarget
 
 
 def seal_login(
-    tx: Transaction, installation: Services, user: Identity, request: SshLogin
+    tx: Transaction, installation: Services, user: Identity, request: SshLogin, through: str = ""
 ) -> tuple[str, dict[str, Any]]:
     """Seal the key or password of a request, or of the push account that it names: the id of the secret, and where and
-    as whom to log in. Raises NotFound, Malformed, Forbidden."""
+    as whom to log in. ``stays``: no process server may be given it. ``through``: the name of the one that is to be.
+    Raises NotFound, Malformed, Forbidden."""
     wanted = set(SshLogin.model_fields) - {"private_key", "password", "account"}
     asked = request.model_dump(mode="json", include=wanted)
     if request.account:
         account = push_accounts.get(tx, request.account)
-        if account.by == "password" and users.get(tx, user.name).role != Role.CONTRIBUTOR.value:
+        contributor = users.get(tx, user.name).role == Role.CONTRIBUTOR.value
+        if account.by == "password" and not contributor:
             # Whoever names the host may run it, and would read the password there.
             raise Forbidden(
                 f"Push account {account.name} has a password, which the host that it is used on could read.",
                 remedy="Ask a contributor, or for a push account with a key.",
             )
+        if through and not contributor:
+            # It opens machines of every site. Whoever runs that process server, or has broken into it, could read it.
+            raise Forbidden(
+                f"Push account {account.name} would be given to process server {through}, which could keep it.",
+                remedy="Ask a contributor, or log in with a key of your own: --ssh-key FILE.",
+            )
         opened = installation.sealer.open(sealed_as(account.name), account.secret)
-        asked |= {"user": account.user, "jump": request.jump or account.jump}
+        asked |= {"user": account.user, "jump": request.jump or account.jump, "stays": not contributor}
     else:
         opened = as_secret(request.private_key, request.password.get_secret_value())
     if asked["jump"]:

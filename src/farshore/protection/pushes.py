@@ -2,6 +2,9 @@
 
 A process server speaks for the pushes that it was chosen for, and hears of no others. Of its own starts only the last
 that has begun a push counts: what an earlier one still says comes too late. What is repeated changes nothing.
+
+A process server carries out a few pushes at once, and the others wait in line there. The time of a push, which is the
+life of its token too, begins when the server begins it.
 """
 
 from __future__ import annotations
@@ -10,15 +13,36 @@ from collections.abc import Sequence
 
 from farshore.api_types.events import Severity
 from farshore.api_types.pushes import PushProgress, PushResult
-from farshore.catalog import events, pushes
+from farshore.catalog import events, pushes, tokens
 from farshore.catalog.database import Transaction
 from farshore.catalog.pushes import PushState
 from farshore.catalog.tables import ProcessServerRow, PushRow
-from farshore.model.errors import NotFound, WrongState
-from farshore.protection.assignment import is_healthy
+from farshore.model.errors import NotFound, TryLater, WrongState
+from farshore.protection.assignment import SECOND, SILENT_AFTER, is_healthy
 
 MOST_BEGUN = 5
 """Starts of a process server that may begin one push: a host that ends whoever looks at it must not go on doing so."""
+
+TOKEN_SECONDS = 1800
+"""How long a push may take from its beginning on, and how long its token is good."""
+LINE_SECONDS = 4 * 3600
+"""How long it may wait for its beginning, at a process server that has others to carry out."""
+
+
+def check_present(server: ProcessServerRow, now: int) -> None:
+    """Raise WrongState for a process server that has not enrolled, TryLater for one that is silent, as a revoked one
+    is: neither hears of a push. One whose spool is full does."""
+    if not server.registered:
+        raise WrongState(
+            f"Process server {server.name} has not enrolled yet.",
+            remedy="Enrol and start it with the token that it was invited with, or name another: "
+            "farshore process-server list.",
+        )
+    if now - server.last_seen > SILENT_AFTER:
+        raise TryLater(
+            f"Process server {server.name} does not report: it is down, cut off or revoked.",
+            remedy=f"See how it is: farshore process-server show {server.name}. Or name another one that is well.",
+        )
 
 
 def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: int) -> PushRow:
@@ -32,6 +56,9 @@ def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: i
     if row.state == PushState.WAITING.value or row.run != run:
         if row.begun >= MOST_BEGUN:
             raise WrongState(f"The push {push} was begun {row.begun} times.", remedy="Add the machine again.")
+        if not row.begun:
+            row.ends = now + TOKEN_SECONDS * SECOND
+            tokens.prolong(tx, row.token, row.ends)
         row.run, row.begun, row.signs = run, row.begun + 1, row.signs + 1
         events.record(
             tx,

@@ -14,15 +14,17 @@ from tests.unit.protection.catalogs import NOW, SERVER, add_server
 from tests.waiting import until
 
 from farshore.api_types.users import Role
-from farshore.catalog import audit, pushes, secrets
+from farshore.catalog import audit, process_servers, pushes, secrets
 from farshore.catalog.tables import PushRow, SecretRow
 from farshore.configuration_server.agent_releases import AgentReleases
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.jobs.push import PUSH
 from farshore.configuration_server.jobs.pushing_through import token_sealed_as
 from farshore.configuration_server.push_secrets import as_secret
+from farshore.protection.assignment import SILENT_AFTER
 from farshore.protection.push.bundle import Bundle, PythonVersion
 from farshore.protection.push.sealed_target import Opener
+from farshore.protection.server_enrolment import revoke
 
 OTHER = "33333333-3333-4333-8333-333333333333"
 PATH = "/v1/process-servers/self/pushes/p1"
@@ -121,3 +123,38 @@ def test_a_user_names_the_process_server(office: Office) -> None:
     with office.services.catalog.reading() as tx:
         said = [row.message for row in audit.listed(tx) if row.kind == "machine.add"]
     assert said == [f"The mobility service is to be installed on 10.0.0.5 by process server {name}."]
+
+
+@pytest.mark.parametrize("trouble", ["invited", "silent", "revoked"])
+def test_one_that_cannot_hear_of_a_push_is_refused_at_once(office: Office, trouble: str) -> None:
+    now = office.clock.now()
+    with office.services.catalog.writing() as tx:
+        row = process_servers.get(tx, SERVER)
+        if trouble == "invited":
+            row.registered = 0
+        elif trouble == "silent":
+            row.last_seen = now - SILENT_AFTER - 1
+        else:
+            revoke(tx, row, "user/a", now)
+    operator = office.user("op", Role.OPERATOR)
+    wanted = {"host": "10.0.0.5", "private_key": "k", "through": "22222222"}
+    refused = office.call("POST", "/v1/machines", wanted, operator)
+    assert refused.code == ("wrong-state" if trouble == "invited" else "try-later")
+    assert "farshore process-server" in refused.body["remedy"]
+    assert office.jobs.started == []
+
+
+def test_one_whose_spool_is_full_can_push(office: Office) -> None:
+    with office.services.catalog.writing() as tx:
+        row = process_servers.get(tx, SERVER)
+        row.spool_bytes = row.spool_limit
+    wanted = {"host": "10.0.0.5", "private_key": "k", "through": "22222222"}
+    assert office.call("POST", "/v1/machines", wanted, office.user("op", Role.OPERATOR)).status == 202
+
+
+@pytest.mark.parametrize("host", ["", " ", "a b", "a\u00a0b"])
+def test_a_host_without_a_name_is_refused(office: Office, host: str) -> None:
+    refused = office.call("POST", "/v1/machines", {"host": host, "private_key": "k"}, office.user("op", Role.OPERATOR))
+    assert (refused.status, refused.code) == (400, "malformed")
+    assert refused.body["detail"].startswith("host:")
+    assert office.jobs.started == []

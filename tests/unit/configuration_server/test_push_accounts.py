@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.configuration_server.offices import Office
+from tests.unit.protection.catalogs import add_server
 
 from farshore.api_types.machines import MachineAddition, PushAccountRequest
 from farshore.api_types.sites import SiteRequest
@@ -56,6 +57,24 @@ def test_a_password_is_not_for_whoever_can_name_a_host(office: Office) -> None:
     assert office.call("POST", "/v1/machines", {"host": "web1", "account": "pw"}, root).status == 202
     ((_, request),) = office.jobs.started
     assert "very secret" not in str(request)
+
+
+def test_a_key_goes_to_a_process_server_where_a_contributor_says_so_alone(office: Office) -> None:
+    """Whoever runs that server could keep the key, which opens the machines of every site."""
+    root, operator = office.user("root", Role.CONTRIBUTOR), office.user("op", Role.OPERATOR)
+    office.call("POST", "/v1/push-accounts", {"name": "dc", "private_key": KEY}, root)
+    with office.services.catalog.writing() as tx:
+        name = add_server(tx).name
+    through = {"host": "10.0.0.5", "account": "dc", "through": name}
+    refused = office.call("POST", "/v1/machines", through, operator)
+    assert (refused.status, refused.code) == (403, "forbidden")
+    assert office.jobs.started == []
+    assert office.call("POST", "/v1/machines", through, root).status == 202
+    assert office.call("POST", "/v1/machines", {"host": "10.0.0.5", "account": "dc"}, operator).status == 202
+    own = {"host": "10.0.0.5", "private_key": KEY, "through": name}
+    assert office.call("POST", "/v1/machines", own, operator).status == 202, "a key of one's own is one's own affair"
+    stays = [request["request"].get("stays", False) for _, request in office.jobs.started]
+    assert stays == [False, True, False], "nor by the job itself, where this server does not reach the host"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.unit.configuration_server.offices import MovableClock
-from tests.unit.protection.catalogs import NOW, SERVER, add_server, description, fresh_catalog
+from tests.unit.protection.catalogs import NOW, SECOND, SERVER, add_server, description, fresh_catalog
 from tests.waiting import until
 
 from farshore.api_types.commands import CommandFailure
@@ -25,13 +26,14 @@ from farshore.configuration_server.jobs.push import PUSH, PushParts, push_job
 from farshore.configuration_server.jobs.pushing_through import token_sealed_as
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.outcomes import ENDED
-from farshore.model.errors import NotFound, Unreachable
+from farshore.model.errors import NotFound, Refused, Unreachable
 from farshore.model.identifiers import JobId, new_id
 from farshore.model.states import JobState
 from farshore.protection import pushes as by_servers
 from farshore.protection.enrolment import create_token, enrol
 from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.signing import ReleaseKey
+from farshore.protection.pushes import LINE_SECONDS, TOKEN_SECONDS
 
 HOST = "10.0.0.5"
 PLACE = f"{SERVER}/{HOST}:22"
@@ -51,7 +53,8 @@ class World:
         self.job = JobId(new_id())
         release_key = ReleaseKey(folder / "release", folder / "release" / "release.key")
         release_key.ensure()
-        parts = PushParts(self.catalog, MovableClock(), self.sealer, lambda: "f" * 64, self.install, release_key)
+        self.clock = MovableClock()
+        parts = PushParts(self.catalog, self.clock, self.sealer, lambda: "f" * 64, self.install, release_key)
         self.engine = JobEngine(f"sqlite:///{folder / 'jobs.sqlite'}", [push_job(parts)])
         self.engine.launch()
 
@@ -168,6 +171,99 @@ def test_one_that_is_silent_is_given_up(world: World, monkeypatch: pytest.Monkey
     assert not world.does(lambda tx, server: by_servers.note(tx, server, world.job, note)), "it ends what it does"
 
 
+def another(world: World) -> str:
+    """A push that the server is at already."""
+    with world.catalog.writing() as tx:
+        row = PushRow(id="another", server=SERVER, actor="user/a", login={"host": "h"}, secret="s", token="t")
+        row.token_secret, row.created = b"", NOW
+        pushes.ask(tx, row)
+        by_servers.begin(tx, process_servers.get(tx, SERVER), row.id, "r1", NOW)
+        return row.id
+
+
+def test_one_in_line_waits_as_long_as_those_before_it_give_signs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, looks = another(world), 0
+    note = PushProgress(run="r1", fraction=0.4)
+
+    def look(_seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks < 100:
+            world.does(lambda tx, server: by_servers.note(tx, server, before, note))
+        if looks == 50:
+            assert "it waits, 1 others are under way" in world.engine.show(world.job).steps[0].detail
+        if looks == 100:
+            world.enrols(world.begins())
+            world.ends(host_key="SHA256:shown")
+
+    monkeypatch.setattr(pushing_through, "QUIET_LOOKS", 5)
+    monkeypatch.setattr(pushing_through, "time", SimpleNamespace(sleep=look))
+    world.start()
+    assert world.ended().state is JobState.SUCCEEDED
+    assert looks == 100
+
+
+def test_one_in_line_is_given_up_where_those_before_it_are_silent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another(world)
+    monkeypatch.setattr(pushing_through, "QUIET_LOOKS", 5)
+    world.start()
+    assert world.ended().error == "Process server 22222222 says nothing of the push."
+
+
+@pytest.mark.parametrize(("begun", "seconds"), [(True, TOKEN_SECONDS), (False, LINE_SECONDS)])
+def test_one_that_gives_signs_for_ever_ends_all_the_same(world: World, begun: bool, seconds: int) -> None:
+    world.start()
+    world.asked()
+    if begun:
+        world.begins()
+        note = PushProgress(run="r1", fraction=0.4, detail="copying")
+        world.does(lambda tx, server: by_servers.note(tx, server, world.job, note))
+    world.clock.time += (seconds - 1) * SECOND
+    assert world.engine.show(world.job).state is JobState.RUNNING
+    world.clock.time += SECOND
+    job = world.ended()
+    what = "did not end the push within 30 minutes (copying)." if begun else "did not come to this push within 4 hours."
+    assert (job.state, job.error) == (JobState.FAILED, f"Process server 22222222 {what}")
+    used, kinds = world.left()
+    assert used == []
+    assert "machine.add-failed" in kinds
+
+
+@pytest.mark.parametrize("code", ["cancelled", "displaced"])
+def test_a_process_server_cannot_say_that_a_job_was_cancelled_or_this_server_displaced(world: World, code: str) -> None:
+    world.start()
+    world.begins()
+    world.ends(failure=CommandFailure(code=code, message="So it says.", remedy="-"))
+    job = world.ended()
+    assert (job.state, job.error) == (JobState.FAILED, "So it says.")
+    error = world.engine._found(world.job).error
+    assert type(error) is Refused
+    assert "machine.add-failed" in world.left()[1]
+
+
+def test_one_that_has_gone_since_it_was_named_is_not_waited_for(world: World) -> None:
+    with world.catalog.writing() as tx:
+        process_servers.get(tx, SERVER).last_seen = 0
+    world.start()
+    job = world.ended()
+    assert (job.error or "").startswith("Process server 22222222 does not report")
+    used, kinds = world.left()
+    assert used == []
+    assert "machine.add-failed" in kinds
+
+
+def test_an_account_that_stays_here_is_given_to_nobody(world: World) -> None:
+    world.start(through="", stays=True)
+    job = world.ended()
+    assert job.error == f"{HOST} cannot be reached."
+    assert (job.remedy or "").startswith("Ask a contributor to add it --through 22222222")
+    used, kinds = world.left()
+    assert used == []
+    assert "machine.add-begun" not in kinds
+
+
 def test_a_cancelled_push_is_not_wanted_and_its_token_opens_nothing(world: World) -> None:
     world.start()
     world.begins()
@@ -183,6 +279,7 @@ def test_a_step_that_was_cut_off_goes_on_with_the_push_that_it_had_asked_for(wor
         token = create_token(tx, TokenRequest(name="web"), "user/a", NOW)
         row = PushRow(id=world.job, server=SERVER, actor="user/a", login={"host": HOST}, secret="s1", token=token.id)
         row.token_secret, row.created = world.sealer.seal(token_sealed_as(world.job), token.secret.encode()), NOW
+        row.ends = NOW + LINE_SECONDS * SECOND
         pushes.ask(tx, row)
     world.begins()
     world.start(through="")

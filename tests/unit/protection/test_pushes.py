@@ -9,12 +9,14 @@ import pytest
 from tests.unit.protection.catalogs import NOW, SECOND, SERVER, add_server, fresh_catalog
 
 from farshore.api_types.commands import CommandFailure
+from farshore.api_types.machines import TokenRequest
 from farshore.api_types.pushes import PushProgress, PushResult
-from farshore.catalog import events, process_servers, pushes
+from farshore.catalog import events, process_servers, pushes, tokens
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import ProcessServerRow, PushRow
 from farshore.model.errors import NotFound, WrongState
-from farshore.protection.pushes import MOST_BEGUN, begin, end, note, stand_in
+from farshore.protection.enrolment import create_token
+from farshore.protection.pushes import MOST_BEGUN, TOKEN_SECONDS, begin, end, note, stand_in
 from farshore.protection.server_enrolment import revoke
 
 OTHER = "33333333-3333-4333-8333-333333333333"
@@ -84,6 +86,20 @@ def test_what_a_server_was_given_is_told_once_for_each_start(catalog: Catalog) -
     with catalog.reading() as tx:
         told = [row for row in events.listed(tx) if row.kind == "machine.add-begun"]
         assert [(row.actor, row.subject) for row in told] == [("user/a", "host/h")] * 2
+
+
+def test_its_time_and_its_token_begin_with_it_and_not_again_with_each_start(catalog: Catalog) -> None:
+    late = NOW + 3600 * SECOND
+    with catalog.writing() as tx:
+        token = create_token(tx, TokenRequest(name="web"), "user/a", NOW)
+        row = pushes.find(tx, PUSH)
+        assert row is not None
+        row.token = token.id
+    for run, now in (("r1", late), ("r2", late + 60 * SECOND)):
+        row = catalog.write(lambda tx, run=run, now=now: begin(tx, server(tx), PUSH, run, now))  # type: ignore[misc]
+        assert row.ends == late + TOKEN_SECONDS * SECOND
+    with catalog.reading() as tx:
+        assert [known.expires for known in tokens.every(tx)] == [late + TOKEN_SECONDS * SECOND]
 
 
 def test_a_host_that_ends_its_process_server_is_left_alone_in_the_end(catalog: Catalog) -> None:

@@ -53,6 +53,7 @@ from farshore.model.states import MachineState
 from farshore.protection.checks import check_machine
 from farshore.protection.commands import ask
 from farshore.protection.granting import ELSEWHERE, fence
+from farshore.protection.pushes import check_present
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER
 
 router = GatedRouter(prefix="/v1/machines", tags=["machines"])
@@ -143,12 +144,13 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
     asked = request.model_dump(mode="json", exclude={"private_key", "password", "account"})
     with installation.catalog.writing() as tx:
         policies.for_machines(tx, request.policy)
-        secret, login = seal_login(tx, installation, user, request)
-        asked |= login
-        by = ""
+        through = by = ""
         if request.through:
             server = process_servers.get(tx, request.through)
-            asked["through"], by = server.id, f" by process server {server.name}"
+            check_present(server, now)
+            asked["through"], through, by = server.id, server.name, f" by process server {server.name}"
+        secret, login = seal_login(tx, installation, user, request, through)
+        asked |= login
         events.record(
             tx,
             time=now,

@@ -29,10 +29,10 @@ from farshore.model.ports import Clock
 from farshore.protection.enrolment import NewToken, create_token
 from farshore.protection.installation import Installer, PushTarget
 from farshore.protection.push.signing import ReleaseKey
+from farshore.protection.pushes import TOKEN_SECONDS
 
 PUSH = "push-install"
 INSTALL, GREET, FORGET = "install the mobility service", "wait until it reports", "forget the SSH key"
-TOKEN_SECONDS = 1800
 PATIENCE = 300.0
 POLL = 0.5
 

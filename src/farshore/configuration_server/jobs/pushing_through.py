@@ -3,6 +3,9 @@
 It writes the push down under the job's own id, with a token that is sealed as the key is, and waits for the server's
 word. So nothing hangs on this process: a server that resumes the job finds the push as it is by then, and waits on.
 The process server hears of it with the answer to its next report, within a second.
+
+The wait ends: where the process server gives no sign for a while, of the push or, while that waits in line, of those
+before it; and where the push has had its time.
 """
 
 from __future__ import annotations
@@ -21,16 +24,28 @@ from farshore.catalog.tables import ProcessServerRow, PushRow
 from farshore.configuration_server.push_logins import Logins, jump_place_of, known_keys, place_of
 from farshore.configuration_server.sealing import Sealer
 from farshore.durable.jobs import Request
-from farshore.model.errors import Cancelled, Forbidden, NotFound, TryLater, Unreachable, as_error
+from farshore.model.errors import (
+    Cancelled,
+    Displaced,
+    FarshoreError,
+    Forbidden,
+    NotFound,
+    Refused,
+    TryLater,
+    Unreachable,
+    as_error,
+)
 from farshore.model.ports import Clock
-from farshore.protection.enrolment import create_token
+from farshore.protection.enrolment import SECOND, create_token
 from farshore.protection.installation import Reporter
-from farshore.protection.pushes import stand_in
+from farshore.protection.pushes import LINE_SECONDS, TOKEN_SECONDS, check_present, stand_in
 
 POLL = 0.5
 QUIET_LOOKS = 120
 """Looks at the catalog without a sign of the process server, which gives one a second, before it is given up. Looks and
 not seconds: a server that was paused itself has not listened."""
+_OURS = (Cancelled, Displaced)
+"""Errors that mean something about this server and its jobs: no process server may end a job with them."""
 
 
 def token_sealed_as(push: str) -> str:
@@ -62,7 +77,12 @@ class PushesThrough:
             found, others = stand_in(process_servers.every(tx), _server_of(tx, asked["name"]), self.clock.now())
             places = place_of(asked), jump_place_of(asked)
             known = any(place and secrets.host_key(tx, place) for place in places)
-        if found is not None and known:
+        if found is not None and asked.get("stays"):
+            remedy = (
+                f"Ask a contributor to add it --through {found.name}, or log in with a key of your own: a push account "
+                "that an operator uses does not leave this server."
+            )
+        elif found is not None and known:
             remedy = f"It is known here by its key. If it is at the site of {found.name}: --through {found.name}."
         elif found is not None:
             return found.id
@@ -93,10 +113,16 @@ class PushesThrough:
                     token=token.id,
                     token_secret=sealed,
                     created=self.clock.now(),
+                    ends=self.clock.now() + LINE_SECONDS * SECOND,
                 )
                 pushes.ask(tx, row)
             return row, at
 
+        try:
+            self._check_present(job, server)
+        except FarshoreError as error:
+            self.give_up(request, "", error)
+            raise
         row, at = self.catalog.write(begin)
         try:
             result = self._wait_for(job, at.name, report)
@@ -110,18 +136,31 @@ class PushesThrough:
             raise Cancelled("The push was cancelled.", remedy="Add the machine again.")
         return row.token
 
+    def _check_present(self, job: str, server: str) -> None:
+        """Raise NotFound, WrongState or TryLater where the server would not hear of a push that it was not given yet:
+        it may have gone since it was named."""
+        with self.catalog.reading() as tx:
+            if pushes.find(tx, job) is None:
+                check_present(process_servers.get(tx, server), self.clock.now())
+
     def _wait_for(self, job: str, name: str, report: Reporter) -> PushResult | None:
         """What the process server says in the end; None where somebody has dropped the push."""
-        signs, quiet = -1, 0
+        heard, quiet = (-1, -1), 0
         while quiet < QUIET_LOOKS:
             with self.catalog.reading() as tx:
                 row = pushes.find(tx, job)
+                before = (0, 0) if row is None else pushes.begun_by(tx, row.server)
             if row is None:
                 return None
             if row.state == PushState.ENDED.value:
                 return PushResult.model_validate(row.result)
-            signs, quiet = row.signs, 0 if row.signs != signs else quiet + 1
-            report(row.fraction, f"{name}: {row.detail or 'it has not begun'}")
+            if self.clock.now() >= row.ends:
+                raise _late(row, name)
+            waits = row.state == PushState.WAITING.value
+            signs = before if waits else (1, row.signs)
+            heard, quiet = signs, 0 if signs != heard else quiet + 1
+            in_line = f"it waits, {before[0]} others are under way" if before[0] else "it has not begun"
+            report(row.fraction, f"{name}: {in_line if waits else row.detail or 'it has begun'}")
             time.sleep(POLL)
         raise TryLater(
             f"Process server {name} says nothing of the push.",
@@ -149,7 +188,21 @@ def _good(result: PushResult) -> PushResult:
     failure = result.failure
     if failure is None:
         return result
-    raise as_error(failure.code, failure.message, failure.remedy)
+    error = as_error(failure.code, failure.message, failure.remedy)
+    raise Refused(error.message, remedy=error.remedy) if isinstance(error, _OURS) else error
+
+
+def _late(row: PushRow, name: str) -> TryLater:
+    if row.state == PushState.WAITING.value:
+        return TryLater(
+            f"Process server {name} did not come to this push within {LINE_SECONDS // 3600} hours.",
+            remedy="See what it is at: farshore job list. Then add the machine again.",
+        )
+    return TryLater(
+        f"Process server {name} did not end the push within {TOKEN_SECONDS // 60} minutes"
+        f" ({row.detail or 'it said nothing of it'}).",
+        remedy="See its log: journalctl -u farshore-process-server. Then add the machine again.",
+    )
 
 
 def _server_of(tx: Transaction, name: str) -> str | None:
