@@ -59,9 +59,11 @@ app.add_typer(vault_files.app)
 def init(vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
     """Make a vault; a key file that does not exist is made too."""
     store = open_store(vault)  # first: a URL that is refused leaves no key
-    new = key is not None and passphrase_file is None and not key.exists()
-    owner = OwnerKey.generate_file(key) if key is not None and new else owner_key(key, passphrase_file, new=True)
-    made = Vault.create(store, owner)
+    if key is not None and passphrase_file is None and not key.exists():
+        with OwnerKey.new_file(key) as owner:
+            made = Vault.create(store, owner)
+    else:
+        made = Vault.create(store, owner_key(key, passphrase_file, new=True))
     if as_json:
         print_json({"vault": made.id, "url": vault})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass, field
@@ -311,28 +312,30 @@ def ensure_vault(url: str, key_file: Path, record: Path | None = None, generatio
 
 
 def _opened_or_made(url: str, key_file: Path, before: str, generation: int) -> OpenVault:
-    if not key_file.exists():
-        if _exists(url):
-            raise NotFound(
-                f"There is a vault in {url}, but no key file {key_file} that opens it.",
-                remedy="Put the vault's key file there, from its copy; nothing in the vault can be read without it.",
-            )
-        OwnerKey.generate_file(key_file)
-    try:
-        return OpenVault.open(url, key_file, generation=generation)
-    except NotFound as error:
-        store = counted(open_store(url))
-        if any(item.name != vault_names.PROBE for item in store.list("")):
-            raise Damaged(
-                f"There are objects in {url}, but no vault.farshore, which describes the vault.",
-                remedy="Restore that object from a copy, or choose an empty place for a new vault.",
-            ) from error
-        if before:
-            raise Unreachable(
-                f"The vault {before} is not in {url}.",
-                remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
-            ) from error
+    known = key_file.exists()
+    if known:
+        with contextlib.suppress(NotFound):
+            return OpenVault.open(url, key_file, generation=generation)
+    elif _exists(url):
+        raise NotFound(
+            f"There is a vault in {url}, but no key file {key_file} that opens it.",
+            remedy="Put the vault's key file there, from its copy; nothing in the vault can be read without it.",
+        )
+    store = counted(open_store(url))
+    if any(item.name != vault_names.PROBE for item in store.list("")):
+        raise Damaged(
+            f"There are objects in {url}, but no vault.farshore, which describes the vault.",
+            remedy="Restore that object from a copy, or choose an empty place for a new vault.",
+        )
+    if before:
+        raise Unreachable(
+            f"The vault {before} is not in {url}.",
+            remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
+        )
+    if known:
         return OpenVault(url, Vault.create(owned(store), open_key_file(key_file)), store)
+    with OwnerKey.new_file(key_file) as owner:
+        return OpenVault(url, Vault.create(owned(store), owner), store)
 
 
 def noted(record: Path | None, url: str) -> str:

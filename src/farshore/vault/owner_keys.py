@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import codecs
+import contextlib
 import os
 import secrets
 import unicodedata
 from pathlib import Path
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, Iterator, Mapping, Protocol, Sequence
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
@@ -77,6 +78,19 @@ class OwnerKey:
             file.flush()
             os.fsync(file.fileno())
         return cls(secret, "key-file")
+
+    @classmethod
+    @contextlib.contextmanager
+    def new_file(cls, path: Path) -> Iterator[OwnerKey]:
+        """Yield the key of a new key file, for a vault to be made with. If that is refused, the file is removed: there
+        is no vault of this key. After an error that passes it stays: the vault may be there, its answer lost. Raises as
+        generate_file."""
+        owner = cls.generate_file(path)
+        try:
+            yield owner
+        except (Refused, Damaged):
+            path.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def from_passphrase(cls, passphrase: str) -> OwnerKey:

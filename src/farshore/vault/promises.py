@@ -6,10 +6,12 @@ condition replaces what is there, without an error. It shows itself when it take
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from typing import Iterator
 
 from farshore.formats import vault_names
-from farshore.model.errors import Damaged, NotFound, Unsupported
+from farshore.model.errors import Damaged, FarshoreError, NotFound, Refused, Unsupported
 from farshore.vault.stores.port import Store
 
 _REMEDY = "Use a store with conditional puts (If-None-Match) that is consistent, or bring its gateway up to date."
@@ -27,6 +29,17 @@ def check_creates_only(store: Store) -> None:
         "data.",
         remedy=_REMEDY,
     )
+
+
+@contextlib.contextmanager
+def without_probe(store: Store) -> Iterator[None]:
+    """Remove the object that the checks tried if the block is refused: no vault is made there."""
+    try:
+        yield
+    except Refused:
+        with contextlib.suppress(FarshoreError):
+            store.delete(vault_names.PROBE)
+        raise
 
 
 def check_store(store: Store) -> None:

@@ -25,7 +25,7 @@ from farshore.vault.keys import KeySource, StoredKeys
 from farshore.vault.machine import MachineVault, Shared
 from farshore.vault.objects import seal_document
 from farshore.vault.owner_keys import KeyWrapper, Slot, unwrap_any
-from farshore.vault.promises import check_store
+from farshore.vault.promises import check_store, without_probe
 from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
@@ -74,7 +74,6 @@ class Vault:
         # Looked at before anything is written: a store that ignores the condition would replace the descriptor.
         if _is_there(store):
             return cls._empty_one(store, owner)
-        check_store(store)
         vault_id = VaultId(new_id())
         secret = secrets.token_bytes(32)
         descriptor = {
@@ -84,7 +83,10 @@ class Vault:
             "created": time.time_ns(),
             "slots": [owner.wrap(secret, vault_id)],
         }
-        if not store.put_if_absent(vault_names.DESCRIPTOR, [_descriptor_text(descriptor)]):
+        with without_probe(store):
+            check_store(store)
+            created = store.put_if_absent(vault_names.DESCRIPTOR, [_descriptor_text(descriptor)])
+        if not created:
             return cls._empty_one(store, owner)
         return cls(store, vault_id, StoredKeys(store, SealingKey(secret)))
 

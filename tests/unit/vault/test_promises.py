@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from tests.unit.vault.synthetic import Machine
+from typer.testing import CliRunner
 
+from farshore.cli.vault import app as commands
 from farshore.configuration_server.vault_access import OpenVault, ensure_vault
 from farshore.formats import vault_names
-from farshore.model.errors import Forbidden, NotFound, Refused, TryLater, Unsupported, WrongKey
+from farshore.model.errors import Forbidden, NotFound, Refused, TryLater, Unreachable, Unsupported, WrongKey
 from farshore.process_server.main import _check_store
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vault.promises import check_creates_only, check_store
@@ -25,6 +27,8 @@ class BadStore(FolderStore):
         if self.fault == "replaces":
             self.put(name, buffers)
             return True
+        if self.fault == "no answer":
+            raise Unreachable("It did not answer.", remedy="None: this is a test.")
         return super().put_if_absent(name, buffers)
 
     def get(self, name):
@@ -65,7 +69,36 @@ def test_no_vault_is_made_in_a_store_that_does_not(store, tmp_path, fault, reaso
     store.fault = fault
     with pytest.raises(Unsupported, match=reason):
         Vault.create(store, OWNER)
-    assert not (tmp_path / "vault" / vault_names.DESCRIPTOR).exists()
+    assert [path for path in (tmp_path / "vault").rglob("*") if path.is_file()] == [], "the probe went too"
+    with pytest.raises(NotFound):
+        Vault.open(store, OWNER)
+
+
+def test_a_new_vault_that_is_refused_leaves_no_key_and_one_that_fails_keeps_it(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("farshore.configuration_server.vault_access.open_store", lambda _: store)
+    monkeypatch.setattr("farshore.cli.vault.open_store", lambda _: store)
+    key, url = tmp_path / "new.key", f"file://{tmp_path}/vault"
+    init = ["init", "--vault", url, "--key", str(key)]
+    for fault, error in (("replaces", Unsupported), ("no answer", TryLater)):
+        store.fault = fault
+        for make in (
+            lambda: ensure_vault(url, key),
+            lambda: CliRunner().invoke(commands, init, catch_exceptions=False),
+        ):
+            with pytest.raises(error):
+                make()
+            # A descriptor may have been written whose answer was lost: it would open with this key alone.
+            assert key.exists() == (error is TryLater)
+    store.fault = ""
+    made = ensure_vault(url, key)
+    assert made.vault.id == Vault.open(store, OwnerKey.from_file(key)).id
+    kept = key.read_bytes()
+    assert CliRunner().invoke(commands, init).exit_code == 0, "an empty one that this key opens"
+    with pytest.raises(Refused, match="There is a vault"):
+        CliRunner().invoke(commands, [*init[:-1], str(tmp_path / "other.key")], catch_exceptions=False)
+    assert not (tmp_path / "other.key").exists()
+    assert key.read_bytes() == kept
+    assert store.get(vault_names.PROBE), "it is of the vault that is there"
 
 
 def test_a_second_vault_never_replaces_the_first_whatever_the_store_does(store):
