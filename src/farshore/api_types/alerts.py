@@ -7,7 +7,7 @@ from typing import Annotated, Dict, List
 
 from pydantic import Field, SecretStr, StringConstraints
 
-from farshore.api_types.body import LARGEST, Body, Label, Secret
+from farshore.api_types.body import LARGEST, Body, Label, Moment, Secret
 from farshore.api_types.events import Severity
 from farshore.api_types.sites import Setting
 
@@ -49,12 +49,12 @@ class Channel(Body):
     settings: Dict[str, Setting] = {}
     severity: Severity
     repeat_every: int
-    created: int
-    delivered: int = 0
-    """When it took something last, ns since 1970 UTC; 0: never."""
+    created: Moment
+    delivered: Moment = 0
+    """When it took something last; 0: never."""
     trouble: str = ""
     """Why it did not take the last message; empty: it did."""
-    trouble_since: int = 0
+    trouble_since: Moment = 0
 
 
 class NewChannel(Channel):

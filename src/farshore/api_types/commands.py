@@ -12,7 +12,7 @@ from typing import Annotated, Any, Dict, List, Literal, Mapping, Optional, Type,
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from farshore.api_types.body import Body, Label, Natural, Prose
+from farshore.api_types.body import Body, Label, Moment, Natural, Prose
 from farshore.api_types.machines import MOST_DISKS, DiskProof
 from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import FarshoreError, Unsupported
@@ -88,7 +88,7 @@ class PointResult(Body):
     kind: Literal["point"] = "point"
     epoch: Natural
     sequence: Natural
-    time: Natural
+    time: Moment
 
 
 class ResyncResult(Body):
@@ -131,7 +131,7 @@ class ShutDownResult(Body):
     kind: Literal["shut-down"] = "shut-down"
     epoch: Natural
     sequence: Natural
-    time: Natural
+    time: Moment
     still: List[Label] = Field(default=[], max_length=MOST_PLACES, fail_fast=True)
 
 

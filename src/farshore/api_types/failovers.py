@@ -156,7 +156,7 @@ class Failover(Body):
     condition_since: Moment = 0
     stopped: bool = False
     """Somebody stopped it, so that it is not to run."""
-    requested: int
+    requested: Moment
     running: Moment = 0
     message: str = ""
     """What went wrong, where ``state`` is failed."""

@@ -25,7 +25,7 @@ class JobStep(Body):
 
     name: str
     state: JobState
-    started: int = 0
+    started: Moment = 0
     ended: Moment = 0
     detail: str = ""
     job: str = ""

@@ -154,7 +154,7 @@ class FormerResult(Body):
     error: Prose = ""
     epoch: Natural = 0
     sequence: Natural = 0
-    time: Natural = 0
+    time: Moment = 0
     proven: Natural = 0
     differing: Natural = 0
     busy: Natural = 0
@@ -269,12 +269,12 @@ class Heartbeat(Body):
     consistent: bool = False
     mode: Optional[CaptureMode] = None
     mode_cause: Prose = ""
-    mode_since: Natural = 0
+    mode_since: Moment = 0
     points_every: Seconds = 0
     """Without data mode: seconds between two points as things are, which is the RPO. 0: a stream, any second."""
     captured_sequence: Natural = 0
     acknowledged_sequence: Natural = 0
-    acknowledged_time: Natural = 0
+    acknowledged_time: Moment = 0
     """Time of the newest acknowledged record."""
     spilled_bytes: Natural = 0
     lag: Dict[Stage, Seconds] = Field(default={}, max_length=16)
@@ -373,7 +373,7 @@ class MachineSummary(Body):
     state: MachineState
     policy: str
     mode: Optional[CaptureMode] = None
-    last_seen: int = 0
+    last_seen: Moment = 0
     rpo_seconds: Optional[float] = None
     lag: Dict[str, float] = {}
     progress: Optional[Progress] = None

@@ -84,7 +84,7 @@ class PointReport(Body):
     machine: Label
     epoch: Natural
     sequence: Natural
-    time: Natural
+    time: Moment
     kind: str = Field(max_length=32, pattern=f"^({'|'.join(kind.value for kind in PointKind)})$")
     name: Shown = ""
     id: Shown = ""
@@ -96,7 +96,7 @@ class EpochReport(Body):
     machine: Label
     epoch: Natural
     consistent_from: Natural
-    time: Natural
+    time: Moment
 
 
 class StreamName(Body):
@@ -115,7 +115,7 @@ class StreamReport(Body):
     stored: Natural
     written: Optional[Natural] = None
     """Up to where there is more than marks in what is stored; None: unknown."""
-    stored_time: Natural
+    stored_time: Moment
     """Of the newest consistent state that is in the vault, ns since 1970 UTC; 0: unknown."""
     spooled_bytes: Natural
     lag_spool: Seconds
@@ -148,7 +148,7 @@ class DifferenceReport(Body):
     sequence: Natural
     proven_epoch: Natural = 0
     proven_sequence: Natural = 0
-    time: Natural
+    time: Moment
     cause: Prose = ""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, List
 
 from pydantic import Field
 
-from farshore.api_types.body import Body
+from farshore.api_types.body import Body, Moment
 
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 """What fits the formats and the catalog."""
@@ -102,7 +102,7 @@ class BaseCompletion(Body):
     sequence on. Answered (with StreamStatus) once chunks, base map and epoch are durable in the vault."""
 
     consistent_from: Number
-    time: Number
+    time: Moment
     base_end: Number = 1
     """The sequence after the last record of the base overlay: a server that has fewer (another one, which died, had
     acknowledged them) must refuse."""

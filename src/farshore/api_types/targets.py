@@ -7,7 +7,7 @@ from typing import Annotated, Dict, List, Optional
 
 from pydantic import Field, StringConstraints
 
-from farshore.api_types.body import Body, Label
+from farshore.api_types.body import Body, Label, Moment
 from farshore.api_types.checks import Checks
 from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus, NetworkKind, Preparation
@@ -122,8 +122,8 @@ class Readiness(Body):
     """None: not known, for the site has not been asked, or did not answer."""
     site: str = ""
     """Where it would come up."""
-    checked: int = 0
-    """When the site was asked last (ns since 1970 UTC); 0: never yet by this server."""
+    checked: Moment = 0
+    """When the site was asked last; 0: never yet by this server."""
     obstacles: List[Obstacle] = []
 
 

@@ -97,8 +97,8 @@ class World:
 
 
 def _seconds(step: dict[str, Any]) -> float:
-    """``started`` is in ns, ``ended`` a text."""
-    return datetime.fromisoformat(step["ended"]).timestamp() - step["started"] / 1e9
+    began, ended = (datetime.fromisoformat(step[name]) for name in ("started", "ended"))
+    return (ended - began).total_seconds()
 
 
 def holds(disk: Path, text: str) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
+import re
 import subprocess
 import sys
 
 import pytest
 import typer
 
+import farshore.api_types
+from farshore.api_types.body import Body, IsMoment
 from farshore.api_types.events import Alert
-from farshore.api_types.jobs import Job
+from farshore.api_types.jobs import Job, JobStep
 from farshore.cli import following, main, output
 from farshore.cli.job import bar
 from farshore.cli.output import LONG, PlainConsole, coloured, err, out, print_fields, print_table
@@ -155,14 +160,43 @@ def test_a_long_table_looks_like_a_short_one(capsys):
 
 
 def test_times_in_json_are_rfc_3339_and_null_where_there_is_none(capsys):
+    steps = [
+        JobStep(name="cut", state=JobState.SUCCEEDED, started=1_769_860_800_000_000_000),
+        JobStep(name="store", state=JobState.RUNNING),
+    ]
     job = Job(id="j", kind="point", subject="m", state=JobState.SUCCEEDED, created=1_769_860_800_000_000_001,
-              result={"time": 1_769_860_800_000_000_000, "epoch": 1})  # fmt: skip
+              steps=steps, result={"time": 1_769_860_800_000_000_000, "epoch": 1})  # fmt: skip
     output.print_json([job])
     (shown,) = json.loads(capsys.readouterr().out)
     assert shown["created"] == "2026-01-31T12:00:00.000000001Z"
     assert shown["ended"] is None
+    assert [one["started"] for one in shown["steps"]] == ["2026-01-31T12:00:00.000000000Z", None]
     assert shown["result"] == {"time": "2026-01-31T12:00:00.000000000Z", "epoch": 1}
     output.print_json(
         {"alerts": [Alert(id=1, kind="k", subject="s", severity="error", message="", remedy="", raised=1)]}
     )
     assert json.loads(capsys.readouterr().out)["alerts"][0]["raised"] == "1970-01-01T00:00:00.000000001Z"
+
+
+def bodies(kind=Body):
+    """Every body of the API."""
+    for module in pkgutil.iter_modules(farshore.api_types.__path__):
+        importlib.import_module(f"farshore.api_types.{module.name}")
+    return {kind, *(one for below in kind.__subclasses__() for one in bodies(below))}
+
+
+TIME = re.compile(
+    r"(^|_)(time|since|last_seen|started|ended|created|requested|delivered|checked|raised|cleared|until)$"
+)
+
+
+def test_every_time_of_the_api_is_marked_as_one():
+    """Else a command would print it as a number."""
+    times = [
+        (body.__name__, name, any(isinstance(mark, IsMoment) for mark in field.metadata))
+        for body in bodies()
+        for name, field in body.model_fields.items()
+        if field.annotation is int and TIME.search(name)
+    ]
+    assert len(times) > 30
+    assert [f"{body}.{name}" for body, name, marked in times if not marked] == []

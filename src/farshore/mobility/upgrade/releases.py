@@ -6,6 +6,7 @@ Both hold for a power cut as well: what a name leads to is on the disk before th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import io
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 import farshore
+from farshore.mobility.upgrade.trial import Hung, tried
 from farshore.model.errors import Damaged, NoSpace, Refused
 
 UNIT = "farshore-mobility.service"
 _UNITS = Path("/etc/systemd/system")
-_TRIAL_SECONDS = 60.0
+_RELOAD_SECONDS = 60.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,13 +74,12 @@ class Releases:
 
     def try_out(self, release: str, options: Sequence[str]) -> None:
         """Have it start, load its libraries and its capture program. Raises Refused with what it said."""
-        command = [str(self.program(release)), *options, "check"]
         try:
-            done = subprocess.run(command, capture_output=True, timeout=_TRIAL_SECONDS, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
+            status, output, errors = tried([str(self.program(release)), *options, "check"])
+        except (OSError, Hung) as error:
             raise Refused(f"The new release does not start: {error}.", remedy="This one goes on.") from error
-        if done.returncode:
-            said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()[-500:]
+        if status:
+            said = (errors or output).decode("utf-8", "replace").strip()[-500:]
             raise Refused(f"The new release does not work here: {said}", remedy="This one goes on.")
 
     def make_current(self) -> None:
@@ -118,7 +119,10 @@ class Releases:
                 os.fsync(file.fileno())
             made.replace(installed)
             _sync_folder(_UNITS)
-            subprocess.run(["systemctl", "daemon-reload"], capture_output=True, check=False, timeout=_TRIAL_SECONDS)
+            # systemd goes on with it, whether it is waited for or not.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                reload = ["systemctl", "daemon-reload"]
+                subprocess.run(reload, capture_output=True, check=False, timeout=_RELOAD_SECONDS)
 
 
 def _settle(folder: Path) -> None:
