@@ -1,7 +1,8 @@
 """Copies what overlays lack from their sources in the background, so that machines come to stand on local disk alone.
 
-It yields: one MiB at a time, in disk order, within a rate, and a guest's own reads take turns with it. Starting anew
-costs a scan of the maps: what is in an overlay is never fetched twice.
+A few MiB at a time, begun in disk order, within a rate; memory does not grow with the disk. It yields: while a guest
+asks for something, one MiB at a time is copied, with a breath after each. Starting anew costs a scan of the maps: what
+is in an overlay is never fetched twice.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 from farshore.export.device import Device
 from farshore.export.overlay import HYDRATE_BYTES, OverlayDevice
@@ -21,6 +25,11 @@ _RETRY_SECONDS = 30.0
 _DAMAGED_SECONDS = 600.0
 """Before what is damaged is tried again."""
 _BREATH_SECONDS = 0.002
+_WORKERS = 3
+_AHEAD = 2 * _WORKERS
+"""Pieces that are begun before the first of them is waited for."""
+_QUIET_SECONDS = 0.1
+"""A guest that has asked for nothing for so long is in need of nothing."""
 
 
 class Hydration:
@@ -30,6 +39,8 @@ class Hydration:
         self._overlays = {name: device for name, device in devices.items() if isinstance(device, OverlayDevice)}
         self._rate = rate
         self._stop = threading.Event()
+        self._asked = {name: one.asked for name, one in self._overlays.items()}
+        self._busy_until = 0.0
         self._thread = threading.Thread(target=self._run, name="hydrate", daemon=True)
         self.total = sum(overlay.size for overlay in self._overlays.values())
         self.done = 0
@@ -66,14 +77,40 @@ class Hydration:
         """Each piece once; answer those that are damaged. What is damaged may be put back, and is no reason to leave
         the rest where it can be lost too."""
         overlay, left = self._overlays[name], []
-        for offset in offsets:
-            if self._piece(name, overlay, offset):
-                self.done += min(HYDRATE_BYTES, overlay.size - offset)
-            elif self._stop.is_set():
-                break
-            else:
-                left.append(offset)
+        pool, begun = ThreadPoolExecutor(_WORKERS, thread_name_prefix="hydrate"), deque[tuple[int, Future[int]]]()
+        try:
+            while not self._stop.is_set():
+                ahead = 1 if self._guest_asks() else _AHEAD
+                begun += (
+                    (one, pool.submit(overlay.hydrate, one)) for one in islice(offsets, max(0, ahead - len(begun)))
+                )
+                if not begun:
+                    break
+                offset, piece = begun.popleft()
+                if self._copied(piece, offset) or self._piece(name, overlay, offset):
+                    self.done += min(HYDRATE_BYTES, overlay.size - offset)
+                elif not self._stop.is_set():
+                    left.append(offset)
+        finally:
+            pool.shutdown(cancel_futures=True)
         return left
+
+    def _copied(self, piece: Future[int], offset: int) -> bool:
+        """Whether a piece that was begun is there. One that failed is tried once more by itself: what is in the way of
+        one, a store that is away above all, is in the way of all that were begun, and is waited for once."""
+        try:
+            self._rest(piece.result(), offset)
+        except (FarshoreError, OSError):
+            return False
+        return True
+
+    def _guest_asks(self) -> bool:
+        """Whether a guest uses its disks, so that copying is to leave it time between two pieces."""
+        now = time.monotonic()
+        asked = {name: one.asked for name, one in self._overlays.items()}
+        if asked != self._asked:
+            self._asked, self._busy_until = asked, now + _QUIET_SECONDS
+        return now < self._busy_until
 
     def _conclude(self, name: str) -> None:
         """Write down that a disk needs its source no more, as soon as there is room for that."""
@@ -101,9 +138,16 @@ class Hydration:
                 log.warning("Hydration of disk %s waits at byte %d: %s", name, offset, error)
                 self._stop.wait(_RETRY_SECONDS)
                 continue
-            if copied:
-                self._stop.wait(max(_BREATH_SECONDS, copied / self._rate if self._rate else 0.0))
-            elif offset % (256 * HYDRATE_BYTES) == 0:
-                time.sleep(0)
+            self._rest(copied, offset)
             return True
         return False
+
+    def _rest(self, copied: int, offset: int) -> None:
+        """After a piece: for its share of the rate, and so that a guest comes to its turn."""
+        pause = copied / self._rate if self._rate else 0.0
+        if copied and self._guest_asks():
+            pause = max(pause, _BREATH_SECONDS)
+        if pause:
+            self._stop.wait(pause)
+        elif offset % (256 * HYDRATE_BYTES) == 0:
+            time.sleep(0)

@@ -53,6 +53,8 @@ class OverlayDevice:
         self._flush_begun = 0
         self._flush_done = 0
         self._failed: OSError | None = None
+        self.asked = 0
+        """Changes whenever somebody uses the disk: a guest, and not its hydration."""
         with ExitStack() as undo:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_file = _hold(folder / "lock")
@@ -85,6 +87,7 @@ class OverlayDevice:
         length = len(buffer)
         if not length:
             return
+        self.asked += 1
         first, last = offset // BLOCK, (offset + length - 1) // BLOCK + 1
         states = self._map.states[first:last]
         state = states[0]
@@ -121,6 +124,7 @@ class OverlayDevice:
         end = offset + len(data)
         if offset == end:
             return
+        self.asked += 1
         self._check()
         with self._region(offset, end):
             self._fill_edges(offset, end)
@@ -131,6 +135,7 @@ class OverlayDevice:
         end = offset + length
         if offset == end:
             return
+        self.asked += 1
         self._check()
         with self._region(offset, end):
             # Whole blocks; the disk's end counts as a block's end.
@@ -203,6 +208,9 @@ class OverlayDevice:
                 start, stop = run.first * BLOCK, min(run.last * BLOCK, self._size)
                 for extent in self._source.extents(start, stop - start):
                     copied += self._take_over(extent)
+        if copied:
+            with contextlib.suppress(OSError):  # a hint: a flush, the guest's above all, is to find little left to do
+                os.posix_fadvise(self._data, offset, end - offset, os.POSIX_FADV_DONTNEED)
         return copied
 
     def note_complete(self) -> bool:
