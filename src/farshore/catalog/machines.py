@@ -11,7 +11,7 @@ from sqlalchemy.orm import defer
 
 from farshore.catalog import policies
 from farshore.catalog.database import Transaction, portions
-from farshore.catalog.tables import JsonObject, MachineRow
+from farshore.catalog.tables import JsonObject, MachineRow, PolicyRow
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.states import FORGETTABLE, MachineState, check_transition
 
@@ -26,8 +26,8 @@ def every(tx: Transaction) -> list[MachineRow]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which machines a list has: those behind the name ``after``, in a state, with a policy, that send to the process
-    server with this id, whose name begins with ``prefix``."""
+    """Which machines a list has: those behind the name ``after``, in a state, with a policy (or, while they are away,
+    its failback policy), that send to the process server with this id, whose name begins with ``prefix``."""
 
     after: str = ""
     state: MachineState | None = None
@@ -43,7 +43,8 @@ class Wanted:
         if self.state is not None:
             found.append(MachineRow.state == self.state.value)
         if self.policy is not None:
-            found.append(MachineRow.policy == self.policy)
+            of_it = select(PolicyRow.name).where(or_(PolicyRow.name == self.policy, PolicyRow.reverses == self.policy))
+            found.append(MachineRow.policy.in_(of_it))
         if self.process_server is not None:
             found.append(MachineRow.process_server == self.process_server)
         return found

@@ -80,6 +80,15 @@ def test_filters(listing: Any) -> None:
     assert listing("?policy=none") == []
 
 
+def test_a_machine_that_is_away_is_listed_with_its_own_policy_too(office: Office, listing: Any) -> None:
+    with office.services.catalog.writing() as tx:
+        policies.turn_away(tx, machines.get(tx, "m005"))
+        policies.turn_away(tx, machines.get(tx, "m006"))
+    assert listing("?policy=gold") == [f"m{number:03d}" for number in range(0, NUMBER, 5)]
+    assert listing("?policy=gold-failback") == ["m005"]
+    assert "m006" in listing("?policy=default")
+
+
 def test_summaries_say_what_the_machines_say(office: Office, listing: Any, reader: dict[str, Any]) -> None:
     """Field by field, in pages and filtered; whatever an agent of another release said."""
     now = office.clock.now()
