@@ -26,13 +26,13 @@ from benchmarks._image import image
 from benchmarks._protect import DISK, copy_base, write_blocks
 from benchmarks._synthetic import MACHINE
 from benchmarks._table import result, show
-from farshore.delivery.in_place import perform_by_process
 from farshore.formats.batch import Buffer
 from farshore.master_target import images
 from farshore.master_target.beginning import Wanted, begin
+from farshore.master_target.errand_process import ErrandProcess
 from farshore.master_target.following import Following
 from farshore.master_target.record import RecordFolder
-from farshore.model.home_task import DiskPlace, Errand, HomeTask
+from farshore.model.home_task import DiskPlace, DomainKeys, Errand, HeldKeys, HomeTask
 from farshore.model.identifiers import BLOCK
 from farshore.vault.machine import MachineVault
 from farshore.vault.owner_keys import OwnerKey
@@ -129,11 +129,11 @@ class Home:
             str(MACHINE),
             str(self.folder / "last"),
             (DiskPlace(int(DISK), str(self.disk)),),
+            _keys(vault),
             str(vault.machine(MACHINE).latest().position),
-            vault.key_hex,
         )
         began = time.monotonic()
-        perform_by_process(task, lambda _done, _detail: None)
+        ErrandProcess(task, lambda _done, _detail: None).run()
         return time.monotonic() - began
 
     def check(self) -> None:
@@ -232,6 +232,13 @@ def _first_pass(home: Home, one: Following, store: MeteredStore) -> tuple[float,
     plain = max(plain, _plain_read(home.disk))
     mib_s = (home.size >> 20) / seconds
     return mib_s / plain, mib_s, plain, cpu / (home.size / (1 << 30)), store.hashes - before
+
+
+def _keys(vault: Vault) -> HeldKeys:
+    """Those that a registered master target is given."""
+    keys = vault.chunk_store(0).keys
+    chunks = (DomainKeys(0, keys.seal.secret.hex(), keys.hash.hex()),)
+    return HeldKeys(vault.upkeep_key.secret.hex(), vault.read_key(MACHINE).secret.hex(), chunks)
 
 
 def _plain_read(path: Path) -> float:

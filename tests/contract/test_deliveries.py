@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.contract.places import short_folder
 from tests.scenarios.export.nbd_client import NbdClient
+from tests.scenarios.recovery.one_host import OneHost
 from tests.unit.vault.synthetic import MACHINE, Machine
 
 from farshore.delivery.in_place import InPlaceDelivery
@@ -51,7 +52,7 @@ def consignment(vault: Consignment) -> Iterator[Consignment]:
 @pytest.fixture(params=list(Way))
 def delivery(request: pytest.FixtureRequest, consignment: Consignment) -> Iterator[Delivery]:
     # As the server has them: without a note of surviving disks all is written.
-    written = InPlaceDelivery(WrittenDelivery(step=1 << 20))
+    written = InPlaceDelivery(WrittenDelivery(step=1 << 20), OneHost())
     made: Delivery = ServedDelivery(ExportLauncher()) if request.param is Way.SERVED else written
     yield made
     made.withdraw(consignment.folder)

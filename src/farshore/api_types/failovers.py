@@ -26,7 +26,7 @@ class FailoverKind(enum.Enum):
 
 class SurvivingDisk(Body):
     """A disk at home that a failback is to write to, as it was when the machine left or any later state of it. ``path``
-    is on the configuration server's host."""
+    is on the master target's host; the site at home, on the configuration server's, has the same disk there."""
 
     path: str = Field(max_length=4096, pattern=r"^/[^\x00-\x1f\x7f-\x9f]*$")
     image: str = Field(default="", max_length=5, pattern=r"^(qcow2)?$")
@@ -66,6 +66,8 @@ class FailoverRequest(Body):
     """One way: the commit ends the machine's protection and takes its agent off. Not of a test, nor of a failback."""
     disks: Dict[DiskId, SurvivingDisk] = Field(default={}, max_length=256)
     """Of a failback: by disk, where it survived. Only what differs is fetched then. Empty: all are written anew."""
+    master_target: Label = ""
+    """Of a failback with ``disks``: which master target (name or id) writes them. Empty: the installation's own."""
     shutdown: Shutdown = Shutdown.NO
     """Of a failover of a machine that runs where it was enrolled."""
     shutdown_within: Patience = 180

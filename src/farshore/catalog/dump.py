@@ -4,9 +4,9 @@ Out: tables in an order in which each stands behind what its rows refer to, each
 dump is of one schema; it is loaded into an empty database of that schema, which then is brought to today's. So a backup
 of an older release can be restored.
 
-Left out is what must not come back: enrolment tokens (one that was used since would be good again), commands to agents
-and pushes (they would be carried out again) and the secrets of jobs, which are not in a backup; and what discovery
-found at VMware servers, which it finds again.
+Left out is what must not come back: enrolment tokens (one that was used since would be good again), commands to agents,
+pushes and errands (they would be carried out again) and the secrets of jobs, which are not in a backup; and what
+discovery found at VMware servers, which it finds again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from farshore.catalog.tables import AuditRow, Base
 from farshore.catalog.upgrade import downgrade, schema_of, upgrade
 from farshore.model.errors import Damaged
 
-LEFT_OUT = frozenset({"enrolment_tokens", "commands", "secrets", "pushes", "vmware_machines", "vmware_places"})
+LEFT_OUT = frozenset(
+    {"enrolment_tokens", "commands", "secrets", "pushes", "errands", "vmware_machines", "vmware_places"}
+)
 _TOGETHER = 500
 """Rows that are read, or written, at once."""
 

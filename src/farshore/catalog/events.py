@@ -40,7 +40,13 @@ _UNDER_WAY = text(
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS held"
     " WHERE at >= :base AND at < :base + (1::bigint << 40)"
 )
-AUDITED = ("machine.enrolled", "machine.same-hardware", "process-server.enrolled", "process-server.overstepped")
+AUDITED = (
+    "machine.enrolled",
+    "machine.same-hardware",
+    "process-server.enrolled",
+    "process-server.overstepped",
+    "master-target.enrolled",
+)
 
 
 def record(

@@ -246,7 +246,8 @@ class EpochRow(Base):
 
 
 class KeyGrantRow(Base):
-    """The keys of a machine that a process server was given. It outlives the machine's row, so it refers to none."""
+    """The keys of a machine that a process server, or a master target, was given. It outlives the machine's row, so it
+    refers to none."""
 
     __tablename__ = "key_grants"
     machine: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -382,7 +383,9 @@ class TokenRow(Base):
     used: Mapped[int] = mapped_column(default=0)
     machine: Mapped[str] = mapped_column(default="")
     process_server: Mapped[str] = mapped_column(String(36), default="")
-    """The process server that may enrol with it; empty: it is for a machine."""
+    """The process server that may enrol with it,"""
+    master_target: Mapped[str] = mapped_column(String(36), default="")
+    """or the master target; both empty: it is for a machine."""
 
 
 class UserRow(Base):
@@ -526,6 +529,47 @@ class PushRow(Base):
     detail: Mapped[str] = mapped_column(default="")
     result: Mapped[JsonObject] = mapped_column(default=dict)
     """A PushResult, once it has ended."""
+
+
+class MasterTargetRow(Base):
+    """A master target and what it said last."""
+
+    __tablename__ = "master_targets"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    own: Mapped[bool] = mapped_column(default=False)
+    """It is the one that ``farshore up`` runs."""
+    registered: Mapped[int] = mapped_column(default=0)
+    """When it came for the first time; 0: it was invited and has not come yet."""
+    revoked: Mapped[bool] = mapped_column(default=False)
+    version: Mapped[str] = mapped_column(default="")
+    last_seen: Mapped[int] = mapped_column(default=0)
+    host: Mapped[str] = mapped_column(String(64), default="")
+    """Which running system it is on, as the kernel names it."""
+
+
+class ErrandRow(Base):
+    """What a master target is to do for a failback, from when its job asks until it has the outcome."""
+
+    __tablename__ = "errands"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    failover: Mapped[str] = mapped_column(String(36), unique=True)
+    master_target: Mapped[str] = mapped_column(String(36), index=True)
+    machine: Mapped[str] = mapped_column(String(36))
+    errand: Mapped[str] = mapped_column(String(16))
+    position: Mapped[str] = mapped_column(default="")
+    places: Mapped[list[Any]] = mapped_column(default=list)
+    created: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    # What the master target says
+    run: Mapped[str] = mapped_column(default="")
+    """Its start that has begun it last."""
+    signs: Mapped[int] = mapped_column(default=0)
+    """How often something was heard of it."""
+    fraction: Mapped[float] = mapped_column(default=0.0)
+    detail: Mapped[str] = mapped_column(default="")
+    result: Mapped[JsonObject] = mapped_column(default=dict)
+    """An ErrandResult, once it has ended."""
 
 
 class PushAccountRow(Base):

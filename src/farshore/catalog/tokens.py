@@ -53,6 +53,11 @@ def prolong(tx: Transaction, token_id: str, expires: int) -> None:
         row.expires = expires
 
 
+def drop_of_master_target(tx: Transaction, master_target: str) -> None:
+    """Drop what would let a master target enrol that is no more."""
+    tx.execute(delete(TokenRow).where(TokenRow.master_target == master_target))
+
+
 def revoke(tx: Transaction, token_id: str) -> None:
     """Drop a token. Raises NotFound."""
     row = tx.get(TokenRow, token_id)

@@ -10,7 +10,7 @@ from farshore.api_types.failovers import Failover, FailoverKind, FailoverRequest
 from farshore.api_types.jobs import Job
 from farshore.api_types.users import Role
 from farshore.cli.asking import check_role, confirm
-from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
+from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, completion, management
 from farshore.cli.failover import Forward, parse_forward
 from farshore.cli.following import finish
 from farshore.cli.output import duration, err, out
@@ -43,11 +43,25 @@ Disks = Annotated[
 ]
 
 
+WrittenBy = Annotated[
+    str,
+    typer.Option(
+        "--master-target",
+        metavar="NAME",
+        help="Which one writes the disks that survived; empty: the one that `farshore up` runs. This server's host has "
+        "the same disks at the same paths.",
+        show_default=False,
+        autocompletion=completion("/v1/master-targets"),
+    ),
+]
+
+
 @app.command()
 def run(
     machine: MachineName,
     site: HomeSite = "",
     disk: Disks = None,
+    master_target: WrittenBy = "",
     forward: Forward = None,
     yes: Yes = False,
     no_wait: NoWait = False,
@@ -72,7 +86,7 @@ def run(
             f"{found.name} is stopped at {found.site or 'its site'}, and what is there of it is removed at the end."
         )
         confirm(f"Bring {found.name} home{f' to {site}' if site else ''}?")
-    job = _ask(api, machine, FailoverKind.FAILOVER, site, forward, surviving)
+    job = _ask(api, machine, FailoverKind.FAILOVER, site, forward, surviving, master_target)
     job = finish(api, job, as_json=as_json, no_wait=no_wait)
     if not as_json and not no_wait:
         _tell(job)
@@ -136,9 +150,11 @@ def _ask(
     site: str,
     forward: list[str] | None,
     disks: dict[int, SurvivingDisk] | None = None,
+    master_target: str = "",
 ) -> Job:
     ports = None if forward is None else parse_forward(forward)
-    return api.fail_back(machine, FailoverRequest(kind=kind, site=site, forward=ports, disks=disks or {}))
+    request = FailoverRequest(kind=kind, site=site, forward=ports, disks=disks or {}, master_target=master_target)
+    return api.fail_back(machine, request)
 
 
 def _present(api: Management, machine: str) -> Failover:

@@ -26,6 +26,7 @@ from farshore.cli import (
     logs,
     machine,
     man,
+    master_target,
     point,
     policy,
     process_server,
@@ -109,6 +110,7 @@ commands.add_typer(event.app, name="event")
 commands.add_typer(alert.app, name="alert")
 commands.add_typer(audit.app, name="audit")
 commands.add_typer(process_server.app, name="process-server")
+commands.add_typer(master_target.app, name="master-target")
 commands.add_typer(authority.app, name="authority")
 commands.add_typer(catalog.app, name="catalog")
 commands.add_typer(server.app, name="server")

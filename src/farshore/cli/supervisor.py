@@ -31,6 +31,8 @@ from farshore.telemetry import logs
 log = logging.getLogger(__name__)
 PROGRAM = "supervisor"
 """Its name in the log."""
+MASTER_TARGET = "master target"
+"""The one server without which machines are protected and recovered all the same."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 30.0
 """A server that ran so long starts again with the first pause."""
@@ -86,15 +88,20 @@ class Installation:
         """How each server is started, in order."""
         python = [sys.executable, "-m"]
         settings = self.home / "process-server" / "settings.toml"
-        return {
+        found = {
             "configuration server": [*python, "farshore.configuration_server", "--home", str(self.home)],
             "process server": [*python, "farshore.process_server.main", "--settings", str(settings)],
         }
+        home = self.home / "master-target" / "settings.toml"
+        if home.exists():  # it was not left out
+            found[MASTER_TARGET] = [*python, "farshore.master_target.main", "--settings", str(home)]
+        return found
 
 
 def _own_environment() -> dict[str, str]:
     """Ours, without the variables that would have a server work in another installation's folders."""
     elsewhere = {"FARSHORE_HOME", "FARSHORE_PROCESS_SERVER_STATE", "FARSHORE_PROCESS_SERVER_CREDENTIALS"}
+    elsewhere |= {"FARSHORE_MASTER_TARGET_STATE", "FARSHORE_MASTER_TARGET_CREDENTIALS"}
     return {name: value for name, value in os.environ.items() if name not in elsewhere}
 
 
@@ -120,8 +127,8 @@ class Child:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether it never ran for long and fails again and again: then somebody must look."""
-        return self.failures >= MOST_FAILURES and not self.was_steady
+        """Whether it never ran for long and fails again and again, and is needed: then somebody must look."""
+        return self.failures >= MOST_FAILURES and not self.was_steady and self.name != MASTER_TARGET
 
     def tend(self) -> bool:
         """Note that it ended, start it when that is due; True where its process changed."""

@@ -1,7 +1,7 @@
 """``farshore up``, ``down`` and ``status``: a whole installation on this machine.
 
-``up`` sets up what is missing, then keeps a configuration server and a process server running. It speaks to them like
-any other client; it starts them as programs and shares no code with them.
+``up`` sets up what is missing, then keeps a configuration server, a process server and a master target running. It
+speaks to them like any other client; it starts them as programs and shares no code with them.
 """
 
 from __future__ import annotations
@@ -103,12 +103,20 @@ def up(
         ),
     ] = None,
     key: Annotated[Path | None, typer.Option(help="With --adopt-vault: the vault owner's key file.")] = None,
+    master_target: Annotated[
+        bool | None,
+        typer.Option(
+            "--master-target/--no-master-target",
+            help="Run a master target too, which writes disks that survived at home.",
+            show_default="--master-target",
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Run in the background, and return once it answers.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a whole Farshore installation on this machine: configuration server, process server, vault.
+    """Run a whole Farshore installation on this machine: configuration server, process server, master target, vault.
 
     The first time it sets itself up: certificate authority, keys, catalog, a vault in a local folder, and the
     administrator's credentials (admin.json, mode 0600), which the other commands use by themselves. Options are
@@ -140,6 +148,8 @@ def up(
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     arguments += [part for name in advertise or [] for part in ("--advertise", name)]
     arguments += [part for url in standby or [] for part in ("--standby", url)]
+    if master_target is not None:
+        arguments.append("--master-target" if master_target else "--no-master-target")
     arguments += ["--json"] if as_json else []
     arguments += ["--check-ports"]
     _check_length(installation.home, quiet=as_json)

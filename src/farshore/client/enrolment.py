@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from farshore.api_types.machines import Authority, Enrolment, EnrolmentRequest
+from farshore.api_types.master_targets import MasterTargetEnrolment, MasterTargetEnrolmentRequest
 from farshore.api_types.servers import ServerEnrolment, ServerEnrolmentRequest
 from farshore.client.credentials import client_context, fingerprint, first_certificate, same_fingerprint
 from farshore.client.problems import insecure_request
@@ -47,3 +48,10 @@ def enrol_process_server(url: str, pin: str, request: ServerEnrolmentRequest) ->
     authority = pinned_authority(url, pin)
     with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/process-servers/enrolments", request, ServerEnrolment)
+
+
+def enrol_master_target(url: str, pin: str, request: MasterTargetEnrolmentRequest) -> MasterTargetEnrolment:
+    """The same for a master target."""
+    authority = pinned_authority(url, pin)
+    with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
+        return transport.post("/v1/master-targets/enrolments", request, MasterTargetEnrolment)

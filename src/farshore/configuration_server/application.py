@@ -17,6 +17,8 @@ from farshore.configuration_server.api import (
     failovers,
     jobs,
     machines,
+    master_target_self,
+    master_targets,
     metrics,
     points,
     policies,
@@ -41,6 +43,8 @@ ROUTERS = (
     process_server_self.router,
     process_server_pushes.router,
     process_servers.router,
+    master_target_self.router,
+    master_targets.router,
     machines.router,
     machines.summaries,
     targets.router,
@@ -63,9 +67,9 @@ ROUTERS = (
     description.router,
 )
 DESCRIPTION = """The management API of a Farshore installation. Every call but `/v1/status`, `/v1/authority`,
-`/v1/authorities`, `/v1/enrolments` and `/v1/process-servers/enrolments` needs a client certificate of an authority of
-the installation. Errors are problem documents (RFC 9457) whose `type` is `urn:farshore:<code>`; docs/errors.md lists
-the codes."""
+`/v1/authorities`, `/v1/enrolments`, `/v1/process-servers/enrolments` and `/v1/master-targets/enrolments` needs a client
+certificate of an authority of the installation. Errors are problem documents (RFC 9457) whose `type` is
+`urn:farshore:<code>`; docs/errors.md lists the codes."""
 
 
 def create_application(services: Services | None) -> FastAPI:

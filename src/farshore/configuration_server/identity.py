@@ -11,7 +11,7 @@ from typing import Any
 from farshore.model.errors import Unauthenticated
 
 SCHEME = "farshore://"
-URI = re.compile(r"farshore://(machine|process-server|user|server)/([A-Za-z0-9][A-Za-z0-9._-]{0,62})")
+URI = re.compile(r"farshore://(machine|process-server|master-target|user|server)/([A-Za-z0-9][A-Za-z0-9._-]{0,62})")
 
 
 class Kind(enum.Enum):
@@ -19,6 +19,7 @@ class Kind(enum.Enum):
 
     MACHINE = "machine"
     PROCESS_SERVER = "process-server"
+    MASTER_TARGET = "master-target"
     USER = "user"
     SERVER = "server"
     """The configuration server itself."""

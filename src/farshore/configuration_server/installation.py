@@ -58,6 +58,7 @@ def set_up(settings: Settings, clock: Clock) -> None:
     settings.home.chmod(0o700)
     settings.pki.mkdir(exist_ok=True)
     settings.process_server_home.mkdir(exist_ok=True)
+    settings.master_target_home.mkdir(exist_ok=True)
     settings.save()
     _ensure_authority(settings, clock)
     _ensure_sealing_key(settings)
@@ -72,6 +73,9 @@ def set_up(settings: Settings, clock: Clock) -> None:
     _ensure_credentials(settings.pki / SERVER_FILE, Kind.SERVER, settings, catalog, issuer, clock)
     process_server = settings.process_server_home / CREDENTIALS_FILE_NAME
     _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
+    if settings.master_target:
+        master_target = settings.master_target_home / CREDENTIALS_FILE_NAME
+        _ensure_credentials(master_target, Kind.MASTER_TARGET, settings, catalog, issuer, clock)
     _ensure_admin(settings, catalog, issuer, clock)
     record = settings.home / VAULT_FILE
     known = bool(noted(record, settings.vault))
@@ -168,16 +172,17 @@ def _ensure_credentials(
     path: Path, kind: Kind, settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock
 ) -> None:
     holder = Identity(kind, new_id())
+    names = () if kind is Kind.MASTER_TARGET else settings.names  # it listens nowhere
     if path.exists():
         present = Credentials.load(path)
         certificate = x509.load_pem_x509_certificate(present.certificate.encode())
-        good = _is_good(certificate, settings.names, clock) and present.authority == issuer.bundle
+        good = _is_good(certificate, names, clock) and present.authority == issuer.bundle
         if good and not _is_revoked(certificate, catalog):
             _move(path, present, settings)
             return
         holder = Identity(kind, _holder(certificate))
     with catalog.writing() as tx:
-        pem, key = issuer.issue(tx, holder, settings.names)
+        pem, key = issuer.issue(tx, holder, names)
     Credentials(settings.local_url, issuer.bundle, pem, key).save(path)
 
 

@@ -31,6 +31,7 @@ def read(settings: Settings, *, whole: bool = False) -> list[Row]:
         paths += [home / name for name in (FILE_NAME, "admin.json", "executor.id", "vault.json")]
         paths += [settings.installation_id, settings.pki / "server.json"]
         paths += [settings.process_server_home / CREDENTIALS_FILE_NAME]
+        paths += [settings.master_target_home / CREDENTIALS_FILE_NAME]
     return [{"name": str(path.relative_to(home)), "content": _content(path).hex()} for path in paths if path.exists()]
 
 

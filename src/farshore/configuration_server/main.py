@@ -28,6 +28,7 @@ from farshore.configuration_server.jobs.proof import proof_job
 from farshore.configuration_server.jobs.push import PushParts, push_job
 from farshore.configuration_server.jobs.uninstall import UninstallParts, uninstall_job
 from farshore.configuration_server.jobs.upgrade import upgrade_job
+from farshore.configuration_server.master_targets import MasterTargets
 from farshore.configuration_server.mirroring import Mirroring, conditions_of_owner, look_for_owner, while_owned
 from farshore.configuration_server.owning import open_owned
 from farshore.configuration_server.periodic import Periodic, Troubles
@@ -129,7 +130,10 @@ def serve(settings: Settings) -> None:
         vault_url=vault.url,
         vault_key=lambda: vault.vault_key,
         site=OpenSites(catalog, sealer, settings.home / "sites"),
-        deliveries={Way.SERVED: ServedDelivery(ExportLauncher()), Way.WRITTEN: InPlaceDelivery(WrittenDelivery())},
+        deliveries={
+            Way.SERVED: ServedDelivery(ExportLauncher()),
+            Way.WRITTEN: InPlaceDelivery(WrittenDelivery(), MasterTargets(catalog, clock)),
+        },
         sleep=time.sleep,
         endpoints=lambda server: agents_servers(settings, catalog, server),
     )

@@ -21,11 +21,13 @@ from farshore.catalog import (
     events,
     failovers,
     machines,
+    master_targets,
     points,
     policies,
     process_servers,
     records,
     sites,
+    users,
 )
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.records import AUDIT, KINDS
@@ -35,6 +37,7 @@ from farshore.model.identifiers import MachineId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.states import PRESENT, UNDER_WAY, FailoverState, MachineState
+from farshore.protection import master_target_enrolment
 from farshore.protection.tending import thinned
 from farshore.recovery.standing import give_machine_back
 from farshore.vault.ownership import How
@@ -106,7 +109,7 @@ def rebuild(catalog: Catalog, kept: Mapping[str, Record], found: Sequence[Conten
             put(tx, kind, kept.get(kind), report)
         policies.ensure_failbacks(tx)
         if how is How.ADOPTED:
-            _forget_former_server(tx)
+            _forget_former_servers(tx, now)
             report.failovers = settle_failovers(tx, now)
         known = {str(row["id"]) for row in _rows(kept, "machines")}
         end(tx, found, known, report, now)
@@ -152,14 +155,18 @@ def _servers(tx: Transaction) -> set[str]:
     return {row.id for row in process_servers.every(tx)}
 
 
-def _forget_former_server(tx: Transaction) -> None:
-    """The process server that ran beside the former configuration server was a part of it."""
+def _forget_former_servers(tx: Transaction, now: int) -> None:
+    """The process server and the master target that ran beside the former configuration server were a part of it."""
     for server in process_servers.every(tx):
         if server.registered and not server.host_names:
             for machine in machines.sending_to(tx, server.id):
                 machine.process_server = None
             tx.flush()
             process_servers.delete(tx, server)
+    for row in master_targets.every(tx):
+        if row.own:
+            users.revoke_certificates(tx, master_target_enrolment.KIND, row.id, now)
+            master_targets.delete(tx, row)
     left = _servers(tx)
     for machine in machines.every(tx):
         machine.chosen_server = machine.chosen_server if machine.chosen_server in left else ""

@@ -153,6 +153,7 @@ def _begin(settings: Settings, own_key: Path, *, fresh: bool) -> None:
         _write(marker, {**standing, "aside": True})
     settings.pki.mkdir(parents=True, exist_ok=True)
     settings.process_server_home.mkdir(exist_ok=True)
+    settings.master_target_home.mkdir(exist_ok=True)
 
 
 def _standing(settings: Settings) -> dict[str, Any]:

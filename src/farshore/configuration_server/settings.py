@@ -25,7 +25,7 @@ from farshore.model.faults import sentence
 
 DEFAULT_HOME = Path("/var/lib/farshore")
 FILE_NAME = "configuration-server.toml"
-PROCESS_SERVER_FILE_NAME = "settings.toml"
+PROCESS_SERVER_FILE_NAME = MASTER_TARGET_FILE_NAME = "settings.toml"
 CREDENTIALS_FILE_NAME = "credentials.json"
 
 
@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     vault_url: str = ""
     catalog_url: str = ""
     jobs_url: str = ""
+    master_target: bool = True
+    """Whether ``farshore up`` runs a master target."""
     spool_limit: int = Field(default=4 << 30, ge=64 << 20)
     scrub_days: int = Field(default=30, ge=1)
     give_up_process_server_after: int = Field(default=20, ge=5)
@@ -144,8 +146,14 @@ class Settings(BaseSettings):
         """State of the process server that ``farshore up`` starts."""
         return self.home / "process-server"
 
+    @property
+    def master_target_home(self) -> Path:
+        """State of the master target that ``farshore up`` starts."""
+        return self.home / "master-target"
+
     def save(self) -> None:
-        """Write our file and the process server's. Defaults are written too, so that they can be read and edited."""
+        """Write our file and those of the servers that ``farshore up`` starts beside ours. Defaults are written too, so
+        that they can be read and edited."""
         _write_toml(self.home / FILE_NAME, self.model_dump(mode="json", exclude={"home"}))
         _write_toml(
             self.process_server_home / PROCESS_SERVER_FILE_NAME,
@@ -158,6 +166,12 @@ class Settings(BaseSettings):
                 "follows_vault": False,
             },
         )
+        path = self.master_target_home / MASTER_TARGET_FILE_NAME
+        if self.master_target:
+            credentials = str(self.master_target_home / CREDENTIALS_FILE_NAME)
+            _write_toml(path, {"state": str(self.master_target_home / "state"), "credentials": credentials})
+        else:
+            path.unlink(missing_ok=True)  # by which it is known that none is to run
 
 
 def load(home: Path) -> Settings:

@@ -142,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--standby", action="append", help="https://HOST:PORT where an installation that takes over would be reached"
     )
+    parser.add_argument(
+        "--master-target", action=argparse.BooleanOptionalAction, help="whether a master target runs beside the others"
+    )
     parser.add_argument("--vault-url", help="file:///path, s3://bucket, az://container, gs://bucket")
     parser.add_argument("--catalog-url", help="another database than the SQLite file of the installation")
     parser.add_argument("--adopt-vault", metavar="URL", help="take over the vault of an installation that is lost")

@@ -1,48 +1,68 @@
-"""In place: onto disks that survived at home, by the master target of this host, so that only what differs is fetched.
+"""In place: onto disks that survived at home, by a master target, so that only what differs is fetched.
 
-Which disks these are stands in the consignment's folder (``place``), before anything is delivered: whatever has such a
-note is delivered this way, all else as ``otherwise`` does it. The disks are not ours: they are never removed, and one
-that is half written says so itself (farshore.formats.disk_notice).
+Which disks these are, and which master target writes them, stands in the consignment's folder, before anything is
+delivered: whatever has such a note is delivered this way, all else as ``otherwise`` does it. The disks are not ours:
+they are never removed, and one that is half written says so itself (farshore.formats.disk_notice).
 
-An errand is a process that lives as long as this one waits for it. It goes on by its record, however it ended.
+Errands are handed out (``MasterTargets``) and may be asked for again, however they ended: a master target goes on by
+its record.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from farshore.delivery.port import Consignment, Delivery, Watch
-from farshore.model.errors import NotFound, TryLater, as_error
-from farshore.model.home_task import MODULE, DiskPlace, Errand, HomeTask
+from farshore.model.errors import NotFound
+from farshore.model.home_task import DiskPlace, Errand
 from farshore.model.identifiers import DiskNumber
 from farshore.sites.port import ServedDisk, WrittenDisk
 from farshore.vault.folder_sync import sync_folder
 
-Perform = Callable[[HomeTask, Watch], None]
-"""Does an errand. Raises Cancelled as the watch does, and the errand's error."""
 _NOTE = "places.json"
-_END_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class HomeOrder:
+    """What is to be done for a failover; ``master_target`` empty: by the installation's own. ``position`` of FINISH
+    alone."""
+
+    errand: Errand
+    failover: str
+    machine: str
+    places: tuple[DiskPlace, ...]
+    master_target: str = ""
+    position: str = ""
+
+
+class MasterTargets(Protocol):
+    """Who has errands done."""
+
+    def perform(self, order: HomeOrder, watch: Watch) -> None:
+        """Have it done. Raises Cancelled as the watch does, and the errand's error."""
+        ...
+
+    def forget(self, failover: str) -> None:
+        """Nothing more is wanted for that failover: what is under way ends."""
+        ...
 
 
 class InPlaceDelivery:
-    """See the module. ``perform`` is `perform_by_process`, or a double of it."""
+    """See the module."""
 
-    def __init__(self, otherwise: Delivery, perform: Perform | None = None) -> None:
-        self._otherwise = otherwise
-        self._perform = perform or perform_by_process
+    def __init__(self, otherwise: Delivery, master_targets: MasterTargets) -> None:
+        self._otherwise, self._master_targets = otherwise, master_targets
 
-    def look(self, consignment: Consignment, places: Sequence[DiskPlace]) -> None:
+    def look(self, consignment: Consignment, places: Sequence[DiskPlace], master_target: str = "") -> None:
         """See Surviving."""
         folder = consignment.folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = folder / f"{_NOTE}.new"
-        made.write_text(json.dumps([asdict(one) for one in places]))
+        made.write_text(json.dumps({"places": [asdict(one) for one in places], "master_target": master_target}))
         made.replace(folder / _NOTE)
         sync_folder(folder)
         self._errand(Errand.LOOK, consignment, lambda _done, _detail: None)
@@ -101,69 +121,24 @@ class InPlaceDelivery:
             self._otherwise.rest(folder)
 
     def withdraw(self, folder: Path) -> None:
-        """See Delivery: of disks in place the record alone is ours."""
+        """See Delivery: of disks in place the note alone is ours."""
         if not _is_placed(folder):
             self._otherwise.withdraw(folder)
             return
-        state = folder / "home"
-        for path in (*state.glob("*"), folder / _NOTE):
-            path.unlink(missing_ok=True)
-        if state.exists():
-            state.rmdir()
+        self._master_targets.forget(folder.name)
+        (folder / _NOTE).unlink(missing_ok=True)
 
     def _errand(self, errand: Errand, consignment: Consignment, watch: Watch) -> None:
-        self._perform(
-            HomeTask(
-                errand,
-                consignment.vault_url,
-                consignment.machine,
-                str(consignment.folder / "home"),
-                tuple(_places(consignment.folder)),
-                consignment.position if errand is Errand.FINISH else "",
-                consignment.vault_key,
-            ),
-            watch,
+        folder = consignment.folder
+        order = HomeOrder(
+            errand,
+            folder.name,
+            consignment.machine,
+            tuple(_places(folder)),
+            _note(folder)["master_target"],
+            consignment.position if errand is Errand.FINISH else "",
         )
-
-
-def perform_by_process(task: HomeTask, watch: Watch) -> None:
-    """Do an errand in a process of its own, and end that with the watch, or with this process. See Perform."""
-    with _process(task) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            said = json.loads(line)
-            if "error" in said:
-                error = said["error"]
-                raise as_error(str(error["code"]), str(error["message"]), str(error["remedy"]))
-            if "outcome" in said:
-                done = {name: int(value) >> 20 for name, value in said["outcome"].items()}
-                watch(1.0, f"{done['compared']} MiB compared, {done['written']} MiB written")
-                return
-            watch(float(said["done"]), str(said["detail"]))
-    raise TryLater("The master target ended before it was done.", remedy="It goes on when it is tried again.")
-
-
-@contextlib.contextmanager
-def _process(task: HomeTask) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
-    )
-    assert process.stdin is not None
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(task.encode())
-            process.stdin.flush()
-        yield process
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()  # by which it ends
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        self._master_targets.perform(order, watch)
 
 
 def _is_placed(folder: Path) -> bool:
@@ -171,7 +146,13 @@ def _is_placed(folder: Path) -> bool:
 
 
 def _places(folder: Path) -> list[DiskPlace]:
-    return [DiskPlace(**one) for one in json.loads((folder / _NOTE).read_text())]
+    return [DiskPlace(**one) for one in _note(folder)["places"]]
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / _NOTE).read_text())
+    # Releases before master targets were registered wrote the places alone.
+    return {"places": found, "master_target": ""} if isinstance(found, list) else dict(found)
 
 
 def _medium(place: DiskPlace) -> WrittenDisk:

@@ -84,8 +84,9 @@ class Delivery(Protocol):
 class Surviving(Protocol):
     """Of a way that can bring disks up to date which are there already. ``position`` counts for nothing here."""
 
-    def look(self, consignment: Consignment, places: Sequence[DiskPlace]) -> None:
-        """Take these disks for the consignment, and write nothing to them. Raises Refused, TooSmall, WrongState,
+    def look(self, consignment: Consignment, places: Sequence[DiskPlace], master_target: str = "") -> None:
+        """Take these disks for the consignment, and write nothing to them; that ``master_target`` is to write them
+        (empty: the installation's own). Raises Refused, TooSmall, WrongState,
         NotFound, Malformed for disks that it cannot have; then what was delivered is to be withdrawn."""
         ...
 

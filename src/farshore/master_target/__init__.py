@@ -1,1 +1,1 @@
-"""The master target: writes machines' disks where they came from. It reaches the vault and nothing else."""
+"""The master target: writes machines' disks where they came from, read from the vault, as failbacks or people ask."""

@@ -1,6 +1,8 @@
-"""``farshore-master-target``: wiring only. It needs the vault's URL and its key, and no server.
+"""``farshore-master-target``: wiring only.
 
-Without a command, or by ``run``, it keeps the disks of every machine that was begun with in step with the vault.
+One that is registered (``enroll``) writes disks for failbacks, as the configuration server says, with the keys of their
+machines alone. Work by hand (``begin``, ``finish``) needs the vault's URL and its owner's key, and no server. Without a
+command, or by ``run``, it does both, as far as its settings let it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from typing import Any
 
 from farshore.master_target import beginning, images
 from farshore.master_target.beginning import Wanted
+from farshore.master_target.identity import enrol
 from farshore.master_target.record import DiskRecord, MachineRecord, Phase, RecordFolder
+from farshore.master_target.serving import serve
 from farshore.master_target.settings import Settings, load_settings
 from farshore.master_target.working import Working, following, records
 from farshore.model.errors import Busy, Damaged, FarshoreError, Malformed, NotFound, WrongKey, WrongState
@@ -33,6 +37,8 @@ from farshore.vault.vault import Vault
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.5
+_FAILBACKS = "failbacks"
+"""Below the folder of records: those of failbacks."""
 
 
 def main() -> int:
@@ -44,6 +50,7 @@ def main() -> int:
         settings = load_settings(options.settings)
         logs.configure("master-target", level=settings.log_level)
         commands: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
+            "enroll": _enroll,
             "begin": _begin,
             "finish": _finish,
             "show": _show,
@@ -56,14 +63,54 @@ def main() -> int:
 
 
 def _open_vault(settings: Settings) -> Vault:
-    return Vault.open(RecentStore(open_store(settings.vault)), open_key_file(settings.key))
+    key = _check_by_hand(settings)
+    return Vault.open(RecentStore(open_store(settings.vault)), open_key_file(key))
+
+
+def _check_by_hand(settings: Settings) -> Path:
+    """The owner's key file. Raises Malformed where the settings name none, or no vault."""
+    if settings.key is None or not settings.vault:
+        raise Malformed(
+            f"This master target is not registered ({settings.credentials}), and work by hand needs the vault and its "
+            "owner's key.",
+            remedy="Register it: farshore-master-target enroll; or set vault and key in the settings.",
+        )
+    return settings.key
 
 
 def _run(settings: Settings, _options: argparse.Namespace) -> int:
+    """Both kinds of work, each in a thread of its own where there are both."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    Working(lambda: _open_vault(settings), settings.state, settings.interval, stopping).run()
+    by_hand = Working(lambda: _open_vault(settings), settings.state, settings.interval, stopping)
+    registered = settings.credentials.exists()
+    if not registered:
+        _check_by_hand(settings)
+        by_hand.run()
+        return 0
+    hand = threading.Thread(target=by_hand.run, name="by hand") if settings.vault else None
+    if hand is not None:
+        hand.start()
+    try:
+        serve(settings.credentials, settings.server, settings.state / _FAILBACKS, stopping)
+    finally:
+        stopping.set()
+        if hand is not None:
+            hand.join()
+    return 0
+
+
+def _enroll(settings: Settings, options: argparse.Namespace) -> int:
+    if settings.credentials.exists() and not options.again:
+        raise WrongState(
+            f"{settings.credentials} exists: this master target is enrolled.", remedy="Add --again to enrol anew."
+        )
+    token = sys.stdin.readline().strip()
+    if not token:
+        raise Malformed("There is no token on standard input.", remedy="Make one: farshore master-target add NAME")
+    made = enrol(settings.credentials, options.server.rstrip("/"), options.authority_fingerprint, token)
+    sys.stdout.write(f"{made.master_target}\n")
     return 0
 
 
@@ -189,7 +236,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Writes machines' disks from a vault, in place.")
     parser.add_argument("--settings", type=Path, help="TOML file; FARSHORE_MASTER_TARGET_* variables win over it")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("run", help="keep the disks in step with the vault (the default)")
+    commands.add_parser("run", help="write disks for failbacks, and keep those begun by hand in step (the default)")
+    enrolling = commands.add_parser("enroll", help="trade a token, read from standard input, for a certificate")
+    enrolling.add_argument("--server", required=True, help="URL of the configuration server")
+    enrolling.add_argument("--authority-fingerprint", required=True, help="SHA-256 that came with the token")
+    enrolling.add_argument("--again", action="store_true", help="even though it is enrolled already")
     for name, words in (
         ("begin", "begin to write a machine's disks, at the places that the settings give them"),
         ("finish", "write the last changes and make the disks whole, so that the machine can be started from them"),

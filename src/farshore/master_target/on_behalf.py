@@ -1,8 +1,8 @@
-"""The master target of a configuration server's own host: does one errand for a failback job, and ends.
+"""Does one errand for a failback, with the keys of its machine alone, and ends.
 
 ``python -m farshore.master_target.on_behalf`` reads its task from standard input (farshore.model.home_task) and says
-on standard output how far it is. It ends as soon as its standard input does: with the job that it works for. Killed at
-any moment it is started again, and goes on by the record.
+on standard output how far it is. It ends as soon as its standard input does: with the master target that started it.
+Killed at any moment it is started again, and goes on by the record.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import TextIO
 from farshore.master_target import beginning, images
 from farshore.master_target.beginning import Wanted
 from farshore.master_target.following import Figures, Following
+from farshore.master_target.handed_keys import HandedKeys
 from farshore.master_target.record import MachineRecord, RecordFolder
-from farshore.master_target.working import following
+from farshore.master_target.working import following, records
 from farshore.model.errors import FarshoreError, Malformed, NotFound, TryLater
 from farshore.model.home_task import Errand, HomeTask, decode_task, failure_line, outcome_line, progress_line
 from farshore.model.identifiers import DiskNumber, MachineId
@@ -55,7 +56,7 @@ def main() -> int:
 def perform(task: HomeTask, out: TextIO) -> Figures:
     """Do the errand and say on ``out`` how far it is. Raises what a disk is refused with, and the store's errors."""
     store = RecentStore(open_store(task.vault))
-    vault = Vault.open_with_vault_key(store, bytes.fromhex(task.key))
+    vault = Vault.with_keys(store, HandedKeys(MachineId(task.machine), task.keys))
     folder = RecordFolder(Path(task.state))
     if task.errand is Errand.LOOK:
         with folder.locked():
@@ -90,7 +91,8 @@ def _look(vault: Vault, folder: RecordFolder, task: HomeTask) -> None:
             f"There is no disk {missing.path}.", remedy="Give a disk that survived, or none: all are written anew then."
         )
     if not _is_begun(folder, wanted):
-        beginning.begin(vault.id, vault.machine(MachineId(task.machine)), folder, wanted, [], images.opened)
+        others = [one for one in records(folder.folder.parent) if one.machine != task.machine and not one.released]
+        beginning.begin(vault.id, vault.machine(MachineId(task.machine)), folder, wanted, others, images.opened)
 
 
 def _is_begun(folder: RecordFolder, wanted: list[Wanted]) -> bool:

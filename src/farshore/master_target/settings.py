@@ -1,6 +1,7 @@
 """Settings of the master target: a TOML file named by --settings, and FARSHORE_MASTER_TARGET_* variables.
 
-No secret is among them: the vault's key lies in a file that only its owner may read, or a command reaches it.
+No secret is among them: the credentials of one that is registered, and the vault's key for work by hand, lie in files
+that only their owner may read.
 """
 
 from __future__ import annotations
@@ -33,15 +34,21 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FARSHORE_MASTER_TARGET_", extra="forbid", frozen=True)
 
-    vault: str
-    """file:///…, s3://…, az://… or gs://…"""
-    key: Path
-    """The owner's key file, or one that names a key command."""
+    credentials: Path = Path("/var/lib/farshore/master-target/credentials.json")
+    """URL of the configuration server, authority, certificate and key (farshore.client.credentials); where there are
+    none it is not registered, and works by hand alone."""
+    server: str = Field("", pattern=r"^(https://[!-~]+)?$")
+    """URL of a configuration server that took the place of the one in the credentials."""
+    vault: str = ""
+    """For work by hand: file:///…, s3://…, az://… or gs://…"""
+    key: Path | None = None
+    """For work by hand: the owner's key file, or one that names a key command."""
     state: Path = Path("/var/lib/farshore/master-target")
     """Folder for records; made where it is missing."""
     interval: float = Field(2.0, ge=0.2, le=3600)
     """Seconds between two looks whether there is something new; each is one listing."""
     disks: list[DiskPlace] = []
+    """For work by hand."""
     log_level: str = "INFO"
 
 

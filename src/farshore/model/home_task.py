@@ -1,7 +1,7 @@
-"""What a master target is told that works for a configuration server of its host, and what it says of it.
+"""What a master target tells the process that does an errand, and what that says of it.
 
-One JSON document on a line of its standard input, so that the vault's key appears in no argument, environment or file.
-It says a JSON object a line: how far it is, and at the end its outcome. It ends when its standard input does.
+One JSON document on a line of its standard input, so that keys appear in no argument, environment or file. It says a
+JSON object a line: how far it is, and at the end its outcome. It ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ import enum
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Tuple
-
-MODULE = "farshore.master_target.on_behalf"
-"""The program, for whoever starts it."""
 
 
 class Errand(enum.Enum):
@@ -36,17 +33,36 @@ class DiskPlace:
 
 
 @dataclass(frozen=True)
+class DomainKeys:
+    """Of the chunks of one deduplication domain, in hex."""
+
+    domain: int
+    seal: str = field(repr=False)
+    hash: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class HeldKeys:
+    """What opens one machine in the vault and nothing else, in hex: the upkeep key, the machine's own and those of its
+    chunks."""
+
+    upkeep: str = field(repr=False)
+    machine: str = field(repr=False)
+    chunks: Tuple[DomainKeys, ...] = ()
+
+
+@dataclass(frozen=True)
 class HomeTask:
     """One errand for the disks of one machine. ``state``: the folder of its record; ``position`` is EPOCH:SEQUENCE, of
-    FINISH alone; ``key`` is the vault key in hex."""
+    FINISH alone."""
 
     errand: Errand
     vault: str
     machine: str
     state: str
     places: Tuple[DiskPlace, ...]
+    keys: HeldKeys
     position: str = ""
-    key: str = field(default="", repr=False)
 
     def encode(self) -> bytes:
         """Return one line."""
@@ -57,7 +73,10 @@ def decode_task(line: bytes) -> HomeTask:
     """Read a task. Raises ValueError, KeyError, TypeError for what is none."""
     fields = json.loads(line)
     places = tuple(DiskPlace(int(one["disk"]), str(one["path"]), str(one["image"])) for one in fields["places"])
-    return HomeTask(**{**fields, "errand": Errand(fields["errand"]), "places": places})
+    held = fields["keys"]
+    chunks = tuple(DomainKeys(int(one["domain"]), str(one["seal"]), str(one["hash"])) for one in held["chunks"])
+    keys = HeldKeys(str(held["upkeep"]), str(held["machine"]), chunks)
+    return HomeTask(**{**fields, "errand": Errand(fields["errand"]), "places": places, "keys": keys})
 
 
 def progress_line(done: float, detail: str) -> str:

@@ -69,6 +69,8 @@ def enrol(tx: Transaction, token: str, description: Description, now: int) -> Ma
     spent = tokens.spend(tx, token, now)
     if spent.process_server:
         raise Unauthenticated("This token is for a process server.", remedy="Make one: farshore token create.")
+    if spent.master_target:
+        raise Unauthenticated("This token is for a master target.", remedy="Make one: farshore token create.")
     if spent.machine:
         row = machines.get(tx, spent.machine)
         users.revoke_certificates(tx, "machine", row.id, now)

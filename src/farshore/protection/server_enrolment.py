@@ -106,7 +106,8 @@ def enrol(tx: Transaction, token: str, now: int) -> ProcessServerRow:
     spent = tokens.spend(tx, token, now)
     if not spent.process_server:
         raise Unauthenticated(
-            "This token is for a machine.", remedy="Make one for a process server: farshore process-server add URL."
+            "This token is not for a process server.",
+            remedy="Make one for a process server: farshore process-server add URL.",
         )
     row = process_servers.get(tx, spent.process_server)
     users.revoke_certificates(tx, KIND, row.id, now)

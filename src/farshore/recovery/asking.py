@@ -6,7 +6,7 @@ from typing import Any
 
 from farshore.api_types.failovers import FailoverKind, FailoverRequest, Shutdown
 from farshore.api_types.targets import Target
-from farshore.catalog import events, failovers, machines, policies, sites
+from farshore.catalog import events, failovers, machines, master_targets, policies, sites
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.durable.jobs import Request
@@ -53,6 +53,8 @@ def ask_for(
     Raises NotFound for a machine or site that does not exist, Malformed for a target that is not understood.
     """
     _check(request, direction)
+    if request.master_target:
+        request = request.model_copy(update={"master_target": master_targets.get(tx, request.master_target).id})
     row = machines.get(tx, machine)
     _check_shutdown(request, row)
     target = _target(tx, row, direction)
@@ -100,6 +102,10 @@ def _check(request: FailoverRequest, direction: Direction) -> None:
         raise Malformed("Only a failover can be a migration.", remedy="Run: farshore failover run --migrate")
     if request.disks and (request.kind is FailoverKind.TEST or direction is not Direction.HOME):
         raise Malformed("Only a failback writes to disks that survived.", remedy="Run: farshore failback run --disk")
+    if request.master_target and not request.disks:
+        raise Malformed(
+            "A master target writes disks that survived.", remedy="Name them: farshore failback run --disk NUMBER=PATH"
+        )
     if request.network and request.kind is not FailoverKind.TEST:
         raise Malformed("Only tests share a test network.", remedy="Choose networks: farshore machine target set")
 

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.held_keys import held_keys
 from tests.loopdisks import loop_disk, require_root, run
 from tests.unit.vault.synthetic import Machine, new_vault
 from tests.waiting import until
 
-from farshore.model.home_task import MODULE, DiskPlace, Errand, HomeTask
+from farshore.master_target.errand_process import MODULE
+from farshore.model.home_task import DiskPlace, Errand, HomeTask
 from farshore.vault import OwnerKey, Vault, open_store
 
 SIZE = (4 << 20) + 512
@@ -203,9 +205,9 @@ def test_an_errand_ends_by_itself_and_with_whoever_asked_for_it(tmp_path: Path) 
 
     def errand(what: Errand) -> subprocess.Popen[bytes]:
         position = str(max(home.machine.states))
-        task = HomeTask(
-            what, f"file://{tmp_path}/vault", home.machine.id, str(tmp_path / "state"), places, position, vault.key_hex
-        )
+        keys = held_keys(vault, home.machine.id)
+        state = str(tmp_path / "state")
+        task = HomeTask(what, f"file://{tmp_path}/vault", home.machine.id, state, places, keys, position)
         process = subprocess.Popen(
             [sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

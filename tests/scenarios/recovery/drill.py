@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery.doubles import DoomedCatalog, DoomedDisk, FileExports
+from tests.scenarios.recovery.one_host import OneHost
 from tests.unit.vault.synthetic import MACHINE, Machine
 from tests.waiting import PATIENCE, until
 
@@ -223,7 +224,8 @@ def context(
         deliveries={
             Way.SERVED: ServedDelivery(FileExports(fuse)),
             Way.WRITTEN: InPlaceDelivery(
-                WrittenDelivery(lambda path, size: DoomedDisk(path, size, disk_fuse, most), step=2 << 20)
+                WrittenDelivery(lambda path, size: DoomedDisk(path, size, disk_fuse, most), step=2 << 20),
+                OneHost(f"file://{home / 'vault'}", (home / "key").read_text, home / "master-target"),
             ),
         },
         sleep=time.sleep,

@@ -19,6 +19,7 @@ NOT_IN_THE_VAULT = {
     "enrolment_tokens": "one that was used since would be good again",
     "commands": "they would be carried out again",
     "pushes": "they go with their jobs",
+    "errands": "they go with their jobs",
     "secrets": "they go with their jobs",
     "vmware_machines": "discovery finds them again",
     "vmware_places": "discovery finds them again",

@@ -32,6 +32,8 @@ THROUGH_THE_SERVER = {
     "site remove": ["far"],
     "process-server revoke": ["ps2"],
     "process-server remove": ["ps2"],
+    "master-target revoke": ["mt2"],
+    "master-target remove": ["mt2"],
     "job recover": [ID],
     "account remove": ["datacentre"],
     "user revoke": ["eve"],

@@ -26,7 +26,7 @@ ID = "11111111-1111-4111-8111-111111111111"
 DOORS = {
     Door.ANYBODY: """
         GET /v1/status, GET /v1/authority, GET /v1/authorities, POST /v1/enrolments,
-        POST /v1/process-servers/enrolments""",
+        POST /v1/process-servers/enrolments, POST /v1/master-targets/enrolments""",
     Door.MACHINE: """
         POST /v1/machines/self/epochs, POST /v1/machines/self/heartbeat, POST /v1/machines/self/certificate,
         GET /v1/machines/self/commands, PUT /v1/machines/self/commands/{command}/result,
@@ -38,7 +38,13 @@ DOORS = {
         POST /v1/process-servers/self/pushes/{push}, POST /v1/process-servers/self/pushes/{push}/progress,
         PUT /v1/process-servers/self/pushes/{push}/result,
         GET /v1/process-servers/self/agents/{python}, GET /v1/process-servers/self/bundles/{release}""",
+    Door.MASTER_TARGET: """
+        POST /v1/master-targets/self, POST /v1/master-targets/self/report,
+        POST /v1/master-targets/self/certificate, GET /v1/master-targets/self/machines/{machine}/keys,
+        POST /v1/master-targets/self/errands/{errand}, POST /v1/master-targets/self/errands/{errand}/progress,
+        PUT /v1/master-targets/self/errands/{errand}/result""",
     Door.READER: """
+        GET /v1/master-targets, GET /v1/master-targets/{master_target},
         GET /v1/enrolment-tokens, GET /v1/process-servers, GET /v1/process-servers/{server}, GET /v1/machines,
         GET /v1/machine-summaries,
         GET /v1/machines/{machine}, GET /v1/machines/{machine}/check, GET /v1/machines/{machine}/points,
@@ -63,6 +69,8 @@ DOORS = {
         POST /v1/alerts/acknowledgements, POST /v1/alert-channels/{name}/test,
         POST /v1/jobs/{job}/cancel, PATCH /v1/process-servers/{server}""",
     Door.CONTRIBUTOR: """
+        POST /v1/master-targets, POST /v1/master-targets/{master_target}/revoke,
+        DELETE /v1/master-targets/{master_target},
         DELETE /v1/machines/{machine}, POST /v1/machines/{machine}/uninstall,
         DELETE /v1/machines/{machine}/points/{point},
         DELETE /v1/machines/{machine}/points/{point}/pin, POST /v1/policies,
@@ -86,6 +94,7 @@ ROUTES = {
 LET_IN = {
     "machine": {Door.MACHINE},
     "process-server": {Door.PROCESS_SERVER},
+    "master-target": {Door.MASTER_TARGET},
     "reader": {Door.READER},
     "operator": {Door.READER, Door.OPERATOR},
     "contributor": {Door.READER, Door.OPERATOR, Door.CONTRIBUTOR},
@@ -135,7 +144,7 @@ def test_a_route_with_a_door_is_built() -> None:
 
 
 def certificate_of(office: Office, caller: str) -> dict[str, Any] | None:
-    if caller in ("machine", "process-server"):
+    if caller in ("machine", "process-server", "master-target"):
         return office.certificate(Kind(caller), ID)
     if caller in LET_IN:
         return office.user("someone", Role(caller))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from farshore.api_types.authority import Phase, Replacement, ReplacementRequest
 from farshore.api_types.machines import Authority
-from farshore.catalog import events, machines, process_servers, users
+from farshore.catalog import events, machines, master_targets, process_servers, users
 from farshore.catalog.change_details import changed
 from farshore.catalog.database import Transaction
 from farshore.client.credentials import fingerprints
@@ -84,11 +84,12 @@ def _shown(tx: Transaction, installation: Services) -> Replacement:
     holders = {
         **{Identity(Kind.MACHINE, row.id): row.name for row in machines.every(tx)},
         **{Identity(Kind.PROCESS_SERVER, row.id): row.name for row in process_servers.every(tx)},
+        **{Identity(Kind.MASTER_TARGET, row.id): row.name for row in master_targets.every(tx) if row.registered},
         **{Identity(Kind.USER, row.name): row.name for row in users.every(tx)},
     }
     now = installation.clock.now()
     waiting = []
-    for kind in (Kind.MACHINE, Kind.PROCESS_SERVER, Kind.USER):
+    for kind in (Kind.MACHINE, Kind.PROCESS_SERVER, Kind.MASTER_TARGET, Kind.USER):
         names = {identity.name: name for identity, name in holders.items() if identity.kind is kind}
         good = users.good_serials(tx, kind.value, list(names), now)
         for subject, serials in good.items():

@@ -13,6 +13,7 @@ from farshore.api_types.checks import Evidence
 from farshore.api_types.events import Alert, Event, Severity
 from farshore.api_types.failovers import Failover, FailoverKind, GuestPreparation, Incident
 from farshore.api_types.machines import Description, Heartbeat, Machine, MachineSummary, TokenView
+from farshore.api_types.master_targets import MasterTarget
 from farshore.api_types.points import MOST_DOUBTS, Point
 from farshore.api_types.policies import Policy
 from farshore.api_types.servers import ProcessServer
@@ -29,6 +30,7 @@ from farshore.catalog.tables import (
     EventRow,
     FailoverRow,
     MachineRow,
+    MasterTargetRow,
     PointRow,
     PolicyRow,
     ProcessServerRow,
@@ -40,6 +42,7 @@ from farshore.model.bandwidth import rate_at, rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection.assignment import SILENT_AFTER, is_healthy, standing
+from farshore.protection.errands import standing as master_target_standing
 from farshore.protection.push.bundle import default_cache, known_release
 from farshore.protection.watch import AGENT_SILENT_AFTER, rpo_seconds
 from farshore.recovery.standing import downtime
@@ -273,6 +276,19 @@ def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessSer
         rate=rate_at(rates(row.bandwidth, row.time_zone, now), now),
         requests=row.requests,
         requests_a_day=a_day(row.requests, row.requests_seconds),
+    )
+
+
+def master_target(row: MasterTargetRow, errands: int, now: int) -> MasterTarget:
+    """A master target and how it is."""
+    return MasterTarget(
+        id=row.id,
+        name=row.name,
+        own=row.own,
+        standing=master_target_standing(row, now),
+        version=row.version,
+        last_seen=row.last_seen,
+        errands=errands,
     )
 
 

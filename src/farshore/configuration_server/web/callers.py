@@ -33,6 +33,7 @@ class Door(enum.Enum):
     ANYBODY = "anybody"
     MACHINE = "machine"
     PROCESS_SERVER = "process-server"
+    MASTER_TARGET = "master-target"
     READER = "reader"
     OPERATOR = "operator"
     CONTRIBUTOR = "contributor"
@@ -53,7 +54,7 @@ _MOST_BYTES = {Door.MACHINE: 256 << 10, Door.PROCESS_SERVER: 8 << 20}
 """A machine's heartbeat with all its findings; a report of a process server with many machines. Else 64 KiB."""
 _MOST_VALUES = {Door.MACHINE: 5_000, Door.PROCESS_SERVER: 150_000}
 """A description with all disks and cards has about 700, a heartbeat twice that; a report six lists of 20,000."""
-_KINDS = {Door.MACHINE: Kind.MACHINE, Door.PROCESS_SERVER: Kind.PROCESS_SERVER}
+_KINDS = {Door.MACHINE: Kind.MACHINE, Door.PROCESS_SERVER: Kind.PROCESS_SERVER, Door.MASTER_TARGET: Kind.MASTER_TARGET}
 _ROLES = {Door.READER: Role.READER, Door.OPERATOR: Role.OPERATOR, Door.CONTRIBUTOR: Role.CONTRIBUTOR}
 
 
@@ -118,6 +119,8 @@ MachineCaller = Annotated[str, Depends(IdThrough(Door.MACHINE))]
 """The calling machine's id."""
 ProcessServerCaller = Annotated[str, Depends(IdThrough(Door.PROCESS_SERVER))]
 """The calling process server's id."""
+MasterTargetCaller = Annotated[str, Depends(IdThrough(Door.MASTER_TARGET))]
+"""The calling master target's id."""
 Reader = Annotated[Identity, Depends(Through(Door.READER))]
 Operator = Annotated[Identity, Depends(Through(Door.OPERATOR))]
 Contributor = Annotated[Identity, Depends(Through(Door.CONTRIBUTOR))]

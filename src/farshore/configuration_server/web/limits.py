@@ -37,9 +37,16 @@ BY_ROUTE = {
     "/v1/process-servers/self/pushes/{push}/result": (60, 1.0),
     "/v1/process-servers/self/agents/{python}": (60, 1 / 5),
     "/v1/process-servers/self/bundles/{release}": (20, 1 / 60),
+    "/v1/master-targets/self": (60, 1 / 5),
+    "/v1/master-targets/self/report": (240, 10.0),
+    "/v1/master-targets/self/certificate": (20, 1 / 600),
+    "/v1/master-targets/self/errands/{errand}": (60, 1.0),
+    "/v1/master-targets/self/errands/{errand}/progress": (240, 10.0),
+    "/v1/master-targets/self/errands/{errand}/result": (60, 1.0),
 }
 """An agent reports every 2 seconds, opens its stream of commands each half an hour and answers each command once. A
-process server reports every second, and as often about each of four pushes. An epoch leaves a row in the catalog, as a
+process server reports every second, and as often about each of four pushes, as a master target does about each of four
+errands. An epoch leaves a row in the catalog, as a
 certificate does."""
 WRONG_TOKENS = (10, 1 / 60)
 """By address. A token has 256 random bits: this keeps load and log down, the bits keep the door."""

@@ -51,9 +51,9 @@ def look_at_home(context: RecoveryContext, failover: str) -> None:
     if isinstance(site, Examined):
         site.examine()
     check_path(context, failover)
-    places = _places(context, failover)
+    places, master_target = _places(context, failover)
     if places:
-        _surviving(context, site).look(_consignment(context, failover), places)
+        _surviving(context, site).look(_consignment(context, failover), places, master_target)
 
 
 def follow_home(context: RecoveryContext, failover: str) -> None:
@@ -63,10 +63,12 @@ def follow_home(context: RecoveryContext, failover: str) -> None:
     end_progress()
 
 
-def _places(context: RecoveryContext, failover: str) -> list[DiskPlace]:
+def _places(context: RecoveryContext, failover: str) -> tuple[list[DiskPlace], str]:
+    """Where its disks survived, and the master target that is to write them."""
     with context.catalog.reading() as tx:
-        wanted = asked(rows(tx, failover)[0]).disks
-    return [DiskPlace(number, one.path, one.image) for number, one in sorted(wanted.items())]
+        wanted = asked(rows(tx, failover)[0])
+    places = [DiskPlace(number, one.path, one.image) for number, one in sorted(wanted.disks.items())]
+    return places, wanted.master_target
 
 
 def _surviving(context: RecoveryContext, site: RecoverySite) -> Surviving:

@@ -1,0 +1,150 @@
+"""What master targets and the configuration server say to each other, and how users see master targets."""
+
+from __future__ import annotations
+
+import enum
+from typing import List, Optional
+
+from pydantic import Field
+
+from farshore.api_types.body import Body, Label, Moment, Natural, Pem, Shown, Token
+from farshore.api_types.commands import CommandFailure
+from farshore.api_types.failovers import SurvivingDisk
+
+MOST_HELD = 1000
+
+
+class MasterTargetStanding(enum.Enum):
+    """How a master target stands."""
+
+    INVITED = "invited"
+    """It has not come yet."""
+    WELL = "well"
+    SILENT = "silent"
+    REVOKED = "revoked"
+
+
+class MasterTarget(Body):
+    """A master target as users see it (``GET /v1/master-targets``)."""
+
+    id: str
+    name: str
+    own: bool = False
+    """It is the one that ``farshore up`` runs: failbacks are its unless they name another."""
+    standing: MasterTargetStanding
+    version: str = ""
+    last_seen: Moment = 0
+    errands: int = 0
+    """What it is to do just now."""
+    keys_of: List[str] = []
+    """Asked for one: the machines whose keys it was ever given, by name, a deleted one by its id."""
+
+
+class MasterTargetAddition(Body):
+    """``POST /v1/master-targets``: have another master target."""
+
+    name: str = Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    valid_seconds: int = Field(default=3600, ge=1, le=30 * 86400)
+
+
+class MasterTargetInvitation(Body):
+    """The answer: a one-time token, shown once, for ``farshore-master-target enroll`` on its host."""
+
+    id: str
+    name: str
+    token: str
+    authority_fingerprint: str
+    expires: Moment
+    server_url: str
+
+
+class MasterTargetEnrolmentRequest(Body):
+    """``POST /v1/master-targets/enrolments``: the token buys a certificate. ``request`` is a PEM PKCS#10 request."""
+
+    token: Token
+    request: Pem
+
+
+class MasterTargetEnrolment(Body):
+    """The certificate names it in its URI SAN ``farshore://master-target/<id>``, and no host. PEM texts."""
+
+    master_target: str
+    certificate: str
+    authority: str
+
+
+class MasterTargetRegistration(Body):
+    """``POST /v1/master-targets/self``, at each start."""
+
+    version: Label
+
+
+class MasterTargetSettings(Body):
+    """The answer. ``upkeep_key``: 32 bytes in hex, held in memory only and never logged; it opens no machine's data."""
+
+    vault_url: str
+    upkeep_key: str
+
+
+class MasterTargetReport(Body):
+    """``POST /v1/master-targets/self/report``, every other second. ``host`` tells which running system it is on;
+    ``holds``: the failbacks of which it has a record."""
+
+    version: Label
+    host: Label = ""
+    holds: List[Label] = Field(default=[], max_length=MOST_HELD)
+
+
+class MasterTargetOrders(Body):
+    """The answer. ``errands``: to begin or to go on with, by id; ``forget``: failbacks whose records nobody needs."""
+
+    errands: List[str] = []
+    forget: List[str] = []
+
+
+class ErrandClaim(Body):
+    """``POST /v1/master-targets/self/errands/{errand}``: begin one that was announced. ``run`` names this start of the
+    master target."""
+
+    run: Label
+
+
+class PlacedDisk(SurvivingDisk):
+    """A disk by its number. ``path`` is on the master target's host."""
+
+    disk: int = Field(ge=0, le=65534)
+
+
+class HomeErrand(Body):
+    """The answer: how far (farshore.model.home_task.Errand) to bring which disks of which machine. ``position``,
+    EPOCH:SEQUENCE, is where they become whole."""
+
+    errand: str
+    failover: str
+    machine: str
+    places: List[PlacedDisk]
+    position: str = ""
+
+
+class ErrandProgress(Body):
+    """``POST /v1/master-targets/self/errands/{errand}/progress``, every second."""
+
+    run: Label
+    fraction: float = Field(ge=0, le=1)
+    detail: Shown = ""
+
+
+class ErrandResult(Body):
+    """``PUT /v1/master-targets/self/errands/{errand}/result``: bytes that were read and hashed, and bytes written to
+    the disks; or why it could not be done."""
+
+    run: Label
+    compared: Natural = 0
+    written: Natural = 0
+    failure: Optional[CommandFailure] = None
+
+
+class ErrandStanding(Body):
+    """The answer to both. ``wanted`` False: it was cancelled, or begun by a later start; end it."""
+
+    wanted: bool

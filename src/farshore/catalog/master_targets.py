@@ -1,0 +1,134 @@
+"""Queries over master targets, and over what they are to do. An errand is there from when a failback's job asks for it
+until the job has its outcome."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection
+
+from sqlalchemy import func, select
+
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import ErrandRow, FailoverRow, MasterTargetRow
+from farshore.model.errors import NotFound, WrongState
+from farshore.model.states import UNDER_WAY
+
+OWN_NAME = "master-target"
+
+
+class ErrandState(enum.Enum):
+    """Where an errand is."""
+
+    WAITING = "waiting"
+    BEGUN = "begun"
+    ENDED = "ended"
+
+
+def every(tx: Transaction) -> list[MasterTargetRow]:
+    """All master targets, by name."""
+    return list(tx.scalars(select(MasterTargetRow).order_by(MasterTargetRow.name)))
+
+
+def get(tx: Transaction, wanted: str) -> MasterTargetRow:
+    """One master target by its id, else by its name. Raises NotFound."""
+    row = tx.get(MasterTargetRow, wanted) or tx.scalar(
+        select(MasterTargetRow).where(MasterTargetRow.name == wanted).limit(1)
+    )
+    if row is None:
+        raise NotFound(f"There is no master target {wanted}.", remedy="See `farshore master-target list`.")
+    return row
+
+
+def own(tx: Transaction) -> MasterTargetRow | None:
+    """The one that ``farshore up`` runs, once it has come."""
+    return tx.scalar(select(MasterTargetRow).where(MasterTargetRow.own).limit(1))
+
+
+def invite(tx: Transaction, row: MasterTargetRow) -> None:
+    """A master target that has not come yet. Raises WrongState where its name is taken."""
+    if _taken(tx, row.name):
+        raise WrongState(f"There is a master target {row.name!r} already.", remedy="Choose another name, or remove it.")
+    tx.add(row)
+    tx.flush()
+
+
+def register(tx: Transaction, master_target: str, version: str, now: int) -> MasterTargetRow:
+    """A master target has started. One that was not invited is the one that ``farshore up`` runs."""
+    row = tx.get(MasterTargetRow, master_target)
+    if row is None:
+        for former in tx.scalars(select(MasterTargetRow).where(MasterTargetRow.own)):
+            tx.delete(former)
+        tx.flush()
+        row = MasterTargetRow(id=master_target, name=_free_name(tx), own=True)
+        tx.add(row)
+    row.version, row.last_seen, row.registered, row.revoked = version, now, row.registered or now, False
+    tx.flush()
+    return row
+
+
+def delete(tx: Transaction, row: MasterTargetRow) -> None:
+    """Forget one, with what it was to do."""
+    for errand in tx.scalars(select(ErrandRow).where(ErrandRow.master_target == row.id)):
+        tx.delete(errand)
+    tx.delete(row)
+    tx.flush()
+
+
+def errand(tx: Transaction, wanted: str) -> ErrandRow | None:
+    """One errand by its id."""
+    return tx.get(ErrandRow, wanted)
+
+
+def errand_of(tx: Transaction, failover: str) -> ErrandRow | None:
+    """What is to be done for a failback."""
+    return tx.scalar(select(ErrandRow).where(ErrandRow.failover == failover))
+
+
+def drop_errand(tx: Transaction, failover: str) -> None:
+    """A failback wants nothing any more; whoever is at it hears that."""
+    row = errand_of(tx, failover)
+    if row is not None:
+        tx.delete(row)
+        tx.flush()
+
+
+def open_of(tx: Transaction, master_target: str) -> list[str]:
+    """The ids of those that a master target is to begin or to go on with, oldest first."""
+    wanted = select(ErrandRow.id).where(
+        ErrandRow.master_target == master_target, ErrandRow.state != ErrandState.ENDED.value
+    )
+    return list(tx.scalars(wanted.order_by(ErrandRow.created, ErrandRow.id)))
+
+
+def counts(tx: Transaction) -> dict[str, int]:
+    """By master target: how many errands it has to do."""
+    wanted = select(ErrandRow.master_target, func.count()).where(ErrandRow.state != ErrandState.ENDED.value)
+    return {row[0]: row[1] for row in tx.execute(wanted.group_by(ErrandRow.master_target))}
+
+
+def has_errand_for(tx: Transaction, master_target: str, machine: str) -> bool:
+    """Whether a master target is to do something for a machine."""
+    wanted = select(func.count()).where(
+        ErrandRow.master_target == master_target,
+        ErrandRow.machine == machine,
+        ErrandRow.state != ErrandState.ENDED.value,
+    )
+    return bool(tx.scalar(wanted))
+
+
+def not_needed(tx: Transaction, held: Collection[str]) -> list[str]:
+    """Of these failbacks, those whose records nobody needs any more: they are not under way."""
+    states = [state.value for state in UNDER_WAY]
+    wanted = select(FailoverRow.id).where(FailoverRow.id.in_(held), FailoverRow.state.in_(states))
+    return sorted(set(held) - set(tx.scalars(wanted)) - set(tx.scalars(select(ErrandRow.failover))))
+
+
+def _free_name(tx: Transaction) -> str:
+    name, number = OWN_NAME, 2
+    while _taken(tx, name):
+        name, number = f"{OWN_NAME}-{number}", number + 1
+    return name
+
+
+def _taken(tx: Transaction, name: str) -> bool:
+    return bool(tx.scalar(select(func.count()).select_from(MasterTargetRow).where(MasterTargetRow.name == name)))

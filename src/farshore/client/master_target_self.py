@@ -1,0 +1,74 @@
+"""What a master target says to the configuration server."""
+
+from __future__ import annotations
+
+from farshore.api_types.machines import Authority, Enrolment, RenewalRequest
+from farshore.api_types.master_targets import (
+    ErrandClaim,
+    ErrandProgress,
+    ErrandResult,
+    ErrandStanding,
+    HomeErrand,
+    MasterTargetOrders,
+    MasterTargetRegistration,
+    MasterTargetReport,
+    MasterTargetSettings,
+)
+from farshore.api_types.servers import MachineKeys
+from farshore.client.credentials import Credentials
+from farshore.client.transport import Transport, segment
+
+_ROOT = "/v1/master-targets/self"
+_ERRANDS = f"{_ROOT}/errands"
+
+
+class MasterTargetSelf:
+    """Calls with a master target's certificate."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def register(self, registration: MasterTargetRegistration) -> MasterTargetSettings:
+        """Say that we have started; hear where the vault is."""
+        return self._transport.post(_ROOT, registration, MasterTargetSettings, repeatable=True)
+
+    def report(self, report: MasterTargetReport) -> MasterTargetOrders:
+        """Say that we are there; hear what is to be done. Tried once: the next report follows in seconds."""
+        return self._transport.post(f"{_ROOT}/report", report, MasterTargetOrders)
+
+    def keys(self, machine: str) -> MachineKeys:
+        """The keys of a machine that we have an errand for. Raises Forbidden, TryLater."""
+        return self._transport.get(f"{_ROOT}/machines/{segment(machine)}/keys", MachineKeys)
+
+    def begin_errand(self, errand: str, claim: ErrandClaim) -> HomeErrand:
+        """What is to be done. Raises NotFound, WrongState where it is not to be begun."""
+        return self._transport.post(f"{_ERRANDS}/{segment(errand)}", claim, HomeErrand, repeatable=True)
+
+    def note_errand(self, errand: str, progress: ErrandProgress) -> ErrandStanding:
+        """Tell how far an errand is. Tried once: the next word follows in a second."""
+        return self._transport.post(f"{_ERRANDS}/{segment(errand)}/progress", progress, ErrandStanding)
+
+    def end_errand(self, errand: str, result: ErrandResult) -> ErrandStanding:
+        """Tell what came of an errand."""
+        return self._transport.put(f"{_ERRANDS}/{segment(errand)}/result", result, ErrandStanding)
+
+    def renew(self, request: RenewalRequest) -> Enrolment:
+        """A new certificate for the same master target."""
+        return self._transport.post(f"{_ROOT}/certificate", request, Enrolment)
+
+    def use(self, credentials: Credentials) -> None:
+        """Show a renewed certificate from now on."""
+        self._transport.renew(credentials)
+
+    @property
+    def announced(self) -> str:
+        """Changes when an answer says that the server trusts other authorities; empty before the first such answer."""
+        return self._transport.authorities
+
+    def authorities(self) -> str:
+        """The certificates of all authorities that are trusted now, as PEM texts."""
+        return self._transport.get("/v1/authorities", Authority).certificate
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()

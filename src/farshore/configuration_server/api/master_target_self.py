@@ -1,0 +1,112 @@
+"""What master targets call, each with its own certificate."""
+
+from __future__ import annotations
+
+from farshore.api_types.machines import Enrolment, RenewalRequest
+from farshore.api_types.master_targets import (
+    ErrandClaim,
+    ErrandProgress,
+    ErrandResult,
+    ErrandStanding,
+    HomeErrand,
+    MasterTargetOrders,
+    MasterTargetRegistration,
+    MasterTargetReport,
+    MasterTargetSettings,
+    PlacedDisk,
+)
+from farshore.api_types.servers import MachineKeys
+from farshore.catalog import master_targets
+from farshore.catalog.database import Transaction
+from farshore.configuration_server.api.parameters import Named
+from farshore.configuration_server.identity import Identity, Kind
+from farshore.configuration_server.web.callers import Installation, MasterTargetCaller
+from farshore.configuration_server.web.gate import GatedRouter
+from farshore.protection import errands
+
+router = GatedRouter(prefix="/v1/master-targets/self", tags=["master targets"])
+
+
+@router.post("")
+def register_master_target(
+    request: MasterTargetRegistration, caller: MasterTargetCaller, installation: Installation
+) -> MasterTargetSettings:
+    """Say that the caller has started; hear where the vault is, and its upkeep key, which must stay in memory."""
+    now = installation.clock.now()
+    installation.catalog.write(lambda tx: master_targets.register(tx, caller, request.version, now).id)
+    return MasterTargetSettings(vault_url=installation.vault.url, upkeep_key=installation.vault.upkeep_key)
+
+
+@router.post("/report")
+def report_master_target(
+    said: MasterTargetReport, caller: MasterTargetCaller, installation: Installation
+) -> MasterTargetOrders:
+    """That the caller is there; the answer says what it is to do, and what it need not remember."""
+    now = installation.clock.now()
+    return installation.catalog.write(lambda tx: errands.report(tx, master_targets.get(tx, caller), said, now))
+
+
+@router.get("/machines/{machine}/keys")
+def machine_keys(machine: Named, caller: MasterTargetCaller, installation: Installation) -> MachineKeys:
+    """The keys of a machine whose disks the caller writes, and of the deduplication domains of its epochs. They must
+    stay in memory. ``forbidden``: it has nothing to do for that machine."""
+    now = installation.clock.now()
+    found = installation.catalog.write(lambda tx: errands.domains(tx, master_targets.get(tx, caller), machine, now))
+    # Outside the transaction: the vault's store may be slow.
+    return MachineKeys(
+        machine=machine,
+        key=installation.vault.machine_key(machine),
+        chunks=[installation.vault.chunk_keys(domain) for domain in found],
+    )
+
+
+@router.post("/errands/{errand}")
+def begin_errand(
+    errand: Named, claim: ErrandClaim, caller: MasterTargetCaller, installation: Installation
+) -> HomeErrand:
+    """Begin an errand that was announced with the answer to a report. ``not-found`` and ``wrong-state`` problems say
+    that it is not to be begun."""
+
+    def begun(tx: Transaction) -> HomeErrand:
+        row = errands.begin(tx, master_targets.get(tx, caller), errand, claim.run)
+        return HomeErrand(
+            errand=row.errand,
+            failover=row.failover,
+            machine=row.machine,
+            places=[PlacedDisk.model_validate(one) for one in row.places],
+            position=row.position,
+        )
+
+    return installation.catalog.write(begun)
+
+
+@router.post("/errands/{errand}/progress")
+def note_errand(
+    errand: Named, progress: ErrandProgress, caller: MasterTargetCaller, installation: Installation
+) -> ErrandStanding:
+    """How far an errand is; the answer says whether it is still wanted."""
+    return ErrandStanding(
+        wanted=installation.catalog.write(lambda tx: errands.note(tx, master_targets.get(tx, caller), errand, progress))
+    )
+
+
+@router.put("/errands/{errand}/result")
+def end_errand(
+    errand: Named, result: ErrandResult, caller: MasterTargetCaller, installation: Installation
+) -> ErrandStanding:
+    """What came of an errand. It may be said again: what is noted stays."""
+    return ErrandStanding(
+        wanted=installation.catalog.write(lambda tx: errands.end(tx, master_targets.get(tx, caller), errand, result))
+    )
+
+
+@router.post("/certificate", status_code=201, response_model_exclude_unset=True)
+def renew_master_target(request: RenewalRequest, caller: MasterTargetCaller, installation: Installation) -> Enrolment:
+    """A new certificate for the calling master target."""
+
+    def renewed(tx: Transaction) -> str:
+        return installation.issuer.sign(tx, Identity(Kind.MASTER_TARGET, caller), request.request)
+
+    return Enrolment(
+        machine=caller, certificate=installation.catalog.write(renewed), authority=installation.issuer.bundle
+    )

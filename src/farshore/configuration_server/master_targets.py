@@ -1,0 +1,142 @@
+"""What failbacks have master targets do: it is written down as an errand, and the master target's word is waited for.
+
+So nothing hangs on this process: a server that resumes the job finds the errand as it is by then, and waits on. The
+master target hears of it with the answer to its next report, within seconds. An outcome is taken once: then the errand
+goes, and what is asked for again is asked for anew, which goes on by the master target's own record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from farshore.api_types.master_targets import ErrandResult
+from farshore.catalog import master_targets
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.master_targets import ErrandState
+from farshore.catalog.tables import ErrandRow, MasterTargetRow
+from farshore.delivery.in_place import HomeOrder
+from farshore.delivery.port import Watch
+from farshore.model.errors import NotFound, Refused, TryLater, WrongState, as_error
+from farshore.model.home_task import Errand
+from farshore.model.identifiers import new_id
+from farshore.model.ports import Clock
+from farshore.protection import errands
+from farshore.sites.half_written import notice_on
+
+POLL = 0.5
+QUIET_LOOKS = 120
+"""Looks at the catalog without a sign of the master target, which gives one a second, before it is given up. Looks and
+not seconds: a server that was paused itself has not listened."""
+QUIET_LOOKS_FIRST = 30
+"""The same before anything has stopped: better no failback than one that is stuck."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def running_system() -> str:
+    """Which running system this is, as the kernel names it: two programs that see the same one share their disks."""
+    with contextlib.suppress(OSError):
+        return _BOOT.read_text().strip()
+    return ""
+
+
+class MasterTargets:
+    """See farshore.delivery.in_place.MasterTargets."""
+
+    def __init__(self, catalog: Catalog, clock: Clock, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._catalog, self._clock, self._sleep = catalog, clock, sleep
+
+    def perform(self, order: HomeOrder, watch: Watch) -> None:
+        """Have it done. Raises what it failed of, WrongState where no master target answers, TryLater where that comes
+        to pass later."""
+        asked = self._catalog.write(lambda tx: self._ask(tx, order))
+        result = self._wait_for(asked, order, watch)
+        self._catalog.write(lambda tx: master_targets.drop_errand(tx, order.failover))
+        if result.failure is not None:
+            raise as_error(result.failure.code, result.failure.message, result.failure.remedy)
+        if order.errand is Errand.FOLLOW:
+            _check_seen(order)
+
+    def forget(self, failover: str) -> None:
+        """See farshore.delivery.in_place.MasterTargets."""
+        self._catalog.write(lambda tx: master_targets.drop_errand(tx, failover))
+
+    def _ask(self, tx: Transaction, order: HomeOrder) -> str:
+        row = _chosen(tx, order.master_target)
+        if order.errand is Errand.LOOK:
+            _check_host(row, order)
+        wanted = ErrandRow(
+            id=new_id(),
+            failover=order.failover,
+            master_target=row.id,
+            machine=order.machine,
+            errand=order.errand.value,
+            position=order.position,
+            places=[asdict(one) for one in order.places],
+            created=self._clock.now(),
+        )
+        return errands.ask(tx, wanted).id
+
+    def _wait_for(self, errand: str, order: HomeOrder, watch: Watch) -> ErrandResult:
+        name, signs, quiet = "", -1, 0
+        patience = QUIET_LOOKS_FIRST if order.errand is Errand.LOOK else QUIET_LOOKS
+        while quiet < patience:
+            with self._catalog.reading() as tx:
+                row = master_targets.errand(tx, errand)
+                if row is None:
+                    raise TryLater("What the master target was to do is not known any more.", remedy="Try again.")
+                name = master_targets.get(tx, row.master_target).name
+            if row.state == ErrandState.ENDED.value:
+                return ErrandResult.model_validate(row.result)
+            signs, quiet = row.signs, 0 if row.signs != signs else quiet + 1
+            watch(row.fraction, row.detail or f"the master target {name} has not begun")
+            self._sleep(POLL)
+        remedy = "See that it runs and reaches this server: farshore master-target list."
+        said = f"The master target {name} says nothing of the disks that it is to write."
+        raise WrongState(said, remedy=remedy) if order.errand is Errand.LOOK else TryLater(said, remedy=remedy)
+
+
+def _chosen(tx: Transaction, wanted: str) -> MasterTargetRow:
+    if wanted:
+        return master_targets.get(tx, wanted)
+    own = master_targets.own(tx)
+    if own is None:
+        raise NotFound(
+            "This installation runs no master target.",
+            remedy="Name one: --master-target; or start it again with one: farshore up --master-target.",
+        )
+    return own
+
+
+def _check_host(row: MasterTargetRow, order: HomeOrder) -> None:
+    """Raise Refused for an image that a master target of another host would write: whether this host starts the machine
+    from that very image, nothing in an image tells."""
+    images = [place.path for place in order.places if place.image]
+    if images and not row.own and row.host != running_system():
+        raise Refused(
+            f"{images[0]} is an image, and the master target {row.name} is on another host, or has not reported yet.",
+            remedy="Have a master target of this server's host write it; or use a raw file or device that both share.",
+        )
+
+
+def _check_seen(order: HomeOrder) -> None:
+    """Raise Refused unless the disks that were written are those that this host, which is to start the machine, has at
+    the same paths: what is half written says whose it is going to be."""
+    for place in order.places:
+        if place.image:
+            continue  # see _check_host
+        try:
+            notice = notice_on(Path(place.path))
+        except NotFound as error:
+            raise Refused(
+                f"This server's host, which is to start the machine, cannot read it: {error.message}",
+                remedy="Use a disk that both hosts have at this path.",
+            ) from error
+        if notice is None or (notice.machine, notice.disk) != (order.machine, place.disk):
+            raise Refused(
+                f"{place.path} of this server's host is not the disk that the master target writes.",
+                remedy="Use a disk that both hosts have at this path, or a master target of this host.",
+            )

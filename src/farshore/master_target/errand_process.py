@@ -1,0 +1,88 @@
+"""An errand in a process of its own: whatever becomes of it, the master target goes on, and it ends with that.
+
+It gets its task, with the keys of its machine, on standard input, which is held open for as long as it is to live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from farshore.model.errors import TryLater, as_error
+from farshore.model.home_task import HomeTask
+
+MODULE = "farshore.master_target.on_behalf"
+_END_SECONDS = 10.0
+
+
+class ErrandProcess:
+    """Made, run once."""
+
+    def __init__(self, task: HomeTask, told: Callable[[float, str], None]) -> None:
+        """``told`` hears how far it is, 0 to 1, and in words."""
+        self._task, self._told = task, told
+        self._lock = threading.Lock()
+        self._ended = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def end(self) -> None:
+        """From any thread: break it off. ``run`` raises TryLater then."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.kill()
+
+    def run(self) -> tuple[int, int]:
+        """Do the errand; answer the bytes that were compared and that were written. Raises its error."""
+        with self._lock:
+            if self._ended:
+                raise _broken_off()
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-m", MODULE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd="/",
+                start_new_session=True,
+            )
+        try:
+            return self._hear(process)
+        finally:
+            _leave(process)
+
+    def _hear(self, process: subprocess.Popen[bytes]) -> tuple[int, int]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(self._task.encode())
+            process.stdin.flush()
+        for line in process.stdout:
+            said: dict[str, Any] = json.loads(line)
+            if "error" in said:
+                error = said["error"]
+                raise as_error(str(error["code"]), str(error["message"]), str(error["remedy"]))
+            if "outcome" in said:
+                return int(said["outcome"]["compared"]), int(said["outcome"]["written"])
+            self._told(float(said["done"]), str(said["detail"]))
+        raise _broken_off()
+
+
+def _broken_off() -> TryLater:
+    return TryLater("The errand ended before it was done.", remedy="It goes on when it is tried again.")
+
+
+def _leave(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()  # by which it ends
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()

@@ -1,0 +1,111 @@
+"""What master targets do for failbacks, as transactions of the catalog.
+
+A master target speaks for the errands that it was chosen for, and hears of no others; it is given the keys of the
+machines of these alone. Of its own starts only the last that has begun an errand counts. What is repeated changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from farshore.api_types.master_targets import (
+    ErrandProgress,
+    ErrandResult,
+    MasterTargetOrders,
+    MasterTargetReport,
+    MasterTargetStanding,
+)
+from farshore.catalog import epochs, key_grants, machines, master_targets
+from farshore.catalog.database import Transaction
+from farshore.catalog.master_targets import ErrandState
+from farshore.catalog.tables import ErrandRow, MasterTargetRow
+from farshore.model.errors import Forbidden, NotFound, WrongState
+from farshore.protection.assignment import SILENT_AFTER
+
+
+def standing(row: MasterTargetRow, now: int) -> MasterTargetStanding:
+    """How it stands."""
+    if row.revoked:
+        return MasterTargetStanding.REVOKED
+    if not row.registered:
+        return MasterTargetStanding.INVITED
+    return MasterTargetStanding.SILENT if now - row.last_seen > SILENT_AFTER else MasterTargetStanding.WELL
+
+
+def report(tx: Transaction, row: MasterTargetRow, said: MasterTargetReport, now: int) -> MasterTargetOrders:
+    """It is there; what it is to do, and which of its records nobody needs."""
+    row.last_seen, row.version, row.host = now, said.version, said.host
+    return MasterTargetOrders(
+        errands=master_targets.open_of(tx, row.id), forget=master_targets.not_needed(tx, said.holds)
+    )
+
+
+def ask(tx: Transaction, row: ErrandRow) -> ErrandRow:
+    """Have a master target do something for a failback; the row of what is asked for already, where that is the same.
+    Whatever else was asked for that failback is not wanted any more."""
+    present = master_targets.errand_of(tx, row.failover)
+    if present is not None:
+        if _wanted(present) == _wanted(row):
+            return present
+        tx.delete(present)
+        tx.flush()
+    tx.add(row)
+    tx.flush()
+    return row
+
+
+def _wanted(row: ErrandRow) -> tuple[str, str, str, Sequence[object]]:
+    return row.master_target, row.errand, row.position or "", row.places
+
+
+def begin(tx: Transaction, row: MasterTargetRow, errand: str, run: str) -> ErrandRow:
+    """It begins an errand, or goes on. Raises NotFound where it has none like that, WrongState for one that has
+    ended."""
+    found = _of(tx, row, errand)
+    if found is None:
+        raise NotFound(f"There is no errand {errand} for this master target.", remedy="Nothing needs to be done.")
+    if found.state == ErrandState.ENDED.value:
+        raise WrongState(f"The errand {errand} has ended.", remedy="Nothing needs to be done.")
+    found.state, found.run, found.signs = ErrandState.BEGUN.value, run, found.signs + 1
+    return found
+
+
+def note(tx: Transaction, row: MasterTargetRow, errand: str, progress: ErrandProgress) -> bool:
+    """How far an errand is; whether it is still wanted."""
+    found = _of(tx, row, errand)
+    if found is None or found.run != progress.run or found.state != ErrandState.BEGUN.value:
+        return False
+    found.signs += 1
+    found.fraction, found.detail = progress.fraction, progress.detail
+    return True
+
+
+def end(tx: Transaction, row: MasterTargetRow, errand: str, result: ErrandResult) -> bool:
+    """What came of an errand; whether that was still wanted. The first word of the last start holds."""
+    found = _of(tx, row, errand)
+    if found is None or found.run != result.run:
+        return False
+    if found.state == ErrandState.BEGUN.value:
+        found.state, found.signs = ErrandState.ENDED.value, found.signs + 1
+        found.result = result.model_dump(mode="json")
+    return True
+
+
+def domains(tx: Transaction, row: MasterTargetRow, machine: str, now: int) -> list[int]:
+    """The deduplication domains whose keys go with a machine's own, for a master target that writes its disks. That it
+    was given them is noted. Raises NotFound, Forbidden where it has nothing to do for the machine."""
+    machines.get(tx, machine)
+    if not master_targets.has_errand_for(tx, row.id, machine):
+        raise Forbidden(
+            f"This master target has nothing to do for machine {machine}.",
+            remedy="It is given keys while a failback has it write that machine's disks.",
+        )
+    found = {epoch.domain for epoch in epochs.history(tx, machine)}
+    key_grants.note(tx, machine, row.id, found, now)
+    return sorted(found)
+
+
+def _of(tx: Transaction, row: MasterTargetRow, errand: str) -> ErrandRow | None:
+    found = master_targets.errand(tx, errand)
+    return found if found is not None and found.master_target == row.id else None
