@@ -26,6 +26,7 @@ class Program(enum.Enum):
 
     CONFIGURATION_SERVER = "configuration-server"
     PROCESS_SERVER = "process-server"
+    MASTER_TARGET = "master-target"
     SUPERVISOR = SUPERVISOR
 
 

@@ -30,6 +30,7 @@ _ASKED = {
     "status": "/v1/status",
     "machines": "/v1/machines",
     "process-servers": "/v1/process-servers",
+    "master-targets": "/v1/master-targets",
     "policies": "/v1/policies",
     "sites": "/v1/sites",
     "failovers": "/v1/failovers",
@@ -51,9 +52,17 @@ _RUN = {
     "system/journal": ["journalctl", "--no-pager", "--lines=5000", "--unit=farshore*"],
     "system/agent": ["farshore-mobility", "status"],
 }
-_SETTINGS = ("configuration-server.toml", "process-server/settings.toml")
+_SETTINGS = ("configuration-server.toml", "process-server/settings.toml", "master-target/settings.toml")
 _LOGS = ("*.log", "*.log.1", "process-server/*.log", "failovers/*/export.log", "failovers/*/*/export.log")
-_SECRETS = ("*.key", "admin.json", "credentials.json", "pki/**/*.json", "pki/**/*.pem", "pki/**/*.key", "release/*.key")
+_SECRETS = (
+    "*.key",
+    "admin.json",
+    "*/credentials.json",
+    "pki/**/*.json",
+    "pki/**/*.pem",
+    "pki/**/*.key",
+    "release/*.key",
+)
 _MOST_LOG = 8 << 20
 _MOST_CHECKED = 50
 _SECONDS = 20

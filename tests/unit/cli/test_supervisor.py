@@ -111,3 +111,27 @@ def test_a_server_that_never_stays_up_ends_the_rest(tmp_path: Path, monkeypatch:
     assert started.wait(5)
     assert not lives(toys.state()["server 0"])
     assert not supervisor.is_running(toys)
+
+
+def test_a_master_target_that_never_stays_up_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", 0.01)
+    tries = tmp_path / "tries"
+    counted = f"open({str(tries)!r}, 'a').write('.'); {FAILING}"
+
+    class WithMasterTarget(Toys):
+        def commands(self) -> dict[str, list[str]]:
+            return {**super().commands(), supervisor.MASTER_TARGET: [sys.executable, "-c", counted, "farshore"]}
+
+    toys = WithMasterTarget(tmp_path, programs=(STEADY, FAILING))
+    with pytest.raises(TryLater, match="server 1 ended"):
+        supervisor.run(toys, lambda: None)
+    assert tries.stat().st_size >= 1, "the control: what is needed still ends the rest"
+    alone = WithMasterTarget(tmp_path, programs=(STEADY,))
+    tries.unlink()
+
+    def stop_after_many() -> None:
+        until(lambda: tries.exists() and tries.stat().st_size > 2 * supervisor.MOST_FAILURES, "many starts")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    supervisor.run(alone, stop_after_many)
