@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.scenarios.recovery.test_reprotected_guest import NAME, SECONDS, World, world
+from tests.scenarios.recovery.guest_world import NAME, SECONDS, World
+from tests.scenarios.recovery.test_reprotected_guest import world
 
 from farshore.lab.ports import free_ports
 
