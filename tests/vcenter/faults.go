@@ -19,6 +19,7 @@ import (
 //	half         the call is carried out, and the connection is cut in the middle of the answer
 //	busy         HTTP 503
 //	slow         carried out, late by what the order says
+//	void         answered as if it were carried out, and it is not: a guest that does not shut down
 //	task:NAME    a task is answered that ends in the fault NAME, one without fields; nothing is carried out
 //	NAME         the fault NAME is answered, such as NotAuthenticated, NoPermission, TaskInProgress
 func fail(due *fault, name string, this types.ManagedObjectReference, inner http.Handler, w http.ResponseWriter,
@@ -33,6 +34,9 @@ func fail(due *fault, name string, this types.ManagedObjectReference, inner http
 	case due.kind == "slow":
 		time.Sleep(due.late)
 		inner.ServeHTTP(w, r)
+	case due.kind == "void":
+		w.Header().Set("Content-Type", "text/xml; charset=utf-8")
+		fmt.Fprintf(w, envelope, fmt.Sprintf(`<%sResponse xmlns="urn:vim25"></%[1]sResponse>`, name))
 	case strings.HasPrefix(due.kind, "task:"):
 		answerTask(w, name, this, strings.TrimPrefix(due.kind, "task:"))
 	default:
@@ -83,6 +87,8 @@ func answerFault(w http.ResponseWriter, this types.ManagedObjectReference, kind 
 	switch kind { // clients need what these must have
 	case "NotAuthenticated", "NoPermission":
 		fields = fmt.Sprintf(`<object type="%s">%s</object><privilegeId>System.View</privilegeId>`, this.Type, this.Value)
+	case "InvalidPowerState":
+		fields = `<requestedState>poweredOn</requestedState><existingState>poweredOff</existingState>`
 	case "ManagedObjectNotFound":
 		fields = fmt.Sprintf(`<obj type="%s">%s</obj>`, this.Type, this.Value)
 	}

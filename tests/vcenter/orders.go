@@ -94,7 +94,7 @@ func call(inner http.Handler, w http.ResponseWriter, r *http.Request) {
 	}
 	due := note(name, r)
 	if due == nil {
-		inner.ServeHTTP(w, r)
+		reconfigured(inner, w, r, name, body)
 		return
 	}
 	fail(due, name, receiver(body), inner, w, r)

@@ -72,6 +72,9 @@ class FailoverRequest(Body):
     """Of a failover of a machine that runs where it was enrolled."""
     shutdown_within: Patience = 180
     """Seconds that its source has for it, its last writes included."""
+    shutdown_vmware: bool = False
+    """Where its agent does not shut it down, the VMware server that has it does, by VMware tools and in as much time;
+    to ``require`` it is to have it cut off then. Also where its agent did, it is seen to be off, and marked there."""
 
 
 class FailoverMember(Body):
@@ -97,6 +100,7 @@ class SeveralFailovers(Body):
     """Of each, as in FailoverRequest."""
     shutdown: Shutdown = Shutdown.NO
     shutdown_within: Patience = 180
+    shutdown_vmware: bool = False
     at_once: int = Field(default=4, ge=1, le=16)
     on_failure: OnFailure = OnFailure.GO_ON
 
@@ -112,6 +116,7 @@ class SeveralFailovers(Body):
             migrate=self.migrate,
             shutdown=self.shutdown,
             shutdown_within=self.shutdown_within,
+            shutdown_vmware=self.shutdown_vmware,
         )
 
 

@@ -192,6 +192,35 @@ def protected(tx: Transaction, uuids: Collection[str]) -> Mapping[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class DiscoveredSource:
+    """A machine that discovery found: at which server, its id there, and its name."""
+
+    server: str
+    id: str
+    name: str
+
+
+def with_hardware(tx: Transaction, hardware_id: str) -> DiscoveredSource | None:
+    """The machine with this hardware id; None if none was found. One that a vCenter and its host both show is there
+    once. Raises WrongState for several machines."""
+    asked = select(VmwareMachineRow).where(VmwareMachineRow.uuid.in_(_forms(hardware_id)))
+    found = list(tx.scalars(asked.order_by(VmwareMachineRow.server, VmwareMachineRow.id)))
+    if len({row.facts.get("instance_uuid") or f"{row.server}/{row.id}" for row in found}) > 1:
+        which = ", ".join(f"{row.id} at {row.server}" for row in found)
+        raise WrongState(
+            f"Several machines have the UUID {hardware_id}: {which}.",
+            remedy="Give the copies another one (uuid.bios), or remove the server that does not count.",
+        )
+    return DiscoveredSource(found[0].server, found[0].id, found[0].name) if found else None
+
+
+def is_on(tx: Transaction, name: str, machine: str) -> bool:
+    """Whether discovery saw a machine of this server powered on last."""
+    row = tx.get(VmwareMachineRow, (name, machine))
+    return row is not None and row.facts.get("power") == "poweredOn"
+
+
 def _forms(text: str) -> set[str]:
     try:
         known = uuid.UUID(text)

@@ -109,6 +109,14 @@ ShutdownOption = Annotated[
     ),
 ]
 ShutdownWithin = Annotated[int, typer.Option(min=10, max=3600, help="Seconds that a source has to shut down.")]
+ShutdownVmware = Annotated[
+    bool,
+    typer.Option(
+        "--shutdown-vmware",
+        help="Where an agent does not shut its source down, have the VMware server that has it do so, by VMware tools; "
+        "with require it is cut off then. It stays off and is marked there.",
+    ),
+]
 FailoverId = Annotated[
     str,
     typer.Argument(
@@ -134,6 +142,7 @@ def run(
     migrate: Migrate = False,
     shutdown: ShutdownOption = Shutdown.NO,
     shutdown_within: ShutdownWithin = 180,
+    shutdown_vmware: ShutdownVmware = False,
     at_once: AtOnce = 4,
     on_failure: OnFailureOption = OnFailure.GO_ON,
     yes: Yes = False,
@@ -151,13 +160,18 @@ def run(
     """
     chosen = choice(point, time, position, latest_app_consistent, latest_processed)
     wanted = _wanted(FailoverKind.FAILOVER, machine, forward or [], check, chosen, site, at_once, on_failure)
-    first = {"migrate": migrate, "shutdown": shutdown, "shutdown_within": shutdown_within}
+    first = {
+        "migrate": migrate,
+        "shutdown": shutdown,
+        "shutdown_within": shutdown_within,
+        "shutdown_vmware": shutdown_vmware,
+    }
     wanted = SeveralFailovers.model_validate({**wanted.model_dump(), **first})
     api = management()
     if not yes:
         check_role(api, Role.OPERATOR)
         for one in machine:
-            for line in [*_at_stake(api, one, chosen), *_shutdown_lines(one, shutdown, shutdown_within)]:
+            for line in [*_at_stake(api, one, chosen), *_shutdown_lines(one, wanted)]:
                 err.print(line)
         if migrate:
             err.print("It is one way: the commit ends the protection, and takes the agent off.")
@@ -408,10 +422,14 @@ def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:
     return lines
 
 
-def _shutdown_lines(machine: str, shutdown: Shutdown, within: int) -> list[str]:
-    if shutdown is Shutdown.NO:
+def _shutdown_lines(machine: str, wanted: SeveralFailovers) -> list[str]:
+    if wanted.shutdown is Shutdown.NO:
         return []
-    otherwise = "it is failed over as it is" if shutdown is Shutdown.TRY else "it is not failed over"
+    trying, within = wanted.shutdown is Shutdown.TRY, wanted.shutdown_within
+    otherwise = "it is failed over as it is" if trying else "it is not failed over"
+    if wanted.shutdown_vmware:
+        after = "" if trying else ", and then it is cut off"
+        otherwise = f"VMware tools are asked to, for as long again{after}: its last writes may be lost then"
     return [f"{machine} is shut down first: nothing is lost then. Where that is not done in {within} s, {otherwise}."]
 
 

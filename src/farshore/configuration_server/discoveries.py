@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from farshore.vsphere.certificates import ShownCertificate, pinned
 if TYPE_CHECKING:
     from farshore.vsphere.following import Follower
     from farshore.vsphere.session import Login
+    from farshore.vsphere.sources import VmwareSources
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,31 @@ PATIENCE = 3
 def sealed_as(name: str) -> str:
     """The name that a server's password is sealed under."""
     return f"vmware/{name}"
+
+
+def login_of(row: VmwareServerRow, sealer: Sealer) -> Login:
+    """Where and as whom a server is spoken to. Raises Unsupported, and WrongKey for a password that was sealed with
+    another key."""
+    with sdk():
+        from farshore.vsphere.session import Login
+    password = sealer.open(sealed_as(row.name), row.secret).decode()
+    return Login(row.host, row.port, row.user, row.certificate, password)
+
+
+@dataclass(frozen=True)
+class OpenSourceServers:
+    """A farshore.recovery.source_servers.SourceServers: the servers that the catalog knows."""
+
+    catalog: Catalog
+    sealer: Sealer
+
+    def __call__(self, name: str) -> AbstractContextManager[VmwareSources]:
+        """Log in. Raises NotFound, and as ``login_of``."""
+        with sdk():
+            from farshore.vsphere.sources import sources_at
+        with self.catalog.reading() as tx:
+            row = vmware.server(tx, name)
+        return sources_at(login_of(row, self.sealer))
 
 
 class CatalogSink:
@@ -140,19 +166,12 @@ class Discoveries:
     def _start(self, row: VmwareServerRow) -> _Running:
         with sdk():
             from farshore.vsphere.following import Follower
-        login = self._login(row)
+        login = login_of(row, self._sealer)
         sink = CatalogSink(self._catalog, self._clock, row.name)
-        follower = Follower(login, sink)
+        follower = Follower(lambda: login, sink)
         thread = threading.Thread(target=_run, args=[row.name, follower, sink], name=f"vmware {row.name}", daemon=True)
         thread.start()
         return _Running(_made_of(row), follower, sink, thread)
-
-    def _login(self, row: VmwareServerRow) -> Callable[[], Login]:
-        from farshore.vsphere.session import Login
-
-        password = self._sealer.open(sealed_as(row.name), row.secret).decode()
-        login = Login(row.host, row.port, row.user, row.certificate, password)
-        return lambda: login
 
 
 def _run(name: str, follower: Follower, sink: CatalogSink) -> None:

@@ -20,7 +20,7 @@ from farshore.configuration_server import installation, pauses
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.awaited_vault import AwaitedVault
 from farshore.configuration_server.clock import SystemClock
-from farshore.configuration_server.discoveries import Discoveries
+from farshore.configuration_server.discoveries import Discoveries, OpenSourceServers
 from farshore.configuration_server.forgetting import forget
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.point import point_job, start_asked
@@ -65,6 +65,7 @@ from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.leading_out import LeadingOut
 from farshore.recovery.readiness import ReadinessWatch
 from farshore.recovery.requests import start_requested
+from farshore.recovery.sources import SourceLookout
 from farshore.recovery.upkeep import Upkeep
 from farshore.sites.port import Way
 from farshore.telemetry import logs
@@ -136,6 +137,7 @@ def serve(settings: Settings) -> None:
         },
         sleep=time.sleep,
         endpoints=lambda server: agents_servers(settings, catalog, server),
+        source_servers=OpenSourceServers(catalog, sealer),
     )
     release_key = installation.release_key(settings)
     push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, _install, release_key)
@@ -200,6 +202,7 @@ def serve(settings: Settings) -> None:
     watch.begin()
     upkeep = Upkeep(recovery)
     discoveries = Discoveries(catalog, clock, sealer)
+    source_lookout = SourceLookout(catalog)
     leading_out = LeadingOut(recovery, lambda: agents_servers(settings, catalog))
     scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
@@ -222,6 +225,7 @@ def serve(settings: Settings) -> None:
                     *troubles.conditions(),
                     *telling.conditions(),
                     *discoveries.conditions(),
+                    *source_lookout.conditions,
                     *conditions_of_owner(vault),
                 ]
             ),
@@ -230,6 +234,7 @@ def serve(settings: Settings) -> None:
         ("Keeping the catalog in the vault", MIRROR_EVERY, mirroring.round),
         ("Sending alerts", TELL_EVERY, telling.tell),
         ("Following VMware servers", FOLLOW_VMWARE_EVERY, discoveries.look),
+        ("Looking for sources that run", TELL_EVERY, source_lookout.look),
         ("Calling heartbeat URLs", TELL_EVERY, telling.beat),
         ("Looking for commands", LOOK_FOR_COMMANDS_EVERY, lambda: look_for_commands(catalog, waiting)),
         ("Forgetting old events", PRUNE_EVERY, lambda: prune(catalog, clock, *kept)),

@@ -14,6 +14,7 @@ from farshore.model.errors import Malformed
 from farshore.model.states import Direction, FailoverState
 from farshore.model.target import MachineTarget
 from farshore.recovery import targets
+from farshore.recovery.sources import source_of
 
 FAILOVER = "failover"
 TEST_FAILOVER = "test-failover"
@@ -33,6 +34,8 @@ MIGRATE = "migrate"
 """In the request of a commit's job: it is of a migration."""
 SHUT_DOWN = "shut_down"
 """In a job's request: the source is shut down first."""
+SWITCH_OFF = "switch_off"
+"""In a job's request: the VMware server of the source switches it off where its agent did not, and marks it."""
 
 
 def ask_for(
@@ -56,7 +59,7 @@ def ask_for(
     if request.master_target:
         request = request.model_copy(update={"master_target": master_targets.get(tx, request.master_target).id})
     row = machines.get(tx, machine)
-    _check_shutdown(request, row)
+    _check_shutdown(tx, request, row)
     target = _target(tx, row, direction)
     wanted_site, forward = resolved(request, targets.as_model(target))
     sites.get(tx, wanted_site)
@@ -118,9 +121,12 @@ def _target(tx: Transaction, row: MachineRow, direction: Direction) -> Target:
     return targets.chosen(own, policies.target_home(tx, row.policy))
 
 
-def _check_shutdown(request: FailoverRequest, machine: MachineRow) -> None:
-    """Raise Malformed where no agent could shut the machine down, or where nothing could be gained by it."""
+def _check_shutdown(tx: Transaction, request: FailoverRequest, machine: MachineRow) -> None:
+    """Raise Malformed where no agent could shut the machine down, or where nothing could be gained by it; NotFound,
+    WrongState where no VMware server could."""
     if request.shutdown is Shutdown.NO:
+        if request.shutdown_vmware:
+            raise Malformed("No shutdown was asked for.", remedy="Add --shutdown try, or --shutdown require.")
         return
     if request.kind is FailoverKind.TEST:
         raise Malformed("A test runs beside its source.", remedy="Leave the shutdown out.")
@@ -128,6 +134,8 @@ def _check_shutdown(request: FailoverRequest, machine: MachineRow) -> None:
         raise Malformed(
             f"{machine.name} runs at {machine.site}, which stops it by itself.", remedy="Leave the shutdown out."
         )
+    if request.shutdown_vmware:
+        source_of(tx, machine)
 
 
 def resolved(request: FailoverRequest, target: MachineTarget) -> tuple[str, dict[int, int]]:
@@ -145,4 +153,6 @@ def job_request(row: FailoverRow) -> Request:
         work[IN_PLACE] = True
     if (row.request or {}).get("shutdown", Shutdown.NO.value) != Shutdown.NO.value:
         work[SHUT_DOWN] = True
+        if (row.request or {}).get("shutdown_vmware"):
+            work[SWITCH_OFF] = True
     return work

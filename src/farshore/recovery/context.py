@@ -14,6 +14,7 @@ from farshore.export.preparation.wish import Report, Wish
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Clock
 from farshore.recovery.ports import free_port
+from farshore.recovery.source_servers import SourceServers, no_servers
 from farshore.sites.port import FailoverId, RecoverySite, Way
 from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
@@ -67,6 +68,8 @@ class RecoveryContext:
     endpoints: Callable[[str], Endpoints] = lambda _process_server: {}
     """The servers that an agent needs whose stream goes to this process server (an id), as it knows them, and where
     this host reaches them: names and ports."""
+    source_servers: SourceServers = no_servers
+    """Opens the VMware servers of sources."""
 
     @property
     def scripts(self) -> Path:

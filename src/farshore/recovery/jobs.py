@@ -21,7 +21,7 @@ from farshore.durable.jobs import JobDefinition, Request, Result
 from farshore.durable.steps import STUBBORN, USUAL, Persistence, run_step
 from farshore.model.errors import Cancelled, FarshoreError, TryLater, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
-from farshore.recovery.asking import FAILOVER, HOME, IN_PLACE, MIGRATE, SHUT_DOWN, TEST_FAILOVER
+from farshore.recovery.asking import FAILOVER, HOME, IN_PLACE, MIGRATE, SHUT_DOWN, SWITCH_OFF, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.several import several_job
 from farshore.recovery.standing import refuse_if_cancelled, rows
@@ -42,6 +42,7 @@ from farshore.recovery.steps.remove import forget, note_failed, note_removed, re
 from farshore.recovery.steps.reprotect import await_stream, grant_stream
 from farshore.recovery.steps.shut_down import shut_down
 from farshore.recovery.steps.start import start_machine
+from farshore.recovery.steps.switch_off import switch_off
 from farshore.recovery.steps.verify import verify
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ ACTIONS = {
 
 CHECK = "check"
 SHUT_SOURCE_DOWN = "shut the source down"
+SWITCH_SOURCE_OFF = "switch the source off"
 FENCE = "fence the source"
 DRAIN = "drain the process server"
 CHOOSE = "choose the point"
@@ -113,6 +115,8 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
                 act(STOP_EARLIER, stop_earlier, failover)
             if request.get(SHUT_DOWN):
                 act(SHUT_SOURCE_DOWN, shut_down, failover)
+            if request.get(SWITCH_OFF):
+                act(SWITCH_SOURCE_OFF, switch_off, failover)
             fenced = act(FENCE, fence, failover)
             note = act(DRAIN, drain, failover, fenced)
             position = act(CHOOSE, choose_point, failover)

@@ -5,6 +5,7 @@ Relies on the catalog's write transactions: of two requests about one machine, t
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from farshore.api_types.events import Severity
@@ -21,10 +22,11 @@ _BEFORE = "machine_state_before"
 _REPLACES = "replaces"
 _STOPPED = "stopped_at"
 _ENDED = "source_ended_at"
-_TAKEN = (_BEFORE, _REPLACES, _STOPPED, _ENDED)
+_SOURCE = "vmware_source"
+_TAKEN = (_BEFORE, _REPLACES, _STOPPED, _ENDED, _SOURCE)
 """Keys in a failover's request, noted when its turn came: where the machine goes back to if the failover fails, the
-failovers whose machines give way to this one's, when the first of these was being stopped, and the position at which
-the source's stream ended for good, where it was shut down."""
+failovers whose machines give way to this one's, when the first of these was being stopped, the position at which the
+source's stream ended for good, where it was shut down, and what its VMware server was asked of it."""
 
 
 def is_test(row: FailoverRow) -> bool:
@@ -76,6 +78,28 @@ def source_end(row: FailoverRow) -> tuple[int, int] | None:
     """Where the stream of a source that was shut down ended; None: it was not."""
     found = (row.request or {}).get(_ENDED)
     return None if found is None else (int(found[0]), int(found[1]))
+
+
+@dataclass(frozen=True)
+class NotedSource:
+    """The machine at a VMware server that a failover switches off: ``since`` when it began to (ns), ``how`` it was
+    asked last; empty: it was not yet."""
+
+    server: str
+    id: str
+    since: int
+    how: str = ""
+
+
+def note_source(row: FailoverRow, source: NotedSource) -> None:
+    """A VMware server is asked to switch the source off, or was."""
+    row.request = {**(row.request or {}), _SOURCE: asdict(source)}
+
+
+def noted_source(row: FailoverRow) -> NotedSource | None:
+    """What was noted of the source; None: no VMware server was asked for anything."""
+    found = (row.request or {}).get(_SOURCE)
+    return None if found is None else NotedSource(**found)
 
 
 def downtime(row: FailoverRow) -> float | None:

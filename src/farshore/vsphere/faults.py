@@ -37,7 +37,7 @@ def translated(host: str) -> Iterator[None]:
     except FarshoreError:
         raise
     except (vmodl.MethodFault, vmodl.RuntimeFault) as error:
-        raise _of_server(host, error) from error
+        raise of_server(host, error) from error
     except ssl.SSLCertVerificationError as error:
         raise wrong_certificate(host) from error
     except (OSError, http.client.HTTPException, ExpatError) as error:
@@ -52,7 +52,8 @@ def translated(host: str) -> Iterator[None]:
         ) from error
 
 
-def _of_server(host: str, error: Exception) -> FarshoreError:
+def of_server(host: str, error: Exception) -> FarshoreError:
+    """Return our error for a fault that a server answered, or that a task of it ended with."""
     said = clean_line(str(getattr(error, "msg", "") or "")) or type(error).__name__.rsplit(".", 1)[-1]
     if isinstance(error, vim.fault.InvalidLogin):
         return Forbidden(
@@ -66,6 +67,8 @@ def _of_server(host: str, error: Exception) -> FarshoreError:
             f"The account at {host} lacks the privilege {error.privilegeId}.",
             remedy="Give the account's role this privilege, on the vCenter or host itself, with propagation.",
         )
+    if isinstance(error, vim.fault.TaskInProgress):
+        return TryLater(f"{host} is at work on it: {said}", remedy="It is tried again.")
     if isinstance(error, vmodl.fault.RequestCanceled):
         return TryLater(f"{host} cancelled the request.", remedy="It is tried again.")
     if isinstance(error, (vmodl.fault.HostCommunication, vim.fault.Timedout)):

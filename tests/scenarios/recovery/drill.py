@@ -49,6 +49,8 @@ from farshore.recovery.jobs import recovery_jobs
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder, Way
 from farshore.sites.qemu.site import QemuSite
 from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vsphere.session import Login
+from farshore.vsphere.sources import sources_at
 
 SERVER = "22222222-2222-4222-8222-222222222222"
 SOAK = os.environ.get("FARSHORE_SOAK") == "1"
@@ -84,6 +86,8 @@ class Task:
     """The fuse burns at all moments, also in the gate, however disks are delivered."""
     endpoint: int = 0
     """A port of the loopback that agents need; 0: they need none."""
+    vmware: Login | None = None
+    """The VMware server of its source."""
 
 
 def machine_id(number: int) -> str:
@@ -249,6 +253,9 @@ def live(task: Task) -> None:
     over = dataclasses.replace(over, patience=patience)
     if task.endpoint:
         over = dataclasses.replace(over, endpoints=lambda _: {("dr.example", 443): ("127.0.0.1", task.endpoint)})
+    if task.vmware is not None:
+        vmware = task.vmware
+        over = dataclasses.replace(over, source_servers=lambda _name: sources_at(vmware))
     engine = JobEngine(f"sqlite:///{task.home / 'jobs.sqlite'}", recovery_jobs(over))
     engine.launch()
     job = engine.start(task.kind, task.work or {"subject": str(MACHINE), "failover": task.failover}, JobId(task.job))

@@ -13,7 +13,8 @@ from farshore.recovery import consoles
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.diagnosis import Diagnosis, diagnose
 from farshore.recovery.evidence import add_evidence, drop_screen, keep_screen
-from farshore.recovery.standing import give_machine_back, rows, site_of, source_end, tell
+from farshore.recovery.sources import let_go
+from farshore.recovery.standing import give_machine_back, noted_source, rows, site_of, source_end, tell
 
 
 def remove(context: RecoveryContext, failover: str) -> None:
@@ -31,6 +32,7 @@ def remove(context: RecoveryContext, failover: str) -> None:
 
 def note_removed(context: RecoveryContext, failover: str) -> None:
     """The record after a clean-up."""
+    let_go(context, failover)
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)
         if row.state != FailoverState.CLEANED_UP.value:
@@ -48,7 +50,8 @@ def note_failed(context: RecoveryContext, failover: str, reason: str, after: Fai
         if FailoverState(row.state) in UNDER_WAY:  # else it was noted, or cleaned up meanwhile
             failovers.set_state(row, after)
             commands.withdraw(tx, failover, context.clock.now())  # nobody shuts the source down for it any more
-            if source_end(row) is not None:
+            source = noted_source(row)
+            if source_end(row) is not None or (source is not None and source.how):
                 reason = f"{reason} {machine.name} was shut down for it: start it again where it was."
             row.ended, row.message = context.clock.now(), reason
             if wrong is not None:
@@ -59,6 +62,7 @@ def note_failed(context: RecoveryContext, failover: str, reason: str, after: Fai
             )
             severity = Severity.INFORMATION if after is FailoverState.CANCELLED else Severity.ERROR
             tell(context, tx, row, f"failover.{after.value}", f"{message}: {reason}", severity=severity)
+    let_go(context, failover)
 
 
 def _what_it_said(context: RecoveryContext, failover: str) -> Diagnosis | None:

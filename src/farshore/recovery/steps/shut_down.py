@@ -42,7 +42,9 @@ def shut_down(context: RecoveryContext, failover: str) -> bool:
         raise
     finally:
         end_progress()
-    return _concluded(context, failover, request.shutdown, why)
+    # Where its VMware server is to see to it after this, that has the last word.
+    wanted = Shutdown.TRY if request.shutdown_vmware else request.shutdown
+    return _concluded(context, failover, wanted, why)
 
 
 def _await_answer(context: RecoveryContext, failover: str, within: int) -> str:

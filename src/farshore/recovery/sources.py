@@ -1,0 +1,81 @@
+"""Sources at VMware servers: which machine there is a failover's source, and the lookout that says when one runs which
+is to be kept off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from farshore.api_types.events import Severity
+from farshore.catalog import failovers, machines, vmware
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.tables import FailoverRow, MachineRow
+from farshore.catalog.vmware import DiscoveredSource
+from farshore.model.errors import FarshoreError, NotFound
+from farshore.model.states import UP, Direction
+from farshore.protection.watch import Condition
+from farshore.recovery.context import RecoveryContext
+from farshore.recovery.standing import noted_source, others
+
+log = logging.getLogger(__name__)
+
+RUNS_TWICE = "source-runs"
+"""Kind of the alert."""
+
+
+def source_of(tx: Transaction, machine: MachineRow) -> DiscoveredSource:
+    """What discovery knows as the machine at home. Raises NotFound, WrongState where several have its hardware id."""
+    found = vmware.with_hardware(tx, machine.hardware_id)
+    if found is None:
+        raise NotFound(
+            f"No VMware server that is followed has {machine.name}.",
+            remedy="Add the one where it runs (farshore vmware add), or leave --shutdown-vmware out.",
+        )
+    return found
+
+
+def let_go(context: RecoveryContext, failover: str) -> None:
+    """Take the mark off a source of which nothing runs elsewhere any more. It fails nothing: what cannot be taken off
+    is logged."""
+    with context.catalog.reading() as tx:
+        row = failovers.get(tx, failover)
+        source = noted_source(row)
+        if source is None or others(tx, row) or machines.get(tx, row.machine).site:
+            return
+    try:
+        with context.source_servers(source.server) as server:
+            server.mark(source.id, "")
+    except FarshoreError as error:
+        log.warning("The mark on %s at VMware server %s stays: %s", source.id, source.server, error)
+
+
+class SourceLookout:
+    """One round at each call of ``look``; the conditions may be read from other threads."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.conditions: Sequence[Condition] = ()
+
+    def look(self) -> None:
+        """Find sources that discovery sees running beside what was recovered from them."""
+        with self._catalog.reading() as tx:
+            up = failovers.in_states(tx, UP)
+            self.conditions = [one for row in up for one in _of(tx, row)]
+
+
+def _of(tx: Transaction, row: FailoverRow) -> Sequence[Condition]:
+    source = noted_source(row)
+    if source is None or row.direction != Direction.AWAY.value:
+        return ()
+    machine = machines.get(tx, row.machine)
+    if machine.site != row.site or not vmware.is_on(tx, source.server, source.id):
+        return ()
+    return (
+        Condition(
+            RUNS_TWICE,
+            f"machine/{row.machine}",
+            Severity.ERROR,
+            f"{machine.name} runs at {row.site}, and its source runs again at VMware server {source.server}.",
+            "Switch one of them off: what the source writes is replicated by nobody.",
+        ),
+    )
