@@ -80,6 +80,7 @@ class LibvirtPlace(QemuPlace):
     """Of a libvirt site. Its machines are found by their UUID, as QEMU's are."""
 
     parts = ("order.json", "run", "lock", "folder", "domain")
+    forwards, ingests = True, False
 
     def __init__(
         self, folder: Path, medium: Callable[[FailoverId], ServedDisk | WrittenDisk], way: Way, uri: str

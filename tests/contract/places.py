@@ -15,9 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pyVmomi.SoapAdapter import SoapStubAdapter
 from tests.contract.guests import POLITE, SIZE, image, served
 from tests.file_site import FileSite, Fuse
 from tests.unit.sites.test_command import MACHINE
+from tests.vcenter.running import PASSWORD, USER
 from tests.waiting import until
 
 from farshore.model.machine import NicDescription
@@ -36,6 +38,8 @@ from farshore.sites.port import (
 from farshore.sites.qemu.command import RunFiles
 from farshore.sites.qemu.monitor import ask
 from farshore.sites.qemu.site import QemuSite
+from farshore.sites.vsphere.settings import VsphereSettings
+from farshore.sites.vsphere.site import VsphereSite
 
 _PAGE = 4096
 
@@ -48,6 +52,10 @@ class Place(Protocol):
     folder: Path
     parts: Sequence[str]
     """What somebody may delete by hand."""
+    forwards: bool
+    """Ports of this host lead to its machines."""
+    ingests: bool
+    """A machine has its own copy of its disks once it is created."""
 
     def order(self, **changes: Any) -> RecoveryOrder:
         """A machine that waits for its power button, under an id of its own."""
@@ -76,15 +84,25 @@ def open_site(kind: str, folder: Path) -> RecoverySite:
     if name == "libvirt":
         way, _, uri = way.partition(" ")
         return LibvirtSite(folder, LibvirtSettings.model_validate({"uri": uri, "accelerator": "tcg", "disks": way}))
+    if name == "vsphere":
+        port, _, fingerprint = way.partition(" ")
+        return VsphereSite(folder, vsphere_settings(int(port), fingerprint), PASSWORD)
     if name == "qemu":
         return QemuSite(folder, accelerator="tcg", way=Way(way))
     return FileSite(folder, Fuse(0), way=Way(way))
+
+
+def vsphere_settings(port: int, fingerprint: str, **more: str) -> VsphereSettings:
+    """Of a site at a simulated vCenter."""
+    fields: dict[str, Any] = {"host": "127.0.0.1", "port": port, "user": USER, "fingerprint": fingerprint}
+    return VsphereSettings.model_validate({**fields, "network": "VM Network", **more})
 
 
 class FilePlace:
     """Of tests.file_site.FileSite."""
 
     parts = ("folder",)
+    forwards, ingests = True, False
 
     def __init__(self, folder: Path, way: Way, disks: Path) -> None:
         self.kind = f"files {way.value}"
@@ -115,6 +133,7 @@ class QemuPlace:
     """Of the QEMU site. Its processes are found by their UUID, not by what the site wrote down."""
 
     parts = ("order.json", "qemu.pid", "qemu.lock", "qmp.sock", "folder")
+    forwards, ingests = True, False
 
     def __init__(self, folder: Path, medium: Callable[[FailoverId], ServedDisk | WrittenDisk], way: Way) -> None:
         self.kind = f"qemu {way.value}"
@@ -243,6 +262,18 @@ _CHANGES = frozenset(
 """Events of sys.addaudithook."""
 _QUESTIONS = frozenset(("domstate", "domname", "domuuid", "list", "metadata"))
 """What virsh is asked without changing a thing."""
+_ASKING = (
+    "Retrieve",
+    "Find",
+    "Fetch",
+    "Query",
+    "Login",
+    "Logout",
+    "CreateContainerView",
+    "DestroyView",
+    "HasPrivilege",
+)
+"""Beginnings of the calls to a VMware server that change nothing."""
 _MAKING = os.O_CREAT | os.O_TRUNC
 
 
@@ -263,6 +294,7 @@ def call_and_die(kind: str, folder: Path, order: RecoveryOrder, call: str, at: i
             fuse.moment()
 
     sys.addaudithook(moment)
+    _tell_of_calls(fuse)
     if call == "create":
         site.create(order)
     elif call == "start":
@@ -275,3 +307,15 @@ def call_and_die(kind: str, folder: Path, order: RecoveryOrder, call: str, at: i
     fuse.at = 0
     passed.write_text(str(count))
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _tell_of_calls(fuse: Fuse) -> None:
+    """Each call to a VMware server that changes something is a moment, too: they share one connection."""
+    invoke = SoapStubAdapter.InvokeMethod
+
+    def invoked(stub: Any, this: Any, info: Any, arguments: Any, outer: Any = None) -> Any:
+        if not info.wsdlName.startswith(_ASKING):
+            fuse.moment()
+        return invoke(stub, this, info, arguments, outer)
+
+    SoapStubAdapter.InvokeMethod = invoked

@@ -1,4 +1,5 @@
-"""What every recovery site must promise (farshore.sites.port): QEMU on this host, libvirt, and the tests' double."""
+"""What every recovery site must promise (farshore.sites.port): QEMU on this host, libvirt, a simulated vSphere, and
+the tests' double."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests.contract.libvirt_place import libvirt_place
 from tests.contract.places import FilePlace, Place, call_and_die, open_site, qemu_place, small_disk
+from tests.contract.vsphere_place import vsphere_place
 
 from farshore.lab.ports import free_port
 from farshore.model.errors import FarshoreError, NoSpace, NotFound, Refused, TryLater
@@ -47,6 +49,7 @@ RUNNING, STOPPED, SHUT_DOWN, ABSENT = Condition.RUNNING, Condition.STOPPED, Cond
         pytest.param("libvirt written", marks=pytest.mark.soak),
         "files served",
         "files written",
+        "vsphere",
     ],
 )
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -56,6 +59,9 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             pytest.skip("libvirt is not installed: scripts/setup tests")
         with libvirt_place(way=Way(way)) as of_libvirt:
             yield of_libvirt
+    elif name == "vsphere":
+        with vsphere_place() as of_vsphere:
+            yield of_vsphere
     elif name == "files":
         yield FilePlace(tmp_path_factory.mktemp("site"), Way(way), tmp_path_factory.mktemp("disks"))
     else:
@@ -154,8 +160,14 @@ def test_disks_come_as_the_site_asks_for_them_and_are_not_its_own(place: Place, 
     if not isinstance(disk.medium, WrittenDisk):
         return
     assert disk.medium.path.exists(), "it goes with the delivery"
-    site.create(order)
+    if not place.ingests:
+        site.create(order)
     disk.medium.path.unlink()
+    if place.ingests:
+        with pytest.raises(NotFound, match=str(disk.medium.path)):
+            site.create(order)
+        assert seen(place, order.failover) is ABSENT
+        return
     with pytest.raises(NotFound, match=str(disk.medium.path)) as raised:
         site.start(order.failover)
     assert says_what_to_do(raised.value)
@@ -241,6 +253,11 @@ def test_what_had_shut_itself_down_is_stopped_by_a_stop(place: Place, site: Reco
 def test_a_taken_port_is_named_and_later_free(place: Place, site: RecoverySite) -> None:
     port = free_port()
     order = place.order(forward={port: 22})
+    if not place.forwards:
+        with pytest.raises(Refused, match="its own address") as refused:
+            site.check(order)
+        assert says_what_to_do(refused.value)
+        return
     site.create(order)
     with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(TryLater, match=rf"Port {port} ") as raised:
@@ -280,10 +297,13 @@ def test_a_full_disk(place: Place) -> None:
         failover = order.failover
         site.create(order)
         disk.fill()
+        start = (
+            [] if place.ingests else [lambda: site.start(failover)]
+        )  # where all of it is elsewhere, it needs no room
         for impossible in (
             lambda: site.create(replace(order, name="db" * 3000)),
             lambda: site.create(another),
-            lambda: site.start(failover),
+            *start,
         ):
             with pytest.raises(NoSpace) as raised:
                 impossible()
@@ -296,7 +316,7 @@ def test_a_full_disk(place: Place) -> None:
         site.create(order)
         disk.free()
         assert site.start(failover).condition is RUNNING
-        if not place.kind.startswith("files"):
+        if not place.kind.startswith(("files", "vsphere")):
             place.wait_for_guest(failover)  # type: ignore[attr-defined]
         disk.fill()
         place.shut_down(failover)

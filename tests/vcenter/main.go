@@ -33,6 +33,8 @@ func main() {
 	machines := flag.Int("machines", 4, "virtual machines")
 	host := flag.Bool("esx", false, "be an ESXi host, not a vCenter")
 	certificate := flag.String("certificate", "", "file of the certificate and its key; made if it is not there")
+	flag.StringVar(&devices, "devices", "", "folder in which the disks of -proxy show up; empty: disks hold no bytes")
+	flag.StringVar(&proxy, "proxy", "", "name of the machine whose disks show up in -devices")
 	flag.Parse()
 	log.SetOutput(ioutil.Discard) // the simulator's
 
@@ -57,6 +59,7 @@ func main() {
 	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{shown}, MinVersion: tls.VersionTLS12}
 	server := model.Service.NewServer()
 	server.Config.Handler = withOrders(server.Config.Handler)
+	settleDisks()
 	fmt.Println("ready", server.URL.Host)
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)

@@ -16,15 +16,17 @@ import (
 
 // What tests order, and what they may ask afterwards:
 //
-//	POST /double/fault?method=M&kind=K[&times=N][&millis=T]  the next N calls of a method fail (faults.go)
+//	POST /double/fault?method=M&kind=K[&times=N][&millis=T][&after=A]  the next N calls of a method fail (faults.go); NFC: of an import
 //	POST /double/sessions                                    every session of now is lost
 //	POST /double/deny?privilege=P                            nobody has this privilege (privileges.go)
 //	POST /double/allow                                       everybody has all privileges again
+//	POST /double/die?machine=ID                              a machine ends as with its host (disks.go)
 //	GET  /double/calls                                       how often each method was called, as JSON
 type fault struct {
 	kind  string
 	times int
 	late  time.Duration
+	after int // calls that pass before
 }
 
 var (
@@ -48,6 +50,8 @@ func withOrders(inner http.Handler) http.Handler {
 			take(w, r)
 		case strings.HasPrefix(r.URL.Path, "/sdk") && r.Method == http.MethodPost:
 			call(inner, w, r)
+		case strings.HasPrefix(r.URL.Path, "/nfc/") && r.Method != http.MethodGet && devices != "":
+			receive(w, r)
 		default:
 			inner.ServeHTTP(w, r)
 		}
@@ -65,11 +69,14 @@ func take(w http.ResponseWriter, r *http.Request) {
 			times = 1
 		}
 		millis, _ := strconv.Atoi(asked.Get("millis"))
-		faults[asked.Get("method")] = &fault{asked.Get("kind"), times, time.Duration(millis) * time.Millisecond}
+		after, _ := strconv.Atoi(asked.Get("after"))
+		faults[asked.Get("method")] = &fault{asked.Get("kind"), times, time.Duration(millis) * time.Millisecond, after}
 	case "/double/sessions":
 		for cookie := range seen {
 			lost[cookie] = true
 		}
+	case "/double/die":
+		die(asked.Get("machine"))
 	case "/double/deny":
 		denied[asked.Get("privilege")] = true
 	case "/double/allow":
@@ -115,8 +122,12 @@ func note(name string, r *http.Request) *fault {
 	if due == nil || due.times == 0 {
 		return nil
 	}
+	if due.after > 0 {
+		due.after--
+		return nil
+	}
 	due.times--
-	return &fault{due.kind, 0, due.late}
+	return &fault{due.kind, 0, due.late, 0}
 }
 
 func receiver(body []byte) types.ManagedObjectReference {

@@ -10,11 +10,15 @@ import (
 
 var emptyNotes = regexp.MustCompile(`<(?:\w+:)?annotation[^>]*(?:/>|></)`)
 
-// reconfigured does what the simulator leaves out of a ReconfigVM_Task: it takes an empty text for none at all.
+// reconfigured does what the simulator leaves out: it takes empty notes for none at all, and its disks hold no bytes.
 func reconfigured(inner http.Handler, w http.ResponseWriter, r *http.Request, name string, body []byte) {
 	inner.ServeHTTP(w, r)
 	if name == "ReconfigVM_Task" && emptyNotes.Match(body) {
 		clearNotes(receiver(body))
+	}
+	switch name {
+	case "CreateVM_Task", "ReconfigVM_Task", "ImportVApp", "Destroy_Task":
+		settleDisks()
 	}
 }
 

@@ -56,6 +56,8 @@ class Vcenter:
     machines: int = 4
     esx: bool = False
     port: int = field(default_factory=free_port)
+    proxy: str = ""
+    """The machine whose disks show up in ``devices``; empty: disks hold no bytes."""
     _process: subprocess.Popen[str] | None = None
 
     host = "127.0.0.1"
@@ -63,6 +65,9 @@ class Vcenter:
     def start(self) -> None:
         command = [str(binary()), "-listen", f"{self.host}:{self.port}", "-machines", str(self.machines)]
         command += ["-certificate", str(self.folder / "vcenter.pem"), *(["-esx"] if self.esx else [])]
+        if self.proxy:
+            self.devices.mkdir(exist_ok=True)
+            command += ["-proxy", self.proxy, "-devices", str(self.devices)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline().startswith("ready"), "the simulator did not start"
@@ -76,16 +81,26 @@ class Vcenter:
             self._process = None
 
     @property
+    def devices(self) -> Path:
+        """Where disks that hang on the proxy show up."""
+        return self.folder / "devices"
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
 
-    def fault(self, method: str, kind: str, times: int = 1, millis: int = 0) -> None:
-        """Let the next calls of a method fail; the kinds are in faults.go. ``times`` -1: until it is ordered anew."""
-        self._order("fault", method=method, kind=kind, times=times, millis=millis)
+    def fault(self, method: str, kind: str, times: int = 1, millis: int = 0, after: int = 0) -> None:
+        """Let the next calls of a method fail, once ``after`` of them have passed; the kinds are in faults.go.
+        ``times`` -1: until it is ordered anew."""
+        self._order("fault", method=method, kind=kind, times=times, millis=millis, after=after)
 
     def lose_sessions(self) -> None:
         self._order("sessions")
+
+    def die(self, machine: str) -> None:
+        """End a machine, by its id, as the end of its host does."""
+        self._order("die", machine=machine)
 
     def deny(self, privilege: str) -> None:
         self._order("deny", privilege=privilege)
@@ -109,9 +124,9 @@ class Vcenter:
 
 
 @contextlib.contextmanager
-def vcenter(folder: Path, machines: int = 4, *, esx: bool = False) -> Iterator[Vcenter]:
+def vcenter(folder: Path, machines: int = 4, *, esx: bool = False, proxy: str = "") -> Iterator[Vcenter]:
     """One that ends with the block."""
-    running = Vcenter(folder, machines, esx)
+    running = Vcenter(folder, machines, esx, proxy=proxy)
     running.start()
     try:
         yield running

@@ -6,10 +6,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from farshore.model.errors import NoSpace, Refused, TryLater
+
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -36,6 +39,32 @@ def lock(path: Path, flags: int = 0) -> int | None:
         pass
     os.close(descriptor)
     return None
+
+
+@contextlib.contextmanager
+def alone(home: Path, what: str, *, make: bool, seconds: float) -> Iterator[None]:
+    """Hold the lock of a machine's folder; wait so long for it. ``make``: the folder, if there is none; else nothing is
+    held where there is none. Raises TryLater, OSError."""
+    give_up = time.monotonic() + seconds
+    while True:
+        if make:
+            home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            taken = lock(home / "lock", os.O_CREAT)
+        except FileNotFoundError:
+            if not make:
+                yield
+                return
+            continue
+        if taken is not None:
+            try:
+                yield
+            finally:
+                os.close(taken)
+            return
+        if time.monotonic() > give_up:
+            raise TryLater(f"Another call is at work on {what}.", remedy="Repeat when that has ended.")
+        time.sleep(_POLL_SECONDS)
 
 
 def replace(contents: dict[Path, bytes], *, remove: Path) -> None:

@@ -130,6 +130,8 @@ class RecoveryOrder:
     name; empty: they lead nowhere."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """For people, and for the site's own tools where it can show them."""
+    home: bool = False
+    """The machine belongs here: it keeps the identity of its hardware, and what is left of it here may be used."""
 
 
 class Condition(enum.Enum):
@@ -219,6 +221,23 @@ class Answering(Protocol):
 
     def answers(self, failover: FailoverId, port: int) -> bool:
         """Whether the guest accepts a connection at host port ``port`` of the order's ``forward``."""
+        ...
+
+
+@runtime_checkable
+class Attaching(Protocol):
+    """A site that can bring its machines' disks to this host, to be written in place, before it creates them."""
+
+    @property
+    def attaches(self) -> bool:
+        """Whether it is set up for it."""
+        ...
+
+    def attach(self, order: RecoveryOrder) -> Mapping[int, Path]:
+        """Have a path on this host for each disk of the order, of its size or larger: of what is left of the machine
+        here where the order is ``home``, else of empty disks that are made. The order's media count for nothing.
+        Repeating it changes nothing. ``create`` with these paths takes the disks to their machine, ``destroy`` takes
+        them away. Raises Refused where what is left may not be used."""
         ...
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from farshore.model.errors import Malformed, NotFound
+from farshore.model.errors import Malformed, NotFound, Unsupported
 from farshore.model.faults import sentence
 from farshore.sites.libvirt.settings import LibvirtSettings
 from farshore.sites.libvirt.site import LibvirtSite
 from farshore.sites.port import RecoverySite, Way
 from farshore.sites.qemu.settings import QemuSettings
 from farshore.sites.qemu.site import QemuSite
+from farshore.sites.vsphere.settings import VsphereSettings
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,21 @@ def _open_libvirt(configuration: SiteConfiguration, folder: Path) -> RecoverySit
     return LibvirtSite(folder, LibvirtSettings.model_validate(configuration.settings), name=configuration.id)
 
 
+def _open_vsphere(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
+    try:
+        from farshore.sites.vsphere.site import VsphereSite  # its library is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "pyVmomi":
+            raise
+        raise Unsupported("The library pyVmomi is not installed.", remedy="pip install 'farshore[vsphere]'") from error
+    settings = VsphereSettings.model_validate(configuration.settings)
+    return VsphereSite(folder, settings, configuration.secret.decode(), name=configuration.id)
+
+
 KINDS: Mapping[str, SiteKind] = {
     "libvirt": SiteKind(LibvirtSettings, _open_libvirt),
     "qemu": SiteKind(QemuSettings, _open_qemu),
+    "vsphere": SiteKind(VsphereSettings, _open_vsphere, takes_secret=True),
 }
 
 

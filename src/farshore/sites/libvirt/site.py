@@ -18,7 +18,6 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -27,7 +26,7 @@ from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreacha
 from farshore.model.machine import Firmware
 from farshore.model.target import NetworkKind
 from farshore.sites.bubble.client import BubbleAddress
-from farshore.sites.folder import explained, lock, replace
+from farshore.sites.folder import alone, explained, replace
 from farshore.sites.half_written import check_whole
 from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, document
 from farshore.sites.libvirt.settings import LibvirtSettings
@@ -430,30 +429,9 @@ class LibvirtSite:
     def _run(self, failover: FailoverId) -> Path:
         return self._home(failover) / "run"
 
-    @contextlib.contextmanager
-    def _alone(self, failover: FailoverId, *, make: bool) -> Iterator[None]:
+    def _alone(self, failover: FailoverId, *, make: bool) -> contextlib.AbstractContextManager[None]:
         """Hold the machine's lock. ``make``: its folder, if there is none. Raises TryLater, OSError."""
-        home = self._home(failover)
-        give_up = time.monotonic() + _LOCK_SECONDS
-        while True:
-            if make:
-                home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                taken = lock(home / "lock", os.O_CREAT)
-            except FileNotFoundError:
-                if not make:
-                    yield
-                    return
-                continue
-            if taken is not None:
-                try:
-                    yield
-                finally:
-                    os.close(taken)
-                return
-            if time.monotonic() > give_up:
-                raise TryLater(f"Another call is at work on {failover}.", remedy="Repeat when that has ended.")
-            time.sleep(_POLL_SECONDS)
+        return alone(self._home(failover), failover, make=make, seconds=_LOCK_SECONDS)
 
 
 def _kibibytes(text: str) -> int:

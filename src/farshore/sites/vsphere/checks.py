@@ -1,0 +1,74 @@
+"""What of a recovery order a vSphere site can be seen not to be able to do, and what it takes to be one: pure."""
+
+from __future__ import annotations
+
+from farshore.model.errors import Refused
+from farshore.model.target import NetworkKind
+from farshore.sites.port import RecoveryOrder
+from farshore.sites.vsphere.images import GRAIN
+from farshore.vsphere.building import MOST_CARDS, MOST_DISKS
+from farshore.vsphere.placing import Places
+from farshore.vsphere.power import POWER
+
+_SECTOR = 512
+
+
+def check_order(order: RecoveryOrder, *, attaches: bool) -> None:
+    """Raise Refused for what no server could do. ``attaches``: disks are written where they are."""
+    if not order.disks:
+        raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
+    if len(order.disks) > MOST_DISKS or len(order.machine.nics) > MOST_CARDS:
+        raise Refused(
+            f"{order.name} has {len(order.disks)} disks and {len(order.machine.nics)} cards; a machine at vSphere has "
+            f"{MOST_DISKS} and {MOST_CARDS} at most.",
+            remedy="Use a site of kind qemu or libvirt.",
+        )
+    if order.forward:
+        raise Refused(
+            f"No ports of this host are forwarded to a machine at vSphere, as they are to be to {order.name}.",
+            remedy="Leave --forward out, and reach it at its own address.",
+        )
+    if order.bubble:
+        raise Refused(f"Tests at vSphere share no network {order.bubble}.", remedy="Run the test without --network.")
+    if any(disk.logical_block_size != _SECTOR for disk in order.disks):
+        raise Refused(
+            f"A disk of {order.name} has sectors of 4096 bytes; those of vSphere have 512.",
+            remedy="Use a site of kind qemu or libvirt.",
+        )
+    if not attaches and any(disk.size % GRAIN for disk in order.disks):
+        raise Refused(
+            f"A disk of {order.name} is not a whole number of 64 KiB, which is what an import takes.",
+            remedy="Let disks be hung on this machine: farshore site add … --setting proxy=UUID",
+        )
+
+
+def check_networks(order: RecoveryOrder, places: Places) -> None:
+    """Raise Refused for a network that is not there, and where the datastore is not."""
+    for number, network in order.networks.items():
+        if network.kind is not NetworkKind.NETWORK or network.name not in places.networks:
+            wanted = f"{network.kind.value} {network.name}"
+            raise Refused(
+                f"Card {number + 1} of {order.name} is to be on {wanted}, which is not there.",
+                remedy="Choose another: farshore machine target set MACHINE --network network:NAME; there are: "
+                f"{', '.join(sorted(places.networks))}",
+            )
+    if not places.accessible:
+        raise Refused(f"The datastore {places.datastore} is not accessible.", remedy="Bring it back first.")
+
+
+def needed(*, attaches: bool) -> list[str]:
+    """Privileges that the account needs, on the root folder with propagation."""
+    machine = "VirtualMachine."
+    return [
+        "Datastore.AllocateSpace",
+        "Network.Assign",
+        "Resource.AssignVMToPool",
+        *POWER,
+        f"{machine}Interact.PowerOn",
+        f"{machine}Inventory.Create",
+        f"{machine}Inventory.Delete",
+        f"{machine}Config.AddNewDisk",
+        f"{machine}Config.AdvancedConfig",
+        f"{machine}Config.RemoveDisk",
+        *([f"{machine}Config.AddExistingDisk"] if attaches else ["VApp.Import"]),
+    ]

@@ -1,0 +1,325 @@
+"""Recovered machines at a vCenter or an ESXi host.
+
+What exists is the server's to say: a machine is the one that bears the failover's id (farshore.vsphere.recovered). The
+site's own folder for it holds what the server has no place for: the order. One lock a machine serializes what changes
+it here; that none runs twice is the server's promise.
+
+Disks come in one of two ways. Where this host is a machine there (the setting ``proxy``), they are hung on it and
+written in place (``attach``) before ``create`` hands them over; at home these are the disks that the machine left
+behind, where it did. Else ``create`` sends what was written to files of this host, by the server's own import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from farshore.model.errors import Damaged, NotFound, Refused, TryLater
+from farshore.sites.folder import alone, explained, replace
+from farshore.sites.orders import read_order, write_order
+from farshore.sites.port import (
+    Capacity,
+    Condition,
+    DeliveryWish,
+    FailoverId,
+    RecoveredMachine,
+    RecoveryOrder,
+    Way,
+    WrittenDisk,
+)
+from farshore.sites.vsphere.checks import check_networks, check_order, needed
+from farshore.sites.vsphere.home_disks import HomeDisks
+from farshore.sites.vsphere.images import stream_optimised
+from farshore.sites.vsphere.machine import new_machine
+from farshore.sites.vsphere.settings import VsphereSettings
+from farshore.vsphere import making, power, recovered
+from farshore.vsphere.certificates import pinned
+from farshore.vsphere.disks import find_proxy
+from farshore.vsphere.placing import Names, Places, find_places
+from farshore.vsphere.recovered import Seen
+from farshore.vsphere.session import Login, Session, session
+
+_POLL_SECONDS = 1.0
+_LOCK_SECONDS = 600.0
+_LIVE = (Condition.RUNNING, Condition.PAUSED)
+_HIDDEN = "."
+
+
+class VsphereSite:
+    """The site below ``folder``; ``password`` is the account's."""
+
+    def __init__(self, folder: Path, settings: VsphereSettings, password: str, *, name: str = "vsphere") -> None:
+        self.name = name
+        self._settings, self._password = settings, password
+        self._folder = folder.absolute()
+        self.delivery = DeliveryWish(Way.WRITTEN)
+
+    @property
+    def attaches(self) -> bool:
+        """See Attaching."""
+        return bool(self._settings.proxy)
+
+    def check(self, order: RecoveryOrder) -> None:
+        check_order(order, attaches=self.attaches)
+        with self._session() as opened:
+            check_networks(order, self._places(opened))
+
+    def examine(self) -> dict[str, str]:
+        """See Examined."""
+        with self._session() as opened:
+            missing = opened.missing(needed(attaches=self.attaches))
+            if missing:
+                raise Refused(
+                    f"The account at {opened.host} lacks {', '.join(missing)}.",
+                    remedy="Give its role these privileges, on the vCenter or host itself, with propagation.",
+                )
+            places = self._places(opened)
+            if self.attaches:
+                find_proxy(opened, self._settings.proxy)
+            return {
+                "server": opened.product,
+                "datastore": f"{places.datastore}, {places.free >> 30} GiB free",
+                "networks": ", ".join(sorted(places.networks)),
+                "disks": "hung on this machine" if self.attaches else "sent by the server's import",
+            }
+
+    def capacity(self) -> Capacity:
+        """See Measured."""
+        with self._session() as opened:
+            return Capacity(disk_free=self._places(opened).free)
+
+    def attach(self, order: RecoveryOrder) -> Mapping[int, Path]:
+        """See Attaching."""
+        check_order(order, attaches=True)
+        with self._at_work(order.failover) as opened:
+            places = self._places(opened)
+            check_networks(order, places)
+            seen = self._of(opened, order.failover, order) or self._left_at_home(opened, order)
+            if seen is None:
+                making.make(opened, places, new_machine(order, places))
+                seen = self._made(opened, order)
+            elif seen.power != "poweredOff":
+                raise Refused(
+                    f"{seen.name} at {opened.host} is not off: its disks cannot be written.",
+                    remedy="Shut it down there: it is to be brought up from the vault.",
+                )
+            return self._disks(opened).bring(seen, order)
+
+    def create(self, order: RecoveryOrder) -> None:
+        failover = order.failover
+        check_order(order, attaches=self.attaches)
+        with self._at_work(failover) as opened:
+            seen = self._of(opened, failover, order)
+            same = seen is not None and self._is_ordered(order)
+            if seen is not None and not same and self._condition(opened, seen) in _LIVE:
+                raise Refused(
+                    f"{order.name} runs already as failover {failover}, from another order or a deleted one.",
+                    remedy="Stop it first.",
+                )
+            if same:
+                return
+            # Written before anything is made: what there is no room for here is not begun there.
+            kept, new = self._home(failover) / "order.json", self._home(failover) / "order.next"
+            replace({new: write_order(order)}, remove=self._home(failover) / "left-over")
+            if seen is not None and self._disks(opened).are_here(seen, order):
+                self._disks(opened).hand_over(seen, order)
+            else:
+                self._import(opened, order, seen)
+            new.replace(kept)
+
+    def start(self, failover: FailoverId) -> RecoveredMachine:
+        with explained(self._home(failover)), self._session() as opened:
+            if self._of(opened, failover) is None:
+                raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+        with self._at_work(failover) as opened:
+            seen = self._of(opened, failover)
+            if seen is None:
+                raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+            if self._condition(opened, seen) not in _LIVE:
+                # Before it starts: what ended the run before must not seem to have ended this one.
+                recovered.note(opened, seen.id, run=recovered.RUNNING)
+                if not seen.made:
+                    power.mark(opened, seen.id, "")
+                power.power_on(opened, seen.id)
+            return self._told(opened, failover, recovered.look_at(opened, seen.id))
+
+    def status(self, failover: FailoverId) -> RecoveredMachine:
+        with self._session() as opened:
+            seen = self._of(opened, failover)
+            if seen is None:
+                return RecoveredMachine(failover, Condition.ABSENT)
+            return self._told(opened, failover, seen)
+
+    def stop(self, failover: FailoverId, *, grace: float) -> None:
+        with self._session() as opened:
+            if self._of(opened, failover) is None:
+                return
+        with self._at_work(failover) as opened:
+            seen = self._of(opened, failover)
+            if seen is None:
+                return
+            if grace > 0 and seen.power == "poweredOn" and not power.shut_down_guest(opened, seen.id):
+                end = time.monotonic() + grace
+                while time.monotonic() < end and not power.is_off(opened, seen.id):
+                    time.sleep(_POLL_SECONDS)
+            if not power.is_off(opened, seen.id):
+                power.power_off(opened, seen.id)
+            if seen.run != recovered.STOPPED:
+                recovered.note(opened, seen.id, run=recovered.STOPPED)
+
+    def destroy(self, failover: FailoverId) -> None:
+        home = self._home(failover)
+        with explained(home), self._session() as opened:
+            seen = self._of(opened, failover)
+            if seen is None and not home.exists():
+                return
+            # Without its lock where there is no room for one: nothing else can be begun there either.
+            with alone(home, failover, make=False, seconds=_LOCK_SECONDS):
+                if seen is not None:
+                    self._remove(opened, seen)
+                while home.exists():
+                    with contextlib.suppress(FileNotFoundError):  # another call removes it, too
+                        shutil.rmtree(home)
+
+    def present(self) -> tuple[FailoverId, ...]:
+        with explained(self._folder), self._session() as opened:
+            paths = self._folder.iterdir() if self._folder.exists() else ()
+            there = {path.name for path in paths if path.is_dir() and not path.name.startswith(_HIDDEN)}
+            return tuple(FailoverId(one) for one in sorted(there | set(recovered.labels(opened).values())))
+
+    def hardware_id(self, failover: FailoverId) -> str:
+        """What its firmware shows."""
+        with self._session() as opened:
+            seen = self._of(opened, failover)
+            return seen.uuid if seen is not None else ""
+
+    def order(self, failover: FailoverId) -> RecoveryOrder:
+        """What was ordered. Raises NotFound, Damaged."""
+        path = self._home(failover) / "order.json"
+        try:
+            return read_order(path.read_bytes())
+        except FileNotFoundError as error:
+            raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.") from error
+        except ValidationError as error:
+            raise Damaged(
+                f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
+            ) from error
+
+    def _told(self, opened: Session, failover: FailoverId, seen: Seen) -> RecoveredMachine:
+        condition = self._condition(opened, seen)
+        live = condition in _LIVE
+        return RecoveredMachine(failover, condition, (seen.address or seen.name) if live else "")
+
+    def _condition(self, opened: Session, seen: Seen) -> Condition:
+        """How it is; a look notes what the server's events may forget."""
+        if seen.power == "poweredOn":
+            return Condition.RUNNING
+        if seen.power == "suspended":
+            return Condition.PAUSED
+        if seen.run == recovered.SHUT_DOWN:
+            return Condition.SHUT_DOWN
+        if seen.run != recovered.RUNNING or not recovered.guest_ended_it(opened, seen.id):
+            return Condition.STOPPED
+        recovered.note(opened, seen.id, run=recovered.SHUT_DOWN)
+        return Condition.SHUT_DOWN
+
+    def _left_at_home(self, opened: Session, order: RecoveryOrder) -> Seen | None:
+        """What is left of a machine that comes home, if its disks may be used; it is the failover's from here on."""
+        seen = recovered.with_uuid(opened, order.machine.hardware_id) if order.home else None
+        if seen is None:
+            return None
+        if seen.snapshots:
+            raise Refused(
+                f"{seen.name} at {opened.host} has snapshots: its disks cannot be written in place.",
+                remedy="Delete its snapshots there. Or give it another UUID (uuid.bios): then a new machine is made.",
+            )
+        if seen.power == "poweredOff":
+            recovered.note(opened, seen.id, label=order.failover, run=recovered.STOPPED, made="")
+        return recovered.look_at(opened, seen.id)
+
+    def _import(self, opened: Session, order: RecoveryOrder, before: Seen | None) -> None:
+        """Make the machine and send it its disks, in place of the one before. Raises NoSpace, NotFound, Refused,
+        Unreachable; nothing of it is left then."""
+        home = self._home(order.failover)
+        places = self._places(opened)
+        check_networks(order, places)
+        with tempfile.TemporaryDirectory(prefix="import-", dir=home) as made:
+            images = []
+            for disk in order.disks:
+                if not isinstance(disk.medium, WrittenDisk) or disk.medium.image:
+                    raise Refused(f"Disk {disk.number} of {order.name} is no raw disk.", remedy="Fail over again.")
+                images.append(stream_optimised(disk.medium.path, Path(made) / f"disk-{disk.number}.vmdk"))
+            if before is not None:
+                self._remove(opened, before)
+            try:
+                making.make_with(opened, places, new_machine(order, places), images)
+                self._made(opened, order)
+            except BaseException:
+                with contextlib.suppress(Exception), self._session() as another:  # whatever became of the first
+                    left = self._of(another, order.failover, order)
+                    if left is not None:
+                        self._remove(another, left)
+                raise
+
+    def _made(self, opened: Session, order: RecoveryOrder) -> Seen:
+        seen = recovered.of_failover(opened, order.failover)
+        if seen is None:
+            raise TryLater(f"{opened.host} has not made {order.name}.", remedy="It is tried again.")
+        return seen
+
+    def _remove(self, opened: Session, seen: Seen) -> None:
+        """One that was made is destroyed; what was there before stays, off, without what was added to it."""
+        if not power.is_off(opened, seen.id):
+            power.power_off(opened, seen.id)
+        self._disks(opened).take_off(seen)
+        if seen.made:
+            with contextlib.suppress(NotFound):
+                recovered.destroy(opened, seen.id)
+            return
+        self._disks(opened).delete_added(seen)
+        recovered.note(opened, seen.id, label="", run="")
+
+    def _of(self, opened: Session, failover: FailoverId, order: RecoveryOrder | None = None) -> Seen | None:
+        if order is None:
+            with contextlib.suppress(NotFound, Damaged):
+                order = self.order(failover)
+        uuid = order.machine.hardware_id if order is not None and order.home else ""
+        return recovered.of_failover(opened, failover, uuid)
+
+    def _disks(self, opened: Session) -> HomeDisks:
+        return HomeDisks(opened, self._settings, self._folder)
+
+    def _is_ordered(self, order: RecoveryOrder) -> bool:
+        try:
+            return self.order(order.failover) == order
+        except (NotFound, Damaged):
+            return False
+
+    def _places(self, opened: Session) -> Places:
+        one = self._settings
+        return find_places(opened, Names(one.datacenter, one.cluster, one.esx, one.folder, one.datastore, one.network))
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Session]:
+        one = self._settings
+        shown = pinned(one.host, one.port, one.fingerprint)
+        with session(Login(one.host, one.port, one.user, shown.pem, self._password)) as opened:
+            yield opened
+
+    @contextlib.contextmanager
+    def _at_work(self, failover: FailoverId) -> Iterator[Session]:
+        """Hold the machine's lock, in a session."""
+        home = self._home(failover)
+        with explained(home), alone(home, failover, make=True, seconds=_LOCK_SECONDS), self._session() as opened:
+            yield opened
+
+    def _home(self, failover: FailoverId) -> Path:
+        if not failover or Path(failover).name != failover or failover.startswith(_HIDDEN):
+            raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
+        return self._folder / failover

@@ -1,0 +1,142 @@
+"""Machines at a VMware server that are a failover's: found there, never remembered.
+
+One that was made for a failover has its id as its instance UUID, from the call that makes it on. All bear it in their
+configuration under ``farshore.failover``, with what is known of their last run: vSphere tells that a machine is off,
+not whether its guest wanted so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim
+
+from farshore.vsphere.faults import translated
+from farshore.vsphere.power import machine_there
+from farshore.vsphere.reading import read, read_all
+from farshore.vsphere.session import Session
+from farshore.vsphere.tasks import finished
+
+LABEL, RUN, MADE = "farshore.failover", "farshore.run", "farshore.made"
+RUNNING, STOPPED, SHUT_DOWN = "running", "stopped", "shut-down"
+"""What ``RUN`` may be: it was started; it was stopped or never started; its guest shut itself down."""
+_SECONDS = 300.0
+_PATHS = (
+    "name",
+    "config.uuid",
+    "config.instanceUuid",
+    "config.extraConfig",
+    "config.template",
+    "runtime.powerState",
+    "runtime.connectionState",
+    "guest.ipAddress",
+    "snapshot",
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A machine as it is now. ``made``: for the failover, which may destroy it; ``run`` as noted."""
+
+    id: str
+    name: str
+    uuid: str
+    instance_uuid: str
+    power: str
+    connected: bool
+    address: str
+    failover: str
+    run: str
+    made: bool
+    snapshots: bool
+
+
+def look_at(session: Session, machine: str) -> Seen:
+    """Look at a machine by its id. Raises NotFound, as ``translated``."""
+    with machine_there(session, machine) as found:
+        return _seen(found, read(session, found, _PATHS))
+
+
+def of_failover(session: Session, failover: str, uuid: str = "") -> Seen | None:
+    """Find the machine of a failover; ``uuid``: that of its hardware, where a machine was there before, which is looked
+    at before all others are. None if there is none."""
+    index = session.content.searchIndex
+    with translated(session.host):
+        made = index.FindByUuid(None, failover.lower(), True, True)
+        before = index.FindByUuid(None, uuid.lower(), True, False) if uuid else None
+    for one in (made, before):
+        if one is not None:
+            seen = look_at(session, one._moId)
+            if seen.failover == failover or (seen.made and seen.instance_uuid == failover.lower()):
+                return seen
+    known = next((machine for machine, of in labels(session).items() if of == failover), None)
+    return look_at(session, known) if known is not None else None
+
+
+def with_uuid(session: Session, uuid: str) -> Seen | None:
+    """Find a machine by what its firmware shows as its UUID; None if there is none."""
+    with translated(session.host):
+        found = session.content.searchIndex.FindByUuid(None, uuid.lower(), True, False)
+    return look_at(session, found._moId) if found is not None else None
+
+
+def labels(session: Session) -> Mapping[str, str]:
+    """Machines that are a failover's: its id by theirs. Reads the configuration of all machines."""
+    with translated(session.host):
+        view = session.content.viewManager.CreateContainerView(session.content.rootFolder, [vim.VirtualMachine], True)
+        try:
+            found = list(read_all(session, list(view.view), ["config.extraConfig"]))
+        finally:
+            view.Destroy()
+    known = {str(one._moId): _options(values.get("config.extraConfig")).get(LABEL, "") for one, values in found}
+    return {machine: failover for machine, failover in known.items() if failover}
+
+
+def note(session: Session, machine: str, **options: str) -> None:
+    """Write down some of LABEL, RUN, MADE: ``label``, ``run``, ``made``; empty takes one away."""
+    keys = {"label": LABEL, "run": RUN, "made": MADE}
+    values = [vim.option.OptionValue(key=keys[name], value=value) for name, value in options.items()]
+    with machine_there(session, machine) as found:
+        finished(session, found.ReconfigVM_Task(vim.vm.ConfigSpec(extraConfig=values)), _SECONDS)
+
+
+def guest_ended_it(session: Session, machine: str) -> bool:
+    """Whether the last that the server's events tell of a machine's power is that its guest, or somebody, shut it down.
+    A machine whose host died leaves no such event."""
+    kinds = ["VmGuestShutdownEvent", "VmPoweredOffEvent", "VmPoweredOnEvent"]
+    events = vim.event
+    with machine_there(session, machine) as found:
+        by = events.EventFilterSpec.ByEntity(entity=found, recursion="self")
+        asked = events.EventFilterSpec(entity=by, eventTypeId=kinds)
+        told = session.content.eventManager.QueryEvents(asked) or []
+    newest = max(told, key=lambda one: one.key, default=None)
+    return newest is not None and not isinstance(newest, events.VmPoweredOnEvent)
+
+
+def destroy(session: Session, machine: str) -> None:
+    """Delete a machine that is off, with the disks that hang on it. Raises NotFound."""
+    with machine_there(session, machine) as found:
+        finished(session, found.Destroy_Task(), _SECONDS)
+
+
+def _seen(found: Any, values: Mapping[str, Any]) -> Seen:
+    options = _options(values.get("config.extraConfig"))
+    return Seen(
+        id=str(found._moId),
+        name=str(values.get("name", "")),
+        uuid=str(values.get("config.uuid", "")).lower(),
+        instance_uuid=str(values.get("config.instanceUuid", "")).lower(),
+        power=str(values.get("runtime.powerState", "")),
+        connected=str(values.get("runtime.connectionState", "")) == "connected",
+        address=str(values.get("guest.ipAddress") or ""),
+        failover=options.get(LABEL, ""),
+        run=options.get(RUN, ""),
+        made=bool(options.get(MADE)),
+        snapshots=values.get("snapshot") is not None,
+    )
+
+
+def _options(found: Any) -> dict[str, str]:
+    return {str(one.key): str(one.value) for one in found or []}
