@@ -21,7 +21,7 @@ settings.register_profile("farshore", deadline=None)
 if os.environ.get("CI") != "true":
     settings.load_profile("farshore")
 
-SHARED = dict.fromkeys(("test_stores.py", "test_stores_under_fire.py"), "object stores")
+SHARED = dict.fromkeys(("test_page_blob.py", "test_stores.py", "test_stores_under_fire.py"), "object stores")
 """Files that share a costly service, by its name."""
 _PORTS, _LARGEST_WORKER_COUNT = range(15_000, 32_000), 17
 

@@ -33,15 +33,17 @@ _ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K
 
 
 @contextlib.contextmanager
-def azurite(*more: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The URL of a container in Azurite, and the environment that opens it; ``more``: options for it."""
+def azurite(*more: str, folder: Path | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+    """The URL of a container in Azurite, and the environment that opens it; ``more``: options for it. What it holds is
+    kept in memory, or below ``folder``."""
     command = CACHE / "node_modules" / ".bin" / "azurite-blob"
     if not command.exists():
         if shutil.which("npm") is None:
             raise FileNotFoundError("npm is not installed, which installs Azurite")
         _install(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(CACHE), "azurite"])
     port = free_port()
-    options = ["--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--blobPort", str(port), *more]
+    kept = ["--inMemoryPersistence"] if folder is None else ["--location", str(folder)]
+    options = [*kept, "--skipApiVersionCheck", "--silent", "--blobPort", str(port), *more]
     with _running([str(command), *options], port):
         endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
         _make_container(endpoint)

@@ -6,8 +6,10 @@ lost or says 503); bodies are cut short; answers are slow.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import enum
+import hashlib
 import http.client
 import random
 import threading
@@ -30,11 +32,16 @@ class Fault(enum.Enum):
 
 
 class FaultyProxy:
-    """``share`` of the requests meet a fault; ``seen`` counts them by kind."""
+    """``share`` of the requests meet a fault; ``seen`` counts them by kind. ``instead``: answers (status, headers,
+    body) that the next requests get in place of the store's. ``received``: bytes of bodies that were passed on.
+    ``garbled``: how many of the next bodies change on the way; a checksum that comes with a body is looked at, as
+    clouds do and their doubles do not."""
 
     def __init__(self, upstream: int, seed: int, share: float) -> None:
         self.share = share
         self.seen: Counter[Fault] = Counter()
+        self.instead: list[tuple[int, list[tuple[str, str]], bytes]] = []
+        self.received = self.garbled = 0
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         proxy = self
@@ -47,6 +54,16 @@ class FaultyProxy:
 
             def _serve(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if proxy.instead:
+                    self._answer(*proxy.instead.pop(0))
+                    return
+                if proxy.garbled and body:
+                    proxy.garbled -= 1
+                    body = bytes([body[0] ^ 1]) + body[1:]
+                checksum = self.headers.get("Content-MD5")
+                if checksum and base64.b64decode(checksum) != hashlib.md5(body, usedforsecurity=False).digest():
+                    self._answer(400, [("x-ms-error-code", "Md5Mismatch")], b"")
+                    return
                 fault = proxy.draw()
                 if fault is Fault.LOST_BEFORE:
                     self._lose()
@@ -56,6 +73,8 @@ class FaultyProxy:
                     return
                 if fault is Fault.SLOW:
                     time.sleep(0.3)
+                with proxy._lock:
+                    proxy.received += len(body)
                 connection = http.client.HTTPConnection("127.0.0.1", upstream, timeout=30)
                 try:
                     connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -97,7 +116,11 @@ class FaultyProxy:
                 with contextlib.suppress(OSError):
                     self.connection.shutdown(2)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """Quiet: clients are killed."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
 

@@ -5,13 +5,15 @@ under way. Every ``_FLUSH_BYTES`` the destination is flushed, and only then do t
 others go on being written: after a SIGKILL or a power cut at any moment the next call writes what is missing.
 
 At the end everything is read back from the destination and compared with the digests of the ledger. A step that the
-disk did not keep is written again, twice at most.
+disk did not keep is written again, twice at most. A destination whose far side vouches for each write (Vouching) is not
+read back: it is asked what it holds, at the end and before an interrupted delivery goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import mmap
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,38 +24,45 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from farshore.delivery.ledger import ZERO, Ledger
+from farshore.delivery.ledger import DIGEST, ZERO, Ledger
 from farshore.model.errors import Damaged
-from farshore.model.ports import BlockSource, Destination
+from farshore.model.ports import BlockSource, Destination, Vouching
 
 log = logging.getLogger(__name__)
 
 STEP = 4 << 20
 _WORKERS = 3
 _FLUSH_BYTES = 128 << 20
+_NOTE_BYTES = 32 << 20
+"""As _FLUSH_BYTES, where a write is durable when it returns: a note costs one sync of a small file."""
 _FLUSH_STEPS = 4096
 """Of steps that are zero, which have no bytes."""
 _ATTEMPTS = 3
+_SENT = struct.Struct("<I")
 _PLAN = 256 << 20
 """Bytes of the disk between two reports while the work is planned."""
 
 Report = Callable[[str, int, int], None]
-"""Told what is done ("planned", "written", "read back"), and how many bytes of how many; may raise to end the work."""
+"""Told what is done ("planned", "written", "read back" or "checked"), and how many bytes of how many; may raise to end
+the work."""
 Result = TypeVar("Result")
 Done = tuple[int, bytes, int]
 """A step, its digest and its bytes of data."""
 
 
 def write_disk(
-    source: BlockSource, destination: Destination, ledger: Ledger, report: Report, *, flush_bytes: int = _FLUSH_BYTES
+    source: BlockSource, destination: Destination, ledger: Ledger, report: Report, *, flush_bytes: int = 0
 ) -> None:
-    """Write what the ledger lacks, read everything back, seal the ledger. Raises what source, destination and
-    ``report`` raise, and Damaged for a destination that does not keep what is written to it."""
+    """Write what the ledger lacks, read everything back, seal the ledger. ``flush_bytes``: written between two flushes,
+    0: as suits the destination. Raises what source, destination and ``report`` raise, and Damaged for a destination
+    that does not keep what is written to it."""
     if not ledger.begun:
         if destination.blank:
             destination.zero(0, ledger.lading.size)  # a file may hold another point, of a ledger that is gone
             destination.flush()
         ledger.begin()
+    elif isinstance(destination, Vouching):
+        _strike(destination, ledger, _lost(destination, ledger))
     with _Work(source, destination, ledger, report, flush_bytes) as work:
         for _ in range(_ATTEMPTS):
             work.write_missing()
@@ -62,7 +71,7 @@ def write_disk(
                 ledger.seal()
                 return
             log.warning("%d steps of %s were not kept and are written again.", len(lost), ledger.lading.destination)
-            ledger.strike(lost)
+            _strike(destination, ledger, lost)
         raise Damaged(
             f"{ledger.lading.destination} does not keep what is written to it: step {lost[0]} reads back otherwise.",
             remedy="Replace the disk that it is on, then fail over again.",
@@ -74,10 +83,12 @@ class _Work:
         self, source: BlockSource, destination: Destination, ledger: Ledger, report: Report, flush_bytes: int
     ) -> None:
         self._source, self._destination, self._ledger = source, destination, ledger
-        self._report, self._flush_bytes = report, flush_bytes
+        self._vouching = destination if isinstance(destination, Vouching) else None
+        self._report, self._workers = report, self._vouching.parallel if self._vouching else _WORKERS
+        self._flush_bytes = flush_bytes or (_NOTE_BYTES if self._vouching else _FLUSH_BYTES)
         self._size, self._step = ledger.lading.size, ledger.lading.step
         self._own = threading.local()
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="deliver")
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="deliver")
         self._data = self._plan()
         self._total = int(self._data.sum())
 
@@ -141,6 +152,10 @@ class _Work:
         whole[:low] = 0
         whole[high:] = 0
         self._source.read_into(start + low, buffer[low:high])
+        if self._vouching is not None:
+            # The whole step, so that what is sent depends on its bytes alone: what the destination holds is counted.
+            sent = self._vouching.send(start, buffer)
+            return step, _vouched(buffer, sent), data
         for extent in extents:
             if not extent.zero:
                 place = extent.offset - start
@@ -151,6 +166,10 @@ class _Work:
 
     def read_back(self) -> list[int]:
         """The steps that the destination does not hold as the ledger has them."""
+        if self._vouching is not None:
+            found = _lost(self._vouching, self._ledger)
+            self._report("checked", self._total, self._total)
+            return found
         digests = self._ledger.digests()
         lost: list[int] = []
         done = 0
@@ -180,7 +199,7 @@ class _Work:
         waiting: deque[Future[Result]] = deque()
         for step in steps:
             waiting.append(self._pool.submit(act, step))
-            if len(waiting) > 2 * _WORKERS:
+            if len(waiting) > 2 * self._workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -195,3 +214,30 @@ class _Work:
             self._own.buffer = memoryview(mmap.mmap(-1, self._step))
         whole: memoryview = self._own.buffer
         return whole[:length]
+
+
+def _vouched(buffer: memoryview, sent: int) -> bytes:
+    """What is noted of a step that the far side vouches for: with how many of its bytes were sent."""
+    return blake3(buffer).digest()[: DIGEST - _SENT.size] + _SENT.pack(sent)
+
+
+def _strike(destination: Destination, ledger: Ledger, lost: list[int]) -> None:
+    """Take steps back. A far side that counts what it holds is made to hold nothing there."""
+    ledger.strike(lost)
+    if isinstance(destination, Vouching):
+        step, size = ledger.lading.step, ledger.lading.size
+        for one in lost:
+            destination.zero(one * step, min(step, size - one * step))
+
+
+def _lost(destination: Vouching, ledger: Ledger) -> list[int]:
+    """The noted steps of which the destination holds other bytes than were sent."""
+    destination.look()
+    digests, lading = ledger.digests(), ledger.lading
+    found = []
+    for step in np.flatnonzero(digests.any(axis=1)).tolist():
+        digest, start = digests[step].tobytes(), step * lading.step
+        sent = 0 if digest == ZERO else _SENT.unpack(digest[-_SENT.size :])[0]
+        if destination.holds(start, min(lading.step, lading.size - start)) != sent:
+            found.append(step)
+    return found

@@ -47,7 +47,7 @@ class WholeChunks(Protocol):
 
 
 class Destination(Protocol):
-    """A disk that a recovery point is written to: a file, a device, later a cloud's disk. Safe to call from several
+    """A disk that a recovery point is written to: a file, a device, a cloud's disk. Safe to call from several
     threads at once. Methods raise NoSpace, TryLater or Refused."""
 
     @property
@@ -87,6 +87,30 @@ class Destination(Protocol):
 
     def close(self) -> None:
         """Release it."""
+        ...
+
+
+@runtime_checkable
+class Vouching(Destination, Protocol):
+    """A Destination whose far side checks each write by a checksum before it returns, so nothing is read back. It
+    leaves out by itself what is zero: it is blank."""
+
+    @property
+    def parallel(self) -> int:
+        """How many calls of ``send`` at once serve it best."""
+        ...
+
+    def send(self, offset: int, data: memoryview) -> int:
+        """Write what of ``data`` is not zero, durably. Return how many bytes of the disk that took, the same for the
+        same data: zeroes between two runs may be written along."""
+        ...
+
+    def look(self) -> None:
+        """Ask the disk what it holds: for ``holds``, and ``extents``."""
+        ...
+
+    def holds(self, offset: int, length: int) -> int:
+        """Return how many bytes of the range were ever written, as the disk had it at the last look."""
         ...
 
 

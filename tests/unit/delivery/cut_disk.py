@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from farshore.delivery.ledger import Lading, Ledger
+from farshore.model.identifiers import BLOCK
 from farshore.model.ports import Extent
 
 
@@ -87,6 +88,49 @@ class CutDisk:
         yield Extent(offset, length, not any(self._cache[offset : offset + length]))
 
     def close(self) -> None:
+        pass
+
+
+class VouchingDisk(CutDisk):
+    """farshore.model.ports.Vouching: each write is on the medium when it returns. ``held``, too, outlives it."""
+
+    parallel = 4
+
+    def __init__(self, medium: bytearray, power: Power, *, blank: bool, identity: str = "disk 1") -> None:
+        super().__init__(medium, power, blank=blank, identity=identity)
+        self.held: set[int] = set()
+        self.sent: list[tuple[int, int]] = []
+        self._seen: set[int] = set()
+
+    def send(self, offset: int, data: memoryview) -> int:
+        count = 0
+        for start in range(0, len(data), BLOCK):
+            piece = bytes(data[start : start + BLOCK])
+            if any(piece):
+                self.power.moment()
+                with self._lock:
+                    self.sent.append((offset + start, len(piece)))
+                    self.medium[offset + start : offset + start + len(piece)] = piece
+                    self.held |= set(range(offset + start, offset + start + len(piece)))
+                count += len(piece)
+        return count
+
+    def zero(self, offset: int, length: int) -> None:
+        self.power.moment()
+        self.medium[offset : offset + length] = bytes(length)
+        self.held -= set(range(offset, offset + length))
+
+    def look(self) -> None:
+        self.power.moment()
+        self._seen = set(self.held)
+
+    def holds(self, offset: int, length: int) -> int:
+        return len(self._seen & set(range(offset, offset + length)))
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        raise AssertionError("nothing is read back")
+
+    def flush(self) -> None:
         pass
 
 

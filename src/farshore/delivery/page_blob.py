@@ -1,0 +1,187 @@
+"""A page blob of Azure as a destination: what a managed disk takes while it is made by direct upload.
+
+It is a fixed VHD: the disk's bytes, filled up to whole MiB, and a footer of 512 bytes, which `finish` writes when all
+else is there. A blob that was made for this is blank, so what is zero is never sent. Azure checks each request by the
+MD5 that comes with it, and answers when the pages are durable: nothing waits for a flush, nothing is read back.
+
+The address is a secret with an end (a SAS). `grant` asks for one; it is asked anew when Azure takes the last one no
+more. What may pass is tried again for a while, as Azure's Retry-After says; the SDK itself tries nothing again.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from uuid import UUID
+
+from azure.core.exceptions import AzureError
+from azure.storage.blob import BlobClient
+
+from farshore.delivery.blob_answers import Answer, understood
+from farshore.delivery.page_runs import Held, runs_to_send
+from farshore.formats.vhd import FOOTER_BYTES, footer, rounded
+from farshore.model.errors import Refused
+from farshore.model.ports import Extent
+
+MOST = 4 << 20
+"""Bytes that Azure takes in one request; other servers may take more."""
+PARALLEL = 8
+_PATIENCE = 60.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 15.0
+_CLIENT: dict[str, Any] = {"retry_total": 0, "connection_timeout": 10, "read_timeout": 120}
+Grant = Callable[[], str]
+"""Answers the blob's address with a right to read and write it. Raises FarshoreError."""
+Result = TypeVar("Result")
+
+
+class PageBlob:
+    """farshore.model.ports.Vouching over the blob of a disk of ``size`` bytes, which ``identity`` names: another disk
+    has another one. ``patience``: seconds for which a request is tried again.
+
+    Raises Refused for a blob that is not of that size."""
+
+    def __init__(
+        self,
+        grant: Grant,
+        size: int,
+        identity: UUID,
+        *,
+        parallel: int = PARALLEL,
+        patience: float = _PATIENCE,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._grant, self._size, self._identity, self._parallel = grant, rounded(size), identity, parallel
+        self._patience, self._sleep, self._clock = patience, sleep, clock
+        self._lock = threading.Lock()
+        self._client = _client(grant())
+        self._held = Held(())
+        self._fit()
+        self.look()
+
+    def _fit(self) -> None:
+        found = self._ask("looked at", lambda client: client.get_blob_properties())
+        if (str(found.blob_type), found.size) != ("BlobType.PAGEBLOB", self._size + FOOTER_BYTES):
+            raise Refused(
+                f"The disk at Azure takes {found.size} bytes, and {self._size + FOOTER_BYTES} are to be written.",
+                remedy="Delete it there, and fail over again.",
+            )
+
+    @property
+    def identity(self) -> str:
+        """See Destination."""
+        return f"page blob of disk {self._identity}"
+
+    @property
+    def blank(self) -> bool:
+        """See Destination: pages that were never written are zero."""
+        return True
+
+    @property
+    def parallel(self) -> int:
+        """See Vouching."""
+        return self._parallel
+
+    def check_room(self, needed: int) -> None:
+        """See Destination: Azure has set the disk's room aside."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """See Destination."""
+        self.send(offset, data)
+
+    def send(self, offset: int, data: memoryview) -> int:
+        """See Vouching."""
+        sent = 0
+        for start, end in runs_to_send(data, MOST):
+            self._put(offset + start, bytes(data[start:end]))
+            sent += end - start
+        return sent
+
+    def _put(self, offset: int, pages: bytes) -> None:
+        self._ask(
+            "written to",
+            lambda client: client.upload_page(pages, offset, len(pages), validate_content="md5"),
+        )
+
+    def zero(self, offset: int, length: int) -> None:
+        """See Destination: by the last look, for what was never written is not touched."""
+        for start, end in self._held.ranges(offset, length):
+            self._clear(start, end - start)
+
+    def _clear(self, start: int, length: int) -> None:
+        self._ask("cleared", lambda client: client.clear_page(start, length))
+
+    def flush(self) -> None:
+        """See Destination: each write was durable when it was answered."""
+
+    def finish(self) -> None:
+        """Write the footer, when all else is there. May be repeated."""
+        self._put(self._size, footer(self._size, self._identity))
+
+    def look(self) -> None:
+        """See Vouching."""
+        self._held = self._ask(
+            "listed", lambda client: Held((one.start or 0, (one.end or 0) + 1) for one in client.list_page_ranges())
+        )
+
+    def holds(self, offset: int, length: int) -> int:
+        """See Vouching."""
+        return self._held.count(offset, length)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """See Destination."""
+        buffer[:] = self._ask("read", lambda client: client.download_blob(offset, len(buffer)).readall())
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """See Destination: as of the last look."""
+        place, end = offset, offset + length
+        for start, stop in self._held.ranges(offset, length):
+            if start > place:
+                yield Extent(place, start - place, zero=True)
+            yield Extent(start, stop - start, zero=False)
+            place = stop
+        if place < end:
+            yield Extent(place, end - place, zero=True)
+
+    def close(self) -> None:
+        """See Destination."""
+        self._client.close()
+
+    def _ask(self, what: str, act: Callable[[BlobClient], Result]) -> Result:
+        """What ``act`` answers, by a grant that holds. Raises Forbidden, NotFound, Refused, TryLater."""
+        give_up, wait, renewed = self._clock() + self._patience, _FIRST_WAIT, False
+        while True:
+            client = self._client
+            try:
+                return act(client)
+            except AzureError as error:
+                kind, after, fault = understood(error, f"The disk at Azure cannot be {what}")
+                if kind is Answer.DENIED and not renewed:
+                    renewed = True
+                    self._renew(client)
+                    continue
+                pause = max(after, random.uniform(wait / 2, wait))
+                if kind is not Answer.PASSES or self._clock() + pause > give_up:
+                    raise fault from error
+            self._sleep(pause)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _renew(self, used: BlobClient) -> None:
+        """Have a fresh address, unless another thread got one since ``used`` was refused."""
+        with self._lock:
+            if self._client is used:
+                self._client = _client(self._grant())
+                # Requests of other threads may still be under way by the old one: it goes with the last of them.
+
+
+def _client(address: str) -> BlobClient:
+    try:
+        return BlobClient.from_blob_url(address, **_CLIENT)
+    except ValueError:
+        # The error's own text may hold the address, which is a secret.
+        raise Refused(
+            "Azure gave no address of a blob.", remedy="See what the site says: farshore site check."
+        ) from None
