@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-tests demo check types agent-types lint test main-job lanes test-fast soak bench lock openapi docs clean
+.PHONY: help setup setup-tests demo check types agent-types lint test test-fast soak bench lock openapi docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -37,24 +37,19 @@ lint:
 	@.venv/bin/lint-imports
 
 # Programs of the tests start some hundred times; compiling their sources each time would cost minutes.
-test main-job lanes test-fast soak bench: export PYTHONDONTWRITEBYTECODE =
+test test-fast soak bench: export PYTHONDONTWRITEBYTECODE =
 
-# Deep tests wait for something a third of their time, so three times as many workers as processors keep those busy.
+# Deep tests wait for something half of their time, so four times as many workers as processors keep those busy.
 WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
-DEEP_WORKERS ?= $(shell echo $$(( 3 * $$(nproc) )))
+DEEP_WORKERS ?= $(shell echo $$(( 4 * $$(nproc) )))
 FAST := tests/unit tests/formats tests/contract
 DEEP := tests/crash tests/scenarios
 PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
 
 test: setup-tests check  ## the gate, which CI runs: every test (as root; within 25 minutes on 2 cores)
-	@$(MAKE) --no-print-directory --jobs 2 main-job lanes
-
-main-job:  # emulated machines that work for minutes want a whole processor: they go first wherever that is allowed
-	@nice -n -10 $(PYTHON) -m pytest -m guest --durations 20 $(DEEP)
-
-lanes:
 	@$(PYTEST) --numprocesses $(DEEP_WORKERS) -m "not guest" $(DEEP)
-	@$(PYTEST) $(FAST)
+	@scripts/beside "$(PYTHON) -m pytest --numprocesses 2 --durations 20 $(FAST)" \
+	  "$(PYTHON) -m pytest -m guest --durations 20 $(DEEP)"  # the main job's guests want a whole processor
 
 test-fast: setup-tests  ## the fast lane: unit, formats, contract (within 5 minutes)
 	@$(PYTEST) $(FAST)
