@@ -1,5 +1,6 @@
-"""The files of an installation that are kept in its vault: what others trust it by, and what its secrets are sealed
-with. Whoever takes the vault over is trusted by every agent and server that is enrolled.
+"""The files of an installation that are kept in its vault: what others trust it by, what its secrets are sealed with,
+and the scripts and keys that check recovered machines. Whoever takes the vault over is trusted by every agent and
+server that is enrolled, and can fail over as before.
 
 The private half of the release key goes along while it lies in the installation's folder; one that was put elsewhere
 (``release_key_file``) was put there to be apart.
@@ -7,7 +8,9 @@ The private half of the release key goes along while it lies in the installation
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from farshore.client.credentials import read_private, write_private
@@ -16,6 +19,12 @@ from farshore.configuration_server.settings import CREDENTIALS_FILE_NAME, FILE_N
 from farshore.model.errors import Damaged
 from farshore.vault.records import Row
 
+log = logging.getLogger(__name__)
+
+CHECKS = "checks"
+"""farshore.recovery.context.RecoveryContext.scripts."""
+MOST_BYTES, MOST_FILES = 256 << 10, 64
+"""Of a file of CHECKS, and how many of them: all are in one object of the vault."""
 _PKI = (replacement.SIGNER, replacement.NEXT, replacement.FORMER)
 
 
@@ -32,7 +41,30 @@ def read(settings: Settings, *, whole: bool = False) -> list[Row]:
         paths += [settings.installation_id, settings.pki / "server.json"]
         paths += [settings.process_server_home / CREDENTIALS_FILE_NAME]
         paths += [settings.master_target_home / CREDENTIALS_FILE_NAME]
-    return [{"name": str(path.relative_to(home)), "content": _content(path).hex()} for path in paths if path.exists()]
+    rows = [{"name": str(path.relative_to(home)), "content": _content(path).hex()} for path in paths if path.exists()]
+    return [*rows, *_checks(home)]
+
+
+def _checks(home: Path) -> Iterator[Row]:
+    """The scripts, as the folder has them. What cannot be kept is said: it must not keep back the rest."""
+    try:
+        found = sorted((home / CHECKS).iterdir())
+    except OSError:
+        return
+    for number, path in enumerate(found):
+        try:
+            about = path.lstat()
+            fits = stat.S_ISREG(about.st_mode) and about.st_size <= MOST_BYTES and number < MOST_FILES
+            fits = fits and path.name.isprintable()
+            content = path.read_bytes() if fits else b""
+        except OSError as error:
+            log.warning("%s cannot be read and is not kept in the vault: %s", path, error)
+            continue
+        if not fits:
+            log.warning("%r is not kept in the vault: it is no file, too large, or one of too many.", str(path))
+            continue
+        executable = bool(about.st_mode & stat.S_IXUSR)
+        yield {"name": f"{CHECKS}/{path.name}", "content": content.hex(), "executable": executable}
 
 
 def _content(path: Path) -> bytes:
@@ -54,5 +86,7 @@ def write(settings: Settings, rows: Iterable[Row]) -> list[str]:
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(path, content)
+            if row.get("executable"):
+                path.chmod(0o700)
             made.append(str(name))
     return made

@@ -30,6 +30,7 @@ from farshore.model.identifiers import MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.granting import grant
 from farshore.protection.mirror import Mirror
+from farshore.recovery.checking.scripts import ScriptFolder
 from farshore.vault import OwnerKey, open_store
 from farshore.vault.ownership import EPOCHS_APART, How, newest_owner
 from farshore.vault.vault import Vault
@@ -132,6 +133,27 @@ def test_the_vault_and_the_key_make_an_installation_that_knows_everything(first:
     assert [(one.name, one.policy, one.known, one.trouble) for one in report.machines] == [("db1", "gold", True, "")]
     assert json.loads((second.settings.home / REPORT_FILE).read_text())["how"] == "adopted"
     catalog.close()
+
+
+def test_the_scripts_that_check_machines_are_there_too(first: Site, tmp_path: Path) -> None:
+    """Without them no test failover of a machine that names one begins."""
+    folder = first.settings.home / "checks"
+    folder.mkdir(mode=0o755)
+    for name, mode in (("orders", 0o755), ("login", 0o600)):
+        (folder / name).write_text(f"#!/bin/sh\n# {name}\n")
+        (folder / name).chmod(mode)
+    (folder / "elsewhere").symlink_to("/etc/hostname")
+    (folder / "large").write_bytes(bytes(kept_files.MOST_BYTES + 1))
+    catalog = first.catalog()
+    first.mirror(catalog)
+    catalog.close()
+    first.burn(tmp_path / "safe.key")
+    second = Site(tmp_path, "far")
+    adopt(second.settings, tmp_path / "safe.key", second.clock)
+    scripts = ScriptFolder(second.settings.home / "checks")
+    assert sorted(path.name for path in scripts.path.iterdir()) == ["login", "orders"]
+    assert scripts.check("orders").read_text() == "#!/bin/sh\n# orders\n"
+    assert scripts.key("login") == "#!/bin/sh\n# login\n"
 
 
 def test_its_epochs_are_of_numbers_that_the_former_one_never_gives(first: Site, tmp_path: Path) -> None:
