@@ -34,6 +34,7 @@ from farshore.configuration_server.vault_access import ensure_vault, noted
 from farshore.model.errors import Malformed, Refused, TryLater
 from farshore.model.identifiers import new_id
 from farshore.model.ports import Clock
+from farshore.protection import master_target_enrolment
 from farshore.protection.push.signing import ReleaseKey
 from farshore.protection.server_enrolment import normal
 
@@ -73,9 +74,7 @@ def set_up(settings: Settings, clock: Clock) -> None:
     _ensure_credentials(settings.pki / SERVER_FILE, Kind.SERVER, settings, catalog, issuer, clock)
     process_server = settings.process_server_home / CREDENTIALS_FILE_NAME
     _ensure_credentials(process_server, Kind.PROCESS_SERVER, settings, catalog, issuer, clock)
-    if settings.master_target:
-        master_target = settings.master_target_home / CREDENTIALS_FILE_NAME
-        _ensure_credentials(master_target, Kind.MASTER_TARGET, settings, catalog, issuer, clock)
+    _ensure_master_target(settings, catalog, issuer, clock)
     _ensure_admin(settings, catalog, issuer, clock)
     record = settings.home / VAULT_FILE
     known = bool(noted(record, settings.vault))
@@ -184,6 +183,17 @@ def _ensure_credentials(
     with catalog.writing() as tx:
         pem, key = issuer.issue(tx, holder, names)
     Credentials(settings.local_url, issuer.bundle, pem, key).save(path)
+
+
+def _ensure_master_target(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:
+    """Have its credentials; where none is to run, forget the one that did."""
+    path = settings.master_target_home / CREDENTIALS_FILE_NAME
+    if settings.master_target:
+        _ensure_credentials(path, Kind.MASTER_TARGET, settings, catalog, issuer, clock)
+    elif path.exists():
+        with catalog.writing() as tx:
+            master_target_enrolment.leave_out(tx, clock.now())
+        path.unlink()
 
 
 def _ensure_admin(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> None:

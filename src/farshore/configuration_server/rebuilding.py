@@ -21,13 +21,11 @@ from farshore.catalog import (
     events,
     failovers,
     machines,
-    master_targets,
     points,
     policies,
     process_servers,
     records,
     sites,
-    users,
 )
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.records import AUDIT, KINDS
@@ -163,10 +161,7 @@ def _forget_former_servers(tx: Transaction, now: int) -> None:
                 machine.process_server = None
             tx.flush()
             process_servers.delete(tx, server)
-    for row in master_targets.every(tx):
-        if row.own:
-            users.revoke_certificates(tx, master_target_enrolment.KIND, row.id, now)
-            master_targets.delete(tx, row)
+    master_target_enrolment.leave_out(tx, now)
     left = _servers(tx)
     for machine in machines.every(tx):
         machine.chosen_server = machine.chosen_server if machine.chosen_server in left else ""

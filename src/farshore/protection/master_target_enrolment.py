@@ -71,6 +71,15 @@ def remove(tx: Transaction, row: MasterTargetRow, actor: str, now: int) -> None:
     _tell(tx, row, "removed", actor, f"Master target {row.name} was removed.", now, details)
 
 
+def leave_out(tx: Transaction, now: int) -> None:
+    """The one that ``farshore up`` ran is no more, or was that of another installation: nothing that it held opens
+    anything."""
+    for row in master_targets.every(tx):
+        if row.own:
+            users.revoke_certificates(tx, KIND, row.id, now)
+            master_targets.delete(tx, row)
+
+
 def _tell(
     tx: Transaction, row: MasterTargetRow, what: str, actor: str, message: str, now: int, details: Details | None = None
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from tests.unit.configuration_server.offices import MovableClock
 from tests.unit.protection.catalogs import NOW, fresh_catalog
 
-from farshore.catalog import users
+from farshore.catalog import master_targets, users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import ProcessServerRow
 from farshore.client.credentials import Credentials
@@ -74,3 +75,34 @@ def test_a_name_of_an_invited_process_server_is_not_taken(place: Place) -> None:
     wider = place.settings.model_copy(update={"advertise": ("PS2.example.com",)})
     with pytest.raises(Refused, match="name of process server ps2"):
         installation._check_names(wider, place.catalog)
+
+
+def test_a_master_target_that_is_left_out_opens_nothing_and_another_takes_its_place(place: Place) -> None:
+    settings, path = place.settings, place.settings.master_target_home / "credentials.json"
+    settings.master_target_home.mkdir()
+    settings.process_server_home.mkdir()
+
+    def ensure(wanted: bool) -> set[str]:
+        chosen = settings.model_copy(update={"master_target": wanted})
+        chosen.save()
+        installation._ensure_master_target(chosen, place.catalog, place.issuer, place.clock)
+        with place.catalog.reading() as tx:
+            rows = {row.id for row in master_targets.every(tx)}
+            good = users.good_serials(tx, "master-target", [first], place.clock.now())[first] if first else set()
+        assert bool(good) is wanted or not first
+        assert (settings.master_target_home / "settings.toml").exists() is wanted
+        return rows
+
+    first = ""
+    assert ensure(True) == set()
+    held = x509.load_pem_x509_certificate(Credentials.load(path).certificate.encode())
+    first = installation._holder(held)
+    with place.catalog.writing() as tx:
+        master_targets.register(tx, first, "1", NOW)
+    assert ensure(True) == {first}
+    assert ensure(False) == set()
+    assert not path.exists()
+    assert ensure(False) == set()
+    first = ""
+    assert ensure(True) == set()
+    assert path.exists()
