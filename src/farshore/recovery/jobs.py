@@ -106,8 +106,8 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         try:
             stop_first, home = act(CHECK, check, failover), bool(request.get(HOME))
             if home:
-                act(LOOK, look_at_home, failover)
-                if request.get(IN_PLACE):
+                placed = act(LOOK, look_at_home, failover)  # an earlier release's answer was nothing
+                if request.get(IN_PLACE) or placed:
                     act(FOLLOW, follow_home, failover)
                 held = act(HOLD, hold, failover)
                 held = act(STOP_EARLIER, stop_for_home, failover, held)

@@ -24,6 +24,8 @@ class Target:
     wanted: MachineTarget = field(default_factory=MachineTarget)
     bubble: str = ""
     """The network that a test shares with others; empty: it is by itself."""
+    home: bool = False
+    """It comes up where it belongs, for good."""
 
 
 def recovery_order(
@@ -73,6 +75,7 @@ def recovery_order(
         },
         bubble=target.bubble,
         tags=dict(wanted.tags),
+        home=target.home,
     )
 
 

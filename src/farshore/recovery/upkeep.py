@@ -19,7 +19,7 @@ from farshore.protection.watch import Condition as Wrong
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.steps.power import note_condition
 from farshore.recovery.steps.start import position_of, restore_disks, start_if_wanted
-from farshore.sites.port import Condition, HasConsole, RecoverySite, Resumable
+from farshore.sites.port import Condition, HasConsole, RecoverySite, Resumable, keeps_disks
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Upkeep:
         site = self._context.site(one.site)
         # In this order: a job that removes a failover destroys the machine first, so where the disks have gone and the
         # machine is still there afterwards, nobody is removing it.
-        standing = self._context.delivery(site).stands(self._context.files(one.failover).folder)
+        standing = keeps_disks(site) or self._context.delivery(site).stands(self._context.files(one.failover).folder)
         condition = site.status(failover_id(one.failover)).condition
         if isinstance(site, HasConsole):
             site.trim_console(failover_id(one.failover))

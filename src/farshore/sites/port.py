@@ -242,6 +242,21 @@ class Attaching(Protocol):
 
 
 @runtime_checkable
+class Keeping(Protocol):
+    """A site whose machines have disks of their own: once ``create`` has returned, what it was given may go."""
+
+    @property
+    def keeps_disks(self) -> bool:
+        """Whether it is so here."""
+        ...
+
+
+def keeps_disks(site: RecoverySite) -> bool:
+    """Whether a machine of this site needs nothing of this host once it is created."""
+    return isinstance(site, Keeping) and site.keeps_disks
+
+
+@runtime_checkable
 class Leading(Protocol):
     """A site that can lead connections of this host into a machine whose network leads nowhere."""
 

@@ -7,6 +7,7 @@ not whether its guest wanted so.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,27 +60,36 @@ def look_at(session: Session, machine: str) -> Seen:
         return _seen(found, read(session, found, _PATHS))
 
 
-def of_failover(session: Session, failover: str, uuid: str = "") -> Seen | None:
-    """Find the machine of a failover; ``uuid``: that of its hardware, where a machine was there before, which is looked
-    at before all others are. None if there is none."""
-    index = session.content.searchIndex
+def of_failover(session: Session, failover: str, hardware: str = "") -> Seen | None:
+    """Find the machine of a failover; None if there is none. ``hardware``: the UUID of its hardware, where a machine
+    was there before; that is looked at before all others are."""
     with translated(session.host):
-        made = index.FindByUuid(None, failover.lower(), True, True)
-        before = index.FindByUuid(None, uuid.lower(), True, False) if uuid else None
-    for one in (made, before):
-        if one is not None:
-            seen = look_at(session, one._moId)
-            if seen.failover == failover or (seen.made and seen.instance_uuid == failover.lower()):
-                return seen
+        made = session.content.searchIndex.FindByUuid(None, failover.lower(), True, True)
+    for seen in (look_at(session, made._moId) if made is not None else None, with_uuid(session, hardware)):
+        if seen is not None and (seen.failover == failover or (seen.made and seen.instance_uuid == failover.lower())):
+            return seen
     known = next((machine for machine, of in labels(session).items() if of == failover), None)
     return look_at(session, known) if known is not None else None
 
 
-def with_uuid(session: Session, uuid: str) -> Seen | None:
-    """Find a machine by what its firmware shows as its UUID; None if there is none."""
-    with translated(session.host):
-        found = session.content.searchIndex.FindByUuid(None, uuid.lower(), True, False)
-    return look_at(session, found._moId) if found is not None else None
+def with_uuid(session: Session, wanted: str) -> Seen | None:
+    """Find a machine by what its guest reads as its UUID; None if there is none."""
+    for form in forms_of(wanted):
+        with translated(session.host):
+            found = session.content.searchIndex.FindByUuid(None, form, True, False)
+        if found is not None:
+            return look_at(session, found._moId)
+    return None
+
+
+def forms_of(text: str) -> tuple[str, ...]:
+    """A UUID as it is, and with the bytes of its first half the other way round, as some guests read it; none for what
+    is no UUID."""
+    try:
+        known = uuid.UUID(text)
+    except ValueError:
+        return ()
+    return tuple(dict.fromkeys((str(known), str(uuid.UUID(bytes=known.bytes_le)))))
 
 
 def labels(session: Session) -> Mapping[str, str]:

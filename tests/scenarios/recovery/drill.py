@@ -25,6 +25,7 @@ from tests.file_site import FileSite, Fuse
 from tests.scenarios.recovery.doubles import DoomedCatalog, DoomedDisk, FileExports
 from tests.scenarios.recovery.one_host import OneHost
 from tests.unit.vault.synthetic import MACHINE, Machine
+from tests.vcenter.running import PASSWORD
 from tests.waiting import PATIENCE, until
 
 from farshore.api_types.failovers import FailoverRequest
@@ -46,8 +47,10 @@ from farshore.model.states import Direction, JobState, MachineState
 from farshore.recovery import jobs as recovery
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
-from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder, Way
+from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder, RecoverySite, Way
 from farshore.sites.qemu.site import QemuSite
+from farshore.sites.vsphere.settings import VsphereSettings
+from farshore.sites.vsphere.site import VsphereSite
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vsphere.session import Login
 from farshore.vsphere.sources import sources_at
@@ -88,6 +91,8 @@ class Task:
     """A port of the loopback that agents need; 0: they need none."""
     vmware: Login | None = None
     """The VMware server of its source."""
+    vsphere: dict[str, Any] | None = None
+    """Settings of a vSphere site ``dc1``."""
 
 
 def machine_id(number: int) -> str:
@@ -95,10 +100,10 @@ def machine_id(number: int) -> str:
     return str(uuid.UUID(int=7 + number))
 
 
-def prepare(home: Path, names: Sequence[str] = ("web1",), boot: bytes = b"") -> None:
+def prepare(home: Path, names: Sequence[str] = ("web1",), boot: bytes = b"", hardware: str = "") -> None:
     """Machines with a few recovery points each, protected, their process server up to date.
 
-    ``boot``: their disks boot this code (tests.contract.guests).
+    ``boot``: their disks boot this code (tests.contract.guests). ``hardware``: the UUID of theirs.
     """
     store = open_store(f"file://{home / 'vault'}")
     vault = Vault.create(store, OwnerKey.generate_file(home / "owner.key"))
@@ -112,6 +117,7 @@ def prepare(home: Path, names: Sequence[str] = ("web1",), boot: bytes = b"") -> 
         sites.add(tx, SiteRow(id="files", kind="qemu"))
     for number, name in enumerate(names):
         machine = Machine(vault, seed=1 + number, sizes={0: 3 << 20}, machine=MachineId(machine_id(number)))
+        machine.description = dataclasses.replace(machine.description, hardware_id=hardware)
         machine.fill()
         sector = boot.ljust(510, b"\0") + b"\x55\xaa"
         if boot:
@@ -256,6 +262,8 @@ def live(task: Task) -> None:
     if task.vmware is not None:
         vmware = task.vmware
         over = dataclasses.replace(over, source_servers=lambda _name: sources_at(vmware))
+    if task.vsphere is not None:
+        over = with_vsphere(over, task.home, task.vsphere)
     engine = JobEngine(f"sqlite:///{task.home / 'jobs.sqlite'}", recovery_jobs(over))
     engine.launch()
     job = engine.start(task.kind, task.work or {"subject": str(MACHINE), "failover": task.failover}, JobId(task.job))
@@ -265,6 +273,17 @@ def live(task: Task) -> None:
     (task.home / "outcome.json").write_text(json.dumps(outcome))
     # The next server must cope with one that just vanished, and closing takes longer than the job.
     os._exit(0)
+
+
+def with_vsphere(over: RecoveryContext, home: Path, settings: dict[str, Any]) -> RecoveryContext:
+    """The same with a vSphere site ``dc1`` beside the others."""
+    before = over.site
+    known = VsphereSettings.model_validate(settings)
+
+    def site(name: str) -> RecoverySite:
+        return VsphereSite(home / "dc1", known, PASSWORD, name="dc1") if name == "dc1" else before(name)
+
+    return dataclasses.replace(over, site=site)
 
 
 class Trouble(Fuse):

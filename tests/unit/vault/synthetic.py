@@ -45,6 +45,7 @@ class Machine:
         self.states: dict[Position, State] = {}
         self.time = START
         self.step = STEP
+        self.description = DESCRIPTION
         self.epoch = 0
         self.domain = 0
         """The deduplication domain of the next epoch."""
@@ -81,7 +82,7 @@ class Machine:
             Epoch(self.epoch), kind, parent, Sequence(0), self.time, end, disks, self.epoch, only_points,
             copy.domain,
         )  # fmt: skip
-        self.in_vault.put_description(DESCRIPTION, self.epoch)
+        self.in_vault.put_description(self.description, self.epoch)
         assert self.in_vault.put_epoch(record)
         self.states[Position(Epoch(self.epoch), Sequence(0))] = self.here()
         return sent

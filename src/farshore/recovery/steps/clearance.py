@@ -11,7 +11,7 @@ from farshore.model.errors import WrongState
 from farshore.model.states import ARRIVED, UNDER_WAY, Direction, FailoverAction, FailoverState, applies
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import hardware_id, is_test, note_place, others, replaced, rows, site_of, tell
-from farshore.sites.port import Condition
+from farshore.sites.port import Condition, keeps_disks
 
 _INSTEAD = {
     FailoverAction.START: "Only what runs, or was stopped, at a recovery site can be started.",
@@ -73,7 +73,11 @@ def may_delete(context: RecoveryContext, failover: str) -> None:
 
 def settle(context: RecoveryContext, failover: str) -> None:
     """See that the disks of a committed machine come to depend on its site alone."""
-    context.delivery(site_of(context, failover)).settle(context.files(failover).folder)
+    site, folder = site_of(context, failover), context.files(failover).folder
+    if keeps_disks(site):
+        context.delivery(site).withdraw(folder)
+    else:
+        context.delivery(site).settle(folder)
 
 
 def commit(context: RecoveryContext, failover: str) -> list[str]:

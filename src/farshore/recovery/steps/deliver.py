@@ -10,6 +10,7 @@ from farshore.durable.progress import end_progress, report_progress
 from farshore.model.errors import Refused, TryLater
 from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
+from farshore.model.states import Direction
 from farshore.recovery import targets
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.orders import Target
@@ -104,4 +105,5 @@ def target_of(context: RecoveryContext, failover: str, position: str) -> Target:
             forward={int(host): int(guest) for host, guest in row.forward.items()},
             wanted=wanted,
             bubble=asked(row).network if is_test(row) else "",
+            home=Direction(row.direction) is Direction.HOME and not is_test(row),
         )

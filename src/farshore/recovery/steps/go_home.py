@@ -9,6 +9,8 @@ machine that cannot be held still is shut down.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from farshore.api_types.commands import PointArguments
 from farshore.catalog import commands, epochs, points
 from farshore.delivery.port import Consignment, Surviving
@@ -23,16 +25,18 @@ from farshore.recovery.standing import asked, note_stopping, refuse_if_cancelled
 from farshore.recovery.steps.deliver import Watched, consignment_of
 from farshore.recovery.steps.give_way import stop_earlier
 from farshore.recovery.steps.path_home import check_path
-from farshore.sites.port import Examined, RecoverySite, Way
+from farshore.recovery.steps.start import order_of
+from farshore.sites.port import Attaching, Examined, RecoverySite, Way, WrittenDisk
 
 _MARGIN_SECONDS = 5.0
 _GRACE_SECONDS = 120.0
 _SECOND = 1_000_000_000
 
 
-def look_at_home(context: RecoveryContext, failover: str) -> None:
-    """Raise WrongState where the machine's stream does not come from where it runs, Refused where the site at home
-    could not run it, TryLater."""
+def look_at_home(context: RecoveryContext, failover: str) -> bool:
+    """Whether disks at home are brought up to date, those that were named or that the site brings here. Raises
+    WrongState where the machine's stream does not come from where it runs, Refused where the site at home could not run
+    it, TryLater."""
     site = site_of(context, failover)
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
@@ -52,8 +56,10 @@ def look_at_home(context: RecoveryContext, failover: str) -> None:
         site.examine()
     check_path(context, failover)
     places, master_target = _places(context, failover)
+    places = places or _brought(context, failover, site)
     if places:
         _surviving(context, site).look(_consignment(context, failover), places, master_target)
+    return bool(places)
 
 
 def follow_home(context: RecoveryContext, failover: str) -> None:
@@ -69,6 +75,15 @@ def _places(context: RecoveryContext, failover: str) -> tuple[list[DiskPlace], s
         wanted = asked(rows(tx, failover)[0])
     places = [DiskPlace(number, one.path, one.image) for number, one in sorted(wanted.disks.items())]
     return places, wanted.master_target
+
+
+def _brought(context: RecoveryContext, failover: str, site: RecoverySite) -> list[DiskPlace]:
+    if not (isinstance(site, Attaching) and site.attaches):
+        return []
+    consignment = _consignment(context, failover)
+    nowhere = WrittenDisk(Path("/nowhere"))
+    order = order_of(context, failover, consignment, dict.fromkeys(consignment.sizes, nowhere))
+    return [DiskPlace(number, str(path)) for number, path in sorted(site.attach(order).items())]
 
 
 def _surviving(context: RecoveryContext, site: RecoverySite) -> Surviving:

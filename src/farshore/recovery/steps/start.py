@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from farshore.catalog.tables import FailoverRow
+from farshore.delivery.port import Consignment
 from farshore.model.errors import NotFound
+from farshore.model.identifiers import DiskNumber
 from farshore.model.position import Position
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.host import note_boot
 from farshore.recovery.orders import recovery_order
 from farshore.recovery.standing import is_wanted, site_of
 from farshore.recovery.steps.deliver import consignment_of, target_of
-from farshore.sites.port import RecoverySite
+from farshore.sites.port import RecoveryOrder, RecoverySite, ServedDisk, WrittenDisk, keeps_disks
 
 
 def start_machine(context: RecoveryContext, failover: str, position: str) -> str:
     """The address at which it is reached. Changes nothing where it runs already."""
-    target = target_of(context, failover, position)
     site = site_of(context, failover)
     consignment = consignment_of(context, failover, position)
-    described = context.machine_vault(target.machine).machine_description(Position.parse(position))
-    media = context.delivery(site).media(consignment)
-    order = recovery_order(target, described, consignment.sizes, media)
+    order = order_of(context, failover, consignment, context.delivery(site).media(consignment))
     site.check(order)
     note_boot(context.files(failover).boot)
     site.create(order)
     return site.start(order.failover).address
+
+
+def order_of(
+    context: RecoveryContext,
+    failover: str,
+    consignment: Consignment,
+    media: Mapping[DiskNumber, ServedDisk | WrittenDisk],
+) -> RecoveryOrder:
+    """What is to be built, of the machine as it was at the consignment's position."""
+    target = target_of(context, failover, consignment.position)
+    position = Position.parse(consignment.position)
+    described = context.machine_vault(target.machine).machine_description(position)
+    return recovery_order(target, described, consignment.sizes, media)
 
 
 def start_anew(context: RecoveryContext, failover: str, position: str) -> str:
@@ -45,7 +59,7 @@ def restore_disks(context: RecoveryContext, site: RecoverySite, failover: str, p
     """Let its disks stand again, with all that the machine had written; whether they did not. Raises NotFound where
     they cannot."""
     delivery = context.delivery(site)
-    if delivery.stands(context.files(failover).folder):
+    if keeps_disks(site) or delivery.stands(context.files(failover).folder):
         return False
     delivery.restore(consignment_of(context, failover, position))
     return True

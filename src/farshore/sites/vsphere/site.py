@@ -65,6 +65,11 @@ class VsphereSite:
         """See Attaching."""
         return bool(self._settings.proxy)
 
+    @property
+    def keeps_disks(self) -> bool:
+        """See Keeping: they are the server's."""
+        return True
+
     def check(self, order: RecoveryOrder) -> None:
         check_order(order, attaches=self.attaches)
         with self._session() as opened:
@@ -194,10 +199,16 @@ class VsphereSite:
             return tuple(FailoverId(one) for one in sorted(there | set(recovered.labels(opened).values())))
 
     def hardware_id(self, failover: FailoverId) -> str:
-        """What its firmware shows."""
+        """What its firmware shows, as its guest read it before where it comes home."""
         with self._session() as opened:
             seen = self._of(opened, failover)
-            return seen.uuid if seen is not None else ""
+        if seen is None:
+            return ""
+        with contextlib.suppress(NotFound, Damaged):
+            order = self.order(failover)
+            if order.home and seen.uuid in recovered.forms_of(order.machine.hardware_id):
+                return order.machine.hardware_id.lower()
+        return seen.uuid
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
         """What was ordered. Raises NotFound, Damaged."""
