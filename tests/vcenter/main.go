@@ -35,6 +35,7 @@ func main() {
 	certificate := flag.String("certificate", "", "file of the certificate and its key; made if it is not there")
 	flag.StringVar(&devices, "devices", "", "folder in which the disks of -proxy show up; empty: disks hold no bytes")
 	flag.StringVar(&proxy, "proxy", "", "name of the machine whose disks show up in -devices")
+	flag.StringVar(&guestCommand, "guest", "", "what carries out guest operations, such as \"sh -c\" (guest.go)")
 	flag.Parse()
 	log.SetOutput(ioutil.Discard) // the simulator's
 
@@ -55,6 +56,7 @@ func main() {
 	}
 	defer model.Remove()
 	useOwnPrivileges()
+	useOwnGuest()
 	model.Service.Listen = &url.URL{Host: *listen, User: url.UserPassword(userName, password)}
 	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{shown}, MinVersion: tls.VersionTLS12}
 	server := model.Service.NewServer()

@@ -52,6 +52,8 @@ func withOrders(inner http.Handler) http.Handler {
 			call(inner, w, r)
 		case strings.HasPrefix(r.URL.Path, "/nfc/") && r.Method != http.MethodGet && devices != "":
 			receive(w, r)
+		case r.URL.Path == "/guestFile" && guestCommand != "":
+			transfer(w, r)
 		default:
 			inner.ServeHTTP(w, r)
 		}

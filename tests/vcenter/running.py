@@ -27,6 +27,7 @@ SOURCES = Path(__file__).parent
 GOPATH = Path("/usr/share/gocode")
 GOVMOMI = GOPATH / "src/github.com/vmware/govmomi"
 USER, PASSWORD = "farshore@vsphere.local", "not-a-secret"
+GUEST_PASSWORD = "guest-secret"
 
 
 def binary() -> Path:
@@ -58,6 +59,8 @@ class Vcenter:
     port: int = field(default_factory=free_port)
     proxy: str = ""
     """The machine whose disks show up in ``devices``; empty: disks hold no bytes."""
+    guest: str = ""
+    """What carries out guest operations, with a line for a shell as one more argument: ``sh -c``, ``ssh …``."""
     _process: subprocess.Popen[str] | None = None
 
     host = "127.0.0.1"
@@ -68,6 +71,7 @@ class Vcenter:
         if self.proxy:
             self.devices.mkdir(exist_ok=True)
             command += ["-proxy", self.proxy, "-devices", str(self.devices)]
+        command += ["-guest", self.guest] if self.guest else []
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline().startswith("ready"), "the simulator did not start"
@@ -124,9 +128,11 @@ class Vcenter:
 
 
 @contextlib.contextmanager
-def vcenter(folder: Path, machines: int = 4, *, esx: bool = False, proxy: str = "") -> Iterator[Vcenter]:
+def vcenter(
+    folder: Path, machines: int = 4, *, esx: bool = False, proxy: str = "", guest: str = ""
+) -> Iterator[Vcenter]:
     """One that ends with the block."""
-    running = Vcenter(folder, machines, esx, proxy=proxy)
+    running = Vcenter(folder, machines, esx, proxy=proxy, guest=guest)
     running.start()
     try:
         yield running

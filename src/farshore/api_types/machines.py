@@ -465,6 +465,13 @@ class SshLogin(Body):
     host_key_fingerprint: Label = ""
 
 
+class VmwareGuest(Body):
+    """A machine that discovery found: its VMware server, and its id there."""
+
+    server: Label = Field(min_length=1)
+    machine: Label = Field(min_length=1)
+
+
 class MachineAddition(SshLogin):
     """``POST /v1/machines``: install the mobility service over SSH, enrol, protect. Answered with a Job."""
 
@@ -478,6 +485,8 @@ class MachineAddition(SshLogin):
     through: Label = ""
     """The process server (name or id) that logs in; empty: this server, or, where it does not reach the host, the
     machine's process server."""
+    vmware: Optional[VmwareGuest] = None
+    """Install by guest operations of this VMware server, not over SSH: ``user`` and ``password`` are the guest's."""
 
 
 class Uninstallation(Body):

@@ -10,7 +10,7 @@ import typer
 from pydantic import SecretStr
 
 from farshore.api_types.jobs import Job
-from farshore.api_types.machines import CheckSeverity, Finding, MachineAddition
+from farshore.api_types.machines import CheckSeverity, Finding, MachineAddition, VmwareGuest
 from farshore.api_types.users import Role
 from farshore.api_types.vmware import (
     DiscoveredMachine,
@@ -269,13 +269,17 @@ def protect(
     port: Port = 22,
     jump: Jump = "",
     address: Annotated[str, typer.Option(help="Reach it there, instead of where its tools say; of one machine.")] = "",
+    through_tools: Annotated[
+        bool,
+        typer.Option("--through-tools", help="Install by VMware tools, where no network leads to it: with a password."),
+    ] = False,
     policy: Annotated[str, typer.Option(help="Replication policy.")] = "default",
     disk: Annotated[list[str] | None, typer.Option(help="Protect only this disk (/dev/sda); repeat it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show where each is reached; no more.")] = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Install the mobility service on machines that discovery found, over SSH, and protect them.
+    """Install the mobility service on machines that discovery found, over SSH or VMware tools, and protect them.
 
     Each is checked first; with a finding that is an error on any of them nothing is begun. They keep their names.
 
@@ -285,7 +289,7 @@ def protect(
     if address and len(machine) > 1:
         raise Refused("--address is that of one machine.", remedy="Protect the others by commands of their own.")
     found = [_machine(api, one, server) for one in machine]
-    where = [(one, address or _address(one)) for one in found]
+    where = [(one, address or _address(one, through_tools=through_tools)) for one in found]
     if dry_run:
         _show_plan(where, as_json=as_json)
         return
@@ -294,6 +298,7 @@ def protect(
         MachineAddition(
             host=host, port=port, user=user, private_key=key, password=secret, account=account, jump=jump,
             name=one.facts.name, policy=policy, disks=disk or [],
+            vmware=VmwareGuest(server=one.server, machine=one.facts.id) if through_tools else None,
         )
         for one, host in where
     ]  # fmt: skip
@@ -301,8 +306,8 @@ def protect(
     _finish(api, [request.name for request in requests], jobs, as_json=as_json, no_wait=no_wait)
 
 
-def _address(found: DiscoveredMachine) -> str:
-    """Where to reach it. Raises Refused for what stands in the way."""
+def _address(found: DiscoveredMachine, *, through_tools: bool = False) -> str:
+    """Where to reach it; through its tools: what it is called. Raises Refused for what stands in the way."""
     name = found.facts.name
     if found.protected_as:
         raise Refused(f"{name} is protected as {found.protected_as}.", remedy="Leave it out.")
@@ -310,6 +315,10 @@ def _address(found: DiscoveredMachine) -> str:
     if errors:
         said = " ".join(f"{one.subject}: {one.message}" for one in errors)
         raise Refused(f"{name} cannot be protected: {said}", remedy=f"See farshore vmware check {name}")
+    if through_tools:
+        if found.facts.tools != "guestToolsRunning":
+            raise Refused(f"The tools of {name} do not run.", remedy="Start open-vm-tools there, or leave them out.")
+        return name
     if not found.reachable:
         raise Refused(
             f"The tools of {name} report no address.", remedy="Start open-vm-tools there, or name it with --address."

@@ -64,9 +64,14 @@ class OpenSourceServers:
         """Log in. Raises NotFound, and as ``login_of``."""
         with sdk():
             from farshore.vsphere.sources import sources_at
-        with self.catalog.reading() as tx:
-            row = vmware.server(tx, name)
-        return sources_at(login_of(row, self.sealer))
+        return sources_at(login_at(self.catalog, self.sealer, name))
+
+
+def login_at(catalog: Catalog, sealer: Sealer, name: str) -> Login:
+    """Where and as whom the server of this name is spoken to. Raises NotFound, and as ``login_of``."""
+    with catalog.reading() as tx:
+        row = vmware.server(tx, name)
+    return login_of(row, sealer)
 
 
 class CatalogSink:

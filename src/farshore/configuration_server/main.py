@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -20,7 +21,7 @@ from farshore.configuration_server import installation, pauses
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.awaited_vault import AwaitedVault
 from farshore.configuration_server.clock import SystemClock
-from farshore.configuration_server.discoveries import Discoveries, OpenSourceServers
+from farshore.configuration_server.discoveries import Discoveries, OpenSourceServers, login_at, sdk
 from farshore.configuration_server.forgetting import forget
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.jobs.point import point_job, start_asked
@@ -54,7 +55,7 @@ from farshore.export.launch import ExportLauncher
 from farshore.model.errors import FarshoreError
 from farshore.protection.alerting.telling import Telling
 from farshore.protection.clocks import OwnClock
-from farshore.protection.installation import PushTarget, Reporter, SshTarget, TakenOff
+from farshore.protection.installation import Installer, PushTarget, Reporter, SshTarget, TakenOff
 from farshore.protection.push.bundle import default_cache
 from farshore.protection.scrubbing import Scrubbing
 from farshore.protection.silence import Silence
@@ -72,6 +73,9 @@ from farshore.telemetry import logs
 from farshore.telemetry.floods import FewEnough
 from farshore.vault.upkeep import sweep
 from farshore.vault.vault import Vault
+
+if TYPE_CHECKING:
+    from farshore.vsphere.session import Login
 
 log = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 5
@@ -140,7 +144,8 @@ def serve(settings: Settings) -> None:
         source_servers=OpenSourceServers(catalog, sealer),
     )
     release_key = installation.release_key(settings)
-    push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, _install, release_key)
+    install = _installer(lambda name: login_at(catalog, sealer, name))
+    push = PushParts(catalog, clock, sealer, lambda: issuer.authority.fingerprint, install, release_key)
 
     def forgotten(machine: str, actor: str) -> None:
         forget(catalog, recovery, clock, machine, actor)
@@ -295,11 +300,20 @@ def serve(settings: Settings) -> None:
         listener.close()
 
 
-def _install(target: PushTarget, report: Reporter) -> str:
-    # Imported here: SSH's library takes 0.2 s, and the server starts more often than it installs anything.
-    from farshore.protection.push.install import PushInstaller
+def _installer(login: Callable[[str], Login]) -> Installer:
+    """By SSH, or by the guest operations of the VMware server that ``login`` opens by its name."""
 
-    return PushInstaller()(target, report)
+    def install(target: PushTarget, report: Reporter) -> str:
+        # Imported here: SSH's library takes 0.2 s, and the server starts more often than it installs anything.
+        from farshore.protection.push.install import PushInstaller
+
+        if target.guest is None:
+            return PushInstaller()(target, report)
+        with sdk():
+            from farshore.protection.push.guest_shell import through_guests
+        return PushInstaller(connect=through_guests(login))(target, report)
+
+    return install
 
 
 def _remove(target: SshTarget, machine: str, report: Reporter) -> TakenOff:

@@ -1,4 +1,4 @@
-"""The port between the push job and whoever installs a mobility service on a machine."""
+"""The port between the push job and whoever installs a mobility service on a machine, by SSH or by guest operations."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ class SshTarget:
     jump: JumpHost | None = None
 
 
+@dataclass(frozen=True)
+class GuestPlace:
+    """A machine at a VMware server that is followed: the server's name, and the machine's id there."""
+
+    server: str
+    machine: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class PushTarget(SshTarget):
     """A machine to bring in. ``server_url`` is where it reaches the configuration server, ``disks`` device paths
@@ -48,6 +56,8 @@ class PushTarget(SshTarget):
     release_key: str
     """Public half, in hex: SSH brings it to machines that enrolled before there was one."""
     disks: tuple[str, ...] = ()
+    guest: GuestPlace | None = None
+    """It is reached by guest operations of its VMware server, not by SSH; ``host`` is its name then."""
 
 
 Installer = Callable[[PushTarget, Reporter], str]

@@ -26,6 +26,7 @@ from farshore.sites.port import (
     Examined,
     FailoverId,
     HasConsole,
+    Keeping,
     Resumable,
     Way,
     WrittenDisk,
@@ -49,8 +50,10 @@ def short_path() -> Iterator[Path]:
 
 def test_the_registry(tmp_path: Path) -> None:
     assert open_site(SiteConfiguration("lab", "qemu"), tmp_path).name == "lab"
+    needed = {"vsphere": {"host": "vcenter.example.com", "user": "farshore", "fingerprint": "AB:" * 31 + "AB"}}
     for kind in KINDS:
-        assert isinstance(open_site(SiteConfiguration("lab", kind), tmp_path), (Resumable, Answering, HasConsole))
+        opened = open_site(SiteConfiguration("lab", kind, needed.get(kind, {})), tmp_path)
+        assert isinstance(opened, (Resumable, Answering, HasConsole, Keeping))
     with pytest.raises(NotFound, match="moon"):
         open_site(SiteConfiguration("lab", "moon"), tmp_path)
 

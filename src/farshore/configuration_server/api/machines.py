@@ -20,6 +20,7 @@ from farshore.api_types.machines import (
     ProofRequest,
     ProtectionRequest,
     Uninstallation,
+    VmwareGuest,
 )
 from farshore.catalog import (
     commands,
@@ -30,6 +31,7 @@ from farshore.catalog import (
     policies,
     process_servers,
     users,
+    vmware,
 )
 from farshore.catalog.change_details import changed, fields_of, in_words
 from farshore.catalog.database import Transaction
@@ -46,7 +48,7 @@ from farshore.configuration_server.push_logins import seal_login
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.model.errors import NotFound, Refused, WrongState
+from farshore.model.errors import Malformed, NotFound, Refused, WrongState
 from farshore.model.identifiers import MachineId, new_id
 from farshore.model.policy import deduplication_domain
 from farshore.model.states import MachineState
@@ -139,12 +141,15 @@ def _wanted(
 
 @router.post("", status_code=202)
 def add_machine(request: MachineAddition, user: Operator, installation: Installation) -> Job:
-    """Install the mobility service over SSH, as a job."""
+    """Install the mobility service over SSH, or by a VMware server's guest operations, as a job."""
     now = installation.clock.now()
     asked = request.model_dump(mode="json", exclude={"private_key", "password", "account"})
     with installation.catalog.writing() as tx:
         policies.for_machines(tx, request.policy)
         through = by = ""
+        if request.vmware is not None:
+            _check_guest(tx, request, request.vmware)
+            by = f" by VMware server {request.vmware.server}"
         if request.through:
             server = process_servers.get(tx, request.through)
             check_present(server, now)
@@ -162,6 +167,16 @@ def add_machine(request: MachineAddition, user: Operator, installation: Installa
     asked["server_url"] = request.server_url or installation.settings.base_url
     work = {"subject": request.host, "secret": secret, "actor": user.actor, "request": asked}
     return installation.jobs.start(PUSH, work)
+
+
+def _check_guest(tx: Transaction, request: MachineAddition, guest: VmwareGuest) -> None:
+    """Raise NotFound for a machine that discovery does not know, Malformed for what guest operations do not take."""
+    vmware.machine(tx, guest.machine, guest.server)
+    if request.through or request.jump or request.private_key:
+        raise Malformed(
+            "Guest operations take a user and a password of the guest: no key, no jump host, no process server.",
+            remedy="Give --password, or a push account that has one; or install over SSH.",
+        )
 
 
 @router.get("/{machine}")

@@ -1,4 +1,4 @@
-"""The job that brings a machine in: install the mobility service over SSH, wait until it reports.
+"""The job that brings a machine in: install the mobility service over SSH or by a VMware server, wait until it reports.
 
 The SSH key never enters the job's record: it is kept sealed in the catalog under an id, and dropped when the job ends,
 however it ends. The one-time token is made inside the step that uses it, so that no record holds it either.
@@ -27,7 +27,7 @@ from farshore.durable.progress import report_progress
 from farshore.model.errors import FarshoreError, TryLater, Unreachable
 from farshore.model.ports import Clock
 from farshore.protection.enrolment import NewToken, create_token
-from farshore.protection.installation import Installer, PushTarget
+from farshore.protection.installation import GuestPlace, Installer, PushTarget
 from farshore.protection.push.signing import ReleaseKey
 from farshore.protection.pushes import TOKEN_SECONDS
 
@@ -91,11 +91,12 @@ def push_job(parts: PushParts) -> JobDefinition:
             authority_fingerprint=parts.authority_fingerprint(),
             release_key=parts.release_key.public,
             disks=tuple(asked["disks"]),
+            guest=GuestPlace(**asked["vmware"]) if asked.get("vmware") else None,
         )
         try:
             shown = parts.installer(target, told)
         except Exception as error:
-            if isinstance(error, Unreachable) and not told.connected:
+            if isinstance(error, Unreachable) and not told.connected and not asked.get("vmware"):
                 catalog.write(lambda tx: tokens.revoke_unused(tx, token.id))
             else:
                 give_up(request, token.id, error)
@@ -115,7 +116,7 @@ def push_job(parts: PushParts) -> JobDefinition:
             try:
                 return log_in(request, wanted, told)
             except Unreachable as error:
-                if told.connected:
+                if told.connected or asked.get("vmware"):
                     raise
                 try:
                     server = through.instead(asked, error)

@@ -15,7 +15,8 @@ from pathlib import Path
 from farshore.model.errors import Malformed, Refused, TryLater
 from farshore.protection.installation import PushTarget, Reporter
 from farshore.protection.push.bundle import UNIT, Bundle, PythonVersion, build_bundle, default_cache
-from farshore.protection.push.ssh import Shell, connect
+from farshore.protection.push.shell import Connect, RemoteShell
+from farshore.protection.push.ssh import connect as by_ssh
 from farshore.protection.push.survey import read_findings, survey
 
 _DEVICE = re.compile(r"/dev/[0-9A-Za-z][0-9A-Za-z._:+@=/-]*")
@@ -52,9 +53,16 @@ for old in *; do [ "$old" = {release} ] || rm -rf "$old"; done
 
 
 class PushInstaller:
-    """A protection.installation.Installer; ``cache`` is where bundles are kept. ``bundles`` has them from elsewhere."""
+    """A protection.installation.Installer; ``cache`` is where bundles are kept. ``bundles`` has them from elsewhere.
+    ``connect``: the way to the machine."""
 
-    def __init__(self, cache: Path | None = None, bundles: Callable[[PythonVersion], Bundle] | None = None) -> None:
+    def __init__(
+        self,
+        cache: Path | None = None,
+        bundles: Callable[[PythonVersion], Bundle] | None = None,
+        connect: Connect = by_ssh,
+    ) -> None:
+        self._connect = connect
         self._bundles = bundles or (lambda python: build_bundle(python, cache or default_cache()))
 
     def __call__(self, target: PushTarget, report: Reporter) -> str:
@@ -64,7 +72,7 @@ class PushInstaller:
     async def install(self, target: PushTarget, report: Reporter) -> str:
         """The same, in a task. Cancelled, it closes the connection."""
         report(0.0, f"connecting to {target.host}")
-        async with connect(target) as shell:
+        async with self._connect(target) as shell:
             report(0.1, "looking around")
             found = await survey(shell, target.host, target.user)
             report(0.2, f"making the bundle for Python {found.python[0]}.{found.python[1]}")
@@ -96,7 +104,7 @@ class PushInstaller:
                     raise
                 await asyncio.sleep(error.after)
 
-    async def _check(self, shell: Shell, options: str, target: PushTarget, report: Reporter) -> None:
+    async def _check(self, shell: RemoteShell, options: str, target: PushTarget, report: Reporter) -> None:
         """Before the machine is enrolled: what cannot be protected ends it here. Raises Refused with every trouble."""
         report(0.65, "looking for what cannot be protected")
         command = f"{PROGRAM} {options} check --reach {shlex.quote(target.server_url)}"
@@ -109,7 +117,7 @@ class PushInstaller:
         if found.warnings:
             report(0.67, f"to know: {' '.join(found.warnings)}")
 
-    async def _bring(self, shell: Shell, bundle: Bundle) -> None:
+    async def _bring(self, shell: RemoteShell, bundle: Bundle) -> None:
         folder = (await shell.run("mktemp -d /tmp/farshore-XXXXXXXX", "Making room", as_root=False)).strip()
         archive = f"{folder}/{bundle.path.name}"
         await shell.upload(bundle.path, archive)

@@ -62,7 +62,7 @@ def _cipher(own: X25519PrivateKey, other: bytes, keys: bytes, push: str) -> AESG
 
 
 def _plain(target: PushTarget) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(target).items() if name not in ("agent", "jump")}
+    fields = {name: value for name, value in vars(target).items() if name not in ("agent", "guest", "jump")}
     jump = target.jump
     hop = jump and {name: value for name, value in vars(jump).items() if name != "seen"}
     return {**fields, "disks": list(target.disks), "jump": hop}

@@ -10,7 +10,7 @@ from farshore.api_types.body import clean_line
 from farshore.api_types.machines import CheckSeverity, Finding
 from farshore.model.errors import NoSpace, Refused, Unsupported
 from farshore.protection.push.bundle import NEWEST, OLDEST, PythonVersion
-from farshore.protection.push.ssh import Shell
+from farshore.protection.push.shell import RemoteShell
 
 NEEDED_KIB = 300 << 10
 SURVEY = """\
@@ -47,7 +47,7 @@ class Survey:
     release: str
 
 
-async def survey(shell: Shell, host: str, user: str) -> Survey:
+async def survey(shell: RemoteShell, host: str, user: str) -> Survey:
     """Look. Raises Refused (no root), Unsupported (architecture, Python, no systemd), NoSpace."""
     try:
         text = await shell.run(SURVEY, "A first look around")

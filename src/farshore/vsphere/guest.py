@@ -1,0 +1,187 @@
+"""Programs in a machine's guest, by VMware's guest operations: for machines that no network leads to.
+
+The guest's tools carry out what they are asked over the hypervisor's own channel: make a folder, take and give files,
+start a program, say how it ended. There is no input and no output, so each command has a folder of its own, which its
+user alone may read: a file that is its input, and two for what it says. The folder goes whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shlex
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyVmomi import vim, vmodl
+
+from farshore.model.errors import FarshoreError, Forbidden, Refused, TryLater, Unreachable, Unsupported
+from farshore.vsphere.certificates import context_for
+from farshore.vsphere.power import machine_there
+from farshore.vsphere.session import Session
+
+GUEST = ("VirtualMachine.GuestOperations.Query", "VirtualMachine.GuestOperations.Modify",
+         "VirtualMachine.GuestOperations.Execute")  # fmt: skip
+"""Privileges that it takes."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_TRANSFER_SECONDS = 300.0
+_MOST_SAID = 4 << 20
+"""Of one output, bytes."""
+_PRIVATE = vim.vm.guest.FileManager.PosixFileAttributes(permissions=0o600)
+_UNAVAILABLE = (vim.fault.GuestOperationsUnavailable, vim.fault.InvalidPowerState, vim.fault.InvalidState)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended, and what it said."""
+
+    status: int
+    output: bytes
+    errors: bytes
+
+
+@dataclass(frozen=True)
+class Guest:
+    """In one session, as one user of the guest. Not for several threads."""
+
+    session: Session
+    machine: str
+    name: str
+    """Of the machine, for people."""
+    user: str
+    password: str = field(repr=False)
+    sleep: Callable[[float], None] = time.sleep
+
+    def run(self, command: str, given: bytes, seconds: float) -> Ended:
+        """Run a shell command with this input. Raises TryLater where it has not ended in time (it is ended then) or the
+        tools do not answer, Forbidden, Unreachable."""
+        with self._folder() as folder:
+            self._put(f"{folder}/given", given)
+            self._put(f"{folder}/run", _script(command, folder).encode())
+            status = self._finished(self._start(f"{folder}/run"), seconds)
+            return Ended(status, self._get(f"{folder}/output"), self._get(f"{folder}/errors"))
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file there, which its user alone may read."""
+        self._put(path, content)
+
+    @property
+    def _auth(self) -> Any:
+        return vim.vm.guest.NamePasswordAuthentication(
+            username=self.user, password=self.password, interactiveSession=False
+        )
+
+    @property
+    def _operations(self) -> Any:
+        return self.session.content.guestOperationsManager
+
+    @contextmanager
+    def _asked(self) -> Iterator[Any]:
+        """Ask the guest within; its faults are ours."""
+        with machine_there(self.session, self.machine) as found:
+            try:
+                yield found
+            except vim.fault.InvalidGuestLogin as error:
+                raise Forbidden(
+                    f"{self.name} does not accept the user {self.user} and the password.",
+                    remedy="Give those of a user of the guest: guest operations take no key.",
+                ) from error
+            except (vim.fault.GuestPermissionDenied, vim.fault.FileFault) as error:
+                said = type(error).__name__.rsplit(".", 1)[-1]
+                raise Refused(
+                    f"{self.user} may not do that in {self.name} ({said}).", remedy="Name root, or give it the right."
+                ) from error
+            except vim.fault.OperationNotSupportedByGuest as error:
+                raise Unsupported(
+                    f"The tools in {self.name} know no guest operations.", remedy="Upgrade open-vm-tools there."
+                ) from error
+            except (*_UNAVAILABLE, vmodl.fault.NotSupported) as error:
+                raise TryLater(
+                    f"The tools in {self.name} do not answer.", remedy="Start open-vm-tools in the guest, then repeat."
+                ) from error
+
+    @contextmanager
+    def _folder(self) -> Iterator[str]:
+        with self._asked() as found:
+            made = self._operations.fileManager.CreateTemporaryDirectoryInGuest(found, self._auth, "farshore-", "")
+        folder = str(made)
+        try:
+            yield folder
+        finally:
+            with contextlib.suppress(FarshoreError), self._asked() as found:
+                self._operations.fileManager.DeleteDirectoryInGuest(found, self._auth, folder, True)
+
+    def _start(self, script: str) -> int:
+        program = vim.vm.guest.ProcessManager.ProgramSpec(
+            programPath="/bin/sh", arguments=shlex.quote(script), workingDirectory="/"
+        )
+        with self._asked() as found:
+            return int(self._operations.processManager.StartProgramInGuest(found, self._auth, program))
+
+    def _finished(self, process: int, seconds: float) -> int:
+        end, pause = time.monotonic() + seconds, _FIRST_PAUSE
+        while True:
+            with self._asked() as found:
+                listed = self._operations.processManager.ListProcessesInGuest(found, self._auth, [process])
+            if not listed:
+                raise TryLater(f"{self.name} has forgotten how a program ended.", remedy="Repeat it.")
+            if listed[0].endTime is not None:
+                return int(listed[0].exitCode or 0)
+            if time.monotonic() > end:
+                with contextlib.suppress(FarshoreError), self._asked() as found:
+                    self._operations.processManager.TerminateProcessInGuest(found, self._auth, process)
+                raise TryLater(f"A program in {self.name} took longer than {seconds:.0f} s.", remedy="Try again.")
+            self.sleep(pause)
+            pause = min(_LONGEST_PAUSE, 2 * pause)
+
+    def _put(self, path: str, content: bytes) -> None:
+        with self._asked() as found:
+            url = self._operations.fileManager.InitiateFileTransferToGuest(
+                found, self._auth, path, _PRIVATE, len(content), True
+            )
+        self._transfer("PUT", str(url), content)
+
+    def _get(self, path: str) -> bytes:
+        with self._asked() as found:
+            told = self._operations.fileManager.InitiateFileTransferFromGuest(found, self._auth, path)
+        return self._transfer("GET", str(told.url), b"")
+
+    def _transfer(self, method: str, url: str, content: bytes) -> bytes:
+        """By a host of the server's, whose certificate that knows; ``*`` is the server itself."""
+        address = urlsplit(url)
+        host, port = address.hostname or "*", address.port or 443
+        itself = host in ("*", self.session.host)
+        if itself:
+            host, port = self.session.host, self.session.login.port
+        context = context_for(self.session.login.certificate) if itself else self._of_host()
+        connection = http.client.HTTPSConnection(host, port, timeout=_TRANSFER_SECONDS, context=context)
+        try:
+            connection.request(method, f"{address.path}?{address.query}", body=content or None)
+            answer = connection.getresponse()
+            said = answer.read(_MOST_SAID)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(
+                f"{host} broke off a file for {self.name} ({error}).",
+                remedy=f"Open TCP port {port} from here to {host}.",
+            ) from error
+        finally:
+            connection.close()
+        if answer.status not in (200, 201):
+            raise Unreachable(f"{host} refused a file for {self.name} ({answer.status}).", remedy="Repeat it.")
+        return said
+
+    def _of_host(self) -> ssl.SSLContext:
+        with machine_there(self.session, self.machine) as found:
+            shown = bytes(byte & 0xFF for byte in found.runtime.host.config.certificate or [])
+        return context_for(shown.decode("ascii", "replace"))
+
+
+def _script(command: str, folder: str) -> str:
+    """Its output goes to files, which are there whatever the command does."""
+    place = shlex.quote(folder)
+    return f"umask 077\n{{ {command}\n}} < {place}/given > {place}/output 2> {place}/errors\n"
