@@ -168,7 +168,8 @@ def window(clock: Clock, time: int, servers: Sequence[Clock]) -> tuple[int, int]
     """The earliest and the latest true time that one of the clocks may have called ``time``."""
     if clock.always_true and all(server.always_true for server in servers):
         servers = ()
-    earliest = min([clock.earliest(time), *(server.earliest(time) - _WAY for server in servers)])
+    told = [clock.earliest(time), *(max(0, server.earliest(time) - _WAY) for server in servers)]
+    earliest = min(filter(None, told), default=0)  # 0: this clock never showed it
     latest = max([_known(clock.latest(time)), *(_known(server.latest(time)) for server in servers)]) or _NEVER
     return earliest, latest
 

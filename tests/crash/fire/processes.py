@@ -56,8 +56,8 @@ class Clock:
         )
 
     def _spans(self) -> Iterator[tuple[int, int, int]]:
-        """(true time from when, ns off, true time until when)."""
-        ends = [when for when, _ in self.history[1:]] + [1 << 62]
+        """(true time from when, ns off, true time until when). What was told was told before now."""
+        ends = [when for when, _ in self.history[1:]] + [time.time_ns()]
         for (begin, seconds), end in zip(self.history, ends, strict=True):
             yield begin, seconds * 10**9, end
 

@@ -90,9 +90,10 @@ def test_a_clock_that_jumped_is_read_as_early_as_it_may_have_been(
 ) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 1000 * SECOND)
     clock = Clock(tmp_path / "clock")
-    assert clock.earliest(1500 * SECOND) == 1500 * SECOND
     monkeypatch.setattr("time.time_ns", lambda: 2000 * SECOND)
+    assert clock.earliest(1500 * SECOND) == 1500 * SECOND
     clock.set(600)
+    monkeypatch.setattr("time.time_ns", lambda: 9000 * SECOND)
     assert clock.earliest(2700 * SECOND) == 2100 * SECOND  # the jump forward
     assert clock.earliest(1500 * SECOND) == 1500 * SECOND  # before it
     assert not clock.always_true
@@ -119,6 +120,7 @@ def test_a_point_that_is_too_old_or_too_new_is_told_also_after_the_clock_has_jum
         monkeypatch.setattr("time.time_ns", lambda when=when: when * SECOND)
         clock.set(off)
     assert not clock.always_true
+    monkeypatch.setattr("time.time_ns", lambda: 9000 * SECOND)
     for moment in (2000, 4200, 8000):  # write n begins at second 1000 + n
         newest = moment - 1000
         assert judge_age(record, newest, clock, moment * SECOND, 0) == []
@@ -133,11 +135,13 @@ def test_a_clock_that_was_set_back_showed_times_twice(tmp_path: Path, monkeypatc
     for when, off in ((2000, -600), (2010, 0)):
         monkeypatch.setattr("time.time_ns", lambda when=when: when * SECOND)
         clock.set(off)
+    monkeypatch.setattr("time.time_ns", lambda: 2300 * SECOND)
     assert clock.latest(1400 * SECOND) == 2000 * SECOND  # read while it was set back
     assert clock.latest(1300 * SECOND) == 1900 * SECOND  # a batch that had waited when it was
     assert clock.latest(1099 * SECOND) == 1099 * SECOND
     assert clock.latest(1999 * SECOND) == 1999 * SECOND
     assert clock.latest(2200 * SECOND) == 2200 * SECOND
+    assert clock.latest(2400 * SECOND) > 9000 * SECOND, "nobody has read that yet"
 
 
 def test_a_time_may_be_a_servers_where_clocks_were_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +150,7 @@ def test_a_time_may_be_a_servers_where_clocks_were_set(tmp_path: Path, monkeypat
     agent, server = Clock(tmp_path / "agent"), Clock(tmp_path / "server")
     monkeypatch.setattr("time.time_ns", lambda: 3000 * SECOND)
     server.set(7200)
+    monkeypatch.setattr("time.time_ns", lambda: 9000 * SECOND)
     told = 11_200 * SECOND  # at 4000, by the server
     assert judge_age(record, 3000, agent, told, 0, [server]) == []
     assert "had been acknowledged" in judge_age(record, 2900, agent, told, 0, [server])[0]
