@@ -58,6 +58,7 @@ enum cause {
 	CAUSE_WRITE_FAILED = 6,
 	CAUSE_UNSEEN = 7,
 	CAUSE_JOINT_TAKEN = 8,
+	CAUSE_COMMAND = 9,
 };
 
 struct record {
@@ -84,6 +85,9 @@ struct control {
 	u64 changed;	   /* nonzero: there may be something in the map `changed` */
 	u64 queued;	   /* nonzero: there may be a disk whose writes are taken down where they are queued */
 	u64 displaced;	   /* how many flights are in the map `flying`; never too low */
+	u64 command;	   /* the newest command counted in `commands`: enum protocol << 8 | its first byte */
+	u64 nvme;	   /* disks, one bit each, that are NVMe namespaces */
+	u64 by_paths;	   /* those of them whose requests are those of other disks: of their paths */
 };
 
 struct disk {
@@ -117,6 +121,7 @@ struct counters {
 	u64 discarded_refused;
 	u64 failed;	/* bytes of the writes that ended with an error: in the bitmap too */
 	u64 recorded;	/* bytes of the records in the ring, also of writes that then did not fit; added after them */
+	u64 commands;	/* those that may have changed the disk, nobody knows where: see take_command */
 };
 
 enum { FLIGHT_DISCARD = 1, FLIGHT_CACHED = 2 }; /* CACHED: of pages in the page cache that are being written out */
@@ -1073,6 +1078,176 @@ int BPF_PROG(on_front_merge, struct bio *bio)
 }
 #endif
 
+/* ---- commands ---- */
+
+/*
+ * A command that a program sends straight to the driver (SG_IO, /dev/sg*, NVMe's ioctls and io_uring commands) is a
+ * request too, of an operation of its own. Its bio, if it has one, tells no sector; neither the program nor the kernel
+ * counts its bytes. So all that can be said when one ends is whether it may have changed its disk. Then all of the disk
+ * is dirty, and bitmap mode begins, before anybody is told that it has ended. The kernel sends commands in the same way.
+ */
+enum protocol { PROTOCOL_UNKNOWN = 0, PROTOCOL_SCSI = 1, PROTOCOL_NVME = 2, PROTOCOL_NVME_ADMIN = 3 };
+
+struct command {
+	u8 protocol;
+	u8 code;    /* the command's first byte */
+	u8 ata;     /* what ATA PASS-THROUGH carries; else 0 */
+};
+
+static __always_inline int is_command(u32 op)
+{
+	return op == REQ_OP(REQ_OP_DRV_OUT) || op == REQ_OP(REQ_OP_DRV_IN) || op == REQ_OP_SCSI_OUT || op == REQ_OP_SCSI_IN;
+}
+
+static __always_inline int read_scsi(struct request *request, struct scsi_cmnd *scsi, struct command *command)
+{
+	u64 cdb;
+	u8 bytes[16] = {};
+	if (!bpf_core_field_exists(scsi->device) || !bpf_core_field_exists(struct scsi_device, request_queue))
+		return 0;
+	struct scsi_device *device = BPF_CORE_READ(scsi, device);
+	if (!device || BPF_CORE_READ(device, request_queue) != request->q) /* then it is no SCSI command */
+		return 0;
+	if (bpf_core_field_exists(scsi->cmnd))
+		cdb = (u64)scsi + bpf_core_field_offset(scsi->cmnd);
+	else if (bpf_core_field_exists(((struct scsi_cmnd___with_pointer *)scsi)->cmnd))
+		cdb = (u64)BPF_CORE_READ((struct scsi_cmnd___with_pointer *)scsi, cmnd);
+	else
+		return 0;
+	if (bpf_probe_read_kernel(bytes, sizeof(bytes), (void *)cdb) && bpf_probe_read_kernel(bytes, 12, (void *)cdb))
+		return 0;
+	command->protocol = PROTOCOL_SCSI;
+	command->code = bytes[0];
+	command->ata = bytes[0] == 0x85 ? bytes[14] : bytes[0] == 0xa1 ? bytes[9] : 0;
+	return 1;
+}
+
+static __always_inline int read_nvme(struct request *request, struct nvme_request *nvme, struct command *command)
+{
+	if (!bpf_core_field_exists(nvme->ctrl) || !bpf_core_field_exists(struct nvme_ctrl, admin_tagset))
+		return 0;
+	struct nvme_ctrl *controller = BPF_CORE_READ(nvme, ctrl);
+	struct blk_mq_tag_set *tags = BPF_CORE_READ(request, q, tag_set);
+	if (!controller || !tags)
+		return 0;
+	if (BPF_CORE_READ(controller, tagset) == tags)
+		command->protocol = PROTOCOL_NVME;
+	else if (BPF_CORE_READ(controller, admin_tagset) == tags)
+		command->protocol = PROTOCOL_NVME_ADMIN;
+	else
+		return 0;
+	return !bpf_probe_read_kernel(&command->code, 1, BPF_CORE_READ(nvme, cmd));
+}
+
+static __always_inline void read_command(struct request *request, struct command *command)
+{
+	u64 behind = (u64)request + bpf_core_type_size(struct request);
+	if (!read_scsi(request, (struct scsi_cmnd *)behind, command) &&
+	    !read_nvme(request, (struct nvme_request *)behind, command))
+		command->protocol = PROTOCOL_UNKNOWN;
+}
+
+/* 256 bits, for the codes that leave the blocks of a disk as they are, whatever else they do. */
+static __always_inline int is_in(u32 code, u64 first, u64 second, u64 third, u64 fourth)
+{
+	u64 bits = code < 64 ? first : code < 128 ? second : code < 192 ? third : fourth;
+	return bits >> (code & 63) & 1;
+}
+#define CODE(n) (1ULL << ((n) & 63))
+
+static __always_inline int scsi_is_harmless(u32 code)
+{
+	return is_in(code,
+		     /* test ready, request sense, read, seek, inquiry, mode select, (un)reserve, mode sense, start/stop,
+		      * diagnostics, prevent removal, read capacity, read, seek, verify, prefetch, synchronize, defects,
+		      * read buffer */
+		     CODE(0x00) | CODE(0x03) | CODE(0x08) | CODE(0x0b) | CODE(0x12) | CODE(0x15) | CODE(0x16) | CODE(0x17) |
+			     CODE(0x1a) | CODE(0x1b) | CODE(0x1c) | CODE(0x1d) | CODE(0x1e) | CODE(0x25) | CODE(0x28) |
+			     CODE(0x2b) | CODE(0x2f) | CODE(0x34) | CODE(0x35) | CODE(0x37) | CODE(0x3c),
+		     /* logs, mode select, (un)reserve, mode sense, persistent reservations */
+		     CODE(0x4c) | CODE(0x4d) | CODE(0x55) | CODE(0x56) | CODE(0x57) | CODE(0x5a) | CODE(0x5e) | CODE(0x5f),
+		     /* read, verify, prefetch, synchronize, service action in, list units, security in, maintenance, read,
+		      * verify, defects */
+		     CODE(0x88) | CODE(0x8f) | CODE(0x90) | CODE(0x91) | CODE(0x9e) | CODE(0xa0) | CODE(0xa2) | CODE(0xa3) |
+			     CODE(0xa4) | CODE(0xa8) | CODE(0xaf) | CODE(0xb7),
+		     0);
+}
+
+static __always_inline int ata_is_harmless(u32 code)
+{
+	return is_in(code,
+		     /* read and write logs */
+		     CODE(0x2f) | CODE(0x3f),
+		     /* verify, logs by DMA */
+		     CODE(0x40) | CODE(0x42) | CODE(0x47) | CODE(0x57),
+		     /* diagnostics, power, SMART */
+		     CODE(0x90) | CODE(0x94) | CODE(0x95) | CODE(0x96) | CODE(0x97) | CODE(0x98) | CODE(0x99) | CODE(0xb0),
+		     /* multiple mode, power, flush, identify, features, native size */
+		     CODE(0xc6) | CODE(0xe0) | CODE(0xe1) | CODE(0xe2) | CODE(0xe3) | CODE(0xe5) | CODE(0xe6) | CODE(0xe7) |
+			     CODE(0xea) | CODE(0xec) | CODE(0xef) | CODE(0xf8));
+}
+
+/* `brings`: it has data for the host. A command that reads changes nothing. */
+static __always_inline int may_change(struct command *command, u32 op, int brings)
+{
+	u32 code = command->code;
+	switch (command->protocol) {
+	case PROTOCOL_SCSI:
+		if (brings || (code != 0x85 && code != 0xa1 ? scsi_is_harmless(code) : ata_is_harmless(command->ata)))
+			return 0;
+		return 1;
+	case PROTOCOL_NVME:
+		/* flush, read, compare, verify, reservations, placement, cancel */
+		return !brings && !is_in(code,
+					 CODE(0x00) | CODE(0x02) | CODE(0x05) | CODE(0x0c) | CODE(0x0d) | CODE(0x0e) |
+						 CODE(0x11) | CODE(0x12) | CODE(0x15) | CODE(0x18) | CODE(0x1d), 0, 0, 0);
+	case PROTOCOL_NVME_ADMIN:
+		/* namespaces made and deleted, capacity, format, security send, sanitize */
+		return code == 0x0d || code == 0x20 || code == 0x80 || code == 0x81 || code == 0x84;
+	default:
+		return op & 1;
+	}
+}
+
+static __noinline int take_command(struct request *request, u32 op)
+{
+	struct control *ctl = the_control();
+	struct command command = {};
+	struct gendisk *gendisk = NULL;
+	u64 touched = 0;
+	if (!ctl)
+		return 0;
+	read_command(request, &command);
+	if (!may_change(&command, op, !(op & 1) && BPF_CORE_READ(request, bio)))
+		return 0;
+	if (bpf_core_field_exists(request->q->disk))
+		gendisk = BPF_CORE_READ(request, q, disk);
+	else if (bpf_core_field_exists(request->rq_disk))
+		gendisk = BPF_CORE_READ(request, rq_disk);
+	u64 key = (u64)(u32)BPF_CORE_READ(gendisk, major) << 32 | (u32)BPF_CORE_READ(gendisk, first_minor);
+	struct disk *disk = gendisk ? bpf_map_lookup_elem(&disks, &key) : NULL;
+	if (disk)
+		touched = 1ULL << (disk->index & 63);
+	else if (command.protocol == PROTOCOL_NVME_ADMIN) /* which namespace is not looked at: it is rare enough */
+		touched = *(volatile u64 *)&ctl->nvme;
+	else if (command.protocol == PROTOCOL_NVME)
+		touched = *(volatile u64 *)&ctl->by_paths;
+	if (!touched)
+		return 0;
+	u64 state = *(volatile u64 *)&ctl->state;
+	ctl->command = (u64)command.protocol << 8 | command.code;
+	for (u32 index = 0; index < MAX_DISKS; index++) {
+		u32 place = index;
+		struct counters *count = touched >> index & 1 ? bpf_map_lookup_elem(&counters, &place) : NULL;
+		if (count)
+			ADD(count->commands, 1);
+	}
+	__sync_fetch_and_or(&ctl->whole[STATE_SLOT(state)], touched);
+	if (state & STATE_DATA)
+		to_bitmap_mode(ctl, state, CAUSE_COMMAND);
+	return 0;
+}
+
 /* ---- completion ---- */
 
 /*
@@ -1269,7 +1444,12 @@ static long land_next(u32 i, struct landing *l)
 SEC("tp_btf/block_rq_complete")
 int BPF_PROG(on_request_done, struct request *request, int error, unsigned int bytes)
 {
-	if (!(request->cmd_flags & 1) || !bytes)
+	u32 op = request->cmd_flags & OP_MASK;
+	if (is_command(op)) {
+		take_command(request, op);
+		return 0;
+	}
+	if (!(op & 1) || !bytes)
 		return 0;
 	struct bio *first = request->bio;
 	if (!first)

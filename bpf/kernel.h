@@ -32,8 +32,12 @@ struct bio_set {
 	unsigned int front_pad;
 };
 
+struct blk_mq_tag_set;
+
 struct request_queue {
 	struct bio_set bio_split; /* before 6.0 */
+	struct gendisk *disk; /* since 5.15 */
+	struct blk_mq_tag_set *tag_set;
 };
 
 struct gendisk {
@@ -72,8 +76,37 @@ struct bio {
 };
 
 struct request {
+	struct request_queue *q;
 	unsigned int cmd_flags;
 	struct bio *bio;
+	struct gendisk *rq_disk; /* before 5.17 */
+};
+
+/* What a driver's part of a request begins with, right behind the request. Its types are in the drivers' modules. */
+
+struct scsi_device {
+	struct request_queue *request_queue;
+};
+
+struct scsi_cmnd {
+	struct scsi_device *device;
+	unsigned char cmnd[32]; /* since 5.18 */
+};
+
+struct scsi_cmnd___with_pointer {
+	unsigned char *cmnd;
+};
+
+struct nvme_command;
+
+struct nvme_ctrl {
+	struct blk_mq_tag_set *tagset;
+	struct blk_mq_tag_set *admin_tagset;
+};
+
+struct nvme_request {
+	struct nvme_command *cmd;
+	struct nvme_ctrl *ctrl;
 };
 
 #pragma clang attribute pop
@@ -85,6 +118,10 @@ enum req_op {
 	REQ_OP_DISCARD = 3,
 	REQ_OP_SECURE_ERASE = 5,
 	REQ_OP_WRITE_ZEROES = 9,
+	REQ_OP_SCSI_IN = 32, /* these two before 5.14 */
+	REQ_OP_SCSI_OUT = 33,
+	REQ_OP_DRV_IN = 34,
+	REQ_OP_DRV_OUT = 35,
 };
 
 enum req_flag_bits {

@@ -171,6 +171,8 @@ class DiskAccount(Body):
     kernel: int = Field(ge=-LARGEST, le=LARGEST)
     """Negative while the base of the kernel's count is not settled."""
     verdict: Shown
+    commands: Natural = 0
+    """How many were sent straight to the disk, past the capture, that may have changed it. Each has it compared."""
 
 
 class Progress(Body):

@@ -30,7 +30,7 @@ from farshore.mobility.capture.bitmap import Ranges, count_blocks
 from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.layout import Cause
 from farshore.mobility.cutting import Asked
-from farshore.mobility.disk_changes import Plan
+from farshore.mobility.disk_changes import ChunkRuns, Plan
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.overlay_copy import OverlayCopy, dirty_pieces
 from farshore.mobility.progress import CopyProgress
@@ -431,6 +431,7 @@ class EpochRun:
         """The base, then the sequence from which on base and journal together are a consistent state."""
         dirty, runs = self._overlay, self._plan.chunks
         if self.grant.kind is EpochKind.HEAL:
+            runs = {**runs, **wholly_dirty(dirty, self._disks)}
             whole = {
                 disk.number for disk in self._disks if copied_bytes(runs.get(disk.number, ()), disk.size) >= disk.size
             }
@@ -556,6 +557,14 @@ class EpochRun:
             if left is None:
                 return
             left.release()
+
+
+def wholly_dirty(dirty: Mapping[DiskNumber, Ranges], disks: Sequence[CopiedDisk]) -> Mapping[DiskNumber, ChunkRuns]:
+    """All chunks of the disks whose every block is dirty. Where it was written to is then not known, as a rule, and
+    most of it is as it was: so it is compared, which costs no bandwidth, rather than sent."""
+    blocks = {number: count_blocks(ranges) for number, ranges in dirty.items()}
+    whole = [disk for disk in disks if blocks.get(disk.number, 0) * BLOCK >= disk.size]
+    return {disk.number: ((0, -(-disk.size // CHUNK)),) for disk in whole}
 
 
 def _error_of(workers: Sequence[Worker]) -> Optional[FarshoreError]:

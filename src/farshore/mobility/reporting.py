@@ -185,6 +185,7 @@ class Reporter:
                     excluded=counters.excluded,
                     kernel=total - base,
                     verdict=verdict.state.value if not verdict.gap else f"gap of {verdict.gap} bytes",
+                    commands=counters.commands,
                 )
             )
         return accounts

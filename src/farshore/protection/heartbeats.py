@@ -19,7 +19,7 @@ from farshore.protection import clocks
 from farshore.protection.commands import may_obey
 from farshore.protection.former_agents import former_commands, note_results
 from farshore.protection.granting import ELSEWHERE, policy_rpo
-from farshore.protection.watch import CLOCK_SECONDS, SECOND
+from farshore.protection.watch import CLOCK_SECONDS, SECOND, disk_names
 
 BECOMING = frozenset({MachineState.INITIAL_REPLICATION.value, MachineState.RESYNC.value})
 """States that end with an epoch that is whole."""
@@ -41,6 +41,7 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
         return desired(tx, machine, now)
     note_results(tx, machine.id, heartbeat.results, now)
     _note_mode(tx, machine, heartbeat, now)
+    _note_commands(tx, machine, heartbeat, now)
     _note_proof(tx, machine, heartbeat, now)
     clocks.note_machine(tx, machine, heartbeat.clock, heartbeat.run, now)
     if machine.clock_stepped and now - machine.clock_stepped >= CLOCK_SECONDS * SECOND:
@@ -139,6 +140,32 @@ def _note_unjudged(tx: Transaction, machine: MachineRow, proof: ProofStanding, n
 def copy_differs(machine: MachineRow) -> bool:
     """Whether the machine's last report told of chunks that differ and are not proven equal again."""
     return bool((machine.heartbeat.get("proof") or {}).get("differing"))
+
+
+def _note_commands(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:
+    """Programs sent commands straight to a disk: that cost a comparison of all of it, and somebody should know why."""
+    before = {one["disk"]: one.get("commands", 0) for one in machine.heartbeat.get("accounts", [])}
+    for account in heartbeat.accounts:
+        if not account.commands:
+            continue
+        known = before.get(account.disk, 0)
+        disk = disk_names(machine, [account.disk])[0]
+        # Fewer than before: the capture has begun anew since.
+        more = account.commands - known if account.commands >= known else account.commands
+        if not more:
+            continue
+        events.record_some(
+            tx,
+            time=now,
+            kind="capture.commands",
+            actor=f"machine/{machine.id}",
+            subject=f"machine/{machine.id}",
+            severity=Severity.WARNING,
+            message=f"{machine.name}: {more} commands were sent straight to disk {disk} "
+            "(SG_IO, NVMe passthrough, io_uring). They may have changed it anywhere, so all of it is compared, and "
+            "there are no points until then. End what sends them; or exclude the disk: farshore machine protect "
+            f"{machine.name} --exclude-disk {account.disk}",
+        )
 
 
 def _note_mode(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int) -> None:

@@ -32,6 +32,13 @@ DAMAGE, DAMAGE_OLDER = "vault-damage", "vault-damage-older"
 """Kinds of the conditions that the scrub finds (see scrubbing)."""
 WATCHED = frozenset({MachineState.PROTECTED.value, MachineState.RESYNC.value})
 LIVE = WATCHED | {MachineState.INITIAL_REPLICATION.value}
+_HEALS = "It heals by itself; if it recurs, the machine writes faster than it can send."
+_COMMANDED = (
+    "All of the disk is compared, then there are points again. See which disk: farshore event list; end what sends "
+    "commands straight to it, or exclude it: farshore machine protect NAME --exclude-disk NUMBER"
+)
+_DEGRADED_REMEDIES = {"command to driver": _COMMANDED}
+"""By the agent's word for the cause."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ def _of_machine(machine: MachineRow | WatchedMachine, policy: PolicyRow, now: in
             f"Capture of {machine.name} is in {mode} mode: {machine.heartbeat.get('mode_cause') or 'cause unknown'}.",
             f"Its points are rounds: farshore machine check {machine.name} says what a stream would take."
             if machine.heartbeat.get("points_every")
-            else "It heals by itself; if it recurs, the machine writes faster than it can send.",
+            else _DEGRADED_REMEDIES.get(machine.heartbeat.get("mode_cause", ""), _HEALS),
         )
 
 
@@ -216,11 +223,17 @@ def set_by(step: int) -> str:
 
 def _blind_disks(machine: MachineRow | WatchedMachine) -> list[str]:
     """Names of the disks whose writes are not counted by the kernel, as the agent says."""
-    blind = [one["disk"] for one in machine.heartbeat.get("accounts", []) if one["verdict"] == "blind"]
-    if not blind:
+    return disk_names(
+        machine, [one["disk"] for one in machine.heartbeat.get("accounts", []) if one["verdict"] == "blind"]
+    )
+
+
+def disk_names(machine: MachineRow | WatchedMachine, numbers: Sequence[int]) -> list[str]:
+    """What the machine calls these disks."""
+    if not numbers:
         return []  # the description is read for those alone that need it
     names = {disk["number"]: disk["name"] for disk in (machine.description or {}).get("disks", [])}
-    return [names.get(disk, str(disk)) for disk in blind]
+    return [names.get(number, str(number)) for number in numbers]
 
 
 def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:

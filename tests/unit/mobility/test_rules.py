@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.unit.mobility.doubles import FakeClock
 
 from farshore.api_types.machines import EpochKind
 from farshore.client.credentials import Credentials
+from farshore.mobility.capture.bitmap import NO_RANGES
 from farshore.mobility.capture.disks import Disk
-from farshore.mobility.epoch_run import Ended, EpochEnd
+from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.epoch_run import Ended, EpochEnd, wholly_dirty
 from farshore.mobility.freezing import Freeze, order_of_freezing
 from farshore.mobility.hooks import Quiesced
 from farshore.mobility.identity import machine_of, new_key_and_request
@@ -20,7 +23,7 @@ from farshore.mobility.protected_disks import DiskNumbers
 from farshore.mobility.replication import Next, after
 from farshore.mobility.throttle import Bandwidth, Courtesy, Use
 from farshore.model.errors import Malformed, TryLater
-from farshore.model.identifiers import DiskNumber
+from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber
 from farshore.model.position import Position
 
 HERE = Position(7, 100)
@@ -33,6 +36,17 @@ def test_what_follows_an_epoch() -> None:
     suspect = frozenset({DiskNumber(1)})
     assert after(Ended(EpochEnd.ESCAPED, HERE, True, "", suspect)) == Next(EpochKind.HEAL, HERE, suspect)
     assert after(Ended(EpochEnd.ESCAPED, HERE, False, "", suspect)) == Next()
+
+
+def test_a_disk_that_may_have_been_written_to_anywhere_is_compared() -> None:
+    disks = [CopiedDisk(DiskNumber(number), Path(f"/dev/vd{number}"), 3 * CHUNK + 4096) for number in range(3)]
+    blocks = 3 * CHUNK // BLOCK + 1
+    dirty = {
+        DiskNumber(0): np.array([[0, blocks]], np.int64),
+        DiskNumber(1): np.array([[0, 5], [6, blocks - 6]], np.int64),
+        DiskNumber(2): NO_RANGES,
+    }
+    assert wholly_dirty(dirty, disks) == {DiskNumber(0): ((0, 4),)}
 
 
 def test_the_bandwidth_limit_holds_on_average() -> None:

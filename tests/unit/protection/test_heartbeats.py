@@ -106,6 +106,24 @@ def test_a_change_of_mode_is_an_event(catalog: Catalog) -> None:
     assert len(told) == 2
 
 
+def commanded(count: int) -> dict[str, object]:
+    numbers = dict.fromkeys(("seen", "captured", "bitmap", "excluded", "kernel"), 0)
+    return {"accounts": [{"disk": 0, "verdict": "ok", "commands": count, **numbers}]}
+
+
+def test_commands_that_passed_the_capture_are_told_once_with_a_remedy(catalog: Catalog) -> None:
+    for count in (0, 2, 2, 5, 1):  # at last the capture has begun anew
+        beat(catalog, **commanded(count))
+    with catalog.reading() as tx:
+        told = [row.message for row in events.listed(tx, kind="capture.commands")]
+    assert [message.partition(" commands were sent straight to disk vda ")[0] for message in told] == [
+        "db1: 2",
+        "db1: 3",
+        "db1: 1",
+    ]
+    assert all("farshore machine protect db1 --exclude-disk 0" in message for message in told)
+
+
 def test_findings_stay_until_others_are_told(catalog: Catalog) -> None:
     finding = {"subject": "clock", "severity": "warning", "message": "Wrong.", "remedy": "Set it."}
 

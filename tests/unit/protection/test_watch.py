@@ -74,6 +74,19 @@ def test_trouble_of_stores_spools_and_capture_is_told(catalog: Catalog) -> None:
     assert wrong(catalog, NOW) == ["capture-degraded", "spool-filling", "store-trouble"]
 
 
+@pytest.mark.parametrize(
+    ("cause", "remedy"), [("command to driver", "--exclude-disk NUMBER"), ("ring full", "faster than it can send")]
+)
+def test_bitmap_mode_comes_with_the_remedy_of_its_cause(catalog: Catalog, cause: str, remedy: str) -> None:
+    with catalog.writing() as tx:
+        machines.get(tx, MACHINE).heartbeat = {"mode": "bitmap", "mode_cause": cause}
+    assert wrong(catalog, NOW) == ["capture-degraded"]
+    with catalog.reading() as tx:
+        (alert,) = events.open_alerts(tx)
+    assert cause in alert.message
+    assert remedy in alert.remedy
+
+
 def test_a_disk_that_the_kernel_does_not_count_is_told_until_it_does(catalog: Catalog) -> None:
     for verdict, expected in (("ok", []), ("blind", ["accounts-blind"]), ("unsettled", []), ("ok", [])):
         with catalog.writing() as tx:

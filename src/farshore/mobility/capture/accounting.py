@@ -41,7 +41,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Counters:
-    """A disk's counts since it was added; bytes but for ``bios`` and ``flushes``."""
+    """A disk's counts since it was added; bytes but for ``bios``, ``flushes`` and ``commands``."""
 
     bios: int = 0
     written: int = 0
@@ -57,6 +57,8 @@ class Counters:
     failed: int = 0
     recorded: int = 0
     """Bytes of the records put into the ring, those of writes that then did not fit included."""
+    commands: int = 0
+    """Sent straight to the driver, past everything that counts bytes, that may have changed the disk anywhere."""
 
     @property
     def unplaced(self) -> int:

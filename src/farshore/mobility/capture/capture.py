@@ -38,7 +38,7 @@ from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, slot_words_for, 
 from farshore.mobility.capture.disks import Disk, buffered_mounts
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.capture.kernel import driver_is_idle, grace_period, keeps_stat, read_stat, sync_file_system
-from farshore.mobility.capture.layout import BLOCK_SECTORS, Cause, Control
+from farshore.mobility.capture.layout import BLOCK_SECTORS, Cause, Control, Protocol
 from farshore.mobility.capture.pinned import CHANGED_MAP, MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Changed, Program
 from farshore.mobility.capture.ring import RecordBatch
@@ -375,6 +375,16 @@ class Capture:
             self._disks.exclude(number, ranges)
 
     # ---- accounts ----
+
+    def newest_command(self) -> Tuple[Protocol, int]:
+        """Of those that ``Counters.commands`` counts, on any disk: its protocol and its first byte.
+
+        Raises WrongState once the capture is closed.
+        """
+        with self._lock:
+            self._must_be_open()
+            protocol, code = divmod(int(self._program.control.command), 256)
+            return Protocol(protocol), code
 
     def changed_in_flight(self, number: DiskNumber, chunk: int) -> int:
         """The blocks of a chunk, a bit for each, that changed in memory while their newest write was in flight.

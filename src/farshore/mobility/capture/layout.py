@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from farshore.model.machine import MOST_PROTECTED_DISKS
+
 BLOCK_SECTORS = 8
-MAX_DISKS = 64
+MAX_DISKS = MOST_PROTECTED_DISKS
 MAX_EXCLUSIONS = 2048
 MAX_FLYING = 65536
 MAX_PLACES = 1 << 14
@@ -58,6 +60,16 @@ class Cause(enum.IntEnum):
     WRITE_FAILED = 6
     UNSEEN = 7
     JOINT_TAKEN = 8
+    COMMAND_TO_DRIVER = 9
+
+
+class Protocol(enum.IntEnum):
+    """Of a command that was sent straight to a disk's driver."""
+
+    UNKNOWN = 0
+    SCSI = 1
+    NVME = 2
+    NVME_ADMIN = 3
 
 
 class Control(ctypes.Structure):
@@ -77,6 +89,9 @@ class Control(ctypes.Structure):
         ("changed", ctypes.c_uint64),
         ("queued", ctypes.c_uint64),
         ("displaced", ctypes.c_uint64),
+        ("command", ctypes.c_uint64),  # Protocol << 8 | code
+        ("nvme", ctypes.c_uint64),
+        ("by_paths", ctypes.c_uint64),
     )
 
 
@@ -140,6 +155,7 @@ COUNTERS: np.dtype[Any] = np.dtype(
             "discarded_refused",
             "failed",
             "recorded",
+            "commands",
         )
     ]
 )

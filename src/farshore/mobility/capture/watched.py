@@ -90,7 +90,10 @@ class WatchedDisks:
             raise Refused(f"Disk {disk.name} ({number}) is captured already.", remedy="Remove it first.")
         free = set(range(MAX_DISKS)) - {one.index for one in self._disks.values()}
         if not free:
-            raise Refused(f"No more than {MAX_DISKS} disks can be captured.", remedy="Exclude a disk.")
+            raise Refused(
+                f"No more than {MAX_DISKS} disks can be captured.",
+                remedy="Exclude a disk: farshore machine protect NAME --exclude-disk NUMBER",
+            )
         area = place(disk.sectors, self._areas(), self._program.slot_words, shift)
         watched = Watched(
             disk,
@@ -122,6 +125,7 @@ class WatchedDisks:
         # a disk that takes the place that it is wholly dirty, as a disk that is added is anyway.
         self._program.control.whole[1 - self._program.slot()] &= ~(1 << watched.index)
         del self._disks[number]
+        self._note_namespaces()
 
     def exclude(self, number: DiskNumber, ranges: Sequence[SectorRange]) -> None:
         """Leave out exactly these sorted, disjoint ranges of the disk from now on."""
@@ -185,8 +189,15 @@ class WatchedDisks:
             exclusions=watched.exclusions.count,
             by_request=watched.by_request,
         )
+        self._note_namespaces()
         self._program.put_disk(_key(watched.disk), entry)
         grace_period()
+
+    def _note_namespaces(self) -> None:
+        """Commands to an NVMe controller, and to the paths of its namespaces, name no disk that is watched."""
+        nvme = {1 << one.index: one.disk.device for one in self._disks.values() if one.disk.name.startswith("nvme")}
+        self._program.control.nvme = sum(nvme)
+        self._program.control.by_paths = sum(bit for bit, device in nvme.items() if not works_on_requests(device))
 
     def _areas(self) -> List[Area]:
         return [area for one in self._disks.values() for area in (one.area, *one.retired)]
