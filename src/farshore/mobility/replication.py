@@ -49,6 +49,7 @@ from farshore.mobility.upgrade.handover import Handover
 from farshore.model.errors import FarshoreError, NoSpace, NotFound, Refused, TryLater, Unsupported, WrongState
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId
 from farshore.model.identifiers import Sequence as SequenceNumber
+from farshore.model.machine import refuse_too_many
 from farshore.model.ports import Clock
 from farshore.model.position import Position
 
@@ -369,6 +370,7 @@ class Replication:
                 "Every disk of this machine is excluded.",
                 remedy="Include one: farshore machine protect NAME --include-disk NUMBER",
             )
+        refuse_too_many("This machine", len(protected))
         return protected, [one for one in found if one.number in without]
 
     @property

@@ -6,7 +6,21 @@ import enum
 from dataclasses import dataclass, field
 from typing import Tuple
 
+from farshore.model.errors import Refused
 from farshore.model.identifiers import DiskNumber
+
+MOST_PROTECTED_DISKS = 64
+"""Of one machine; as many more as it has must be excluded."""
+
+
+def refuse_too_many(name: str, disks: int) -> None:
+    """Raises Refused, before anything is begun, for a machine ``name`` of which so many disks would be protected."""
+    if disks > MOST_PROTECTED_DISKS:
+        raise Refused(
+            f"{name} has {disks} disks to protect; {MOST_PROTECTED_DISKS} of a machine can be protected.",
+            remedy="Exclude the others by their numbers (farshore machine show), --exclude-disk once for each: "
+            "farshore machine protect NAME --exclude-disk NUMBER",
+        )
 
 
 class Firmware(enum.Enum):

@@ -210,6 +210,26 @@ def test_protection_is_changed_and_ended(office: Office, admin: dict[str, object
     assert office.call("GET", "/v1/machines/db1", certificate=admin).body["state"] == "enrolled"
 
 
+def test_more_disks_than_can_be_protected_are_refused_before_anything_begins(
+    office: Office, admin: dict[str, object]
+) -> None:
+    protected(office)
+    with office.services.catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.protect = False
+        disk = row.description["disks"][0]
+        disks = [{**disk, "number": number, "name": f"vd{number}", "boot": not number} for number in range(66)]
+        row.description = {**row.description, "disks": disks}
+    for excluded, left in ([], 66), ([65], 65):
+        refused = office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": excluded}, admin)
+        assert (refused.code, f"{left} disks" in refused.body["detail"]) == ("refused", True)
+        assert "--exclude-disk" in refused.body["remedy"]
+    with office.services.catalog.reading() as tx:
+        assert not machines.get(tx, MACHINE).protect
+        assert machines.get(tx, MACHINE).exclude_disks == []
+    assert office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [64, 65]}, admin).status == 200
+
+
 @pytest.mark.parametrize("state", ["running", "superseded", "committed"])
 def test_what_runs_elsewhere_is_not_forgotten_nor_doubled(office: Office, admin: dict[str, object], state: str) -> None:
     protected(office)

@@ -12,12 +12,14 @@ from tests.waiting import PATIENCE
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
 from farshore.mobility import replication as replicating
+from farshore.mobility.capture.disks import Disk
 from farshore.mobility.disk_changes import Plan
 from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.protected_disks import ProtectedDisk
 from farshore.mobility.replication import Replication
 from farshore.mobility.settings import Settings
 from farshore.mobility.throttle import Bandwidth, Courtesy
-from farshore.model.errors import NoSpace
+from farshore.model.errors import NoSpace, Refused
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 
@@ -76,6 +78,32 @@ def epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: List[Callable[
     replication.want(Desired(protect=True, heartbeat_every=5))
     replication.run(stop)
     return [request.kind for request in server.asked]
+
+
+def test_more_disks_than_can_be_protected_leave_the_capture_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when one is plugged in: those of before go on as soon as others are excluded."""
+    found = [ProtectedDisk(DiskNumber(n), Disk(f"vd{n}", 254, n, 1 << 30), ()) for n in range(65)]
+    monkeypatch.setattr(replicating, "all_disks", lambda *_: found)
+    clock = FakeClock()
+    replication = Replication(
+        MachineId(MACHINE),
+        "run",
+        Settings(state=tmp_path, spill_bytes=0),
+        ServerDouble(),  # type: ignore[arg-type]
+        lambda grant: PlaneDouble(),  # type: ignore[arg-type, return-value]
+        clock,
+        Limits(Bandwidth(clock), Courtesy(clock)),
+    )
+    running: Any = object()
+    replication._capture = running
+    with pytest.raises(Refused, match="65 disks to protect; 64") as refused:
+        replication._captured(Desired(protect=True))
+    assert "--exclude-disk" in refused.value.remedy
+    assert replication.capture is running
+    protected, left_out = replication._found(Desired(protect=True, exclude_disks=[3]))
+    assert (len(protected), len(left_out)) == (64, 1)
 
 
 def test_a_resync_that_is_asked_for_while_an_epoch_ends_is_what_comes_next(

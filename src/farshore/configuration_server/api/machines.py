@@ -50,6 +50,7 @@ from farshore.configuration_server.web.callers import Contributor, Installation,
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import Malformed, NotFound, Refused, WrongState
 from farshore.model.identifiers import MachineId, new_id
+from farshore.model.machine import refuse_too_many
 from farshore.model.policy import deduplication_domain
 from farshore.model.states import MachineState
 from farshore.protection.checks import check_machine
@@ -245,6 +246,8 @@ def protect(machine: Named, request: ProtectionRequest, user: Operator, installa
         if request.exclude_disks is not None:
             _check_disks(row, request.exclude_disks, boot_too=request.exclude_boot_disk)
             row.exclude_disks = sorted(set(request.exclude_disks))
+        present = {disk["number"] for disk in row.description.get("disks", [])}
+        refuse_too_many(row.name, len(present - set(row.exclude_disks)))
         if request.bandwidth_limit is not None:
             row.bandwidth_limit = request.bandwidth_limit
         if request.cpu_percent is not None:

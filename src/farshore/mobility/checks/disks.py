@@ -7,9 +7,10 @@ from typing import Dict, Iterator, List, Sequence
 
 from farshore.api_types.machines import Finding
 from farshore.mobility.capture.disks import SYS_BLOCK, SYS_DEVICES, Disk
-from farshore.mobility.capture.layout import MAX_DISKS
 from farshore.mobility.checks.findings import error, fine, warning
 from farshore.mobility.named_disks import present
+from farshore.model.errors import Refused
+from farshore.model.machine import refuse_too_many
 
 NETWORK = ("nbd", "rbd", "drbd")
 _FABRICS = ("tcp", "rdma", "fc")
@@ -17,10 +18,10 @@ _FABRICS = ("tcp", "rdma", "fc")
 
 def check_disks(disks: Sequence[Disk]) -> Iterator[Finding]:
     """``disks``: those that are protected."""
-    if len(disks) > MAX_DISKS:
-        yield error(
-            "disks", f"There are {len(disks)} disks; {MAX_DISKS} can be captured.", "Exclude some (--exclude-disk)."
-        )
+    try:
+        refuse_too_many("The machine", len(disks))
+    except Refused as refused:
+        yield error("disks", refused.message, refused.remedy)
     for disk in disks:
         found = list(_check_disk(disk))
         kind = transport(disk)
@@ -96,7 +97,8 @@ def _check_disk(disk: Disk) -> Iterator[Finding]:
             f"Switch them on: echo 1 > {place}/queue/iostats",
         )
     if (place / "device" / "scsi_generic").exists():
-        yield fine(subject, "Commands sent straight to it (SG_IO), as some appliances' tools do, cannot be captured.")
+        told = "A command sent straight to it (SG_IO) that may change it has all of it compared."
+        yield fine(subject, told)
 
 
 def _same_disk_twice(disks: Sequence[Disk]) -> Iterator[Finding]:
