@@ -12,6 +12,7 @@ from farshore.api_types.body import Body, Label, Moment, Natural, Pem, Prose, Se
 from farshore.api_types.clocks import ClockStanding
 from farshore.api_types.machines import Description, EpochKind
 from farshore.api_types.policies import Limits
+from farshore.api_types.vmware import DiscoveryOrder
 from farshore.model.cadence import DEFAULT_RPO
 from farshore.model.point import PointKind
 
@@ -193,6 +194,8 @@ class ReportAnswer(Body):
     """By machine, of the streams reported: the same."""
     pushes: List[str] = []
     """Ids of pushes that the server is to begin, or to go on with. Left out where there are none."""
+    vmware: List[DiscoveryOrder] = []
+    """VMware servers that the server is to follow, and no others. Left out where there are none."""
 
 
 class ServerStanding(enum.Enum):

@@ -7,15 +7,18 @@ ids of the VMware server (``host-12``); ``VmwarePlace`` gives their names.
 from __future__ import annotations
 
 import enum
-from typing import List
+from typing import List, Optional
 
 from pydantic import Field, SecretStr
 
 from farshore.api_types.body import Body, Label, Moment, Natural, Shown
 from farshore.api_types.body import Secret as SentSecret
+from farshore.api_types.commands import CommandFailure
 from farshore.api_types.machines import Finding
 
 MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 64, 64
+DISCOVERY_PORTION, MOST_KNOWN = 100, 100_000
+"""Machines or places of one report, and ids of all that there are."""
 _PASSWORD_LENGTH = 1000
 ServerName = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -159,6 +162,9 @@ class VmwareServerRequest(VmwareAddress):
     user: Label = Field(min_length=1)
     password: SentSecret = Field(default=SecretStr(""), max_length=_PASSWORD_LENGTH)
     fingerprint: Label = Field(min_length=1)
+    through: Label = ""
+    """The process server (name or id) that follows it, at its site; empty: this server does. The login is tried by
+    whoever follows it."""
 
 
 class VmwareServer(Body):
@@ -170,6 +176,8 @@ class VmwareServer(Body):
     user: str
     fingerprint: str
     created: Moment = 0
+    through: str = ""
+    """The name of the process server that follows it; empty: this server does."""
     product: str = ""
     state: VmwareState = VmwareState.CONNECTING
     since: Moment = 0
@@ -210,3 +218,46 @@ class DiscoveredSummary(Body):
     size: Natural = 0
     template: bool = False
     protected_as: str = ""
+
+
+class DiscoveryOrder(Body):
+    """In the answer to a process server's report: a VMware server that it is to follow. ``mark`` is another one as soon
+    as it is to be logged in to otherwise."""
+
+    name: str
+    mark: str
+
+
+class DiscoveryClaim(Body):
+    """``POST /v1/process-servers/self/vmware/{name}/login``. ``key``: 32 bytes of an X25519 public key in hex, made for
+    this one answer."""
+
+    key: str = Field(pattern="^[0-9a-f]{64}$", max_length=64)
+
+
+class SealedDiscovery(Body):
+    """The answer: where and as whom to log in, sealed to the key of the claim, in hex. Held in memory only and never
+    logged."""
+
+    sealed: str
+
+
+class DiscoveryReport(Body):
+    """``POST /v1/process-servers/self/vmware/{name}``. ``product``: it was logged in to. ``answered``: what changed is
+    in ``machines``, ``places`` and ``gone``; none: nothing. ``known``: everything was told of, and this is all of it.
+    ``failure``: it does not work now."""
+
+    mark: Label
+    product: Shown = ""
+    answered: bool = False
+    machines: List[VmwareMachine] = Field(default=[], max_length=DISCOVERY_PORTION)
+    places: List[VmwarePlace] = Field(default=[], max_length=DISCOVERY_PORTION)
+    gone: List[Shown] = Field(default=[], max_length=DISCOVERY_PORTION)
+    known: Optional[List[Shown]] = Field(default=None, max_length=MOST_KNOWN)
+    failure: Optional[CommandFailure] = None
+
+
+class DiscoveryStanding(Body):
+    """The answer. ``wanted`` False: it was removed, or is to be logged in to otherwise; end it."""
+
+    wanted: bool

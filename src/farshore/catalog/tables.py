@@ -597,6 +597,8 @@ class VmwareServerRow(Base):
     fingerprint: Mapped[str]
     secret: Mapped[bytes] = mapped_column(LargeBinary)
     created: Mapped[int]
+    through: Mapped[str] = mapped_column(String(36), default="", server_default="")
+    """The process server that follows it; empty: each configuration server does. ``certificate`` is empty then."""
     product: Mapped[str] = mapped_column(default="")
     state: Mapped[str] = mapped_column(String(16), default="connecting")
     since: Mapped[int] = mapped_column(default=0)

@@ -39,6 +39,12 @@ def servers(tx: Transaction) -> list[VmwareServerRow]:
     return list(tx.scalars(select(VmwareServerRow).order_by(VmwareServerRow.name)))
 
 
+def followed_through(tx: Transaction, process_server: str) -> list[VmwareServerRow]:
+    """Those that a process server follows, by name."""
+    wanted = select(VmwareServerRow).where(VmwareServerRow.through == process_server)
+    return list(tx.scalars(wanted.order_by(VmwareServerRow.name)))
+
+
 def server(tx: Transaction, name: str) -> VmwareServerRow:
     """One server. Raises NotFound."""
     row = tx.get(VmwareServerRow, name)

@@ -77,6 +77,9 @@ def add(
     fingerprint: Annotated[
         str, typer.Option(help="Pin this certificate (SHA-256). It is shown and asked about otherwise.")
     ] = "",
+    through: Annotated[
+        str, typer.Option(help="Process server at its site that follows it, with --fingerprint; else this server does.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Follow a vCenter or an ESXi host: its machines are found, and kept current.
@@ -88,13 +91,22 @@ def add(
     """
     api = management()
     check_role(api, Role.CONTRIBUTOR)
+    if through and not fingerprint:
+        raise Refused(
+            f"This server does not reach {host}, and cannot show its certificate.",
+            remedy="Name its fingerprint, from its own shell: openssl x509 -noout -fingerprint -sha256",
+        )
     pinned = fingerprint or _ask_fingerprint(api, host, port)
     request = VmwareServerRequest(
-        name=server, host=host, port=port, user=user, password=_password(password_file, user), fingerprint=pinned
-    )
+        name=server, host=host, port=port, user=user, password=_password(password_file, user), fingerprint=pinned,
+        through=through,
+    )  # fmt: skip
     made = api.transport.post(_SERVERS, request, VmwareServer)
     if as_json:
         print_json(made)
+        return
+    if made.through:
+        out.print(f"{made.name} is followed by {made.through}. See how that goes: farshore vmware list")
         return
     out.print(f"{made.name} is {made.product}. See what is found there: farshore vmware machines --server {made.name}")
 

@@ -12,10 +12,11 @@ from farshore.api_types.servers import (
     ServerReport,
     StreamGrant,
 )
+from farshore.api_types.vmware import DiscoveryClaim, DiscoveryReport, DiscoveryStanding, SealedDiscovery
 from farshore.client.credentials import Credentials
-from farshore.client.transport import AGAIN, Transport
+from farshore.client.transport import AGAIN, Transport, segment
 
-_PUSHES = "/v1/process-servers/self/pushes"
+_PUSHES, _VMWARE = "/v1/process-servers/self/pushes", "/v1/process-servers/self/vmware"
 
 
 class ProcessServerSelf:
@@ -61,6 +62,14 @@ class ProcessServerSelf:
     def agent_bundle(self, release: str) -> bytes:
         """A release of the agent, whole. Raises NotFound."""
         return self._transport.request("GET", f"/v1/process-servers/self/bundles/{release}", retries=AGAIN)
+
+    def begin_discovery(self, name: str, claim: DiscoveryClaim) -> SealedDiscovery:
+        """What a VMware server is logged in to with. Raises NotFound where it is not ours to follow."""
+        return self._transport.post(f"{_VMWARE}/{segment(name)}/login", claim, SealedDiscovery, repeatable=True)
+
+    def note_discovery(self, name: str, report: DiscoveryReport) -> DiscoveryStanding:
+        """Tell what discovery found there. Raises NotFound. What is not heard is told by beginning anew."""
+        return self._transport.post(f"{_VMWARE}/{segment(name)}", report, DiscoveryStanding, repeatable=True)
 
     def renew(self, request: RenewalRequest) -> Enrolment:
         """A new certificate for the same process server."""

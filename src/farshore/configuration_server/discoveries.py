@@ -35,6 +35,8 @@ FAILING = "vmware-discovery"
 """Kind of the alert."""
 DEFECT_SECONDS = 60.0
 """After an error that is none of ours it is begun anew."""
+FAILING_SINCE = 30_000_000_000
+"""In ns: where a process server says that it fails."""
 PATIENCE = 3
 """Failures in a row that nobody needs to hear of: a vCenter restarts now and then."""
 
@@ -131,7 +133,7 @@ class Discoveries:
         """Follow every server there is, as its row says. What cannot even be begun is noted in its row, and not tried
         again until that is another one."""
         with self._catalog.reading() as tx:
-            rows = {row.name: row for row in vmware.servers(tx)}
+            rows = {row.name: row for row in vmware.servers(tx) if not row.through}
         for name, running in list(self._running.items()):
             if name not in rows or _made_of(rows[name]) != running.made_of:
                 del self._running[name]
@@ -148,14 +150,18 @@ class Discoveries:
 
     def conditions(self) -> list[Condition]:
         """For the watch: servers where discovery has failed for a while."""
+        with self._catalog.reading() as tx:
+            elsewhere = [(row.name, row.trouble, row.remedy) for row in vmware.servers(tx) if self._fails(row)]
+        return [*self._own(), *(_failing(*one) for one in elsewhere)]
+
+    def _fails(self, row: VmwareServerRow) -> bool:
+        """Of one that a process server follows: whether it has said so for a while."""
+        since = self._clock.now() - (row.since or 0)
+        return bool(row.through) and row.state == VmwareState.FAILING.value and since > FAILING_SINCE
+
+    def _own(self) -> list[Condition]:
         return [
-            Condition(
-                FAILING,
-                f"vmware/{name}",
-                Severity.WARNING,
-                f"Discovery at VMware server {name} fails: {running.sink.error.message}"[:1000],
-                running.sink.error.remedy,
-            )
+            _failing(name, running.sink.error.message, running.sink.error.remedy)
             for name, running in list(self._running.items())
             if running.sink.error is not None and running.sink.failures >= PATIENCE
         ]
@@ -191,6 +197,11 @@ def _run(name: str, follower: Follower, sink: CatalogSink) -> None:
                     Refused(f"A defect: {type(error).__name__}: {error}", remedy="Report it, with the server's log.")
                 )
             follower.rest(DEFECT_SECONDS)
+
+
+def _failing(name: str, message: str, remedy: str) -> Condition:
+    said = f"Discovery at VMware server {name} fails: {message}"[:1000]
+    return Condition(FAILING, f"vmware/{name}", Severity.WARNING, said, remedy)
 
 
 def _made_of(row: VmwareServerRow) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import FarshoreError, Malformed, NotFound, TryLater, Unsupported, WrongState
 from farshore.process_server.allocator import keep_freed_memory
 from farshore.process_server.clock import SystemClock
+from farshore.process_server.discovering.discoveries import Discoveries
 from farshore.process_server.identity import Renewal, enrol, turn_to
 from farshore.process_server.keys import GrantedKeys
 from farshore.process_server.listening.peer import server_context
@@ -143,6 +144,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     if vault is None:
         return 0
     pushes = Pushes(control, _installing(Releases(control, settings.state / "agent-releases")))
+    discoveries = Discoveries(control)
     server = ProcessServer(
         control,
         vault,
@@ -158,6 +160,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
         requests=requests,
         check_owner=lookout.refuse_if_displaced,
         pushes=pushes.offered,
+        discoveries=discoveries.ordered,
         workers=settings.workers,
         connections=settings.connections,
         uploads=settings.uploads,
@@ -180,6 +183,7 @@ def _run(settings: Settings, stopping: threading.Event) -> int:
     stopping.wait()
     _log.info("Stopping.")
     pushes.stop()
+    discoveries.stop()
     server.stop()
     vault.close()
     control.close()

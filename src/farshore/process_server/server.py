@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Callable, Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
+from farshore.api_types.vmware import DiscoveryOrder
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.process_server.clock import SystemClock
@@ -42,7 +43,7 @@ class ProcessServer:
     """Made, started, stopped once. ``settings`` are those that the configuration server gave; ``bandwidth`` is told
     how fast the store may be written to; ``store_trouble`` tells what is wrong with the vault's store, ``requests``
     what is asked of it; ``check_owner`` raises Displaced where the vault is known to be another installation's;
-    ``pushes`` is told which machines wait for the mobility service."""
+    ``pushes`` is told which machines wait for the mobility service, ``discoveries`` which VMware servers to follow."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class ProcessServer:
         requests: CountedStore | None = None,
         check_owner: Callable[[], None] = lambda: None,
         pushes: Callable[[Sequence[str]], None] = lambda _pushes: None,
+        discoveries: Callable[[Sequence[DiscoveryOrder]], None] = lambda _orders: None,
         workers: int = WORKERS,
         connections: int = CONNECTIONS,
         uploads: int = THREADS,
@@ -69,7 +71,7 @@ class ProcessServer:
         self.log = SpoolLog(disk, settings.spool_limit, spool_file_bytes)
         self.bandwidth = bandwidth or Bandwidth(SystemClock())
         self.proofs = Proofs(vault)
-        self._pushes = pushes
+        self._pushes, self._discoveries = pushes, discoveries
         self.reporter = Reporter(
             control, url, version, self.log, self._tidy, self._answered, store_trouble, self.proofs, requests
         )
@@ -126,6 +128,7 @@ class ProcessServer:
         self.streams.ask_rpo(answer.asked_rpo)
         self.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in answer.bandwidth)
         self._pushes(answer.pushes)
+        self._discoveries(answer.vmware)
 
     def _tidy(self) -> None:
         self.streams.close_unused()

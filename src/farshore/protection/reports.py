@@ -26,6 +26,7 @@ from farshore.model.bandwidth import rates
 from farshore.model.point import PointKind
 from farshore.model.states import MachineState
 from farshore.protection import clocks, moving
+from farshore.protection.discoveries import orders_of
 from farshore.protection.granting import may_go_on, rpo_of
 from farshore.protection.heartbeats import BECOMING, copy_differs
 from farshore.protection.overstepping import note_foreign
@@ -106,7 +107,9 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
         bandwidth=[Rate(since=since, limit=limit) for since, limit in rates(server.bandwidth, server.time_zone, now)],
     )
     waiting = pushes.open_of(tx, server.id)
-    return answer.model_copy(update={"pushes": waiting}) if waiting else answer
+    followed = orders_of(tx, server.id)
+    more = {**({"pushes": waiting} if waiting else {}), **({"vmware": followed} if followed else {})}
+    return answer.model_copy(update=more) if more else answer
 
 
 def _note_difference(tx: Transaction, machine: MachineRow, found: DifferenceReport, now: int) -> None:

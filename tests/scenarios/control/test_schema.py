@@ -59,6 +59,7 @@ from farshore.catalog.tables import (
     SiteRow,
     VmwareServerRow,
 )
+from farshore.configuration_server.discoveries import sealed_as
 from farshore.configuration_server.identity import Kind
 from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.web.limits import Limits
@@ -94,6 +95,7 @@ KNOWN: dict[str, Any] = {
     "command": "88888888-8888-4888-8888-888888888888",
     "channel": "ops",
     "vmware": "dc1",
+    "followed": "dc2",
     "found": "vm-1",
 }
 FREE = "44444444-4444-4844-8844-444444444444"
@@ -139,16 +141,16 @@ def _is_away(*_: object) -> None:
     raise Unreachable("It does not answer.", remedy="Try again.")
 
 
-def vmware_server() -> VmwareServerRow:
+def vmware_server(name: str, **more: Any) -> VmwareServerRow:
     return VmwareServerRow(
-        name=KNOWN["vmware"],
+        name=name,
         host="vcenter",
         port=443,
         user="u",
         certificate="",
         fingerprint="",
-        secret=b"",
         created=NOW,
+        **{"secret": b"", **more},
     )
 
 
@@ -214,7 +216,9 @@ class Api:
             push_accounts.add(
                 tx, PushAccountRow(name=KNOWN["account"], user="root", by="key", secret=b"sealed", created=NOW)
             )
-            vmware.add(tx, vmware_server())
+            vmware.add(tx, vmware_server(KNOWN["vmware"]))
+            secret = office.services.sealer.seal(sealed_as(KNOWN["followed"]), b"secret")
+            vmware.add(tx, vmware_server(KNOWN["followed"], through=SERVER, secret=secret))
             vmware.keep(
                 tx, KNOWN["vmware"], [vmware.Found(KNOWN["found"], "web1", {"id": KNOWN["found"]})], [], [], NOW
             )
@@ -287,6 +291,8 @@ BODIES: dict[str, Callable[[Api], Any]] = {
     "POST /v1/machines/self/epochs": lambda _: {"run": "r2", "kind": "resync", "description": DESCRIPTION},
     "POST /v1/process-servers/self": lambda _: ITSELF,
     "POST /v1/process-servers/self/report": lambda _: {**ITSELF, "spool_bytes": 0, "spool_limit": 1 << 30},
+    "POST /v1/process-servers/self/vmware/{name}": lambda _: {"mark": "another"},
+    "POST /v1/process-servers/self/vmware/{name}/login": lambda _: {"key": "09" + "00" * 31},
     "POST /v1/process-servers": lambda _: {"url": "https://10.0.9.8:9443"},
     "POST /v1/machines": lambda _: {"host": "10.0.2.9", "private_key": signing_request_and_key()[1]},
     "POST /v1/machines/{machine}/failovers": lambda _: {"kind": "test"},
@@ -313,6 +319,7 @@ def known(api: Api, operation: Any) -> dict[str, Any]:
                 key = "" if operation.label in NEED_MORE else "channel"
             key = "account" if "/push-accounts/" in operation.path else key
             key = "vmware" if "/vmware/" in operation.path else key
+            key = "followed" if "/self/vmware/" in operation.path else key
         if key == "machine" and "/vmware-machines/" in operation.path:
             key = "found"
         there = {**KNOWN, "token": api.invitation}

@@ -131,9 +131,21 @@ def failback(home: Path, centre: Centre, **more: Any) -> drill.Task:
 
 def boots(disk: Path) -> bool:
     """Whether a guest comes up from this disk."""
-    command = "qemu-system-x86_64 -accel tcg -m 64 -nodefaults -display none -serial stdio -snapshot"
-    command += f" -drive file={disk},format=raw,if=ide"
-    with subprocess.Popen(command.split(), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as guest:
+    command = [
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg",
+        "-m",
+        "64",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-snapshot",
+    ]
+    command += ["-drive", f"file={disk},format=raw,if=ide"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as guest:
         assert guest.stdout is not None
         said = guest.stdout.read(3)
         guest.kill()

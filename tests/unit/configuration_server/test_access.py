@@ -37,6 +37,7 @@ DOORS = {
         GET /v1/process-servers/self/machines/{machine}/keys,
         POST /v1/process-servers/self/pushes/{push}, POST /v1/process-servers/self/pushes/{push}/progress,
         PUT /v1/process-servers/self/pushes/{push}/result,
+        POST /v1/process-servers/self/vmware/{name}, POST /v1/process-servers/self/vmware/{name}/login,
         GET /v1/process-servers/self/agents/{python}, GET /v1/process-servers/self/bundles/{release}""",
     Door.MASTER_TARGET: """
         POST /v1/master-targets/self, POST /v1/master-targets/self/report,

@@ -21,7 +21,7 @@ from farshore.api_types.vmware import (
     VmwareServerRequest,
     VmwareState,
 )
-from farshore.catalog import events, vmware
+from farshore.catalog import events, process_servers, vmware
 from farshore.catalog.change_details import Details, fields_of, gone, made
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import VmwareMachineRow, VmwareServerRow
@@ -31,7 +31,7 @@ from farshore.configuration_server.identity import Identity
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Reader
 from farshore.configuration_server.web.gate import GatedRouter
-from farshore.vsphere.certificates import look
+from farshore.vsphere.certificates import look, read_fingerprint
 from farshore.vsphere.checks import findings, reachable_addresses
 
 router = GatedRouter(prefix="/v1/vmware", tags=["vmware"])
@@ -39,7 +39,7 @@ certificates = GatedRouter(prefix="/v1/vmware-certificates", tags=["vmware"])
 machines = GatedRouter(prefix="/v1/vmware-machines", tags=["vmware"])
 LINES = 1000
 _SUMMARIES = TypeAdapter(list[DiscoveredSummary])
-_TOLD = ("host", "port", "user", "fingerprint")
+_TOLD = ("host", "port", "user", "fingerprint", "through")
 _SECOND = 1_000_000_000
 
 
@@ -48,23 +48,29 @@ def list_vmware_servers(_user: Reader, installation: Installation) -> list[Vmwar
     """All VMware servers and how discovery goes there, without their passwords."""
     with installation.catalog.reading() as tx:
         counts = vmware.machine_counts(tx)
-        return [_view(row, counts.get(row.name, 0)) for row in vmware.servers(tx)]
+        return [_view(tx, row, counts.get(row.name, 0)) for row in vmware.servers(tx)]
 
 
 @router.post("", status_code=201)
 def add_vmware_server(request: VmwareServerRequest, user: Contributor, installation: Installation) -> VmwareServer:
     """A new VMware server. It is logged in to at once: a certificate that is not the pinned one, a password that is
-    refused and privileges that are missing end it here."""
+    refused and privileges that are missing end it here. Where a process server is to follow it, they are told by it."""
     with installation.catalog.reading() as tx:
         vmware.check_free(tx, request.name)
-    shown, product = try_login(request)
+        through = process_servers.get(tx, request.through).id if request.through else ""
+    if through:
+        certificate, fingerprint, product = "", read_fingerprint(request.fingerprint), ""
+    else:
+        shown, product = try_login(request)
+        certificate, fingerprint = shown.pem, shown.fingerprint
     row = VmwareServerRow(
         name=request.name,
         host=request.host,
         port=request.port,
         user=request.user,
-        certificate=shown.pem,
-        fingerprint=shown.fingerprint,
+        certificate=certificate,
+        fingerprint=fingerprint,
+        through=through,
         secret=installation.sealer.seal(sealed_as(request.name), request.password.get_secret_value().encode()),
         created=installation.clock.now(),
         product=product,
@@ -72,14 +78,14 @@ def add_vmware_server(request: VmwareServerRequest, user: Contributor, installat
     with installation.catalog.writing() as tx:
         vmware.add(tx, row)
         _tell(tx, installation, user, row.name, "added", made(fields_of(row, _TOLD)))
-        return _view(row, 0)
+        return _view(tx, row, 0)
 
 
 @router.get("/{name}")
 def show_vmware_server(name: Named, _user: Reader, installation: Installation) -> VmwareServer:
     """One VMware server."""
     with installation.catalog.reading() as tx:
-        return _view(vmware.server(tx, name), vmware.machine_counts(tx).get(name, 0))
+        return _view(tx, vmware.server(tx, name), vmware.machine_counts(tx).get(name, 0))
 
 
 @router.get("/{name}/places")
@@ -177,7 +183,8 @@ def _summary(row: VmwareMachineRow, protected_as: str) -> DiscoveredSummary:
     )
 
 
-def _view(row: VmwareServerRow, count: int) -> VmwareServer:
+def _view(tx: Transaction, row: VmwareServerRow, count: int) -> VmwareServer:
+    follows = process_servers.find(tx, row.through) if row.through else None
     return VmwareServer(
         name=row.name,
         host=row.host,
@@ -185,6 +192,7 @@ def _view(row: VmwareServerRow, count: int) -> VmwareServer:
         user=row.user,
         fingerprint=row.fingerprint,
         created=row.created,
+        through=(follows.name if follows is not None else row.through) or "",
         product=row.product or "",
         state=VmwareState(row.state or VmwareState.CONNECTING.value),
         since=row.since or 0,

@@ -26,10 +26,15 @@ _PURPOSE = b"farshore sealed push 1\0"
 
 def seal(target: PushTarget, push: str, recipient: bytes) -> bytes:
     """Seal for whoever has the private half of ``recipient`` (X25519, 32 bytes). Raises Malformed."""
+    return seal_text(json.dumps(_plain(target)).encode(), push, recipient)
+
+
+def seal_text(text: bytes, name: str, recipient: bytes) -> bytes:
+    """Seal a text under a name in the same way. Raises Malformed."""
     own = X25519PrivateKey.generate()
     public = own.public_key().public_bytes_raw()
-    cipher = _cipher(own, recipient, public + recipient, push)
-    return public + cipher.encrypt(_NONCE, json.dumps(_plain(target)).encode(), None)
+    cipher = _cipher(own, recipient, public + recipient, name)
+    return public + cipher.encrypt(_NONCE, text, None)
 
 
 class Opener:
@@ -42,14 +47,21 @@ class Opener:
 
     def open(self, sealed: bytes) -> PushTarget:
         """What was sealed for this push and this key. Raises Malformed."""
+        try:
+            fields: dict[str, Any] = json.loads(self.open_text(sealed))
+            hop = fields.pop("jump")
+            return PushTarget(**{**fields, "disks": tuple(fields["disks"])}, jump=JumpHost(**hop) if hop else None)
+        except (ValueError, KeyError, TypeError):
+            raise _unusable() from None  # what is in it must not be in a traceback
+
+    def open_text(self, sealed: bytes) -> bytes:
+        """The text that was sealed under this name for this key. Raises Malformed."""
         sender = sealed[:_KEY_BYTES]
         cipher = _cipher(self._key, sender, sender + self.public, self._push)
         try:
-            fields: dict[str, Any] = json.loads(cipher.decrypt(_NONCE, sealed[_KEY_BYTES:], None))
-            hop = fields.pop("jump")
-            return PushTarget(**{**fields, "disks": tuple(fields["disks"])}, jump=JumpHost(**hop) if hop else None)
-        except (InvalidTag, ValueError, KeyError, TypeError):
-            raise _unusable() from None  # what is in it must not be in a traceback
+            return cipher.decrypt(_NONCE, sealed[_KEY_BYTES:], None)
+        except (InvalidTag, ValueError):
+            raise _unusable() from None
 
 
 def _cipher(own: X25519PrivateKey, other: bytes, keys: bytes, push: str) -> AESGCM:

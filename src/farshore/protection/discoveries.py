@@ -1,0 +1,21 @@
+"""Which VMware servers a process server is to follow, at the site where both are."""
+
+from __future__ import annotations
+
+import hashlib
+
+from farshore.api_types.vmware import DiscoveryOrder
+from farshore.catalog import vmware
+from farshore.catalog.database import Transaction
+from farshore.catalog.tables import VmwareServerRow
+
+
+def orders_of(tx: Transaction, server: str) -> list[DiscoveryOrder]:
+    """Those of one process server, by its id."""
+    return [DiscoveryOrder(name=row.name, mark=mark_of(row)) for row in vmware.followed_through(tx, server)]
+
+
+def mark_of(row: VmwareServerRow) -> str:
+    """Another one for each choice of where and as whom to log in."""
+    parts = (row.host, str(row.port), row.user, row.fingerprint, row.secret.hex())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
