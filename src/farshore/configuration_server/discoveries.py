@@ -48,11 +48,12 @@ def sealed_as(name: str) -> str:
 
 def login_of(row: VmwareServerRow, sealer: Sealer) -> Login:
     """Where and as whom a server is spoken to. Raises Unsupported, and WrongKey for a password that was sealed with
-    another key."""
+    another key; of one that a process server follows Unreachable where there is no way to it from here."""
     with sdk():
         from farshore.vsphere.session import Login
     password = sealer.open(sealed_as(row.name), row.secret).decode()
-    return Login(row.host, row.port, row.user, row.certificate, password)
+    certificate = row.certificate or pinned(row.host, row.port, row.fingerprint).pem
+    return Login(row.host, row.port, row.user, certificate, password)
 
 
 @dataclass(frozen=True)
