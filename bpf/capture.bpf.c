@@ -1176,15 +1176,15 @@ static __always_inline int scsi_is_harmless(u32 code)
 static __always_inline int ata_is_harmless(u32 code)
 {
 	return is_in(code,
-		     /* read and write logs */
-		     CODE(0x2f) | CODE(0x3f),
+		     /* native size, read and write logs */
+		     CODE(0x27) | CODE(0x2f) | CODE(0x3f),
 		     /* verify, logs by DMA */
 		     CODE(0x40) | CODE(0x42) | CODE(0x47) | CODE(0x57),
 		     /* diagnostics, power, SMART */
 		     CODE(0x90) | CODE(0x94) | CODE(0x95) | CODE(0x96) | CODE(0x97) | CODE(0x98) | CODE(0x99) | CODE(0xb0),
-		     /* multiple mode, power, flush, identify, features, native size */
+		     /* multiple mode, power, flush, identify, features, freezing the password, native size */
 		     CODE(0xc6) | CODE(0xe0) | CODE(0xe1) | CODE(0xe2) | CODE(0xe3) | CODE(0xe5) | CODE(0xe6) | CODE(0xe7) |
-			     CODE(0xea) | CODE(0xec) | CODE(0xef) | CODE(0xf8));
+			     CODE(0xea) | CODE(0xec) | CODE(0xef) | CODE(0xf5) | CODE(0xf8));
 }
 
 /* `brings`: it has data for the host. A command that reads changes nothing. */

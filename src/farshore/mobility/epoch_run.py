@@ -538,6 +538,10 @@ class EpochRun:
         found = self._capture.status().cause
         self._overflows += found is Cause.RING_FULL and not self.consistent
         cause = found.name.lower().replace("_", " ") if found else ""
+        if found is Cause.COMMAND_TO_DRIVER:
+            protocol, code = self._capture.newest_command()
+            sent = {"protocol": protocol.name.lower(), "command": f"{code:#04x}"}
+            log.warning("A command was sent straight to a disk, and may have changed it.", extra={"fields": sent})
         log.warning("Capture fell back to the bitmap.", extra={"fields": {"cause": cause, "epoch": self._epoch}})
         return cause
 
