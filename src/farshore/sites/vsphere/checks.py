@@ -35,10 +35,16 @@ def check_order(order: RecoveryOrder, *, attaches: bool) -> None:
             f"A disk of {order.name} has sectors of 4096 bytes; those of vSphere have 512.",
             remedy="Use a site of kind qemu or libvirt.",
         )
-    if not attaches and any(disk.size % GRAIN for disk in order.disks):
+    if not attaches:
+        check_import(order)
+
+
+def check_import(order: RecoveryOrder) -> None:
+    """Raise Refused for disks that an import does not take."""
+    if any(disk.size % GRAIN for disk in order.disks):
         raise Refused(
             f"A disk of {order.name} is not a whole number of 64 KiB, which is what an import takes.",
-            remedy="Let disks be hung on this machine: farshore site add … --setting proxy=UUID",
+            remedy="Let it come home to disks hung on this machine: farshore site add … --setting proxy=UUID",
         )
 
 
@@ -70,5 +76,6 @@ def needed(*, attaches: bool) -> list[str]:
         f"{machine}Config.AddNewDisk",
         f"{machine}Config.AdvancedConfig",
         f"{machine}Config.RemoveDisk",
-        *([f"{machine}Config.AddExistingDisk"] if attaches else ["VApp.Import"]),
+        "VApp.Import",
+        *([f"{machine}Config.AddExistingDisk"] if attaches else []),
     ]

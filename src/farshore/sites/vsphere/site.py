@@ -33,7 +33,7 @@ from farshore.sites.port import (
     Way,
     WrittenDisk,
 )
-from farshore.sites.vsphere.checks import check_networks, check_order, needed
+from farshore.sites.vsphere.checks import check_import, check_networks, check_order, needed
 from farshore.sites.vsphere.home_disks import HomeDisks
 from farshore.sites.vsphere.images import stream_optimised
 from farshore.sites.vsphere.machine import new_machine
@@ -259,6 +259,7 @@ class VsphereSite:
         Unreachable; nothing of it is left then."""
         home = self._home(order.failover)
         places = self._places(opened)
+        check_import(order)
         check_networks(order, places)
         with tempfile.TemporaryDirectory(prefix="import-", dir=home) as made:
             images = []
