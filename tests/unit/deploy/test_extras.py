@@ -37,8 +37,8 @@ PROGRAMS = {
     "lab": ["farshore.lab.demo.__main__", "farshore.cli.main", "farshore.configuration_server.main"],
 }
 
-LOADED_IF_THERE = {"alerts", "vsphere"}
-"""Extras that are one library, which a program loads where it is installed, and says what to install where it is not.
+LOADED_IF_THERE = {"alerts", "azure", "vsphere"}
+"""Extras of one provider, which a program loads where they are installed, and says what to install where they are not.
 """
 
 

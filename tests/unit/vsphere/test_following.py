@@ -145,7 +145,7 @@ def test_who_is_away_is_asked_more_rarely_and_who_refuses_after_minutes(
         (vim.fault.InvalidLogin(msg="no"), Forbidden, "user and password"),
         (vim.fault.NoPermission(privilegeId="System.Read", object=machine()), Forbidden, "System.Read"),
         (vim.fault.NotAuthenticated(privilegeId="System.View", object=machine()), SessionLost, "session"),
-        (vim.fault.TaskInProgress(msg="busy", task=vim.Task("task-1")), Refused, "busy"),
+        (vim.fault.TaskInProgress(msg="busy", task=vim.Task("task-1")), TryLater, "busy"),
         (KeyError("NewType"), TryLater, "cannot be understood"),
         (ConnectionResetError("reset"), Unreachable, "reset"),
     ],
