@@ -11,7 +11,7 @@ from pyVmomi import vim
 from tests.unit.vsphere.updates import machine, update, update_set
 
 from farshore.api_types.vmware import VmwareMachine, VmwarePlace
-from farshore.model.errors import FarshoreError, Forbidden, Refused, TryLater, Unreachable
+from farshore.model.errors import FarshoreError, Forbidden, TryLater, Unreachable
 from farshore.vsphere.faults import SessionLost, translated
 from farshore.vsphere.following import Follower, Pace
 from farshore.vsphere.session import Login
