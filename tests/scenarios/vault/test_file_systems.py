@@ -1,6 +1,7 @@
 """What the file reader makes of each kind of volume, by name: vfat, btrfs over several disks, LUKS; and of links.
 
-The gate reads by user-mode Linux, where vfat and btrfs want modules loaded by hand; the long set by the appliance too.
+By user-mode Linux, where vfat and btrfs want modules loaded by hand, and by the appliance. ``test_files.py`` has some
+of it for the gate.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from farshore.model.identifiers import DiskNumber
 
 __all__ = ["tools"]
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.soak]
 SYSTEM, EFI, FIRST, SECOND, LOCKED = range(5)
 """The disks."""
 LETTER = "Überweisung März.txt"
@@ -74,7 +75,7 @@ def write_links(folder: Path) -> None:
     os.utime(folder, ns=(1, FOLDER_TIME))
 
 
-@pytest.fixture(scope="module", params=WAYS if os.environ.get("FARSHORE_SOAK") else WAYS[:1])
+@pytest.fixture(scope="module", params=WAYS)
 def reader(request: pytest.FixtureRequest, disks: list[Path]) -> Iterator[FileReader]:
     sources = {DiskNumber(number): RawFileSource(disk) for number, disk in enumerate(disks)}
     names = {f"sd{letter}": DiskNumber(number) for number, letter in enumerate("abcde")}
