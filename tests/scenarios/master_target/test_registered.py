@@ -1,5 +1,6 @@
 """Registered master targets, real programs: one beside the configuration server, one that enrolled with a token. They
-bring a disk home with the keys of its machine alone, killed in the middle, with the server killed, and cancelled."""
+bring a disk home with the keys of its machine alone, killed in the middle; in the long set with the server killed, and
+cancelled."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from farshore.catalog.database import Catalog
 from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.master_targets import MasterTargets
 from farshore.delivery.in_place import HomeOrder
+from farshore.lab.demo.operator import Operator
 from farshore.master_target.handed_keys import HandedKeys
 from farshore.model.errors import Cancelled, Forbidden, Refused
 from farshore.model.home_task import DiskPlace, Errand
@@ -149,7 +151,19 @@ def test_disks_come_home_through_registered_master_targets(site: Site) -> None:
         assert not [one for one in secrets if one in log.read_text()], log
     assert site.end("own") == 0
 
+    operator = Operator(home)
+    assert "farshore up runs it" in operator.run("master-target", "list")
+    assert "Was given the keys of" in operator.run("master-target", "show", "second")
+    with pytest.raises(Refused, match="that `farshore up` runs"):
+        operator.run("master-target", "remove", "master-target", "--yes")
+    operator.run("master-target", "revoke", "second", "--yes")
+    until(lambda: "takes no reports" in (home / "second.log").read_text(), "it to hear that")
+    operator.run("master-target", "remove", "second", "--yes")
+    assert [one["name"] for one in operator.ask("master-target", "list")] == ["master-target"]
+    assert "farshore-master-target enroll --server" in operator.run("master-target", "add", "third")
 
+
+@pytest.mark.soak
 def test_killed_while_it_compares_and_the_server_killed_meanwhile(site: Site) -> None:
     settings = site.control.home / "master-target" / "settings.toml"
     site.start("own", settings)
@@ -175,6 +189,7 @@ def test_killed_while_it_compares_and_the_server_killed_meanwhile(site: Site) ->
     assert site.is_home()
 
 
+@pytest.mark.soak
 def test_one_that_is_cancelled_ends_and_its_keys_are_refused_after(site: Site) -> None:
     site.start("own", site.control.home / "master-target" / "settings.toml")
     until(site.well, "it to report")

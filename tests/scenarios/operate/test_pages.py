@@ -29,7 +29,7 @@ ORDER = (
 NOT_TYPED = {
     "site-lost": "tests/scenarios/control/test_site_lost.py types it, on two hosts",
     "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots",
-    "master-target": "tests/crash/master_target",
+    "master-target": "tests/scenarios/master_target and tests/crash/master_target",
     "vmware": "tests/scenarios/vsphere/test_vmware_commands.py: a vCenter",
 }
 ELSEWHERE = {
