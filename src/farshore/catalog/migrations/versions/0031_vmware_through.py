@@ -17,6 +17,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """One step down."""
-    with op.batch_alter_table("vmware_servers", schema=None) as batch_op:
-        batch_op.drop_column("through")
+    """One step down. In place, as in 0025: a table that is made anew takes the rows that refer to it along."""
+    op.drop_column("vmware_servers", "through")
