@@ -26,12 +26,13 @@ from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.edges import copied_blocks, edge_chunks
 from farshore.mobility.proving.grouping import RUN_CHUNKS, by_disk, neighbours, small_groups
 from farshore.mobility.proving.proving import Demand, Proving
+from farshore.mobility.proving.sparing import STARVED, Sparing
 from farshore.mobility.proving.turns import Turns
 from farshore.mobility.proving.watch import Chunks, Watch
 from farshore.mobility.pump import Milestone, Pump
 from farshore.mobility.records import Piece
 from farshore.mobility.retrying import Stopped, until_done
-from farshore.mobility.throttle import Courtesy, Use, measure, spare
+from farshore.mobility.throttle import Courtesy
 from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
@@ -63,7 +64,6 @@ _JUDGE_SECONDS = 15.0
 """For how long after HOLD_SECONDS whoever wants to end the epoch may wait for a verdict."""
 _MOST_SUSPECTS = 4096
 """Chunks that are suspected at the same time; more are in doubt meanwhile."""
-_STARVED = "The machine has no processor time to spare."
 
 
 class CopyLost(Damaged):
@@ -149,7 +149,9 @@ class Prover:
         self._bearable = self._due
         """When the server may be asked to compare again: until then reading may go on."""
         self._counted = time.thread_time()
-        self._look: Optional[Use] = None
+        self._sparing = Sparing(clock)
+        self._short = 0
+        """How many chunks the last round read before it was cut off; 0: it was not."""
         self._suspects: Dict[Tuple[DiskNumber, int], _Suspect] = {}
         self._turns = Turns(clock)
 
@@ -199,12 +201,14 @@ class Prover:
             chosen, pace = [(disk, chunk, chunk + 1) for disk, chunk in urgent], 0
         elif not due:
             pass
-        elif self._starved():
-            self._proving.paused = _STARVED
+        elif self._sparing.starved():
+            self._proving.paused = STARVED
         else:
             self._proving.paused = ""
             seconds = min(FAST_ROUND_SECONDS if fast else ROUND_SECONDS, self._until_judged(began))
             most = max(1, min(MOST_CHUNKS, int(pace * seconds) // CHUNK))
+            # A round reads in the disk's order: the same chunks first each time, were it as long as the one before.
+            most, self._short = self._short or most, 0
             chosen = self._proving.coverage.next(most, self._clock.now())
         if not chosen:
             self._rest(_LOOK_SECONDS, stop)
@@ -295,11 +299,13 @@ class Prover:
         self._watch.begin(chunks)
         hashes = {disk: np.zeros((len(wanted), 32), np.uint8) for disk, wanted in chunks.items()}
         quiet = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
+        read = dict.fromkeys(chunks, 0)
         for disk, wanted in chunks.items():
             try:
                 reader = DiskReader(self._disks[disk])
             except Damaged as error:  # as with a chunk that cannot be read: what the others hold is proven
                 self._proving.paused = error.message
+                read[disk] = len(wanted)
                 continue
             with reader:
                 ready = self._clock.monotonic()
@@ -308,6 +314,10 @@ class Prover:
                     ready = max(now, ready + (high - low) * CHUNK / pace) if pace else now  # what is late stays late
                     if stop.wait(ready - now if pace else self._courtesy.pause()):
                         raise Stopped
+                    if pace and self._sparing.starved():  # what is left is neither read nor put off
+                        self._proving.paused, self._short = STARVED, max(1, sum(read.values()))
+                        break
+                    read[disk] = high
                     self._hash(reader, wanted, low, high, hashes[disk], quiet[disk])
                     self._note_used()
         milestone = self._milestone()
@@ -316,7 +326,7 @@ class Prover:
         for disk, wanted in chunks.items():
             good = quiet[disk] & self._watch.untouched(disk)
             kept[disk] = wanted[good], hashes[disk][good]
-            missed[disk] = wanted[~good].tolist()
+            missed[disk] = wanted[: read[disk]][~good[: read[disk]]].tolist()
         self._watch.end()
         return _Round(milestone.sequence, kept, missed, began)
 
@@ -553,12 +563,6 @@ class Prover:
         return (milestone.sequence, bytes(data), changed) if emitted else None
 
     # ---- when ----
-
-    def _starved(self) -> bool:
-        """Whether the other programs leave no processor time, as of the last seconds."""
-        use = measure(self._clock)
-        before, self._look = self._look, use
-        return before is not None and spare(before, use) <= 0
 
     def _note_used(self) -> None:
         """The processor time of this thread, and what watching took the pump's, since this was called last."""

@@ -24,6 +24,7 @@ from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.proving import SCANNED, Proving
+from farshore.mobility.proving.sparing import STARVED, Sparing
 from farshore.mobility.proving.watch import Chunks
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.throttle import Courtesy
@@ -70,6 +71,7 @@ class RoundProof:
         self._plane = plane
         self._clock = clock
         self._courtesy = courtesy
+        self._sparing = Sparing(clock)
         self._sequence = SequenceNumber(0)
         self._buffer = AlignedBuffer(CHUNK)
         self._demanded = False
@@ -102,6 +104,9 @@ class RoundProof:
 
     def read(self, seconds: float, stop: threading.Event) -> None:
         """Read as much of it as the pace allows in ``seconds``; what somebody waits for, faster."""
+        if not self._demanded and self._sparing.starved():
+            self._proving.paused = STARVED
+            return
         left = _DEMANDED_CHUNKS if self._demanded else max(1, int(self._proving.pace_now() * seconds) // CHUNK)
         while left and self._chosen:
             disk, first, end = self._chosen.pop(0)

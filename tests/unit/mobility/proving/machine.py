@@ -18,6 +18,7 @@ from farshore.mobility.capture.layout import RING_RECORD
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.proving.prover import Prover
 from farshore.mobility.proving.proving import Proving
+from farshore.mobility.proving.sparing import Sparing
 from farshore.mobility.proving.watch import Watch
 from farshore.mobility.pump import Milestone
 from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber, Epoch
@@ -89,7 +90,8 @@ class Machine:
         contents: bool = True,
     ) -> None:
         patch.setattr("os.O_DIRECT", 0)
-        patch.setattr(Prover, "_starved", lambda prover: False)
+        self.starved = False
+        patch.setattr(Sparing, "starved", lambda sparing: self.starved)
         self.clock = FakeClock()
         self.path = folder / "disk"
         self.size = chunks * CHUNK

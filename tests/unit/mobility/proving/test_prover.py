@@ -13,10 +13,11 @@ from tests.unit.mobility.proving.machine import ONE, Machine
 from farshore.api_types.streams import ProofAnswer
 from farshore.formats.proof import URGENT, Proof
 from farshore.mobility.disk_reader import DiskReader
-from farshore.mobility.proving import prover
+from farshore.mobility.proving import grouping, prover
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.prover import HOLD_SECONDS, MOST_HOLDS, Prover
 from farshore.mobility.proving.proving import FAST_BYTES, FAST_PACE, PACE, Proving
+from farshore.mobility.proving.sparing import STARVED
 from farshore.mobility.proving.watch import discarded_spans
 from farshore.model.errors import Damaged
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR
@@ -271,6 +272,33 @@ def test_what_was_in_doubt_before_a_restart_is_proven_within_a_minute(
     machine.steps(10 * MINUTE, until=lambda: not after.coverage.doubtful)
     assert machine.clock.monotonic() - began <= MINUTE
     assert after.pace_now() == PACE
+
+
+def test_nothing_is_read_while_the_machine_has_no_time_to_spare(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the middle of a round; what was read until then is proven, and the rest when there is time again."""
+    read, places = DiskReader.read, []
+
+    def counted(self: DiskReader, offset: int, view: memoryview) -> None:
+        places.append(offset // CHUNK)
+        machine.starved = True
+        read(self, offset, view)
+
+    monkeypatch.setattr(DiskReader, "read", counted)
+    monkeypatch.setattr(grouping, "RUN_CHUNKS", 1)
+    machine.starved = True
+    machine.steps(2 * MINUTE)
+    assert (places, machine.proving.paused) == ([], STARVED)
+    machine.starved = False
+    machine.steps(2 * MINUTE)
+    standing = machine.proving.standing()
+    assert (places, standing.disks[0].proven, standing.paused) == ([0], 1, STARVED)
+    assert machine.proving.coverage.next(8, machine.clock.now())[0] == (ONE, 1, 8), "not put off"
+    for _ in range(14):
+        machine.starved = False
+        machine.steps(2 * MINUTE)
+    assert machine.proving.standing().disks[0].proven == 8, "the same ones are not read first each time"
 
 
 def test_what_is_read_once_more_does_not_use_up_what_is_proven_fast(machine: Machine) -> None:

@@ -13,6 +13,7 @@ from tests.unit.mobility.proving.machine import ONE, Machine
 
 from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.disk_reader import DiskReader
+from farshore.mobility.proving.sparing import STARVED
 from farshore.mobility.rounds.proof import RoundProof
 from farshore.model.errors import Busy, Damaged
 from farshore.model.identifiers import BLOCK, CHUNK, Epoch
@@ -145,3 +146,14 @@ def test_what_a_scan_read_and_the_disk_holds_no_more_marks_points_all_the_same(
     kept = machine.server.differences
     assert [one.chunk for one in kept] == [1]
     assert "younger than the scan" in kept[0].cause
+
+
+def test_between_rounds_nothing_is_read_while_the_machine_has_no_time_to_spare(
+    machine: Machine, proof: RoundProof
+) -> None:
+    machine.starved = True
+    round_of(machine, proof)
+    assert (machine.proving.standing().disks[0].proven, machine.proving.paused) == (0, STARVED)
+    machine.starved = False
+    round_of(machine, proof)
+    assert (machine.proving.standing().disks[0].proven, machine.proving.paused) == (8, "")
