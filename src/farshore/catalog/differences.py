@@ -41,6 +41,12 @@ def listed(tx: Transaction, machine: str) -> list[DifferenceRow]:
     return list(tx.scalars(wanted.order_by(DifferenceRow.epoch, DifferenceRow.sequence, DifferenceRow.start)))
 
 
+def newest(tx: Transaction, machine: str) -> DifferenceRow | None:
+    """The one of a machine that was found last; None: none is noted."""
+    wanted = select(DifferenceRow).where(DifferenceRow.machine == machine)
+    return tx.scalars(wanted.order_by(DifferenceRow.time.desc(), DifferenceRow.start).limit(1)).first()
+
+
 def affecting(differences: Sequence[DifferenceRow], epoch: int, sequence: int) -> list[DifferenceRow]:
     """Those that may be in the state at a position: it lies after the last proof and not after the finding."""
     at = (epoch, sequence)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from farshore.catalog import commands, epochs, events, machines, policies, process_servers, users
+from farshore.catalog import commands, differences, epochs, events, machines, policies, process_servers, users
 from farshore.catalog.database import Catalog
 from farshore.model.ports import Clock
 from farshore.protection import moving, server_enrolment
@@ -20,6 +20,7 @@ from farshore.protection.watch import (
     AGENT_SILENT_AFTER,
     DAMAGE,
     DAMAGE_OLDER,
+    DIFFERS,
     SECOND,
     Condition,
     conditions,
@@ -64,7 +65,11 @@ class Watch:
         with self._catalog.reading() as tx:
             servers, rules = process_servers.every(tx), policies.every(tx)
             judged = machines.watched(tx, self._attention.choose(tx, rules, heard))
-            present = [*conditions(judged, rules, servers, heard), *self._own.conditions(), *more]
+            present = [
+                *conditions(judged, rules, servers, heard, partial(differences.newest, tx)),
+                *self._own.conditions(),
+                *more,
+            ]
             known = {_told(*alert) for alert in events.open_now(tx)}
             dead = self._silence.given_up(servers) | users.shut_out(tx, server_enrolment.KIND)
             moves: list[moving.Move] = []
@@ -77,8 +82,8 @@ class Watch:
 
 
 def _told(kind: str, subject: str, message: str) -> tuple[str, str, str]:
-    """What makes it another alert, or worth an update: of damage, which places it is about."""
-    return kind, subject, message if kind in (DAMAGE, DAMAGE_OLDER) else ""
+    """What makes it another alert, or worth an update: of damage and of what differs, where that is."""
+    return kind, subject, message if kind in (DAMAGE, DAMAGE_OLDER, DIFFERS) else ""
 
 
 def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:

@@ -15,7 +15,7 @@ from farshore.api_types.events import Severity
 from farshore.catalog import events
 from farshore.catalog.database import Transaction
 from farshore.catalog.machines import WatchedMachine
-from farshore.catalog.tables import AlertRow, MachineRow, PolicyRow, ProcessServerRow
+from farshore.catalog.tables import AlertRow, DifferenceRow, MachineRow, PolicyRow, ProcessServerRow
 from farshore.model.states import MachineState
 from farshore.protection.assignment import SILENT_AFTER
 
@@ -30,6 +30,7 @@ OVERSTEPPED_FOR = 900 * SECOND
 """How long a report about somebody else's machine stays an alert."""
 DAMAGE, DAMAGE_OLDER = "vault-damage", "vault-damage-older"
 """Kinds of the conditions that the scrub finds (see scrubbing)."""
+DIFFERS = "copy-differs"
 WATCHED = frozenset({MachineState.PROTECTED.value, MachineState.RESYNC.value})
 LIVE = WATCHED | {MachineState.INITIAL_REPLICATION.value}
 _HEALS = "It heals by itself; if it recurs, the machine writes faster than it can send."
@@ -39,6 +40,9 @@ _COMMANDED = (
 )
 _DEGRADED_REMEDIES = {"command to driver": _COMMANDED}
 """By the agent's word for the cause."""
+
+
+Newest = Callable[[str], DifferenceRow | None]
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ def conditions(
     policies: Sequence[PolicyRow],
     servers: Iterable[ProcessServerRow],
     now: int,
+    newest: Newest = lambda _machine: None,
 ) -> list[Condition]:
-    """Everything that is wrong."""
+    """Everything that is wrong. ``newest``: of a machine, by its id, the chunk that was found to differ last."""
     by_name = {policy.name: policy for policy in policies}
     found: list[Condition] = []
     for machine in machines:
-        found.extend(_survived(f"machine/{machine.id}", partial(_of_machine, machine, by_name[machine.policy], now)))
+        look = partial(_of_machine, machine, by_name[machine.policy], now, newest)
+        found.extend(_survived(f"machine/{machine.id}", look))
     for server in servers:
         found.extend(_survived(f"process-server/{server.id}", partial(_of_server, server, now)))
     return found
@@ -119,7 +125,9 @@ def _raise(tx: Transaction, condition: Condition, now: int) -> None:
     _tell(tx, f"alert.raised.{row.kind}", row.subject, condition.severity, condition.message, now)
 
 
-def _of_machine(machine: MachineRow | WatchedMachine, policy: PolicyRow, now: int) -> Iterable[Condition]:
+def _of_machine(
+    machine: MachineRow | WatchedMachine, policy: PolicyRow, now: int, newest: Newest
+) -> Iterable[Condition]:
     subject = f"machine/{machine.id}"
     rpo = rpo_seconds(machine.newest_point_time, now)
     if machine.state in WATCHED and rpo is not None and rpo > policy.rpo_threshold:
@@ -146,7 +154,7 @@ def _of_machine(machine: MachineRow | WatchedMachine, policy: PolicyRow, now: in
             f"The stream of {machine.name} is in trouble at its process server: {machine.stream_trouble}",
             "Nothing that was acknowledged is thrown away; other machines are not held up.",
         )
-    yield from _of_proof(machine, subject)
+    yield from _of_proof(machine, subject, newest)
     yield from _of_clock(machine, subject, now)
     blind = _blind_disks(machine)
     if machine.state in LIVE and blind:
@@ -172,15 +180,21 @@ def _of_machine(machine: MachineRow | WatchedMachine, policy: PolicyRow, now: in
         )
 
 
-def _of_proof(machine: MachineRow | WatchedMachine, subject: str) -> Iterable[Condition]:
+def _of_proof(machine: MachineRow | WatchedMachine, subject: str, newest: Newest) -> Iterable[Condition]:
     proof = machine.heartbeat.get("proof") or {}
     if machine.state in LIVE and proof.get("differing"):
+        differed, where = newest(machine.id), ""
+        if differed is not None:
+            where = (
+                f" The newest: disk {differed.disk}, bytes {differed.start} to {differed.start + differed.length}, at "
+                f"position {differed.epoch}:{differed.sequence}. The newest that could explain it: {differed.cause}."
+            )
         yield Condition(
-            "copy-differs",
+            DIFFERS,
             subject,
             Severity.ERROR,
-            f"{proof['differing']} chunks of the copy of {machine.name} differ from its disks and are not proven equal "
-            "again.",
+            f"{proof['differing']} chunks of the copy of {machine.name} differ from its disks and "
+            f"are not proven equal again.{where}",
             "They were sent again, and are proven next; both versions are kept. Points that may be wrong are marked: "
             f"farshore point list {machine.name}. To look at all of it: farshore machine prove {machine.name} --whole",
         )

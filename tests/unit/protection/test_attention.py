@@ -13,12 +13,12 @@ from tests.unit.protection.catalogs import NOW, SECOND, SERVER, add_machine, add
 from farshore.catalog import events, machines, policies, process_servers
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.machines import Times, WatchedMachine
-from farshore.catalog.tables import MachineRow
+from farshore.catalog.tables import DifferenceRow, MachineRow
 from farshore.configuration_server.watching import Watch
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.clocks import OwnClock
 from farshore.protection.silence import Silence
-from farshore.protection.watch import conditions
+from farshore.protection.watch import DIFFERS, conditions
 
 OTHER = "33333333-3333-4333-8333-333333333333"
 STATES = ("protected", "resync", "initial-replication", "failed-over", "unprotected")
@@ -203,3 +203,29 @@ def test_moves_are_decided_as_soon_as_one_is_due(catalog: Catalog) -> None:
     watch.look()
     with catalog.reading() as tx:
         assert machines.every(tx)[0].process_server == OTHER
+
+
+def test_an_alert_of_a_difference_says_where_it_is_as_soon_as_that_is_known(catalog: Catalog) -> None:
+    """The heartbeat may come before the process server's report."""
+    clock = Clock()
+
+    def alert() -> str:
+        watch.look()
+        with catalog.reading() as tx:
+            return next(one.message for one in events.open_alerts(tx) if one.kind == DIFFERS)
+
+    def differed(chunk: int) -> None:
+        with catalog.writing() as tx:
+            tx.add(DifferenceRow(machine=name(0), disk=1, start=chunk << 16, length=65536, epoch=3, sequence=chunk,
+                                 proven_epoch=0, proven_sequence=0, time=chunk, cause=f"heal {chunk}"))  # fmt: skip
+
+    with catalog.writing() as tx:
+        heartbeat = {"mode": "data", "proof": {"differing": 2}}
+        add_machine(tx, id=name(0), name="m0", state="resync", last_seen=NOW, newest_point_time=NOW,
+                    heartbeat=heartbeat)  # fmt: skip
+    watch = Watch(catalog, clock, Silence(clock), OwnClock(catalog, clock))
+    assert alert() == "2 chunks of the copy of m0 differ from its disks and are not proven equal again."
+    for chunk in (1, 2):
+        differed(chunk)
+        where = f"disk 1, bytes {chunk * 65536} to {chunk * 65536 + 65536}, at position 3:{chunk}."
+        assert alert().endswith(f"The newest: {where} The newest that could explain it: heal {chunk}.")
