@@ -18,7 +18,6 @@ from farshore import programs
 from farshore.api_types.jobs import Job
 from farshore.api_types.machines import (
     CheckSeverity,
-    DiskProof,
     Finding,
     Machine,
     MachineAddition,
@@ -30,7 +29,7 @@ from farshore.api_types.machines import (
     Uninstallation,
 )
 from farshore.api_types.users import Role
-from farshore.cli import agent_push, by_hand, target
+from farshore.cli import agent_push, by_hand, proof_report, target
 from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, MachineName, NoWait, Yes, management
 from farshore.cli.following import finish
@@ -53,7 +52,6 @@ from farshore.cli.output import (
 from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed
-from farshore.model.identifiers import CHUNK
 from farshore.model.states import MachineState
 
 PACKAGE = "farshore.configuration_server.agent_package"
@@ -280,28 +278,17 @@ def prove(
         return
     found = job.result["chunks"]
     if not as_json:
+        asked = "all of it" if whole else "what needs it most"
         print_fields(
             [
                 ("Machine", machine),
-                ("Asked for", "all of it" if whole else "what needs it most"),
+                ("Asked for", asked),
                 ("Ended", moment(job.ended)),
-                ("Equal", f"{found['proven']} chunks ({size(found['proven'] * CHUNK)})"),
-                ("Differing", f"{found['differing']} chunks, sent again" if found["differing"] else "none"),
-                ("Written to", f"{found['busy']} chunks, each time they were read" if found["busy"] else ""),
-                *(("Disk", proven(DiskProof.model_validate(disk))) for disk in job.result["disks"]),
+                *proof_report.outcome(job.result),
             ]
         )
     if found["differing"]:
         raise typer.Exit(1)
-
-
-def proven(disk: DiskProof) -> str:
-    """How much of a disk is proven, in words."""
-    if not disk.proven:
-        return f"{disk.disk}: not proven yet"
-    percent = 100 * disk.lately // max(1, disk.chunks)  # never more than is proven
-    share = f"{disk.disk}: {percent}% proven within 7 days"
-    return f"{share}; the oldest proof {ago(disk.oldest)}, the newest {ago(disk.newest)}"
 
 
 @app.command()
@@ -466,24 +453,6 @@ def _server(machine: Machine) -> str:
     return f"{machine.process_server}, moving to {machine.moving_to}" if machine.moving_to else machine.process_server
 
 
-def _proof(machine: Machine) -> list[tuple[str, str]]:
-    proof = machine.proof
-    if proof is None:
-        return []
-    rows = [("Proof", proven(disk)) for disk in proof.disks]
-    if proof.differing:
-        rows.append(("Differing", f"{proof.differing} chunks, sent again and to be proven"))
-    if proof.differences:
-        rows.append(("Ever differed", f"{proof.differences} chunks"))
-    if proof.excused:
-        rows.append(("Sent again", f"{proof.excused} chunks that differed through no fault of the copy"))
-    if proof.unjudged:
-        rows.append(
-            ("Not explained", f"{proof.unjudged} chunks that differed, and were copied again before it was known why")
-        )
-    return rows + [("Proof", text) for text in (proof.weaker, proof.paused) if text]
-
-
 def _uninstall(api: Management, machine: str, login: SshLogin | None, *, no_wait: bool, as_json: bool) -> None:
     """Have the agent taken off and the machine forgotten; say what stays there."""
     path = f"/v1/machines/{segment(machine)}/uninstall"
@@ -525,7 +494,7 @@ def _print(machine: Machine) -> None:
             ("System", f"{description.operating_system}, Linux {description.kernel}, {description.architecture}"),
             ("Hardware", f"{description.processors} CPU, {size(description.memory)}, {description.firmware.value}"),
             ("Networks", ", ".join(f"{nic.name} {' '.join(nic.addresses)}" for nic in description.nics)),
-            *_proof(machine),
+            *proof_report.standing(machine.proof),
             *(("Warning", warning) for warning in machine.warnings),
         ]
     )

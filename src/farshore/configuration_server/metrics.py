@@ -74,8 +74,14 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
     excused = _family("machine_excused_chunks", "Differed for a reason that is no fault of the copy", "machine")
     unjudged = _family("machine_unjudged_chunks", "Differed, and were copied again before it was known why", "machine")
     cpu = _family("machine_proof_cpu_seconds", "Processor time for proofs since the agent started", "machine", "where")
+    compared = _family("machine_proof_compared_bytes", "Compared for proofs since the agent started", "machine")
+    read = _family("machine_proof_vault_bytes", "Read from the vault for proofs since the agent started", "machine")
+    asked = _family("machine_proof_vault_requests", "Requests to the vault for proofs since then", "machine")
     for one in machines:
         if one.proof is not None:
+            compared.add_metric([one.name], one.proof.compared * CHUNK)
+            read.add_metric([one.name], one.proof.vault_bytes)
+            asked.add_metric([one.name], one.proof.vault_requests)
             cpu.add_metric([one.name, "machine"], one.proof.cpu_seconds)
             cpu.add_metric([one.name, "process-server"], one.proof.server_cpu_seconds)
             for disk in one.proof.disks:
@@ -107,6 +113,7 @@ def _of_machines(machines: Sequence[Machine]) -> Iterator[Metric]:
             sends.add_metric([one.name, one.process_server], 1)
     yield from (rpo, lag, state, mode, since, every, seen, copied, sends)
     yield from (proven, oldest, newest, doubtful, differing, differences, excused, unjudged, cpu)
+    yield from (compared, read, asked)
 
 
 def _of_servers(servers: Sequence[ProcessServer], own: OwnRequests) -> Iterator[Metric]:

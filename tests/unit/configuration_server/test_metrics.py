@@ -32,9 +32,14 @@ def test_machines_and_servers_in_figures(office: Office) -> None:
             newest_point_time=NOW - 3 * SECOND,
             last_seen=NOW,
             lag={"spool": 0.1, "seal": 0.5, "store": 2.5},
-            heartbeat={"run": "r", "version": "1", "mode": "data", "mode_since": NOW},
-        )
+            heartbeat={"run": "r", "version": "1", "mode": "data", "mode_since": NOW,
+                       "proof": {"compared": 3, "vault_bytes": 500, "vault_requests": 7, "differences": 2}},
+        )  # fmt: skip
     found = scraped(office)
+    assert found["farshore_machine_proof_compared_bytes", "db1"] == 3 * 65536
+    assert found["farshore_machine_proof_vault_bytes", "db1"] == 500
+    assert found["farshore_machine_proof_vault_requests", "db1"] == 7
+    assert found["farshore_machine_differences", "db1"] == 2
     assert found["farshore_machine_rpo_seconds", "db1"] == 3
     assert found["farshore_machine_lag_seconds", "db1", "store"] == 2.5
     assert found["farshore_machine_state", "db1", "protected"] == 1

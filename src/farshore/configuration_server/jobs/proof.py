@@ -34,13 +34,14 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], arguments, clock.now()))
 
     def compare(command: str, subject: str) -> Result:
-        seen = 0
+        seen, weaker = 0, ""
         disks: list[Any] = []
 
         def reports(machine: MachineRow) -> bool:
-            nonlocal seen, disks
+            nonlocal seen, disks, weaker
             told = machine.heartbeat.get("proof") or {}
             disks, run = told.get("disks", []), told.get("run")
+            weaker = told.get("weaker", "")
             if run and run["total"]:
                 done, total = run["done"], run["total"]
                 report_progress(done / total, f"{done >> 20} of {total >> 20} MiB")
@@ -57,7 +58,8 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
         )
         if found is not None:
             # An agent of an earlier release says how its disks stand in its report alone.
-            return {"chunks": {name: found[name] for name in CHUNKS}, "disks": found.get("disks") or disks}
+            chunks = {name: found[name] for name in CHUNKS}
+            return {"chunks": chunks, "disks": found.get("disks") or disks, "weaker": weaker}
         raise TryLater(
             f"The machine has not reported for {SILENT:.0f} seconds.",
             remedy="Check that it runs and reaches this server, then prove it again.",
