@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +15,12 @@ from rich.text import Text
 from farshore.cli.grammar import rfc3339
 from farshore.cli.output import coloured, err, out, plain, print_table
 from farshore.cli.vault_opening import AsJson, KeyFile, PassphraseFile, VaultUrl, open_vault, print_json, show_time
-from farshore.model.errors import Damaged
+from farshore.model.errors import Damaged, NotFound, WrongKey
+from farshore.model.identifiers import CHUNK, MachineId
+from farshore.vault import Vault
 from farshore.vault.damage import Finding, note_if_allowed
 from farshore.vault.damage import listed as noted_damage
+from farshore.vault.differences import Differing
 from farshore.vault.scrub import read_state
 from farshore.vault.verify import verify as verify_vault
 
@@ -58,20 +63,77 @@ def verify(
 
 @app.command()
 def damage(
-    vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False
+    vault: VaultUrl,
+    key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    both: Annotated[
+        Path | None, typer.Option("--both", help="Write both versions of each chunk that differed into this folder.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the damage that is noted in the vault, and how far the scrub has come."""
+    """List the damage that is noted in the vault, how far the scrub has come, and the chunks that proofs found to
+    differ from their machine's disk.
+
+    Example: `farshore vault damage --vault s3://dr-vault --key owner.key --both chunks/`
+    """
     opened = open_vault(vault, key, passphrase_file)
     findings, state = noted_damage(opened.store, opened.upkeep_key), read_state(opened)
+    differing = [(machine, one) for machine in opened.machines() for one in _differences(opened, machine)]
+    if both is not None:
+        _write_both(both, differing)
     if as_json:
         times = ("began", "finished", "structure")
         moments: dict[str, Any] = {name: rfc3339(getattr(state, name)) or None for name in times}
-        print_json({"findings": [asdict(one) for one in findings], "scrub": asdict(state) | moments})
+        differences = [_difference_fields(machine, one) for machine, one in differing]
+        scrub = asdict(state) | moments
+        print_json({"findings": [asdict(one) for one in findings], "differences": differences, "scrub": scrub})
         return
     _print_findings(findings)
+    if differing:
+        rows = [(machine, show_time(one.found), str(one), one.cause) for machine, one in differing]
+        print_table(("Machine", "Found", "Differed, and was sent again", "Could be explained by"), rows, "")
     done = f"{state.done / _MIB:.0f} of {state.total / _MIB:.0f} MiB" if state.began else "nothing yet"
     finished = f"; the last whole round ended {show_time(state.finished)}" if state.finished else ""
     out.print(f"{len(findings)} places are noted. The scrub has read {done} in this round{finished}.")
+
+
+def _differences(vault: Vault, machine: MachineId) -> list[Differing]:
+    try:
+        return vault.machine(machine).differences()
+    except NotFound:
+        return []  # it was erased
+    except (Damaged, WrongKey) as error:
+        err.print(coloured(f"Machine {machine}: ", "yellow", error.message))
+        return []
+
+
+def _difference_fields(machine: MachineId, one: Differing) -> dict[str, Any]:
+    return {
+        "machine": machine,
+        "disk": one.disk,
+        "start": one.chunk * CHUNK,
+        "length": len(one.on_disk),
+        "position": str(one.position),
+        "proven": None if one.proven is None else str(one.proven),
+        "found": rfc3339(one.found),
+        "cause": one.cause,
+        "readable": one.in_vault is not None,
+    }
+
+
+def _write_both(folder: Path, differing: Sequence[tuple[MachineId, Differing]]) -> None:
+    """Into files that only their owner reads: they hold what machines' disks hold."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for machine, one in differing:
+        name = f"{machine}-{one.position.epoch}-{one.position.sequence}-{one.disk}-{one.chunk}"
+        for version, data in (("disk", one.on_disk), ("vault", one.in_vault)):
+            if data is not None:
+                with open(folder / f"{name}.{version}", "wb", opener=_own) as file:
+                    file.write(data)
+
+
+def _own(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

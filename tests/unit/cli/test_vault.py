@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,11 @@ from farshore.cli.grammar import parse_time
 from farshore.cli.vault import app
 from farshore.cli.vault_opening import show_time
 from farshore.model.errors import Malformed, NotFound, WrongKey
+from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.model.policy import ReplicationPolicy
+from farshore.model.position import Position
 from farshore.vault import OwnerKey, Vault, open_store, stored_retention
+from farshore.vault.differences import Differing
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 EXPECTED = json.loads((GOLDEN / "vault-1.json").read_text())["states"]
@@ -223,3 +227,24 @@ def test_times_are_read_to_the_nanosecond():
     assert show_time(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123456Z"
     with pytest.raises(Malformed):
         parse_time("yesterday")
+
+
+def test_chunks_that_differed_are_listed_and_both_versions_written(newest_vault, tmp_path):
+    opened = Vault.open(open_store(f"file://{tmp_path}/vault-3"), OwnerKey.from_file(tmp_path / "owner-3.key"))
+    kept = Differing(DiskNumber(1), 2, Position(Epoch(4), Sequence(9)), None, 10**18, "a heal", b"disk", b"copy")
+    lost = replace(kept, chunk=3, in_vault=None)
+    for one in (kept, lost):
+        opened.machine(MACHINE).put_difference(one)
+    shown = run("damage", *newest_vault)
+    assert "a heal" in shown
+    assert "places are noted." in shown.splitlines()[-1], "as before"
+    folder = tmp_path / "both"
+    found = json.loads(run("damage", *newest_vault, "--both", str(folder), "--json"))["differences"]
+    assert [(one["machine"], one["disk"], one["start"], one["length"], one["readable"]) for one in found] == [
+        (MACHINE, 1, 2 * 65536, 4, True),
+        (MACHINE, 1, 3 * 65536, 4, False),
+    ]
+    assert (found[0]["position"], found[0]["proven"], found[0]["cause"]) == ("4:9", None, "a heal")
+    written = {one.name.removeprefix(f"{MACHINE}-4-9-"): one.read_bytes() for one in folder.iterdir()}
+    assert written == {"1-2.disk": b"disk", "1-2.vault": b"copy", "1-3.disk": b"disk"}
+    assert {one.stat().st_mode & 0o777 for one in folder.iterdir()} == {0o600}
