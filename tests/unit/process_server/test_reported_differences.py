@@ -16,6 +16,7 @@ from farshore.formats.proof import Difference, Proof
 from farshore.model.errors import Busy, TryLater
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
+from farshore.process_server.proving import proofs as proofs_module
 from farshore.process_server.proving.proofs import MOST_REPORTS, SHARE_OF_ONE, Proofs, _report_of
 from farshore.vault import Vault, reader_threads
 from farshore.vault.differences import Differing, affecting
@@ -151,3 +152,35 @@ def test_what_a_difference_costs_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     answer = Proofs(machine.vault).differ(stream_of(machine, 1), found)
     assert answer.differs
     assert (answer.vault_bytes > 0, answer.vault_requests > 0) == (True, True)
+
+
+def test_points_are_marked_also_where_more_differs_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, troubles = journaled(), []
+    stream = stream_of(machine, 1)
+    stream.note_trouble = troubles.append
+    monkeypatch.setattr(proofs_module, "MOST_KEPT", 2)
+    proofs = Proofs(machine.vault)
+    monkeypatch.setattr(proofs, "_rest", lambda *_: 0.0)
+    at = Sequence(machine.next[Role.JOURNAL] - 1)
+    for chunk in range(4):
+        found = Difference(ONE, at, chunk, b"x" * CHUNK, None, "a heal", keep=True)
+        assert proofs.differ(stream, found).differs
+    assert [one.chunk for one in machine.in_vault.differences()] == [0, 1]
+    assert [one.start // CHUNK for one in proofs.reports()] == [0, 1, 2, 3]
+    assert len(troubles) == 2
+
+
+def test_a_dear_round_is_rested_for_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of 915 chunks that scattered writes touched: 10 ms each."""
+    machine, clock = journaled(), threading.local()
+    monkeypatch.setattr(reader_threads.time, "thread_time", lambda: getattr(clock, "seconds", 0.0))
+    compared = MachineVault.equal_chunks
+
+    def laborious(vault: Any, *which: Any) -> Any:
+        clock.seconds = getattr(clock, "seconds", 0.0) + 9.15
+        return compared(vault, *which)
+
+    monkeypatch.setattr(MachineVault, "equal_chunks", laborious)
+    at = Sequence(machine.next[Role.JOURNAL] - 1)
+    answer = Proofs(machine.vault).prove(stream_of(machine, 1), Proof(ONE, at, np.array([0]), np.zeros((1, 32), "u1")))
+    assert answer.rest >= 9.15 / SHARE_OF_ONE

@@ -41,7 +41,8 @@ REQUESTS = 10.0
 """and asked of it."""
 MOST_WAIT = 5.0
 """What is urgent never waits for longer."""
-LONGEST_REST = 600.0
+LONGEST_REST = 3600.0
+"""Beside scattered writes a round costs 10 s of a processor: 1000 s of rest, and room above that."""
 _CACHE_BYTES = 16 << 20
 MOST_KEPT = 256
 """Differences of one epoch, each with both versions."""
@@ -126,18 +127,18 @@ class Proofs:
         )
         if not blocks or not found.keep:
             return answer
-        if not self._may_keep(stream):
-            stream.note_trouble(
-                f"More than {MOST_KEPT} chunks of epoch {stream.epoch} differ from the machine's disks; they are sent "
-                f"again but not kept. Compare all of it: farshore machine resync"
-            )
-            return answer
         cause = printable(found.cause, 512)
         data = bytes(found.data)
         # An equal proof says nothing of what rotted since: older points may read the same object.
         proven = None if stored is None else found.proven
         kept = Differing(found.disk, found.chunk, position, proven, time.time_ns(), cause, data, stored)
-        stream.vault.put_difference(kept)
+        if self._may_keep(stream):
+            stream.vault.put_difference(kept)
+        else:
+            stream.note_trouble(
+                f"More than {MOST_KEPT} chunks of epoch {stream.epoch} differ from the machine's disks; they are sent "
+                f"again and mark points, but are not kept. Compare all of it: farshore machine resync"
+            )
         self._report(_report_of(stream.machine, kept))
         return answer
 
@@ -166,7 +167,7 @@ class Proofs:
         return self._opened
 
     def _may_keep(self, stream: Stream) -> bool:
-        """Nobody may fill the vault, or the event log, with what differs."""
+        """Nobody may fill the vault with what differs."""
         with self._lock:
             key = (stream.machine, stream.epoch)
             self._kept[key] = self._kept.pop(key, 0) + 1
