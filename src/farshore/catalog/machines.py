@@ -238,6 +238,21 @@ def named(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:
     return found
 
 
+_REPORTING = tuple(
+    defer(getattr(MachineRow, column.key))
+    for column in _COLUMNS
+    if isinstance(column.type, JSON) and column.key not in ("heartbeat", "exclude_disks")
+)
+
+
+def reporting(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:
+    """The same as ``named``, with what a heartbeat is compared with and answered from."""
+    found: list[MachineRow] = []
+    for some in portions(sorted(set(ids))):
+        found += tx.scalars(select(MachineRow).options(*_REPORTING).where(MachineRow.id.in_(some)))
+    return found
+
+
 def add(tx: Transaction, row: MachineRow) -> None:
     """A machine that has just enrolled; its name is made unique by a number."""
     wanted, number = row.name, 2

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from farshore.catalog.database import Catalog
+from farshore.catalog import machines, policies, process_servers
+from farshore.catalog.database import Catalog, Transaction
+from farshore.catalog.together import Together
 from farshore.configuration_server.agent_releases import AgentReleases
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.pki.issuing import Issuer
@@ -16,6 +19,7 @@ from farshore.configuration_server.waiting import Waiting
 from farshore.configuration_server.web.authenticators import Authenticator
 from farshore.configuration_server.web.limits import Limits
 from farshore.model.ports import Clock
+from farshore.protection.point_room import PointRoom
 from farshore.protection.push.signing import ReleaseKey
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.readiness import ReadinessWatch
@@ -43,3 +47,15 @@ class Services:
     renew: Callable[[], None] = lambda: None
     """Put to use at once what was changed about certificates."""
     agent_releases: AgentReleases = field(default_factory=AgentReleases)
+    point_room: PointRoom = field(default_factory=PointRoom)
+    gather_seconds: float = 0.1
+    """For how long heartbeats are gathered that are written together."""
+
+    @cached_property
+    def heartbeats(self) -> Together:
+        """Writes heartbeats, those of a moment in one transaction."""
+        return Together(self.catalog, _read_for_heartbeats, self.gather_seconds)
+
+
+def _read_for_heartbeats(tx: Transaction, wanted: Sequence[str]) -> object:
+    return machines.reporting(tx, wanted), policies.every(tx), process_servers.every(tx)

@@ -30,6 +30,7 @@ from farshore.protection.discoveries import orders_of
 from farshore.protection.granting import may_go_on, rpo_of
 from farshore.protection.heartbeats import BECOMING, copy_differs
 from farshore.protection.overstepping import note_foreign
+from farshore.protection.point_room import PointRoom
 
 SECOND = 1_000_000_000
 MOST_POINTS = 500_000
@@ -38,8 +39,11 @@ MOST_DIFFERENCES = 5_000
 """Of one machine that are listed; the vault keeps its own."""
 
 
-def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: int) -> ReportAnswer:
-    """Bring the catalog up to date and say which of the streams are closed.
+def apply(
+    tx: Transaction, server: ProcessServerRow, report: ServerReport, now: int, room: PointRoom | None = None
+) -> ReportAnswer:
+    """Bring the catalog up to date and say which of the streams are closed. ``room``: what is remembered of the number
+    of points; without it they are counted.
 
     A process server speaks for the machines that it serves. One that served an epoch before speaks for what it had
     received itself, until the present one speaks. What is said of others is left out, told as an event, and raised as
@@ -80,7 +84,7 @@ def apply(tx: Transaction, server: ProcessServerRow, report: ServerReport, now: 
             found[1].stored = max(found[1].stored, min(stream.stored, books.most(found[1])))
         elif found is not None:
             _note_stream(*found, stream, server, now)
-    new = _NewPoints(tx, now, {point.machine for point in report.points})
+    new = _NewPoints(tx, now, {point.machine for point in report.points}, room or PointRoom())
     for point in report.points:
         found = books.find(point.machine, point.epoch)
         if found is not None and point.sequence <= books.most(found[1]):
@@ -232,9 +236,9 @@ def _is_new(machine: MachineRow, moment: int, now: int) -> None:
 class _NewPoints:
     """The points of a report that are to be listed, written together by ``write``."""
 
-    def __init__(self, tx: Transaction, now: int, of: Collection[str]) -> None:
+    def __init__(self, tx: Transaction, now: int, of: Collection[str], room: PointRoom) -> None:
         """``of``: the machines whose points may come."""
-        self._tx, self._now = tx, now
+        self._tx, self._now, self._room = tx, now, room
         self._rows: dict[str, list[PointRow]] = {}
         self._last = {
             machine: (row.epoch, row.sequence, row.time)
@@ -268,11 +272,12 @@ class _NewPoints:
 
     def write(self) -> None:
         """As many as there is room for: one machine must not fill the catalog."""
-        listed = points.counts(self._tx, self._rows)
+        wanted_of = {machine: len(rows) for machine, rows in self._rows.items()}
+        room_of = self._room.take(self._tx, wanted_of, MOST_POINTS, self._now)
         wanted: list[PointRow] = []
         for machine, rows in self._rows.items():
-            room = MOST_POINTS - listed.get(machine, 0)
-            wanted += rows[: max(0, room)]
+            room = room_of[machine]
+            wanted += rows[:room]
             if room < len(rows):
                 name = self._machines[machine].name
                 events.record_some(

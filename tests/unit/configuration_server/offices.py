@@ -138,6 +138,7 @@ class Office:
             release_key=release_key,
             recovery=recovery,
             readiness=ReadinessWatch(recovery),
+            gather_seconds=0.0,
         )
         self.app = create_application(self.services)
 

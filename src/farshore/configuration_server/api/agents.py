@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Query, Request
@@ -56,7 +57,7 @@ def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Inst
 
 
 @router.post("/heartbeat", response_model=Desired)
-def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired | JSONResponse:
+async def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired | JSONResponse:
     """What the agent sees, answered with what should be."""
 
     def noted(tx: Transaction) -> Desired:
@@ -66,7 +67,7 @@ def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installatio
             return answer
         return answer.model_copy(update={"process_server": process_servers.get(tx, row.process_server).url})
 
-    answer = installation.catalog.write(noted)
+    answer = await asyncio.wrap_future(installation.heartbeats.write(machine, noted))
     return answer if seen.hears_commands else JSONResponse(former_answer(answer))
 
 

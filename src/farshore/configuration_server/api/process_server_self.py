@@ -53,7 +53,7 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
     def noted(tx: Transaction) -> ReportAnswer:
         row = process_servers.get(tx, server)
         check_url(row, seen.url, installation.settings.names)
-        return reports.apply(tx, row, seen, now)
+        return reports.apply(tx, row, seen, now, installation.point_room)
 
     answer = installation.catalog.write(noted)
     try:

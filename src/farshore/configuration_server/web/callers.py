@@ -65,7 +65,13 @@ def services(request: Request) -> Services:
     return found
 
 
-Installation = Annotated[Services, Depends(services)]
+async def _services(request: Request) -> Services:
+    """The same as a dependency. A coroutine, as all dependencies here: FastAPI runs others in a thread of the pool,
+    which takes longer than they do."""
+    return services(request)
+
+
+Installation = Annotated[Services, Depends(_services)]
 
 
 def check(door: Door, identity: Identity, tx: Transaction) -> None:
@@ -99,7 +105,7 @@ class Through:
 
     door: Door
 
-    def __call__(self, request: Request) -> Identity:
+    async def __call__(self, request: Request) -> Identity:
         """See the class. The gate has put it there; a route without a gate fails here."""
         identity = request.scope[CALLER]
         assert isinstance(identity, Identity)
@@ -110,9 +116,9 @@ class Through:
 class IdThrough(Through):
     """The same for those that are known by an id, which is answered."""
 
-    def __call__(self, request: Request) -> str:  # type: ignore[override]
+    async def __call__(self, request: Request) -> str:  # type: ignore[override]
         """See the class."""
-        return super().__call__(request).name
+        return (await super().__call__(request)).name
 
 
 MachineCaller = Annotated[str, Depends(IdThrough(Door.MACHINE))]
