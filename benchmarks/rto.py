@@ -190,7 +190,7 @@ def _boots(folder: Path, accelerator: str) -> dict[str, float]:
             sizes={DISK: lab.disk.stat().st_size}, vault_url=vault.store.url, vault_key=vault.key_hex,
         )  # fmt: skip
         served.deliver(order, lambda *_: None)
-        found["over NBD"] = min(found["over NBD"], _boot(folder, site, served.media(order)[DISK], lab.disk))
+        found["over NBD"] = min(found["over NBD"], _boot(folder, site, served.at_hand(order)[DISK], lab.disk))
         served.withdraw(order.folder)
         copy = folder / "copy.raw"
         shutil.copyfile(lab.disk, copy)

@@ -16,7 +16,7 @@ from tests.contract.places import QemuPlace, short_folder
 from tests.waiting import until
 
 from farshore.sites.libvirt.virsh import Failed, Virsh
-from farshore.sites.port import FailoverId, ServedDisk, UnixAddress, Way, WrittenDisk
+from farshore.sites.port import FailoverId, Medium, ServedDisk, UnixAddress, Way, WrittenDisk
 
 _PATIENCE = 180.0
 _INSIDE = """
@@ -82,9 +82,7 @@ class LibvirtPlace(QemuPlace):
     parts = ("order.json", "run", "lock", "folder", "domain")
     forwards, ingests = True, False
 
-    def __init__(
-        self, folder: Path, medium: Callable[[FailoverId], ServedDisk | WrittenDisk], way: Way, uri: str
-    ) -> None:
+    def __init__(self, folder: Path, medium: Callable[[FailoverId], Medium], way: Way, uri: str) -> None:
         super().__init__(folder, medium, way)
         self.kind = f"libvirt {way.value} {uri}"
         self.virsh = Virsh(uri)

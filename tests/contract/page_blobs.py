@@ -37,9 +37,9 @@ class Blobs:
             self._container.create_container()
         self.grants = 0
 
-    def make(self, size: int) -> str:
+    def make(self, size: int, name: str = "") -> str:
         """A blank disk; its name."""
-        name = str(uuid.uuid4())
+        name = name or str(uuid.uuid4())
         self._container.get_blob_client(name).create_page_blob(rounded(size) + FOOTER_BYTES)
         return name
 
@@ -53,6 +53,11 @@ class Blobs:
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
         sas = generate_blob_sas(self._account, CONTAINER, name, account_key=self._key, permission=rights, expiry=until)
         return f"{self._shown}/{CONTAINER}/{name}?{sas}"
+
+    def put(self, name: str, data: bytes) -> str:
+        """Keep a file; an address to read it at."""
+        self._container.get_blob_client(name).upload_blob(data, overwrite=True)
+        return self.grant(name, rights="r")
 
     def close(self) -> None:
         self._service.close()

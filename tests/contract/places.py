@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pyVmomi.SoapAdapter import SoapStubAdapter
+from tests.contract.azure_place import open_azure
 from tests.contract.guests import POLITE, SIZE, image, served
 from tests.file_site import FileSite, Fuse
 from tests.unit.sites.test_command import MACHINE
@@ -28,6 +29,7 @@ from farshore.sites.libvirt.site import LibvirtSite
 from farshore.sites.port import (
     AttachedDisk,
     FailoverId,
+    Medium,
     RecoveryOrder,
     RecoverySite,
     ServedDisk,
@@ -87,6 +89,8 @@ def open_site(kind: str, folder: Path) -> RecoverySite:
     if name == "vsphere":
         port, _, fingerprint = way.partition(" ")
         return VsphereSite(folder, vsphere_settings(int(port), fingerprint), PASSWORD)
+    if name == "azure":
+        return open_azure(folder, Path(way.partition(" ")[2]))
     if name == "qemu":
         return QemuSite(folder, accelerator="tcg", way=Way(way))
     return FileSite(folder, Fuse(0), way=Way(way))
@@ -135,7 +139,7 @@ class QemuPlace:
     parts = ("order.json", "qemu.pid", "qemu.lock", "qmp.sock", "folder")
     forwards, ingests = True, False
 
-    def __init__(self, folder: Path, medium: Callable[[FailoverId], ServedDisk | WrittenDisk], way: Way) -> None:
+    def __init__(self, folder: Path, medium: Callable[[FailoverId], Medium], way: Way) -> None:
         self.kind = f"qemu {way.value}"
         self.folder = folder
         self._medium = medium
@@ -194,7 +198,7 @@ def processes_of(failover: str) -> list[int]:
     return found
 
 
-def an_order(medium: Callable[[FailoverId], ServedDisk | WrittenDisk], **changes: Any) -> RecoveryOrder:
+def an_order(medium: Callable[[FailoverId], Medium], **changes: Any) -> RecoveryOrder:
     """The smallest machine that runs."""
     machine = replace(MACHINE, processors=1, memory=64 << 20, nics=(NicDescription("eth0", "52:54:00:00:00:01"),))
     failover = FailoverId(str(uuid.uuid4()))
@@ -275,6 +279,8 @@ _ASKING = (
 )
 """Beginnings of the calls to a VMware server that change nothing."""
 _MAKING = os.O_CREAT | os.O_TRUNC
+_CHANGING = (b"PUT ", b"POST ", b"DELETE ")
+"""Requests that change what a provider has."""
 
 
 def call_and_die(kind: str, folder: Path, order: RecoveryOrder, call: str, at: int, passed: Path) -> None:
@@ -288,6 +294,12 @@ def call_and_die(kind: str, folder: Path, order: RecoveryOrder, call: str, at: i
     fuse = Fuse(at)
 
     def moment(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "http.client.send":
+            if bytes(arguments[1][:7]).startswith(_CHANGING):
+                fuse.moment()
+            return
+        if event == "socket.connect" and kind.startswith("azure"):
+            return
         if event == "subprocess.Popen" and _QUESTIONS & set(arguments[1]):
             return
         if event in _CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _MAKING):

@@ -48,6 +48,7 @@ from farshore.configuration_server.web.authenticators import ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.listening import Connections, DrainingServer, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
+from farshore.delivery.by_upload import upload_to
 from farshore.delivery.in_place import InPlaceDelivery
 from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
@@ -139,6 +140,7 @@ def serve(settings: Settings) -> None:
             Way.SERVED: ServedDelivery(ExportLauncher()),
             Way.WRITTEN: InPlaceDelivery(WrittenDelivery(), MasterTargets(catalog, clock)),
         },
+        upload=upload_to,
         sleep=time.sleep,
         endpoints=lambda server: agents_servers(settings, catalog, server),
         source_servers=OpenSourceServers(catalog, sealer),

@@ -20,7 +20,7 @@ from farshore.delivery.port import Consignment, Delivery, Watch
 from farshore.model.errors import NotFound
 from farshore.model.home_task import DiskPlace, Errand
 from farshore.model.identifiers import DiskNumber
-from farshore.sites.port import ServedDisk, WrittenDisk
+from farshore.sites.port import Medium, ServedDisk, WrittenDisk
 from farshore.vault.folder_sync import sync_folder
 
 _NOTE = "places.json"
@@ -78,7 +78,7 @@ class InPlaceDelivery:
         else:
             self._otherwise.deliver(consignment, watch)
 
-    def media(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+    def media(self, consignment: Consignment) -> Mapping[DiskNumber, Medium]:
         """See Delivery."""
         if not _is_placed(consignment.folder):
             return self._otherwise.media(consignment)
@@ -86,7 +86,9 @@ class InPlaceDelivery:
 
     def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
         """See Delivery."""
-        return self.media(consignment) if _is_placed(consignment.folder) else self._otherwise.at_hand(consignment)
+        if not _is_placed(consignment.folder):
+            return self._otherwise.at_hand(consignment)
+        return {DiskNumber(one.disk): _medium(one) for one in _places(consignment.folder)}
 
     def renew(self, consignment: Consignment) -> bool:
         """See Delivery."""

@@ -14,7 +14,8 @@ from typing import Protocol, runtime_checkable
 
 from farshore.model.home_task import DiskPlace
 from farshore.model.identifiers import DiskNumber
-from farshore.sites.port import ServedDisk, WrittenDisk
+from farshore.model.machine import Firmware
+from farshore.sites.port import Medium, ServedDisk, WrittenDisk
 
 Watch = Callable[[float, str], None]
 """Told how much is done (0…1), and in words; it raises Cancelled to end a delivery. Called every few MiB at least, in
@@ -36,6 +37,10 @@ class Consignment:
     """Hex."""
     address: str = ""
     """As in DeliveryWish."""
+    firmware: Firmware = Firmware.BIOS
+    """By which the machine is to start, for a provider whose disks are made for one."""
+    boot: DiskNumber | None = None
+    """The disk to start from; None: the first."""
 
 
 class Delivery(Protocol):
@@ -46,7 +51,7 @@ class Delivery(Protocol):
         the machine may have started. Raises Cancelled, NoSpace, what opening the point raises."""
         ...
 
-    def media(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+    def media(self, consignment: Consignment) -> Mapping[DiskNumber, Medium]:
         """Where each disk is, once delivered. Changes nothing."""
         ...
 

@@ -19,7 +19,7 @@ from farshore.delivery.folder import closed
 from farshore.delivery.port import Consignment, Watch
 from farshore.export.settings import ExportedDisk, ExportSettings, VaultDisk
 from farshore.model.identifiers import DiskNumber
-from farshore.sites.port import ServedDisk, TcpAddress, UnixAddress, WrittenDisk
+from farshore.sites.port import Medium, ServedDisk, TcpAddress, UnixAddress, WrittenDisk
 
 
 class Exports(Protocol):
@@ -53,7 +53,7 @@ class ServedDelivery:
         watch(0.0, "the disks are opened")
         self.restore(consignment)
 
-    def media(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+    def media(self, consignment: Consignment) -> Mapping[DiskNumber, Medium]:
         """See Delivery."""
         address: UnixAddress | TcpAddress = UnixAddress(_socket(consignment.folder))
         if consignment.address:

@@ -22,12 +22,12 @@ from farshore.model.errors import NotFound
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Destination
 from farshore.model.position import Position
-from farshore.sites.port import ServedDisk, WrittenDisk
+from farshore.sites.port import WrittenDisk
 from farshore.vault.folder_sync import sync_folder
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
-_STORE_PATIENCE = 30.0
+STORE_PATIENCE = 30.0
 """Seconds that a read waits out a store's bad moments; the step that delivers is tried again then."""
 _WRITING = 0.85
 """The part of the work that is writing; the rest is reading back."""
@@ -44,11 +44,11 @@ class WrittenDelivery:
         closed(consignment.folder)
         whole, before = sum(consignment.sizes.values()), 0
         for place, (number, size) in enumerate(sorted(consignment.sizes.items()), 1):
-            progress = _Progress(watch, f"disk {place} of {len(consignment.sizes)}", before / whole, size / whole)
+            progress = Progress(watch, f"disk {place} of {len(consignment.sizes)}", before / whole, size / whole)
             self._deliver(consignment, number, size, progress)
             before += size
 
-    def _deliver(self, consignment: Consignment, number: DiskNumber, size: int, progress: _Progress) -> None:
+    def _deliver(self, consignment: Consignment, number: DiskNumber, size: int, progress: Progress) -> None:
         path = _disk(consignment.folder, number)
         if not path.exists():
             # In this order: the ledger of a disk that is gone must not vouch for the one that is made in its place.
@@ -66,13 +66,13 @@ class WrittenDelivery:
             machine = vault.machine(MachineId(consignment.machine))
             point = machine.open(Position.parse(consignment.position), number)
             held.callback(point.close)
-            write_disk(PatientSource(point, _STORE_PATIENCE), disk, ledger, progress)
+            write_disk(PatientSource(point, STORE_PATIENCE), disk, ledger, progress)
 
-    def media(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+    def media(self, consignment: Consignment) -> Mapping[DiskNumber, WrittenDisk]:
         """See Delivery."""
         return {number: WrittenDisk(_disk(consignment.folder, number)) for number in consignment.sizes}
 
-    def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+    def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, WrittenDisk]:
         """See Delivery: the machine's own files."""
         return self.media(consignment)
 
@@ -88,7 +88,7 @@ class WrittenDelivery:
     def restore(self, consignment: Consignment) -> None:
         """See Delivery."""
         for medium in self.media(consignment).values():
-            if isinstance(medium, WrittenDisk) and not medium.path.exists():
+            if not medium.path.exists():
                 raise NotFound(
                     f"The disk {medium.path} of {consignment.name} is gone, with all that the machine had written.",
                     remedy="Put it back where it was, or fail over again.",
@@ -110,7 +110,7 @@ class WrittenDelivery:
 
 
 @dataclass(frozen=True)
-class _Progress:
+class Progress:
     """Tells of one disk, which takes the part from ``begin`` on, ``share`` long, of the whole."""
 
     watch: Watch
@@ -120,7 +120,9 @@ class _Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         part = done / total if total else 1.0
-        within = {"written": _WRITING * part, "read back": _WRITING + (1 - _WRITING) * part}.get(what, 0.0)
+        within = {"written": _WRITING * part, "read back": _WRITING + (1 - _WRITING) * part, "checked": part}.get(
+            what, 0.0
+        )
         self.watch(self.begin + self.share * within, f"{self.disk}: {_gib(done)} of {_gib(total)} GiB {what}")
 
 

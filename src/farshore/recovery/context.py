@@ -11,11 +11,12 @@ from farshore.delivery.port import Delivery
 from farshore.export.appliance import Disk
 from farshore.export.preparation.prepare import Watch, prepare
 from farshore.export.preparation.wish import Report, Wish
+from farshore.model.errors import Unsupported
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Clock
 from farshore.recovery.ports import free_port
 from farshore.recovery.source_servers import SourceServers, no_servers
-from farshore.sites.port import FailoverId, RecoverySite, Way
+from farshore.sites.port import FailoverId, Ingesting, RecoverySite, Way
 from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
@@ -23,6 +24,11 @@ from farshore.vault.vault import Vault
 Endpoints = Mapping[tuple[str, int], tuple[str, int]]
 Prepare = Callable[[Sequence[tuple[DiskNumber, Disk]], Wish, Watch], Report]
 """Makes the guest on these disks ready. Raises Refused with the reason if it cannot be."""
+
+
+def no_upload(_: Ingesting) -> Delivery:
+    """Refuse it."""
+    raise Unsupported("Nothing here uploads disks.", remedy="pip install 'farshore[azure]'")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class RecoveryContext:
     site: Callable[[str], RecoverySite]
     deliveries: Mapping[Way, Delivery]
     sleep: Callable[[float], None]
+    upload: Callable[[Ingesting], Delivery] = no_upload
+    """The delivery to a site that its disks are uploaded to. Raises Unsupported where a library for that is missing."""
     prepare: Prepare = prepare
     """farshore.export.preparation.prepare.prepare, or a double of it."""
     patience: Patience = Patience()
@@ -86,6 +94,8 @@ class RecoveryContext:
 
     def delivery(self, site: RecoverySite) -> Delivery:
         """The way in which a site takes disks."""
+        if isinstance(site, Ingesting):
+            return self.upload(site)
         return self.deliveries[site.delivery.way]
 
     def files(self, failover: str) -> FailoverFiles:

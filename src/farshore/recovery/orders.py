@@ -8,7 +8,13 @@ from dataclasses import dataclass, field, replace
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import MachineDescription, NicDescription
 from farshore.model.target import MachineTarget, NetworkKind, mac_of
-from farshore.sites.port import AttachedDisk, AttachedNetwork, FailoverId, RecoveryOrder, ServedDisk, WrittenDisk
+from farshore.sites.port import (
+    AttachedDisk,
+    AttachedNetwork,
+    FailoverId,
+    Medium,
+    RecoveryOrder,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ def recovery_order(
     target: Target,
     machine: MachineDescription,
     sizes: Mapping[DiskNumber, int],
-    media: Mapping[DiskNumber, ServedDisk | WrittenDisk],
+    media: Mapping[DiskNumber, Medium],
 ) -> RecoveryOrder:
     """The machine to build: its disks are those in ``sizes``, the one to start from is the description's. A test's
     cards all lead nowhere, whatever the target says."""

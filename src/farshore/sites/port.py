@@ -10,12 +10,13 @@ Abilities that only some sites have are small protocols of their own, asked for 
 from __future__ import annotations
 
 import enum
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NewType, Protocol, runtime_checkable
 
-from farshore.model.machine import MachineDescription
+from farshore.model.machine import Firmware, MachineDescription
 from farshore.model.target import DiskBus, NetworkKind
 
 FailoverId = NewType("FailoverId", str)
@@ -29,6 +30,8 @@ class Way(enum.Enum):
     """Over NBD: the machine starts at once, and reads what it needs from an export of this host."""
     WRITTEN = "written"
     """Whole, before the machine starts: it depends on nothing but the site then."""
+    UPLOADED = "uploaded"
+    """Whole, before the machine starts, to disks that the site has its provider make (Ingesting)."""
 
 
 class DiskFormat(enum.Enum):
@@ -91,12 +94,23 @@ class WrittenDisk:
 
 
 @dataclass(frozen=True)
+class UploadedDisk:
+    """A disk of the site's provider, by its name there. It is not the site's to delete with the machine."""
+
+    id: str
+
+
+Medium = ServedDisk | WrittenDisk | UploadedDisk
+"""Where a disk is."""
+
+
+@dataclass(frozen=True)
 class AttachedDisk:
     """A disk of the recovered machine; ``size`` in bytes."""
 
     number: int
     size: int
-    medium: ServedDisk | WrittenDisk
+    medium: Medium
     logical_block_size: int = 512
     serial: str = ""
     boot: bool = False
@@ -203,6 +217,55 @@ class RecoverySite(Protocol):
 
     def present(self) -> tuple[FailoverId, ...]:
         """All that exist here, whoever remembers them: what a clean-up must look at."""
+        ...
+
+
+@dataclass(frozen=True)
+class NewDisk:
+    """A disk to be uploaded to; ``size`` in bytes. ``boot``: the machine starts from it, by ``firmware``."""
+
+    failover: FailoverId
+    name: str
+    number: int
+    size: int
+    boot: bool
+    firmware: Firmware
+
+
+@dataclass(frozen=True)
+class Reception:
+    """``identity``: of the very disk, another one made in its place has another. ``accepted``: the upload has ended."""
+
+    identity: uuid.UUID
+    accepted: bool
+
+
+@runtime_checkable
+class Ingesting(Protocol):
+    """A site whose machines' disks are uploaded (Way.UPLOADED). Every method may be repeated, as those of the site."""
+
+    def receive(self, disk: NewDisk) -> Reception:
+        """Have the disk, made if it is not there, ready to be uploaded to unless it was accepted."""
+        ...
+
+    def grant(self, failover: FailoverId, number: int) -> str:
+        """An address at which the disk takes pages: a secret that comes to its end. Asked for again, another one."""
+        ...
+
+    def accept(self, failover: FailoverId, number: int) -> None:
+        """The upload has ended: let the disk be attached."""
+        ...
+
+    def uploaded(self, failover: FailoverId, number: int) -> UploadedDisk:
+        """Return its name. Changes nothing, and asks nobody."""
+        ...
+
+    def has_disk(self, failover: FailoverId, number: int) -> bool:
+        """Whether it is there and was accepted."""
+        ...
+
+    def discard(self, failover: FailoverId) -> None:
+        """Leave none of the failover's disks, accepted or not. Raises TryLater where a machine still has one."""
         ...
 
 

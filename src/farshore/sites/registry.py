@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from farshore.model.errors import Malformed, NotFound, Unsupported
 from farshore.model.faults import sentence
+from farshore.sites.azure.settings import AzureSettings
 from farshore.sites.libvirt.settings import LibvirtSettings
 from farshore.sites.libvirt.site import LibvirtSite
 from farshore.sites.port import RecoverySite, Way
@@ -64,7 +65,19 @@ def _open_vsphere(configuration: SiteConfiguration, folder: Path) -> RecoverySit
     return VsphereSite(folder, settings, configuration.secret.decode(), name=configuration.id)
 
 
+def _open_azure(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
+    settings = AzureSettings.model_validate(configuration.settings)
+    try:
+        from farshore.sites.azure.site import AzureSite
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("azure"):
+            raise
+        raise Unsupported("Azure's libraries are not installed.", remedy="pip install 'farshore[azure]'") from error
+    return AzureSite(folder, settings, secret=configuration.secret, name=configuration.id)
+
+
 KINDS: Mapping[str, SiteKind] = {
+    "azure": SiteKind(AzureSettings, _open_azure, takes_secret=True),
     "libvirt": SiteKind(LibvirtSettings, _open_libvirt),
     "qemu": SiteKind(QemuSettings, _open_qemu),
     "vsphere": SiteKind(VsphereSettings, _open_vsphere, takes_secret=True),

@@ -22,7 +22,7 @@ from farshore.export.nbd.server import NbdServer
 from farshore.export.overlay import OverlayDevice
 from farshore.export.raw_file import RawFileSource
 from farshore.model.errors import NoSpace, Refused, TooSmall
-from farshore.sites.port import Condition, ServedDisk, TcpAddress, Way, WrittenDisk
+from farshore.sites.port import Condition, Medium, ServedDisk, TcpAddress, Way, WrittenDisk
 from farshore.sites.qemu.site import QemuSite
 
 pytestmark = pytest.mark.root
@@ -34,7 +34,7 @@ def _root() -> None:
     require_root()
 
 
-def runs_from(medium: ServedDisk | WrittenDisk, way: Way) -> None:
+def runs_from(medium: Medium, way: Way) -> None:
     """Boot from it until the guest says that it is up."""
     with short_folder() as folder:
         place = QemuPlace(folder, lambda _: medium, way)

@@ -9,13 +9,14 @@ from farshore.delivery.port import Consignment
 from farshore.durable.progress import end_progress, report_progress
 from farshore.model.errors import Refused, TryLater
 from farshore.model.identifiers import DiskNumber
+from farshore.model.machine import Firmware
 from farshore.model.position import Position
 from farshore.model.states import Direction
 from farshore.recovery import targets
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.orders import Target
 from farshore.recovery.standing import asked, is_test, refuse_if_cancelled, rows, site_of
-from farshore.sites.port import FailoverId
+from farshore.sites.port import FailoverId, Way
 
 
 def deliver(context: RecoveryContext, failover: str, position: str) -> None:
@@ -58,6 +59,12 @@ def consignment_of(context: RecoveryContext, failover: str, position: str) -> Co
         sizes = context.machine_vault(target.machine).disks(Position.parse(position))
     if not sizes:
         raise Refused(f"{target.name} has no disk at {position}.", remedy="Choose another point.")
+    site = site_of(context, failover)
+    firmware, boot = Firmware.BIOS, None
+    if site.delivery.way is Way.UPLOADED:
+        described = context.machine_vault(target.machine).machine_description(Position.parse(position))
+        firmware = target.wanted.firmware or described.firmware
+        boot = next((disk.number for disk in described.disks if disk.boot and disk.number in sizes), None)
     return Consignment(
         folder=context.files(failover).folder,
         name=target.name,
@@ -66,7 +73,9 @@ def consignment_of(context: RecoveryContext, failover: str, position: str) -> Co
         sizes=sizes,
         vault_url=context.vault_url,
         vault_key=context.vault_key(),
-        address=site_of(context, failover).delivery.address,
+        address=site.delivery.address,
+        firmware=firmware,
+        boot=boot,
     )
 
 

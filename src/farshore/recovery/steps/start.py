@@ -14,7 +14,7 @@ from farshore.recovery.host import note_boot
 from farshore.recovery.orders import recovery_order
 from farshore.recovery.standing import is_wanted, site_of
 from farshore.recovery.steps.deliver import consignment_of, target_of
-from farshore.sites.port import RecoveryOrder, RecoverySite, ServedDisk, WrittenDisk, keeps_disks
+from farshore.sites.port import Medium, RecoveryOrder, RecoverySite, keeps_disks
 
 
 def start_machine(context: RecoveryContext, failover: str, position: str) -> str:
@@ -32,7 +32,7 @@ def order_of(
     context: RecoveryContext,
     failover: str,
     consignment: Consignment,
-    media: Mapping[DiskNumber, ServedDisk | WrittenDisk],
+    media: Mapping[DiskNumber, Medium],
 ) -> RecoveryOrder:
     """What is to be built, of the machine as it was at the consignment's position."""
     target = target_of(context, failover, consignment.position)

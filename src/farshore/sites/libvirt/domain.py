@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 from farshore.model.errors import Refused
 from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus, NetworkKind
-from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress
+from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress, WrittenDisk
 from farshore.sites.user_network import cabled_card, isolated_card
 
 MARK = "urn:farshore:libvirt:1"
@@ -148,6 +148,7 @@ def _disk(devices: ElementTree.Element, disk: AttachedDisk, place: int, bus: Dis
         source = _add(one, "source", protocol="nbd", name=medium.export)
         _add(source, "host", transport="unix", socket=str(medium.address.path))
     else:
+        assert isinstance(medium, WrittenDisk)
         device = medium.path.is_block_device()
         one = _add(devices, "disk", type="block" if device else "file", device="disk")
         _add(one, "driver", **{**held, "type": medium.image or "raw"}, rerror_policy="stop")

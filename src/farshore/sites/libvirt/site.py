@@ -49,9 +49,9 @@ from farshore.sites.qemu.accelerator import FIRMWARE, choose_accelerator
 from farshore.sites.uefi_variables import with_boot_entries
 
 _ADDRESS = "127.0.0.1"
+_LOCK_SECONDS = 180.0
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 2.0
-_LOCK_SECONDS = 180.0
 _RUNNING, _SHUT_DOWN, _STOPPED = b"running  \n", b"shut-down\n", b"stopped  \n"
 """What ``run`` may hold: one length, so that it is written over in place."""
 CONSOLE_BYTES = 16 << 20

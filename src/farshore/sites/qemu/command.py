@@ -20,7 +20,7 @@ from pathlib import Path
 from farshore.model.errors import Refused
 from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus
-from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress
+from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAddress, WrittenDisk
 from farshore.sites.qemu.accelerator import QEMU
 from farshore.sites.user_network import bubble_card, isolated_card, literal
 
@@ -242,6 +242,7 @@ def _medium(disk: AttachedDisk, name: str, lent: Lent) -> list[str]:
                 shown = f"tls-creds-x509,id=tls-{name},endpoint=client,verify-peer=on,dir={literal(folder)}"
                 access = ["-object", shown]
         return [*access, "-blockdev", f"{node},discard=unmap,reconnect-delay={RECONNECT_SECONDS}"]
+    assert isinstance(medium, WrittenDisk)
     held, number = lent.disks.get(medium.path, LentDisk(-1)), _DISKS + disk.number
     driver = "host_device" if held.device else "file"
     file = f"file.driver={driver},file.filename=/dev/fdset/{number},file.discard=unmap"

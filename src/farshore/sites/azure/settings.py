@@ -1,0 +1,44 @@
+"""What may be set about an Azure site."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+Name = Annotated[str, Field(max_length=90, pattern=r"^[\w.()-]+$")]
+OptionalName = Annotated[str, Field(max_length=90, pattern=r"^[\w.()-]*$")]
+Https = Annotated[str, Field(max_length=200, pattern=r"^https://[\w.:-]+$")]
+
+
+class AzureSettings(BaseModel):
+    """``identity``: how this host shows who it is: as a ``managed`` identity (``client`` names a user-assigned one), by
+    the ``secret`` or the ``certificate`` (PEM, with its key) of a service principal, which is the site's secret, by
+    ``workload`` identity of Kubernetes, or as whoever has logged in by ``cli``.
+
+    ``virtual_network``: the network, in the resource group, whose subnets cards are on by name. ``size``: of every
+    machine; empty: the smallest that fits each. ``sku``: of its disks. ``public_address``: machines get one, at which
+    ``reached_from`` (prefixes, with commas) may connect to forwarded ports. ``resource_manager``, ``login`` and
+    ``authority_file`` are those of other clouds than the public one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    subscription: Annotated[str, Field(pattern=_UUID)]
+    resource_group: Name
+    region: Annotated[str, Field(max_length=40, pattern=r"^[a-z0-9]+$")]
+    identity: Literal["managed", "secret", "certificate", "workload", "cli"] = "managed"
+    tenant: Annotated[str, Field(pattern=rf"{_UUID}|^$")] = ""
+    client: Annotated[str, Field(pattern=rf"{_UUID}|^$")] = ""
+    virtual_network: OptionalName = ""
+    size: OptionalName = ""
+    sku: Literal["Premium_LRS", "StandardSSD_LRS", "Standard_LRS", "Premium_ZRS", "StandardSSD_ZRS"] = "Premium_LRS"
+    zone: Annotated[str, Field(pattern=r"^[1-9]?$")] = ""
+    availability_set: OptionalName = ""
+    public_address: bool = False
+    reached_from: Annotated[str, Field(max_length=1000, pattern=r"^[0-9a-fA-F.:/,]*$")] = ""
+    resource_manager: Https = "https://management.azure.com"
+    login: Https = "https://login.microsoftonline.com"
+    authority_file: Annotated[str, Field(max_length=400)] = ""
+    poll_seconds: Annotated[float, Field(ge=0.01, le=60)] = 5.0
+    """Between two looks at a long operation, where Azure does not say how long to wait."""
