@@ -82,7 +82,7 @@ class Resources:
 
     def of(self, kind: str) -> Iterator[tuple[str, Resource]]:
         for path, resource in list(self.held.items()):
-            if f"/{kind.lower()}/" in path:
+            if f"/{kind.lower()}/" in path and "/subnets/" not in path:
                 yield path, resource
 
     def referred(self, reference: Any, code: str = "InvalidResourceReference") -> Resource:

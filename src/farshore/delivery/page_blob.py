@@ -41,7 +41,7 @@ class PageBlob:
     """farshore.model.ports.Vouching over the blob of a disk of ``size`` bytes, which ``identity`` names: another disk
     has another one. ``patience``: seconds for which a request is tried again.
 
-    Raises Refused for a blob that is not of that size."""
+    Raises Refused for a blob that is smaller."""
 
     def __init__(
         self,
@@ -64,11 +64,13 @@ class PageBlob:
 
     def _fit(self) -> None:
         found = self._ask("looked at", lambda client: client.get_blob_properties())
-        if (str(found.blob_type), found.size) != ("BlobType.PAGEBLOB", self._size + FOOTER_BYTES):
+        room = int(found.size or 0) - FOOTER_BYTES
+        if str(found.blob_type) != "BlobType.PAGEBLOB" or room < self._size or room != rounded(room):
             raise Refused(
                 f"The disk at Azure takes {found.size} bytes, and {self._size + FOOTER_BYTES} are to be written.",
                 remedy="Delete it there, and fail over again.",
             )
+        self._size = room  # larger where the provider makes no disk as small
 
     @property
     def identity(self) -> str:
