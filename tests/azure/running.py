@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import ipaddress
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ class Served:
 @contextlib.contextmanager
 def azure(folder: Path, environment: Mapping[str, str]) -> Iterator[Served]:
     """Serve one whose disks are in the Azurite that ``environment`` opens. There is a network ``production``."""
-    certificate, port = _certificate(folder), free_port()
+    certificate = _certificate(folder)
+    listener = socket.create_server(("127.0.0.1", free_port()))
+    port = listener.getsockname()[1]
     blobs = Blobs(environment)
     double = Double(blobs)
     _production(double)
@@ -45,15 +48,13 @@ def azure(folder: Path, environment: Mapping[str, str]) -> Iterator[Served]:
     server = uvicorn.Server(
         uvicorn.Config(
             double.app(),
-            host="127.0.0.1",
-            port=port,
             log_level="warning",
             lifespan="off",
             timeout_graceful_shutdown=1,
             **files,
         )
     )
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     until(lambda: server.started, "the double of Azure")
     settings = {
@@ -74,6 +75,7 @@ def azure(folder: Path, environment: Mapping[str, str]) -> Iterator[Served]:
     finally:
         server.should_exit = True
         thread.join()
+        listener.close()
         blobs.close()
 
 

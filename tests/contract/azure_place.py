@@ -44,6 +44,7 @@ class AzurePlace:
         where.write_text(json.dumps({"settings": dict(served.settings), "secret": served.secret.decode()}))
         self.kind = f"azure uploaded {where}"
         self.site = open_azure(folder, where)
+        self.others: list[AzureSite] = []
 
     def order(self, **changes: Any) -> RecoveryOrder:
         from tests.contract.places import an_order  # it opens places of this kind, too
@@ -64,6 +65,11 @@ class AzurePlace:
         blob.upload_page(footer(size, got.identity), size, 512)
         self.site.accept(failover, 0)
         return self.site.uploaded(failover, 0)
+
+    def keep(self, site: AzureSite) -> AzureSite:
+        """Close the connections of another site at the end."""
+        self.others.append(site)
+        return site
 
     def lose(self, medium: UploadedDisk) -> None:
         """Delete a disk by hand."""
@@ -132,8 +138,11 @@ class AzurePlace:
 def azure_place(folder: Path, disks: Path, environment: Mapping[str, str]) -> Iterator[AzurePlace]:
     """A place below ``folder``; ``environment`` opens an Azurite."""
     with azure(disks, environment) as served:
+        place = AzurePlace(folder, served, disks)
         try:
-            yield AzurePlace(folder, served, disks)
+            yield place
         finally:
+            for one in place.others:
+                one._clients.close()
             clients(AzureSettings.model_validate(served.settings), served.secret).close()
             clients.cache_clear()

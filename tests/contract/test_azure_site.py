@@ -242,7 +242,7 @@ def test_a_token_that_ends_in_the_middle_is_renewed(place: AzurePlace) -> None:
 def test_a_wrong_secret_is_named(place: AzurePlace, tmp_path: Path) -> None:
     settings = AzureSettings.model_validate(place.served.settings)
     with pytest.raises(Unauthenticated, match="AADSTS7000215") as raised:
-        AzureSite(tmp_path, settings, secret=b"not-the-secret").status(FailoverId("f1"))
+        place.keep(AzureSite(tmp_path, settings, secret=b"not-the-secret")).status(FailoverId("f1"))
     assert "secret" in raised.value.remedy
     assert "not-the-secret" not in str(raised.value)
 
@@ -306,7 +306,7 @@ def test_the_site_is_examined(place: AzurePlace, tmp_path: Path) -> None:
 
     def with_settings(**changes: str) -> AzureSite:
         known = {**place.served.settings, **changes}
-        return AzureSite(tmp_path, AzureSettings.model_validate(known), secret=place.served.secret)
+        return place.keep(AzureSite(tmp_path, AzureSettings.model_validate(known), secret=place.served.secret))
 
     with pytest.raises(Refused, match="no virtual network other") as raised:
         with_settings(virtual_network="other").examine()

@@ -45,6 +45,8 @@ ELSEWHERE = {
         f"farshore failover {verb}": "tests/scenarios/recovery and the main job: a machine that boots"
         for verb in ("test", "show", "console", "cleanup", "report", "run", "commit")
     },
+    "farshore site add cloud": "tests/contract/test_azure_site.py: it needs a double of Azure",
+    "farshore site check cloud": "the same",
     "farshore site add kvm": "tests/contract/test_sites.py: it needs a libvirtd",
     "farshore site check kvm": "the same",
     "farshore vault volumes": "tests/scenarios/vault/test_files.py: this disk has no file system of a machine",
