@@ -50,7 +50,7 @@ def azure(folder: Path, environment: Mapping[str, str]) -> Iterator[Served]:
             double.app(),
             log_level="warning",
             lifespan="off",
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=60,
             **files,
         )
     )
