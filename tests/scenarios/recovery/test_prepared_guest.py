@@ -49,10 +49,13 @@ WITHOUT_SECONDS = 300.0
 
 @dataclass
 class Copy:
-    """A machine's copy over its image, served."""
+    """A machine's copy over its disk, served. ``image`` has the keys that it is logged in to with."""
 
     image: GuestImage
+    disk: Path
     socket: Path
+    firmware: Firmware = Firmware.BIOS
+    boot_entries: tuple[str, ...] = ()
 
     def prepare(self, bus: DiskBus) -> Report:
         card = CardWish("lan0", MAC, "52:54:00:00:00:01", (ADDRESS,), ("192.0.2.1",))
@@ -61,10 +64,10 @@ class Copy:
 
     @contextmanager
     def booted(self, bus: DiskBus) -> Iterator[Shell]:
-        size, port = self.image.disk.stat().st_size, free_port()
+        size, port = self.disk.stat().st_size, free_port()
         machine = MachineDescription(
             hostname="onprem",
-            firmware=Firmware.BIOS,
+            firmware=self.firmware,
             processors=1,
             memory=1 << 30,
             operating_system="",
@@ -72,6 +75,7 @@ class Copy:
             architecture="x86_64",
             disks=(DiskDescription(DISK, "vda", size, boot=True),),
             nics=(NicDescription("lan0", MAC, (ADDRESS,)),),
+            boot_entries=self.boot_entries,
         )
         disk = AttachedDisk(0, size, ServedDisk(UnixAddress(self.socket), "0"), boot=True)
         failover = FailoverId(str(uuid.uuid4()))
@@ -95,7 +99,7 @@ def a_copy(recipe: GuestRecipe) -> Iterator[Copy]:
         tempfile.TemporaryDirectory(prefix="fs-") as folder,
         served(RawFileSource(image.disk), Path(folder) / "overlay") as socket,
     ):
-        yield Copy(image, socket)
+        yield Copy(image, image.disk, socket)
 
 
 @pytest.mark.parametrize(("bus", "recipe"), [(DiskBus.PVSCSI, CLOUD), (DiskBus.SATA, GENERIC)])
