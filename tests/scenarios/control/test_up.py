@@ -28,11 +28,13 @@ class Shell:
         self.environment = {**os.environ, "FARSHORE_HOME": str(home), "COLUMNS": "200"}
         self.environment.pop("FARSHORE_CREDENTIALS", None)
 
-    def run(self, *arguments: str, status: int = 0, stderr: bool = False, **environment: str) -> str:
+    def run(self, *arguments: str, status: int = 0, stderr: bool = False, typed: str = "", **environment: str) -> str:
+        """What it printed. ``typed`` answers what it asks."""
         command = [sys.executable, "-m", "farshore.cli.main", *arguments]
         done = subprocess.run(
-            command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=240, check=False
-        )
+            command, env={**self.environment, **environment}, input=typed, capture_output=True, text=True, timeout=240,
+            check=False,
+        )  # fmt: skip
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stderr if status or stderr else done.stdout
 

@@ -26,9 +26,10 @@ ORDER = (
     *("install", "protect", "monitor", "restore", "failover", "sites", "targets", "three-am", "keys", "upgrade"),
     *("uninstall", "network", "backup"),
 )
+TYPED_THERE = "test_commands_of_pages.py: at an installation of its own"
 NOT_TYPED = {
     "site-lost": "tests/scenarios/control/test_site_lost.py types it, on two hosts",
-    "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots",
+    "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots; test_commands_of_pages.py",
     "master-target": "tests/scenarios/master_target and tests/crash/master_target",
     "vmware": "tests/scenarios/vsphere/test_vmware_commands.py: a vCenter",
 }
@@ -38,24 +39,24 @@ ELSEWHERE = {
     "farshore server restore /root/farshore.backup --key /root/vault.key --yes": "scenarios/control/test_backup_page",
     "farshore machine add": "tests/scenarios/push",
     "farshore machine upgrade": "tests/crash/mobility/test_upgrade.py",
-    "farshore alert add ops": "tests/scenarios/control/test_alerting.py, with a mail server",
-    "farshore alert test ops": "the same",
-    "farshore alert add chat": "the same",
+    "farshore alert add ops": TYPED_THERE,
+    "farshore alert test ops": TYPED_THERE,
+    "farshore alert add chat": "tests/scenarios/control/test_alerting.py",
     **{
-        f"farshore failover {verb}": "tests/scenarios/recovery and the main job: a machine that boots"
+        f"farshore failover {verb}": "test_commands_of_pages.py, scenarios/recovery, the main job: a machine that boots"
         for verb in ("test", "show", "console", "cleanup", "report", "run", "commit")
     },
     "farshore site add cloud": "tests/contract/test_azure_site.py: it needs a double of Azure",
     "farshore site check cloud": "the same",
-    "farshore site add kvm": "tests/contract/test_sites.py: it needs a libvirtd",
-    "farshore site check kvm": "the same",
+    "farshore site add kvm": TYPED_THERE,
+    "farshore site check kvm": TYPED_THERE,
     "farshore vault volumes": "tests/scenarios/vault/test_files.py: this disk has no file system of a machine",
     "farshore vault files": "the same",
     "farshore vault file ": "the same",
     "farshore vault restore --vault s3://dr-vault --key /root/vault.key --machine web1 --disk 0 --output": "a device",
     "farshore vault remove-key": "it would shut the rig out; tests/unit/cli",
-    "farshore authority replace": "tests/scenarios/control/test_authority_replaced.py",
-    "farshore machine revoke": "it would end the protection of the other pages",
+    "farshore authority replace": TYPED_THERE,
+    "farshore machine revoke": TYPED_THERE,
     "farshore machine delete web1 --uninstall --account": "tests/scenarios/push; there it is forgotten already",
 }
 
