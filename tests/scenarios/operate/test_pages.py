@@ -48,6 +48,8 @@ ELSEWHERE = {
     },
     "farshore site add cloud": "tests/contract/test_azure_site.py: it needs a double of Azure",
     "farshore site check cloud": "the same",
+    "farshore site add dc1-home": "tests/contract/test_sites.py: it needs a vCenter",
+    "farshore site check dc1-home": "the same",
     "farshore site add kvm": TYPED_THERE,
     "farshore site check kvm": TYPED_THERE,
     "farshore vault volumes": "tests/scenarios/vault/test_files.py: this disk has no file system of a machine",
