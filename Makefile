@@ -39,9 +39,9 @@ lint:
 # Programs of the tests start some hundred times; compiling their sources each time would cost minutes.
 test test-fast soak bench: export PYTHONDONTWRITEBYTECODE =
 
-# Deep tests wait for something half of their time, so four times as many workers as processors keep those busy.
+# Deep tests wait for something a third of their time, so three times as many workers as processors keep those busy.
 WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
-DEEP_WORKERS ?= $(shell echo $$(( 4 * $$(nproc) )))
+DEEP_WORKERS ?= $(shell echo $$(( 3 * $$(nproc) )))
 FAST := tests/unit tests/formats tests/contract
 DEEP := tests/crash tests/scenarios
 PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
