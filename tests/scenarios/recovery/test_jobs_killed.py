@@ -62,7 +62,7 @@ def site_of(home: Path) -> FileSite:
     return FileSite(home / "site", Fuse(0))
 
 
-@pytest.mark.parametrize("way", list(Way))
+@pytest.mark.parametrize("way", WAYS)
 def test_a_failover_killed_anywhere_brings_up_one_machine(prepared: Path, tmp_path: Path, way: Way) -> None:
     def asked(task: drill.Task) -> None:
         drill.request(task.home, task.failover, task.job, "failover")
@@ -110,7 +110,7 @@ def test_a_clean_up_killed_anywhere_leaves_nothing(home: Path, tmp_path: Path) -
         nothing_left(copy, test)
 
 
-@pytest.mark.parametrize("way", list(Way))
+@pytest.mark.parametrize("way", WAYS)
 def test_the_point_can_be_changed_until_the_commit(home: Path, way: Way) -> None:
     first, second = identifier(), identifier()
     for failover in (first, second):
@@ -146,7 +146,7 @@ def test_a_second_failover_waits_for_the_first(home: Path) -> None:
     assert drill.standing(home, second)[0] == "superseded"
 
 
-@pytest.mark.parametrize("way", list(Way))
+@pytest.mark.parametrize("way", WAYS)
 def test_a_passing_error_anywhere_costs_nothing(home: Path, way: Way) -> None:
     earlier = None
     for one in outcomes(home, "error", way):
@@ -157,7 +157,7 @@ def test_a_passing_error_anywhere_costs_nothing(home: Path, way: Way) -> None:
         earlier = one["failover"]
 
 
-@pytest.mark.parametrize("way", list(Way))
+@pytest.mark.parametrize("way", WAYS)
 def test_a_failover_cancelled_anywhere_is_undone_or_has_come_up(home: Path, way: Way) -> None:
     """Undone: the machine that it was to replace runs again, or the source goes on."""
     running: list[str] = []
