@@ -20,6 +20,9 @@ from tests.scenarios.recovery.lives import PROCESSES, at_every_moment, live, liv
 
 from farshore.sites.port import Condition, FailoverId, Way
 
+WAYS = (Way.SERVED, Way.WRITTEN)
+"""How the site of these tests takes disks. What is uploaded has tests of its own: tests/contract/test_azure_site.py."""
+
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
