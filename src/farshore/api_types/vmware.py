@@ -7,7 +7,7 @@ ids of the VMware server (``host-12``); ``VmwarePlace`` gives their names.
 from __future__ import annotations
 
 import enum
-from typing import List, Optional
+from typing import Annotated, List, Optional
 
 from pydantic import Field, SecretStr
 
@@ -20,6 +20,8 @@ MOST_DISKS, MOST_NICS, MOST_ADDRESSES = 256, 64, 64
 DISCOVERY_PORTION, MOST_KNOWN = 100, 100_000
 """Machines or places of one report, and ids of all that there are."""
 _PASSWORD_LENGTH = 1000
+DeviceKey = Annotated[int, Field(ge=-(1 << 31), le=(1 << 31) - 1)]
+"""Of a virtual device: an ``xsd:int``."""
 ServerName = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -35,7 +37,7 @@ class DiskBacking(enum.Enum):
 class VmwareDisk(Body):
     """A virtual disk. ``size`` in bytes; ``mode`` and ``shared_bus`` as the SDK names them."""
 
-    key: int
+    key: DeviceKey
     label: Shown = ""
     size: Natural = 0
     backing: DiskBacking = DiskBacking.FILE
@@ -54,7 +56,7 @@ class VmwareDisk(Body):
 class VmwareNic(Body):
     """A virtual network card. ``network``: the id of a network, or of a distributed port group."""
 
-    key: int
+    key: DeviceKey
     label: Shown = ""
     kind: Shown = ""
     mac: Shown = ""

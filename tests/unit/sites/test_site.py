@@ -50,7 +50,11 @@ def short_path() -> Iterator[Path]:
 
 def test_the_registry(tmp_path: Path) -> None:
     assert open_site(SiteConfiguration("lab", "qemu"), tmp_path).name == "lab"
-    needed = {"vsphere": {"host": "vcenter.example.com", "user": "farshore", "fingerprint": "AB:" * 31 + "AB"}}
+    nobody = "00000000-0000-0000-0000-000000000001"
+    needed = {
+        "azure": {"subscription": nobody, "resource_group": "recovery", "region": "westeurope"},
+        "vsphere": {"host": "vcenter.example.com", "user": "farshore", "fingerprint": "AB:" * 31 + "AB"},
+    }
     for kind in KINDS:
         opened = open_site(SiteConfiguration("lab", kind, needed.get(kind, {})), tmp_path)
         assert isinstance(opened, (Resumable, Answering, HasConsole, Keeping))
