@@ -245,9 +245,9 @@ class SealedDiscovery(Body):
 
 
 class DiscoveryReport(Body):
-    """``POST /v1/process-servers/self/vmware/{name}``. ``product``: it was logged in to. ``answered``: what changed is
-    in ``machines``, ``places`` and ``gone``; none: nothing. ``known``: everything was told of, and this is all of it.
-    ``failure``: it does not work now."""
+    """``POST /v1/process-servers/self/vmware/{name}``. ``product``: set once the login worked. ``answered``: the
+    VMware server answered, and ``machines``, ``places`` and ``gone`` hold what changed, which may be nothing.
+    ``known``: the ids of all that is there, sent after a full report. ``failure``: why it does not work now."""
 
     mark: Label
     product: Shown = ""

@@ -68,7 +68,7 @@ class ProcessServerSelf:
         return self._transport.post(f"{_VMWARE}/{segment(name)}/login", claim, SealedDiscovery, repeatable=True)
 
     def note_discovery(self, name: str, report: DiscoveryReport) -> DiscoveryStanding:
-        """Tell what discovery found there. Raises NotFound. What is not heard is told by beginning anew."""
+        """Report what discovery found there. Raises NotFound. If a report is lost, discovery begins anew."""
         return self._transport.post(f"{_VMWARE}/{segment(name)}", report, DiscoveryStanding, repeatable=True)
 
     def renew(self, request: RenewalRequest) -> Enrolment:

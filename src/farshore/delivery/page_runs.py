@@ -10,7 +10,7 @@ import numpy.typing as npt
 from farshore.model.identifiers import BLOCK
 
 SPARE = 32
-"""Of so many bytes of data, one byte of zeroes may be sent along: a request costs as much as 64 KiB do."""
+"""One byte of zeroes may be sent for this many bytes of data: a request costs as much as sending 64 KiB."""
 
 
 def runs_to_send(data: memoryview, longest: int) -> list[tuple[int, int]]:

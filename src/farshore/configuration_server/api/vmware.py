@@ -53,8 +53,8 @@ def list_vmware_servers(_user: Reader, installation: Installation) -> list[Vmwar
 
 @router.post("", status_code=201)
 def add_vmware_server(request: VmwareServerRequest, user: Contributor, installation: Installation) -> VmwareServer:
-    """A new VMware server. It is logged in to at once: a certificate that is not the pinned one, a password that is
-    refused and privileges that are missing end it here. Where a process server is to follow it, they are told by it."""
+    """Add a VMware server. This server logs in at once and refuses a certificate that is not the pinned one, a wrong
+    password, and missing privileges. Where a process server is to follow it, that one logs in and reports them."""
     with installation.catalog.reading() as tx:
         vmware.check_free(tx, request.name)
         through = process_servers.get(tx, request.through).id if request.through else ""
