@@ -27,6 +27,13 @@ def explained(folder: Path) -> Iterator[None]:
         raise kind(f"The machine's files cannot be used: {error}.", remedy=f"Look at {folder}, then repeat.") from error
 
 
+def home_of(folder: Path, failover: str) -> Path:
+    """A machine's folder in its site's. Raises Refused for what is no id, and would lead elsewhere."""
+    if not failover or Path(failover).name != failover or failover.startswith("."):
+        raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
+    return folder.absolute() / failover
+
+
 def lock(path: Path, flags: int = 0) -> int | None:
     """Return a descriptor that holds the lock ``path``, or None while another one does. ``flags`` are for open(2).
     Raises OSError."""

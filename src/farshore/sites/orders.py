@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from farshore.sites.port import RecoveryOrder
+from farshore.model.errors import Damaged, NotFound
+from farshore.sites.port import FailoverId, RecoveryOrder
 
 
 def write_order(order: RecoveryOrder) -> bytes:
@@ -17,6 +19,21 @@ def write_order(order: RecoveryOrder) -> bytes:
 def read_order(text: bytes) -> RecoveryOrder:
     """An order back from JSON. Raises pydantic.ValidationError."""
     return _ORDER.validate_json(text)
+
+
+def kept_order(path: Path, failover: FailoverId) -> RecoveryOrder:
+    """What was ordered of a machine, from its file. Raises NotFound, Damaged, OSError."""
+    try:
+        return read_order(path.read_bytes())
+    except FileNotFoundError as error:
+        raise not_created(failover) from error
+    except ValidationError as error:
+        raise Damaged(f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again.") from error
+
+
+def not_created(failover: FailoverId) -> NotFound:
+    """The error of a site that has no such machine."""
+    return NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
 
 
 def _with_media(fields: Any) -> Any:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from azure.core.exceptions import HttpResponseError
-from pydantic import ValidationError
 
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater
 from farshore.model.machine import Firmware
@@ -34,8 +33,8 @@ from farshore.sites.azure.parts import Parts
 from farshore.sites.azure.settings import AzureSettings
 from farshore.sites.azure.sizes import Size, choose, sizes_in
 from farshore.sites.azure.uploads import Uploads
-from farshore.sites.folder import alone, explained, replace
-from farshore.sites.orders import read_order, write_order
+from farshore.sites.folder import alone, explained, home_of, replace
+from farshore.sites.orders import kept_order, write_order
 from farshore.sites.port import (
     Condition,
     DeliveryWish,
@@ -270,15 +269,7 @@ class AzureSite:
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
         """What was ordered. Raises NotFound, Damaged."""
-        path = self._order_file(failover)
-        try:
-            return read_order(path.read_bytes())
-        except FileNotFoundError as error:
-            raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.") from error
-        except ValidationError as error:
-            raise Damaged(
-                f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
-            ) from error
+        return kept_order(self._order_file(failover), failover)
 
     def _is_ordered(self, order: RecoveryOrder) -> bool:
         try:
@@ -320,9 +311,7 @@ class AzureSite:
         return persistently(lambda: begin().result(), self._settings.poll_seconds)
 
     def _home(self, failover: FailoverId) -> Path:
-        if not failover or Path(failover).name != failover or failover.startswith("."):
-            raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
-        return self._folder.absolute() / failover
+        return home_of(self._folder, failover)
 
     def _order_file(self, failover: FailoverId) -> Path:
         return self._home(failover) / "order.json"

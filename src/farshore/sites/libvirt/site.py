@@ -20,18 +20,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.model.machine import Firmware
 from farshore.model.target import NetworkKind
 from farshore.sites.bubble.client import BubbleAddress
-from farshore.sites.folder import alone, explained, replace
+from farshore.sites.folder import alone, explained, home_of, replace
 from farshore.sites.half_written import check_whole
 from farshore.sites.libvirt.domain import MARK, Surroundings, check_order, document
 from farshore.sites.libvirt.settings import LibvirtSettings
 from farshore.sites.libvirt.virsh import Failed, Virsh
-from farshore.sites.orders import read_order, write_order
+from farshore.sites.orders import kept_order, not_created, write_order
 from farshore.sites.picture import MOST_BYTES, picture_of
 from farshore.sites.port import (
     Capacity,
@@ -144,7 +142,7 @@ class LibvirtSite:
     def start(self, failover: FailoverId) -> RecoveredMachine:
         with explained(self._home(failover)):
             if not self._is_defined(failover):
-                raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+                raise not_created(failover)
             with self._alone(failover, make=True):
                 if self._state(failover)[0] not in (Condition.RUNNING, Condition.PAUSED):
                     self._see_to_its_disks(failover)
@@ -344,15 +342,7 @@ class LibvirtSite:
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
         """What was ordered. Raises NotFound, Damaged."""
-        path = self._home(failover) / "order.json"
-        try:
-            return read_order(path.read_bytes())
-        except FileNotFoundError as error:
-            raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.") from error
-        except ValidationError as error:
-            raise Damaged(
-                f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
-            ) from error
+        return kept_order(self._home(failover) / "order.json", failover)
 
     def _bubble(self, failover: FailoverId) -> BubbleAddress | None:
         """The test network of a machine; None if it is on none."""
@@ -422,9 +412,7 @@ class LibvirtSite:
         )
 
     def _home(self, failover: FailoverId) -> Path:
-        if not failover or Path(failover).name != failover or failover.startswith("."):
-            raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
-        return self._folder.absolute() / failover
+        return home_of(self._folder, failover)
 
     def _run(self, failover: FailoverId) -> Path:
         return self._home(failover) / "run"

@@ -28,13 +28,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater, Unreachable
 from farshore.sites.bubble.client import BubbleAddress
-from farshore.sites.folder import explained, lock, replace
+from farshore.sites.folder import explained, home_of, lock, replace
 from farshore.sites.half_written import check_whole
-from farshore.sites.orders import read_order, write_order
+from farshore.sites.orders import kept_order, not_created, write_order
 from farshore.sites.picture import png_of
 from farshore.sites.port import (
     Capacity,
@@ -174,7 +172,7 @@ class QemuSite:
         files = self._files(failover)
         with explained(files.folder):
             if self.status(failover).condition is Condition.ABSENT:
-                raise _not_created(failover)
+                raise not_created(failover)
             with Lending() as lending:
                 found = self._take(failover, lending)
                 if found is not None:
@@ -411,15 +409,7 @@ class QemuSite:
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
         """What was ordered. Raises NotFound, Damaged."""
-        path = self._files(failover).order
-        try:
-            return read_order(path.read_bytes())
-        except FileNotFoundError as error:
-            raise _not_created(failover) from error
-        except ValidationError as error:
-            raise Damaged(
-                f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
-            ) from error
+        return kept_order(self._files(failover).order, failover)
 
     def _is_ordered(self, order: RecoveryOrder) -> bool:
         """Whether this very order is there. Its text may differ: an earlier release wrote fewer fields."""
@@ -441,9 +431,7 @@ class QemuSite:
         return BubbleAddress(self._bubbles, name) if name else None
 
     def _files(self, failover: FailoverId) -> RunFiles:
-        if not failover or Path(failover).name != failover or failover.startswith("."):
-            raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
-        return RunFiles(self._folder.absolute() / failover)
+        return RunFiles(home_of(self._folder, failover))
 
     def _host(self) -> Host:
         if self._accelerator is None:
@@ -516,10 +504,6 @@ class QemuSite:
         """The process that runs this machine now."""
         with opened_record(self._files(failover).pid) as record:
             return self._find(failover, record)
-
-
-def _not_created(failover: FailoverId) -> NotFound:
-    return NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
 
 
 def _sockets(order: RecoveryOrder) -> set[Path]:

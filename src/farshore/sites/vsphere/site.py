@@ -18,11 +18,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from farshore.model.errors import Damaged, NotFound, Refused, TryLater
-from farshore.sites.folder import alone, explained, replace
-from farshore.sites.orders import read_order, write_order
+from farshore.sites.folder import alone, explained, home_of, replace
+from farshore.sites.orders import kept_order, not_created, write_order
 from farshore.sites.port import (
     Capacity,
     Condition,
@@ -141,11 +139,11 @@ class VsphereSite:
     def start(self, failover: FailoverId) -> RecoveredMachine:
         with explained(self._home(failover)), self._session() as opened:
             if self._of(opened, failover) is None:
-                raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+                raise not_created(failover)
         with self._at_work(failover) as opened:
             seen = self._of(opened, failover)
             if seen is None:
-                raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
+                raise not_created(failover)
             if self._condition(opened, seen) not in _LIVE:
                 # Before it starts: what ended the run before must not seem to have ended this one.
                 recovered.note(opened, seen.id, run=recovered.RUNNING)
@@ -212,15 +210,7 @@ class VsphereSite:
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
         """What was ordered. Raises NotFound, Damaged."""
-        path = self._home(failover) / "order.json"
-        try:
-            return read_order(path.read_bytes())
-        except FileNotFoundError as error:
-            raise NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.") from error
-        except ValidationError as error:
-            raise Damaged(
-                f"{path} is not a recovery order.", remedy="Destroy the machine and fail over again."
-            ) from error
+        return kept_order(self._home(failover) / "order.json", failover)
 
     def _told(self, opened: Session, failover: FailoverId, seen: Seen) -> RecoveredMachine:
         condition = self._condition(opened, seen)
@@ -332,6 +322,4 @@ class VsphereSite:
             yield opened
 
     def _home(self, failover: FailoverId) -> Path:
-        if not failover or Path(failover).name != failover or failover.startswith(_HIDDEN):
-            raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
-        return self._folder / failover
+        return home_of(self._folder, failover)
