@@ -32,11 +32,10 @@ def to_cable(cable: socket.socket) -> None:
         cable.sendall(len(frame).to_bytes(4, "big") + frame)
 
 
-def serve() -> None:
-    with socket.create_server(("0.0.0.0", 80)) as listener:
-        while True:
-            peer, _ = listener.accept()
-            threading.Thread(target=greet, args=(peer,), daemon=True).start()
+def serve(listener: socket.socket) -> None:
+    while True:
+        peer, _ = listener.accept()
+        threading.Thread(target=greet, args=(peer,), daemon=True).start()
 
 
 def greet(peer: socket.socket) -> None:
@@ -49,7 +48,7 @@ def greet(peer: socket.socket) -> None:
 
 def asked(host: str, port: str) -> str:
     try:
-        with socket.create_connection((host, int(port)), timeout=2) as peer:
+        with socket.create_connection((host, int(port)), timeout=5) as peer:
             return peer.recv(100).decode()
     except OSError as error:
         return f"error {type(error).__name__}"
@@ -61,7 +60,8 @@ for words in (f"link set eth0 address {MAC}", f"addr add {ADDRESS} dev eth0", "l
 own = socket.socket(fileno=CABLE)
 for work in (from_cable, to_cable):
     threading.Thread(target=work, args=(own,), daemon=True).start()
-threading.Thread(target=serve, daemon=True).start()
+# It listens before it says that it is up: who asks at once is answered, however busy this host is.
+threading.Thread(target=serve, args=(socket.create_server(("0.0.0.0", 80)),), daemon=True).start()
 print("up", flush=True)
 for line in sys.stdin:
     print(asked(*line.split()[1:]), flush=True)

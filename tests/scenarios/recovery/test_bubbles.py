@@ -68,7 +68,7 @@ def guest(bubble: BubbleAddress, failover: str, nic: NicDescription, **forward: 
 
 
 def heard(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
+    with socket.create_connection(("127.0.0.1", port), timeout=90) as peer:
         return peer.recv(100)
 
 
@@ -143,12 +143,29 @@ def test_a_connection_to_a_member_that_died_ends() -> None:
         with (
             guest(bubble, "b", TWO),
             guest(bubble, "holds", ONE, port=port) as held,
-            socket.create_connection(("127.0.0.1", port), timeout=30) as peer,
+            socket.create_connection(("127.0.0.1", port), timeout=90) as peer,
         ):
             assert peer.recv(100) == b"holds"
             held.process.kill()
             with contextlib.suppress(ConnectionResetError):
                 assert peer.recv(100) == b""
+        until(lambda: is_gone(bubble), "its end")
+
+
+def test_a_connection_to_a_member_that_died_before_it_answered_ends() -> None:
+    port = free_port()
+    with short_folder() as folder:
+        bubble = BubbleAddress(folder / "n", "lab")
+        with guest(bubble, "b", TWO), guest(bubble, "silent", ONE, port=port) as silent:
+            os.kill(silent.process.pid, signal.SIGSTOP)
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
+                peer.settimeout(2)
+                with pytest.raises(TimeoutError):
+                    peer.recv(100)
+                silent.process.kill()
+                peer.settimeout(30)  # half of what a relay waits for a guest that says nothing
+                with contextlib.suppress(ConnectionResetError):
+                    assert peer.recv(100) == b""
         until(lambda: is_gone(bubble), "its end")
 
 

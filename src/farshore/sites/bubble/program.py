@@ -38,6 +38,9 @@ _MOST_WAITING = 1 << 20
 """Bytes that wait for a member; what is beyond is dropped, as a switch does."""
 _MOST_MESSAGE, _MOST_DESCRIPTORS = 1 << 16, 250
 _FIRST_MEMBER_SECONDS, _CONNECT_SECONDS, _MESSAGE_SECONDS = 60.0, 3.0, 5.0
+_RELAY_SECONDS = 60.0
+"""A guest that refuses says so at once; one that says nothing may be starting, or starved. Who came in waits as long
+as TCP would let them."""
 
 
 @dataclass
@@ -221,17 +224,21 @@ async def _relay(
 ) -> None:
     """Join a connection of this host to one of the guest; cut it off where the guest takes none. Its ends are in
     ``held`` while it lasts."""
+    held.add(writer)
+    ends = {writer}
     try:
-        far_reader, far_writer = await asyncio.wait_for(asyncio.open_connection(*target), _CONNECT_SECONDS)
+        far_reader, far_writer = await asyncio.wait_for(asyncio.open_connection(*target), _RELAY_SECONDS)
+        ends.add(far_writer)
+        if writer.is_closing():
+            return  # the member left in the meantime
+        held.add(far_writer)
+        await asyncio.gather(_pour(reader, far_writer), _pour(far_reader, writer))
     except (OSError, TimeoutError):
         writer.transport.abort()
-        return
-    ends = {writer, far_writer}
-    held |= ends
-    await asyncio.gather(_pour(reader, far_writer), _pour(far_reader, writer))
-    held -= ends
-    for end in ends:
-        end.close()
+    finally:
+        held -= ends
+        for end in ends:
+            end.close()
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
