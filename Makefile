@@ -42,13 +42,13 @@ test test-fast soak bench: export PYTHONDONTWRITEBYTECODE =
 # Deep tests wait for something a third of their time, so three times as many workers as processors keep those busy.
 WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
 DEEP_WORKERS ?= $(shell echo $$(( 3 * $$(nproc) )))
-FAST := tests/unit tests/formats tests/contract
+FAST := tests/contract tests/unit tests/formats  # the longest module first: one worker takes a whole module
 DEEP := tests/crash tests/scenarios
 PYTEST := $(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20
 
 test: setup-tests check  ## the gate, which CI runs: every test (as root; within 25 minutes on 2 cores)
 	@$(PYTEST) --numprocesses $(DEEP_WORKERS) -m "not guest" $(DEEP)
-	@scripts/beside "$(PYTHON) -m pytest --numprocesses 2 --durations 20 $(FAST)" \
+	@scripts/beside "$(PYTHON) -m pytest --numprocesses $(WORKERS) --durations 20 $(FAST)" \
 	  "$(PYTHON) -m pytest -m guest --durations 20 $(DEEP)"  # the main job's guests want a whole processor
 
 test-fast: setup-tests  ## the fast lane: unit, formats, contract (within 5 minutes)

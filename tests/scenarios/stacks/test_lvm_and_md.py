@@ -32,7 +32,7 @@ from farshore.model.identifiers import DiskNumber
 from farshore.protection.push.bundle import build_bundle, default_cache
 from farshore.sites.qemu.accelerator import QEMU
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.root, pytest.mark.soak, pytest.mark.timeout(1800)]
 MIB = 1 << 20
 SIZE = 128 * MIB
 LINUX = 0x83
