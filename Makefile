@@ -19,7 +19,7 @@ demo: setup  ## the main job: protect a real Debian guest, lose its whole site, 
 	@$(PYTHON) -m farshore.lab.demo
 
 # What runs on the protected machine's own Python, 3.9 or later.
-AGENT := src/farshore/__init__.py $(addprefix src/farshore/,api_types client formats mobility model telemetry)
+AGENT := $(addprefix src/farshore/,__init__.py clock.py) $(addprefix src/farshore/,api_types client formats mobility model telemetry)
 
 check: setup  ## lint, types, import contracts
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types agent-types lint  # none of them uses two processors

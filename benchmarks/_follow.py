@@ -9,7 +9,7 @@ import json
 import sys
 
 from farshore.catalog.database import Catalog
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.configuration_server.discoveries import CatalogSink
 from farshore.vsphere.following import Follower
 from farshore.vsphere.session import Login

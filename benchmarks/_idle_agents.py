@@ -24,7 +24,7 @@ from farshore.api_types.machines import DiskAccount, Heartbeat
 from farshore.client.credentials import Credentials
 from farshore.client.machine_self import MachineSelf
 from farshore.client.transport import Transport
-from farshore.mobility.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record

@@ -10,7 +10,7 @@ from farshore.catalog import epochs, failovers, policies, process_servers, sites
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import EpochRow, MachineRow, SiteRow
 from farshore.catalog.upgrade import upgrade
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.delivery.served import ServedDelivery
 from farshore.export.launch import ExportLauncher

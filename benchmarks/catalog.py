@@ -34,7 +34,7 @@ from farshore.catalog.tables import EpochRow, MachineRow, ProcessServerRow
 from farshore.catalog.upgrade import upgrade
 from farshore.cli.machine import COLUMNS, line
 from farshore.cli.output import print_table
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.configuration_server.main import LOOK_EVERY
 from farshore.configuration_server.settings import load
 from farshore.configuration_server.watching import Watch

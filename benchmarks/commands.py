@@ -35,7 +35,7 @@ from farshore.api_types.servers import ServerStatus
 from farshore.catalog.database import Catalog, Transaction
 from farshore.catalog.tables import MachineRow
 from farshore.client.management import Management
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.installation import load_authorities
 from farshore.configuration_server.pki.issuing import Issuer

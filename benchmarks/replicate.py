@@ -25,9 +25,9 @@ from benchmarks._image import image
 from benchmarks._table import result, show
 from farshore.api_types.machines import EpochKind
 from farshore.api_types.streams import BaseCompletion
+from farshore.clock import SystemClock
 from farshore.lab.cache import cache_folder
 from farshore.mobility.base_copy import BaseCopy
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.progress import CopyProgress
 from farshore.mobility.throttle import Bandwidth, Courtesy

@@ -21,7 +21,7 @@ from farshore.catalog.database import Catalog
 from farshore.catalog.tables import UserRow
 from farshore.catalog.upgrade import upgrade
 from farshore.client.credentials import Credentials, read_private, write_private
-from farshore.configuration_server.clock import utc
+from farshore.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.owning import ensure_owner, identity
 from farshore.configuration_server.pki import replacement

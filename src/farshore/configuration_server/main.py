@@ -17,10 +17,10 @@ import uvicorn
 from farshore.catalog.commands import COMMANDS
 from farshore.catalog.database import Catalog
 from farshore.catalog.upgrade import upgrade
+from farshore.clock import SystemClock
 from farshore.configuration_server import installation, pauses
 from farshore.configuration_server.application import create_application
 from farshore.configuration_server.awaited_vault import AwaitedVault
-from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.discoveries import Discoveries, OpenSourceServers, login_at, sdk
 from farshore.configuration_server.forgetting import forget
 from farshore.configuration_server.jobs.engine import JobEngine

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from farshore.clock import SystemClock
 from farshore.configuration_server.adopting import adopt, rebuild_catalog
 from farshore.configuration_server.backing_up import back_up
-from farshore.configuration_server.clock import SystemClock
 from farshore.configuration_server.installation import set_up
 from farshore.configuration_server.restoring import opened_backup, restore
 from farshore.configuration_server.settings import Settings, checked, from_environment, home_from_environment, load

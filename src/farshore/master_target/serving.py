@@ -12,7 +12,7 @@ from farshore.api_types.master_targets import MOST_HELD, MasterTargetRegistratio
 from farshore.client.credentials import Credentials
 from farshore.client.master_target_self import MasterTargetSelf
 from farshore.client.transport import Transport
-from farshore.master_target.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.master_target.errand_process import ErrandProcess
 from farshore.master_target.errands import Errands
 from farshore.master_target.identity import Renewal

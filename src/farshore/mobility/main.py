@@ -20,10 +20,10 @@ from farshore import __version__
 from farshore.client.credentials import Credentials
 from farshore.client.machine_self import MachineSelf
 from farshore.client.transport import Transport
+from farshore.clock import SystemClock
 from farshore.mobility.capture.probe import probe
 from farshore.mobility.checks import Surroundings, look_around
 from farshore.mobility.checks.lookout import Lookout
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record

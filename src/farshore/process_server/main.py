@@ -25,10 +25,10 @@ from farshore.api_types.servers import ProcessServerSettings, Registration, Serv
 from farshore.client.credentials import Credentials
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
+from farshore.clock import SystemClock
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import FarshoreError, Malformed, NotFound, TryLater, Unsupported, WrongState
 from farshore.process_server.allocator import keep_freed_memory
-from farshore.process_server.clock import SystemClock
 from farshore.process_server.discovering.discoveries import Discoveries
 from farshore.process_server.identity import Renewal, enrol, turn_to
 from farshore.process_server.keys import GrantedKeys

@@ -24,13 +24,13 @@ from farshore.api_types.servers import (
     StreamReport,
     StreamTrouble,
 )
+from farshore.clock import SystemClock
 from farshore.formats.batch import Role
 from farshore.model.clock_steps import ClockSteps
 from farshore.model.errors import FarshoreError, Malformed
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.text import printable
-from farshore.process_server.clock import SystemClock
 from farshore.process_server.proving.proofs import Proofs
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.storing.segments import Stored

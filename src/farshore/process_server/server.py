@@ -12,9 +12,9 @@ from typing import Callable, Protocol
 
 from farshore.api_types.servers import ProcessServerSettings, ReportAnswer
 from farshore.api_types.vmware import DiscoveryOrder
+from farshore.clock import SystemClock
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.identifiers import Epoch, MachineId
-from farshore.process_server.clock import SystemClock
 from farshore.process_server.copying.copies import Copies
 from farshore.process_server.copying.told import Limits
 from farshore.process_server.data_plane.routes import Routes

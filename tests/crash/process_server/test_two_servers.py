@@ -26,10 +26,10 @@ from farshore.api_types.servers import ReportAnswer, StreamName
 from farshore.client.credentials import client_context
 from farshore.client.data_plane import DataPlane
 from farshore.client.transport import Transport
+from farshore.clock import SystemClock
 from farshore.formats.batch import encode
 from farshore.mobility.backlog import Backlog
 from farshore.mobility.batches import EncodedBatch
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.sender import Sender
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import FarshoreError

@@ -19,8 +19,8 @@ from tests.unit.mobility.doubles import KEY, MACHINE, ProcessServerDouble
 from tests.waiting import PATIENCE, until
 
 from farshore.api_types.machines import EpochGrant, EpochKind
+from farshore.clock import SystemClock
 from farshore.mobility.capture import Capture
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import Ended, EpochRun, Limits
 from farshore.mobility.proving.proving import Demand, Proving

@@ -21,10 +21,10 @@ from farshore.client.credentials import Credentials, client_context, fingerprint
 from farshore.client.machine_self import MachineSelf
 from farshore.client.process_server_self import ProcessServerSelf
 from farshore.client.transport import Transport
+from farshore.clock import SystemClock
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import Authority
 from farshore.configuration_server.web.protocol import server_context
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.renewal import Renewal
 from farshore.mobility.settings import Settings
 from farshore.model.errors import FarshoreError, TryLater, Unreachable, WrongState

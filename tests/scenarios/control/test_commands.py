@@ -16,7 +16,7 @@ from farshore.api_types.jobs import Job
 from farshore.api_types.machines import Machine, ProofRequest
 from farshore.api_types.points import PointRequest
 from farshore.client.management import Management
-from farshore.mobility.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record

@@ -21,7 +21,7 @@ from tests.waiting import PATIENCE, until
 from farshore.api_types.master_targets import MasterTarget, MasterTargetAddition, MasterTargetInvitation
 from farshore.catalog import master_targets
 from farshore.catalog.database import Catalog
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.configuration_server.master_targets import MasterTargets
 from farshore.delivery.in_place import HomeOrder
 from farshore.lab.demo.operator import Operator

@@ -15,9 +15,9 @@ from farshore.api_types.streams import StreamStatus
 from farshore.client.credentials import Credentials
 from farshore.client.machine_self import MachineSelf
 from farshore.client.transport import Transport
+from farshore.clock import SystemClock
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import LEAF_DAYS, Authority
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.planes import Planes
 from farshore.mobility.renewal import RENEW_BEFORE, Renewal
 from farshore.mobility.settings import Settings

@@ -15,8 +15,8 @@ from tests.unit.protection.catalogs import fresh_catalog
 
 from farshore.api_types.machines import Enrolment, RenewalRequest
 from farshore.client.credentials import Credentials, client_context
+from farshore.clock import utc
 from farshore.configuration_server import installation
-from farshore.configuration_server.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import LEAF_DAYS, Authority
 from farshore.configuration_server.pki.issuing import Issuer

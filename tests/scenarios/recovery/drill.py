@@ -33,7 +33,7 @@ from farshore.catalog import epochs, failovers, machines, policies, process_serv
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import EpochRow, FailoverRow, MachineRow, SiteRow
 from farshore.catalog.upgrade import upgrade
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.delivery.in_place import InPlaceDelivery
 from farshore.delivery.served import ServedDelivery

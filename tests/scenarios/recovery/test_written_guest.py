@@ -24,7 +24,7 @@ from farshore.catalog import epochs, failovers, policies, process_servers, sites
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import EpochRow, MachineRow, SiteRow
 from farshore.catalog.upgrade import upgrade
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.delivery.written import WrittenDelivery
 from farshore.lab.accelerator import accelerator_for

@@ -18,8 +18,8 @@ from farshore.api_types.users import Role
 from farshore.catalog import users
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import UserRow
+from farshore.clock import utc
 from farshore.configuration_server.application import create_application
-from farshore.configuration_server.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.jobs.engine import JobEngine
 from farshore.configuration_server.pki.authority import Authority, private_pem

@@ -11,12 +11,12 @@ import pytest
 from tests.unit.mobility.doubles import KEY, MACHINE, ProcessServerDouble
 
 from farshore.api_types.machines import EpochGrant, EpochKind
+from farshore.clock import SystemClock
 from farshore.formats.point_payload import PointPayload
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, union
 from farshore.mobility.capture.capture import Dirty
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import EpochEnd, Limits
 from farshore.mobility.rounds import bitmap_run, round_run

@@ -7,12 +7,12 @@ from typing import Dict, List, Mapping, Optional
 import pytest
 from tests.unit.mobility.doubles import FakeClock
 
+from farshore.clock import SystemClock
 from farshore.mobility import reporting
 from farshore.mobility.capture.accounting import Counters
 from farshore.mobility.capture.capture import Status
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.kernel import DiskStat
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.protected_disks import ProtectedDisk
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.reporting import Reporter

@@ -12,8 +12,8 @@ import pytest
 from tests.unit.mobility.doubles import KEY, MACHINE, ProcessServerDouble
 
 from farshore.api_types.machines import EpochGrant, EpochKind
+from farshore.clock import SystemClock
 from farshore.formats.record import RecordKind
-from farshore.mobility.clock import SystemClock
 from farshore.mobility.disk_reader import CopiedDisk
 from farshore.mobility.epoch_run import EpochEnd, Limits
 from farshore.mobility.proving.proving import Proving

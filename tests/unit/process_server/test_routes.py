@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from farshore.clock import SystemClock
 from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks, encode_chunks
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import Busy
 from farshore.model.identifiers import DiskNumber
-from farshore.process_server.clock import SystemClock
 from farshore.process_server.data_plane.routes import Routes
 from farshore.process_server.listening.exchange import Request
 from farshore.process_server.listening.peer import Peer

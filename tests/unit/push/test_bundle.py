@@ -42,7 +42,7 @@ def test_it_holds_the_agent_and_nothing_of_the_servers(tmp_path: Path) -> None:
     assert f"{made.release}/farshore-mobility.service" in names
     assert names[f"{made.release}/bin/farshore-mobility"].mode == 0o755
     ours = {name.split("/")[3] for name in names if name.startswith(f"{site}/farshore/")}
-    assert ours == {"__init__.py", *bundle.OUR_PACKAGES}
+    assert ours == {*bundle.OUR_MODULES, *bundle.OUR_PACKAGES}
     assert f"{site}/numpy/__init__.py" in names
     assert not any("tests" in name or name.endswith((".pyi", "f2py")) for name in names)
     assert all(entry.uid == 0 for entry in names.values())

@@ -8,7 +8,7 @@ from farshore.catalog import events, machines, master_targets, process_servers, 
 from farshore.catalog.change_details import changed
 from farshore.catalog.database import Transaction
 from farshore.client.credentials import fingerprints
-from farshore.configuration_server.clock import utc
+from farshore.clock import utc
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki import replacement
 from farshore.configuration_server.services import Services

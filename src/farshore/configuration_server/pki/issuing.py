@@ -9,7 +9,7 @@ from typing import NamedTuple
 from farshore.catalog import users
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import CertificateRow
-from farshore.configuration_server.clock import utc
+from farshore.clock import utc
 from farshore.configuration_server.identity import Identity, Peer
 from farshore.configuration_server.pki.authority import Authority, Issued
 from farshore.configuration_server.pki.replacement import Authorities

@@ -20,13 +20,13 @@ from typing import Callable, Iterator
 
 import numpy as np
 
+from farshore.clock import SystemClock
 from farshore.formats.batch import LATEST, Batch, Role
 from farshore.formats.record import RecordKind
 from farshore.formats.spool import FrameFlag, FrameHeader, FrameKind
 from farshore.model.cadence import cadence
 from farshore.model.errors import FarshoreError, Fenced, Gap, Moved, TryLater, WrongState
 from farshore.model.identifiers import Epoch, MachineId
-from farshore.process_server.clock import SystemClock
 from farshore.process_server.spool import log as spool
 from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.streams import repeats

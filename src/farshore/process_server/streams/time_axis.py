@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from farshore.clock import SystemClock
 from farshore.formats.batch import Batch
 from farshore.model.clock_steps import LEAST_STEP, wall_clock_offset
 from farshore.model.ports import Clock
-from farshore.process_server.clock import SystemClock
 
 AHEAD = 2_000_000_000
 BEHIND = 10_000_000_000

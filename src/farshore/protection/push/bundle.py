@@ -34,6 +34,7 @@ from farshore.model.errors import FarshoreError, NotFound, TryLater, Unsupported
 
 OLDEST, NEWEST = (3, 9), (3, 14)
 PLATFORM = "x86_64-manylinux_2_28"
+OUR_MODULES = ("__init__.py", "clock.py")
 OUR_PACKAGES = ("api_types", "client", "formats", "mobility", "model", "telemetry")
 UNIT = "farshore-mobility.service"
 _HERE = Path(__file__).parent
@@ -196,10 +197,9 @@ def _our_files() -> Iterator[tuple[str, bytes]]:
     """Our modules and the capture programs by their place below ``site``."""
     if not all((_ROOT / program).exists() for program in _CAPTURE):
         raise Unsupported("The capture program has not been built.", remedy="Run `make -C bpf` on this server.")
-    yield "farshore/__init__.py", (_ROOT / "__init__.py").read_bytes()
-    for package in OUR_PACKAGES:
-        for path in sorted((_ROOT / package).rglob("*.py")):
-            yield f"farshore/{path.relative_to(_ROOT)}", path.read_bytes()
+    packages = (path for package in OUR_PACKAGES for path in sorted((_ROOT / package).rglob("*.py")))
+    for path in (*(_ROOT / module for module in OUR_MODULES), *packages):
+        yield f"farshore/{path.relative_to(_ROOT)}", path.read_bytes()
     for program in _CAPTURE:
         yield f"farshore/{program}", (_ROOT / program).read_bytes()
 

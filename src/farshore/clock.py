@@ -1,0 +1,25 @@
+"""This machine's clock, as farshore.model.ports.Clock."""
+
+from __future__ import annotations
+
+import datetime
+import time
+
+from farshore.model.ports import Clock
+
+
+class SystemClock:
+    """The operating system's two clocks. The capture stamps its records with the same monotonic one."""
+
+    def now(self) -> int:
+        """Return nanoseconds since 1970 UTC."""
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never jumps."""
+        return time.monotonic()
+
+
+def utc(clock: Clock) -> datetime.datetime:
+    """Return the clock's time as certificates want it."""
+    return datetime.datetime.fromtimestamp(clock.now() / 1e9, datetime.timezone.utc)
