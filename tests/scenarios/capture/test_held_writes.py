@@ -33,6 +33,7 @@ from tests.unit.mobility.doubles import ProcessServerDouble
 from tests.waiting import until
 
 from farshore.mobility.capture import Capture, Cause
+from farshore.mobility.capture.flights import Flights
 from farshore.mobility.disk_reader import DiskReader
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.states import CaptureMode
@@ -102,9 +103,10 @@ def test_an_age_is_no_reason_and_the_control_shows_what_it_would_cost(disk, monk
             ahead = time.monotonic_ns() + 10**17
             clock = SimpleNamespace(monotonic=time.monotonic, monotonic_ns=lambda: ahead, sleep=time.sleep)  # noqa: B023
             with monkeypatch.context() as patched:
-                patched.setattr("farshore.mobility.capture.capture.time", clock)
+                for module in ("capture", "flights"):
+                    patched.setattr(f"farshore.mobility.capture.{module}.time", clock)
                 if aged:
-                    patched.setattr(Capture, "_not_ended", lambda capture, before: None)
+                    patched.setattr(Flights, "not_ended", lambda flights, before: None)
                     dirty = capture.settled(entry, timeout=0.5)
                     copy_dirty(replica, disk.loop, dirty)
                 else:

@@ -97,10 +97,10 @@ def test_a_write_whose_run_is_under_way_while_the_disk_is_quiet_is_not_taken_as_
 
         with monkeypatch.context() as patched:
             if fault:
-                patched.setattr("farshore.mobility.capture.capture.grace_period", lambda: None)
+                patched.setattr("farshore.mobility.capture.flights.grace_period", lambda: None)
             else:
                 threading.Timer(0.1, let_go).start()
-            capture._is_quiet(NUMBER, capture._disks.get(NUMBER))
+            capture._flights.is_quiet(NUMBER, capture._disks.get(NUMBER))
         let_go()
         held.result()
         assert (capture.quiet_position(NUMBER, BLOCK * 8, BLOCK * 8 + 8) is None) is not fault

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type
+from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,6 @@ from farshore.mobility.capture.accounting import (
     Sample,
     State,
     Verdict,
-    all_counted,
     compare_delivery,
     narrow,
     worst,
@@ -37,12 +36,13 @@ from farshore.mobility.capture.accounting import (
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, slot_words_for, union
 from farshore.mobility.capture.disks import Disk, buffered_mounts
 from farshore.mobility.capture.extents import SectorRange
+from farshore.mobility.capture.flights import LOOK_EVERY, Flights
 from farshore.mobility.capture.kernel import driver_is_idle, grace_period, keeps_stat, read_stat, sync_file_system
 from farshore.mobility.capture.layout import BLOCK_SECTORS, Cause, Control, Protocol
 from farshore.mobility.capture.pinned import CHANGED_MAP, MAPS, Document
 from farshore.mobility.capture.program import BITMAP_OBJECT, Changed, Program
 from farshore.mobility.capture.ring import RecordBatch
-from farshore.mobility.capture.watched import Watched, WatchedDisks
+from farshore.mobility.capture.watched import WatchedDisks
 from farshore.model.errors import NotFound, Refused, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
@@ -53,11 +53,7 @@ DEFAULT_RING_BYTES = 64 << 20
 MOST_BITMAP_BYTES = 16 << 20
 """Of each of the two slots: 256 GiB of disks at 4 KiB a bit and as much for later; larger disks get coarser bits."""
 _NO_RING = 1 << 16
-_IDLE_LOOKS = 3
-_LOOK_EVERY = 0.002
-_STRANGER_NANOSECONDS = 5 * 10**9
 _SECTOR = 512
-_ENDS = "The copy goes on by itself as soon as they are known to have ended."
 
 
 @dataclass(frozen=True)
@@ -126,6 +122,7 @@ class Capture:
         else:
             self._program = Program(ring_bytes=ring_bytes, slot_words=words)
         self._disks = WatchedDisks(self._program)
+        self._flights = Flights(self._program, self._disks)
         self._scratch = scratch
         self._lock = threading.RLock()
         self._closed = False
@@ -133,7 +130,6 @@ class Capture:
         self._last_counts: Dict[DiskNumber, Tuple[float, Counters]] = {}
         self._blind: Set[DiskNumber] = set()
         self._switched = 0
-        self._untracked_landed = 0
         try:
             self._program.control.since = time.monotonic_ns()
             self._disks.add_first(disks)
@@ -295,11 +291,11 @@ class Capture:
         with self._lock:
             watched = self._disks.get(number)
             position = self._program.ring.position()
-            known = self._knows_strangers(watched) and not self._has_untracked()
+            known = self._flights.knows_strangers(watched) and not self._flights.has_untracked()
             if not known or not self._program.in_data_mode():
                 return None
             # A write whose record lies before the position was noted in the map before it got its record.
-            flights = self._flights(watched)
+            flights = self._flights.of(watched)
             begins = flights["sector"].astype(np.int64)
             ends = begins + flights["length"] // _SECTOR
             return None if ((begins < end) & (ends > first)).any() else position
@@ -425,7 +421,7 @@ class Capture:
         with self._lock:
             verdicts = {}
             for number, watched in self._disks.items():
-                if not (self._knows_strangers(watched) or self._is_quiet(number, watched)):
+                if not (self._flights.knows_strangers(watched) or self._flights.is_quiet(number, watched)):
                     verdicts[number] = Verdict(State.UNSETTLED)
                     continue
                 taken, before = self._last_counts.get(number) or (time.monotonic(), self._disks.counters(number))
@@ -433,7 +429,7 @@ class Capture:
                 try:
                     counted = keeps_stat(watched.disk.device)
                     stat = read_stat(watched.disk.device)
-                    idle = driver_is_idle(watched.disk.device) and not self._is_flying(number)
+                    idle = driver_is_idle(watched.disk.device) and not self._flights.is_flying(number)
                 except NotFound:  # it was pulled out: there is nothing to compare with, and the others go on
                     verdicts[number] = Verdict(State.UNSETTLED)
                     continue
@@ -501,8 +497,6 @@ class Capture:
         if not self._program.in_data_mode() or self._program.generation() != entry.generation:
             raise WrongState("Data mode has ended meanwhile.", remedy="Enter it again.")
 
-    # ---- which writes have ended ----
-
     def _wait_ended(self, before: int, timeout: float, entry: Optional[Entry] = None) -> None:
         """Until every write that was submitted before ``before`` (monotonic ns) has ended. Raises TryLater."""
         deadline = time.monotonic() + timeout
@@ -511,97 +505,12 @@ class Capture:
                 self._must_be_open()
                 if entry is not None:
                     self._must_be_at(entry)
-                why = self._not_ended(before)
+                why = self._flights.not_ended(before)
             if why is None:
                 return
             if time.monotonic() >= deadline:
                 raise why
-            time.sleep(_LOOK_EVERY)
-
-    def _not_ended(self, before: int) -> Optional[TryLater]:
-        """Why some write that was submitted before ``before`` may still change a disk unnoticed; None: none can.
-
-        The program's map of writes in flight is never short of one, a few apart for which there was no room. It may
-        hold one too many, as a completion can pass the hook by: the kernel is asked for an instant without any. How
-        long a write takes says nothing. Writes from before the hook was attached are not in the map. On most disks the
-        program falls back to the bitmap when one of them ends; on the others they are waited for too.
-        """
-        counted = int(self._program.control.untracked)  # before the disks are asked: of later ones nothing is known
-        untracked = counted != self._untracked_landed
-        for number, watched in self._disks.items():
-            flights = self._flights(watched)
-            flights = flights[flights["time"] < before]
-            strangers = not self._knows_strangers(watched) or self._may_soon_end(watched)
-            if not len(flights) and not untracked and not strangers:
-                continue
-            if self._is_quiet(number, watched):
-                continue
-            return _in_flight(watched.disk, flights) if len(flights) else _never_idle(watched.disk)
-        if untracked:  # every disk was quiet since
-            self._untracked_landed = counted
-        return None
-
-    def _has_untracked(self) -> bool:
-        return int(self._program.control.untracked) != self._untracked_landed
-
-    def _knows_strangers(self, watched: Watched) -> bool:
-        """Whether a write that was submitted before we were attached cannot end unnoticed."""
-        return watched.by_request or watched.ended_before >= watched.attached
-
-    def _may_soon_end(self, watched: Watched) -> bool:
-        """Whether to wait for such writes, rather than fall back in a moment. Nothing else rests on it."""
-        if watched.ended_before >= watched.attached:
-            return False
-        return time.monotonic_ns() < watched.attached + _STRANGER_NANOSECONDS
-
-    def _flights(self, watched: Watched) -> npt.NDArray[Any]:
-        """Writes to a disk that have been submitted and are not known to have ended."""
-        flights = self._program.flying()
-        under_way: npt.NDArray[Any] = flights[
-            (flights["index"] == watched.index) & (flights["time"] >= watched.ended_before)
-        ]
-        return under_way
-
-    def _is_flying(self, number: DiskNumber) -> bool:
-        """Whether a write may be under way that the driver has not got: in an I/O scheduler, or put back by SCSI."""
-        watched = self._disks.get(number)
-        return bool(len(self._flights(watched))) and not self._is_quiet(number, watched)
-
-    def _is_quiet(self, number: DiskNumber, watched: Watched) -> bool:
-        """Ask the kernel for an instant at which every write to the disk has ended. Notes it if there is one.
-
-        The driver must be seen idle again and again, with nothing submitted in between. A request may still be kept
-        from the driver, by an I/O scheduler, a preempted task's plug, SCSI's error recovery. Where the accounts are
-        exact they tell of it. Where they are not they are made exact here: what then lands shows as a gap.
-        """
-        device = watched.disk.device
-        try:
-            if not driver_is_idle(device):
-                return False
-        except NotFound:
-            pass
-        asked = time.monotonic_ns()
-        # A run that began before may have lost its processor before it counted its write, or noted it in the map.
-        grace_period()
-        first = self._disks.counters(number)
-        try:
-            for look in range(_IDLE_LOOKS):
-                if look:
-                    time.sleep(_LOOK_EVERY)
-                if not driver_is_idle(device):
-                    return False
-            stat = read_stat(device)
-        except NotFound:  # a disk that is gone works on nothing
-            self._disks.note_ended(number, asked)
-            return True
-        last = self._disks.counters(number)
-        if first.bios != last.bios or not all_counted(watched.ledger, stat, last):
-            return False
-        ledger, verdict = narrow(watched.ledger, Sample(last, stat, last, idle=True))
-        if verdict.state is State.OK:  # anything else the next account shows
-            self._disks.note(number, ledger, watched.undelivered)
-        self._disks.note_ended(number, asked)
-        return True
+            time.sleep(LOOK_EVERY)
 
     # ---- page layout ----
 
@@ -622,35 +531,6 @@ class Capture:
                 remedy="It shows with the next write to an ext4 or vfat file system; until then the bitmap protects.",
             )
         self._program.stop_learning()
-
-
-def _keeps_stat(device: str) -> bool:
-    try:
-        return keeps_stat(device)
-    except NotFound:
-        return True
-
-
-def _in_flight(disk: Disk, flights: npt.NDArray[Any]) -> TryLater:
-    oldest = flights[np.argmin(flights["time"])]
-    seconds = (time.monotonic_ns() - int(oldest["time"])) / 1e9
-    return TryLater(
-        f"Disk {disk.name} has not completed {len(flights)} earlier write(s). The oldest, {int(oldest['length'])} "
-        f"bytes at sector {int(oldest['sector'])}, has been in flight for {seconds:.0f} s.",
-        remedy=f"Look after the disk (dmesg, multipath -ll, iscsiadm -m session). {_ENDS}",
-    )
-
-
-def _never_idle(disk: Disk) -> TryLater:
-    if not _keeps_stat(disk.device):
-        return TryLater(
-            f"Whether disk {disk.name} has completed earlier writes is not known: its statistics are off.",
-            remedy=f"Switch them on: echo 1 > /sys/block/{disk.name}/queue/iostats",
-        )
-    return TryLater(
-        f"Disk {disk.name} has not been idle since capture began, so that earlier writes may still be in flight.",
-        remedy=f"Pause what uses it for an instant, or freeze its file systems (fsfreeze). {_ENDS}",
-    )
 
 
 def _touch(path: Path) -> None:
