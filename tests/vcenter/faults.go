@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +22,11 @@ import (
 //	busy         HTTP 503
 //	slow         carried out, late by what the order says
 //	void         answered as if it were carried out, and it is not: a guest that does not shut down
+//	endless      an answer without an end, of which nobody needs more than the beginning
+//	bomb         one that unpacks to a gibibyte
+//	odd          a failed call whose answer is no fault
+//	cookie       a cookie that is none
+//	terminal     carried out, with what drives a terminal in place of the word VMware
 //	task:NAME    a task is answered that ends in the fault NAME, one without fields; nothing is carried out
 //	NAME         the fault NAME is answered, such as NotAuthenticated, NoPermission, TaskInProgress
 func fail(due *fault, name string, this types.ManagedObjectReference, inner http.Handler, w http.ResponseWriter,
@@ -37,6 +44,18 @@ func fail(due *fault, name string, this types.ManagedObjectReference, inner http
 	case due.kind == "void":
 		w.Header().Set("Content-Type", "text/xml; charset=utf-8")
 		fmt.Fprintf(w, envelope, fmt.Sprintf(`<%sResponse xmlns="urn:vim25"></%[1]sResponse>`, name))
+	case due.kind == "endless":
+		answerEndless(w)
+	case due.kind == "bomb":
+		answerBomb(w)
+	case due.kind == "odd":
+		w.WriteHeader(http.StatusInternalServerError)
+		fmt.Fprintf(w, envelope, fmt.Sprintf(`<%sResponse xmlns="urn:vim25"></%[1]sResponse>`, name))
+	case due.kind == "cookie":
+		w.Header().Set("Set-Cookie", "a[b]=c")
+		inner.ServeHTTP(w, r)
+	case due.kind == "terminal":
+		answerTerminal(inner, w, r)
 	case strings.HasPrefix(due.kind, "task:"):
 		answerTask(w, name, this, strings.TrimPrefix(due.kind, "task:"))
 	default:
@@ -58,6 +77,36 @@ func answerHalf(inner http.Handler, w http.ResponseWriter, r *http.Request) {
 		flusher.Flush()
 	}
 	panic(http.ErrAbortHandler)
+}
+
+func answerEndless(w http.ResponseWriter) {
+	line := []byte("<a>" + strings.Repeat("much ", 12000) + "</a>")
+	fmt.Fprint(w, strings.SplitN(envelope, "%s", 2)[0])
+	for {
+		if _, err := w.Write(line); err != nil {
+			return // the caller has had enough
+		}
+	}
+}
+
+func answerBomb(w http.ResponseWriter) {
+	w.Header().Set("Content-Encoding", "gzip")
+	packed := gzip.NewWriter(w)
+	fmt.Fprint(packed, strings.SplitN(envelope, "%s", 2)[0])
+	line := []byte(strings.Repeat(" ", 1<<20))
+	for sent := 0; sent < 1<<10; sent++ {
+		if _, err := packed.Write(line); err != nil {
+			return
+		}
+	}
+	_ = packed.Close()
+}
+
+func answerTerminal(inner http.Handler, w http.ResponseWriter, r *http.Request) {
+	whole := httptest.NewRecorder()
+	inner.ServeHTTP(whole, r)
+	// U+009B begins what ESC [ begins, and is a character that XML takes.
+	_, _ = w.Write(bytes.Replace(whole.Body.Bytes(), []byte("VMware"), []byte("&#x9b;31m&#10;VMware"), -1))
 }
 
 func answerTask(w http.ResponseWriter, name string, this types.ManagedObjectReference, kind string) {

@@ -11,8 +11,9 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from farshore.model.errors import Malformed, Unreachable, WrongKey
+from farshore.model.errors import Malformed, TryLater, Unreachable, WrongKey
 
 SECONDS = 20.0
 """For a handshake."""
@@ -78,6 +79,22 @@ def context_for(pem: str) -> ssl.SSLContext:
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # nor have what ESXi leaves out of it
     context.load_verify_locations(cadata=pem)
     return context
+
+
+def place_of(url: str, server: str) -> tuple[str, int, str]:
+    """Host, port and path with query of a URL that a server gives for a file; ``*`` is the server itself. Raises
+    TryLater for what is none."""
+    try:
+        address = urlsplit(url)
+        if not re.fullmatch(r"[\x21-\x7e]*", url):
+            raise ValueError
+        path = f"{address.path}?{address.query}" if address.query else address.path
+        return address.hostname or "*", address.port or 443, path or "/"
+    except ValueError as error:
+        raise TryLater(
+            f"{server} gives an address for a file that is none.",
+            remedy="It is tried again. If it recurs, report it with the server's version.",
+        ) from error
 
 
 def wrong_certificate(host: str, shown: str = "") -> WrongKey:

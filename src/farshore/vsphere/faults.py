@@ -11,6 +11,7 @@ import http.client
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.cookies import CookieError
 from xml.parsers.expat import ExpatError
 
 from pyVmomi import vim, vmodl
@@ -24,7 +25,7 @@ class SessionLost(TryLater):
     """The server does not know our session, or what we made in it, any more: log in anew and begin anew."""
 
 
-_NOT_UNDERSTOOD = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+_NOT_UNDERSTOOD = (AssertionError, AttributeError, CookieError, LookupError, TypeError, ValueError)
 """What the SDK raises over an answer that has not the form that it knows."""
 _LOST = (vim.fault.NotAuthenticated, vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion)
 
@@ -46,10 +47,18 @@ def translated(host: str) -> Iterator[None]:
             remedy="It is tried again. Check the network and that the server's services run.",
         ) from error
     except _NOT_UNDERSTOOD as error:
-        raise TryLater(
-            f"{host} gave an answer that cannot be understood ({type(error).__name__}: {clean_line(str(error))}).",
-            remedy="It is tried again. If it recurs, report it with the server's version.",
-        ) from error
+        raise _not_understood(host, error) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise _not_understood(host, error) from error  # a failed call was answered with what is no fault
+
+
+def _not_understood(host: str, error: Exception) -> TryLater:
+    return TryLater(
+        f"{host} gave an answer that cannot be understood ({type(error).__name__}: {clean_line(str(error))}).",
+        remedy="It is tried again. If it recurs, report it with the server's version.",
+    )
 
 
 def of_server(host: str, error: Exception) -> FarshoreError:
@@ -64,7 +73,7 @@ def of_server(host: str, error: Exception) -> FarshoreError:
         return SessionLost(f"{host} ended the session ({said}).", remedy="It is begun anew.")
     if isinstance(error, vim.fault.NoPermission):
         return Forbidden(
-            f"The account at {host} lacks the privilege {error.privilegeId}.",
+            f"The account at {host} lacks the privilege {clean_line(str(error.privilegeId))}.",
             remedy="Give the account's role this privilege, on the vCenter or host itself, with propagation.",
         )
     if isinstance(error, vim.fault.TaskInProgress):

@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from pyVmomi import vim, vmodl
 
 from farshore.model.errors import FarshoreError, Forbidden, Refused, TryLater, Unreachable, Unsupported
-from farshore.vsphere.certificates import context_for
+from farshore.vsphere.certificates import context_for, place_of
 from farshore.vsphere.power import machine_there
 from farshore.vsphere.session import Session
 
@@ -153,15 +152,14 @@ class Guest:
 
     def _transfer(self, method: str, url: str, content: bytes) -> bytes:
         """By a host of the server's, whose certificate that knows; ``*`` is the server itself."""
-        address = urlsplit(url)
-        host, port = address.hostname or "*", address.port or 443
+        host, port, path = place_of(url, self.session.host)
         itself = host in ("*", self.session.host)
         if itself:
             host, port = self.session.host, self.session.login.port
         context = context_for(self.session.login.certificate) if itself else self._of_host()
         connection = http.client.HTTPSConnection(host, port, timeout=_TRANSFER_SECONDS, context=context)
         try:
-            connection.request(method, f"{address.path}?{address.query}", body=content or None)
+            connection.request(method, path, body=content or None)
             answer = connection.getresponse()
             said = answer.read(_MOST_SAID)
         except (OSError, http.client.HTTPException) as error:
@@ -178,7 +176,13 @@ class Guest:
     def _of_host(self) -> ssl.SSLContext:
         with machine_there(self.session, self.machine) as found:
             shown = bytes(byte & 0xFF for byte in found.runtime.host.config.certificate or [])
-        return context_for(shown.decode("ascii", "replace"))
+        try:
+            return context_for(shown.decode("ascii", "replace"))
+        except (OSError, ValueError) as error:
+            raise TryLater(
+                f"{self.session.host} has no certificate of the host that runs {self.name}.",
+                remedy="Connect the host anew in vCenter, then repeat.",
+            ) from error
 
 
 def _script(command: str, folder: str) -> str:

@@ -6,13 +6,17 @@ odd machine ends nobody's discovery.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from farshore.api_types.vmware import VmwareMachine, VmwarePlace
+from farshore.api_types.body import clean_line
+from farshore.api_types.vmware import MOST_KNOWN, VmwareMachine, VmwarePlace
+from farshore.model.errors import Refused
 from farshore.vsphere.properties import MACHINE, PLACES, Fields, Reader, changed, is_machine, kind_of
 
+_MOST_UNREAD = 64
 _NOT_AS_EXPECTED = (AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -36,7 +40,7 @@ class Inventory:
         self.places: dict[str, VmwarePlace] = {}
 
     def apply(self, update: Any) -> Changes:
-        """Take in an UpdateSet of the SDK."""
+        """Take in an UpdateSet of the SDK. Raises Refused beyond ``MOST_KNOWN``."""
         changes = Changes()
         for portion in update.filterSet or []:
             for one in portion.objectSet or []:
@@ -44,7 +48,7 @@ class Inventory:
         return changes
 
     def _take(self, update: Any, changes: Changes) -> None:
-        known = str(update.obj._moId)
+        known = str(clean_line(str(update.obj._moId)))  # as its row has it
         if update.kind == "leave":
             self._forget(known, changes)
             return
@@ -54,10 +58,16 @@ class Inventory:
         elif (kind := kind_of(update.obj)) is not None:
             fields, _ = _read(update, PLACES[kind][1])
             before = None if update.kind == "enter" else self.places.get(known)
-            self.places[known] = VmwarePlace.model_validate(
-                {**dict(before or VmwarePlace(id=known, kind=kind)), **fields}
-            )
+            before = before or VmwarePlace(id=known, kind=kind)
+            with contextlib.suppress(ValueError):  # a value that no field takes: it stays as it was
+                before = VmwarePlace.model_validate({**dict(before), **fields})
+            self.places[known] = before
             changes.places.add(known)
+        if len(self.machines) + len(self.places) > MOST_KNOWN:
+            raise Refused(
+                f"The server has more than {MOST_KNOWN} machines, hosts, datastores, networks and folders.",
+                remedy="Give the account its role on a part of them only.",
+            )
         changes.gone.discard(known)
 
     def _take_machine(self, known: str, update: Any) -> None:
@@ -65,11 +75,11 @@ class Inventory:
         before = before or VmwareMachine(id=known)
         fields, unread = _read(update, MACHINE)
         told = {change.name for change in update.changeSet or []}
-        fields["unread"] = sorted((set(before.unread) - told) | unread)
+        fields["unread"] = sorted((set(before.unread) - told) | unread)[:_MOST_UNREAD]
         try:
             self.machines[known] = changed(before, fields)
         except ValueError:  # a value that no field takes
-            self.machines[known] = changed(before, {"unread": sorted({*fields["unread"], *told})[:64]})
+            self.machines[known] = changed(before, {"unread": sorted({*fields["unread"], *told})[:_MOST_UNREAD]})
 
     def _forget(self, known: str, changes: Changes) -> None:
         self.machines.pop(known, None)

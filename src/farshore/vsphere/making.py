@@ -15,13 +15,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pyVmomi import vim
 
 from farshore.model.errors import FarshoreError, Refused, TryLater, Unreachable
 from farshore.vsphere.building import NewMachine, machine_spec
-from farshore.vsphere.certificates import context_for
+from farshore.vsphere.certificates import context_for, place_of
 from farshore.vsphere.faults import of_server, translated
 from farshore.vsphere.placing import Places
 from farshore.vsphere.session import Session
@@ -119,8 +118,7 @@ class _Kept:
 def _send(session: Session, target: Any, image: Path, sent: Any) -> None:
     """Send one disk to the host that asks for it; ``*`` is the server itself. A host shows a certificate of its own,
     which the server has told us by its SHA-1 thumbprint."""
-    address = urlsplit(str(target.url))
-    host, port = address.hostname or "*", address.port or 443
+    host, port, path = place_of(str(target.url), session.host)
     if host == "*":
         host, port = session.host, session.login.port
     context = context_for(session.login.certificate) if host == session.host else _by_thumbprint()
@@ -129,7 +127,7 @@ def _send(session: Session, target: Any, image: Path, sent: Any) -> None:
         connection.connect()
         if host != session.host:
             _check(connection, host, str(target.sslThumbprint or ""))
-        connection.putrequest("POST", address.path)
+        connection.putrequest("POST", path)
         connection.putheader("Content-Type", "application/x-vnd.vmware-streamVmdk")
         connection.putheader("Content-Length", str(image.stat().st_size))
         connection.endheaders()

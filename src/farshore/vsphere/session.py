@@ -14,7 +14,9 @@ from typing import Any
 
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
+from farshore.api_types.body import clean_line
 from farshore.model.errors import Unsupported
+from farshore.vsphere.answers import BoundedConnection
 from farshore.vsphere.certificates import context_for
 from farshore.vsphere.faults import translated
 
@@ -55,7 +57,7 @@ class Session:
     @property
     def product(self) -> str:
         """Such as ``VMware vCenter Server 8.0.2 build-22385739``."""
-        return str(self.content.about.fullName)
+        return str(clean_line(str(self.content.about.fullName)))
 
     def missing(self, wanted: Sequence[str] = NEEDED) -> list[str]:
         """Which of these privileges the account lacks on the root folder, in their order. Raises as ``translated``."""
@@ -105,17 +107,23 @@ def session(login: Login) -> Iterator[Session]:
 
 
 def _stub(login: Login, seconds: float) -> Any:
-    return SoapStubAdapter(
+    made = SoapStubAdapter(
         host=login.host,
         port=login.port,
         version=_VERSION,
         sslContext=context_for(login.certificate),
         httpConnectionTimeout=seconds,
+        acceptCompressedResponses=False,  # it would unpack them without a limit
+        customHeaders={"Accept-Encoding": "gzip"},
     )
+    made.scheme = BoundedConnection
+    return made
 
 
 def _check_product(host: str, about: Any) -> None:
     major, _, rest = str(about.apiVersion).partition(".")
     minor = rest.partition(".")[0]
     if not (major.isdecimal() and minor.isdecimal() and (int(major), int(minor)) >= (6, 5)):
-        raise Unsupported(f"{host} is {about.fullName}; 6.5 is the oldest that is supported.", remedy="Upgrade it.")
+        raise Unsupported(
+            f"{host} is {clean_line(str(about.fullName))}; 6.5 is the oldest that is supported.", remedy="Upgrade it."
+        )

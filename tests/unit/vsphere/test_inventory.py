@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pyVmomi import vim
 from tests.unit.vsphere.updates import DEVICE, QUERY, controller, disk, machine, update, update_set
 
 from farshore.api_types.vmware import DiskBacking, PlaceKind
+from farshore.model.errors import Refused
+from farshore.vsphere import inventory as inventories
 from farshore.vsphere.inventory import Inventory
 
 
@@ -155,3 +158,31 @@ def test_places_have_their_kinds() -> None:
         "d": PlaceKind.DATASTORE,
     }
     assert (found["host-1"].accessible, found["ds"].free, found["ds"].capacity) == (False, 4, 10)
+
+
+def test_an_odd_datastore_ends_nothing() -> None:
+    store = vim.Datastore("datastore-1")
+    found = known(update(store, name="ds1", summary__capacity=1 << 40), update(machine(), name="web1"))
+    found.apply(update_set(update(store, "modify", summary__capacity=1 << 70)))
+    assert (found.places["datastore-1"].capacity, found.places["datastore-1"].name) == (1 << 40, "ds1")
+    assert list(found.machines) == ["vm-1"]
+
+
+def test_ids_are_as_their_rows_have_them() -> None:
+    """Two that are cut to the same are one row; what drives a terminal is in neither id nor name."""
+    long = "vm-" + "9" * 300
+    found = known(*(update(vim.VirtualMachine(one), name="a\x9b31mb") for one in (long, f"{long}1", "vm\x1b[2J")))
+    assert {one.id for one in found.machines.values()} == set(found.machines) == {long[:200], "vm\ufffd[2J"}
+    assert {one.name for one in found.machines.values()} == {"a\ufffd31mb"}
+
+
+def test_what_cannot_be_read_is_listed_up_to_a_bound() -> None:
+    (found,) = known(update(machine(), name="web1", missing=tuple(f"p{n}" for n in range(999)))).machines.values()
+    assert (found.name, len(found.unread)) == ("web1", 64)
+
+
+def test_more_than_can_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventories, "MOST_KNOWN", 3)
+    found = known(*(update(machine(n)) for n in range(3)))
+    with pytest.raises(Refused, match="more than 3 machines"):
+        found.apply(update_set(update(machine(3))))

@@ -9,7 +9,7 @@ from cryptography import x509
 from fastapi import Query, Response
 from pydantic import TypeAdapter
 
-from farshore.api_types.body import LABEL_LENGTH
+from farshore.api_types.body import LABEL_LENGTH, LARGEST, clean_line
 from farshore.api_types.vmware import (
     DiscoveredMachine,
     DiscoveredSummary,
@@ -109,10 +109,14 @@ def remove_vmware_server(name: Named, user: Contributor, installation: Installat
 def look_at_vmware_certificate(request: VmwareAddress, _user: Contributor) -> VmwareCertificate:
     """The certificate that a VMware server shows, for somebody to compare before it is pinned."""
     shown = look(request.host, request.port)
-    certificate = x509.load_pem_x509_certificate(shown.pem.encode())
-    expires = int(certificate.not_valid_after_utc.timestamp()) * _SECOND
-    subject = certificate.subject.rfc4514_string()[:LABEL_LENGTH]
-    return VmwareCertificate(fingerprint=shown.fingerprint, subject=subject, expires=max(0, expires))
+    try:
+        certificate = x509.load_pem_x509_certificate(shown.pem.encode())
+        expires = int(certificate.not_valid_after_utc.timestamp()) * _SECOND
+        subject = clean_line(certificate.subject.rfc4514_string())
+    except (ValueError, x509.InvalidVersion):  # what TLS takes and the parser does not: the fingerprint is what counts
+        expires, subject = 0, ""
+    # "Never" is the year 9999, which nanoseconds do not reach.
+    return VmwareCertificate(fingerprint=shown.fingerprint, subject=subject, expires=min(max(0, expires), LARGEST))
 
 
 @machines.get("", response_model=list[DiscoveredSummary])

@@ -1,0 +1,71 @@
+"""Answers of a VMware server as the SDK reads them, with an end: a server that was taken over, or that something went
+wrong with, must not fill this host's memory.
+
+The SDK reads an answer to its end, whatever that is, and unpacks it without a limit. So it is given connections whose
+answers unpack themselves and fail beyond ``MOST_BYTES``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import zlib
+from typing import Any
+
+MOST_BYTES = 64 << 20
+"""Of one unpacked answer: sixty times what discovery asks for at once."""
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+class BoundedAnswer(http.client.HTTPResponse):
+    """What http.client reads, unpacked. Raises HTTPException beyond ``MOST_BYTES``, or for an encoding that was not
+    asked for."""
+
+    def begin(self) -> None:
+        """Read the head, as http.client calls it."""
+        super().begin()
+        self._left = MOST_BYTES
+        encoding = super().getheader("Content-Encoding", "identity").lower()
+        if encoding not in ("identity", "gzip"):
+            raise http.client.HTTPException(f"an answer in the encoding {encoding[:20]!r}")
+        self._unpacked = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
+
+    def getheader(self, name: str, default: Any = None) -> Any:
+        """A header; what ``read`` returns has no encoding."""
+        return default if name.lower() == "content-encoding" else super().getheader(name, default)
+
+    def read(self, amt: int | None = None) -> bytes:
+        """So many bytes at most, none at the end; the rest without a number."""
+        if amt is None:
+            parts = []
+            while part := self.read(1 << 16):
+                parts.append(part)
+            return b"".join(parts)
+        return self._counted(self._unpack(amt) if self._unpacked is not None else super().read(amt))
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            self.close()
+            raise http.client.HTTPException(f"an answer of more than {MOST_BYTES >> 20} MiB")
+        return data
+
+    def _unpack(self, amt: int) -> bytes:
+        assert self._unpacked is not None
+        while not self._unpacked.eof:
+            packed = self._unpacked.unconsumed_tail or super().read(amt)
+            try:
+                data = self._unpacked.decompress(packed, amt)
+            except zlib.error as error:
+                raise http.client.HTTPException(f"an answer that does not unpack ({error})") from error
+            if data or not packed:
+                return data
+        # The connection is used again once the answer was read to its end.
+        while self._counted(super().read(amt)):
+            pass
+        return b""
+
+
+class BoundedConnection(http.client.HTTPSConnection):
+    """An HTTPS connection with such answers."""
+
+    response_class = BoundedAnswer
