@@ -17,16 +17,17 @@ def read_all(session: Session, objects: Sequence[Any], paths: Sequence[str]) -> 
     """Yield each object with those of its properties that are set and readable. Objects are of one kind. Raises what
     the SDK raises."""
     for start in range(0, len(objects), _PORTION):
-        left = _PORTION
         some = objects[start : start + _PORTION]
+        left = len(some)
         wanted = _QUERY.PropertySpec(type=_kind(some[0]), pathSet=list(paths))
         chosen = _QUERY.FilterSpec(objectSet=[_QUERY.ObjectSpec(obj=one) for one in some], propSet=[wanted])
         answer = session.content.propertyCollector.RetrievePropertiesEx([chosen], _QUERY.RetrieveOptions())
         while answer is not None:
-            for one in answer.objects or []:
-                left -= 1
-                if left < 0:  # an answer that never ends
-                    raise ValueError("more objects than were asked for")
+            found = answer.objects or []
+            left -= len(found) or bool(answer.token)
+            if left < 0:  # an answer that never ends
+                raise ValueError("more objects than were asked for")
+            for one in found:
                 yield one.obj, {change.name: change.val for change in one.propSet or []}
             if not answer.token:
                 break

@@ -31,7 +31,6 @@ from farshore.sites.vsphere import devices
 from farshore.vsphere.certificates import look
 from farshore.vsphere.disks import disks_of
 from farshore.vsphere.guest import Guest
-from farshore.vsphere.recovered import labels
 from farshore.vsphere.session import session
 
 CONTROL = set(map(chr, (*range(32), *range(127, 160))))
@@ -89,7 +88,7 @@ def test_discovery_goes_on_afterwards(server: Vcenter, kind: str) -> None:
 
 
 def test_what_it_calls_itself_drives_no_terminal(server: Vcenter, office: Office) -> None:
-    server.fault("RetrieveServiceContent", "terminal", times=2)
+    server.fault("RetrieveServiceContent", "terminal")
     request = asked(server)
     body = {**request.model_dump(mode="json"), "password": PASSWORD}
     answer = office.call("POST", "/v1/vmware", body, office.user("ann", Role.CONTRIBUTOR))
@@ -97,25 +96,6 @@ def test_what_it_calls_itself_drives_no_terminal(server: Vcenter, office: Office
     assert "VMware vCenter Server" in answer.body["product"]
     assert not CONTROL & set(answer.body["product"])
     assert PASSWORD not in str(answer.body)
-    server.fault("RetrieveServiceContent", "drop")
-
-
-def test_an_answer_that_goes_on_and_on_is_ended(server: Vcenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Portions without an end: more objects than were asked for."""
-    monkeypatch.setattr("farshore.vsphere.reading._PORTION", 1)
-    with session(login_to(server)) as opened:
-        assert len(labels(opened)) == 0
-        collector = type(opened.content.propertyCollector)
-        real = collector.RetrievePropertiesEx
-
-        def again(*arguments: object) -> object:
-            answer = real(*arguments)
-            answer.objects = [*answer.objects, *answer.objects]
-            return answer
-
-        monkeypatch.setattr(collector, "RetrievePropertiesEx", again)
-        with pytest.raises(TryLater, match="more objects than were asked for"):
-            labels(opened)
 
 
 def test_a_certificate_that_changed_under_way_gets_nothing(tmp_path: Path) -> None:
