@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-tests demo check types agent-types lint test test-fast soak bench lock openapi docs clean
+.PHONY: help setup setup-tests demo check types agent-types lint test test-fast soak bench lock openapi docs appliance clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -79,6 +79,9 @@ openapi:  ## write docs/api/openapi.json anew
 docs: setup  ## the pages as a site, in .cache/site
 	@.venv/bin/uv pip install --quiet "mkdocs-material>=9.6"
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build  # a warning, such as a link that leads nowhere, is an error
+
+appliance: setup  ## the servers as a machine image, dist/farshore-VERSION.qcow2 and .ova (as root)
+	@$(PYTHON) -m deploy.appliance
 
 clean:  ## remove what the build made (the guest image cache stays)
 	@rm -rf .venv dist src/farshore/mobility/capture/*.bpf.o

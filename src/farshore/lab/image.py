@@ -84,14 +84,15 @@ def ensure_image(recipe: GuestRecipe) -> GuestImage:
     final = folder / recipe.key()
     with only_one(folder / "lock"):
         if not final.exists():
-            _check_host()
+            check_host()
             with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
                 built = _build(recipe, Path(scratch))
                 built.rename(final)
     return GuestImage(final)
 
 
-def _check_host() -> None:
+def check_host() -> None:
+    """Raise Refused where a tool or root is missing that builds images."""
     missing = [package for command, package in HOST_TOOLS.items() if shutil.which(command) is None]
     if missing:
         raise Refused(
@@ -110,7 +111,7 @@ def _build(recipe: GuestRecipe, scratch: Path) -> Path:
     _write_secrets(image)
     _write_seed(recipe, image, seed)
     _bootstrap(recipe, seed, tree, scratch)
-    core = _grub_core(recipe, tree)
+    core = grub_core(tree, recipe.fill((guest_folder() / "grub.cfg").read_text()))
     boot = (tree / "usr/lib/grub/i386-pc/boot.img").read_bytes()
     shutil.copyfile((tree / "vmlinuz").resolve(), image.kernel)
     shutil.copyfile((tree / "initrd.img").resolve(), image.initramfs)
@@ -159,19 +160,30 @@ def _write_seed(recipe: GuestRecipe, image: GuestImage, seed: Path) -> None:
 
 def _bootstrap(recipe: GuestRecipe, seed: Path, tree: Path, scratch: Path) -> None:
     script = guest_folder() / "customise.sh"
+    hooks = (
+        f'--essential-hook=cp -R --no-preserve=ownership {shlex.quote(str(seed))}/. "$1"/',
+        f'--customize-hook=DATABASE_SCALE={recipe.database_scale} chroot "$1" sh -s < {shlex.quote(str(script))}',
+    )
+    bootstrap(recipe.suite, recipe.packages, recipe.left_out, hooks, tree, scratch)
+
+
+def bootstrap(
+    suite: str, packages: Sequence[str], left_out: Sequence[str], hooks: Sequence[str], tree: Path, scratch: Path
+) -> None:
+    """Make the Debian tree ``tree`` of ``packages``. ``left_out``: patterns of paths that are not unpacked. ``hooks``:
+    options of mmdebstrap. Needs root. Raises TryLater with what mmdebstrap said last."""
     command = [
         # Namespaces of its own: whatever a failed build leaves mounted or running ends with it.
         *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
-        *("mmdebstrap", "--variant=minbase", "--format=directory", f"--include={','.join(recipe.packages)}"),
+        *("mmdebstrap", "--variant=minbase", "--format=directory", f"--include={','.join(packages)}"),
         *('--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"'),
         # Our files lie there first: keep them, ask nobody.
         "--dpkgopt=force-confold",
         # Nothing here outlives a power cut; the disk made from the tree does.
         "--dpkgopt=force-unsafe-io",
-        *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.left_out),
-        f'--essential-hook=cp -R --no-preserve=ownership {shlex.quote(str(seed))}/. "$1"/',
-        f'--customize-hook=DATABASE_SCALE={recipe.database_scale} chroot "$1" sh -s < {shlex.quote(str(script))}',
-        *(recipe.suite, str(tree), *_apt_sources(recipe.suite)),
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in left_out),
+        *hooks,
+        *(suite, str(tree), *_apt_sources(suite)),
     ]
     with tempfile.TemporaryFile(dir=scratch) as output:
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False)
@@ -191,11 +203,11 @@ def _apt_sources(suite: str) -> Sequence[str]:
     return [str(path) for path in candidates if path.is_file() and path.stat().st_size > 0]
 
 
-def _grub_core(recipe: GuestRecipe, tree: Path) -> bytes:
-    """GRUB's core image with the boot commands inside it, made by the guest's own GRUB."""
+def grub_core(tree: Path, configuration: str) -> bytes:
+    """Return GRUB's core image with its boot commands inside, made by the tree's own GRUB (package grub-pc-bin)."""
     work = tree / "root" / "grub"
     work.mkdir()
-    (work / "early.cfg").write_text(recipe.fill((guest_folder() / "grub.cfg").read_text()))
+    (work / "early.cfg").write_text(configuration)
     subprocess.run(
         [
             *("chroot", str(tree), "grub-mkimage", "-O", "i386-pc", "-p", "/boot/grub"),

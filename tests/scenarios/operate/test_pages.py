@@ -31,7 +31,9 @@ NOT_TYPED = {
     "site-lost": "tests/scenarios/control/test_site_lost.py types it, on two hosts",
     "failback": "tests/scenarios/recovery/test_reprotected_guest.py: a machine that boots; test_commands_of_pages.py",
     "master-target": "tests/scenarios/master_target and tests/crash/master_target",
-    "vmware": "tests/scenarios/vsphere/test_vmware_commands.py: a vCenter",
+    "vmware": "tests/scenarios/vsphere/test_page.py types it, at a vCenter",
+    "appliance": "tests/scenarios/appliance boots it and answers",
+    "automated": "tests/scenarios/push/test_automated.py: a guest that boots",
 }
 ELSEWHERE = {
     "farshore up ": "the rig brings the servers up, on ports of its own",
