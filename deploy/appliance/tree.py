@@ -33,7 +33,8 @@ PACKAGES = (
     *("qemu-system-x86", "qemu-utils", "ovmf", "libnbd-bin", "fuse3", "busybox-static", "libbpf1"),
 )
 LEFT_OUT = (
-    *("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*"),
+    # /usr/share/doc stays: it has the licences of what is handed on.
+    *("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*"),
     # Graphics, sound and wireless: no hypervisor gives them to this machine.
     *("/lib/modules/*/kernel/drivers/gpu/drm/amd/*", "/lib/modules/*/kernel/drivers/gpu/drm/nouveau/*"),
     *("/lib/modules/*/kernel/sound/*", "/lib/modules/*/kernel/drivers/net/wireless/*"),
