@@ -1,4 +1,4 @@
-"""How the installation is, in figures: every machine and process server, in Prometheus' text format.
+"""How the installation is, in figures: every machine, process server and master target, in Prometheus' text format.
 
 Made anew from the catalog at each scrape, so that a series ends with its machine. Names and labels are the words of
 GLOSSARY.md; times are in seconds, sizes in bytes.
@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from farshore.api_types.machines import Machine
+from farshore.api_types.master_targets import MasterTarget, MasterTargetStanding
 from farshore.api_types.servers import ProcessServer, ServerStanding
 from farshore.model.identifiers import CHUNK
 from farshore.model.states import CaptureMode, MachineState
@@ -31,7 +32,11 @@ class OwnRequests(NamedTuple):
 
 
 def exposition(
-    machines: Sequence[Machine], servers: Sequence[ProcessServer], alerts: int, own: OwnRequests | None = None
+    machines: Sequence[Machine],
+    servers: Sequence[ProcessServer],
+    alerts: int,
+    own: OwnRequests | None = None,
+    targets: Sequence[MasterTarget] = (),
 ) -> bytes:
     """The text for one scrape."""
     registry = CollectorRegistry(auto_describe=False)
@@ -40,6 +45,7 @@ def exposition(
             [
                 *_of_machines(machines),
                 *_of_servers(servers, own or OwnRequests()),
+                *_of_master_targets(targets),
                 _gauge("alerts_open", "Open alerts", alerts),
             ]
         )
@@ -144,6 +150,18 @@ def _of_servers(servers: Sequence[ProcessServer], own: OwnRequests) -> Iterator[
         asked.add_metric([OWN, kind], number)
         daily.add_metric([OWN, kind], own.a_day.get(kind, 0))
     yield from (spool, limit, machines, standing, store, disk, rate, asked, daily)
+
+
+def _of_master_targets(targets: Sequence[MasterTarget]) -> Iterator[Metric]:
+    standing = _family("master_target_standing", "1 for how the master target stands", "master_target", "standing")
+    seen = _family("master_target_last_seen_seconds", "When it reported last, since 1970", "master_target")
+    errands = _family("master_target_errands", "What it is to do for failbacks just now", "master_target")
+    for one in targets:
+        for wanted in MasterTargetStanding:
+            standing.add_metric([one.name, wanted.value], float(one.standing is wanted))
+        seen.add_metric([one.name], one.last_seen / 1e9)
+        errands.add_metric([one.name], one.errands)
+    yield from (standing, seen, errands)
 
 
 def _requests() -> CounterMetricFamily:

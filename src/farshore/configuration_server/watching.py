@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from farshore.catalog import commands, differences, epochs, events, machines, policies, process_servers, users
+from farshore.catalog import (
+    commands,
+    differences,
+    epochs,
+    events,
+    machines,
+    master_targets,
+    policies,
+    process_servers,
+    users,
+)
 from farshore.catalog.database import Catalog
 from farshore.model.ports import Clock
 from farshore.protection import moving, server_enrolment
@@ -48,6 +58,7 @@ class Watch:
         with self._catalog.reading() as tx:
             heard = [server.last_seen for server in process_servers.every(tx)]
             heard += [machine.last_seen for machine in machines.watched(tx)]
+            heard += [target.last_seen for target in master_targets.every(tx)]
         newest = max(heard, default=0)
         self._away = max(0, self._clock.now() - newest) if newest else 0
         self._began = self._clock.monotonic()
@@ -66,7 +77,7 @@ class Watch:
             servers, rules = process_servers.every(tx), policies.every(tx)
             judged = machines.watched(tx, self._attention.choose(tx, rules, heard))
             present = [
-                *conditions(judged, rules, servers, heard, partial(differences.newest, tx)),
+                *conditions(judged, rules, servers, heard, partial(differences.newest, tx), master_targets.every(tx)),
                 *self._own.conditions(),
                 *more,
             ]

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from farshore.api_types.events import Severity
+from farshore.api_types.master_targets import MasterTargetStanding
 from farshore.catalog import events
 from farshore.catalog.database import Transaction
 from farshore.catalog.machines import WatchedMachine
-from farshore.catalog.tables import AlertRow, DifferenceRow, MachineRow, PolicyRow, ProcessServerRow
+from farshore.catalog.tables import AlertRow, DifferenceRow, MachineRow, MasterTargetRow, PolicyRow, ProcessServerRow
 from farshore.model.states import MachineState
+from farshore.protection import errands
 from farshore.protection.assignment import SILENT_AFTER
 
 log = logging.getLogger(__name__)
@@ -70,8 +72,10 @@ def conditions(
     servers: Iterable[ProcessServerRow],
     now: int,
     newest: Newest = lambda _machine: None,
+    targets: Iterable[MasterTargetRow] = (),
 ) -> list[Condition]:
-    """Everything that is wrong. ``newest``: of a machine, by its id, the chunk that was found to differ last."""
+    """Everything that is wrong. ``newest``: of a machine, by its id, the chunk that was found to differ last;
+    ``targets``: the master targets."""
     by_name = {policy.name: policy for policy in policies}
     found: list[Condition] = []
     for machine in machines:
@@ -79,6 +83,8 @@ def conditions(
         found.extend(_survived(f"machine/{machine.id}", look))
     for server in servers:
         found.extend(_survived(f"process-server/{server.id}", partial(_of_server, server, now)))
+    for target in targets:
+        found.extend(_survived(f"master-target/{target.id}", partial(_of_master_target, target, now)))
     return found
 
 
@@ -303,6 +309,21 @@ def _of_server(server: ProcessServerRow, now: int) -> Iterable[Condition]:
             Severity.WARNING,
             f"The spool of the process server at {server.url} is more than {SPOOL_FILLING:.0%} full.",
             "Agents will be slowed down when it is full: see why the object store is slower than they are.",
+        )
+
+
+def _of_master_target(target: MasterTargetRow, now: int) -> Iterable[Condition]:
+    if errands.standing(target, now) is MasterTargetStanding.SILENT:
+        # No machine is worse protected for it, so it is no error; but whoever needs it needs it at once.
+        yield Condition(
+            "master-target-silent",
+            f"master-target/{target.id}",
+            Severity.WARNING,
+            f"The master target {target.name} does not report.",
+            "Look at the log of `farshore up`, which starts it again; to have none: farshore up --no-master-target."
+            if target.own
+            else "On its host: systemctl status farshore-master-target. If it is no more: "
+            f"farshore master-target remove {target.name}",
         )
 
 

@@ -7,7 +7,11 @@ from tests.unit.configuration_server.offices import Office
 from tests.unit.protection.catalogs import NOW, SECOND, add_machine, add_server
 
 from farshore.api_types.users import Role
+from farshore.catalog import master_targets
+from farshore.catalog.tables import ErrandRow, MasterTargetRow
+from farshore.protection import errands
 
+TARGET = "44444444-4444-4444-8444-444444444444"
 TROUBLE = 'The store has no room left ("507").\nFree space there.'
 
 
@@ -49,6 +53,23 @@ def test_machines_and_servers_in_figures(office: Office) -> None:
     assert found["farshore_process_server_standing", "ps1", "well"] == 1
     assert found["farshore_process_server_store_trouble", TROUBLE, "ps1"] == 1
     assert any(key[0] == "farshore_machine_capture_mode" and "data" in key and found[key] == 1 for key in found)
+
+
+def test_master_targets_in_figures(office: Office) -> None:
+    with office.services.catalog.writing() as tx:
+        master_targets.register(tx, TARGET, "1", NOW)
+        master_targets.invite(tx, MasterTargetRow(id="m2", name="mt2", registered=1, last_seen=NOW - 60 * SECOND))
+        asked = ErrandRow(
+            id="e1", failover="f", master_target=TARGET, machine="m", errand="look", places=[], created=NOW
+        )  # fmt: skip
+        errands.ask(tx, asked)
+    found = scraped(office)
+    assert found["farshore_master_target_standing", "master-target", "well"] == 1
+    assert found["farshore_master_target_standing", "mt2", "well"] == 0
+    assert found["farshore_master_target_standing", "mt2", "silent"] == 1
+    assert found["farshore_master_target_errands", "master-target"] == 1
+    assert found["farshore_master_target_errands", "mt2"] == 0
+    assert found["farshore_master_target_last_seen_seconds", "mt2"] == NOW / SECOND - 60
 
 
 def test_an_empty_installation_has_figures_too(office: Office) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, fresh_catalog
 
-from farshore.catalog import events, machines, process_servers
+from farshore.catalog import events, machines, master_targets, process_servers
 from farshore.catalog.database import Catalog
 from farshore.configuration_server.watching import SETTLE_SECONDS, Watch
 from farshore.protection.clocks import OwnClock
@@ -35,6 +35,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
     with made.writing() as tx:
         add_server(tx, now=NOW)
         add_machine(tx, state="protected", newest_point_time=NOW, last_seen=NOW)
+        master_targets.register(tx, LOST, "1", NOW)
         old = NOW - 7200 * SECOND
         add_machine(tx, id=LOST, name="lost", state="protected", newest_point_time=old, last_seen=old)
     yield made
@@ -55,7 +56,7 @@ def alerts(catalog: Catalog) -> set[str]:
 
 
 EARLIER = {"agent-silent lost", "rpo-exceeded lost"}
-LATE = {*EARLIER, "agent-silent", "rpo-exceeded", "process-server-silent"}
+LATE = {*EARLIER, "agent-silent", "rpo-exceeded", "process-server-silent", "master-target-silent lost"}
 
 
 def test_who_comes_back_was_never_late(catalog: Catalog) -> None:
@@ -68,6 +69,7 @@ def test_who_comes_back_was_never_late(catalog: Catalog) -> None:
     assert alerts(catalog) == EARLIER
     with catalog.writing() as tx:
         process_servers.every(tx)[0].last_seen = clock.now()
+        master_targets.get(tx, LOST).last_seen = clock.now()
         machine = machines.get(tx, MACHINE)
         machine.last_seen = machine.newest_point_time = clock.now()
     clock.seconds += 2
@@ -94,7 +96,7 @@ def test_the_control_without_it_a_restart_raises_them(catalog: Catalog) -> None:
 def test_who_was_never_heard_is_judged_at_once(catalog: Catalog) -> None:
     """As after an adoption: what the vault tells of points is old, and nobody is waited for."""
     with catalog.writing() as tx:
-        for row in (*machines.every(tx), *process_servers.every(tx)):
+        for row in (*machines.every(tx), *process_servers.every(tx), *master_targets.every(tx)):
             row.last_seen = 0
     started(catalog, Clock()).look()
     assert {"rpo-exceeded", "rpo-exceeded lost"} <= alerts(catalog)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tests.unit.protection.catalogs import MACHINE, NOW, SECOND, add_machine, add_server, fresh_catalog
 
-from farshore.catalog import events, machines, policies, process_servers
+from farshore.catalog import events, machines, master_targets, policies, process_servers
 from farshore.catalog.database import Catalog
+from farshore.catalog.tables import MasterTargetRow
 from farshore.protection.watch import conditions, reconcile, rpo_seconds
 
 
@@ -25,7 +26,8 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
 
 def wrong(catalog: Catalog, now: int) -> list[str]:
     with catalog.writing() as tx:
-        found = conditions(machines.watched(tx), policies.every(tx), process_servers.every(tx), now)
+        judged, targets = machines.watched(tx), master_targets.every(tx)
+        found = conditions(judged, policies.every(tx), process_servers.every(tx), now, targets=targets)
         reconcile(tx, found, now)
         return sorted(condition.kind for condition in found)
 
@@ -127,6 +129,29 @@ def test_only_a_process_server_that_should_report_is_missed(catalog: Catalog) ->
     with catalog.writing() as tx:
         process_servers.get(tx, row.id).registered = 0
     assert wrong(catalog, now) == [], "it was invited and has not come yet"
+
+
+def test_a_master_target_that_should_report_is_missed(catalog: Catalog) -> None:
+    now = NOW + 60 * SECOND
+    alive(catalog, now)
+    with catalog.writing() as tx:
+        master_targets.invite(tx, MasterTargetRow(id="m1", name="invited"))
+        master_targets.invite(tx, MasterTargetRow(id="m2", name="shut-out", registered=1, revoked=True))
+        master_targets.invite(tx, MasterTargetRow(id="m3", name="mt3", registered=1, last_seen=now - 15 * SECOND))
+    assert wrong(catalog, now) == [], "so long a report may take"
+    for number, own, remedy in (("m3", False, "farshore master-target remove mt3"), ("m4", True, "--no-master-target")):
+        with catalog.writing() as tx:
+            if own:
+                master_targets.delete(tx, master_targets.get(tx, "m3"))
+                master_targets.register(tx, number, "1", now - 15 * SECOND)
+        assert wrong(catalog, now + SECOND) == ["master-target-silent"]
+        with catalog.reading() as tx:
+            (alert,) = events.open_alerts(tx)
+        assert (alert.subject, alert.severity) == (f"master-target/{number}", "warning")
+        assert remedy in alert.remedy
+    with catalog.writing() as tx:
+        master_targets.get(tx, "m4").last_seen = now
+    assert wrong(catalog, now + 2 * SECOND) == [], "it is over once it reports"
 
 
 def test_a_spool_that_takes_nothing_is_told(catalog: Catalog) -> None:
