@@ -12,6 +12,7 @@ from farshore.api_types.commands import CommandFailure
 from farshore.api_types.failovers import SurvivingDisk
 
 MOST_HELD = 1000
+ID = r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$"
 
 
 class MasterTargetStanding(enum.Enum):
@@ -120,8 +121,9 @@ class HomeErrand(Body):
     EPOCH:SEQUENCE, is where they become whole."""
 
     errand: str
-    failover: str
-    machine: str
+    failover: str = Field(pattern=ID)
+    """Names a folder of the master target."""
+    machine: str = Field(pattern=ID)
     places: List[PlacedDisk]
     position: str = ""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from farshore.api_types.commands import CommandFailure
 from farshore.api_types.master_targets import ErrandResult
 from farshore.catalog import master_targets
 from farshore.catalog.database import Catalog, Transaction
@@ -20,7 +21,7 @@ from farshore.catalog.master_targets import ErrandState
 from farshore.catalog.tables import ErrandRow, MasterTargetRow
 from farshore.delivery.in_place import HomeOrder
 from farshore.delivery.port import Watch
-from farshore.model.errors import NotFound, Refused, TryLater, WrongState, as_error
+from farshore.model.errors import Cancelled, FarshoreError, NotFound, Refused, TryLater, WrongState, as_error
 from farshore.model.home_task import Errand
 from farshore.model.identifiers import new_id
 from farshore.model.ports import Clock
@@ -34,6 +35,12 @@ not seconds: a server that was paused itself has not listened."""
 QUIET_LOOKS_FIRST = 30
 """The same before anything has stopped: better no failback than one that is stuck."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def _failure(said: CommandFailure) -> FarshoreError:
+    """What it failed of. Only users cancel, so a master target that says so has it tried again."""
+    error = as_error(said.code, said.message, said.remedy)
+    return TryLater(said.message, remedy=said.remedy) if isinstance(error, Cancelled) else error
 
 
 def running_system() -> str:
@@ -56,7 +63,7 @@ class MasterTargets:
         result = self._wait_for(asked, order, watch)
         self._catalog.write(lambda tx: master_targets.drop_errand(tx, order.failover))
         if result.failure is not None:
-            raise as_error(result.failure.code, result.failure.message, result.failure.remedy)
+            raise _failure(result.failure)
         if order.errand is Errand.FOLLOW:
             _check_seen(order)
 

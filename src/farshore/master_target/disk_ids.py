@@ -6,10 +6,13 @@ two clones a disk was, nothing on it tells.
 
 from __future__ import annotations
 
+import re
 import struct
 import uuid
 
 _SECTOR = 512
+_NOT_SHOWN = re.compile(rb"[^\x21-\x7e]")
+"""Who wrote the disk chose these bytes, and an error shows them on a terminal."""
 
 
 def disk_ids(head: bytes | bytearray) -> list[str]:
@@ -34,12 +37,16 @@ def _volumes(head: bytes) -> list[str]:
     for sector in range(4):
         label = head[sector * _SECTOR : (sector + 1) * _SECTOR]
         if label[:8] == b"LABELONE":
-            found.append(f"LVM volume {label[32:64].decode('ascii', 'replace')}")
+            found.append(f"LVM volume {_shown(label[32:64])}")
     if head[:6] == b"LUKS\xba\xbe":
-        found.append(f"LUKS volume {head[168:208].rstrip(bytes(1)).decode('ascii', 'replace')}")
+        found.append(f"LUKS volume {_shown(head[168:208].rstrip(bytes(1)))}")
     if head[4096:4100] == b"\xfc\x4e\x2b\xa9":
         found.append(f"md array {head[4112:4128].hex()}")
     return found
+
+
+def _shown(text: bytes) -> str:
+    return _NOT_SHOWN.sub(b"?", text).decode("ascii")
 
 
 def _file_systems(head: bytes) -> list[str]:

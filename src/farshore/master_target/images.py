@@ -18,7 +18,12 @@ from pathlib import Path
 from farshore.export.mounted import as_file
 from farshore.master_target.target_disk import TargetDisk
 from farshore.model.errors import Malformed, NotFound, Refused, TooSmall, TryLater
+from farshore.sites.half_written import is_disk
+from farshore.vault.whole_file import explained
 
+_QCOW2_HEAD = 80
+_EXTERNAL_DATA = 1 << 2
+"""Of a qcow2 image's incompatible features (its bytes 72 to 79): its data is in another file, which it names."""
 FORMATS = ("qcow2", "vmdk", "vpc")
 _START_SECONDS = 20.0
 _END_SECONDS = 3.0
@@ -39,6 +44,8 @@ def opened(path: Path, size: int, image: str) -> Iterator[TargetDisk]:
         raise NotFound(
             f"There is no image {path}.", remedy=f"Make it: `qemu-img create -f {image} {path} {size}`."
         ) from error
+    if image == "qcow2":
+        _check_own_data(path)
     with tempfile.TemporaryDirectory(prefix="farshore-image-") as run, _served(path, image, Path(run)) as socket:
         folder = Path(run) / "disk"
         folder.mkdir()
@@ -46,6 +53,21 @@ def opened(path: Path, size: int, image: str) -> Iterator[TargetDisk]:
             disk.identity = f"file {found.st_dev}:{found.st_ino}"
             disk.path = path
             yield disk
+
+
+def _check_own_data(path: Path) -> None:
+    """Raise Refused for an image that has another file written to in its place: who made it chose that file, and nobody
+    has asked whether it may go."""
+    if not is_disk(path.stat().st_mode):
+        raise Refused(f"{path} is neither a file nor a block device.", remedy="Give the image itself.")
+    with explained(path), path.open("rb") as file:
+        head = file.read(_QCOW2_HEAD)
+    version, features = int.from_bytes(head[4:8], "big"), int.from_bytes(head[72:80], "big")
+    if version >= 3 and features & _EXTERNAL_DATA:
+        raise Refused(
+            f"{path} keeps its data in another file.",
+            remedy=f"Give that file, as a raw one; or make one of both: `qemu-img convert -O qcow2 {path} NEW`.",
+        )
 
 
 def _whole(file: Path, size: int, image: Path) -> TargetDisk:

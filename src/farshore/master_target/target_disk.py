@@ -6,6 +6,7 @@ through it, for most are small: the kernel joins and begins them, ``flush`` ends
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -18,6 +19,7 @@ from farshore.formats.disk_notice import HELD
 from farshore.master_target.in_use import check_unused, keep_others_off
 from farshore.model.errors import Damaged, NotFound, Refused, TooSmall
 from farshore.model.identifiers import BLOCK
+from farshore.sites.half_written import is_disk
 from farshore.vault.raw_target import RawTarget, device_bytes
 from farshore.vault.whole_file import explained, is_block_device
 
@@ -140,6 +142,7 @@ class BehindNotice:
 
 
 def _open(path: Path, device: bool) -> int:
+    _check_kind(path)
     try:
         # O_EXCL refuses a device that something has claimed; of a file it says nothing without O_CREAT.
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if device else 0))
@@ -157,12 +160,19 @@ def _open(path: Path, device: bool) -> int:
             raise
 
 
+def _check_kind(path: Path) -> None:
+    """Raise Refused for what is no disk, unopened: to open it may do something, as with /dev/watchdog."""
+    with contextlib.suppress(OSError):
+        if not is_disk(path.stat().st_mode):
+            raise Refused(f"{path} is neither a file nor a block device.", remedy="Give the disk itself.")
+
+
 def _bytes(file: int, path: Path) -> int:
     found = os.fstat(file)
     if stat.S_ISBLK(found.st_mode):
         return device_bytes(file)
     if not stat.S_ISREG(found.st_mode):
-        raise Refused(f"{path} is neither a file nor a block device.", remedy="Give the disk itself.")
+        raise Refused(f"{path} has become something else.", remedy="Give the disk itself.")
     return found.st_size
 
 

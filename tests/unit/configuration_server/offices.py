@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,14 +167,24 @@ class Office:
         client: str = "192.0.2.1",
         cut: bool = False,
         headers: dict[str, str] | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> Answer:
-        """One request, with whatever certificate was shown; with ``cut`` the connection ends within its body."""
+        """One request, with whatever certificate was shown; with ``cut`` the connection ends within its body, and
+        ``meanwhile`` is called before its body comes."""
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
-        return asyncio.run(_request(with_peer(self.app, certificate), method, path, data, client, cut, headers or {}))
+        application = with_peer(self.app, certificate)
+        return asyncio.run(_request(application, method, path, data, client, cut, headers or {}, meanwhile))
 
 
 async def _request(
-    app: Any, method: str, path: str, data: bytes, client: str, cut: bool, more: dict[str, str]
+    app: Any,
+    method: str,
+    path: str,
+    data: bytes,
+    client: str,
+    cut: bool,
+    more: dict[str, str],
+    meanwhile: Callable[[], object],
 ) -> Answer:
     plain, _, query = path.partition("?")
     scope = {
@@ -200,6 +211,8 @@ async def _request(
 
     async def receive() -> dict[str, Any]:
         nonlocal read
+        if not read:
+            meanwhile()
         read = True
         if not sent and not cut:
             await asyncio.Event().wait()  # the caller stays to hear the answer

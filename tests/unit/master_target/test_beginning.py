@@ -107,7 +107,7 @@ def test_a_larger_disk_is_taken_as_it_is(place: Place) -> None:
 
 
 def test_what_is_no_disk_is_refused(place: Place, tmp_path: Path) -> None:
-    for path, match in ((tmp_path, "directory"), (tmp_path / "none" / "disk", "no disk"), (Path("/dev/none"), "no")):
+    for path, match in ((tmp_path, "neither"), (tmp_path / "none" / "disk", "no disk"), (Path("/dev/none"), "no")):
         with pytest.raises(FarshoreError, match=match) as raised:
             place.begin(path)
         assert raised.value.remedy

@@ -74,6 +74,7 @@ def test_a_peer_is_read_from_the_uri_alone() -> None:
         ("farshore://machine/1234?x",),
         ("farshore://machine/1234\n",),
         ("farshore://machine/",),
+        ("farshore://master-target/1234",),  # which has no business with the data plane
     ],
 )
 def test_a_certificate_that_does_not_name_exactly_one_holder_names_none(uris: tuple[str, ...]) -> None:

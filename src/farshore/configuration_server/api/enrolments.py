@@ -66,7 +66,7 @@ def renew_machine(request: RenewalRequest, machine: MachineCaller, installation:
 
     def renewed(tx: Transaction) -> str:
         holder = Identity(Kind.MACHINE, machines.get(tx, machine).id)
-        return installation.issuer.sign(tx, holder, request.request)
+        return installation.issuer.renew(tx, holder, request.request)
 
     signed = installation.catalog.write(renewed)
     return Enrolment(machine=machine, certificate=signed, authority=installation.issuer.bundle)

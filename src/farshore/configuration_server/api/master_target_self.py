@@ -33,7 +33,13 @@ def register_master_target(
 ) -> MasterTargetSettings:
     """Say that the caller has started; hear where the vault is, and its upkeep key, which must stay in memory."""
     now = installation.clock.now()
-    installation.catalog.write(lambda tx: master_targets.register(tx, caller, request.version, now).id)
+
+    def registered(tx: Transaction) -> None:
+        # One that is removed meanwhile must not come back as the one that ``farshore up`` runs.
+        installation.issuer.check_holds(tx, Identity(Kind.MASTER_TARGET, caller))
+        master_targets.register(tx, caller, request.version, now)
+
+    installation.catalog.write(registered)
     return MasterTargetSettings(vault_url=installation.vault.url, upkeep_key=installation.vault.upkeep_key)
 
 
@@ -105,7 +111,7 @@ def renew_master_target(request: RenewalRequest, caller: MasterTargetCaller, ins
     """A new certificate for the calling master target."""
 
     def renewed(tx: Transaction) -> str:
-        return installation.issuer.sign(tx, Identity(Kind.MASTER_TARGET, caller), request.request)
+        return installation.issuer.renew(tx, Identity(Kind.MASTER_TARGET, caller), request.request)
 
     return Enrolment(
         machine=caller, certificate=installation.catalog.write(renewed), authority=installation.issuer.bundle

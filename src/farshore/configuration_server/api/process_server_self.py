@@ -122,7 +122,7 @@ def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, i
 
     def renewed(tx: Transaction) -> str:
         names = process_servers.get(tx, server).host_names or installation.settings.names
-        return installation.issuer.sign(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
+        return installation.issuer.renew(tx, Identity(Kind.PROCESS_SERVER, server), request.request, names)
 
     signed = installation.catalog.write(renewed)
     return Enrolment(machine=server, certificate=signed, authority=installation.issuer.bundle)

@@ -13,6 +13,7 @@ from farshore.clock import utc
 from farshore.configuration_server.identity import Identity, Peer
 from farshore.configuration_server.pki.authority import Authority, Issued
 from farshore.configuration_server.pki.replacement import Authorities
+from farshore.model.errors import Unauthenticated
 from farshore.model.ports import Clock
 
 
@@ -83,6 +84,19 @@ class Issuer:
             holder,
             self.authority.sign_request(request, holder, utc(self._clock), names, mark=self.authorities.mark),
         )
+
+    def renew(self, tx: Transaction, holder: Identity, request: str, names: Sequence[str] = ()) -> str:
+        """The same for somebody who shows a certificate. Raises Unauthenticated, too, as ``check_holds``."""
+        self.check_holds(tx, holder)
+        return self.sign(tx, holder, request, names)
+
+    def check_holds(self, tx: Transaction, holder: Identity) -> None:
+        """Raise Unauthenticated for somebody whose certificates were all revoked, which may have been since the call
+        came in: its body takes its time."""
+        if not users.newest_expiry(tx, holder.kind.value, holder.name):
+            raise Unauthenticated(
+                f"{holder.actor} has been shut out meanwhile.", remedy="Enrol again, with a new token."
+            )
 
     def issue(self, tx: Transaction, holder: Identity, names: Sequence[str] = ()) -> tuple[str, str]:
         """A certificate with a new key, both PEM."""

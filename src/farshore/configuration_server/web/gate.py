@@ -2,7 +2,8 @@
 
 FastAPI reads and parses a body before it asks who sent it. Here a request is checked at its route's door first; only
 then is its body read, up to what somebody at that door has a reason to send, parsed, and searched for texts that no
-body may hold. What the types of farshore.api_types check comes last.
+body may hold. Then its door is asked once more, for a body may come as late as its sender likes. What the types of
+farshore.api_types check comes last.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ DISPLACED_MAY = frozenset(
 )
 """What an installation still does whose vault another one has taken over: hear how things are, and end what it runs."""
 
+OFTEN = frozenset({"/v1/machines/self/heartbeat", "/v1/process-servers/self/report", "/v1/master-targets/self/report"})
+"""What makes most of the load, and gives nothing that lasts: who sends it is looked up once."""
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -72,6 +76,8 @@ class GatedRoute(APIRoute):
             request.scope[MOST_BYTES] = door.most_bytes
             if takes_body:
                 await _read(request, door)
+                if door is not Door.ANYBODY and self.path not in OFTEN:
+                    await _check_again(door, self.path, request, installation)
             try:
                 response = await handle(request)
                 response.headers[AUTHORITIES] = installation.issuer.authorities.mark
@@ -97,6 +103,15 @@ async def _check_caller(door: Door, path: str, request: Request, installation: S
         raise
     installation.limits.check(path, identity.actor)
     request.scope[CALLER] = identity
+
+
+async def _check_again(door: Door, path: str, request: Request, installation: Services) -> None:
+    """Once the body is there, which its sender may have held back until somebody was shut out."""
+    try:
+        await run_in_threadpool(_enter, door, request, installation)
+    except (Unauthenticated, Forbidden) as error:
+        await _tell(error, request, path, installation)
+        raise
 
 
 async def _tell(
