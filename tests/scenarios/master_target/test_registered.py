@@ -4,6 +4,7 @@ cancelled."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -21,10 +22,12 @@ from tests.waiting import PATIENCE, until
 from farshore.api_types.master_targets import MasterTarget, MasterTargetAddition, MasterTargetInvitation
 from farshore.catalog import master_targets
 from farshore.catalog.database import Catalog
+from farshore.client.credentials import Credentials
 from farshore.clock import SystemClock
 from farshore.configuration_server.master_targets import MasterTargets
 from farshore.delivery.in_place import HomeOrder
 from farshore.lab.demo.operator import Operator
+from farshore.lab.ports import free_ports
 from farshore.master_target.handed_keys import HandedKeys
 from farshore.model.errors import Cancelled, Forbidden, Refused
 from farshore.model.home_task import DiskPlace, Errand
@@ -161,6 +164,29 @@ def test_disks_come_home_through_registered_master_targets(site: Site) -> None:
     operator.run("master-target", "remove", "second", "--yes")
     assert [one["name"] for one in operator.ask("master-target", "list")] == ["master-target"]
     assert "farshore-master-target enroll --server" in operator.run("master-target", "add", "third")
+
+
+def test_one_turns_to_the_server_that_its_settings_name(site: Site) -> None:
+    """As after another installation has taken the vault over: the one in its credentials answers no more."""
+    settings = site.enrol("second")
+    path = settings.parent / "credentials.json"
+    held = Credentials.load(path)
+    (closed,) = free_ports(1)
+    dataclasses.replace(held, url=f"https://127.0.0.1:{closed}").save(path)
+    before = path.read_bytes()
+    site.start("second", settings)
+    log = site.control.home / "second.log"
+    until(lambda: "does not answer yet" in log.read_text(), "it to look in vain")
+    assert site.well() == set()
+    site.end("second")
+    settings.write_text(f'{settings.read_text()}server = "{held.url}"\n')
+    site.start("second", settings)
+    until(lambda: site.well() == {"second"}, "it to report to the other")
+    second = site.number("second")
+    site.perform(Errand.LOOK, second)
+    site.perform(Errand.FINISH, second)
+    assert site.is_home()
+    assert path.read_bytes() == before, "the setting alone says so"
 
 
 @pytest.mark.soak
