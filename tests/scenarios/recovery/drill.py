@@ -89,6 +89,8 @@ class Task:
     """The fuse burns at all moments, also in the gate, however disks are delivered."""
     endpoint: int = 0
     """A port of the loopback that agents need; 0: they need none."""
+    lost: str = ""
+    """A failover whose site does not answer any more."""
     vmware: Login | None = None
     """The VMware server of its source."""
     vsphere: dict[str, Any] | None = None
@@ -165,6 +167,28 @@ class FullSite(FileSite):
             return super().start(failover)
         with self.fuse.around():
             raise Refused("There is no room for it.", remedy="Make room.")
+
+
+class LostSite(FullSite):
+    """Does not answer about ``lost``, as a site that is lost with all that it has."""
+
+    lost = ""
+
+    def status(self, failover: FailoverId) -> RecoveredMachine:
+        self._ask(failover)
+        return super().status(failover)
+
+    def stop(self, failover: FailoverId, *, grace: float) -> None:
+        self._ask(failover)
+        super().stop(failover, grace=grace)
+
+    def destroy(self, failover: FailoverId) -> None:
+        self._ask(failover)
+        super().destroy(failover)
+
+    def _ask(self, failover: FailoverId) -> None:
+        if failover == self.lost:
+            raise TryLater("The site files does not answer.", remedy="See that it runs.")
 
 
 class DoomedSite(QemuSite):
@@ -259,6 +283,10 @@ def live(task: Task) -> None:
     over = dataclasses.replace(over, patience=patience)
     if task.endpoint:
         over = dataclasses.replace(over, endpoints=lambda _: {("dr.example", 443): ("127.0.0.1", task.endpoint)})
+    if task.lost:
+        lost = LostSite(task.home / "site", fuse, refused, task.way)
+        lost.lost = task.lost
+        over = dataclasses.replace(over, site=lambda _kind: lost)
     if task.vmware is not None:
         vmware = task.vmware
         over = dataclasses.replace(over, source_servers=lambda _name: sources_at(vmware))
