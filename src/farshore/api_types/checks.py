@@ -18,7 +18,7 @@ UrlPath = Annotated[str, StringConstraints(pattern=r"^(/[\x21-\x7e]*)?$", max_le
 MOST_CHECKS = 32
 UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,31}$", max_length=32)]
 _NEEDS_PORT = frozenset({"tcp", "http", "https", "ssh", "guest"})
-_NEEDS_SCRIPT = frozenset({"script", "guest"})
+_NEEDS_SCRIPT = frozenset({"script", "guest", "agent"})
 
 
 class CheckKind(enum.Enum):
@@ -36,6 +36,8 @@ class CheckKind(enum.Enum):
     """``script`` of the configuration server's folder ``checks`` ends with status 0."""
     GUEST = "guest"
     """Such a ``script``, run in the guest: over SSH at ``port``, as ``user``, by the private ``key`` of that folder."""
+    AGENT = "agent"
+    """Such a ``script``, run in the guest by the recovered machine's agent: without a login, at a site of kind qemu."""
     CONSOLE = "console"
     """The console's text has ``contains``."""
 

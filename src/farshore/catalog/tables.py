@@ -297,6 +297,31 @@ class CommandRow(Base):
     """``code``, ``message`` and ``remedy``, where it failed; of a withdrawn one ``message`` says why."""
 
 
+class GuestScriptRow(Base):
+    """One run of a script that checks a recovered machine from within: kept, and granted to that machine's agent alone,
+    while it is waiting."""
+
+    __tablename__ = "guest_scripts"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    failover: Mapped[str] = mapped_column(ForeignKey("failovers.id", ondelete="CASCADE"), index=True)
+    machine: Mapped[str] = mapped_column(String(36), index=True)
+    hardware: Mapped[str]
+    """The id that the firmware of the recovered machine shows."""
+    place: Mapped[int]
+    """Which of the failover's checks it is for."""
+    name: Mapped[str] = mapped_column(String(64))
+    content: Mapped[str]
+    """In base64."""
+    digest: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="waiting")
+    created: Mapped[int]
+    closed: Mapped[int] = mapped_column(default=0)
+    status: Mapped[int | None] = mapped_column(default=None)
+    """What it exited with; None: it has not, or was cut off."""
+    output: Mapped[str] = mapped_column(default="")
+
+
 class DifferenceRow(Base):
     """A chunk of the copy that was not what the machine's disk held at epoch:sequence; it was sent again right after.
     States after proven_epoch:proven_sequence (0:0: nobody knows) up to there may be wrong in it."""

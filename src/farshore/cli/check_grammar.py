@@ -1,7 +1,7 @@
 """How checks of a recovered machine are written on the command line, and shown.
 
 ``tcp:22``, ``http:80/health,status=204,contains=ok``, ``https:443/``, ``ssh:22``, ``script:NAME``,
-``guest:NAME,key=KEY,user=USER,port=22``, ``console:TEXT``; each may end in ``,within=SECONDS``.
+``guest:NAME,key=KEY,user=USER,port=22``, ``agent:NAME``, ``console:TEXT``; each may end in ``,within=SECONDS``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from farshore.model.faults import sentence
 CHECK_HELP = (
     "What to check once it has come up: tcp:PORT, http:PORT/PATH[,status=N][,contains=TEXT] (or https), ssh:PORT, "
     "script:NAME (in the server's folder checks), guest:NAME,key=KEY[,user=USER][,port=PORT] (the same script run in "
-    "the guest over SSH, by a key of that folder), console:TEXT; then perhaps ,within=SECONDS. Repeat it"
+    "the guest over SSH, by a key of that folder), agent:NAME (the same, by its agent), console:TEXT; then perhaps "
+    ",within=SECONDS. Repeat it"
 )
 _NO_CHECK = "none"
 _OPTIONS = frozenset({"status", "contains", "within"})
@@ -35,7 +36,7 @@ def parse_check(text: str) -> Check:
         values |= {"port": port, "path": slash + path}
     elif word in (CheckKind.TCP.value, CheckKind.SSH.value):
         values["port"] = target
-    elif word == CheckKind.SCRIPT.value or in_guest:
+    elif word in (CheckKind.SCRIPT.value, CheckKind.AGENT.value) or in_guest:
         values["script"] = target
         if in_guest:
             values.setdefault("port", _SSH_PORT)

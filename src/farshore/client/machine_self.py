@@ -6,6 +6,7 @@ import contextlib
 from typing import Iterator, List
 
 from farshore.api_types.commands import Command, CommandResult, Commands, CommandStanding
+from farshore.api_types.guest_scripts import GuestScriptResult, GuestScripts, GuestScriptStanding
 from farshore.api_types.machines import (
     Authority,
     Desired,
@@ -45,6 +46,16 @@ class MachineSelf:
     def answer(self, command: str, result: CommandResult) -> CommandStanding:
         """Tell what came of a command. Raises NotFound for one that is forgotten."""
         return self._transport.put(f"/v1/machines/self/commands/{segment(command)}/result", result, CommandStanding)
+
+    def guest_scripts(self, hardware: str) -> GuestScripts:
+        """The scripts that check this machine from within and are granted now, where it is a recovered one."""
+        return self._transport.get("/v1/machines/self/guest-scripts", GuestScripts, hardware=hardware)
+
+    def answer_guest_script(self, script: str, result: GuestScriptResult) -> GuestScriptStanding:
+        """Tell what came of one. Raises NotFound for one that is forgotten, or was for another machine."""
+        return self._transport.put(
+            f"/v1/machines/self/guest-scripts/{segment(script)}/result", result, GuestScriptStanding
+        )
 
     def renew(self, request: RenewalRequest) -> Enrolment:
         """A new certificate for the same machine."""

@@ -29,9 +29,10 @@ def proxy_for(url: str) -> Optional[str]:
     return proxy
 
 
-def pool_manager(url: str, context: ssl.SSLContext, **options: Any) -> urllib3.PoolManager:
-    """Connections to ``url``, through its proxy if it has one; ``options`` as urllib3 takes them. Raises Malformed."""
-    proxy = proxy_for(url)
+def pool_manager(url: str, context: ssl.SSLContext, proxy: Optional[str] = None, **options: Any) -> urllib3.PoolManager:
+    """Connections to ``url``, through ``proxy``, else through its own if it has one; ``options`` as urllib3 takes them.
+    Raises Malformed."""
+    proxy = proxy or proxy_for(url)
     if proxy is None:
         return urllib3.PoolManager(ssl_context=context, **options)
     parts = urlsplit(proxy)

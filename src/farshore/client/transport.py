@@ -88,12 +88,20 @@ class Transport:
     """``url`` is the server's base URL. Every method raises the classes of farshore.model.errors and no others."""
 
     def __init__(
-        self, url: str, context: ssl.SSLContext, *, connections: int = 8, read_seconds: float = READ_SECONDS
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        *,
+        connections: int = 8,
+        read_seconds: float = READ_SECONDS,
+        proxy: Optional[str] = None,
     ) -> None:
+        """``proxy``: the HTTP proxy to go by, whatever the environment names."""
         self.url = url.rstrip("/")
+        self._given_proxy = proxy
         self._role: Optional[Role] = None
         self._connections, self._read_seconds = connections, read_seconds
-        self._context, self._proxy = context, proxy_for(self.url)
+        self._context, self._proxy = context, proxy or proxy_for(self.url)
         self._pool = self._made(context)
         self.authorities = ""
         """The header AUTHORITIES of the last answer that had one."""
@@ -102,17 +110,21 @@ class Transport:
 
     @classmethod
     def from_credentials(
-        cls, credentials: Credentials, url: Optional[str] = None, role: Role = Role.CONFIGURATION_SERVER
+        cls,
+        credentials: Credentials,
+        url: Optional[str] = None,
+        role: Role = Role.CONFIGURATION_SERVER,
+        proxy: Optional[str] = None,
     ) -> Transport:
         """A transport to ``url``, by default the server that the credentials are for. It must have ``role``."""
-        made = cls(url or credentials.url, credentials.context(role))
+        made = cls(url or credentials.url, credentials.context(role), proxy=proxy)
         made._role = role
         return made
 
     def move_to(self, url: str) -> None:
         """Send every later request to another server of the same authority; those under way end where they are. Raises
         Malformed for a proxy that is none."""
-        proxy, self.url = proxy_for(url), url.rstrip("/")
+        proxy, self.url = self._given_proxy or proxy_for(url), url.rstrip("/")
         if proxy != self._proxy:
             before, self._proxy = self._pool, proxy
             self._pool = self._made(self._context)
@@ -132,6 +144,7 @@ class Transport:
         return pool_manager(
             self.url,
             context,
+            self._given_proxy,
             num_pools=2,
             maxsize=self._connections,
             timeout=Timeout(connect=CONNECT_SECONDS, read=self._read_seconds),

@@ -34,7 +34,7 @@ from farshore.configuration_server.mirroring import Mirroring, conditions_of_own
 from farshore.configuration_server.owning import open_owned
 from farshore.configuration_server.periodic import Periodic, Troubles
 from farshore.configuration_server.pki.issuing import Issuer
-from farshore.configuration_server.reached import agents_servers
+from farshore.configuration_server.reached import agents_servers, own_server
 from farshore.configuration_server.sealing import Sealer
 from farshore.configuration_server.services import Services
 from farshore.configuration_server.settings import Settings, home_from_environment, load
@@ -211,7 +211,7 @@ def serve(settings: Settings) -> None:
     upkeep = Upkeep(recovery)
     discoveries = Discoveries(catalog, clock, sealer)
     source_lookout = SourceLookout(catalog)
-    leading_out = LeadingOut(recovery, lambda: agents_servers(settings, catalog))
+    leading_out = LeadingOut(recovery, lambda: agents_servers(settings, catalog), lambda: own_server(settings))
     scrubbing = Scrubbing(lambda: vault.vault, catalog, clock, settings.scrub_days)
     kept = settings.keep_events_days, settings.keep_events_most
     indexing, thinning = for_indexing(catalog, clock), for_thinning(catalog, clock)

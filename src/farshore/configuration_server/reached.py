@@ -18,10 +18,8 @@ def agents_servers(
 
     What bears one of this server's own names is on this host: agents may see it at an address that this host does not
     have."""
-    local = urlsplit(settings.local_url)
-    here = local.hostname or ""
-    own = {name.lower() for name in settings.names}
-    found = {(name, settings.port): (here, settings.port) for name in own}
+    found, here = own_server(settings), urlsplit(settings.local_url).hostname or ""
+    own = {name for name, _ in found}
     with catalog.reading() as tx:
         every = process_servers.every(tx)
         urls = [row.url for row in every if process_server is None or row.id == process_server]
@@ -30,3 +28,9 @@ def agents_servers(
         host, port = (parts.hostname or "").lower(), parts.port or _HTTPS
         found[host, port] = (here if host in own else host, port)
     return found
+
+
+def own_server(settings: Settings) -> dict[tuple[str, int], tuple[str, int]]:
+    """This server alone, in the same way."""
+    here = urlsplit(settings.local_url).hostname or ""
+    return {(name.lower(), settings.port): (here, settings.port) for name in settings.names}

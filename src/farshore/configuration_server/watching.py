@@ -14,6 +14,7 @@ from farshore.catalog import (
     differences,
     epochs,
     events,
+    guest_scripts,
     machines,
     master_targets,
     policies,
@@ -104,6 +105,7 @@ def tell(catalog: Catalog, clock: Clock, condition: Condition) -> None:
 
 def prune(catalog: Catalog, clock: Clock, days: int, most: int) -> None:
     """Forget events older than ``days``, and the oldest beyond the newest ``most``; alerts that are over with them, and
-    commands that were closed before."""
+    commands and scripts of checks that were closed before."""
     catalog.write(lambda tx: events.prune(tx, clock.now() - days * DAY, most))
     catalog.write(lambda tx: commands.prune(tx, clock.now() - days * DAY))
+    catalog.write(lambda tx: guest_scripts.prune(tx, clock.now() - days * DAY))

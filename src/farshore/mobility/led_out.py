@@ -53,9 +53,11 @@ def lead_out() -> None:
 
 
 class WayOut:
-    """Listens at ``port`` for the host, and at ``proxy_port`` of the loopback for this process. Raises OSError."""
+    """Listens at ``port`` for the host, and at ``proxy_port`` of the loopback for this process. ``straight``: where
+    nothing is led in it connects by itself. Raises OSError."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, straight: bool = True) -> None:
+        self._straight = straight
         self._host = socket.create_server(("0.0.0.0", port), backlog=_MOST_WAITING)  # noqa: S104 - the host is outside
         self._proxy = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self._host.getsockname()[1]
@@ -67,6 +69,11 @@ class WayOut:
         """In threads of its own, until the process ends or ``close``."""
         for name, target in (("led in", self._hear_host), ("led out", self._hear_process)):
             threading.Thread(target=target, name=name, daemon=True).start()
+
+    def is_led(self) -> bool:
+        """Whether a connection of the host stands open and waits."""
+        with self._lock:
+            return any(not _spent(one) for one in self._waiting)
 
     def close(self) -> None:
         """Hear no more."""
@@ -127,6 +134,8 @@ class WayOut:
                 if answer is not None:
                     return answer
             led.close()
+        if not self._straight:
+            return None
         try:
             return socket.create_connection((host, port), timeout=_DIRECT_SECONDS)
         except OSError:

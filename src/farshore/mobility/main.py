@@ -29,6 +29,7 @@ from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
 from farshore.mobility.description import describe, hardware_id
 from farshore.mobility.epoch_run import Limits
+from farshore.mobility.guest_scripts import guest_scripts
 from farshore.mobility.heap import bound_heap
 from farshore.mobility.identity import enrol_machine, machine_of
 from farshore.mobility.led_out import lead_out
@@ -144,6 +145,9 @@ def run(settings: Settings, _options: argparse.Namespace) -> int:
         renewing = Renewal(settings, server, (server.use, planes.use), clock)
         renewal = threading.Thread(target=renewing.run, args=(stop,), daemon=True)
         heartbeats = threading.Thread(target=session.run, args=(stop,), daemon=True)
+        scripts = guest_scripts(settings)
+        if scripts is not None:
+            threading.Thread(target=scripts.run, args=(stop,), name="guest scripts", daemon=True).start()
         renewal.start()
         threading.Thread(target=fetching.run, args=(stop,), name="commands", daemon=True).start()
         threading.Thread(target=lookout.run, args=(stop,), daemon=True).start()

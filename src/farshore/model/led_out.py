@@ -12,6 +12,9 @@ from typing import Optional, Tuple
 
 PORT = 9446
 """Of the guest."""
+SCRIPT_PORT = 9447
+"""Of the guest, too: what is led in there serves the scripts that check a recovered machine, and nothing else of the
+agent. So a machine that is only being tested says nothing but that. Agents of earlier releases do not listen there."""
 LONGEST_LINE = 300
 OK, NO = b"ok\n", b"no\n"
 _CONNECT = b"connect "

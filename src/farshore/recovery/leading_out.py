@@ -4,6 +4,9 @@ For each machine that is replicated from its site, or whose agent is to take its
 connections in (``sites.port.Leading``), a few connections stand open into it; see farshore.model.led_out for what is
 said over them. What may be reached is ``servers``: names and ports as the agents know them, to the addresses at which
 this host reaches them. It runs in a thread of its own; all it knows it finds out anew after a restart.
+
+A machine that is to run a script as a check is led out at a port of its own, to this server alone and for as long as
+that is awaited. There only the part of its agent listens that runs such scripts.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from farshore.catalog import failovers, machines
+from farshore.catalog import failovers, guest_scripts, machines
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import FarshoreError
-from farshore.model.led_out import LONGEST_LINE, NO, OK, PORT, read_wish
+from farshore.model.led_out import LONGEST_LINE, NO, OK, PORT, SCRIPT_PORT, read_wish
 from farshore.model.states import UP, MachineState
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.steps.migrate import awaits_agent
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 
 Server = tuple[str, int]
 Servers = Callable[[], Mapping[Server, Server]]
+_Led = tuple[str, int]
+"""A failover, and the port of its guest."""
 
 IDLE = 3
 """Connections that stand open and wait."""
@@ -43,10 +48,11 @@ _REPLICATED = frozenset({MachineState.RESYNC.value, MachineState.PROTECTED.value
 class LeadingOut:
     """``look`` begins and ends what is due; call it every few seconds, and ``close`` at the end."""
 
-    def __init__(self, context: RecoveryContext, servers: Servers) -> None:
+    def __init__(self, context: RecoveryContext, servers: Servers, own: Servers) -> None:
+        """``own``: what of ``servers`` is this server itself."""
         self._context = context
-        self._servers = servers
-        self._machines: dict[str, asyncio.Task[None]] = {}
+        self._servers = {PORT: servers, SCRIPT_PORT: own}
+        self._machines: dict[_Led, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def look(self) -> None:
@@ -72,12 +78,14 @@ class LeadingOut:
         await self._settle({})
         await asyncio.gather(*ended, return_exceptions=True)
 
-    def _wanted(self) -> dict[str, Leading]:
+    def _wanted(self) -> dict[_Led, Leading]:
         with self._context.catalog.reading() as tx:
             up = [(row, machines.get(tx, row.machine)) for row in failovers.in_states(tx, UP) if not row.stopped]
-            owned = [(row.id, row.site) for row, machine in up if _sends(row, machine) and _is_led(tx, row, machine)]
-        sites = {failover: self._context.site(site) for failover, site in owned}
-        return {failover: site for failover, site in sites.items() if isinstance(site, Leading)}
+            checked = guest_scripts.failovers_waiting(tx)
+            owned = [((row.id, PORT), row.site) for row, one in up if _sends(row, one) and _is_led(tx, row, one)]
+            owned += [((row.id, SCRIPT_PORT), row.site) for row, _ in up if row.id in checked]
+        sites = {led: self._context.site(site) for led, site in owned}
+        return {led: site for led, site in sites.items() if isinstance(site, Leading)}
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -86,14 +94,15 @@ class LeadingOut:
             self._thread.start()
         return self._loop
 
-    async def _settle(self, wanted: Mapping[str, Leading]) -> None:
-        for failover in self._machines.keys() - wanted.keys():
-            self._machines.pop(failover).cancel()
-        for failover, site in wanted.items():
-            task = self._machines.get(failover)
+    async def _settle(self, wanted: Mapping[_Led, Leading]) -> None:
+        for led in self._machines.keys() - wanted.keys():
+            self._machines.pop(led).cancel()
+        for led, site in wanted.items():
+            task = self._machines.get(led)
             if task is None or task.done():
-                way = _Way(failover, site, self._servers)
-                self._machines[failover] = asyncio.get_running_loop().create_task(way.keep())
+                failover, guest = led
+                way = _Way(failover, guest, site, self._servers[guest])
+                self._machines[led] = asyncio.get_running_loop().create_task(way.keep())
 
 
 def _is_led(tx: Transaction, row: FailoverRow, machine: MachineRow) -> bool:
@@ -113,6 +122,8 @@ class _Way:
     """The connections into one machine."""
 
     failover: str
+    guest: int
+    """The port of the guest."""
     site: Leading
     servers: Servers
 
@@ -152,7 +163,7 @@ class _Way:
 
     async def _port(self) -> int:
         try:
-            return await asyncio.to_thread(self.site.lead_in, failover_id(self.failover), PORT)
+            return await asyncio.to_thread(self.site.lead_in, failover_id(self.failover), self.guest)
         except (FarshoreError, OSError) as error:
             log.info("No way into failover %s yet: %s", self.failover, error)
             return 0

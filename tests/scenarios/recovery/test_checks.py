@@ -21,8 +21,11 @@ from tests.file_site import FileSite, Fuse
 from tests.waiting import until
 
 from farshore.api_types.checks import Check, CheckKind
+from farshore.catalog.database import Catalog
+from farshore.configuration_server.clock import SystemClock
 from farshore.lab.ports import free_port
 from farshore.model.errors import NotFound
+from farshore.recovery.checking.agent_scripts import AgentScripts
 from farshore.recovery.checking.probes import Surroundings, attempt
 from farshore.recovery.checking.reach import Reach
 from farshore.recovery.checking.scripts import ScriptFolder
@@ -62,8 +65,9 @@ def web(folder: Path, *, tls: bool) -> Iterator[int]:
 
 
 def around(folder: Path, port: int) -> Surroundings:
-    reach = Reach(FileSite(folder / "site", Fuse(0)), FailoverId("f"), "127.0.0.1", {GUEST: port})
-    return Surroundings(reach, str, ScriptFolder(folder / "checks"), {})
+    site, failover, scripts = FileSite(folder / "site", Fuse(0)), FailoverId("f"), ScriptFolder(folder / "checks")
+    agent = AgentScripts(Catalog("sqlite://"), SystemClock(), site, failover, "m", [], scripts, shared_network=False)
+    return Surroundings(Reach(site, failover, "127.0.0.1", {GUEST: port}), str, scripts, {}, agent)
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -24,6 +24,8 @@ HTTP = Check(kind=CheckKind.HTTP, port=80, path="/health", status=204, contains=
         ("https:443", Check(kind=CheckKind.HTTPS, port=443)),
         ("script:orders", Check(kind=CheckKind.SCRIPT, script="orders")),
         ("guest:orders,key=k", Check(kind=CheckKind.GUEST, script="orders", key="k", port=22)),
+        ("agent:orders", Check(kind=CheckKind.AGENT, script="orders")),
+        ("agent:orders,within=9", Check(kind=CheckKind.AGENT, script="orders", within=9)),
         ("guest:o,key=k,user=dba,port=2022", Check(kind=CheckKind.GUEST, script="o", key="k", user="dba", port=2022)),
         ("console:hello, world", Check(kind=CheckKind.CONSOLE, contains="hello, world")),
     ],
@@ -36,8 +38,8 @@ def test_checks_are_written_and_shown(text: str, check: Check) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "tcp", "tcp:0", "tcp:x", "tcp:22/x", "ping:1", "script:../x", "script:", "console:", "guest:x",
-     "guest:x,key=../k", "guest:x,key=k,user=-o", "script:x,key=k", "http:80/ x",
-     "tcp:22,within=0", "http:80,status=7"],
+     "guest:x,key=../k", "guest:x,key=k,user=-o", "script:x,key=k", "agent:", "agent:../x", "agent:x,key=k",
+     "http:80/ x", "tcp:22,within=0", "http:80,status=7"],
 )  # fmt: skip
 def test_what_is_no_check(text: str) -> None:
     with pytest.raises(Malformed):

@@ -29,6 +29,7 @@ DOORS = {
         POST /v1/process-servers/enrolments, POST /v1/master-targets/enrolments""",
     Door.MACHINE: """
         POST /v1/machines/self/epochs, POST /v1/machines/self/heartbeat, POST /v1/machines/self/certificate,
+        GET /v1/machines/self/guest-scripts, PUT /v1/machines/self/guest-scripts/{script}/result,
         GET /v1/machines/self/commands, PUT /v1/machines/self/commands/{command}/result,
         GET /v1/machines/self/bundles/{release}, GET /v1/machines/self/bundles/{release}/signature""",
     Door.PROCESS_SERVER: """

@@ -13,9 +13,9 @@ from tests.unit.protection.catalogs import MACHINE, NOW, add_machine, fresh_cata
 from tests.waiting import until
 
 from farshore.api_types.commands import UninstallArguments
-from farshore.catalog import commands
+from farshore.catalog import commands, guest_scripts
 from farshore.catalog.database import Catalog
-from farshore.catalog.tables import FailoverRow, MachineRow
+from farshore.catalog.tables import FailoverRow, GuestScriptRow, MachineRow
 from farshore.mobility import led_out
 from farshore.mobility.led_out import WayOut
 from farshore.model.led_out import read_wish, wish
@@ -31,9 +31,11 @@ class Site:
 
     port: int
     asked: list[str] = field(default_factory=list)
+    ports: list[int] = field(default_factory=list)
 
-    def lead_in(self, failover: str, _port: int) -> int:
+    def lead_in(self, failover: str, port: int) -> int:
         self.asked.append(failover)
+        self.ports.append(port)
         return self.port
 
 
@@ -121,7 +123,7 @@ def talks(way: WayOut, name: str) -> bool:
 def test_servers_are_reached_by_what_is_led_in_and_nothing_else_is(way: WayOut, catalog: Catalog, echo: int) -> None:
     context = Context(catalog, Site(way.port))
     servers = {("dr.example.com", 443): ("127.0.0.1", echo), ("gone.example.com", 443): ("127.0.0.1", 1)}
-    leading = LeadingOut(context, lambda: servers)  # type: ignore[arg-type]
+    leading = LeadingOut(context, lambda: servers, dict)  # type: ignore[arg-type]
     try:
         leading.look()
         until(lambda: len(way._waiting) == 3, "the connections that stand open")
@@ -145,7 +147,7 @@ def test_a_machine_that_is_not_replicated_is_led_nowhere(catalog: Catalog, state
         row = tx.get_one(FailoverRow, FAILOVER)
         tx.get_one(MachineRow, row.machine).state = state
     site = Site(1)
-    leading = LeadingOut(Context(catalog, site), dict)  # type: ignore[arg-type]
+    leading = LeadingOut(Context(catalog, site), dict, dict)  # type: ignore[arg-type]
     leading.look()
     leading.close()
     assert site.asked == []
@@ -161,8 +163,42 @@ def test_a_migrated_machine_is_led_out_until_its_agent_has_taken_itself_off(cata
             tx.get_one(FailoverRow, FAILOVER).request = {"migrate": migrate}
             if closed:
                 commands.withdraw(tx, FAILOVER, NOW)
-        leading = LeadingOut(Context(catalog, Site(1)), dict)  # type: ignore[arg-type]
+        leading = LeadingOut(Context(catalog, Site(1)), dict, dict)  # type: ignore[arg-type]
         assert bool(leading._wanted()) is led, (migrate, closed)
+
+
+def test_a_machine_that_is_to_run_a_script_is_led_to_this_server_for_as_long(catalog: Catalog, echo: int) -> None:
+    way = WayOut(0, straight=False)
+    way.start()
+    site, own = Site(way.port), {("dr.example.com", 443): ("127.0.0.1", echo)}
+    others = {**own, ("ps.example.com", 9443): ("127.0.0.1", echo)}
+    with catalog.writing() as tx:
+        tx.get_one(MachineRow, MACHINE).state = "protected"
+        tx.get_one(MachineRow, MACHINE).site = ""  # the source is protected: a test runs beside it
+        tx.get_one(FailoverRow, FAILOVER).state = "running"
+    leading = LeadingOut(Context(catalog, site), lambda: others, lambda: own)  # type: ignore[arg-type]
+    try:
+        leading.look()
+        assert site.ports == []
+        assert not way.is_led()
+        with catalog.writing() as tx:
+            made = GuestScriptRow(id="s1", failover=FAILOVER, machine=MACHINE, hardware=FAILOVER, place=0, name="n",
+                                  content="", digest="", seconds=1, created=NOW)  # fmt: skip
+            guest_scripts.add(tx, made)
+        leading.look()
+        until(way.is_led, "the connections that stand open")
+        assert set(site.ports) == {9447}
+        assert talks(way, "dr.example.com:443")
+        until(way.is_led, "one more")
+        assert is_refused(way, "ps.example.com:9443")
+        with catalog.writing() as tx:
+            guest_scripts.withdraw(tx, FAILOVER, 0, NOW)
+        leading.look()
+        until(lambda: not way.is_led(), "the end of all of them")
+        assert is_refused(way, f"127.0.0.1:{echo}"), "it went straight"
+    finally:
+        leading.close()
+        way.close()
 
 
 def test_without_a_connection_that_stands_open_it_goes_straight(way: WayOut, echo: int) -> None:

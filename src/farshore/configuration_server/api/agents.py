@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from farshore.api_types.body import LABEL_LENGTH, LARGEST
 from farshore.api_types.commands import CommandResult, Commands, CommandStanding
+from farshore.api_types.guest_scripts import GuestScriptResult, GuestScripts, GuestScriptStanding
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest, Heartbeat, ReleaseSignature
 from farshore.catalog import machines, process_servers
 from farshore.catalog.database import Transaction
@@ -26,6 +27,8 @@ from farshore.protection.former_agents import former_answer
 from farshore.protection.granting import Domain, domain_name, grant
 from farshore.protection.heartbeats import observe
 from farshore.protection.push.bundle import Bundle, bundle_path, default_cache
+from farshore.recovery.checking.agent_scripts import granted as granted_scripts
+from farshore.recovery.checking.agent_scripts import note as note_script
 
 router = GatedRouter(prefix="/v1/machines/self", tags=["mobility service"])
 
@@ -105,6 +108,26 @@ def note_result(
     """What came of a command. It may be said again: what is noted stays."""
     now = installation.clock.now()
     return installation.catalog.write(lambda tx: answer_command(tx, machine, command, result, now))
+
+
+@router.get("/guest-scripts")
+def guest_scripts(
+    machine: MachineCaller,
+    installation: Installation,
+    hardware: Annotated[str, Query(max_length=LABEL_LENGTH)],
+) -> GuestScripts:
+    """What the agent of a recovered machine may run as a check: that of the machine with this hardware id alone."""
+    with installation.catalog.reading() as tx:
+        return granted_scripts(tx, machine, hardware)
+
+
+@router.put("/guest-scripts/{script}/result")
+def note_script_result(
+    script: Named, result: GuestScriptResult, machine: MachineCaller, installation: Installation
+) -> GuestScriptStanding:
+    """What came of it, from the same. It may be said again: what is noted stays."""
+    now = installation.clock.now()
+    return installation.catalog.write(lambda tx: note_script(tx, machine, script, result, now))
 
 
 @router.get("/bundles/{release}/signature")

@@ -23,6 +23,8 @@ BY_ROUTE = {
     "/v1/machines/self/heartbeat": (120, 2.0),
     "/v1/machines/self/commands": (120, 1.0),
     "/v1/machines/self/commands/{command}/result": (240, 4.0),
+    "/v1/machines/self/guest-scripts": (120, 2.0),
+    "/v1/machines/self/guest-scripts/{script}/result": (60, 1.0),
     "/v1/machines/self/epochs": (120, 1 / 15),
     "/v1/machines/self/certificate": (20, 1 / 600),
     "/v1/machines/self/bundles/{release}": (20, 1 / 60),

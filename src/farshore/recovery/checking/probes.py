@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from farshore.api_types.body import clean
 from farshore.api_types.checks import Check, CheckKind
 from farshore.model.errors import FarshoreError
+from farshore.recovery.checking.agent_scripts import AgentScripts
 from farshore.recovery.checking.reach import Reach, explained, receive
 from farshore.recovery.checking.scripts import ScriptFolder
 
@@ -34,6 +35,7 @@ class Surroundings:
     scripts: ScriptFolder
     facts: Mapping[str, str]
     """For scripts: the machine's and the failover's ids, its name."""
+    agent: AgentScripts
 
 
 def attempt(check: Check, around: Surroundings) -> Seen:
@@ -101,6 +103,10 @@ def _guest(check: Check, around: Surroundings) -> Seen:
     return run_in_guest(script.read_bytes(), key, check.user or "root", address, check.within)
 
 
+def _agent(check: Check, around: Surroundings) -> Seen:
+    return around.agent.look(check)
+
+
 def _console(check: Check, around: Surroundings) -> Seen:
     found = check.contains in around.console()
     return found, f"{check.contains!r} is {'' if found else 'not '}on the console"
@@ -130,5 +136,6 @@ _PROBES: Mapping[CheckKind, Callable[[Check, Surroundings], Seen]] = {
     CheckKind.SSH: _ssh,
     CheckKind.SCRIPT: _script,
     CheckKind.GUEST: _guest,
+    CheckKind.AGENT: _agent,
     CheckKind.CONSOLE: _console,
 }

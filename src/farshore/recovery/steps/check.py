@@ -6,16 +6,18 @@ up, at whichever place.
 
 from __future__ import annotations
 
+from farshore.api_types.checks import CheckKind
 from farshore.catalog import failovers
 from farshore.catalog.database import Transaction
 from farshore.catalog.tables import FailoverRow, MachineRow
 from farshore.model.errors import Refused, WrongState
 from farshore.model.states import PRESENT, UP, Direction, FailoverState, MachineState
 from farshore.recovery import targets
+from farshore.recovery.checking.agent_scripts import check_reachable, read
 from farshore.recovery.checking.scripts import ScriptFolder
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.ports import leads_nowhere, ports_for
-from farshore.recovery.standing import cancelled, is_test, others, replaced, rows, take_turn
+from farshore.recovery.standing import asked, cancelled, is_test, others, replaced, rows, take_turn
 
 _SOURCES = frozenset({MachineState.PROTECTED, MachineState.RESYNC, MachineState.FAILED_OVER, MachineState.COMMITTED})
 """States that a machine may be failed over from; from FAILED_OVER to change the point, from COMMITTED to change it
@@ -68,6 +70,9 @@ def _forward_for_checks(context: RecoveryContext, tx: Transaction, row: Failover
             ScriptFolder(context.scripts).check(check.script)
             if check.key is not None:
                 ScriptFolder(context.scripts).key(check.key)
+            if check.kind is CheckKind.AGENT:
+                check_reachable(context.site(row.site), shared_network=bool(asked(row).network))
+                read(ScriptFolder(context.scripts), check.script)
     if leads_nowhere(targets.as_model(target).card(0).kind, test=is_test(row)):
         taken = {int(port) for other in failovers.in_states(tx, PRESENT) for port in other.forward}
         more = ports_for(checks, set(row.forward.values()), taken, context.free_port)

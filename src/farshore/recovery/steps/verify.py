@@ -5,9 +5,10 @@ A check is tried again until it passes or its time is over. Whatever they show, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from farshore.api_types.checks import Check, CheckResult, Evidence, Verdict
+from farshore.api_types.checks import Check, CheckKind, CheckResult, Evidence, Verdict
 from farshore.api_types.events import Severity
 from farshore.api_types.targets import Target
 from farshore.catalog import failovers, machines
@@ -17,6 +18,7 @@ from farshore.durable.progress import report_progress
 from farshore.model.errors import FarshoreError, NotFound
 from farshore.model.states import FailoverState
 from farshore.recovery import consoles
+from farshore.recovery.checking.agent_scripts import AgentScripts
 from farshore.recovery.checking.probes import Surroundings, attempt
 from farshore.recovery.checking.reach import Reach
 from farshore.recovery.checking.scripts import ScriptFolder
@@ -24,7 +26,7 @@ from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.diagnosis import diagnose
 from farshore.recovery.evidence import add_evidence, keep_screen
 from farshore.recovery.ports import leads_nowhere
-from farshore.recovery.standing import is_test, rows, tell
+from farshore.recovery.standing import asked, is_test, rows, tell
 from farshore.sites.port import Condition, RecoverySite
 
 _GONE = frozenset({Condition.ABSENT, Condition.STOPPED, Condition.SHUT_DOWN})
@@ -44,7 +46,7 @@ def verify(context: RecoveryContext, failover: str) -> Result:
         row = failovers.get(tx, failover)
         requested, site = row.requested, context.site(row.site)
         checks = Target.model_validate(row.target).checks or []
-        around = _surroundings(context, row, machines.get(tx, row.machine).name, site)
+        around = _surroundings(context, row, machines.get(tx, row.machine).name, site, checks)
     pending = [_Pending(check) for check in checks]
     begun = context.clock.monotonic()
     while any(one.result is None for one in pending):
@@ -69,6 +71,8 @@ def _try(
     if passed or over or gone:
         seconds = (context.clock.now() - requested) / _SECOND
         one.result = CheckResult(check=one.check, passed=passed, seconds=seconds, tries=one.tries, detail=detail)
+        if one.check.kind is CheckKind.AGENT:
+            around.agent.withdraw(one.check)
 
 
 def _gone(context: RecoveryContext, site: RecoverySite, failover: str) -> str:
@@ -89,7 +93,9 @@ def _gone(context: RecoveryContext, site: RecoverySite, failover: str) -> str:
     return f"the machine is {condition.value}" if condition in _GONE else ""
 
 
-def _surroundings(context: RecoveryContext, row: FailoverRow, name: str, site: RecoverySite) -> Surroundings:
+def _surroundings(
+    context: RecoveryContext, row: FailoverRow, name: str, site: RecoverySite, checks: Sequence[Check]
+) -> Surroundings:
     failover = row.id
     reach = Reach(
         site,
@@ -108,7 +114,9 @@ def _surroundings(context: RecoveryContext, row: FailoverRow, name: str, site: R
     def console() -> str:
         return consoles.text(context, failover, site)
 
-    return Surroundings(reach, console, ScriptFolder(context.scripts), facts)
+    scripts, shared = ScriptFolder(context.scripts), is_test(row) and bool(asked(row).network)
+    agent = AgentScripts(context.catalog, context.clock, site, reach.failover, row.machine, checks, scripts, shared)
+    return Surroundings(reach, console, scripts, facts, agent)
 
 
 def own_address(row: FailoverRow) -> str:
