@@ -9,10 +9,12 @@ neither "would work" nor "would not" is said then.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from farshore.api_types.checks import CheckKind
 from farshore.api_types.events import Severity
 from farshore.api_types.machines import Description
 from farshore.api_types.sites import SiteCheck
@@ -25,6 +27,7 @@ from farshore.model.states import MachineState
 from farshore.model.target import MachineTarget, shared_addresses
 from farshore.protection.watch import WATCHED, Condition
 from farshore.recovery import targets
+from farshore.recovery.checking.agent_scripts import check_reachable
 from farshore.recovery.checking.scripts import ScriptFolder
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.room import demand, shown, wanting, wanting_together
@@ -117,7 +120,7 @@ class ReadinessWatch:
         except Malformed as error:
             return Readiness(works=False, obstacles=[*obstacles, _obstacle("target", error)])
         target = targets.as_model(choice)
-        obstacles += _of_checks(choice, ScriptFolder(self._context.scripts))
+        obstacles += _of_checks(choice, ScriptFolder(self._context.scripts), lambda: self._context.site(target.site))
         with self._lock:
             word, vault = self._words.get(machine.id), self._vault
         # A word about another choice than the present one says nothing.
@@ -217,15 +220,19 @@ class ReadinessWatch:
             )
 
 
-def _of_checks(choice: Target, scripts: ScriptFolder) -> list[Obstacle]:
+def _of_checks(choice: Target, scripts: ScriptFolder, site: Callable[[], RecoverySite]) -> list[Obstacle]:
     """What keeps its checks from passing, which keeps no machine down."""
     found = []
     checks = choice.checks or []
-    wanted = [(scripts.check, name) for name in sorted({one.script for one in checks if one.script is not None})]
-    keys = [(scripts.key, name) for name in sorted({one.key for one in checks if one.key is not None})]
-    for look, name in [*wanted, *keys]:
+    looks: list[Callable[[], object]] = [
+        partial(scripts.check, name) for name in sorted({one.script for one in checks if one.script is not None})
+    ]
+    looks += [partial(scripts.key, name) for name in sorted({one.key for one in checks if one.key is not None})]
+    if any(one.kind is CheckKind.AGENT for one in checks):
+        looks.append(lambda: check_reachable(site(), shared_network=False))
+    for look in looks:
         try:
-            look(name)
+            look()
         except FarshoreError as error:
             found.append(
                 Obstacle(subject="checks", severity=TargetSeverity.WARNING, message=error.message, remedy=error.remedy)

@@ -262,3 +262,8 @@ def test_a_check_by_a_script_that_is_not_there_is_to_be_minded(room: Room) -> No
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
     assert room.said() == []
+    room.choose(checks=[{"kind": "agent", "script": "orders"}])
+    room.watch.look_at(MACHINE)
+    assert room.said() == [("checks", WARNING)], "no agent is led out at this kind of site"
+    room.site.lead_in = lambda _failover, port: port  # type: ignore[attr-defined]
+    assert room.said() == []
