@@ -1,1 +1,2 @@
-"""The command line: one file per command group. It speaks REST; only ``vault.py`` opens a vault itself."""
+"""The command line: one file per command group. All groups use the REST API, except ``vault``, which opens a vault
+directly."""

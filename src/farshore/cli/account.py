@@ -1,4 +1,4 @@
-"""``farshore account``: push accounts, with which the mobility service is brought to many machines."""
+"""``farshore account``: push accounts, the logins for installing the mobility service on many machines."""
 
 from __future__ import annotations
 
@@ -15,30 +15,37 @@ from farshore.cli.logging_in import credentials
 from farshore.cli.output import moment, out, print_done, print_json, print_table
 from farshore.client.transport import segment
 
-app = typer.Typer(no_args_is_help=True, help="Push accounts: how to log in to machines by SSH, kept sealed.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Push accounts: SSH logins for installing the mobility service. The server stores them encrypted.",
+)
 _PATH = "/v1/push-accounts"
-Name = Annotated[str, typer.Argument(help="What the account is called.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="The account's name.", show_default=False)]
 
 
 @app.command()
 def add(
     name: Name,
-    user: Annotated[str, typer.Option(help="root, or a user with sudo without a password.")] = "root",
-    ssh_key: Annotated[Path | None, typer.Option(help="Private key; a passphrase is asked for.")] = None,
-    password: Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")] = False,
-    jump: Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")] = "",
+    user: Annotated[str, typer.Option(help="SSH user: root, or one with passwordless sudo.")] = "root",
+    ssh_key: Annotated[
+        Path | None, typer.Option(help="Private key file. Prompts for its passphrase if it has one.")
+    ] = None,
+    password: Annotated[
+        bool, typer.Option("--password", help="Log in with a password, which is prompted for.")
+    ] = False,
+    jump: Annotated[str, typer.Option(help="Jump host, [USER@]HOST[:PORT]. Uses the same key or password.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Keep a key or a password, sealed, for `farshore machine add --account NAME`.
+    """Store an SSH key or password for `farshore machine add --account NAME`. The server encrypts it.
 
-    A password can be read by the host that it is used on, so only contributors use an account that has one.
+    A host that a password is used on can read it. So only contributors may use an account with a password.
 
     Example: `farshore account add datacentre --user admin --ssh-key ~/.ssh/id_ed25519`
     """
     key, secret = credentials(ssh_key, password)
     request = PushAccountRequest(name=name, user=user, private_key=key, password=secret, jump=jump)
     made = management().transport.post(_PATH, request, PushAccount)
-    print_json(made) if as_json else out.print(f"Push account {made.name} has a {made.by} for {made.user}.")
+    print_json(made) if as_json else out.print(f"Push account {made.name} was added: {made.user}, by {made.by}.")
 
 
 @app.command("list")
@@ -54,8 +61,8 @@ def list_accounts(as_json: AsJson = False) -> None:
 
 @app.command()
 def remove(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Forget a push account and its secret."""
+    """Delete a push account and its secret."""
     api = management()
-    ask(api, Role.CONTRIBUTOR, f"Forget push account {name}?", yes=yes)
+    ask(api, Role.CONTRIBUTOR, f"Delete push account {name}?", yes=yes)
     api.transport.delete(f"{_PATH}/{segment(name)}")
-    print_done(f"Push account {name} is forgotten.", as_json, removed=name)
+    print_done(f"Push account {name} was deleted.", as_json, removed=name)

@@ -1,4 +1,4 @@
-"""Shows what an installation knows that was made from its vault, and how fresh each piece is."""
+"""Prints what an adopted installation recovered from its vault, and how old each part is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPORT_FILE = "adoption.json"
 
 
 def read(home: Path) -> dict[str, Any]:
-    """The report that set-up left in the installation's folder. Raises NotFound."""
+    """Read the report that the adoption left in the installation's folder. Raises NotFound."""
     try:
         found: dict[str, Any] = json.loads((home / REPORT_FILE).read_text())
     except FileNotFoundError as error:
@@ -25,18 +25,18 @@ def read(home: Path) -> dict[str, Any]:
 
 
 def show(home: Path, console: Console) -> None:
-    """Print it. Raises NotFound."""
+    """Print the report of an adoption. Raises NotFound."""
     report = read(home)
-    records = _table("Kept in the vault", "Number", "Last change", "")
+    records = _table("Kept in vault", "Number", "Last change", "")
     for one in report["records"]:
-        changed = ago(one["written"]) if one["written"] else coloured("never kept: defaults", "yellow")
+        changed = ago(one["written"]) if one["written"] else coloured("not kept: defaults used", "yellow")
         of_backup = f"of the backup {one['trouble']}".strip() if one.get("backup") else ""
         records.add_row(one["kind"], str(one["count"]), changed, plain(of_backup))
     console.print(records)
     machines = _table("Machine", "State", "Policy", "Newest state", "Points", "")
     for one in report["machines"]:
         newest = ago(one["newest"]) if one["newest"] else coloured("none", "red")
-        remarks = [] if one["known"] else ["known from the vault alone: check its policy"]
+        remarks = [] if one["known"] else ["policy not known: check it"]
         remarks += [one["trouble"]] if one["trouble"] else []
         machines.add_row(
             plain(one["name"]), one["state"], plain(one["policy"]), newest, str(one["points"]), plain(" ".join(remarks))

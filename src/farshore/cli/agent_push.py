@@ -1,4 +1,4 @@
-"""``farshore machine add --ssh-agent``: a push from the command line's side, with the keys of its user's SSH agent."""
+"""``farshore machine add --ssh-agent``: installs the agent from here, with the keys of the user's SSH agent."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ POLL = 1.0
 
 
 def agent_socket() -> str:
-    """Where the user's SSH agent listens. Raises Malformed."""
+    """Return the socket of the user's SSH agent. Raises Malformed."""
     found = os.environ.get("SSH_AUTH_SOCK", "")
     if not found:
         raise Malformed(
             "There is no SSH agent: SSH_AUTH_SOCK is not set.",
-            remedy="Start one, eval $(ssh-agent); ssh-add; through sudo, keep the variable: "
-            "sudo --preserve-env=SSH_AUTH_SOCK.",
+            remedy="Start one: eval $(ssh-agent); ssh-add. With sudo, pass the variable on: sudo "
+            "--preserve-env=SSH_AUTH_SOCK.",
         )
     return found
 
 
 def push(api: Management, login: dict[str, Any], request: TokenRequest, *, quiet: bool) -> Machine | None:
-    """Install, enrol, and wait until the machine reports; None where it was enrolled already.
+    """Install and enrol the agent, then wait until it reports. Return None if the machine was enrolled before.
 
-    ``login``: host, port, user, jump, host_key, disks and server_url (empty: as advertised). Raises what the
-    installation raised; its token opens nothing then.
+    ``login`` has host, port, user, jump, host_key, disks and server_url ("" for the advertised one). If the
+    installation fails, its token is revoked and its error raised.
     """
     programs.check_installed("farshore machine add --ssh-agent", "server")
     socket = agent_socket()
@@ -61,7 +61,7 @@ def push(api: Management, login: dict[str, Any], request: TokenRequest, *, quiet
 
 
 def _reporting(api: Management, host: str, token: Token) -> Machine | None:
-    """The machine, once it reports; None where it was enrolled already, and the token is not used."""
+    """Return the machine once it reports, or None if it was enrolled before, which leaves the token unused."""
     view = _view(api, token)
     if not view.used:
         api.transport.delete(f"/v1/enrolment-tokens/{segment(view.id)}")
@@ -73,13 +73,14 @@ def _reporting(api: Management, host: str, token: Token) -> Machine | None:
             return machine
         time.sleep(POLL)
     raise TryLater(
-        f"The mobility service on {host} is installed and enrolled, but does not report.",
-        remedy="On the machine: journalctl -u farshore-mobility; check that it reaches this server's address.",
+        f"The mobility service on {host} is installed and enrolled, but has not reported.",
+        remedy="Read its log on the machine (journalctl -u farshore-mobility), and check that the machine "
+        "reaches this server's address.",
     )
 
 
 def _view(api: Management, token: Token) -> TokenView:
-    """The token as it is listed. Its id is not told when it is made; no other one expires in the same nanosecond."""
+    """Find a new token in the list, to learn its id. Its expiry in ns identifies it."""
     listed = api.transport.get_list("/v1/enrolment-tokens", TokenView)
     return next(one for one in listed if one.expires == token.expires)
 

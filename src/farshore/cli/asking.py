@@ -1,6 +1,6 @@
-"""Asking before something is destroyed: every such command asks in the same way, and takes ``--yes``.
+"""One confirmation prompt for all destructive commands. Each of them takes ``--yes``.
 
-Who may not do it anyhow is refused before being asked: the server is asked for the caller's role first.
+A caller without the role is refused before the prompt, so the role is fetched from the server first.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ _RANK = {Role.READER: 0, Role.OPERATOR: 1, Role.CONTRIBUTOR: 2}
 
 
 def check_role(api: Management, needed: Role) -> None:
-    """Raise Forbidden if the caller has a lesser role, in the server's words."""
+    """Raise Forbidden, worded as the server does, if the caller's role is too low."""
     me = api.transport.get("/v1/users/self", User)
     if _RANK[me.role] < _RANK[needed]:
         raise Forbidden(
-            f"{me.name} has the role {me.role.value}; this takes {needed.value}.",
-            remedy=f"Ask somebody with the role {needed.value}, or contributor.",
+            f"{me.name} has the role {me.role.value}; this needs the role {needed.value}.",
+            remedy=f"Ask a user with the role {needed.value} or contributor.",
         )
 
 
 def ask(api: Management, needed: Role, question: str, *, yes: bool) -> None:
-    """Ask unless ``yes``; a caller with a lesser role than ``needed`` is refused and not asked. Raises Forbidden, and
-    typer.Abort for a no."""
+    """Prompt for confirmation unless ``yes`` is set. Refuses a caller whose role is below ``needed`` without a prompt.
+    Raises Forbidden, or typer.Abort if the user says no."""
     if not yes:
         check_role(api, needed)
         confirm(question)
 
 
 def confirm(question: str) -> None:
-    """Ask on standard error, so that standard output stays the command's. Raises typer.Abort for a no."""
+    """Prompt on standard error, so that standard output holds results only. Raises typer.Abort if the user says no."""
     typer.confirm(plain(question), abort=True, err=True)

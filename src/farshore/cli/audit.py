@@ -1,4 +1,4 @@
-"""``farshore audit``: who changed what, who was refused, and whether the log is whole."""
+"""``farshore audit``: the log of changes and refusals, and the check that it is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from farshore.cli.output import moment, out, print_json, print_table
 from farshore.client.management import Management
 from farshore.model.errors import Damaged, Malformed, NotFound
 
-app = typer.Typer(no_args_is_help=True, help="The audit log: append-only, chained by hashes.")
+app = typer.Typer(
+    no_args_is_help=True, help="The audit log: append-only, each entry chained to the one before by a hash."
+)
 
 PAGE = 1000
 ROOT = "/v1/audit"
@@ -25,10 +27,10 @@ ROOT = "/v1/audit"
 
 @app.command("list")
 def list_entries(
-    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="Show at most N, the newest last.", metavar="N")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="Show at most N entries, newest last.", metavar="N")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List what users changed, who enrolled, and which requests were refused.
+    """List changes by users, enrolments and refused requests.
 
     Example: `farshore audit list --limit 200`
     """
@@ -42,12 +44,13 @@ def list_entries(
 
 @app.command()
 def export(
-    output: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the whole log as JSON lines, checked on the way; with `--json` as one document.
+    """Verify the whole log and write it as JSON lines, or as one document with `--json`.
 
-    Keep it elsewhere: `verify --file` checks it, and `verify --head` compares the server's log with its last digest.
+    Keep the export on another host. `verify --file` checks it, and `verify --head` compares the server's log with its
+    last digest.
 
     Example: `farshore audit export --output audit-2026-11.jsonl`
     """
@@ -65,14 +68,16 @@ def export(
 
 @app.command()
 def verify(
-    file: Annotated[Path | None, typer.Option(help="Check this export instead of the server's log.")] = None,
-    head: Annotated[str, typer.Option(help="A digest that must be in it: the last one of an earlier check.")] = "",
+    file: Annotated[Path | None, typer.Option(help="Verify this export instead of the server's log.")] = None,
+    head: Annotated[
+        str, typer.Option(help="Digest that the log must contain: the last one that an earlier check printed.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check that no entry was changed or taken out. Exit status 3 where one was.
+    """Check that no entry was changed or removed. Exits with status 3 if one was.
 
-    Whoever can write the server's database can compute a new chain. Keep the digest that this command prints
-    elsewhere, and give it the next time.
+    Somebody who can write to the server's database can compute a new chain. Keep the digest that this command prints on
+    another host, and pass it with --head next time.
 
     Example: `farshore audit verify --head 3f0c…`
     """
@@ -82,13 +87,13 @@ def verify(
         found = found or entry.digest == head
     if not found:
         raise Damaged(
-            f"No entry of the audit log has the digest {head}: it was changed since then.",
-            remedy="Compare it with an earlier export, and find out who can write the catalog.",
+            f"No entry of the audit log has the digest {head}: the log was changed since then.",
+            remedy="Compare the log with an earlier export, and find out who can write to the catalog.",
         )
     if as_json:
         print_json({"entries": number, "head": last})
         return
-    out.print(f"The audit log is whole: {number} entries.")
+    out.print(f"The audit log is complete: {number} entries.")
     out.print(f"Head: {last}")
 
 
@@ -105,20 +110,24 @@ def _read(path: Path) -> Iterator[AuditEntry]:
             for line in file:
                 yield AuditEntry.model_validate(json.loads(line))
     except OSError as error:
-        raise NotFound(f"{path} cannot be read ({error.strerror}).", remedy="Give a file of `audit export`.") from error
+        raise NotFound(
+            f"{path} cannot be read ({error.strerror}).", remedy="Give a file that `farshore audit export` wrote."
+        ) from error
     except (ValueError, ValidationError) as error:
-        raise Malformed(f"{path} is no export of the audit log.", remedy="Give a file of `audit export`.") from error
+        raise Malformed(
+            f"{path} is not an export of the audit log.", remedy="Give a file that `farshore audit export` wrote."
+        ) from error
 
 
 def _checked(entries: Iterable[AuditEntry]) -> Iterator[AuditEntry]:
-    """The entries, each once it is known to follow the one before. Raises Damaged."""
+    """Yield each entry after checking that it follows the one before. Raises Damaged."""
     expected, previous = 1, FIRST
     for entry in entries:
         whole = entry_digest(previous, entry.model_dump(mode="json")) == entry.digest
         if entry.id != expected or entry.previous != previous or not whole:
             raise Damaged(
-                f"Entry {expected} of the audit log is not what it was, or is missing.",
-                remedy="Compare it with an earlier export, and find out who can write the catalog.",
+                f"Entry {expected} of the audit log was changed or is missing.",
+                remedy="Compare the log with an earlier export, and find out who can write to the catalog.",
             )
         yield entry
         expected, previous = entry.id + 1, entry.digest

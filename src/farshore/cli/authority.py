@@ -1,4 +1,4 @@
-"""``farshore authority``: the authority that everybody's certificates come from, and its replacement."""
+"""``farshore authority``: the certificate authority of the installation, and its replacement."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ app = typer.Typer(no_args_is_help=True, help="The certificate authority of the i
 _PATH = "/v1/authority/replacement"
 _NEXT = {
     Phase.SETTLED: "",
-    Phase.INTRODUCED: "Next: `farshore authority replace` lets the new authority sign, once nobody is waited for.",
-    Phase.SWITCHED: "Next: `farshore authority replace` ends the trust in the old one, once nobody is waited for.",
+    Phase.INTRODUCED: "Next: `farshore authority replace` lets the new authority sign, once nobody is listed as "
+    "waiting.",
+    Phase.SWITCHED: "Next: `farshore authority replace` ends the trust in the old authority, once nobody is listed "
+    "as waiting.",
 }
 
 
 @app.command()
 def show(as_json: AsJson = False) -> None:
-    """Show which authorities are trusted, where a replacement stands and who has not followed yet."""
+    """Show the trusted authorities, the progress of a replacement, and who has not switched yet."""
     _print(management().transport.get(_PATH, Replacement), as_json)
 
 
 @app.command()
 def replace(
     leave_behind: Annotated[
-        bool, typer.Option("--leave-behind", help="Do not wait for anybody: who has not followed must enrol again.")
+        bool, typer.Option("--leave-behind", help="Do not wait. Whoever has not switched must enrol again.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do the next of three steps that replace the authority's key while everything runs.
+    """Replace the authority's key without downtime. Each call does the next of three steps.
 
-    First a new authority is made, and everybody is given its certificate. Then it signs. Then the old one is trusted no
-    longer. Machines and process servers follow within the hour; users by `farshore user renew`.
+    Step 1 makes a new authority and distributes its certificate. Step 2 lets it sign. Step 3 ends the trust in the old
+    one. Machines and process servers switch by themselves within an hour; users with `farshore user renew`.
     """
     api = management().transport
     present = api.get(_PATH, Replacement)
@@ -51,7 +53,7 @@ def _print(found: Replacement, as_json: bool) -> None:
         [
             ("State", found.phase.value),
             ("Signs", found.trusted[0]),
-            ("Trusted too", ", ".join(found.trusted[1:]) or "none"),
+            ("Also trusted", ", ".join(found.trusted[1:]) or "none"),
             ("Waiting for", ", ".join(found.waiting) or "nobody"),
         ]
     )

@@ -1,6 +1,6 @@
-"""What to type to bring the mobility service to a machine, and to take it away, without SSH from the server.
+"""The commands that install and remove the mobility service by hand, for machines that the server cannot reach by SSH.
 
-The commands are the steps of a push installation (protection/push/install.py), with the same folders.
+They are the steps of a push installation (protection/push/install.py), and use the same folders.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ ARCHIVE = "farshore-agent.tar.gz"
 UNIT = "farshore-mobility"
 PROGRAM = "/opt/farshore/current/bin/farshore-mobility"
 STAYS = ("/opt/farshore", "/etc/farshore", "/var/lib/farshore-mobility")
-"""The releases; the options and hooks; the state: certificate, key and the .hrl file (512 MiB by default)."""
+"""What stays on a machine: releases; options and hooks; state with certificate, key and .hrl file (512 MiB by
+default)."""
 
 
 def installation(server_url: str, fingerprint: str) -> list[tuple[str, list[str]]]:
-    """Where to type what, in order. The token is no part of it: the agent reads it from its standard input."""
+    """Return (where, commands) in order. They do not contain the token: the agent reads it from standard input."""
     enrol = [PROGRAM, "enroll", "--server", server_url, "--authority-fingerprint", fingerprint]
     return [
         ("On this server's host", [f"farshore machine package --output {ARCHIVE}", f"scp {ARCHIVE} root@MACHINE:"]),
@@ -28,7 +29,7 @@ def installation(server_url: str, fingerprint: str) -> list[tuple[str, list[str]
                 f"install -m 0644 /opt/farshore/current/{UNIT}.service /etc/systemd/system/",
                 "systemctl daemon-reload",
                 f"{PROGRAM} check --reach {shlex.quote(server_url)}",
-                f"{shlex.join(enrol)}   # then type the token, Enter",
+                f"{shlex.join(enrol)}   # then type the token and press Enter",
                 f"systemctl enable --now {UNIT}",
             ],
         ),
@@ -36,7 +37,7 @@ def installation(server_url: str, fingerprint: str) -> list[tuple[str, list[str]
 
 
 def removal() -> list[str]:
-    """What to type on the machine, as root."""
+    """Return the commands that remove the agent, to be run on the machine as root."""
     return [
         f"systemctl disable --now {UNIT}",
         f"rm -f /etc/systemd/system/{UNIT}.service && systemctl daemon-reload",

@@ -1,4 +1,4 @@
-"""``farshore catalog``: make a lost catalog anew from the vault."""
+"""``farshore catalog``: rebuild a lost catalog from the vault."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ app = typer.Typer(help="The configuration server's database.", no_args_is_help=T
 
 @app.command()
 def rebuild(state: HomeOption = None, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Make the catalog of the installation on this machine anew, from its vault.
+    """Rebuild the catalog of the installation on this machine from its vault.
 
-    For a catalog that was lost or damaged while the rest of the installation's folder is there. The present one is put
-    aside, not deleted. Everything is known again that the installation kept in the vault; agents resync by hash into
-    new epochs. Stop the installation first (`farshore down`), and start it afterwards (`farshore up`).
+    Use it if the catalog is lost or damaged and the rest of the installation's folder is intact. The old catalog is
+    renamed, not deleted. Everything that the installation kept in the vault comes back; agents resync by hash. Stop the
+    installation first (`farshore down`), and start it afterwards (`farshore up`).
 
     Example: `farshore catalog rebuild --yes`
     """
@@ -31,7 +31,7 @@ def rebuild(state: HomeOption = None, yes: Yes = False, as_json: AsJson = False)
     installation = Installation((state or home()).absolute())
     supervisor.check_not_running(installation)
     if not yes:
-        typer.confirm(f"Make the catalog in {installation.home} anew from the vault?", abort=True)
+        typer.confirm(f"Rebuild the catalog in {installation.home} from the vault?", abort=True)
     command = [sys.executable, "-m", SETUP, "--home", str(installation.home), "--rebuild-catalog"]
     done = subprocess.run([*command, *(["--json"] if as_json else [])], check=False)
     if done.returncode:
@@ -40,4 +40,4 @@ def rebuild(state: HomeOption = None, yes: Yes = False, as_json: AsJson = False)
         print_json(adoption.read(installation.home))
         return
     adoption.show(installation.home, err)
-    err.print("The catalog is made. Start the installation: farshore up --detach")
+    err.print("The catalog was rebuilt. Start the installation: farshore up --detach")

@@ -1,4 +1,4 @@
-"""How checks of a recovered machine are written on the command line, and shown.
+"""The grammar of checks of a recovered machine, as options take them and tables show them.
 
 ``tcp:22``, ``http:80/health,status=204,contains=ok``, ``https:443/``, ``ssh:22``, ``script:NAME``,
 ``guest:NAME,key=KEY,user=USER,port=22``, ``agent:NAME``, ``console:TEXT``; each may end in ``,within=SECONDS``.
@@ -14,10 +14,10 @@ from farshore.model.errors import Malformed
 from farshore.model.faults import sentence
 
 CHECK_HELP = (
-    "What to check once it has come up: tcp:PORT, http:PORT/PATH[,status=N][,contains=TEXT] (or https), ssh:PORT, "
-    "script:NAME (in the server's folder checks), guest:NAME,key=KEY[,user=USER][,port=PORT] (the same script run in "
-    "the guest over SSH, by a key of that folder), agent:NAME (the same, by its agent), console:TEXT; then perhaps "
-    ",within=SECONDS. Repeat it"
+    "Check to run when the machine is up: tcp:PORT, http:PORT/PATH[,status=N][,contains=TEXT] (or "
+    "https), ssh:PORT, script:NAME (a script in the server's checks folder), "
+    "guest:NAME,key=KEY[,user=USER][,port=PORT] (that script run in the guest over SSH, with a key of "
+    "that folder), agent:NAME (that script run by the machine's agent) or console:TEXT, each with an optional ,within=SECONDS. Repeatable"
 )
 _NO_CHECK = "none"
 _OPTIONS = frozenset({"status", "contains", "within"})
@@ -26,7 +26,7 @@ _SSH_PORT = 22
 
 
 def parse_check(text: str) -> Check:
-    """One check. Raises Malformed."""
+    """Parse one check. Raises Malformed."""
     word, _, rest = text.partition(":")
     in_guest = word == CheckKind.GUEST.value
     target, options = _split(rest, _GUEST_OPTIONS if in_guest else _OPTIONS)
@@ -47,17 +47,17 @@ def parse_check(text: str) -> Check:
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False)[0]
         what = " ".join([*(str(part) for part in fault["loc"]), sentence(fault)])
-        raise Malformed(f"{text!r} is no check: {what}.", remedy=f"{CHECK_HELP}.") from error
+        raise Malformed(f"{text!r} is not a check: {what}.", remedy=f"{CHECK_HELP}.") from error
 
 
 def parse_checks(texts: list[str]) -> list[Check]:
-    """All of them; ``none`` by itself: no check. Raises Malformed."""
+    """Parse a list of checks; ``none`` alone means no check. Raises Malformed."""
     return [] if texts == [_NO_CHECK] else [parse_check(text) for text in texts]
 
 
 def checks_of(machines: list[str], texts: list[str] | None) -> dict[str, list[Check] | None]:
-    """The checks of each machine; None: those of its target. A text that begins with ``MACHINE=`` is for one machine.
-    Raises Malformed."""
+    """Parse the checks of each machine; None keeps those of its target. A text that begins with ``MACHINE=`` is for
+    that machine alone. Raises Malformed."""
     if texts is None:
         return dict.fromkeys(machines)
     of: dict[str, list[str]] = {machine: [] for machine in machines}
@@ -69,7 +69,7 @@ def checks_of(machines: list[str], texts: list[str] | None) -> dict[str, list[Ch
 
 
 def shown_check(check: Check) -> str:
-    """As it is written."""
+    """Return a check as it is written on the command line."""
     target = check.script or (check.contains if check.kind is CheckKind.CONSOLE else f"{check.port}{check.path}")
     options = [f"status={check.status}"] if check.status is not None else []
     if check.kind is CheckKind.GUEST:
@@ -84,13 +84,13 @@ def shown_check(check: Check) -> str:
 
 
 def shown_result(result: CheckResult) -> str:
-    """What it found, in a line."""
+    """Return the result of a check in one line."""
     how = f"passed after {duration(result.seconds)}" if result.passed else f"failed ({result.tries} tries)"
     return f"{shown_check(result.check)} {how}: {' '.join(result.detail.split())[:200]}"
 
 
 def _split(rest: str, known: frozenset[str]) -> tuple[str, dict[str, str]]:
-    """What is looked at, and the options behind it: a comma that no option follows is part of the text before."""
+    """Split a check into its target and options. A comma without an option after it belongs to the text before."""
     target, *words = rest.split(",")
     options: dict[str, str] = {}
     last = ""

@@ -1,4 +1,4 @@
-"""How commands reach the server, and the options that many of them share."""
+"""The connection of commands to the server, and the options that many commands share."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _MOST_OFFERED = 200
 
 
 def completion(path: str, field: str = "name", *, by_prefix: bool = False) -> Callable[[str], list[str]]:
-    """A completion of the names in a list of the API, for the shell's prompt; ``by_prefix``: of a list that may be
-    long, the server answers what begins so. Whatever is in the way, nothing is offered and nothing said: the shell is
-    in the middle of a line."""
+    """Return a shell completion of the names in a list of the API. With ``by_prefix`` the server filters the list,
+    which may be long. On any error it offers nothing and prints nothing, as the user is in the middle of a line."""
 
     def complete(incomplete: str) -> list[str]:
         # Not our errors alone: a traceback at the prompt is worse than no completion, whatever it is about.
@@ -39,11 +38,11 @@ def completion(path: str, field: str = "name", *, by_prefix: bool = False) -> Ca
 
 
 MACHINES = completion("/v1/machine-summaries", by_prefix=True)
-"""Completes the names of machines."""
+"""Completes machine names."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table, for scripts.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Start the job, print it and leave; do not follow it.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Start the job, print it and exit without waiting.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not prompt for confirmation.")]
 MachineName = Annotated[
     str,
     typer.Argument(
@@ -56,18 +55,18 @@ MachineName = Annotated[
 
 
 def home() -> Path:
-    """FARSHORE_HOME, else /var/lib/farshore: the folder of an installation on this machine."""
+    """Return the folder of the installation on this machine: FARSHORE_HOME, else /var/lib/farshore."""
     return Path(os.environ.get("FARSHORE_HOME") or DEFAULT_HOME)
 
 
 def credentials_file() -> Path:
-    """FARSHORE_CREDENTIALS, else the administrator's of the installation on this machine."""
+    """Return the credentials file: FARSHORE_CREDENTIALS, else the administrator's of this machine's installation."""
     given = os.environ.get("FARSHORE_CREDENTIALS")
     return Path(given) if given else home() / "admin.json"
 
 
 def management(state: Path | None = None) -> Management:
-    """The API, with the caller's credentials, or with the administrator's of the installation in ``state``. Raises
+    """Return the API, with the caller's credentials or the administrator's of this machine's installation. Raises
     NotFound, Refused, Malformed."""
     if state is not None:  # whatever variables say
         return Management(Transport.from_credentials(Credentials.load(state / "admin.json")))

@@ -1,7 +1,6 @@
-"""How a signal ends a command: SIGTERM and SIGHUP let it clean up, as Ctrl-C does.
+"""Signal handling of commands: SIGTERM and SIGHUP clean up as Ctrl-C does.
 
-By themselves these signals end a program at once, and its lease in the vault, its half-written file, its mount and its
-folders stay.
+Python's default is to die at once, which would leave a lease in the vault, a partial file, a mount or folders behind.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from types import FrameType
 
 
 def tidily() -> None:
-    """Let SIGTERM and SIGHUP end the program by way of its clean-up, with the exit status that shells give them.
+    """Turn SIGTERM and SIGHUP into an exit that cleans up, with the exit status that shells use for them.
 
-    One that is ignored already (nohup) stays so. During the clean-up further ones change nothing."""
+    An ignored signal (nohup) stays ignored. Further signals during the clean-up have no effect."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)
 
 
 def wait() -> None:
-    """Wait for a signal that ends the program. Further ones do not disturb its clean-up."""
+    """Wait for a signal that ends the program. Further signals do not disturb the clean-up."""
     told = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: told.set())

@@ -1,4 +1,4 @@
-"""``farshore event``: what happened, who asked for it, what is wrong now."""
+"""``farshore event``: the event log and the open alerts."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from farshore.model.errors import TryLater
 
 PAGE, MOST = 1000, 10_000
 POLL_SECONDS = 1.0
-app = typer.Typer(no_args_is_help=True, help="The log of events, and the alerts.")
+app = typer.Typer(no_args_is_help=True, help="The event log and the open alerts.")
 
 
 @app.command("list")
 def list_events(
-    subject: Annotated[str | None, typer.Option(help="Only about this: machine/ID, policy/NAME, user/NAME …")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only kinds that begin so: machine, failover, alert …")] = None,
-    audit: Annotated[
-        bool, typer.Option("--audit", help="Only what users asked for; `farshore audit list` has all of it.")
-    ] = False,
-    limit: Annotated[int, typer.Option(min=1, max=MOST, help="How many to list: the newest.")] = 50,
-    after: Annotated[
-        int | None, typer.Option(min=0, help="All that came after the event with this id, instead of the newest.")
+    subject: Annotated[
+        str | None, typer.Option(help="Only events about this: machine/ID, policy/NAME, user/NAME …")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with each event that comes, until Ctrl-C.")] = False,
+    kind: Annotated[str | None, typer.Option(help="Only kinds with this prefix: machine, failover, alert …")] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Only actions of users. For the full log: `farshore audit list`.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show at most N events, newest last.")] = 50,
+    after: Annotated[
+        int | None, typer.Option(min=0, help="List all events after the one with this id, instead of the newest.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep printing new events until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List events, the newest last.
+    """List events, newest last.
 
-    With `--follow` each event is a line of its own, with `--json` too; `--after` goes on where an earlier one ended.
+    With `--follow` each event is printed as one line, with `--json` as one JSON line. `--after` continues from an
+    earlier list.
 
     Example: `farshore event list --audit --kind failover`
     """
@@ -49,28 +52,28 @@ def list_events(
     if as_json:
         print_json(found)
         return
-    print_table(("Time", "Severity", "By", "What"), [_row(event) for event in found], "Nothing has happened yet.")
+    print_table(("Time", "Severity", "By", "What"), [_row(event) for event in found], "There are no events yet.")
 
 
 class Log:
-    """The server's log of events, as far as it fits what was asked for."""
+    """The server's event log, filtered."""
 
     def __init__(self, api: Management, **wanted: str | None) -> None:
         self._api = api
         self._wanted = wanted
 
     def newest(self, limit: int) -> list[Event]:
-        """The newest, oldest first."""
+        """Return the newest events, oldest first."""
         return self._page(newest=True, limit=limit)
 
     def since(self, after: int) -> Iterator[Event]:
-        """All that there is after an id, oldest first."""
+        """Yield all events after an id, oldest first."""
         while page := self._page(after=after, limit=PAGE):
             yield from page
             after = page[-1].id
 
     def followed(self, after: int | None, limit: int) -> Iterator[Event]:
-        """The newest, or all after an id, then each that comes. A server that is restarting meanwhile is waited for."""
+        """Yield the newest events, or all after an id, then each new one. Waits for a server that restarts."""
         if after is None:
             shown = self.newest(limit)
             yield from shown
@@ -94,9 +97,10 @@ def _row(event: Event) -> list[str]:
 
 @app.command("alerts")
 def list_alerts(
-    all_alerts: Annotated[bool, typer.Option("--all", help="Also what is over.")] = False, as_json: AsJson = False
+    all_alerts: Annotated[bool, typer.Option("--all", help="Include alerts that are over.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List what is wrong now, each with its remedy."""
+    """List open alerts, each with its remedy."""
     found = management().transport.get_list("/v1/alerts", Alert, all=all_alerts)
     if as_json:
         print_json(found)

@@ -1,4 +1,4 @@
-"""``farshore failback``: bring a machine home that a recovery site runs, for real or as a test."""
+"""``farshore failback``: bring a failed-over machine back to its home site, for real or as a test."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from farshore.client.transport import segment
 from farshore.model.errors import Malformed
 from farshore.model.states import UNDER_WAY, Direction, FailoverAction, FailoverState
 
-app = typer.Typer(no_args_is_help=True, help="Bring a machine home that a recovery site runs, for real or as a test.")
+app = typer.Typer(
+    no_args_is_help=True, help="Bring a failed-over machine back to its home site, for real or as a test."
+)
 
 HomeSite = Annotated[
     str,
     typer.Option(
         "--site",
-        help="The site at home that is to run it; empty: its failback policy's --target-site.",
+        help="Home site to run the machine at. Default: --target-site of its failback policy.",
         show_default=False,
     ),
 ]
@@ -36,8 +38,8 @@ Disks = Annotated[
     typer.Option(
         "--disk",
         metavar="NUMBER=PATH[,format=qcow2]",
-        help="Where a disk of it survived, a raw file, a qcow2 image or a device of the server's host: only what "
-        "differs is fetched. Repeat it, for each disk. None: all are written anew.",
+        help="A disk that survived at home: a raw file, qcow2 image or device on the server's host. Only "
+        "differences are fetched. Repeatable. Without it all disks are written from scratch.",
         show_default=False,
     ),
 ]
@@ -48,8 +50,8 @@ WrittenBy = Annotated[
     typer.Option(
         "--master-target",
         metavar="NAME",
-        help="Which one writes the disks that survived; empty: the one that `farshore up` runs. This server's host has "
-        "the same disks at the same paths.",
+        help="Master target that writes the surviving disks. Default: the one that `farshore up` runs. This "
+        "server's host must see the same disks at the same paths.",
         show_default=False,
         autocompletion=completion("/v1/master-targets"),
     ),
@@ -67,13 +69,14 @@ def run(
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a machine home: stop it where it runs, bring its last write home, start it there, and protect it again.
+    """Bring a machine home: stop it at the recovery site, transfer its last writes, start it at home and protect it
+    again.
 
-    Nothing that was committed is lost: the machine is held still until its last point is in the vault. Until it has
-    come up at home the failback can be cancelled, and the machine goes on where it was.
+    No write is lost: the machine is frozen until its last point is in the vault. Until it is up at home you can cancel
+    the failback, and the machine keeps running at the recovery site.
 
-    Disks that survived at home are brought up to date while the machine still runs, and only what differs is fetched.
-    They cannot be started before that has ended.
+    Surviving disks are updated while the machine still runs; only differences are fetched. They cannot be booted until
+    that is complete.
 
     Example: `farshore failback run db1 --site home --disk 0=/dev/vg0/db1`
     """
@@ -82,9 +85,7 @@ def run(
     if not yes:
         check_role(api, Role.OPERATOR)
         found = api.machine(machine)
-        err.print(
-            f"{found.name} is stopped at {found.site or 'its site'}, and what is there of it is removed at the end."
-        )
+        err.print(f"{found.name} will be stopped at {found.site or 'its site'}. At the end its copy there is removed.")
         confirm(f"Bring {found.name} home{f' to {site}' if site else ''}?")
     job = _ask(api, machine, FailoverKind.FAILOVER, site, forward, surviving, master_target)
     job = finish(api, job, as_json=as_json, no_wait=no_wait)
@@ -100,7 +101,8 @@ def rehearse(
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a copy up at home, on an isolated network; the machine goes on where it runs. End it with `cancel`.
+    """Bring up a copy at home, on an isolated network, while the machine keeps running. Remove it with `farshore
+    failback cancel`.
 
     Example: `farshore failback test db1 --site home --forward 2222:22`
     """
@@ -110,14 +112,18 @@ def rehearse(
 
 @app.command()
 def cancel(machine: MachineName, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Cancel a failback that has not come up at home yet, or remove a test of one."""
+    """Cancel a failback whose machine is not up at home yet, or remove a test failback."""
     api = management()
     if not yes:
         check_role(api, Role.OPERATOR)
     found = _present(api, machine)
     under_way = FailoverState(found.state) in UNDER_WAY
     if not yes:
-        what = "It goes on where it runs" if under_way else "The copy at home is removed, with all that it has written"
+        what = (
+            "The machine keeps running where it is"
+            if under_way
+            else "The copy at home and everything it has written are removed"
+        )
         confirm(f"Cancel the failback of {machine}? {what}.")
     if under_way:
         job = api.transport.post(f"/v1/jobs/{segment(found.job)}/cancel", None, Job)
@@ -129,14 +135,14 @@ def cancel(machine: MachineName, yes: Yes = False, no_wait: NoWait = False, as_j
 
 
 def parse_disks(pairs: list[str]) -> dict[int, SurvivingDisk]:
-    """NUMBER=PATH pairs. Raises Malformed."""
+    """Parse NUMBER=PATH pairs. Raises Malformed."""
     found: dict[int, SurvivingDisk] = {}
     for pair in pairs:
         number, _, place = pair.partition("=")
         path, _, image = place.partition(",format=")
         if not number.isdecimal() or not path.startswith("/") or image not in _IMAGES or int(number) in found:
             raise Malformed(
-                f"{pair!r} does not say where one disk is.",
+                f"{pair!r} does not give the path of a disk.",
                 remedy="Write it as NUMBER=/PATH[,format=qcow2], for example 0=/dev/sdb.",
             )
         found[int(number)] = SurvivingDisk(path=path, image=image)
@@ -158,21 +164,21 @@ def _ask(
 
 
 def _present(api: Management, machine: str) -> Failover:
-    """The newest failback of the machine, or test of one, that can be cancelled. Raises Malformed."""
+    """Return the machine's newest failback or test failback that can be cancelled. Raises Malformed."""
     for one in api.failovers(machine):
         test = one.kind is FailoverKind.TEST
         state = FailoverState(one.state)
         if one.direction == Direction.HOME.value and (state in UNDER_WAY or (test and state is FailoverState.RUNNING)):
             return one
     raise Malformed(
-        f"{machine!r} has no failback that is under way, and no test of one.",
-        remedy="See `farshore failover list --machine`; after a failback: fail over again.",
+        f"{machine!r} has no running failback and no test failback.",
+        remedy="See `farshore failover list --machine`. A completed failback cannot be cancelled: fail over again.",
     )
 
 
 def _tell(job: Job) -> None:
     gone = job.result.get("downtime_seconds")
     if gone is not None:
-        out.print(f"It was down for {duration(float(gone))}.")
+        out.print(f"Downtime: {duration(float(gone))}.")
     if not job.result.get("held"):
-        out.print("It could not be held still and was shut down: see docs/operate/failback.md for what that means.")
+        out.print("The machine could not be frozen and was shut down instead: see docs/operate/failback.md.")

@@ -43,19 +43,28 @@ PointOption = Annotated[
     str, typer.Option("--point", help="A point's id or name, or EPOCH:SEQUENCE.", show_default=False)
 ]
 TimeOption = Annotated[
-    str, typer.Option("--time", help="The last state by this time: 2026-01-31T12:00:00Z, or 90s.", show_default=False)
+    str,
+    typer.Option(
+        "--time",
+        help="Newest state at or before this time: 2026-01-31T12:00:00Z, or 90s for 90 seconds ago.",
+        show_default=False,
+    ),
 ]
 PositionOption = Annotated[
-    str, typer.Option("--position", help="The state at EPOCH:SEQUENCE, any single write.", show_default=False)
+    str, typer.Option("--position", help="State after this write, as EPOCH:SEQUENCE.", show_default=False)
 ]
-Processed = Annotated[bool, typer.Option("--latest-processed", help="The newest state in the vault; wait for nothing.")]
-AppConsistent = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
-Site = Annotated[str, typer.Option(help="Where to bring it up; empty: where its target says.", show_default=False)]
+Processed = Annotated[
+    bool, typer.Option("--latest-processed", help="Newest state already in the vault, without waiting for more.")
+]
+AppConsistent = Annotated[bool, typer.Option("--latest-app-consistent", help="Newest app-consistent point.")]
+Site = Annotated[
+    str, typer.Option(help="Recovery site. Default: the site of the machine's target.", show_default=False)
+]
 Forward = Annotated[
     list[str] | None,
     typer.Option(
-        help="HOST:GUEST: forward a port of this host to the machine; repeat it. For several machines: "
-        "MACHINE=HOST:GUEST. In place of those of its target; none: no port.",
+        help="Forward a port of the server's host to the machine: HOST:GUEST, or MACHINE=HOST:GUEST for "
+        "several machines. Repeatable. Replaces the ports of its target; none forwards no port.",
         show_default=False,
     ),
 ]
@@ -73,16 +82,16 @@ CheckOption = Annotated[
     typer.Option(
         "--check",
         metavar="SPEC",
-        help=f"{CHECK_HELP}; for one of several machines: MACHINE=SPEC. In place of those of its target; none: no "
-        "check.",
+        help=f"{CHECK_HELP}. For one of several machines: MACHINE=SPEC. Replaces the checks of its target; "
+        "none runs no check.",
         show_default=False,
     ),
 ]
 Network = Annotated[
     str,
     typer.Option(
-        help="Put them on an isolated network of this name, which the site makes: machines whose tests name the same "
-        "one reach each other, and nothing else.",
+        help="Isolated test network of this name, which the site creates. Machines on the same test network "
+        "reach each other and nothing else.",
         show_default=False,
     ),
 ]
@@ -90,38 +99,45 @@ Migrate = Annotated[
     bool,
     typer.Option(
         "--migrate",
-        help="One way: the commit ends the protection and takes the agent off; points stay as retention says.",
+        help="Move the machine for good: the commit ends its protection and removes the agent. Its points "
+        "are kept as retention says.",
     ),
 ]
-AtOnce = Annotated[int, typer.Option("--at-once", min=1, max=16, help="How many of several machines at a time.")]
+AtOnce = Annotated[
+    int, typer.Option("--at-once", min=1, max=16, help="Number of machines to fail over at the same time.")
+]
 OnFailureOption = Annotated[
     OnFailure,
     typer.Option(
-        "--on-failure", help="If one of several fails: go on, stop (start no more), or cancel those under way too."
+        "--on-failure",
+        help="If one of several machines fails: go-on with the rest, stop (start no more), or cancel the "
+        "running ones too.",
     ),
 ]
 ShutdownOption = Annotated[
     Shutdown,
     typer.Option(
         "--shutdown",
-        help="Have each source shut down first, by its agent, so that nothing is lost. try: go on without where it "
-        "cannot be; require: fail then, and leave it running.",
+        help="Shut down each source first through its agent, so that no write is lost. If that fails, try "
+        "continues without it; require fails and leaves the source running.",
     ),
 ]
-ShutdownWithin = Annotated[int, typer.Option(min=10, max=3600, help="Seconds that a source has to shut down.")]
+ShutdownWithin = Annotated[
+    int, typer.Option(min=10, max=3600, help="Time limit for a source to shut down, in seconds.")
+]
 ShutdownVmware = Annotated[
     bool,
     typer.Option(
         "--shutdown-vmware",
-        help="Where an agent does not shut its source down, have the VMware server that has it do so, by VMware tools; "
-        "with require it is cut off then. It stays off and is marked there.",
+        help="If the agent does not shut its source down, do it through the VMware server and VMware Tools; "
+        "with require, power it off in the end. The source stays off and is marked there.",
     ),
 ]
 FailoverId = Annotated[
     str,
     typer.Argument(
         metavar="FAILOVER",
-        help="The failover's id, or the machine's name.",
+        help="Failover id or machine name.",
         show_default=False,
         autocompletion=MACHINES,
     ),
@@ -149,11 +165,11 @@ def run(
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fail machines over: fence the source of each, and bring it up from the latest point, or the one that you choose.
+    """Fail machines over: fence each source, and bring the machine up from its latest point or the one you choose.
 
-    All other points stay; `farshore failover commit` makes the choice final. It says first what will be lost, and asks.
-    Several machines begin in the order given, each as a failover of its own; those that have come up stay up, whatever
-    becomes of the others.
+    Prints what will be lost and prompts for confirmation. Other points are kept, and you can change the point until
+    `farshore failover commit`. Several machines start in the order given, each with its own failover; machines that are
+    up stay up if others fail.
 
     Example: `farshore failover run db1 --forward 5432:5432`,
     or `farshore failover run db1 web1 --forward web1=8080:80`, or `farshore failover run db1 --shutdown require`
@@ -174,7 +190,7 @@ def run(
             for line in [*_at_stake(api, one, chosen), *_shutdown_lines(one, wanted)]:
                 err.print(line)
         if migrate:
-            err.print("It is one way: the commit ends the protection, and takes the agent off.")
+            err.print("This is a migration: the commit ends the protection and removes the agent.")
         where = site or ", ".join(sorted({api.machine(one).readiness.site for one in machine}))
         confirm(f"Fail {', '.join(machine)} over to {where}?")
     _start(api, wanted, no_wait, as_json)
@@ -197,9 +213,10 @@ def rehearse(
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring copies up beside production, on isolated networks; replication goes on. End each with `cleanup`.
+    """Bring up copies on isolated networks while production and replication continue. Remove each with `farshore
+    failover cleanup`.
 
-    The exit status is 1 if a check fails; the copy stays up then, too.
+    Exits with status 1 if a check fails; the copy stays up in that case too.
 
     Example: `farshore failover test db1 --time 10m --check ssh:22 --check http:80/health`
     """
@@ -211,9 +228,9 @@ def rehearse(
 
 @app.command("list")
 def list_failovers(
-    machine: Annotated[str | None, typer.Option(help="Only of this machine.")] = None, as_json: AsJson = False
+    machine: Annotated[str | None, typer.Option(help="Only failovers of this machine.")] = None, as_json: AsJson = False
 ) -> None:
-    """List failovers and tests, the newest first."""
+    """List failovers and test failovers, newest first."""
     api = management()
     found = api.failovers(machine)
     if as_json:
@@ -233,13 +250,13 @@ def list_failovers(
         ]
         for failover in found
     ]
-    columns = ("Failover", "Machine", "Kind", "State", "Its machine", "Point", "Address", "Message")
-    print_table(columns, rows, "There are none.")
+    columns = ("Failover", "Machine", "Kind", "State", "Condition", "Point", "Address", "Message")
+    print_table(columns, rows, "There are no failovers.")
 
 
 @app.command()
 def show(failover: FailoverId, as_json: AsJson = False) -> None:
-    """Show a failover: its state, how its machine is, what was checked, and what may be done with it."""
+    """Show a failover: its state, its machine's condition, the results of checks, and the actions that are possible."""
     found = _newest(management(), failover)
     print_json(found) if as_json else _print(found)
 
@@ -247,10 +264,10 @@ def show(failover: FailoverId, as_json: AsJson = False) -> None:
 @app.command()
 def report(
     failover: FailoverId,
-    html: Annotated[Path | None, typer.Option(help="Write it to this file as HTML.", show_default=False)] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report to this HTML file.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print all that is kept of a failover as JSON, or write it as HTML: its checks, RPO and RTO, console and screen.
+    """Print the report of a failover as JSON, or write it as HTML: checks, RPO and RTO, console and screen.
 
     Example: `farshore failover report db1 --html db1.html`
     """
@@ -262,16 +279,16 @@ def report(
     if html is None or as_json:
         print_json(found)
     else:
-        out.print(f"{html} was written.")
+        out.print(f"Wrote {html}.")
 
 
 @app.command()
 def console(
     failover: FailoverId,
-    most: Annotated[int, typer.Option(min=1, max=1 << 20, help="How many bytes to show: the newest.")] = 65536,
+    most: Annotated[int, typer.Option(min=1, max=1 << 20, help="Show at most N bytes from the end.")] = 65536,
     as_json: AsJson = False,
 ) -> None:
-    """Print what the recovered machine said on its console; also after it is gone, until the failover is deleted.
+    """Print the recovered machine's console output. It is kept until the failover is deleted.
 
     Example: `farshore failover console db1`
     """
@@ -283,31 +300,32 @@ def console(
     elif found.size:
         out.print(found.text.replace("\r\n", "\n"))
     else:
-        out.print("It has said nothing.")
+        out.print("The console is empty.")
 
 
 @app.command()
 def start(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Start a recovered machine that was stopped, or that has shut itself down."""
+    """Start a recovered machine that was stopped or has shut down."""
     _act(FailoverAction.START, failover, no_wait, as_json)
 
 
 @app.command()
 def stop(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Shut a recovered machine down. Its disks stay as they are; `start` goes on from them."""
+    """Shut down a recovered machine and keep its disks. `farshore failover start` starts it again from them."""
     question = None if yes else "Shut down the recovered machine of"
     _act(FailoverAction.STOP, failover, no_wait, as_json, question)
 
 
 @app.command()
 def commit(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Make a failover final. The other recovery points stay until retention ends them."""
-    _act(FailoverAction.COMMIT, failover, no_wait, as_json, None if yes else "Make final: the")
+    """Make a failover final: its point can no longer be changed. Other points are kept until the retention period
+    ends."""
+    _act(FailoverAction.COMMIT, failover, no_wait, as_json, None if yes else "Commit the")
 
 
 @app.command()
 def reprotect(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Replicate a committed machine from where it runs now: only what differs from the failover's point travels.
+    """Replicate a committed machine from its recovery site. Only differences from the failover's point are sent.
 
     Example: `farshore failover reprotect db1`
     """
@@ -316,31 +334,32 @@ def reprotect(failover: FailoverId, no_wait: NoWait = False, as_json: AsJson = F
 
 @app.command()
 def cleanup(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Remove a test failover, or what a failed one left behind. Only its record and its console stay."""
-    _act(FailoverAction.CLEAN_UP, failover, no_wait, as_json, None if yes else "Remove the machine of")
+    """Remove a test failover, or the remains of a failed one. Its record and console output are kept."""
+    _act(FailoverAction.CLEAN_UP, failover, no_wait, as_json, None if yes else "Remove the recovered machine of")
 
 
 @app.command()
 def delete(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Forget a failover that is over, with its console. A committed one: destroy its machine and all it has written."""
+    """Delete the record and console output of a failover that is over. For a committed one, this destroys its machine
+    and all that it has written."""
     question = None if yes else "Forget"
     _act(FailoverAction.DELETE, failover, no_wait, as_json, question)
 
 
 def parse_forward(pairs: list[str]) -> dict[int, int]:
-    """HOST:GUEST pairs. Raises Malformed."""
+    """Parse HOST:GUEST pairs. Raises Malformed."""
     forward: dict[int, int] = {}
     for pair in pairs:
         host, _, guest = pair.partition(":")
         if not (host.isdecimal() and guest.isdecimal() and 0 < int(host) < 65536 and 0 < int(guest) < 65536):
-            raise Malformed(f"{pair!r} is no pair of ports.", remedy="Write it as HOST:GUEST, for example 2222:22.")
+            raise Malformed(f"{pair!r} is not a pair of ports.", remedy="Write it as HOST:GUEST, for example 2222:22.")
         forward[int(host)] = int(guest)
     return forward
 
 
 def forwards(machines: list[str], pairs: list[str]) -> dict[str, dict[int, int] | None]:
-    """The forwarded ports of each machine; None: those of its target, as for each machine that no pair names. ``none``
-    by itself: no port for any. Raises Malformed for a pair of which it is not said whose it is."""
+    """Parse the forwarded ports of each machine. None, and machines that no pair names, keep those of their target.
+    ``none`` alone forwards no port. Raises Malformed if a pair does not name its machine."""
     if pairs == [_NO_PORT]:
         return {machine: {} for machine in machines}
     of: dict[str, list[str]] = {machine: [] for machine in machines}
@@ -350,7 +369,7 @@ def forwards(machines: list[str], pairs: list[str]) -> dict[str, dict[int, int] 
             machine = machines[0]
         if machine not in of:
             raise Malformed(
-                f"{pair!r} is for none of the machines.", remedy="Write MACHINE=HOST:GUEST, for example web1=8080:80."
+                f"{pair!r} names none of the machines.", remedy="Write MACHINE=HOST:GUEST, for example web1=8080:80."
             )
         of[machine].append(ports)
     return {machine: parse_forward(ports) if ports else None for machine, ports in of.items()}
@@ -373,7 +392,8 @@ def _wanted(
 
 
 def _start(api: Management, wanted: SeveralFailovers, no_wait: bool, as_json: bool) -> None:
-    """A machine by itself is a job by itself; several are children of one."""
+    """Start the failovers (one job, or one job with a child for each machine), and print how they ended. Exits with
+    status 1 if a check failed."""
     if len(wanted.members) > 1:
         job = finish(api, api.fail_over_several(wanted), as_json=as_json, no_wait=no_wait)
         brought_up = [str(one) for one in job.result.get("failovers", {}).values()]
@@ -393,32 +413,30 @@ def _start(api: Management, wanted: SeveralFailovers, no_wait: bool, as_json: bo
 
 
 def _at_stake(api: Management, machine: str, point: PointChoice) -> list[str]:
-    """What a failover would cost, in sentences."""
+    """Return what a failover would lose, in sentences."""
     found = api.machine(machine)
     running = [one for one in api.failovers(found.id) if _is_production(one) and FailoverState(one.state) in UP]
     if running:
         one = running[0]
         lost = _since(one.running)
         return [
-            f"{found.name} runs at {one.site} since {moment(one.running)} (failover {one.id}).",
-            f"That machine is stopped. What it wrote in the last {lost} is not in the new one; the commit discards it.",
+            f"{found.name} has run at {one.site} since {moment(one.running)} (failover {one.id}).",
+            f"It will be stopped. The new machine lacks its writes of the last {lost}; the commit discards them.",
         ]
-    lines = [f"The source of {found.name} is shut out: what it writes from now on is in no point."]
+    lines = [f"The source of {found.name} will be fenced: its writes from now on are in no recovery point."]
     lines += [
-        f"It would not work now: {one.message} {one.remedy}"
+        f"The failover would fail now: {one.message} {one.remedy}"
         for one in found.readiness.obstacles
         if one.severity is TargetSeverity.ERROR
     ]
     if point.id or point.name or point.position or point.latest_app_consistent or point.time is not None:
         chosen = _chosen_time(api, found.id, point)
         after = f"in the last {_since(chosen)}" if chosen else "after the chosen point"
-        lines.append(
-            f"What it wrote {after} is not in the chosen point." if chosen else f"What it wrote {after} is lost."
-        )
+        lines.append(f"Its writes {after} are not in the chosen point." if chosen else f"Its writes {after} are lost.")
     elif found.rpo_seconds is None:
-        lines.append("There is no recovery point of it yet.")
+        lines.append("It has no recovery point yet.")
     else:
-        lines.append(f"About {duration(found.rpo_seconds)} of what it wrote is not stored yet, and may be lost.")
+        lines.append(f"Its writes of about the last {duration(found.rpo_seconds)} are not stored yet and may be lost.")
     return lines
 
 
@@ -426,15 +444,17 @@ def _shutdown_lines(machine: str, wanted: SeveralFailovers) -> list[str]:
     if wanted.shutdown is Shutdown.NO:
         return []
     trying, within = wanted.shutdown is Shutdown.TRY, wanted.shutdown_within
-    otherwise = "it is failed over as it is" if trying else "it is not failed over"
+    otherwise = "the failover continues without it" if trying else "the failover is cancelled"
     if wanted.shutdown_vmware:
-        after = "" if trying else ", and then it is cut off"
-        otherwise = f"VMware tools are asked to, for as long again{after}: its last writes may be lost then"
-    return [f"{machine} is shut down first: nothing is lost then. Where that is not done in {within} s, {otherwise}."]
+        after = "" if trying else ", and then the machine is powered off"
+        otherwise = f"VMware Tools try for the same time{after}; its last writes may be lost"
+    late = f"If that takes longer than {within} s, {otherwise}."
+    return [f"{machine} will be shut down first, so that no write is lost. {late}"]
 
 
 def _chosen_time(api: Management, machine: str, point: PointChoice) -> int:
-    """When the chosen state was the machine's (ns); 0 where no listed point tells: a moment between two, for one."""
+    """Return the time of the chosen state in ns, or 0 if no listed point has it, such as a moment between two
+    points."""
     if point.time is not None:
         return point.time
     kind = PointKind.APP_CONSISTENT if point.latest_app_consistent else None
@@ -457,35 +477,35 @@ def _print(found: Failover) -> None:
         [
             ("Failover", found.id),
             ("State", found.state),
-            ("Its machine", f"{condition} (somebody stopped it)" if condition and found.stopped else condition),
+            ("Condition", f"{condition} (stopped by a user)" if condition and found.stopped else condition),
             ("Point", f"{moment(found.point_time)} ({found.point_epoch}:{found.point_sequence})"),
             ("Proof", found.proof),
-            ("Checked", found.checked),
+            ("Last check", found.checked),
             *_preparation_rows(found),
             *((f"Check {number}", shown_result(one)) for number, one in enumerate(found.evidence.checks, 1)),
             ("Diagnosis", found.evidence.diagnosis),
             ("Source", found.evidence.shutdown),
             *measured(found),
             ("Site", found.site),
-            ("Migration", "one way: the commit ends the protection and takes the agent off" if found.migrate else ""),
+            ("Migration", "yes: the commit ends the protection and removes the agent" if found.migrate else ""),
             ("Address", found.address),
             ("Ports", ", ".join(f"{host} → {guest}" for host, guest in found.forward.items())),
-            ("Running after", took),
+            ("Time to start", took),
             ("Message", found.message),
-            ("You can", ", ".join(action.value for action in FailoverAction if applies(action, state, test=test))),
+            ("Actions", ", ".join(action.value for action in FailoverAction if applies(action, state, test=test))),
         ]
     )
 
 
 def _preparation_rows(found: Failover) -> list[tuple[str, str]]:
-    """What was done in its guest, a line each."""
+    """Return the changes made in its guest, one row each."""
     done = found.preparation
     if not done.outcome:
         return []
-    said = {"failed": "it could not be prepared: it started as it was", "undone": "an earlier one was taken back"}
+    said = {"failed": "failed: the guest started unchanged", "undone": "an earlier preparation was undone"}
     rows = [("Preparation", f"{said.get(done.outcome, done.outcome)}{f' ({done.system})' if done.system else ''}")]
     rows += [("Changed", line) for line in done.changes]
-    return [*rows, *(("Mind", line) for line in done.warnings)]
+    return [*rows, *(("Note", line) for line in done.warnings)]
 
 
 def _act(action: FailoverAction, failover: str, no_wait: bool, as_json: bool, question: str | None = None) -> None:
@@ -497,20 +517,21 @@ def _act(action: FailoverAction, failover: str, no_wait: bool, as_json: bool, qu
         of = api.machine(chosen.machine).name
         if action is FailoverAction.DELETE and chosen.state == FailoverState.COMMITTED.value:
             err.print(
-                f"{of} runs in production there. Its machine and all it has written since are destroyed for good."
+                f"{of} is in production there. This destroys its machine and everything that it has "
+                "written since, for good."
             )
-            if typer.prompt(f"To go on, write the name of the machine ({of})", err=True) != of:
+            if typer.prompt(f"Type the machine's name ({of}) to continue", err=True) != of:
                 raise typer.Abort
         else:
             if action is FailoverAction.COMMIT and chosen.migrate:
-                err.print(f"It is a migration: the protection of {of} ends, and its agent is taken off.")
+                err.print(f"This is a migration: it ends the protection of {of} and removes its agent.")
             confirm(f"{question} {chosen.kind.value} {chosen.id} of {of}?")
     job = api.transport.post(f"/v1/failovers/{segment(chosen.id)}/{action.value}", None, Job)
     finish(api, job, as_json=as_json, no_wait=no_wait)
 
 
 def _find(api: Management, wanted: str, action: FailoverAction) -> Failover:
-    """A failover by id, or the only one of a machine that ``action`` applies to. Raises NotFound, Malformed."""
+    """Find a failover by id, or the only one of a machine that ``action`` applies to. Raises NotFound, Malformed."""
     of = _of_machine(api, wanted)
     if of is None:
         return _by_id(api, wanted)
@@ -518,23 +539,23 @@ def _find(api: Management, wanted: str, action: FailoverAction) -> Failover:
     if len(fitting) == 1:
         return fitting[0]
     raise Malformed(
-        f"{wanted!r} has {len(fitting) or 'no'} failovers that one could {action.value}.",
-        remedy="See `farshore failover list`, and give an id.",
+        f"{wanted!r} has {len(fitting) or 'no'} failovers that allow {action.value}.",
+        remedy="Give a failover id from `farshore failover list`.",
     )
 
 
 def _newest(api: Management, wanted: str) -> Failover:
-    """A failover by id, or of a machine: the newest of which there is something, else the newest."""
+    """Find a failover by id, or the newest of a machine, preferring one that still has a recovered machine."""
     of = _of_machine(api, wanted)
     if of is None:
         return _by_id(api, wanted)
     if not of:
-        raise Malformed(f"{wanted!r} was never failed over.", remedy="See `farshore failover list`.")
+        raise Malformed(f"{wanted!r} has no failovers.", remedy="See `farshore failover list`.")
     return next((one for one in of if FailoverState(one.state) in PRESENT), of[0])
 
 
 def _of_machine(api: Management, wanted: str) -> list[Failover] | None:
-    """Those of the machine with this name or id; None: there is no such machine."""
+    """Return the failovers of the machine with this name or id; None if there is no such machine."""
     if not any(wanted in (machine.id, machine.name) for machine in api.machines()):
         return None
     return api.failovers(wanted)

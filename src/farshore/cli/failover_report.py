@@ -1,6 +1,6 @@
-"""A failover's report as one HTML file: no scripts, nothing from elsewhere. Pure.
+"""Renders a failover's report as one HTML file without scripts or external resources. Pure.
 
-All that it shows may come from a guest or a name that somebody chose, so everything is escaped.
+Any text in it may come from a guest or from a name that a user chose, so everything is escaped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def html_of(report: FailoverReport) -> str:
-    """The whole document."""
+    """Return the HTML document."""
     failover = report.failover
     title = f"{failover.kind.value.capitalize()} of {report.machine}"
     parts = [
@@ -41,18 +41,18 @@ def html_of(report: FailoverReport) -> str:
         "<h2>Events</h2>",
         _table(["Time", "Severity", "Event"], [[moment(one.time), one.severity, one.message] for one in report.events]),
         "<h2>Console</h2>",
-        f"<pre>{_text(report.console.replace(chr(13), '')) or 'It has said nothing.'}</pre></html>",
+        f"<pre>{_text(report.console.replace(chr(13), '')) or 'The console is empty.'}</pre></html>",
     ]
     return "\n".join(parts)
 
 
 def measured(failover: Failover) -> list[tuple[str, str]]:
-    """RPO, RTO and downtime, as far as they were measured."""
+    """Return RPO, RTO and downtime, as far as they were measured."""
     found = failover.evidence
     rpo = "" if found.rpo_seconds is None else f"{duration(found.rpo_seconds)} ({found.rpo_basis})"
     rto = "" if found.rto_seconds is None else duration(found.rto_seconds)
     gone = "" if failover.downtime_seconds is None else duration(failover.downtime_seconds)
-    return [("RPO", rpo), ("RTO", rto), ("Down for", gone)]
+    return [("RPO", rpo), ("RTO", rto), ("Downtime", gone)]
 
 
 def _facts(report: FailoverReport) -> list[list[str]]:
@@ -60,18 +60,18 @@ def _facts(report: FailoverReport) -> list[list[str]]:
     rows = [
         ("Failover", failover.id),
         ("State", failover.state),
-        ("Verdict of the checks", failover.verdict.value),
+        ("Result of the checks", failover.verdict.value),
         ("Source", failover.evidence.shutdown),
         *measured(failover),
         ("Point", f"{moment(failover.point_time)} ({failover.point_epoch}:{failover.point_sequence})"),
         ("Proof", failover.proof),
         ("Site", failover.site),
-        ("Asked for", moment(failover.requested)),
+        ("Requested", moment(failover.requested)),
         ("Running", moment(failover.running)),
-        ("Seen working", failover.checked),
+        ("Last check", failover.checked),
         ("Diagnosis", failover.evidence.diagnosis),
         ("Message", failover.message),
-        ("Report written", moment(report.written)),
+        ("Report made", moment(report.written)),
     ]
     return [[name, value] for name, value in rows if value]
 
@@ -79,7 +79,7 @@ def _facts(report: FailoverReport) -> list[list[str]]:
 def _checks(failover: Failover) -> str:
     rows = failover.evidence.checks
     if failover.verdict is Verdict.NONE:
-        return "<p>None was made.</p>"
+        return "<p>No check was made.</p>"
     cells = "".join(
         f"<tr><td>{_text(shown_check(one.check))}<td class={'passed' if one.passed else 'failed'}>"
         f"{'passed' if one.passed else 'failed'}<td>{_text(duration(one.seconds))}<td>{one.tries}"

@@ -18,7 +18,7 @@ POLL_SECONDS = 0.4
 
 
 def finish(api: Management, job: Job, *, as_json: bool, no_wait: bool = False) -> Job:
-    """Follow ``job`` (unless told not to), print how it ended, and exit with status 1 if it failed."""
+    """Follow ``job`` to its end unless ``no_wait`` is set, print the outcome, and exit with status 1 if it failed."""
     if no_wait:
         print_json(job) if as_json else out.print(f"Job {job.id} ({job.kind}) is {job.state.value}.")
         return job
@@ -37,7 +37,7 @@ def finish(api: Management, job: Job, *, as_json: bool, no_wait: bool = False) -
 
 
 def follow(api: Management, job: Job, *, quiet: bool = False) -> Job:
-    """Wait until a job has ended. A server that is restarting meanwhile is waited for."""
+    """Wait until a job has ended, through restarts of the server."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as progress:
         task = progress.add_task(job.kind, total=1.0)

@@ -1,7 +1,7 @@
-"""The one grammar of what options take: durations, times, disks. Everything that people write is read here.
+"""The grammar of option values: durations, times and disks. All such user input is parsed here.
 
 A duration has a unit: ``30s``, ``15m``, ``24h``, ``7d``, ``2w``, ``1.5h``, ``1h30m``; 0 needs none. A time is absolute
-(ISO 8601, UTC unless it names a zone, with any fraction) or a duration ago. Errors speak of the option and its bounds.
+(ISO 8601, UTC unless it names a zone, with any fraction) or a duration ago. Errors name the option and its bounds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _PART = re.compile(rf"({_NUMBER})\s*([smhdw])", re.ASCII)
 _DURATION = re.compile(rf"(?:{_NUMBER}\s*[smhdw]\s*)+", re.ASCII)
 _FRACTION = re.compile(r"([T ][0-9:]{8})[.,]([0-9]+)", re.ASCII)
 _LATEST = (1 << 63) - 1
-"""2262: what a time in ns can say."""
+"""End of 2262, the largest time that 64 bits of ns can hold."""
 
 
 def parse_duration(text: str, option: str = "", least: int = 0, most: int = 100 * 366 * 86400) -> int:
-    """Seconds of a duration within ``[least, most]``. Raises Malformed, which names the option and the bounds."""
+    """Parse a duration and return its seconds, within ``[least, most]``. Raises Malformed, naming the option and the
+    bounds."""
     stated = text.strip()
     exact = _exact_seconds(stated)
     if exact is None:
@@ -37,22 +38,24 @@ def parse_duration(text: str, option: str = "", least: int = 0, most: int = 100 
             )
         raise Malformed(f"{_of(option)}{text!r} is not a duration.", remedy="Write it as 90s, 15m, 24h, 7d or 1h30m.")
     if exact != int(exact):
-        raise Malformed(f"{_of(option)}{text!r} is no whole number of seconds.", remedy="Write it as 1s, or more.")
+        raise Malformed(
+            f"{_of(option)}{text!r} is not a whole number of seconds.", remedy="Give whole seconds, such as 1s."
+        )
     if not least <= exact <= most:
         raise Malformed(
-            f"{_of(option)}{text!r} is out of bounds: {short(least)} to {short(most)}.", remedy="Give a value in them."
+            f"{_of(option)}{text!r} is out of range.", remedy=f"Give a value from {short(least)} to {short(most)}."
         )
     return int(exact)
 
 
 def parse_time(text: str, option: str = "") -> int:
-    """A time as ns since 1970 UTC: ``2026-01-31T12:00:00.5+01:00``, or ``5m`` for five minutes ago. Raises
-    Malformed."""
+    """Parse a time and return ns since 1970 UTC: ``2026-01-31T12:00:00.5+01:00``, or ``5m`` for five minutes ago.
+    Raises Malformed."""
     stated = text.strip()
     past = _exact_seconds(stated.removesuffix("ago").rstrip())
     found = _absolute(stated, text, option) if past is None else time.time_ns() - int(past * NANOSECONDS)
     if not 0 <= found <= _LATEST:
-        raise Malformed(f"{_of(option)}{text!r} lies outside of 1970 to 2262.", remedy="Give a time in between.")
+        raise Malformed(f"{_of(option)}{text!r} is out of range.", remedy="Give a time between 1970 and 2262.")
     return found
 
 
@@ -77,7 +80,7 @@ def _absolute(stated: str, text: str, option: str) -> int:
 
 
 def _exact_seconds(text: str) -> Decimal | None:
-    """Seconds of a duration; None for any other text."""
+    """Return the seconds of a duration, or None for any other text."""
     if re.fullmatch(r"0+(\.0+)?", text):
         return Decimal(0)
     if not _DURATION.fullmatch(text):
@@ -86,7 +89,7 @@ def _exact_seconds(text: str) -> Decimal | None:
 
 
 def short(seconds: int) -> str:
-    """Seconds as an option takes them, in the largest unit that fits: ``90s``, ``15m``, ``36600d``."""
+    """Format seconds as an option takes them, in the largest unit that divides them: ``90s``, ``15m``, ``36600d``."""
     for unit in ("d", "h", "m"):
         if seconds and seconds % UNITS[unit] == 0:
             return f"{seconds // UNITS[unit]}{unit}"
@@ -94,7 +97,7 @@ def short(seconds: int) -> str:
 
 
 def rfc3339(nanoseconds: int) -> str:
-    """A time in UTC with all nine digits, so that it stands for just that moment; empty for 0."""
+    """Format a time in UTC with all nine digits, so that it names exactly that moment; "" for 0."""
     if not nanoseconds:
         return ""
     seconds, rest = divmod(nanoseconds, NANOSECONDS)
@@ -103,16 +106,16 @@ def rfc3339(nanoseconds: int) -> str:
 
 
 class Disk(Protocol):
-    """What a disk can be called by."""
+    """A disk that can be found by number or name."""
 
     @property
     def number(self) -> int:
-        """Farshore's number of it."""
+        """The disk's number in Farshore."""
         ...
 
     @property
     def name(self) -> str:
-        """Its name on the machine."""
+        """The disk's name on the machine."""
         ...
 
 
@@ -120,8 +123,7 @@ AnyDisk = TypeVar("AnyDisk", bound=Disk)
 
 
 def find_disk(disks: Sequence[AnyDisk], wanted: str, option: str = "--disk") -> AnyDisk:
-    """The disk with that number, name (``vda``) or device (``/dev/vda``). Raises NotFound, which lists what there
-    is."""
+    """Find the disk with that number, name (``vda``) or device (``/dev/vda``). Raises NotFound, listing the disks."""
     stated = wanted.strip()
     name = stated.removeprefix("/dev/")
     for disk in disks:

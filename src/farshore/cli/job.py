@@ -21,14 +21,14 @@ _BAR = 24
 """Characters."""
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
 _MOST = 1000
-"""Jobs of one parent that are listed."""
+"""Limit of children that are listed for a job."""
 
 
 @app.command("list")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, help="How many to list: the newest.")] = 20, as_json: AsJson = False
+    limit: Annotated[int, typer.Option(min=1, help="Show at most N jobs, newest first.")] = 20, as_json: AsJson = False
 ) -> None:
-    """List jobs, the newest first; below each the jobs that it started, the oldest first."""
+    """List jobs, newest first. The jobs that a job started are listed below it, oldest first."""
     api = management()
     jobs = api.jobs(limit)
     if as_json:
@@ -53,16 +53,16 @@ def show(job: JobId, as_json: AsJson = False) -> None:
 
 @app.command()
 def watch(job: JobId, as_json: AsJson = False) -> None:
-    """Follow a job until it ends; exit status 1 if it failed."""
+    """Follow a job until it ends. Exits with status 1 if it failed."""
     api = management()
     finish(api, api.job(job), as_json=as_json)
 
 
 @app.command()
 def cancel(job: JobId, as_json: AsJson = False) -> None:
-    """Ask a job to end. A failover is undone, and its source goes on; other jobs stop before their next step.
+    """Cancel a job. A failover is undone, and its source continues; other jobs stop before their next step.
 
-    A job that started others starts no more, asks those that run to end, the newest first, and waits for them.
+    A job with children starts no more of them, cancels the running ones, newest first, and waits for them.
     """
     cancelled = management().transport.post(f"/v1/jobs/{segment(job)}/cancel", None, Job)
     print_json(cancelled) if as_json else out.print(f"Job {job} is {cancelled.state.value}.")
@@ -70,28 +70,28 @@ def cancel(job: JobId, as_json: AsJson = False) -> None:
 
 @app.command()
 def recover(
-    server: Annotated[str, typer.Argument(help="The server's id, as `job show` has it.", show_default=False)],
+    server: Annotated[str, typer.Argument(help="Server id, as `farshore job show` prints it.", show_default=False)],
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with the jobs of a configuration server that is gone for good, on the others that use the same database.
+    """Resume the jobs of a configuration server that is lost, on the other servers of the same database.
 
-    A server that starts again goes on with its own jobs by itself. Never do this to one that still runs.
+    A server that restarts resumes its own jobs. Never use this for a server that still runs.
 
     Example: `farshore job recover 3f0c7d52-8a8e-4c39-a4b0-5a3e1c5d9b11`
     """
     api = management()
-    ask(api, Role.CONTRIBUTOR, f"Is configuration server {server} gone for good?", yes=yes)
+    ask(api, Role.CONTRIBUTOR, f"Resume the jobs of configuration server {server}? It must be gone for good.", yes=yes)
     found = api.recover_jobs(JobRecovery(executor=server))
     if as_json:
         print_json(found)
         return
     for job in found:
-        out.print(f"Job {job.id} ({job.kind}) goes on.")
+        out.print(f"Job {job.id} ({job.kind}) was resumed.")
 
 
 def _tree(api: Management, jobs: list[Job], depth: int = 0) -> Iterator[tuple[int, Job]]:
-    """The jobs with all that they started, and how deep each is."""
+    """Return the jobs with all their descendants, and the depth of each."""
     for job in jobs:
         yield depth, job
         if job.children:
@@ -99,13 +99,13 @@ def _tree(api: Management, jobs: list[Job], depth: int = 0) -> Iterator[tuple[in
 
 
 def bar(fraction: float) -> str:
-    """How much is done, 0…1, for people; nothing where that says nothing."""
+    """Draw a progress bar for a fraction between 0 and 1; "" for 0 and 1."""
     done = int(_BAR * fraction)
     return f"{'━' * done}{'·' * (_BAR - done)} " if 0 < fraction < 1 else ""
 
 
 def print_job(job: Job) -> None:
-    """A job and its steps."""
+    """Print a job and its steps."""
     print_fields(
         [
             ("Job", job.id),

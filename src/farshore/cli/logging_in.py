@@ -1,4 +1,4 @@
-"""How the server is to log in to a machine by SSH: a private key, or a password, asked for and never an argument."""
+"""SSH logins for the server: a private key, or a password that is prompted for and never an argument."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from pydantic import SecretStr
 from farshore.model.errors import Malformed, NotFound
 
 SshKey = Annotated[
-    Path | None, typer.Option(help="Private key for SSH; a passphrase is asked for.", show_default=False)
+    Path | None,
+    typer.Option(help="Private key file for SSH. Prompts for its passphrase if it has one.", show_default=False),
 ]
-Password = Annotated[bool, typer.Option("--password", help="Ask for a password instead of a key.")]
-Account = Annotated[str, typer.Option(help="Log in as this push account: see `farshore account`.")]
-User = Annotated[str, typer.Option(help="root, or a user with sudo without a password.")]
+Password = Annotated[bool, typer.Option("--password", help="Log in with a password, which is prompted for.")]
+Account = Annotated[str, typer.Option(help="Push account to log in with: see `farshore account list`.")]
+User = Annotated[str, typer.Option(help="SSH user: root, or one with passwordless sudo.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="SSH port.")]
-Jump = Annotated[str, typer.Option(help="[USER@]HOST[:PORT] in between; the same key or password.")]
-HostKey = Annotated[str, typer.Option(help="Pin the host's key: SHA256:… Empty: trust the first contact.")]
+Jump = Annotated[str, typer.Option(help="Jump host, [USER@]HOST[:PORT]. Uses the same key or password.")]
+HostKey = Annotated[
+    str, typer.Option(help="Expected host key fingerprint, SHA256:… Default: trust the key on first use.")
+]
 
 
 def credentials(ssh_key: Path | None, password: bool, account: str = "") -> tuple[str, SecretStr]:
-    """The private key and the password, one of them empty; both if a push account is named. A passphrase of the key is
-    asked for, and what is sent has none. Raises Malformed, NotFound."""
+    """Return the private key and the password, one of them empty, or both if a push account is named. Prompts for the
+    key's passphrase and removes it from the key. Raises Malformed, NotFound."""
     given = (ssh_key is not None) + password + bool(account)
     if given != 1:
         raise Malformed(
-            "SSH needs one way to log in." if given else "SSH needs a way to log in.",
-            remedy="Give one of --ssh-key FILE, --password (it is asked for), --account NAME and --ssh-agent.",
+            "Give only one way to log in by SSH." if given else "No way to log in by SSH was given.",
+            remedy="Give one of --ssh-key FILE, --password (which prompts), --account NAME and --ssh-agent.",
         )
     if password:
         return "", SecretStr(typer.prompt("Password", hide_input=True, err=True))
@@ -50,8 +53,8 @@ def _key(file: Path) -> str:
         key = load(text, passphrase)
     except UnsupportedAlgorithm as error:  # OpenSSH's own form needs the module bcrypt
         raise Malformed(
-            f"The passphrase of {file} cannot be used here ({error}).",
-            remedy="Write a copy of the key in another form, ssh-keygen -p -m PKCS8 -f COPY, and give that.",
+            f"The encryption of {file} is not supported ({error}).",
+            remedy="Copy the key, convert the copy (ssh-keygen -p -m PKCS8 -f COPY), and give the copy.",
         ) from error
     except (ValueError, TypeError) as error:
         raise Malformed(
@@ -62,7 +65,7 @@ def _key(file: Path) -> str:
 
 
 def _has_passphrase(text: bytes) -> bool:
-    """Whether a key is closed. What is no key at all is the server's to refuse."""
+    """Return whether a key is encrypted. The server refuses a file that is not a key."""
     try:
         load = serialization.load_ssh_private_key if b"OPENSSH" in text else serialization.load_pem_private_key
         load(text, None)

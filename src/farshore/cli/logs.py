@@ -1,4 +1,4 @@
-"""``farshore logs``: what the servers of an installation that runs in the background said."""
+"""``farshore logs``: the log of an installation that runs in the background."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.3
 
 
 class Program(enum.Enum):
-    """What writes to the log."""
+    """The programs that write to the log."""
 
     CONFIGURATION_SERVER = "configuration-server"
     PROCESS_SERVER = "process-server"
@@ -31,15 +31,19 @@ class Program(enum.Enum):
 
 
 def logs(
-    program: Annotated[Program | None, typer.Argument(help="Only this program.", show_default=False)] = None,
-    state: Annotated[Path | None, typer.Option("--home", help="State folder; wins over FARSHORE_HOME.")] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many to show first: the newest.")] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
+    program: Annotated[
+        Program | None, typer.Argument(help="Show only this program's lines.", show_default=False)
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--home", help="Folder of the installation. Overrides FARSHORE_HOME.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Show the last N lines first.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each line as a JSON object.")] = False,
 ) -> None:
     """Show the log of the installation on this machine that `farshore up --detach` started.
 
-    Under systemd the journal has it: `journalctl -u farshore`.
+    For an installation under systemd, use `journalctl -u farshore`.
 
     Example: `farshore logs process-server --follow`
     """
@@ -48,8 +52,8 @@ def logs(
         opened = file.open(errors="replace")
     except FileNotFoundError as error:
         raise NotFound(
-            f"There is no log {file}: nothing was started in the background there.",
-            remedy="Give the installation's --home. Under systemd: journalctl -u farshore.",
+            f"There is no log {file}: no installation was started in the background there.",
+            remedy="Give the installation's folder with --home. Under systemd, use journalctl -u farshore.",
         ) from error
     with opened:
         chosen = of_program(_complete(opened), program)
@@ -61,7 +65,7 @@ def logs(
 
 
 def of_program(lines: Iterable[str], program: Program | None) -> Iterator[str]:
-    """The lines of one program, those that belong to a line of it (a traceback) included; all for None."""
+    """Yield the lines of one program, including lines that continue them (a traceback); all lines for None."""
     mine = program is None
     for line in lines:
         words = line.split(" ", 3)
@@ -77,7 +81,7 @@ def _complete(file: TextIO) -> Iterator[str]:
 
 
 def _coming(file: TextIO) -> Iterator[str]:
-    """Whole lines as they come, without end."""
+    """Yield complete lines as they are written, forever."""
     begun = ""
     while True:
         begun += file.readline()

@@ -62,46 +62,53 @@ app.add_typer(target.app, name="target")
 
 @app.command()
 def add(
-    host: Annotated[str, typer.Argument(help="Name or address that this server reaches by SSH.", show_default=False)],
+    host: Annotated[
+        str,
+        typer.Argument(help="Name or address of the machine, reachable from the server by SSH.", show_default=False),
+    ],
     ssh_key: SshKey = None,
     password: Password = False,
     account: Account = "",
     ssh_agent: Annotated[
-        bool, typer.Option("--ssh-agent", help="Log in from here, with the keys of your SSH agent.")
+        bool, typer.Option("--ssh-agent", help="Log in from this host, with the keys of your SSH agent.")
     ] = False,
     user: User = "root",
     port: Port = 22,
     jump: Jump = "",
-    name: Annotated[str, typer.Option(help="What to call the machine; empty: its host name.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the machine. Default: its host name.")] = "",
     policy: Annotated[str, typer.Option(help="Replication policy.")] = "default",
-    protect: Annotated[bool, typer.Option(help="Protect it as soon as it has enrolled.")] = True,
+    protect: Annotated[bool, typer.Option(help="Protect the machine as soon as it is enrolled.")] = True,
     host_key: HostKey = "",
-    server_url: Annotated[str, typer.Option(help="Where the machine reaches this server; empty: as advertised.")] = "",
-    disk: Annotated[list[str] | None, typer.Option(help="Protect only this disk (/dev/vda); repeat it.")] = None,
+    server_url: Annotated[
+        str, typer.Option(help="URL at which the machine reaches this server. Default: the advertised one.")
+    ] = "",
+    disk: Annotated[
+        list[str] | None, typer.Option(help="Protect only this disk, such as /dev/vda. Repeatable.")
+    ] = None,
     through: Annotated[
         str,
         typer.Option(
-            help="Process server (name or id) that logs in, at the machine's site; empty: the configuration server; "
-            "where it does not reach the machine, the machine's process server or the only one on a host of its own."
+            help="Process server (name or id) at the machine's site that logs in. Default: the configuration "
+            "server or, if it cannot reach the machine, the machine's process server or the only one on "
+            "a host of its own."
         ),
     ] = "",
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Install the mobility service on a machine over SSH, enrol and protect it.
+    """Install the mobility service on a machine over SSH, then enrol and protect the machine.
 
-    The server logs in, with a key, a password or a push account. What it is given is sealed there and forgotten when
-    the job ends. With --through a process server at the machine's site logs in, which is given the same for this one
-    time. With --ssh-agent this command logs in itself, on the server's host or where the server part is
-    installed: an agent's keys never leave it. Where SSH is not wanted, `farshore token create` prints the commands to
-    run by hand.
+    The server logs in with a key, a password or a push account. It stores the secret encrypted and deletes it when the
+    job ends. With --through, a process server at the machine's site logs in with the same secret, once. With
+    --ssh-agent, this command logs in itself, as the keys never leave your SSH agent; it must run on a host with the
+    server part installed. To install without SSH: `farshore token create` prints the commands.
 
     Example: `farshore machine add web1.example.com --user admin --ssh-key ~/.ssh/id_ed25519 --jump gate.example.com`
     """
     if ssh_agent:
         if ssh_key is not None or password or account or no_wait or through:
             raise Malformed(
-                "--ssh-agent is a way to log in by itself, and this command has to wait for it.",
+                "--ssh-agent cannot be combined with another login or with --no-wait.",
                 remedy="Leave out --ssh-key, --password, --account, --through and --no-wait.",
             )
         login = {"host": host, "port": port, "user": user, "jump": jump, "host_key": host_key}
@@ -111,7 +118,11 @@ def add(
         if as_json:
             print_json(found)
         else:
-            out.print(f"{found.name} reports." if found else f"{host} was enrolled already; its agent is this release.")
+            out.print(
+                f"{found.name} is enrolled and reports."
+                if found
+                else f"{host} is enrolled already, and its agent has this release."
+            )
         return
     key, secret = credentials(ssh_key, password, account)
     request = MachineAddition(
@@ -133,28 +144,33 @@ def add(
     api = management()
     job = finish(api, api.transport.post("/v1/machines", request, Job), as_json=as_json, no_wait=no_wait)
     if not as_json and not no_wait and "name" in job.result:
-        out.print(f"{job.result['name']} reports. Follow its first copy: farshore machine watch {job.result['name']}")
+        out.print(
+            f"{job.result['name']} is enrolled. Follow its initial replication: farshore machine watch "
+            f"{job.result['name']}"
+        )
 
 
 @app.command()
 def revoke(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Shut a machine out at once: its certificates open nothing, its stream is closed. Its recovery points stay.
+    """Revoke a machine's certificates at once and close its stream. Its recovery points are kept.
 
-    To let it in again, enrol it with a token of its own: `farshore token create --machine NAME`.
+    To admit it again, enrol it with a new token: `farshore token create --machine NAME`.
 
     Example: `farshore machine revoke web1`
     """
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Revoke {machine}?", yes=yes)
     api.transport.post_nothing(f"/v1/machines/{segment(machine)}/revoke")
-    print_done(f"The certificates of {machine} open nothing any more.", as_json, revoked=machine)
+    print_done(f"The certificates of {machine} are revoked.", as_json, revoked=machine)
 
 
 @app.command("list")
 def list_machines(
-    state: Annotated[MachineState | None, typer.Option(help="Only those in this state.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Only those with this replication policy.")] = None,
-    process_server: Annotated[str | None, typer.Option(help="Only those that send to it (name or id).")] = None,
+    state: Annotated[MachineState | None, typer.Option(help="Only machines in this state.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Only machines with this replication policy.")] = None,
+    process_server: Annotated[
+        str | None, typer.Option(help="Only machines that send to this process server (name or id).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List machines with their state and the age of their newest point.
@@ -169,14 +185,14 @@ def list_machines(
     if machines:
         print_table(COLUMNS, [line(machine) for machine in machines], "")
     elif state or policy or process_server:
-        out.print("No machine is like that.")
+        out.print("No machine matches.")
     else:
         out.print("There are no machines yet. Add one: farshore machine add HOST --ssh-key FILE")
 
 
 @app.command()
 def show(machine: MachineName, as_json: AsJson = False) -> None:
-    """Show a machine: state, whether a failover would work now, capture mode, lag by stage, disks and accounts."""
+    """Show a machine: state, readiness for failover, capture mode, lag by stage, disks and write accounts."""
     found = management().machine(machine)
     if as_json:
         print_json(found)
@@ -186,13 +202,13 @@ def show(machine: MachineName, as_json: AsJson = False) -> None:
 
 @app.command()
 def check(machine: MachineName, as_json: AsJson = False) -> None:
-    """List what stands in the way of protecting a machine well; exit status 1 where something must be done."""
+    """Check a machine for obstacles to its protection. Exits with status 1 if there is an error."""
     findings = management().transport.get_list(f"/v1/machines/{segment(machine)}/check", Finding)
     if as_json:
         print_json(findings)
     else:
         rows = [[found.severity.value, found.subject, found.message, found.remedy] for found in findings]
-        print_table(("Severity", "What", "Finding", "Remedy"), rows, "Nothing was looked at.")
+        print_table(("Severity", "What", "Finding", "Remedy"), rows, "No checks were made.")
     if any(found.severity is CheckSeverity.ERROR for found in findings):
         raise typer.Exit(1)
 
@@ -200,25 +216,28 @@ def check(machine: MachineName, as_json: AsJson = False) -> None:
 @app.command()
 def protect(
     machine: MachineName,
-    policy: Annotated[str | None, typer.Option(help="Follow this policy from now on.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Replication policy to follow.")] = None,
     exclude_disk: Annotated[
-        list[str] | None, typer.Option(help="Leave this disk out (number, name or device); repeat it.")
+        list[str] | None, typer.Option(help="Exclude this disk (number, name or device). Repeatable.")
     ] = None,
-    include_disk: Annotated[list[str] | None, typer.Option(help="Take this disk in again; repeat it.")] = None,
-    bandwidth_limit: Annotated[int | None, typer.Option(min=0, help="MiB a second; 0: none.")] = None,
+    include_disk: Annotated[list[str] | None, typer.Option(help="Include this disk again. Repeatable.")] = None,
+    bandwidth_limit: Annotated[
+        int | None, typer.Option(min=0, help="Limit of the stream in MiB/s. 0 for no limit.")
+    ] = None,
     cpu_percent: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Share of the processors that copies keep to; 10 at first.")
+        int | None,
+        typer.Option(min=1, max=100, help="CPU limit for copies, in percent of all processors. Initially 10."),
     ] = None,
     memory_limit: Annotated[
-        int | None, typer.Option(min=128, help="MiB for the agent, from its next start on; 256 at first.")
+        int | None, typer.Option(min=128, help="Memory limit of the agent in MiB, from its next start. Initially 256.")
     ] = None,
     proof_pace: Annotated[
-        float | None, typer.Option(min=0, max=10_000, help="MB a second read to prove the copy; 2 at first.")
+        float | None, typer.Option(min=0, max=10_000, help="Read rate for proving the copy, in MB/s. Initially 2.")
     ] = None,
     process_server: Annotated[
-        str | None, typer.Option(help="Send to this process server while it is well; auto: to the least busy.")
+        str | None, typer.Option(help="Process server to prefer while it is healthy. auto for the least busy one.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Leave out the disk that it starts from, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Allow excluding the boot disk.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Protect a machine, or change how it is protected.
@@ -245,12 +264,12 @@ def protect(
         exclude_boot_disk=yes,
     )
     found = api.transport.put(f"/v1/machines/{segment(machine)}/protection", request, Machine)
-    print_json(found) if as_json else out.print(f"{found.name} is to be protected (policy {found.policy}).")
+    print_json(found) if as_json else out.print(f"{found.name} will be protected (policy {found.policy}).")
 
 
 @app.command()
 def unprotect(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -> None:
-    """End a machine's protection. Its points stay until retention ends them."""
+    """End a machine's protection. Its recovery points are kept until the retention period ends."""
     api = management()
     ask(api, Role.OPERATOR, f"End the protection of {machine}?", yes=yes)
     api.transport.delete(f"/v1/machines/{segment(machine)}/protection")
@@ -260,14 +279,14 @@ def unprotect(machine: MachineName, yes: Yes = False, as_json: AsJson = False) -
 @app.command()
 def prove(
     machine: MachineName,
-    whole: Annotated[bool, typer.Option("--whole", help="Every chunk of every disk.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Compare every chunk of every disk.")] = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that a machine's copy equals its disks, while it works; exit status 1 where it did not.
+    """Prove that a machine's copy equals its disks, while the machine runs. Exits with status 1 if they differ.
 
-    Without --whole: what was copied or missed of late, what was never proven or not for longest, up to 1 GiB. What
-    differs is sent again at once, both versions are kept, and the points that may be wrong are marked.
+    Without --whole it compares up to 1 GiB: recently copied or missed chunks first, then those proven longest ago or
+    never. A chunk that differs is sent again at once, both versions are kept, and points that may be wrong are marked.
 
     Example: `farshore machine prove db1 --whole`
     """
@@ -278,11 +297,11 @@ def prove(
         return
     found = job.result["chunks"]
     if not as_json:
-        asked = "all of it" if whole else "what needs it most"
+        asked = "every chunk" if whole else "up to 1 GiB, the oldest proofs first"
         print_fields(
             [
                 ("Machine", machine),
-                ("Asked for", asked),
+                ("Compared", asked),
                 ("Ended", moment(job.ended)),
                 *proof_report.outcome(job.result),
             ]
@@ -293,7 +312,7 @@ def prove(
 
 @app.command()
 def resync(machine: MachineName, as_json: AsJson = False) -> None:
-    """Compare a machine with its copy and send what differs. Its points stay usable meanwhile."""
+    """Compare a machine with its copy and send the differences. Its points stay usable meanwhile."""
     management().transport.post(f"/v1/machines/{segment(machine)}/resync", None, Machine)
     done = f"{machine} will resync. Follow it: farshore machine watch {machine}"
     print_done(done, as_json, resync=machine)
@@ -301,9 +320,9 @@ def resync(machine: MachineName, as_json: AsJson = False) -> None:
 
 @app.command()
 def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Replace a machine's agent by this server's release: no reboot, and no write goes by unseen.
+    """Upgrade a machine's agent to this server's release, without a reboot or a gap in capture.
 
-    The new release is tried out first. If it does not get to work, the one before comes back by itself.
+    The new release is tested first. If it does not work, the agent returns to the old one by itself.
     """
     api = management()
     job = finish(
@@ -314,14 +333,14 @@ def upgrade(machine: MachineName, no_wait: NoWait = False, as_json: AsJson = Fal
     )
     if not as_json and not no_wait:
         same = job.result.get("release") == job.result.get("before")
-        out.print(f"{machine} runs release {job.result.get('release')}{', as before' if same else ''}.")
+        out.print(f"{machine} runs release {job.result.get('release')}{', unchanged' if same else ''}.")
 
 
 @app.command()
 def delete(
     machine: MachineName,
-    uninstall: Annotated[bool, typer.Option("--uninstall", help="Take the agent off the machine, too.")] = False,
-    host: Annotated[str, typer.Option(help="Where SSH reaches it, should the agent not answer.")] = "",
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Also remove the agent from the machine.")] = False,
+    host: Annotated[str, typer.Option(help="SSH address, used if the agent does not answer.")] = "",
     ssh_key: SshKey = None,
     password: Password = False,
     account: Account = "",
@@ -333,21 +352,21 @@ def delete(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Forget a machine that is not protected, and say what stays on it and how to remove that.
+    """Delete an unprotected machine, and print how to remove the agent that remains on it.
 
-    With --uninstall the agent takes itself off: program, unit, options, certificate and .hrl file. Where it does not
-    answer within a minute, the server logs in by SSH, if it was told how. What the vault holds of the machine stays
-    until retention ends it.
+    With --uninstall the agent removes itself: program, unit, options, certificate and .hrl file. If it does not answer
+    within a minute, the server logs in by SSH, provided that you give a login. The machine's recovery points are kept
+    until the retention period ends.
 
     Example: `farshore machine delete web1 --uninstall --account datacentre --host web1.example.com`
     """
     api = management()
     by_ssh = ssh_key is not None or password or bool(account)
     if not uninstall and (by_ssh or host):
-        raise Malformed("SSH is for taking the agent off.", remedy="Add --uninstall.")
+        raise Malformed("An SSH login is only used to remove the agent.", remedy="Add --uninstall.")
     if host and not by_ssh:
-        raise Malformed("SSH needs a way to log in.", remedy="Add --account NAME, --ssh-key FILE or --password.")
-    ask(api, Role.CONTRIBUTOR, f"Forget {machine}{' and take its agent off' if uninstall else ''}?", yes=yes)
+        raise Malformed("--host was given without a login.", remedy="Add --account NAME, --ssh-key FILE or --password.")
+    ask(api, Role.CONTRIBUTOR, f"Delete {machine}{' and remove its agent' if uninstall else ''}?", yes=yes)
     if uninstall:
         login = None
         if by_ssh:
@@ -365,11 +384,12 @@ def delete(
         _uninstall(api, machine, login, no_wait=no_wait, as_json=as_json)
         return
     api.transport.delete(f"/v1/machines/{segment(machine)}")
-    print_done(f"{machine} is forgotten.", as_json, deleted=machine, stays_on_machine=list(by_hand.STAYS))
+    print_done(f"{machine} was deleted.", as_json, deleted=machine, stays_on_machine=list(by_hand.STAYS))
     if not as_json:
         out.print(
-            f"On the machine the mobility service stays, and tries to reach this server, with {by_hand.STAYS[2]} (the "
-            ".hrl file in it takes 512 MiB by default). To remove it, type there, as root:"
+            "The mobility service remains on the machine and keeps trying to reach this server. "
+            f"{by_hand.STAYS[2]} holds its .hrl file (512 MiB by default). To remove it, run on the "
+            "machine as root:"
         )
         for line in by_hand.removal():
             out.print(f"  {line}")
@@ -378,10 +398,10 @@ def delete(
 @app.command()
 def package(
     output: Annotated[Path, typer.Option(help="File to write.")],
-    python: Annotated[str, typer.Option(help="Version of the machine's Python: 3.9 to 3.14.")] = "3.11",
+    python: Annotated[str, typer.Option(help="The machine's Python version, 3.9 to 3.14.")] = "3.11",
     as_json: AsJson = False,
 ) -> None:
-    """Write the mobility service as an archive, to bring it to a machine by hand. Run it on the server's host.
+    """Write the mobility service to an archive, for installing it by hand. Run this on the server's host.
 
     Example: `farshore machine package --python 3.9 --output farshore-agent.tar.gz`
     """
@@ -391,20 +411,22 @@ def package(
     if done.returncode:
         raise typer.Exit(done.returncode)
     print_done(
-        f"{output} holds release {done.stdout.strip()}.", as_json, output=str(output), release=done.stdout.strip()
+        f"Wrote release {done.stdout.strip()} to {output}.", as_json, output=str(output), release=done.stdout.strip()
     )
 
 
 @app.command()
 def watch(
-    machine: Annotated[str | None, typer.Argument(help="Only this one.", show_default=False)] = None,
-    until_protected: Annotated[bool, typer.Option("--until-protected", help="End once it is protected.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
+    machine: Annotated[str | None, typer.Argument(help="Only this machine.", show_default=False)] = None,
+    until_protected: Annotated[
+        bool, typer.Option("--until-protected", help="Exit once the machine is protected.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between updates.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
-    """Watch machines: state, progress of copies, RPO, lag. End with Ctrl-C.
+    """Watch machines: state, progress of copies, RPO and lag. Ctrl-C ends it.
 
-    Where nobody looks, or with --json, each look is printed below the last: with --json, one line of JSON for each.
+    If standard output is not a terminal, each update is a new table; with --json, one JSON line.
     """
     api = management()
     with Live(console=out, auto_refresh=False) if out.is_terminal and not as_json else nullcontext() as live:
@@ -433,7 +455,7 @@ def _table(machines: list[Machine]) -> Table:
 
 
 def line(machine: Machine | MachineSummary) -> tuple[str, ...]:
-    """A row under ``COLUMNS``."""
+    """Return a machine's row of the columns ``COLUMNS``."""
     rpo = "-" if machine.rpo_seconds is None else duration(machine.rpo_seconds)
     mode = machine.mode.value if machine.mode else "-"
     lag = duration(sum(machine.lag.values())) if machine.lag else "-"
@@ -454,14 +476,14 @@ def _server(machine: Machine) -> str:
 
 
 def _uninstall(api: Management, machine: str, login: SshLogin | None, *, no_wait: bool, as_json: bool) -> None:
-    """Have the agent taken off and the machine forgotten; say what stays there."""
+    """Remove the agent and delete the machine, then print what remains on it."""
     path = f"/v1/machines/{segment(machine)}/uninstall"
     started = api.transport.post(path, Uninstallation(login=login), Job)
     job = finish(api, started, as_json=as_json, no_wait=no_wait)
     if as_json or no_wait:
         return
     stays = job.result["stays"]
-    out.print(f"{machine} is forgotten, and its agent is off{' but for:' if stays else '.'}")
+    out.print(f"{machine} was deleted and its agent removed{', except for:' if stays else '.'}")
     for line in stays:
         out.print(f"  {plain(line)}")
 
@@ -478,7 +500,10 @@ def _print(machine: Machine) -> None:
             ("Id", machine.id),
             ("State", machine.state.value),
             ("Runs at", machine.site),
-            ("Line", f"grows from {machine.line}; what came after that before stays" if machine.line else ""),
+            (
+                "Line",
+                f"continues from {machine.line}; points after it on the former line are kept" if machine.line else "",
+            ),
             *target.readiness_rows(machine.readiness),
             ("Policy", machine.policy),
             ("Newest point", "none yet" if machine.rpo_seconds is None else f"{duration(machine.rpo_seconds)} old"),
@@ -506,4 +531,6 @@ def _print(machine: Machine) -> None:
         use = "excluded" if disk.excluded else "boot" if disk.boot else ""
         rows.append([str(disk.number), disk.name, size(disk.size), use, *counted])
     out.print()
-    print_table(("Disk", "Name", "Size", "", "Written", "Captured", "Accounts"), rows, "It has told of no disks.")
+    print_table(
+        ("Disk", "Name", "Size", "", "Written", "Captured", "Accounts"), rows, "The agent has not reported any disks."
+    )

@@ -1,4 +1,4 @@
-"""``farshore``: puts the command groups together and says what went wrong in words."""
+"""``farshore``: joins the command groups, and prints errors with their remedy."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from farshore.cli.output import coloured, err
 from farshore.model.errors import FarshoreError, Malformed
 from farshore.model.faults import sentence
 
-EXAMPLES = """Protect running machines, and bring them up elsewhere when they are lost.
+EXAMPLES = """Replicate running machines, and bring them up at a recovery site when they are lost.
 
-A first session, on the machine that is to be the server:
+A first session, on the server's machine:
 
     farshore up --detach --advertise dr.example.com
 
@@ -56,26 +56,26 @@ A first session, on the machine that is to be the server:
 
     farshore failover run web1
 
-With `--json` a command prints one JSON document on standard output, and an error as one on standard error:
-`code` (docs/errors.md lists them), `message` and `remedy`. A command line that is not understood is told in words.
+With `--json` a command prints one JSON document on standard output. An error is one JSON object on standard
+           error, with `code` (listed in docs/errors.md), `message` and `remedy`. Usage errors are plain text.
 
-Exit status: 0 done; 1 a job failed or an internal error; 2 refused; 3 damaged data; 4 degraded (`farshore status`);
-75 try later; 77 not allowed.
+Exit status: 0 success; 1 a job failed, or an internal error; 2 refused; 3 damaged data; 4 degraded
+           (`farshore status`); 75 try later; 77 not allowed.
 """
 
 LOADED_WHEN_USED = {"vault": "farshore.cli.vault"}
-"""Groups that need the storage engine, which takes longer to load than most commands take to run."""
+"""Groups that need the storage engine, which takes longer to import than most commands take to run."""
 
 
 class Groups(TyperGroup):
-    """The registry of command groups, those among them that are loaded when they are used."""
+    """The command groups, including those that are imported on first use."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names, in the order of the help."""
+        """Return all names, in the order of the help."""
         return [*super().list_commands(ctx), *LOADED_WHEN_USED]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command or group of that name."""
+        """Return the command or group of that name."""
         module = LOADED_WHEN_USED.get(cmd_name)
         if module is None:
             return super().get_command(ctx, cmd_name)
@@ -136,7 +136,7 @@ def options(
         str | None, typer.Option(help="Server to use instead of the one in the credentials. Also: FARSHORE_URL.")
     ] = None,
     _show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options before the command."""
@@ -147,7 +147,7 @@ def options(
 
 
 def app() -> None:
-    """The program. Errors of ours end it with their message, their remedy and their exit status."""
+    """Run the command line. A FarshoreError is printed with its remedy and sets the exit status."""
     try:
         commands()
     except FarshoreError as error:
@@ -159,7 +159,7 @@ def app() -> None:
 
 
 def _option(loc: tuple[int | str, ...]) -> str:
-    """What a field of a request is called on the command line: by its option if that was given, else in words."""
+    """Return the option that sets a field of a request, or the field's name in words if no such option was given."""
     names = [part for part in loc if isinstance(part, str)]
     name = names[0].replace("_", "-") if names else "value"
     given = {word.partition("=")[0] for word in sys.argv[1:]}

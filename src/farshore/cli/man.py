@@ -1,4 +1,4 @@
-"""``farshore man``: the manual pages of every command, made from the help that the commands have."""
+"""``farshore man``: a manual page for each command, made from its help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def man(
     output: Annotated[Path, typer.Option(help="Folder to write to, such as /usr/local/share/man/man1.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write a manual page for each command; `man farshore-point-list` shows one then.
+    """Write a manual page for each command. View one with `man farshore-point-list`.
 
     Example: `farshore man --output /usr/local/share/man/man1`
     """
@@ -36,11 +36,11 @@ def man(
         raise Refused(
             f"{error.filename or output} cannot be written ({error.strerror}).", remedy="Give another --output."
         ) from error
-    print_done(f"{len(pages)} pages are in {output}.", as_json, pages=sorted(pages), output=str(output))
+    print_done(f"Wrote {len(pages)} pages to {output}.", as_json, pages=sorted(pages), output=str(output))
 
 
 def every_page(command: Any, context: Any, name: str = "farshore") -> Iterator[tuple[str, str]]:
-    """The names and texts of the pages of a command and of those below it."""
+    """Yield (name, text) of the pages of a command and its subcommands."""
     inner = {}
     if hasattr(command, "list_commands"):
         for word in command.list_commands(context):
@@ -53,7 +53,7 @@ def every_page(command: Any, context: Any, name: str = "farshore") -> Iterator[t
 
 
 def page(name: str, command: Any, inner: dict[str, Any]) -> str:
-    """A page in troff's man macros."""
+    """Render a page in troff's man macros."""
     title = name.replace(" ", "-")
     first, *rest = (command.help or "").strip().split("\n\n")
     summary = " ".join(first.split())
@@ -91,7 +91,7 @@ def _argument(one: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that no macro and no escape begins in; help's `commands` in bold."""
+    """Escape text for troff, and set `commands` in bold."""
     plain = text.replace("\\", "\\e").replace("-", "\\-")
     plain = re.sub(r"`([^`\n]+)`", r"\\fB\1\\fR", plain)
     return f"\\&{plain}" if plain[:1] in (".", "'") else plain

@@ -1,4 +1,4 @@
-"""``farshore master-target``: what writes disks that survived at home."""
+"""``farshore master-target``: the servers that write surviving disks at home."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from farshore.cli.grammar import parse_duration
 from farshore.cli.output import ago, coloured, moment, out, print_done, print_fields, print_json, print_table
 from farshore.client.transport import segment
 
-app = typer.Typer(no_args_is_help=True, help="Master targets, which write disks that survived: list, add, remove.")
+app = typer.Typer(
+    no_args_is_help=True, help="Master targets, which write surviving disks for a failback: list, add, remove."
+)
 
 Name = Annotated[
     str,
@@ -37,7 +39,7 @@ ROOT = "/v1/master-targets"
 
 @app.command("list")
 def list_master_targets(as_json: AsJson = False) -> None:
-    """List master targets and how they are."""
+    """List master targets and their state."""
     found = management().transport.get_list(ROOT, MasterTarget)
     if as_json:
         print_json(found)
@@ -53,14 +55,12 @@ def list_master_targets(as_json: AsJson = False) -> None:
         ]
         for one in found
     ]
-    print_table(
-        ("Master target", "State", "Seen", "Version", "At work for", ""), rows, "No master target has registered."
-    )
+    print_table(("Master target", "State", "Seen", "Version", "Tasks", ""), rows, "There are no master targets.")
 
 
 @app.command()
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Show a master target: state, what it has to do, and the machines whose keys it was ever given."""
+    """Show a master target: state, tasks, and the machines whose keys it has received."""
     found = management().transport.get(f"{ROOT}/{segment(name)}", MasterTarget)
     if as_json:
         print_json(found)
@@ -72,24 +72,23 @@ def show(name: Name, as_json: AsJson = False) -> None:
             ("State", _standing(found)),
             ("Seen", ago(found.last_seen)),
             ("Version", found.version),
-            ("At work for", str(found.errands)),
-            ("Was given the keys of", ", ".join(found.keys_of)),
+            ("Tasks", str(found.errands)),
+            ("Received keys of", ", ".join(found.keys_of)),
         ]
     )
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
-    valid: Annotated[str, typer.Option(help="How long the token can be used: 15m, 1h, 7d.")] = "1h",
+    name: Annotated[str, typer.Argument(help="The master target's name.", show_default=False)],
+    valid: Annotated[str, typer.Option(help="Lifetime of the token: 15m, 1h, 7d.")] = "1h",
     as_json: AsJson = False,
 ) -> None:
-    """Have another master target, for large volumes or for disks that the server's own cannot open: make a one-time
-    token with which it enrols.
+    """Add a master target, for large volumes or for disks that the server's own cannot open. Prints a one-time token.
 
     On its host: install Farshore, run `farshore-master-target enroll --server URL --authority-fingerprint FINGERPRINT`
-    and give it the token on its standard input, then start `farshore-master-target`. It reads the vault itself, and is
-    given the keys of a machine for as long as a failback has it write that machine's disks.
+    with the token on standard input, then start `farshore-master-target`. It reads the vault directly, and holds a
+    machine's keys only while it writes that machine's disks.
 
     Example: `farshore master-target add mt2`
     """
@@ -108,19 +107,21 @@ def add(
             ("Valid until", moment(made.expires)),
         ]
     )
-    out.print("It is shown only now, and can be used once. On its host:")
+    out.print("The token is shown only now and can be used once. On its host, run:")
     out.print(
         f"  farshore-master-target enroll --server {made.server_url} "
         f"--authority-fingerprint {made.authority_fingerprint}"
     )
     vault = api.transport.get("/v1/vault", VaultStatus).url
     if vault.startswith("file:"):
-        out.print(coloured(f"The vault is a folder, {vault}: its host must see the same folder there.", "yellow"))
+        out.print(
+            coloured(f"The vault is the folder {vault}: its host must see the same folder at that path.", "yellow")
+        )
 
 
 @app.command()
 def revoke(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Shut a master target out at once: its certificates open nothing, and it is given no keys.
+    """Revoke a master target's certificates at once. It receives no more keys.
 
     To use its host again: `farshore master-target remove`, then `add`.
 
@@ -129,16 +130,16 @@ def revoke(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Revoke master target {name}?", yes=yes)
     api.transport.post_nothing(f"{ROOT}/{segment(name)}/revoke")
-    print_done(f"The certificates of master target {name} open nothing any more.", as_json, revoked=name)
+    print_done(f"The certificates of master target {name} are revoked.", as_json, revoked=name)
 
 
 @app.command()
 def remove(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Forget a master target that no failback waits for; its certificate opens nothing from then on."""
+    """Delete a master target that no failback uses, and revoke its certificate."""
     api = management()
-    ask(api, Role.CONTRIBUTOR, f"Forget master target {name}?", yes=yes)
+    ask(api, Role.CONTRIBUTOR, f"Delete master target {name}?", yes=yes)
     api.transport.delete(f"{ROOT}/{segment(name)}")
-    print_done(f"{name} is removed.", as_json, removed=name)
+    print_done(f"{name} was removed.", as_json, removed=name)
 
 
 def _standing(found: MasterTarget) -> str | Text:

@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for scripts."""
+"""Output of commands: tables for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from farshore.cli.grammar import rfc3339
 NANOSECONDS = 1_000_000_000
 
 LONG = 200
-"""Rows beyond which a table is printed plainly."""
+"""Number of rows above which a table is printed without styling."""
 WIDE = 250
-"""Columns where nobody looks: a pipe or a file gets every table whole."""
+"""Width for pipes and files, so that no table is cut."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class PlainConsole(Console):
-    """Prints strings as they are: names and messages come from elsewhere, so brackets in them are no markup, and a
-    control character in them does nothing to the terminal. What is to be coloured is a Text (see ``coloured``)."""
+    """A console that prints strings literally. Names and messages come from other systems, so brackets in them are not
+    markup, and control characters do not reach the terminal. Coloured text is a Text (see ``coloured``)."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Every string on its way out, a table's cells too."""
+        """Sanitise every string that is printed, including table cells."""
         return super().render_str(plain(text), **options)
 
 
@@ -48,22 +48,22 @@ err = PlainConsole(stderr=True)
 
 
 def plain(text: str) -> str:
-    """The text with a mark in place of each control character that is no line break or tab."""
+    """Replace each control character, except line breaks and tabs, by a mark."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def coloured(words: str, style: str, rest: str = "") -> Text:
-    """``words`` in a colour, and ``rest`` without."""
+    """Return ``words`` in a colour, followed by ``rest`` without one."""
     return Text.assemble((plain(words), style), plain(rest))
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | object) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document on standard output."""
     typer.echo(json.dumps(as_json_value(value), indent=2))
 
 
 def as_json_value(value: Any) -> Any:
-    """What ``--json`` has of a value: models as objects, their times in RFC 3339 with all digits, null for none."""
+    """Convert a value for ``--json``: models to objects, times to RFC 3339 with all digits, and a time of 0 to null."""
     if isinstance(value, BaseModel):
         fields = value.model_dump(mode="json")
         for name, kind in type(value).model_fields.items():
@@ -91,7 +91,7 @@ def _holds_models(value: object) -> bool:
 
 
 def print_done(sentence: str, as_json: bool, **fields: object) -> None:
-    """What was done: a sentence, or ``fields`` as one JSON object."""
+    """Print what was done: a sentence, or ``fields`` as one JSON object."""
     if as_json:
         print_json(fields)
     else:
@@ -101,7 +101,7 @@ def print_done(sentence: str, as_json: bool, **fields: object) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str | Text]], empty: str, to: PlainConsole = out
 ) -> None:
-    """A table, or the sentence ``empty`` where there is nothing to show."""
+    """Print a table, or the sentence ``empty`` if there are no rows."""
     if not rows:
         to.print(empty)
     elif len(rows) > LONG and all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row):
@@ -111,7 +111,7 @@ def print_table(
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
-    """A table to be printed."""
+    """Build a table."""
     made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         made.add_row(*row)
@@ -119,7 +119,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table
 
 
 def _print_long(columns: Sequence[str], rows: Sequence[Sequence[str]], to: PlainConsole) -> None:
-    """The same look for a long table, which never folds a cell: rich takes a millisecond for each row."""
+    """Print a long table in the same style without folding cells, as rich takes about 1 ms a row."""
     widths = [max(cell_len(row[place]) for row in (columns, *rows)) for place in range(len(columns))]
 
     def line(row: Sequence[str]) -> str:
@@ -131,7 +131,7 @@ def _print_long(columns: Sequence[str], rows: Sequence[Sequence[str]], to: Plain
 
 
 def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:
-    """Names and values, one to a line; fields without a value are left out."""
+    """Print names and values, one a line, leaving out fields without a value."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -142,7 +142,7 @@ def print_fields(fields: Sequence[tuple[str, str | Text]]) -> None:
 
 
 def moment(nanoseconds: int) -> str:
-    """ISO 8601 in UTC with milliseconds; a dash for 0."""
+    """Format a time in ns as ISO 8601 in UTC with milliseconds, or a dash for 0."""
     if not nanoseconds:
         return "-"
     seconds, rest = divmod(nanoseconds, NANOSECONDS)
@@ -151,12 +151,12 @@ def moment(nanoseconds: int) -> str:
 
 
 def ago(nanoseconds: int) -> str:
-    """How long since then; a dash for 0."""
+    """Format the time since then, or a dash for 0."""
     return "-" if not nanoseconds else f"{duration((time.time_ns() - nanoseconds) / NANOSECONDS)} ago"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format seconds for people."""
     if seconds < 0:
         seconds = 0
     if seconds < 60:
@@ -169,7 +169,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes with a binary unit."""
+    """Format a number of bytes with a binary unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -178,5 +178,5 @@ def size(count: float) -> str:
 
 
 def rate(bytes_a_second: int) -> str:
-    """A bandwidth limit; 0 is none."""
+    """Format a bandwidth limit; 0 means unlimited."""
     return f"{bytes_a_second * 8 / 1e6:.1f} Mbit/s" if bytes_a_second else "unlimited"

@@ -1,4 +1,4 @@
-"""``farshore point``: recovery points, and the options that choose one."""
+"""``farshore point``: recovery points, and the options that select one."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from farshore.model.errors import Malformed
 from farshore.model.point import PointKind
 from farshore.model.position import Position
 
-app = typer.Typer(no_args_is_help=True, help="Recovery points: the moments that a machine can be brought back to.")
+app = typer.Typer(no_args_is_help=True, help="Recovery points: list, create, pin, delete.")
 
 
 @app.command("list")
 def list_points(
     machine: MachineName,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to list: the newest.")] = 20,
-    after: Annotated[str | None, typer.Option(help="Only from this time on: 2026-01-31T12:00:00Z, or 10m.")] = None,
-    before: Annotated[str | None, typer.Option(help="Only before this time.")] = None,
-    kind: Annotated[PointKind | None, typer.Option(help="Only of this kind.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only with this name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Show at most N points, newest first.")] = 20,
+    after: Annotated[
+        str | None,
+        typer.Option(help="Only points from this time on: 2026-01-31T12:00:00Z, or 10m for ten minutes ago."),
+    ] = None,
+    before: Annotated[str | None, typer.Option(help="Only points before this time.")] = None,
+    kind: Annotated[PointKind | None, typer.Option(help="Only points of this kind.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only points with this name.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List points, the newest first.
+    """List recovery points, newest first.
 
-    Any moment between two points can be recovered as well: give it to `farshore failover` with --time.
+    You can also recover any moment between two points: use `farshore failover run --time`.
     """
     found = management().transport.get_list(
         f"/v1/machines/{segment(machine)}/points",
@@ -71,19 +74,19 @@ def _doubts(point: Point) -> str:
 @app.command()
 def create(
     machine: MachineName,
-    name: Annotated[str, typer.Option(help="A name to find it by.")] = "",
-    kind: Annotated[PointKind, typer.Option(help="How much is to be at rest.")] = PointKind.CRASH_CONSISTENT,
+    name: Annotated[str, typer.Option(help="Name of the point.")] = "",
+    kind: Annotated[PointKind, typer.Option(help="Consistency of the point.")] = PointKind.CRASH_CONSISTENT,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Cut a point now, and wait until it is in the vault.
+    """Create a recovery point now, and wait until it is in the vault.
 
     Example: `farshore point create db1 --name before-upgrade --kind app-consistent`
     """
     if kind is PointKind.SCANNED:
         raise Malformed(
-            "A scanned point cannot be asked for: it is what scan mode makes of a busy machine.",
-            remedy="Ask for crash-consistent, file-system-consistent or app-consistent.",
+            "A scanned point cannot be requested: scan mode makes them of busy machines.",
+            remedy="Choose crash-consistent, file-system-consistent or app-consistent.",
         )
     api = management()
     job = finish(api, api.request_point(machine, PointRequest(kind=kind, name=name)), as_json=as_json, no_wait=no_wait)
@@ -99,42 +102,43 @@ PointName = Annotated[
 
 @app.command()
 def pin(machine: MachineName, point: PointName, as_json: AsJson = False) -> None:
-    """Keep a point until it is unpinned, whatever the policy says of retention.
+    """Keep a point until it is unpinned, whatever the retention of the policy.
 
     Example: `farshore point pin db1 before-upgrade`
     """
     api = management()
     path = f"{_path(api, machine, point)}/pin"
     found = api.transport.call("PUT", path, None, Point)
-    print_json(found) if as_json else out.print(f"The point {found.epoch}:{found.sequence} of {machine} is pinned.")
+    print_json(found) if as_json else out.print(f"The point {found.epoch}:{found.sequence} of {machine} was pinned.")
 
 
 @app.command()
 def unpin(machine: MachineName, point: PointName, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Let the policy decide about a pinned point again. It may go at once."""
+    """Unpin a point, so that the policy's retention applies again and may delete it at once."""
     api = management()
     path = f"{_path(api, machine, point)}/pin"
-    ask(api, Role.CONTRIBUTOR, f"Unpin {point} of {machine}? The policy may let it go at once.", yes=yes)
+    ask(api, Role.CONTRIBUTOR, f"Unpin {point} of {machine}? Retention may delete it at once.", yes=yes)
     api.transport.delete(path)
-    print_done(f"The point {point} of {machine} is not pinned.", as_json, unpinned=point)
+    print_done(f"The point {point} of {machine} was unpinned.", as_json, unpinned=point)
 
 
 @app.command()
 def delete(machine: MachineName, point: PointName, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Delete a point that was asked for, and its name with it.
+    """Delete a requested point and its name.
 
-    Its moment can be recovered by its time or position for as long as the policy keeps it. A moment of the stream
-    itself cannot be deleted alone.
+    The state can still be recovered by time or position until its retention period ends. Points that Farshore cuts by
+    itself cannot be deleted one by one.
     """
     api = management()
     path = _path(api, machine, point)
     ask(api, Role.CONTRIBUTOR, f"Delete the point {point} of {machine}?", yes=yes)
     api.transport.delete(path)
-    print_done(f"The point {point} of {machine} is deleted.", as_json, deleted=point)
+    print_done(f"The point {point} of {machine} was deleted.", as_json, deleted=point)
 
 
 def _path(api: Management, machine: str, point: str) -> str:
-    """The path of a point; a name is looked up, for names hold what no path takes."""
+    """Return the REST path of a point. A name is resolved to an id first, as names may hold characters that a path
+    cannot."""
     named = api.points(machine, 2, name=point) if point else []
     chosen = named[0].id if len(named) == 1 else point
     return f"/v1/machines/{segment(machine)}/points/{segment(chosen)}"
@@ -143,10 +147,10 @@ def _path(api: Management, machine: str, point: str) -> str:
 def choice(
     point: str, time: str, position: str, latest_app_consistent: bool, latest_processed: bool = False
 ) -> PointChoice:
-    """The state that options name; the latest where they name none. Raises Malformed where they name several."""
+    """Return the state that the options select, by default the latest. Raises Malformed if they select several."""
     if sum([bool(point), bool(time), bool(position), latest_app_consistent, latest_processed]) > 1:
         raise Malformed(
-            "Several points are asked for.",
+            "The options select several points.",
             remedy="Give one of --point, --time, --position, --latest-app-consistent, --latest-processed.",
         )
     if point:
@@ -164,7 +168,7 @@ def choice(
 
 
 def _place(text: str) -> Position | None:
-    """The position that ``text`` is, as lists have it: the id of a moment of the stream."""
+    """Parse ``text`` as a position, which is the id of a point that Farshore cut by itself."""
     try:
         return Position.parse(text)
     except Malformed:

@@ -20,62 +20,80 @@ from farshore.client.management import Management
 from farshore.client.transport import segment
 from farshore.model.target import DiskBus, Preparation
 
-app = typer.Typer(no_args_is_help=True, help="Replication policies: how machines are protected, how long points stay.")
+app = typer.Typer(
+    no_args_is_help=True, help="Replication policies: how machines are protected, and how long their points are kept."
+)
 
 Name = Annotated[
     str, typer.Argument(help="The policy's name.", show_default=False, autocompletion=completion("/v1/policies"))
 ]
-Rpo = Annotated[str | None, typer.Option(help="Alert when the newest point is older: 5m.", show_default=False)]
-Crash = Annotated[str | None, typer.Option(help="List a crash-consistent point every: 5s.", show_default=False)]
-App = Annotated[str | None, typer.Option(help="Cut an app-consistent point every: 1h; 0: never.", show_default=False)]
+Rpo = Annotated[str | None, typer.Option(help="Alert if the newest point is older than this: 5m.", show_default=False)]
+Crash = Annotated[str | None, typer.Option(help="Interval of listed crash-consistent points: 5s.", show_default=False)]
+App = Annotated[
+    str | None, typer.Option(help="Interval of app-consistent points: 1h. 0 turns them off.", show_default=False)
+]
 Hot = Annotated[
     str | None,
     typer.Option(
         "--hot-window",
         "--retention",
-        help="Any write can be recovered for: 24h, up to 30d; single points for longer, as below.",
+        help="Period in which every single write can be recovered: 24h, up to 30d. After it, only the "
+        "points kept by --keep-*.",
         show_default=False,
     ),
 ]
-Hourly = Annotated[int | None, typer.Option(min=0, help="Hourly points kept after that.", show_default=False)]
-Daily = Annotated[int | None, typer.Option(min=0, help="Daily points kept after those.", show_default=False)]
+Hourly = Annotated[
+    int | None, typer.Option(min=0, help="Number of hourly points to keep after the hot window.", show_default=False)
+]
+Daily = Annotated[
+    int | None, typer.Option(min=0, help="Number of daily points to keep after the hourly ones.", show_default=False)
+]
 Limits = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TEXT",
-        help="Limit of each machine's stream: 'Mon-Fri 08:00-18:00 20 Mbit/s', '1 MiB/s'; repeat it; '': none.",
+        help="Bandwidth limit of each machine's stream: 'Mon-Fri 08:00-18:00 20 Mbit/s', '1 MiB/s'. "
+        "Repeatable. '' for no limit.",
         show_default=False,
     ),
 ]
-Zone = Annotated[str | None, typer.Option(help="What those times are meant in: Europe/Berlin.", show_default=False)]
+Zone = Annotated[
+    str | None, typer.Option(help="Time zone of the times in --bandwidth: Europe/Berlin.", show_default=False)
+]
 Sharing = Annotated[
     str | None,
     typer.Option(
         metavar="WITH",
-        help="With whom machines share chunks of base copies: installation, label:NAME or machine (with nobody).",
+        help="Machines that share chunks of base copies: installation (all), label:NAME, or machine (none).",
         show_default=False,
     ),
 ]
-TargetSite = Annotated[str | None, typer.Option(help="Where its machines come up; '': as before.", show_default=False)]
-TargetBus = Annotated[DiskBus | None, typer.Option(help="What their disks hang on there.", show_default=False)]
+TargetSite = Annotated[
+    str | None, typer.Option(help="Recovery site of its machines. '' clears it.", show_default=False)
+]
+TargetBus = Annotated[DiskBus | None, typer.Option(help="Disk bus at the recovery site.", show_default=False)]
 TargetPrepare = Annotated[
-    Preparation | None, typer.Option(help="Whether their guests are made ready for it.", show_default=False)
+    Preparation | None, typer.Option(help="Whether to adapt guests to the recovery site.", show_default=False)
 ]
 TargetSsh = Annotated[
     bool | None,
-    typer.Option("--target-ssh/--no-target-ssh", help="They are to answer by SSH there.", show_default=False),
+    typer.Option("--target-ssh/--no-target-ssh", help="Require an answer by SSH after a failover.", show_default=False),
 ]
 TargetNetwork = Annotated[
     str | None,
     typer.Option(
-        metavar="SPEC", help="What their cards lead to there: isolated, bridge:NAME, network:NAME [,new-mac]."
+        metavar="SPEC",
+        help="Network of their cards at the recovery site: isolated, bridge:NAME or network:NAME, with an "
+        "optional ,new-mac.",
     ),
 ]
 TargetChecks = Annotated[
     list[str] | None,
-    typer.Option("--check", metavar="SPEC", help=f"{CHECK_HELP}; none: no check.", show_default=False),
+    typer.Option("--check", metavar="SPEC", help=f"{CHECK_HELP}. none runs no check.", show_default=False),
 ]
-Weekly = Annotated[int | None, typer.Option(min=0, help="Weekly points kept after those.", show_default=False)]
+Weekly = Annotated[
+    int | None, typer.Option(min=0, help="Number of weekly points to keep after the daily ones.", show_default=False)
+]
 
 
 @app.command("list")
@@ -88,7 +106,7 @@ def list_policies(as_json: AsJson = False) -> None:
     rows = [
         [
             policy.name,
-            f"home, of {policy.reverses}" if policy.reverses else "away",
+            f"failback of {policy.reverses}" if policy.reverses else "away",
             duration(policy.rpo_threshold),
             duration(policy.hot_window),
             f"{policy.keep_hourly} / {policy.keep_daily} / {policy.keep_weekly}",
@@ -96,7 +114,7 @@ def list_policies(as_json: AsJson = False) -> None:
         for policy in policies
     ]
     print_table(
-        ("Policy", "Direction", "RPO alert", "Any second for", "Hourly / daily / weekly"),
+        ("Policy", "Direction", "RPO alert", "Hot window", "Hourly / daily / weekly"),
         rows,
         "There are no policies.",
     )
@@ -104,7 +122,7 @@ def list_policies(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Show a policy, and its failback policy, which machines follow while they are replicated from a recovery site."""
+    """Show a policy. Its failback policy applies to machines while they replicate from a recovery site."""
     api = management()
     found = _get(api, name)
     _print(found, as_json)
@@ -134,7 +152,7 @@ def create(
     check: TargetChecks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a policy, and its failback policy; what is not given has the default policy's value.
+    """Create a policy and its failback policy. Options that you leave out take the values of the default policy.
 
     Example: `farshore policy create gold --rpo-threshold 1m --hot-window 7d --app-consistent-every 1h`
     """
@@ -182,9 +200,9 @@ def update(
     check: TargetChecks = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a policy; its machines follow within seconds, in --deduplication with their next resync.
+    """Change a policy. It takes effect within seconds; --deduplication with each machine's next resync.
 
-    Its failback policy (NAME-failback) gets the same values, but those that were chosen for itself.
+    Its failback policy (NAME-failback) gets the same values, except those that were set on it.
 
     Example: `farshore policy update gold --bandwidth 'Mon-Fri 08:00-18:00 20 Mbit/s' --time-zone Europe/Berlin`
     """
@@ -216,11 +234,11 @@ def update(
 
 @app.command()
 def delete(name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Delete a policy that no machine follows, with its failback policy."""
+    """Delete a policy that no machine uses, and its failback policy."""
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Delete policy {name}?", yes=yes)
     api.transport.delete(f"/v1/policies/{segment(name)}")
-    print_done(f"Policy {name} is deleted.", as_json, deleted=name)
+    print_done(f"Policy {name} was deleted.", as_json, deleted=name)
 
 
 def _get(api: Management, name: str) -> Policy:
@@ -257,7 +275,7 @@ def _values(
 
 
 def _target(before: PolicyTarget, site: str | None, network: str | None, choices: Mapping[str, object]) -> PolicyTarget:
-    """A policy's choice, changed by what is given; an empty text takes it back."""
+    """Return a policy's target, changed by the given options. An empty text clears a choice."""
     values: dict[str, object] = {name: value for name, value in choices.items() if value is not None}
     if site is not None:
         values["site"] = site or None
@@ -274,20 +292,20 @@ def _print(policy: Policy, as_json: bool) -> None:
     print_fields(
         [
             ("Policy", policy.name),
-            ("Direction", f"home: the failback policy of {policy.reverses}" if policy.reverses else "away"),
+            ("Direction", f"home: failback policy of {policy.reverses}" if policy.reverses else "away"),
             ("Its failback policy", policy.failback),
-            ("Alert when the newest point is older than", duration(policy.rpo_threshold)),
-            ("Crash-consistent point listed every", duration(policy.crash_consistent_every)),
-            ("App-consistent point every", app_points),
-            ("Any second can be recovered for", duration(policy.hot_window)),
+            ("RPO alert above", duration(policy.rpo_threshold)),
+            ("Crash-consistent points every", duration(policy.crash_consistent_every)),
+            ("App-consistent points every", app_points),
+            ("Hot window", duration(policy.hot_window)),
             ("Bandwidth", f"{', '.join(policy.bandwidth)} ({policy.time_zone})" if policy.bandwidth else "no limit"),
-            ("Chunks are shared within", policy.deduplication),
-            ("Machines come up at", policy.target.site or ""),
-            ("Their disks hang on", policy.target.disk_bus.value if policy.target.disk_bus else ""),
-            ("Their guests are prepared", policy.target.prepare.value if policy.target.prepare else ""),
-            ("They answer by SSH", "yes" if policy.target.ssh else ""),
-            ("Their cards lead to", shown_network(policy.target.network) if policy.target.network else ""),
-            ("Their checks", "; ".join(shown_check(one) for one in policy.target.checks or [])),
+            ("Deduplication", policy.deduplication),
+            ("Recovery site", policy.target.site or ""),
+            ("Disk bus", policy.target.disk_bus.value if policy.target.disk_bus else ""),
+            ("Guest preparation", policy.target.prepare.value if policy.target.prepare else ""),
+            ("Must answer by SSH", "yes" if policy.target.ssh else ""),
+            ("Network", shown_network(policy.target.network) if policy.target.network else ""),
+            ("Checks", "; ".join(shown_check(one) for one in policy.target.checks or [])),
             ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
         ]
     )

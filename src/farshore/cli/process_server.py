@@ -1,4 +1,4 @@
-"""``farshore process-server``: the servers that take the machines' streams."""
+"""``farshore process-server``: the servers that receive the machines' streams."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ ROOT = "/v1/process-servers"
 
 @app.command("list")
 def list_servers(as_json: AsJson = False) -> None:
-    """List process servers and how they are."""
+    """List process servers and their state."""
     found = management().transport.get_list(ROOT, ProcessServer)
     if as_json:
         print_json(found)
@@ -70,12 +70,12 @@ def list_servers(as_json: AsJson = False) -> None:
         for one in found
     ]
     columns = ("Process server", "Address", "State", "Seen", "Spool", "Machines", "Store")
-    print_table(columns, rows, "No process server has registered.")
+    print_table(columns, rows, "There are no process servers.")
 
 
 @app.command()
 def show(server: Name, as_json: AsJson = False) -> None:
-    """Show a process server: state, spool, trouble with the store, limits, and its machines with their lag."""
+    """Show a process server: state, spool, store errors, limits, and its machines with their lag."""
     api = management()
     found = api.transport.get(f"{ROOT}/{segment(server)}", ProcessServer)
     senders = [machine for machine in api.machines() if found.name in (machine.process_server, machine.moving_to)]
@@ -86,22 +86,23 @@ def show(server: Name, as_json: AsJson = False) -> None:
     _print(found)
     out.print()
     rows = [[machine.name, machine.state.value, _going(machine, found.name), *_lags(machine)] for machine in senders]
-    print_table(("Machine", "State", "", *STAGES), rows, "No machine sends to it.")
+    print_table(("Machine", "State", "", *STAGES), rows, "No machine sends to this process server.")
 
 
 @app.command()
 def add(
-    url: Annotated[str, typer.Argument(help="Where machines will reach it: https://HOST:PORT.", show_default=False)],
-    name: Annotated[str, typer.Option(help="What to call it; empty: its host.")] = "",
-    valid: Annotated[str, typer.Option(help="How long the token can be used: 15m, 1h, 7d.")] = "1h",
+    url: Annotated[
+        str, typer.Argument(help="URL at which machines will reach it: https://HOST:PORT.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="The process server's name. Default: its host.")] = "",
+    valid: Annotated[str, typer.Option(help="Lifetime of the token: 15m, 1h, 7d.")] = "1h",
     as_json: AsJson = False,
 ) -> None:
-    """Have another process server: make a one-time token with which it enrols.
+    """Add a process server. Prints the one-time token with which it enrols.
 
-    Its certificate is made for the host in the URL. On the new server: install Farshore, run
-    `farshore-process-server enroll --server URL --authority-fingerprint FINGERPRINT` and give it the token on its
-    standard input, then start `farshore-process-server`. It needs the same vault, so the vault must be an object store
-    or a folder that both see.
+    Its certificate is issued for the host in the URL. On the new server: install Farshore, run `farshore-process-server
+    enroll --server URL --authority-fingerprint FINGERPRINT` with the token on standard input, then start
+    `farshore-process-server`. It writes to the same vault, so the vault must be an object store or a shared folder.
 
     Example: `farshore process-server add https://ps2.example.com:9443 --name ps2`
     """
@@ -121,35 +122,35 @@ def add(
             ("Valid until", moment(made.expires)),
         ]
     )
-    out.print("It is shown only now, and can be used once. On the new server:")
+    out.print("The token is shown only now and can be used once. On the new server, run:")
     out.print(
         f"  farshore-process-server enroll --server {made.server_url} "
         f"--authority-fingerprint {made.authority_fingerprint}"
     )
     vault = api.transport.get("/v1/vault", VaultStatus).url
     if vault.startswith("file:"):
-        warning = f"The vault is a folder, {vault}: the new server must see the same folder there."
+        warning = f"The vault is the folder {vault}: the new server must see the same folder at that path."
         out.print(coloured(warning, "yellow"))
 
 
 @app.command()
 def drain(
     server: Name,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Take machines again.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Stop draining and accept machines again.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Have a process server store all it has and hand its machines to others, with nothing to copy again.
+    """Drain a process server: it stores everything in its spool and hands its machines to others, without a resync.
 
-    It takes no new machines meanwhile. Follow it with `farshore process-server show`; once it is drained it may be
-    stopped or removed. Where no other server is well, its machines stay.
+    It accepts no new machines meanwhile. Follow it with `farshore process-server show`; once it is drained you can stop
+    or remove it. If no other process server is healthy, its machines stay.
     """
     found = _change(server, ServerChange(draining=not cancel))
     if as_json:
         print_json(found)
     elif cancel:
-        out.print(f"{found.name} takes machines again.")
+        out.print(f"{found.name} accepts machines again.")
     else:
-        out.print(f"{found.name} hands its machines over. Follow it: farshore process-server show {found.name}")
+        out.print(f"{found.name} is draining. Follow it: farshore process-server show {found.name}")
 
 
 @app.command()
@@ -158,17 +159,17 @@ def limit(
     bandwidth: Annotated[
         list[str] | None,
         typer.Option(
-            help="'Mon-Fri 08:00-18:00 20 Mbit/s', '1 MiB/s', 'Sat,Sun unlimited'; repeat it.", metavar="TEXT"
+            help="Limit: 'Mon-Fri 08:00-18:00 20 Mbit/s', '1 MiB/s', 'Sat,Sun unlimited'. Repeatable.", metavar="TEXT"
         ),
     ] = None,
-    time_zone: Annotated[str | None, typer.Option(help="What the times are meant in: Europe/Berlin.")] = None,
-    none: Annotated[bool, typer.Option("--none", help="Drop all limits.")] = False,
+    time_zone: Annotated[str | None, typer.Option(help="Time zone of the times in --bandwidth: Europe/Berlin.")] = None,
+    none: Annotated[bool, typer.Option("--none", help="Remove all limits.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Limit how fast a process server writes to the store, by the time of day. It follows within seconds.
+    """Limit a process server's bandwidth to the store, by time of day. Takes effect within seconds.
 
-    Of several limits the first that fits a moment holds; a moment that none fits has no limit. Machines have limits of
-    their own in their policy: `farshore policy update --bandwidth`.
+    The first limit that covers the current time applies; if none does, bandwidth is unlimited. The limits of machines
+    are in their policy: `farshore policy update --bandwidth`.
 
     Example: `farshore process-server limit ps1 --bandwidth 'Mon-Fri 08:00-18:00 20 Mbit/s' --time-zone Europe/Berlin`
     """
@@ -182,31 +183,31 @@ def revoke(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Shut a process server out at once: its certificates open nothing, its machines go to others.
+    """Revoke a process server's certificates at once. Its machines move to others.
 
-    What its spool held and the vault does not is lost to it; agents send again what they still have, or resync. To use
-    the host again: `farshore process-server remove`, then `add`.
+    Data in its spool that is not in the vault is lost: agents send it again if they still have it, or else resync. To
+    use the host again: `farshore process-server remove`, then `farshore process-server add`.
 
     Example: `farshore process-server revoke ps2`
     """
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Revoke process server {server}?", yes=yes)
     api.transport.post_nothing(f"{ROOT}/{segment(server)}/revoke")
-    print_done(f"The certificates of process server {server} open nothing any more.", as_json, revoked=server)
+    print_done(f"The certificates of process server {server} are revoked.", as_json, revoked=server)
 
 
 @app.command()
 def remove(
     server: Name,
-    force: Annotated[bool, typer.Option("--force", help="Give up what a lost server's spool held.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Discard the spool of a server that is lost.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Forget a process server that no machine sends to; its certificate opens nothing from then on."""
+    """Delete a process server that no machine sends to, and revoke its certificate."""
     api = management()
-    ask(api, Role.CONTRIBUTOR, f"Forget process server {server}?", yes=yes)
+    ask(api, Role.CONTRIBUTOR, f"Delete process server {server}?", yes=yes)
     api.transport.delete(f"{ROOT}/{segment(server)}{'?force=true' if force else ''}")
-    print_done(f"{server} is removed.", as_json, removed=server)
+    print_done(f"{server} was removed.", as_json, removed=server)
 
 
 STAGES = ("Capture", "Spill", "Network", "Spool", "Seal", "Store")
@@ -228,12 +229,12 @@ def _print(found: ProcessServer) -> None:
             ("State", _standing(found)),
             ("Seen", ago(found.last_seen)),
             ("Spool", f"{size(found.spool_bytes)} of {size(found.spool_limit)}"),
-            ("Spool's trouble", found.spool_trouble),
-            ("Store's trouble", f"{found.store_trouble}{since}" if found.store_trouble else ""),
+            ("Spool error", found.spool_trouble),
+            ("Store error", f"{found.store_trouble}{since}" if found.store_trouble else ""),
             ("Bandwidth", f"{limits} ({found.time_zone})" if limits else "no limit"),
-            ("Just now", rate(found.rate) if limits else ""),
+            ("Limit now", rate(found.rate) if limits else ""),
             ("Machines", str(found.machines)),
-            ("Was given the keys of", ", ".join(found.keys_of)),
+            ("Received keys of", ", ".join(found.keys_of)),
         ]
     )
 
@@ -245,8 +246,8 @@ def _standing(found: ProcessServer) -> str | Text:
 
 def _going(machine: Machine, server: str) -> str:
     if machine.moving_to == server:
-        return f"comes from {machine.process_server}"
-    return f"goes to {machine.moving_to}" if machine.moving_to else ""
+        return f"arriving from {machine.process_server}"
+    return f"moving to {machine.moving_to}" if machine.moving_to else ""
 
 
 def _lags(machine: Machine) -> list[str]:

@@ -1,4 +1,4 @@
-"""What proofs say of a machine's copy, as lines of a terminal."""
+"""Formats the results of proofs for the terminal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from farshore.model.identifiers import CHUNK
 
 
 def outcome(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines of what a proof found, to be filed."""
+    """Return the fields of a proof's result."""
     found, disks = result["chunks"], [DiskProof.model_validate(disk) for disk in result["disks"]]
     first = min(((one.first_epoch, one.first_sequence) for one in disks if one.proven), default=None)
     return [
         ("Equal", f"{found['proven']} chunks ({size(found['proven'] * CHUNK)})"),
         ("Differing", f"{found['differing']} chunks, sent again" if found["differing"] else "none"),
-        ("Written to", f"{found['busy']} chunks, each time they were read" if found["busy"] else ""),
+        ("Busy", f"{found['busy']} chunks, at every attempt to read them" if found["busy"] else ""),
         *(("Disk", proven(disk)) for disk in disks),
-        ("Position", f"what is proven was equal at or after {first[0]}:{first[1]}" if first else ""),
-        ("But", result.get("weaker", "")),
+        ("Position", f"the proven chunks were equal at or after {first[0]}:{first[1]}" if first else ""),
+        ("Limitation", result.get("weaker", "")),
     ]
 
 
 def proven(disk: DiskProof) -> str:
-    """Say how much of a disk is proven."""
+    """Return how much of a disk is proven, in words."""
     if not disk.proven:
         return f"{disk.disk}: not proven yet"
     percent = 100 * disk.lately // max(1, disk.chunks)  # never more than is proven
@@ -33,18 +33,18 @@ def proven(disk: DiskProof) -> str:
 
 
 def standing(proof: ProofStanding | None) -> list[tuple[str, str]]:
-    """Return the lines of `farshore machine show`."""
+    """Return the proof fields of `farshore machine show`."""
     if proof is None:
         return []
     rows = [("Proof", proven(disk)) for disk in proof.disks]
     if proof.differing:
-        rows.append(("Differing", f"{proof.differing} chunks, sent again and to be proven"))
+        rows.append(("Differing", f"{proof.differing} chunks, sent again and not proven yet"))
     rows.append(("Ever differed", f"{proof.differences} chunks" if proof.differences else "none"))
     if proof.excused:
-        rows.append(("Sent again", f"{proof.excused} chunks that differed through no fault of the copy"))
+        rows.append(("Sent again", f"{proof.excused} chunks that differed for a known reason outside the copy"))
     if proof.unjudged:
         rows.append(
-            ("Not explained", f"{proof.unjudged} chunks that differed, and were copied again before it was known why")
+            ("Unexplained", f"{proof.unjudged} chunks that differed and were copied again before the reason was found")
         )
     rows.append(("Proof costs", _costs(proof)))
     return rows + [("Proof", text) for text in (proof.weaker, proof.paused) if text]

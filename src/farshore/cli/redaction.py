@@ -1,8 +1,8 @@
-"""Takes secrets out of text that leaves the house.
+"""Removes secrets from text that leaves the installation.
 
-Three nets: what is known to be a secret of this installation, wherever it stands; the values of names that stand for
-secrets; and whatever looks like a key. A long value becomes a mark that is the same for the same value within one
-bundle, so that one can still see what belongs together.
+Three filters: known secrets of this installation, anywhere in the text; values whose name says that they are secret;
+and anything that looks like a key. A long value becomes a mark, the same for the same value within one bundle, so that
+equal values can still be recognised.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 GONE = "[removed]"
 _LEAST = 6
-"""Shorter words are no secrets: they would be found everywhere."""
+"""Shorter values are not treated as secrets: they would match everywhere."""
 _SECRET_NAME = re.compile(r"(?i)passw|passphrase|secret|token|(?:api|access|account|private|signing|vault)[_-]?key")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _NAMED = re.compile(
@@ -43,7 +43,7 @@ class Redaction:
         self._key = os.urandom(16)
 
     def __call__(self, text: str) -> str:
-        """The text without secrets."""
+        """Return the text without secrets."""
         if self._known is not None:
             text = self._known.sub(GONE, text)
         text = _PEM.sub(GONE, text)
@@ -56,7 +56,7 @@ class Redaction:
         return _LONG.sub(self._mark, text)
 
     def document(self, value: object) -> object:
-        """The same for JSON, string by string: in its text quotes and line breaks are not what they are."""
+        """Redact JSON string by string, as quotes and line breaks are escaped in its text."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A secret that a command is given by a file, never as an argument."""
+"""Reads a secret from a file or standard input; a secret is never an argument."""
 
 from __future__ import annotations
 

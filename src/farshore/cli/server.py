@@ -1,4 +1,4 @@
-"""``farshore server``: a backup of the installation on this machine, and the installation made from one."""
+"""``farshore server``: backup and restore of the installation on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from farshore.cli.supervisor import Installation
 from farshore.cli.up import SETUP, HomeOption
 from farshore.model.errors import NotFound
 
-app = typer.Typer(help="The installation on this machine: back it up, restore it.", no_args_is_help=True)
+app = typer.Typer(help="The installation on this machine: backup and restore.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that `farshore server backup` wrote.")]
 
@@ -29,16 +29,16 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A file that `farshor
 def backup(
     output: Annotated[
         Path | None,
-        typer.Option(help="The new file.", show_default="farshore-TIME.backup in the folder that you are in"),
+        typer.Option(help="File to write.", show_default="farshore-TIME.backup in the current folder"),
     ] = None,
     state: HomeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Back up the installation on this machine into one file, while it runs or not.
+    """Back up the installation on this machine to one file, running or not.
 
-    The file holds the catalog with its whole audit log, the settings, the authority and every other key of the
-    installation but the vault owner's: with that key it is sealed. Keep it away from this host, and the key elsewhere.
-    The copies of machines are in the vault, not in a backup.
+    The file holds the catalog with the audit log, the settings, the authority and the other keys. It is encrypted with
+    the vault owner's key, which it does not hold. Keep the file and the key on other hosts, apart from each other.
+    Recovery points are in the vault, not in the backup.
 
     Example: `farshore server backup --output /mnt/safe/farshore.backup`
     """
@@ -49,7 +49,7 @@ def backup(
         print_json(written)
         return
     print_fields([("File", f"{written['path']}, {size(written['size'])}"), *_fields(written)])
-    err.print("Keep it away from this host. It opens with the vault owner's key alone; it does not hold that key.")
+    err.print("Keep the file on another host. It opens only with the vault owner's key, which it does not contain.")
 
 
 @app.command()
@@ -58,31 +58,28 @@ def restore(
     key: Annotated[
         Path | None,
         typer.Option(
-            help="The vault owner's key file, as it was when the backup was made.",
+            help="The vault owner's key file at the time of the backup.",
             show_default="vault.key in the installation's folder",
         ),
     ] = None,
-    vault: Annotated[
-        str | None, typer.Option(help="Where the installation's vault is now, if not where it was.", metavar="URL")
-    ] = None,
+    vault: Annotated[str | None, typer.Option(help="The vault's URL, if it has changed.", metavar="URL")] = None,
     advertise: Annotated[
         list[str] | None,
-        typer.Option(help="Name or address at which machines reach this server, if not the former one; repeat it."),
+        typer.Option(help="Name or address at which machines reach this server, if it has changed. Repeatable."),
     ] = None,
     state: HomeOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the file, show what it holds, change nothing.")
+        bool, typer.Option("--dry-run", help="Check the file and show its contents without changing anything.")
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the installation of a backup, on the machine where it was or on another one.
+    """Restore an installation from a backup, on the same machine or another one.
 
-    What happened since comes from the vault: machines and where they run, points, failovers, users, certificates and
-    who was revoked. The backup gives policies, sites, alert channels and accounts as they were, events and the audit
-    log. A former installation that still lives stops writing. Agents resync by hash. A catalog that is there is put
-    aside, other files that are there stay. Stop the installation first (`farshore down`), and start it afterwards
-    (`farshore up`).
+    Newer changes come from the vault: machines and where they run, points, failovers, users, certificates and
+    revocations. Policies, sites, alert channels, accounts, events and the audit log are as of the backup. A former
+    installation that still runs stops writing. Agents resync by hash. An existing catalog is renamed; other files are
+    kept. Stop the installation first (`farshore down`), and start it afterwards (`farshore up`).
 
     Example: `farshore server restore /mnt/safe/farshore.backup --key vault.key`
     """
@@ -98,7 +95,7 @@ def restore(
     supervisor.check_not_running(installation)
     if not yes:
         print_fields(_fields(found))
-        typer.confirm(f"Make this installation in {installation.home}?", abort=True)
+        typer.confirm(f"Restore this installation to {installation.home}?", abort=True)
     command = ["--home", str(installation.home), "--restore", str(file.absolute()), "--key", str(key)]
     command += ["--vault-url", vault] if vault is not None else []
     command += [part for name in advertise or [] for part in ("--advertise", name)]
@@ -107,7 +104,7 @@ def restore(
         print_json(adoption.read(installation.home))
         return
     adoption.show(installation.home, err)
-    err.print("The installation is restored. Start it: farshore up --detach")
+    err.print("The installation was restored. Start it: farshore up --detach")
 
 
 def _installation(state: Path | None) -> Installation:

@@ -1,4 +1,4 @@
-"""``farshore site``: places where machines are brought up."""
+"""``farshore site``: recovery sites."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from farshore.cli.secret_files import read_secret
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed
 
-app = typer.Typer(no_args_is_help=True, help="Recovery sites: places where machines are brought up.")
+app = typer.Typer(no_args_is_help=True, help="Recovery sites: list, add, check, remove.")
 
 SiteName = Annotated[
     str,
@@ -31,23 +31,23 @@ SiteName = Annotated[
 @app.command()
 def add(
     site: SiteName,
-    kind: Annotated[str, typer.Option(help="What it is: qemu or libvirt.")] = "qemu",
+    kind: Annotated[str, typer.Option(help="Kind of site: qemu, libvirt, vsphere or azure.")] = "qemu",
     setting: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE; repeat it. An unknown one says which there are.")
+        list[str] | None, typer.Option(help="NAME=VALUE. Repeatable. An unknown name lists the valid ones.")
     ] = None,
     secret_file: Annotated[
-        Path | None, typer.Option(help="A file with what the provider asks for; -: standard input.", show_default=False)
+        Path | None, typer.Option(help="File with the provider's secret; - for standard input.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add a recovery site. There may be several of one kind.
+    """Add a recovery site. You can add several of one kind.
 
     Example: `farshore site add lab --kind qemu --setting accelerator=tcg`
     """
     secret = SecretStr(read_secret(secret_file).strip() if secret_file is not None else "")
     request = SiteRequest(id=site, kind=kind, settings=parse_settings(setting or []), secret=secret)
     made = management().transport.post("/v1/sites", request, Site)
-    told = f"Site {made.id} was added. See whether it is well: farshore site check {made.id}"
+    told = f"Site {made.id} was added. Check it: farshore site check {made.id}"
     print_done(told, as_json, added=made.id)
 
 
@@ -59,7 +59,7 @@ def list_sites(as_json: AsJson = False) -> None:
         print_json(found)
         return
     rows = [[one.id, one.kind, _settings(one), str(one.failovers), moment(one.created)] for one in found]
-    print_table(("Site", "Kind", "Settings", "Failovers", "Added"), rows, "There are none.")
+    print_table(("Site", "Kind", "Settings", "Failovers", "Added"), rows, "There are no recovery sites.")
 
 
 @app.command()
@@ -74,7 +74,7 @@ def show(site: SiteName, as_json: AsJson = False) -> None:
             ("Site", found.id),
             ("Kind", found.kind),
             ("Settings", _settings(found)),
-            ("Secret", "sealed" if found.has_secret else ""),
+            ("Secret", "stored encrypted" if found.has_secret else ""),
             ("Failovers", str(found.failovers)),
             ("Added", moment(found.created) if found.created else "with the installation"),
         ]
@@ -85,13 +85,13 @@ def show(site: SiteName, as_json: AsJson = False) -> None:
 def check(
     site: SiteName,
     machine: Annotated[
-        str | None, typer.Option(help="Could this machine come up there, whatever its target?", show_default=False)
+        str | None, typer.Option(help="Check for this machine, whatever the site of its target.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a site how it is, and whether all protected machines that are to come up there could do so at once.
+    """Check a site, and whether all protected machines that target it could come up there at the same time.
 
-    It changes nothing. Exit status 1 where something would keep them from it.
+    Changes nothing. Exits with status 1 if there is an obstacle.
 
     Example: `farshore site check lab --machine db1`
     """
@@ -105,21 +105,23 @@ def check(
         rows = [[one.severity.value, one.subject, one.message, one.remedy] for one in found.obstacles]
         count = found.demand.machines
         clear = f"{count} machines could come up there now." if count != 1 else "One machine could come up there now."
-        print_table(("Severity", "What", "Obstacle", "Remedy"), rows, clear if count else "No machine is to come here.")
+        print_table(
+            ("Severity", "What", "Obstacle", "Remedy"), rows, clear if count else "No machine targets this site."
+        )
     if any(one.severity is TargetSeverity.ERROR for one in found.obstacles):
         raise typer.Exit(1)
 
 
 def _room(found: SiteCheck) -> list[tuple[str, str]]:
-    """What machines would take, of what there is."""
+    """Return the resources that machines would need, and what the site has."""
     has, wanted = found.capacity, found.demand
     free = f", {size(has.memory_free)} of them free" if has.memory_free is not None else ""
     return [
         ("machines", str(wanted.machines)),
-        ("processors wanted", _of(str(wanted.processors), None if has.processors is None else str(has.processors))),
-        ("memory wanted", _of(size(wanted.memory), None if has.memory is None else f"{size(has.memory)}{free}")),
+        ("processors needed", _of(str(wanted.processors), None if has.processors is None else str(has.processors))),
+        ("memory needed", _of(size(wanted.memory), None if has.memory is None else f"{size(has.memory)}{free}")),
         (
-            "disks in full size",
+            "disks at full size",
             _of(size(wanted.disk), None if has.disk_free is None else f"{size(has.disk_free)} free"),
         ),
         ("addresses", "" if has.addresses is None else str(has.addresses)),
@@ -127,25 +129,25 @@ def _room(found: SiteCheck) -> list[tuple[str, str]]:
 
 
 def _of(wanted: str, there: str | None) -> str:
-    return f"{wanted}; no limit is known" if there is None else f"{wanted} of {there}"
+    return f"{wanted}; limit not known" if there is None else f"{wanted} of {there}"
 
 
 @app.command()
 def remove(site: SiteName, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Forget a recovery site at which nothing is any more."""
+    """Delete a recovery site that has no failovers."""
     api = management()
-    ask(api, Role.CONTRIBUTOR, f"Forget site {site}?", yes=yes)
+    ask(api, Role.CONTRIBUTOR, f"Delete site {site}?", yes=yes)
     api.transport.delete(f"/v1/sites/{segment(site)}")
-    print_done(f"Site {site} is forgotten.", as_json, removed=site)
+    print_done(f"Site {site} was deleted.", as_json, removed=site)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Setting]:
-    """NAME=VALUE pairs; true, false and whole numbers are taken as such. Raises Malformed."""
+    """Parse NAME=VALUE pairs. true, false and whole numbers become booleans and integers. Raises Malformed."""
     settings: dict[str, Setting] = {}
     for pair in pairs:
         name, found, value = pair.partition("=")
         if not name or not found:
-            raise Malformed(f"{pair!r} is no setting.", remedy="Write it as NAME=VALUE.")
+            raise Malformed(f"{pair!r} is not a setting.", remedy="Write it as NAME=VALUE.")
         whole = value.removeprefix("-").isdecimal()
         settings[name] = value == "true" if value in ("true", "false") else int(value) if whole else value
     return settings

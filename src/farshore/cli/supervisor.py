@@ -1,8 +1,8 @@
-"""Keeps the servers of an installation running: starts them, starts them again when they crash, stops them.
+"""Supervises the servers of an installation: starts them, restarts them after a crash, and stops them.
 
-One lock file says whether an installation runs. The servers inherit its descriptor, so that the lock is held as long as
-one of them lives, even where their supervisor was killed. ``run/state.json`` then tells which processes to end, where
-they still hold the lock: a process id may have been given to somebody else.
+A lock file shows whether the installation runs. The servers inherit its descriptor, so the lock is held while any of
+them lives, even after the supervisor was killed. ``run/state.json`` lists the processes to stop. One is stopped only if
+it still holds the lock, as its process id may have been reused.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from farshore.telemetry import logs
 
 log = logging.getLogger(__name__)
 PROGRAM = "supervisor"
-"""Its name in the log."""
+"""The supervisor's name in the log."""
 MASTER_TARGET = "master target"
-"""The one server without which machines are protected and recovered all the same."""
+"""The only server that protection and recovery do not need."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 30.0
-"""A server that ran so long starts again with the first pause."""
+"""A server that ran this long restarts with the shortest delay."""
 MOST_FAILURES = 6
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.2
@@ -44,40 +44,40 @@ LOG_LINES = 20
 
 @dataclass(frozen=True)
 class Installation:
-    """The folder of an installation, and what lies where in it."""
+    """The folder of an installation and the paths in it."""
 
     home: Path
 
     @property
     def credentials(self) -> Path:
-        """The administrator's."""
+        """The administrator's credentials file."""
         return self.home / "admin.json"
 
     @property
     def vault_key(self) -> Path:
-        """The vault owner's key."""
+        """The vault owner's key file."""
         return self.home / "vault.key"
 
     @property
     def run(self) -> Path:
-        """Folder of the lock and the state."""
+        """Folder of the lock and the state file."""
         return self.home / "run"
 
     @property
     def log(self) -> Path:
-        """Where a detached installation writes."""
+        """Log file of a detached installation."""
         return self.home / "log" / "farshore.log"
 
     def api(self) -> Management:
-        """The API with the administrator's credentials. Raises NotFound, Refused, Malformed."""
+        """Return the API with the administrator's credentials. Raises NotFound, Refused, Malformed."""
         return Management(Transport.from_credentials(Credentials.load(self.credentials)))
 
     def started(self) -> int:
-        """When the present supervisor started, ns since 1970 UTC; 0 where none did."""
+        """Start time of the current supervisor in ns since 1970 UTC, or 0 if none runs."""
         return int(self.state().get("started", 0))
 
     def state(self) -> dict[str, int]:
-        """Process ids by name, and ``started``; empty where nothing was written."""
+        """Read process ids by name, and ``started``; empty if there is no state file."""
         try:
             found = json.loads((self.run / "state.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -85,7 +85,7 @@ class Installation:
         return {str(name): int(value) for name, value in found.items()}
 
     def commands(self) -> dict[str, list[str]]:
-        """How each server is started, in order."""
+        """Return the command line of each server, in the order of their start."""
         python = [sys.executable, "-m"]
         settings = self.home / "process-server" / "settings.toml"
         found = {
@@ -99,14 +99,14 @@ class Installation:
 
 
 def _own_environment() -> dict[str, str]:
-    """Ours, without the variables that would have a server work in another installation's folders."""
+    """Return our environment without the variables that would point a server to another installation's folders."""
     elsewhere = {"FARSHORE_HOME", "FARSHORE_PROCESS_SERVER_STATE", "FARSHORE_PROCESS_SERVER_CREDENTIALS"}
     elsewhere |= {"FARSHORE_MASTER_TARGET_STATE", "FARSHORE_MASTER_TARGET_CREDENTIALS"}
     return {name: value for name, value in os.environ.items() if name not in elsewhere}
 
 
 class Child:
-    """One server: its process, and when to start it again."""
+    """One server: its process, and when to restart it."""
 
     def __init__(self, name: str, command: list[str], lock: int) -> None:
         self.name = name
@@ -122,16 +122,16 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id, 0 while there is none."""
+        """Process id, or 0 while the server does not run."""
         return self._process.pid if self._process is not None else 0
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether it never ran for long and fails again and again, and is needed: then somebody must look."""
+        """Whether a required server keeps failing shortly after its start, so that a person must look."""
         return self.failures >= MOST_FAILURES and not self.was_steady and self.name != MASTER_TARGET
 
     def tend(self) -> bool:
-        """Note that it ended, start it when that is due; True where its process changed."""
+        """Notice that the server ended, and restart it when due. Return whether its process changed."""
         now = time.monotonic()
         if self._process is not None:
             status = self._process.poll()
@@ -142,7 +142,7 @@ class Child:
             self._process, self.last_status = None, status
             self.failures += 1
             self._due, self._pause = now + self._pause, min(LONGEST_PAUSE, self._pause * 2)
-            log.warning("The %s ended with status %d; it starts again in %.1f s.", self.name, status, self._due - now)
+            log.warning("The %s ended with status %d and restarts in %.1f s.", self.name, status, self._due - now)
             return True
         if now < self._due:
             return False
@@ -153,21 +153,20 @@ class Child:
         return True
 
     def stop(self, give_up: float) -> None:
-        """End it: politely, then not."""
+        """Stop the server with SIGTERM, then with SIGKILL."""
         if self._process is None:
             return
         self._process.terminate()
         try:
             self._process.wait(max(0.1, give_up - time.monotonic()))
         except subprocess.TimeoutExpired:
-            log.warning("The %s did not end by itself.", self.name)
+            log.warning("The %s did not stop after SIGTERM and is killed.", self.name)
             self._process.kill()
             self._process.wait()
 
 
 def run(installation: Installation, when_started: Callable[[], None]) -> None:
-    """Run the servers until SIGTERM or SIGINT. Raises WrongState where they run already, TryLater where one of them
-    cannot stay up."""
+    """Run the servers until SIGTERM or SIGINT. Raises WrongState if they run already, TryLater if one keeps failing."""
     stopping = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -184,7 +183,7 @@ def run(installation: Installation, when_started: Callable[[], None]) -> None:
 
 
 def start_in_background(installation: Installation) -> None:
-    """Start a supervisor that outlives this command; returns once it holds the lock."""
+    """Start a supervisor in the background, and return once it holds the lock."""
     installation.log.parent.mkdir(mode=0o700, exist_ok=True)
     command = [sys.executable, "-m", "farshore.cli.supervisor", str(installation.home)]
     with installation.log.open("ab") as log:
@@ -196,7 +195,7 @@ def start_in_background(installation: Installation) -> None:
 
 
 def stop(installation: Installation) -> bool:
-    """End the supervisor, or what it left behind when it was killed; False where nothing ran."""
+    """Stop the supervisor, or the servers that a killed one left behind. Return False if nothing ran."""
     if not is_running(installation):
         return False
     state = installation.state()
@@ -212,11 +211,11 @@ def stop(installation: Installation) -> bool:
             if not is_running(installation) and not any(_is_of(installation, pid) for pid in ours):
                 return True
             time.sleep(POLL_SECONDS / 2)
-    raise TryLater(f"The installation in {installation.home} does not end.", remedy="See its log.")
+    raise TryLater(f"The installation in {installation.home} does not stop.", remedy="Read its log: farshore logs")
 
 
 def is_running(installation: Installation) -> bool:
-    """Whether any process of the installation lives."""
+    """Return whether any process of the installation lives."""
     path = installation.run / "lock"
     if not path.exists():
         return False
@@ -229,7 +228,7 @@ def is_running(installation: Installation) -> bool:
 
 
 def check_not_running(installation: Installation) -> None:
-    """Raise WrongState where a supervisor runs; end what a killed one left behind."""
+    """Raise WrongState if a supervisor runs, and stop servers that a killed one left behind."""
     if not is_running(installation):
         return
     supervisor_pid = installation.state().get("supervisor", 0)
@@ -239,7 +238,7 @@ def check_not_running(installation: Installation) -> None:
 
 
 def last_log_lines(installation: Installation) -> str:
-    """The end of a detached installation's log."""
+    """Return the end of a detached installation's log."""
     try:
         lines = installation.log.read_text(errors="replace").splitlines()
     except FileNotFoundError:
@@ -262,8 +261,8 @@ def _tend_until(
             hopeless = next((child for child in children if child.is_hopeless), None)
             if hopeless is not None:
                 raise TryLater(
-                    f"The {hopeless.name} ended {hopeless.failures} times, with status {hopeless.last_status}.",
-                    remedy="See what it said above.",
+                    f"The {hopeless.name} failed {hopeless.failures} times, last with status {hopeless.last_status}.",
+                    remedy="Read its messages above.",
                 )
             stopping.wait(POLL_SECONDS)
     finally:
@@ -295,7 +294,7 @@ def _locked(installation: Installation) -> Iterator[int]:
 
 
 def _is_of(installation: Installation, pid: int) -> bool:
-    """Whether this process holds the installation's lock: nothing but its supervisor and its servers do."""
+    """Return whether this process holds the installation's lock; only its supervisor and servers do."""
     lock = (installation.run / "lock").stat()
     with contextlib.suppress(OSError):  # it has ended, or is somebody else's
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -306,7 +305,7 @@ def _is_of(installation: Installation, pid: int) -> bool:
 
 
 def main() -> int:
-    """The detached supervisor."""
+    """Run the detached supervisor."""
     logs.configure(PROGRAM)
     try:
         run(Installation(Path(sys.argv[1])), when_started=lambda: None)

@@ -1,7 +1,7 @@
-"""``farshore support-bundle``: state and logs in one file for whoever helps, without secrets.
+"""``farshore support-bundle``: state and logs for support in one file, without secrets.
 
-It works while the servers are down: what cannot be had is named in the bundle. Keys, credentials, the catalog, the
-vault and the consoles of recovered machines are never in it. Everything goes through ``redaction``.
+It works while the servers are down: parts that cannot be fetched are listed in the bundle. Keys, credentials, the
+catalog, the vault and consoles of recovered machines are never in it. All text passes through ``redaction``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from farshore.cli.redaction import Redaction
 from farshore.model.errors import FarshoreError, Refused
 
 Fetch = Callable[[str], bytes]
-"""Answers a GET of the API. Raises FarshoreError."""
+"""Sends a GET to the API and returns the body. Raises FarshoreError."""
 _ASKED = {
     "status": "/v1/status",
     "machines": "/v1/machines",
@@ -69,32 +69,30 @@ _SECONDS = 20
 
 
 def support_bundle(
-    output: Annotated[
-        Path | None, typer.Argument(help="The file to make; farshore-support-TIME.tar.gz if not given.")
-    ] = None,
+    output: Annotated[Path | None, typer.Argument(help="File to write. Default: farshore-support-TIME.tar.gz.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Collect state and logs of this installation in one file, without secrets.
+    """Collect state and logs of this installation in one file, with secrets removed.
 
-    Names and addresses of your machines are in it. Look at it before you send it.
+    It contains names and addresses of your machines. Review it before you send it.
     """
     path = output or Path(f"farshore-support-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz")
     problems = write_bundle(path, home(), _fetch())
-    told = f"{path} is ready. It holds names and addresses of your machines: look at it before you send it."
+    told = f"Wrote {path}. It contains names and addresses of your machines: review it before you send it."
     if problems:
-        told += f" Not in it, see problems.txt: {', '.join(problems)}."
+        told += f" Missing parts (see problems.txt in it): {', '.join(problems)}."
     print_done(told, as_json, output=str(path), problems=problems)
 
 
 def write_bundle(path: Path, folder: Path, fetch: Fetch) -> list[str]:
-    """Make the bundle of the installation in ``folder``; the names of what could not be had. Raises Refused for a file
-    that exists."""
+    """Write the bundle of the installation in ``folder``, and return the names of missing parts. Raises Refused if the
+    file exists."""
     redact = Redaction(_known(folder))
     problems: dict[str, str] = {}
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Refused(f"{path} cannot be made ({error.strerror}).", remedy="Give another name.") from error
+        raise Refused(f"{path} cannot be written ({error.strerror}).", remedy="Give another name.") from error
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as bundle:
         for name, text in _parts(folder, fetch, problems):
             _add(bundle, name, _redacted(redact, name, text))
@@ -144,7 +142,7 @@ def _redacted(redact: Redaction, name: str, text: str) -> str:
 
 
 def _known(folder: Path) -> Iterator[str]:
-    """The secrets that lie in the installation's files, each line and each string of JSON."""
+    """Yield the secrets in the installation's files: each line and each JSON string."""
     for place in {place for pattern in _SECRETS for place in folder.glob(pattern)}:
         try:
             text = place.read_text(errors="replace")

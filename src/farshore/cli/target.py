@@ -1,4 +1,4 @@
-"""``farshore machine target``: what a machine is to be at a recovery site, chosen before the disaster."""
+"""``farshore machine target``: a machine's site, hardware and networks after a failover, set in advance."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from farshore.model.errors import Malformed
 from farshore.model.machine import Firmware
 from farshore.model.target import DiskBus, NetworkKind, Preparation
 
-app = typer.Typer(no_args_is_help=True, help="What a machine is to be at a recovery site: site, hardware, networks.")
+app = typer.Typer(no_args_is_help=True, help="A machine's target: its site, hardware and networks after a failover.")
 
 _NEW_MAC, _DHCP = "new-mac", "dhcp"
 _GATEWAY, _NAMESERVER = "gateway=", "dns="
 NETWORK_HELP = (
-    "isolated, bridge:NAME or network:NAME; then, behind commas, addresses (192.0.2.10/24) with gateway=ADDRESS and "
-    "dns=ADDRESS, or dhcp; and new-mac"
+    "isolated, bridge:NAME or network:NAME, followed by comma-separated options: addresses "
+    "(192.0.2.10/24) with gateway=ADDRESS and dns=ADDRESS, or dhcp; new-mac"
 )
 
 
 @app.command()
 def show(machine: MachineName, as_json: AsJson = False) -> None:
-    """Show what a failover of a machine would use, who chose it, and whether it would work now."""
+    """Show a machine's target, where each value comes from, and whether a failover would work now."""
     found = management().transport.get(_path(machine), MachineTargetView)
     print_json(found) if as_json else _print(found)
 
@@ -46,44 +46,53 @@ def show(machine: MachineName, as_json: AsJson = False) -> None:
 def choose(
     machine: MachineName,
     site: Annotated[str | None, typer.Option(help="The recovery site.", show_default=False)] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it there.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the recovered machine.", show_default=False)] = None,
     processors: Annotated[int | None, typer.Option(min=1, help="Number of processors.", show_default=False)] = None,
     memory: Annotated[int | None, typer.Option(min=64, help="MiB.", show_default=False)] = None,
-    firmware: Annotated[Firmware | None, typer.Option(help="How it starts.", show_default=False)] = None,
+    firmware: Annotated[Firmware | None, typer.Option(help="Firmware to boot with.", show_default=False)] = None,
     disk_bus: Annotated[
-        DiskBus | None, typer.Option(help="What its disks hang on; its initramfs must have the driver.")
+        DiskBus | None, typer.Option(help="Disk bus. The guest's initramfs must have the driver.")
     ] = None,
     network: Annotated[
         list[str] | None,
-        typer.Option(metavar="SPEC", help=f"Of each card in turn: {NETWORK_HELP}; repeat it.", show_default=False),
+        typer.Option(
+            metavar="SPEC", help=f"Network of each card, in order: {NETWORK_HELP}. Repeatable.", show_default=False
+        ),
     ] = None,
     other_networks: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Of cards that --network does not reach.", show_default=False)
+        str | None,
+        typer.Option(metavar="SPEC", help="Network of all cards after those set by --network.", show_default=False),
     ] = None,
     forward: Annotated[
         list[str] | None,
-        typer.Option(help="HOST:GUEST: forward a port of the site's host to it; repeat it.", show_default=False),
+        typer.Option(
+            help="Forward a port of the site's host to the machine: HOST:GUEST. Repeatable.", show_default=False
+        ),
     ] = None,
     prepare: Annotated[
         Preparation | None,
         typer.Option(
-            help="Whether its copy is made ready for all this: auto (where it differs from the source).",
+            help="Whether to adapt the guest to the target. auto does so if the target differs from the source.",
             show_default=False,
         ),
     ] = None,
     ssh: Annotated[
-        bool | None, typer.Option("--ssh/--no-ssh", help="It is to answer by SSH after a failover.", show_default=False)
+        bool | None,
+        typer.Option("--ssh/--no-ssh", help="Require an answer by SSH after a failover.", show_default=False),
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag; repeat it.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the recovered machine. Repeatable.")
+    ] = None,
     check: Annotated[
-        list[str] | None, typer.Option(metavar="SPEC", help=f"{CHECK_HELP}; none: no check.", show_default=False)
+        list[str] | None, typer.Option(metavar="SPEC", help=f"{CHECK_HELP}. none runs no check.", show_default=False)
     ] = None,
     reset: Annotated[
-        list[TargetField] | None, typer.Option(help="Choose this no more: as the policy or the source has it; repeat.")
+        list[TargetField] | None,
+        typer.Option(help="Clear this value, so that the policy or the source decides. Repeatable."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose what a machine is to be at a recovery site. What is not given stays; failovers that are there do, too.
+    """Set a machine's target. Options that you leave out are unchanged. Existing failovers are not affected.
 
     Example: `farshore machine target set db1 --site lab --memory 4096 --network isolated --forward 5432:5432`
     """
@@ -104,19 +113,19 @@ def choose(
         reset=reset or [],
     )
     if change == TargetChange():
-        raise Malformed("Nothing is chosen.", remedy="See what can be: farshore machine target set --help")
+        raise Malformed("No option was given.", remedy="See the options: farshore machine target set --help")
     found = management().transport.call("PATCH", _path(machine), change, MachineTargetView)
     print_json(found) if as_json else _print(found)
 
 
 def parse_network(text: str) -> Network:
-    """``KIND[:NAME]`` and words, as NETWORK_HELP says. Raises Malformed."""
+    """Parse ``KIND[:NAME]`` and its options, as NETWORK_HELP describes. Raises Malformed."""
     what, *more = text.split(",")
     kind, _, name = what.partition(":")
     try:
         known = NetworkKind(kind)
     except ValueError as error:
-        raise Malformed(f"{text!r} is no network.", remedy=f"Write {NETWORK_HELP}.") from error
+        raise Malformed(f"{text!r} is not a network.", remedy=f"Write {NETWORK_HELP}.") from error
     named = (_GATEWAY, _NAMESERVER)
     return Network(
         kind=known,
@@ -130,31 +139,34 @@ def parse_network(text: str) -> Network:
 
 
 def parse_default(text: str) -> CardDefault:
-    """The same without addresses: it is for any card of any machine. Raises Malformed."""
+    """Parse a network without addresses, as it is for any card of any machine. Raises Malformed."""
     found = parse_network(text)
     if found.addresses or found.dhcp or found.gateways or found.nameservers:
-        raise Malformed(f"{text!r} has an address.", remedy="Give an address to one card: --network SPEC.")
+        raise Malformed(
+            f"{text!r} has an address, which only a single card can have.",
+            remedy="Set the address of one card of a machine: farshore machine target set --network SPEC.",
+        )
     return CardDefault(kind=found.kind, name=found.name, keep_mac=found.keep_mac)
 
 
 def parse_tags(pairs: list[str]) -> dict[str, str]:
-    """NAME=VALUE pairs. Raises Malformed."""
+    """Parse NAME=VALUE pairs. Raises Malformed."""
     tags = {}
     for pair in pairs:
         name, found, value = pair.partition("=")
         if not name or not found:
-            raise Malformed(f"{pair!r} is no tag.", remedy="Write it as NAME=VALUE.")
+            raise Malformed(f"{pair!r} is not a tag.", remedy="Write it as NAME=VALUE.")
         tags[name] = value
     return tags
 
 
 def readiness_rows(readiness: Readiness) -> list[tuple[str, str]]:
-    """Whether a failover would work now, and each thing that stands in its way with what to do about it."""
+    """Return rows on whether a failover would work now, and each obstacle with its remedy."""
     where = f" at {readiness.site}" if readiness.site else ""
     if readiness.works is None:
-        told = f"whether it would work{where} is not known yet: the site is asked every minute"
+        told = f"readiness{where} is not known yet: the site is checked every minute"
     elif readiness.works:
-        told = f"would work now{where} (asked {ago(readiness.checked)})"
+        told = f"would work now{where} (checked {ago(readiness.checked)})"
     else:
         told = f"would not work now{where}"
     rows = [("Failover", told)]
@@ -165,7 +177,7 @@ def readiness_rows(readiness: Readiness) -> list[tuple[str, str]]:
 
 
 def target_rows(target: Target) -> list[tuple[str, str]]:
-    """What is chosen, one to a line."""
+    """Return the values of a target, one row each."""
     networks = [shown_network(one) for one in target.networks or []]
     return [
         ("Site", target.site or "qemu"),
@@ -180,12 +192,12 @@ def target_rows(target: Target) -> list[tuple[str, str]]:
         ("Checks", "; ".join(shown_check(one) for one in target.checks or [])),
         ("Tags", ", ".join(f"{name}={value}" for name, value in (target.tags or {}).items())),
         ("Preparation", (target.prepare or Preparation.AUTO).value),
-        ("SSH", "it is to answer" if target.ssh else ""),
+        ("SSH", "must answer" if target.ssh else ""),
     ]
 
 
 def shown_network(network: Network | CardDefault) -> str:
-    """As it is written."""
+    """Return a network as it is written on the command line."""
     words = [f"{network.kind.value}:{network.name}".rstrip(":")]
     if isinstance(network, Network):
         words += [*network.addresses, *([_DHCP] if network.dhcp else [])]
@@ -202,8 +214,8 @@ def _print(found: MachineTargetView) -> None:
         [
             ("Machine", found.machine),
             *target_rows(found.used),
-            ("Chosen for it", ", ".join(own)),
-            (f"By policy {found.policy}", ", ".join(policy)),
+            ("Set for the machine", ", ".join(own)),
+            (f"Set by policy {found.policy}", ", ".join(policy)),
         ]
     )
     out.print()

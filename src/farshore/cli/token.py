@@ -13,21 +13,21 @@ from farshore.cli.grammar import parse_duration
 from farshore.cli.output import moment, out, print_done, print_fields, print_json, print_table
 from farshore.client.transport import segment
 
-app = typer.Typer(no_args_is_help=True, help="One-time tokens with which machines enrol.")
+app = typer.Typer(no_args_is_help=True, help="One-time tokens for enrolling machines.")
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="What to call the machine; empty: its host name.")] = "",
-    valid: Annotated[str, typer.Option(help="How long it can be used: 15m, 1h, 7d.")] = "1h",
+    name: Annotated[str, typer.Option(help="Name of the machine. Default: its host name.")] = "",
+    valid: Annotated[str, typer.Option(help="Lifetime of the token: 15m, 1h, 7d.")] = "1h",
     policy: Annotated[str, typer.Option(help="The machine's replication policy.")] = "default",
-    protect: Annotated[bool, typer.Option(help="Protect the machine as soon as it has enrolled.")] = True,
-    machine: Annotated[str, typer.Option(help="Enrol this machine once more: it keeps its id and its points.")] = "",
+    protect: Annotated[bool, typer.Option(help="Protect the machine as soon as it is enrolled.")] = True,
+    machine: Annotated[str, typer.Option(help="Enrol this machine again. It keeps its id and its points.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a token for a machine on which you install the mobility service by hand, and print the commands to run.
+    """Create a token for installing the mobility service by hand, and print the commands to run.
 
-    `farshore machine add` does all of this over SSH.
+    `farshore machine add` does all of it over SSH.
 
     Example: `farshore token create --name db1 --valid 15m`
     """
@@ -45,7 +45,7 @@ def create(
             ("Valid until", moment(token.expires)),
         ]
     )
-    out.print("The token is shown only now, and can be used once.")
+    out.print("The token is shown only now and can be used once.")
     for where, lines in by_hand.installation(token.server_url, token.authority_fingerprint):
         out.print(f"\n{where}:")
         for line in lines:
@@ -54,7 +54,7 @@ def create(
 
 @app.command("list")
 def list_tokens(as_json: AsJson = False) -> None:
-    """List tokens, without their secrets."""
+    """List tokens without their secrets."""
     tokens = management().transport.get_list("/v1/enrolment-tokens", TokenView)
     if as_json:
         print_json(tokens)
@@ -71,9 +71,9 @@ def revoke(
     token: Annotated[str, typer.Argument(metavar="TOKEN-ID", help="From `farshore token list`.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Make a token useless."""
+    """Revoke a token."""
     management().transport.delete(f"/v1/enrolment-tokens/{segment(token)}")
-    print_done("Revoked.", as_json, revoked=token)
+    print_done("The token was revoked.", as_json, revoked=token)
 
 
 def _for(token: TokenView) -> str:

@@ -1,7 +1,7 @@
-"""``farshore up``, ``down`` and ``status``: a whole installation on this machine.
+"""``farshore up``, ``down`` and ``status``: a complete installation on this machine.
 
-``up`` sets up what is missing, then keeps a configuration server, a process server and a master target running. It
-speaks to them like any other client; it starts them as programs and shares no code with them.
+``up`` sets up what is missing, then supervises a configuration server, a process server and a master target. It starts
+them as programs and talks to them through the REST API, and shares no code with them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from farshore.model.errors import FarshoreError, Forbidden, Malformed, TryLater,
 from farshore.telemetry import logs
 
 READY_SECONDS = 300.0
-"""Far more than a start takes; servers that cannot start end this sooner, as the supervisor gives them up."""
+"""Much longer than a start takes. Servers that cannot start end the wait sooner, as the supervisor gives up."""
 POLL_SECONDS = 0.2
 
 SETUP = "farshore.configuration_server.setup"
 
 
 def _folder(text: str) -> Path:
-    """Raises Malformed for an empty name: it would stand for the folder that one is in."""
+    """Parse --home. Raises Malformed for an empty name, which would mean the current folder."""
     if not str(text).strip():
-        raise Malformed("--home is empty.", remedy="Name a folder, or leave the option out.")
+        raise Malformed("--home is empty.", remedy="Name a folder, or omit the option.")
     return Path(text)
 
 
@@ -46,17 +46,17 @@ HomeOption = Annotated[
         "--home",
         parser=_folder,
         metavar="FOLDER",
-        help="State folder; wins over FARSHORE_HOME. [default: /var/lib/farshore]",
+        help="Folder of the installation. Overrides FARSHORE_HOME. [default: /var/lib/farshore]",
     ),
 ]
 
 
 LONGEST_HOME = 50
-"""Bytes: /sites/qemu/, an id of 36 characters and /qmp.sock follow, and a socket's path has 107."""
+"""In bytes: /sites/qemu/, an id of 36 characters and /qmp.sock follow, and the path of a socket is limited to 107."""
 SET_UP = "configuration-server.toml"
-"""A home that has it was set up before."""
+"""A folder with this file was set up before."""
 DEGRADED = 4
-"""Exit status of ``farshore status`` where the servers answer and something is wrong."""
+"""Exit status of ``farshore status`` if the servers answer and something is wrong."""
 
 
 def _installation(state: Path | None) -> Installation:
@@ -68,64 +68,67 @@ def _installation(state: Path | None) -> Installation:
         return Installation(folder)
     except OSError as error:
         raise Malformed(
-            f"An installation cannot be in {folder}: {error.strerror}.", remedy="Choose another folder with --home."
+            f"The folder {folder} cannot hold an installation: {error.strerror}.",
+            remedy="Choose another folder with --home.",
         ) from error
     return Installation(folder)
 
 
 def up(
     state: HomeOption = None,
-    listen: Annotated[str | None, typer.Option(help="Address to listen on; all unless told otherwise.")] = None,
+    listen: Annotated[str | None, typer.Option(help="Address to listen on. Default: all addresses.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of the API.", show_default="443")] = None,
     process_server_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port that machines replicate to.", show_default="9443")
     ] = None,
     advertise: Annotated[
         list[str] | None,
-        typer.Option(help="Name or address at which machines reach this server; repeat it. They are told the first."),
+        typer.Option(
+            help="Name or address at which machines reach this server. Repeatable. Agents connect to the first."
+        ),
     ] = None,
     standby: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where an installation that takes this one's place would be reached; agents look there when this "
-            "server is gone. Repeat it.",
+            help="URL of an installation that could replace this one. Agents try it when this server is gone. "
+            "Repeatable.",
             metavar="HTTPS://HOST:PORT",
         ),
     ] = None,
     vault: Annotated[
-        str | None, typer.Option(help="Where the copies go: file:///path, s3://bucket, az://container, gs://bucket.")
+        str | None, typer.Option(help="URL of the vault: file:///path, s3://bucket, az://container or gs://bucket.")
     ] = None,
     adopt_vault: Annotated[
         str | None,
         typer.Option(
-            help="Take the place of an installation that is lost: everything is made from its vault. Needs --key.",
+            help="Replace a lost installation: rebuild everything from its vault. Needs --key.",
             metavar="URL",
         ),
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="With --adopt-vault: the vault owner's key file.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The vault owner's key file, for --adopt-vault.")] = None,
     master_target: Annotated[
         bool | None,
         typer.Option(
             "--master-target/--no-master-target",
-            help="Run a master target too, which writes disks that survived at home.",
+            help="Also run a master target, which writes surviving disks at home.",
             show_default="--master-target",
         ),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Run in the background, and return once it answers.")
+        bool, typer.Option("--detach", help="Run in the background, and return once the server answers.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a whole Farshore installation on this machine: configuration server, process server, master target, vault.
+    """Run a complete Farshore installation on this machine: configuration server, process server, master target, vault.
 
-    The first time it sets itself up: certificate authority, keys, catalog, a vault in a local folder, and the
-    administrator's credentials (admin.json, mode 0600), which the other commands use by themselves. Options are
-    remembered. It runs in the foreground until Ctrl-C or SIGTERM, and starts again what crashes.
+    The first start sets up the certificate authority, keys, catalog, a vault in a local folder, and the administrator's
+    credentials (admin.json, mode 0600), which other commands use automatically. Options are remembered. It runs in the
+    foreground until Ctrl-C or SIGTERM, and restarts servers that crash.
 
     Example: `farshore up --detach --advertise dr.example.com --vault s3://dr-vault`
 
-    When the site is lost, servers and all, `--adopt-vault` makes an installation in a new place that knows every
-    machine, point and policy, and can fail over at once. The lost one, should it still live, stops writing. See
+    If the whole site is lost, `--adopt-vault` makes an installation elsewhere that knows every machine, point and
+    policy and can fail over at once. If the lost installation still runs, it stops writing. See
     docs/operate/site-lost.md.
 
     Example: `farshore up --detach --advertise far.example.com --adopt-vault s3://dr-vault --key vault.key`
@@ -142,8 +145,8 @@ def up(
     }
     if (adopt_vault is None) != (key is None) or (adopt_vault is not None and vault is not None):
         raise Malformed(
-            "A vault is adopted with its owner's key, and is the vault of the installation.",
-            remedy="Give --adopt-vault URL and --key FILE, and no --vault.",
+            "--adopt-vault needs --key and replaces --vault.",
+            remedy="Give --adopt-vault URL and --key FILE, without --vault.",
         )
     arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
     arguments += [part for name in advertise or [] for part in ("--advertise", name)]
@@ -175,29 +178,30 @@ def up(
 
 
 def _check_length(folder: Path, *, quiet: bool) -> None:
-    """Sockets of exports and of recovered machines lie below the home, and the kernel bounds their paths. Raises
-    Malformed for a new home that leaves them no room. One that is there goes on: it holds what machines replicate, and
-    other sites may bring them up."""
+    """Check the length of the folder's path: sockets lie below it, and the kernel limits their paths. Raises Malformed
+    for a new installation. An existing one gets a warning only, as other sites may still bring its machines up."""
     length = len(os.fsencode(folder))
     if length <= LONGEST_HOME:
         return
-    what = f"{folder} has {length} bytes. Machines can be brought up there only if it has {LONGEST_HOME} at most"
+    what = f"The path {folder} has {length} bytes; machines can be brought up there only with at most {LONGEST_HOME}"
     if not (folder / SET_UP).exists():
         raise Malformed(f"{what}.", remedy="Choose a shorter --home.")
     if not quiet:
-        err.print(f"{what}: stop the servers, move the folder to a shorter path, and name that with --home.")
+        err.print(f"{what}. Stop the servers, move the folder to a shorter path, and give that with --home.")
 
 
 def down(state: HomeOption = None, as_json: AsJson = False) -> None:
     """Stop the installation on this machine. Recovered machines keep running."""
     stopped = supervisor.stop(_installation(state))
-    print_done("Stopped." if stopped else "It was not running.", as_json, stopped=stopped)
+    print_done(
+        "The installation was stopped." if stopped else "The installation was not running.", as_json, stopped=stopped
+    )
 
 
 def status(state: HomeOption = None, as_json: AsJson = False) -> None:
-    """Show how the installation is: servers, vault, what is wrong.
+    """Show the state of the installation: servers, vault, open alerts.
 
-    Exit status: 0 where all is well, 4 where it is degraded (the reasons are shown), 75 where it does not answer.
+    Exit status: 0 healthy; 4 degraded, with the reasons; 75 if the installation does not answer.
     """
     running = supervisor.is_running(_installation(state))
     api = management(state)
@@ -248,7 +252,7 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
         for one in process_servers
     ]
     columns = ("Process server", "Address", "State", "Seen", "Spool", "Machines", "Store")
-    print_table(columns, rows, "No process server has registered.")
+    print_table(columns, rows, "There are no process servers.")
     for alert in alerts:
         out.print(coloured(alert.message, "red", f" {alert.remedy}"))
     if reasons:
@@ -256,23 +260,23 @@ def status(state: HomeOption = None, as_json: AsJson = False) -> None:
 
 
 def _reasons(process_servers: list[ProcessServer], vault: VaultStatus, alerts: list[Alert]) -> list[str]:
-    """Why the installation is degraded; none where all is well."""
+    """Return the reasons why the installation is degraded; none if it is healthy."""
     found = [alert.message for alert in alerts if alert.severity is not Severity.INFORMATION]
     if not vault.reachable:
         found.append(f"The vault cannot be reached: {vault.trouble}")
     for one in process_servers:
         troubles = [one.spool_trouble, one.store_trouble]
         if one.standing in (ServerStanding.SILENT, ServerStanding.FULL):
-            troubles.append(f"It is {one.standing.value}.")
+            troubles.append(f"its state is {one.standing.value}.")
         found += [f"Process server {one.name}: {trouble}" for trouble in troubles if trouble]
     if not process_servers:
-        found.append("No process server has registered.")
+        found.append("There are no process servers.")
     return found
 
 
 def _wait_until_ready(installation: Installation) -> None:
-    """Until the API answers and a process server reports, or the vault turns out to be away, for which both wait.
-    Raises the last reason for which it is not so."""
+    """Wait until the API answers and a process server reports, or until the vault is known to be unreachable, which
+    both wait for. Raises the last error on a timeout."""
     give_up = time.monotonic() + READY_SECONDS
     while True:
         try:
@@ -284,12 +288,14 @@ def _wait_until_ready(installation: Installation) -> None:
                 what = f" The vault cannot be reached: {vault.trouble} Machines keep what they write until it answers."
                 err.print(coloured("Note:", "yellow", what))
                 return
-            trouble = TryLater("The process server does not report.", remedy="See the log.")
+            trouble = TryLater(
+                "The process server has not reported.", remedy="Read its log: farshore logs process-server"
+            )
         except TryLater as error:
             trouble = error
         except (Forbidden, Unauthenticated):
             # It answers. That the administrator was deleted or revoked is no reason to stop the servers.
-            what = f" {installation.credentials} opens nothing: its user was deleted or revoked. Use another's."
+            what = f" The user of {installation.credentials} was deleted or revoked. Use another user's credentials."
             err.print(coloured("Note:", "yellow", what))
             return
         if time.monotonic() > give_up or not supervisor.is_running(installation):
@@ -314,4 +320,7 @@ def _greet(installation: Installation, as_json: bool, *, adopted: bool = False) 
         return
     err.print(coloured("Farshore is ready", "green", f" at {installation.api().transport.url}."))
     err.print(f"Administrator's credentials: {installation.credentials}")
-    err.print(f"Key of the vault: {installation.vault_key}. Keep a copy elsewhere: without it no copy can be read.")
+    err.print(
+        f"Key of the vault: {installation.vault_key}. Keep a copy elsewhere: without the key no recovery "
+        "point can be read."
+    )

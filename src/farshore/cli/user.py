@@ -1,4 +1,4 @@
-"""``farshore user``: people and programs that may call the API."""
+"""``farshore user``: people and programs that call the API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from farshore.client.credentials import Credentials
 from farshore.client.transport import segment
 from farshore.model.errors import Refused
 
-app = typer.Typer(no_args_is_help=True, help="Users: contributors (all), operators (protect, fail over), readers.")
+app = typer.Typer(
+    no_args_is_help=True, help="Users: contributors (everything), operators (protect, fail over), readers (view)."
+)
 
 
 @app.command("list")
@@ -32,12 +34,12 @@ def list_users(as_json: AsJson = False) -> None:
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Lower-case letters, digits, '.', '_' and '-'.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="File to write the credentials to (0600).", show_default=False)],
-    role: Annotated[Role, typer.Option(help="What the user may do.")] = Role.READER,
-    url: Annotated[str, typer.Option(help="Server URL for the file; empty: the one that you use.")] = "",
+    output: Annotated[Path, typer.Option(help="File to write the credentials to (mode 0600).", show_default=False)],
+    role: Annotated[Role, typer.Option(help="Role of the user.")] = Role.READER,
+    url: Annotated[str, typer.Option(help="Server URL in the credentials. Default: the one that you use.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a user and write the credentials file that `farshore --credentials FILE` takes.
+    """Create a user, and write the credentials file for `farshore --credentials FILE`.
 
     Example: `farshore user add backup-desk --role operator --output backup-desk.json`
     """
@@ -49,11 +51,11 @@ def add(
 @app.command()
 def renew(
     name: Annotated[str, typer.Argument(help="The user's name.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="File to write the credentials to (0600).", show_default=False)],
-    url: Annotated[str, typer.Option(help="Server URL for the file; empty: the one that you use.")] = "",
+    output: Annotated[Path, typer.Option(help="File to write the credentials to (mode 0600).", show_default=False)],
+    url: Annotated[str, typer.Option(help="Server URL in the credentials. Default: the one that you use.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Give a user a new certificate, before the old one ends or after it was revoked.
+    """Issue a new certificate to a user, before the old one expires or after it was revoked.
 
     Example: `farshore user renew backup-desk --output backup-desk-2.json`
     """
@@ -68,14 +70,14 @@ def revoke(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make every certificate of a user useless, at once. The user stays; `farshore user renew` makes a new one.
+    """Revoke every certificate of a user at once. The user remains; `farshore user renew` issues a new certificate.
 
     Example: `farshore user revoke backup-desk`
     """
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Revoke every certificate of user {name}?", yes=yes)
     api.transport.post_nothing(f"/v1/users/{segment(name)}/revoke")
-    print_done(f"The certificates of user {name} open nothing any more.", as_json, revoked=name)
+    print_done(f"The certificates of user {name} are revoked.", as_json, revoked=name)
 
 
 @app.command()
@@ -84,11 +86,11 @@ def delete(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a user; the certificate opens nothing from now on."""
+    """Delete a user and revoke the user's certificates."""
     api = management()
     ask(api, Role.CONTRIBUTOR, f"Delete user {name}?", yes=yes)
     api.transport.delete(f"/v1/users/{segment(name)}")
-    print_done(f"User {name} is deleted.", as_json, deleted=name)
+    print_done(f"User {name} was deleted.", as_json, deleted=name)
 
 
 def _check_free(output: Path) -> None:
@@ -102,4 +104,7 @@ def _save(made: UserCredential, output: Path, url: str, as_json: bool) -> None:
     if as_json:
         print_json({"name": made.name, "role": made.role.value, "credentials": str(output)})
     else:
-        out.print(f"User {made.name} ({made.role.value}): credentials are in {output}. Hand it over on a safe way.")
+        out.print(
+            f"User {made.name} ({made.role.value}): wrote the credentials to {output}. Send the file over "
+            "a secure channel."
+        )

@@ -1,6 +1,6 @@
-"""``farshore vault``: a vault opened directly, with its URL and key, while no server runs.
+"""``farshore vault``: a vault opened directly with its URL and key, without any server.
 
-The one command group that does not speak REST: it must work when everything but the bucket and the key is gone.
+The only command group that does not use the REST API: it must work when only the bucket and the key are left.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from farshore.model.errors import Damaged, NotFound, WrongKey
 from farshore.model.identifiers import MachineId
 from farshore.vault import OwnerKey, Vault, backup_gpt, open_store, restore_to_raw
 
-app = typer.Typer(no_args_is_help=True, help="Use a vault directly: only its URL and its key are needed.")
+app = typer.Typer(no_args_is_help=True, help="Use a vault directly, with only its URL and key.")
 
 
 @app.callback()
 def vault_commands() -> None:
-    """Use a vault directly: only its URL and its key are needed."""
+    """Use a vault directly, with only its URL and key."""
     ending.tidily()
 
 
@@ -57,7 +57,7 @@ app.add_typer(vault_files.app)
 
 @app.command()
 def init(vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
-    """Make a vault; a key file that does not exist is made too."""
+    """Create a vault. A key file that does not exist is created too."""
     store = open_store(vault)  # first: a URL that is refused leaves no key
     if key is not None and passphrase_file is None and not key.exists():
         with OwnerKey.new_file(key) as owner:
@@ -67,14 +67,14 @@ def init(vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile =
     if as_json:
         print_json({"vault": made.id, "url": vault})
     else:
-        out.print(f"Vault {made.id} is ready in {vault}. Keep the key safe: without it nothing can be read.")
+        out.print(f"Created vault {made.id} in {vault}. Keep the key safe: without it nothing can be read.")
 
 
 @app.command("ls")
 def list_machines(
     vault: VaultUrl, key: KeyFile = None, passphrase_file: PassphraseFile = None, as_json: AsJson = False
 ) -> None:
-    """List the machines that the vault holds."""
+    """List the machines in a vault."""
     opened = open_vault(vault, key, passphrase_file)
     rows = [_machine_row(opened, machine) for machine in opened.machines()]
     if as_json:
@@ -93,12 +93,14 @@ def points(
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     machine: MachineOption = "",
-    after: Annotated[str, typer.Option(help="Only points from this time on.")] = "",
+    after: Annotated[
+        str, typer.Option(help="Only points from this time on: 2026-01-31T12:00:00Z, or 10m for ten minutes ago.")
+    ] = "",
     before: Annotated[str, typer.Option(help="Only points before this time.")] = "",
-    limit: Annotated[int, typer.Option(help="How many to list: the newest.", min=1)] = 100,
+    limit: Annotated[int, typer.Option(help="Show at most N points, newest first.", min=1)] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List the recovery points of a machine, the newest first."""
+    """List the recovery points of a machine, newest first."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     timeline = found.timeline()
     listed = found.points(
@@ -109,7 +111,7 @@ def points(
     )[::-1]
     pinned = timeline.pinned
     for gap in timeline.gaps():
-        trouble = f"R{str(gap)[1:]} are missing; no later state of that epoch can be used."
+        trouble = f"R{str(gap)[1:]} are missing: no later state of that epoch can be used."
         err.print(coloured(trouble, "red", " Run `farshore vault verify`."))
     if as_json:
         print_json([listed_fields(point, pinned=point.position in pinned) for point in listed])
@@ -131,33 +133,35 @@ def points(
 @app.command()
 def restore(
     vault: VaultUrl,
-    output: Annotated[Path, typer.Option(help="File or block device to write.")],
+    output: Annotated[Path, typer.Option(help="Image file or block device to write.")],
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     machine: MachineOption = "",
-    point: Annotated[str, typer.Option(help="A point's id or name, or EPOCH:SEQUENCE.")] = "",
-    time: Annotated[str, typer.Option(help="The last state by this time: 2026-01-31T12:00:00Z, or 5m ago.")] = "",
-    position: Annotated[str, typer.Option(help="The state at EPOCH:SEQUENCE: any single write.")] = "",
+    point: Annotated[str, typer.Option(help="Point id or name, or EPOCH:SEQUENCE.")] = "",
+    time: Annotated[
+        str, typer.Option(help="Newest state at or before this time: 2026-01-31T12:00:00Z, or 5m for five minutes ago.")
+    ] = "",
+    position: Annotated[str, typer.Option(help="State after this write, as EPOCH:SEQUENCE.")] = "",
     latest: LatestOption = False,
     latest_app_consistent: Annotated[
-        bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")
+        bool, typer.Option("--latest-app-consistent", help="Newest app-consistent point.")
     ] = False,
     disk: Annotated[
-        str, typer.Option(help="Number, name or device of the disk; not needed if there is only one.")
+        str, typer.Option(help="Number, name or device of the disk. Not needed for a machine with one disk.")
     ] = "",
     image: Annotated[
-        ImageFormat, typer.Option("--format", help="qcow2, vhd and vmdk need qemu-img.")
+        ImageFormat, typer.Option("--format", help="Format of the image. qcow2, vhd and vmdk need qemu-img.")
     ] = ImageFormat.RAW,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace a raw file that exists, once the new one is whole.")
+        bool, typer.Option("--replace", help="Replace an existing raw file once the new one is complete.")
     ] = False,
     move_backup_gpt: Annotated[
         bool,
-        typer.Option("--move-backup-gpt", help="On a larger device: move the partition table's copy to its end."),
+        typer.Option("--move-backup-gpt", help="On a larger device, move the backup partition table (GPT) to its end."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write one disk as it was at a point to a raw file (sparse), a block device or an image for another hypervisor."""
+    """Restore one disk at a point to a raw file (sparse), a block device or an image for another hypervisor."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     choice = parse_choice(point, time, position, latest, latest_app_consistent)
     chosen = found.resolve(choice)

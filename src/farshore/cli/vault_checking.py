@@ -1,4 +1,4 @@
-"""``farshore vault verify | damage``: whether a vault is whole, and what is not."""
+"""``farshore vault verify | damage``: checks a vault, and lists its damage."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def verify(
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    data: Annotated[bool, typer.Option("--data", help="Read and open every pack too.")] = False,
-    sample: Annotated[float, typer.Option("--sample", help="Read this share of the packs.", min=0, max=1)] = 0,
+    data: Annotated[bool, typer.Option("--data", help="Also read and authenticate every pack.")] = False,
+    sample: Annotated[
+        float, typer.Option("--sample", help="Read this share of the packs, from 0 to 1.", min=0, max=1)
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check that everything is there and opens; say what is affected where it does not.
+    """Check that all objects of a vault exist and open, and report which points are affected by damage.
 
-    What is found is noted in the vault, so that the next resync of a machine does not rely on it.
+    Damage is noted in the vault, so that the next resync of a machine does not build on it.
     """
     opened = open_vault(vault, key, passphrase_file)
     with err.status("verifying") as status:
@@ -54,9 +56,9 @@ def verify(
         print_json(asdict(report))
     else:
         _print_findings(report.findings)
-        out.print(f"{report.objects} objects and {report.packs} packs opened, {len(report.findings)} findings.")
+        out.print(f"Checked {report.objects} objects and {report.packs} packs: {len(report.findings)} findings.")
     if not noted:
-        err.print(coloured("The vault may only be read here: the findings were not noted in it.", "yellow"))
+        err.print(coloured("No write access to the vault: the findings were not noted in it.", "yellow"))
     if report.findings:
         raise typer.Exit(Damaged.exit_status)
 
@@ -67,12 +69,11 @@ def damage(
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     both: Annotated[
-        Path | None, typer.Option("--both", help="Write both versions of each chunk that differed into this folder.")
+        Path | None, typer.Option("--both", help="Write both versions of each differing chunk to this folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the damage that is noted in the vault, how far the scrub has come, and the chunks that proofs found to
-    differ from their machine's disk.
+    """List noted damage, the progress of the scrub, and the chunks that proofs found to differ from the machine's disk.
 
     Example: `farshore vault damage --vault s3://dr-vault --key owner.key --both chunks/`
     """
@@ -91,10 +92,10 @@ def damage(
     _print_findings(findings)
     if differing:
         rows = [(machine, show_time(one.found), str(one), one.cause) for machine, one in differing]
-        print_table(("Machine", "Found", "Differed, and was sent again", "Could be explained by"), rows, "")
+        print_table(("Machine", "Found", "Differed, sent again", "Possible reason"), rows, "")
     done = f"{state.done / _MIB:.0f} of {state.total / _MIB:.0f} MiB" if state.began else "nothing yet"
     finished = f"; the last whole round ended {show_time(state.finished)}" if state.finished else ""
-    out.print(f"{len(findings)} places are noted. The scrub has read {done} in this round{finished}.")
+    out.print(f"Noted damage: {len(findings)} places. The scrub has read {done} in this round{finished}.")
 
 
 def _differences(vault: Vault, machine: MachineId) -> list[Differing]:
@@ -122,7 +123,7 @@ def _difference_fields(machine: MachineId, one: Differing) -> dict[str, Any]:
 
 
 def _write_both(folder: Path, differing: Sequence[tuple[MachineId, Differing]]) -> None:
-    """Into files that only their owner reads: they hold what machines' disks hold."""
+    """Write chunks to files that only their owner can read, as they hold data of the machine's disks."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for machine, one in differing:
         name = f"{machine}-{one.position.epoch}-{one.position.sequence}-{one.disk}-{one.chunk}"
@@ -143,4 +144,4 @@ def _print_findings(findings: Sequence[Finding]) -> None:
         span = f"{one.start}–{one.end}" if one.start >= 0 else ""
         rows.append((one.machine, disk, span, one.from_position, f"{one.object}: {one.problem}"))
     if rows:
-        print_table(("Machine", "Disk", "Bytes", "States from", "Problem"), rows, "")
+        print_table(("Machine", "Disk", "Bytes", "Affects states from", "Problem"), rows, "")

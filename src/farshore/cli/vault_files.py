@@ -1,4 +1,4 @@
-"""``farshore vault mount | volumes | files | file``: a disk as a file, and single files out of a point, without a
+"""``farshore vault mount | volumes | files | file``: mounts a disk, and copies files out of a point, without a
 server."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ app = typer.Typer()
 
 
 class Reader(enum.Enum):
-    """What reads the disks, as ``--reader`` names it."""
+    """Readers of the disks, as ``--reader`` names them."""
 
     AUTO = "auto"
     USER_MODE_LINUX = UserModeLinux.name
@@ -50,18 +50,24 @@ class Reader(enum.Enum):
 
 
 _MIB = 1 << 20
-PointOption = Annotated[str, typer.Option("--point", help="A point's id or name; the newest without it.")]
+PointOption = Annotated[str, typer.Option("--point", help="Point id or name. Default: the newest point.")]
 TimeOption = Annotated[
-    str, typer.Option("--time", help="The last state by this time: 2026-01-31T12:00:00Z, or 5m ago.")
+    str,
+    typer.Option(
+        "--time", help="Newest state at or before this time: 2026-01-31T12:00:00Z, or 5m for five minutes ago."
+    ),
 ]
-PositionOption = Annotated[str, typer.Option("--position", help="The state at EPOCH:SEQUENCE: any single write.")]
-AppConsistentOption = Annotated[bool, typer.Option("--latest-app-consistent", help="The newest app-consistent point.")]
+PositionOption = Annotated[str, typer.Option("--position", help="State after this write, as EPOCH:SEQUENCE.")]
+AppConsistentOption = Annotated[bool, typer.Option("--latest-app-consistent", help="Newest app-consistent point.")]
 VolumeOption = Annotated[
-    str, typer.Option("--volume", help="Read the path on this volume, not where the machine's fstab would put it.")
+    str,
+    typer.Option(
+        "--volume", help="Volume to read the path on. Default: the volume that the machine's fstab mounts there."
+    ),
 ]
 ReaderOption = Annotated[
     Reader,
-    typer.Option("--reader", help="What reads the disks; auto: user-mode Linux if it starts, else the appliance."),
+    typer.Option("--reader", help="Reader of the disks. auto: user-mode Linux if it starts, else the appliance."),
 ]
 DiskOption = Annotated[str, typer.Option("--disk", help="Number, name or device of the disk.")]
 
@@ -81,9 +87,9 @@ def mount(
     disk: DiskOption = "0",
     as_json: AsJson = False,
 ) -> None:
-    """Show a disk at a point as a read-only file in a folder, until interrupted. Needs nbdfuse."""
+    """Mount a disk at a point as a read-only raw file in a folder, until interrupted. Needs nbdfuse."""
     if not folder.is_dir() or any(folder.iterdir()):
-        raise Refused(f"{folder} is not an empty folder.", remedy="Make one and give its path.")
+        raise Refused(f"{folder} is not an empty folder.", remedy="Create an empty folder and give its path.")
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     number = disk_number(found, chosen.position, disk)
@@ -93,7 +99,7 @@ def mount(
                 {"file": str(file), "disk": number, "time": rfc3339(chosen.time), "position": str(chosen.position)}
             )
         else:
-            out.print(f"{file} is disk {number} at {show_time(chosen.time)}. Press Ctrl-C to end.")
+            out.print(f"Disk {number} at {show_time(chosen.time)} is mounted as {file}. Press Ctrl-C to unmount it.")
         ending.wait()
 
 
@@ -111,7 +117,7 @@ def volumes(
     reader: ReaderOption = Reader.AUTO,
     as_json: AsJson = False,
 ) -> None:
-    """List the file systems on a machine's disks at a point: on partitions, logical volumes and arrays."""
+    """List the file systems on a machine's disks at a point, on partitions, logical volumes and arrays."""
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
     with _opened(found, chosen.position, reader, as_json) as opened:
@@ -121,13 +127,13 @@ def volumes(
         print_json({"volumes": [asdict(one) for one in listed], "left_out": left_out, **_used(opened)})
         return
     cells = [(one.name, one.file_system, f"{one.size / _MIB:,.0f}", one.label, one.uuid) for one in listed]
-    print_table(("Volume", "File system", "MiB", "Label", "UUID"), cells, "There is no file system on the disks.")
+    print_table(("Volume", "File system", "MiB", "Label", "UUID"), cells, "The disks have no file system.")
 
 
 @app.command()
 def files(
     vault: VaultUrl,
-    path: Annotated[str, typer.Argument(help="Absolute path, as on the machine.")] = "/",
+    path: Annotated[str, typer.Argument(help="Absolute path on the machine.")] = "/",
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     machine: MachineOption = "",
@@ -157,8 +163,8 @@ def files(
 
 @app.command("file")
 def get_file(
-    path: Annotated[str, typer.Argument(help="Absolute path of a file or a folder, as on the machine.")],
-    output: Annotated[Path, typer.Option("--output", help="Where to write it.")],
+    path: Annotated[str, typer.Argument(help="Absolute path of a file or folder on the machine.")],
+    output: Annotated[Path, typer.Option("--output", help="Path to write to.")],
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
@@ -172,13 +178,12 @@ def get_file(
     reader: ReaderOption = Reader.AUTO,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a file, or a folder with all that is in it, out of a machine at a point.
+    """Copy a file or folder of a machine at a point.
 
-    The file systems are read by Linux's own drivers: in user-mode Linux (packages user-mode-linux, kmod, nbdfuse) if
-    it starts here, else in a small machine in QEMU (packages qemu-system-x86, busybox-static, kmod and a kernel), with
-    lvm2 and mdadm for logical volumes and arrays. No module of this machine's kernel and no root are needed. Owners
-    are kept where root asks; extended attributes are not. What cannot be read is listed, the rest is kept, and the exit
-    status is 3.
+    Linux's own drivers read the file systems: in user-mode Linux (packages user-mode-linux, kmod, nbdfuse) if it starts
+    here, else in a small QEMU machine (packages qemu-system-x86, busybox-static, kmod and a kernel). Logical volumes
+    and arrays need lvm2 and mdadm. Root is not needed. Owners are kept if you run it as root; extended attributes are
+    not kept. Files that cannot be read are listed, the others are copied, and the exit status is 3.
     """
     found = find_machine(open_vault(vault, key, passphrase_file), machine)
     chosen = found.resolve(parse_choice(point, time, position, latest, latest_app_consistent))
@@ -198,7 +203,7 @@ def get_file(
 
 @contextlib.contextmanager
 def _opened(machine: MachineVault, position: Position, reader: Reader, quiet: bool) -> Iterator[FileReader]:
-    """All disks of the machine, since a volume may lie on several. What read them is said at the end, unless quiet."""
+    """Open all disks of the machine, as a volume may span several. Prints which reader was used, unless quiet."""
     described = machine.machine_description(position).disks
     sources = {}
     with contextlib.ExitStack() as undo:
@@ -208,7 +213,7 @@ def _opened(machine: MachineVault, position: Position, reader: Reader, quiet: bo
         undo.pop_all()  # they are the reader's from here on
     names = {disk.name: disk.number for disk in described}
     sectors = {disk.number: disk.logical_block_size for disk in described}
-    shown = err.status("Linux is starting to read the disks ...") if not quiet and sys.stderr.isatty() else None
+    shown = err.status("Starting Linux to read the disks ...") if not quiet and sys.stderr.isatty() else None
     only = "" if reader is Reader.AUTO else reader.value
     with file_reader(sources, names, only, sectors) as opened:
         try:
@@ -220,7 +225,7 @@ def _opened(machine: MachineVault, position: Position, reader: Reader, quiet: bo
 
 
 def _used(reader: FileReader) -> dict[str, object]:
-    """For scripts."""
+    """Convert entries for ``--json``."""
     return {"reader": asdict(reader.used)} if reader.used is not None else {}
 
 

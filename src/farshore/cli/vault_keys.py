@@ -1,4 +1,4 @@
-"""``farshore vault add-key | remove-key | erase``: who can open a vault, and making one machine unreadable for good."""
+"""``farshore vault add-key | remove-key | erase``: owner keys of a vault, and the erasure of a machine."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ from farshore.vault.erasure import erase as erase_machine
 
 app = typer.Typer()
 _MIB = 1 << 20
-NewKey = Annotated[Path | None, typer.Option("--new-key", help="Key file; made where it does not exist.")]
-NewPassphrase = Annotated[Path | None, typer.Option("--new-passphrase-file", help="A file with a passphrase.")]
+NewKey = Annotated[
+    Path | None, typer.Option("--new-key", help="Key file of the new key. Created if it does not exist.")
+]
+NewPassphrase = Annotated[Path | None, typer.Option("--new-passphrase-file", help="File with the new passphrase.")]
 
 
 @app.command("add-key")
@@ -39,7 +41,7 @@ def add_key(
     new_passphrase_file: NewPassphrase = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let another owner key open the vault too; no data is rewritten."""
+    """Add an owner key that opens the vault. No data is rewritten."""
     opened = open_vault(vault, key, passphrase_file, to_change=True)
     if new_key is not None and not new_key.exists():
         opened.add_owner(OwnerKey.generate_file(new_key))
@@ -48,7 +50,7 @@ def add_key(
     if as_json:
         print_json({"vault": opened.id, "added": True})
     else:
-        out.print("The vault opens with the new key as well. `farshore vault remove-key` takes the old one away.")
+        out.print("The vault now also opens with the new key. To remove the old one: farshore vault remove-key")
 
 
 @app.command("remove-key")
@@ -59,11 +61,11 @@ def remove_key(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take the given owner key away; the vault must have another."""
+    """Remove an owner key from a vault that has another one."""
     owner = owner_key(key, passphrase_file)
     opened = open_vault(vault, key, passphrase_file, to_change=True)
     if not yes:
-        confirm("Take this key away from the vault for good?")
+        confirm("Remove this key from the vault for good?")
     opened.remove_owner(owner)
     if as_json:
         print_json({"vault": opened.id, "removed": True})
@@ -77,13 +79,13 @@ def erase(
     vault: VaultUrl,
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not prompt for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make everything the vault holds of a machine unreadable for good: its key goes first, then what it alone had.
+    """Erase a machine from a vault for good: delete its key first, then the objects that only it uses.
 
-    Chunks that other machines have too stay. Copies of the bucket, older versions and backups that a store keeps by
-    itself are beyond this command, and so is a copy of the machine's key in one of them.
+    Chunks shared with other machines remain. The command cannot reach copies of the bucket, older object versions or
+    backups that the store keeps, nor a copy of the machine's key in them.
     """
     opened = open_vault(vault, key, passphrase_file, to_change=True)
     found = find_id(opened, machine)
@@ -94,10 +96,10 @@ def erase(
     if as_json:
         print_json({"machine": found, "objects": done.objects, "bytes": done.bytes, "left": done.left})
         return
-    text = f"{name} is erased: its key and {done.objects} objects ({done.bytes / _MIB:.1f} MiB) are gone."
+    text = f"{name} was erased: its key and {done.objects} objects ({done.bytes / _MIB:.1f} MiB) were deleted."
     if done.left:
         text += (
-            f" {done.left / _MIB:.1f} MiB of chunks stay: they lie in packs that others need, or that a copy under "
-            "way or a damaged machine may need. Collection takes a pack when nothing does."
+            f" {done.left / _MIB:.1f} MiB of chunks remain, in packs that other machines or a running "
+            "copy may need. Collection deletes a pack once nothing needs it."
         )
     out.print(text)

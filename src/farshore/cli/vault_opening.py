@@ -1,4 +1,4 @@
-"""What the vault commands share: their options, and opening a vault and finding a machine in it."""
+"""Shared parts of the vault commands: options, opening a vault, and finding a machine in it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from farshore.vault.key_files import open_key_file
 from farshore.vault.promises import check_creates_only
 
 VaultUrl = Annotated[str, typer.Option("--vault", envvar="FARSHORE_VAULT", help="file:///…, s3://…, az://… or gs://…")]
-KeyFile = Annotated[Path | None, typer.Option("--key", help="The owner's key file, or one that names a key command.")]
-PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", help="A file with the owner's passphrase.")]
+KeyFile = Annotated[Path | None, typer.Option("--key", help="Owner key file, or a file that names a key command.")]
+PassphraseFile = Annotated[Path | None, typer.Option("--passphrase-file", help="File with the owner's passphrase.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LatestOption = Annotated[
     bool,
     # One thing here: what a server has not stored yet, no command that only sees the vault can wait for.
-    typer.Option("--latest", "--latest-processed", help="The newest point in the vault (the default)."),
+    typer.Option("--latest", "--latest-processed", help="Newest point in the vault (the default)."),
 ]
-MachineOption = Annotated[str, typer.Option("--machine", help="Id or host name; not needed where there is only one.")]
+MachineOption = Annotated[
+    str, typer.Option("--machine", help="Id or host name. Not needed for a vault with one machine.")
+]
 
 
 def open_vault(url: str, key: Path | None, passphrase_file: Path | None, *, to_change: bool = False) -> Vault:
-    """Open the vault; ``to_change``: what is written to it needs what the store promises. Raises NotFound, WrongKey,
-    Malformed, Unsupported, the store's errors."""
+    """Open the vault. ``to_change`` also checks that the store keeps the promises that writing needs. Raises NotFound,
+    WrongKey, Malformed, Unsupported, and errors of the store."""
     opened = Vault.open(open_store(url), owner_key(key, passphrase_file))
     if to_change:
         check_creates_only(opened.store)
@@ -40,8 +42,8 @@ def open_vault(url: str, key: Path | None, passphrase_file: Path | None, *, to_c
 
 
 def owner_key(key: Path | None, passphrase_file: Path | None, *, new: bool = False) -> KeyWrapper:
-    """The owner's key from exactly one of the two; ``new``: to close a vault with. Raises Malformed, NotFound,
-    Refused."""
+    """Read the owner's key from exactly one of the two. With ``new`` it is a key to add to a vault. Raises Malformed,
+    NotFound, Refused."""
     if (key is None) == (passphrase_file is None):
         raise Malformed("The vault needs its owner's key.", remedy="Give either --key or --passphrase-file.")
     if key is not None:
@@ -51,18 +53,19 @@ def owner_key(key: Path | None, passphrase_file: Path | None, *, new: bool = Fal
 
 
 def find_machine(vault: Vault, wanted: str) -> MachineVault:
-    """The machine with that id or host name; the only one where ``wanted`` is empty. Raises NotFound, Malformed, and
-    Damaged where its key is lost."""
+    """Find the machine with that id or host name, or the only one if ``wanted`` is empty. Raises NotFound, Malformed,
+    and Damaged if its key is lost."""
     return vault.machine(find_id(vault, wanted))
 
 
 def find_id(vault: Vault, wanted: str) -> MachineId:
-    """As find_machine; the id alone, whether the machine has a key or not. Raises NotFound, Malformed."""
+    """Find a machine as find_machine does, but return its id only, even if it has no key. Raises NotFound,
+    Malformed."""
     machines = vault.machines()
     if not wanted:
         if len(machines) == 1:
             return machines[0]
-        raise Malformed(f"The vault holds {len(machines)} machines.", remedy="Say --machine; see `farshore vault ls`.")
+        raise Malformed(f"The vault holds {len(machines)} machines.", remedy="Give --machine; see `farshore vault ls`.")
     if wanted in machines:
         return MachineId(wanted)
     named = [machine for machine in machines if hostname(vault, machine) == wanted]
@@ -72,7 +75,8 @@ def find_id(vault: Vault, wanted: str) -> MachineId:
 
 
 def hostname(vault: Vault, machine: MachineId) -> str:
-    """Empty for a machine without a description or a key, and where they are damaged: others are found all the same."""
+    """Return a machine's host name, or "" if its description or key is missing or damaged, so that others can still be
+    found."""
     try:
         return vault.machine(machine).machine_description().hostname
     except (NotFound, Damaged, WrongKey):
@@ -80,12 +84,13 @@ def hostname(vault: Vault, machine: MachineId) -> str:
 
 
 def disk_number(machine: MachineVault, position: Position, wanted: str) -> DiskNumber:
-    """The disk at a position that ``wanted`` names by number, name or device; empty: the only one. Raises Malformed."""
+    """Find the disk that ``wanted`` names by number, name or device, or the only one if it is empty. Raises
+    Malformed."""
     sizes = machine.disks(position)
     if not wanted:
         if len(sizes) == 1:
             return next(iter(sizes))
-        raise Malformed("The machine has several disks.", remedy=f"Say --disk with one of {sorted(sizes)}.")
+        raise Malformed("The machine has several disks.", remedy=f"Give --disk with one of {sorted(sizes)}.")
     if wanted.isascii() and wanted.isdecimal() and int(wanted) in sizes:
         return DiskNumber(int(wanted))
     described = [one for one in machine.machine_description(position).disks if one.number in sizes]
@@ -93,10 +98,12 @@ def disk_number(machine: MachineVault, position: Position, wanted: str) -> DiskN
 
 
 def parse_choice(point: str, time: str, position: str, latest: bool, latest_app_consistent: bool) -> Choice:
-    """The state that the options name. Raises Malformed where they name several."""
+    """Return the state that the options select. Raises Malformed if they select several."""
     given = [bool(point), bool(time), bool(position), latest, latest_app_consistent]
     if sum(given) > 1:
-        raise Malformed("Several points are asked for.", remedy="Give one of --point, --time, --position, --latest.")
+        raise Malformed(
+            "The options select several points.", remedy="Give one of --point, --time, --position, --latest."
+        )
     if point:
         return Named(point)
     if time:
@@ -107,13 +114,13 @@ def parse_choice(point: str, time: str, position: str, latest: bool, latest_app_
 
 
 def show_time(time: int) -> str:
-    """ISO 8601 with microseconds, UTC."""
+    """Format a time in ns as ISO 8601 in UTC with microseconds."""
     moment = datetime.datetime.fromtimestamp(time // 1_000_000_000, datetime.UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{time // 1000 % 1_000_000:06d}Z"
 
 
 def listed_fields(point: RecoveryPoint, *, pinned: bool | None = None) -> dict[str, Any]:
-    """A point as lists have it in JSON, its time in RFC 3339; ``pinned`` where the list knows."""
+    """Convert a point for JSON lists, its time in RFC 3339. ``pinned`` is included if known."""
     fields: dict[str, Any] = {
         "id": point.id,
         "time": rfc3339(point.time),
@@ -125,5 +132,5 @@ def listed_fields(point: RecoveryPoint, *, pinned: bool | None = None) -> dict[s
 
 
 def print_json(value: object) -> None:
-    """To standard output."""
+    """Print a JSON document to standard output."""
     typer.echo(json.dumps(value, indent=2))

@@ -1,4 +1,4 @@
-"""``farshore vault pin | unpin | delete-point``: which points a vault keeps, changed with no server running."""
+"""``farshore vault pin | unpin | delete-point``: pins and deletes points without a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from farshore.vault import Choice, Named, pins
 from farshore.vault.points import parse_position
 
 app = typer.Typer()
-PointOption = Annotated[str, typer.Option("--point", help="The point's id, EPOCH:SEQUENCE or name.")]
+PointOption = Annotated[str, typer.Option("--point", help="Point id, name or EPOCH:SEQUENCE.")]
 
 
 @app.command()
@@ -37,13 +37,13 @@ def pin(
     machine: MachineOption = "",
     as_json: AsJson = False,
 ) -> None:
-    """Keep a point until it is unpinned, whatever any retention says. The servers of the vault keep it too."""
+    """Keep a point until it is unpinned, whatever the retention. Servers of the vault honour the pin."""
     opened = open_vault(vault, key, passphrase_file, to_change=True)
     found, _ = pins.pin(opened, find_machine(opened, machine).id, _choice(point))
     if as_json:
         print_json(listed_fields(found, pinned=True))
     else:
-        out.print(f"The point {found.position} of {show_time(found.time)} is pinned.")
+        out.print(f"The point {found.position} of {show_time(found.time)} was pinned.")
 
 
 @app.command()
@@ -56,12 +56,12 @@ def unpin(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let retention decide about a point again."""
+    """Unpin a point, so that retention applies to it again."""
     opened = open_vault(vault, key, passphrase_file, to_change=True)
     found = find_machine(opened, machine).id
     position = pins.position_of(opened, found, _choice(point))
     if not yes:
-        confirm(f"Unpin {point}? Retention may let it go at once.")
+        confirm(f"Unpin {point}? Retention may delete it at once.")
     was = pins.unpin(opened, found, position)
     sentence = f"The point {position} is not pinned{' any more' if was else ''}."
     print_done(sentence, as_json, unpinned=str(position), was_pinned=was)
@@ -77,13 +77,14 @@ def delete_point(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a point that was asked for, and its name with it; its moment stays as long as retention says."""
+    """Delete a requested point and its name. The state stays recoverable by position until its retention period
+    ends."""
     opened = open_vault(vault, key, passphrase_file, to_change=True)
     found = find_machine(opened, machine).id
     if not yes:
         confirm(f"Delete the point {point}?")
     gone = pins.delete_point(opened, found, _choice(point))
-    print_done(f"The point {gone.name or gone.id} is deleted.", as_json, deleted=gone.id)
+    print_done(f"The point {gone.name or gone.id} was deleted.", as_json, deleted=gone.id)
 
 
 def _choice(text: str) -> Choice:

@@ -1,4 +1,4 @@
-"""``farshore vault usage | maintain``: looking after a vault without a server."""
+"""``farshore vault usage | maintain``: shows the usage of a vault, and maintains it, without a server."""
 
 from __future__ import annotations
 
@@ -45,12 +45,18 @@ _HOT_WINDOW = typer.Option(
     "--hot-window",
     "--retention",
     metavar="DURATION",
-    help="Time in which every write can be recovered: 24h, 7d.",
+    help="Period in which every write can be recovered: 24h, 7d.",
     show_default=False,
 )
-_KEEP_HOURLY = typer.Option("--keep-hourly", min=0, help="Hourly points kept after that.", show_default=False)
-_KEEP_DAILY = typer.Option("--keep-daily", min=0, help="Daily points kept after those.", show_default=False)
-_KEEP_WEEKLY = typer.Option("--keep-weekly", min=0, help="Weekly points kept after those.", show_default=False)
+_KEEP_HOURLY = typer.Option(
+    "--keep-hourly", min=0, help="Number of hourly points to keep after the hot window.", show_default=False
+)
+_KEEP_DAILY = typer.Option(
+    "--keep-daily", min=0, help="Number of daily points to keep after the hourly ones.", show_default=False
+)
+_KEEP_WEEKLY = typer.Option(
+    "--keep-weekly", min=0, help="Number of weekly points to keep after the daily ones.", show_default=False
+)
 
 
 @app.command()
@@ -63,14 +69,15 @@ def usage(
     keep_daily: Annotated[int | None, _KEEP_DAILY] = None,
     keep_weekly: Annotated[int | None, _KEEP_WEEKLY] = None,
     prices: Annotated[
-        Path | None, typer.Option(help="Price table to use (default: list prices of S3, Azure, GCS).")
+        Path | None, typer.Option(help="File of price tables. Default: list prices of S3, Azure and GCS.")
     ] = None,
-    price_table: Annotated[str, typer.Option(help="Table of it (default: by the kind of store).")] = "",
+    price_table: Annotated[str, typer.Option(help="Name of the table. Default: by the kind of store.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show bytes by machine, kind and age, what the given retention would free or cost, and what a month costs.
+    """Show bytes by machine, kind and age, the effect of a retention, and the cost of a month.
 
-    Where no retention is given, each machine's policy counts, as the vault knows it, else that of a new policy.
+    Without retention options, each machine's policy from the vault applies, or the default policy if the vault has
+    none.
     """
     replaced = _replaced(hot_window, keep_hourly, keep_daily, keep_weekly)
     known = read_prices(vault, prices, price_table)
@@ -88,11 +95,11 @@ def usage(
         rows.append((machine, f"{mine.total / _MIB:.1f}", kinds, ages))
     unused = f"{found.part_dead / _MIB:.1f} of it unused, in packs that others need"
     rows.append(("shared chunks", f"{found.chunks / _MIB:.1f}", unused if found.part_dead else "", ""))
-    print_table(("Machine", "MiB", "by kind", "by age in days"), rows, "")
+    print_table(("Machine", "MiB", "MiB by kind", "MiB by age in days"), rows, "")
     out.print(
-        f"{found.total / _MIB:.1f} MiB in all, of which {found.reclaimable / _MIB:.1f} MiB are due for collection."
+        f"Total: {found.total / _MIB:.1f} MiB, of which {found.reclaimable / _MIB:.1f} MiB are due for collection."
     )
-    out.print(f"{found.put_last_day} objects were stored in the last 24 hours.")
+    out.print(f"Objects stored in the last 24 hours: {found.put_last_day}.")
     money = _money(found, known)
     if money is not None:
         out.print(
@@ -119,17 +126,19 @@ def maintain(
     keep_daily: Annotated[int | None, _KEEP_DAILY] = None,
     keep_weekly: Annotated[int | None, _KEEP_WEEKLY] = None,
     grace: Annotated[
-        str, typer.Option(metavar="DURATION", help="Time between condemning an object and deleting it.")
+        str, typer.Option(metavar="DURATION", help="Delay between condemning an object and deleting it.")
     ] = "24h",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which points would go, and change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show which points would be deleted, without changing anything.")
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sweep, compact, apply retention, rebase and collect what nothing needs; safe beside running servers.
+    """Maintain a vault: sweep, compact, apply retention, rebase and collect unused objects. Safe while servers run.
 
-    Retention is that of each machine's policy, as the configuration server last wrote it to the vault. Of a machine
-    whose policy is not known there, every point stays. Options replace parts of it, for all machines. Pinned points
-    stay. It asks before points go.
+    Retention is that of each machine's policy, as the configuration server last wrote it to the vault. If the vault has
+    no policy of a machine, all its points are kept. Options replace parts of it, for all machines. Pinned points are
+    kept. It prompts before it deletes points.
 
     Example: `farshore vault maintain --vault file:///srv/vault --key vault.key --dry-run`
     """
@@ -150,7 +159,7 @@ def maintain(
     if dry_run:
         return
     if any(go.values()) and not yes:
-        confirm("Let these points go for good?")
+        confirm("Delete these points for good?")
     done = maintain_vault(opened, policy_of, until_deleted)
     for machine, trouble in done.troubles.items():
         err.print(coloured(f"{machine}: {trouble}", "red"))
@@ -171,8 +180,8 @@ def maintain(
     else:
         out.print(
             f"{done.layers} layers written, {done.merged} ranges merged, {done.rebased} epochs rebased, "
-            f"{deleted / _MIB:.1f} MiB deleted, "
-            f"{condemned / _MIB:.1f} MiB condemned, {done.swept} files of broken-off writes removed."
+            f"{deleted / _MIB:.1f} MiB deleted, {condemned / _MIB:.1f} MiB condemned, {done.swept} files "
+            "of aborted writes removed."
         )
     if done.troubles:
         raise typer.Exit(next(iter(done.troubles.values())).exit_status)
@@ -181,7 +190,7 @@ def maintain(
 def _replaced(
     hot_window: str | None, keep_hourly: int | None, keep_daily: int | None, keep_weekly: int | None
 ) -> dict[str, Any]:
-    """What is given of a retention."""
+    """The parts of a retention that options give."""
     window = None if hot_window is None else parse_duration(hot_window, "--hot-window")
     given = {"hot_window": window, "keep_hourly": keep_hourly, "keep_daily": keep_daily, "keep_weekly": keep_weekly}
     return {name: value for name, value in given.items() if value is not None}
@@ -195,13 +204,13 @@ def _show_policies(
     replaced: bool,
     quiet: bool,
 ) -> None:
-    """By which retention each machine's points would go."""
+    """Print the retention that applies to each machine."""
     if quiet:
         return
     for machine in sorted(machines):
         policy, name = policy_of(machine), hostname(vault, machine) or machine
         if policy is stored_retention.KEEP_ALL:
-            err.print(f"{name}: its policy is not known in this vault, so every point stays.")
+            err.print(f"{name}: the vault has no policy of it, so all its points are kept.")
             continue
         source = f"policy {policy.name}" if policy.name and not replaced else "the options given"
         kept = f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"
@@ -211,7 +220,8 @@ def _show_policies(
 def _leaving(
     vault: Vault, policy_of: PolicyOf
 ) -> tuple[dict[MachineId, list[RecoveryPoint]], dict[MachineId, FarshoreError]]:
-    """By machine, the points that would go; and the machines of which that cannot be told, from which nothing goes."""
+    """Return the points that would be deleted, by machine, and the machines that cannot be judged, of which all points
+    are kept."""
     found: dict[MachineId, list[RecoveryPoint]] = {}
     troubles: dict[MachineId, FarshoreError] = {}
     erased = vault.erased()
@@ -237,15 +247,16 @@ def _show_leaving(
         if mine:
             span = f"{show_time(mine[0].time)} to {show_time(mine[-1].time)}"
             rows.append((machine, str(len(mine)), span, ", ".join(names)))
-    columns = ("Machine", "Points that go", "From, to", "Named ones among them")
+    columns = ("Machine", "Points to delete", "From, to", "Named points among them")
     # With --json standard output is for the one document.
-    print_table(columns, rows, "No point goes.", to=err if as_json else out)
+    print_table(columns, rows, "No point would be deleted.", to=err if as_json else out)
     for machine, trouble in troubles.items():
         err.print(coloured(f"{machine}: {trouble}", "red"))
 
 
 def _money(found: Usage, prices: Prices | None) -> dict[str, object] | None:
-    """By these prices: a month of what is stored, and of storing as many objects a day as in the last one."""
+    """Return the cost of a month by these prices: of the stored bytes, and of storing as many objects a day as in the
+    last 24 hours."""
     if prices is None:
         return None
     puts = {"put": float(found.put_last_day)}

@@ -1,4 +1,4 @@
-"""``farshore vmware``: VMware servers, the machines there, and the way from there to protection."""
+"""``farshore vmware``: VMware servers, their machines, and the protection of these machines."""
 
 from __future__ import annotations
 
@@ -43,49 +43,56 @@ from farshore.client.transport import segment
 from farshore.model.errors import Refused
 from farshore.model.states import JobState
 
-app = typer.Typer(no_args_is_help=True, help="VMware servers: discover machines there, check and protect them.")
+app = typer.Typer(no_args_is_help=True, help="VMware servers: discover machines, check and protect them.")
 _SERVERS, _MACHINES = "/v1/vmware", "/v1/vmware-machines"
 _PAGE = 1000
 
 ServerName = Annotated[
     str,
     typer.Argument(
-        metavar="SERVER", help="What it is called here.", show_default=False, autocompletion=completion(_SERVERS)
+        metavar="SERVER",
+        help="Name of the VMware server in Farshore.",
+        show_default=False,
+        autocompletion=completion(_SERVERS),
     ),
 ]
 FoundName = Annotated[
     str,
     typer.Argument(
         metavar="MACHINE",
-        help="Its name at VMware, its id there (vm-12) or its UUID.",
+        help="Name or id (vm-12) of the machine at VMware, or its UUID.",
         show_default=False,
         autocompletion=completion(_MACHINES, by_prefix=True),
     ),
 ]
-At = Annotated[str | None, typer.Option("--server", help="Only at this VMware server.", show_default=False)]
+At = Annotated[str | None, typer.Option("--server", help="Only machines of this VMware server.", show_default=False)]
 
 
 @app.command()
 def add(
     server: ServerName,
     host: Annotated[str, typer.Argument(help="Name or address of the vCenter or ESXi host.", show_default=False)],
-    user: Annotated[str, typer.Option(help="Whom to log in as, such as farshore@vsphere.local.", show_default=False)],
+    user: Annotated[str, typer.Option(help="User to log in as, such as farshore@vsphere.local.", show_default=False)],
     port: Annotated[int, typer.Option(min=1, max=65535, help="HTTPS port.")] = 443,
     password_file: Annotated[
-        Path | None, typer.Option(help="A file with the password; -: standard input. It is asked for otherwise.")
+        Path | None, typer.Option(help="File with the password; - for standard input. Default: prompt for it.")
     ] = None,
     fingerprint: Annotated[
-        str, typer.Option(help="Pin this certificate (SHA-256). It is shown and asked about otherwise.")
+        str, typer.Option(help="SHA-256 fingerprint of the certificate to pin. Default: show the certificate and ask.")
     ] = "",
     through: Annotated[
-        str, typer.Option(help="Process server at its site that follows it, with --fingerprint; else this server does.")
+        str,
+        typer.Option(
+            help="Process server at its site that connects to it; needs --fingerprint. Default: the "
+            "configuration server."
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Follow a vCenter or an ESXi host: its machines are found, and kept current.
+    """Add a vCenter or ESXi host, and keep discovering its machines.
 
-    The account needs no more than the role Read-only, on the vCenter or host itself, with propagation. The password is
-    sealed by the server. Machines are protected one by one: `farshore vmware protect`.
+    The account needs only the role Read-only, on the vCenter or host itself, with propagation. The server stores the
+    password encrypted. Then protect machines with `farshore vmware protect`.
 
     Example: `farshore vmware add dc1 vcenter.example.com --user farshore@vsphere.local`
     """
@@ -93,8 +100,9 @@ def add(
     check_role(api, Role.CONTRIBUTOR)
     if through and not fingerprint:
         raise Refused(
-            f"This server does not reach {host}, and cannot show its certificate.",
-            remedy="Name its fingerprint, from its own shell: openssl x509 -noout -fingerprint -sha256",
+            f"The configuration server cannot reach {host} to show its certificate.",
+            remedy="Give --fingerprint. To read it on the host itself: openssl x509 -noout -fingerprint "
+            "-sha256 -in CERTIFICATE",
         )
     pinned = fingerprint or _ask_fingerprint(api, host, port)
     request = VmwareServerRequest(
@@ -106,17 +114,19 @@ def add(
         print_json(made)
         return
     if made.through:
-        out.print(f"{made.name} is followed by {made.through}. See how that goes: farshore vmware list")
+        out.print(f"{made.name} was added and is followed by {made.through}. Check discovery: farshore vmware list")
         return
-    out.print(f"{made.name} is {made.product}. See what is found there: farshore vmware machines --server {made.name}")
+    out.print(
+        f"{made.name} was added: {made.product}. List its machines: farshore vmware machines --server {made.name}"
+    )
 
 
 def _ask_fingerprint(api: Management, host: str, port: int) -> str:
     asked = VmwareAddress(host=host, port=port)
     shown = api.transport.post("/v1/vmware-certificates", asked, VmwareCertificate, repeatable=True)
-    err.print(f"{host} shows the certificate of {shown.subject or '-'}, good until {moment(shown.expires)}:")
+    err.print(f"{host} shows the certificate of {shown.subject or '-'}, valid until {moment(shown.expires)}:")
     err.print(f"  SHA-256 {shown.fingerprint}")
-    confirm("Is this its fingerprint?")
+    confirm("Is this the right fingerprint?")
     return shown.fingerprint
 
 
@@ -128,7 +138,7 @@ def _password(file: Path | None, user: str) -> SecretStr:
 
 @app.command("list")
 def list_servers(as_json: AsJson = False) -> None:
-    """List VMware servers and how discovery goes there."""
+    """List VMware servers and the state of discovery."""
     found = management().transport.get_list(_SERVERS, VmwareServer)
     if as_json:
         print_json(found)
@@ -137,7 +147,7 @@ def list_servers(as_json: AsJson = False) -> None:
         [one.name, one.host, one.product, one.state.value, str(one.machines), moment(one.seen), one.trouble]
         for one in found
     ]
-    columns = ("Server", "Host", "Product", "Discovery", "Machines", "Answered", "Trouble")
+    columns = ("Server", "Host", "Product", "Discovery", "Machines", "Last answer", "Trouble")
     print_table(columns, rows, "There are no VMware servers. Add one: farshore vmware add NAME HOST --user USER")
     for one in found:
         if one.remedy:
@@ -146,16 +156,16 @@ def list_servers(as_json: AsJson = False) -> None:
 
 @app.command()
 def remove(server: ServerName, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Forget a VMware server, its password and what was found there. Machines that are protected stay so."""
+    """Delete a VMware server, its password and its discovered machines. Protected machines stay protected."""
     api = management()
-    ask(api, Role.CONTRIBUTOR, f"Forget VMware server {server}?", yes=yes)
+    ask(api, Role.CONTRIBUTOR, f"Delete VMware server {server}?", yes=yes)
     api.transport.delete(f"{_SERVERS}/{segment(server)}")
-    print_done(f"VMware server {server} is forgotten.", as_json, removed=server)
+    print_done(f"VMware server {server} was deleted.", as_json, removed=server)
 
 
 @app.command()
 def machines(server: At = None, as_json: AsJson = False) -> None:
-    """List the machines that discovery found.
+    """List discovered machines.
 
     Example: `farshore vmware machines --server dc1`
     """
@@ -177,7 +187,7 @@ def machines(server: At = None, as_json: AsJson = False) -> None:
         for one in found
     ]
     columns = ("Machine", "Server", "Power", "Guest", "Address", "Disks", "Size", "Protected as")
-    print_table(columns, rows, "No machines were found. See how discovery goes: farshore vmware list")
+    print_table(columns, rows, "No machines were found. Check the state of discovery: farshore vmware list")
 
 
 def _all_machines(api: Management, server: str | None) -> list[DiscoveredSummary]:
@@ -202,7 +212,7 @@ def places(server: ServerName, as_json: AsJson = False) -> None:
          size(one.capacity) if one.capacity else "-"]
         for one in found
     ]  # fmt: skip
-    print_table(("Kind", "Name", "Id", "State", "Free", "Capacity"), rows, "Nothing was found there.")
+    print_table(("Kind", "Name", "Id", "State", "Free", "Capacity"), rows, "The VMware server has no places.")
 
 
 def _state(place: VmwarePlace) -> str:
@@ -213,7 +223,7 @@ def _state(place: VmwarePlace) -> str:
 
 @app.command()
 def show(machine: FoundName, server: At = None, as_json: AsJson = False) -> None:
-    """Show what is known of a machine: where it is, its disks and network cards."""
+    """Show a discovered machine: location, hardware, disks and network cards."""
     found = _machine(management(), machine, server)
     if as_json:
         print_json(found)
@@ -246,9 +256,9 @@ def show(machine: FoundName, server: At = None, as_json: AsJson = False) -> None
 
 @app.command()
 def check(machine: FoundName, server: At = None, as_json: AsJson = False) -> None:
-    """Check whether a machine can be protected, as far as its VMware server can tell. Exits with 1 if it cannot.
+    """Check whether a machine can be protected, by what its VMware server reports. Exits with status 1 if not.
 
-    What only the guest knows (kernel, free space, name resolution, time) the agent checks before it is enrolled.
+    The agent checks the rest in the guest before it enrols: kernel, free space, name resolution, time.
 
     Example: `farshore vmware check web1`
     """
@@ -280,26 +290,36 @@ def protect(
     user: User = "root",
     port: Port = 22,
     jump: Jump = "",
-    address: Annotated[str, typer.Option(help="Reach it there, instead of where its tools say; of one machine.")] = "",
+    address: Annotated[
+        str,
+        typer.Option(help="Address of the machine, instead of the one that VMware Tools report. For one machine only."),
+    ] = "",
     through_tools: Annotated[
         bool,
-        typer.Option("--through-tools", help="Install by VMware tools, where no network leads to it: with a password."),
+        typer.Option(
+            "--through-tools",
+            help="Install through VMware Tools, if there is no network path to the machine. Needs a password.",
+        ),
     ] = False,
     policy: Annotated[str, typer.Option(help="Replication policy.")] = "default",
-    disk: Annotated[list[str] | None, typer.Option(help="Protect only this disk (/dev/sda); repeat it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show where each is reached; no more.")] = False,
+    disk: Annotated[
+        list[str] | None, typer.Option(help="Protect only this disk, such as /dev/sda. Repeatable.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the machines and show their addresses.")
+    ] = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Install the mobility service on machines that discovery found, over SSH or VMware tools, and protect them.
+    """Install the mobility service on discovered machines, over SSH or VMware Tools, and protect them.
 
-    Each is checked first; with a finding that is an error on any of them nothing is begun. They keep their names.
+    All are checked first; an error on any of them prevents the start of all. The machines keep their VMware names.
 
     Example: `farshore vmware protect web1 web2 db1 --account datacentre`
     """
     api = management()
     if address and len(machine) > 1:
-        raise Refused("--address is that of one machine.", remedy="Protect the others by commands of their own.")
+        raise Refused("--address is for one machine only.", remedy="Run the command once for each machine.")
     found = [_machine(api, one, server) for one in machine]
     where = [(one, address or _address(one, through_tools=through_tools)) for one in found]
     if dry_run:
@@ -319,21 +339,25 @@ def protect(
 
 
 def _address(found: DiscoveredMachine, *, through_tools: bool = False) -> str:
-    """Where to reach it; through its tools: what it is called. Raises Refused for what stands in the way."""
+    """Return the address of a machine, or its name if it is reached through VMware Tools. Raises Refused if it cannot
+    be protected."""
     name = found.facts.name
     if found.protected_as:
-        raise Refused(f"{name} is protected as {found.protected_as}.", remedy="Leave it out.")
+        raise Refused(f"{name} is protected as {found.protected_as}.", remedy="Remove it from the command.")
     errors = _errors(found)
     if errors:
         said = " ".join(f"{one.subject}: {one.message}" for one in errors)
         raise Refused(f"{name} cannot be protected: {said}", remedy=f"See farshore vmware check {name}")
     if through_tools:
         if found.facts.tools != "guestToolsRunning":
-            raise Refused(f"The tools of {name} do not run.", remedy="Start open-vm-tools there, or leave them out.")
+            raise Refused(
+                f"VMware Tools do not run in {name}.",
+                remedy="Start open-vm-tools in the guest, or install over SSH without --through-tools.",
+            )
         return name
     if not found.reachable:
         raise Refused(
-            f"The tools of {name} report no address.", remedy="Start open-vm-tools there, or name it with --address."
+            f"VMware Tools in {name} report no address.", remedy="Start open-vm-tools in the guest, or give --address."
         )
     return found.reachable[0]
 
@@ -351,7 +375,7 @@ def _matters(found: DiscoveredMachine) -> bool:
 
 
 def _finish(api: Management, names: Sequence[str], jobs: Sequence[Job], *, as_json: bool, no_wait: bool) -> None:
-    """Follow all of them, say how each ended, and exit with 1 if one failed."""
+    """Follow all jobs, print how each ended, and exit with status 1 if one failed."""
     ended = jobs if no_wait else [follow(api, job, quiet=as_json) for job in jobs]
     if as_json:
         print_json([as_json_value(job) for job in ended])
@@ -361,7 +385,9 @@ def _finish(api: Management, names: Sequence[str], jobs: Sequence[Job], *, as_js
         if no_wait:
             out.print(f"{name}: job {job.id} is {job.state.value}.")
         elif job.state is JobState.SUCCEEDED:
-            out.print(coloured(name, "green", f" reports. Follow its first copy: farshore machine watch {name}"))
+            out.print(
+                coloured(name, "green", f" is enrolled. Follow its initial replication: farshore machine watch {name}")
+            )
         else:
             err.print(coloured(f"{name}: {job.kind} {job.state.value}.", "red", f" {job.error} {job.remedy}"))
     if not no_wait and any(job.state is not JobState.SUCCEEDED for job in ended):

@@ -156,7 +156,7 @@ def test_disks_come_home_through_registered_master_targets(site: Site) -> None:
 
     operator = Operator(home)
     assert "farshore up runs it" in operator.run("master-target", "list")
-    assert "Was given the keys of" in operator.run("master-target", "show", "second")
+    assert "Received keys of" in operator.run("master-target", "show", "second")
     with pytest.raises(Refused, match="that `farshore up` runs"):
         operator.run("master-target", "remove", "master-target", "--yes")
     operator.run("master-target", "revoke", "second", "--yes")

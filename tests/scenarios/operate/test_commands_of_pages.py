@@ -135,7 +135,7 @@ def test_mail_reaches_who_is_named(desk: Desk, mailbox: tuple[Mailbox, dict[str,
     place = ("--setting", f"port={at['port']}", "--setting", f"ca={at['ca']}")
     desk.type("monitor", "farshore alert add ops", names, *place)
     assert box.mails == []
-    assert "ops took it" in desk.type("monitor", "farshore alert test ops", {})
+    assert "ops accepted the message" in desk.type("monitor", "farshore alert test ops", {})
     (mail,) = box.mails
     assert (mail["From"], mail["To"]) == ("dr@example.com", "ops@example.com")
     (channel,) = desk.json("alert", "channels")
@@ -168,7 +168,7 @@ def test_machines_are_rehearsed_together_and_reported_on(desk: Desk, tmp_path: P
 
 
 def test_the_way_home_is_tried_and_cancelled(desk: Desk) -> None:
-    assert "has no failback" in desk.run("failback", "cancel", "web1", "--yes", status=2)
+    assert "has no running failback" in desk.run("failback", "cancel", "web1", "--yes", status=2)
     desk.run("failover", "run", "web1", "--yes")
     desk.run("failover", "commit", "web1", "--yes")
     (away,) = [one for one in failovers(desk, "web1") if one["state"] == "committed"]

@@ -55,7 +55,7 @@ def test_what_would_keep_it_from_working_is_said_before_it_is_asked_for() -> Non
     mind = Obstacle(subject="site", severity=TargetSeverity.WARNING, message="It is small.")
     api.readiness = Readiness(works=False, obstacles=[full, mind])
     lines = _at_stake(api, "db1", PointChoice(latest=True))
-    assert [line for line in lines if "not work" in line] == ["It would not work now: It is full. Make room."]
+    assert [line for line in lines if "fail now" in line] == ["The failover would fail now: It is full. Make room."]
 
 
 def said(point: PointChoice, *failovers: Any) -> str:
@@ -66,12 +66,12 @@ def said(point: PointChoice, *failovers: Any) -> str:
 @pytest.mark.parametrize(
     ("point", "lost"),
     [
-        (PointChoice(latest=True), "About 4.0 s of what it wrote is not stored yet"),
+        (PointChoice(latest=True), "writes of about the last 4.0 s are not stored yet"),
         (PointChoice(latest_app_consistent=True), "in the last 5 min"),
         (PointChoice(name="p2"), "in the last 7 min"),
         (PointChoice(id=IDS[0]), "in the last 3 min"),
         (PointChoice(position="1:88"), "in the last 7 min"),
-        (PointChoice(position="1:77"), "after the chosen point is lost"),
+        (PointChoice(position="1:77"), "after the chosen point are lost"),
         (PointChoice(time=NOW - 9 * MINUTE), "in the last 9 min"),
     ],
 )
@@ -85,5 +85,5 @@ def test_what_runs_and_is_to_be_replaced_is_named() -> None:
     )
     told = said(PointChoice(latest=True), runs)
     assert "failover f-1" in told
-    assert "What it wrote in the last 42 min" in told
-    assert "the commit discards it" in told
+    assert "its writes of the last 42 min" in told
+    assert "the commit discards them" in told

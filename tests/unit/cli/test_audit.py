@@ -75,5 +75,5 @@ def test_a_new_chain_is_found_by_the_head_that_was_kept_elsewhere(tmp_path: Path
 
 
 def test_another_file_is_malformed(tmp_path: Path) -> None:
-    with pytest.raises(Malformed, match="no export"):
+    with pytest.raises(Malformed, match="not an export"):
         verify(tmp_path, [{"id": 1}])

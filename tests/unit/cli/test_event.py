@@ -103,7 +103,7 @@ def test_a_follower_goes_on_where_it_was_and_writes_a_line_for_each(
 
 def test_people_see_the_newest_last_and_a_cursor_gives_all_the_rest(server: Server) -> None:
     server.restarts = False
-    assert "Nothing has happened yet." in run()
+    assert "There are no events yet." in run()
     server.come(MORE)
     assert [one["id"] for one in json.loads(run("--json", "--limit", "3"))] == [MORE - 2, MORE - 1, MORE]
     assert run("--limit", "2").splitlines()[-1].endswith(f"no {MORE - 1}")

@@ -38,11 +38,11 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 def test_bounds_are_named() -> None:
-    with pytest.raises(Malformed, match=r"--hot-window: '31d' is out of bounds: 0 to 30d"):
+    with pytest.raises(Malformed, match=r"--hot-window: '31d' is out of range. Give a value from 0 to 30d"):
         parse_duration("31d", "--hot-window", 0, 30 * 86400)
-    with pytest.raises(Malformed, match=r"out of bounds: 1s to 30d"):
+    with pytest.raises(Malformed, match=r"Give a value from 1s to 30d"):
         parse_duration("0", "--valid", 1, 30 * 86400)
-    with pytest.raises(Malformed, match="no whole number of seconds"):
+    with pytest.raises(Malformed, match="not a whole number of seconds"):
         parse_duration("0.5s")
 
 

@@ -20,11 +20,11 @@ def test_a_result_says_from_which_position_it_holds_and_what_it_does_not_say() -
         "weaker": "In scan mode a proof says less.",
     }
     found = [f"{name}: {text}" for name, text in outcome(result)]
-    assert "Position: what is proven was equal at or after 2:7" in found
-    assert "But: In scan mode a proof says less." in found
+    assert "Position: the proven chunks were equal at or after 2:7" in found
+    assert "Limitation: In scan mode a proof says less." in found
     assert "Differing: 1 chunks, sent again" in found
     del result["weaker"]  # a job of an earlier release
-    assert ("But", "") in outcome(result)
+    assert ("Limitation", "") in outcome(result)
 
 
 def test_a_machine_shows_what_its_proofs_cost_and_that_nothing_ever_differed() -> None:

@@ -124,7 +124,7 @@ def test_a_master_target_that_never_stays_up_ends_nobody(tmp_path: Path, monkeyp
             return {**super().commands(), supervisor.MASTER_TARGET: [sys.executable, "-c", counted, "farshore"]}
 
     toys = WithMasterTarget(tmp_path, programs=(STEADY, FAILING))
-    with pytest.raises(TryLater, match="server 1 ended"):
+    with pytest.raises(TryLater, match="server 1 failed"):
         supervisor.run(toys, lambda: None)
     assert tries.stat().st_size >= 1, "the control: what is needed still ends the rest"
     alone = WithMasterTarget(tmp_path, programs=(STEADY,))

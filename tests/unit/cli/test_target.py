@@ -30,7 +30,7 @@ def test_a_network_is_read() -> None:
     assert parse_network("bridge:br0,192.0.2.10/24,new-mac") == Network(
         kind=NetworkKind.BRIDGE, name="br0", addresses=["192.0.2.10/24"], keep_mac=False
     )
-    with pytest.raises(Malformed, match="no network"):
+    with pytest.raises(Malformed, match="not a network"):
         parse_network("cable")
     with pytest.raises(Malformed, match="has an address"):
         parse_default("bridge:br0,192.0.2.10/24")
@@ -54,7 +54,7 @@ def test_what_is_not_known_is_not_called_well() -> None:
     wrong = Obstacle(subject="site", severity=TargetSeverity.ERROR, message="It is full.", remedy="Free space.")
     mind = Obstacle(subject="memory", severity=TargetSeverity.WARNING, message="It is small.", remedy="Choose less.")
     assert readiness_rows(Readiness(site="lab")) == [
-        ("Failover", "whether it would work at lab is not known yet: the site is asked every minute")
+        ("Failover", "readiness at lab is not known yet: the site is checked every minute")
     ]
     assert readiness_rows(Readiness(works=True, site="lab"))[0][1].startswith("would work now at lab")
     assert readiness_rows(Readiness(works=False, site="lab", obstacles=[wrong, mind])) == [

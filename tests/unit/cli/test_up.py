@@ -48,7 +48,7 @@ def test_an_administrator_who_was_shut_out_stops_no_server(
     answering(monkeypatch, error)
     up.up(short_path(tmp_path), None, None, None, None, None, detach=True)
     assert stopped == []
-    assert "its user was deleted or revoked" in " ".join(capsys.readouterr().err.split())
+    assert "was deleted or revoked" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("error", [Unsupported("alien", remedy="-"), TryLater("ended", remedy="-")])
@@ -98,7 +98,7 @@ ALERT = {"id": 1, "kind": "rpo", "subject": "db1", "message": "db1 is late.", "r
         ("warning", {}, {}, "db1 is late."),
         (None, {"store_trouble": "The store is full."}, {}, "ps1: The store is full."),
         (None, {"healthy": False, "standing": "draining"}, {}, None),
-        (None, {"healthy": False, "standing": "silent"}, {}, "ps1: It is silent."),
+        (None, {"healthy": False, "standing": "silent"}, {}, "ps1: its state is silent."),
         (None, {}, {"reachable": False, "trouble": "No route."}, "cannot be reached: No route."),
     ],
 )

@@ -164,7 +164,7 @@ def test_no_point_goes_that_nobody_was_asked_about(vault):
     going = {point["id"] for mine in told["leaving"].values() for point in mine}
     assert going
     assert going < points
-    assert "Points that go" in run("maintain", *vault, *retention, "--dry-run")
+    assert "Points to delete" in run("maintain", *vault, *retention, "--dry-run")
     said = CliRunner().invoke(app, ["maintain", *vault, *retention, "--grace", "0"], input="n\n")
     assert said.exit_code == 1
     assert run("points", *vault, "--json") == listed
@@ -237,7 +237,7 @@ def test_chunks_that_differed_are_listed_and_both_versions_written(newest_vault,
         opened.machine(MACHINE).put_difference(one)
     shown = run("damage", *newest_vault)
     assert "a heal" in shown
-    assert "places are noted." in shown.splitlines()[-1], "as before"
+    assert "Noted damage: " in shown.splitlines()[-1], "as before"
     folder = tmp_path / "both"
     found = json.loads(run("damage", *newest_vault, "--both", str(folder), "--json"))["differences"]
     assert [(one["machine"], one["disk"], one["start"], one["length"], one["readable"]) for one in found] == [

@@ -80,7 +80,8 @@ def check(door: Door, identity: Identity, tx: Transaction) -> None:
         kind = _KINDS[door]
         if identity.kind is not kind:
             raise Forbidden(
-                f"This call is for a {kind.value}; {identity.actor} is none.", remedy="Use the right certificate."
+                f"This call is for a {kind.value}; {identity.actor} is not one.",
+                remedy=f"Use the certificate of a {kind.value}.",
             )
     elif door in _ROLES:
         _check_role(identity, _ROLES[door], tx)
@@ -88,14 +89,14 @@ def check(door: Door, identity: Identity, tx: Transaction) -> None:
 
 def _check_role(identity: Identity, role: Role, tx: Transaction) -> None:
     if identity.kind is not Kind.USER:
-        raise Forbidden(f"This call is for users; {identity.actor} is none.", remedy="Use a user's certificate.")
+        raise Forbidden(f"This call is for users; {identity.actor} is not a user.", remedy="Use a user's certificate.")
     held = users.role(tx, identity.name)
     if held is None:
-        raise Unauthenticated(f"There is no user {identity.name!r} any more.", remedy="Ask for a new account.")
+        raise Unauthenticated(f"User {identity.name!r} was deleted.", remedy="Ask for a new account.")
     if RANK[Role(held)] < RANK[role]:
         raise Forbidden(
-            f"{identity.name} has the role {held}; this takes {role.value}.",
-            remedy=f"Ask somebody with the role {role.value}, or contributor.",
+            f"{identity.name} has the role {held}; this needs the role {role.value}.",
+            remedy=f"Ask a user with the role {role.value} or contributor.",
         )
 
 
