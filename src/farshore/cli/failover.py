@@ -167,9 +167,9 @@ def run(
 ) -> None:
     """Fail machines over: fence each source, and bring the machine up from its latest point or the one you choose.
 
-    Prints what will be lost and prompts for confirmation. Other points are kept, and you can change the point until
-    `farshore failover commit`. Several machines start in the order given, each with its own failover; machines that are
-    up stay up if others fail.
+    Prints what will be lost and prompts for confirmation. Other points are kept; `farshore failover commit` makes the
+    choice final. Several machines start in the order given, each with its own failover; machines that are up stay up if
+    others fail.
 
     Example: `farshore failover run db1 --forward 5432:5432`,
     or `farshore failover run db1 web1 --forward web1=8080:80`, or `farshore failover run db1 --shutdown require`
@@ -318,8 +318,7 @@ def stop(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_jso
 
 @app.command()
 def commit(failover: FailoverId, yes: Yes = False, no_wait: NoWait = False, as_json: AsJson = False) -> None:
-    """Make a failover final: its point can no longer be changed. Other points are kept until the retention period
-    ends."""
+    """Make a failover final. Other points are kept until the retention period ends."""
     _act(FailoverAction.COMMIT, failover, no_wait, as_json, None if yes else "Commit the")
 
 
