@@ -17,7 +17,8 @@ CHECK_HELP = (
     "Check to run when the machine is up: tcp:PORT, http:PORT/PATH[,status=N][,contains=TEXT] (or "
     "https), ssh:PORT, script:NAME (a script in the server's checks folder), "
     "guest:NAME,key=KEY[,user=USER][,port=PORT] (that script run in the guest over SSH, with a key of "
-    "that folder), agent:NAME (that script run by the machine's agent) or console:TEXT, each with an optional ,within=SECONDS. Repeatable"
+    "that folder), agent:NAME (that script run by the machine's agent) or console:TEXT, each with an optional "
+    ",within=SECONDS. Repeatable"
 )
 _NO_CHECK = "none"
 _OPTIONS = frozenset({"status", "contains", "within"})

@@ -99,7 +99,7 @@ class Backlog:
             if self._spill is None:
                 if not fits and self._waiting:
                     raise NoSpace(
-                        "The batches that wait for the process server fill their memory.",
+                        "The memory for batches that wait for the process server is full.",
                         remedy="Check the connection to the process server.",
                     )
                 self._append(_Waiting(batch, 0, time.monotonic()))  # one larger than the bound, too, if alone
@@ -205,8 +205,8 @@ class Backlog:
             found = self._spill.read(self._loaded, expected)
             if found is None:
                 raise Damaged(
-                    f"{self._spill.path} cannot be read back; the writes in it are lost to the stream.",
-                    remedy="Check that disk; the machine is being resynchronised.",
+                    f"{self._spill.path} cannot be read back, so the writes in it are missing from the stream.",
+                    remedy="The machine resyncs by itself. Check the disk that the file is on.",
                 )
             self._loaded = found[1]
             self._append(_Waiting(found[0], found[1], time.monotonic()))

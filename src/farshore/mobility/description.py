@@ -29,7 +29,7 @@ def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] =
     """The machine now, with these disks and those that are left out on purpose. Raises Refused for too many disks."""
     if len(disks) + len(left_out) > MOST_DISKS:
         raise Refused(
-            f"This machine has {len(disks) + len(left_out)} disks, excluded ones too; {MOST_DISKS} can be told of.",
+            f"This machine has {len(disks) + len(left_out)} disks, excluded ones too; the limit is {MOST_DISKS}.",
             remedy="Name those to protect: farshore machine add --disk, or the agent's --disk.",
         )
     return Description(

@@ -80,5 +80,5 @@ class DiskReader:
     def _failed(self, offset: int, why: object) -> Damaged:
         return Damaged(
             f"{self.disk.path} cannot be read at byte {offset}: {why}.",
-            remedy="Check the disk (dmesg, smartctl); protection goes on once it can be read.",
+            remedy="Check the disk (dmesg, smartctl). Protection continues once it can be read.",
         )

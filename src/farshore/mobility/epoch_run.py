@@ -520,7 +520,7 @@ class EpochRun:
         milestone.wait(_MILESTONE_SECONDS)
         with self._deciding:
             if self._mends != mends:
-                raise TryLater("Missed blocks are being read again.", remedy="Wait until they have been.")
+                raise TryLater("Missed blocks are being read again.", remedy="Wait until that is done.")
             self._reached = milestone
         return milestone
 

@@ -99,8 +99,8 @@ class Freeze:
         answer = os.read(pipe.fileno(), 4096).decode("utf-8", "replace").strip() if ready else "no answer"
         if answer != word:
             raise TryLater(
-                f"The file systems could not be held still ({answer or 'the guard ended'}).",
-                remedy="Ask again when the machine is less busy, or ask for a crash-consistent point.",
+                f"The file systems could not be frozen ({answer or 'the guard ended'}).",
+                remedy="Repeat the request when the machine is less busy, or request a crash-consistent point.",
             )
 
     def _pipe(self, number: int) -> IO[bytes]:

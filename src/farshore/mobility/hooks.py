@@ -75,7 +75,7 @@ class Quiesced:
             raise self._failed(script, word, done.stderr.decode("utf-8", "replace").strip()[-500:])
 
     def _failed(self, script: Path, word: str, why: str) -> TryLater:
-        return TryLater(f"{script} {word} failed: {why}.", remedy=f"Run it by hand, mend it, or remove it: {script}")
+        return TryLater(f"{script} {word} failed: {why}.", remedy=f"Run it by hand and fix it, or remove it: {script}")
 
 
 def _check_safe(script: Path) -> None:
@@ -88,6 +88,6 @@ def _check_safe(script: Path) -> None:
         sticky = stat.S_ISDIR(found.st_mode) and bool(found.st_mode & stat.S_ISVTX)
         if found.st_uid not in (0, os.geteuid()) or (writable and not sticky):
             raise TryLater(
-                f"{script} is not run: {path} may be written by others than root.",
-                remedy=f"Look into the script, then: chown root:root {path} && chmod go-w {path}",
+                f"{script} was not run: users other than root can write to {path}.",
+                remedy=f"Review the script, then run: chown root:root {path} && chmod go-w {path}",
             )

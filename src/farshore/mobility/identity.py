@@ -34,11 +34,13 @@ def machine_of(credentials: Credentials) -> MachineId:
         certificate = x509.load_pem_x509_certificate(credentials.certificate.encode())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise Malformed("This is not a machine's certificate.", remedy="Enrol this machine with a token.") from error
+        raise Malformed(
+            "This is not the certificate of a machine.", remedy="Enrol this machine with a token."
+        ) from error
     for name in names.get_values_for_type(x509.UniformResourceIdentifier):
         if name.startswith(_SCHEME):
             return MachineId(name[len(_SCHEME) :])
-    raise Malformed("The certificate is not a machine's.", remedy="Enrol this machine with a token.")
+    raise Malformed("The certificate is not that of a machine.", remedy="Enrol this machine with a token.")
 
 
 def keep(path: Path, url: str, made: Enrolment, key: str) -> None:
@@ -49,5 +51,5 @@ def keep(path: Path, url: str, made: Enrolment, key: str) -> None:
     except OSError as error:
         raise NoSpace(
             f"{path} cannot be written ({error.strerror}).",
-            remedy="Look at the disk that it lies on (dmesg, df, mount).",
+            remedy="Check the disk that it is on (dmesg, df, mount).",
         ) from error

@@ -99,7 +99,7 @@ def enroll(settings: Settings, options: argparse.Namespace) -> int:
                 pin_release_key(settings.release_key, options.release_key)
             sys.stdout.write(f"{machine_of(known)}\n")
             return 0
-        raise WrongState(f"This machine is enrolled with {known.url}.", remedy="Add --again to enrol it anew.")
+        raise WrongState(f"This machine is enrolled with {known.url}.", remedy="Add --again to enrol it again.")
     token = sys.stdin.readline().strip()
     if not token:
         raise Malformed("There is no token on standard input.", remedy="Make one: farshore token create")
@@ -174,7 +174,10 @@ def status(settings: Settings, _options: argparse.Namespace) -> int:
     try:
         sys.stdout.write(settings.status.read_text(encoding="utf-8") + "\n")
     except FileNotFoundError as error:
-        raise NotFound("The service has not reported yet.", remedy="Start it, or look at its log.") from error
+        raise NotFound(
+            "The service has not reported yet.",
+            remedy="Start it (systemctl start farshore-mobility), or read its log: journalctl -u farshore-mobility",
+        ) from error
     return 0
 
 
@@ -218,7 +221,7 @@ def _lock_or_refuse(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise WrongState(
-            "The mobility service runs already.", remedy="Stop it first: systemctl stop farshore-mobility"
+            "The mobility service is already running.", remedy="Stop it first: systemctl stop farshore-mobility"
         ) from error
 
 

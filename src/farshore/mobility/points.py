@@ -46,7 +46,7 @@ def take_point(
     """
     if isinstance(stream, RoundRun):
         if hold:
-            raise Unsupported("Without data mode this machine cannot be held still.", remedy="Shut it down instead.")
+            raise Unsupported("Without data mode this machine cannot be frozen.", remedy="Shut it down instead.")
         milestone = stream.ask(point)
         milestone.wait(_ROUND_SECONDS)
         return milestone

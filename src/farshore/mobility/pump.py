@@ -106,8 +106,8 @@ class Milestone:
         """Wait until it is reached. Raises TryLater if the epoch ended before, or after ``seconds``."""
         if not self._reached.wait(seconds) or self._failed:
             raise TryLater(
-                "The stream did not come that far.",
-                remedy="The machine is being healed, or is very busy; ask again in a minute.",
+                "The stream has not reached that position.",
+                remedy="The machine is healing or very busy. Repeat the request in a minute.",
             )
 
     @property

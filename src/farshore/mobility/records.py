@@ -49,8 +49,8 @@ def convert(fragments: Fragments) -> Piece:
     length = fragments["length"].astype(np.int64)
     if (length % SECTOR).any() or (length[kind == RecordKind.WRITE] > BLOCK).any():
         raise Damaged(
-            "A captured write does not hold whole sectors.",
-            remedy="The machine is being resynchronised. Report this with the kernel's version: capture has a defect.",
+            "A captured write is not a whole number of sectors.",
+            remedy="The machine resyncs by itself. Report this defect of capture, with the kernel's version.",
         )
     kind[_zero_blocks(fragments, kind, length)] = RecordKind.ZERO
     starts = _record_starts(fragments, kind, length)

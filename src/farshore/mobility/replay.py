@@ -77,7 +77,7 @@ def replay(
 def _send(left: HrlFile, stream: Stream, bandwidth: Bandwidth, stop: threading.Event) -> int:
     status = stream.status()
     if not status.base_complete:
-        raise Refused("Its epoch has no complete base.", remedy="The machine is being resynchronised.")
+        raise Refused("Its epoch has no complete base.", remedy="The machine resyncs by itself.")
     expected, sent = status.next_journal, 0
     found = left.read(left.start)
     while found is not None and found[1] <= left.end:
@@ -86,7 +86,7 @@ def _send(left: HrlFile, stream: Stream, bandwidth: Bandwidth, stop: threading.E
             if batch.first > expected:
                 raise Gap(
                     f"It begins at {batch.first}, but the process server has the stream up to {expected - 1}.",
-                    remedy="The machine is being resynchronised.",
+                    remedy="The machine resyncs by itself.",
                     expected=expected,
                 )
             if stop.wait(bandwidth.wait_for(batch.size)):

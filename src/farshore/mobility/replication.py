@@ -180,8 +180,8 @@ class Replication:
             give_way(Position(Epoch(0), SequenceNumber(0)), self.disks, None)
         if run is None or not run.consistent:
             raise TryLater(
-                "This machine's stream has no consistent state to go on from.",
-                remedy="Wait for the copy to end (farshore machine show), then ask again.",
+                "This machine has no consistent recovery point to continue from.",
+                remedy="Wait until the copy is complete (farshore machine show), then repeat the request.",
             )
         self._kept = None
         self._asked.clear()
@@ -190,8 +190,8 @@ class Replication:
         if not self._asked.wait(_GIVE_WAY_SECONDS):
             self._give_way = None
             raise TryLater(
-                "The stream did not come to a place to go on from.",
-                remedy="See whether the process server can be reached, then ask again.",
+                "The stream has not reached a position to continue from.",
+                remedy="Check that the process server can be reached, then repeat the request.",
             )
         assert self._kept is not None
         raise self._kept
@@ -306,7 +306,9 @@ class Replication:
         except FarshoreError as error:
             self._kept = error
         except OSError as error:
-            self._kept = Refused(f"The hand-over failed: {error}.", remedy="This release goes on.")
+            self._kept = Refused(
+                f"The hand-over to the new release failed: {error}.", remedy="The present release continues."
+            )
         unpin(folder)
         self._asked.set()
 
@@ -362,7 +364,7 @@ class Replication:
         try:
             found = all_disks(self._numbers, self._settings.disks, self._spill_path)
         except OSError as error:  # one that is just going, with the volumes and file systems on it
-            raise TryLater(f"The disks cannot be told now ({error}).", remedy="It is tried again.") from error
+            raise TryLater(f"The disks cannot be listed now ({error}).", remedy="It is retried by itself.") from error
         without = set(desired.exclude_disks)
         protected = [one for one in found if one.number not in without]
         if not protected:

@@ -111,8 +111,9 @@ class Sender:
             expected = self._repeat(gap, batch) if gap.expected <= batch.first else gap.expected
         if expected < batch.end:
             raise Refused(
-                f"The process server took batch {batch.first} but expects {expected} next.",
-                remedy="The machine is being resynchronised; see the process server's log.",
+                f"The process server accepted batch {batch.first} but expects {expected} next.",
+                remedy="The machine resyncs by itself. Read the process server's log: journalctl -u "
+                "farshore-process-server",
             )
         return SequenceNumber(expected)
 

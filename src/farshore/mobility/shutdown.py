@@ -128,13 +128,13 @@ class Shutdown:
     def _check(self, run: Union[EpochRun, RoundRun]) -> EpochRun:
         if not self._ours():
             raise Refused(
-                "This agent is not the machine's service, and does not shut it down.",
+                "This agent does not run as the machine's service, so it does not shut the machine down.",
                 remedy="Shut the machine down yourself, then fail it over.",
             )
         if isinstance(run, RoundRun):
             raise Unsupported(
-                "Without data mode it cannot be told which write of this machine is its last.",
-                remedy="Shut the machine down yourself once a round has ended, then fail it over.",
+                "Without data mode the last write of this machine is not known.",
+                remedy="Shut the machine down yourself after a round has ended, then fail it over.",
             )
         return run
 
@@ -156,8 +156,8 @@ class Shutdown:
                 break
             time.sleep(_LOOK_SECONDS)
         raise TryLater(
-            "The last writes of this machine did not arrive while it was held still.",
-            remedy="See why its stream is slow (farshore machine show), or fail it over without a shutdown.",
+            "The last writes of this machine did not arrive while it was frozen.",
+            remedy="Find out why its stream is slow (farshore machine show), or fail over without a shutdown.",
         )
 
     def _told(self, tell: Tell, result: ShutDownResult, stillness: Stillness) -> None:
@@ -167,7 +167,8 @@ class Shutdown:
                 return
             if heard is Heard.NO:
                 raise Refused(
-                    "Nobody waits for this machine to be shut down any more.", remedy="See: farshore failover show"
+                    "The request to shut this machine down has expired.",
+                    remedy="Check the failover: farshore failover show",
                 )
             if not stillness.holds():
                 return

@@ -99,7 +99,8 @@ class HrlFile:
         if self.used + FRAME_BYTES + length > self.capacity:
             raise NoSpace(
                 f"{self.path} is full ({self.used >> 20} MiB wait for the process server).",
-                remedy="Check the connection to the process server; meanwhile only changed blocks are noted.",
+                remedy="Check the connection to the process server. Meanwhile only the numbers of changed "
+                "blocks are recorded.",
             )
         checksum = 0
         position = self.end + FRAME_BYTES
@@ -188,8 +189,8 @@ class HrlFile:
                 os.ftruncate(self._descriptor, 0)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(
-                    f"There is no room for {self.path} ({capacity >> 20} MiB).",
-                    remedy="Free some space, or set a smaller spill size.",
+                    f"There is no space for {self.path} ({capacity >> 20} MiB).",
+                    remedy="Free space there, or set a smaller spill size.",
                 ) from error
             raise self._unwritable(error) from error
 
@@ -208,7 +209,7 @@ class HrlFile:
 
     def _unwritable(self, error: OSError) -> NoSpace:
         self.trouble = f"{self.path} cannot be written to ({error.strerror})."
-        return NoSpace(self.trouble, remedy="Look at the disk that it lies on (dmesg, df, mount).")
+        return NoSpace(self.trouble, remedy="Check the disk that it is on (dmesg, df, mount).")
 
     def _write(self, offset: int, buffer: Buffer) -> None:
         view = memoryview(buffer).cast("B") if len(buffer) else memoryview(b"")
@@ -226,7 +227,10 @@ class HrlFile:
 
 
 def _no_file(path: Path) -> NotFound:
-    return NotFound(f"{path} is no .hrl file of this machine.", remedy="Nothing is to be done: it is made when needed.")
+    return NotFound(
+        f"{path} is not an .hrl file of this machine.",
+        remedy="Nothing needs to be done: a new file is created when needed.",
+    )
 
 
 def _forbid_copy_on_write(descriptor: int) -> None:

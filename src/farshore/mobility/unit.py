@@ -31,7 +31,7 @@ def ask_systemctl(arguments: Sequence[str], seconds: float) -> str:
     try:
         return str(_called(arguments, max(0.1, seconds)).stdout)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise TryLater(f"systemctl {arguments[0]}: {error}", remedy="See: systemctl list-jobs") from error
+        raise TryLater(f"systemctl {arguments[0]}: {error}", remedy="Check: systemctl list-jobs") from error
 
 
 def _called(arguments: Sequence[str], seconds: float) -> Any:

@@ -51,7 +51,7 @@ class Worker:
             log.exception("The %s failed.", self._thread.name)
             self.error = Damaged(
                 f"The {self._thread.name} failed ({type(error).__name__}: {error}).",
-                remedy="See the log of the mobility service; the machine is being resynchronised.",
+                remedy="The machine resyncs by itself. Read the agent's log: journalctl -u farshore-mobility",
             )
         finally:
             self._changed.set()

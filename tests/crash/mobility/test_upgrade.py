@@ -124,7 +124,7 @@ def test_a_release_that_does_not_get_to_work_gives_way_to_the_one_before(upgradi
         upgrading.start()
         ended = upgrading.ended(job)
     assert ended.state is JobState.FAILED
-    assert "ended before it was at work" in ended.error
+    assert "ended before it worked" in ended.error
     assert (rig.shown().agent, upgrading.current) == (FIRST, FIRST)
     assert not (upgrading.root / "releases" / upgrading.bundle.release).exists()
     assert not pin_folder_of(rig.machine).exists()

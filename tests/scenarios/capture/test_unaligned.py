@@ -210,7 +210,7 @@ def test_records_that_end_where_memory_does_are_seen_and_refused(
         write(device, MIB, CUT_SECTORS["odd"])
         records = drained(seen)
         assert (records["length"] % 512).any()
-        with pytest.raises(Damaged, match="whole sectors"):
+        with pytest.raises(Damaged, match="whole number of sectors"):
             convert(records)
 
 

@@ -93,8 +93,8 @@ def test_commands_are_heard_over_a_kill_of_the_server_and_end_with_a_shutdown(se
     refused = api.request_point("db1", PointRequest(name="n"))
     until(lambda: api.job(refused.id).state is JobState.FAILED)
     ended = api.job(refused.id)
-    assert "no consistent state yet" in ended.error
-    assert "Wait for the copy to end" in ended.remedy
+    assert "no consistent recovery point yet" in ended.error
+    assert "Wait until the copy is complete" in ended.remedy
 
     server.kill()
     server.start()

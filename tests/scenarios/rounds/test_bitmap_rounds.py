@@ -134,7 +134,7 @@ def test_a_disk_without_file_system_is_caught_between_two_writes(protected: Prot
         image = protected.rig.replica(position, protected.numbers[protected.raw])
         reached([image[: SLOTS * SLOT].tobytes()])
     with Writer([protected.raw.device]):
-        until(lambda: any("past the file systems" in text for text in protected.rig.shown().warnings), "the reason")
+        until(lambda: any("outside of the frozen" in text for text in protected.rig.shown().warnings), "the reason")
     newest = time.time_ns()
     until(lambda: len(protected.points(newest)) >= 1, "points again")
 

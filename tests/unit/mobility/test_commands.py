@@ -159,7 +159,7 @@ def test_a_command_that_is_not_understood_fails_alone(agent: Agent) -> None:
     agent.offer(odd, more, UPGRADE)
     assert set(agent.failures) == {"x", "y"}
     remedies = {result.failure.remedy for _, result in agent.server.heard if result.failure}
-    assert remedies == {"Upgrade it, then ask again: farshore machine upgrade"}
+    assert remedies == {"Upgrade it with `farshore machine upgrade`, then repeat the command."}
     assert agent.upgrades.carried_out == [("u1", "two")]
     assert agent.replication.resyncs == 0
 
@@ -168,7 +168,7 @@ def test_a_point_that_cannot_be_cut_says_what_to_do(agent: Agent) -> None:
     agent.offer(POINT)
     failure = agent.server.heard[0][1].failure
     assert failure is not None
-    assert (failure.code, "Wait for the copy to end" in failure.remedy) == ("try-later", True)
+    assert (failure.code, "Wait until the copy is complete" in failure.remedy) == ("try-later", True)
 
 
 def test_a_result_outlives_the_agent_and_the_command_is_not_done_again(agent: Agent, tmp_path: Path) -> None:

@@ -149,11 +149,11 @@ def test_a_disk_that_is_not_known_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("lengths", "total"), [((412, 612), 1024), ((4092, 4), 4096), ((8192,), 8192)])
 def test_a_write_that_is_not_whole_sectors_is_refused(lengths: Tuple[int, ...], total: int) -> None:
-    """Also where they add up to whole sectors: the record would be right, and its payload another."""
+    """Also where they add up to whole number of sectors: the record would be right, and its payload another."""
     made = fragments_of([(0, 8 * number, 8, 1, 7, 0) for number in range(len(lengths))])
     made["length"] = lengths
     assert sum(lengths) == total
-    with pytest.raises(Damaged, match="whole sectors"):
+    with pytest.raises(Damaged, match="whole number of sectors"):
         convert(made)
 
 

@@ -98,7 +98,7 @@ def test_more_disks_than_can_be_protected_leave_the_capture_alone(
     )
     running: Any = object()
     replication._capture = running
-    with pytest.raises(Refused, match="65 disks to protect; 64") as refused:
+    with pytest.raises(Refused, match="65 disks to protect; the limit is 64") as refused:
         replication._captured(Desired(protect=True))
     assert "--exclude-disk" in refused.value.remedy
     assert replication.capture is running

@@ -147,7 +147,7 @@ def test_file_systems_mounted_last_are_frozen_first() -> None:
 
 
 def test_a_freeze_that_cannot_be_had_is_told() -> None:
-    with pytest.raises(TryLater, match="could not be held still"), Freeze(["/proc", "/nowhere"]):
+    with pytest.raises(TryLater, match="could not be frozen"), Freeze(["/proc", "/nowhere"]):
         pass
 
 
@@ -217,7 +217,7 @@ def test_no_hook_runs_that_another_could_have_written(tmp_path: Path, what: str)
             "target": tmp_path / "above" / "target",
         }
         bad[what].chmod(0o775)
-    with pytest.raises(TryLater, match="may be written by others") as caught, Quiesced(folder):
+    with pytest.raises(TryLater, match="can write to") as caught, Quiesced(folder):
         pass
     assert "chmod go-w" in caught.value.remedy
     assert not (folder / "log").exists(), "another hook ran before"

@@ -99,7 +99,7 @@ def test_the_first_reading_alone_would_not_have_been_a_moment(tmp_path: Path, re
 def test_a_writer_that_never_rests_means_no_point_and_nothing_forgotten(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "disk", {n: (lambda disk, n=n: disk.write(n, 9)) for n in range(1, 40)})
     reading = StillReading(disk, [disk.copied], FakeClock(), 1 << 20)
-    with pytest.raises(TryLater, match="disk 0 past the file systems"):
+    with pytest.raises(TryLater, match="disk 0 outside of the frozen file systems"):
         reading.read({ONE: np.array([[50, 2]], np.int64)}, lambda: True)
     told = union([blocks[ONE] for blocks in reading.noted], BLOCKS)
     assert told.tolist() == [[1, still.LOOKS], [50, 2]]
@@ -107,7 +107,7 @@ def test_a_writer_that_never_rests_means_no_point_and_nothing_forgotten(tmp_path
 
 def test_a_freeze_that_did_not_hold_is_no_point(tmp_path: Path) -> None:
     disk = Disk(tmp_path / "disk", {})
-    with pytest.raises(TryLater, match="held still"):
+    with pytest.raises(TryLater, match="could not be frozen"):
         StillReading(disk, [disk.copied], FakeClock(), 1 << 20).read({ONE: NO_RANGES}, lambda: False)
 
 

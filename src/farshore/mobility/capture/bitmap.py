@@ -61,7 +61,7 @@ def place(sectors: int, taken: Sequence[Area], slot_words: int, shift: int = SMA
     """
     holes = _holes(taken, slot_words)
     if not holes:
-        raise Refused("The dirty bitmap has no room for another disk.", remedy="Restart the mobility service.")
+        raise Refused("The dirty bitmap has no space for another disk.", remedy="Restart the mobility service.")
     start, length = max(holes, key=lambda hole: hole[1])
     while words_for(sectors, shift) > max(1, length // 2):
         shift += 1

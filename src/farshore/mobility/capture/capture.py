@@ -230,7 +230,9 @@ class Capture:
             self._must_be_open()
             program, ring = self._program, self._program.ring
             if program.bitmap_only:
-                raise WrongState("This program has no data mode.", remedy="Use the one that has: bitmap_only=False.")
+                raise WrongState(
+                    "This capture program has no data mode.", remedy="Load the full program: bitmap_only=False."
+                )
             self._learn_address()
             if ring.used() > ring.size // 2:
                 raise TryLater(
@@ -460,7 +462,7 @@ class Capture:
     def _must_be_open(self) -> None:
         """What libbpf would do with an object that is closed is crash."""
         if self._closed:
-            raise WrongState("The capture has ended.", remedy="Ask again once another one has begun.")
+            raise WrongState("The capture has ended.", remedy="Repeat the request once a new capture has begun.")
 
     def _to_bitmap(self) -> None:
         """Bitmap mode, and no run in data mode left."""
@@ -495,7 +497,7 @@ class Capture:
     def _must_be_at(self, entry: Entry) -> None:
         self._must_be_open()
         if not self._program.in_data_mode() or self._program.generation() != entry.generation:
-            raise WrongState("Data mode has ended meanwhile.", remedy="Enter it again.")
+            raise WrongState("Data mode has ended in the meantime.", remedy="Enter it again.")
 
     def _wait_ended(self, before: int, timeout: float, entry: Optional[Entry] = None) -> None:
         """Until every write that was submitted before ``before`` (monotonic ns) has ended. Raises TryLater."""
@@ -528,7 +530,7 @@ class Capture:
         if not control.address:
             raise TryLater(
                 "The kernel's page layout is not known yet.",
-                remedy="It shows with the next write to an ext4 or vfat file system; until then the bitmap protects.",
+                remedy="The next write to an ext4 or vfat file system shows it. Until then the bitmap records changes.",
             )
         self._program.stop_learning()
 

@@ -172,7 +172,8 @@ def _read_disk(place: Path) -> Disk:
         return _described(place)
     except (OSError, ValueError) as error:
         raise NotFound(
-            f"Disk {place.name} is gone, or does not tell what it is.", remedy="Check that the disk is still attached."
+            f"Disk {place.name} was removed, or the kernel does not identify it.",
+            remedy="Check that the disk is still attached.",
         ) from error
 
 

@@ -99,7 +99,7 @@ def _file_places(path: Path, without: int = 0, *, settle: bool = True) -> List[P
         number = os.fstat(file.fileno()).st_dev
         if os.major(number) == 0:
             raise Unsupported(
-                f"The file system of {path} does not tell where on its disk a file lies.",
+                f"The file system of {path} does not report where a file lies on its disk.",
                 remedy="Move the state directory to an ext4 or xfs file system.",
             )
         extents = _extents(file.fileno(), path, settle=settle)
@@ -143,7 +143,7 @@ def _extents(descriptor: int, path: Path, *, settle: bool = True) -> List[Tuple[
             fcntl.ioctl(descriptor, _FIEMAP, request)
         except OSError as error:
             raise Unsupported(
-                f"The file system of {path} does not tell where on its disk a file lies: {error.strerror}.",
+                f"The file system of {path} does not report where a file lies on its disk: {error.strerror}.",
                 remedy="Move the state directory to an ext4 or xfs file system.",
             ) from error
         count = _HEADER.unpack_from(request)[3]

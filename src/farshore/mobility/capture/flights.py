@@ -128,17 +128,17 @@ def _in_flight(disk: Disk, flights: npt.NDArray[Any]) -> TryLater:
     return TryLater(
         f"Disk {disk.name} has not completed {len(flights)} earlier write(s). The oldest, {int(oldest['length'])} "
         f"bytes at sector {int(oldest['sector'])}, has been in flight for {seconds:.0f} s.",
-        remedy=f"Look after the disk (dmesg, multipath -ll, iscsiadm -m session). {_ENDS}",
+        remedy=f"Check the disk (dmesg, multipath -ll, iscsiadm -m session). {_ENDS}",
     )
 
 
 def _never_idle(disk: Disk) -> TryLater:
     if not _keeps_stat(disk.device):
         return TryLater(
-            f"Whether disk {disk.name} has completed earlier writes is not known: its statistics are off.",
-            remedy=f"Switch them on: echo 1 > /sys/block/{disk.name}/queue/iostats",
+            f"It is not known whether disk {disk.name} has completed earlier writes: its statistics are off.",
+            remedy=f"Turn them on: echo 1 > /sys/block/{disk.name}/queue/iostats",
         )
     return TryLater(
-        f"Disk {disk.name} has not been idle since capture began, so that earlier writes may still be in flight.",
-        remedy=f"Pause what uses it for an instant, or freeze its file systems (fsfreeze). {_ENDS}",
+        f"Disk {disk.name} has not been idle since capture began, so earlier writes may still be in flight.",
+        remedy=f"Pause the programs that use it for a moment, or freeze its file systems (fsfreeze). {_ENDS}",
     )

@@ -109,6 +109,6 @@ def _attribute(device: str, name: str) -> str:
         return Path(f"/sys/dev/block/{device}/{name}").read_text(encoding="ascii").strip()
     except OSError as error:
         raise NotFound(
-            f"The kernel does not tell {name} of disk {device} ({error.strerror}).",
+            f"The kernel does not report {name} of disk {device} ({error.strerror}).",
             remedy="Check that the disk is still attached.",
         ) from error

@@ -143,7 +143,8 @@ def _load(path: Optional[str]) -> Any:
             refused.append(str(error))
     raise Unsupported(
         f"No libbpf could be loaded (looked for {', '.join(candidates)}){''.join(f'; {why}' for why in refused)}.",
-        remedy="Install libbpf (Debian: libbpf1, libbpf0), or push the mobility service again: its bundle brings one.",
+        remedy="Install libbpf (Debian: libbpf1 or libbpf0), or push the mobility service again: its bundle "
+        "includes it.",
     )
 
 

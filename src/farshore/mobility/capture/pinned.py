@@ -114,7 +114,7 @@ def changed_before(document: Document) -> Changed:
 def _mapped(library: Library, path: Path, size: int) -> Any:
     descriptor = library.bpf_obj_get(str(path).encode())
     if descriptor < 0:
-        raise NotFound(f"The pinned capture is gone: {path} cannot be opened.", remedy="The machine is resynced.")
+        raise NotFound(f"The pinned capture is gone: {path} cannot be opened.", remedy="The machine resyncs by itself.")
     try:
         pages = mmap.mmap(descriptor, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, prot=mmap.PROT_READ)
     finally:

@@ -81,7 +81,8 @@ class Program:
     def __init__(self, *, ring_bytes: int, slot_words: int, object_path: Path = OBJECT) -> None:
         if not object_path.exists():
             raise Unsupported(
-                f"{object_path.name} is missing.", remedy="Build it with `make -C bpf`, or install again."
+                f"{object_path.name} is missing.",
+                remedy="Build it with `make -C bpf`, or install the mobility service again.",
             )
         self.library = Library()
         self.bitmap_only = object_path == BITMAP_OBJECT

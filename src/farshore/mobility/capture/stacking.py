@@ -66,7 +66,7 @@ def places_below(device: str, start: int, length: int) -> List[Place]:
 def _below_mapper(place: Path, device: str, start: int, length: int) -> List[Place]:
     # Not even looked at otherwise: the table of an encrypted volume holds its key.
     if not (place / "dm" / "uuid").read_text(encoding="ascii").startswith("LVM-"):
-        raise Unsupported(f"{place.name} is a device-mapper device, and not LVM's.", remedy=_REMEDY)
+        raise Unsupported(f"{place.name} is a device-mapper device that does not belong to LVM.", remedy=_REMEDY)
     found: List[Place] = []
     end = start + length
     for target in read_table(device):
@@ -84,7 +84,7 @@ def _below_mapper(place: Path, device: str, start: int, length: int) -> List[Pla
 def _below_mirror(place: Path, start: int, length: int) -> List[Place]:
     level = (place / "md" / "level").read_text(encoding="ascii").strip()
     if level != "raid1":
-        raise Unsupported(f"{place.name} is md of level {level}, not a mirror.", remedy=_REMEDY)
+        raise Unsupported(f"{place.name} is an md array of level {level}, not a mirror.", remedy=_REMEDY)
     found: List[Place] = []
     for member in sorted((place / "md").glob("dev-*")):
         offset = int((member / "offset").read_text(encoding="ascii")) * SECTOR

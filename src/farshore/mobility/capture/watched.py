@@ -209,7 +209,7 @@ class WatchedDisks:
                 at = max(at, span.first + span.count)
         if at + count > MAX_EXCLUSIONS:
             raise Refused(
-                f"No room for {count} excluded ranges: {MAX_EXCLUSIONS} is the limit over all disks.",
+                f"{count} excluded ranges are too many: the limit over all disks is {MAX_EXCLUSIONS}.",
                 remedy="Defragment the excluded files, or recreate them on an emptier file system.",
             )
         return at

@@ -151,7 +151,7 @@ class Handling:
         except Exception as error:
             log.exception("Command %s failed.", command.kind)
             what = f"The agent failed: {type(error).__name__}: {error}"
-            result = failure(Damaged(what, remedy="See its log: journalctl -u farshore-mobility"))
+            result = failure(Damaged(what, remedy="Read the agent's log: journalctl -u farshore-mobility"))
         self.finished(command.id, command.kind, result)
 
     def _done(self, command: str, arguments: Arguments) -> Payload:
@@ -179,8 +179,8 @@ class Handling:
         run = self._replication.current
         if run is None or not run.consistent:
             raise TryLater(
-                "This machine's stream has no consistent state yet.",
-                remedy="Wait for the copy to end (farshore machine show), then ask again.",
+                "This machine has no consistent recovery point yet.",
+                remedy="Wait until the copy is complete (farshore machine show), then repeat the request.",
             )
         return run
 
@@ -205,7 +205,7 @@ class Handling:
             if self._ending.wait(_PROVE_LOOK_SECONDS):
                 raise _Ending
         if demand.failed:
-            raise Refused(demand.failed, remedy="See how the machine is: farshore machine show")
+            raise Refused(demand.failed, remedy="Check the machine's state: farshore machine show")
         disks = proving.standing().disks
         return ProveResult(proven=demand.proven, differing=demand.differing, busy=demand.busy, disks=disks)
 

@@ -29,7 +29,7 @@ _CUT_OFF = CommandResult(
     failure=CommandFailure(
         code="try-later",
         message="The agent ended while it was at it; nobody knows whether it had done it.",
-        remedy="See whether it is there (farshore point list), else ask again.",
+        remedy="Check whether the point exists (farshore point list); if not, request it again.",
     )
 )
 

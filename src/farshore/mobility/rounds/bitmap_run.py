@@ -126,8 +126,8 @@ class BitmapRun(RoundRun):
             if passes == LIVE_PASSES:
                 self._give_back([dirty])
                 raise TooMuch(
-                    "The machine writes faster than its changes can be copied, so there is no point this round.",
-                    remedy="Raise its bandwidth limit, or run it on a kernel that data mode works on.",
+                    "The machine writes faster than its changes can be copied, so this round made no recovery point.",
+                    remedy="Raise its bandwidth limit, or use a kernel that supports data mode.",
                 )
             self._copy_live(dirty, stop)
             dirty = self._capture.collect()

@@ -50,8 +50,9 @@ class RoundJournal:
         expected = until_done(lambda: self._try(batch), stop, "A round")
         if expected < batch.end:
             raise Refused(
-                f"The process server took batch {batch.first} but expects {expected} next.",
-                remedy="The machine is being resynchronised; see the process server's log.",
+                f"The process server accepted batch {batch.first} but expects {expected} next.",
+                remedy="The machine resyncs by itself. Read the process server's log: journalctl -u "
+                "farshore-process-server",
             )
         self.acknowledged, self.acknowledged_time = Sequence(batch.end - 1), batch.time
         self.sent += batch.size

@@ -235,7 +235,10 @@ class RoundRun(abc.ABC):
                 # The server has restarted and forgot what it was told. The journal lies above whatever is copied now.
                 self._copy(self._plane, stop)
         else:
-            raise TryLater("The process server keeps forgetting the copy.", remedy="See the process server's log.")
+            raise TryLater(
+                "The process server has lost the copy several times.",
+                remedy="Read its log: journalctl -u farshore-process-server",
+            )
         self.consistent = True
         fields = {"epoch": self.grant.epoch, "from": completion.consistent_from}
         log.info("Epoch is consistent; its points are its only states.", extra={"fields": fields})

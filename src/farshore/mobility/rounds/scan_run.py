@@ -184,11 +184,14 @@ class ScanRun(RoundRun):
                     pieces.append(piece)
                     size += len(piece.payload)
                     if size > STILL_BYTES:
-                        raise TooMuch("More has changed than fits into memory.", remedy="The next scan tries again.")
+                        raise TooMuch("The changes do not fit into memory.", remedy="The next scan retries by itself.")
                 time, still = self._now(), self._kind_since(before) is not PointKind.SCANNED
                 freeze.thaw()
         if not still:
-            raise TryLater("Something writes to the disks past the frozen file systems.", remedy="It is tried again.")
+            raise TryLater(
+                "A program writes to the disks outside of the frozen file systems.",
+                remedy="The scan is repeated by itself.",
+            )
         for piece in pieces:
             self._journal.send(piece, stop)
         hashes.update(seen)

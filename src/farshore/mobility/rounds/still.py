@@ -66,8 +66,8 @@ class StillReading:
                 self.bytes += size_of(blocks)
                 if self.bytes > self._most:
                     raise TooMuch(
-                        "More blocks were written to than can be read while the file systems are held still.",
-                        remedy="The round goes on; if this recurs, the machine writes faster than it can send.",
+                        "More blocks changed than can be read while the file systems are frozen.",
+                        remedy="The round continues. If this recurs, the machine writes faster than it can send.",
                     )
                 for piece in dirty_pieces(self._disks, blocks, self._clock):
                     pieces.append(piece)
@@ -82,8 +82,8 @@ class StillReading:
             pending = [again]
         numbers = ", ".join(str(number) for number, ranges in sorted(again.items()) if len(ranges))
         raise TryLater(
-            f"Something writes to disk {numbers} past the file systems that were frozen.",
-            remedy="Give it a file system, or run it on a kernel that data mode works on (farshore machine check).",
+            f"A program writes to disk {numbers} outside of the frozen file systems.",
+            remedy="Put its data on a file system, or use a kernel that supports data mode (farshore machine check).",
         )
 
     def _collect(self) -> Mapping[DiskNumber, Ranges]:
@@ -93,7 +93,7 @@ class StillReading:
 
 
 def _not_held() -> TryLater:
-    return TryLater("The file systems could not be held still for long enough.", remedy="It is tried again.")
+    return TryLater("The file systems could not be frozen for long enough.", remedy="The round is repeated by itself.")
 
 
 def size_of(blocks: Mapping[DiskNumber, Ranges]) -> int:

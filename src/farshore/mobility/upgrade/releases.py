@@ -50,7 +50,7 @@ class Releases:
     def install(self, release: str, digest: str, archive: bytes) -> None:
         """Put a release there. Raises Damaged unless the archive has that SHA-256 and holds that release, NoSpace."""
         if hashlib.sha256(archive).hexdigest() != digest:
-            raise Damaged("The bundle is not the one that was announced.", remedy="Ask for the upgrade again.")
+            raise Damaged("The bundle does not match the announced release.", remedy="Request the upgrade again.")
         target = self.root / "releases" / release
         new = target.with_name(f".new-{os.getpid()}")
         shutil.rmtree(new, ignore_errors=True)
@@ -64,10 +64,10 @@ class Releases:
             (new / release).replace(target)
             _sync_folder(target.parent)
         except (tarfile.TarError, EOFError) as error:
-            raise Damaged(f"The bundle cannot be unpacked: {error}.", remedy="Ask for the upgrade again.") from error
+            raise Damaged(f"The bundle cannot be unpacked: {error}.", remedy="Request the upgrade again.") from error
         except OSError as error:
             raise NoSpace(
-                f"The bundle cannot be unpacked: {error.strerror}.", remedy=f"See that {self.root} has room."
+                f"The bundle cannot be unpacked: {error.strerror}.", remedy=f"Free space in {self.root}."
             ) from error
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -77,10 +77,12 @@ class Releases:
         try:
             status, output, errors = tried([str(self.program(release)), *options, "check"])
         except (OSError, Hung) as error:
-            raise Refused(f"The new release does not start: {error}.", remedy="This one goes on.") from error
+            raise Refused(
+                f"The new release does not start: {error}.", remedy="The present release continues."
+            ) from error
         if status:
             said = (errors or output).decode("utf-8", "replace").strip()[-500:]
-            raise Refused(f"The new release does not work here: {said}", remedy="This one goes on.")
+            raise Refused(f"The new release does not work here: {said}", remedy="The present release continues.")
 
     def make_current(self) -> None:
         """Have the service start this release from now on; the one before it stays, all others go. Raises NoSpace."""
@@ -96,7 +98,7 @@ class Releases:
         except OSError as error:
             raise NoSpace(
                 f"The service still starts release {before}: {error.strerror}.",
-                remedy=f"See that {self.root} has room, then ask for the upgrade again.",
+                remedy=f"Free space in {self.root}, then request the upgrade again.",
             ) from error
         if before == self.release:
             return  # a process before this one got as far, and ended: which one to go back to is not known any more
@@ -148,4 +150,4 @@ def _check(member: tarfile.TarInfo, release: str) -> None:
     """Plain files and folders of that release only: the archive is ours, but it runs as root."""
     parts = Path(member.name).parts
     if not (member.isfile() or member.isdir()) or parts[0] != release or ".." in parts:
-        raise Damaged(f"The bundle holds {member.name}, which is out of place.", remedy="Ask for the upgrade again.")
+        raise Damaged(f"The bundle holds the unexpected file {member.name}.", remedy="Request the upgrade again.")

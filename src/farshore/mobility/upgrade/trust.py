@@ -21,7 +21,7 @@ def pin(path: Path, key: str) -> None:
     try:
         from_hex(key, KEY_BYTES)
     except ValueError as error:
-        raise Malformed(f"The release key is not one: {error}.", remedy="Use the one of the server.") from error
+        raise Malformed(f"The release key is not valid: {error}.", remedy="Use the server's release key.") from error
     write_private(path, f"{key}\n".encode())
 
 
@@ -31,8 +31,8 @@ def check_release(path: Path, release: str, digest: str, signature: str) -> None
         pinned = read_private(path).decode("ascii", "replace").strip()
     except NotFound as error:
         raise Refused(
-            "This machine trusts no release key: it enrolled before there was one.",
-            remedy="Add it once more, which brings the key over SSH: farshore machine add",
+            "This machine has no release key, as it enrolled with an older release.",
+            remedy="Add the machine again, which installs the key over SSH: farshore machine add",
         ) from error
     try:
         key = Ed25519PublicKey.from_public_bytes(from_hex(pinned, KEY_BYTES))
@@ -40,5 +40,5 @@ def check_release(path: Path, release: str, digest: str, signature: str) -> None
     except (ValueError, InvalidSignature) as error:
         raise Damaged(
             f"Release {release} is not signed by the release key that this machine trusts.",
-            remedy="If the key was replaced on purpose, add the machine once more: farshore machine add",
+            remedy="If the key was replaced on purpose, add the machine again: farshore machine add",
         ) from error

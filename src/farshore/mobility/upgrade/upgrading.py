@@ -83,7 +83,7 @@ class Upgrade:
         releases = self._releases
         if releases is None:
             raise Refused(
-                "This agent was not installed as a release, so it cannot replace itself.",
+                "This agent was not installed as a release, so it cannot upgrade itself.",
                 remedy="Install it again: farshore machine add",
             )
         if wanted.release == releases.release:
@@ -132,8 +132,8 @@ class Upgrade:
         log.warning("The upgrade has failed; the release before is back.", extra={"fields": {"failed": new}})
         return failure(
             Refused(
-                f"Release {new} ended before it was at work, and the one before came back.",
-                remedy="See the agent's log: journalctl -u farshore-mobility",
+                f"Release {new} ended before it worked, and the former release was restored.",
+                remedy="Read the agent's log: journalctl -u farshore-mobility",
             )
         )
 
@@ -154,7 +154,7 @@ class Upgrade:
             forget(self._settings.handover)  # it may be there, and only not known to be on the disk
             raise NoSpace(
                 f"The hand-over cannot be written to {self._settings.handover}: {error.strerror}.",
-                remedy=f"See that {self._settings.state} has room, then ask for the upgrade again.",
+                remedy=f"Free space in {self._settings.state}, then request the upgrade again.",
             ) from error
         program = str(releases.program(release))
         log.info("This agent gives way to another release.", extra={"fields": {"from": pair[0], "to": pair[1]}})
@@ -164,4 +164,6 @@ class Upgrade:
         except OSError as error:
             signal.alarm(0)
             forget(self._settings.handover)
-            raise Refused(f"{program} cannot be run: {error.strerror}.", remedy="This release goes on.") from error
+            raise Refused(
+                f"{program} cannot be run: {error.strerror}.", remedy="The present release continues."
+            ) from error
