@@ -43,8 +43,8 @@ class GrantedKeys:
             if one.domain == domain:
                 return ChunkKeys(SealingKey(bytes.fromhex(one.seal)), bytes.fromhex(one.hash))
         raise Forbidden(
-            f"This process server may not open chunks of the deduplication domain {domain:08x}.",
-            remedy="It serves no machine there.",
+            f"This process server has no key of the deduplication domain {domain:08x}.",
+            remedy="Nothing needs to be done: it serves no machine of that domain.",
         )
 
     def machine(self, machine: MachineId, create: bool) -> SealingKey:  # noqa: ARG002 - made there if it is new
@@ -56,8 +56,9 @@ class GrantedKeys:
         key = SealingKey(bytes.fromhex(self._ask(machine).key))
         if not there and not self._holds(name):
             raise Damaged(
-                f"{name} is missing in the vault as this process server sees it.",
-                remedy="Check that it uses the same store as the configuration server; else restore the object.",
+                f"{name} is missing in the vault that this process server uses.",
+                remedy="Check that it uses the same store as the configuration server. If it does, restore "
+                "the object from a copy.",
             )
         return key
 

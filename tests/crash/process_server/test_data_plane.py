@@ -137,7 +137,7 @@ def test_records_and_payload_that_disagree_are_refused_and_nothing_is_acknowledg
     with pytest.raises(Malformed, match="beyond the end of its disk"):
         agent.plane.send(beyond)
     cut = replace(beyond, records=beyond.records[:2])
-    with pytest.raises(Malformed, match="do not add up"):
+    with pytest.raises(Malformed, match="do not match the payload"):
         agent.plane.send(cut)
     assert agent.plane.status().next_journal == 1
     agent.next = 1

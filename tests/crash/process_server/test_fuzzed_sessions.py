@@ -1,7 +1,7 @@
 """Whole sessions on port 9443 that are wrong somewhere: in TLS, in HTTP, in a body that is well formed and nonsense.
 
 A machine with a good certificate may send anything. Each session is made of right requests, of which something is then
-changed. Whatever comes: no request fails in a way that nobody foresaw, no thread ends, and a neighbour's stream is
+changed. Whatever comes: no request fails in a way that unexpectedly, no thread ends, and a neighbour's stream is
 taken and stored as ever. A session's seed is in the message of what fails. ``make soak`` goes through many more.
 """
 
@@ -115,7 +115,7 @@ def unforeseen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     class Watching(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.exc_info or "nobody foresaw" in record.getMessage():
+            if record.exc_info or "unexpectedly" in record.getMessage():
                 found.append(f"{record.getMessage()} {record.exc_info and record.exc_info[1]!r}")
 
     monkeypatch.setattr(threading, "excepthook", lambda failure: found.append(repr(failure.exc_value)))

@@ -96,7 +96,7 @@ def _copy(agent: SimulatedAgent) -> None:
             assert time.monotonic() < give_up, "the server does not come back"
             time.sleep(0.05)
         except WrongState as error:  # a server that was started again has not heard of every chunk
-            if "not whole" not in str(error):
+            if "not complete" not in str(error):
                 raise
 
 

@@ -24,11 +24,11 @@ from farshore.model.identifiers import DiskNumber, MachineId, new_id
 
 SIZE = 8 << 20
 TOLD = {
-    Fault.SLOW_DOWN: "asks to be asked less (503 SlowDown)",
-    Fault.THROTTLED: "asks to be asked less (429 TooManyRequests)",
+    Fault.SLOW_DOWN: "limits requests (503 SlowDown)",
+    Fault.THROTTLED: "limits requests (429 TooManyRequests)",
     Fault.INTERNAL: "500 InternalError",
     Fault.WRONG_CREDENTIALS: "refuses these credentials",
-    Fault.FULL: "no room left (507 StorageFull)",
+    Fault.FULL: "is full (507 StorageFull)",
     Fault.SILENT: "did not answer",
     Fault.RESET: "did not answer",
 }

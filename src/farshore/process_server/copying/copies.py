@@ -77,8 +77,8 @@ class Copy:
                 raise
             if self.kind is EpochKind.HEAL:
                 raise WrongState(
-                    f"The state {parent} that the epoch is to stand on cannot be opened: {error.message}",
-                    remedy="The agent asks for a resync by hash instead.",
+                    f"The parent state {parent} of the epoch cannot be opened: {error.message}",
+                    remedy="The agent resyncs by hash instead, by itself.",
                 ) from error
             _log.warning("Machine %s: epoch %d stands on nothing older: %s", stream.machine, stream.epoch, error)
             return stream.vault.base_copy(stream.epoch, disks, None, self.domain)
@@ -145,20 +145,20 @@ class Copy:
             missing = self._coverage.missing()
         if missing:
             raise WrongState(
-                f"The copy is not whole: {missing}.",
-                remedy="Ask for what is missing and compare it again; what the vault has need not be sent again.",
+                f"The copy is not complete: {missing}.",
+                remedy="The agent compares the missing chunks again by itself. Chunks in the vault are not sent again.",
             )
         base_end = stream.next_sequence(Role.BASE)
         if completion.base_end > base_end:
             raise WrongState(
-                f"Base records {base_end} to {completion.base_end - 1} of this epoch are lost: the process server that "
-                "had acknowledged them died with them.",
-                remedy="The agent opens a new epoch and resyncs by hash, by itself.",
+                f"Base records {base_end} to {completion.base_end - 1} of this epoch are lost with the "
+                "process server that had acknowledged them.",
+                remedy="The agent opens a new epoch and resyncs by itself.",
             )
         if completion.consistent_from >= stream.next_sequence(Role.JOURNAL):
             raise WrongState(
-                f"Record {completion.consistent_from} of the journal has not come.",
-                remedy="Send the journal first; if another process server had acknowledged it, open a new epoch.",
+                f"Record {completion.consistent_from} of the journal has not arrived.",
+                remedy="Send the journal first. If another process server had acknowledged it, open a new epoch.",
             )
         stream.wait_stored(Role.BASE, base_end, STORE_SECONDS)
         stream.wait_stored(Role.JOURNAL, completion.consistent_from + 1, STORE_SECONDS)
@@ -250,8 +250,8 @@ class Copies:
         end = parent.next_sequence(Role.JOURNAL)
         if grant.kind is EpochKind.HEAL and end - 1 < grant.parent_sequence:
             raise WrongState(
-                f"This server has epoch {grant.parent_epoch} up to {end - 1}, not {grant.parent_sequence}.",
-                remedy="The agent asks for a resync by hash instead.",
+                f"This process server has epoch {grant.parent_epoch} up to {end - 1}, not {grant.parent_sequence}.",
+                remedy="The agent resyncs by hash instead, by itself.",
             )
         if grant.exact:
             # Chosen by a failover, which found it in the vault. Where that has merged it since, chunks alone tell.

@@ -18,9 +18,9 @@ def read_batch(data: Buffer, grant: StreamGrant) -> Batch:
     """Return the batch in ``data``. Raises Malformed, Damaged and Unsupported."""
     batch = batches.decode(data)
     if (batch.machine, batch.epoch) != (grant.machine, grant.epoch):
-        raise Malformed("The batch is of another stream.", remedy="Send it to its own stream's address.")
+        raise Malformed("The batch belongs to another stream.", remedy="Send it to the address of its stream.")
     if not len(batch.records):
-        raise Malformed("The batch holds no records.", remedy="Send a MARK record where nothing was written.")
+        raise Malformed("The batch holds no records.", remedy="Send a MARK record if nothing was written.")
     check_places(batch.records, _rooms(grant.description))
     return batch
 

@@ -121,11 +121,12 @@ class Routes:
         found = _STREAM.fullmatch(request.path)
         call = self._calls.get((request.method, found[3])) if found else None
         if found is None or call is None:
-            raise NotFound(f"There is no {request.method} {request.path}.", remedy="Check the versions of both sides.")
+            raise NotFound(f"Unknown request {request.method} {request.path}.", remedy="Upgrade the older side.")
         if request.peer.kind != "machine" or request.peer.name != found[1]:
             raise Forbidden(
-                f"The certificate of {request.peer.kind} {request.peer.name} does not open the stream of {found[1]}.",
-                remedy="A machine sends its own stream only; enrol the machine again if it was cloned.",
+                f"The certificate of {request.peer.kind} {request.peer.name} does not give access to "
+                f"the stream of {found[1]}.",
+                remedy="A machine may send only its own stream. If the machine was cloned, enrol it again.",
             )
         return call(Call(request, MachineId(found[1]), Epoch(int(found[2]))))
 
@@ -138,8 +139,8 @@ class Routes:
                 # No machine alone may hold all places.
                 if mine >= self._most_of_one or not self._copying.acquire(blocking=False):
                     raise Busy(
-                        "As many requests of copies as may are being worked on just now.",
-                        remedy="The copy is repeated by itself; if this lasts, see whether the store is slow.",
+                        "The limit of concurrent copy requests is reached.",
+                        remedy="The agent retries by itself. If this lasts, check the speed of the store.",
                         after=1,
                     )
                 try:
@@ -242,6 +243,6 @@ def _parsed(kind: type[Parsed], data: memoryview) -> Parsed:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "body"
         raise Malformed(
-            f"The body is not what the protocol says ({where}: {error.errors()[0]['msg']}).",
-            remedy="Check the versions of both sides.",
+            f"The body does not match the protocol ({where}: {error.errors()[0]['msg']}).",
+            remedy="Upgrade the older side.",
         ) from error

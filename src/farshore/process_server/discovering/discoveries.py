@@ -125,7 +125,9 @@ class _Discovery:
             host, port, fingerprint = str(fields["host"]), int(fields["port"]), str(fields["fingerprint"])
             user, password = str(fields["user"]), str(fields["password"])
         except (ValueError, KeyError, TypeError):
-            raise Malformed("The login of a VMware server is not understood.", remedy="Upgrade Farshore.") from None
+            raise Malformed(
+                "The login of a VMware server is in an unknown format.", remedy="Upgrade the process server."
+            ) from None
         return Login(host, port, user, pinned(host, port, fingerprint).pem, password)
 
 

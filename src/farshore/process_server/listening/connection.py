@@ -338,6 +338,6 @@ def _reason(status: int) -> str:
 def too_large(length: int, limit: int) -> Malformed:
     """The error for a body over a handler's limit."""
     return Malformed(
-        f"The body has {length} bytes; at most {limit} are taken.",
-        remedy="Send smaller pieces; GET /v1/protocol tells the limit.",
+        f"The body has {length} bytes; the limit is {limit}.",
+        remedy="Send smaller pieces; GET /v1/protocol returns the limit.",
     )

@@ -317,4 +317,6 @@ def _cannot_listen(host: str, port: int, error: OSError) -> Refused:
         errno.EADDRNOTAVAIL: "That address is not this host's: listen on one of `ip address`, or on 0.0.0.0.",
     }
     remedy = remedies.get(error.errno or 0, "Check the address and the port in the settings.")
-    return Refused(f"It cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}.", remedy=remedy)
+    return Refused(
+        f"The process server cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}.", remedy=remedy
+    )

@@ -48,6 +48,6 @@ def peer_of(certificate: Mapping[str, Any]) -> Peer:
     if found is None:
         raise Unauthenticated(
             "The certificate does not name exactly one machine or server of Farshore.",
-            remedy="Enrol again: certificates are made by the configuration server.",
+            remedy="Enrol again: the configuration server issues the certificates.",
         )
     return Peer(found[1], found[2], str(certificate.get("serialNumber", "")).lower().lstrip("0"))

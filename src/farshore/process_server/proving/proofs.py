@@ -189,7 +189,9 @@ class Proofs:
         if not stream.base_complete or sequence < stream.consistent_from:
             raise WrongState("The epoch has no such state.", remedy="Wait until its copy is complete.")
         if sequence >= stream.next_sequence(Role.JOURNAL):
-            raise TryLater("The stream has not come that far.", remedy="The proof is repeated by itself.", after=1)
+            raise TryLater(
+                "The stream has not reached that position.", remedy="The proof is repeated by itself.", after=1
+            )
         stream.wait_stored(Role.JOURNAL, sequence + 1, _STORED_SECONDS)
         return Position(stream.epoch, sequence)
 
@@ -199,7 +201,7 @@ class Proofs:
         with self._lock:
             wait = self._not_before.get(stream.machine, 0.0) - time.monotonic()
         if wait > 0:
-            raise Busy("This machine's copy was compared just now.", remedy="The proof is repeated.", after=wait)
+            raise Busy("This machine's copy was compared moments ago.", remedy="The proof is repeated.", after=wait)
         if not self._comparing.acquire(blocking=False):
             raise Busy("Another machine's copy is being compared.", remedy="The proof is repeated by itself.", after=1)
 

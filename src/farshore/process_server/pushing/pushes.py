@@ -163,7 +163,7 @@ class _Push:
             except Exception as error:  # noqa: BLE001
                 _log.error("Push %s failed.", self.id, exc_info=error)
                 what = f"The process server failed: {type(error).__name__}."
-                failure = Damaged(what, remedy="See its log: journalctl -u farshore-process-server")
+                failure = Damaged(what, remedy="Read the process server's log: journalctl -u farshore-process-server")
             if not left or not self._was_away:
                 break
             self._detail = "the configuration server was away; once more"

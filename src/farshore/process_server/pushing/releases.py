@@ -49,7 +49,7 @@ class Releases:
     def _fetch(self, offered: AgentRelease, version: str, path: Path) -> None:
         data = self._source.agent_bundle(offered.release)
         if hashlib.sha256(data).hexdigest() != offered.digest:
-            raise Damaged(f"The bundle {offered.release} arrived changed.", remedy="Add the machine again.")
+            raise Damaged(f"The bundle {offered.release} was altered in transit.", remedy="Add the machine again.")
         self._folder.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=self._folder, prefix=".bundle-")
         with os.fdopen(descriptor, "wb") as file:

@@ -36,8 +36,8 @@ class Allowance:
         total = self.total
         if total + length > self.limit:
             raise Busy(
-                f"The spool holds {total >> 20} of at most {self.limit >> 20} MiB.",
-                remedy="The sender repeats the batch by itself; if this lasts, check the vault's store.",
+                f"The spool is full: it holds {total >> 20} of {self.limit >> 20} MiB.",
+                remedy="The agent retries by itself. If this lasts, check the vault's store.",
                 after=_WAIT_SECONDS,
             )
         held = self._held.get(machine, 0)
@@ -45,7 +45,7 @@ class Allowance:
         if held and total + length > self.limit // 2 and held + length > share:
             raise Busy(
                 f"The spool is more than half full and this machine holds its share of {share >> 20} MiB.",
-                remedy="The sender repeats the batch by itself; if this lasts, check the vault's store.",
+                remedy="The agent retries by itself. If this lasts, check the vault's store.",
                 after=_WAIT_SECONDS,
             )
         self._held[machine] += length

@@ -130,12 +130,14 @@ class SpoolLog:
         ticket: Future[FrameReference] = Future()
         with self._changed:
             if self._stopping:
-                raise TryLater("The process server is stopping.", remedy="Repeat the batch when it is back.", after=1)
+                raise TryLater(
+                    "The process server is stopping.", remedy="Repeat the batch when it runs again.", after=1
+                )
             expected = self._tails.get(lane, header.first_sequence)
             if header.first_sequence != expected:
                 raise Gap(
                     f"The spool expects sequence {expected} of this stream, not {header.first_sequence}.",
-                    remedy="Go on from the expected sequence.",
+                    remedy="Continue from the expected sequence.",
                     expected=expected,
                 )
             self._allowance.take(header.machine, length)
@@ -375,11 +377,11 @@ def _translated(error: OSError) -> FarshoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
             "The process server's spool disk is full.",
-            remedy="Free space there; the sender repeats the batch by itself.",
+            remedy="Free space there. The agent retries by itself.",
             after=2,
         )
     return TryLater(
         f"The process server's spool could not be written ({error.strerror}).",
-        remedy="Check the disk that the spool lies on; the sender repeats the batch by itself.",
+        remedy="The agent retries by itself. Check the disk that the spool is on.",
         after=2,
     )

@@ -89,8 +89,8 @@ def store_points(stream: Stream, frame: FrameReference) -> None:
 def unexpected(error: Exception) -> FarshoreError:
     """An error of ours in the place of one that nobody foresaw: it stops one lane, and not the process."""
     return FarshoreError(
-        f"Storing failed in a way that nobody foresaw ({type(error).__name__}: {error}).",
-        remedy="The process server's log has the details; please report them.",
+        f"Storing failed unexpectedly ({type(error).__name__}: {error}).",
+        remedy="Report this with the process server's log.",
     )
 
 

@@ -79,7 +79,7 @@ class ThrottledStore:
 def over_the_limit(behind: float) -> Busy:
     """What a copy is told while so many seconds' worth of bytes are over the limit."""
     return Busy(
-        "The process server has sent the vault as much as its bandwidth limit allows.",
-        remedy="The copy goes on by itself; `farshore process-server limit` changes the limit.",
+        "The process server's bandwidth limit is reached.",
+        remedy="The copy continues by itself. To change the limit: farshore process-server limit",
         after=min(_LATEST, max(_SOONEST, behind)),
     )

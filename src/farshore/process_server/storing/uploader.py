@@ -35,7 +35,7 @@ _REFUSED_PAUSE = 5.0
 _TRIES = 5
 """So often what cannot be stored is tried, while the store works, before it is set aside: about a minute."""
 
-_FOLLOWS = WrongState("It follows what was set aside.", remedy="The machine resyncs by itself.")
+_FOLLOWS = WrongState("It follows data that could not be stored.", remedy="The machine resyncs by itself.")
 
 OnStored = Callable[[Stream, Role, Stored], None]
 

@@ -65,8 +65,8 @@ class Grants:
             known, newest = mine.get(epoch), max(mine, default=epoch)
         if newest > epoch:
             raise Fenced(
-                f"Epoch {newest} of machine {machine} has taken the place of epoch {epoch}.",
-                remedy="Stop the other run of the agent, or let this one ask for a new epoch.",
+                f"Epoch {newest} of machine {machine} has replaced epoch {epoch}.",
+                remedy="If two agents run, stop one. Otherwise the agent requests a new epoch by itself.",
             )
         if known is None:
             self._hold_refused(machine)
@@ -92,7 +92,7 @@ class Grants:
                 self._second, self._refused = second, Counter()
             many = self._refused[machine] >= _REFUSALS
         if many:
-            raise TryLater("Streams of this machine were refused just now.", remedy="Repeat the request.", after=1)
+            raise TryLater("Streams of this machine were refused moments ago.", remedy="Repeat the request.", after=1)
 
     def check(self, grant: StreamGrant, machine: MachineId, epoch: Epoch, serial: str) -> StreamGrant:
         """``grant``, or a newer one, where it names the certificate with this serial number. Raises Unauthenticated
@@ -114,7 +114,7 @@ class Grants:
                 "Machine %s: a certificate that is not good any more was refused (serial %s).", machine, serial
             )
             raise Unauthenticated(
-                f"This certificate of machine {machine} opens nothing any more: it was revoked or replaced.",
+                f"This certificate of machine {machine} is no longer valid: it was revoked or replaced.",
                 remedy="Enrol the machine again: farshore token create --machine NAME.",
             )
         return grant

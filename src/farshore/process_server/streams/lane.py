@@ -81,7 +81,7 @@ class Lane:
         if first != self.accepted:
             raise Gap(
                 f"Sequence {self.accepted} is expected next, not {first}.",
-                remedy="Go on from the expected sequence; if it is gone, open a new epoch.",
+                remedy="Continue from the expected sequence. If the agent no longer has it, open a new epoch.",
                 expected=self.accepted,
             )
         return True
@@ -130,7 +130,7 @@ class Lane:
         if header.first_sequence > self.durable:
             raise Gap(
                 f"The spool lacks sequences {self.durable} to {header.first_sequence - 1} of this stream.",
-                remedy="The machine opens a new epoch and resyncs.",
+                remedy="The machine opens a new epoch and resyncs by itself.",
                 expected=self.durable,
             )
         self.placed(frame, now, captured)

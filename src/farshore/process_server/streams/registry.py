@@ -240,7 +240,7 @@ class Streams:
         if found != self._vault.id:
             raise Unreachable(
                 f"{self._vault.store.url} does not hold this vault.",
-                remedy="See whether its file system is mounted there.",
+                remedy="Check that its file system is mounted there.",
             )
 
     def _set_aside(self, stream: Stream, frames: list[FrameReference], gap: Gap) -> list[FrameReference]:

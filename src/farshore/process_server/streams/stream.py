@@ -207,29 +207,30 @@ class Stream:
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",
-                remedy="The agent asks the configuration server for a new epoch by itself.",
+                remedy="The agent requests a new epoch by itself.",
             )
         if self._left:
             raise Moved(
                 f"The stream of machine {self.machine} is being handed over to another process server.",
-                remedy="The agent hears of it with its next heartbeat.",
+                remedy="The agent learns of it with its next heartbeat.",
                 after=0.5,
             )
         if self._disputed:
             raise WrongState(
                 f"Two senders wrote to epoch {self.epoch} of machine {self.machine}: its records "
                 f"{self._disputed} came twice, with different contents.",
-                remedy="The agent begins a new epoch and resyncs by itself. Look for a copy of the machine that runs.",
+                remedy="The agent begins a new epoch and resyncs by itself. Check whether a clone of the "
+                "machine is running.",
             )
         if any(lane.aside for lane in self.lanes.values()):
             raise WrongState(
                 f"Epoch {self.epoch} of machine {self.machine} cannot be stored any further.",
-                remedy="The agent begins a new epoch and resyncs by itself; what could not be stored is kept.",
+                remedy="The agent begins a new epoch and resyncs by itself. Data that could not be stored is kept.",
             )
         if self._closed:
             raise TryLater(
-                f"The stream of machine {self.machine} was just closed, as nobody had used it for long.",
-                remedy="Repeat the request: that opens it again.",
+                f"The stream of machine {self.machine} was closed because it was idle.",
+                remedy="Repeat the request, which opens it again.",
                 after=0.1,
             )
 
@@ -246,7 +247,7 @@ class Stream:
                 if left <= 0:
                     raise TryLater(
                         f"Records {lane.stored} to {end - 1} are not in the vault yet.",
-                        remedy="Repeat the request; if this lasts, check the vault's store.",
+                        remedy="Repeat the request. If this lasts, check the vault's store.",
                         after=1,
                     )
                 self.changed.wait(left)
@@ -359,8 +360,9 @@ class Stream:
         same = repeats.is_same(self.vault, batch, frames)
         if same is None:
             raise Gap(
-                f"Records {batch.first_sequence} to {batch.end_sequence - 1} came before, and cannot be compared.",
-                remedy="Go on from the expected sequence.",
+                f"Records {batch.first_sequence} to {batch.end_sequence - 1} were received before and "
+                "can no longer be compared.",
+                remedy="Continue from the expected sequence.",
                 expected=self.next_sequence(batch.role),
             )
         if same:
