@@ -164,7 +164,7 @@ def test_a_file_in_a_folders_place_does_not_look_empty(tmp_path):
         lambda: store.put_if_absent("machines/a/b/key", [b"2"]),
     ]
     for ask in asked:
-        with pytest.raises(Unreachable, match="a file in the vault's folder"):
+        with pytest.raises(Unreachable, match="has a file in place of a folder"):
             ask()
     (tmp_path / "machines" / "a").unlink()
     assert list(store.list("machines/a/")) == [], "the control: what is not there is empty"

@@ -72,7 +72,7 @@ def encode_index(index: BaseMapIndex) -> bytes:
 def decode_index(data: Buffer, name: str) -> BaseMapIndex:
     """Read an index that has been authenticated. Raises Damaged."""
     view = memoryview(data)
-    broken = Damaged(f"The index of {name} does not add up.", remedy="Run `farshore vault verify`.")
+    broken = Damaged(f"The index of {name} is inconsistent.", remedy="Run `farshore vault verify`.")
     if len(view) < INDEX.size:
         raise broken
     machine, epoch, disk, _, size, page_chunks, salts, packs, domain = INDEX.unpack_from(view)

@@ -96,26 +96,31 @@ def decode(data: Buffer) -> Batch:
     """
     view = memoryview(data)
     if len(view) < HEADER_BYTES or bytes(view[:8]) != MAGIC:
-        raise Malformed("These bytes are not a batch.", remedy="Send the output of formats.batch.encode.")
+        raise Malformed("These bytes are not a batch.", remedy="Upgrade the older side.")
     _, version, role, _, machine, epoch, first, count, length, base_time, captured, digest = HEADER.unpack_from(view)
     if version != VERSION:
-        raise Unsupported(f"Batch version {version} is not known here.", remedy="Upgrade the older side.")
+        raise Unsupported(f"Batch version {version} is not known to this release.", remedy="Upgrade the older side.")
     table_end = HEADER_BYTES + count * RECORD_BYTES
     if len(view) != table_end + length or role not in (Role.JOURNAL, Role.BASE):
-        raise Malformed("The batch is cut short or too long.", remedy="Send it again whole.")
+        raise Malformed("The batch has the wrong length.", remedy="Send it again.")
     check = blake3(view[: HEADER_BYTES - DIGEST_BYTES]).update(bytes(DIGEST_BYTES)).update(view[HEADER_BYTES:])
     if check.digest(DIGEST_BYTES) != digest:
-        raise Damaged("The batch was altered on its way.", remedy="Send it again; if it recurs, check the memory.")
+        raise Damaged(
+            "The batch was altered on its way.",
+            remedy="It is sent again by itself. If it recurs, check the machine's memory and network.",
+        )
     if base_time > LATEST:
-        raise Malformed("The batch's time is beyond any clock.", remedy="Set the machine's clock.")
+        raise Malformed("The batch's time is out of range.", remedy="Set the machine's clock.")
     records = np.frombuffer(view, RECORD, count, HEADER_BYTES)
     check_records(records)
     if int(payload_offsets(records)[-1]) != length:
-        raise Malformed("The records do not add up to the payload.", remedy="Resync the machine.")
+        raise Malformed("The lengths of the records do not match the payload.", remedy="Resync the machine.")
     if count >= MOST_RECORDS:
-        raise Malformed(f"A batch holds {count} records; fewer than {MOST_RECORDS} are taken.", remedy="Send less.")
+        raise Malformed(
+            f"The batch holds {count} records; the limit is {MOST_RECORDS - 1}.", remedy="Upgrade the older side."
+        )
     if first + count >= 1 << 63:
-        raise Malformed("A batch's sequence is beyond 63 bits.", remedy="Open a new epoch.")
+        raise Malformed("The batch's sequence is larger than 63 bits.", remedy="Open a new epoch.")
     return Batch(
         MachineId(str(uuid.UUID(bytes=machine))),
         Epoch(epoch),

@@ -49,7 +49,7 @@ def encode_index(index: DirectoryIndex) -> bytes:
 def decode_index(data: Buffer, name: str) -> DirectoryIndex:
     """Read an index that has been authenticated. Raises Damaged."""
     view = memoryview(data)
-    broken = Damaged(f"The index of {name} does not add up.", remedy="Run `farshore vault maintain`.")
+    broken = Damaged(f"The index of {name} is inconsistent.", remedy="Run `farshore vault maintain`.")
     if len(view) < INDEX.size:
         raise broken
     domain, covered, packs, _ = INDEX.unpack_from(view)

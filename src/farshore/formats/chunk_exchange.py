@@ -70,9 +70,9 @@ def decode_comparison(data: Buffer) -> Comparison:
     view = memoryview(data)
     (disk, count, first), body = _open(view, COMPARE_HEADER, COMPARE_MAGIC)
     if len(body) != count * HASH_BYTES:
-        raise Malformed("A chunk comparison is cut short.", remedy="Send it again whole.")
+        raise Malformed("A chunk comparison is truncated.", remedy="Send it again.")
     if first + count > _MOST_CHUNKS:
-        raise Malformed("A chunk lies beyond any disk.", remedy="Open a new epoch: the disk has changed.")
+        raise Malformed("A chunk lies beyond the end of its disk.", remedy="Open a new epoch: the disk has changed.")
     return Comparison(DiskNumber(disk), first, np.frombuffer(body, np.uint8).reshape(count, HASH_BYTES))
 
 
@@ -88,17 +88,17 @@ def decode_chunks(data: Buffer) -> Chunks:
     (disk, count), body = _open(view, CHUNKS_HEADER, CHUNKS_MAGIC)
     table = count * CHUNK_ROW.itemsize
     if len(body) < table:
-        raise Malformed("A chunk upload is cut short.", remedy="Send it again whole.")
+        raise Malformed("A chunk upload is truncated.", remedy="Send it again.")
     rows = np.frombuffer(body, CHUNK_ROW, count)
     if (rows["chunk"] >= _MOST_CHUNKS).any():
-        raise Malformed("A chunk lies beyond any disk.", remedy="Open a new epoch: the disk has changed.")
+        raise Malformed("A chunk lies beyond the end of its disk.", remedy="Open a new epoch: the disk has changed.")
     if int(rows["length"].sum()) != len(body) - table or (rows["length"] > CHUNK).any():
-        raise Malformed("The chunks do not add up to the upload.", remedy="Send it again whole.")
+        raise Malformed("The lengths of the chunks do not match the upload.", remedy="Send it again.")
     return Chunks(DiskNumber(disk), rows, body[table:])
 
 
 def _open(view: memoryview, header: struct.Struct, magic: bytes) -> Tuple[Tuple[int, ...], memoryview]:
     if len(view) < header.size or bytes(view[:8]) != magic:
-        raise Malformed("The body does not begin as its format says.", remedy="Check the versions of both sides.")
+        raise Malformed("The body does not have the header of its format.", remedy="Upgrade the older side.")
     _, disk, _, *rest = header.unpack_from(view)
     return (disk, *rest), view[header.size :]

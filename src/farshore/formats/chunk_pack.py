@@ -38,6 +38,6 @@ def decode_index(data: Buffer, name: str) -> Tuple[Hashes, PackRows]:
     chunks, packs = INDEX.unpack_from(view) if len(view) >= INDEX.size else (0, 1)
     table = INDEX.size + chunks * HASH_BYTES
     if chunks != packs or len(view) != table + packs * PACK_ROW.itemsize:
-        raise Damaged(f"The index of {name} does not add up.", remedy="Run `farshore vault verify`.")
+        raise Damaged(f"The index of {name} is inconsistent.", remedy="Run `farshore vault verify`.")
     hashes = np.frombuffer(view, np.uint8, chunks * HASH_BYTES, INDEX.size).reshape(chunks, HASH_BYTES)
     return hashes, np.frombuffer(view, PACK_ROW, packs, table)

@@ -118,8 +118,9 @@ class Trailer:
 def cut_short(name: str) -> Damaged:
     """The error for an object whose end is missing."""
     return Damaged(
-        f"{name} is cut short or its end was altered.",
-        remedy="Run `farshore vault verify` to see which points it affects; a resync heals what the source still has.",
+        f"{name} is truncated, or its end was altered.",
+        remedy="Run `farshore vault verify` to see which points are affected. A resync repairs what the "
+        "source still has.",
     )
 
 

@@ -40,7 +40,7 @@ class DiskNotice:
         fields = json.dumps({"text": _TEXT, **asdict(self)})
         text = _BEGINNING + f"{_VERSION}, ".encode() + fields[1:].encode()
         if len(text) >= _CHECK:
-            raise Malformed("The names of vault and machine are too long for a notice.", remedy="Use shorter ones.")
+            raise Malformed("The names of vault and machine are too long for a notice.", remedy="Use shorter names.")
         body = text.ljust(_CHECK, b"\n")
         return (body + hashlib.sha256(body).digest()).ljust(NOTICE_BYTES, b"\n")
 
@@ -61,10 +61,10 @@ def decode_notice(head: Union[bytes, bytearray, memoryview]) -> Optional[DiskNot
             return DiskNotice(str(fields["vault"]), str(fields["machine"]), int(fields["disk"]), str(fields["claim"]))
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise Damaged(
-            "The disk is half written by a master target, and its notice is damaged.",
-            remedy="Let the master target begin with it anew.",
+            "A master target has partly written the disk, and its notice is damaged.",
+            remedy="Let the master target start over with this disk.",
         ) from cause
     raise Unsupported(
-        f"The disk is half written by a master target of a later release (notice {version}).",
+        f"A master target of a later release has partly written the disk (notice {version}).",
         remedy="Use that release.",
     )

@@ -66,10 +66,10 @@ def encode_header(header: HrlHeader) -> bytes:
 def decode_headers(block: Buffer) -> HrlHeader:
     """The newer of the two slots of a header block. Raises Malformed, Damaged, Unsupported."""
     if len(block) < HEADER_BYTES or not any(bytes(block[slot : slot + 8]) == MAGIC for slot in SLOTS):
-        raise Malformed("This is not a .hrl file.", remedy="Remove it; the machine will be resynchronised.")
+        raise Malformed("This is not a .hrl file.", remedy="Remove it; the machine will resync.")
     found = [header for header in (_decode_slot(bytes(block[slot : slot + 512])) for slot in SLOTS) if header]
     if not found:
-        raise Damaged("Both headers of the .hrl file are spoilt.", remedy="Remove it; the machine will resync.")
+        raise Damaged("Both headers of the .hrl file are damaged.", remedy="Remove it; the machine will resync.")
     return max(found, key=lambda header: (header.epoch, header.start))
 
 
@@ -96,5 +96,7 @@ def _decode_slot(slot: bytes) -> Optional[HrlHeader]:
     if magic != MAGIC or checksum != zlib.crc32(slot[: HEADER.size - 4]):
         return None
     if version != VERSION:
-        raise Unsupported(f".hrl version {version} is not known here.", remedy="Upgrade the mobility service.")
+        raise Unsupported(
+            f".hrl version {version} is not known to this release.", remedy="Upgrade the mobility service."
+        )
     return HrlHeader(MachineId(str(uuid.UUID(bytes=machine))), Epoch(epoch), capacity, start)

@@ -76,7 +76,7 @@ def encode_index(index: LayerIndex) -> bytes:
 def decode_index(data: Buffer, name: str) -> LayerIndex:
     """Read an index that has been authenticated; arrays are views of ``data``. Raises Damaged."""
     view = memoryview(data)
-    broken = Damaged(f"The index of {name} does not add up.", remedy="Run `farshore vault verify`.")
+    broken = Damaged(f"The index of {name} is inconsistent.", remedy="Run `farshore vault verify`.")
     if len(view) < INDEX.size:
         raise broken
     machine, epoch, _, first, end, sources, pages, zeroes, packs = INDEX.unpack_from(view)

@@ -64,7 +64,7 @@ def check_points(records: Records, payload: Buffer) -> None:
         return
     if len(places) > MOST_IN_A_BATCH:
         raise Malformed(
-            f"A batch holds {len(places)} recovery points; at most {MOST_IN_A_BATCH} are taken.",
+            f"The batch holds {len(places)} recovery points; the limit is {MOST_IN_A_BATCH}.",
             remedy="Send smaller batches.",
         )
     offsets = payload_offsets(records)
@@ -81,4 +81,4 @@ def _check(point_id: object, name: object) -> None:
 
 
 def _unreadable(why: str) -> Malformed:
-    return Malformed(f"A recovery point cannot be read: {why}.", remedy="Ask for the point again.")
+    return Malformed(f"A recovery point in the batch is not valid: {why}.", remedy="Request the point again.")

@@ -71,13 +71,13 @@ def decode_proof(data: Buffer) -> Proof:
     """Decode the body of a proof. Raises Malformed."""
     disk, _, count, sequence, body = _open(memoryview(data), PROOF_HEADER, PROOF_MAGIC)
     if not 0 < count <= MOST_CHUNKS or len(body) != count * PROOF_ROW.itemsize:
-        raise Malformed("A proof does not hold the chunks that it names.", remedy="Send it again whole.")
+        raise Malformed("A proof lacks chunks that it names.", remedy="Send it again.")
     rows = np.frombuffer(body, PROOF_ROW, count)
     if (rows["chunk"] >= _MOST).any():
-        raise Malformed("A chunk lies beyond any disk.", remedy="Open a new epoch: the disk has changed.")
+        raise Malformed("A chunk lies beyond the end of its disk.", remedy="Open a new epoch: the disk has changed.")
     chunks = rows["chunk"].astype(np.int64)
     if (np.diff(chunks) <= 0).any():
-        raise Malformed("The chunks of a proof are not sorted.", remedy="Check the versions of both sides.")
+        raise Malformed("The chunks of a proof are not sorted.", remedy="Upgrade the older side.")
     hashes = np.ascontiguousarray(rows["hash"]).view(np.uint8).reshape(count, HASH_BYTES)
     return Proof(DiskNumber(disk), Sequence(sequence), chunks, hashes)
 
@@ -104,7 +104,7 @@ def decode_difference(data: Buffer) -> Difference:
         or chunk >= _MOST
         or proven >= 1 << 63
     ):
-        raise Malformed("A difference does not hold what it says.", remedy="Send it again whole.")
+        raise Malformed("A difference lacks data that it names.", remedy="Send it again.")
     cause = bytes(body[:cause_bytes]).decode("utf-8", "replace")
     position = Position(Epoch(epoch), Sequence(proven)) if epoch else None
     return Difference(DiskNumber(disk), Sequence(sequence), chunk, body[cause_bytes:], position, cause, keep == 1)
@@ -112,5 +112,5 @@ def decode_difference(data: Buffer) -> Difference:
 
 def _open(view: memoryview, header: struct.Struct, magic: bytes) -> Any:
     if len(view) < header.size or bytes(view[:8]) != magic:
-        raise Malformed("The body does not begin as its format says.", remedy="Check the versions of both sides.")
+        raise Malformed("The body does not have the header of its format.", remedy="Upgrade the older side.")
     return (*header.unpack_from(view)[1:], view[header.size :])

@@ -85,12 +85,12 @@ def check_records(records: Records) -> None:
         raise Malformed("A record has an unknown kind.", remedy="Upgrade the receiver, or resync the machine.")
     far = int(records["sector"].max()) + int(sectors.max()) > _MOST_SECTORS
     if far and (records["sector"] > np.uint64(_MOST_SECTORS) - sectors).any():
-        raise Malformed("A record's address is beyond any disk.", remedy=_RESYNC)
+        raise Malformed("A record's address is out of range.", remedy=_RESYNC)
     marker = (kind == _FLUSH) | (kind == _MARK) if highest >= _FLUSH else False
     if ((sectors == 0) != marker).any():
-        raise Malformed("A record has no length, or a marker has one.", remedy=_RESYNC)
+        raise Malformed("A record has no length, or a marker has a length.", remedy=_RESYNC)
     if int(records["flags"].max()) > FLAG_FUA or records["reserved"].any():
-        raise Malformed("A record has bits that are not known here.", remedy="Upgrade the older side.")
+        raise Malformed("A record has flags that this release does not know.", remedy="Upgrade the older side.")
 
 
 class DiskRoom(NamedTuple):
@@ -114,7 +114,7 @@ def check_places(records: Records, disks: Mapping[int, DiskRoom]) -> None:
     if (sector + sectors > room).any():
         raise Malformed("A record lies beyond the end of its disk.", remedy=_RESYNC)
     if ((sector | sectors) % steps).any():
-        raise Malformed("A record cuts a block of its disk in two.", remedy=_RESYNC)
+        raise Malformed("A record is not aligned to the sectors of its disk.", remedy=_RESYNC)
 
 
 def _rooms_of(disk: npt.NDArray[np.uint16], disks: Mapping[int, DiskRoom]) -> tuple[Any, Any]:
@@ -126,5 +126,5 @@ def _rooms_of(disk: npt.NDArray[np.uint16], disks: Mapping[int, DiskRoom]) -> tu
     for number, room in disks.items():
         rooms[number] = room
     if disk.max() >= len(rooms) or not rooms[disk, 0].all():
-        raise Malformed("A record is of a disk that the epoch does not have.", remedy=_RESYNC)
+        raise Malformed("A record belongs to a disk that is not part of the epoch.", remedy=_RESYNC)
     return rooms[disk, 0], rooms[disk, 1]

@@ -133,12 +133,16 @@ def decode_sealed(data: Buffer) -> Tuple[SealedHeader, Any, memoryview, memoryvi
     Raises Damaged for what is not a whole sealed batch, Unsupported for another version.
     """
     view = memoryview(data)
-    broken = Damaged("A sealed batch is cut short.", remedy="The sender still has it if it was never acknowledged.")
+    broken = Damaged(
+        "A sealed batch is truncated.", remedy="Nothing is lost if it was never acknowledged: the sender still has it."
+    )
     if len(view) < SEALED.size or bytes(view[:8]) != SEALED_MAGIC:
         raise broken
     fields = SEALED.unpack_from(view)
     if fields[1] != SEALED_VERSION:
-        raise Unsupported(f"Sealed batch version {fields[1]} is not known here.", remedy="Upgrade the process server.")
+        raise Unsupported(
+            f"Sealed batch version {fields[1]} is not known to this release.", remedy="Upgrade the process server."
+        )
     if fields[2] not in (Role.JOURNAL, Role.BASE):
         raise broken
     header = SealedHeader(
@@ -166,4 +170,4 @@ def decode_sealed(data: Buffer) -> Tuple[SealedHeader, Any, memoryview, memoryvi
 
 
 def _inconsistent(name: str) -> Damaged:
-    return Damaged(f"The index of {name} does not add up.", remedy="Run `farshore vault verify`.")
+    return Damaged(f"The index of {name} is inconsistent.", remedy="Run `farshore vault verify`.")

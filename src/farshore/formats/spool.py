@@ -98,7 +98,9 @@ def decode_file_header(data: Buffer) -> int:
         raise Malformed("This is not a spool file.", remedy="Move it out of the spool directory.")
     _, version, _, _, number, digest = FILE_HEADER.unpack(view)
     if version != FILE_VERSION:
-        raise Unsupported(f"Spool version {version} is not known here.", remedy="Start the release that wrote it.")
+        raise Unsupported(
+            f"Spool version {version} is not known to this release.", remedy="Start the release that wrote it."
+        )
     if blake3(view[:-DIGEST_BYTES]).digest(DIGEST_BYTES) != digest:
         raise Damaged("A spool file's header was altered.", remedy="Check the disk that the spool lies on.")
     return int(number)

@@ -88,7 +88,9 @@ class RecordName:
     def series(self) -> str:
         """What it is a version of: the kind, and the part of it."""
         if not _RECORD_KIND.fullmatch(self.kind):
-            raise Malformed(f"{self.kind!r} is not a kind of record.", remedy="Use small letters, digits and -.")
+            raise Malformed(
+                f"{self.kind!r} is not a valid kind of record.", remedy="Use lower-case letters, digits and -."
+            )
         return f"{self.kind}{f'.{self.parts:03x}-{self.part:03x}' if self.parts else ''}"
 
     def __str__(self) -> str:

@@ -41,10 +41,14 @@ def move(path: Path) -> None:
     """Move the copy to the end of the device. Raises Refused where sgdisk is missing, Unsupported where it fails."""
     tool = shutil.which("sgdisk", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if tool is None:
-        raise Refused("sgdisk is not installed.", remedy="Install the package gdisk; the disk itself is restored.")
+        raise Refused(
+            "sgdisk is not installed.",
+            remedy="The disk is restored. Install the package gdisk, then move the backup GPT: sgdisk "
+            "--move-second-header DEVICE",
+        )
     done = subprocess.run([tool, *command(path)[1:]], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Unsupported(
             f"The backup GPT of {path} could not be moved: {done.stderr.strip()[-300:]}",
-            remedy="The disk itself is restored. Move it with parted.",
+            remedy="The disk is restored. Move the backup GPT with parted.",
         )

@@ -97,8 +97,8 @@ class BaseCopy:
         # Before anything of it is stored.
         if (rows["chunk"] >= chunk_count(base.size)).any() or (rows["length"] != _lengths(rows["chunk"], base)).any():
             raise Malformed(
-                "A chunk lies outside its disk, or has another length than it has there.",
-                remedy="Begin another epoch: the disk has changed.",
+                "A chunk lies outside its disk, or has the wrong length.",
+                remedy="Begin another epoch, as the disk has changed.",
             )
         hashes = np.frombuffer(np.ascontiguousarray(rows["hash"]).tobytes(), np.uint8).reshape(-1, 32)
         locators = self._writer.add(hashes, rows["length"], chunks.payload)

@@ -119,7 +119,7 @@ class BaseMapWriter:
 
     def _check(self, chunks: Numbers) -> None:
         if len(chunks) and (int(chunks.min()) < 0 or int(chunks.max()) >= chunk_count(self._size)):
-            raise Malformed("A chunk lies outside its disk.", remedy="Begin another epoch: the disk has changed.")
+            raise Malformed("A chunk lies outside its disk.", remedy="Begin another epoch, as the disk has changed.")
 
     def _set(self, chunks: Numbers, entries: Entries, hashes: Hashes | None) -> None:
         self._check(chunks)
@@ -158,7 +158,7 @@ class BaseMap:
     def check(self, machine: MachineId, epoch: Epoch, disk: DiskNumber) -> None:
         """Raise Damaged unless this is the map of that disk."""
         if (self.index.machine, self.index.epoch, self.index.disk) != (machine, epoch, disk):
-            raise Damaged(f"{self.opened.name} is the map of another disk.", remedy="Run `farshore vault verify`.")
+            raise Damaged(f"{self.opened.name} belongs to another disk.", remedy="Run `farshore vault verify`.")
 
     def entries(self, page: int) -> Entries:
         """The entries of one page. Raises Damaged."""

@@ -238,7 +238,7 @@ class ChunkWriter:
                 start += len(piece)
                 wanted = hashes[number].tobytes()
                 if blake3(piece, key=self._keys.hash).digest() != wanted:
-                    raise Damaged("A chunk does not have the hash it came with.", remedy="Send it again.")
+                    raise Damaged("A chunk does not match its hash.", remedy="Send it again.")
                 locators[number] = pack.add(wanted, piece)
                 if pack.size >= PACK_TARGET:
                     with self._changed:

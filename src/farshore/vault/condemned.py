@@ -42,9 +42,14 @@ def read_list(store: Store, key: SealingKey) -> Condemned:
             objects = {str(name): int(since) for name, since in fields["objects"].items()}
             doomed = frozenset(str(name) for name in fields.get("doomed", ()))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
-            raise Damaged("The list of the condemned is damaged.", remedy=f"Delete {names[-1]}.") from cause
+            raise Damaged(
+                "The list of condemned objects is damaged.", remedy=f"Delete the object {names[-1]}."
+            ) from cause
         return Condemned(vault_names.condemned_version(names[-1]), objects, doomed)
-    raise Unreachable("The list of the condemned changes all the time.", remedy="Run fewer collectors.")
+    raise Unreachable(
+        "The list of condemned objects is being changed by others.",
+        remedy="Repeat the command; if this lasts, run fewer collectors at the same time.",
+    )
 
 
 def read_condemned(store: Store, key: SealingKey) -> dict[str, int]:

@@ -56,7 +56,7 @@ class Directory:
         self._opened: OpenedObject = open_object(store, key, name, size, Kind.CHUNK_DIRECTORY)
         self.index: DirectoryIndex = chunk_directory.decode_index(self._opened.index, name)
         if self.index.domain != vault_names.directory_domain(name):
-            raise Damaged(f"{name} is of another domain.", remedy="Run `farshore vault maintain`.")
+            raise Damaged(f"{name} belongs to another deduplication domain.", remedy="Run `farshore vault maintain`.")
 
     @property
     def chunks(self) -> int:

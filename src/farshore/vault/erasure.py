@@ -133,7 +133,7 @@ def _condemn(vault: Vault, packs: set[str]) -> dict[str, int]:
         if write_next(vault.store, vault.upkeep_key, before, objects, before.doomed) is not None:
             return {pack: objects[pack] for pack in packs}
     if packs:
-        raise TryLater("Collectors keep changing the list of the condemned.", remedy="Run the command again.")
+        raise TryLater("Collectors keep changing the list of condemned objects.", remedy="Run the command again.")
     return {}
 
 

@@ -20,7 +20,9 @@ def open_key_file(path: Path) -> KeyWrapper:
     try:
         command = shlex.split(text[len(COMMAND_HEADER) :])
     except ValueError as cause:
-        raise Malformed(f"The command in {path} is not well quoted.", remedy="Quote it as a shell wants it.") from cause
+        raise Malformed(
+            f"The quotes of the command in {path} do not match.", remedy="Quote it as in a shell."
+        ) from cause
     if not command:
-        raise Malformed(f"{path} names no command.", remedy=f"Write: {COMMAND_HEADER} PROGRAM ARGUMENTS")
+        raise Malformed(f"{path} does not name a command.", remedy=f"Write: {COMMAND_HEADER} PROGRAM ARGUMENTS")
     return CommandKey(command)

@@ -120,7 +120,7 @@ class StoredKeys:
             if any(item.name == vault_names.erased(machine) for item in self._store.list(vault_names.ERASED)):
                 raise NotFound(
                     f"Machine {machine} was erased from this vault.",
-                    remedy="What is still protected is added anew: it gets an id of its own.",
+                    remedy="To protect it again, add it as a new machine with a new id.",
                 ) from cause
             if next(iter(self._store.list(vault_names.machine_folder(machine))), None) is not None:
                 try:
@@ -131,7 +131,7 @@ class StoredKeys:
             if create:
                 return self._new(name)
             raise NotFound(
-                f"The vault holds nothing of machine {machine}: it was never protected here, or was erased.",
+                f"The vault has no key of machine {machine}: the machine was never protected here, or was erased.",
                 remedy="Run `farshore vault ls` to see the machines.",
             ) from cause
 
@@ -162,5 +162,5 @@ class StoredKeys:
 def _lost(name: str, effect: str) -> Damaged:
     return Damaged(
         f"{name} is missing: without that key {effect}.",
-        remedy=f"Restore {name} from a copy of the vault; no new key can take its place.",
+        remedy=f"Restore {name} from a copy of the vault; a new key cannot replace it.",
     )

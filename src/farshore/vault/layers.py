@@ -32,7 +32,7 @@ class Layer:
         mine = (self.index.machine, self.index.epoch, self.index.first, self.index.end)
         if mine != (name.machine, name.epoch, name.first, name.end):
             raise Damaged(
-                f"{opened.name} covers other records than its name says.", remedy="Run `farshore vault verify`."
+                f"{opened.name} does not cover the records that its name says.", remedy="Run `farshore vault verify`."
             )
 
     @property
@@ -86,7 +86,7 @@ class Layer:
         data = cache.load(self.opened.name, number, lambda: self.opened.read_pack(number))
         count = int(row["entries"])
         if len(data) != count * layout.PAGE_ROW_BYTES:
-            raise Damaged(f"Page {number} of {self.opened.name} is short.", remedy="Run `farshore vault verify`.")
+            raise Damaged(f"Page {number} of {self.opened.name} is too short.", remedy="Run `farshore vault verify`.")
         return layout.decode_page(data.data, int(row["block"]), count)
 
     def _zeroes(self, disk: DiskNumber) -> BlockIndex:

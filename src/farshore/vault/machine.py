@@ -366,7 +366,7 @@ class MachineVault:
             name.machine, name.epoch, name.role, name.first, name.end,
         ):  # fmt: skip
             raise Damaged(
-                f"{opened.name} holds other records than its name says.", remedy="Run `farshore vault verify`."
+                f"{opened.name} does not hold the records that its name says.", remedy="Run `farshore vault verify`."
             )
         return opened, index
 
@@ -450,7 +450,7 @@ class MachineVault:
             threads.shutdown(wait=False, cancel_futures=True)
             raise Damaged(
                 f"Position {position} of machine {self.id} cannot be opened: {cause.message}",
-                remedy="Choose another point; run `farshore vault verify` to see what else is affected.",
+                remedy="Choose another point; run `farshore vault verify` to see which other points are affected.",
             ) from cause
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
@@ -571,12 +571,15 @@ class MachineVault:
         newest = listed[-1]
         if time > newest.time:
             points.check_none_lost(timeline, newest)
-            raise NotFound("The newest state in the vault is older than that time.", remedy="Ask for the latest point.")
+            raise NotFound("The newest state in the vault is older than that time.", remedy="Use the latest point.")
         for begin, end in points.time_bases(listed):
             found = self._at_time_within(timeline, listed, begin, end, time)
             if found is not None:
                 return found
-        raise NotFound("The oldest state in the vault is younger than that time.", remedy="Choose a listed point.")
+        raise NotFound(
+            "The oldest state in the vault is newer than that time.",
+            remedy="Choose a point in the list: farshore vault points",
+        )
 
     def _at_time_within(
         self, timeline: Timeline, listed: list[RecoveryPoint], begin: int, end: int, time: int

@@ -62,7 +62,7 @@ class OwnerKey:
         except ValueError as cause:
             raise Malformed(f"{path} is not an owner key file.", remedy="Restore it from its backup.") from cause
         if len(secret) != 32:
-            raise Malformed(f"{path} is cut short.", remedy="Restore it from its backup.")
+            raise Malformed(f"{path} is truncated.", remedy="Restore it from its backup.")
         return cls(secret, "key-file")
 
     @classmethod
@@ -99,7 +99,7 @@ class OwnerKey:
         byte order mark or a carriage return. Raises Malformed for an empty one."""
         letters = passphrase.removeprefix(_BYTE_ORDER_MARK).removesuffix("\r")
         if not letters.strip():
-            raise Malformed("The passphrase is empty.", remedy="Choose one that nobody guesses.")
+            raise Malformed("The passphrase is empty.", remedy="Choose one that is hard to guess.")
         forms = [unicodedata.normalize("NFC", letters), passphrase, letters, unicodedata.normalize("NFD", letters)]
         first, *others = dict.fromkeys(form.encode() for form in forms)
         return cls(first, "passphrase", others)
@@ -119,7 +119,7 @@ class OwnerKey:
             raise Malformed(f"{path} is UTF-16, not UTF-8.", remedy=convert.format("UTF-16"))
         if new and data.startswith(codecs.BOM_UTF8):
             raise Malformed(
-                f"{path} begins with a byte order mark, which is no part of a passphrase.",
+                f"{path} begins with a byte order mark, which cannot be part of a passphrase.",
                 remedy="Save it as UTF-8 without one.",
             )
         try:
@@ -180,7 +180,7 @@ def read_key_file(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as cause:
         raise Malformed(f"{path} cannot be read as a key file.", remedy="Give the vault's key file.") from cause
     if status.st_mode & 0o077:
-        raise Refused(f"Others may read the key file {path}.", remedy=f"Run: chmod 600 {path}")
+        raise Refused(f"Other users can read the key file {path}.", remedy=f"Run: chmod 600 {path}")
     return text
 
 
@@ -190,9 +190,7 @@ def unwrap_any(owner: KeyWrapper, slots: list[Slot], vault_id: str) -> bytes:
         secret = owner.unwrap(slot, vault_id)
         if secret is not None:
             return secret
-    raise WrongKey(
-        "This key does not open the vault.", remedy="Give the key file or passphrase that the vault was made with."
-    )
+    raise WrongKey("This key does not open the vault.", remedy="Give the key file or passphrase of this vault.")
 
 
 def _check(key: bytes) -> str:

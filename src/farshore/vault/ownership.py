@@ -88,7 +88,7 @@ def claim(store: Store, key: SealingKey, before: Owner | None, taken: Owner) -> 
         other = _read(store, key, name)
         raise WrongState(
             f"Installation {other.installation} ({other.url}) took the vault at the same moment.",
-            remedy="Use that one; or begin again, to take the vault from it.",
+            remedy="Use that one, or repeat the command to take the vault over from it.",
         )
     return made
 
@@ -98,7 +98,9 @@ def epochs_after(newest: int) -> int:
     generations before never come there, however long they go on unaware. Raises Refused where there is no room."""
     found = -(-newest // EPOCHS_APART) * EPOCHS_APART + EPOCHS_APART
     if found + EPOCHS_APART > _MOST_EPOCHS:
-        raise Refused("The vault was taken over too often.", remedy="Protect its machines into a new vault.")
+        raise Refused(
+            "The vault was taken over too many times.", remedy="Create a new vault, and protect the machines there."
+        )
     return found
 
 
@@ -110,7 +112,7 @@ def pardon(store: Store, key: SealingKey) -> None:
         doomed = {name: since for name, since in before.objects.items() if name in before.doomed}
         if write_next(store, key, before, doomed, before.doomed) is not None:
             return
-    raise TryLater("The list of the condemned changes all the time.", remedy="Try again.")
+    raise TryLater("The list of condemned objects is being changed by others.", remedy="Try again.")
 
 
 class Ownership:
@@ -172,8 +174,8 @@ def displaced(successor: Owner | None) -> Displaced:
         who = f"installation {successor.installation} at {successor.url} ({successor.how.value} {moment})"
     return Displaced(
         f"The vault has been taken over by {who}. This installation has stopped writing to it.",
-        remedy="Use that installation, and stop this one: farshore down. To take the vault back on purpose, make a new "
-        "installation with `farshore up --adopt-vault`.",
+        remedy="Use that installation, and stop this one with `farshore down`. To take the vault back on "
+        "purpose, create a new installation with `farshore up --adopt-vault`.",
     )
 
 

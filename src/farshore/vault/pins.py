@@ -35,16 +35,16 @@ def pin(vault: Vault, machine: MachineId, choice: Choice) -> tuple[RecoveryPoint
     Unsupported for a vault in an older format, whose releases know no pins, TryLater, the store's errors."""
     if read_descriptor(vault.store)["format"] != FORMAT:
         raise Unsupported(
-            "The vault has an older format, and the releases that write it would not keep what is pinned.",
-            remedy="Start this release's configuration server once: it brings the vault to today's format.",
+            "The vault has an older format, and releases that write it do not honour pins.",
+            remedy="Start the configuration server of this release once, which upgrades the vault.",
         )
     found = vault.machine(machine)
     chosen = found.resolve(choice)
     lease = take_lease(vault.store, vault.upkeep_key, LeaseKind.READ, machine, chosen.position)
     if lease is None:
         raise TryLater(
-            "The vault takes no objects now, so nothing can be pinned in it.",
-            remedy="Make room in it, or use credentials that may write; then repeat the command.",
+            "The vault cannot be written now, so nothing can be pinned in it.",
+            remedy="Free space in the store, or use credentials with write access. Then repeat the command.",
         )
     try:
         # Once more, under the lease: what the first look found may have been condemned before the lease was there.
@@ -64,7 +64,7 @@ def _check_free_of_merges(timeline: Timeline, position: Position) -> None:
     for stored in timeline.data_layers(position.epoch):
         if stored.layer.first <= position.sequence < stored.layer.end - 1:
             raise NotFound(
-                f"Position {position} is being let go: retention has merged what it lies in.",
+                f"Position {position} is no longer available: retention has merged its records.",
                 remedy="Choose one of the points that `farshore vault points` lists.",
             )
 
@@ -95,7 +95,7 @@ def delete_point(vault: Vault, machine: MachineId, choice: Choice) -> RecoveryPo
         name = vault_names.point(machine, point.position, point.id)
     if name is None or (point.kind is PointKind.CRASH_CONSISTENT and not point.name):
         raise Refused(
-            f"The point {point.position} is a moment of the stream itself, so it cannot be deleted alone.",
+            f"The point {point.position} was cut by Farshore itself and cannot be deleted alone.",
             remedy="Shorten the retention of the machine's policy, or erase the machine with `farshore vault erase`.",
         )
     if point.position in pinned(vault, machine):
@@ -105,7 +105,7 @@ def delete_point(vault: Vault, machine: MachineId, choice: Choice) -> RecoveryPo
     if timeline.record(point.position.epoch).only_points and point.position.sequence >= max(marked, default=0):
         raise Refused(
             f"The point {point.name or point.id} is the newest state of a machine that is protected in rounds.",
-            remedy="Delete it when a newer one is there.",
+            remedy="Delete it once there is a newer point.",
         )
     if not any(item.name == name for item in vault.store.list(vault_names.points_folder(machine))):
         raise NotFound(f"There is no point {point.id!r}.", remedy="Run `farshore vault points` to see the points.")

@@ -123,11 +123,11 @@ def check_none_lost(timeline: Timeline, found: RecoveryPoint | None, before: Epo
     text = f"Of machine {timeline.machine}, {', '.join(what for _, what, _ in lost)} cannot be read from the vault"
     text += f"; what follows was written up to {_shown(newest)}" if newest else ""
     if found is None:
-        raise Damaged(f"{text}. No older state is there.", remedy="Run `farshore vault verify`; resync the machine.")
+        raise Damaged(f"{text}. There is no older state.", remedy="Run `farshore vault verify`; resync the machine.")
     raise Damaged(
-        f"{text}. The newest state before is {found.position}, of {_shown(found.time)}.",
-        remedy=f"To take that older state on purpose, ask for it by --position {found.position}; "
-        "`farshore vault verify` tells what is lost, and a resync of the machine makes new points.",
+        f"{text}. The newest state before it is {found.position} of {_shown(found.time)}.",
+        remedy=f"To use that older state, give --position {found.position}. `farshore vault verify` reports what "
+        "is lost, and a resync of the machine makes new points.",
     )
 
 
@@ -150,12 +150,13 @@ def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
     record = timeline.record(position.epoch)
     if position.sequence < record.consistent_from:
         raise NotFound(
-            f"Position {position} lies before the copy of its epoch was complete ({record.consistent_from}).",
+            f"Position {position} is from before the copy of its epoch was complete ({record.consistent_from}).",
             remedy="Choose one of the points that `farshore vault points` lists.",
         )
     if record.only_points and position.sequence not in timeline.marked(position.epoch):
         raise NotFound(
-            f"Position {position} lies between two rounds of a machine without data mode: it is no consistent state.",
+            f"Position {position} is between two rounds of a machine without data mode, so it is not "
+            "a consistent state.",
             remedy="Choose one of the points that `farshore vault points` lists.",
         )
     if not timeline.whole:
@@ -170,7 +171,7 @@ def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
             )
         raise NotFound(
             f"Position {position} has not reached the vault; the newest is {last}.",
-            remedy="Choose an older point or wait.",
+            remedy="Choose an older point, or wait.",
         )
     return timeline.cover(position.epoch, position.sequence)
 

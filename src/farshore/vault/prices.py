@@ -41,14 +41,14 @@ def read_prices(url: str, file: Path | None = None, table: str = "") -> Prices |
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as cause:
-        raise NotFound(f"{path} cannot be read.", remedy=f"Copy {DEFAULT}, and edit the copy.") from cause
+        raise NotFound(f"{path} cannot be read.", remedy=f"Copy {DEFAULT} and edit the copy.") from cause
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
         raise Malformed(f"{path} is not TOML: {cause}.", remedy=f"Compare it with {DEFAULT}.") from cause
     scheme = urlsplit(url).scheme
     known = {name: _prices(path, name, fields) for name, fields in tables.items()}
     if table:
         if table not in known:
-            raise NotFound(f"{path} has no table {table!r}.", remedy=f"It has {', '.join(known) or 'none'}.")
+            raise NotFound(f"{path} has no table {table!r}.", remedy=f"Its tables: {', '.join(known) or 'none'}.")
         return known[table]
     return next((known[name] for name, fields in tables.items() if scheme in fields["stores"]), None)
 

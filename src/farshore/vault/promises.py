@@ -25,8 +25,8 @@ def check_creates_only(store: Store) -> None:
         if not store.put_if_absent(vault_names.PROBE, [secrets.token_bytes(16)]):
             return
     raise Unsupported(
-        f"The store {store.url} replaces objects that are only to be created: two writers would destroy each other's "
-        "data.",
+        f"The store {store.url} overwrites objects in spite of a conditional put: two writers would "
+        "destroy each other's data.",
         remedy=_REMEDY,
     )
 
@@ -52,10 +52,10 @@ def check_store(store: Store) -> None:
         part = bytes(store.get_range(name, 3, 7))
     except (NotFound, Damaged) as cause:
         raise Unsupported(
-            f"The store {store.url} does not give back what was just written to it.", remedy=_REMEDY
+            f"The store {store.url} does not return an object directly after its write.", remedy=_REMEDY
         ) from cause
     if part != whole[3:10]:
-        raise Unsupported(f"The store {store.url} gives another range than it is asked for.", remedy=_REMEDY)
+        raise Unsupported(f"The store {store.url} returns another range than requested.", remedy=_REMEDY)
     folder = name[: name.index("/") + 1]
     if [item.name for item in store.list(folder)] != [name]:
-        raise Unsupported(f"The store {store.url} does not list what was just written to it.", remedy=_REMEDY)
+        raise Unsupported(f"The store {store.url} does not list an object directly after its write.", remedy=_REMEDY)

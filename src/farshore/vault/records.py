@@ -83,7 +83,7 @@ def read_records(store: Store, key: SealingKey) -> dict[str, Record]:
             continue
         count = [read[name] for name in newest]
         return {one.name.kind: whole(one, count) for one in count if not one.name.parts}
-    raise Unreachable("The installation's records change all the time.", remedy="Try again.")
+    raise Unreachable("The installation's records are being changed by others.", remedy="Try again.")
 
 
 def whole(record: Record, every: Iterable[Record]) -> Record:

@@ -65,8 +65,8 @@ def plan_retention(
     for pin in sorted(timeline.pinned):
         if pin.epoch not in timeline.epochs:
             raise Damaged(
-                f"The pinned state {pin} of machine {timeline.machine} cannot be opened: the document of its epoch is "
-                "lost. Nothing of the machine is let go.",
+                f"The pinned state {pin} of machine {timeline.machine} cannot be opened: the document of "
+                "its epoch is lost. No point of the machine is deleted.",
                 remedy="Restore the document from a copy of the vault, or unpin the state with `farshore vault unpin`.",
             )
     plan: Plan = {}

@@ -68,13 +68,18 @@ class SealedBatch:
         """Read what to_buffers gave. Raises Damaged, WrongKey, Unsupported. Packs are views of ``data``."""
         header, rows, sealed, packs = decode_sealed(data)
         if header.key_id != key.id:
-            raise WrongKey("A sealed batch has another key.", remedy="Ask for the key of the machine it names.")
+            raise WrongKey(
+                "A sealed batch was sealed with another key.", remedy="Use the key of the machine that it names."
+            )
         opener = PackOpener(key, header.salt, f"a sealed batch of {header.machine}")
         context = header.encode() + rows.tobytes()
         plain = opener.open(sealed, header.records_ordinal, header.records_raw, context)
         records = np.frombuffer(plain, RECORD)
         if len(records) != header.records or payload_offsets(records)[-1] != rows["raw"].sum(dtype=np.int64):
-            raise Damaged("A sealed batch does not add up.", remedy="The sender still has it if not acknowledged.")
+            raise Damaged(
+                "A sealed batch is inconsistent.",
+                remedy="Nothing is lost if it was never acknowledged: the sender still has it.",
+            )
         ends = np.cumsum(rows["stored"], dtype=np.int64)
         starts = ends - rows["stored"]
         pieces = tuple(packs[int(start) : int(end)] for start, end in zip(starts, ends, strict=True))
@@ -125,9 +130,11 @@ class SegmentBuilder:
     def seal(self, batch: Batch) -> SealedBatch:
         """Compress and encrypt a batch; it must be added later or dropped. Raises Refused on a recovered builder."""
         if self._sealer is None:
-            raise Refused("A segment recovered from the spool takes no new batches.", remedy="Begin another segment.")
+            raise Refused(
+                "A segment that was recovered from the spool cannot take new batches.", remedy="Begin another segment."
+            )
         if (batch.machine, batch.epoch, batch.role) != (self._machine, self._epoch, self._role):
-            raise Refused("The batch is of another stream.", remedy="Seal it with its own stream's segment.")
+            raise Refused("The batch belongs to another stream.", remedy="Add it to a segment of its stream.")
         rows, packs = self._sealer.packs(batch.payload, PACK_LIMIT)
         table = np.ascontiguousarray(batch.records).tobytes()
         ordinal = self._sealer.reserve(1)

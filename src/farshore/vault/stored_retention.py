@@ -44,7 +44,7 @@ def write(vault: Vault, machine: MachineId, policy: ReplicationPolicy) -> bool:
                 if older <= version:
                     vault.store.delete(vault_names.retention(machine, older))
             return True
-    raise TryLater("The retention is being written by others all the time.", remedy="It is tried again.")
+    raise TryLater("The retention is being changed by others.", remedy="It is retried by itself.")
 
 
 def stored_or_all(vault: Vault, machine: MachineId) -> ReplicationPolicy:
@@ -85,6 +85,7 @@ def _newest(vault: Vault, machine: MachineId) -> tuple[int, ReplicationPolicy | 
         except (KeyError, TypeError, ValueError, OverflowError) as cause:
             raise Damaged(
                 f"{name} does not describe a retention.",
-                remedy="Start the configuration server, which writes it again; until then no point of it goes.",
+                remedy="Start the configuration server, which writes it again. Until then no point of the "
+                "machine is deleted.",
             ) from cause
-    raise TryLater("The retention is being written by others all the time.", remedy="Try again.")
+    raise TryLater("The retention is being changed by others.", remedy="Try again.")

@@ -230,12 +230,12 @@ class Timeline:
         while (parent := chain[-1].parent) is not None:
             child = chain[-1].epoch
             if parent.epoch >= child:
-                raise Damaged(f"Epoch {child} names a parent that is not older.", remedy="Resync the machine.")
+                raise Damaged(f"Epoch {child} has a parent that is not older.", remedy="Resync the machine.")
             try:
                 chain.append(self.record(parent.epoch))
             except NotFound as cause:
                 raise Damaged(
-                    f"Epoch {child} rests on epoch {parent.epoch}, whose document is missing from the vault.",
+                    f"Epoch {child} builds on epoch {parent.epoch}, whose document is missing from the vault.",
                     remedy="Choose a point of an older epoch; a resync of the machine makes new ones.",
                 ) from cause
         return chain
@@ -287,7 +287,7 @@ class Timeline:
             return found
         if any(f"/{epoch:08x}" in name for name in self._condemned):
             raise NotFound(
-                f"Retention has given up position {epoch}:{last} of machine {self.machine}.",
+                f"Retention has merged position {epoch}:{last} of machine {self.machine}.",
                 remedy="Choose one of the points that `farshore vault points` lists.",
             )
         for stored in self.layers(epoch):
@@ -298,8 +298,8 @@ class Timeline:
                     remedy="Choose one of the points that `farshore vault points` lists.",
                 )
         raise Damaged(
-            f"Machine {self.machine}: journal records up to {last} of epoch {epoch} are not all there; this point and "
-            "the later ones of this epoch cannot be opened.",
+            f"Machine {self.machine}: journal records up to {last} of epoch {epoch} are incomplete; this "
+            "point and the later ones of this epoch cannot be opened.",
             remedy="Choose an older point; a resync of the machine makes new ones.",
         )
 
@@ -320,7 +320,7 @@ class Timeline:
         found = self._cover(epoch, begin, end)
         if found is None:
             raise Damaged(
-                f"Machine {self.machine}: journal records {begin} to {end - 1} of epoch {epoch} are not all there.",
+                f"Machine {self.machine}: journal records {begin} to {end - 1} of epoch {epoch} are incomplete.",
                 remedy="Run `farshore vault verify`; a resync of the machine makes new points.",
             )
         return found
@@ -482,7 +482,7 @@ def _number(name: str) -> Epoch:
 def _lost(machine: MachineId, epoch: Epoch) -> Damaged:
     return Damaged(
         f"The document of epoch {epoch} of machine {machine} is missing; none of its states can be opened.",
-        remedy="Restore it from a copy of the vault, or resync the machine: that makes new points.",
+        remedy="Restore it from a copy of the vault, or resync the machine, which makes new points.",
     )
 
 

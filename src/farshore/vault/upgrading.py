@@ -40,7 +40,7 @@ def _seal_list_anew(vault: Vault, today: SealingKey) -> None:
         if not names or not _is_older(vault.store, today, names[-1]):
             return
         write_next(vault.store, today, before, before.objects, before.doomed)
-    raise TryLater("Collectors keep changing the list of the condemned.", remedy="Start the server again.")
+    raise TryLater("Collectors keep changing the list of condemned objects.", remedy="Start the server again.")
 
 
 def _is_older(store: Store, today: SealingKey, name: str) -> bool:

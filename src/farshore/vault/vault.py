@@ -135,9 +135,9 @@ class Vault:
         def without(slots: list[Slot]) -> list[Slot]:
             rest = [slot for slot in slots if owner.unwrap(slot, self.id) is None]
             if len(rest) == len(slots):
-                raise WrongKey("This key does not open the vault.", remedy="Give the key that is to be removed.")
+                raise WrongKey("This key does not open the vault.", remedy="Give the key to remove.")
             if not rest:
-                raise Refused("It is the vault's only key.", remedy="Add the new key first.")
+                raise Refused("This is the vault's only key.", remedy="Add the new key first.")
             return rest
 
         self._root()
@@ -310,8 +310,8 @@ class Vault:
     def _root(self) -> StoredKeys:
         if not isinstance(self._keys, StoredKeys):
             raise Forbidden(
-                "This takes the vault key, which only the configuration server and the vault's owner have.",
-                remedy="Run it there.",
+                "This needs the vault key, which only the configuration server and the vault's owner have.",
+                remedy="Run it on the configuration server, or with the owner's key.",
             )
         return self._keys
 
@@ -347,9 +347,9 @@ def _newest(store: Store) -> tuple[int, dict[str, Any]]:
             if not names:
                 raise NotFound(
                     f"There is no vault in {store.url}.",
-                    remedy="Check the URL and that its disk is mounted; `farshore vault init` makes a new one.",
+                    remedy="Check the URL, and that its disk is mounted. To create a new vault: farshore vault init",
                 ) from cause
-    raise TryLater("The vault's keys are being changed all the time.", remedy="Try again.")
+    raise TryLater("The vault's keys are being changed by others.", remedy="Try again.")
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class DiskView:
         """See BlockSource."""
         target = np.frombuffer(buffer, np.uint8)
         if offset < 0 or offset + len(target) > self._size:
-            raise Malformed("The read goes beyond the disk.", remedy="Read within the disk's size.")
+            raise Malformed("The read goes beyond the end of the disk.", remedy="Read within the disk's size.")
         done = 0
         while done < len(target):
             start = offset + done
@@ -81,7 +81,7 @@ class DiskView:
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """See BlockSource. A run is called zero only where the indexes say so; data is not read for it."""
         if offset < 0 or offset + length > self._size:
-            raise Malformed("The range goes beyond the disk.", remedy="Ask within the disk's size.")
+            raise Malformed("The range goes beyond the end of the disk.", remedy="Use a range within the disk's size.")
         pending: Extent | None = None
         start, end = offset, offset + length
         while start < end:

@@ -39,7 +39,7 @@ def whole_file(path: Path, *, replace: bool) -> Iterator[tuple[int, Path]]:
         part = final.with_name(final.name + PART)
         if len(os.fsencode(part.name)) > _LONGEST_NAME:
             raise Malformed(
-                f"{final.name} is too long for a name.",
+                f"The name {final.name} is too long.",
                 remedy=f"Choose one of at most {_LONGEST_NAME - len(PART)} bytes.",
             )
         handle = -1
@@ -79,24 +79,26 @@ def is_block_device(path: Path) -> bool:
 
 def _error(path: Path, cause: OSError) -> Exception:
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"There is no room for {path}.", remedy="Free space there, then repeat.")
+        return NoSpace(f"There is no space for {path}.", remedy="Free space there, then repeat.")
     if cause.errno == errno.EFBIG:
         return Unsupported(
-            f"The file system of {path} holds no file as large as that.",
-            remedy="Choose a place on another one.",
+            f"The file system of {path} does not support files of that size.",
+            remedy="Choose a place on another file system.",
         )
     if cause.errno == errno.ENOENT:
         if path.parent.is_dir():  # as in /proc
-            return NotFound(f"No file can be made in {path.parent}.", remedy="Choose another place.")
-        return NotFound(f"There is no folder {path.parent}.", remedy="Make it, or choose another place.")
+            return NotFound(f"No file can be created in {path.parent}.", remedy="Choose another place.")
+        return NotFound(f"There is no folder {path.parent}.", remedy="Create it, or choose another place.")
     if cause.errno == errno.ENOTDIR:
-        return NotFound(f"{path.parent} is no folder.", remedy="Choose another place.")
+        return NotFound(f"{path.parent} is not a folder.", remedy="Choose another place.")
     if cause.errno == errno.ENAMETOOLONG:
-        return Malformed(f"{path.name[:40]}… is too long for a name.", remedy="Choose a shorter one.")
+        return Malformed(f"The name {path.name[:40]}… is too long.", remedy="Choose a shorter one.")
     if cause.errno == errno.EROFS:
         return Forbidden(f"{path} is read-only.", remedy="Choose another place, or make this one writable.")
     if cause.errno in (errno.EACCES, errno.EPERM):
-        return Forbidden(f"{path} may not be written: {cause.strerror}.", remedy="Choose another place or user.")
+        return Forbidden(
+            f"{path} cannot be written: {cause.strerror}.", remedy="Choose another place, or run this as another user."
+        )
     return Refused(
         f"{path} cannot be written: {cause.strerror}.", remedy="Check the disk that it is on, or choose another place."
     )
@@ -107,7 +109,7 @@ def _check_name(path: Path, replace: bool) -> None:
         return
     if replace:
         raise Refused(f"{path} is neither a file nor a block device.", remedy="Choose another name.")
-    raise Refused(f"{path} exists.", remedy="Choose another name, or say --replace.")
+    raise Refused(f"{path} exists.", remedy="Choose another name, or give --replace.")
 
 
 def _check_no_device(path: Path, final: Path) -> None:
@@ -126,7 +128,7 @@ def _new_part(part: Path) -> int:
             left = os.open(part, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as cause:
             raise Refused(
-                f"{part} is in the way and cannot be opened: {cause.strerror}.",
+                f"{part} exists and cannot be opened: {cause.strerror}.",
                 remedy="Remove it, or choose another name.",
             ) from cause
         try:

@@ -253,7 +253,7 @@ def test_paths_are_the_machines_own_and_a_volume_may_be_named(way, tmp_path):
         (tmp_path / "full").mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path / "full")], check=True)
         try:
-            with pytest.raises(TryLater, match=r"was not copied whole.*No space left"):
+            with pytest.raises(TryLater, match=r"was not copied completely.*No space left"):
                 reader.copy("/large", tmp_path / "full" / "large", volume="1p1")
             assert list((tmp_path / "full").iterdir()) == []
         finally:

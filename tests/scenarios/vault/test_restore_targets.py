@@ -136,7 +136,7 @@ def test_a_file_system_that_holds_no_file_as_large(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 30, hard))
     try:
-        with pytest.raises(Unsupported, match="no file as large"):
+        with pytest.raises(Unsupported, match="not support files of that size"):
             restore_to_raw(Zeroes(5 << 30), tmp_path / "image")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -263,7 +263,7 @@ def test_data_between_runs_of_zeroes_comes_out_exact(tmp_path):
 
 def test_a_folder_that_takes_no_files_is_not_said_to_be_missing():
     with (
-        pytest.raises(NotFound, match="No file can be made in /proc"),
+        pytest.raises(NotFound, match="No file can be created in /proc"),
         whole_file(Path("/proc/disk.raw"), replace=False),
     ):
         pass

@@ -127,7 +127,7 @@ def test_a_lost_or_wrong_key_is_told_when_the_server_comes_up(tmp_path):
     with pytest.raises(WrongKey):
         ensure_vault(url, key)
     key.chmod(0o644)
-    with pytest.raises(Refused, match="Others may read"):
+    with pytest.raises(Refused, match="Other users can read"):
         ensure_vault(url, key)
 
 

@@ -103,7 +103,7 @@ def test_a_newest_epochs_document_that_is_gone_is_found_and_latest_is_refused():
     document = bytes(machine.vault.store.get(name))
     machine.vault.store.delete(name)
     assert [one for one in findings(machine) if one.startswith(name)]
-    with pytest.raises(Damaged, match=r"epoch 2.*newest state before is 1:12"):
+    with pytest.raises(Damaged, match=r"epoch 2.*newest state before it is 1:12"):
         machine.in_vault.latest()
     machine.check(machine.in_vault.resolve(Position(Epoch(1), Sequence(12))).position)
     # A resync makes new states; what the document would open stays as long as older states do.

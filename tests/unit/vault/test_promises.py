@@ -59,8 +59,8 @@ def test_a_store_that_keeps_its_promises_is_taken_again_and_again(store):
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("replaces", "replaces objects that are only to be created"),
-        ("gives nothing back", "does not give back"),
+        ("replaces", "overwrites objects in spite of a conditional put"),
+        ("gives nothing back", "does not return an object"),
         ("other range", "another range"),
         ("lists nothing", "does not list"),
     ],
@@ -128,7 +128,7 @@ def test_a_process_server_waits_for_a_store_that_began_to_replace_and_reads_one_
     Vault.create(store, OWNER)
     _check_store(store)
     store.fault = "replaces"
-    with pytest.raises(TryLater, match="replaces objects"):
+    with pytest.raises(TryLater, match="overwrites objects"):
         _check_store(store)
 
 
@@ -138,7 +138,7 @@ def test_the_configuration_server_opens_such_a_vault_and_says_so(tmp_path, monke
     monkeypatch.setattr("farshore.configuration_server.vault_access.open_store", lambda _: bad)
     bad = BadStore(tmp_path / "vault")
     bad.fault = "replaces"
-    assert "replaces objects" in OpenVault.open(f"file://{tmp_path}/vault", key).check()
+    assert "overwrites objects" in OpenVault.open(f"file://{tmp_path}/vault", key).check()
     bad.fault = ""
     assert OpenVault.open(f"file://{tmp_path}/vault", key).check() == ""
 

@@ -100,7 +100,7 @@ def test_states_before_the_base_is_complete_are_refused(machine):
     with pytest.raises(NotFound, match="before the copy"):
         found.resolve(Position(Epoch(2), Sequence(10)))
     # Its document is stored after the records that it tells of: they are lost.
-    with pytest.raises(Damaged, match=r"records 1 to 20 of epoch 2 .* newest state before is 1:40"):
+    with pytest.raises(Damaged, match=r"records 1 to 20 of epoch 2 .* newest state before it is 1:40"):
         found.latest()
 
 

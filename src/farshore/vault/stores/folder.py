@@ -197,8 +197,8 @@ class FolderStore:
         except (FileNotFoundError, NotADirectoryError):
             pass
         raise Unreachable(
-            f"The vault's folder {self._root} is away: the vault {vault} is not in it.",
-            remedy="Mount its disk or share again; what waits for it goes on by itself.",
+            f"The vault {vault} is not in its folder {self._root}; the disk or share may not be mounted.",
+            remedy="Mount its disk or share. Waiting operations continue by themselves.",
         )
 
     @contextlib.contextmanager
@@ -220,19 +220,21 @@ class FolderStore:
                 return self._error(name, worse, writing)
             if isinstance(cause, (NotADirectoryError, FileExistsError)):  # believed to be empty, it could lose data
                 return Unreachable(
-                    f"There is a file in the vault's folder where {name} needs a folder.", remedy="Move that file away."
+                    f"The vault's folder has a file in place of a folder of {name}.", remedy="Move that file away."
                 )
             if self._seen is not None and (writing or os.path.lexists(self._root / name)):
-                return Unreachable(f"The vault's folder was away for {name}.", remedy="Try again.")
+                return Unreachable(f"The vault's folder was not available for {name}.", remedy="Try again.")
             return NotFound(f"{name} is not in the vault.", remedy="Run `farshore vault verify`.")
         if isinstance(cause, PermissionError):
-            return Forbidden(f"The vault's folder refuses access to {name}.", remedy="Give its user the rights.")
+            return Forbidden(
+                f"The vault's folder refuses access to {name}.", remedy="Grant the user of this process access."
+            )
         if cause.errno == errno.EROFS:
             return Forbidden(f"The vault's folder is read-only: {name}.", remedy="Mount it for writing.")
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return NoSpace("The vault's disk is full.", remedy="Free space or enlarge the disk.")
         return Unreachable(
-            f"The vault's folder failed on {name}: {cause.strerror}.", remedy="Check the disk and the mount."
+            f"Access to {name} in the vault's folder failed: {cause.strerror}.", remedy="Check the disk and its mount."
         )
 
 
@@ -260,7 +262,7 @@ def _link(temporary: Path, final: Path) -> None:
             raise
         raise Unsupported(
             f"The file system of {final.parent} has no hard links, which a vault in a folder needs.",
-            remedy="Use another one: ext4, xfs, btrfs or NFS, not vfat or exfat.",
+            remedy="Use ext4, xfs, btrfs or NFS, not vfat or exfat.",
         ) from cause
 
 

@@ -34,11 +34,11 @@ def open_store(url: str) -> Store:
     parts = urlsplit(url)
     if "#" in url or parts.path != "".join(one for one in parts.path if one.isprintable()) or "\\" in url:
         raise Malformed(
-            f"{url!r} has a character that a URL has other uses for.",
-            remedy="In file:// write # as %23 and ? as %3F; in a bucket choose another prefix.",
+            f"{url!r} has a character that has a special meaning in URLs.",
+            remedy="In file:// URLs write # as %23 and ? as %3F. In a bucket choose another prefix.",
         )
     if parts.username or parts.password or parts.query:
-        raise Malformed("A vault URL holds no credentials or options.", remedy="Put them into the environment.")
+        raise Malformed("A vault URL must not hold credentials or options.", remedy="Set them in the environment.")
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise Malformed(f"{url!r} is not a folder on this machine.", remedy="Write file:///path/to/folder.")
@@ -48,7 +48,8 @@ def open_store(url: str) -> Store:
     prefix = parts.path.removeprefix("/").removesuffix("/") or None
     if prefix is not None and {"", ".", ".."} & set(prefix.split("/")):
         raise Malformed(
-            f"{url!r} has an element that is empty or a dot.", remedy="Object stores know none of these; leave it out."
+            f"{url!r} has a path element that is empty or a dot.",
+            remedy="Remove that element: object stores do not support it.",
         )
     if parts.scheme in ("s3", "s3a"):
         return RemoteStore(
@@ -63,7 +64,7 @@ def open_store(url: str) -> Store:
         return RemoteStore(
             GCSStore(parts.netloc, prefix=prefix, client_options=_client("GOOGLE"), retry_config=_RETRY), url
         )
-    raise Malformed(f"{url!r} names no kind of store.", remedy="Use file://, s3://, az:// or gs://.")
+    raise Malformed(f"{url!r} does not name a kind of store.", remedy="Use file://, s3://, az:// or gs://.")
 
 
 def _client(provider: str) -> ClientConfig:

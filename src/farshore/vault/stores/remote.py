@@ -64,7 +64,7 @@ _CAUSES: tuple[tuple[str, type[Forbidden | NotFound | Unsupported | Refused], st
         "The bucket is in another region",
         "Set its region (AWS_REGION) and endpoint.",
     ),
-    ("NotImplemented", Unsupported, "The store cannot do this", "Use a store with conditional puts."),
+    ("NotImplemented", Unsupported, "The store does not support this", "Use a store with conditional puts."),
 )
 """What a store's own code of an error means, the kind of error it is here, and what to do."""
 
@@ -154,7 +154,9 @@ def _translated(name: str) -> Iterator[None]:
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as cause:
         raise _by_code(str(cause)) or _refused() from cause
     except (exceptions.NotSupportedError, NotImplementedError) as cause:
-        raise Unsupported(f"The store cannot do this: {cause}", remedy="Use a store with conditional puts.") from cause
+        raise Unsupported(
+            f"The store does not support this: {cause}", remedy="Use a store with conditional puts."
+        ) from cause
     except (exceptions.BaseError, OSError, ValueError) as cause:
         raise _by_status(name, _brief(cause), str(cause)) from cause
 
@@ -166,7 +168,7 @@ def _by_code(whole: str) -> FarshoreError | None:
         if found is not None:
             return kind(f"{message} ({found[1][:60]}).", remedy=remedy)
     if _FULL.search(whole):
-        return NoSpace("The store has no room left.", remedy=_MORE_ROOM)
+        return NoSpace("The store is full.", remedy=_MORE_ROOM)
     return None
 
 
@@ -185,24 +187,28 @@ def _by_status(name: str, brief: str, whole: str) -> FarshoreError:
     if found is None:
         told = brief.rpartition(" - ")[2]
         return Unreachable(
-            f"The store did not answer on {name}: {told}.", remedy="Check the network and the store's address."
+            f"The store did not answer for {name}: {told}.", remedy="Check the network and the store's address."
         )
     code = _CODE.search(whole)
     status = f"{found[1]} {code[1]}" if code else found[1]
     if found[1] == "507" or _FULL.search(status):
-        return NoSpace(f"The store has no room left ({status}).", remedy=_MORE_ROOM)
+        return NoSpace(f"The store is full ({status}).", remedy=_MORE_ROOM)
     if found[1] == "501":
-        return Unsupported(f"The store cannot do this ({status}).", remedy="Use a store with conditional puts.")
+        return Unsupported(f"The store does not support this ({status}).", remedy="Use a store with conditional puts.")
     if found[1] in ("301", "307"):
-        return Refused(f"The bucket is elsewhere ({status}).", remedy="Set its region (AWS_REGION) and endpoint.")
+        return Refused(
+            f"The bucket is in another region ({status}).", remedy="Set its region (AWS_REGION) and endpoint."
+        )
     if found[1] == "401" or found[1] == "403":  # of a listing, for one
         return _refused()
     if found[1] in ("429", "503"):
         return Busy(
-            f"The store is busy or asks to be asked less ({status}).",
-            remedy="It is tried again by itself; if this lasts, raise the account's limits or limit the upload.",
+            f"The store is busy or limits requests ({status}).",
+            remedy="The request is retried by itself. If this lasts, raise the account's limits or limit the upload.",
         )
-    return Unreachable(f"The store failed on {name} ({status}).", remedy="Try again; check the store's own status.")
+    return Unreachable(
+        f"The store returned an error for {name} ({status}).", remedy="Try again, and check the status of the store."
+    )
 
 
 def _brief(cause: Exception) -> str:
