@@ -29,6 +29,6 @@ class AbsentSource:
 
     def _missing(self, offset: int, length: int) -> Damaged:
         return Damaged(
-            f"Bytes {offset} to {offset + length} are missing in an overlay that is said to be complete.",
+            f"Bytes {offset} to {offset + length} are missing in an overlay that is marked as complete.",
             remedy="Check the overlay's disk, then fail over again.",
         )

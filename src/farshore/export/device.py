@@ -102,6 +102,6 @@ class ReadOnlyDevice:
 
 def _read_only(offset: int, length: int) -> Refused:
     return Refused(
-        f"A write of {length} bytes at {offset} met an export that is read-only.",
+        f"A write of {length} bytes at {offset} failed: the export is read-only.",
         remedy="Export the point with an overlay to write to it.",
     )

@@ -39,9 +39,12 @@ class ExportLauncher:
                     return
                 raise as_error(state.code, state.message, state.remedy)
             if run.holder() is None and run.reported() is None:
-                raise TryLater(f"The export process ended: {_tail(run.log)}", remedy=f"See {run.log}, then try again.")
+                raise TryLater(f"The export process ended: {_tail(run.log)}", remedy=f"Read {run.log}, then try again.")
             time.sleep(_POLL_SECONDS)
-        raise TryLater(f"The export did not open within {_START_SECONDS:.0f} s.", remedy="Is the store reachable?")
+        raise TryLater(
+            f"The export did not start within {_START_SECONDS:.0f} s.",
+            remedy="Check that the vault's store is reachable: farshore status",
+        )
 
     def serving(self, folder: Path) -> bool:
         """Whether an export process of ``folder`` lives."""
@@ -69,7 +72,10 @@ class ExportLauncher:
             if run.holder() is None:
                 run.forget()
                 return
-        raise TryLater(f"The export process of {folder} does not end.", remedy="Look what holds it.")
+        raise TryLater(
+            f"The export process of {folder} does not stop.",
+            remedy="Find out what it waits for: its log in that folder, and dmesg.",
+        )
 
     def _spawn(self, settings: ExportSettings, run: RunFolder) -> None:
         with run.log.open("ab") as log:
@@ -87,7 +93,7 @@ class ExportLauncher:
         except (subprocess.TimeoutExpired, BrokenPipeError) as error:
             process.kill()
             process.wait()
-            raise TryLater(f"The export process did not start: {_tail(run.log)}", remedy=f"See {run.log}.") from error
+            raise TryLater(f"The export process did not start: {_tail(run.log)}", remedy=f"Read {run.log}.") from error
 
 
 def _tail(path: Path) -> str:

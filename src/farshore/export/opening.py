@@ -49,7 +49,7 @@ def open_vault(settings: ExportSettings) -> Vault:
     try:
         key = bytes.fromhex(settings.vault_key.get_secret_value())
     except ValueError as error:
-        raise Malformed("The vault key is not in hex.", remedy="Start the export through Farshore.") from error
+        raise Malformed("The vault key is not hexadecimal.", remedy="Let Farshore start the export.") from error
     return Vault.open_with_vault_key(open_store(settings.vault_url), key)
 
 

@@ -110,7 +110,7 @@ class OverlayDevice:
         while buffer:
             count = os.preadv(self._data, [buffer], offset)
             if count == 0:
-                raise Damaged("The overlay's data file is too short.", remedy="Fail over to a point again.")
+                raise Damaged("The overlay's data file is too short.", remedy="Fail over again.")
             offset += count
             buffer = buffer[count:]
 
@@ -251,8 +251,9 @@ class OverlayDevice:
             first = "Free space there" if self._failed.errno in _FULL else "Check the disk there"
             raise Damaged(
                 f"A flush to the overlay in {self._folder} failed: {self._failed.strerror}.",
-                remedy=f"{first}, then let the machine start anew (`farshore failover stop`, then `start`): it is as "
-                "after a power cut, with all that was flushed before. Only if the disk is lost, fail over again.",
+                remedy=f"{first}, then restart the machine (`farshore failover stop`, then `farshore failover "
+                "start`). It starts as after a power cut, with everything that was flushed before. Fail "
+                "over again only if the disk is lost.",
             )
 
     @contextlib.contextmanager
@@ -301,5 +302,5 @@ def _hold(path: Path) -> int:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(file)
-        raise Busy(f"The overlay {path.parent} is in use.", remedy="Wait until its export has ended.") from error
+        raise Busy(f"The overlay {path.parent} is in use.", remedy="Wait until its export has stopped.") from error
     return file

@@ -43,7 +43,7 @@ def read_description(folder: Path) -> OverlayDescription | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise Malformed(f"{path} is not an overlay's description.", remedy="Fail over to a point again.") from error
+        raise Malformed(f"{path} is not an overlay's description.", remedy="Fail over again.") from error
     if kind != (_FORMAT, _VERSION, BLOCK):
         raise Malformed(f"{path} is of a version that this release does not know.", remedy="Upgrade Farshore.")
     return description

@@ -105,7 +105,7 @@ class OverlayMap:
             return
         for page, states in sorted(pages.items()):
             if os.pwrite(self._durable, states, page * _PAGE) != len(states):
-                raise Damaged("The overlay's map was written in part.", remedy="Check the overlay's disk.")
+                raise Damaged("The overlay's map was only partly written.", remedy="Check the overlay's disk.")
         os.fdatasync(self._durable)
 
     def retract(self, pages: dict[int, bytes]) -> None:

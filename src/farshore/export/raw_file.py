@@ -36,7 +36,7 @@ class RawFileSource:
         while buffer:
             count = os.preadv(self._file, [buffer], offset)
             if count == 0:
-                raise Damaged(f"{self._path} has become shorter.", remedy="Use an image that nobody changes.")
+                raise Damaged(f"{self._path} was shortened.", remedy="Use an image that no program changes.")
             offset += count
             buffer = buffer[count:]
 

@@ -85,7 +85,7 @@ def _first_steps(archive: Archive) -> None:
     """busybox with what the first program calls of it, out of the way of this host's programs; that program."""
     busybox = which(BUSYBOX)
     if busybox is None or list(_with_libraries([busybox])) != [busybox]:
-        raise Refused("There is no static busybox here.", remedy="Install the package busybox-static.")
+        raise Refused("No static busybox is installed.", remedy="Install the package busybox-static.")
     archive.add("/busybox/busybox", busybox)
     for applet in _APPLETS:
         archive.add_link(f"/busybox/{applet}", "busybox")

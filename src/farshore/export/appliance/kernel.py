@@ -100,8 +100,8 @@ def find_kernel(roots: Iterable[Path] = ROOTS) -> Kernel:
             elif all(kernel.has(one) for one in NEEDED):
                 return kernel
     if unreadable:
-        raise Refused(f"{unreadable} may be read by root only.", remedy=f"Run this as root. Or: {REMEDY}")
-    raise Refused("There is no kernel that the appliance could boot.", remedy=REMEDY)
+        raise Refused(f"Only root can read {unreadable}.", remedy=f"Run this as root. Or: {REMEDY}")
+    raise Refused("No installed kernel can boot the appliance.", remedy=REMEDY)
 
 
 def _lines(path: Path) -> list[str]:

@@ -119,7 +119,9 @@ def start(contents: Contents, disks: Sequence[Disk], folder: Path, patience: flo
     Raises Refused (a part is not installed), DidNotStart. Where KVM passes the probe and then fails, it is emulated.
     """
     if len(disks) > MOST_DISKS:
-        raise Refused(f"There are {len(disks)} disks.", remedy=f"The appliance takes {MOST_DISKS} at most.")
+        raise Refused(
+            f"The machine has {len(disks)} disks.", remedy=f"The appliance supports at most {MOST_DISKS} disks."
+        )
     if which(QEMU) is None:
         raise Refused(f"{QEMU} is not installed.", remedy="Install the package qemu-system-x86.")
     kernel = find_kernel()

@@ -21,12 +21,14 @@ def without_partial(out: Path, path: str, complaints: Complaints) -> list[str]:
     Raises NoSpace if there was no room, TryLater if the copy as a whole failed, Damaged if nothing is left."""
     if any(text.startswith(_NO_ROOM) or "No space left" in text or "Disk quota" in text for _, text, _ in complaints):
         raise NoSpace(
-            f"{path} was not copied whole: No space left on device.", remedy="Make room there or choose another place."
+            f"{path} was not copied completely: No space left on device.",
+            remedy="Free space there, or choose another place.",
         )
     whole = [text for name, text, _ in complaints if not name]
     if whole:
         raise TryLater(
-            f"{path} was not copied whole: {'; '.join(whole)[:400]}", remedy="Make room there or choose another place."
+            f"{path} was not copied completely: {'; '.join(whole)[:400]}",
+            remedy="Free space there, or choose another place.",
         )
     reasons: dict[str, str] = {}
     for name, text, partly in complaints:
@@ -35,8 +37,8 @@ def without_partial(out: Path, path: str, complaints: Complaints) -> list[str]:
             reasons.update((other, text) for other in _removed(out, name))
     if not os.path.lexists(out / _COPY):
         raise Damaged(
-            f"{path} cannot be read: {'; '.join(reasons.values())[:400] or 'nothing came'}",
-            remedy="Choose another point; `farshore vault verify --data` says whether the vault is whole.",
+            f"{path} cannot be read: {'; '.join(reasons.values())[:400] or 'no data arrived'}",
+            remedy="Choose another point. To check the vault: farshore vault verify --data",
         )
     return [f"{path.rstrip('/')}{name.removeprefix(_COPY)}: {text}" for name, text in reasons.items()]
 

@@ -105,7 +105,7 @@ class FileReader:
         if not self._ways:
             raise Refused(
                 f"Nothing here can read file systems ({'; '.join(self._because)}).",
-                remedy="Install these packages, of one of them at least.",
+                remedy="Install the packages of one of them.",
             )
         self._disks = disks
         self._names = dict(names)
@@ -131,7 +131,7 @@ class FileReader:
         if target.exists() or target.is_symlink():
             raise Refused(f"{target} exists already.", remedy="Choose another name, or remove it.")
         if not target.parent.is_dir():
-            raise NotFound(f"There is no folder {target.parent}.", remedy="Make it, or choose another place.")
+            raise NotFound(f"There is no folder {target.parent}.", remedy="Create it, or choose another place.")
         with tempfile.TemporaryDirectory(prefix=".farshore-", dir=target.parent) as out:
             asked = {"act": "copy", "path": _absolute(path), "volume": volume, "owners": os.geteuid() == 0}
             answer = self._ask(asked, Path(out))
@@ -160,19 +160,21 @@ class FileReader:
         # A way to help oneself, whatever the reason: it needs no kernel.
         raise TryLater(
             f"No Linux kernel could be started to read the disks: {'; '.join(self._because)}.",
-            remedy="Install what is missing, or write the whole disk with `farshore vault restore`.",
+            remedy="Install the missing packages, or restore the whole disk with `farshore vault restore`.",
         )
 
 
 def _absolute(path: str) -> str:
     if not path.startswith("/") or "\0" in path:
-        raise Refused(f"{path!r} is no absolute path.", remedy="Begin it with a slash.")
+        raise Refused(f"{path!r} is not an absolute path.", remedy="Begin it with a slash.")
     return path
 
 
 def _error(kind: str, message: str) -> FarshoreError:
     if kind not in _KINDS:
-        return Unsupported(f"The reader failed: {message[-600:]}", remedy="Restore the whole disk instead.")
+        return Unsupported(
+            f"The reader failed: {message[-600:]}", remedy="Restore the whole disk instead: farshore vault restore"
+        )
     return _KINDS[kind](message, remedy=_REMEDIES[kind])
 
 
@@ -201,7 +203,11 @@ def file_reader(
     numbers = list(waiting)
     try:
         if len(numbers) > _MOST_DISKS:
-            raise Unsupported(f"There are {len(numbers)} disks.", remedy=f"Files come out of {_MOST_DISKS} at most.")
+            raise Unsupported(
+                f"The machine has {len(numbers)} disks.",
+                remedy=f"Files can be read from machines with at most {_MOST_DISKS} disks. Restore a whole disk "
+                "instead: farshore vault restore",
+            )
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="farshore-written-")))
             sockets: dict[DiskNumber, Path] = {}

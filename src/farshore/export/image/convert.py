@@ -120,7 +120,7 @@ def _convert(
         server.close()
     if process.returncode != 0:
         if "No space left" in complaint or "Disk quota" in complaint:
-            raise NoSpace(f"There is no room for {part.name}.", remedy="Make room, then repeat.")
+            raise NoSpace(f"There is no space for {part.name}.", remedy="Free space there, then repeat.")
         raise Unsupported(
             f"qemu-img could not write the image: {complaint[-300:]}", remedy="Choose another place or format."
         )

@@ -40,4 +40,4 @@ def rename_extent(image: Path, name: str) -> None:
 
 
 def _odd(reason: str) -> Unsupported:
-    return Unsupported(f"qemu-img wrote a VMDK that is not as expected: {reason}.", remedy="Choose another format.")
+    return Unsupported(f"qemu-img wrote an unexpected VMDK: {reason}.", remedy="Choose another format.")

@@ -94,7 +94,7 @@ class NbdServer:
         connect to it. Raises Refused for any other address: there is no TLS."""
         address = ipaddress.ip_address(host)
         if not address.is_loopback:
-            raise Refused(f"{host} leads out of this host: that takes TLS.", remedy="Use 127.0.0.1 or ::1.")
+            raise Refused(f"{host} is not a local address, so NBD needs TLS there.", remedy="Use 127.0.0.1 or ::1.")
         return self._listen_tcp(host, port)
 
     def listen_tls(self, context: ssl.SSLContext, host: str, port: int = 0) -> int:
@@ -105,7 +105,8 @@ class NbdServer:
         except OSError as error:
             raise Refused(
                 f"The disks cannot be served at {host}, port {port} ({error.strerror}).",
-                remedy="See what has it (ss -ltnp), and whether the address is this host's (ip address).",
+                remedy="Check which program uses the port (ss -ltnp), and that the address is this host's "
+                "(ip address).",
             ) from error
 
     def _listen_tcp(self, host: str, port: int, context: ssl.SSLContext | None = None) -> int:

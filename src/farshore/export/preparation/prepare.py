@@ -118,7 +118,9 @@ def _plain(told: object) -> str:
 
 
 def _refused(why: str) -> Refused:
-    return Refused(_plain(why), remedy="Prepare the machine at its source, or set its target to what it has there.")
+    return Refused(
+        _plain(why), remedy="Prepare the machine at its source, or set its target to the hardware of the source."
+    )
 
 
 def _last(console: str) -> str:
