@@ -67,7 +67,7 @@ def choose(
     if found is None:
         raise TryLater(
             "No process server is running.",
-            remedy="Start one: `farshore up` does; see `farshore process-server list`.",
+            remedy="Start the installation with `farshore up`, and check `farshore process-server list`.",
             after=2,
         )
     return found

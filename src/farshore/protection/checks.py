@@ -51,7 +51,8 @@ def _kernel(description: Description, seen: Heartbeat | None) -> Finding:
         subject="kernel",
         severity=CheckSeverity.WARNING,
         message=f"{description.kernel} may lack what data mode needs.",
-        remedy="Linux 5.17 or newer captures every write in order; older ones are protected with longer RPO.",
+        remedy="Use Linux 5.17 or newer to capture every write in order. Older kernels are protected with a "
+        "longer RPO.",
     )
 
 
@@ -85,7 +86,7 @@ def _disks(row: MachineRow, description: Description) -> list[Finding]:
                 subject="disks",
                 severity=CheckSeverity.ERROR,
                 message="No protected disk is a boot disk: the machine would not start at the recovery site.",
-                remedy="Protect the disk that the machine boots from.",
+                remedy="Include the boot disk: farshore machine protect --include-disk",
             )
         )
     return found

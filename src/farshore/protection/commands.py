@@ -45,8 +45,8 @@ def offered(
     ``hardware`` with this id ("": it does not say). Raises Fenced for a run whose place another one has taken."""
     if epoch and run != machine.run:
         raise Fenced(
-            f"Another run of {machine.name}'s agent has taken this one's place.",
-            remedy="Stop the agent that is not to run, or the twin of the machine.",
+            f"Another run of {machine.name}'s agent has replaced this one.",
+            remedy="Stop the agent that should not run, or the clone of the machine.",
         )
     # At a site: another run is the old source, which has woken, or the recovered machine before it has the stream.
     elsewhere = bool(machine.site) and run != machine.run
@@ -71,7 +71,7 @@ def answer(tx: Transaction, machine: str, command: str, result: CommandResult, n
     another machine, Malformed for a payload of another kind."""
     row = commands.get(tx, command)
     if row.machine != machine:
-        raise NotFound(f"There is no command {command}.", remedy="Ask for it again.")
+        raise NotFound(f"There is no command {command}.", remedy="Request it again.")
     if row.state == CommandState.WAITING.value:
         if result.payload is None:
             assert result.failure is not None

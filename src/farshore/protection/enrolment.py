@@ -68,9 +68,13 @@ def enrol(tx: Transaction, token: str, description: Description, now: int) -> Ma
     check_description(description)
     spent = tokens.spend(tx, token, now)
     if spent.process_server:
-        raise Unauthenticated("This token is for a process server.", remedy="Make one: farshore token create.")
+        raise Unauthenticated(
+            "This token is for a process server.", remedy="Create one for a machine: farshore token create"
+        )
     if spent.master_target:
-        raise Unauthenticated("This token is for a master target.", remedy="Make one: farshore token create.")
+        raise Unauthenticated(
+            "This token is for a master target.", remedy="Create one for a machine: farshore token create"
+        )
     if spent.machine:
         row = machines.get(tx, spent.machine)
         users.revoke_certificates(tx, "machine", row.id, now)
@@ -104,10 +108,15 @@ def check_description(description: Description) -> None:
     """Raise Malformed where a description cannot be true."""
     numbers = [disk.number for disk in description.disks]
     if len(set(numbers)) != len(numbers) or any(not 0 <= number < 65535 for number in numbers):
-        raise Malformed("Two disks share a number, or one is out of range.", remedy="Number disks 0 … 65534, once.")
+        raise Malformed(
+            "Two disks have the same number, or a number is out of range.",
+            remedy="Give each disk its own number from 0 to 65534.",
+        )
     for disk in description.disks:
         if disk.size <= 0 or disk.size % 512:
-            raise Malformed(f"Disk {disk.name} has {disk.size} bytes.", remedy="A size is a multiple of 512.")
+            raise Malformed(
+                f"Disk {disk.name} has {disk.size} bytes.", remedy="The size of a disk must be a multiple of 512."
+            )
 
 
 def _tell(

@@ -69,7 +69,7 @@ def grant(
     _check_allowed(machine, request)
     check_description(request.description)
     if domain.name != domain_name(tx, machine):
-        raise TryLater(f"The policy of {machine.name} changes just now.", remedy="Repeat the request.", after=1)
+        raise TryLater(f"The policy of {machine.name} is being changed.", remedy="Repeat the request.", after=1)
     basis = choose_basis(tx, machine, request, domain)
     epochs.close_open(tx, MachineId(machine.id), now, SUCCEEDED)
     number = max(machine.epoch, installation.epochs_from(tx)) + 1
@@ -142,7 +142,7 @@ def check_open(row: EpochRow) -> None:
     if row.closed:
         raise Fenced(
             f"Epoch {row.epoch} of machine {row.machine} is closed: {row.close_reason}.",
-            remedy="Ask the configuration server what to do: the agent does so by itself.",
+            remedy="The agent asks the configuration server by itself.",
         )
 
 
@@ -167,8 +167,8 @@ def _check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardwar
     check_owner(machine, hardware)
     if not epoch.consistent and epoch.domain_name != domain_name(tx, machine):
         raise Fenced(
-            f"Machine {machine.id} is to share chunks with others than when its epoch {epoch.epoch} began.",
-            remedy="The agent asks for a new epoch by itself.",
+            f"Machine {machine.id} has another deduplication domain than when its epoch {epoch.epoch} began.",
+            remedy="The agent requests a new epoch by itself.",
         )
 
 
@@ -191,9 +191,9 @@ def check_owner(machine: MachineRow, hardware_id: str) -> None:
     if machine.site:
         if not machine.owner or hardware_id != machine.owner:
             raise Fenced(
-                f"{machine.name} runs at {machine.site} as {machine.owner or 'hardware that is not known'}, and this "
-                f"agent on other hardware ({hardware_id or 'without an id'}).",
-                remedy="This machine must stand by: shut it down, or keep it from its users.",
+                f"{machine.name} runs at {machine.site} on {machine.owner or 'unknown hardware'}, but "
+                f"this agent runs on other hardware ({hardware_id or 'without an id'}).",
+                remedy="This copy of the machine must not be used: shut it down, or keep users away from it.",
             )
     elif hardware_id and machine.hardware_id and hardware_id != machine.hardware_id:
         raise Fenced(
@@ -207,18 +207,18 @@ def _check_allowed(machine: MachineRow, request: EpochRequest) -> None:
     state, theirs = MachineState(machine.state), request.description.hardware_id
     if state in ELSEWHERE and machine.site and theirs == machine.owner:
         raise Fenced(
-            f"{machine.name} is {state.value}, and runs here: it is not replicated from {machine.site}.",
-            remedy="Its agent stands by; nothing is to be done.",
+            f"{machine.name} is {state.value}and runs here, so it is not replicated from {machine.site}.",
+            remedy="Nothing needs to be done: its agent stands by.",
         )
     if state in ELSEWHERE:
         where = machine.site or "another site"
         raise Fenced(
-            f"{machine.name} is {state.value}: {where} runs it, or is about to.",
-            remedy="This machine must stand by: shut it down, or keep it from its users.",
+            f"{machine.name} is {state.value}: it runs at {where}, or will in a moment.",
+            remedy="This copy of the machine must not be used: shut it down, or keep users away from it.",
         )
     if state is MachineState.UNPROTECTED or not machine.protect:
         raise WrongState(
-            f"{machine.name} is not to be protected.", remedy=f"Run: farshore machine protect {machine.name}"
+            f"{machine.name} is not protected.", remedy=f"Protect it: farshore machine protect {machine.name}"
         )
     check_owner(machine, theirs)
 

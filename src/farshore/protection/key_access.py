@@ -50,6 +50,6 @@ def _served(tx: Transaction, server: ProcessServerRow, machine: str) -> list[Epo
 def refusal(machine: str) -> Forbidden:
     """What a process server hears that may not have a machine's keys."""
     return Forbidden(
-        f"This process server neither serves machine {machine} nor did so before.",
-        remedy="See `farshore machine show` for the one that does.",
+        f"This process server does not serve machine {machine} and never did.",
+        remedy="Find its process server with `farshore machine show`.",
     )

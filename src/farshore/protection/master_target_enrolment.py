@@ -33,7 +33,8 @@ def enrol(tx: Transaction, token: str, now: int) -> MasterTargetRow:
     spent = tokens.spend(tx, token, now)
     if not spent.master_target:
         raise Unauthenticated(
-            "This token is not for a master target.", remedy="Make one that is: farshore master-target add NAME."
+            "This token is not for a master target.",
+            remedy="Create one for a master target: farshore master-target add NAME",
         )
     row = master_targets.get(tx, spent.master_target)
     users.revoke_certificates(tx, KIND, row.id, now)
@@ -57,12 +58,13 @@ def remove(tx: Transaction, row: MasterTargetRow, actor: str, now: int) -> None:
     up`` runs, and while a failback waits for it."""
     if row.own:
         raise WrongState(
-            f"{row.name} is the master target that `farshore up` runs.",
-            remedy="To have none: farshore up --no-master-target.",
+            f"{row.name} is run by `farshore up`.",
+            remedy="To turn it off: farshore up --no-master-target",
         )
     if master_targets.open_of(tx, row.id):
         raise WrongState(
-            f"{row.name} writes disks for a failback.", remedy="Cancel that first: farshore failback cancel MACHINE."
+            f"{row.name} is writing disks for a failback.",
+            remedy="Cancel the failback first: farshore failback cancel MACHINE",
         )
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_master_target(tx, row.id)

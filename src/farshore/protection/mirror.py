@@ -160,7 +160,9 @@ class Mirror:
                 return
             # Another server of this installation was quicker: it may have read the catalog before our change.
             self._look_again(place)
-        raise TryLater(f"The record of {place.kind} in the vault changes all the time.", remedy="It is tried again.")
+        raise TryLater(
+            f"The record of {place.kind} in the vault is being changed by others.", remedy="It is retried by itself."
+        )
 
     def _write(self, name: RecordName, rows: Sequence[Row] | None) -> bool:
         store, key, now = self._vault.store, self._vault.installation_key, self._clock.now()
@@ -203,7 +205,9 @@ class Mirror:
                 self._values[place] |= _values(place.kind, record.rows)  # what another server added is kept
             standing.digest = str(record.parts) if record.parts else _digest(record.rows)
             self._keep(place, standing)
-        raise TryLater(f"The record of {place.kind} in the vault changes all the time.", remedy="It is tried again.")
+        raise TryLater(
+            f"The record of {place.kind} in the vault is being changed by others.", remedy="It is retried by itself."
+        )
 
     def _look_again(self, place: _Place) -> None:
         newest = newest_record(self._vault.store, self._name(place, 1))

@@ -101,8 +101,8 @@ def check_assigned(tx: Transaction, machine: str, server: str) -> None:
     row = machines.get(tx, machine)
     if row.process_server != server or row.moving_to:
         raise Moved(
-            f"{row.name} sends to another process server, or is about to.",
-            remedy="The agent hears of it with its next heartbeat.",
+            f"{row.name} sends to another process server, or will in a moment.",
+            remedy="The agent learns of it with its next heartbeat.",
             after=1,
         )
 

@@ -19,6 +19,6 @@ def check_free(tx: Transaction, machine: MachineRow, name: str) -> None:
     )
     if asked or points.listed(tx, machine.id, name=name, limit=1):
         raise Refused(
-            f"{machine.name} {'is asked for' if asked else 'has'} a point called {name!r} already.",
+            f"{machine.name} {'has requested' if asked else 'has'} a point called {name!r} already.",
             remedy="Choose another name.",
         )

@@ -34,14 +34,13 @@ def check_present(server: ProcessServerRow, now: int) -> None:
     is: neither hears of a push. One whose spool is full does."""
     if not server.registered:
         raise WrongState(
-            f"Process server {server.name} has not enrolled yet.",
-            remedy="Enrol and start it with the token that it was invited with, or name another: "
-            "farshore process-server list.",
+            f"Process server {server.name} is not enrolled yet.",
+            remedy="Enrol it with its token and start it, or choose another: farshore process-server list",
         )
     if now - server.last_seen > SILENT_AFTER:
         raise TryLater(
             f"Process server {server.name} does not report: it is down, cut off or revoked.",
-            remedy=f"See how it is: farshore process-server show {server.name}. Or name another one that is well.",
+            remedy=f"Check its state (farshore process-server show {server.name}), or choose a healthy one.",
         )
 
 
@@ -55,7 +54,9 @@ def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: i
         raise WrongState(f"The push {push} has ended.", remedy="Nothing needs to be done.")
     if row.state == PushState.WAITING.value or row.run != run:
         if row.begun >= MOST_BEGUN:
-            raise WrongState(f"The push {push} was begun {row.begun} times.", remedy="Add the machine again.")
+            raise WrongState(
+                f"The push {push} was started {row.begun} times without an end.", remedy="Add the machine again."
+            )
         if not row.begun:
             row.ends = now + TOKEN_SECONDS * SECOND
             tokens.prolong(tx, row.token, row.ends)

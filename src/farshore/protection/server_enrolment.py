@@ -58,8 +58,8 @@ def check_url(row: ProcessServerRow | None, url: str, own_names: Sequence[str]) 
     host = host_of(url)
     if host not in {normal(name) for name in names}:
         raise Forbidden(
-            f"{url} is not at a name that this process server's certificate is for ({', '.join(names)}).",
-            remedy="Give it the URL that it was invited with, or invite it anew: farshore process-server add URL.",
+            f"{url} does not match the names in this process server's certificate ({', '.join(names)}).",
+            remedy="Use the URL that it was added with, or add it again: farshore process-server add URL",
         )
 
 
@@ -68,7 +68,7 @@ _TOLD = ("name", "url", "draining", "bandwidth", "time_zone")
 
 def host_of(url: str) -> str:
     """The host of a URL, in one spelling. Raises Malformed where that is no name or address that means one host alone,
-    or where the URL says more than host and port."""
+    or where the URL has more parts than a host and port."""
     try:
         parts = urlsplit(url)
         host, _ = normal(parts.hostname or ""), parts.port
@@ -76,11 +76,13 @@ def host_of(url: str) -> str:
         host = ""
     if not _is_host(host):
         raise Malformed(
-            f"{url!r} has no host, or one that is no name or address.",
+            f"{url!r} has no valid host name or address.",
             remedy="Write it as https://ps2.example.com:9443.",
         )
     if parts.netloc.count("@") or parts.path.strip("/") or parts.query or parts.fragment:
-        raise Malformed(f"{url!r} says more than host and port.", remedy="Write it as https://ps2.example.com:9443.")
+        raise Malformed(
+            f"{url!r} has more parts than a host and port.", remedy="Write it as https://ps2.example.com:9443."
+        )
     return host
 
 
@@ -107,7 +109,7 @@ def enrol(tx: Transaction, token: str, now: int) -> ProcessServerRow:
     if not spent.process_server:
         raise Unauthenticated(
             "This token is not for a process server.",
-            remedy="Make one for a process server: farshore process-server add URL.",
+            remedy="Create one for a process server: farshore process-server add URL",
         )
     row = process_servers.get(tx, spent.process_server)
     users.revoke_certificates(tx, KIND, row.id, now)
@@ -123,20 +125,21 @@ def remove(tx: Transaction, row: ProcessServerRow, actor: str, now: int, *, forc
     """
     if row.registered and not row.host_names:
         raise WrongState(
-            f"{row.name} is the process server that `farshore up` runs.",
-            remedy=f"Drain it, and nothing is sent to it: farshore process-server drain {row.name}.",
+            f"{row.name} is run by `farshore up`.",
+            remedy=f"Drain it, so that no machine sends to it: farshore process-server drain {row.name}",
         )
     senders = machines.count_by_server(tx).get(row.id, 0)
     if senders:
         raise WrongState(
             f"{senders} machines send to {row.name}.",
-            remedy=f"Drain it first: farshore process-server drain {row.name}. It takes another one that is well.",
+            remedy=f"Drain it first: farshore process-server drain {row.name}. This needs another healthy "
+            "process server.",
         )
     silent = now - row.last_seen > SILENT_AFTER
     if row.registered and row.spool_bytes and not (force and silent):
         raise WrongState(
             f"The spool of {row.name} holds {row.spool_bytes >> 10} KiB that are not in the vault.",
-            remedy="Wait until it is drained; where it is gone for good, repeat with --force.",
+            remedy="Wait until it is drained. If the server is lost, repeat the command with --force.",
         )
     users.revoke_certificates(tx, KIND, row.id, now)
     tokens.drop_of_server(tx, row.id)

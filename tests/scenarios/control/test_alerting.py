@@ -226,7 +226,7 @@ def test_a_mail_server_that_fails_is_an_alert_and_loses_nothing(
     box, settings = mailbox
     desk.add("mail", "wrong", settings=settings)
     failed = desk.call("POST", "/v1/alert-channels/ops/test")
-    assert (failed.code, "does not accept the user dr" in failed.body["detail"]) == ("refused", True)
+    assert (failed.code, "does not accept the login of dr" in failed.body["detail"]) == ("refused", True)
     desk.round(RPO)
     (condition,) = desk.telling.conditions()
     assert (condition.kind, condition.subject) == (FAILING, "alert-channel/ops")

@@ -28,9 +28,11 @@ def check_url(url: str) -> str:
     except ValueError:
         host, parts = None, urlsplit("")
     if not host or not url.isascii() or not url.isprintable():
-        raise Malformed("The secret is no URL.", remedy="Write it as https://HOST/PATH.")
+        raise Malformed("The secret is not a URL.", remedy="Write it as https://HOST/PATH.")
     if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
-        raise Malformed(f"The URL at {host} is not https.", remedy="Use https; http is for this host alone.")
+        raise Malformed(
+            f"The URL at {host} does not use https.", remedy="Use https. http is allowed for this host only."
+        )
     return url
 
 
@@ -46,7 +48,7 @@ def call(method: str, url: str, body: bytes | None, headers: Mapping[str, str], 
         context = ssl.create_default_context(cafile=ca or None)
     except OSError as error:
         raise Refused(
-            f"{ca} cannot be read ({error.strerror}).", remedy="Name the PEM file of an authority."
+            f"{ca} cannot be read ({error.strerror}).", remedy="Give the PEM file of an authority."
         ) from error
     try:
         with pool_manager(url, context, timeout=Timeout(_SECONDS), retries=Retry(total=0, redirect=False)) as pool:
@@ -57,7 +59,7 @@ def call(method: str, url: str, body: bytes | None, headers: Mapping[str, str], 
             answer.release_conn()
     except SSLError as error:
         raise Refused(
-            f"{at} shows a certificate that is not trusted.", remedy="Name its authority's file: --setting ca=PATH"
+            f"{at} shows a certificate that is not trusted.", remedy="Give the file of its authority: --setting ca=PATH"
         ) from error
     except FarshoreError:
         raise
@@ -68,4 +70,4 @@ def call(method: str, url: str, body: bytes | None, headers: Mapping[str, str], 
     if 200 <= answer.status < 300:
         return
     kind = Unreachable if answer.status >= 500 or answer.status in (408, 425, 429) else Refused
-    raise kind(f"{at} answered {answer.status}.", remedy="See the service's log; correct the URL.")
+    raise kind(f"{at} answered {answer.status}.", remedy="Check the URL, and the service's log.")

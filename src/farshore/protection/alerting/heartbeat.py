@@ -31,7 +31,7 @@ class HeartbeatUrl:
 
     def send(self, message: Message) -> str:  # noqa: ARG002 - the port's
         """It takes no messages."""
-        raise WrongState("A heartbeat URL takes no messages.", remedy="It is called while every RPO holds.")
+        raise WrongState("A heartbeat channel cannot send messages.", remedy="It is called while every RPO holds.")
 
 
 def broken(machines: Iterable[WatchedMachine], policies: Sequence[PolicyRow], now: int) -> str:

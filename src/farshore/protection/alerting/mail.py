@@ -38,15 +38,20 @@ class Mail:
         self._host, self._user, self._ca = str(found["host"]), str(found["user"]), str(found["ca"])
         self._encryption = str(found["encryption"])
         if self._encryption not in _PORTS:
-            raise Malformed(f"encryption={self._encryption} is not known.", remedy=f"Choose of: {', '.join(_PORTS)}.")
+            raise Malformed(f"encryption={self._encryption} is not valid.", remedy=f"Choose of: {', '.join(_PORTS)}.")
         self._port = int(found["port"]) or _PORTS[self._encryption]
         self._from = _addresses(str(found["from"]), "from")[0]
         self._to = _addresses(str(found["to"]), "to")
         self._password = secret.strip("\r\n")
         if bool(self._user) != bool(self._password):
-            raise Malformed("A user and a password go together.", remedy="Give --setting user=… and --secret-file.")
+            raise Malformed(
+                "A user needs a password, and a password needs a user.",
+                remedy="Give --setting user=… and --secret-file.",
+            )
         if self._password and self._encryption == "none":
-            raise Malformed("A password would travel in clear.", remedy="Use encryption=starttls or encryption=tls.")
+            raise Malformed(
+                "The password would be sent unencrypted.", remedy="Use encryption=starttls or encryption=tls."
+            )
 
     def send(self, message: Message) -> str:
         """As in the port."""
@@ -85,16 +90,17 @@ class Mail:
             raise
         except smtplib.SMTPAuthenticationError as error:
             raise Refused(
-                f"{at} does not accept the user {self._user} ({error.smtp_code}).", remedy="Correct user and password."
+                f"{at} does not accept the login of {self._user} ({error.smtp_code}).",
+                remedy="Correct the user and password.",
             ) from error
         except smtplib.SMTPRecipientsRefused as error:
             raise Refused(
-                f"{at} takes mail for none of {', '.join(sorted(error.recipients))}.",
-                remedy="Correct the addresses, or let the mail server take them.",
+                f"{at} does not accept mail for {', '.join(sorted(error.recipients))}.",
+                remedy="Correct the addresses, or let the mail server accept them.",
             ) from error
         except smtplib.SMTPNotSupportedError as error:
             raise Refused(
-                f"{at} does not offer what is asked of it ({error}).", remedy="Use another encryption or port."
+                f"{at} does not support a required feature ({error}).", remedy="Use another encryption or port."
             ) from error
         except smtplib.SMTPResponseException as error:
             words = (
@@ -105,7 +111,7 @@ class Mail:
         except ssl.SSLCertVerificationError as error:
             raise Refused(
                 f"{at} shows a certificate that is not trusted ({error.verify_message}).",
-                remedy="Use the name in its certificate, or name the authority's file: --setting ca=PATH",
+                remedy="Use the name in its certificate, or give the file of its authority: --setting ca=PATH",
             ) from error
         except (OSError, smtplib.SMTPException) as error:
             raise Unreachable(f"{at} does not answer ({error}).", remedy="Check host, port and firewall.") from error
@@ -118,5 +124,5 @@ def _addresses(text: str, what: str) -> list[str]:
         or not text.isprintable()
         or any(one.count("@") != 1 or not one.isprintable() or " " in one for one in found)
     ):
-        raise Malformed(f"{what}={text} is no e-mail address.", remedy="Write it as name@example.com.")
+        raise Malformed(f"{what}={text} is not an e-mail address.", remedy="Write it as name@example.com.")
     return found

@@ -36,7 +36,7 @@ def checked(settings: Mapping[str, Setting], wanted: Mapping[str, Wanted]) -> di
     names = ", ".join(wanted) or "none"
     for name in settings:
         if name not in wanted:
-            raise Malformed(f"There is no setting {name!r} of this kind.", remedy=f"There are: {names}.")
+            raise Malformed(f"There is no setting {name!r} of this kind.", remedy=f"Valid settings: {names}.")
     found: dict[str, Setting] = {}
     for name, rule in wanted.items():
         value = settings.get(name, rule.default)
@@ -52,5 +52,5 @@ def one_line(secret: str, what: str) -> str:
     """The secret's only line. Raises Malformed."""
     lines = secret.split()
     if len(lines) != 1:
-        raise Malformed(f"The secret has to be {what}, on one line.", remedy="Give it with --secret-file.")
+        raise Malformed(f"The secret must be {what}, on one line.", remedy="Give it with --secret-file.")
     return lines[0]

@@ -27,7 +27,7 @@ class Services:
         self._notifier: Any = library.Apprise()
         urls = secret.split()
         if not urls:
-            raise Malformed("The secret has no URL.", remedy="Give apprise's URLs, a line each, with --secret-file.")
+            raise Malformed("The secret has no URL.", remedy="Give URLs of apprise, one a line, with --secret-file.")
         for number, url in enumerate(urls, 1):
             schema = url.partition(":")[0].lower()
             if schema in _LOCAL or not self._notifier.add(url):
@@ -42,9 +42,9 @@ class Services:
         failed = [str(one.service_name) for one in self._notifier if not one.notify(**what)]
         if len(failed) == len(self._notifier):
             raise Unreachable(
-                f"{', '.join(failed)} did not take the message.", remedy="Correct the URL, or look at the service."
+                f"{', '.join(failed)} did not accept the message.", remedy="Check the URL and the service."
             )
-        return f"{', '.join(failed)} did not take the message." if failed else ""
+        return f"{', '.join(failed)} did not accept the message." if failed else ""
 
 
 def _library() -> Any:

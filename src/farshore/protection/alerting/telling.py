@@ -80,7 +80,7 @@ class Telling:
         if isinstance(channel, HeartbeatUrl):
             why = self._broken()
             if why:
-                raise WrongState(f"The heartbeat URL is not called now: {why}", remedy="See `farshore status`.")
+                raise WrongState(f"The heartbeat URL is not called now: {why}", remedy="Run `farshore status`.")
             channel.call()
             return ""
         return channel.send(Message(self._server, self._clock.now(), test=True))

@@ -36,7 +36,7 @@ class Webhook:
         self._ca = str(checked(settings, {"ca": Wanted(str, "")})["ca"])
         lines = secret.split()
         if len(lines) != 2:
-            raise Malformed("The secret has to be a URL and a signing key.", remedy="Give them with --secret-file.")
+            raise Malformed("The secret must be a URL and a signing key.", remedy="Give them with --secret-file.")
         self._url = check_url(lines[0])
         try:
             self._key = base64.b64decode(lines[1].removeprefix(_PREFIX), validate=True)
@@ -45,7 +45,7 @@ class Webhook:
         if len(self._key) < _LEAST_KEY_BYTES:
             raise Malformed(
                 f"The signing key is not {_PREFIX} and the base64 of {_LEAST_KEY_BYTES} bytes or more.",
-                remedy="Leave it out: the server makes one.",
+                remedy="Leave it out, and the server generates one.",
             )
 
     def send(self, message: Message) -> str:

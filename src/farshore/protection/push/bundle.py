@@ -107,7 +107,7 @@ def check_python(python: PythonVersion) -> None:
 def place_of_bundle(release: str, cache: Path) -> Path:
     """Where the bundle of a release is kept. Raises NotFound for what names none."""
     if not _RELEASE.fullmatch(release):
-        raise NotFound(f"{release[:100]!r} is no release.", remedy="Ask for the upgrade again.")
+        raise NotFound(f"{release[:100]!r} is not a release.", remedy="Request the upgrade again.")
     return cache / f"mobility-{release}.tar.gz"
 
 
@@ -115,7 +115,7 @@ def bundle_path(release: str, cache: Path) -> Path:
     """The bundle of a release that was built here. Raises NotFound."""
     path = place_of_bundle(release, cache)
     if not path.is_file():
-        raise NotFound(f"There is no bundle of release {release!r}.", remedy="Ask for the upgrade again.")
+        raise NotFound(f"There is no bundle of release {release!r}.", remedy="Request the upgrade again.")
     return path
 
 
@@ -139,7 +139,7 @@ def parse_python(text: str) -> PythonVersion:
     found = _PYTHON.fullmatch(text)
     if found is None:
         raise Unsupported(
-            "This agent does not tell which Python it runs on.", remedy="Install it again: farshore machine add"
+            "This agent does not report its Python version.", remedy="Install it again: farshore machine add"
         )
     return int(found[1]), int(found[2])
 
@@ -182,7 +182,7 @@ def _download(python: PythonVersion, target: Path) -> None:
         said = getattr(error, "stderr", b"") or b""
         raise TryLater(
             f"The libraries for Python {_dotted(python)} could not be fetched: {said.decode(errors='replace')[-400:]}",
-            remedy="Check this server's way to its Python package index; it is needed once for each Python version.",
+            remedy="Check this server's access to its Python package index. It is needed once for each Python version.",
         ) from error
 
 
@@ -210,7 +210,9 @@ def _shared_libraries() -> Iterator[tuple[str, bytes]]:
     known = {line.split()[0]: line.rsplit(" => ", 1)[1] for line in listed if " => " in line and "x86-64" in line}
     libbpf = next((known[name] for name in _LIBBPF if name in known), None)
     if libbpf is None:
-        raise Unsupported("This server has no libbpf to bring along.", remedy="Install it (Debian: libbpf1).")
+        raise Unsupported(
+            "This server has no libbpf to put into the bundle.", remedy="Install libbpf (Debian: libbpf1)."
+        )
     yield str(_LIBRARIES / Path(libbpf).name), Path(libbpf).read_bytes()
     for line in _output("ldd", libbpf).splitlines():
         name, arrow, rest = line.strip().partition(" => ")

@@ -47,7 +47,7 @@ class GuestShell:
             said = clean(ended.errors.decode(errors="replace") or output).strip()[-600:]
             raise Refused(
                 f"{doing} in {self._guest.name} failed (status {ended.status}): {said}",
-                remedy="Mend what it says there, then ask again: what is done already is kept.",
+                remedy="Fix the cause, then add the machine again. Completed steps are kept.",
             )
         return output
 
@@ -58,10 +58,10 @@ def through_guests(login: Callable[[str], Login]) -> Connect:
     @asynccontextmanager
     async def connect(target: PushTarget) -> AsyncIterator[RemoteShell]:
         if target.guest is None:
-            raise Malformed(f"{target.host} is no machine of a VMware server.", remedy="Reach it by SSH.")
+            raise Malformed(f"{target.host} is not a machine of a VMware server.", remedy="Install over SSH.")
         if not target.password:
             raise Malformed(
-                "Guest operations take a user and a password of the guest, no key.",
+                "VMware Tools need a user and password of the guest, not a key.",
                 remedy="Give --password, or a push account that has one.",
             )
         opened: AbstractContextManager[Session] = session(await asyncio.to_thread(login, target.guest.server))

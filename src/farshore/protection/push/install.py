@@ -112,7 +112,7 @@ class PushInstaller:
         if found.errors:
             raise Refused(
                 f"{target.host} cannot be protected as it is: {' '.join(found.errors)}",
-                remedy="Do what each of them says, or name the disks to protect (--disk), then add the machine again.",
+                remedy="Fix each of these, or select disks with --disk. Then add the machine again.",
             )
         if found.warnings:
             report(0.67, f"to know: {' '.join(found.warnings)}")
@@ -130,5 +130,5 @@ def _options(disks: Sequence[str]) -> str:
     a quotation. Raises Malformed."""
     for disk in disks:
         if not _DEVICE.fullmatch(disk):
-            raise Malformed(f"{disk!r} is not the path of a disk.", remedy="Name it as /dev has it, such as /dev/vda.")
+            raise Malformed(f"{disk!r} is not the path of a disk.", remedy="Give its path in /dev, such as /dev/vda.")
     return " ".join(f"--disk {disk}" for disk in disks)

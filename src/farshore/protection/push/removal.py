@@ -48,7 +48,8 @@ class PushRemover:
             certificate = (await shell.run(_WHOSE, "Looking whose agent is there")).strip()
             if certificate and machine not in _names(certificate):
                 raise Refused(
-                    f"The agent on {target.host} is another machine's.", remedy="Name the machine's own host: --host"
+                    f"The agent on {target.host} belongs to another machine.",
+                    remedy="Give the machine's own address with --host.",
                 )
             report(0.5, "removing the mobility service")
             said = await shell.run(_REMOVE, "Removing the mobility service")

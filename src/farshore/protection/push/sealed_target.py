@@ -81,4 +81,4 @@ def _plain(target: PushTarget) -> dict[str, Any]:
 
 
 def _unusable() -> Malformed:
-    return Malformed("What was sealed for a push does not open here.", remedy="Add the machine again.")
+    return Malformed("The sealed login of this push cannot be opened here.", remedy="Add the machine again.")

@@ -57,8 +57,8 @@ class ReleaseKey:
             signed, signature = read_private(kept).decode("ascii").split()
             if signed != digest:
                 raise Damaged(
-                    f"{bundle.path} is not the bundle that was signed as release {bundle.release}.",
-                    remedy=f"Find out who changed it. Remove it, and {kept}; it is then made anew.",
+                    f"{bundle.path} was changed after it was signed as release {bundle.release}.",
+                    remedy=f"Find out who changed it. Then remove it and {kept}; a new bundle is built.",
                 )
             return signature
         signature = self._load().sign(statement(bundle.release, digest)).hex()
@@ -70,8 +70,8 @@ class ReleaseKey:
             text = read_private(self._private)
         except NotFound as error:
             raise NotFound(
-                f"The release key {self._private} is not there.",
-                remedy="Bring it back for as long as releases are signed; see docs/security.md.",
+                f"The release key {self._private} is missing.",
+                remedy="Restore it for as long as releases are signed; see docs/security.md.",
             ) from error
         try:
             key = serialization.load_pem_private_key(text, password=None)

@@ -89,14 +89,14 @@ class Shell:
         except (asyncssh.Error, OSError) as error:
             raise Unreachable(
                 f"The connection to {self._target.host} broke ({clean_line(str(error))}).",
-                remedy="Try again; it goes on where it was.",
+                remedy="Try again. Completed steps are kept.",
             ) from error
         _, mark, output = _text(done.stdout).partition(f"{MARK}\n")
         if done.exit_status != 0 or not mark:
             said = clean(_text(done.stderr) or output).strip()[-600:]
             raise Refused(
                 f"{doing} on {self._target.host} failed (status {done.exit_status}): {said}",
-                remedy="Mend what it says there, then ask again: what is done already is kept.",
+                remedy="Fix the cause, then add the machine again. Completed steps are kept.",
             )
         return output
 
@@ -148,7 +148,8 @@ def _keys(private_key: str) -> list[asyncssh.SSHKey]:
         return [asyncssh.import_private_key(private_key)]
     except asyncssh.KeyImportError as error:
         raise Malformed(
-            "The SSH key is not a private key, or has a passphrase.", remedy="Give a private key file of OpenSSH."
+            "The SSH key is not a private key, or it is encrypted.",
+            remedy="Give an OpenSSH private key file without a passphrase.",
         ) from error
 
 
@@ -179,7 +180,7 @@ async def _log_in(
     except asyncssh.HostKeyNotVerifiable as error:
         raise Forbidden(
             f"{host} shows the host key {check.shown}, not the one expected ({check.expected}).",
-            remedy="If the machine was installed anew, give its new fingerprint with --host-key.",
+            remedy="If the machine was reinstalled, give its new fingerprint with --host-key.",
         ) from error
     except asyncssh.PermissionDenied as error:
         remedy = "Add its public half to the user's ~/.ssh/authorized_keys there, or name another user."
@@ -191,10 +192,10 @@ async def _log_in(
     except asyncssh.ChannelOpenError as error:  # the jump host does not reach it, or may not
         raise Unreachable(
             f"{host} port {port} cannot be reached from the jump host ({clean_line(str(error))}).",
-            remedy="Check the address as the jump host knows it, and that its sshd allows TCP forwarding.",
+            remedy="Check that the jump host resolves the address, and that its sshd allows TCP forwarding.",
         ) from error
     except (asyncssh.Error, OSError, TimeoutError) as error:
         raise Unreachable(
             f"{host} port {port} cannot be reached by SSH ({clean_line(str(error))}).",
-            remedy="Check the address, the port and that sshd runs.",
+            remedy="Check the address and the port, and that sshd runs.",
         ) from error

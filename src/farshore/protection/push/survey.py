@@ -58,7 +58,7 @@ async def survey(shell: RemoteShell, host: str, user: str) -> Survey:
             raise
         raise Refused(
             f"{user} cannot become root on {host} without a password.",
-            remedy=f"Allow it (visudo: {user} ALL=(ALL) NOPASSWD: ALL), or name root.",
+            remedy=f"Allow it (visudo: {user} ALL=(ALL) NOPASSWD: ALL), or log in as root.",
         ) from error
     return read_survey(text, host)
 
@@ -77,7 +77,7 @@ def read_survey(text: str, host: str) -> Survey:
     if facts.get("system", "Linux") != "Linux":
         raise _not_linux(host, facts["system"])
     if facts.get("user") != "0":
-        raise Refused(f"The login on {host} is not root's.", remedy="Name root, or a user who may use sudo.")
+        raise Refused(f"The login on {host} is not root.", remedy="Log in as root, or as a user with sudo.")
     if facts.get("architecture") != "x86_64":
         raise Unsupported(
             f"{host} is {facts.get('architecture')}; the mobility service runs on x86_64.",
@@ -86,14 +86,16 @@ def read_survey(text: str, host: str) -> Survey:
     usable = next((version for version in pythons if OLDEST <= version <= NEWEST), None)
     if usable is None:
         raise Unsupported(
-            f"{host} has no Python that the mobility service runs on (found: {_listed(pythons)}).",
+            f"{host} has no Python version that the mobility service supports (found: {_listed(pythons)}).",
             remedy="Install Python 3.9 or newer there, for example: apt-get install python3",
         )
     if facts.get("systemd") != "yes":
-        raise Unsupported(f"{host} does not run systemd.", remedy="Install the mobility service there by hand.")
+        raise Unsupported(
+            f"{host} does not run systemd.", remedy="Install the mobility service by hand: farshore token create"
+        )
     for place, folder in (("space", "/opt"), ("temporary", "/tmp")):  # noqa: S108 - on that machine
         if int(facts.get(place) or 0) < NEEDED_KIB:
-            raise NoSpace(f"{folder} on {host} has less than {NEEDED_KIB >> 10} MiB free.", remedy="Make room there.")
+            raise NoSpace(f"{folder} on {host} has less than {NEEDED_KIB >> 10} MiB free.", remedy="Free space there.")
     release = facts.get("release", "").rsplit("/", 1)[-1]
     return Survey(facts.get("kernel", ""), usable, facts.get("btf") == "yes", release)
 
@@ -112,7 +114,7 @@ def read_findings(text: str) -> Troubles:
         found = [Finding.model_validate(one) for one in json.loads(text)["findings"]]
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(
-            f"The check's answer cannot be read: {text[-300:]!r}", remedy="Run farshore-mobility check there by hand."
+            f"The check's answer cannot be read: {text[-300:]!r}", remedy="Run `farshore-mobility check` there by hand."
         ) from error
     told = [(one.severity, f"{one.subject}: {one.message} ({one.remedy})") for one in found]
     return Troubles(
@@ -124,7 +126,7 @@ def read_findings(text: str) -> Troubles:
 def _not_linux(host: str, system: str) -> Unsupported:
     return Unsupported(
         f"{host} runs {system}; Farshore protects Linux machines only.",
-        remedy="Protect it by another product; its data may be protected where it is stored.",
+        remedy="Protect it with another product, or protect its data where it is stored.",
     )
 
 
