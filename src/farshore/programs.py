@@ -103,6 +103,6 @@ def _is_installed(distribution: str) -> bool:
 
 def _not_installed(program: str, extra: str, lacking: List[str]) -> Unsupported:
     return Unsupported(
-        f"`{program}` needs what is not installed here: {', '.join(lacking)}.",
+        f"`{program}` needs packages that are not installed: {', '.join(lacking)}.",
         remedy=f"Install the part {extra!r} of Farshore, from a clone of it: pip install '.[{extra}]'.",
     )

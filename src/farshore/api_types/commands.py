@@ -195,7 +195,7 @@ def arguments_of(command: Command) -> Arguments:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "the kind is unknown"
         raise Unsupported(
             f"The agent does not understand the command {command.kind!r} ({what}).",
-            remedy="Upgrade it, then ask again: farshore machine upgrade",
+            remedy="Upgrade it with `farshore machine upgrade`, then repeat the command.",
         ) from error
 
 

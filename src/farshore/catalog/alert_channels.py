@@ -27,7 +27,10 @@ def get(tx: Transaction, name: str) -> AlertChannelRow:
 def add(tx: Transaction, row: AlertChannelRow) -> None:
     """A new channel. Raises WrongState where the name is taken."""
     if tx.get(AlertChannelRow, row.name) is not None:
-        raise WrongState(f"There is an alert channel {row.name!r} already.", remedy="Remove it first, or rename.")
+        raise WrongState(
+            f"There is an alert channel {row.name!r} already.",
+            remedy="Choose another name, or remove that channel first.",
+        )
     tx.add(row)
     tx.flush()
 

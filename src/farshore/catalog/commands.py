@@ -72,7 +72,7 @@ def get(tx: Transaction, command_id: str) -> CommandRow:
     """One command. Raises NotFound."""
     row = tx.get(CommandRow, command_id)
     if row is None:
-        raise NotFound(f"There is no command {command_id}.", remedy="Ask for it again.")
+        raise NotFound(f"There is no command {command_id}.", remedy="Repeat the request.")
     return row
 
 

@@ -168,7 +168,8 @@ def _beaten(attempts: int, error: DBAPIError) -> TryLater:
     said = str(error.orig).partition("\n")[0]
     return TryLater(
         f"Others changed the catalog at the same time, {attempts} times in a row ({said}).",
-        remedy="Repeat the call; if it recurs, look for what writes to the database without a pause, or holds it open.",
+        remedy="Repeat the call. If it recurs, find the program that keeps writing to the database or holds "
+        "a transaction open.",
         after=1,
     )
 
@@ -180,15 +181,15 @@ def _translated() -> Iterator[None]:
     except OperationalError as error:
         raise TryLater(
             f"The catalog did not answer ({error.orig}).",
-            remedy="Repeat the call; if it recurs, check the database and the room on its disk.",
+            remedy="Repeat the call. If it recurs, check the database and the free space on its disk.",
             after=1,
         ) from error
     except (OverflowError, UnicodeEncodeError) as error:
         raise Malformed(
-            "A number or text is beyond what the catalog can hold.", remedy="Give a smaller number, or plain text."
+            "A number or text is too large for the catalog.", remedy="Give a smaller number or a shorter text."
         ) from error
     except IntegrityError as error:
         raise WrongState(
-            f"Another change came first, or something still depends on this ({error.orig}).",
-            remedy="Look at the present state, then decide again.",
+            f"The change conflicts with another one, or something still depends on this ({error.orig}).",
+            remedy="Check the current state, then try again.",
         ) from error

@@ -64,7 +64,7 @@ def load(engine: Engine, of_schema: str, pieces: Iterator[Piece]) -> None:
                 _insert(connection, known.tables[name], columns, rows)
         except (SQLAlchemyError, KeyError, TypeError, ValueError) as cause:
             raise Damaged(
-                f"The backup's rows do not fit its schema {of_schema}.", remedy="Restore another backup."
+                f"The backup's rows do not fit its schema {of_schema}.", remedy="Use another backup."
             ) from cause
         for table in known.sorted_tables:
             _go_on_numbering(connection, table)

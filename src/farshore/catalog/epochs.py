@@ -23,7 +23,7 @@ def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
     """One epoch. Raises NotFound."""
     row = tx.get(EpochRow, (machine, epoch))
     if row is None:
-        raise NotFound(f"Machine {machine} has no epoch {epoch}.", remedy="Ask for a new epoch.")
+        raise NotFound(f"Machine {machine} has no epoch {epoch}.", remedy="The agent requests a new epoch by itself.")
     return row
 
 

@@ -41,8 +41,8 @@ def for_machines(tx: Transaction, name: str) -> PolicyRow:
     row = get(tx, name)
     if row.reverses:
         raise Refused(
-            f"{name!r} is the failback policy of {row.reverses!r}: machines come to it by themselves.",
-            remedy=f"Give the machine the policy {row.reverses!r}.",
+            f"{name!r} is the failback policy of {row.reverses!r}, which applies by itself.",
+            remedy=f"Assign the policy {row.reverses!r} to the machine.",
         )
     return row
 
@@ -66,7 +66,8 @@ def create(tx: Transaction, policy: ReplicationPolicy) -> PolicyRow:
     """A new policy, with its failback policy. Raises WrongState where the name is taken."""
     if tx.get(PolicyRow, policy.name) is not None:
         raise WrongState(
-            f"There is a policy {policy.name!r} already.", remedy="Choose another name, or update that policy."
+            f"There is a policy {policy.name!r} already.",
+            remedy="Choose another name, or change that policy: farshore policy update",
         )
     row = PolicyRow(**asdict(policy))
     tx.add(row)
@@ -95,8 +96,8 @@ def delete(tx: Transaction, name: str) -> None:
     row = get(tx, name)
     if row.reverses:
         raise WrongState(
-            f"{name!r} is the failback policy of {row.reverses!r} and goes with it.",
-            remedy=f"Delete that: farshore policy delete {row.reverses}",
+            f"{name!r} is the failback policy of {row.reverses!r} and cannot be deleted alone.",
+            remedy=f"Delete both: farshore policy delete {row.reverses}",
         )
     other = failback(tx, row)
     following = MachineRow.policy.in_([name, other.name])
@@ -104,7 +105,7 @@ def delete(tx: Transaction, name: str) -> None:
     if name == ReplicationPolicy().name or followers:
         raise WrongState(
             f"Policy {name!r} is in use ({', '.join(followers) or 'it is the default'}).",
-            remedy="Give those machines another policy first: farshore machine protect MACHINE --policy NAME.",
+            remedy="Assign another policy to those machines first: farshore machine protect MACHINE --policy NAME.",
         )
     tx.delete(other)
     tx.delete(row)

@@ -25,7 +25,10 @@ def get(tx: Transaction, name: str) -> PushAccountRow:
 def add(tx: Transaction, row: PushAccountRow) -> None:
     """A new account. Raises WrongState if the name is taken."""
     if tx.get(PushAccountRow, row.name) is not None:
-        raise WrongState(f"There is a push account {row.name!r} already.", remedy="Remove it first, or name another.")
+        raise WrongState(
+            f"There is a push account {row.name!r} already.",
+            remedy="Choose another name, or remove that account first.",
+        )
     tx.add(row)
     tx.flush()
 

@@ -16,7 +16,7 @@ def get(tx: Transaction, secret: str) -> bytes:
     """A sealed secret. Raises NotFound."""
     row = tx.get(SecretRow, secret)
     if row is None:
-        raise NotFound("The secret of this job is gone.", remedy="Start the job again.")
+        raise NotFound("The secret of this job was deleted.", remedy="Start the job again.")
     return row.sealed
 
 

@@ -36,7 +36,9 @@ def remove(tx: Transaction, row: SiteRow) -> None:
     present = failovers_at(tx).get(row.id, 0)
     if present:
         raise WrongState(
-            f"{present} failovers are at {row.id}.", remedy="Clean them up first: farshore failover list, cleanup."
+            f"{row.id} still has {present} failovers.",
+            remedy="List them with `farshore failover list`, and remove them with `farshore failover "
+            "cleanup` or `farshore failover delete`.",
         )
     tx.delete(row)
 

@@ -34,7 +34,7 @@ def upgrade(engine: Engine, target: str = _HEAD) -> None:
         if present and present not in known:
             raise Unsupported(
                 f"The catalog has schema {present}, which this release does not know.",
-                remedy="Run the release that wrote it, or a newer one.",
+                remedy="Run the release that wrote it or a newer one.",
             )
         command.upgrade(_config(connection), target)
 

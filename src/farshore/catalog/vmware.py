@@ -56,7 +56,9 @@ def server(tx: Transaction, name: str) -> VmwareServerRow:
 def check_free(tx: Transaction, name: str) -> None:
     """Raise WrongState if the name is taken."""
     if tx.get(VmwareServerRow, name) is not None:
-        raise WrongState(f"There is a VMware server {name!r} already.", remedy="Remove it first, or name another.")
+        raise WrongState(
+            f"There is a VMware server {name!r} already.", remedy="Choose another name, or remove that server first."
+        )
 
 
 def add(tx: Transaction, row: VmwareServerRow) -> None:
@@ -158,11 +160,11 @@ def machine(tx: Transaction, wanted: str, name: str | None = None) -> VmwareMach
     asked = select(VmwareMachineRow).where(is_it).order_by(VmwareMachineRow.server, VmwareMachineRow.id).limit(10)
     found = list(tx.scalars(asked if name is None else asked.where(VmwareMachineRow.server == name)))
     if not found:
-        raise NotFound(f"No machine {wanted!r} was found by discovery.", remedy="See `farshore vmware machines`.")
+        raise NotFound(f"Discovery has found no machine {wanted!r}.", remedy="See `farshore vmware machines`.")
     if len(found) > 1:
         which = ", ".join(f"{row.id} at {row.server}" for row in found)
         raise WrongState(
-            f"Several machines are called {wanted!r}: {which}.", remedy="Name it by its id, and --server where needed."
+            f"Several machines match {wanted!r}: {which}.", remedy="Give the id of one, and --server if needed."
         )
     return found[0]
 
@@ -216,7 +218,7 @@ def with_hardware(tx: Transaction, hardware_id: str) -> DiscoveredSource | None:
         which = ", ".join(f"{row.id} at {row.server}" for row in found)
         raise WrongState(
             f"Several machines have the UUID {hardware_id}: {which}.",
-            remedy="Give the copies another one (uuid.bios), or remove the server that does not count.",
+            remedy="Give the copies another UUID (uuid.bios), or remove the VMware server that is not needed.",
         )
     return DiscoveredSource(found[0].server, found[0].id, found[0].name) if found else None
 

@@ -160,14 +160,14 @@ def read_private(path: Path) -> bytes:
             found = os.fstat(file.fileno())
             if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid not in _trusted_owners():
                 raise Refused(
-                    f"{path} can be read by others than its owner, or is not yours.",
+                    f"{path} is not yours, or other users can read it.",
                     remedy=f"Run: chown $(id -u) {path} && chmod 600 {path}",
                 )
             return file.read()
     except FileNotFoundError as error:
-        raise NotFound(f"There is no {path}.", remedy="Enrol this machine, or name another file.") from error
+        raise NotFound(f"There is no {path}.", remedy="Enrol this machine, or give another file.") from error
     except PermissionError as error:
-        raise Refused(f"{path} cannot be read.", remedy="Run this as the file's owner.") from error
+        raise Refused(f"{path} cannot be read.", remedy="Run the command as the file's owner.") from error
 
 
 def _trusted_owners() -> Tuple[int, ...]:

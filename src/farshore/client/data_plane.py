@@ -87,8 +87,8 @@ class DataPlane:
         verdicts = np.frombuffer(answer, np.uint8)
         if len(verdicts) != len(comparison.hashes):
             raise Unsupported(
-                f"The server compared {len(verdicts)} of {len(comparison.hashes)} chunks.",
-                remedy="Upgrade the older of the two sides.",
+                f"The process server answered for {len(verdicts)} of {len(comparison.hashes)} chunks.",
+                remedy="Upgrade the older side.",
             )
         return verdicts
 
@@ -122,7 +122,7 @@ class DataPlane:
             return self._carry(path, buffers, AGAIN)
         except NotFound as error:
             raise Unsupported(
-                "This process server cannot prove that the copy is equal.", remedy="Upgrade the process server."
+                "This process server cannot take part in proofs.", remedy="Upgrade the process server."
             ) from error
 
     def _carry(

@@ -30,7 +30,7 @@ def pinned_authority(url: str, pin: str) -> str:
     if not same_fingerprint(fingerprint(certificate), pin):
         raise Unauthenticated(
             f"The authority of {url} has the fingerprint {fingerprint(certificate)}, not the one given.",
-            remedy="Do not enrol here: check the address, or make a new token and use its fingerprint.",
+            remedy="Do not enrol. Check the address, or create a new token and use its fingerprint.",
         )
     # Whoever answers for the server may have put an authority of their own behind the one that was pinned.
     return first_certificate(certificate)

@@ -67,13 +67,13 @@ def error_from_transport(error: HTTPError, url: str) -> FarshoreError:
         return Unauthenticated(
             f"The server at {url} shows a certificate that is not valid by this machine's clock, which says {stamp} "
             f"({cause.verify_message}).",
-            remedy="Set the clock that is wrong, here or there (timedatectl status). If both are right, the server's "
-            "certificate is over: restart the server, which renews it.",
+            remedy="Set the clock that is wrong, here or there (timedatectl status). If both are right, the "
+            "server's certificate has expired: restart the server to renew it.",
         )
     if isinstance(cause, ssl.SSLCertVerificationError):
         return Unauthenticated(
-            f"The server at {url} did not show a certificate of our authority for that name ({cause.verify_message}).",
-            remedy="Check the address and that the server advertises it; if its authority was replaced, enrol again.",
+            f"The server at {url} has no certificate of our authority for that name ({cause.verify_message}).",
+            remedy="Check the address, and that the server advertises it. If its authority was replaced, enrol again.",
         )
     if isinstance(cause, ssl.SSLError) and "CERTIFICATE_EXPIRED" in (cause.reason or ""):
         return Unauthenticated(
@@ -87,7 +87,7 @@ def error_from_transport(error: HTTPError, url: str) -> FarshoreError:
         )
     return Unreachable(
         f"The server at {url} did not answer ({type(cause).__name__}: {cause}).",
-        remedy="Check that it runs and that its port is open; the call may be repeated.",
+        remedy="Check that the server runs and that its port is open, then repeat the call.",
     )
 
 

@@ -247,7 +247,7 @@ class Transport:
                 yield from filter(None, whole)
                 if len(left) > MOST_LINE_BYTES:
                     raise Unsupported(
-                        f"A line of {self.url} does not end.", remedy="Upgrade the older of the two sides."
+                        f"A line of the answer of {self.url} is too long.", remedy="Upgrade the older side."
                     )
         except HTTPError as error:
             raise error_from_transport(error, self.url) from error
@@ -274,8 +274,8 @@ def _parsed(adapter: TypeAdapter[Parsed], data: bytes) -> Parsed:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "body"
         raise Unsupported(
-            f"The server's answer is not understood here ({where}: {error.errors()[0]['msg']}).",
-            remedy="Upgrade the older of the two sides.",
+            f"The server's answer is not valid here ({where}: {error.errors()[0]['msg']}).",
+            remedy="Upgrade the older side.",
         ) from error
 
 

@@ -47,7 +47,7 @@ def adopt(settings: Settings, key_file: Path, clock: Clock) -> Report:
     if (settings.home / FILE_NAME).exists() and not under_way.exists():
         raise Refused(
             f"There is an installation in {settings.home} already.",
-            remedy="Choose an empty folder with --home; for a lost catalog: farshore catalog rebuild.",
+            remedy="Choose an empty folder with --home. To rebuild a lost catalog: farshore catalog rebuild",
         )
     open_key_file(key_file)
     opened = OpenVault.open(settings.vault, key_file)  # before anything is made here
@@ -55,7 +55,7 @@ def adopt(settings: Settings, key_file: Path, clock: Clock) -> Report:
     if newest is None and not opened.vault.machines():
         raise NotFound(
             f"The vault in {settings.vault} holds no machine, and no installation owns it.",
-            remedy=f"Begin with it as with a new one: farshore up --vault {settings.vault}",
+            remedy=f"Use it as a new vault: farshore up --vault {settings.vault}",
         )
     settings.home.mkdir(parents=True, exist_ok=True)
     settings.home.chmod(0o700)
@@ -75,7 +75,8 @@ def rebuild_catalog(settings: Settings, clock: Clock) -> Report:
         raise WrongState(
             f"The vault in {settings.vault} belongs to installation {newest.installation} at {newest.url}; this one is "
             f"{mine}.",
-            remedy="Use that one. To take the vault from it: `farshore up --adopt-vault` into an empty folder.",
+            remedy="Use that installation. To take the vault over from it, run `farshore up --adopt-vault` "
+            "with an empty --home.",
         )
     put_aside(settings)
     return _make(settings, opened, newest, How.REBUILT, clock)
@@ -119,7 +120,7 @@ def _files(kept: Mapping[str, Record]) -> list[dict[str, str]]:
 def _keep_key(settings: Settings, key_file: Path) -> None:
     own, given = settings.owner_key_file, read_private(key_file)
     if own.exists() and read_private(own) != given:
-        raise Refused(f"{own} is another key than {key_file}.", remedy="Choose an empty folder with --home.")
+        raise Refused(f"{own} and {key_file} are different keys.", remedy="Choose an empty folder with --home.")
     if not own.exists():
         write_private(own, given)
 
@@ -136,7 +137,7 @@ def put_aside(settings: Settings) -> None:
             catalog.close()
         if not blank:
             raise WrongState(
-                "The catalog's database knows machines.", remedy="Drop what is in it, or give it an empty database."
+                "The catalog's database is not empty.", remedy="Delete its contents, or use an empty database."
             )
         return
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

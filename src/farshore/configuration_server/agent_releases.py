@@ -64,8 +64,8 @@ class AgentReleases:
                 # A daemon: a download that hangs must not keep this server from ending.
                 threading.Thread(target=self._make, args=(version,), name=f"agent-{python}", daemon=True).start()
         raise TryLater(
-            f"The agent's release for Python {python} is being made.",
-            remedy="Nothing needs to be done: the process server asks again.",
+            f"The agent's release for Python {python} is being built.",
+            remedy="The process server retries by itself.",
             after=ASK_AGAIN_SECONDS,
         )
 

@@ -95,15 +95,15 @@ def _check(settings: Settings, found: str) -> None:
         raise _no_catalog(settings)
     if found != newest_schema():
         raise WrongState(
-            f"The catalog has schema {found}, this release {newest_schema()}.",
-            remedy="Back it up with the release that it is of; or start the installation once, then back it up.",
+            f"The catalog has schema {found}, but this release uses {newest_schema()}.",
+            remedy="Back it up with the release that wrote it, or start the installation once and then back it up.",
         )
 
 
 def _no_catalog(settings: Settings) -> NotFound:
     return NotFound(
         f"The installation in {settings.home} has no catalog.",
-        remedy="Make it from the vault: farshore catalog rebuild; or from a backup: farshore server restore.",
+        remedy="Rebuild it from the vault (farshore catalog rebuild) or from a backup (farshore server restore).",
     )
 
 

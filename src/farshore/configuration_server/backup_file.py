@@ -60,7 +60,7 @@ class BackupWriter:
         self._path, self._partial = path, path.with_name(f"{path.name}.part")
         self._waiting, self._rows = bytearray(), []  # type: tuple[bytearray, list[tuple[int, int, int]]]
         if path.exists():
-            raise Refused(f"{path} exists.", remedy="Choose another name: a backup is never overwritten.")
+            raise Refused(f"{path} exists.", remedy="Choose another name; a backup is never overwritten.")
         try:
             self._partial.unlink(missing_ok=True)
             self._file = os.fdopen(os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
@@ -123,7 +123,7 @@ class Backup:
         if secret is None:
             raise WrongKey(
                 f"This key does not open {path}.",
-                remedy="Give the owner's key that the vault had when the backup was made.",
+                remedy="Give the vault owner's key of the time of the backup.",
             )
         key, name = SealingKey(secret), container_name(bytes(data[:begin]))
         self._data = data[begin:]
@@ -182,7 +182,7 @@ class Backup:
             raise self._damaged()
 
     def _damaged(self) -> Damaged:
-        return Damaged(f"{self._path} is not what `farshore server backup` writes.", remedy="Restore another backup.")
+        return Damaged(f"{self._path} is not a backup of `farshore server backup`.", remedy="Use another backup.")
 
 
 def _mapped(path: Path) -> memoryview:
@@ -192,4 +192,4 @@ def _mapped(path: Path) -> memoryview:
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}.", remedy="Give the path of a backup.") from error
     except ValueError as error:  # it is empty
-        raise Damaged(f"{path} is empty.", remedy="Restore another backup.") from error
+        raise Damaged(f"{path} is empty.", remedy="Use another backup.") from error

@@ -195,7 +195,10 @@ def _run(name: str, follower: Follower, sink: CatalogSink) -> None:
             log.exception("Discovery at VMware server %s met a defect.", name)
             with contextlib.suppress(FarshoreError):
                 sink.failed(
-                    Refused(f"A defect: {type(error).__name__}: {error}", remedy="Report it, with the server's log.")
+                    Refused(
+                        f"A defect: {type(error).__name__}: {error}",
+                        remedy="Report this with the server's log: farshore support-bundle",
+                    )
                 )
             follower.rest(DEFECT_SECONDS)
 

@@ -57,6 +57,7 @@ def refuse_elsewhere(present: Sequence[FailoverRow], row: MachineRow, what: str)
         if kind == "failover" and FailoverState(one.state) in UP:
             remedy = "To give up what runs there, commit it, then: farshore failover delete"
         raise WrongState(
-            f"The machine of {kind} {one.id} of {row.name} is {one.state} at {one.site}: you cannot {what} beside it.",
+            f"The machine of {kind} {one.id} of {row.name} is {one.state} at {one.site}: you cannot "
+            f"{what} until it is removed.",
             remedy=f"{remedy} {one.id}",
         )

@@ -60,7 +60,7 @@ def peer_from_certificate(certificate: Mapping[str, Any]) -> Peer:
     if len(named) != 1:
         raise Unauthenticated(
             "The certificate shown does not name a Farshore user, machine or server.",
-            remedy="Use the certificate that this installation gave you.",
+            remedy="Use the certificate that this installation issued to you.",
         )
     serial = str(certificate.get("serialNumber", "")).lower().lstrip("0")
     subject = [pair for names in certificate.get("subject", ()) for pair in names]

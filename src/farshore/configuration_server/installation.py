@@ -121,7 +121,7 @@ def executor(settings: Settings) -> str:
     if not EXECUTOR.fullmatch(found):
         raise Malformed(
             f"{path} does not hold this server's id.",
-            remedy="Put the file back. Or delete it, and go on with the old id's jobs: farshore job recover OLD-ID.",
+            remedy="Restore the file. Or delete it, and resume the jobs of the old id: farshore job recover OLD-ID",
         )
     return found
 

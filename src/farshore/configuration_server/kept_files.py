@@ -81,7 +81,9 @@ def write(settings: Settings, rows: Iterable[Row]) -> list[str]:
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged("A file kept in the vault cannot be read.", remedy="Restore it from a backup.") from error
         if name.is_absolute() or ".." in name.parts:
-            raise Damaged(f"{name} is no file of an installation.", remedy="Restore the vault's object from a copy.")
+            raise Damaged(
+                f"{name} is not a file of an installation.", remedy="Restore that object of the vault from a copy."
+            )
         path = settings.home / name
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -94,7 +94,9 @@ class MasterTargets:
             with self._catalog.reading() as tx:
                 row = master_targets.errand(tx, errand)
                 if row is None:
-                    raise TryLater("What the master target was to do is not known any more.", remedy="Try again.")
+                    raise TryLater(
+                        "The task of the master target is no longer known.", remedy="Run the failback again."
+                    )
                 name = master_targets.get(tx, row.master_target).name
             if row.state == ErrandState.ENDED.value:
                 return ErrandResult.model_validate(row.result)
@@ -113,7 +115,7 @@ def _chosen(tx: Transaction, wanted: str) -> MasterTargetRow:
     if own is None:
         raise NotFound(
             "This installation runs no master target.",
-            remedy="Name one: --master-target; or start it again with one: farshore up --master-target.",
+            remedy="Name one with --master-target, or start the installation with `farshore up --master-target`.",
         )
     return own
 
@@ -124,8 +126,8 @@ def _check_host(row: MasterTargetRow, order: HomeOrder) -> None:
     images = [place.path for place in order.places if place.image]
     if images and not row.own and row.host != running_system():
         raise Refused(
-            f"{images[0]} is an image, and the master target {row.name} is on another host, or has not reported yet.",
-            remedy="Have a master target of this server's host write it; or use a raw file or device that both share.",
+            f"{images[0]} is an image, and the master target {row.name} is on another hostor has not reported yet.",
+            remedy="Use a master target on this server's host, or a raw file or device that both hosts share.",
         )
 
 
@@ -140,10 +142,10 @@ def _check_seen(order: HomeOrder) -> None:
         except NotFound as error:
             raise Refused(
                 f"This server's host, which is to start the machine, cannot read it: {error.message}",
-                remedy="Use a disk that both hosts have at this path.",
+                remedy="Use a disk that both hosts see at this path.",
             ) from error
         if notice is None or (notice.machine, notice.disk) != (order.machine, place.disk):
             raise Refused(
                 f"{place.path} of this server's host is not the disk that the master target writes.",
-                remedy="Use a disk that both hosts have at this path, or a master target of this host.",
+                remedy="Use a disk that both hosts see at this path, or a master target on this host.",
             )

@@ -31,7 +31,7 @@ def installation_id(settings: Settings) -> str:
         write_private(path, f"{new_id()}\n".encode())
     found = path.read_text(errors="replace").strip()
     if not _ID.fullmatch(found):
-        raise Malformed(f"{path} does not hold the installation's id.", remedy="Put the file back from its copy.")
+        raise Malformed(f"{path} does not hold the installation's id.", remedy="Restore the file from a copy.")
     return found
 
 
@@ -56,21 +56,21 @@ def ensure_owner(opened: OpenVault, settings: Settings, catalog: Catalog, clock:
     if newest is not None and newest.installation != row.id:
         raise WrongState(
             f"The vault in {opened.url} belongs to installation {newest.installation} at {newest.url}.",
-            remedy="If that one is lost, take its vault over in a folder where there is no installation yet: "
-            f"farshore up --adopt-vault {opened.url} --key FILE",
+            remedy="If that installation is lost, take over its vault in an empty folder: farshore up "
+            f"--adopt-vault {opened.url} --key FILE",
         )
     with catalog.reading() as tx:
         blank = own_row.is_blank(tx)
     if blank and newest is not None and (record_names(store) or opened.vault.machines()):
         raise WrongState(
-            f"The catalog of this installation is lost: it knows nothing of what is in its vault, {opened.url}.",
-            remedy="Make it anew from the vault: farshore catalog rebuild.",
+            f"The catalog of this installation is lost: it does not know the contents of its vault {opened.url}.",
+            remedy="Rebuild it from the vault: farshore catalog rebuild",
         )
     if blank and newest is None and not known and opened.vault.machines():
         raise WrongState(
             f"The vault in {opened.url} holds machines of another installation.",
-            remedy="If that one is lost, take its vault over in a folder where there is no installation yet: "
-            f"farshore up --adopt-vault {opened.url} --key FILE",
+            remedy="If that installation is lost, take over its vault in an empty folder: farshore up "
+            f"--adopt-vault {opened.url} --key FILE",
         )
     if newest is None:
         wanted = Owner(row.id, 0, clock.now(), How.MADE, settings.base_url, row.epochs_from)

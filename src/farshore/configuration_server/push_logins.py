@@ -35,14 +35,14 @@ def seal_login(
         if account.by == "password" and not contributor:
             # Whoever names the host may run it, and would read the password there.
             raise Forbidden(
-                f"Push account {account.name} has a password, which the host that it is used on could read.",
-                remedy="Ask a contributor, or for a push account with a key.",
+                f"Push account {account.name} has a password, which the target host could read.",
+                remedy="Ask a contributor to do this, or use a push account with a key.",
             )
         if through and not contributor:
             # It opens machines of every site. Whoever runs that process server, or has broken into it, could read it.
             raise Forbidden(
-                f"Push account {account.name} would be given to process server {through}, which could keep it.",
-                remedy="Ask a contributor, or log in with a key of your own: --ssh-key FILE.",
+                f"Push account {account.name} would be passed to process server {through}, which could keep it.",
+                remedy="Ask a contributor to do this, or log in with your own key: --ssh-key FILE.",
             )
         opened = installation.sealer.open(sealed_as(account.name), account.secret)
         asked |= {"user": account.user, "jump": request.jump or account.jump, "stays": not contributor}

@@ -38,5 +38,5 @@ def parse_jump(text: str, user: str) -> tuple[str, int, str]:
         host, colon, port = place.partition(":")
     number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else 0
     if not host or (at and not name) or (colon and not 0 < number < 65536) or colon not in ("", ":"):
-        raise Malformed(f"{text!r} is no jump host.", remedy="Write it as [USER@]HOST[:PORT].")
+        raise Malformed(f"{text!r} is not a jump host.", remedy="Write it as [USER@]HOST[:PORT].")
     return host, number or 22, name or user

@@ -106,7 +106,7 @@ def _settings(home: Path, kept: Mapping[str, Mapping[str, str]], given: Mapping[
         try:
             values = tomllib.loads(bytes.fromhex(kept[FILE_NAME]["content"]).decode())
         except (KeyError, ValueError) as cause:
-            raise Damaged("The backup holds no settings.", remedy="Restore another backup.") from cause
+            raise Damaged("The backup holds no settings.", remedy="Use another backup.") from cause
         present = {**values, **from_environment(), "home": home.absolute()}
     return checked({**present, **given})
 
@@ -115,7 +115,7 @@ def _check_folder(settings: Settings, backup: Backup) -> None:
     path = settings.installation_id
     if path.exists() and path.read_text(errors="replace").strip() != backup.contents.installation:
         raise Refused(
-            f"The installation in {settings.home} is another one than the backup's, {backup.contents.installation}.",
+            f"The installation in {settings.home} is not that of the backup, {backup.contents.installation}.",
             remedy="Choose an empty folder with --home.",
         )
 
@@ -125,15 +125,16 @@ def _check_vault(opened: OpenVault, backup: Backup) -> Owner:
     of_backup = backup.contents
     if opened.vault_id != of_backup.vault:
         raise WrongState(
-            f"The vault in {opened.url} is {opened.vault_id}; the backup is of an installation with {of_backup.vault}.",
-            remedy="Give the place of that vault: --vault URL.",
+            f"The vault in {opened.url} is {opened.vault_id}, but the backup belongs to vault {of_backup.vault}.",
+            remedy="Give the URL of that vault: --vault URL.",
         )
     newest = newest_owner(opened.vault.store, opened.vault.upkeep_key)
     if newest is not None and newest.installation != of_backup.installation:
         raise WrongState(
-            f"The vault in {opened.url} belongs to installation {newest.installation} at {newest.url}; the backup is "
-            f"of {of_backup.installation}.",
-            remedy="Use that one. To take the vault from it: `farshore up --adopt-vault` into an empty folder.",
+            f"The vault in {opened.url} belongs to installation {newest.installation} at {newest.url}, "
+            f"but the backup is of {of_backup.installation}.",
+            remedy="Use that installation. To take the vault over from it, run `farshore up --adopt-vault` "
+            "with an empty --home.",
         )
     return newest or Owner(of_backup.installation, of_backup.generation, 0, How.MADE, "")
 

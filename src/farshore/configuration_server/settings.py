@@ -183,7 +183,7 @@ def load(home: Path) -> Settings:
     try:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise NotFound(f"There is no installation in {home}.", remedy="Run `farshore up` to make one.") from error
+        raise NotFound(f"There is no installation in {home}.", remedy="Create one with `farshore up`.") from error
     except tomllib.TOMLDecodeError as error:
         raise Malformed(f"{path} is not TOML: {error}.", remedy="Correct the file.") from error
     return checked({**values, **from_environment(), "home": home})

@@ -69,7 +69,7 @@ def _set_up(options: argparse.Namespace) -> None:
         where = error.filename or options.home
         raise Refused(
             f"An installation cannot be in {options.home}: {where}: {error.strerror or error}.",
-            remedy="Choose another folder with --home, on a file system that takes it.",
+            remedy="Choose another folder with --home, on a file system that supports it.",
         ) from error
 
 
@@ -88,13 +88,14 @@ def _check_ports(settings: Settings) -> None:
                 tried.listen()
             except PermissionError as error:
                 raise Refused(
-                    f"Port {port} cannot be listened on: {error.strerror}.",
-                    remedy=f"Run as root, or give a port from 1024 on with {option}.",
+                    f"Port {port} is not available: {error.strerror}.",
+                    remedy=f"Run as root, or choose a port of 1024 or higher with {option}.",
                 ) from error
             except OSError as error:
                 raise Refused(
-                    f"Port {port} of {settings.listen} cannot be listened on: {error.strerror}.",
-                    remedy=f"Stop what listens there (ss -ltnp 'sport = :{port}'), or give another port with {option}.",
+                    f"Port {port} of {settings.listen} is not available: {error.strerror}.",
+                    remedy=f"Stop the program that listens there (ss -ltnp 'sport = :{port}'), or choose "
+                    f"another port with {option}.",
                 ) from error
 
 
@@ -121,7 +122,7 @@ def _new_home(home: Path) -> Path:
     found = _UNFIT.search(str(home))
     if found is not None or ".." in home.parts:
         raise Malformed(
-            f"An installation cannot be in {str(home)!r}: its path has {found[0] if found else '..'!r} in it.",
+            f"An installation cannot be in {str(home)!r}: its path contains {found[0] if found else '..'!r} in it.",
             remedy="Choose another folder with --home.",
         )
     return home.absolute()

@@ -290,7 +290,9 @@ class OpenVault:
 
 
 def _not_in_it(machine: str, point: str) -> NotFound:
-    return NotFound(f"The vault holds no point {point} of machine {machine}.", remedy="Protect the machine.")
+    return NotFound(
+        f"The vault holds no point {point} of machine {machine}.", remedy="Choose another point: farshore point list"
+    )
 
 
 def _log_displaced(error: Displaced) -> None:
@@ -318,19 +320,19 @@ def _opened_or_made(url: str, key_file: Path, before: str, generation: int) -> O
             return OpenVault.open(url, key_file, generation=generation)
     elif _exists(url):
         raise NotFound(
-            f"There is a vault in {url}, but no key file {key_file} that opens it.",
-            remedy="Put the vault's key file there, from its copy; nothing in the vault can be read without it.",
+            f"There is a vault in {url}, but its key file {key_file} is missing.",
+            remedy="Restore the vault's key file from a copy; nothing in the vault can be read without it.",
         )
     store = counted(open_store(url))
     if any(item.name != vault_names.PROBE for item in store.list("")):
         raise Damaged(
-            f"There are objects in {url}, but no vault.farshore, which describes the vault.",
+            f"{url} holds objects but no vault.farshore, the vault's descriptor.",
             remedy="Restore that object from a copy, or choose an empty place for a new vault.",
         )
     if before:
         raise Unreachable(
             f"The vault {before} is not in {url}.",
-            remedy="Mount its disk or share; or give another place with `farshore up --vault URL`.",
+            remedy="Mount its disk or share, or give another place with `farshore up --vault URL`.",
         )
     if known:
         return OpenVault(url, Vault.create(owned(store), open_key_file(key_file)), store)

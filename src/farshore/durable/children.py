@@ -85,7 +85,7 @@ def run_children(children: Sequence[Child], *, at_once: int = 1, on_failure: OnF
     if len(children) > MOST_CHILDREN or not 1 <= at_once <= MOST_AT_ONCE:
         raise Malformed(
             f"A job starts at most {MOST_CHILDREN} jobs, of which {MOST_AT_ONCE} run at the same time.",
-            remedy="Start several jobs.",
+            remedy="Split the work into several jobs.",
         )
     add_steps([child.step for child in children], children=True)
     return _Family(str(DBOS.workflow_id), children, at_once, on_failure).run()

@@ -38,17 +38,19 @@ def add_steps(names: Sequence[str], *, children: bool = False) -> None:
     """
     for name in names:
         if not 0 < len(name) <= MOST_LETTERS or name.startswith(INTERNAL):
-            raise Malformed(f"{name[:MOST_LETTERS]!r} is no name for a step.", remedy="Use 1 to 200 characters.")
+            raise Malformed(
+                f"{name[:MOST_LETTERS]!r} is not a valid name of a step.", remedy="Use 1 to 200 characters."
+            )
     run_step(_ADD, USUAL, _add, str(DBOS.workflow_id), list(names), children)
 
 
 def _add(job: str, names: list[str], children: bool) -> list[list[object]]:
     present = [step.name for step in _added(DBOS.list_workflow_steps(job))]
     if len(present) + len(names) > MOST_STEPS:
-        raise Refused(f"A job has at most {MOST_STEPS} added steps.", remedy="Do it in several jobs.")
+        raise Refused(f"A job has at most {MOST_STEPS} added steps.", remedy="Split the work into several jobs.")
     twice = repeated([*present, *names])
     if twice is not None:
-        raise Malformed(f"The step {twice!r} is there twice.", remedy="Name each once.")
+        raise Malformed(f"The step {twice!r} occurs twice.", remedy="Name each step once.")
     return [[name, children] for name in names]
 
 

@@ -199,10 +199,8 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise Malformed(
-            f"{name!r} is no time zone that is known here.", remedy="Write it as Europe/Berlin or UTC."
-        ) from error
+        raise Malformed(f"{name!r} is not a known time zone.", remedy="Write it as Europe/Berlin or UTC.") from error
 
 
 def _malformed(text: str, why: str) -> Malformed:
-    return Malformed(f"The bandwidth limit {text!r} is not understood: {why}.", remedy=f"Write it as {EXAMPLE!r}.")
+    return Malformed(f"{text!r} is not a bandwidth limit: {why}.", remedy=f"Write it as {EXAMPLE!r}.")

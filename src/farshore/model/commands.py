@@ -57,5 +57,6 @@ def check_command_transition(before: CommandState, after: CommandState) -> None:
     """Raise WrongState unless a command may go from ``before`` to ``after``. What is closed stays as it is."""
     if after not in COMMAND_TRANSITIONS[before]:
         raise WrongState(
-            f"A command that is {before.value} cannot become {after.value}.", remedy="Ask for it again, as a new one."
+            f"A command that is {before.value} cannot become {after.value}.",
+            remedy="Repeat the command, which makes a new one.",
         )

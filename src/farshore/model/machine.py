@@ -17,9 +17,9 @@ def refuse_too_many(name: str, disks: int) -> None:
     """Raises Refused, before anything is begun, for a machine ``name`` of which so many disks would be protected."""
     if disks > MOST_PROTECTED_DISKS:
         raise Refused(
-            f"{name} has {disks} disks to protect; {MOST_PROTECTED_DISKS} of a machine can be protected.",
-            remedy="Exclude the others by their numbers (farshore machine show), --exclude-disk once for each: "
-            "farshore machine protect NAME --exclude-disk NUMBER",
+            f"{name} has {disks} disks to protect; the limit is {MOST_PROTECTED_DISKS}.",
+            remedy="Exclude some by their numbers in `farshore machine show`: farshore machine protect NAME "
+            "--exclude-disk NUMBER, repeated for each disk.",
         )
 
 

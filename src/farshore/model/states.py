@@ -49,7 +49,7 @@ def check_transition(before: MachineState, after: MachineState) -> None:
         allowed = ", ".join(sorted(state.value for state in MACHINE_TRANSITIONS[before]))
         raise WrongState(
             f"A machine that is {before.value} cannot become {after.value}.",
-            remedy=f"From here it can become: {allowed}.",
+            remedy=f"Its state can change to: {allowed}.",
         )
 
 
@@ -151,7 +151,7 @@ def check_failover_transition(before: FailoverState, after: FailoverState) -> No
     if after is not before and after not in FAILOVER_TRANSITIONS[before]:
         raise WrongState(
             f"A failover that is {before.value} cannot become {after.value}.",
-            remedy="See what may be done with it: farshore failover show",
+            remedy="See the possible actions: farshore failover show",
         )
 
 

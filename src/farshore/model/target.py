@@ -113,8 +113,8 @@ def check_network(network: TargetNetwork) -> None:
         address = _interface(text)
         if address.version in seen:
             raise Malformed(
-                f"A card has one address of IPv{address.version}; {text} is a second one.",
-                remedy="Give one IPv4 and one IPv6 address at most.",
+                f"A card has two IPv{address.version} addresses; the second is {text}.",
+                remedy="Give at most one IPv4 and one IPv6 address.",
             )
         seen.append(address.version)
     _check_routes(network)
@@ -123,18 +123,20 @@ def check_network(network: TargetNetwork) -> None:
 def _check_routes(network: TargetNetwork) -> None:
     """A card that is told its addresses is told nothing else; gateways and name servers are addresses by themselves."""
     if network.dhcp and (network.addresses or network.gateways):
-        raise Malformed("A card that asks for its addresses has none of its own.", remedy="Give dhcp or addresses.")
+        raise Malformed("A card cannot have both dhcp and addresses.", remedy="Give either dhcp or addresses.")
     versions: List[int] = []
     for text in (*network.gateways, *network.nameservers):
         try:
             versions.append(ipaddress.ip_address(text).version)
         except ValueError as error:
-            raise Malformed(f"{text!r} is no address.", remedy="Write it without a prefix: 192.0.2.1.") from error
+            raise Malformed(f"{text!r} is not an address.", remedy="Write it without a prefix: 192.0.2.1.") from error
     own = versions[: len(network.gateways)]
     if any(own.count(version) > 1 for version in own):
-        raise Malformed("A card has two gateways of one kind.", remedy="Give one for IPv4 and one for IPv6 at most.")
+        raise Malformed(
+            "A card has two gateways of the same IP version.", remedy="Give at most one for IPv4 and one for IPv6."
+        )
     if (own or network.nameservers) and not (network.addresses or network.dhcp):
-        raise Malformed("A gateway or name server belongs to an address.", remedy="Give the card its address too.")
+        raise Malformed("A card has a gateway or name server but no address.", remedy="Give the card an address too.")
 
 
 def shared_addresses(wanted: Sequence[Tuple[str, MachineTarget]]) -> List[Tuple[str, str, str]]:
@@ -158,12 +160,14 @@ def _interface(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
     try:
         found = ipaddress.ip_interface(text)
     except ValueError as error:
-        raise Malformed(f"{text!r} is no address.", remedy="Write it as 192.0.2.10/24 or 2001:db8::10/64.") from error
+        raise Malformed(
+            f"{text!r} is not an address.", remedy="Write it as 192.0.2.10/24 or 2001:db8::10/64."
+        ) from error
     network, edge = found.network, 30 if found.version == 4 else 126
     outer = network.prefixlen <= edge and found.ip in (network.network_address, network.broadcast_address)
     if "/" not in text or found.ip.is_multicast or found.ip.is_unspecified or found.ip.is_loopback or outer:
         raise Malformed(
-            f"No card can have the address {text}.",
+            f"A card cannot have the address {text}.",
             remedy="Give the card's own address with its prefix, such as 192.0.2.10/24.",
         )
     return found

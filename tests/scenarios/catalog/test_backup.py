@@ -63,5 +63,5 @@ def test_an_installation_comes_back_in_postgresql_and_is_backed_up_from_there(
     settings = restoring.load(home)
     second = back_up(settings, tmp_path / "second.backup", first.clock)
     assert second.contents.rows["machines"] == 1
-    with pytest.raises(WrongState, match="knows machines"):
+    with pytest.raises(WrongState, match="is not empty"):
         restore(home, second.path, key, {}, first.clock)

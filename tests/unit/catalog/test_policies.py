@@ -74,7 +74,7 @@ def test_a_failback_policy_is_given_to_no_machine_and_goes_with_its_policy(catal
         row = machines.get(tx, MACHINE)
         with pytest.raises(Refused, match="is the failback policy of 'gold'"):
             policies.give(tx, row, "gold-failback")
-        with pytest.raises(WrongState, match="goes with it"):
+        with pytest.raises(WrongState, match="cannot be deleted alone"):
             policies.delete(tx, "gold-failback")
         policies.turn_away(tx, row)
         with pytest.raises(WrongState, match=r"is in use \(db1\)"):

@@ -76,7 +76,7 @@ def test_a_lock_that_stays_ends_in_an_error_that_says_what_to_do(path: Path, hol
     catalog = Catalog(f"sqlite:///{path}", SHORT, holder.goes_after(1000))
     with pytest.raises(TryLater, match=r"4 times.*locked") as raised:
         catalog.write(gold)
-    assert "holds it open" in raised.value.remedy
+    assert "holds a transaction open" in raised.value.remedy
     assert (holder.pauses, names(catalog)) == (3, ["default"])
     catalog.close()
 

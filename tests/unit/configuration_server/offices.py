@@ -88,7 +88,7 @@ class NotedJobs(JobEngine):
         return []
 
     def recover(self, executor: str) -> list[Job]:
-        raise NotFound(f"There is no unfinished job of a server {executor}.", remedy="-")
+        raise NotFound(f"Server {executor} has no unfinished jobs.", remedy="-")
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def test_protection_is_changed_and_ended(office: Office, admin: dict[str, object
     protected(office)
     assert office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [7]}, admin).code == "not-found"
     refused = office.call("PUT", "/v1/machines/db1/protection", {"exclude_disks": [0]}, admin)
-    assert (refused.code, "starts from disk 0" in refused.body["detail"]) == ("refused", True)
+    assert (refused.code, "boots from disk 0" in refused.body["detail"]) == ("refused", True)
     without = {"exclude_disks": [0], "exclude_boot_disk": True}
     machine = office.call("PUT", "/v1/machines/db1/protection", without, admin).body
     assert machine["description"]["disks"][0]["excluded"]

@@ -165,7 +165,7 @@ def test_one_that_is_silent_is_given_up(world: World, monkeypatch: pytest.Monkey
         world.begins()
     monkeypatch.setattr(pushing_through, "QUIET_LOOKS", 5)
     job = world.ended()
-    assert (job.state, job.error) == (JobState.FAILED, "Process server 22222222 says nothing of the push.")
+    assert (job.state, job.error) == (JobState.FAILED, "Process server 22222222 does not report on the push.")
     assert world.left()[0] == []
     note = PushProgress(run="r1", fraction=0.4)
     assert not world.does(lambda tx, server: by_servers.note(tx, server, world.job, note)), "it ends what it does"
@@ -209,7 +209,7 @@ def test_one_in_line_is_given_up_where_those_before_it_are_silent(
     another(world)
     monkeypatch.setattr(pushing_through, "QUIET_LOOKS", 5)
     world.start()
-    assert world.ended().error == "Process server 22222222 says nothing of the push."
+    assert world.ended().error == "Process server 22222222 does not report on the push."
 
 
 @pytest.mark.parametrize(("begun", "seconds"), [(True, TOKEN_SECONDS), (False, LINE_SECONDS)])
@@ -224,7 +224,11 @@ def test_one_that_gives_signs_for_ever_ends_all_the_same(world: World, begun: bo
     assert world.engine.show(world.job).state is JobState.RUNNING
     world.clock.time += SECOND
     job = world.ended()
-    what = "did not end the push within 30 minutes (copying)." if begun else "did not come to this push within 4 hours."
+    what = (
+        "has not completed the push within 30 minutes (copying)."
+        if begun
+        else "has not started this push within 4 hours."
+    )
     assert (job.state, job.error) == (JobState.FAILED, f"Process server 22222222 {what}")
     used, kinds = world.left()
     assert used == []

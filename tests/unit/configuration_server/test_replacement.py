@@ -76,7 +76,7 @@ def test_a_step_waits_for_everybody_who_would_be_shut_out(office: Office) -> Non
     new = office.certificate(Kind.USER, "admin")
     refused = office.call("POST", PATH, {"phase": "introduced"}, new)
     assert refused.status == 409
-    assert f"1 would be shut out by this step: machine {name}." in refused.body["detail"]
+    assert f"This step would shut out 1: machine {name}." in refused.body["detail"]
 
     asked = {"request": signing_request()}
     made = office.call("POST", "/v1/machines/self/certificate", asked, agent).body

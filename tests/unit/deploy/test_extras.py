@@ -138,7 +138,7 @@ def test_the_vault_commands_say_what_to_install():
     words = [sys.executable, "-c", program, "vault", "ls"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == Unsupported.exit_status
-    assert done.stderr.startswith("Error: `farshore vault` needs what is not installed here: obstore.\nRemedy: ")
+    assert done.stderr.startswith("Error: `farshore vault` needs packages that are not installed: obstore.\nRemedy: ")
 
 
 def test_an_extra_that_is_not_installed_is_told_before_anything_begins(monkeypatch):
@@ -151,7 +151,7 @@ def test_an_extra_that_is_not_installed_is_told_before_anything_begins(monkeypat
         return known(name)
 
     monkeypatch.setattr(metadata, "distribution", without_dbos)
-    with pytest.raises(Unsupported, match="`farshore up` needs what is not installed here: dbos"):
+    with pytest.raises(Unsupported, match="`farshore up` needs packages that are not installed: dbos"):
         programs.check_installed("farshore up", "server")
 
 

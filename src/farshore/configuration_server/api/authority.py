@@ -43,18 +43,18 @@ def continue_replacement(request: ReplacementRequest, user: Contributor, install
         present = issuer.authorities
         if present.phase is not request.phase:
             raise WrongState(
-                f"The replacement is {present.phase.value}, not {request.phase.value}: somebody else went on with it.",
-                remedy="Look at it again (farshore authority show), then decide.",
+                f"The replacement is {present.phase.value}, not {request.phase.value}: another user has continued it.",
+                remedy="Check it with `farshore authority show`, then decide.",
             )
         with installation.catalog.writing() as tx:
             waiting = _shown(tx, installation).waiting
             if waiting and present.phase is not Phase.SETTLED and not request.leave_behind:
                 named = ", ".join(waiting[:_MOST_NAMED]) + (" …" if len(waiting) > _MOST_NAMED else "")
                 raise WrongState(
-                    f"{len(waiting)} would be shut out by this step: {named}.",
-                    remedy="Machines and process servers follow by themselves within seconds, users by `farshore user "
-                    "renew`, a file for each place that they work from. "
-                    "--leave-behind does not wait for them: they must enrol again.",
+                    f"This step would shut out {len(waiting)}: {named}.",
+                    remedy="Wait: machines and process servers switch by themselves within seconds. Users need "
+                    "`farshore user renew`, for each of their credentials files. With --leave-behind "
+                    "those that have not switched must enrol again.",
                 )
             events.record(
                 tx,

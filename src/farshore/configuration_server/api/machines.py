@@ -175,8 +175,9 @@ def _check_guest(tx: Transaction, request: MachineAddition, guest: VmwareGuest) 
     vmware.machine(tx, guest.machine, guest.server)
     if request.through or request.jump or request.private_key:
         raise Malformed(
-            "Guest operations take a user and a password of the guest: no key, no jump host, no process server.",
-            remedy="Give --password, or a push account that has one; or install over SSH.",
+            "Installing through VMware Tools needs a user and password of the guest, without key, "
+            "jump host or process server.",
+            remedy="Give --password or a push account with a password, or install over SSH.",
         )
 
 
@@ -358,14 +359,15 @@ def _check_disks(row: MachineRow, numbers: list[int], *, boot_too: bool) -> None
     unknown = sorted(set(numbers) - present)
     if unknown:
         raise NotFound(
-            f"{row.name} has no disk {unknown[0]}.", remedy=f"Its disks are {sorted(present)}: farshore machine show."
+            f"{row.name} has no disk {unknown[0]}.",
+            remedy=f"Its disks are {sorted(present)}; see `farshore machine show`.",
         )
     boot = {disk["number"] for disk in row.description["disks"] if disk.get("boot")}
     left_out = sorted(boot & set(numbers) - set(row.exclude_disks))
     if left_out and not boot_too:
         raise Refused(
-            f"{row.name} starts from disk {left_out[0]}: without it no recovered machine of it can start.",
-            remedy="Keep that disk; or, if only the data of the others matters, repeat it with --yes.",
+            f"{row.name} boots from disk {left_out[0]}: without it a recovered machine cannot boot.",
+            remedy="Keep that disk. If you only need the data of the other disks, repeat the command with --yes.",
         )
 
 

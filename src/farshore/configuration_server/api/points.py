@@ -62,7 +62,7 @@ def request_point(machine: Named, request: PointRequest, user: Operator, install
     def asked(tx: Transaction) -> str:
         row = machines.get(tx, machine)
         if row.state not in (MachineState.PROTECTED.value, MachineState.RESYNC.value):
-            raise WrongState(f"{row.name} is {row.state}.", remedy="Points can be cut once the machine is protected.")
+            raise WrongState(f"{row.name} is {row.state}.", remedy="Wait until the machine is protected.")
         point_names.check_free(tx, row, request.name)
         events.record(
             tx,
@@ -147,7 +147,7 @@ def delete_point(machine: Named, point: Named, user: Contributor, installation: 
         name = found.name
         if found.kind == PointKind.CRASH_CONSISTENT.value and not name:
             raise Refused(
-                f"The point {position} of {row.name} is a moment of the stream itself, so it cannot be deleted alone.",
+                f"The point {position} of {row.name} was cut by Farshore itself and cannot be deleted alone.",
                 remedy="Shorten the retention of the machine's policy.",
             )
     # If this ends after the vault's part, the catalog lists a point that is gone; repeating the call finds it so.

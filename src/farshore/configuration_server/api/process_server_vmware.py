@@ -58,5 +58,8 @@ def note_discovery(
 def _of(tx: Transaction, name: str, server: str) -> VmwareServerRow:
     row = vmware.server(tx, name)
     if row.through != process_servers.get(tx, server).id:
-        raise NotFound(f"There is no VMware server {name!r} for this process server.", remedy="Stop following it.")
+        raise NotFound(
+            f"This process server does not follow a VMware server {name!r}.",
+            remedy="Nothing needs to be done: it stops by itself.",
+        )
     return row

@@ -103,7 +103,8 @@ def _check_not_last(tx: Transaction, row: UserRow, installation: Services) -> No
     if row.role != Role.CONTRIBUTOR.value or any(users.newest_expiry(tx, "user", one.name) > now for one in others):
         return
     raise WrongState(
-        f"{row.name} is the last contributor with a certificate that is good.", remedy="Make another contributor first."
+        f"{row.name} is the last contributor with a valid certificate.",
+        remedy="Add another contributor first: farshore user add NAME --role contributor --output FILE",
     )
 
 

@@ -146,13 +146,13 @@ class JobEngine:
         if executor == self._executor:
             raise WrongState(
                 f"{executor} is this server, which resumes its own jobs when it starts.",
-                remedy="Give the id of a server that is gone for good: farshore job show JOB.",
+                remedy="Give the id of a server that is lost; `farshore job show JOB` prints it.",
             )
         resumed = self._resume({executor})
         if not resumed:
             raise NotFound(
-                f"There is no unfinished job of a server {executor}.",
-                remedy="See farshore job list; farshore job show JOB names its server.",
+                f"Server {executor} has no unfinished jobs.",
+                remedy="See `farshore job list`; `farshore job show JOB` prints a job's server.",
             )
         return [self.show(job) for job in resumed]
 

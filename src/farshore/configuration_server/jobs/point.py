@@ -78,13 +78,13 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
             subject,
             patience=PATIENCE,
             what_failed="The agent could not cut the point",
-            remedy="See the machine's warnings: farshore machine show.",
+            remedy="See the machine's warnings: farshore machine show",
         )
         if found is not None:
             return found
         raise TryLater(
-            f"The agent did not cut the point within {PATIENCE:.0f} seconds.",
-            remedy="Check that the machine runs and reaches this server.",
+            f"The agent has not created the point within {PATIENCE:.0f} seconds.",
+            remedy="Check that the machine runs and reaches this server: farshore machine show",
         )
 
     def store(request: Request, where: Result) -> None:
@@ -96,12 +96,13 @@ def point_job(catalog: Catalog, clock: Clock) -> JobDefinition:
                     if epoch.consistent and epoch.consistent_from <= where["sequence"]:
                         return
                     raise WrongState(
-                        "The point was cut while the machine's copy was not whole yet.",
-                        remedy="Ask again once the machine is protected.",
+                        "The point was created before the machine's copy was complete.",
+                        remedy="Repeat the command once the machine is protected.",
                     )
             time.sleep(POLL)
         raise TryLater(
-            "The point is cut but not stored yet.", remedy="It will appear once the process server has caught up."
+            "The point was created but is not in the vault yet.",
+            remedy="It appears in the list once the process server has caught up.",
         )
 
     @DBOS.workflow(name=POINT)

@@ -53,7 +53,7 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
             subject,
             patience=SILENT,
             what_failed="The proof was not made",
-            remedy="See how the machine is: farshore machine show",
+            remedy="Check the machine's state: farshore machine show",
             alive=reports,
         )
         if found is not None:
@@ -62,7 +62,7 @@ def proof_job(catalog: Catalog, clock: Clock) -> JobDefinition:
             return {"chunks": chunks, "disks": found.get("disks") or disks, "weaker": weaker}
         raise TryLater(
             f"The machine has not reported for {SILENT:.0f} seconds.",
-            remedy="Check that it runs and reaches this server, then prove it again.",
+            remedy="Check that it runs and reaches this server, then repeat the proof.",
         )
 
     @DBOS.workflow(name=PROOF)

@@ -139,8 +139,9 @@ def push_job(parts: PushParts) -> JobDefinition:
                     return {"machine": row.id, "name": row.name}
             time.sleep(POLL)
         silent = TryLater(
-            f"The mobility service on {request['subject']} is installed and enrolled, but does not report.",
-            remedy="On the machine: journalctl -u farshore-mobility; check that it reaches this server's address.",
+            f"The mobility service on {request['subject']} is installed and enrolled, but has not reported.",
+            remedy="Read its log on the machine (journalctl -u farshore-mobility), and check that the "
+            "machine reaches this server's address.",
         )
         give_up(request, token, silent)
         raise silent

@@ -163,8 +163,8 @@ class PushesThrough:
             report(row.fraction, f"{name}: {in_line if waits else row.detail or 'it has begun'}")
             time.sleep(POLL)
         raise TryLater(
-            f"Process server {name} says nothing of the push.",
-            remedy="See how it is, and that it is of this release: farshore process-server show.",
+            f"Process server {name} does not report on the push.",
+            remedy="Check its state and its release: farshore process-server show",
         )
 
     def _remember(self, asked: dict[str, Any], result: PushResult) -> None:
@@ -177,8 +177,8 @@ class PushesThrough:
         ):
             if expected and shown and shown != expected:
                 raise Forbidden(
-                    f"The process server went on although {place} showed the host key {shown}, not {expected}.",
-                    remedy="Look at that process server: it does not do what it is asked.",
+                    f"The process server continued although {place} showed the host key {shown}, not {expected}.",
+                    remedy="Check that process server: it has ignored the expected host key.",
                 )
             if place and shown:
                 self.logins.remember(place, shown)
@@ -195,13 +195,13 @@ def _good(result: PushResult) -> PushResult:
 def _late(row: PushRow, name: str) -> TryLater:
     if row.state == PushState.WAITING.value:
         return TryLater(
-            f"Process server {name} did not come to this push within {LINE_SECONDS // 3600} hours.",
-            remedy="See what it is at: farshore job list. Then add the machine again.",
+            f"Process server {name} has not started this push within {LINE_SECONDS // 3600} hours.",
+            remedy="See its other work with `farshore job list`, then add the machine again.",
         )
     return TryLater(
-        f"Process server {name} did not end the push within {TOKEN_SECONDS // 60} minutes"
-        f" ({row.detail or 'it said nothing of it'}).",
-        remedy="See its log: journalctl -u farshore-process-server. Then add the machine again.",
+        f"Process server {name} has not completed the push within {TOKEN_SECONDS // 60} minutes "
+        f"({row.detail or 'it has reported nothing'}).",
+        remedy="Read its log (journalctl -u farshore-process-server), then add the machine again.",
     )
 
 

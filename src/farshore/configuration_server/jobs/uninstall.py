@@ -64,7 +64,7 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
         what = f"The agent of {request['name']} did not take itself off"
         try:
             found = answers.wait_for(
-                command, request["subject"], patience=PATIENCE, what_failed=what, remedy=f"To go on, {BY_HAND}"
+                command, request["subject"], patience=PATIENCE, what_failed=what, remedy=f"To continue, {BY_HAND}"
             )
         except Refused as error:
             return {"failure": error.message}
@@ -104,7 +104,9 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
             way = "agent"
             if "failure" in found:
                 if not request["secret"]:
-                    raise TryLater(f"{found['failure']}.", remedy=f"The machine is still known. To go on, {BY_HAND}")
+                    raise TryLater(
+                        f"{found['failure']}.", remedy=f"The machine was not deleted. To continue, {BY_HAND}"
+                    )
                 way, found = "ssh", run_step(BY_SSH, ONCE, by_ssh, request)
             run_step(FORGET, USUAL, forget, request)
             return {"name": request["name"], "way": way, "stays": found.get("stays", [])}

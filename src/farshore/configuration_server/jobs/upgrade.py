@@ -39,7 +39,7 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
             seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
         if seen is None or not seen.release:
             raise Refused(
-                "The agent cannot replace itself: it was not installed as a release, or is too old to.",
+                "The agent cannot upgrade itself: it is too old, or was not installed as a release.",
                 remedy="Install it again: farshore machine add",
             )
         bundle = build_bundle(parse_python(seen.python), cache)
@@ -56,12 +56,12 @@ def upgrade_job(catalog: Catalog, clock: Clock, cache: Path, key: ReleaseKey) ->
             subject,
             patience=PATIENCE,
             what_failed="The agent was not upgraded",
-            remedy="It goes on as it is. See its log: journalctl -u farshore-mobility",
+            remedy="The agent keeps its release. Read its log: journalctl -u farshore-mobility",
         )
         if found is not None:
             return
         raise TryLater(
-            f"The agent did not upgrade within {PATIENCE:.0f} seconds.",
+            f"The agent has not upgraded within {PATIENCE:.0f} seconds.",
             remedy="Check that the machine runs and reaches this server: farshore machine show",
         )
 

@@ -124,9 +124,9 @@ class Authority:
             read = x509.load_pem_x509_csr(request.encode())
             valid = read.is_signature_valid
         except (ValueError, InvalidSignature) as error:
-            raise Malformed("This is not a PEM PKCS#10 request.", remedy="Make it anew.") from error
+            raise Malformed("This is not a PEM PKCS#10 request.", remedy="Create a new request.") from error
         if not valid:
-            raise Malformed("The request is not signed by its own key.", remedy="Make it anew.")
+            raise Malformed("The request is not signed by its own key.", remedy="Create a new request.")
         public = read.public_key()
         strong = isinstance(public, ec.EllipticCurvePublicKey) and public.curve.key_size >= 256
         if not strong and getattr(public, "key_size", 0) < MINIMUM_RSA_BITS:
@@ -191,7 +191,7 @@ def general_name(name: str) -> x509.GeneralName:
     try:
         return x509.DNSName(name)
     except ValueError as error:
-        raise Malformed(f"{name!r} is no host name or address.", remedy="Write it in ASCII.") from error
+        raise Malformed(f"{name!r} is not a host name or address.", remedy="Write the name in ASCII.") from error
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> str:

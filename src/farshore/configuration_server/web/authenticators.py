@@ -70,8 +70,9 @@ def _check_registered(tx: Transaction, peer: Peer) -> None:
     known = found is not None and (found.kind, found.subject) == (peer.identity.kind.value, peer.identity.name)
     if found is None or not known or found.revoked:
         raise Unauthenticated(
-            f"The certificate of {peer.identity.actor} opens nothing here: it is revoked, or was never issued.",
-            remedy="Ask for a new one: farshore user add, or farshore token create for a machine.",
+            f"The certificate of {peer.identity.actor} is not accepted: it is revoked, or this "
+            "installation has not issued it.",
+            remedy="Ask a contributor for a new one: farshore user renew, or farshore token create for a machine.",
         )
 
 
@@ -83,7 +84,7 @@ def authenticate(authenticators: Sequence[Authenticator], head: HTTPConnection, 
             return found
     raise Unauthenticated(
         "This call needs a client certificate.",
-        remedy="Users: farshore --credentials FILE; machines: enrol with a one-time token.",
+        remedy="Users give their credentials: farshore --credentials FILE. Machines enrol with a one-time token.",
     )
 
 

@@ -146,7 +146,7 @@ async def _read(request: Request, door: Door) -> None:
     if not body:
         return
     if body.count(b"[") + body.count(b"{") > door.most_values:
-        raise Malformed("The body has too many objects and lists.", remedy="Send less at once.")
+        raise Malformed("The body has too many objects and lists.", remedy="Send a smaller body.")
     try:
         # A large report is parsed in the loop as FastAPI would; it is kept, so it is parsed once.
         found = await request.json()

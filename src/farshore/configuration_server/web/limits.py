@@ -80,8 +80,8 @@ class Limits:
         wait = self._wrong_tokens.wait(_network(address))
         if wait:
             raise Busy(
-                f"Too many tokens that open nothing came from {address}.",
-                remedy="Wait, then use a token as it was shown: farshore token create.",
+                f"Too many invalid tokens came from {address}.",
+                remedy="Wait, then use a token exactly as `farshore token create` printed it.",
                 after=wait,
             )
 

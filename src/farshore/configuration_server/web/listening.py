@@ -117,8 +117,8 @@ def listening(host: str, port: int, connections: Connections) -> BoundedSocket:
     except OSError as error:
         made.close()
         raise Refused(
-            f"Port {port} of {host} cannot be listened on ({error.strerror}).",
-            remedy="See which program has it (ss -ltnp), or choose another port: farshore up --port.",
+            f"Port {port} of {host} is not available ({error.strerror}).",
+            remedy="Find the program that uses it (ss -ltnp), or choose another port: farshore up --port.",
         ) from error
     made.setblocking(False)
     return made

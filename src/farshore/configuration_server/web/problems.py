@@ -89,11 +89,16 @@ async def _of_framework(request: Request, error: Exception) -> JSONResponse:
 
 async def _too_large(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, BodyTooLarge)
-    refused = answer(Malformed(f"The body is larger than {error.most >> 10} KiB.", remedy="Send less at once."))
+    refused = answer(Malformed(f"The body is larger than {error.most >> 10} KiB.", remedy="Send a smaller body."))
     refused.headers["Connection"] = "close"  # the rest of it is not read
     return refused
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return answer(FarshoreError("The server has met a defect of its own.", remedy="See its log, and report this."))
+    return answer(
+        FarshoreError(
+            "The server failed because of a defect.",
+            remedy="Report this with the server's log: farshore support-bundle",
+        )
+    )

@@ -59,5 +59,5 @@ def _check_text(text: str, where: str) -> None:
     if CONTROL.search(text):
         raise Malformed(
             f"{where[:200] or 'body'}: a text holds a control character or half of a surrogate pair.",
-            remedy="Send text as Unicode without control characters.",
+            remedy="Send text without control characters, as valid Unicode.",
         )
