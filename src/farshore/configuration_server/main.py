@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SHUTDOWN_SECONDS = 10
-"""For what a busy host holds up; nothing of ours does. Less than `farshore up` waits for it (supervisor.STOP_SECONDS)."""
+"""For what a busy host holds up; nothing of ours does. Less than supervisor.STOP_SECONDS."""
 LOOK_EVERY = 2.0
 LOOK_FOR_OWNER_EVERY = 3.0
 MIRROR_EVERY = 1.0
