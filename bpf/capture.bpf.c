@@ -811,7 +811,7 @@ static __always_inline void replace_flight(struct control *ctl, struct flight *o
 
 static __always_inline void displace(struct control *ctl, u64 bio, struct flight *flight)
 {
-	ADD(ctl->displaced, 1);
+	ADD(ctl->displaced, 1); /* before the entry: 0 has to mean that the map is empty, as it is not looked at then */
 	if (!bpf_map_update_elem(&flying, &bio, flight, BPF_NOEXIST))
 		return;
 	ADD(ctl->displaced, -1);
@@ -858,6 +858,7 @@ static __always_inline void take_off(struct control *ctl, u64 bio, u64 time, u16
 		displace(ctl, bio, &flight);
 		return;
 	}
+	/* The place is ours by the exchange above. No completion looks for this bio yet: it is submitted after this run. */
 	place->flight = flight;
 	if (*(volatile u64 *)&ctl->displaced)
 		forget_displaced(ctl, bio);
@@ -967,6 +968,8 @@ static __always_inline int take(struct bio *bio, int has_request)
 		return 0;
 #endif
 
+	/* Once for the whole run, and volatile so that the compiler does not read it again: user space counts on it that
+	 * after a grace period nobody acts on the word before. */
 	u64 state = *(volatile u64 *)&ctl->state;
 	u64 time = bpf_ktime_get_ns();
 	u64 sector = bio->bi_iter.bi_sector;
@@ -1009,6 +1012,7 @@ static __always_inline int take(struct bio *bio, int has_request)
 #endif
 		ADD(count->written, length);
 	}
+	/* Before the record: whoever finds a record in the ring, and not the write in flight, may take it as landed. */
 	take_off(ctl, (u64)bio, time, index, sector, length, !has_request, what, page);
 
 	if (is_excluded(disk, sector, length)) {
@@ -1024,7 +1028,7 @@ static __always_inline int take(struct bio *bio, int has_request)
 		u32 recorded = 0;
 		if (!failure)
 			failure = put(bio, ctl, time, op, sector, length, disk->number, flags, &recorded);
-		ADD(count->recorded, recorded);
+		ADD(count->recorded, recorded); /* after the records: user space compares it with what it has drained */
 		if (!failure) {
 			ADD(count->captured, length);
 			return 0;
@@ -1036,6 +1040,8 @@ static __always_inline int take(struct bio *bio, int has_request)
 	else /* where it writes is not known */
 		__sync_fetch_and_or(&ctl->whole[STATE_SLOT(state)], 1ULL << (index & 63));
 	ADD(count->mapped, length);
+	/* Marked before the mode changes, and both before the disk gets the write: what is submitted once this write has
+	 * completed goes to the bitmap, so the ring stays a prefix. */
 	if (failure)
 		to_bitmap_mode(ctl, state, failure);
 	return 0;
@@ -1329,6 +1335,7 @@ static __always_inline void land(struct control *ctl, struct bio *bio, u64 key, 
 				ADD(count->written_refused, refused);
 		}
 	}
+	/* One bio's bytes may end on several processors at once; who takes the last ones clears the entry. */
 	if (__sync_fetch_and_sub(&flight->left, bytes) != bytes)
 		return;
 	if (place)
