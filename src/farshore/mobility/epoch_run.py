@@ -352,7 +352,9 @@ class EpochRun:
     def _watch(self, workers: List[Worker], stop: threading.Event) -> Ended:
         while True:
             self._changed.wait(_ACCOUNT_SECONDS)
+            # Cleared before the state is read: a change after this line wakes the next turn.
             self._changed.clear()
+            # First: workers that were told to stop may report errors, which are no failures then.
             if stop.is_set():
                 return self._ended(EpochEnd.STOPPED)
             failed = _error_of(workers)
@@ -362,17 +364,23 @@ class EpochRun:
                 self._proof = Worker("proof", self._prover().run, self._changed)
                 workers.append(self._proof)
             self._suspect |= self._account()
+            # The accounts show writes that capture did not see, nobody knows where. The epoch has no point yet, so
+            # nothing in it is worth finishing.
             if self._suspect and not self.consistent:
                 return self._ended(EpochEnd.ESCAPED, _ESCAPED)
             if not self._pump_worker.finished:
                 if self._suspect or self._may_leave():
-                    self._capture.stop_data_mode()  # the pump drains what is left, and ends
+                    self._capture.stop_data_mode()  # the pump drains the rest of the ring, and ends
                 continue
+            # From here on the pump has ended: bitmap mode, the ring is empty, the journal is complete.
             if self._suspect or self._leaving.is_set():
                 if self.consistent and self._all_acknowledged(workers, stop):
                     return self._ended(EpochEnd.ESCAPED if self._suspect else EpochEnd.LEFT)
+                # Something changed during the wait. A consistent epoch is never mended, so look again.
                 if self.consistent:
                     continue
+            # The probe has fallen back by itself. Before the first consistent state the epoch goes on, as order does
+            # not matter there yet; after it, only a new epoch can take the missed blocks.
             cause = self._log_fallback()
             if self._may_mend():
                 try:

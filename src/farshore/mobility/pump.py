@@ -263,38 +263,47 @@ class Pump:
             self._end()
 
     def step(self) -> PumpState:
-        """One batch at most, from what there is."""
+        """Put at most one batch into the backlog, and report what was done."""
+        # A batch that found the backlog full goes first: its sequences are given already.
         if self._held is not None and not self._put(self._held):
             return PumpState.HELD
+        # The next three reads stay in this order. ``now`` before ``written``: all writes until ``now`` lie below
+        # ``written``. The mode last: if it is still data mode, no write until ``now`` went past the ring, so a MARK
+        # with the time ``now`` claims nothing that the journal lacks.
         now = int(self._clock.monotonic() * 1e9)
         written = self._source.position()
-        bitmap = self._source.mode is not CaptureMode.DATA  # after ``now``: in data mode all until then is in the ring
+        bitmap = self._source.mode is not CaptureMode.DATA
         with self._lock:
             milestone = self._milestones[0] if self._milestones else None
+        # Not in bitmap mode: the missed blocks are then read once more anyhow, after the next entry to data mode.
         if self._mending is not None and not bitmap and self._mend_now(written):
             return self._mend_next(self._mending)
+        # Up to the milestone and no further, so that its point or patch comes exactly there.
         drained = self._source.drain(BATCH_RING_BYTES, None if milestone is None else milestone.position)
         if drained is not None:
+            # Noted before anything is mended: a mended block must not overlay a record that is drained already.
             if self._recorded is not None:
                 self._recorded.add(drained.records)
             observer = self._observer
             if observer is not None:
                 observer(drained.records)
             piece = within(convert(drained.records), self._sizes)
-            drained.release()
+            drained.release()  # ``convert`` has copied the payload, so the ring gets its room back at once
             if len(piece.records):
                 self._emit(piece)
         if self._held is None and self._source.drained() >= written:
-            self._level = now / 1e9  # all that was in the ring then has gone on
+            self._level = now / 1e9  # everything that was in the ring at ``now`` is in the backlog
         if drained is not None:
             return PumpState.WORKED
+        # Only once nothing is left below the milestone: a drain may return less than there is.
         if milestone is not None and self._source.drained() >= milestone.position:
             self._reach(milestone)
             return PumpState.WORKED
         if self._source.drained() < written:
-            return PumpState.IDLE  # the next record is still being written
+            return PumpState.IDLE  # reserved, not submitted yet: its processor is still copying the record
         if bitmap:
             return PumpState.IDLE if self._opening else self._come_to_rest()
+        # A mark says "complete up to this time", which does not hold while missed blocks wait to be mended.
         if self._whole and now - self._last_time >= cadence(self._asked.rpo).mark * 1e9:
             self._put_piece(mark_piece(now))
         return PumpState.IDLE
