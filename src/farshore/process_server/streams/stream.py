@@ -257,26 +257,34 @@ class Stream:
 
     @contextmanager
     def _turn(self, batch: Batch) -> Iterator[bool]:
-        """The right to seal the next batch of a lane; False where this one was accepted before."""
+        """Wait for the turn to seal the lane's next batch. Yield False if this batch was accepted before.
+
+        Sealing takes milliseconds of CPU, so it runs without the lock; ``_sealing`` keeps the lane to one at a time.
+        """
         deadline = time.monotonic() + EARLY_SECONDS
         with self.changed:
             lane = self.lanes[batch.role]
+            # The agent sends several batches at once over several connections, so one may overtake the one before it.
+            # A short wait here costs less than a Gap and a repeated send.
             while batch.role in self._sealing or lane.accepted < batch.first_sequence:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._fenced or self._left:
                     break
                 self.changed.wait(left)
+            # After the wait: the stream may have been fenced or handed over meanwhile.
             self.check_open()
             if batch.role is Role.BASE and self.base_complete:
                 raise WrongState("This epoch's base is complete.", remedy="Open a new epoch to copy again.")
             if batch.role in self._sealing:
                 raise TryLater("An earlier batch is still being sealed.", remedy="Repeat the batch.", after=0.5)
+            # Under the lock in which it is judged: no other batch can get the same sequences.
             new = lane.check_next(batch.first_sequence, batch.end_sequence)
             if new:
                 self._sealing.add(batch.role)
         try:
             yield new
         finally:
+            # Also after an error: ``accepted`` has not moved then, so the same sequences are expected again.
             if new:
                 with self.changed:
                     self._sealing.discard(batch.role)
@@ -315,6 +323,8 @@ class Stream:
             FrameFlag.POINTS if bool(np.any(batch.records["kind"] == RecordKind.POINT)) else FrameFlag.NONE,
         )
         queued = time.monotonic()
+        # Into the log before the lane counts it: the log's order is the lane's, as this thread has the turn.
+        # ``_placed`` may run first, in the spool's thread.
         ticket = self._log.append(header, sealed.to_buffers(), self._placed)
         with self.changed:
             self.lanes[batch.role].is_queued(batch.first_sequence, batch.end_sequence, queued, batch.digest)
@@ -335,6 +345,7 @@ class Stream:
             # The uploaders sleep until the lane is due, so they must hear where that is earlier now.
             tell = after is not None and (before is None or after < before)
             self.changed.notify_all()
+        # Without our lock: ``wake`` takes the uploaders' lock, and they take ours while they hold that.
         if tell:
             self._wake(self)
 
