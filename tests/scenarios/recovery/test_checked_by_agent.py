@@ -28,7 +28,7 @@ from farshore.api_types.machines import TokenRequest
 from farshore.catalog import commands, failovers, machines
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import FailoverRow
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.delivery.served import ServedDelivery
 from farshore.model.identifiers import new_id
 from farshore.protection.commands import ask

@@ -22,7 +22,7 @@ from tests.waiting import until
 
 from farshore.api_types.checks import Check, CheckKind
 from farshore.catalog.database import Catalog
-from farshore.configuration_server.clock import SystemClock
+from farshore.clock import SystemClock
 from farshore.lab.ports import free_port
 from farshore.model.errors import NotFound
 from farshore.recovery.checking.agent_scripts import AgentScripts

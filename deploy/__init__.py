@@ -1,0 +1,1 @@
+"""How the servers and the mobility service come onto machines."""
