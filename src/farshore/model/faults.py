@@ -8,6 +8,7 @@ _NAME = "{} letters, digits, '.', '_' and '-', beginning with a letter or a digi
 _PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$": _NAME.format("takes 1 to 63"),
     r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$": _NAME.format("takes up to 63"),
+    r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$": "takes 1 to 63 letters, digits and '-', beginning with a letter or a digit",
     r"^[a-z0-9][a-z0-9._-]{0,62}$": _NAME.format("takes 1 to 63 small"),
     r"^([a-z0-9][a-z0-9-]{0,31})?$": "takes up to 32 small letters, digits and '-', beginning with a letter or a digit",
     r"^[a-z0-9][a-z0-9-]{0,31}$": "takes 1 to 32 small letters, digits and '-', beginning with a letter or a digit",

@@ -165,7 +165,7 @@ def test_nothing_of_the_agent_stays(world: World) -> None:
     world.operator.run("machine", "unprotect", NAME, "--yes")
     said = world.operator.run("machine", "delete", NAME, "--uninstall", "--yes")
     print(said)
-    assert "its agent is off." in said
+    assert "its agent removed." in said
     world.assert_it_is_gone()
     assert world.points(), "what the vault holds stays"
 

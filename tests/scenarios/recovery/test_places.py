@@ -198,7 +198,7 @@ def test_a_source_that_wakes_after_the_commit_gets_no_stream(committed: Path, tm
     # Nor once the recovered machine is replicated from there: that one does.
     set_state(home, MachineState.RESYNC)
     for hardware in (SOURCE, "", "another-twin"):
-        with pytest.raises(Fenced, match=f"runs at files as {AWAY}"):
+        with pytest.raises(Fenced, match=f"runs at files on {AWAY}"):
             ask(home, hardware)
     assert ask(home, AWAY).epoch == 2
     with pytest.raises(Fenced):

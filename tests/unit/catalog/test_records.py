@@ -21,6 +21,7 @@ NOT_IN_THE_VAULT = {
     "pushes": "they go with their jobs",
     "errands": "they go with their jobs",
     "secrets": "they go with their jobs",
+    "guest_scripts": "they go with their failover's check",
     "vmware_machines": "discovery finds them again",
     "vmware_places": "discovery finds them again",
 }

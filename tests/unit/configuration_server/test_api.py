@@ -89,7 +89,7 @@ def test_from_enrolment_to_an_epoch(office: Office, admin: dict[str, object]) ->
     with office.services.catalog.writing() as tx:
         machines.runs_at(machines.get(tx, machine), "qemu", "recovered")
     fenced = office.call("GET", f"{stream}/2", certificate=server)
-    assert (fenced.code, "runs at qemu as recovered" in fenced.body["detail"]) == ("fenced", True)
+    assert (fenced.code, "runs at qemu on recovered" in fenced.body["detail"]) == ("fenced", True)
 
 
 def test_a_deleted_machine_is_out(office: Office, admin: dict[str, object]) -> None:

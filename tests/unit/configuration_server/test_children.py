@@ -174,7 +174,7 @@ def test_a_child_cancelled_by_itself_counts_as_one_that_failed(world: World) -> 
     [
         ([leaf(str(number)) for number in range(MOST_CHILDREN + 1)], {}, "at most 256 jobs"),
         ([leaf("a")], {"at_once": 17}, "at most 256 jobs, of which 16"),
-        ([leaf("a"), leaf("a")], {}, "'do a' is there twice"),
+        ([leaf("a"), leaf("a")], {}, "'do a' occurs twice"),
         ([leaf("a" * 200)], {}, "is not a valid name of a step"),
     ],
 )

@@ -118,7 +118,7 @@ def test_a_machine_that_a_site_runs_is_granted_to_the_instance_there(
     if goes:
         assert granted(catalog, description=description(hardware=theirs)).epoch == 1
     else:
-        with pytest.raises(Fenced, match="runs at qemu as"):
+        with pytest.raises(Fenced, match="runs at qemu on"):
             granted(catalog, description=description(hardware=theirs))
     with catalog.reading() as tx:
         assert machines.get(tx, MACHINE).hardware_id == "hw-1"
