@@ -157,7 +157,7 @@ def test_disks_come_home_through_registered_master_targets(site: Site) -> None:
     operator = Operator(home)
     assert "farshore up runs it" in operator.run("master-target", "list")
     assert "Received keys of" in operator.run("master-target", "show", "second")
-    with pytest.raises(Refused, match="that `farshore up` runs"):
+    with pytest.raises(Refused, match="is run by `farshore up`"):
         operator.run("master-target", "remove", "master-target", "--yes")
     operator.run("master-target", "revoke", "second", "--yes")
     until(lambda: "takes no reports" in (home / "second.log").read_text(), "it to hear that")

@@ -56,7 +56,7 @@ def test_a_drained_server_hands_its_machines_over_within_the_epoch(operator: Ope
         assert operator.until_sent_to(SECOND).epoch == epoch
     until(lambda: operator.server(FIRST)["standing"] == "drained", "the first server is never drained")
     operator.rig.check("drained")
-    assert "`farshore up` runs" in operator.run("process-server", "remove", FIRST, "--yes", status=2)
+    assert "is run by `farshore up`" in operator.run("process-server", "remove", FIRST, "--yes", status=2)
 
 
 def test_an_operator_sends_a_machine_where_it_should_be(operator: Operator, second: SecondServer) -> None:

@@ -111,7 +111,7 @@ def test_a_migration_ends_with_no_protection_no_agent_and_all_points(running: Pa
         assert (machine.protect, epochs.get(tx, MACHINE, 1).closed > 0) == (False, True)
     catalog.close()
     for hardware in (SOURCE, AWAY):
-        with pytest.raises(WrongState, match="not to be protected"):
+        with pytest.raises(WrongState, match="is not protected"):
             ask(home, hardware)
     # It is one way; and its points are there, to be tried or restored, as long as its policy says.
     assert live(drill.Task(home, "reprotect", AWAY, "back")) == 0

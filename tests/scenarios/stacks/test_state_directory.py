@@ -27,6 +27,6 @@ def test_the_state_directory_on_a_protected_disk(fstype: str, safe: bool) -> Non
                 assert spill_is_safe(spill, [other.disk])
             (found,) = check_state(settings, frozenset({disk.disk.device}), spill)
             assert (found.severity is CheckSeverity.OK) is safe, found
-            assert safe or "does not tell where" in found.message
+            assert safe or "does not report where" in found.message
             (found,) = check_state(settings, frozenset({other.disk.device}), spill)
             assert found.severity is CheckSeverity.OK, "on a disk that is not captured any file system will do"

@@ -119,7 +119,7 @@ def refusals(folder: Path) -> Iterator[tuple[Path, str]]:
     yield folder / ("x" * 252), "too long"
     yield folder / ("x" * 300), "too long"
     (folder / "file").write_bytes(b"")
-    yield folder / "file" / "image", "is no folder"
+    yield folder / "file" / "image", "is not a folder"
     yield folder / "file", "exists"
 
 

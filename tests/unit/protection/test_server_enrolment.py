@@ -122,7 +122,7 @@ def test_the_server_of_farshore_up_stays(office: Office, admin: Any) -> None:
     own = office.certificate(Kind.PROCESS_SERVER, "33333333-3333-4333-8333-333333333333")
     office.call("POST", "/v1/process-servers/self", {"url": "https://10.0.2.2:9443", "version": "1"}, own)
     answer = office.call("DELETE", "/v1/process-servers/10.0.2.2", None, admin)
-    assert "`farshore up` runs" in answer.body["detail"]
+    assert "is run by `farshore up`" in answer.body["detail"]
 
 
 def test_limits_are_checked_and_told_to_the_server(office: Office, admin: Any) -> None:
