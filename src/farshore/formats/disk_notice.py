@@ -61,10 +61,10 @@ def decode_notice(head: Union[bytes, bytearray, memoryview]) -> Optional[DiskNot
             return DiskNotice(str(fields["vault"]), str(fields["machine"]), int(fields["disk"]), str(fields["claim"]))
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise Damaged(
-            "A master target has partly written the disk, and its notice is damaged.",
+            "A master target left the disk half written, and its notice is damaged.",
             remedy="Let the master target start over with this disk.",
         ) from cause
     raise Unsupported(
-        f"A master target of a later release has partly written the disk (notice {version}).",
+        f"A master target of a later release left the disk half written (notice {version}).",
         remedy="Use that release.",
     )

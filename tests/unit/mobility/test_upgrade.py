@@ -200,7 +200,7 @@ def test_a_hand_over_that_cannot_be_written_down_is_told_and_leaves_nothing(
     rig.replication.hand_over = lambda give_way: give_way(Position(0, 0), [], None)  # type: ignore[assignment]
     with pytest.raises(NoSpace, match="hand-over cannot be written") as refused:
         rig.upgrade.carry_out("c", rig.wanted)
-    assert "has room" in refused.value.remedy
+    assert "Free space" in refused.value.remedy
     assert not rig.settings.handover.exists()
     assert sorted(path.name for path in (releases.root / "releases").iterdir()) == ["older", "one"]
 

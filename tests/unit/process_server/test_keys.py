@@ -89,7 +89,7 @@ def test_a_machine_is_stored_and_read_with_its_own_keys() -> None:
     keys = GrantedKeys(holder, vault.upkeep_key.secret.hex(), vault.store)
     with pytest.raises(Unreachable):
         keys.machine(MACHINE, create=True)
-    assert "is not in its folder" in keys.trouble
+    assert "is away" in keys.trouble
     holder.away = False
     keys.machine(MACHINE, create=True)
     assert keys.trouble == ""

@@ -53,7 +53,7 @@ def opened(machine: Machine, sequence: int) -> bytes:
 def test_a_truncated_segment_is_told_and_older_points_stay(machine, tmp_path):
     victim = segments(tmp_path)[1]
     victim.write_bytes(victim.read_bytes()[:-100])
-    with pytest.raises(Damaged, match="cut short"):
+    with pytest.raises(Damaged, match="truncated"):
         opened(machine, 120)
     assert opened(machine, 40) == machine.states[Position(Epoch(1), Sequence(40))][0]
 

@@ -92,7 +92,7 @@ def test_generations_number_their_epochs_apart(seen: int, begins: int) -> None:
 
 
 def test_there_is_an_end_to_taking_over() -> None:
-    with pytest.raises(Refused, match="too often"):
+    with pytest.raises(Refused, match="too many times"):
         epochs_after((1 << 32) - EPOCHS_APART)
 
 

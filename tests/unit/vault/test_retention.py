@@ -127,7 +127,7 @@ def test_what_is_condemned_cannot_be_opened_and_has_its_grace(machine):
     found = collect(machine.vault, lambda _: POLICY, grace=10**15)
     assert found.condemned > 0
     assert found.deleted_objects == 0
-    with pytest.raises(NotFound, match="given up"):
+    with pytest.raises(NotFound, match="merged position"):
         machine.in_vault.open(old, DiskNumber(0))
     generous = ReplicationPolicy(hot_window=10**6)
     assert collect(machine.vault, lambda _: generous, grace=0).deleted_objects == 0
