@@ -16,7 +16,7 @@ from farshore.lab.demo.recovered import Recovered
 from farshore.lab.load import pgbench_runs, start_pgbench, stop_pgbench
 from farshore.lab.ports import free_ports
 
-pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.guest, pytest.mark.timeout(5400)]
+pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.guest, pytest.mark.timeout(10800)]
 __all__ = ["world"]
 LOAD_SECONDS = 20.0
 """In which rows are committed beside pgbench, at each place."""

@@ -7,10 +7,12 @@ import time
 import pytest
 from tests.scenarios.recovery.guest_world import NAME, SECONDS, World
 from tests.scenarios.recovery.test_reprotected_guest import world
+from tests.waiting import until
 
 from farshore.lab.ports import free_ports
+from farshore.model.errors import Refused
 
-pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.guest, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.guest, pytest.mark.timeout(7200)]
 __all__ = ["world"]
 
 
@@ -24,12 +26,18 @@ def test_a_migrated_machine_is_unprotected_and_has_no_agent(world: World) -> Non
     with world.shell(ssh) as shell:
         assert shell.run("systemctl is-active farshore-mobility", check=False).output.strip() == "active"
     began = time.monotonic()
-    result = world.operator.ask("failover", "commit", NAME, "--yes", seconds=SECONDS)["result"]
-    print(f"committed after {time.monotonic() - began:.0f} s:", result)
-    assert "/opt/farshore/releases" in result["agent"]["removed"]
+    try:
+        result = world.operator.ask("failover", "commit", NAME, "--yes", seconds=SECONDS)["result"]
+    except Refused as error:
+        # On a busy host an emulated guest may need longer than the job waits: it goes off whenever it can, all the same.
+        assert "it does so whenever it reaches this server" in error.message
+    else:
+        assert "/opt/farshore/releases" in result["agent"]["removed"]
     with world.shell(ssh) as shell:
         left = "systemctl is-active farshore-mobility; ls -d /opt/farshore /var/lib/farshore-mobility 2>/dev/null; true"
-        assert shell.run(left).output.split() == ["inactive"]
+        gone = lambda: shell.run(left).output.split() == ["inactive"]  # noqa: E731
+        until(gone, "the agent to have taken itself off", seconds=SECONDS, pause=2.0)
+    print(f"the agent was off after {time.monotonic() - began:.0f} s")
     machine = world.machine()
     assert (machine["state"], machine["site"]) == ("unprotected", "qemu")
     assert "before" in [point["name"] for point in world.operator.ask("point", "list", NAME)]
