@@ -17,7 +17,7 @@ from farshore.api_types.commands import (
     Commands,
     CommandStanding,
 )
-from farshore.catalog import commands
+from farshore.catalog import commands, machines, users
 from farshore.catalog.database import Transaction
 from farshore.catalog.machines import CommandedMachine
 from farshore.catalog.tables import CommandRow, MachineRow
@@ -83,7 +83,17 @@ def answer(tx: Transaction, machine: str, command: str, result: CommandResult, n
             )
         else:
             commands.succeed(tx, row, now, result.payload.model_dump(mode="json", exclude={"kind"}))
+            if row.kind == CommandKind.UNINSTALL.value:
+                _shut_out_if_migrated(tx, machine, now)
     return CommandStanding(id=row.id, state=CommandState(row.state))
+
+
+def _shut_out_if_migrated(tx: Transaction, machine: str, now: int) -> None:
+    """Whoever has a certificate of a machine that was migrated needs it no more, however late its agent went. (One that
+    is not migrated is forgotten by the job that asked.)"""
+    found = machines.get(tx, machine)
+    if found.site and MachineState(found.state) in FORGETTABLE:
+        users.revoke_certificates(tx, "machine", machine, now)
 
 
 def _plain(body: BaseModel, *, exclude_none: bool = False) -> dict[str, object]:

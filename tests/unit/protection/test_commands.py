@@ -30,8 +30,9 @@ from farshore.api_types.commands import (
     arguments_of,
 )
 from farshore.api_types.machines import Desired, FormerResult, Heartbeat
-from farshore.catalog import commands, machines
+from farshore.catalog import commands, machines, users
 from farshore.catalog.database import Catalog
+from farshore.catalog.tables import CertificateRow
 from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import Fenced, Malformed, NotFound, WrongState
 from farshore.model.point import PointKind
@@ -160,6 +161,26 @@ def test_a_migrated_machine_takes_the_agent_off_that_runs_on_its_own_hardware(ca
         assert observe(tx, machines.get(tx, MACHINE), Heartbeat(version="1", run="woken"), NOW).standby, (
             "it is told to stand by"
         )
+
+
+@pytest.mark.parametrize(("site", "good"), [("qemu", False), ("", True)])
+def test_the_certificate_of_a_migrated_machine_ends_with_its_agent_however_late(
+    catalog: Catalog, site: str, good: bool
+) -> None:
+    asked(catalog, "go", UninstallArguments())
+    with catalog.writing() as tx:
+        row = machines.get(tx, MACHINE)
+        row.state, row.protect, row.site, row.owner = "unprotected", False, site, "recovered"
+        held = CertificateRow(serial="a1", kind="machine", subject=MACHINE, issued=NOW, expires=2 * NOW)
+        users.record_certificate(tx, held)
+    failure = CommandFailure(code="busy", message="Not now.")
+    with catalog.reading() as tx:
+        assert users.newest_expiry(tx, "machine", MACHINE)
+    assert answered(catalog, "go", CommandResult(payload=UninstallResult())) is CommandState.SUCCEEDED
+    with catalog.reading() as tx:
+        assert bool(users.newest_expiry(tx, "machine", MACHINE)) is good, "else the job forgets the machine"
+    asked(catalog, "again", UninstallArguments())
+    assert answered(catalog, "again", CommandResult(failure=failure)) is CommandState.FAILED
 
 
 def test_a_command_is_offered_until_it_is_answered(catalog: Catalog) -> None:
