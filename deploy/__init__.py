@@ -1,1 +1,1 @@
-"""How the servers and the mobility service come onto machines."""
+"""What goes onto machines: units, the server appliance, ways to bring the mobility service."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from deploy.appliance import archive, disk, tree
 from deploy.appliance.envelope import Appliance
-
 from farshore import __version__
 from farshore.lab.image import check_host
 from farshore.model.errors import FarshoreError

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from deploy.appliance import validation
 from deploy.appliance.envelope import Appliance, envelope
-
 from farshore.model.errors import Damaged
 
 

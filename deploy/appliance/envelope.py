@@ -47,8 +47,8 @@ def envelope(appliance: Appliance) -> bytes:
     _add(network, OVF, "Description", "Reaches the protected machines, the object store and vCenter")
     _system(root, appliance)
     Xml.indent(root)
-    text: bytes = Xml.tostring(root, encoding="utf-8")
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + text + b"\n"
+    text: bytes = Xml.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
 
 
 def _system(root: Xml.Element, appliance: Appliance) -> None:
