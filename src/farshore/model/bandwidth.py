@@ -48,14 +48,15 @@ class Window:
     limit: int
 
     def holds(self, day: int, minute: int) -> bool:
-        """Whether the minute of the weekday lies in it."""
+        """Return whether the minute of the weekday lies in it."""
         if self.start < self.end:
             return day in self.days and self.start <= minute < self.end
         return (day in self.days and minute >= self.start) or ((day - 1) % 7 in self.days and minute < self.end)
 
 
 def parse_window(text: str) -> Window:
-    """A text such as ``Mon-Fri 08:00-18:00 20 Mbit/s``, ``Sat,Sun unlimited`` or ``1 MiB/s``. Raises Malformed."""
+    """Return a text such as ``Mon-Fri 08:00-18:00 20 Mbit/s``, ``Sat,Sun unlimited`` or ``1 MiB/s``. Raises
+    Malformed."""
     found = _TEXT.fullmatch(text.strip())
     if found is None:
         raise _malformed(text, "it is not days, times and a rate")
@@ -67,7 +68,7 @@ def parse_window(text: str) -> Window:
 
 
 def check_schedule(texts: Sequence[str], time_zone: str) -> None:
-    """Raise Malformed where one of them cannot be understood."""
+    """Raise Malformed if one of them cannot be understood."""
     for text in texts:
         parse_window(text)
     _zone(time_zone)
@@ -97,13 +98,13 @@ def _rates(texts: Tuple[str, ...], time_zone: str, minute: int) -> Tuple[Tuple[i
 
 
 def rates(texts: Sequence[str], time_zone: str, now: int) -> Tuple[Tuple[int, int], ...]:
-    """(since, bytes a second) of each stretch from ``now`` (ns since 1970 UTC) on, oldest first; the first begins no
-    later than now. Empty where there is no schedule. Raises Malformed."""
+    """Return (since, bytes a second) of each stretch from ``now`` (ns since 1970 UTC) on, oldest first; the first
+    begins no later than now. Empty where there is no schedule. Raises Malformed."""
     return _rates(tuple(texts), time_zone, now // 60_000_000_000) if texts else ()
 
 
 def rate_at(stretches: Sequence[Tuple[int, int]], now: int) -> int:
-    """Bytes a second at a moment, 0: no limit. After the last stretch began, it holds."""
+    """Return the number of bytes a second at a moment, 0: no limit. After the last stretch began, it holds."""
     place = bisect_right([since for since, _ in stretches], now)
     return stretches[max(0, place - 1)][1] if stretches else 0
 
@@ -154,7 +155,7 @@ class Bandwidth:
             return behind
 
     def behind(self) -> float:
-        """Seconds until all that was taken has been waited for."""
+        """Return the seconds until all that was taken has been waited for."""
         limit = self.limit
         with self._lock:
             self._fill(limit)

@@ -21,7 +21,7 @@ MOST_ENTRIES, MOST_BYTES = 8, 4096
 
 
 def leads_to_partition(entry: bytes) -> bool:
-    """Whether the entry is active, whole, and begins with a partition that is known by its GPT id."""
+    """Return whether the entry is active, whole, and begins with a partition that is known by its GPT id."""
     if not _HEADER.size < len(entry) <= MOST_BYTES:
         return False
     attributes, path_bytes = _HEADER.unpack_from(entry)

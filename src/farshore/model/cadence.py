@@ -36,7 +36,7 @@ class Cadence(NamedTuple):
 
 
 def cadence(rpo: float) -> Cadence:
-    """The cadence that keeps a busy machine's newest stored state younger than ``rpo`` seconds, from 1 s on."""
+    """Return the cadence that keeps a busy machine's newest stored state younger than ``rpo`` seconds, from 1 s on."""
     return Cadence(
         cut=min(LONGEST_CUT, max(_SHORTEST, rpo * _CUT_SHARE)),
         seal=min(LONGEST_SEAL, max(_SHORTEST, rpo * _SEAL_SHARE)),

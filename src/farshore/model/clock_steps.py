@@ -48,8 +48,8 @@ class ClockSteps:
 
 
 def wall_clock_offset(clock: Clock) -> int:
-    """Nanoseconds from the monotonic clock to the wall clock. Asks again where we were kept off the processor between
-    the two: a point would else bear a time after writes that it does not hold."""
+    """Return the nanoseconds from the monotonic clock to the wall clock. Asks again where we were kept off the
+    processor between the two: a point would else bear a time after writes that it does not hold."""
     offset = 0
     for _ in range(_LOOKS):
         before = clock.monotonic()

@@ -27,7 +27,7 @@ class FarshoreError(Exception):
         return f"{self.message} {self.remedy}"
 
     def as_json(self) -> Dict[str, str]:
-        """What a command prints of it for scripts."""
+        """Return the JSON fields that commands print for scripts."""
         return {"code": self.code, "message": self.message, "remedy": self.remedy}
 
     def __reduce__(self) -> Tuple[Any, ...]:
@@ -180,7 +180,7 @@ class Unsupported(Refused):
 
 
 def by_code() -> Dict[str, Type[FarshoreError]]:
-    """Every error class by its code; one without a code of its own is its parent to others."""
+    """Return every error class by its code; one without a code of its own is its parent to others."""
     found: Dict[str, Type[FarshoreError]] = {}
     waiting = [FarshoreError]
     while waiting:

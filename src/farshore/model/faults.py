@@ -51,7 +51,8 @@ _KINDS = {
 
 
 def sentence(fault: Mapping[str, Any]) -> str:
-    """What the field of one of pydantic's errors takes: "takes a value of 1 or more". The input is never quoted."""
+    """Return what the field of a pydantic error accepts, such as "takes a value of 1 or more". Never quotes the
+    input."""
     kind, context = str(fault["type"]), fault.get("ctx") or {}
     if kind in _NUMBERS:
         name, words = _NUMBERS[kind]
@@ -73,5 +74,5 @@ def sentence(fault: Mapping[str, Any]) -> str:
 
 
 def known_patterns() -> frozenset[str]:
-    """The patterns that there are words for."""
+    """Return the patterns that can be described in words."""
     return frozenset(_PATTERNS)

@@ -80,17 +80,17 @@ def decode_task(line: bytes) -> HomeTask:
 
 
 def progress_line(done: float, detail: str) -> str:
-    """How far it is, 0 to 1, and in words."""
+    """Format the line that reports progress: a fraction from 0 to 1, and words."""
     return _line({"done": done, "detail": detail})
 
 
 def failure_line(code: str, message: str, remedy: str) -> str:
-    """It could not; ``code`` as in farshore.model.errors."""
+    """Format the line that reports a failure; ``code`` as in farshore.model.errors."""
     return _line({"error": {"code": code, "message": message, "remedy": remedy}})
 
 
 def outcome_line(compared: int, written: int) -> str:
-    """It is done: bytes that were read and hashed, and bytes that were written to the disks."""
+    """Format the line that reports success: bytes read and hashed, and bytes written to the disks."""
     return _line({"outcome": {"compared": compared, "written": written}})
 
 

@@ -29,5 +29,5 @@ CHUNK = 65536
 
 
 def new_id() -> str:
-    """A random UUID as text."""
+    """Return a random UUID as text."""
     return str(uuid.uuid4())

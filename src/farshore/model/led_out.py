@@ -23,12 +23,12 @@ VENDOR = "Farshore"
 
 
 def wish(host: str, port: int) -> bytes:
-    """The line that asks for a server."""
+    """Return the line that asks for a server."""
     return _CONNECT + f"{host}:{port}\n".encode("ascii", "replace")
 
 
 def read_wish(line: bytes) -> Optional[Tuple[str, int]]:
-    """The server that a line asks for; None: it is no such line."""
+    """Parse the server that a line asks for; None if it is not such a line."""
     text = line.decode("ascii", "replace").strip()
     host, _, port = text[len(_CONNECT) :].rpartition(":")
     if not line.startswith(_CONNECT) or not host or not port.isdecimal() or not 0 < int(port) < 65536:

@@ -14,7 +14,7 @@ MOST_PROTECTED_DISKS = 64
 
 
 def refuse_too_many(name: str, disks: int) -> None:
-    """Raises Refused, before anything is begun, for a machine ``name`` of which so many disks would be protected."""
+    """Raise Refused if the machine ``name`` has more disks than can be protected."""
     if disks > MOST_PROTECTED_DISKS:
         raise Refused(
             f"{name} has {disks} disks to protect; the limit is {MOST_PROTECTED_DISKS}.",

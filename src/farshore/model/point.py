@@ -42,5 +42,5 @@ class RecoveryPoint:
 
 
 def id_of(machine: str, position: Position, kind: PointKind) -> str:
-    """The id of a point that was given none, by its position."""
+    """Return the id of a point without an id of its own, derived from its position."""
     return str(uuid.uuid5(uuid.UUID(machine), f"{position}:{kind.value}"))

@@ -34,13 +34,13 @@ class ReplicationPolicy:
 
 
 def asked_rpo(crash_consistent_every: int, rpo_threshold: int) -> float:
-    """Seconds that the newest stored state may be old, by a policy: the time between two points, and never so much that
-    it raises the alert."""
+    """Return the seconds that the newest stored state may be old, by a policy: the time between two points, and never
+    so much that it raises the alert."""
     return float(min(crash_consistent_every, rpo_threshold))
 
 
 def deduplication_domain(deduplication: str, machine: str) -> str:
-    """The name of the deduplication domain of a machine under such a policy; empty for the installation's."""
+    """Return the name of the deduplication domain of a machine under such a policy; empty for the installation's."""
     if deduplication == "installation":
         return ""
     return f"machine:{machine}" if deduplication == "machine" else deduplication

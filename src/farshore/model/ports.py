@@ -27,7 +27,8 @@ class BlockSource(Protocol):
         ...
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """The runs of ``[offset, offset + length)``, in order, without holes, neighbours differing in ``zero``."""
+        """Return the runs of ``[offset, offset + length)``, in order, without holes, neighbours differing in
+        ``zero``."""
         ...
 
     def close(self) -> None:
@@ -40,7 +41,7 @@ class WholeChunks(Protocol):
     """An ability that a BlockSource may have: to hand out a chunk of 64 KiB as it was opened, without a copy."""
 
     def whole_chunk(self, number: int) -> Optional[Union[bytes, bytearray, memoryview]]:
-        """Chunk ``number`` of the disk, all of it; None where it has to be put together by ``read_into``.
+        """Return chunk ``number`` of the disk, all of it, or None if it has to be put together by ``read_into``.
 
         Raises Damaged or TryLater."""
         ...
@@ -118,9 +119,9 @@ class Clock(Protocol):
     """Time, passed in so that tests can move it."""
 
     def now(self) -> int:
-        """Nanoseconds since 1970 UTC."""
+        """Return the nanoseconds since 1970 UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds of a clock that never jumps."""
+        """Return the seconds of a clock that never jumps."""
         ...

@@ -142,7 +142,7 @@ TEST_ACTIONS: Mapping[FailoverAction, FrozenSet[FailoverState]] = {
 
 
 def applies(action: FailoverAction, state: FailoverState, *, test: bool) -> bool:
-    """Whether ``action`` may be asked for, as far as the state tells."""
+    """Return whether ``action`` may be asked for, as far as the state tells."""
     return state in (TEST_ACTIONS if test else FAILOVER_ACTIONS)[action]
 
 

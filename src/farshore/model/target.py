@@ -90,12 +90,12 @@ class MachineTarget:
     """The guest is to answer by SSH: its server enabled, its port open."""
 
     def card(self, number: int) -> TargetNetwork:
-        """What the source's card ``number`` (from 0) is to lead to."""
+        """Return the network of the source's card ``number`` (from 0)."""
         return self.networks[number] if number < len(self.networks) else self.network
 
 
 def mac_of(failover: str, card: int) -> str:
-    """A MAC address for a card that does not keep its own: local, and another one for each failover."""
+    """Return a MAC address for a card that does not keep its own: local, and another one for each failover."""
     digest = hashlib.sha256(f"{failover}/{card}".encode()).digest()
     return ":".join(["52:54:00", *(f"{byte:02x}" for byte in digest[:3])])
 
@@ -140,7 +140,8 @@ def _check_routes(network: TargetNetwork) -> None:
 
 
 def shared_addresses(wanted: Sequence[Tuple[str, MachineTarget]]) -> List[Tuple[str, str, str]]:
-    """The static addresses that two of these named machines are to have on one network: the address and both names."""
+    """Return the static addresses that two of these named machines are to have on one network: the address and both
+    names."""
     owners: dict[Tuple[str, str, str, str], str] = {}
     found = []
     for name, target in wanted:

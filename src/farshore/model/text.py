@@ -10,16 +10,16 @@ _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str, limit: int = 1000) -> str:
-    """``text`` with each unfit character replaced by U+FFFD, cut to ``limit`` characters."""
+    """Return ``text`` with each unfit character replaced by U+FFFD, cut to ``limit`` characters."""
     return _UNFIT.sub("\ufffd", text[:limit])
 
 
 def enumerated(names: Sequence[str], most: int = 5) -> str:
-    """The first ``most`` of them, and how many more there are: ``a, b and 3 more``."""
+    """Return the first ``most`` of them, and how many more there are: ``a, b and 3 more``."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def repeated(names: Sequence[str]) -> Optional[str]:
-    """The first of them that is there for the second time."""
+    """Return the first of them that is there for the second time."""
     return next((name for number, name in enumerate(names) if name in names[:number]), None)
