@@ -28,6 +28,6 @@ def stop(definition: JobDefinition, job: str, request: Request) -> None:
 
 
 def is_asked_to_end(job: str) -> bool:
-    """Whether a job with children carries the mark. Call it in a step."""
+    """Return whether a job with children carries the mark. Call it in a step."""
     status = DBOS.get_workflow_status(job)
     return status is not None and bool((status.attributes or {}).get(_MARK))

@@ -73,7 +73,7 @@ class Ended:
 
 
 def child_job(parent: str, step: str) -> str:
-    """The id of the child that is this step of its parent."""
+    """Return the id of the child that is this step of its parent."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"farshore:{parent}/{step}"))
 
 

@@ -22,12 +22,12 @@ ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 
 def state_of(row: WorkflowStatus) -> JobState:
-    """The job's state. One that ended by raising Cancelled was cancelled."""
+    """Return the job's state. One that ended by raising Cancelled was cancelled."""
     return JobState.CANCELLED if isinstance(row.error, Cancelled) else _STATES[row.status]
 
 
 def failure_of(row: WorkflowStatus) -> tuple[str, str]:
-    """What went wrong, and what to do about it; twice "" if nothing did."""
+    """Return what went wrong, and what to do about it; twice "" if nothing did."""
     error = row.error
     if error is None:
         return "", ""

@@ -55,7 +55,8 @@ def _add(job: str, names: list[str], children: bool) -> list[list[object]]:
 
 
 def planned(declared: Iterable[str], recorded: Iterable[StepInfo]) -> list[PlannedStep]:
-    """All steps of a job in the order to be shown: those declared, and each addition after the step before it."""
+    """Return all steps of a job in the order to be shown: those declared, and each addition after the step before
+    it."""
     steps = [PlannedStep(name) for name in declared]
     after = 0
     for step in recorded:

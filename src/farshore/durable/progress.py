@@ -34,7 +34,7 @@ def end_progress() -> None:
 
 
 def progress_of(job: str) -> StepProgress | None:
-    """What the job's step reported last, in this process."""
+    """Return what the job's step reported last, in this process."""
     return _progress.get(job)
 
 

@@ -37,7 +37,7 @@ STUBBORN = Persistence(12)
 
 
 def run_step(name: str, persistence: Persistence, step: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """The step's answer, from the job's record if it has been given already. Raises the last try's error."""
+    """Return the step's answer, from the job's record if it has been given already. Raises the last try's error."""
     options: StepOptions = {
         "name": name,
         "retries_allowed": True,
