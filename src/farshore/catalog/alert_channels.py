@@ -12,12 +12,12 @@ from farshore.model.errors import NotFound, WrongState
 
 
 def every(tx: Transaction) -> list[AlertChannelRow]:
-    """All channels, by name."""
+    """Return all channels, by name."""
     return list(tx.scalars(select(AlertChannelRow).order_by(AlertChannelRow.name)))
 
 
 def get(tx: Transaction, name: str) -> AlertChannelRow:
-    """One channel. Raises NotFound."""
+    """Return one channel. Raises NotFound."""
     row = tx.get(AlertChannelRow, name)
     if row is None:
         raise NotFound(f"There is no alert channel {name!r}.", remedy="See `farshore alert channels`.")
@@ -25,7 +25,7 @@ def get(tx: Transaction, name: str) -> AlertChannelRow:
 
 
 def add(tx: Transaction, row: AlertChannelRow) -> None:
-    """A new channel. Raises WrongState where the name is taken."""
+    """Add a channel. Raises WrongState if the name is taken."""
     if tx.get(AlertChannelRow, row.name) is not None:
         raise WrongState(
             f"There is an alert channel {row.name!r} already.",
@@ -41,19 +41,19 @@ def remove(tx: Transaction, name: str) -> None:
 
 
 def told(tx: Transaction, channel: str) -> dict[int, AlertNoticeRow]:
-    """What a channel was told of alerts that it was not told to be over, by alert."""
+    """Return, by alert, what a channel has been sent of alerts that it does not know to be over."""
     wanted = select(AlertNoticeRow).where(AlertNoticeRow.channel == channel, AlertNoticeRow.over == 0)
     return {row.alert: row for row in tx.scalars(wanted)}
 
 
 def concerning(tx: Transaction, alerts: Collection[int]) -> list[AlertRow]:
-    """The open alerts, and those with the given ids, oldest first."""
+    """Return the open alerts, and those with the given ids, oldest first."""
     wanted = select(AlertRow).where(or_(AlertRow.cleared == 0, AlertRow.id.in_(alerts)))
     return list(tx.scalars(wanted.order_by(AlertRow.id)))
 
 
 def note(tx: Transaction, channel: str, alert: int, now: int, *, over: bool) -> None:
-    """A channel has been told of an alert: that it is there, or that it is over."""
+    """Note that a channel has been sent an alert, or the message that it is over."""
     row = tx.get(AlertNoticeRow, (channel, alert))
     if row is None:
         row = AlertNoticeRow(channel=channel, alert=alert)

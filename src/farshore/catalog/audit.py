@@ -47,7 +47,7 @@ def append(
 
 
 def listed(tx: Transaction, *, after: int = 0, limit: int = 1000, newest: bool = False) -> list[AuditRow]:
-    """Entries with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them."""
+    """Return entries with an id above ``after``, oldest first; with ``newest`` the last ``limit`` of them."""
     wanted = select(AuditRow).where(AuditRow.id > after).limit(limit)
     if newest:
         return list(tx.scalars(wanted.order_by(AuditRow.id.desc())))[::-1]

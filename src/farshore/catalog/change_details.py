@@ -13,12 +13,12 @@ Details = dict[str, Any]
 
 
 def fields_of(row: object, names: Iterable[str]) -> dict[str, Any]:
-    """These values of a row. Take them before it changes."""
+    """Return these values of a row. Call it before the row changes."""
     return {name: getattr(row, name) for name in names}
 
 
 def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Details:
-    """The fields that differ; one that a side lacks is None there."""
+    """Return the fields that differ; one that a side lacks is None there."""
     names = dict.fromkeys([*before, *after])
     return {
         name: {"old": before.get(name), "new": after.get(name)} for name in names if before.get(name) != after.get(name)
@@ -26,17 +26,17 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> Details:
 
 
 def made(values: Mapping[str, Any]) -> Details:
-    """Of something new."""
+    """Return the details of a new row."""
     return {name: {"old": None, "new": value} for name, value in values.items()}
 
 
 def gone(values: Mapping[str, Any]) -> Details:
-    """Of something that is no more."""
+    """Return the details of a deleted row."""
     return {name: {"old": value, "new": None} for name, value in values.items()}
 
 
 def in_words(details: Details) -> str:
-    """``field from old to new`` of each."""
+    """Return ``field from old to new`` of each."""
     said = [f"{name} from {_shown(value['old'])} to {_shown(value['new'])}" for name, value in details.items()]
     return ", ".join(said) or "nothing is new"
 

@@ -44,23 +44,23 @@ class Offer(NamedTuple):
 
 
 def open_commands(tx: Transaction, machine: str) -> list[CommandRow]:
-    """What waits for the agent's result, oldest first."""
+    """Return a machine's commands without a result, oldest first."""
     waiting = select(CommandRow).where(CommandRow.machine == machine, CommandRow.state == _WAITING)
     return list(tx.scalars(waiting.order_by(CommandRow.created, CommandRow.id)))
 
 
 def offers(tx: Transaction, machine: str, most: int) -> list[Offer]:
-    """The same, at most ``most``, as little as the agent needs."""
+    """Return at most ``most`` open commands, with only the fields that the agent needs."""
     return [Offer._make(row) for row in tx.execute(_OFFERS, {"machine": machine, "most": most})]
 
 
 def waiting_of_kind(tx: Transaction, kind: CommandKind) -> list[CommandRow]:
-    """What waits for any agent's result, of one kind."""
+    """Return the open commands of one kind, of all machines."""
     return list(tx.scalars(select(CommandRow).where(CommandRow.kind == kind.value, CommandRow.state == _WAITING)))
 
 
 def open_ids(tx: Transaction) -> dict[str, list[str]]:
-    """The same of all machines, ids only."""
+    """Return the ids of the open commands of all machines."""
     waiting = select(CommandRow.machine, CommandRow.id).where(CommandRow.state == _WAITING)
     found: dict[str, list[str]] = {}
     for machine, command in tx.execute(waiting.order_by(CommandRow.created, CommandRow.id)):
@@ -69,7 +69,7 @@ def open_ids(tx: Transaction) -> dict[str, list[str]]:
 
 
 def get(tx: Transaction, command_id: str) -> CommandRow:
-    """One command. Raises NotFound."""
+    """Return one command. Raises NotFound."""
     row = tx.get(CommandRow, command_id)
     if row is None:
         raise NotFound(f"There is no command {command_id}.", remedy="Repeat the request.")

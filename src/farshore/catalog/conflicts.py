@@ -18,7 +18,8 @@ _SQLITE_PRIMARY = 0xFF
 
 
 def is_conflict(error: DBAPIError) -> bool:
-    """Whether the transaction lost against another one: a serialization failure, a deadlock, SQLite's lock not had."""
+    """Return whether the transaction lost against another one: a serialization failure, a deadlock, SQLite's lock not
+    had."""
     found = error.orig
     if isinstance(found, sqlite3.Error):
         code = getattr(found, "sqlite_errorcode", 0) & _SQLITE_PRIMARY

@@ -40,7 +40,7 @@ Listener = Callable[[frozenset[str]], None]
 
 
 def say(tx: Transaction, topic: str, subject: str) -> None:
-    """Once this transaction is committed, those hear of ``subject`` who listen to ``topic`` in this process."""
+    """Publish ``subject`` to the listeners of ``topic`` in this process, once this transaction is committed."""
     tx.info.setdefault(_SAID, defaultdict(set))[topic].add(subject)
 
 
@@ -70,7 +70,7 @@ class Catalog:
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """A consistent view; changes made in it are dropped."""
+        """Yield a consistent view; changes made in it are dropped."""
         with _translated(), Session(self.engine, expire_on_commit=False) as session:
             if self.engine.dialect.name != "sqlite":  # there a transaction sees one state anyway
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -100,8 +100,8 @@ class Catalog:
 
     @contextmanager
     def writing(self) -> Iterator[Transaction]:
-        """As ``write``, for what cannot be repeated. Raises TryLater where the lock was not to be had, or where another
-        transaction came between: on PostgreSQL that is common wherever several write at once."""
+        """Write as ``write`` does, for work that cannot be repeated. Raises TryLater if the lock was not to be had, or
+        where another transaction came between: on PostgreSQL that is common wherever several write at once."""
         with _translated(), self._transaction() as tx:
             yield tx
 
@@ -127,14 +127,14 @@ class Catalog:
 
 
 def portions(items: Sequence[Item], columns: int = 2) -> Iterator[Sequence[Item]]:
-    """Pieces of ``items``, each for one statement that asks for up to so many columns of each."""
+    """Yield pieces of ``items``, each for one statement that asks for up to so many columns of each."""
     together = _TOGETHER * 2 // max(2, columns)
     for first in range(0, len(items), together):
         yield items[first : first + together]
 
 
 def open_engine(url: str, busy_seconds: float = Patience.busy) -> Engine:
-    """An engine with our settings; it connects when it is used first."""
+    """Return an engine with our settings; it connects when it is used first."""
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
     engine = create_engine(url, connect_args={"timeout": busy_seconds, "check_same_thread": False})

@@ -11,7 +11,7 @@ from farshore.catalog.tables import DifferenceRow
 
 
 def record(tx: Transaction, row: DifferenceRow) -> bool:
-    """Note one; False where it was known already."""
+    """Note one; False if it was known already."""
     key = (row.machine, row.disk, row.start, row.epoch, row.sequence)
     if tx.get(DifferenceRow, key) is not None:
         return False
@@ -21,7 +21,8 @@ def record(tx: Transaction, row: DifferenceRow) -> bool:
 
 
 def goes_on(tx: Transaction, row: DifferenceRow) -> bool:
-    """Whether the same chunk was found to differ before, at an earlier place of the epoch, and not proven since."""
+    """Return whether the same chunk was found to differ before, at an earlier place of the epoch, and not proven
+    since."""
     same = [
         getattr(DifferenceRow, name) == getattr(row, name)
         for name in ("machine", "disk", "start", "epoch", "proven_epoch", "proven_sequence")
@@ -30,24 +31,25 @@ def goes_on(tx: Transaction, row: DifferenceRow) -> bool:
 
 
 def count(tx: Transaction, machine: str) -> int:
-    """How many of a machine are noted."""
+    """Return the number of a machine's noted differences."""
     found = tx.scalar(select(func.count()).select_from(DifferenceRow).where(DifferenceRow.machine == machine))
     return int(found or 0)
 
 
 def listed(tx: Transaction, machine: str) -> list[DifferenceRow]:
-    """All of a machine, by position."""
+    """Return all differences of a machine, by position."""
     wanted = select(DifferenceRow).where(DifferenceRow.machine == machine)
     return list(tx.scalars(wanted.order_by(DifferenceRow.epoch, DifferenceRow.sequence, DifferenceRow.start)))
 
 
 def newest(tx: Transaction, machine: str) -> DifferenceRow | None:
-    """The one of a machine that was found last; None: none is noted."""
+    """Return a machine's difference that was found last, or None."""
     wanted = select(DifferenceRow).where(DifferenceRow.machine == machine)
     return tx.scalars(wanted.order_by(DifferenceRow.time.desc(), DifferenceRow.start).limit(1)).first()
 
 
 def affecting(differences: Sequence[DifferenceRow], epoch: int, sequence: int) -> list[DifferenceRow]:
-    """Those that may be in the state at a position: it lies after the last proof and not after the finding."""
+    """Return the differences that may be in the state at a position: after the last proof, and not after the
+    finding."""
     at = (epoch, sequence)
     return [one for one in differences if (one.proven_epoch, one.proven_sequence) < at <= (one.epoch, one.sequence)]

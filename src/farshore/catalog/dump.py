@@ -33,7 +33,7 @@ Piece = tuple[str, Sequence[str], list[list[Any]]]
 
 
 def dump(tx: Transaction) -> Iterator[Piece]:
-    """All rows, of one moment. A table without rows comes with none."""
+    """Yield all rows, of one moment. A table without rows comes with none."""
     for table in Base.metadata.sorted_tables:
         if table.name not in LEFT_OUT:
             columns = [column.name for column in table.columns]
@@ -44,13 +44,13 @@ def dump(tx: Transaction) -> Iterator[Piece]:
 
 
 def schema(tx: Transaction) -> str:
-    """The schema of the catalog; empty where there is none."""
+    """Return the schema of the catalog; empty if there is none."""
     return schema_of(tx.connection())
 
 
 def load(engine: Engine, of_schema: str, pieces: Iterator[Piece]) -> None:
     """Fill a database that may be emptied, whole or not at all, and bring it to today's schema. Raises Unsupported for
-    a newer release's, Damaged where the rows are none of that schema."""
+    a newer release's, Damaged if the rows are none of that schema."""
     _empty(engine)
     upgrade(engine, of_schema)
     known = MetaData()

@@ -20,7 +20,7 @@ _HARDWARE = "hardware_id"
 
 
 def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
-    """One epoch. Raises NotFound."""
+    """Return one epoch. Raises NotFound."""
     row = tx.get(EpochRow, (machine, epoch))
     if row is None:
         raise NotFound(f"Machine {machine} has no epoch {epoch}.", remedy="The agent requests a new epoch by itself.")
@@ -28,8 +28,8 @@ def get(tx: Transaction, machine: str, epoch: int) -> EpochRow:
 
 
 def named(tx: Transaction, names: Collection[tuple[str, int]]) -> list[tuple[EpochRow, str]]:
-    """Those of these epochs, (machine, epoch), that exist, in a few statements, each with the hardware id of its sender
-    (``hardware_of``). The descriptions themselves are read where somebody looks at them."""
+    """Return those of these epochs, (machine, epoch), that exist, in a few statements, each with the hardware id of its
+    sender (``hardware_of``). The descriptions themselves are read where somebody looks at them."""
     found: list[tuple[EpochRow, str]] = []
     hardware = EpochRow.description[_HARDWARE].as_string()
     wanted = select(EpochRow, hardware).options(defer(EpochRow.description))
@@ -40,18 +40,18 @@ def named(tx: Transaction, names: Collection[tuple[str, int]]) -> list[tuple[Epo
 
 
 def hardware_of(row: EpochRow) -> str:
-    """The hardware id of the machine that the epoch was granted to; empty: it has none."""
+    """Return the hardware id of the machine that the epoch was granted to; empty: it has none."""
     return str(row.description.get(_HARDWARE, ""))
 
 
 def newest(tx: Transaction, machine: str) -> EpochRow | None:
-    """The newest epoch, open or closed."""
+    """Return the newest epoch, open or closed."""
     ordered = select(EpochRow).where(EpochRow.machine == machine).order_by(EpochRow.epoch.desc())
     return tx.scalar(ordered.limit(1))
 
 
 def newest_consistent(tx: Transaction, machine: str) -> EpochRow | None:
-    """The newest epoch with usable points: what a resync can build on."""
+    """Return the newest epoch with usable points: what a resync can build on."""
     usable = select(EpochRow).where(EpochRow.machine == machine, EpochRow.consistent)
     return tx.scalar(usable.order_by(EpochRow.epoch.desc()).limit(1))
 
@@ -64,18 +64,18 @@ def close_open(tx: Transaction, machine: MachineId, now: int, reason: str) -> No
 
 
 def add(tx: Transaction, row: EpochRow) -> None:
-    """A grant."""
+    """Add the epoch of a grant."""
     tx.add(row)
     tx.flush()
 
 
 def streaming(tx: Transaction) -> set[str]:
-    """The machines that have an open epoch."""
+    """Return the machines that have an open epoch."""
     return set(tx.scalars(select(EpochRow.machine).where(EpochRow.closed == 0)))
 
 
 def domain_names(tx: Transaction, of: Collection[MachineRow]) -> dict[str, str]:
-    """By machine, of these, that has an epoch: the name of the deduplication domain of the newest."""
+    """Return, by machine, of these, that has an epoch: the name of the deduplication domain of the newest."""
     found: dict[str, str] = {}
     columns = select(EpochRow.machine, EpochRow.domain_name)
     for some in portions(sorted((row.id, row.epoch) for row in of)):
@@ -85,8 +85,8 @@ def domain_names(tx: Transaction, of: Collection[MachineRow]) -> dict[str, str]:
 
 
 def shapes(tx: Transaction) -> tuple[dict[str, tuple[object, ...]], dict[str, int]]:
-    """By machine that has an epoch: number, consistency and end of the newest, the newest that is consistent; and up to
-    where the machine has written something, in all its epochs together."""
+    """Return, by machine that has an epoch, number, consistency and end of the newest, the newest that is consistent;
+    and up to where the machine has written something, in all its epochs together."""
     newest = and_(EpochRow.machine == MachineRow.id, EpochRow.epoch == MachineRow.epoch)
     columns = (EpochRow.machine, EpochRow.epoch, EpochRow.consistent, EpochRow.closed)
     found = {str(row[0]): tuple(row[1:]) for row in tx.execute(select(*columns).join(MachineRow, newest))}
@@ -98,15 +98,15 @@ def shapes(tx: Transaction) -> tuple[dict[str, tuple[object, ...]], dict[str, in
 
 
 def history(tx: Transaction, machine: str) -> list[EpochRow]:
-    """All epochs of a machine, oldest first."""
+    """Return all epochs of a machine, oldest first."""
     return list(tx.scalars(select(EpochRow).where(EpochRow.machine == machine).order_by(EpochRow.epoch)))
 
 
 def is_drained(row: EpochRow, since: int) -> bool:
-    """Whether all that was received of an epoch is in the vault, by a report made after ``since``."""
+    """Return whether all that was received of an epoch is in the vault, by a report made after ``since``."""
     return row.reported > since and row.stored >= row.received
 
 
 def drained(tx: Transaction, machine: MachineId, epoch: Epoch, since: int) -> bool:
-    """``is_drained`` of one epoch. Raises NotFound."""
+    """Return whether one epoch is drained, see ``is_drained``. Raises NotFound."""
     return is_drained(get(tx, machine, epoch), since)

@@ -79,7 +79,7 @@ def record(
 
 
 def record_some(tx: Transaction, *, subject: str, kind: str, time: int, message: str, **rest: Any) -> None:
-    """As ``record``, for what a machine causes: at most ``MOST_AN_HOUR`` of a kind about one subject, the last of which
+    """Record an event that a machine causes: at most ``MOST_AN_HOUR`` of a kind about one subject, the last of which
     says so. One machine must not push everybody else's events out."""
     since = select(func.count()).where(EventRow.subject == subject, EventRow.kind == kind, EventRow.time > time - HOUR)
     told = tx.scalar(since) or 0
@@ -98,7 +98,8 @@ def _announce(tx: Transaction) -> None:
 
 
 def settled(tx: Transaction) -> int:
-    """The id up to which no event can appear any more. List up to there in a transaction that begins afterwards."""
+    """Return the id up to which no event can appear any more. List up to there in a transaction that begins
+    afterwards."""
     if tx.get_bind().dialect.name != "postgresql":
         return tx.scalar(select(func.max(EventRow.id))) or 0
     given = int(tx.scalars(_LAST_GIVEN).one())  # before the locks: see above
@@ -117,8 +118,8 @@ def listed(
     actor: str | None = None,
     limit: int = 100,
 ) -> list[EventRow]:
-    """Events with ids above ``after`` and up to ``until``, oldest first; with ``newest`` the last ``limit`` of them.
-    ``kind`` and ``actor`` may be prefixes."""
+    """Return events with ids above ``after`` and up to ``until``, oldest first; with ``newest`` the last ``limit`` of
+    them. ``kind`` and ``actor`` may be prefixes."""
     wanted = select(EventRow).where(EventRow.id > after).limit(limit)
     if until is not None:
         wanted = wanted.where(EventRow.id <= until)
@@ -145,24 +146,24 @@ def prune(tx: Transaction, before: int, most: int) -> None:
 
 
 def open_alert(tx: Transaction, kind: str, subject: str) -> AlertRow | None:
-    """The alert of this kind about this subject that has not been cleared."""
+    """Return the alert of this kind about this subject that has not been cleared."""
     wanted = select(AlertRow).where(AlertRow.kind == kind, AlertRow.subject == subject, AlertRow.cleared == 0)
     return tx.scalar(wanted.limit(1))
 
 
 def open_alerts(tx: Transaction) -> list[AlertRow]:
-    """All alerts that have not been cleared, oldest first."""
+    """Return all alerts that have not been cleared, oldest first."""
     return list(tx.scalars(select(AlertRow).where(AlertRow.cleared == 0).order_by(AlertRow.id)))
 
 
 def open_now(tx: Transaction) -> set[tuple[str, str, str]]:
-    """Kind, subject and message of the alerts that have not been cleared."""
+    """Return kind, subject and message of the alerts that have not been cleared."""
     columns = select(AlertRow.kind, AlertRow.subject, AlertRow.message).where(AlertRow.cleared == 0)
     return {(kind, subject, message) for kind, subject, message in tx.execute(columns)}
 
 
 def open_alerts_about(tx: Transaction, kinds: Collection[str], subjects: Collection[str]) -> list[AlertRow]:
-    """The alerts of these kinds about these subjects that have not been cleared, oldest first."""
+    """Return the alerts of these kinds about these subjects that have not been cleared, oldest first."""
     found: list[AlertRow] = []
     for some in portions(sorted(subjects)):
         wanted = select(AlertRow).where(AlertRow.kind.in_(kinds), AlertRow.subject.in_(some), AlertRow.cleared == 0)
@@ -171,15 +172,15 @@ def open_alerts_about(tx: Transaction, kinds: Collection[str], subjects: Collect
 
 
 def count_open_alerts(tx: Transaction) -> int:
-    """How many alerts have not been cleared."""
+    """Return how many alerts have not been cleared."""
     return tx.scalar(select(func.count()).select_from(AlertRow).where(AlertRow.cleared == 0)) or 0
 
 
 def alerts(tx: Transaction, limit: int = 100) -> list[AlertRow]:
-    """Alerts newest first, cleared ones too."""
+    """Return alerts newest first, cleared ones too."""
     return list(tx.scalars(select(AlertRow).order_by(AlertRow.id.desc()).limit(limit)))
 
 
 def raise_alert(tx: Transaction, row: AlertRow) -> None:
-    """A condition has come up."""
+    """Open an alert for a condition."""
     tx.add(row)

@@ -14,14 +14,14 @@ from farshore.model.states import PRESENT, UP, Direction, FailoverState, check_f
 
 
 def add(tx: Transaction, row: FailoverRow) -> None:
-    """A failover that was asked for; one with the same id is there once."""
+    """Add a requested failover. Adding one with the same id again has no effect."""
     if tx.get(FailoverRow, row.id) is None:
         tx.add(row)
         tx.flush()
 
 
 def page(tx: Transaction, machine: str | None = None, *, limit: int, before: str = "") -> list[FailoverRow]:
-    """Failovers, newest first; of one machine or of all. ``before``: only those older than this one.
+    """Return failovers, newest first; of one machine or of all. ``before``: only those older than this one.
 
     Raises NotFound where there is no failover ``before``.
     """
@@ -36,7 +36,7 @@ def page(tx: Transaction, machine: str | None = None, *, limit: int, before: str
 
 
 def in_states(tx: Transaction, states: Iterable[FailoverState], machine: str | None = None) -> list[FailoverRow]:
-    """All failovers that stand so, oldest first; of one machine or of all."""
+    """Return all failovers in these states, oldest first; of one machine or of all."""
     wanted = select(FailoverRow).where(FailoverRow.state.in_([state.value for state in states]))
     if machine is not None:
         wanted = wanted.where(FailoverRow.machine == machine)
@@ -44,34 +44,34 @@ def in_states(tx: Transaction, states: Iterable[FailoverState], machine: str | N
 
 
 def elsewhere(tx: Transaction, machine: str) -> list[FailoverRow]:
-    """What of the machine runs, or may run, at a recovery site as production, not as a test."""
+    """Return the failovers of the machine that run, or may run, as production at a recovery site."""
     found = in_states(tx, PRESENT, machine)
     return [row for row in found if row.kind != FailoverKind.TEST.value and not has_come_home(row)]
 
 
 def kept_up(tx: Transaction) -> list[FailoverRow]:
-    """Those whose machines are to run and are ours to look after."""
+    """Return the failovers whose recovered machines we keep running."""
     return [row for row in in_states(tx, UP) if not has_come_home(row)]
 
 
 def has_come_home(row: FailoverRow) -> bool:
-    """Whether its machine is where it belongs, for good: it is no recovered machine any more."""
+    """Return whether the failover's machine has come home for good, and is no longer a recovered machine."""
     return row.direction == Direction.HOME.value and row.state == FailoverState.COMMITTED.value
 
 
 def migrates(row: FailoverRow) -> bool:
-    """Whether it is one way: its commit ends the machine's protection and takes the agent off."""
+    """Return whether the failover is a migration: its commit ends the protection and removes the agent."""
     return bool((row.request or {}).get("migrate"))
 
 
 def asked_for_by(tx: Transaction, parent: str) -> list[FailoverRow]:
-    """Those that a job has asked for and whose own jobs have not begun."""
+    """Return the failovers that a job has requested and whose own jobs have not begun."""
     wanted = select(FailoverRow).where(FailoverRow.parent == parent)
     return list(tx.scalars(wanted.where(FailoverRow.state == FailoverState.REQUESTED.value)))
 
 
 def get(tx: Transaction, failover: str) -> FailoverRow:
-    """One failover. Raises NotFound."""
+    """Return one failover. Raises NotFound."""
     row = tx.get(FailoverRow, failover)
     if row is None:
         raise NotFound(f"There is no failover {failover}.", remedy="See `farshore failover list`.")
@@ -79,7 +79,7 @@ def get(tx: Transaction, failover: str) -> FailoverRow:
 
 
 def set_state(row: FailoverRow, state: FailoverState) -> None:
-    """Move a failover on. Raises WrongState where the table of transitions does not allow it."""
+    """Move a failover on. Raises WrongState if the table of transitions does not allow it."""
     check_failover_transition(FailoverState(row.state), state)
     row.state = state.value
 

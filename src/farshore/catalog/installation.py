@@ -9,7 +9,7 @@ from farshore.catalog.tables import InstallationRow, MachineRow
 
 
 def find(tx: Transaction) -> InstallationRow | None:
-    """The installation; None where the catalog is new, or of a release before there was such a row."""
+    """Return the installation, or None if the catalog is new, or of a release before there was such a row."""
     return tx.scalar(select(InstallationRow))
 
 
@@ -21,11 +21,11 @@ def put(tx: Transaction, row: InstallationRow) -> InstallationRow:
 
 
 def epochs_from(tx: Transaction) -> int:
-    """Epochs that this installation grants have greater numbers than this."""
+    """Return the number above which this installation numbers its epochs."""
     row = find(tx)
     return 0 if row is None else row.epochs_from
 
 
 def is_blank(tx: Transaction) -> bool:
-    """Whether the catalog knows no machine at all."""
+    """Return whether the catalog knows no machine at all."""
     return tx.scalar(select(MachineRow.id).limit(1)) is None

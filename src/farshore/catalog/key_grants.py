@@ -9,12 +9,12 @@ from farshore.catalog.tables import KeyGrantRow, MachineRow
 
 
 def find(tx: Transaction, machine: str, server: str) -> KeyGrantRow | None:
-    """What a process server was given of a machine; None: nothing."""
+    """Return what a process server has received for a machine, or None."""
     return tx.get(KeyGrantRow, (machine, server))
 
 
 def note(tx: Transaction, machine: str, server: str, domains: set[int], now: int) -> None:
-    """The server is given the machine's key, and those of these deduplication domains."""
+    """Note that a process server receives the machine's key, and those of these deduplication domains."""
     row = find(tx, machine, server)
     if row is None:
         tx.add(KeyGrantRow(machine=machine, process_server=server, domains=sorted(domains), first=now))
@@ -23,7 +23,7 @@ def note(tx: Transaction, machine: str, server: str, domains: set[int], now: int
 
 
 def machine_names(tx: Transaction, server: str) -> list[str]:
-    """The machines whose keys a process server was given, sorted by name; a deleted one by its id."""
+    """Return the machines whose keys a process server was given, sorted by name; a deleted one by its id."""
     rows = select(KeyGrantRow.machine, MachineRow.name).join(
         MachineRow, MachineRow.id == KeyGrantRow.machine, isouter=True
     )

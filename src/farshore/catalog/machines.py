@@ -20,7 +20,7 @@ _COLUMNS = MachineRow.__table__.c
 
 
 def every(tx: Transaction) -> list[MachineRow]:
-    """All machines, by name."""
+    """Return all machines, by name."""
     return list(tx.scalars(select(MachineRow).order_by(MachineRow.name)))
 
 
@@ -36,7 +36,7 @@ class Wanted:
     prefix: str = ""
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """What is true of their rows."""
+        """Return the conditions that the wanted rows fulfil."""
         found: list[ColumnElement[bool]] = [MachineRow.name > self.after] if self.after else []
         if self.prefix:
             found.append(MachineRow.name.startswith(self.prefix, autoescape=True))
@@ -51,7 +51,7 @@ class Wanted:
 
 
 def page(tx: Transaction, wanted: Wanted, limit: int) -> list[MachineRow]:
-    """Up to ``limit`` machines by name."""
+    """Return up to ``limit`` machines by name."""
     return list(tx.scalars(select(MachineRow).where(*wanted.conditions()).order_by(MachineRow.name).limit(limit)))
 
 
@@ -70,7 +70,7 @@ class ListedMachine(NamedTuple):
 
 
 def lines(tx: Transaction, wanted: Wanted, limit: int) -> list[ListedMachine]:
-    """Up to ``limit`` machines by name, without what only one machine's own view needs."""
+    """Return up to ``limit`` machines by name, without what only one machine's own view needs."""
     columns = (getattr(_COLUMNS, name) for name in ListedMachine._fields)
     listed = select(*columns).where(*wanted.conditions()).order_by(_COLUMNS.name).limit(limit)
     return [ListedMachine._make(row) for row in tx.connection().execute(listed)]
@@ -120,7 +120,7 @@ _WATCHED = (
 
 
 def watched(tx: Transaction, of: Collection[str] | None = None) -> list[WatchedMachine]:
-    """These machines, or all, by name: plain rows, which cost a quarter of what the ORM's objects do."""
+    """Return these machines, or all, by name, as plain rows, which cost a quarter of the ORM's objects."""
     if of is None:
         return [WatchedMachine._make(row) for row in tx.execute(select(*_WATCHED).order_by(MachineRow.name))]
     found: list[WatchedMachine] = []
@@ -135,12 +135,12 @@ _TIMES = select(_COLUMNS.id, _COLUMNS.last_seen, _COLUMNS.newest_point_time)
 
 
 def standing(tx: Transaction) -> Iterator[tuple[str, str, str, bool]]:
-    """Id, state, policy and ``notable`` of all machines, in no order, from one index."""
+    """Yield id, state, policy and ``notable`` of all machines, in no order, from one index."""
     yield from tx.connection().execute(_STANDING)
 
 
 def times(tx: Transaction, of: Collection[str]) -> dict[str, Times]:
-    """Of these machines, by id."""
+    """Return the times of these machines, by id."""
     found: dict[str, Times] = {}
     for some in portions(sorted(of)):
         rows = tx.connection().execute(_TIMES.where(_COLUMNS.id.in_(some)))
@@ -149,7 +149,8 @@ def times(tx: Transaction, of: Collection[str]) -> dict[str, Times]:
 
 
 def some_may_move(tx: Transaction, left: Collection[str]) -> bool:
-    """Whether a machine sends to one of these process servers, is moving, or is to be at another that was chosen."""
+    """Return whether a machine sends to one of these process servers, is moving, or is to be at another that was
+    chosen."""
     wanted = or_(
         MachineRow.moving_to != "",
         MachineRow.process_server.in_(left),
@@ -159,7 +160,7 @@ def some_may_move(tx: Transaction, left: Collection[str]) -> bool:
 
 
 def placed(tx: Transaction) -> list[PlacedMachine]:
-    """All machines by name, the same that ``some_may_move`` looks at."""
+    """Return all machines by name, the same that ``some_may_move`` looks at."""
     columns = (getattr(MachineRow, name) for name in PlacedMachine._fields)
     return [PlacedMachine._make(row) for row in tx.execute(select(*columns).order_by(MachineRow.name))]
 
@@ -181,7 +182,7 @@ _AIMED = tuple(getattr(MachineRow, name) for name in AimedMachine._fields)
 
 
 def aimed(tx: Transaction, machine: str | None = None) -> list[AimedMachine]:
-    """Every machine that is to be protected, by name; or the one with this id, whatever is wanted of it."""
+    """Return every machine that should be protected, by name; or the one with this id in any case."""
     wanted = select(*_AIMED).order_by(MachineRow.name)
     wanted = wanted.where(MachineRow.protect if machine is None else MachineRow.id == machine)
     return [AimedMachine._make(row) for row in tx.execute(wanted)]
@@ -205,8 +206,7 @@ _COMMANDED = select(*(getattr(MachineRow, name) for name in CommandedMachine._fi
 
 
 def commanded(tx: Transaction, machine: str) -> CommandedMachine:
-    """A machine by its id, on the way of every command: neither its description nor its heartbeat is read. Raises
-    NotFound."""
+    """Return a machine by its id, without its description and heartbeat, as every command needs it. Raises NotFound."""
     row = tx.execute(_COMMANDED, {"machine": machine}).first()
     if row is None:
         raise _unknown(machine)
@@ -214,7 +214,7 @@ def commanded(tx: Transaction, machine: str) -> CommandedMachine:
 
 
 def get(tx: Transaction, machine: str) -> MachineRow:
-    """A machine by its id, else by its name. Raises NotFound."""
+    """Return a machine by its id, else by its name. Raises NotFound."""
     row = tx.get(MachineRow, machine) or tx.scalar(select(MachineRow).where(MachineRow.name == machine))
     if row is None:
         raise _unknown(machine)
@@ -229,8 +229,8 @@ _DOCUMENTS = tuple(defer(getattr(MachineRow, column.key)) for column in _COLUMNS
 
 
 def named(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:
-    """Those of these machines that exist, in a few statements; ``get`` of one asks nothing as long as they are held.
-    Their documents (heartbeat, description …) are read where somebody looks at them: decoding those of a thousand
+    """Return those of these machines that exist, in a few statements; ``get`` of one asks nothing as long as they are
+    held. Their documents (heartbeat, description …) are read where somebody looks at them: decoding those of a thousand
     machines takes longer than all the rest of their rows."""
     found: list[MachineRow] = []
     for some in portions(sorted(ids)):
@@ -246,7 +246,7 @@ _REPORTING = tuple(
 
 
 def reporting(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:
-    """The same as ``named``, with what a heartbeat is compared with and answered from."""
+    """Return the same as ``named``, with what a heartbeat is compared with and answered from."""
     found: list[MachineRow] = []
     for some in portions(sorted(set(ids))):
         found += tx.scalars(select(MachineRow).options(*_REPORTING).where(MachineRow.id.in_(some)))
@@ -254,7 +254,7 @@ def reporting(tx: Transaction, ids: Collection[str]) -> list[MachineRow]:
 
 
 def add(tx: Transaction, row: MachineRow) -> None:
-    """A machine that has just enrolled; its name is made unique by a number."""
+    """Add a machine that has just enrolled. A number makes its name unique."""
     wanted, number = row.name, 2
     while tx.scalar(select(func.count()).select_from(MachineRow).where(MachineRow.name == row.name)):
         row.name, number = f"{wanted}-{number}", number + 1
@@ -263,12 +263,12 @@ def add(tx: Transaction, row: MachineRow) -> None:
 
 
 def with_hardware(tx: Transaction, hardware_id: str) -> list[MachineRow]:
-    """Machines that run, or ran, on the hardware with this DMI UUID."""
+    """Return machines that run, or ran, on the hardware with this DMI UUID."""
     return list(tx.scalars(select(MachineRow).where(MachineRow.hardware_id == hardware_id))) if hardware_id else []
 
 
 def set_state(row: MachineRow, state: MachineState) -> None:
-    """Move a machine on. Raises WrongState where the table of transitions does not allow it."""
+    """Move a machine on. Raises WrongState if the table of transitions does not allow it."""
     check_transition(MachineState(row.state), state)
     row.state = state.value
 
@@ -308,13 +308,13 @@ def check_forgettable(row: MachineRow) -> None:
 
 
 def count_by_server(tx: Transaction) -> dict[str, int]:
-    """How many machines send to each process server."""
+    """Return how many machines send to each process server."""
     counted = select(MachineRow.process_server, func.count()).group_by(MachineRow.process_server)
     return {str(server): number for server, number in tx.execute(counted) if server is not None}
 
 
 def moving_from(tx: Transaction, server: str) -> list[MachineRow]:
-    """Machines that a process server is to hand over."""
+    """Return machines that a process server is to hand over."""
     return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server, MachineRow.moving_to != "")))
 
 
@@ -327,11 +327,11 @@ class Sender(NamedTuple):
 
 
 def senders(tx: Transaction, server: str) -> list[Sender]:
-    """Machines that send to a process server, without what only their own rows tell."""
+    """Return machines that send to a process server, without what only their own rows tell."""
     columns = (getattr(MachineRow, name) for name in Sender._fields)
     return [Sender._make(row) for row in tx.execute(select(*columns).where(MachineRow.process_server == server))]
 
 
 def sending_to(tx: Transaction, server: str) -> list[MachineRow]:
-    """Machines that send to a process server."""
+    """Return machines that send to a process server."""
     return list(tx.scalars(select(MachineRow).where(MachineRow.process_server == server)))

@@ -25,12 +25,12 @@ class ErrandState(enum.Enum):
 
 
 def every(tx: Transaction) -> list[MasterTargetRow]:
-    """All master targets, by name."""
+    """Return all master targets, by name."""
     return list(tx.scalars(select(MasterTargetRow).order_by(MasterTargetRow.name)))
 
 
 def get(tx: Transaction, wanted: str) -> MasterTargetRow:
-    """One master target by its id, else by its name. Raises NotFound."""
+    """Return one master target by its id, else by its name. Raises NotFound."""
     row = tx.get(MasterTargetRow, wanted) or tx.scalar(
         select(MasterTargetRow).where(MasterTargetRow.name == wanted).limit(1)
     )
@@ -40,12 +40,12 @@ def get(tx: Transaction, wanted: str) -> MasterTargetRow:
 
 
 def own(tx: Transaction) -> MasterTargetRow | None:
-    """The one that ``farshore up`` runs, once it has come."""
+    """Return the master target that ``farshore up`` runs, or None before it has registered."""
     return tx.scalar(select(MasterTargetRow).where(MasterTargetRow.own).limit(1))
 
 
 def invite(tx: Transaction, row: MasterTargetRow) -> None:
-    """A master target that has not come yet. Raises WrongState where its name is taken."""
+    """Add a master target that has not enrolled yet. Raises WrongState if its name is taken."""
     if _taken(tx, row.name):
         raise WrongState(f"There is a master target {row.name!r} already.", remedy="Choose another name, or remove it.")
     tx.add(row)
@@ -53,7 +53,7 @@ def invite(tx: Transaction, row: MasterTargetRow) -> None:
 
 
 def register(tx: Transaction, master_target: str, version: str, now: int) -> MasterTargetRow:
-    """A master target has started. One that was not invited is the one that ``farshore up`` runs."""
+    """Return a master target has started. One that was not invited is the one that ``farshore up`` runs."""
     row = tx.get(MasterTargetRow, master_target)
     if row is None:
         for former in tx.scalars(select(MasterTargetRow).where(MasterTargetRow.own)):
@@ -75,17 +75,17 @@ def delete(tx: Transaction, row: MasterTargetRow) -> None:
 
 
 def errand(tx: Transaction, wanted: str) -> ErrandRow | None:
-    """One errand by its id."""
+    """Return one errand by its id."""
     return tx.get(ErrandRow, wanted)
 
 
 def errand_of(tx: Transaction, failover: str) -> ErrandRow | None:
-    """What is to be done for a failback."""
+    """Return the errand of a failback."""
     return tx.scalar(select(ErrandRow).where(ErrandRow.failover == failover))
 
 
 def drop_errand(tx: Transaction, failover: str) -> None:
-    """A failback wants nothing any more; whoever is at it hears that."""
+    """Drop the errand of a failback that no longer needs it. The master target at work learns of it."""
     row = errand_of(tx, failover)
     if row is not None:
         tx.delete(row)
@@ -93,7 +93,7 @@ def drop_errand(tx: Transaction, failover: str) -> None:
 
 
 def open_of(tx: Transaction, master_target: str) -> list[str]:
-    """The ids of those that a master target is to begin or to go on with, oldest first."""
+    """Return the ids of the errands that a master target has to begin or continue, oldest first."""
     wanted = select(ErrandRow.id).where(
         ErrandRow.master_target == master_target, ErrandRow.state != ErrandState.ENDED.value
     )
@@ -101,13 +101,13 @@ def open_of(tx: Transaction, master_target: str) -> list[str]:
 
 
 def counts(tx: Transaction) -> dict[str, int]:
-    """By master target: how many errands it has to do."""
+    """Return, by master target, how many errands it has to do."""
     wanted = select(ErrandRow.master_target, func.count()).where(ErrandRow.state != ErrandState.ENDED.value)
     return {row[0]: row[1] for row in tx.execute(wanted.group_by(ErrandRow.master_target))}
 
 
 def has_errand_for(tx: Transaction, master_target: str, machine: str) -> bool:
-    """Whether a master target is to do something for a machine."""
+    """Return whether a master target is to do something for a machine."""
     wanted = select(func.count()).where(
         ErrandRow.master_target == master_target,
         ErrandRow.machine == machine,
@@ -117,7 +117,7 @@ def has_errand_for(tx: Transaction, master_target: str, machine: str) -> bool:
 
 
 def not_needed(tx: Transaction, held: Collection[str]) -> list[str]:
-    """Of these failbacks, those whose records nobody needs any more: they are not under way."""
+    """Return those of these failbacks that are not running, so that their records are not needed."""
     states = [state.value for state in UNDER_WAY]
     wanted = select(FailoverRow.id).where(FailoverRow.id.in_(held), FailoverRow.state.in_(states))
     return sorted(set(held) - set(tx.scalars(wanted)) - set(tx.scalars(select(ErrandRow.failover))))

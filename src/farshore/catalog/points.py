@@ -16,17 +16,19 @@ from farshore.model.position import Position
 
 
 def point_id(machine: str, epoch: int, sequence: int, kind: str) -> str:
-    """The id of a point that was given none: the same for the same position, however often it is reported."""
+    """Return the id of a point without an id of its own. It is the same for the same position, however often it is
+    reported."""
     return id_of(machine, Position(Epoch(epoch), StreamSequence(sequence)), PointKind(kind))
 
 
 def record(tx: Transaction, row: PointRow) -> bool:
-    """Index one point; False where it was known already."""
+    """Index one point; False if it was known already."""
     return record_all(tx, [row]) == 1
 
 
 def record_all(tx: Transaction, rows: Sequence[PointRow]) -> int:
-    """Index points, whichever are new, in a few statements however many machines they are of; how many those were.
+    """Index points, whichever are new, in a few statements however many machines they are of; how many those
+    were.
 
     Where an id is taken by another point, the new one is left out.
     """
@@ -46,7 +48,7 @@ def record_all(tx: Transaction, rows: Sequence[PointRow]) -> int:
 
 
 def count(tx: Transaction, machine: str) -> int:
-    """How many points of a machine are indexed."""
+    """Return how many points of a machine are indexed."""
     return counts(tx, [machine]).get(machine, 0)
 
 
@@ -60,7 +62,7 @@ def listed(
     kind: PointKind | None = None,
     name: str | None = None,
 ) -> list[PointRow]:
-    """Points newest first; ``after`` ≤ time < ``before``, in ns."""
+    """Return points newest first; ``after`` ≤ time < ``before``, in ns."""
     wanted = select(PointRow).where(PointRow.machine == machine)
     if before is not None:
         wanted = wanted.where(PointRow.time < before)
@@ -76,7 +78,7 @@ def listed(
 
 
 def get(tx: Transaction, machine: str, point: str) -> PointRow:
-    """One point of a machine by its id. Raises NotFound."""
+    """Return one point of a machine by its id. Raises NotFound."""
     row = tx.get(PointRow, point)
     if row is None or row.machine != machine:
         raise NotFound(f"There is no point {point!r} of this machine.", remedy="See `farshore point list`.")
@@ -84,13 +86,13 @@ def get(tx: Transaction, machine: str, point: str) -> PointRow:
 
 
 def at(tx: Transaction, machine: str, position: Position) -> list[PointRow]:
-    """The indexed points of a machine at a position."""
+    """Return the indexed points of a machine at a position."""
     wanted = select(PointRow).where(PointRow.machine == machine, PointRow.epoch == position.epoch)
     return list(tx.scalars(wanted.where(PointRow.sequence == position.sequence)))
 
 
 def position_of(tx: Transaction, machine: str, point: str) -> Position:
-    """The position that an id or ``EPOCH:SEQUENCE`` means. Raises NotFound."""
+    """Return the position that an id or ``EPOCH:SEQUENCE`` means. Raises NotFound."""
     row = tx.get(PointRow, point)
     if row is not None and row.machine == machine:
         return Position(Epoch(row.epoch), StreamSequence(row.sequence))
@@ -110,7 +112,7 @@ def mark_pinned(tx: Transaction, machine: str, pinned: Set[Position]) -> None:
 
 
 def newest_crash_consistent(tx: Transaction, of: Sequence[str]) -> dict[str, PointRow]:
-    """By machine: the last indexed crash-consistent point of its stream. Machines without one are left out."""
+    """Return, by machine, the last indexed crash-consistent point of its stream. Machines without one are left out."""
     newest = (
         select(PointRow.id)
         .where(PointRow.machine == MachineRow.id, PointRow.kind == PointKind.CRASH_CONSISTENT.value)
@@ -128,7 +130,7 @@ def newest_crash_consistent(tx: Transaction, of: Sequence[str]) -> dict[str, Poi
 
 
 def counts(tx: Transaction, of: Collection[str] | None = None) -> dict[str, int]:
-    """How many points of each of these machines, or of all, are indexed; machines without one are left out."""
+    """Return how many points of each of these machines, or of all, are indexed; machines without one are left out."""
     counted = select(PointRow.machine, func.count()).group_by(PointRow.machine)
     if of is None:
         return dict(tx.execute(counted).all())

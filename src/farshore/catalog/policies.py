@@ -24,12 +24,12 @@ _NOT_FOLLOWED = frozenset({"name", "target"})
 
 
 def every(tx: Transaction) -> list[PolicyRow]:
-    """All policies, by name."""
+    """Return all policies, by name."""
     return list(tx.scalars(select(PolicyRow).order_by(PolicyRow.name)))
 
 
 def get(tx: Transaction, name: str) -> PolicyRow:
-    """One policy. Raises NotFound."""
+    """Return one policy. Raises NotFound."""
     row = tx.get(PolicyRow, name)
     if row is None:
         raise NotFound(f"There is no policy {name!r}.", remedy="See `farshore policy list`.")
@@ -37,7 +37,7 @@ def get(tx: Transaction, name: str) -> PolicyRow:
 
 
 def for_machines(tx: Transaction, name: str) -> PolicyRow:
-    """A policy that a machine can be given. Raises NotFound, Refused for a failback policy."""
+    """Return a policy that a machine can be given. Raises NotFound, Refused for a failback policy."""
     row = get(tx, name)
     if row.reverses:
         raise Refused(
@@ -63,7 +63,7 @@ def ensure_failbacks(tx: Transaction) -> None:
 
 
 def create(tx: Transaction, policy: ReplicationPolicy) -> PolicyRow:
-    """A new policy, with its failback policy. Raises WrongState where the name is taken."""
+    """Return a new policy, with its failback policy. Raises WrongState if the name is taken."""
     if tx.get(PolicyRow, policy.name) is not None:
         raise WrongState(
             f"There is a policy {policy.name!r} already.",
@@ -112,7 +112,7 @@ def delete(tx: Transaction, name: str) -> None:
 
 
 def failback(tx: Transaction, row: PolicyRow) -> PolicyRow:
-    """The failback policy of a policy; made where it is missing."""
+    """Return the failback policy of a policy; made where it is missing."""
     found = tx.scalar(select(PolicyRow).where(PolicyRow.reverses == row.name))
     if found is not None:
         return found
@@ -124,7 +124,7 @@ def failback(tx: Transaction, row: PolicyRow) -> PolicyRow:
 
 
 def failback_names(tx: Transaction) -> dict[str, str]:
-    """By the name of a policy: that of its failback policy."""
+    """Return, by the name of a policy, that of its failback policy."""
     found = select(PolicyRow.reverses, PolicyRow.name).where(PolicyRow.reverses != "")
     return {one.reverses: one.name for one in tx.execute(found)}
 
@@ -148,20 +148,20 @@ def turn_home(tx: Transaction, machine: MachineRow) -> None:
 
 
 def target_away(tx: Transaction, name: str) -> JsonObject:
-    """What a machine that follows this policy is at a recovery site: its failback policy says that of home."""
+    """Return the target that this policy sets at a recovery site. That of home is set by its failback policy."""
     row = get(tx, name)
     return get(tx, row.reverses).target if row.reverses else row.target
 
 
 def targets_away(tx: Transaction) -> dict[str, JsonObject]:
-    """The same of all policies, by name."""
+    """Return the targets that all policies set at a recovery site, by name."""
     rows = every(tx)
     own: Mapping[str, JsonObject] = {row.name: row.target for row in rows}
     return {row.name: own[row.reverses or row.name] for row in rows}
 
 
 def target_home(tx: Transaction, name: str) -> JsonObject:
-    """What a machine that follows this policy is at home, after a failback."""
+    """Return the target that this policy sets at home, after a failback."""
     row = get(tx, name)
     return row.target if row.reverses else failback(tx, row).target
 

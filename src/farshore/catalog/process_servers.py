@@ -12,12 +12,12 @@ from farshore.model.errors import NotFound, WrongState
 
 
 def every(tx: Transaction) -> list[ProcessServerRow]:
-    """All process servers, by id."""
+    """Return all process servers, by id."""
     return list(tx.scalars(select(ProcessServerRow).order_by(ProcessServerRow.id)))
 
 
 def get(tx: Transaction, server: str) -> ProcessServerRow:
-    """One process server by its id, else by its name. Raises NotFound."""
+    """Return one process server by its id, else by its name. Raises NotFound."""
     row = tx.get(ProcessServerRow, server) or tx.scalar(
         select(ProcessServerRow).where(ProcessServerRow.name == server).limit(1)
     )
@@ -27,12 +27,12 @@ def get(tx: Transaction, server: str) -> ProcessServerRow:
 
 
 def find(tx: Transaction, server: str) -> ProcessServerRow | None:
-    """One process server by its id, if it is known."""
+    """Return one process server by its id, if it is known."""
     return tx.get(ProcessServerRow, server)
 
 
 def invite(tx: Transaction, row: ProcessServerRow) -> None:
-    """A process server that has not come yet. Raises WrongState where its name is taken."""
+    """Add a process server that has not enrolled yet. Raises WrongState if its name is taken."""
     if _taken(tx, row.name):
         raise WrongState(
             f"There is a process server {row.name!r} already.", remedy="Choose another name, or remove it."
@@ -42,7 +42,7 @@ def invite(tx: Transaction, row: ProcessServerRow) -> None:
 
 
 def register(tx: Transaction, server: str, url: str, version: str, now: int) -> ProcessServerRow:
-    """A process server says where it is; it may move. It takes no machines until it has reported."""
+    """Return a process server says where it is; it may move. It takes no machines until it has reported."""
     row = tx.get(ProcessServerRow, server)
     if row is None:
         row = ProcessServerRow(id=server, url=url, registered=now, name=_free_name(tx, url))

@@ -10,12 +10,12 @@ from farshore.model.errors import NotFound, WrongState
 
 
 def every(tx: Transaction) -> list[PushAccountRow]:
-    """All accounts, by name."""
+    """Return all accounts, by name."""
     return list(tx.scalars(select(PushAccountRow).order_by(PushAccountRow.name)))
 
 
 def get(tx: Transaction, name: str) -> PushAccountRow:
-    """One account. Raises NotFound."""
+    """Return one account. Raises NotFound."""
     row = tx.get(PushAccountRow, name)
     if row is None:
         raise NotFound(f"There is no push account {name!r}.", remedy="See `farshore account list`.")
@@ -23,7 +23,7 @@ def get(tx: Transaction, name: str) -> PushAccountRow:
 
 
 def add(tx: Transaction, row: PushAccountRow) -> None:
-    """A new account. Raises WrongState if the name is taken."""
+    """Add an account. Raises WrongState if the name is taken."""
     if tx.get(PushAccountRow, row.name) is not None:
         raise WrongState(
             f"There is a push account {row.name!r} already.",

@@ -20,7 +20,7 @@ class PushState(enum.Enum):
 
 
 def find(tx: Transaction, push: str) -> PushRow | None:
-    """One push, by the id of its job."""
+    """Return one push, by the id of its job."""
     return tx.get(PushRow, push)
 
 
@@ -31,13 +31,13 @@ def ask(tx: Transaction, row: PushRow) -> None:
 
 
 def open_of(tx: Transaction, server: str) -> list[str]:
-    """The ids of those that a process server is to begin or to go on with, oldest first."""
+    """Return the ids of the pushes that a process server has to begin or continue, oldest first."""
     wanted = select(PushRow.id).where(PushRow.server == server, PushRow.state != PushState.ENDED.value)
     return list(tx.scalars(wanted.order_by(PushRow.created, PushRow.id)))
 
 
 def begun_by(tx: Transaction, server: str) -> tuple[int, int]:
-    """How many pushes a process server is at, and how often something was heard of those."""
+    """Return the number of pushes that a process server has begun, and how often it has reported on them."""
     counted = select(func.count(), func.sum(PushRow.signs)).where(
         PushRow.server == server, PushRow.state == PushState.BEGUN.value
     )

@@ -111,17 +111,17 @@ _GO_WITH = {MachineRow: ("epochs", "failovers")}
 
 
 def is_divided(kind: str) -> bool:
-    """Whether a column divides this kind. Only then ``values`` and ``read_of`` work."""
+    """Return whether a column divides this kind. Only then ``values`` and ``read_of`` work."""
     return kind in KINDS and bool(KINDS[kind].by)
 
 
 def values(tx: Transaction, kind: str) -> set[str]:
-    """Every value of the column that divides the kind."""
+    """Return every value of the column that divides the kind."""
     return set(tx.scalars(select(getattr(KINDS[kind].table, KINDS[kind].by)).distinct()))
 
 
 def read(tx: Transaction, kind: str) -> list[Record]:
-    """All records of a kind, in the order of their keys."""
+    """Return all records of a kind, in the order of their keys."""
     if kind == AUDIT:
         last = tx.execute(select(AuditRow.id, AuditRow.time, AuditRow.digest).order_by(AuditRow.id.desc())).first()
         return [] if last is None else [{"id": last[0], "time": last[1], "digest": last[2]}]
@@ -129,7 +129,8 @@ def read(tx: Transaction, kind: str) -> list[Record]:
 
 
 def read_of(tx: Transaction, kind: str, wanted: Collection[str]) -> list[Record]:
-    """The records of a kind that have one of these values, in their order and, for a value, in that of their keys."""
+    """Return the records of a kind that have one of these values, in their order and, for a value, in that of their
+    keys."""
     column = getattr(KINDS[kind].table, KINDS[kind].by)
     found: list[Record] = []
     for some in portions(sorted(wanted)):
@@ -168,7 +169,7 @@ def put(tx: Transaction, kind: str, records: Iterable[Record]) -> int:
 
 
 def key_of(kind: str, record: Record) -> tuple[Any, ...]:
-    """What tells a record from the others of its kind."""
+    """Return the key that distinguishes a record from others of its kind."""
     return tuple(record.get(name) for name in _key_columns(kind))
 
 

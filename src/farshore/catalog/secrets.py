@@ -13,7 +13,7 @@ def keep(tx: Transaction, row: SecretRow) -> None:
 
 
 def get(tx: Transaction, secret: str) -> bytes:
-    """A sealed secret. Raises NotFound."""
+    """Return a sealed secret. Raises NotFound."""
     row = tx.get(SecretRow, secret)
     if row is None:
         raise NotFound("The secret of this job was deleted.", remedy="Start the job again.")
@@ -28,7 +28,7 @@ def drop(tx: Transaction, secret: str) -> None:
 
 
 def host_key(tx: Transaction, host: str) -> str:
-    """The fingerprint that ``host`` showed at first contact, empty for none."""
+    """Return the fingerprint that ``host`` showed at first contact, empty for none."""
     row = tx.get(HostKeyRow, host)
     return "" if row is None else row.fingerprint
 

@@ -11,12 +11,12 @@ from farshore.model.states import PRESENT
 
 
 def every(tx: Transaction) -> list[SiteRow]:
-    """All sites, by id."""
+    """Return all sites, by id."""
     return list(tx.scalars(select(SiteRow).order_by(SiteRow.id)))
 
 
 def get(tx: Transaction, site: str) -> SiteRow:
-    """One site. Raises NotFound."""
+    """Return one site. Raises NotFound."""
     row = tx.get(SiteRow, site)
     if row is None:
         raise NotFound(f"There is no recovery site {site!r}.", remedy="See `farshore site list`.")
@@ -24,7 +24,7 @@ def get(tx: Transaction, site: str) -> SiteRow:
 
 
 def add(tx: Transaction, row: SiteRow) -> None:
-    """A new site. Raises WrongState where the id is taken."""
+    """Add a site. Raises WrongState if the id is taken."""
     if tx.get(SiteRow, row.id) is not None:
         raise WrongState(f"There is a site {row.id!r} already.", remedy="Choose another name.")
     tx.add(row)
@@ -44,7 +44,7 @@ def remove(tx: Transaction, row: SiteRow) -> None:
 
 
 def failovers_at(tx: Transaction) -> dict[str, int]:
-    """How many failovers are present at each site."""
+    """Return how many failovers are present at each site."""
     states = [state.value for state in PRESENT]
     counted = select(FailoverRow.site, func.count()).where(FailoverRow.state.in_(states)).group_by(FailoverRow.site)
     return {str(site): number for site, number in tx.execute(counted)}

@@ -340,7 +340,7 @@ class DifferenceRow(Base):
 
 
 class SiteRow(Base):
-    """A recovery site. ``secret`` is sealed, empty where its kind asks for none."""
+    """A recovery site. ``secret`` is sealed, empty if its kind asks for none."""
 
     __tablename__ = "sites"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -487,7 +487,7 @@ class AlertRow(Base):
 
 
 class AlertChannelRow(Base):
-    """A channel on which alerts reach people. ``secret`` is sealed, empty where there is none."""
+    """A channel on which alerts reach people. ``secret`` is sealed, empty if there is none."""
 
     __tablename__ = "alert_channels"
     name: Mapped[str] = mapped_column(String(32), primary_key=True)

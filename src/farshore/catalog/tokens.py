@@ -12,17 +12,17 @@ from farshore.model.errors import NotFound, Unauthenticated
 
 
 def digest(token: str) -> str:
-    """What is stored of a token: it has 256 random bits, so a plain hash does."""
+    """Return the hash under which a token is stored. A token has 256 random bits, so a plain hash is enough."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def add(tx: Transaction, row: TokenRow) -> None:
-    """A new token."""
+    """Add a token."""
     tx.add(row)
 
 
 def every(tx: Transaction) -> list[TokenRow]:
-    """All tokens, newest first."""
+    """Return all tokens, newest first."""
     return list(tx.scalars(select(TokenRow).order_by(TokenRow.created.desc())))
 
 
@@ -74,6 +74,6 @@ def revoke_unused(tx: Transaction, token_id: str) -> None:
 
 
 def machine_of(tx: Transaction, token_id: str) -> str:
-    """The machine that enrolled with a token, empty for none."""
+    """Return the machine that enrolled with a token, empty for none."""
     row = tx.get(TokenRow, token_id)
     return row.machine if row is not None and row.used else ""

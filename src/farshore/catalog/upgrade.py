@@ -48,14 +48,14 @@ def downgrade(engine: Engine, target: str) -> None:
 
 
 def schema_of(connection: Connection) -> str:
-    """The schema that a catalog has; empty where there is none."""
+    """Return the schema that a catalog has; empty if there is none."""
     if not inspect(connection).has_table(_VERSIONS):
         return ""
     return connection.scalar(select(column("version_num")).select_from(table(_VERSIONS))) or ""
 
 
 def newest_schema() -> str:
-    """The schema of this release."""
+    """Return the schema of this release."""
     return max(_schemas())
 
 

@@ -28,22 +28,22 @@ class Issued(NamedTuple):
 
 
 def every(tx: Transaction) -> list[UserRow]:
-    """All users, by name."""
+    """Return all users, by name."""
     return list(tx.scalars(select(UserRow).order_by(UserRow.name)))
 
 
 def find(tx: Transaction, name: str) -> UserRow | None:
-    """A user, if there is one of that name."""
+    """Return a user, if there is one of that name."""
     return tx.get(UserRow, name)
 
 
 def role(tx: Transaction, name: str) -> str | None:
-    """A user's role; None if there is no such user."""
+    """Return a user's role, or None if there is no such user."""
     return tx.scalar(_ROLE, {"name": name})
 
 
 def get(tx: Transaction, name: str) -> UserRow:
-    """A user. Raises NotFound."""
+    """Return a user. Raises NotFound."""
     row = tx.get(UserRow, name)
     if row is None:
         raise NotFound(f"There is no user {name!r}.", remedy="See `farshore user list`.")
@@ -51,7 +51,7 @@ def get(tx: Transaction, name: str) -> UserRow:
 
 
 def add(tx: Transaction, row: UserRow) -> None:
-    """A new user. Raises WrongState where the name is taken."""
+    """Add a user. Raises WrongState if the name is taken."""
     if tx.get(UserRow, row.name) is not None:
         raise WrongState(f"There is a user {row.name!r} already.", remedy="Choose another name, or delete that one.")
     tx.add(row)
@@ -59,7 +59,7 @@ def add(tx: Transaction, row: UserRow) -> None:
 
 
 def count_with_role(tx: Transaction, role: str) -> int:
-    """How many users have a role."""
+    """Return how many users have a role."""
     return tx.scalar(select(func.count()).select_from(UserRow).where(UserRow.role == role)) or 0
 
 
@@ -75,18 +75,18 @@ def record_certificate(tx: Transaction, row: CertificateRow) -> None:
 
 
 def certificate(tx: Transaction, serial: str) -> CertificateRow | None:
-    """An issued certificate by its serial number (lower-case hex)."""
+    """Return an issued certificate by its serial number (lower-case hex)."""
     return tx.get(CertificateRow, serial)
 
 
 def issued(tx: Transaction, serial: str) -> Issued | None:
-    """The same, as little as each request needs of it."""
+    """Return a certificate with only the fields that each request needs."""
     row = tx.execute(_BY_SERIAL, {"serial": serial}).first()
     return None if row is None else Issued._make(row)
 
 
 def good_serials(tx: Transaction, kind: str, subjects: Collection[str], now: int) -> dict[str, list[str]]:
-    """By subject: the serial numbers of its certificates that are neither revoked nor expired."""
+    """Return, by subject, the serial numbers of its certificates that are neither revoked nor expired."""
     found: dict[str, list[str]] = {subject: [] for subject in subjects}
     good = select(CertificateRow.subject, CertificateRow.serial).where(
         CertificateRow.kind == kind,
@@ -100,7 +100,7 @@ def good_serials(tx: Transaction, kind: str, subjects: Collection[str], now: int
 
 
 def newest_expiry(tx: Transaction, kind: str, subject: str) -> int:
-    """When the last good certificate of somebody expires, 0 for none."""
+    """Return when the last valid certificate of a subject expires; 0 if there is none."""
     good = select(func.max(CertificateRow.expires)).where(
         CertificateRow.kind == kind, CertificateRow.subject == subject, CertificateRow.revoked == 0
     )
@@ -108,13 +108,13 @@ def newest_expiry(tx: Transaction, kind: str, subject: str) -> int:
 
 
 def shut_out(tx: Transaction, kind: str) -> set[str]:
-    """Those of a kind who had certificates, all of which are revoked."""
+    """Return the subjects of a kind whose certificates are all revoked."""
     every = select(CertificateRow.subject).where(CertificateRow.kind == kind).group_by(CertificateRow.subject)
     return set(tx.scalars(every.having(func.min(CertificateRow.revoked) > 0)))
 
 
 def revoke_certificates(tx: Transaction, kind: str, subject: str, now: int) -> None:
-    """Every certificate of somebody opens nothing from now on; a stream of commands that is open is looked at again."""
+    """Revoke every certificate of a subject. Open command streams are checked again."""
     good = update(CertificateRow).where(
         CertificateRow.kind == kind, CertificateRow.subject == subject, CertificateRow.revoked == 0
     )

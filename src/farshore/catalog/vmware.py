@@ -35,18 +35,18 @@ class Found:
 
 
 def servers(tx: Transaction) -> list[VmwareServerRow]:
-    """All servers, by name."""
+    """Return all servers, by name."""
     return list(tx.scalars(select(VmwareServerRow).order_by(VmwareServerRow.name)))
 
 
 def followed_through(tx: Transaction, process_server: str) -> list[VmwareServerRow]:
-    """Those that a process server follows, by name."""
+    """Return the VMware servers that a process server follows, by name."""
     wanted = select(VmwareServerRow).where(VmwareServerRow.through == process_server)
     return list(tx.scalars(wanted.order_by(VmwareServerRow.name)))
 
 
 def server(tx: Transaction, name: str) -> VmwareServerRow:
-    """One server. Raises NotFound."""
+    """Return one server. Raises NotFound."""
     row = tx.get(VmwareServerRow, name)
     if row is None:
         raise NotFound(f"There is no VMware server {name!r}.", remedy="See `farshore vmware list`.")
@@ -62,7 +62,7 @@ def check_free(tx: Transaction, name: str) -> None:
 
 
 def add(tx: Transaction, row: VmwareServerRow) -> None:
-    """A new server. Raises WrongState if the name is taken."""
+    """Add a server. Raises WrongState if the name is taken."""
     check_free(tx, row.name)
     tx.add(row)
     tx.flush()
@@ -77,7 +77,8 @@ def remove(tx: Transaction, name: str) -> None:
 
 
 def note_state(tx: Transaction, name: str, state: str, now: int, **values: str) -> None:
-    """How discovery goes at a server: ``product``, ``trouble``, ``remedy``. Nothing if the server is gone."""
+    """Note the state of discovery at a server: ``product``, ``trouble``, ``remedy``. Has no effect if the server is
+    gone."""
     row = tx.get(VmwareServerRow, name)
     if row is None:
         return
@@ -136,7 +137,7 @@ def _forget(tx: Transaction, name: str, gone: Iterable[str]) -> None:
 
 
 def machine_counts(tx: Transaction) -> dict[str, int]:
-    """How many machines were found at each server."""
+    """Return how many machines were found at each server."""
     counted = select(VmwareMachineRow.server, func.count()).group_by(VmwareMachineRow.server)
     return {row[0]: row[1] for row in tx.execute(counted)}
 
@@ -144,7 +145,8 @@ def machine_counts(tx: Transaction) -> dict[str, int]:
 def page(
     tx: Transaction, after: tuple[str, str, str], limit: int, name: str | None = None, prefix: str = ""
 ) -> list[VmwareMachineRow]:
-    """Up to ``limit`` machines by name, server and id, after one such key; of one server, or whose names begin so."""
+    """Return up to ``limit`` machines by name, server and id, after one such key; of one server, or whose names begin
+    so."""
     key = VmwareMachineRow.name, VmwareMachineRow.server, VmwareMachineRow.id
     asked = select(VmwareMachineRow).where(tuple_(*key) > tuple_(*after)).order_by(*key).limit(limit)
     if name is not None:
@@ -155,7 +157,7 @@ def page(
 
 
 def machine(tx: Transaction, wanted: str, name: str | None = None) -> VmwareMachineRow:
-    """A machine by its name, its id there or its UUID. Raises NotFound, WrongState where several are called so."""
+    """Return a machine by its name, its id there or its UUID. Raises NotFound, WrongState if several are called so."""
     is_it = or_(VmwareMachineRow.name == wanted, VmwareMachineRow.id == wanted, VmwareMachineRow.uuid == wanted.lower())
     asked = select(VmwareMachineRow).where(is_it).order_by(VmwareMachineRow.server, VmwareMachineRow.id).limit(10)
     found = list(tx.scalars(asked if name is None else asked.where(VmwareMachineRow.server == name)))
@@ -170,13 +172,13 @@ def machine(tx: Transaction, wanted: str, name: str | None = None) -> VmwareMach
 
 
 def places(tx: Transaction, name: str) -> list[VmwarePlaceRow]:
-    """Hosts, datastores, networks and folders of a server, by kind and name."""
+    """Return hosts, datastores, networks and folders of a server, by kind and name."""
     order = VmwarePlaceRow.kind, VmwarePlaceRow.name, VmwarePlaceRow.id
     return list(tx.scalars(select(VmwarePlaceRow).where(VmwarePlaceRow.server == name).order_by(*order)))
 
 
 def place_names(tx: Transaction, name: str, wanted: Collection[str]) -> dict[str, str]:
-    """The names of some of them, by id."""
+    """Return the names of some of them, by id."""
     columns = select(VmwarePlaceRow.id, VmwarePlaceRow.name).where(VmwarePlaceRow.server == name)
     return {
         found: called
@@ -186,7 +188,7 @@ def place_names(tx: Transaction, name: str, wanted: Collection[str]) -> dict[str
 
 
 def protected(tx: Transaction, uuids: Collection[str]) -> Mapping[str, str]:
-    """Names of our machines by the UUIDs of their hardware, of those asked for.
+    """Return names of our machines by the UUIDs of their hardware, of those asked for.
 
     A guest may read the first half of its UUID with the bytes the other way round: up to SMBIOS 2.6 nobody had said in
     which order they stand.
@@ -210,8 +212,8 @@ class DiscoveredSource:
 
 
 def with_hardware(tx: Transaction, hardware_id: str) -> DiscoveredSource | None:
-    """The machine with this hardware id; None if none was found. One that a vCenter and its host both show is there
-    once. Raises WrongState for several machines."""
+    """Return the machine with this hardware id, or None if none was found. One that a vCenter and its host both show is
+    there once. Raises WrongState for several machines."""
     asked = select(VmwareMachineRow).where(VmwareMachineRow.uuid.in_(_forms(hardware_id)))
     found = list(tx.scalars(asked.order_by(VmwareMachineRow.server, VmwareMachineRow.id)))
     if len({row.facts.get("instance_uuid") or f"{row.server}/{row.id}" for row in found}) > 1:
@@ -224,7 +226,7 @@ def with_hardware(tx: Transaction, hardware_id: str) -> DiscoveredSource | None:
 
 
 def is_on(tx: Transaction, name: str, machine: str) -> bool:
-    """Whether discovery saw a machine of this server powered on last."""
+    """Return whether discovery saw a machine of this server powered on last."""
     row = tx.get(VmwareMachineRow, (name, machine))
     return row is not None and row.facts.get("power") == "poweredOn"
 
