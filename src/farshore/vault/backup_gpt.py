@@ -20,7 +20,7 @@ _SECTORS = (512, 4096)
 
 
 def misplaced(path: Path, size: int) -> bool:
-    """Whether ``path`` is a device larger than the ``size`` bytes of the disk that it holds, with a GPT."""
+    """Return whether ``path`` is a device larger than the ``size`` bytes of the disk that it holds, with a GPT."""
     if not is_block_device(path):
         return False
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -33,12 +33,12 @@ def misplaced(path: Path, size: int) -> bool:
 
 
 def command(path: Path) -> list[str]:
-    """What moves the copy to the end of the device."""
+    """Return what moves the copy to the end of the device."""
     return ["sgdisk", "--move-second-header", str(path)]
 
 
 def move(path: Path) -> None:
-    """Move the copy to the end of the device. Raises Refused where sgdisk is missing, Unsupported where it fails."""
+    """Move the copy to the end of the device. Raises Refused if sgdisk is missing, Unsupported if it fails."""
     tool = shutil.which("sgdisk", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if tool is None:
         raise Refused(

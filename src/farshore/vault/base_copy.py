@@ -64,11 +64,11 @@ class BaseCopy:
         return self._chunks.domain
 
     def chunk_hash(self, data: Buffer) -> bytes:
-        """The hash by which chunks are known in that domain; zeroes for a chunk of zeroes."""
+        """Return the hash by which chunks are known in that domain; zeroes for a chunk of zeroes."""
         return chunk_hash(self._chunks.keys.hash, data)
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
-        """One Verdict for each chunk; what the vault has is noted as copied. Raises Malformed, Damaged."""
+        """Return one Verdict for each chunk; what the vault has is noted as copied. Raises Malformed, Damaged."""
         base = self._map(comparison.disk)
         hashes = comparison.hashes
         chunks = comparison.first_chunk + np.arange(len(hashes), dtype=np.int64)

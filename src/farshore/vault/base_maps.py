@@ -57,17 +57,17 @@ class BaseMapWriter:
         return self._size
 
     def set_zero(self, chunks: Numbers) -> None:
-        """These chunks read as zeroes."""
+        """Note that these chunks read as zeroes."""
         if self._rest == ZERO:
             chunks = self._in_slices(chunks)
         self._set(chunks, _special(len(chunks), ZERO), None)
 
     def set_inherited(self, chunks: Numbers, hashes: Hashes) -> None:
-        """These chunks are as at the parent position, where they have these hashes."""
+        """Note that these chunks are as at the parent position, with these hashes there."""
         self._set(chunks, _special(len(chunks), INHERIT), hashes)
 
     def set_stored(self, chunks: Numbers, hashes: Hashes, locators: Locators) -> None:
-        """These chunks are in the chunk store. Raises Malformed for a chunk outside the disk."""
+        """Note that these chunks are in the chunk store. Raises Malformed for a chunk outside the disk."""
         entries = np.zeros(len(chunks), ENTRY)
         with self._lock:
             names, inverse = np.unique(np.ascontiguousarray(locators["salt"]), return_inverse=True)
@@ -78,7 +78,7 @@ class BaseMapWriter:
         self._set(chunks, entries, hashes)
 
     def finish(self) -> SealedObject:
-        """The map's object. All chunks it names must be durable before it is stored."""
+        """Return the map's object. All chunks it names must be durable before it is stored."""
         name = vault_names.base_map(self._machine, self._epoch, self._disk, self.unique)
         sealer = Sealer(self._key, Kind.BASE_MAP)
         pages = -(-chunk_count(self._size) // PAGE_CHUNKS)
@@ -152,7 +152,7 @@ class BaseMap:
         self.chunks = chunk_count(self.index.size)
 
     def pack_names(self) -> list[str]:
-        """The chunk packs that entries refer to."""
+        """Return the chunk packs that entries refer to."""
         return [vault_names.chunk_pack(salt.tobytes(), self.index.domain) for salt in self.index.salts]
 
     def check(self, machine: MachineId, epoch: Epoch, disk: DiskNumber) -> None:
@@ -161,7 +161,7 @@ class BaseMap:
             raise Damaged(f"{self.opened.name} belongs to another disk.", remedy="Run `farshore vault verify`.")
 
     def entries(self, page: int) -> Entries:
-        """The entries of one page. Raises Damaged."""
+        """Return the entries of one page. Raises Damaged."""
         entries: Entries = np.frombuffer(self._page(2 * page, page, ENTRY.itemsize), ENTRY)
         packs = entries["pack"]
         if ((packs >= len(self.index.salts)) & (packs < INHERIT)).any():
@@ -169,11 +169,13 @@ class BaseMap:
         return entries
 
     def hashes(self, page: int) -> Hashes:
-        """The hashes of one page, shape (n, 32): zeroes for a zero chunk and where an inherited one was not told."""
+        """Return the hashes of one page, shape (n, 32): zeroes for a zero chunk and where an inherited one was not
+        told."""
         return np.frombuffer(self._page(2 * page + 1, page, 32), np.uint8).reshape(-1, 32)
 
     def own_chunks(self) -> Numbers:
-        """The chunks, sorted, that differ from the parent, or may: all that are not inherited. Raises Damaged."""
+        """Return the chunks, sorted, that differ from the parent, or may: all that are not inherited. Raises
+        Damaged."""
         size = self.index.page_chunks
         parts = [
             page * size + np.flatnonzero(self.entries(page)["pack"] != INHERIT)
@@ -190,7 +192,7 @@ class BaseMap:
 
 
 def chunk_length(chunk: int, size: int) -> int:
-    """Bytes of chunk ``chunk`` of a disk of ``size`` bytes."""
+    """Return the number of bytes of chunk ``chunk`` of a disk of ``size`` bytes."""
     return min(CHUNK, size - chunk * CHUNK)
 
 

@@ -39,12 +39,12 @@ class BlockIndex:
         return not len(self.blocks) and not len(self.zero_starts)
 
     def entries_of(self, first: int, count: int) -> tuple[Blocks, Entries]:
-        """The entries of the blocks ``[first, first + count)``, and those blocks."""
+        """Return the entries of the blocks ``[first, first + count)``, and those blocks."""
         low, high = np.searchsorted(self.blocks, (first, first + count))
         return self.blocks[low:high], self.entries[low:high]
 
     def zeroed(self, first: int, count: int) -> list[tuple[int, int]]:
-        """The zeroed ranges within ``[first, first + count)``, clipped to it."""
+        """Return the zeroed ranges within ``[first, first + count)``, clipped to it."""
         low = int(np.searchsorted(self.zero_ends, first, "right"))
         high = int(np.searchsorted(self.zero_starts, first + count, "left"))
         return [
@@ -64,7 +64,7 @@ class Part:
 
 
 def build_index(parts: Sequence[Part], disk: DiskNumber) -> BlockIndex:
-    """The index of one disk over all parts."""
+    """Return the index of one disk over all parts."""
     pieces: list[_Piece] = []
     ranges: list[tuple[int, int, int]] = []
     order = 0
@@ -75,7 +75,8 @@ def build_index(parts: Sequence[Part], disk: DiskNumber) -> BlockIndex:
 
 
 def merge(indexes: Sequence[BlockIndex]) -> BlockIndex:
-    """One index that decides what all of them do together, the oldest first; their sources must be of one table."""
+    """Return one index that decides what all of them do together, the oldest first; their sources must be of one
+    table."""
     pieces: list[_Piece] = []
     ranges: list[tuple[int, int, int]] = []
     for place, index in enumerate(indexes):

@@ -31,13 +31,13 @@ class Level(Protocol):
         ...
 
     def zero_or_unknown(self, first: int, need: Need) -> Mask:
-        """Which needed blocks this level decides to be zero as a whole, without reading data; clears the bits of
+        """Return which needed blocks this level decides to be zero as a whole, without reading data; clears the bits of
         every block that it decides in any way."""
         ...
 
     def chunk_hashes(self, first: int, unknown: Mask, known: Mask, out: Hashes) -> None:
-        """For the chunks from ``first`` on that are still ``unknown``: where this level decides one, clear that bit,
-        and where it knows the hash without reading, set ``known`` and write it to ``out``."""
+        """Look at the chunks from ``first`` on that are still ``unknown``. Clear the bit of each that this level
+        decides; if it knows the hash without reading data, set ``known`` and write the hash to ``out``."""
         ...
 
 
@@ -50,7 +50,8 @@ class EntryFiller:
         self._fetcher = fetcher
 
     def fill(self, blocks: Blocks, entries: Table, need: Need, out: Bytes) -> None:
-        """Entries are sorted by block and, within a block, by time; ``blocks`` are places in ``need``."""
+        """Fill blocks from entries that are sorted by block and, within a block, by time. ``blocks`` are places in
+        ``need``."""
         wanted = (need[blocks] & entries["mask"]) != 0
         blocks, entries = blocks[wanted], entries[wanted]
         if not len(blocks):
@@ -87,8 +88,8 @@ class EntryFiller:
             need[block] &= ~take & FULL
 
     def in_stored_order(self, index: BlockIndex) -> Iterator[tuple[int, Bytes]]:
-        """Blocks that one whole entry decides, as (block, 4,096 bytes), in the order in which they are stored: each
-        pack is read once. The others are left out. Raises Damaged, NotFound, Unreachable."""
+        """Yield blocks that one whole entry decides, as (block, 4,096 bytes), in the order in which they are stored:
+        each pack is read once. The others are left out. Raises Damaged, NotFound, Unreachable."""
         places = np.flatnonzero(simple_entries(index.blocks, index.entries))
         entries, blocks = index.entries[places], index.blocks[places]
         order = np.lexsort((entries["offset"], entries["source"]))
@@ -142,7 +143,7 @@ class EntryFiller:
 
 
 def simple_entries(blocks: Blocks, entries: Table) -> Mask:
-    """Which entries are the only one of their block, set all of it, and hold data."""
+    """Return which entries are the only one of their block, set all of it, and hold data."""
     same = blocks[1:] == blocks[:-1]
     alone = ~(np.append(False, same) | np.append(same, False)) if len(blocks) else np.zeros(0, np.bool_)
     simple: Mask = alone & (entries["mask"] == FULL) & (entries["source"] != ZERO_SOURCE)

@@ -25,7 +25,7 @@ class PackCache:
         self._lock = threading.Lock()
 
     def get(self, name: str, number: int) -> Bytes | None:
-        """The pack, where it is held."""
+        """Return the pack, where it is held."""
         with self._lock:
             found = self._held.get((name, number))
             if found is not None:
@@ -45,7 +45,7 @@ class PackCache:
         return found
 
     def load(self, name: str, number: int, read: Callable[[], Buffer]) -> Bytes:
-        """The pack from the cache, or read and then held."""
+        """Return the pack from the cache, or read and then held."""
         found = self.get(name, number)
         return self.put(name, number, read()) if found is None else found
 
@@ -59,7 +59,7 @@ class SourceCache:
         self._lock = threading.Lock()
 
     def load(self, name: str, read: Callable[[], OpenedObject]) -> OpenedObject:
-        """The opened object from the cache, or read and then held."""
+        """Return the opened object from the cache, or read and then held."""
         with self._lock:
             found = self._held.get(name)
             if found is not None:

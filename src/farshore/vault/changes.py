@@ -77,7 +77,7 @@ class Changes:
 def changes(
     machine: MachineVault, timeline: Timeline, since: Position, until: Position
 ) -> dict[DiskNumber, Changes] | None:
-    """By disk, what was written between two positions; a disk that is not listed did not change.
+    """Return, by disk, what was written between two positions; a disk that is not listed did not change.
 
     None where the vault cannot tell, and the disks have to be compared: ``until`` does not grow out of ``since``, the
     sizes of disks differ, or retention has merged across ``since``. Raises the store's errors.
@@ -101,8 +101,8 @@ def changes(
 
 
 def journal_of(view: DiskView, chunks: Blocks, epochs: Blocks) -> list[Writes]:
-    """The overlays and journals that lie over ``chunks`` (sorted), each of which holds the base of its epoch; the
-    newest first."""
+    """Return the overlays and journals that lie over ``chunks`` (sorted), each of which holds the base of its epoch;
+    the newest first."""
     return [
         Writes(level.whole(), level.filler.source, _listed(chunks[epochs <= level.epoch]))
         for level in view.entry_levels()
@@ -126,7 +126,7 @@ def apply(writes: Sequence[Writes], size: int, target: Target) -> int:
 def _ranges(
     chain: Sequence[EpochRecord], since: Position, until: Position
 ) -> list[tuple[EpochRecord, int, int]] | None:
-    """The journal ranges ``[begin, end)`` between two positions, epoch by epoch, the newest first; None where the later
+    """The journal ranges ``[begin, end)`` between two positions, epoch by epoch, the newest first, or None if the later
     one does not grow out of the earlier one."""
     found: list[tuple[EpochRecord, int, int]] = []
     last = until.sequence

@@ -25,8 +25,8 @@ _STEP = 64
 
 
 def bad_packs(vault: Vault, item: Listed) -> dict[int, str]:
-    """The packs of an object that do not open, and why; -1 stands for the index. Empty for a whole object, one that is
-    gone, and one that is none of those that states are made of. Raises the store's passing errors."""
+    """Return the packs of an object that do not open, and why; -1 stands for the index. Empty for a whole object, one
+    that is gone, and one that is none of those that states are made of. Raises the store's passing errors."""
     kind, key = _kind(vault, item.name)
     if kind is None or key is None:
         return {}

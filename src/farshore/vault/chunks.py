@@ -97,22 +97,23 @@ class ChunkStore:
             return index
 
     def find(self, hashes: Hashes) -> tuple[npt.NDArray[np.bool_], Locators]:
-        """Which chunks are held, and where; ``hashes`` has shape (n, 32). Loads the indexes at the first call."""
+        """Return which chunks are held, and where; ``hashes`` has shape (n, 32). Loads the indexes at the first
+        call."""
         index = self._fresh
         if index is None:
             index = self.refresh()
         return index.find(hashes)
 
     def known(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
-        """Which chunks are held."""
+        """Return which chunks are held."""
         return self.find(hashes)[0]
 
     def writer(self) -> ChunkWriter:
-        """A writer for one base copy."""
+        """Return a writer for one base copy."""
         return ChunkWriter(self, self._store)
 
     def forget(self, names: Iterable[str]) -> None:
-        """No longer find the chunks of these pack objects, of whatever domain."""
+        """Remove the chunks of these pack objects, of any domain, from what can be found."""
         salts = (vault_names.chunk_salt(name, self.domain) for name in names)
         gone = SaltSet.of(salt for salt in salts if salt is not None)
         with self._changing:
@@ -322,7 +323,7 @@ class _OpenPack:
 
 
 def pack_contents(opened: OpenedObject) -> tuple[Hashes, Locators]:
-    """The chunks of an opened chunk pack. Raises Damaged."""
+    """Return the chunks of an opened chunk pack. Raises Damaged."""
     hashes, rows = chunk_pack.decode_index(opened.index, opened.name)
     return hashes, _locators(opened.header.salt, rows)
 

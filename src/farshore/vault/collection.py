@@ -80,8 +80,9 @@ Visit = Callable[[MachineVault], None]
 def collect(
     vault: Vault, policy_of: PolicyOf, grace: int = GRACE, now: int | None = None, visit: Visit | None = None
 ) -> Collection:
-    """One run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once. ``visit`` is called
-    with each machine that is whole, after it was looked at, while its folder is listed already; it raises nothing."""
+    """Return one run. ``grace`` in ns. May be stopped and repeated at any time, and run twice at once. ``visit`` is
+    called with each machine that is whole, after it was looked at, while its folder is listed already; it raises
+    nothing."""
     moment = time.time_ns() if now is None else now
     before = read_list(vault.store, vault.upkeep_key)
     leases = live_leases(vault.store, vault.upkeep_key, moment)
@@ -123,9 +124,9 @@ def find_dead(
     doomed: Set[str] = frozenset(),
     visit: Visit | None = None,
 ) -> tuple[Mapping[str, int], Collection]:
-    """Every object that nothing needs, with its size, and the sizes of what is alive. Chunks stored after ``young``
-    (ns since 1970 UTC, by the store's clock) may be needed by a copy yet. Of ``doomed`` objects that are there the
-    sizes are told too.
+    """Return every object that nothing needs, with its size, and the sizes of what is alive. Chunks stored after
+    ``young`` (ns since 1970 UTC, by the store's clock) may be needed by a copy yet. Of ``doomed`` objects that are
+    there the sizes are told too.
 
     Memory: the names of one machine's objects, those of what is dead, and some 60 bytes for each chunk pack."""
     summary = Collection()
@@ -225,8 +226,8 @@ def _alive(
 def needed(
     machine: MachineVault, timeline: Timeline, plan: Plan, listed: Mapping[str, Listed], *, merged: bool = False
 ) -> set[str]:
-    """The names of a machine's objects that its plan needs; what is not understood is left alone. ``merged``: as if all
-    that may be merged were, the layers to be made left out."""
+    """Return the names of a machine's objects that its plan needs; what is not understood is left alone. ``merged``: as
+    if all that may be merged were, the layers to be made left out."""
     newest = max(timeline.epochs, default=Epoch(0))
     alive = {vault_names.machine_key(machine.id)}
     # A lost document may come back from a copy: its epoch stays as long as an older one does.

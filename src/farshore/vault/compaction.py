@@ -137,7 +137,7 @@ def _merge_layers(machine: MachineVault, epoch: Epoch, tier: int, group: list[La
 
 
 def merge_layers(machine: MachineVault, group: list[Layer]) -> tuple[Table, dict[DiskNumber, BlockIndex]]:
-    """The sources and the merged index of each disk of neighbouring layers, the oldest first."""
+    """Return the sources and the merged index of each disk of neighbouring layers, the oldest first."""
     sources = np.concatenate([layer.sources for layer in group])
     shifts = np.cumsum([0, *(len(layer.sources) for layer in group[:-1])]).tolist()
     merged: dict[DiskNumber, BlockIndex] = {}
@@ -148,7 +148,7 @@ def merge_layers(machine: MachineVault, group: list[Layer]) -> tuple[Table, dict
 
 
 def shifted(index: BlockIndex, by: int) -> BlockIndex:
-    """The index with its source rows moved by ``by``."""
+    """Return the index with its source rows moved by ``by``."""
     if not by or not len(index.entries):
         return index
     entries = index.entries.copy()
@@ -161,5 +161,5 @@ def _decided(indexes: dict[DiskNumber, BlockIndex]) -> dict[DiskNumber, BlockInd
 
 
 def stored_layers(timeline: Timeline) -> list[StoredLayer]:
-    """Every layer of a machine."""
+    """Return every layer of a machine."""
     return [stored for epoch in sorted(timeline.epochs) for stored in timeline.layers(epoch)]

@@ -29,7 +29,7 @@ class Condemned:
 
 
 def read_list(store: Store, key: SealingKey) -> Condemned:
-    """The newest version; version 0, empty, where no collector ever ran. Raises Damaged, the store's errors."""
+    """Return the newest version; version 0, empty, where no collector ever ran. Raises Damaged, the store's errors."""
     for _ in range(_TRIES):
         names = [item.name for item in store.list(vault_names.COLLECTION)]
         if not names:
@@ -53,14 +53,14 @@ def read_list(store: Store, key: SealingKey) -> Condemned:
 
 
 def read_condemned(store: Store, key: SealingKey) -> dict[str, int]:
-    """What must not be relied on: names and times. Raises Damaged, the store's errors."""
+    """Return what must not be relied on: names and times. Raises Damaged, the store's errors."""
     return read_list(store, key).objects
 
 
 def write_next(
     store: Store, key: SealingKey, before: Condemned, objects: Mapping[str, int], doomed: Set[str]
 ) -> Condemned | None:
-    """The version after ``before``; None, and nothing changed, where another collector has written it."""
+    """Return the version after ``before``; None, and nothing changed, where another collector has written it."""
     version = before.version + 1
     name = vault_names.condemned(version)
     fields = {"format": 1, "objects": dict(objects), "doomed": sorted(doomed)}

@@ -45,7 +45,7 @@ class Finding:
 
 
 def listed(store: Store, key: SealingKey) -> list[Finding]:
-    """Everything that is noted. Raises the store's errors."""
+    """Return everything that is noted. Raises the store's errors."""
     found = []
     for item in list(store.list(vault_names.DAMAGE)):
         try:
@@ -72,7 +72,7 @@ def note(store: Store, key: SealingKey, findings: Iterable[Finding]) -> list[Fin
 
 
 def note_if_allowed(store: Store, key: SealingKey, findings: Iterable[Finding]) -> bool:
-    """As `note`; False where the vault may only be read."""
+    """Note damage as `note` does; return False if the vault is read-only."""
     try:
         note(store, key, findings)
     except Forbidden:
@@ -81,6 +81,6 @@ def note_if_allowed(store: Store, key: SealingKey, findings: Iterable[Finding]) 
 
 
 def forget(store: Store, findings: Iterable[Finding]) -> None:
-    """It is not so any more."""
+    """Remove the note of damage that is repaired or gone."""
     for one in findings:
         store.delete(one.name)

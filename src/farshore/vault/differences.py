@@ -34,7 +34,7 @@ _CAUSE = 600
 
 @dataclass(frozen=True)
 class Differing:
-    """One chunk. At ``position`` the disk held ``on_disk`` and the vault ``in_vault``, None where that cannot be read.
+    """One chunk. At ``position`` the disk held ``on_disk`` and the vault ``in_vault``, None if that cannot be read.
     ``proven``: where both were equal last; None: nobody knows. ``found``: ns since 1970 UTC."""
 
     disk: DiskNumber
@@ -47,7 +47,7 @@ class Differing:
     in_vault: bytes | None
 
     def affects(self, position: Position) -> bool:
-        """Whether the state at ``position`` may have the wrong bytes."""
+        """Return whether the state at ``position`` may have the wrong bytes."""
         return (self.proven is None or self.proven < position) and position <= self.position
 
     def __str__(self) -> str:
@@ -59,8 +59,8 @@ class Differing:
 def equal_chunks(
     view: DiskView, hash_key: bytes, damaged: set[str], chunks: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.bool_]:
-    """Which of these chunks (sorted) the view holds with these hashes. Where no write has touched one since its base
-    the base map's hash is compared; any other is read as a restore reads it. Raises the store's errors."""
+    """Return which of these chunks (sorted) the view holds with these hashes. Where no write has touched one since its
+    base the base map's hash is compared; any other is read as a restore reads it. Raises the store's errors."""
     compared = ParentDisk(view, hash_key, damaged)
     equal = np.zeros(len(chunks), np.bool_)
     inside = int(np.searchsorted(chunks, -(-view.size // CHUNK)))
@@ -72,7 +72,7 @@ def equal_chunks(
 
 
 def read_chunk(view: DiskView, chunk: int) -> bytes | None:
-    """What the vault holds; None where that cannot be read or lies beyond the disk."""
+    """Return what the vault holds, or None if that cannot be read or lies beyond the disk."""
     length = chunk_length(chunk, view.size)
     if length <= 0:
         return None
@@ -92,8 +92,8 @@ def put(store: Store, key: SealingKey, machine: MachineId, found: Differing) -> 
 
 
 def listed(store: Store, key: SealingKey, machine: MachineId, most: int | None = None) -> list[Differing]:
-    """All of a machine, by position, or the last ``most``. Raises the store's errors; one that cannot be read is left
-    out."""
+    """Return all of a machine, by position, or the last ``most``. Raises the store's errors; one that cannot be read is
+    left out."""
     found = []
     names = [item.name for item in store.list(vault_names.differences_folder(machine))]
     for name in names if most is None else names[-most:]:
@@ -105,7 +105,7 @@ def listed(store: Store, key: SealingKey, machine: MachineId, most: int | None =
 
 
 def affecting(found: Iterable[Differing], positions: Sequence[Position]) -> list[bool]:
-    """For each position whether any of the differences affects it."""
+    """Return for each position whether any of the differences affects it."""
     known = list(found)
     return [any(one.affects(position) for one in known) for position in positions]
 

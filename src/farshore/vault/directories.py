@@ -69,7 +69,7 @@ class Directory:
         return np.ascontiguousarray(self.index.covered["salt"]).view(np.uint8).reshape(-1, 16)
 
     def contents(self, wanted: npt.NDArray[np.bool_]) -> Iterator[Contents]:
-        """What these of its packs hold. Reads all of the object. Raises Damaged, NotFound."""
+        """Yield what these of its packs hold. Reads all of the object. Raises Damaged, NotFound."""
         rows = np.frombuffer(b"".join(self._opened.read_packs(range(len(self.index.packs)))), ROW)
         ends = np.cumsum(self.index.covered["chunks"], dtype=np.int64)
         for number in np.flatnonzero(wanted).tolist():
@@ -85,12 +85,12 @@ def _contents(salt: bytes, rows: Rows) -> Contents:
 
 
 def fits(contents: Contents, size: int) -> bool:
-    """Whether a pack of ``size`` bytes may hold that."""
+    """Return whether a pack of ``size`` bytes may hold that."""
     return HEADER_BYTES + int(contents.rows["stored"].sum(dtype=np.int64)) < size
 
 
 def directories(store: Store, key: SealingKey, domain: int) -> Iterator[tuple[str, Directory | None]]:
-    """A domain's directories by name; None for a damaged one. Those of a newer release, or under another key, are
+    """Yield a domain's directories by name; None for a damaged one. Those of a newer release, or under another key, are
     passed over. Raises the store's passing errors."""
     for item in list(store.list(vault_names.directories(domain))):
         try:
@@ -208,7 +208,7 @@ class Building:
         return len(self.salts) >= PACKS or self._count >= _CHUNKS
 
     def add(self, contents: Contents) -> None:
-        """Cover one more pack."""
+        """Add one more pack to the directory."""
         rows = np.zeros(len(contents.rows), ROW)
         rows["hash"] = np.ascontiguousarray(contents.hashes).view("V16")[:, 0]
         rows["stored"], rows["ordinal"] = contents.rows["stored"], contents.rows["ordinal"]

@@ -44,7 +44,7 @@ class EpochRecord:
     """The deduplication domain of its base and of the epochs that it rests on; 0 is the installation's."""
 
     def to_fields(self) -> dict[str, Any]:
-        """The document (docs/formats/epoch.md)."""
+        """Return the document (docs/formats/epoch.md)."""
         return {
             "format": 1,
             "epoch": self.epoch,
@@ -91,5 +91,5 @@ class EpochRecord:
             raise Damaged(f"{name} does not describe an epoch.", remedy="Run `farshore vault verify`.") from cause
 
     def disk(self, number: DiskNumber) -> EpochDisk | None:
-        """The disk with that number in this epoch."""
+        """Return the disk with that number in this epoch."""
         return next((disk for disk in self.disks if disk.number == number), None)

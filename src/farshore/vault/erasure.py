@@ -85,7 +85,7 @@ def _remove_directories(vault: Vault, packs: Set[str]) -> None:
 
 def _own_chunks(vault: Vault, machine_id: MachineId, numbers: PackNumbers) -> NamedChunks:
     """The chunks that the machine's maps name; none where that cannot be read any more, and the collector finds them.
-    Raises NotFound where there is nothing of the machine."""
+    Raises NotFound if there is nothing of the machine."""
     found = NamedChunks(numbers)
     try:
         add_named_chunks(vault, vault.machine(machine_id), found)
@@ -149,7 +149,7 @@ def _doom(vault: Vault, since: Mapping[str, int], needed: Set[str]) -> set[str]:
 
 
 def bases_folder(machine: MachineId) -> str:
-    """Where a machine's base maps are."""
+    """Return where a machine's base maps are."""
     return vault_names.machine_folder(machine) + "bases/"
 
 

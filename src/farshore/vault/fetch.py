@@ -35,7 +35,7 @@ class Fetcher:
         self._near = store.url.startswith("file:")
 
     def packs(self, wanted: Sequence[tuple[OpenedObject, Sequence[int]]]) -> dict[tuple[str, int], Bytes]:
-        """Packs by object name and number. Raises Damaged, NotFound, Unreachable."""
+        """Return packs by object name and number. Raises Damaged, NotFound, Unreachable."""
         found: dict[tuple[str, int], Bytes] = {}
         missing: list[tuple[OpenedObject, list[int]]] = []
         for opened, numbers in wanted:
@@ -49,7 +49,7 @@ class Fetcher:
         return found
 
     def chunks(self, wanted: Mapping[bytes, Sequence[StoredChunk]], domain: int) -> dict[tuple[str, int], Bytes]:
-        """Chunks by pack object name and ordinal; ``wanted`` lists them by the pack object's salt."""
+        """Return chunks by pack object name and ordinal; ``wanted`` lists them by the pack object's salt."""
         found: dict[tuple[str, int], Bytes] = {}
         missing: list[tuple[bytes, list[StoredChunk]]] = []
         for salt, rows in wanted.items():
@@ -64,7 +64,8 @@ class Fetcher:
         return found
 
     def chunks_once(self, wanted: Mapping[bytes, Sequence[StoredChunk]], domain: int) -> dict[tuple[str, int], Buffer]:
-        """As `chunks`, past the cache and in this thread: for who reads each chunk once."""
+        """Fetch chunks as `chunks` does, but in this thread and without the cache, for callers that read each chunk
+        once."""
         found: dict[tuple[str, int], Buffer] = {}
         for salt, rows in wanted.items():
             name = vault_names.chunk_pack(salt, domain)

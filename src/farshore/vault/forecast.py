@@ -47,7 +47,7 @@ class Forecast:
 
 
 def forecast(vault: Vault, policy_of: PolicyOf) -> Forecast:
-    """Over all machines. Raises the store's errors, Damaged."""
+    """Estimate the effect of a retention over all machines. Raises the store's errors, Damaged."""
     found = Forecast()
     for machine_id in vault.machines():
         listed = {item.name: item for item in vault.store.list(vault_names.machine_folder(machine_id))}

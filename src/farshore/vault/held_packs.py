@@ -23,17 +23,17 @@ class HeldPacks:
         self._sorted: dict[int, tuple[SaltSet, npt.NDArray[np.uint64]]] = {}
 
     def add(self, domain: int, salt: bytes, contents: tuple[Hashes, PackRows] | None) -> None:
-        """A pack that is there; ``contents`` is None if its index cannot be read."""
+        """Add a pack that exists; ``contents`` is None if its index cannot be read."""
         salts, digests = self._added.setdefault(domain, (bytearray(), bytearray()))
         salts += salt
         digests += _UNKNOWN if contents is None else _digest(*contents)
 
     def contains(self, domain: int, salts: Salts) -> npt.NDArray[np.bool_]:
-        """Which of a domain's packs are there."""
+        """Return which of a domain's packs are there."""
         return self._domain(domain)[0].contains(salts)
 
     def agrees(self, domain: int, told: Contents) -> bool:
-        """Whether a directory says of a pack what the pack's own index does; also if that cannot be read."""
+        """Return whether a directory says of a pack what the pack's own index does; also if that cannot be read."""
         held, digests = self._domain(domain)
         place = int(held.places(as_salts(told.salt))[0])
         known = digests[place].tobytes() if place >= 0 else _UNKNOWN

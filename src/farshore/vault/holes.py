@@ -15,7 +15,8 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 def punch(file: int, offset: int, length: int) -> bool:
-    """Zero a range of an open file and give its space back; False, and nothing changed, where the file system cannot.
+    """Zero a range of an open file and give its space back; False, and nothing changed, where the file system
+    cannot.
 
     Raises OSError."""
     if length <= 0:

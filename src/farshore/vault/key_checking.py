@@ -15,7 +15,7 @@ from farshore.vault.vault import Vault, read_descriptor
 
 
 def vault_findings(vault: Vault) -> list[Finding]:
-    """What is wrong with the descriptor and the keys of chunks. Raises the store's passing errors."""
+    """Return what is wrong with the descriptor and the keys of chunks. Raises the store's passing errors."""
     found = []
     try:
         if read_descriptor(vault.store)["vault"] != vault.id:
@@ -31,7 +31,7 @@ def vault_findings(vault: Vault) -> list[Finding]:
 
 
 def key_finding(vault: Vault, machine: MachineId) -> Finding | None:
-    """What is wrong with a machine's key; None where it is as it was when it was read first."""
+    """Return what is wrong with a machine's key, or None if it is as it was when it was read first."""
     name = vault_names.machine_key(machine)
     problem = _problem(vault, name, vault.key_in_memory(machine))
     return Finding(name, problem, machine) if problem else None

@@ -43,7 +43,7 @@ class CommandKey:
         }
 
     def unwrap(self, slot: Slot, vault_id: str) -> bytes | None:
-        """See KeyWrapper. Raises Unreachable where the key store does not answer."""
+        """See KeyWrapper. Raises Unreachable if the key store does not answer."""
         if not is_kind(slot, KIND):
             return None
         try:

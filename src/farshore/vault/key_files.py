@@ -13,7 +13,8 @@ COMMAND_HEADER = "farshore-key-command-1:"
 
 
 def open_key_file(path: Path) -> KeyWrapper:
-    """The key that a file holds or names. Raises NotFound, Malformed, and Refused where others may read the file."""
+    """Return the key that a file holds or names. Raises NotFound, Malformed, and Refused if others may read the
+    file."""
     text = read_key_file(path)
     if not text.startswith(COMMAND_HEADER):
         return OwnerKey.from_file(path)

@@ -44,13 +44,13 @@ class KeySource(Protocol):
         ...
 
     def chunks(self, domain: int, machine: MachineId | None = None) -> ChunkKeys:
-        """The keys of a deduplication domain's chunks; 0 is the installation's. ``machine``: whose chunks they are to
-        open, if it is one machine's. Raises Damaged if the keys are lost."""
+        """Return the keys of a deduplication domain's chunks; 0 is the installation's. ``machine``: whose chunks they
+        are to open, if it is one machine's. Raises Damaged if the keys are lost."""
         ...
 
     def machine(self, machine: MachineId, create: bool) -> SealingKey:
-        """A machine's key. ``create``: make it if the vault holds nothing of the machine. Raises NotFound if it was
-        never protected or was erased, Damaged if its key is lost, Malformed."""
+        """Return a machine's key. ``create``: make it if the vault holds nothing of the machine. Raises NotFound if it
+        was never protected or was erased, Damaged if its key is lost, Malformed."""
         ...
 
 
@@ -78,7 +78,7 @@ class StoredKeys:
         return ChunkKeys(key, key.derive("chunk hash"))
 
     def domain(self, name: str) -> int:
-        """The number of the domain called ``name``, made where it is new. Raises the store's errors, Damaged."""
+        """Return the number of the domain called ``name``, made where it is new. Raises the store's errors, Damaged."""
         if not name:
             return 0
         context = "farshore vault 1 domain number"
@@ -92,7 +92,7 @@ class StoredKeys:
         raise Damaged(f"No deduplication domain can be made for {name}.", remedy="Run `farshore vault verify`.")
 
     def domain_name(self, number: int) -> str:
-        """The name of the domain with that number. Raises NotFound, Damaged, the store's errors."""
+        """Return the name of the domain with that number. Raises NotFound, Damaged, the store's errors."""
         return str(read_document(self._store, self.root, vault_names.chunk_key(number)).get("name", ""))
 
     def _domain_at(self, number: int, name: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class StoredKeys:
             ) from cause
 
     def stored(self, name: str) -> SealingKey:
-        """A key as the store holds it now. Raises NotFound, Damaged, WrongKey."""
+        """Return a key as the store holds it now. Raises NotFound, Damaged, WrongKey."""
         fields = read_document(self._store, self.root, name)
         try:
             return SealingKey(bytes.fromhex(fields["key"]))

@@ -46,12 +46,13 @@ class Layer:
         return int(self.index.pages["entries"].sum(dtype=np.int64))
 
     def disks(self) -> list[DiskNumber]:
-        """Disks that it decides something of."""
+        """Return disks that it decides something of."""
         found = set(self.index.pages["disk"].tolist()) | set(self.index.zeroes["disk"].tolist())
         return [DiskNumber(disk) for disk in sorted(found)]
 
     def entries_of(self, disk: DiskNumber, first: int, count: int, cache: PackCache) -> tuple[Blocks, Table]:
-        """The entries of the blocks ``[first, first + count)`` of a disk. Raises Damaged, NotFound, Unreachable."""
+        """Return the entries of the blocks ``[first, first + count)`` of a disk. Raises Damaged, NotFound,
+        Unreachable."""
         low, high = self._pages(disk, first, count)
         found = [self._page(number, cache) for number in range(low, high)]
         if not found:
@@ -62,11 +63,11 @@ class Layer:
         return blocks[begin:end], entries[begin:end]
 
     def zeroed(self, disk: DiskNumber, first: int, count: int) -> list[tuple[int, int]]:
-        """The zeroed ranges within those blocks, clipped to them."""
+        """Return the zeroed ranges within those blocks, clipped to them."""
         return self._zeroes(disk).zeroed(first, count)
 
     def whole(self, disk: DiskNumber, cache: PackCache) -> BlockIndex:
-        """Everything that it says of a disk."""
+        """Return everything that it says of a disk."""
         low, high = np.searchsorted(self.index.pages["disk"], (disk, disk + 1))
         found = [self._page(number, cache) for number in range(int(low), int(high))]
         zeroes = self._zeroes(disk)
@@ -98,7 +99,7 @@ class Layer:
 def seal_layer(
     key: SealingKey, name: LayerName, sources: Table, disks: Mapping[DiskNumber, BlockIndex]
 ) -> SealedObject:
-    """A layer's object from the merged index of each disk; entries' sources are rows of ``sources``."""
+    """Return a layer's object from the merged index of each disk; entries' sources are rows of ``sources``."""
     sealer = Sealer(key, Kind.LAYER)
     pages: list[tuple[int, int, int, int, int]] = []
     rows: list[tuple[int, int, int]] = []

@@ -92,7 +92,7 @@ class Lease:
 def take_lease(
     store: Store, key: SealingKey, kind: LeaseKind, machine: MachineId, position: Position | None = None
 ) -> Lease | None:
-    """A new lease; None where the store may only be read or is full: a failover must not fail for that, and goes
+    """Return a new lease, or None if the store may only be read or is full: a failover must not fail for that, and goes
     without."""
     try:
         return Lease(store, key, LeaseRecord(kind, machine, position, time.time_ns()))
@@ -101,7 +101,7 @@ def take_lease(
 
 
 def live_leases(store: Store, key: SealingKey, now: int, *, tidy: bool = True) -> list[LeaseRecord]:
-    """Leases that have not expired by ``now`` (ns). Dead ones are removed, unless one who only reads asks."""
+    """Return leases that have not expired by ``now`` (ns). Dead ones are removed, unless one who only reads asks."""
     found = []
     for item in list(store.list(vault_names.LEASES)):
         try:

@@ -51,11 +51,12 @@ class EntryLevel:
             zero(start - first, end - first, need, out)
 
     def untouched(self, first: int, count: int) -> bool:
-        """Whether the level says nothing of ``count`` blocks from ``first`` on."""
+        """Return whether the level says nothing of ``count`` blocks from ``first`` on."""
         return not len(self._entries(first, count)[0]) and not self._zeroed(first, count)
 
     def set_whole(self, first: int, count: int) -> tuple[Mask, Mask]:
-        """Of ``count`` blocks from ``first`` on: which this level says something of, and which it sets as a whole."""
+        """Return which of ``count`` blocks from ``first`` on this level knows something of, and which it sets as a
+        whole."""
         said, whole = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         blocks, entries = self._entries(first, count)
         said[blocks - first] = True
@@ -93,14 +94,14 @@ class EntryLevel:
 
 
 def index_level(index: BlockIndex, sources: list[OpenedObject], fetcher: Fetcher) -> EntryLevel:
-    """Records indexed in memory."""
+    """Return records indexed in memory."""
     return EntryLevel(index.entries_of, index.zeroed, EntryFiller(sources.__getitem__, fetcher), lambda: index)
 
 
 def segments_level(
     opened: list[tuple[Piece, OpenedObject, SegmentIndex]], disk: DiskNumber, fetcher: Fetcher
 ) -> list[EntryLevel]:
-    """Neighbouring segments as one level; none where they say nothing of the disk."""
+    """Return neighbouring segments as one level; none where they say nothing of the disk."""
     parts = [
         Part(source, index.records, piece.begin - index.first_sequence, piece.end - index.first_sequence)
         for source, (piece, _, index) in enumerate(opened)
@@ -110,7 +111,7 @@ def segments_level(
 
 
 def layer_level(layer: Layer, disk: DiskNumber, source: Callable[[int], OpenedObject], fetcher: Fetcher) -> EntryLevel:
-    """One disk of a stored layer; ``source`` opens a row of its sources."""
+    """Return one disk of a stored layer; ``source`` opens a row of its sources."""
     return EntryLevel(
         lambda first, count: layer.entries_of(disk, first, count, fetcher.cache),
         lambda first, count: layer.zeroed(disk, first, count),
@@ -171,7 +172,7 @@ class MapLevel:
             need[start : start + BLOCKS_PER_CHUNK] = 0
 
     def stored_chunk(self, number: int) -> tuple[bool, Buffer | None]:
-        """Whether this map decides a chunk, and its bytes where they are stored. Past the cache, in this thread.
+        """Return whether this map decides a chunk, and its bytes where they are stored. Past the cache, in this thread.
 
         Raises Damaged, NotFound, Unreachable."""
         if number >= self._base.chunks:
@@ -184,8 +185,8 @@ class MapLevel:
         return True, self._fetcher.chunks_once({salt: [row]}, self._base.index.domain)[self._name(salt), ordinal]
 
     def stored_runs(self, begin: int, end: int) -> Iterator[tuple[int, list[Buffer]]]:
-        """The stored chunks among ``[begin, end)``, opened, as runs of neighbours: the byte offset of the first and the
-        chunks. All others are zero or inherited. Raises Damaged, NotFound, Unreachable."""
+        """Yield the stored chunks among ``[begin, end)``, opened, as runs of neighbours: the byte offset of the first
+        and the chunks. All others are zero or inherited. Raises Damaged, NotFound, Unreachable."""
         end = min(end, self._base.chunks)
         entries = self._entries(begin, end)
         wanted: dict[bytes, list[StoredChunk]] = {}
@@ -231,7 +232,8 @@ class MapLevel:
                 unknown[place] = False
 
     def chunks_in(self, first: int, undecided: Mask, objects: Set[str]) -> Mask:
-        """Which undecided chunks from ``first`` on this map places in one of these objects; clears those decided."""
+        """Return which undecided chunks from ``first`` on this map places in one of these objects; clears those
+        decided."""
         found = np.zeros(len(undecided), np.bool_)
         packs = self._entries(first, min(first + len(undecided), self._base.chunks))["pack"]
         names = self._base.pack_names()

@@ -83,30 +83,30 @@ class MachineVault:
         self._sources = SourceCache()
 
     def with_one_listing(self) -> MachineVault:
-        """The same machine for one look at it: its folder is listed once, when it is asked for first."""
+        """Return the same machine for one look at it: its folder is listed once, when it is asked for first."""
         store = ListedOnce(self._store, vault_names.machine_folder(self.id))
         return MachineVault(store, self.id, self.key, self._shared)
 
     def objects(self, folder: str = "") -> Iterator[Listed]:
-        """What the vault holds of it below a folder of its own (``points/``), or in all."""
+        """Return what the vault holds of it below a folder of its own (``points/``), or in all."""
         return self._store.list(vault_names.machine_folder(self.id) + folder)
 
     # Writing
 
     def segment_builder(self, epoch: Epoch, role: Role) -> SegmentBuilder:
-        """A builder for the next segment of a stream."""
+        """Return a builder for the next segment of a stream."""
         return SegmentBuilder(self.key, self.id, epoch, role)
 
     def sealed_batch(self, data: Buffer) -> SealedBatch:
-        """A sealed batch back from a spool. Raises Damaged, WrongKey, Unsupported."""
+        """Return a sealed batch back from a spool. Raises Damaged, WrongKey, Unsupported."""
         return SealedBatch.from_buffer(data, self.key)
 
     def payload_of(self, batch: SealedBatch) -> bytes:
-        """The payload of a sealed batch, opened. Raises Damaged."""
+        """Return the payload of a sealed batch, opened. Raises Damaged."""
         return batch.payload(self.key)
 
     def recovered_builder(self, batches: Several[SealedBatch]) -> SegmentBuilder:
-        """A builder over neighbouring sealed batches of one salt, epoch and role."""
+        """Return a builder over neighbouring sealed batches of one salt, epoch and role."""
         return SegmentBuilder.from_sealed(self.key, batches)
 
     def put_segment(self, segment: SegmentObject) -> None:
@@ -126,13 +126,13 @@ class MachineVault:
         self._store.put_if_absent(document.name, document.buffers)
 
     def put_epoch(self, record: EpochRecord) -> bool:
-        """Make an epoch visible: its base maps and overlay must be durable. False where it was visible already."""
+        """Make an epoch visible: its base maps and overlay must be durable. False if it was visible already."""
         name = vault_names.epoch(self.id, record.epoch)
         document = seal_document(self.key, name, record.to_fields())
         return self._store.put_if_absent(document.name, document.buffers)
 
     def put_rebased(self, record: EpochRecord) -> bool:
-        """Say an epoch again, resting on nothing: its new base maps must be durable. False where another has."""
+        """Say an epoch again, resting on nothing: its new base maps must be durable. False if another has."""
         name = vault_names.rebased(self.id, record.epoch)
         document = seal_document(self.key, name, record.to_fields())
         return self._store.put_if_absent(document.name, document.buffers)
@@ -142,7 +142,7 @@ class MachineVault:
         self._store.put_if_absent(name, buffers)
 
     def merging(self) -> Lease | None:
-        """A lease under which data objects may be written before the layer that names them."""
+        """Return a lease under which data objects may be written before the layer that names them."""
         return take_lease(self._store, self._upkeep_key, LeaseKind.MERGE, self.id)
 
     def base_copy(
@@ -204,7 +204,7 @@ class MachineVault:
     # Reading
 
     def timeline(self, *, with_condemned: bool = False) -> Timeline:
-        """What is there now; for upkeep ``with_condemned``: what a collector has condemned too, and Damaged where a
+        """Return what is there now; for upkeep ``with_condemned``: what a collector has condemned too, and Damaged if a
         document cannot be read, for upkeep must not take its epoch for dead. Raises the store's errors, WrongKey."""
         condemned: Set[str] = set()
         if not with_condemned:
@@ -227,7 +227,8 @@ class MachineVault:
         limit: int | None = None,
         timeline: Timeline | None = None,
     ) -> list[RecoveryPoint]:
-        """Recovery points by position, oldest first; times (ns) bound them half-open; ``limit`` keeps the newest."""
+        """Return recovery points by position, oldest first; times (ns) bound them half-open; ``limit`` keeps the
+        newest."""
         timeline = timeline or self.timeline()
         found = points.crash_consistent(timeline)
         found += [point for point in self._stored_points(timeline) if points.recoverable(timeline, point.position)]
@@ -240,11 +241,11 @@ class MachineVault:
         return chosen if limit is None else chosen[max(0, len(chosen) - limit) :]
 
     def latest(self, timeline: Timeline | None = None) -> RecoveryPoint:
-        """The newest point. Raises NotFound where there is none. Reads no more than it must."""
+        """Return the newest point. Raises NotFound if there is none. Reads no more than it must."""
         return self._latest(timeline or self.timeline())
 
     def anything_after(self, position: Position) -> bool:
-        """Whether a segment is stored that follows ``position``, in its epoch or a later one: one listing."""
+        """Return whether a segment is stored that follows ``position``, in its epoch or a later one: one listing."""
         folder = vault_names.segments_folder(self.id, position.epoch, Role.JOURNAL)
         after = vault_names.segments_before(self.id, position.epoch, Role.JOURNAL, position.sequence)
         for item in self._store.list(vault_names.all_segments(self.id), after=after):
@@ -254,12 +255,12 @@ class MachineVault:
         return False
 
     def newest_point(self, epoch: Epoch) -> RecoveryPoint | None:
-        """The newest stored point of an epoch whose records are all there; None where there is none."""
+        """Return the newest stored point of an epoch whose records are all there, or None if there is none."""
         timeline = self.timeline()
         return self._newest_point(timeline, epoch, timeline.last(epoch))
 
     def resolve(self, choice: Choice) -> RecoveryPoint:
-        """The state that ``choice`` asks for. Raises NotFound, Damaged."""
+        """Return the state that ``choice`` asks for. Raises NotFound, Damaged."""
         timeline = self.timeline()
         if isinstance(choice, Position):
             points.check_recoverable(timeline, choice)
@@ -280,14 +281,14 @@ class MachineVault:
         return found
 
     def open(self, position: Position, disk: DiskNumber) -> BlockSource:
-        """One disk at a position, which stays in the vault until the source is closed.
+        """Return one disk at a position, which stays in the vault until the source is closed.
 
         Raises NotFound, Damaged (a missing, cut or altered object), WrongKey.
         """
         return self._opened(position, disk)[0]
 
     def comparable(self, position: Position, disk: DiskNumber) -> tuple[DiskView, bytes]:
-        """As ``open``, and the key that its chunks are hashed with."""
+        """Open a disk as ``open`` does, and return the key of its chunk hashes too."""
         view, record = self._opened(position, disk)
         return view, self._chunks(record.domain).keys.hash
 
@@ -304,12 +305,12 @@ class MachineVault:
             raise
 
     def disks(self, position: Position, timeline: Timeline | None = None) -> dict[DiskNumber, int]:
-        """The disks at a position and their sizes in bytes. Raises NotFound."""
+        """Return the disks at a position and their sizes in bytes. Raises NotFound."""
         record = (timeline or self.timeline()).record(position.epoch)
         return {disk.number: disk.size for disk in record.disks}
 
     def machine_description(self, position: Position | None = None) -> MachineDescription:
-        """The machine as it was at a position, or is now. Raises NotFound."""
+        """Return the machine as it was at a position, or is now. Raises NotFound."""
         folder = vault_names.machine_folder(self.id) + "descriptions/"
         names = [item.name for item in self._store.list(folder)]
         if not names:
@@ -326,8 +327,8 @@ class MachineVault:
     def equal_chunks(
         self, position: Position, disk: DiskNumber, chunks: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.bool_]:
-        """Which of the disk's ``chunks`` (sorted) have these ``hashes``, shape (n, 32), at ``position``. One in an
-        object that is known to be damaged has not. Raises NotFound, Damaged (the state cannot be opened at all)."""
+        """Return which of the disk's ``chunks`` (sorted) have these ``hashes``, shape (n, 32), at ``position``. One in
+        an object that is known to be damaged has not. Raises NotFound, Damaged (the state cannot be opened at all)."""
         damaged = {one.object for one in damage.listed(self._store, self._upkeep_key)}
         view, record = self._opened(position, disk)
         with contextlib.closing(view):
@@ -335,7 +336,7 @@ class MachineVault:
             return differences.equal_chunks(view, hash_key, damaged, chunks, hashes)
 
     def stored_chunk(self, position: Position, disk: DiskNumber, chunk: int) -> bytes | None:
-        """A chunk at ``position``; None where it cannot be read. Raises NotFound, Damaged."""
+        """Return a chunk at ``position``, or None if it cannot be read. Raises NotFound, Damaged."""
         view, _ = self._opened(position, disk)
         with contextlib.closing(view):
             return differences.read_chunk(view, chunk)
@@ -345,20 +346,20 @@ class MachineVault:
         differences.put(self._store, self.key, self.id, found)
 
     def differences(self, most: int | None = None) -> list[Differing]:
-        """What was found to differ, by position."""
+        """Return what was found to differ, by position."""
         return differences.listed(self._store, self.key, self.id, most)
 
     # Parts of the above
 
     def base_map(self, epoch: Epoch, disk: DiskNumber, unique: str = "") -> BaseMap:
-        """A stored base map. Raises NotFound, Damaged, WrongKey."""
+        """Return a stored base map. Raises NotFound, Damaged, WrongKey."""
         name = vault_names.base_map(self.id, epoch, disk, unique)
         found = BaseMap(self._open(self._listed(name), Kind.BASE_MAP))
         found.check(self.id, epoch, disk)
         return found
 
     def segment_index(self, stored: StoredSegment) -> tuple[OpenedObject, SegmentIndex]:
-        """A segment's index, checked against its name. Raises NotFound, Damaged, WrongKey."""
+        """Return a segment's index, checked against its name. Raises NotFound, Damaged, WrongKey."""
         opened = self._open(stored.object, Kind.SEGMENT)
         index = decode_index(opened.index, opened.name)
         name = stored.segment
@@ -371,8 +372,8 @@ class MachineVault:
         return opened, index
 
     def stored_records(self, epoch: Epoch, role: Role, sequence: Sequence) -> tuple[Sequence, Records, bytes] | None:
-        """The segment that holds a record: its first sequence, its records, and the payload of all of them. None where
-        no segment holds it (any more). Raises NotFound, Damaged, the store's errors."""
+        """Return the segment that holds a record: its first sequence, its records, and the payload of all of them. None
+        if no segment holds it (any more). Raises NotFound, Damaged, the store's errors."""
         stored = self.timeline().around(epoch, sequence, role)
         if stored is None:
             return None
@@ -380,25 +381,25 @@ class MachineVault:
         return index.first_sequence, index.records, b"".join(opened.read_packs(range(len(opened.packs))))
 
     def layer(self, stored: StoredLayer) -> Layer:
-        """An opened layer. Raises NotFound, Damaged, WrongKey."""
+        """Return an opened layer. Raises NotFound, Damaged, WrongKey."""
         return Layer(self._open(stored.object, Kind.LAYER), stored.layer)
 
     def layer_source(self, layer: Layer, row: int) -> OpenedObject:
-        """The object that a layer's entries with that source point into. Raises NotFound, Damaged, WrongKey."""
+        """Return the object that a layer's entries with that source point into. Raises NotFound, Damaged, WrongKey."""
         return self.source(layer.name.epoch, layer.sources[row])
 
     def source(self, epoch: Epoch, source: Table) -> OpenedObject:
-        """The object that a row of a layer's sources names. Raises NotFound, Damaged, WrongKey."""
+        """Return the object that a row of a layer's sources names. Raises NotFound, Damaged, WrongKey."""
         name = self.source_name(epoch, source)
         kind = Kind.LAYER_DATA if any(source["salt"].tobytes()) else Kind.SEGMENT
         return self._sources.load(name, lambda: self._open(Listed(name, int(source["size"]), 0), kind))
 
     def source_names(self, layer: Layer) -> set[str]:
-        """The objects that a layer needs."""
+        """Return the objects that a layer needs."""
         return {self.source_name(layer.name.epoch, source) for source in layer.sources}
 
     def source_name(self, epoch: Epoch, source: Table) -> str:
-        """The name of the object that a row of a layer's sources names."""
+        """Return the name of the object that a row of a layer's sources names."""
         salt = source["salt"].tobytes()
         if any(salt):
             return vault_names.layer_data(self.id, salt)
@@ -525,7 +526,7 @@ class MachineVault:
         return found
 
     def _newest_of(self, timeline: Timeline, epoch: Epoch) -> RecoveryPoint | None:
-        """The newest state of an epoch; None where it has none, or what it rests on is lost."""
+        """The newest state of an epoch, or None if it has none, or what it rests on is lost."""
         if not points.founded(timeline, epoch):
             return None
         record = timeline.epochs[epoch]
@@ -542,7 +543,7 @@ class MachineVault:
         return self._point_at(Position(epoch, max(known))) if known else None
 
     def _point_at(self, position: Position) -> RecoveryPoint | None:
-        """The stored point at a position; None where there is none that opens."""
+        """The stored point at a position, or None if there is none that opens."""
         prefix = vault_names.point(self.id, position, PointId("0"))[:-1]
         item = next(iter(self._store.list(vault_names.points_folder(self.id), after=prefix)), None)
         if item is None or not item.name.startswith(prefix):
@@ -584,7 +585,8 @@ class MachineVault:
     def _at_time_within(
         self, timeline: Timeline, listed: list[RecoveryPoint], begin: int, end: int, time: int
     ) -> RecoveryPoint | None:
-        """The last state by ``time`` of the time base with the points ``listed[begin:end]``; None if all is younger."""
+        """The last state by ``time`` of the time base with the points ``listed[begin:end]``, or None if all is
+        younger."""
         place = points.first_younger(listed, begin, end, time)
         older = listed[place - 1] if place > begin else None
         younger = listed[place] if place < end else None

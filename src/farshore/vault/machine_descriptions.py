@@ -11,7 +11,7 @@ from farshore.model.machine import DiskDescription, Firmware, MachineDescription
 
 
 def to_fields(description: MachineDescription) -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     return {**asdict(description), "firmware": description.firmware.value, "format": 1}
 
 

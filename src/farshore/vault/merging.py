@@ -51,7 +51,7 @@ def merge_range(machine: MachineVault, timeline: Timeline, epoch: Epoch, begin: 
 
 
 def gather(machine: MachineVault, pieces: list[Piece]) -> tuple[Table, dict[DiskNumber, BlockIndex], int]:
-    """One table of sources and one index for each disk over all pieces, and the time of the last record."""
+    """Return one table of sources and one index for each disk over all pieces, and the time of the last record."""
     tables: list[Table] = []
     parts: dict[DiskNumber, list[BlockIndex]] = {}
     last_time = 0

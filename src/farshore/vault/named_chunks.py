@@ -23,7 +23,7 @@ class PackNumbers:
         self.names: list[str] = []
 
     def of(self, name: str) -> int:
-        """The number of a pack, a new one for a new pack."""
+        """Return the number of a pack, a new one for a new pack."""
         number = self._numbers.setdefault(name, len(self.names))
         if number == len(self.names):
             self.names.append(name)
@@ -53,18 +53,18 @@ class NamedChunks:
             self._add(_keys(numbers[entries["pack"]], entries["ordinal"].astype(np.uint64)), entries["stored"])
 
     def packs(self) -> set[str]:
-        """The names of their packs."""
+        """Return the names of their packs."""
         self._sort()
         return {self._numbers.names[number] for number in np.unique(self._keys >> np.uint64(32)).tolist()}
 
     def names(self, pack: str, ordinals: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-        """Which chunks of a pack are among them."""
+        """Return which chunks of a pack are among them."""
         self._sort()
         number = np.full(len(ordinals), self._numbers.of(pack), np.uint64)
         return _within(self._keys, _keys(number, ordinals.astype(np.uint64)))
 
     def stored_but(self, others: NamedChunks, packs: set[str]) -> int:
-        """The stored bytes of those that ``others`` do not have and that are in none of ``packs``."""
+        """Return the stored bytes of those that ``others`` do not have and that are in none of ``packs``."""
         self._sort()
         others._sort()
         left = ~_within(others._keys, self._keys)

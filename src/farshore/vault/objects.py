@@ -64,7 +64,7 @@ class OpenedObject:
         self.index = b""
 
     def open_pack(self, number: int, sealed: Buffer) -> Buffer:
-        """The plaintext of pack ``number`` from its stored bytes. Raises Damaged."""
+        """Return the plaintext of pack ``number`` from its stored bytes. Raises Damaged."""
         row = self.packs[number]
         return self._opener.open(sealed, int(row["ordinal"]), int(row["raw"]))
 
@@ -107,7 +107,7 @@ def _opened(store: Store, key: SealingKey, name: str, trailer: Trailer, sealed: 
 
 
 def seal_document(key: SealingKey, name: str, fields: dict[str, Any]) -> SealedObject:
-    """A small object whose index is a JSON document, without packs."""
+    """Return a small object whose index is a JSON document, without packs."""
     sealer = Sealer(key, Kind.DOCUMENT)
     text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
     return SealedObject(name, concatenated(sealer.header, [], sealer.finish(name, text, np.zeros(0, PACK_ROW))))

@@ -34,11 +34,12 @@ class KeyWrapper(Protocol):
     """Wraps and unwraps a vault key. An implementation for a cloud key store keeps its own key out of this process."""
 
     def wrap(self, secret: bytes, vault_id: str) -> Slot:
-        """A slot that only this wrapper can open; bound to the vault's id."""
+        """Return a slot that only this wrapper can open; bound to the vault's id."""
         ...
 
     def unwrap(self, slot: Slot, vault_id: str) -> bytes | None:
-        """The secret; None where the slot is of another kind or key. Raises Damaged where only the check matches."""
+        """Return the secret, or None if the slot is of another kind or key. Raises Damaged if only the check
+        matches."""
         ...
 
 
@@ -53,7 +54,7 @@ class OwnerKey:
 
     @classmethod
     def from_file(cls, path: Path) -> OwnerKey:
-        """Read a key file. Raises NotFound, Malformed, and Refused where others than its user may read it."""
+        """Read a key file. Raises NotFound, Malformed, and Refused if others than its user may read it."""
         text = read_key_file(path)
         if not text.startswith(_FILE_HEADER):
             raise Malformed(f"{path} is not an owner key file.", remedy="Give the file that `vault init` wrote.")
@@ -67,7 +68,7 @@ class OwnerKey:
 
     @classmethod
     def generate_file(cls, path: Path) -> OwnerKey:
-        """Write a new key file (0600, durable). Raises Refused where the file exists: a key is never overwritten."""
+        """Write a new key file (0600, durable). Raises Refused if the file exists: a key is never overwritten."""
         secret = secrets.token_bytes(32)
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -94,9 +95,9 @@ class OwnerKey:
 
     @classmethod
     def from_passphrase(cls, passphrase: str) -> OwnerKey:
-        """A key that is stretched from a passphrase with Argon2id, with a salt of each vault's own. The same letters
-        open it however they are encoded (NFC or NFD), also a vault that was made with another form than NFC, or with a
-        byte order mark or a carriage return. Raises Malformed for an empty one."""
+        """Return a key that is stretched from a passphrase with Argon2id, with a salt of each vault's own. The same
+        letters open it however they are encoded (NFC or NFD), also a vault that was made with another form than NFC, or
+        with a byte order mark or a carriage return. Raises Malformed for an empty one."""
         letters = passphrase.removeprefix(_BYTE_ORDER_MARK).removesuffix("\r")
         if not letters.strip():
             raise Malformed("The passphrase is empty.", remedy="Choose one that is hard to guess.")
@@ -106,8 +107,8 @@ class OwnerKey:
 
     @classmethod
     def from_passphrase_file(cls, path: Path, *, new: bool = False) -> OwnerKey:
-        """The same from a file, whose last line breaks do not count. ``new``: a vault is to be closed with it, so it
-        has to be plain UTF-8. Raises NotFound, Malformed."""
+        """Return the same from a file, whose last line breaks do not count. ``new``: a vault is to be closed with it,
+        so it has to be plain UTF-8. Raises NotFound, Malformed."""
         try:
             data = path.read_bytes()
         except OSError as cause:
@@ -166,12 +167,12 @@ class OwnerKey:
 
 
 def is_kind(slot: object, kind: str) -> bool:
-    """Whether a slot is of that kind. Nobody vouches for the descriptor: a slot may be anything."""
+    """Return whether a slot is of that kind. Nobody vouches for the descriptor: a slot may be anything."""
     return isinstance(slot, dict) and slot.get("kind") == kind
 
 
 def read_key_file(path: Path) -> str:
-    """The line of a key file. Raises NotFound, Malformed, and Refused where others than its user may read it."""
+    """Return the line of a key file. Raises NotFound, Malformed, and Refused if others than its user may read it."""
     try:
         status = path.stat()
         text = path.read_text(encoding="ascii").strip()
@@ -185,7 +186,7 @@ def read_key_file(path: Path) -> str:
 
 
 def unwrap_any(owner: KeyWrapper, slots: list[Slot], vault_id: str) -> bytes:
-    """The vault key out of the slot that ``owner`` opens. Raises WrongKey, Damaged."""
+    """Return the vault key out of the slot that ``owner`` opens. Raises WrongKey, Damaged."""
     for slot in slots:
         secret = owner.unwrap(slot, vault_id)
         if secret is not None:

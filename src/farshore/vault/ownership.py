@@ -57,15 +57,15 @@ class Owner:
 
 
 def newest_owner(store: Store, key: SealingKey) -> Owner | None:
-    """The present owner; None where there never was one: a vault of a release before owners. ``key``: the upkeep key.
-    Raises Damaged, the store's errors."""
+    """Return the present owner, or None if there never was one: a vault of a release before owners. ``key``: the upkeep
+    key. Raises Damaged, the store's errors."""
     names = [item.name for item in store.list(vault_names.OWNERS)]
     return None if not names else _read(store, key, names[-1])
 
 
 def claim(store: Store, key: SealingKey, before: Owner | None, taken: Owner) -> Owner:
     """Make ``taken`` the owner after ``before``; its generation is given here. Repeating it after a crash is the same
-    as not having done it: the one before is then oneself. Raises WrongState where another one came first."""
+    as not having done it: the one before is then oneself. Raises WrongState if another one came first."""
     made = Owner(
         installation=taken.installation,
         generation=1 if before is None else before.generation + 1,
@@ -94,8 +94,8 @@ def claim(store: Store, key: SealingKey, before: Owner | None, taken: Owner) -> 
 
 
 def epochs_after(newest: int) -> int:
-    """From where a generation numbers its epochs, if the newest that was seen is ``newest``: so far above that the
-    generations before never come there, however long they go on unaware. Raises Refused where there is no room."""
+    """Return from where a generation numbers its epochs, if the newest that was seen is ``newest``: so far above that
+    the generations before never come there, however long they go on unaware. Raises Refused if there is no room."""
     found = -(-newest // EPOCHS_APART) * EPOCHS_APART + EPOCHS_APART
     if found + EPOCHS_APART > _MOST_EPOCHS:
         raise Refused(
@@ -166,7 +166,7 @@ class Ownership:
 
 
 def displaced(successor: Owner | None) -> Displaced:
-    """What the operator of an installation hears whose vault has been taken over."""
+    """Return what the operator of an installation hears whose vault has been taken over."""
     if successor is None:
         who = "another installation"
     else:

@@ -33,7 +33,7 @@ class ParentDisk:
         self._damaged = damaged
 
     def equal(self, first: int, hashes: Hashes, size: int) -> npt.NDArray[np.bool_]:
-        """Which of the chunks from ``first`` on have these hashes; ``size`` is the disk's new size in bytes.
+        """Return which of the chunks from ``first`` on have these hashes; ``size`` is the disk's new size in bytes.
 
         A zero chunk has the zero hash. Raises the store's errors.
         """
@@ -98,5 +98,5 @@ def _neighbours(places: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
 
 
 def chunk_hash(hash_key: bytes, data: Buffer) -> bytes:
-    """The hash by which a vault knows a chunk; zeroes for a chunk of zeroes."""
+    """Return the hash by which a vault knows a chunk; zeroes for a chunk of zeroes."""
     return blake3(data, key=hash_key).digest() if np.frombuffer(data, np.uint8).any() else bytes(32)

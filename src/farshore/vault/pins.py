@@ -25,7 +25,7 @@ from farshore.vault.vault import FORMAT, Vault, read_descriptor
 
 
 def pinned(vault: Vault, machine: MachineId) -> set[Position]:
-    """The pinned states of a machine. Raises the store's errors."""
+    """Return the pinned states of a machine. Raises the store's errors."""
     names = (item.name for item in vault.store.list(vault_names.pins_folder(machine)))
     return {at for name in names if (at := vault_names.pinned_position(name)) is not None}
 
@@ -78,7 +78,7 @@ def unpin(vault: Vault, machine: MachineId, position: Position) -> bool:
 
 
 def position_of(vault: Vault, machine: MachineId, choice: Choice) -> Position:
-    """The position that a choice means, if the state can be opened or not. Raises NotFound."""
+    """Return the position that a choice means, if the state can be opened or not. Raises NotFound."""
     if isinstance(choice, Position):
         return choice
     return vault.machine(machine).resolve(choice).position

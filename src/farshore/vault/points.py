@@ -49,7 +49,7 @@ Choice = Latest | AtTime | Named | Position
 
 
 def to_fields(point: RecoveryPoint) -> dict[str, Any]:
-    """The document (docs/formats/point.md)."""
+    """Return the document (docs/formats/point.md)."""
     return {
         "format": 1,
         "id": point.id,
@@ -78,7 +78,8 @@ def from_fields(fields: dict[str, Any], name: str) -> RecoveryPoint:
 
 
 def crash_consistent(timeline: Timeline) -> list[RecoveryPoint]:
-    """The points at the ends of segments, oldest first, and the base of each complete epoch that needs no journal."""
+    """Return the points at the ends of segments, oldest first, and the base of each complete epoch that needs no
+    journal."""
     found: list[RecoveryPoint] = []
     for epoch in sorted(timeline.epochs):
         record = timeline.epochs[epoch]
@@ -93,8 +94,8 @@ def crash_consistent(timeline: Timeline) -> list[RecoveryPoint]:
 
 
 def founded(timeline: Timeline, epoch: Epoch) -> bool:
-    """Whether the documents of all epochs that an epoch rests on are there. Upkeep takes them for there: what is lost
-    may come back from a copy, and must then find what rests on it."""
+    """Return whether the documents of all epochs that an epoch rests on are there. Upkeep takes them for there: what is
+    lost may come back from a copy, and must then find what rests on it."""
     try:
         if not timeline.whole:
             timeline.chain(epoch)
@@ -137,7 +138,7 @@ def _shown(time: int) -> str:
 
 
 def recoverable(timeline: Timeline, position: Position) -> bool:
-    """Whether the state at ``position`` is consistent and stored without a gap."""
+    """Return whether the state at ``position`` is consistent and stored without a gap."""
     try:
         check_recoverable(timeline, position)
     except (NotFound, Damaged):
@@ -146,7 +147,8 @@ def recoverable(timeline: Timeline, position: Position) -> bool:
 
 
 def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
-    """What holds the journal up to ``position``. Raises NotFound or Damaged, saying why, where it cannot be opened."""
+    """Return what holds the journal up to ``position``. Raises NotFound or Damaged, saying why, where it cannot be
+    opened."""
     record = timeline.record(position.epoch)
     if position.sequence < record.consistent_from:
         raise NotFound(
@@ -177,7 +179,8 @@ def check_recoverable(timeline: Timeline, position: Position) -> list[Piece]:
 
 
 def time_bases(listed: list[RecoveryPoint]) -> Iterator[tuple[int, int]]:
-    """The half-open ranges of ``listed`` (sorted by position) within which times do not fall, the newest first."""
+    """Yield the half-open ranges of ``listed`` (sorted by position) within which times do not fall, the newest
+    first."""
     end = len(listed)
     for place in range(len(listed) - 1, 0, -1):
         if listed[place - 1].time > listed[place].time:
@@ -188,7 +191,7 @@ def time_bases(listed: list[RecoveryPoint]) -> Iterator[tuple[int, int]]:
 
 
 def first_younger(listed: list[RecoveryPoint], begin: int, end: int, time: int) -> int:
-    """The place of the first point younger than ``time`` in a time base; ``end``: there is none."""
+    """Return the place of the first point younger than ``time`` in a time base; ``end``: there is none."""
     return bisect_right(listed, time, begin, end, key=lambda point: point.time)
 
 
@@ -204,7 +207,7 @@ def listed_as(listed: list[RecoveryPoint], time: int) -> RecoveryPoint | None:
 
 
 def find(points: list[RecoveryPoint], text: str) -> RecoveryPoint:
-    """The point with that id, the vault's or the catalog's, else the newest with that name. Raises NotFound."""
+    """Return the point with that id, the vault's or the catalog's, else the newest with that name. Raises NotFound."""
     for point in points:
         if point.id == text:
             return point
@@ -219,7 +222,7 @@ def find(points: list[RecoveryPoint], text: str) -> RecoveryPoint:
 
 
 def newest(points: list[RecoveryPoint], kind: PointKind | None = None) -> RecoveryPoint:
-    """The newest point, of one kind where given. Raises NotFound."""
+    """Return the newest point, of one kind where given. Raises NotFound."""
     for point in reversed(points):
         if kind is None or point.kind is kind:
             return point
@@ -228,7 +231,7 @@ def newest(points: list[RecoveryPoint], kind: PointKind | None = None) -> Recove
 
 
 def parse_position(text: str) -> Position | None:
-    """A position, where ``text`` is one."""
+    """Return a position, where ``text`` is one."""
     try:
         return Position.parse(text)
     except Malformed:
@@ -236,5 +239,5 @@ def parse_position(text: str) -> Position | None:
 
 
 def crash_point(machine: MachineId, position: Position, time: int) -> RecoveryPoint:
-    """A point that the stream holds by itself: its id is its position."""
+    """Return a point that the stream holds by itself: its id is its position."""
     return RecoveryPoint(PointId(str(position)), machine, position, time, PointKind.CRASH_CONSISTENT)

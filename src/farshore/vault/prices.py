@@ -27,13 +27,13 @@ class Prices:
     gib_month: float
 
     def month(self, requests_a_day: Mapping[str, float], stored: int = 0) -> float:
-        """What a month with so many requests a day, by kind, and so many bytes costs."""
+        """Return what a month with so many requests a day, by kind, and so many bytes costs."""
         asked = sum(number * self.requests.get(kind, 0.0) for kind, number in requests_a_day.items())
         return asked * DAYS_A_MONTH + stored / _GIB * self.gib_month
 
 
 def read_prices(url: str, file: Path | None = None, table: str = "") -> Prices | None:
-    """The prices for the vault at ``url``; None where no table is for such a store. ``table``: the one to take.
+    """Return the prices for the vault at ``url``, or None if no table is for such a store. ``table``: the one to take.
 
     Raises NotFound and Malformed, naming the file and what is wrong in it.
     """

@@ -53,7 +53,8 @@ class RawTarget:
             os.posix_fadvise(self._handle, start, length, os.POSIX_FADV_DONTNEED)
 
     def zero(self, start: int, end: int) -> int:
-        """Zero ``[start, end)``, in a file by giving its space back; answer the bytes of zeroes that were written."""
+        """Zero ``[start, end)``, in a file by giving its space back; answer the bytes of zeroes that were
+        written."""
         if end <= start or (self.sparse and punch(self._handle, start, end - start)):
             return 0
         zeroes = memoryview(bytes(min(_STEP, end - start)))
@@ -62,7 +63,7 @@ class RawTarget:
 
 @contextlib.contextmanager
 def raw_target(path: Path, size: int, *, replace: bool) -> Iterator[RawTarget]:
-    """A target of ``size`` bytes at ``path``; whole and durable when the block ends without an error.
+    """Yield a target of ``size`` bytes at ``path``; whole and durable when the block ends without an error.
 
     Raises TooSmall where a device is too small, Refused where a file exists and may not be replaced, and as
     ``explained``.

@@ -29,7 +29,7 @@ class Meter:
             return self._others + time.thread_time() - self._began
 
     def add(self, seconds: float) -> None:
-        """Another thread used so many."""
+        """Add seconds that another thread used."""
         with self._lock:
             self._others += seconds
 
@@ -54,7 +54,7 @@ class ReaderThreads(ThreadPoolExecutor):
     def submit(
         self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
-        """As the base's."""
+        """Submit a call as the base class does, and count its processor time."""
         meter = _METER.get()
         if meter is None:
             return super().submit(fn, *args, **kwargs)

@@ -40,8 +40,7 @@ class Record:
 
 
 def record_names(store: Store) -> dict[str, list[RecordName]]:
-    """Of each kind and each part, by its folder, the records that are there, the one that counts last. Raises the
-    store's errors."""
+    """Return the records of each kind and part, by folder, with the one that counts last. Raises the store's errors."""
     found: dict[str, list[RecordName]] = {}
     for item in store.list(vault_names.INSTALLATION):
         name = RecordName.parse(item.name)
@@ -51,7 +50,7 @@ def record_names(store: Store) -> dict[str, list[RecordName]]:
 
 
 def newest_record(store: Store, like: RecordName) -> RecordName | None:
-    """The one that counts of the same kind and part; None if there is none. Raises the store's errors."""
+    """Return the one that counts of the same kind and part, or None if there is none. Raises the store's errors."""
     names = [name for item in store.list(like.folder) if (name := RecordName.parse(item.name)) is not None]
     return names[-1] if names else None
 
@@ -71,8 +70,8 @@ def read_record(store: Store, key: SealingKey, name: RecordName) -> Record:
 
 
 def read_records(store: Store, key: SealingKey) -> dict[str, Record]:
-    """The record that counts of each kind, whether the kind is known or not, with the rows of its parts. Raises as
-    read_record."""
+    """Return the record that counts of each kind, whether the kind is known or not, with the rows of its parts. Raises
+    as read_record."""
     read: dict[RecordName, Record] = {}  # of a busy installation few have changed since the try before
     for _ in range(_TRIES):
         newest = [names[-1] for names in record_names(store).values()]
@@ -87,8 +86,8 @@ def read_records(store: Store, key: SealingKey) -> dict[str, Record]:
 
 
 def whole(record: Record, every: Iterable[Record]) -> Record:
-    """A record with the rows of its parts, which are among ``every``. Parts of an older generation than the record's
-    are a displaced writer's, who came late."""
+    """Return a record with the rows of its parts, which are among ``every``. Parts of an older generation than the
+    record's are a displaced writer's, who came late."""
     kind, parts, generation = record.name.kind, record.parts, record.name.generation
     mine = [
         one
@@ -100,8 +99,8 @@ def whole(record: Record, every: Iterable[Record]) -> Record:
 
 
 def write_record(store: Store, key: SealingKey, name: RecordName, rows: Sequence[Row], now: int) -> bool:
-    """Create a record, or a part of one, and remove those that it replaces; False where a newer one is there or this
-    very one is another's: then look again. ``rows`` must have been read after all that is older was written."""
+    """Create a record, or a part of one, and remove those that it replaces; False if a newer one is there or this very
+    one is another's: then look again. ``rows`` must have been read after all that is older was written."""
     fields: Row = {"rows": list(rows)}
     if name.parts:
         fields |= {"parts": name.parts, "part": name.part}

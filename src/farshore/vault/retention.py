@@ -39,12 +39,12 @@ class EpochPlan:
     hot_from: int | None = None
 
     def spans(self) -> list[tuple[int, int]]:
-        """The half-open ranges of records that may be merged, each into one layer."""
+        """Return the half-open ranges of records that may be merged, each into one layer."""
         ends = sorted(one + 1 for one in self.kept if one and (self.hot_from is None or one < self.hot_from))
         return list(zip([1, *ends[:-1]], ends, strict=True)) if ends else []
 
     def keeps(self, sequence: int) -> bool:
-        """Whether the state at ``sequence`` stays."""
+        """Return whether the state at ``sequence`` stays."""
         return sequence in self.kept or (self.hot_from is not None and sequence >= self.hot_from)
 
 
@@ -59,9 +59,9 @@ def plan_retention(
     pins: Iterable[Position] = (),
     now: int | None = None,
 ) -> Plan:
-    """What stays of a machine with these points, which are sorted by position; ``pins`` are states in use, and what
-    was pinned in the vault stays beside them; ``now`` is ns since 1970 UTC. Raises Damaged where the epoch of a pinned
-    state is lost: what it rests on cannot be told then, and anything may be that."""
+    """Return what stays of a machine with these points, which are sorted by position; ``pins`` are states in use, and
+    what was pinned in the vault stays beside them; ``now`` is ns since 1970 UTC. Raises Damaged if the epoch of a
+    pinned state is lost: what it rests on cannot be told then, and anything may be that."""
     for pin in sorted(timeline.pinned):
         if pin.epoch not in timeline.epochs:
             raise Damaged(
@@ -97,7 +97,7 @@ def plan_retention(
 
 
 def leaving(machine: MachineVault, policy: ReplicationPolicy, pins: Iterable[Position] = ()) -> list[RecoveryPoint]:
-    """The points of a machine that a policy does not keep, oldest first. Raises the store's errors, Damaged."""
+    """Return the points of a machine that a policy does not keep, oldest first. Raises the store's errors, Damaged."""
     timeline = machine.timeline(with_condemned=True)
     plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)
     # Of those that are there: what was condemned before has left already.
@@ -110,8 +110,8 @@ def _kept(epoch: EpochPlan | None, sequence: int) -> bool:
 
 
 def believed(points: list[RecoveryPoint], now: int) -> list[RecoveryPoint]:
-    """The points, sorted by position, with times that can be: one of the future gets the time of the point after it,
-    and where none follows, of the newest that can be. Where none can be, they stay as they are."""
+    """Return the points, sorted by position, with times that can be: one of the future gets the time of the point after
+    it, and where none follows, of the newest that can be. Where none can be, they stay as they are."""
     limit = now + CLOCKS
     following = max((point.time for point in points if point.time <= limit), default=None)
     if following is None:

@@ -17,7 +17,8 @@ Salts = npt.NDArray[np.uint8]
 
 
 def as_salts(data: bytes | bytearray) -> Salts:
-    """View salts that follow each other as an array. The buffer must not change its size while the array is used."""
+    """View salts that follow each other as an array. The buffer must not change its size while the array is
+    used."""
     return np.frombuffer(data, np.uint8).reshape(-1, SALT_BYTES)
 
 
@@ -34,7 +35,7 @@ class SaltSet:
 
     @classmethod
     def of(cls, salts: Iterable[bytes]) -> SaltSet:
-        """The set of single salts."""
+        """Return the set of single salts."""
         return cls(as_salts(b"".join(salts)))
 
     def __len__(self) -> int:
@@ -47,17 +48,17 @@ class SaltSet:
         return self if not len(other) else SaltSet(np.concatenate([self.salts(), other.salts()]))
 
     def salts(self) -> Salts:
-        """All of them, sorted as their names are."""
+        """Return all of them, sorted as their names are."""
         words = np.empty((len(self._high), 2), ">u8")
         words[:, 0], words[:, 1] = self._high, self._low
         return words.view(np.uint8).reshape(-1, SALT_BYTES)
 
     def contains(self, salts: Salts) -> npt.NDArray[np.bool_]:
-        """Which of ``salts`` are in the set."""
+        """Return which of ``salts`` are in the set."""
         return self.places(salts) >= 0
 
     def places(self, salts: Salts) -> npt.NDArray[np.int64]:
-        """Where in the sorted set each of ``salts`` is; -1 for one that is not in it."""
+        """Return where in the sorted set each of ``salts`` is; -1 for one that is not in it."""
         high, low = _words(salts)
         found = np.full(len(high), -1, np.int64)
         place = np.searchsorted(self._high, high)
@@ -88,7 +89,7 @@ class SaltCollector:
             self.collected()
 
     def collected(self) -> SaltSet:
-        """All that were added."""
+        """Return all that were added."""
         self._found |= SaltSet(np.concatenate([np.zeros((0, SALT_BYTES), np.uint8), *self._more]))
         self._more, self._count = [], 0
         return self._found

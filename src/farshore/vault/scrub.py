@@ -56,7 +56,7 @@ class Scrubbed:
 
 
 def read_state(vault: Vault) -> ScrubState:
-    """How far the scrub has come; from the beginning where nothing can be read."""
+    """Return how far the scrub has come; from the beginning where nothing can be read."""
     try:
         fields = read_document(vault.store, vault.upkeep_key, vault_names.SCRUB)
         return ScrubState(**{name: fields[name] for name in ScrubState.__dataclass_fields__})
@@ -65,8 +65,8 @@ def read_state(vault: Vault) -> ScrubState:
 
 
 def scrub(vault: Vault, period: int, now: Callable[[], int], pace: Callable[[int], bool]) -> Scrubbed:
-    """One step. ``period`` (ns) is the time for a round; ``pace`` is told the bytes of each object read and answers
-    whether to go on. Raises the store's errors; what was read by then is not read again."""
+    """Return one step. ``period`` (ns) is the time for a round; ``pace`` is told the bytes of each object read and
+    answers whether to go on. Raises the store's errors; what was read by then is not read again."""
     state, moment = read_state(vault), now()
     if state.over and (not state.began or moment - state.began >= period):
         state = ScrubState(began=moment, structure=state.structure, finished=state.finished, over=False)
@@ -100,8 +100,8 @@ def scrub(vault: Vault, period: int, now: Callable[[], int], pace: Callable[[int
 
 
 def affecting_newest(vault: Vault, machine: MachineId, findings: Iterable[Finding]) -> list[Finding]:
-    """Those of a machine's findings that its newest point suffers from; a resync ends that. Raises the store's passing
-    errors."""
+    """Return those of a machine's findings that its newest point suffers from; a resync ends that. Raises the store's
+    passing errors."""
     # Without a cache: what was read before the damage proves nothing.
     try:
         fresh = Vault.open_with_vault_key(vault.store, bytes.fromhex(vault.key_hex), cache_bytes=0).machine(machine)

@@ -43,15 +43,15 @@ class SealingKey:
         self.id: bytes = blake3(secret, derive_key_context="farshore vault 1 key id").digest(16)
 
     def packs(self, salt: bytes) -> AESGCM:
-        """The cipher of the packs of the object with that salt."""
+        """Return the cipher of the packs of the object with that salt."""
         return AESGCM(blake3(self.secret + salt, derive_key_context="farshore vault 1 packs").digest(32))
 
     def index(self, salt: bytes) -> AESGCM:
-        """The cipher of the index of the object with that salt."""
+        """Return the cipher of the index of the object with that salt."""
         return AESGCM(blake3(self.secret + salt, derive_key_context="farshore vault 1 index").digest(32))
 
     def derive(self, purpose: str) -> bytes:
-        """32 bytes for another purpose."""
+        """Return 32 bytes for another purpose."""
         return bytes(blake3(self.secret, derive_key_context=f"farshore vault 1 {purpose}").digest(32))
 
 
@@ -67,7 +67,7 @@ class Sealer:
         self._lock = threading.Lock()
 
     def reserve(self, count: int) -> int:
-        """The first of ``count`` ordinals that nobody else gets."""
+        """Return the first of ``count`` ordinals that nobody else gets."""
         with self._lock:
             first = self._next
             self._next += count
@@ -78,7 +78,7 @@ class Sealer:
         return self._cipher.encrypt(_NONCE.pack(_PACK_DOMAIN, ordinal), squeeze(data, self._level), None)
 
     def prepare(self, data: Buffer) -> tuple[Buffer, int]:
-        """The compressed form of a pack, and the stored length it will have."""
+        """Return the compressed form of a pack, and the stored length it will have."""
         squeezed = squeeze(data, self._level)
         return squeezed, len(squeezed) + TAG_BYTES
 
@@ -100,12 +100,12 @@ class Sealer:
         return rows, sealed
 
     def finish(self, name: str, index: bytes, rows: PackRows) -> list[Buffer]:
-        """What follows the packs: sealed index and trailer."""
+        """Return what follows the packs: sealed index and trailer."""
         return seal_index(self.key, self.header, name, index, rows)
 
 
 def seal_index(key: SealingKey, header: Header, name: str, index: bytes, rows: PackRows) -> list[Buffer]:
-    """The sealed index and the trailer of an object whose packs ``rows`` lists."""
+    """Return the sealed index and the trailer of an object whose packs ``rows`` lists."""
     nonce = os.urandom(12)
     squeezed = squeeze(index, 3)
     offset = len(header.encode()) + int(rows["stored"].sum(dtype=np.int64))
@@ -114,7 +114,7 @@ def seal_index(key: SealingKey, header: Header, name: str, index: bytes, rows: P
 
 
 def open_index(key: SealingKey, trailer: Trailer, sealed: Buffer, name: str) -> bytes:
-    """The index's plaintext. Raises WrongKey where another key sealed it, Damaged where it was altered or moved."""
+    """Return the index's plaintext. Raises WrongKey if another key sealed it, Damaged if it was altered or moved."""
     if key.older is not None and trailer.header.key_id == key.older.id:
         key = key.older
     if trailer.header.key_id != key.id:
@@ -138,7 +138,7 @@ class PackOpener:
         self._name = name
 
     def open(self, sealed: Buffer, ordinal: int, raw: int, context: bytes | None = None) -> Buffer:
-        """A pack's ``raw`` bytes. Raises Damaged."""
+        """Return a pack's ``raw`` bytes. Raises Damaged."""
         try:
             return expand(self._cipher.decrypt(_NONCE.pack(_PACK_DOMAIN, ordinal), sealed, context), raw)
         except (InvalidTag, ValueError, zstandard.ZstdError) as cause:
@@ -163,7 +163,7 @@ class PackOpener:
 
 
 def squeeze(data: Buffer, level: int = PACK_LEVEL) -> Buffer:
-    """Compressed, where that is shorter; ``data`` itself otherwise."""
+    """Return ``data`` compressed if that is shorter, else unchanged."""
     compressors: dict[int, zstandard.ZstdCompressor] | None = getattr(_threads, "compressors", None)
     if compressors is None:
         compressors = _threads.compressors = {}
@@ -177,7 +177,7 @@ def squeeze(data: Buffer, level: int = PACK_LEVEL) -> Buffer:
 
 
 def expand(data: Buffer, raw: int) -> Buffer:
-    """The reverse of squeeze. Raises ValueError or ZstdError where the result is not ``raw`` bytes long."""
+    """Return the reverse of squeeze. Raises ValueError or ZstdError if the result is not ``raw`` bytes long."""
     if len(data) == raw:
         return data
     decompressor: zstandard.ZstdDecompressor | None = getattr(_threads, "decompressor", None)
@@ -191,5 +191,5 @@ def expand(data: Buffer, raw: int) -> Buffer:
 
 
 def concatenated(header: Header, packs: Sequence[Buffer], end: Sequence[Buffer]) -> list[Buffer]:
-    """The buffers of a whole object."""
+    """Return the buffers of a whole object."""
     return [header.encode(), *packs, *end]

@@ -54,11 +54,12 @@ class SealedBatch:
         return int(self.rows["stored"].sum(dtype=np.int64))
 
     def to_buffers(self) -> list[Buffer]:
-        """The self-contained form that may lie on a disk: nothing in it is readable without the machine's key."""
+        """Return the self-contained form that may lie on a disk: nothing in it is readable without the machine's
+        key."""
         return [self.header.encode(), self.rows.tobytes(), self.sealed_records, *self.packs]
 
     def payload(self, key: SealingKey) -> bytes:
-        """The bytes of all records, opened. Raises Damaged."""
+        """Return the bytes of all records, opened. Raises Damaged."""
         opener = PackOpener(key, self.header.salt, f"a sealed batch of {self.header.machine}")
         parts = zip(self.packs, self.rows, strict=True)
         return b"".join(opener.open(pack, int(row["ordinal"]), int(row["raw"])) for pack, row in parts)
@@ -105,7 +106,8 @@ class SegmentBuilder:
 
     @classmethod
     def from_sealed(cls, key: SealingKey, batches: Several[SealedBatch]) -> SegmentBuilder:
-        """A builder over batches from the spool: one salt, one epoch and role, neighbours. It cannot seal more."""
+        """Return a builder over batches from the spool: one salt, one epoch and role, neighbours. It cannot seal
+        more."""
         first = batches[0].header
         builder = cls(key, first.machine, first.epoch, first.role, Header(Kind.SEGMENT, first.salt, first.key_id))
         for batch in batches:
@@ -158,8 +160,8 @@ class SegmentBuilder:
         return SealedBatch(header, np.array(batch.records), rows, sealed, tuple(packs))
 
     def accepts(self, batch: SealedBatch) -> bool:
-        """Whether ``batch`` can be added: its salt is this segment's, it comes next, is not an hour younger, its times
-        do not fall (a time base begins with it), and the segment does not get too many records."""
+        """Return whether ``batch`` can be added: its salt is this segment's, it comes next, is not an hour younger, its
+        times do not fall (a time base begins with it), and the segment does not get too many records."""
         if batch.header.salt != self._header.salt or batch.header.records >= SEGMENT_RECORDS:
             return False
         if not self._batches:
@@ -174,14 +176,14 @@ class SegmentBuilder:
         return batch.first_sequence == self._batches[-1].end_sequence and age <= _LONGEST
 
     def add(self, batch: SealedBatch) -> None:
-        """Take a sealed batch that follows the last one. Raises Refused where `accepts` says no."""
+        """Take a sealed batch that follows the last one. Raises Refused if `accepts` says no."""
         if not self.accepts(batch):
             raise Refused(_OUT_OF_ORDER, remedy="Build the segment and begin another.")
         self._batches.append(batch)
         self._size += batch.size
 
     def build(self) -> SegmentObject:
-        """The segment's object. May be called again, also after more batches. Raises Refused where it is empty."""
+        """Return the segment's object. May be called again, also after more batches. Raises Refused if it is empty."""
         if not self._batches:
             raise Refused("An empty segment is not stored.", remedy="Add a batch first.")
         begin = self._batches[0].header.base_time

@@ -22,8 +22,8 @@ _FIELDS = ("hot_window", "keep_hourly", "keep_daily", "keep_weekly")
 
 
 def read(vault: Vault, machine: MachineId) -> ReplicationPolicy | None:
-    """The machine's policy as far as the vault knows it: its name and its retention; None if it does not. Raises
-    Damaged, the store's errors."""
+    """Return the machine's policy as far as the vault knows it: its name and its retention, or None if it does not.
+    Raises Damaged, the store's errors."""
     return _newest(vault, machine)[1]
 
 
@@ -48,7 +48,8 @@ def write(vault: Vault, machine: MachineId, policy: ReplicationPolicy) -> bool:
 
 
 def stored_or_all(vault: Vault, machine: MachineId) -> ReplicationPolicy:
-    """The retention that the vault knows, and for a machine of which it knows none, one by which every point stays."""
+    """Return the retention that the vault knows, and for a machine of which it knows none, one by which every point
+    stays."""
     return read(vault, machine) or KEEP_ALL
 
 

@@ -70,7 +70,7 @@ class Run:
     """Segments that do not connect: something before them is missing."""
 
     def cut(self, begin: int, end: int) -> list[Piece]:
-        """The segments that hold ``[begin, end)``, which lies within the run."""
+        """Return the segments that hold ``[begin, end)``, which lies within the run."""
         low, high = bisect_right(self.starts, begin) - 1, bisect_left(self.starts, end)
         pieces = []
         for place in range(low, high):
@@ -137,15 +137,16 @@ class Timeline:
         return self._pinned
 
     def layers(self, epoch: Epoch) -> list[StoredLayer]:
-        """Every layer of an epoch."""
+        """Return every layer of an epoch."""
         return self._layers.get(epoch, [])
 
     def data_layers(self, epoch: Epoch) -> list[StoredLayer]:
-        """The merged layers of an epoch."""
+        """Return the merged layers of an epoch."""
         return [one for one in self.layers(epoch) if one.layer.tier == DATA_TIER]
 
     def run(self, epoch: Epoch, role: Role, start: int = 1, stop: int | None = None) -> Run:
-        """The connected segments from ``start`` on, to the end or at least to ``stop``; empty where there are none."""
+        """Return the connected segments from ``start`` on, to the end or at least to ``stop``; empty if there are
+        none."""
         for limit in (None, stop):
             if (epoch, role, start, limit) in self._runs:
                 return self._runs[epoch, role, start, limit]
@@ -162,9 +163,9 @@ class Timeline:
         return found
 
     def behind(self, epoch: Epoch, start: int) -> Run:
-        """The connected segments of the journal from ``start`` on, where a segment that reaches further but begins
-        before ``start`` may be left out: enough for upkeep, and listed from there on instead of from where such a one
-        could begin, which may be days before."""
+        """Return the connected segments of the journal from ``start`` on, where a segment that reaches further but
+        begins before ``start`` may be left out: enough for upkeep, and listed from there on instead of from where such
+        a one could begin, which may be days before."""
         folder = vault_names.segments_folder(self.machine, epoch, Role.JOURNAL)
         after = vault_names.segments_from(self.machine, epoch, Role.JOURNAL, start)
         group = []
@@ -178,11 +179,11 @@ class Timeline:
         return found
 
     def last(self, epoch: Epoch) -> Sequence:
-        """The last journal sequence of an epoch that is stored without a gap."""
+        """Return the last journal sequence of an epoch that is stored without a gap."""
         return Sequence(self._spine(epoch)[1].end - 1)
 
     def newest(self, epoch: Epoch) -> tuple[Sequence, int] | None:
-        """The last journal sequence of an epoch and its time (ns); None where it has no journal."""
+        """Return the last journal sequence of an epoch and its time (ns), or None if it has no journal."""
         pieces, run = self._spine(epoch)
         if run.chain:
             return Sequence(run.end - 1), run.chain[-1].segment.last_time
@@ -193,15 +194,15 @@ class Timeline:
         return Sequence(pieces[-1].end - 1), time
 
     def segments(self, epoch: Epoch) -> Iterator[StoredSegment]:
-        """Every stored segment of an epoch's journal, whatever layers stand for it."""
+        """Yield every stored segment of an epoch's journal, whatever layers stand for it."""
         for item in self._store.list(vault_names.segments_folder(self.machine, epoch, Role.JOURNAL)):
             name = SegmentName.parse(item.name)
             if name is not None:
                 yield StoredSegment(name, item)
 
     def gap(self, epoch: Epoch) -> Gap | None:
-        """The first journal records of an epoch that are missing though later ones are stored, or though its document
-        was stored after them; None where there is no such hole."""
+        """Return the first journal records of an epoch that are missing though later ones are stored, or though its
+        document was stored after them, or None if there is no such hole."""
         run = self._spine(epoch)[1]
         behind: list[tuple[int, int, int, StoredSegment | StoredLayer]] = [
             (one.segment.first, one.segment.end, one.segment.last_time, one) for one in run.behind_gap
@@ -220,12 +221,12 @@ class Timeline:
         return None
 
     def gaps(self) -> list[Gap]:
-        """The gaps of all epochs, the oldest first."""
+        """Return the gaps of all epochs, the oldest first."""
         return [gap for epoch in sorted(self.epochs) if (gap := self.gap(epoch)) is not None]
 
     def chain(self, epoch: Epoch) -> list[EpochRecord]:
-        """The epochs that an epoch's states rest on, itself first. Raises NotFound where it has no document, Damaged
-        where one of the others has none."""
+        """Return the epochs that an epoch's states rest on, itself first. Raises NotFound if it has no document,
+        Damaged if one of the others has none."""
         chain = [self.record(epoch)]
         while (parent := chain[-1].parent) is not None:
             child = chain[-1].epoch
@@ -241,7 +242,7 @@ class Timeline:
         return chain
 
     def record(self, epoch: Epoch) -> EpochRecord:
-        """The epoch's document. Raises NotFound, Damaged."""
+        """Return the epoch's document. Raises NotFound, Damaged."""
         try:
             return self.epochs[epoch]
         except KeyError:
@@ -257,7 +258,7 @@ class Timeline:
             ) from None
 
     def ends(self, epoch: Epoch) -> Iterator[tuple[Sequence, int]]:
-        """Every listed end of a state, oldest first: the sequence and the time (ns) of its last record."""
+        """Yield every listed end of a state, oldest first: the sequence and the time (ns) of its last record."""
         pieces, run = self._spine(epoch)
         seen = 0
         for piece in pieces:
@@ -278,7 +279,7 @@ class Timeline:
             yield Sequence(stored.segment.end - 1), stored.segment.last_time
 
     def cover(self, epoch: Epoch, last: Sequence) -> list[Piece]:
-        """Layers and segments that hold the journal sequences 1 … ``last``, oldest first.
+        """Return layers and segments that hold the journal sequences 1 … ``last``, oldest first.
 
         Raises Damaged where one is missing, NotFound where the state inside a layer is gone.
         """
@@ -304,7 +305,8 @@ class Timeline:
         )
 
     def around(self, epoch: Epoch, sequence: Sequence, role: Role = Role.JOURNAL) -> StoredSegment | None:
-        """The segment that holds a journal record; None where retention has merged it, or is about to delete it."""
+        """Return the segment that holds a journal record; None where retention has merged it, or is about to delete
+        it."""
         folder = vault_names.segments_folder(self.machine, epoch, role)
         after = vault_names.segments_before(self.machine, epoch, role, sequence)
         for item in self._store.list(folder, after=after):
@@ -316,7 +318,8 @@ class Timeline:
         return None
 
     def between(self, epoch: Epoch, begin: int, end: int) -> list[Piece]:
-        """Layers and segments that hold the journal records ``[begin, end)``. Raises Damaged where one is missing."""
+        """Return layers and segments that hold the journal records ``[begin, end)``. Raises Damaged if one is
+        missing."""
         found = self._cover(epoch, begin, end)
         if found is None:
             raise Damaged(
@@ -326,7 +329,7 @@ class Timeline:
         return found
 
     def marked(self, epoch: Epoch) -> list[Sequence]:
-        """Where stored points lie in an epoch, oldest first; one where two lie is there twice."""
+        """Return where stored points lie in an epoch, oldest first; one where two lie is there twice."""
         if epoch not in self._marked:
             folder = vault_names.points_folder(self.machine)
             after = vault_names.points_before(self.machine, epoch)
@@ -341,7 +344,7 @@ class Timeline:
         return self._marked[epoch]
 
     def overlay(self, epoch: Epoch, end: Sequence) -> list[Piece]:
-        """The segments of the base overlay, sequences 1 … ``end`` - 1. Raises Damaged where one is missing."""
+        """Return the segments of the base overlay, sequences 1 … ``end`` - 1. Raises Damaged if one is missing."""
         if end <= 1:
             return []
         run = self.run(epoch, Role.BASE)

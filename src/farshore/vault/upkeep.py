@@ -77,8 +77,8 @@ def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
 
 
 def renew_directories(vault: Vault, collection: Collection) -> int:
-    """Cover the packs that a collection left by directories; answer how many were written. A convenience: what keeps
-    it from it is logged, and ends nothing else. Those of a domain whose key is lost stay as they are."""
+    """Cover the packs that a collection left by directories; answer how many were written. A convenience: what
+    keeps it from it is logged, and ends nothing else. Those of a domain whose key is lost stay as they are."""
     written = 0
     try:
         there = {int(name, 16) for name in vault.store.folders(vault_names.DIRECTORIES) if _DOMAIN.fullmatch(name)}
@@ -136,7 +136,7 @@ class Usage:
 
 
 def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int] = time.time_ns) -> Usage:
-    """What takes how much; with ``policy_of``, what collection under it would free as things stand."""
+    """Return what takes how much; with ``policy_of``, what collection under it would free as things stand."""
     found = Usage()
     moment = now()
     for item in vault.store.list(""):
@@ -160,7 +160,7 @@ def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int
 
 
 def unused_chunks(vault: Vault, dead: Mapping[str, int]) -> int:
-    """Stored bytes of the chunks that no base map names, in packs that are alive. Reads every base map."""
+    """Return stored bytes of the chunks that no base map names, in packs that are alive. Reads every base map."""
     named = NamedChunks(PackNumbers())
     for machine_id in vault.machines():
         try:
@@ -177,5 +177,5 @@ def unused_chunks(vault: Vault, dead: Mapping[str, int]) -> int:
 
 
 def one_policy(policy: ReplicationPolicy) -> PolicyOf:
-    """The same policy for every machine."""
+    """Return the same policy for every machine."""
     return lambda _machine: policy

@@ -66,8 +66,8 @@ class Vault:
 
     @classmethod
     def create(cls, store: Store, owner: KeyWrapper) -> Vault:
-        """Make a vault in an empty store. Raises Refused where there is one already, Unsupported where the store does
-        not keep what a vault rests on (see promises).
+        """Make a vault in an empty store. Raises Refused if there is one already, Unsupported if the store does not
+        keep what a vault rests on (see promises).
 
         One that this owner's key opens and that holds no machine is taken for what this call makes: the answer to an
         earlier try may have been lost."""
@@ -121,7 +121,7 @@ class Vault:
         return cls(store, VaultId(read_descriptor(store)["vault"]), keys, cache_bytes, indexes)
 
     def over(self, store: Store, cache_bytes: int) -> Vault:
-        """The same vault, read and written through another store, with caches of its own."""
+        """Return the same vault, read and written through another store, with caches of its own."""
         return Vault(store, self.id, self._keys, cache_bytes)
 
     def add_owner(self, owner: KeyWrapper) -> None:
@@ -130,7 +130,7 @@ class Vault:
         self._change_slots(lambda slots: [*slots, owner.wrap(secret, vault_id)])
 
     def remove_owner(self, owner: KeyWrapper) -> None:
-        """Take an owner key's slots away. Raises WrongKey where it has none, Refused where no other key is left."""
+        """Take an owner key's slots away. Raises WrongKey if it has none, Refused if no other key is left."""
 
         def without(slots: list[Slot]) -> list[Slot]:
             rest = [slot for slot in slots if owner.unwrap(slot, self.id) is None]
@@ -205,7 +205,7 @@ class Vault:
         return self.chunk_store().keys.hash
 
     def chunk_store(self, domain: int = 0, machine: MachineId | None = None) -> ChunkStore:
-        """The chunks of a deduplication domain; 0 is the installation's. For ``machine``, see KeySource."""
+        """Return the chunks of a deduplication domain; 0 is the installation's. For ``machine``, see KeySource."""
         with self._lock:
             found = self._chunks.get(domain)
         if found is None:
@@ -224,13 +224,13 @@ class Vault:
             one.close()
 
     def chunk_key_of(self, name: str) -> SealingKey:
-        """The key that a chunk pack or a chunk directory is sealed under. Raises as chunk_store."""
+        """Return the key that a chunk pack or a chunk directory is sealed under. Raises as chunk_store."""
         domain = vault_names.directory_domain(name)
         return self.chunk_store(vault_names.chunk_domain(name) if domain is None else domain).keys.seal
 
     def domain(self, name: str) -> int:
-        """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name. Raises the
-        store's errors, Forbidden without the vault key."""
+        """Return the number of the deduplication domain called ``name``, made if it is new; 0 for the empty name.
+        Raises the store's errors, Forbidden without the vault key."""
         with self._lock:
             found = self._domains.get(name)
         if found is None:
@@ -240,30 +240,30 @@ class Vault:
         return found
 
     def domain_name(self, number: int) -> str:
-        """The name of a deduplication domain; empty for the installation's. Raises NotFound, Damaged, the store's
-        errors, Forbidden without the vault key."""
+        """Return the name of a deduplication domain; empty for the installation's. Raises NotFound, Damaged, the
+        store's errors, Forbidden without the vault key."""
         return "" if not number else self._root().domain_name(number)
 
     def domains(self) -> list[int]:
-        """The deduplication domains that have a key or a chunk, sorted."""
+        """Return the deduplication domains that have a key or a chunk, sorted."""
         keys = [vault_names.domain_of_key(item.name) for item in self.store.list(vault_names.DOMAIN_KEYS)]
         folders = self.store.folders(vault_names.CHUNKS)
         used = [vault_names.chunk_domain(f"{vault_names.CHUNKS}{one}/") for one in folders]
         return sorted({0, *used, *(one for one in keys if one)})
 
     def chunk_key_in_memory(self, domain: int) -> SealingKey | None:
-        """The key of a domain's chunks where it was read before."""
+        """Return the key of a domain's chunks where it was read before."""
         with self._lock:
             found = self._chunks.get(domain)
             return None if found is None else found.keys.seal
 
     def machines(self) -> list[MachineId]:
-        """The machines that the vault holds something of, sorted."""
+        """Return the machines that the vault holds something of, sorted."""
         return [MachineId(name) for name in self.store.folders(vault_names.MACHINES)]
 
     def machine(self, machine: MachineId, create: bool = False) -> MachineVault:
-        """One machine; ``create`` makes its key where nothing of it is there yet. Raises NotFound where it was never
-        protected or was erased, Damaged where its key is lost, Malformed."""
+        """Return one machine; ``create`` makes its key where nothing of it is there yet. Raises NotFound if it was
+        never protected or was erased, Damaged if its key is lost, Malformed."""
         while True:
             with self._lock:
                 found, erasures = self._machines.get(machine), self._erasures
@@ -276,18 +276,18 @@ class Vault:
                     return self._machines.setdefault(machine, MachineVault(self.store, machine, key, self._shared))
 
     def read_key(self, machine: MachineId) -> SealingKey:
-        """A machine's key as the store holds it now, made if the vault holds nothing of it. Raises as `machine`, and
-        Forbidden without the vault key."""
+        """Return a machine's key as the store holds it now, made if the vault holds nothing of it. Raises as `machine`,
+        and Forbidden without the vault key."""
         return self._root().machine(machine, create=True)
 
     def key_in_memory(self, machine: MachineId) -> SealingKey | None:
-        """A machine's key where it was read before."""
+        """Return a machine's key where it was read before."""
         with self._lock:
             found = self._machines.get(machine)
             return None if found is None else found.key
 
     def erased(self) -> set[MachineId]:
-        """The machines that were erased on purpose; remains of them may still be there."""
+        """Return the machines that were erased on purpose; remains of them may still be there."""
         return {MachineId(item.name.removeprefix(vault_names.ERASED)) for item in self.store.list(vault_names.ERASED)}
 
     def erase_machine(self, machine: MachineId) -> None:
@@ -304,7 +304,8 @@ class Vault:
             self._erasures += 1
 
     def stored_key(self, name: str) -> SealingKey:
-        """A key as the store holds it now, whatever this vault has in memory. Raises NotFound, Damaged, WrongKey."""
+        """Return a key as the store holds it now, whatever this vault has in memory. Raises NotFound, Damaged,
+        WrongKey."""
         return self._root().stored(name)
 
     def _root(self) -> StoredKeys:
@@ -321,7 +322,7 @@ def _descriptor_text(descriptor: dict[str, Any]) -> bytes:
 
 
 def read_descriptor(store: Store) -> dict[str, Any]:
-    """The vault's descriptor. Raises NotFound where there is no vault, Damaged, Unsupported."""
+    """Return the vault's descriptor. Raises NotFound if there is no vault, Damaged, Unsupported."""
     return _newest(store)[1]
 
 

@@ -116,8 +116,8 @@ class DiskView:
         return None
 
     def journal_over_base(self) -> tuple[list[EntryLevel], DiskView] | None:
-        """The levels of the journal, the newest first, and a view of the base alone, where nothing lies below the
-        base; None for a state of several epochs. The base's view is this one's and needs no closing."""
+        """Return the levels of the journal, the newest first, and a view of the base alone, where nothing lies below
+        the base; None for a state of several epochs. The base's view is this one's and needs no closing."""
         journal = [level for level in self._levels if isinstance(level, EntryLevel)]
         base = self._levels[len(journal) :]
         if len(base) > 1 or any(isinstance(level, EntryLevel) for level in base):
@@ -125,18 +125,18 @@ class DiskView:
         return journal, DiskView(self._label, self._size, base, self._threads)
 
     def only_map(self) -> MapLevel | None:
-        """The base map, where the view is nothing else and the map spans the disk."""
+        """Return the base map, where the view is nothing else and the map spans the disk."""
         level = self._levels[0] if len(self._levels) == 1 else None
         return level if isinstance(level, MapLevel) and level.size == self._size else None
 
     @contextlib.contextmanager
     def located(self, offset: int, length: int) -> Iterator[None]:
-        """Errors within say which bytes of which disk they keep from being read."""
+        """Add to errors within the context which bytes of which disk cannot be read."""
         with self._located(offset // BLOCK, -(-length // BLOCK)):
             yield
 
     def chunk_hashes(self, first: int, count: int) -> tuple[npt.NDArray[np.bool_], Hashes]:
-        """For ``count`` chunks from ``first`` on: whether the hash is known without reading data, and the hash.
+        """Return, for ``count`` chunks from ``first`` on, whether the hash is known without reading data, and the hash.
 
         A hash is a chunk's own only where the chunk has the same length now as when it was copied.
         """
@@ -150,7 +150,7 @@ class DiskView:
         return known | unknown, hashes
 
     def bases(self, first: int, count: int) -> Bases:
-        """What lies below the journals and overlays of ``count`` chunks from ``first`` on. Reads no data."""
+        """Return what lies below the journals and overlays of ``count`` chunks from ``first`` on. Reads no data."""
         unknown, known = np.ones(count, np.bool_), np.zeros(count, np.bool_)
         hashes, epochs = np.zeros((count, 32), np.uint8), np.zeros(count, np.int64)
         block, blocks = first * BLOCKS_PER_CHUNK, count * BLOCKS_PER_CHUNK
@@ -175,19 +175,19 @@ class DiskView:
         return Bases(hashes, known, epochs, touched, hidden)
 
     def below(self, epoch: int) -> DiskView:
-        """The base of ``epoch`` and what lies below it; 0: nothing at all, which is zero. It is this view's and needs
-        no closing."""
+        """Return the base of ``epoch`` and what lies below it; 0: nothing at all, which is zero. It is this view's and
+        needs no closing."""
         places = [place for place, one in enumerate(self._levels) if isinstance(one, MapLevel) and one.epoch == epoch]
         levels = self._levels[places[0] :] if places else []
         return DiskView(self._label, self._size, levels, self._threads)
 
     def entry_levels(self) -> list[EntryLevel]:
-        """The journals and overlays, the newest first."""
+        """Return the journals and overlays, the newest first."""
         return [level for level in self._levels if isinstance(level, EntryLevel)]
 
     def ends_of_maps(self, first: int, count: int) -> npt.NDArray[np.bool_]:
-        """Which of ``count`` chunks from ``first`` on are the last of a map of another length than the disk's: its hash
-        may be of fewer bytes."""
+        """Return which of ``count`` chunks from ``first`` on are the last of a map of another length than the disk's:
+        its hash may be of fewer bytes."""
         found = np.zeros(count, np.bool_)
         for level in self._levels:
             if isinstance(level, MapLevel) and level.size != self._size:
@@ -197,7 +197,8 @@ class DiskView:
         return found
 
     def chunks_in(self, first: int, count: int, objects: Set[str]) -> npt.NDArray[np.bool_]:
-        """Which of ``count`` chunks from ``first`` on, where no write touched them, lie in one of these objects."""
+        """Return which of ``count`` chunks from ``first`` on, where no write touched them, lie in one of these
+        objects."""
         undecided = np.ones(count, np.bool_)
         found = np.zeros(count, np.bool_)
         for level in self._levels:

@@ -29,8 +29,9 @@ _SHARED_MEMORY = _DEVICES / "shm"
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, replace: bool) -> Iterator[tuple[int, Path]]:
-    """An empty file, only its user's, open and locked, and where it is; named ``path`` when the block ends without an
-    error. Raises Refused where there is something that may not be replaced, or another writes it; and as ``explained``.
+    """Yield an empty file, only its user's, open and locked, and where it is; named ``path`` when the block ends
+    without an error. Raises Refused if there is something that may not be replaced, or another writes it; and as
+    ``explained``.
     """
     with explained(path):
         _check_name(path, replace)
@@ -62,7 +63,8 @@ def whole_file(path: Path, *, replace: bool) -> Iterator[tuple[int, Path]]:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Errors of the system on ``path`` become ours: only what passes by itself, or by making room, is TryLater."""
+    """Translate system errors on ``path`` within the context: those that pass by themselves or by freeing space become
+    TryLater."""
     try:
         yield
     except OSError as cause:
@@ -70,7 +72,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def is_block_device(path: Path) -> bool:
-    """Whether ``path`` is a block device."""
+    """Return whether ``path`` is a block device."""
     try:
         return stat.S_ISBLK(path.stat().st_mode)
     except OSError:
@@ -149,7 +151,7 @@ def _new_part(part: Path) -> int:
 
 
 def _hold(handle: int, part: Path) -> None:
-    """Lock the file, which the kernel undoes when its holder is killed. Raises Refused where another has it."""
+    """Lock the file, which the kernel undoes when its holder is killed. Raises Refused if another has it."""
     try:
         fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _LOCK)
         ours = os.path.samestat(os.fstat(handle), part.lstat())

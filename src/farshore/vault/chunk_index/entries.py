@@ -20,13 +20,13 @@ Mask = npt.NDArray[np.bool_]
 
 
 def hash_words(hashes: Hashes) -> tuple[Words, Words]:
-    """The first 16 bytes of each hash as two words: enough that keyed hashes never meet by chance."""
+    """Return the first 16 bytes of each hash as two words: enough that keyed hashes never meet by chance."""
     words = np.ascontiguousarray(hashes[:, :16]).view("<u8").reshape(-1, 2)
     return words[:, 0].astype(np.uint64), words[:, 1].astype(np.uint64)
 
 
 def entries_of(hashes: Hashes, locators: Locators, pack: int) -> Entries:
-    """The entries of one pack's chunks."""
+    """Return the entries of one pack's chunks."""
     entries = np.zeros(len(hashes), ENTRY)
     entries["high"], entries["low"] = hash_words(hashes)
     entries["pack"] = pack
@@ -36,7 +36,7 @@ def entries_of(hashes: Hashes, locators: Locators, pack: int) -> Entries:
 
 
 def locators_of(entries: Entries, salts: Salts) -> Locators:
-    """Where these chunks are."""
+    """Return where these chunks are."""
     locators = np.zeros(len(entries), LOCATOR)
     locators["salt"] = np.ascontiguousarray(salts[entries["pack"]]).view("V16")[:, 0]
     for field in ("ordinal", "offset", "stored"):
@@ -45,7 +45,8 @@ def locators_of(entries: Entries, salts: Salts) -> Locators:
 
 
 def merged(older: Entries, newer: Entries) -> Entries:
-    """Sorted by ``high``. Of two chunks with the same hash the older stays: base maps are likelier to name it."""
+    """Return all entries, sorted by ``high``. Of two chunks with the same hash the older stays: base maps are likelier
+    to name it."""
     entries = np.concatenate([older, newer])
     entries = entries[np.argsort(entries["high"], kind="stable")]
     return entries[np.concatenate(([True], entries["high"][1:] != entries["high"][:-1]))] if len(entries) else entries
@@ -60,7 +61,7 @@ class Pieces(NamedTuple):
     salts: Salts
 
     def find(self, high: Words, low: Words) -> tuple[Mask, Locators]:
-        """Which chunks are here, and where."""
+        """Return which chunks are here, and where."""
         found = np.zeros(len(high), np.bool_)
         locators = np.zeros(len(high), LOCATOR)
         for words, piece in self.pieces:
@@ -110,18 +111,18 @@ class Recent:
         return np.frombuffer(self._dead, np.bool_)
 
     def drop(self, gone: SaltSet) -> None:
-        """No longer find the chunks of these packs."""
+        """Remove the chunks of these packs from what can be found."""
         self.dead[gone.contains(self.salts)] = True
         # At once, or the dead one of two equal chunks would be taken for the older one that stays.
         alive = (piece[~self.dead[piece["pack"]]] for _, piece in self._pieces)
         self._pieces = tuple((piece["high"].copy(), piece) for piece in alive)
 
     def pieces(self) -> Pieces:
-        """What is here now."""
+        """Return what is here now."""
         return Pieces(self._pieces, self.dead, self.salts)
 
     def all(self) -> Entries:
-        """Every entry, sorted."""
+        """Return every entry, sorted."""
         found = np.zeros(0, ENTRY)
         for _, piece in self._pieces:
             found = merged(found, piece)

@@ -29,7 +29,7 @@ _RUN = re.compile(r"run-([0-9a-f]{32})")
 
 
 def private(path: str, flags: int) -> int:
-    """For ``open``: a new file is for its owner only."""
+    """Open a new file with mode 0600; an opener for ``open``."""
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
@@ -62,7 +62,7 @@ class RunFolder:
         self._unlock()
 
     def load(self) -> list[Run]:
-        """The runs, the oldest first. Removes what does not verify, and what broken-off writes left."""
+        """Return the runs, the oldest first. Removes what does not verify, and what broken-off writes left."""
         found: list[Run] = []
         try:
             for name in self._named():
@@ -79,7 +79,7 @@ class RunFolder:
         return found
 
     def new_run(self) -> tuple[bytes, Path]:
-        """A name that was never given, and the file that goes with it."""
+        """Return a name that was never given, and the file that goes with it."""
         run = secrets.token_bytes(RUN_BYTES)
         return run, self.path / f"run-{run.hex()}"
 

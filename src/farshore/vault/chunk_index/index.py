@@ -69,7 +69,7 @@ class ChunkIndex:
                 self._put_aside()
 
     def find(self, hashes: Hashes) -> tuple[Mask, Locators]:
-        """Which chunks are held, and where; ``hashes`` has shape (n, 32)."""
+        """Return which chunks are held, and where; ``hashes`` has shape (n, 32)."""
         high, low = hash_words(hashes)
         found = np.zeros(len(high), np.bool_)
         locators = np.zeros(len(high), LOCATOR)
@@ -92,13 +92,13 @@ class ChunkIndex:
         return found, locators
 
     def salts(self) -> SaltSet:
-        """The packs whose chunks can be found."""
+        """Return the packs whose chunks can be found."""
         with self._changed:
             parts = [one.salts[~one.dead] for one in self._parts()]
         return SaltSet(np.concatenate([np.zeros((0, SALT_BYTES), np.uint8), *parts]))
 
     def drop(self, gone: SaltSet) -> None:
-        """No longer find the chunks of these packs."""
+        """Remove the chunks of these packs from what can be found."""
         if not len(gone):
             return
         with self._changed:

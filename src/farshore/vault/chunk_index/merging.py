@@ -20,7 +20,7 @@ _STEP = 1 << 16
 
 
 def due(counts: Sequence[int], smallest: int) -> int:
-    """How many of the newest runs are to be merged, by the entries of each, the oldest first; 0 if none are."""
+    """Return how many of the newest runs are to be merged, by the entries of each, the oldest first; 0 if none are."""
     classes = [_class(count, smallest) for count in counts]
     most = newest = same = size = 0
     for number, one in enumerate(reversed(classes)):
@@ -56,7 +56,7 @@ class Merge:
         self.salts: Salts = np.concatenate([run.salts[~dead] for run, dead in zip(runs, self._dead, strict=True)])
 
     def parts(self) -> Iterator[Entries]:
-        """The entries in order, of the equal ones the oldest. Raises Untrusted."""
+        """Yield the entries in order, of the equal ones the oldest. Raises Untrusted."""
         steps = max(1, -(-self.most // _STEP))
         for step in range(steps):
             low, high = (step << 64) // steps, ((step + 1) << 64) // steps
@@ -73,5 +73,5 @@ class Merge:
             yield entries
 
     def dead_since(self) -> Mask:
-        """By the new numbers: the packs that died while the merge ran."""
+        """Return, by the new numbers, the packs that died while the merge ran."""
         return np.concatenate([run.dead[~dead] for run, dead in zip(self.runs, self._dead, strict=True)])

@@ -35,7 +35,7 @@ class Source(Protocol):
     size: int
 
     def read(self, start: int, length: int) -> bytes:
-        """Up to ``length`` bytes. Raises Untrusted if they cannot be read."""
+        """Return up to ``length`` bytes. Raises Untrusted if they cannot be read."""
         ...
 
 
@@ -121,11 +121,11 @@ class Run:
         return True
 
     def drop(self, gone: SaltSet) -> None:
-        """No longer find the chunks of these packs."""
+        """Remove the chunks of these packs from what can be found."""
         self.dead[gone.contains(self.salts)] = True
 
     def find(self, high: Words, low: Words) -> tuple[Mask, Locators]:
-        """Which chunks are here, and where. Raises Untrusted."""
+        """Return which chunks are here, and where. Raises Untrusted."""
         found = np.zeros(len(high), np.bool_)
         locators = np.zeros(len(high), LOCATOR)
         likely = np.flatnonzero(may_hold(self._tail.filter, high, low))
@@ -144,7 +144,7 @@ class Run:
         return found, locators
 
     def between(self, low: int, high: int) -> Entries:
-        """The entries with ``low`` <= high word < ``high``, sorted. Raises Untrusted."""
+        """Return the entries with ``low`` <= high word < ``high``, sorted. Raises Untrusted."""
         first = max(0, int(np.searchsorted(self._tail.fences, np.uint64(low), "right")) - 1)
         end = len(self._tail.fences)
         if high < 1 << 64:

@@ -56,7 +56,7 @@ class Footer(NamedTuple):
         return 8 * self.blocks + 8 * self.words + SALT_BYTES * self.packs
 
     def encode(self) -> bytes:
-        """The file's last bytes."""
+        """Return the file's last bytes."""
         body = FOOTER.pack(MAGIC, VERSION, *self, bytes(16))[:-16]
         return body + blake3(body).digest(16)
 
@@ -155,7 +155,7 @@ def decode_tail(footer: Footer, data: Buffer) -> Tail:
 
 
 def decode_block(run: bytes, number: int, data: Buffer) -> memoryview:
-    """The entries of a block, as bytes. Raises Untrusted."""
+    """Return the entries of a block, as bytes. Raises Untrusted."""
     view = memoryview(data)
     digest, found, count = _BLOCK.unpack_from(view)
     if digest != _digest(run, view[16:]) or found != number:
@@ -164,7 +164,7 @@ def decode_block(run: bytes, number: int, data: Buffer) -> memoryview:
 
 
 def may_hold(words: Words, high: Words, low: Words) -> Mask:
-    """Which chunks the filter lets pass: all that are there, and a few others."""
+    """Return which chunks the filter lets pass: all that are there, and a few others."""
     bits = _bits(low)
     passed: Mask = words[_word(high, len(words))] & bits == bits
     return passed

@@ -54,7 +54,7 @@ class CountedStore:
         return time.monotonic() - self._began
 
     def taken(self) -> tuple[int, int]:
-        """Bytes read, and requests of any kind, since this was asked last."""
+        """Return the number of bytes read, and requests of any kind, since this was asked last."""
         with self._lock:
             before, self._taken = self._taken, (self._read, sum(self._counts.values()))
             return self._taken[0] - before[0], self._taken[1] - before[1]
@@ -112,7 +112,7 @@ class SweepableCountedStore(CountedStore):
 
 
 def counted(inner: Store) -> CountedStore:
-    """A wrapper that can what ``inner`` can."""
+    """Return a wrapper that can what ``inner`` can."""
     return SweepableCountedStore(inner) if isinstance(inner, Sweepable) else CountedStore(inner)
 
 

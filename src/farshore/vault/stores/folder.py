@@ -254,7 +254,7 @@ def _vault_id(descriptor: bytes) -> str:
 
 
 def _link(temporary: Path, final: Path) -> None:
-    """Raises Unsupported where the file system has no second names: then nothing here can be created only."""
+    """Raises Unsupported if the file system has no second names: then nothing here can be created only."""
     try:
         os.link(temporary, final)
     except OSError as cause:

@@ -97,5 +97,5 @@ class SweepableOwnedStore(OwnedStore):
 
 
 def owned(store: Store) -> OwnedStore:
-    """``store`` with a guard that is to be set; able to sweep if the store is."""
+    """Return ``store`` with a guard that is to be set; able to sweep if the store is."""
     return SweepableOwnedStore(store) if isinstance(store, Sweepable) else OwnedStore(store)

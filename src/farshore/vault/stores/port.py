@@ -41,23 +41,24 @@ class Store(Protocol):
         ...
 
     def get(self, name: str) -> Buffer:
-        """The whole object. Raises NotFound."""
+        """Return the whole object. Raises NotFound."""
         ...
 
     def get_range(self, name: str, start: int, length: int) -> Buffer:
-        """Exactly ``length`` bytes from ``start``. Raises NotFound, or Damaged where the object is shorter."""
+        """Return exactly ``length`` bytes from ``start``. Raises NotFound, or Damaged if the object is shorter."""
         ...
 
     def get_ranges(self, name: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[Buffer]:
-        """Several ranges of one object, close ones fetched together. Raises as get_range."""
+        """Return several ranges of one object, close ones fetched together. Raises as get_range."""
         ...
 
     def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
-        """Objects below ``prefix`` (whole path elements, ending in /) with names greater than ``after``, sorted."""
+        """Return objects below ``prefix`` (whole path elements, ending in /) with names greater than ``after``,
+        sorted."""
         ...
 
     def folders(self, prefix: str) -> Sequence[str]:
-        """The path elements that directly follow ``prefix`` and have objects below them, sorted."""
+        """Return the path elements that directly follow ``prefix`` and have objects below them, sorted."""
         ...
 
     def delete(self, name: str) -> None:

@@ -27,9 +27,9 @@ _CLIENT_KEYS = ("allow_http", "timeout", "connect_timeout", "proxy_url", "proxy_
 
 
 def open_store(url: str) -> Store:
-    """The store at ``url``: ``file:///folder``, ``memory:///``, ``s3://bucket/prefix``, ``az://container/prefix``,
-    ``gs://bucket/prefix``. Credentials come from the environment, as each provider's own tools read them, and are
-    refused in the URL. Raises Malformed.
+    """Return the store at ``url``: ``file:///folder``, ``memory:///``, ``s3://bucket/prefix``,
+    ``az://container/prefix``, ``gs://bucket/prefix``. Credentials come from the environment, as each provider's own
+    tools read them, and are refused in the URL. Raises Malformed.
     """
     parts = urlsplit(url)
     if "#" in url or parts.path != "".join(one for one in parts.path if one.isprintable()) or "\\" in url:

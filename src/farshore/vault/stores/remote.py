@@ -162,7 +162,7 @@ def _translated(name: str) -> Iterator[None]:
 
 
 def _by_code(whole: str) -> FarshoreError | None:
-    """The error that the store's own code names; None if it is none of those."""
+    """The error that the store's own code names, or None if it is none of those."""
     for codes, kind, message, remedy in _CAUSES:
         found = re.search(rf"\b({codes})\b", whole)
         if found is not None:
