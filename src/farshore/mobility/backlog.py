@@ -116,7 +116,7 @@ class Backlog:
             self._changed.notify_all()
 
     def hold(self) -> None:
-        """The server cannot be reached: from now on, until something is acknowledged, everything goes to the file."""
+        """Send everything to the file, as the server cannot be reached, until something is acknowledged."""
         with self._changed:
             self._held = True
             if self._spill is not None:
@@ -124,7 +124,8 @@ class Backlog:
                     self._spill_all(self._spill)
 
     def head(self, timeout: float) -> Optional[EncodedBatch]:
-        """The oldest batch, which stays; None if there is none within ``timeout`` seconds or the backlog is closed.
+        """Return the oldest batch, which stays, or None if there is none within ``timeout`` seconds or the backlog is
+        closed.
 
         Raises Damaged where a batch cannot be read back from the file.
         """
@@ -136,7 +137,7 @@ class Backlog:
             return self._waiting[0].batch if self._waiting and not self._closed else None
 
     def behind_head(self, count: int) -> List[EncodedBatch]:
-        """Up to ``count`` batches that follow the oldest, as far as they are in memory already; they stay."""
+        """Return up to ``count`` batches that follow the oldest, as far as they are in memory already; they stay."""
         with self._changed:
             return [] if self._closed else [waiting.batch for waiting in islice(self._waiting, 1, 1 + count)]
 
@@ -178,7 +179,7 @@ class Backlog:
         return self._held or bool(self._waiting and time.monotonic() - self._waiting[0].since > PATIENCE_SECONDS)
 
     def _spill_all(self, spill: HrlFile) -> None:
-        """Have everything in the file, and only the oldest of it in memory. Raises NoSpace where not all has room."""
+        """Have everything in the file, and only the oldest of it in memory. Raises NoSpace if not all has room."""
         if self._unloaded():
             return  # then all of it is there
         alone: Deque[_Waiting] = deque()

@@ -46,7 +46,7 @@ class ChunkReceiver(Protocol):
     """The part of client.DataPlane that the copy uses."""
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
-        """One Verdict for each hash."""
+        """Return one Verdict for each hash."""
         ...
 
     def send_chunks(self, disk: DiskNumber, rows: npt.NDArray[Any], parts: Sequence[Buffer]) -> None:
@@ -181,7 +181,7 @@ class BaseCopy:
 
 
 def copied_bytes(runs: Sequence[Tuple[int, int]], size: int) -> int:
-    """Bytes of these runs of chunks on a disk of ``size`` bytes."""
+    """Return the number of bytes of these runs of chunks on a disk of ``size`` bytes."""
     return sum(length for _, length in _pieces(runs, size))
 
 
@@ -194,7 +194,7 @@ def _pieces(runs: Sequence[Tuple[int, int]], size: int) -> Iterator[Tuple[int, i
 
 
 def chunk_hashes(data: memoryview, key: bytes) -> npt.NDArray[np.uint8]:
-    """Shape (chunks, 32): the keyed hash of each chunk of ``data``; all zero for a chunk that is."""
+    """Return shape (chunks, 32): the keyed hash of each chunk of ``data``; all zero for a chunk that is."""
     found = np.zeros((-(-len(data) // CHUNK), 32), np.uint8)
     address = np.frombuffer(data, np.uint8).ctypes.data
     for index in range(len(found)):
@@ -252,9 +252,9 @@ class _Either(threading.Event):
         self._events = events
 
     def is_set(self) -> bool:
-        """Whether any is set."""
+        """Return whether any is set."""
         return any(event.is_set() for event in self._events)
 
     def wait(self, timeout: Any = None) -> bool:
-        """As Event.wait; the first event is waited for, the others are looked at before and after."""
+        """Wait for the first event as Event.wait does, and check the others before and after."""
         return self.is_set() or self._events[0].wait(timeout) or self.is_set()

@@ -52,7 +52,7 @@ class Journal:
         self.next_sequence = Sequence(1)
 
     def batch(self, piece: Piece) -> EncodedBatch:
-        """The next batch. Where the clock was set since the last one, all of it belongs to a new time base."""
+        """Return the next batch. Where the clock was set since the last one, all of it belongs to a new time base."""
         offset = wall_clock_offset(self._clock)
         if abs(offset - self._base) >= LEAST_STEP:
             self._base, self.latest = offset, 0
@@ -68,7 +68,7 @@ class Journal:
 
 
 def read_back(data: Buffer, machine: MachineId, epoch: Epoch, expected: Optional[Sequence]) -> Optional[EncodedBatch]:
-    """A batch that was written to the .hrl file, or None where it is not the one that must come next.
+    """Return a batch that was written to the .hrl file, or None if it is not the one that must come next.
 
     Raises Malformed or Damaged for bytes that are no whole batch.
     """

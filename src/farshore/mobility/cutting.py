@@ -25,11 +25,13 @@ class Cutting:
         self._last = now
 
     def cut(self, now: float) -> None:
-        """A batch was cut. Not to be called for a mark: a write that follows one need not wait for company."""
+        """Note that a batch was cut. Not to be called for a mark, so that a write after a mark need not wait for
+        others."""
         self._last = now
 
     def due_in(self, now: float, waiting: int, *, acknowledged: bool) -> float:
-        """Seconds until the records in the ring, ``waiting`` bytes, are to be cut. ``acknowledged``: no batch waits."""
+        """Return the seconds until the records in the ring, ``waiting`` bytes, are to be cut. ``acknowledged``: no
+        batch waits."""
         if waiting >= self._enough:
             return 0.0
         longest = cadence(self._asked.rpo).cut if acknowledged else LONGEST_CUT

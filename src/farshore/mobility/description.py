@@ -26,7 +26,8 @@ _MEMORY = Path("/proc/meminfo")
 
 
 def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] = ()) -> Description:
-    """The machine now, with these disks and those that are left out on purpose. Raises Refused for too many disks."""
+    """Return the machine now, with these disks and those that are left out on purpose. Raises Refused for too many
+    disks."""
     if len(disks) + len(left_out) > MOST_DISKS:
         raise Refused(
             f"This machine has {len(disks) + len(left_out)} disks, excluded ones too; the limit is {MOST_DISKS}.",
@@ -59,7 +60,7 @@ def describe(disks: Sequence[ProtectedDisk], left_out: Sequence[ProtectedDisk] =
 
 
 def hardware_id() -> str:
-    """The DMI UUID; empty where the firmware tells none, or one that is all zeroes or all ones."""
+    """Return the DMI UUID; empty if the firmware tells none, or one that is all zeroes or all ones."""
     try:
         found = _DMI_UUID.read_text(encoding="ascii").strip().lower()
     except OSError:

@@ -30,12 +30,12 @@ class Plan:
     chunks: Mapping[DiskNumber, ChunkRuns] = field(default_factory=dict)
 
     def joined(self, other: Plan) -> Plan:
-        """Both; what is copied twice does no harm."""
+        """Combine both changes. Copying something twice does no harm."""
         numbers = {*self.chunks, *other.chunks}
         return Plan({one: (*self.chunks.get(one, ()), *other.chunks.get(one, ())) for one in numbers})
 
     def without(self, numbers: AbstractSet[DiskNumber]) -> Plan:
-        """Less these disks."""
+        """Return the changes without these disks."""
         return Plan({number: runs for number, runs in self.chunks.items() if number not in numbers})
 
 
@@ -75,7 +75,7 @@ class DiskChanges:
         return self.plan()
 
     def plan(self) -> Plan:
-        """What the next epoch has to copy."""
+        """Return what the next epoch has to copy."""
         chunks: Dict[DiskNumber, ChunkRuns] = {one.number: ((0, -(-one.disk.size // CHUNK)),) for one in self.added}
         chunks.update({after.number: _new_chunks(before, after) for before, after in self.resized})
         return Plan({number: runs for number, runs in chunks.items() if runs})
@@ -86,7 +86,8 @@ def changes(
     after: Sequence[ProtectedDisk],
     suspect: AbstractSet[DiskNumber] = frozenset(),
 ) -> DiskChanges:
-    """What happened in between. Disks in ``suspect`` count as gone and come back: their accounts do not add up."""
+    """Return what happened in between. Disks in ``suspect`` count as gone and come back: their accounts do not add
+    up."""
     old = {one.number: one for one in before}
     new = {one.number: one for one in after}
     stayed = [

@@ -38,7 +38,7 @@ class DiskReader:
     """An open disk."""
 
     def __init__(self, disk: CopiedDisk) -> None:
-        """Raises Damaged where it cannot be opened, as it is gone, for one."""
+        """Raises Damaged if it cannot be opened, as it is gone, for one."""
         self.disk = disk
         try:
             self._descriptor = os.open(disk.path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)

@@ -572,8 +572,8 @@ class EpochRun:
 
 
 def wholly_dirty(dirty: Mapping[DiskNumber, Ranges], disks: Sequence[CopiedDisk]) -> Mapping[DiskNumber, ChunkRuns]:
-    """All chunks of the disks whose every block is dirty. Where it was written to is then not known, as a rule, and
-    most of it is as it was: so it is compared, which costs no bandwidth, rather than sent."""
+    """Return all chunks of the disks whose every block is dirty. Where it was written to is then not known, as a rule,
+    and most of it is as it was: so it is compared, which costs no bandwidth, rather than sent."""
     blocks = {number: count_blocks(ranges) for number, ranges in dirty.items()}
     whole = [disk for disk in disks if blocks.get(disk.number, 0) * BLOCK >= disk.size]
     return {disk.number: ((0, -(-disk.size // CHUNK)),) for disk in whole}

@@ -45,7 +45,7 @@ def write_out(mount_points: Sequence[str]) -> None:
 
 
 class Freeze:
-    """``with Freeze(points): …``: frozen inside. Raises TryLater where a file system cannot be frozen.
+    """``with Freeze(points): …``: frozen inside. Raises TryLater if a file system cannot be frozen.
 
     ``thaw`` raises TryLater where the guard had to thaw before: what was done inside then means nothing.
     """
@@ -71,7 +71,7 @@ class Freeze:
         return self
 
     def holds(self) -> bool:
-        """Whether everything is frozen for sure: the guard counts its time from later on than we do."""
+        """Return whether everything is frozen for sure: the guard counts its time from later on than we do."""
         return time.monotonic() < self._until
 
     def thaw(self) -> None:

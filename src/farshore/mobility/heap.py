@@ -17,7 +17,7 @@ _ARENAS = 2
 
 
 def bound_heap() -> bool:
-    """Whether the allocator took the settings. Call it before there are threads."""
+    """Return whether the allocator took the settings. Call it before there are threads."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -79,7 +79,7 @@ class Quiesced:
 
 
 def _check_safe(script: Path) -> None:
-    """Raise TryLater where somebody else could have written the script, or put it there."""
+    """Raise TryLater if somebody else could have written the script, or put it there."""
     real = script.resolve()
     for path in (script.parent.resolve(), *script.parent.resolve().parents, real, *real.parents):
         found = path.stat()

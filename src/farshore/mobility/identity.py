@@ -29,7 +29,7 @@ def enrol_machine(settings: Settings, url: str, pin: str, token: str, descriptio
 
 
 def machine_of(credentials: Credentials) -> MachineId:
-    """The machine that the certificate names. Raises Malformed."""
+    """Return the machine that the certificate names. Raises Malformed."""
     try:
         certificate = x509.load_pem_x509_certificate(credentials.certificate.encode())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

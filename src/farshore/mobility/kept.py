@@ -25,7 +25,7 @@ class Kept:
         self._bytes = 0
 
     def add(self, batch: EncodedBatch) -> None:
-        """The next one that was acknowledged."""
+        """Add the next acknowledged batch."""
         if self._batches and self._batches[-1].end != batch.first:
             self._batches.clear()
             self._bytes = 0
@@ -35,12 +35,13 @@ class Kept:
             self._drop()
 
     def stored(self, expected: int) -> None:
-        """Everything below this sequence is in the vault."""
+        """Drop everything below this sequence: it is in the vault."""
         while self._batches and self._batches[0].end <= expected:
             self._drop()
 
     def since(self, expected: int, end: int) -> Optional[List[EncodedBatch]]:
-        """The batches from sequence ``expected`` up to ``end``, in order; None where not all of them are here."""
+        """Return the batches from sequence ``expected`` up to ``end``, in order; None where not all of them are
+        here."""
         found = [batch for batch in self._batches if batch.first >= expected]
         if not found or found[0].first != expected or found[-1].end != end:
             return None

@@ -31,7 +31,7 @@ _MOST_HEADER = 16384
 
 
 def recovered() -> bool:
-    """Whether this machine was made by a recovery site of Farshore's own."""
+    """Return whether this machine was made by a recovery site of Farshore's own."""
     try:
         return _DMI_VENDOR.read_text(encoding="ascii", errors="replace").strip() == VENDOR
     except OSError:
@@ -66,7 +66,7 @@ class WayOut:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """In threads of its own, until the process ends or ``close``."""
+        """Serve connections in threads, until the process ends or ``close`` is called."""
         for name, target in (("led in", self._hear_host), ("led out", self._hear_process)):
             threading.Thread(target=target, name=name, daemon=True).start()
 

@@ -112,7 +112,7 @@ def enroll(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def run(settings: Settings, _options: argparse.Namespace) -> int:
-    """The service, until SIGTERM."""
+    """Run the service until SIGTERM."""
     credentials = Credentials.load(settings.credentials)
     machine = machine_of(credentials)
     clock = SystemClock()

@@ -42,7 +42,7 @@ def accept_named(given: Sequence[Path], kept: Path) -> None:
 
 
 def present(path: Path) -> Optional[Disk]:
-    """The disk at ``path``, or the one that it is a partition of. None if it is away now."""
+    """Return the disk at ``path``, or the one that it is a partition of. None if it is away now."""
     device = _device(path)
     if device is None:
         return None

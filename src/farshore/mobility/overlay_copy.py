@@ -90,7 +90,7 @@ def dirty_pieces(
     clock: Clock,
     recorded: Optional[RecordedSectors] = None,
 ) -> Iterator[Piece]:
-    """The dirty blocks as they are on the disks when each piece is asked for. Raises Damaged.
+    """Yield the dirty blocks as they are on the disks when each piece is asked for. Raises Damaged.
 
     Sectors that are ``recorded`` when they have been read are left out: what was read may be older than their records.
     """
@@ -118,7 +118,7 @@ def dirty_pieces(
 
 
 def spans(ranges: Ranges) -> Iterator[Tuple[int, int, npt.NDArray[np.int64]]]:
-    """(first block, end block, the dirty blocks among them) of each read."""
+    """Yield (first block, end block, the dirty blocks among them) of each read."""
     pieces: List[Tuple[int, int]] = []
     for start, count in ranges.tolist():
         for low in range(start, start + count, SPAN_BLOCKS):
@@ -171,7 +171,7 @@ def _unrecorded(
 def block_piece(
     disk: DiskNumber, first: int, data: memoryview, wanted: npt.NDArray[np.int64], sectors: int, time: int
 ) -> Piece:
-    """Records of the wanted blocks; neighbours that are alike (zero or not) are joined.
+    """Return records of the wanted blocks; neighbours that are alike (zero or not) are joined.
 
     ``data`` holds whole blocks from block ``first`` on; ``wanted`` are numbers of blocks in it, sorted; ``sectors`` is
     the disk's size. Nothing of the result refers to ``data``.

@@ -38,7 +38,7 @@ class Planes:
         return DataPlane(transport, self._machine, grant.epoch)
 
     def follow(self, url: str) -> None:
-        """The stream goes to this process server from now on; empty: nobody has said where."""
+        """Send the stream to this process server from now on; "" if none is known."""
         transport = self._transport
         if url and transport is not None and transport.url != url.rstrip("/"):
             log.info("The stream goes to another process server.", extra={"fields": {"from": transport.url, "to": url}})

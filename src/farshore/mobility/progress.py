@@ -36,13 +36,13 @@ class CopyProgress:
                 self._samples.popleft()
 
     def again(self, size: int) -> None:
-        """So much has to be covered once more."""
+        """Add bytes that have to be covered again."""
         with self._lock:
             self._done = max(0, self._total - size)
             self._samples = deque([(self._clock.monotonic(), self._done)])
 
     def report(self) -> Progress:
-        """For the heartbeat; a copy that stands still has an estimate that grows."""
+        """Return the progress for the heartbeat. The estimate grows while the copy stands still."""
         with self._lock:
             since, before = self._samples[0]
             elapsed, covered = self._clock.monotonic() - since, self._done - before

@@ -34,7 +34,7 @@ class ProtectedDisk:
     boot: bool = False
 
     def copied(self) -> CopiedDisk:
-        """For the copy."""
+        """Return the disk as the copy needs it."""
         ranges = tuple((one.start * SECTOR, one.end * SECTOR) for one in self.excluded)
         return CopiedDisk(self.number, self.disk.path, self.disk.size, ranges)
 
@@ -53,7 +53,7 @@ class DiskNumbers:
         self._unkept_told = False
 
     def number(self, disk: Disk) -> DiskNumber:
-        """The disk's number; a new disk gets the next one that was never given.
+        """Return the disk's number; a new disk gets the next one that was never given.
 
         Where the file cannot be written that is tried again at each call. A run that has not learnt of a number may
         give it to another disk: that costs a comparison, while a new disk without a number would not be protected.
@@ -79,12 +79,13 @@ class DiskNumbers:
 def protected_disks(
     numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path], without: Sequence[int]
 ) -> List[ProtectedDisk]:
-    """All disks of the machine, or those ``given`` that are there, less the numbers in ``without``. Raises NotFound."""
+    """Return all disks of the machine, or those ``given`` that are there, less the numbers in ``without``. Raises
+    NotFound."""
     return [one for one in all_disks(numbers, given, spill) if one.number not in without]
 
 
 def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]) -> List[ProtectedDisk]:
-    """The same before any is left out by its number. Raises NotFound."""
+    """Return the same before any is left out by its number. Raises NotFound."""
     disks = [disk for disk in map(present, given) if disk is not None] if given else find_disks()
     if not disks:
         raise NotFound("This machine has no disk that can be protected.", remedy="Name one with --disk.")
@@ -96,8 +97,8 @@ def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]
 
 
 def disks_seen(spill: Optional[Path] = None) -> FrozenSet[Tuple[str, str]]:
-    """(name, size) and (name, sequence) of every block device, the swap areas, and where the .hrl file lies, which
-    defragmenting may change: a cheap look that tells whether a closer one is due."""
+    """Return (name, size) and (name, sequence) of every block device, the swap areas, and where the .hrl file lies,
+    which defragmenting may change: a cheap look that tells whether a closer one is due."""
     found = {("swap", line.split()[0]) for line in SWAPS.read_text(encoding="utf-8").splitlines()[1:]}
     if spill is not None:
         with contextlib.suppress(OSError, Unsupported, Refused):
@@ -110,7 +111,7 @@ def disks_seen(spill: Optional[Path] = None) -> FrozenSet[Tuple[str, str]]:
 
 
 def spill_is_safe(path: Path, disks: Sequence[Disk]) -> bool:
-    """Whether the .hrl file at ``path`` may be written to: not if its own writes would be captured."""
+    """Return whether the .hrl file at ``path`` may be written to: not if its own writes would be captured."""
     try:
         file_ranges(path)
     except (Unsupported, Refused) as error:

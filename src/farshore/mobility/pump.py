@@ -50,7 +50,7 @@ class DrainedRecords(Protocol):
         ...
 
     def release(self) -> None:
-        """The records are not used any more."""
+        """Release the records: they are no longer used."""
         ...
 
 
@@ -63,7 +63,7 @@ class RecordSource(Protocol):
         ...
 
     def at_rest(self) -> bool:
-        """In bitmap mode: return once no record is under way any more, on whichever processor. False: data mode."""
+        """Wait, in bitmap mode, until no processor is adding a record any more. Return False in data mode."""
         ...
 
     @property
@@ -72,15 +72,15 @@ class RecordSource(Protocol):
         ...
 
     def position(self) -> int:
-        """How far the ring has been written."""
+        """Return how far the ring has been written."""
         ...
 
     def drained(self) -> int:
-        """How far it has been drained."""
+        """Return how far it has been drained."""
         ...
 
     def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[DrainedRecords]:
-        """The next records, none from position ``until`` on."""
+        """Return the next records, none from position ``until`` on."""
         ...
 
 
@@ -121,12 +121,12 @@ class Milestone:
         return self._failed
 
     def resolve(self, sequence: Sequence, time: int) -> None:
-        """The pump is there."""
+        """Report that the pump has reached the position."""
         self.sequence, self.time = sequence, time
         self._reached.set()
 
     def fail(self) -> None:
-        """It will never be reached."""
+        """Report that the position will never be reached."""
         self._failed = True
         self._reached.set()
 
@@ -185,7 +185,7 @@ class Pump:
         return Sequence(self._journal.next_sequence - 1)
 
     def show(self, observer: Optional[Callable[[Fragments], None]]) -> None:
-        """Have every record shown to ``observer`` as it is drained, in the pump's thread; None: to nobody."""
+        """Show every record to ``observer`` as it is drained, in the pump's thread. None stops that."""
         self._observer = observer
 
     def milestone(
@@ -194,7 +194,7 @@ class Pump:
         still: Callable[[], bool] = lambda: True,
         patch: Optional[Callable[[], Optional[Piece]]] = None,
     ) -> Milestone:
-        """Ask for one where the ring has been written to now; it fails unless ``still`` holds after that instant.
+        """Ask for a milestone at the ring's present end. It fails unless ``still`` holds after that instant.
 
         In data mode, asked after the position, every write until now lies before that position; in bitmap mode some
         may not be in the ring at all, so the milestone fails. So it does while missed blocks are still to be mended.
@@ -212,32 +212,33 @@ class Pump:
         return made
 
     def behind(self) -> float:
-        """For how many seconds, at most, the oldest record in the ring has waited; 0: there is none."""
+        """Return the seconds that the oldest record in the ring has waited at most; 0 if there is none."""
         waiting = self._held is not None or self._source.position() > self._source.drained()
         return max(0.0, self._clock.monotonic() - self._level) if waiting else 0.0
 
     def opened(self) -> None:
-        """Data mode has begun: from now on bitmap mode means that the epoch has ended."""
+        """Note that data mode has begun: from now on bitmap mode means that the epoch has ended."""
         self._opening = False
 
     def reopen(self) -> None:
-        """After an end, before data mode is entered again: another run will follow, and the journal is not whole until
-        ``mend`` is through."""
+        """Prepare for another run after an end, before data mode is entered again. The journal is not whole until
+        ``mend`` is done."""
         with self._lock:
             self._ended, self._opening, self._whole, self._mending = False, True, False, None
             self._recorded = RecordedSectors()
             self._at_rest = False
 
     def append(self, piece: Piece) -> bool:
-        """While no run is under way: put these records at the journal's end. False: the backlog is full, try again."""
+        """Append these records to the journal, while no run is active. Return False if the backlog is full; then try
+        again."""
         if self._held is not None and not self._put(self._held):
             return False
         self._emit(piece)
         return True
 
     def mend(self, read: Callable[[RecordedSectors], Iterator[Piece]]) -> None:
-        """Put blocks into the journal while draining goes on. ``read``: reads them when each piece is asked for, in the
-        pump's thread, and leaves out the sectors that are recorded by then."""
+        """Put missed blocks into the journal while draining continues. ``read`` reads them piece by piece, in the
+        pump's thread, and leaves out sectors that have a record by then."""
         assert self._recorded is not None
         self._mending = read(self._recorded)
         self._wake.set()
@@ -248,7 +249,7 @@ class Pump:
         return self._whole
 
     def run(self, stop: threading.Event) -> PumpState:
-        """Drain until the epoch has ended (ENDED) or ``stop`` is set (IDLE)."""
+        """Drain until the epoch has ended (returns ENDED) or ``stop`` is set (returns IDLE)."""
         state = PumpState.IDLE
         try:
             while not stop.is_set():

@@ -41,7 +41,7 @@ class RecordedSectors:
             self._recent.setdefault(DiskNumber(number), []).append(spans)
 
     def within(self, disk: DiskNumber, first: int, end: int) -> npt.NDArray[np.bool_]:
-        """For each of the sectors [first, end) whether a record changes it."""
+        """Return for each of the sectors [first, end) whether a record changes it."""
         steps = np.zeros(end - first + 1, np.int64)
         for level in self._folded(disk):
             low = int(np.searchsorted(level[:, 1], first, "right"))

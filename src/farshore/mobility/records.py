@@ -93,18 +93,18 @@ def within(piece: Piece, sizes: Mapping[DiskNumber, int]) -> Piece:
 
 
 def point_piece(point: PointPayload, time: int) -> Piece:
-    """A recovery point as a record; ``time`` is ns of the monotonic clock."""
+    """Return a recovery point as a record; ``time`` is ns of the monotonic clock."""
     payload = encode_point(point)
     return Piece(_marker(RecordKind.POINT, len(payload) // SECTOR), np.array([time], np.int64), payload)
 
 
 def mark_piece(time: int) -> Piece:
-    """The record that says that nothing more was written up to ``time``."""
+    """Return the record that says that nothing more was written up to ``time``."""
     return Piece(_marker(RecordKind.MARK, 0), np.array([time], np.int64), b"")
 
 
 def join(pieces: Sequence[Piece]) -> Piece:
-    """Pieces one after another as one."""
+    """Join pieces to one."""
     if len(pieces) == 1:
         return pieces[0]
     records = np.concatenate([piece.records for piece in pieces])

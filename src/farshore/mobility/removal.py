@@ -62,7 +62,7 @@ class Removal:
         return UninstallResult(removed=self._removed, stays=self._stays)
 
     def conclude(self) -> None:
-        """The server has heard it: end. ``finish`` follows when nothing writes any more."""
+        """End the service, as the server has the result. ``finish`` follows once nothing writes any more."""
         self.heard = True
         self._end()
 

@@ -27,7 +27,7 @@ class Stream(Protocol):
     """The part of client.DataPlane that replaying uses."""
 
     def status(self) -> StreamStatus:
-        """Where to go on."""
+        """Return where to go on."""
         ...
 
     def send_encoded(self, buffers: Sequence[Buffer]) -> Acknowledgement:

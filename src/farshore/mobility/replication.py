@@ -75,7 +75,7 @@ class Next:
 
 
 def after(ended: Ended) -> Next:
-    """What follows the end of an epoch."""
+    """Return what follows the end of an epoch."""
     if ended.why in (EpochEnd.OVERFLOW, EpochEnd.LEFT) or (ended.why is EpochEnd.ESCAPED and ended.consistent):
         return Next(EpochKind.HEAL, ended.position, ended.suspect)
     return Next()
@@ -144,14 +144,14 @@ class Replication:
         return self._no_spill if spill is None else spill.trouble
 
     def surroundings(self, server: str) -> Surroundings:
-        """What the checks of this machine are about; ``server``: the configuration server's URL."""
+        """Return what the checks of this machine are about; ``server``: the configuration server's URL."""
         streams_to = self._desired.process_server if self._desired else ""
         disks = [one.disk for one in self.disks]
         spill = self._settings.spill(self._machine)
         return Surroundings(self._settings, disks, [url for url in (server, streams_to) if url], spill)
 
     def want(self, desired: Desired) -> None:
-        """What the server wants now."""
+        """Take over what the server wants now."""
         before, self._desired = self._desired, desired
         self._limits.bandwidth.fixed = desired.bandwidth_limit
         self._limits.bandwidth.stretches = tuple((rate.since, rate.limit) for rate in desired.bandwidth)
@@ -174,7 +174,7 @@ class Replication:
 
     def hand_over(self, give_way: GiveWay) -> None:
         """End the epoch in good order, leave bitmap mode running, and call ``give_way``, which does not return unless
-        it fails. Raises TryLater where there is no consistent state to go on from, and what ``give_way`` raises."""
+        it fails. Raises TryLater if there is no consistent state to go on from, and what ``give_way`` raises."""
         run = self.current
         if self.fallback is not None:
             give_way(Position(Epoch(0), SequenceNumber(0)), self.disks, None)
@@ -202,7 +202,7 @@ class Replication:
         self._changed.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``."""
+        """Replicate until ``stop``."""
         watcher = threading.Thread(target=self._pass_on, args=(stop,), daemon=True)
         watcher.start()
         threading.Thread(target=self._watch_swaps, args=(stop,), daemon=True).start()
@@ -480,7 +480,8 @@ class Replication:
 
 
 def ring_for(memory: int) -> int:
-    """Bytes of the capture ring where the agent may use ``memory`` bytes: a power of two, a quarter at most."""
+    """Return the number of bytes of the capture ring where the agent may use ``memory`` bytes: a power of two, a
+    quarter at most."""
     return max(_SMALLEST_RING, 1 << (max(1, memory // 4).bit_length() - 1))
 
 

@@ -45,7 +45,7 @@ class Reporter:
         self._kernel_base: Dict[DiskNumber, int] = {}
 
     def heartbeat(self) -> Heartbeat:
-        """How things are now."""
+        """Return the agent's present state."""
         replication = self._replication
         run, capture = replication.current, replication.capture
         beat = Heartbeat(
@@ -93,7 +93,7 @@ class Reporter:
         return ClockStanding(steps=last.number, last=last.nanoseconds / 1e9, age=age)
 
     def answered(self, beat: Heartbeat) -> None:
-        """The server has this heartbeat."""
+        """Note that the server has this heartbeat."""
         self._lookout.told(beat.findings)
         if beat.proof is not None:
             self._differences = beat.proof.differences

@@ -35,7 +35,7 @@ class Pauses:
             raise Stopped
 
     def reset(self) -> None:
-        """It went well: begin with short pauses again."""
+        """Begin with short pauses again, after a success."""
         self._next = FIRST_PAUSE
 
 

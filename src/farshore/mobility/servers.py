@@ -38,7 +38,7 @@ class Servers:
         self._turned = 0.0
 
     def answered(self) -> None:
-        """The server that is spoken to has answered a heartbeat."""
+        """Note that the current server has answered a heartbeat."""
         self._silent_since = None
         here, announced = self._server.url, self._server.servers[:MOST]
         if not announced:
@@ -58,7 +58,7 @@ class Servers:
             self._save()
 
     def failed(self) -> None:
-        """A heartbeat had no answer: after a while, turn to the next server of the list."""
+        """Note that a heartbeat had no answer. After a while, switch to the next server of the list."""
         now = self._clock.monotonic()
         if self._silent_since is None:
             self._silent_since = self._turned = now

@@ -44,7 +44,7 @@ class Services:
         self._systemctl = systemctl
 
     def stop(self, seconds: float) -> List[str]:
-        """Stop them; those that have not ended after ``seconds``. Raises TryLater where systemd does not answer."""
+        """Stop them; those that have not ended after ``seconds``. Raises TryLater if systemd does not answer."""
         end = time.monotonic() + seconds
         wanted = self._to_stop()
         if not wanted:

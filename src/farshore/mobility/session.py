@@ -66,7 +66,7 @@ class Session:
         self._last_app_point: Optional[float] = None
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``."""
+        """Report to the configuration server until ``stop``."""
         every = _FIRST_SECONDS
         while not stop.is_set():
             every = self._beat(every)

@@ -84,5 +84,5 @@ class Settings:
         return (RUNTIME if self.state == STATE else self.state) / "status.json"
 
     def spill(self, machine: str) -> Path:
-        """The .hrl file."""
+        """Return the .hrl file."""
         return self.state / f"{machine}.hrl"

@@ -56,7 +56,7 @@ class Stillness(Protocol):
     """farshore.mobility.freezing.Freeze, inside its block."""
 
     def holds(self) -> bool:
-        """Whether nothing can be written for sure."""
+        """Return whether nothing can be written for sure."""
         ...
 
 
@@ -95,7 +95,7 @@ class Shutdown:
         self._ours = ours
 
     def recover(self) -> None:
-        """The agent begins: one before it may have died on the way."""
+        """Recover, at the agent's start, from a shutdown that an earlier run did not finish."""
         self._services.start_again()
 
     def carry_out(

@@ -44,7 +44,7 @@ class HrlFile:
     """``start``, ``end`` and the offsets given out are logical offsets, see formats.hrl."""
 
     def __init__(self, path: Path, machine: MachineId, capacity: Optional[int]) -> None:
-        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace where it cannot be had.
+        """Open the file, or make it ``capacity`` + 4096 bytes large. Raises NoSpace if it cannot be had.
 
         ``capacity`` None: open one that is there, whatever its size; raises NotFound where it is none of this machine.
         """
@@ -90,7 +90,7 @@ class HrlFile:
         self._put_header()
 
     def try_out(self) -> None:
-        """Raises NoSpace where the file cannot be written to."""
+        """Check that the file can be written to. Raises NoSpace."""
         self._put_header()
 
     def append(self, batch: EncodedBatch) -> None:
@@ -112,7 +112,8 @@ class HrlFile:
         self.end = position
 
     def read(self, offset: int, expected: Optional[Sequence] = None) -> Optional[Tuple[EncodedBatch, int]]:
-        """The batch at ``offset`` and the offset after it; None at the end, torn or not, or where it is unreadable."""
+        """Return the batch at ``offset`` and the offset after it; None at the end, torn or not, or where it is
+        unreadable."""
         try:
             frame = decode_frame(self._read(offset, FRAME_BYTES), offset, self.capacity)
             if frame is None:
@@ -129,7 +130,7 @@ class HrlFile:
         return None if batch is None else (batch, frame.end)
 
     def advance(self, offset: int) -> None:
-        """Frames before ``offset`` are acknowledged; their room may be used again.
+        """Free the room of frames before ``offset``, which are acknowledged.
 
         Where that cannot be written down, ``trouble`` tells: another run offers the server again what it has already.
         """
@@ -159,7 +160,7 @@ class HrlFile:
             found = self.read(offset, expected)
 
     def _read_header(self, capacity: Optional[int]) -> Optional[HrlHeader]:
-        """The header of a file that can go on being used; None where it must be laid out anew."""
+        """The header of a file that can go on being used, or None if it must be laid out anew."""
         try:
             block = os.pread(self._descriptor, HEADER_BYTES, 0)
         except OSError as error:

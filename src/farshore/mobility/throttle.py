@@ -63,7 +63,7 @@ class Courtesy:
         self.share = share
 
     def begin(self) -> None:
-        """A copy begins. Who wanted the processors before it tells nothing: it starts with its share and looks.
+        """Begin a copy with its full share, as processor use from before says nothing.
 
         Heals do without: most are over before a look, and there are no new points until then.
         """
@@ -73,7 +73,7 @@ class Courtesy:
 
     @contextlib.contextmanager
     def copying(self) -> Iterator[None]:
-        """What the calling thread does in this context is a copy's work."""
+        """Count the calling thread's work in this context as a copy's."""
         before = self._thread_seconds()
         try:
             yield
@@ -83,7 +83,7 @@ class Courtesy:
                 self._copied += used
 
     def pause(self, *, urgent: bool = False) -> float:
-        """Seconds that the copy is to rest before its next piece of work."""
+        """Return the seconds that the copy is to rest before its next piece of work."""
         with self._lock:
             use = self._meter()
             before, self._last = self._last, use
@@ -102,7 +102,7 @@ class Courtesy:
 
 
 def spare(before: Use, after: Use) -> float:
-    """What part of the machine's processor time the other programs leave to us, a reserve apart."""
+    """Return what part of the machine's processor time the other programs leave to us, a reserve apart."""
     total = after.total - before.total
     if total <= 0:
         return 0.0
@@ -110,7 +110,7 @@ def spare(before: Use, after: Use) -> float:
 
 
 def measure(clock: Clock) -> Use:
-    """Now, for this process and this machine."""
+    """Return the processor times of this process and this machine now."""
     fields = [int(field) for field in _STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     ticks = os.sysconf("SC_CLK_TCK")
     idle = (fields[3] + fields[4]) / ticks

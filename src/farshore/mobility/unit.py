@@ -39,7 +39,8 @@ def _called(arguments: Sequence[str], seconds: float) -> Any:
 
 
 def is_service(cgroup: Path = CGROUP) -> bool:
-    """Whether this process is the one that the unit started: another agent's unit, and its machine, are not ours."""
+    """Return whether this process is the one that the unit started: another agent's unit, and its machine, are not
+    ours."""
     try:
         return any(line.endswith(f"/{UNIT}") for line in cgroup.read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):

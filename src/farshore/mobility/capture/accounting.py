@@ -114,7 +114,7 @@ class Verdict:
 
 
 def narrow(ledger: Ledger, sample: Sample) -> Tuple[Ledger, Verdict]:
-    """The ledger with one sample more, and what it now says. After a gap or blindness the ledger starts anew."""
+    """Return the ledger with one sample more, and what it now says. After a gap or blindness the ledger starts anew."""
     kernel, before, after = sample.kernel, sample.before, sample.after
     if sample.idle and before.bios == after.bios:
         low = high = kernel.written - after.written + after.written_refused
@@ -145,7 +145,7 @@ def _narrow(interval: Interval, low: int, high: int) -> Tuple[Interval, Verdict]
 
 
 def compare_delivery(before: Counters, delivered: Optional[int], after: Counters, known: int) -> Verdict:
-    """Did every record come out of the ring that was put into it? ``known`` is the shortfall told of already.
+    """Check that every record that was put into the ring came out of it. ``known`` is the shortfall reported before.
 
     ``delivered`` are the bytes that the reader had drained, with nothing left in the ring, between the two looks; None
     if something was left. The program counts a record after it is in the ring, so a shortfall is no passing matter.
@@ -157,7 +157,7 @@ def compare_delivery(before: Counters, delivered: Optional[int], after: Counters
 
 
 def all_counted(ledger: Ledger, kernel: DiskStat, after: Counters) -> bool:
-    """Has the kernel counted, as completed, everything that was submitted? Also true while that cannot be told."""
+    """Return whether the kernel has counted as completed everything that was submitted; True if that is not known."""
     written, discarded = ledger.written, ledger.discarded
     if written.width != 0 or discarded.width != 0:
         return True
@@ -168,7 +168,7 @@ def all_counted(ledger: Ledger, kernel: DiskStat, after: Counters) -> bool:
 
 
 def worst(*verdicts: Verdict) -> Verdict:
-    """The worst of them, with all gaps added up."""
+    """Return the worst of them, with all gaps added up."""
     order = list(State)
     state = max((one.state for one in verdicts), key=order.index, default=State.OK)
     return Verdict(state, sum(one.gap for one in verdicts))

@@ -36,18 +36,19 @@ class Area:
 
 
 def words_for(sectors: int, shift: int) -> int:
-    """Words of an area for a disk of so many sectors."""
+    """Return words of an area for a disk of so many sectors."""
     return max(1, -(-sectors // (WORD_BITS << shift)))
 
 
 def slot_words_for(sizes: Iterable[int], most_words: int) -> int:
-    """Words of a slot for disks of these sizes in sectors, with as much again for disks that come or grow later."""
+    """Return words of a slot for disks of these sizes in sectors, with as much again for disks that come or grow
+    later."""
     exact = sum(words_for(sectors, SMALLEST_SHIFT) for sectors in sizes)
     return min(max(2 * exact, 1 << 17), most_words)
 
 
 def shift_for(sizes: Sequence[int], slot_words: int) -> int:
-    """The finest shift at which disks of these sizes in sectors fill no more than half of a slot together."""
+    """Return the finest shift at which disks of these sizes in sectors fill no more than half of a slot together."""
     shift = SMALLEST_SHIFT
     while sum(words_for(sectors, shift) for sectors in sizes) > max(slot_words // 2, len(sizes)):
         shift += 1
@@ -55,7 +56,8 @@ def shift_for(sizes: Sequence[int], slot_words: int) -> int:
 
 
 def place(sectors: int, taken: Sequence[Area], slot_words: int, shift: int = SMALLEST_SHIFT) -> Area:
-    """An area for a disk beside those taken, at ``shift`` or the finest above it that leaves half of a hole free.
+    """Return an area for a disk beside those taken, at ``shift`` or the finest above it that leaves half of a hole
+    free.
 
     Half, so that there is room for the next disk. Raises Refused when the slot has no free word left.
     """
@@ -81,7 +83,7 @@ def _holes(taken: Sequence[Area], slot_words: int) -> List[Tuple[int, int]]:
 
 
 def dirty_ranges(words: npt.NDArray[np.uint64], shift: int, sectors: int) -> Ranges:
-    """The dirty blocks of an area's words (each bit 2**shift sectors), cut at the disk's end.
+    """Return the dirty blocks of an area's words (each bit 2**shift sectors), cut at the disk's end.
 
     Works through the words a piece at a time: memory is bounded by the ranges found.
     """
@@ -100,7 +102,7 @@ def dirty_ranges(words: npt.NDArray[np.uint64], shift: int, sectors: int) -> Ran
 
 
 def union(ranges: Sequence[Ranges], blocks: int) -> Ranges:
-    """One sorted set of ranges out of several, cut at ``blocks``."""
+    """Return one sorted set of ranges out of several, cut at ``blocks``."""
     filled = [one for one in ranges if len(one)]
     if not filled:
         return NO_RANGES
@@ -123,6 +125,6 @@ def _joined(spans: npt.NDArray[np.int64], blocks: int) -> Ranges:
 
 
 def count_blocks(ranges: Ranges) -> int:
-    """Blocks in all of the ranges."""
+    """Return the number of blocks in all ranges."""
     total: Any = ranges[:, 1].sum()
     return int(total)

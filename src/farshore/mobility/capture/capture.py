@@ -157,7 +157,8 @@ class Capture:
     # ---- the ring ----
 
     def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[RecordBatch]:
-        """The next records in ring order (dtype layout.RING_RECORD), None if there are none; release it when done.
+        """Return the next records in ring order (dtype layout.RING_RECORD), None if there are none; release it when
+        done.
 
         At most ``max_bytes`` of the ring, and nothing from ring position ``until`` on.
         """
@@ -169,11 +170,11 @@ class Capture:
         return self._program.ring.size
 
     def position(self) -> int:
-        """The ring position now: every write submitted before the call, in data mode, lies before it."""
+        """Return the ring position now: every write submitted before the call, in data mode, lies before it."""
         return self._program.ring.position()
 
     def drained(self) -> int:
-        """How far ``drain`` has come: a ring position."""
+        """Return how far ``drain`` has come: a ring position."""
         return self._program.ring.drained()
 
     # ---- modes ----
@@ -189,7 +190,7 @@ class Capture:
         return CaptureMode.DATA if self._program.in_data_mode() else CaptureMode.BITMAP
 
     def status(self) -> Status:
-        """Mode, cause, since when, and figures for metrics. Raises WrongState once it is closed."""
+        """Return mode, cause, since when, and figures for metrics. Raises WrongState once it is closed."""
         with self._lock:
             self._must_be_open()
             control = self._program.control
@@ -209,7 +210,7 @@ class Capture:
             self._to_bitmap()
 
     def at_rest(self) -> bool:
-        """In bitmap mode: return once no run of the program that began in data mode is left. False: data mode is on.
+        """Wait, in bitmap mode, until no program run that began in data mode is left. Return False if data mode is on.
 
         Until then such a run may add records, wherever the ring has been drained to, and they are not in the bitmap.
         """
@@ -245,7 +246,7 @@ class Capture:
             return Entry(position, switched, program.generation())
 
     def settled(self, entry: Entry, *, timeout: float = 30.0) -> Dirty:
-        """What has to be copied, once every write that was submitted before ``entry`` has ended.
+        """Return what has to be copied, once every write that was submitted before ``entry`` has ended.
 
         Call it again, as often as it takes, if it raises TryLater: writes have not ended within ``timeout`` seconds;
         the message names the oldest. However long they take, nothing is concluded from that. Raises WrongState if data
@@ -257,7 +258,8 @@ class Capture:
             return Dirty(entry.position, self._take_pending())
 
     def begin_data_mode(self, *, timeout: float = 30.0) -> Dirty:
-        """``enter_data_mode`` and ``settled`` in one, for whoever keeps no journal of what the ring gets meanwhile.
+        """Return ``enter_data_mode`` and ``settled`` in one, for whoever keeps no journal of what the ring gets
+        meanwhile.
 
         Raises TryLater, back in bitmap mode and with nothing forgotten, if earlier writes do not end within
         ``timeout`` seconds. What the ring got until then belongs to no journal: drop it.
@@ -270,7 +272,8 @@ class Capture:
             raise
 
     def collect(self, *, timeout: float = 30.0) -> Mapping[DiskNumber, Ranges]:
-        """In bitmap mode: for every disk the blocks written to since the last call (or since they were given back).
+        """Return, in bitmap mode, the blocks of every disk that were written to since the last call, and those given
+        back.
 
         When it returns, every write that it tells of has landed; those submitted since the call began may be told of
         now or next time. Raises TryLater, with nothing forgotten, if writes do not complete within ``timeout`` seconds.
@@ -284,8 +287,8 @@ class Capture:
             return self._take_pending()
 
     def quiet_position(self, number: DiskNumber, first: int, end: int) -> Optional[int]:
-        """In data mode: a ring position, such that every write to sectors [first, end) before it has ended; None: one
-        is in flight, or that is not known.
+        """Return, in data mode, a ring position such that every write to sectors [first, end) before it has ended;
+        None: one is in flight, or that is not known.
 
         Read the sectors after the call: the bytes are those of any later ring position up to which no record touches
         the sectors, if it was asked for after the reading and data mode has not ended.
@@ -303,7 +306,7 @@ class Capture:
             return None if ((begins < end) & (ends > first)).any() else position
 
     def give_back(self, dirty: Dirty) -> None:
-        """These blocks were not copied after all: the next ``begin_data_mode`` returns them again."""
+        """Give back blocks that were not copied after all: the next ``begin_data_mode`` returns them again."""
         with self._lock:
             for number, ranges in dirty.blocks.items():
                 self._pending.setdefault(number, []).append(ranges)
@@ -354,7 +357,7 @@ class Capture:
             self._disks.grow(number, disk)
 
     def remove_disk(self, number: DiskNumber) -> None:
-        """Capture the disk no more. Its records that are in the ring already still come."""
+        """Stop capturing the disk. Its records that are already in the ring are still drained."""
         with self._lock:
             self._disks.remove(number)
             self._pending.pop(number, None)
@@ -375,7 +378,7 @@ class Capture:
     # ---- accounts ----
 
     def newest_command(self) -> Tuple[Protocol, int]:
-        """Of those that ``Counters.commands`` counts, on any disk: its protocol and its first byte.
+        """Return protocol and first byte of the newest command, on any disk, that ``Counters.commands`` counts.
 
         Raises WrongState once the capture is closed.
         """
@@ -385,7 +388,7 @@ class Capture:
             return Protocol(protocol), code
 
     def changed_in_flight(self, number: DiskNumber, chunk: int) -> int:
-        """The blocks of a chunk, a bit for each, that changed in memory while their newest write was in flight.
+        """Return the blocks of a chunk, a bit for each, that changed in memory while their newest write was in flight.
 
         The disk may hold younger bytes of them than the record, until they are written again: never, if their file is
         deleted before. A block may be named that has not changed. Raises WrongState once the capture is closed.
@@ -395,22 +398,22 @@ class Capture:
             return 0 if self._program.bitmap_only else self._program.changed(number, chunk)
 
     def settle_changed(self, number: DiskNumber, chunks: npt.NDArray[np.int64], before: int) -> None:
-        """These chunks are equal to their copy as of a reading that began at ``before`` (monotonic ns): what changed
-        earlier explains nothing any more. Raises WrongState once the capture is closed."""
+        """Note that these chunks equal their copy as of a reading that began at ``before`` (monotonic ns), so earlier
+        changes no longer explain a difference. Raises WrongState once the capture is closed."""
         with self._lock:
             self._must_be_open()
             if not self._program.bitmap_only:
                 self._program.settle_changed(number, chunks, before)
 
     def take_over_changed(self, changed: Changed) -> None:
-        """Know what an earlier capture knew of blocks that changed in flight (``pinned.changed_before``)."""
+        """Take over an earlier capture's knowledge of blocks that changed in flight (``pinned.changed_before``)."""
         with self._lock:
             self._must_be_open()
             if not self._program.bitmap_only:
                 self._program.put_changed(changed)
 
     def counters(self) -> Mapping[DiskNumber, Counters]:
-        """The program's counts of each disk since it was added. Raises WrongState once it is closed."""
+        """Return the program's counts of each disk since it was added. Raises WrongState once it is closed."""
         with self._lock:
             self._must_be_open()
             return {number: self._disks.counters(number) for number, _ in self._disks.items()}

@@ -66,7 +66,8 @@ class Disk:
 
 
 def find_disks() -> List[Disk]:
-    """The disks of this machine that hold data of their own: no loop, RAM, network, device-mapper or md devices."""
+    """Return the disks of this machine that hold data of their own: no loop, RAM, network, device-mapper or md
+    devices."""
     found: List[Disk] = []
     for place in sorted(SYS_BLOCK.iterdir()):
         with contextlib.suppress(NotFound):  # it is just going
@@ -79,13 +80,13 @@ def find_disks() -> List[Disk]:
 
 
 def disk_at(path: Path) -> Disk:
-    """The whole disk behind a device node (its own or a partition's). Raises NotFound if there is none."""
+    """Return the whole disk behind a device node (its own or a partition's). Raises NotFound if there is none."""
     number = path.stat().st_rdev
     return disk_of(f"{os.major(number)}:{os.minor(number)}")
 
 
 def disk_of(device: str) -> Disk:
-    """The whole disk that "major:minor" is, or is a partition of. Raises NotFound."""
+    """Return the whole disk that "major:minor" is, or is a partition of. Raises NotFound."""
     link = SYS_DEVICES / device
     if not link.exists():
         raise NotFound(f"There is no block device {device}.", remedy="Check that the disk is still attached.")
@@ -94,7 +95,7 @@ def disk_of(device: str) -> Disk:
 
 
 def bottom_disks(device: str) -> FrozenSet[str]:
-    """The whole disks ("major:minor") at the bottom of a stack of LVM, md, dm-crypt and partitions."""
+    """Return the whole disks ("major:minor") at the bottom of a stack of LVM, md, dm-crypt and partitions."""
     found: Set[str] = set()
     waiting = [device]
     while waiting:
@@ -110,7 +111,7 @@ def bottom_disks(device: str) -> FrozenSet[str]:
 
 
 def mounted_on() -> Dict[str, FrozenSet[str]]:
-    """For each mounted file system on a block device its mount point and the whole disks below it."""
+    """Return the mount point of each mounted file system on a block device, and the whole disks below it."""
     found: Dict[str, FrozenSet[str]] = {}
     for mount_point, device in _mounts():
         disks = bottom_disks(device)
@@ -120,8 +121,8 @@ def mounted_on() -> Dict[str, FrozenSet[str]]:
 
 
 def mounted_once() -> Dict[str, FrozenSet[str]]:
-    """As ``mounted_on``, with one mount point for each file system: the same one may be mounted in several places, or,
-    with btrfs, a part of it in each; but it can be frozen only once."""
+    """Return the same as ``mounted_on``, with one mount point for each file system: the same one may be mounted in
+    several places, or, with btrfs, a part of it in each; but it can be frozen only once."""
     found = mounted_on()
     seen: Set[str] = set()
     for mount_point, superblock in _superblocks():

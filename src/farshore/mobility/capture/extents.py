@@ -44,7 +44,8 @@ Ranges = Dict[Disk, Tuple[SectorRange, ...]]
 
 
 def file_ranges(path: Path, *, settle: bool = True) -> Ranges:
-    """The disks that a file lies on, several below a mirror, and its ranges there. ``settle``: have it written first.
+    """Return the disks that a file lies on, several below a mirror, and its ranges there. ``settle``: have it written
+    first.
 
     Raises Unsupported where the file system or a layer below it hides the place, Refused if the file has parts that
     have no place of their own.
@@ -53,7 +54,8 @@ def file_ranges(path: Path, *, settle: bool = True) -> Ranges:
 
 
 def swap_ranges() -> Ranges:
-    """The swap areas in use, without their first page: it holds the label by which a recovered machine finds them.
+    """Return the swap areas in use, without their first page: it holds the label by which a recovered machine finds
+    them.
 
     Areas that lie where ``file_ranges`` cannot follow are passed over: then they are captured like the rest.
     """
@@ -65,14 +67,14 @@ def swap_ranges() -> Ranges:
 
 
 def swap_areas() -> List[Path]:
-    """The swap areas in use: block devices and files. Swap in compressed memory is none."""
+    """Return the swap areas in use: block devices and files. Swap in compressed memory is none."""
     lines = SWAPS.read_text(encoding="utf-8").splitlines()[1:]
     paths = [Path(line.split()[0].encode().decode("unicode_escape")) for line in lines]
     return [path for path in paths if not path.name.startswith("zram")]
 
 
 def hidden_swaps() -> List[Tuple[Path, str]]:
-    """The swap areas that are captured like the rest, with the reason."""
+    """Return the swap areas that are captured like the rest, with the reason."""
     found = []
     for path in swap_areas():
         try:
@@ -121,7 +123,7 @@ def _on_disks(places: Sequence[Place]) -> Ranges:
 
 
 def join(ranges: List[SectorRange]) -> Tuple[SectorRange, ...]:
-    """Sorted, with those that touch or overlap made one."""
+    """Return the extents sorted, with those that touch or overlap joined."""
     joined: List[SectorRange] = []
     for one in sorted(ranges, key=lambda r: r.start):
         if joined and one.start <= joined[-1].end:

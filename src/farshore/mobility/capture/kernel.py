@@ -20,7 +20,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def has_grace_period() -> bool:
-    """Whether ``grace_period`` works here; it does not on kernels booted with nohz_full."""
+    """Return whether ``grace_period`` works here; it does not on kernels booted with nohz_full."""
     number = _MEMBARRIER.get(platform.machine())
     if number is None:
         return False
@@ -52,7 +52,8 @@ def sync_file_system(mount_point: Path) -> None:
 
 
 def wall_clock_offset() -> int:
-    """Nanoseconds to add to a ring record's time to get Unix time; ask again now and then, as clocks are set."""
+    """Return the nanoseconds to add to a ring record's time to get Unix time; ask again now and then, as clocks are
+    set."""
     return time.time_ns() - time.monotonic_ns()
 
 
@@ -65,13 +66,13 @@ class DiskStat:
 
 
 def read_stat(device: str) -> DiskStat:
-    """``device`` is "major:minor". Raises NotFound where the disk is gone."""
+    """Return the disk's figures; ``device`` is "major:minor". Raises NotFound if the disk is gone."""
     fields = _attribute(device, "stat").split()
     return DiskStat(int(fields[6]) * _SECTOR, int(fields[13]) * _SECTOR)
 
 
 def keeps_stat(device: str) -> bool:
-    """Whether the kernel counts at all: statistics can be switched off."""
+    """Return whether the kernel counts at all: statistics can be switched off."""
     try:
         return _attribute(device, "queue/iostats") != "0"
     except NotFound:
@@ -79,7 +80,7 @@ def keeps_stat(device: str) -> bool:
 
 
 def lists_page_layout() -> bool:
-    """Whether the kernel lists the symbols from which the capture program computes pages' addresses."""
+    """Return whether the kernel lists the symbols from which the capture program computes pages' addresses."""
     wanted = {"page_offset_base", "vmemmap_base"}
     with KALLSYMS.open(encoding="ascii", errors="replace") as file:
         for line in file:
@@ -88,18 +89,18 @@ def lists_page_layout() -> bool:
 
 
 def works_on_requests(device: str) -> bool:
-    """Whether the disk's driver takes requests (blk-mq); others are handed bios."""
+    """Return whether the disk's driver takes requests (blk-mq); others are handed bios."""
     return Path(f"/sys/dev/block/{device}/mq").exists()
 
 
 def writes_in_flight(device: str) -> int:
-    """Write requests that the driver is working on now, as the kernel reports it. Raises NotFound where it is gone."""
+    """Write requests that the driver is working on now, as the kernel reports it. Raises NotFound if it is gone."""
     return int(_attribute(device, "inflight").split()[1])
 
 
 def driver_is_idle(device: str) -> bool:
-    """Whether the driver works on nothing at all. Writes alone do not tell: an I/O scheduler may hold them back for
-    seconds while it serves reads. With statistics off the kernel reports nothing. Raises NotFound."""
+    """Return whether the driver works on nothing at all. Writes alone do not tell: an I/O scheduler may hold them back
+    for seconds while it serves reads. With statistics off the kernel reports nothing. Raises NotFound."""
     return keeps_stat(device) and _attribute(device, "inflight").split() == ["0", "0"]
 
 

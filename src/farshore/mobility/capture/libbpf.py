@@ -95,7 +95,8 @@ class Library:
         return getattr(self._c, name)
 
     def supports_loop(self) -> Optional[bool]:
-        """Whether the kernel has bpf_loop (5.17, or a distribution's backport); None if this libbpf cannot tell."""
+        """Return whether the kernel has bpf_loop (5.17, or a distribution's backport), or None if this libbpf cannot
+        tell."""
         probe = getattr(self._c, "libbpf_probe_bpf_helper", None)
         if probe is None:
             return None
@@ -103,7 +104,7 @@ class Library:
         return None if found < 0 else found > 0
 
     def error(self, doing: str) -> FarshoreError:
-        """The error to raise after a call failed, made of errno and of what libbpf printed."""
+        """Return the error to raise after a call failed, made of errno and of what libbpf printed."""
         code = ctypes.get_errno()
         printed = " | ".join(line for line in self.lines[-_KEPT_LINES:] if line)
         message = f"{doing} failed: {os.strerror(code)}." + (f" libbpf says: {printed[-1500:]}" if printed else "")

@@ -39,12 +39,12 @@ each disk all of whose blocks are dirty) and ``disks``: each ``number``, ``index
 
 
 def pin_folder_of(machine: MachineId) -> Path:
-    """Where an agent pins its capture."""
+    """Return where an agent pins its capture."""
     return BPFFS / f"farshore-mobility-{machine}"
 
 
 def make_pin_folder(folder: Path) -> None:
-    """Make it anew, empty. Raises Unsupported where the kernel has no bpffs to mount."""
+    """Make it anew, empty. Raises Unsupported if the kernel has no bpffs to mount."""
     if not any(line.split(" - ")[1].startswith("bpf ") for line in _mounts_at(BPFFS)):
         BPFFS.mkdir(parents=True, exist_ok=True)
         if _LIBC.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) != 0:
@@ -63,7 +63,7 @@ def unpin(folder: Path) -> None:
 
 
 def harvest(document: Document) -> Dict[DiskNumber, Ranges]:
-    """The dirty blocks of a pinned capture; call it once one's own program is attached. The pins stay.
+    """Return the dirty blocks of a pinned capture; call it once one's own program is attached. The pins stay.
 
     Raises NotFound where the pins are gone, Unsupported.
     """
@@ -93,7 +93,7 @@ def harvest(document: Document) -> Dict[DiskNumber, Ranges]:
 
 
 def changed_before(document: Document) -> Changed:
-    """What a pinned capture knows of blocks that changed in flight; nothing, where it did not note them.
+    """Return what a pinned capture knows of blocks that changed in flight; nothing, where it did not note them.
 
     Raises Refused, Unsupported.
     """

@@ -94,7 +94,7 @@ def _loading_obstacle() -> Optional[Obstacle]:
 
 
 def _refusal(object_path: Path) -> Optional[Obstacle]:
-    """Why the kernel does not take this program; None where it does."""
+    """Why the kernel does not take this program, or None if it does."""
     try:
         Program(ring_bytes=_SMALL_RING, slot_words=_SMALL_SLOT, object_path=object_path).close()
     except FarshoreError as error:

@@ -51,7 +51,7 @@ Changed = npt.NDArray[Any]
 
 
 def read_changed(library: Library, descriptor: int) -> Changed:
-    """All of a map ``changed``. Raises Refused, Unsupported."""
+    """Return all of a map ``changed``. Raises Refused, Unsupported."""
     keys, values = bytearray(8 * MAX_CHANGED), bytearray(CHANGES.itemsize * MAX_CHANGED)
     count, at = ctypes.c_uint32(MAX_CHANGED), ctypes.c_uint64()
     failed = library.bpf_map_lookup_batch(
@@ -179,19 +179,19 @@ class Program:
     # ---- state word ----
 
     def in_data_mode(self) -> bool:
-        """Whether writes go to the ring now."""
+        """Return whether writes go to the ring now."""
         return bool(self.control.state & STATE_DATA)
 
     def slot(self) -> int:
-        """The bitmap slot in use, 0 or 1."""
+        """Return the bitmap slot in use, 0 or 1."""
         return 1 if self.control.state & STATE_SLOT else 0
 
     def generation(self) -> int:
-        """Counts entries into data mode."""
+        """Return the generation, which counts entries into data mode."""
         return int(self.control.state) >> STATE_GENERATION_SHIFT
 
     def set_state(self, *, data: bool, slot: int, generation: int) -> None:
-        """One store: a program run sees all of the change or none of it."""
+        """Set the state word in one store, so that a program run sees all of the change or none of it."""
         self.control.state = (
             (STATE_DATA if data else 0) | (STATE_SLOT if slot else 0) | generation << STATE_GENERATION_SHIFT
         )
@@ -213,7 +213,7 @@ class Program:
         self._update("excluded", ctypes.c_uint32(index), ExclusionEntry(start, end))
 
     def counters(self, index: int) -> npt.NDArray[Any]:
-        """One record of dtype COUNTERS: the sums over all processors, each at least as new as the call."""
+        """Return one record of dtype COUNTERS: the sums over all processors, each at least as new as the call."""
         per_processor = np.frombuffer(self._lookup("counters", index, COUNTERS.itemsize), COUNTERS)
         total = np.zeros((), COUNTERS)
         for name in COUNTERS.names or ():
@@ -226,7 +226,7 @@ class Program:
         self._update("counters", ctypes.c_uint32(index), empty)
 
     def flying(self) -> npt.NDArray[Any]:
-        """Writes submitted and not yet completed (dtype FLIGHT): every one that is so throughout the call."""
+        """Return writes submitted and not yet completed (dtype FLIGHT): every one that is so throughout the call."""
         placed = self._places[self._places["left"] > 0]  # a copy
         # Asked for after the places were read: who finds a place taken is counted before he is in the other map.
         return np.concatenate((placed, self._displaced())) if self.control.displaced else placed
@@ -249,7 +249,8 @@ class Program:
         return flights[flights["left"] > 0]  # a copy
 
     def changed(self, disk: int, chunk: int) -> int:
-        """The 4 KiB blocks of a chunk, a bit for each, whose page changed while their newest write was in flight."""
+        """Return the 4 KiB blocks of a chunk, a bit for each, whose page changed while their newest write was in
+        flight."""
         found = self._changes(ctypes.c_uint64(disk << CHANGED_DISK_SHIFT | chunk))
         return 0 if found is None else int(found["blocks"])
 
@@ -284,11 +285,12 @@ class Program:
         return None
 
     def missed(self) -> int:
-        """Runs that the kernel left out of the hooks that take writes down, as they would have interrupted another."""
+        """Return runs that the kernel left out of the hooks that take writes down, as they would have interrupted
+        another."""
         return sum(int(self.info(name).recursion_misses) for name in self.taking_hooks)
 
     def info(self, name: str) -> ProgramInfo:
-        """What the kernel tells of a hook."""
+        """Return what the kernel tells of a hook."""
         program = self._program(name)
         info = ProgramInfo()
         size = ctypes.c_uint32(ctypes.sizeof(info))

@@ -59,19 +59,19 @@ class Ring:
         self._read = self._consumer.value  # everything before it has been drained, though maybe not released
 
     def position(self) -> int:
-        """How far the kernel has written: records reserved up to now end here or before."""
+        """Return how far the kernel has written: records reserved up to now end here or before."""
         return int(self._producer[0])
 
     def drained(self) -> int:
-        """How far ``drain`` has come."""
+        """Return how far ``drain`` has come."""
         return self._read
 
     def used(self) -> int:
-        """Bytes that are not released yet."""
+        """Return the number of bytes that are not released yet."""
         return self.position() - self._consumer.value
 
     def drain(self, max_bytes: int, until: Optional[int] = None) -> Optional[RecordBatch]:
-        """The next records, at most ``max_bytes`` of ring space (but at least one) and none from ``until`` on.
+        """Return the next records, at most ``max_bytes`` of ring space (but at least one) and none from ``until`` on.
 
         None if there is none ready now: the ring is empty, or its next record is still being written.
         """
@@ -109,10 +109,11 @@ class Ring:
         return batch
 
     def delivered(self, disk: int) -> Optional[int]:
-        """Bytes of a disk's records drained so far; None while there are records that have not been drained."""
+        """Return the number of bytes of a disk's records drained so far; None while there are records that have not
+        been drained."""
         with self._lock:
             return self._delivered.get(disk, 0) if self._read == self.position() else None
 
     def release(self, end: int) -> None:
-        """Everything before position ``end`` may be overwritten."""
+        """Let the kernel overwrite everything before position ``end``."""
         self._consumer.value = end

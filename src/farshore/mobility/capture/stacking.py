@@ -46,7 +46,8 @@ class Target:
 
 
 def places_below(device: str, start: int, length: int) -> List[Place]:
-    """Where bytes [start, start + length) of "major:minor" lie, in that order, a mirror's several places together.
+    """Return where bytes [start, start + length) of "major:minor" lie, in that order, a mirror's several places
+    together.
 
     Raises Unsupported where a layer hides it.
     """
@@ -94,7 +95,7 @@ def _below_mirror(place: Path, start: int, length: int) -> List[Place]:
 
 
 def read_table(device: str) -> List[Target]:
-    """The device-mapper table of "major:minor". Raises Unsupported where the kernel does not tell."""
+    """Return the device-mapper table of "major:minor". Raises Unsupported if the kernel does not tell."""
     major, minor = map(int, device.split(":"))
     number = minor & 0xFF | major << 8 | (minor & ~0xFF) << 12
     size = 1 << 14
@@ -118,7 +119,7 @@ def read_table(device: str) -> List[Target]:
 
 
 def decode_table(answer: bytearray) -> List[Target]:
-    """The targets in the kernel's answer."""
+    """Return the targets in the kernel's answer."""
     fields = _HEADER.unpack_from(answer)
     begin, count = fields[4], fields[5]
     found = []

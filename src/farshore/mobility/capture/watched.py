@@ -65,7 +65,7 @@ class WatchedDisks:
         self._disks: Dict[DiskNumber, Watched] = {}
 
     def items(self) -> List[Tuple[DiskNumber, Watched]]:
-        """A snapshot."""
+        """Return a snapshot."""
         return sorted(self._disks.items())
 
     def get(self, number: DiskNumber) -> Watched:
@@ -107,7 +107,7 @@ class WatchedDisks:
         self._publish(number)
 
     def grow(self, number: DiskNumber, disk: Disk) -> None:
-        """The disk has another size now: give it an area that covers it."""
+        """Give a disk whose size has changed an area that covers it."""
         old = self.get(number)
         area = place(disk.sectors, self._areas(), self._program.slot_words)
         self._disks[number] = replace(old, disk=disk, area=area, retired=(*old.retired, old.area))
@@ -141,25 +141,26 @@ class WatchedDisks:
         self._disks[number] = replace(self._disks[number], ledger=ledger, undelivered=undelivered)
 
     def note_attached(self, number: DiskNumber) -> None:
-        """All hooks see the disk from now on."""
+        """Note that all hooks see the disk from now on."""
         self._disks[number] = replace(self._disks[number], attached=time.monotonic_ns())
 
     def note_ended(self, number: DiskNumber, before: int) -> None:
-        """All writes to the disk that were submitted before ``before`` have ended."""
+        """Note that all writes to the disk that were submitted before ``before`` have ended."""
         self._disks[number] = replace(self._disks[number], ended_before=before)
 
     def delivered(self, number: DiskNumber) -> Optional[int]:
-        """Bytes of the disk's records that came out of the ring since it was added; None if some are still in it."""
+        """Return the number of bytes of the disk's records that came out of the ring since it was added, or None if
+        some are still in it."""
         total = self._program.ring.delivered(number)
         return None if total is None else total - self._disks[number].delivered_before
 
     def counters(self, number: DiskNumber) -> Counters:
-        """The program's counts of a disk."""
+        """Return the program's counts of a disk."""
         record = self._program.counters(self.get(number).index)
         return Counters(**{name: int(record[name]) for name in COUNTERS.names or ()})
 
     def collect(self, slot: int) -> Mapping[DiskNumber, Ranges]:
-        """The dirty blocks in a slot that no program run uses any more; the slot is clear afterwards."""
+        """Return the dirty blocks in a slot that no program run uses any more; the slot is clear afterwards."""
         words = self._program.slots[slot]
         whole = int(self._program.control.whole[slot])
         found: Dict[DiskNumber, Ranges] = {}

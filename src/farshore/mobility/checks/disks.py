@@ -17,7 +17,7 @@ _FABRICS = ("tcp", "rdma", "fc")
 
 
 def check_disks(disks: Sequence[Disk]) -> Iterator[Finding]:
-    """``disks``: those that are protected."""
+    """Yield the findings. ``disks``: those that are protected."""
     try:
         refuse_too_many("The machine", len(disks))
     except Refused as refused:
@@ -37,7 +37,7 @@ def check_disks(disks: Sequence[Disk]) -> Iterator[Finding]:
 
 
 def check_named(given: Sequence[Path]) -> Iterator[Finding]:
-    """A finding for each path of ``--disk`` where no disk is."""
+    """Yield a finding for each path of ``--disk`` where no disk is."""
     for path in given:
         if present(path) is None:
             yield error(
@@ -48,7 +48,7 @@ def check_named(given: Sequence[Path]) -> Iterator[Finding]:
 
 
 def transport(disk: Disk) -> str:
-    """How a disk is attached, as far as sysfs tells; empty where it does not."""
+    """Return how a disk is attached, as far as sysfs tells; empty if it does not."""
     place = _place(disk)
     path = str(place)
     if "/session" in path:

@@ -49,12 +49,12 @@ class Places:
         return self.root / "etc/fstab"
 
     def node(self, name: str) -> Path:
-        """A device node."""
+        """Return a device node."""
         return self.root / "dev" / name
 
 
 def check_elsewhere(devices: FrozenSet[str], places: Places = Places()) -> Iterator[Finding]:
-    """``devices``: the protected disks as "major:minor"."""
+    """Yield the findings. ``devices``: the protected disks as "major:minor"."""
     if platform.machine() != "x86_64":
         yield error(
             "architecture",
@@ -113,7 +113,7 @@ def _drivers(places: Places) -> Iterator[Finding]:
 
 
 def _initramfs(boot: Path, release: str) -> Optional[str]:
-    """What is in the initramfs of the running kernel; None if it cannot be told."""
+    """What is in the initramfs of the running kernel, or None if it cannot be told."""
     for tool, name in (("lsinitramfs", f"initrd.img-{release}"), ("lsinitrd", f"initramfs-{release}.img")):
         image, program = boot / name, shutil.which(tool)
         if image.exists() and program is not None:
@@ -178,7 +178,7 @@ def _encrypted(devices: FrozenSet[str], places: Places) -> Iterator[Finding]:
 
 
 def luks_document(device: Path) -> Optional[Dict[str, Dict[str, Dict[str, object]]]]:
-    """The JSON of a LUKS2 header; None if there is none to be read."""
+    """Return the JSON of a LUKS2 header, or None if there is none to be read."""
     try:
         with device.open("rb") as file:
             magic, version, size = _LUKS_HEAD.unpack(file.read(_LUKS_HEAD.size))

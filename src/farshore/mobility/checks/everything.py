@@ -33,7 +33,7 @@ class Surroundings:
 
 
 def look_around(here: Surroundings) -> List[Finding]:
-    """Every finding. A check that fails is a finding too, never a reason to stop."""
+    """Return every finding. A check that fails is a finding too, never a reason to stop."""
     settings = here.settings
     devices = frozenset(disk.device for disk in here.disks)
     ability = here.ability or probe()

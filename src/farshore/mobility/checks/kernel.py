@@ -24,7 +24,7 @@ _TIMEX_BYTES = 512
 
 
 def check_kernel(ability: Ability, settings: Settings) -> Iterator[Finding]:
-    """``ability``: what ``probe`` says."""
+    """Yield the findings. ``ability``: the result of ``probe``."""
     release = platform.release()
     if settings.capture not in (None, CaptureMode.DATA, ability.mode) and ability.mode is not CaptureMode.SCAN:
         assert settings.capture is not None
@@ -52,7 +52,7 @@ def check_kernel(ability: Ability, settings: Settings) -> Iterator[Finding]:
 
 
 def check_process() -> Iterator[Finding]:
-    """What this process may do, and the interpreter that it runs on."""
+    """Yield what this process may do, and the interpreter that it runs on."""
     effective = next(
         (int(line.split()[1], 16) for line in STATUS.read_text(encoding="ascii").splitlines() if "CapEff" in line), 0
     )
@@ -75,7 +75,7 @@ def check_process() -> Iterator[Finding]:
 
 
 def check_clock() -> Iterator[Finding]:
-    """Points are found by their time, which is this machine's."""
+    """Yield findings on the clock: points are found by their time, which is this machine's."""
     timex = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes 0: only asks
     state = ctypes.CDLL(None, use_errno=True).adjtimex(timex)
     if state == _TIME_ERROR:

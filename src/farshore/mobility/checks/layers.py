@@ -28,7 +28,7 @@ class Mount:
 
 
 def mounts() -> List[Mount]:
-    """What is mounted, each file system once."""
+    """Return what is mounted, each file system once."""
     found: List[Mount] = []
     seen: Set[str] = set()
     for line in known.MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
@@ -44,7 +44,7 @@ def mounts() -> List[Mount]:
 
 
 def check_layers(devices: FrozenSet[str]) -> Iterator[Finding]:
-    """``devices``: the protected disks as "major:minor"."""
+    """Yield the findings. ``devices``: the protected disks as "major:minor"."""
     for name, place in _stacked(devices):
         uuid, level = _text(place / "dm" / "uuid"), _text(place / "md" / "level")
         if level:
@@ -58,7 +58,7 @@ def check_layers(devices: FrozenSet[str]) -> Iterator[Finding]:
 
 
 def check_file_systems(devices: FrozenSet[str]) -> Iterator[Finding]:
-    """How well each file system can be held still, and which pass the block layer by."""
+    """Yield how well each file system can be held still, and which pass the block layer by."""
     for mount in mounts():
         subject = f"file system {mount.point}"
         if mount.fstype in ELSEWHERE:

@@ -35,7 +35,7 @@ class Lookout:
         self._told_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``. The first look is not at once: the disks are to be known by then."""
+        """Run the checks until ``stop``. The first round waits until the disks are known."""
         pause = FIRST_SECONDS
         while not stop.wait(pause):
             try:
@@ -49,12 +49,12 @@ class Lookout:
         self._found = self._look(self._surroundings())[:MOST_FINDINGS]
 
     def untold(self) -> Optional[List[Finding]]:
-        """What the server is to be told; None: nothing new."""
+        """Return what the server is to be told; None: nothing new."""
         found = self._found
         old = self._clock.monotonic() - self._told_at >= TELL_SECONDS
         return None if found is None or (found == self._told and not old) else list(found)
 
     def told(self, findings: Optional[Sequence[Finding]]) -> None:
-        """The server has these."""
+        """Note that the server has these findings."""
         if findings is not None:
             self._told, self._told_at = list(findings), self._clock.monotonic()

@@ -25,7 +25,7 @@ _CONNECT_SECONDS = 5.0
 
 
 def check_memory(settings: Settings) -> Iterator[Finding]:
-    """The ring is locked memory; what waits for the server is more."""
+    """Yield findings on memory: the ring is locked memory, and batches that wait for the server need more."""
     kib = {line.split(":")[0]: int(line.split()[1]) for line in MEMORY.read_text(encoding="ascii").splitlines()}
     available = kib.get("MemAvailable", 0) << 10
     shown = f"{available >> 20} MiB of {kib.get('MemTotal', 0) >> 10} are free; the agent takes up to 256."
@@ -36,7 +36,8 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
 
 
 def check_state(settings: Settings, devices: FrozenSet[str], spill: Optional[Path]) -> Iterator[Finding]:
-    """Room for the .hrl file, and whether it can be left out of the capture. ``spill``: the file, if there is one."""
+    """Yield room for the .hrl file, and whether it can be left out of the capture. ``spill``: the file, if there is
+    one."""
     if not settings.spill_bytes:
         yield warning(
             "state directory",
@@ -77,7 +78,7 @@ def check_state(settings: Settings, devices: FrozenSet[str], spill: Optional[Pat
 
 
 def check_reach(urls: Sequence[str]) -> Iterator[Finding]:
-    """Whether a connection to each of the servers comes about."""
+    """Yield whether a connection to each of the servers comes about."""
     for url in urls:
         parts = urlsplit(url)
         address = (parts.hostname or "", parts.port or 443)

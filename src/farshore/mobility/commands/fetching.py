@@ -46,7 +46,7 @@ class Fetching:
         self._failed = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``; a stream that is open then is left behind."""
+        """Follow the server's commands until ``stop``. A stream that is open then is abandoned."""
         while not stop.is_set():
             stop.wait(self.fetch())
 

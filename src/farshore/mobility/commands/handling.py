@@ -82,7 +82,7 @@ class Handling:
         self._proofs = ThreadPoolExecutor(1, "prove")
 
     def offered(self, commands: Sequence[Command]) -> None:
-        """These are open now; begin what was not begun. What is open no more and has not begun is dropped."""
+        """Begin commands that are open and not begun yet. Drop those that have not begun and are no longer open."""
         with self._lock:
             self._open = frozenset(command.id for command in commands)
             new = [command for command in commands if command.id not in self._begun]

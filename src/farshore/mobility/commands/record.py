@@ -57,21 +57,21 @@ class Record:
                 self._known[command] = (kind, _CUT_OFF)
 
     def results(self) -> Dict[str, CommandResult]:
-        """What came of commands and may not have been heard."""
+        """Return what came of commands and may not have been heard."""
         return {command: result for command, (_, result) in self._known.items() if result is not None}
 
     def begin(self, command: str, kind: CommandKind) -> None:
-        """It is about to be carried out."""
+        """Note that a command is about to be carried out."""
         self._known[command] = (kind.value, None)
         self._write()
 
     def end(self, command: str, kind: str, result: CommandResult) -> None:
-        """It was, with this result."""
+        """Note the result of a command."""
         self._known[command] = (kind, result)
         self._write()
 
     def forget(self, command: str) -> None:
-        """The server has heard the result."""
+        """Forget a command whose result the server has."""
         if self._known.pop(command, None) is not None:
             self._write()
 

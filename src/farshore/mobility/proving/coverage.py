@@ -85,8 +85,8 @@ class Coverage:
     def fit(
         self, sizes: Mapping[DiskNumber, int], left_out: Mapping[DiskNumber, Sequence[Tuple[int, int]]] = _NOTHING
     ) -> None:
-        """These are the disks, by their number of chunks, and runs of chunks (first, end) that are not copied. What is
-        known of others is forgotten."""
+        """Set the disks, by their number of chunks, and runs of chunks (first, end) that are not copied. Forgets other
+        disks."""
         with self._lock:
             self._sizes = dict(sizes)
             self._left_out.clear()
@@ -110,13 +110,13 @@ class Coverage:
                 }
 
     def carry(self) -> None:
-        """An epoch begins: what was suspected is judged no more."""
+        """Carry proofs over to a new epoch, and drop suspicions."""
         with self._lock:
             self._carried |= set(sorted(self._suspected)[: _MOST_DIFFERENCES - len(self._carried)])
             self._suspected.clear()
 
     def forget(self) -> None:
-        """Nothing is proven: the copy is another one."""
+        """Forget all proofs, as the copy is another one."""
         with self._lock:
             self._proven.clear()
             self._before.clear()
@@ -128,7 +128,7 @@ class Coverage:
             self._version += 1
 
     def doubt(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
-        """Chunks [first, end) were copied, or may have been missed: they are to be proven first."""
+        """Mark chunks [first, end) to be proven first: they were copied, or may have been missed."""
         with self._lock:
             for one in self._proven[disk].within(first, end):
                 self._before[disk].put(*one)
@@ -137,13 +137,13 @@ class Coverage:
             self._version += 1
 
     def discarded(self, disk: DiskNumber, first: int, end: int) -> None:
-        """What the disk holds there is anybody's guess until it is written again."""
+        """Mark chunks as discarded: their content on the disk is undefined until they are written again."""
         with self._lock:
             self._discarded[disk].put(first, end, True)
             self._version += 1
 
     def prove(self, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
-        """These chunks (sorted) are equal to their copy."""
+        """Note that these chunks (sorted) are equal to their copy."""
         with self._lock:
             outdated = self._before[disk], self._doubts[disk], self._discarded[disk]
             for first, end in runs(chunks):
@@ -165,7 +165,7 @@ class Coverage:
             self._version += 1
 
     def differs(self, disk: DiskNumber, chunk: int, *, told: bool) -> None:
-        """This chunk is not equal to its copy. ``told``: it counts as a difference."""
+        """Note that this chunk is not equal to its copy. ``told``: it counts as a difference."""
         with self._lock:
             if told:
                 if len(self._differing) < _MOST_DIFFERENCES:
@@ -176,7 +176,8 @@ class Coverage:
             self.doubt(disk, chunk, chunk + 1, "it differed, and was sent again")
 
     def suspect(self, disk: DiskNumber, chunk: int, until: int) -> None:
-        """This chunk was not equal to its copy, which may pass: it is not proven, and looked at again at ``until``."""
+        """Note that this chunk was not equal to its copy, perhaps for a moment only. It is compared again at
+        ``until``."""
         with self._lock:
             self._carried.discard((disk, chunk))
             if len(self._suspected) < _MOST_DIFFERENCES:
@@ -185,18 +186,18 @@ class Coverage:
             self._busy[disk].put(chunk, chunk + 1, until)
 
     def is_discarded(self, disk: DiskNumber, chunk: int) -> bool:
-        """Whether some of it was discarded since it was proven."""
+        """Return whether some of it was discarded since it was proven."""
         with self._lock:
             return bool(self._discarded[disk].within(chunk, chunk + 1))
 
     def last(self, disk: DiskNumber, chunk: int) -> Optional[Position]:
-        """Where in the stream the chunk was proven last, at least; None: that is not known."""
+        """Return where in the stream the chunk was proven last, at least; None: that is not known."""
         with self._lock:
             found = self._proven[disk].within(chunk, chunk + 1) or self._before[disk].within(chunk, chunk + 1)
         return Position(Epoch(found[0].value.epoch), SequenceNumber(found[0].value.sequence)) if found else None
 
     def cause(self, disk: DiskNumber, chunk: int) -> str:
-        """Why the chunk is in doubt; empty: it is not, or that is not known."""
+        """Return why the chunk is in doubt; empty: it is not, or that is not known."""
         with self._lock:
             found = self._doubts[disk].within(chunk, chunk + 1)
         return found[0].value if found else ""
@@ -228,13 +229,13 @@ class Coverage:
                 self._busy[disk].put(first, end, until)
 
     def urgent(self) -> List[Tuple[DiskNumber, int, int]]:
-        """The chunks that differ: the machine is not protected while there are any."""
+        """Return the chunks that differ: the machine is not protected while there are any."""
         with self._lock:
             return [(disk, chunk, chunk + 1) for disk, chunk in self._differing]
 
     def next(self, most: int, now: int) -> List[Tuple[DiskNumber, int, int]]:
-        """Up to ``most`` chunks to be proven next, as runs (disk, first, end): what is in doubt, what was never proven,
-        what was proven longest ago."""
+        """Return up to ``most`` chunks to be proven next, as runs (disk, first, end): what is in doubt, what was never
+        proven, what was proven longest ago."""
         chosen: List[Tuple[DiskNumber, int, int]] = []
         with self._lock:
             for busy in self._busy.values():
@@ -251,7 +252,7 @@ class Coverage:
         return chosen
 
     def everything(self) -> List[Tuple[DiskNumber, int, int]]:
-        """All chunks that are copied, as runs (disk, first, end)."""
+        """Return all chunks that are copied, as runs (disk, first, end)."""
         with self._lock:
             return [
                 (disk, first, end)
@@ -280,8 +281,8 @@ class Coverage:
             yield disk, first, end
 
     def standing(self, since: int, now: int) -> Dict[DiskNumber, DiskProof]:
-        """How each disk stands at ``now`` (ns since 1970 UTC); ``lately``: proven at ``since`` or after it. What was
-        proven by a clock that was ahead counts as proven, and nobody knows when."""
+        """Return how each disk stands at ``now`` (ns since 1970 UTC); ``lately``: proven at ``since`` or after it. What
+        was proven by a clock that was ahead counts as proven, and nobody knows when."""
         with self._lock:
             found = {}
             for disk, total in self._sizes.items():

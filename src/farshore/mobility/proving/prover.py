@@ -156,7 +156,7 @@ class Prover:
         self._turns = Turns(clock)
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
+        """Prove the copy until ``stop``. Raises Stopped, CopyLost, Fenced and other refusals."""
         self._counted = time.thread_time()
         try:
             while not stop.is_set():
@@ -577,6 +577,6 @@ class Prover:
 
 
 def note_discards(watch: Watch, proving: Proving) -> None:
-    """What was discarded since the last time is anybody's guess on the disk."""
+    """Note what was discarded since the last call: its content on the disk is undefined."""
     for disk, first, end in watch.discarded():
         proving.coverage.discarded(disk, first, end)

@@ -52,7 +52,7 @@ class Demand:
     failed: str = ""
 
     def take(self, most: int) -> List[Tuple[DiskNumber, int, int]]:
-        """The next runs of it, at most so many chunks together."""
+        """Return the next runs of it, at most so many chunks together."""
         taken: List[Tuple[DiskNumber, int, int]] = []
         while self.left and most:
             disk, first, end = self.left.pop(0)
@@ -64,7 +64,7 @@ class Demand:
         return taken
 
     def note(self, disk: DiskNumber, equal: int, differing: Sequence[int]) -> None:
-        """So many chunks were equal, these were not: they are looked at once more."""
+        """Note the number of equal chunks, and those that differ and are compared again."""
         self.proven += equal
         for chunk in differing:
             self.again(disk, chunk)
@@ -103,7 +103,7 @@ class Proving:
         self._used = self._server_used = 0.0
 
     def note_cost(self, chunks: int, answer: Union[ProofAnswer, DifferenceAnswer]) -> None:
-        """So many chunks were compared, and what that cost."""
+        """Note the number of compared chunks and the cost of comparing them."""
         with self._lock:
             self._compared += chunks
             self._vault_bytes += answer.vault_bytes
@@ -111,13 +111,13 @@ class Proving:
             self._server_used += answer.cpu_seconds
 
     def note_used(self, seconds: float) -> None:
-        """So much processor time of this machine went into proofs."""
+        """Note processor time of this machine that went into proofs."""
         with self._lock:
             self._used += seconds
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """What the calling thread does in this context is done for proofs."""
+        """Count the calling thread's work in this context as done for proofs."""
         began = time.thread_time()
         try:
             yield
@@ -125,7 +125,7 @@ class Proving:
             self.note_used(time.thread_time() - began)
 
     def begin(self, disks: Sequence[CopiedDisk], *, anew: bool) -> None:
-        """An epoch begins with these disks. ``anew``: its copy is the first one."""
+        """Begin an epoch with these disks. ``anew``: its copy is the first one."""
         with self._lock:
             self.generation += 1
         self.paused = self.weaker = ""  # who proves less says so
@@ -143,40 +143,41 @@ class Proving:
             ]
 
     def prove(self, generation: int, disk: DiskNumber, chunks: Sequence[int], at: Proven) -> None:
-        """These chunks (sorted) are equal to their copy. Nothing, where an epoch has begun since ``generation``."""
+        """Note that these chunks (sorted) are equal to their copy, unless an epoch has begun since ``generation``."""
         with self._lock:
             if generation == self.generation:
                 self.coverage.prove(disk, chunks, at)
 
     def doubt(self, blocks: Mapping[DiskNumber, Ranges], cause: str) -> None:
-        """These 4 KiB blocks (first, count) were read outside of the stream's order, or may have been missed."""
+        """Doubt these 4 KiB blocks (first, count): they were read outside of the stream's order, or may have been
+        missed."""
         for number, ranges in blocks.items():
             for first, count in ranges.tolist():
                 self.doubt_chunks(number, first // _BLOCKS, -(-(first + count) // _BLOCKS), cause)
         self.note_cause(cause)
 
     def doubt_chunks(self, disk: DiskNumber, first: int, end: int, cause: str) -> None:
-        """As ``doubt``, for chunks [first, end). What is already proven fast goes on."""
+        """Doubt chunks [first, end), as ``doubt`` does for blocks. A fast proof that is running continues."""
         self.coverage.doubt(disk, first, end, cause)
         with self._lock:
             self._fast = min(FAST_BYTES, self._fast + (end - first) * CHUNK)
         self.wake.set()
 
     def note_cause(self, cause: str) -> None:
-        """Something happened that could explain a difference, wherever it is."""
+        """Note an event that could explain a difference anywhere."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock.now() / 1e9))
         with self._lock:
             self._causes = [*self._causes[-_CAUSES + 1 :], f"{cause} ({moment})"]
 
     def explain(self, disk: DiskNumber, chunk: int) -> str:
-        """The newest cause that could explain that this chunk differs."""
+        """Return the newest cause that could explain that this chunk differs."""
         own = self.coverage.cause(disk, chunk)
         with self._lock:
             newest = self._causes[-1] if self._causes else ""
         return own or newest or "nothing is known that could explain it"
 
     def pace_now(self) -> int:
-        """Bytes a second."""
+        """Return the number of bytes a second."""
         with self._lock:
             return max(self.pace, FAST_PACE) if self._fast > 0 and self.pace else self.pace
 
@@ -186,7 +187,8 @@ class Proving:
         return self._clock.monotonic() < self.judging_until
 
     def read(self, size: int) -> None:
-        """So many bytes were read for proofs. Without what was read once more, as it was written to meanwhile."""
+        """Count bytes that were read for proofs, without those that were read again because they had been written
+        to."""
         with self._lock:
             self._fast = max(0, self._fast - size)
         if not self.coverage.doubtful:
@@ -212,7 +214,7 @@ class Proving:
             return self._demand
 
     def met(self, demand: Demand, failed: str = "") -> None:
-        """Nobody waits for it any more."""
+        """Note that nobody waits for the requested proof any more."""
         with self._lock:
             demand.failed = failed
             if self._demand is demand:
@@ -221,7 +223,7 @@ class Proving:
     # ---- how it stands ----
 
     def standing(self) -> ProofStanding:
-        """As the heartbeat tells it."""
+        """Return the standing of the proof for the heartbeat."""
         demand, now = self.demanded, self._clock.now()
         run = None if demand is None else ProofRun(total=demand.total * CHUNK, done=demand.done * CHUNK)
         return ProofStanding(

@@ -17,7 +17,7 @@ class Span(NamedTuple, Generic[Value]):
 
 
 class Spans(Generic[Value]):
-    """``joined`` gives the value of two neighbours that may be one, None where they may not. Memory is bounded whatever
+    """``joined`` gives the value of two neighbours that may be one, None if they may not. Memory is bounded whatever
     the disk's size: past ``most`` spans the shortest are forgotten. ``outwards``: instead the spans that are nearest to
     each other become one, with what lies between them, so all that was put stays. Used by one thread."""
 
@@ -83,14 +83,14 @@ class Spans(Generic[Value]):
                 self._values.insert(low, piece[2])
 
     def within(self, first: int, end: int) -> List[Span[Value]]:
-        """The spans that touch [first, end), cut to it."""
+        """Return the spans that touch [first, end), cut to it."""
         low, high = self._touching(first, end)
         return [
             Span(max(first, self._firsts[at]), min(end, self._ends[at]), self._values[at]) for at in range(low, high)
         ]
 
     def gaps(self, first: int, end: int) -> Iterator[Tuple[int, int]]:
-        """What of [first, end) carries nothing."""
+        """Yield what of [first, end) carries nothing."""
         at = first
         for span in self.within(first, end):
             if span.first > at:
@@ -138,7 +138,7 @@ class Spans(Generic[Value]):
 
 
 def runs(chunks: Sequence[int]) -> Iterator[Tuple[int, int]]:
-    """(first, end) of each run of neighbours in sorted numbers."""
+    """Yield (first, end) of each run of neighbours in sorted numbers."""
     first = before = None
     for chunk in chunks:
         if before is None or chunk != before + 1:

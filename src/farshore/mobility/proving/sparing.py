@@ -21,7 +21,7 @@ class Sparing:
         self._starved = False
 
     def starved(self) -> bool:
-        """Whether the other programs left no processor time, as of the last seconds."""
+        """Return whether the other programs left no processor time, as of the last seconds."""
         if self._last is not None and self._clock.monotonic() - self._last.wall < LOOK_SECONDS:
             return self._starved
         use = measure(self._clock)

@@ -45,7 +45,7 @@ class Turns:
         return [one for _, one in again[:MOST]]
 
     def end(self, taken: Sequence[Chunk], left: Sequence[Chunk]) -> None:
-        """These were tried; those that are ``left`` were tried in vain."""
+        """End a turn of these chunks; those in ``left`` could not be proven."""
         now, left_over = self._clock.monotonic(), set(left)
         for one in taken:
             before = self._tried.pop(one, None)

@@ -59,7 +59,8 @@ class Watch:
                 self._followed[disk] = np.array(numbers, np.int64), times
 
     def written(self, disk: DiskNumber, chunk: int) -> List[int]:
-        """For each block of a chunk that is followed: when (ns) it was last written to, if in part; 0: it was not."""
+        """Return for each block of a followed chunk the time (ns) of the last write to a part of it; 0 if there was
+        none."""
         with self._lock:
             if disk not in self._followed:
                 return [0] * _BLOCKS
@@ -77,7 +78,8 @@ class Watch:
             self._touched = {disk: np.zeros(len(wanted), np.bool_) for disk, wanted in chunks.items()}
 
     def untouched(self, disk: DiskNumber) -> npt.NDArray[np.bool_]:
-        """For each of the disk's chunks whether no record has touched it since ``begin``; False if none is watched."""
+        """Return for each of the disk's chunks whether no record has touched it since ``begin``; False if none is
+        watched."""
         with self._lock:
             touched = self._touched.get(disk)
             return np.zeros(1, np.bool_) if touched is None else ~touched
@@ -87,13 +89,14 @@ class Watch:
         self.begin({})
 
     def discarded(self) -> List[Tuple[DiskNumber, int, int]]:
-        """Runs of chunks, (disk, first, end), that were discarded, wholly or in part, since this was asked last."""
+        """Return runs of chunks, (disk, first, end), that were discarded, wholly or in part, since this was asked
+        last."""
         with self._lock:
             found, self._discarded = self._discarded, {}
             return [(disk, one.first, one.end) for disk, spans in found.items() for one in spans]
 
     def note(self, fragments: Fragments) -> None:
-        """Records that were drained from the ring. Nothing refers to them afterwards."""
+        """Note records that were drained from the ring. Keeps no reference to them."""
         with self._lock:
             kinds = fragments["kind"]
             if (kinds == RecordKind.DISCARD).any():
@@ -112,7 +115,7 @@ class Watch:
             self._used += time.thread_time() - began
 
     def used(self) -> float:
-        """Processor seconds that watching took since this was asked last."""
+        """Return processor seconds that watching took since this was asked last."""
         with self._lock:
             found, self._used = self._used, 0.0
             return found

@@ -117,7 +117,7 @@ class BitmapRun(RoundRun):
     # ---- a round ----
 
     def _round(self, requests: List[Milestone], stop: threading.Event) -> None:
-        """Raises TryLater where no point could be made, Stopped, and what ends the epoch."""
+        """Raises TryLater if no point could be made, Stopped, and what ends the epoch."""
         write_out(order_of_freezing(mounted_once(), self._devices))  # so that the freeze finds little to write
         dirty = self._capture.collect()
         self._conclude(dirty)

@@ -37,7 +37,8 @@ class Fallback:
 
 
 def choose_fallback(settings: Settings, clock: Clock) -> Optional[Fallback]:
-    """None: data mode. A mode that was asked for (``settings.capture``) is taken unless the machine cannot do it."""
+    """Return the mode to use instead of data mode, or None for data mode. ``settings.capture`` decides, unless the
+    machine cannot do it."""
     ability = probe()
     if ability.mode is CaptureMode.DATA and settings.capture in (None, CaptureMode.DATA):
         ability = _with_page_layout(ability, settings)
@@ -65,7 +66,7 @@ def _with_page_layout(ability: Ability, settings: Settings) -> Ability:
 
 
 def fallback_for(ability: Ability, settings: Settings, clock: Clock) -> Optional[Fallback]:
-    """The same, given what the machine can do."""
+    """Return the same, given what the machine can do."""
     mode, cause = ability.mode, " ".join(one.reason for one in ability.obstacles)
     if settings.capture is not None and _ORDER.index(settings.capture) > _ORDER.index(mode):
         mode, cause = settings.capture, "chosen by the agent's setting --capture"

@@ -87,8 +87,8 @@ class RoundProof:
         """What the disk held of chunks that were found to differ, by disk and chunk."""
 
     def begin(self, sequence: SequenceNumber, seconds: float) -> None:
-        """After the point at ``sequence``: choose what is to be proven next, as much as the pace allows in ``seconds``,
-        and read again what was found to differ."""
+        """Choose what to prove next after the point at ``sequence``, as much as the pace allows in ``seconds``, and
+        read again what was found to differ."""
         demand = self._proving.demanded
         self._sequence = sequence
         self._read = {}
@@ -131,8 +131,8 @@ class RoundProof:
         self._proving.read((end - first) * CHUNK)
 
     def conclude(self, dirty: Mapping[DiskNumber, Ranges]) -> Dict[DiskNumber, Ranges]:
-        """When the next round begins: compare what was not written to since the point. ``dirty``: what was. Blocks that
-        differ, to be copied with this round. Raises what ends an epoch."""
+        """Return when the next round begins: compare what was not written to since the point. ``dirty``: what was.
+        Blocks that differ, to be copied with this round. Raises what ends an epoch."""
         again: Dict[DiskNumber, List[int]] = {}
         suspects, self._suspects = self._suspects, {}
         for (disk, chunk), data in suspects.items():
@@ -179,7 +179,7 @@ class RoundProof:
         }
 
     def scanned(self, sequence: SequenceNumber, hashes: Mapping[DiskNumber, Hashes]) -> None:
-        """After a scan's point: compare what the scan read with the copy. What differs is sent with the next one."""
+        """Compare, after a scan's point, what the scan read with the copy. Differences are sent with the next scan."""
         self._sequence = sequence
         self._proving.weaker = f"In scan mode a proof {SCANNED}"
         self._weak = True
@@ -203,7 +203,7 @@ class RoundProof:
             self._proving.met(demand, demand.failed)
 
     def cannot(self, why: str) -> None:
-        """Nothing is proven in this epoch: say so, also to somebody who waits for it."""
+        """Report that nothing can be proven in this epoch, also to a user who waits for it."""
         self._proving.paused = why
         demand = self._proving.demanded
         if demand is not None:
@@ -272,7 +272,7 @@ class RoundProof:
         return next(data for _, data in self._chunks(disk, chunk, chunk + 1))
 
     def _chunks(self, disk: DiskNumber, first: int, end: int) -> Iterator[Tuple[int, Optional[memoryview]]]:
-        """What the disk holds, until the next one is asked for. None where it cannot be read: that chunk is not proven,
+        """What the disk holds, until the next one is asked for. None if it cannot be read: that chunk is not proven,
         which is no reason to end the epoch."""
         copied = self._disks[disk]
         try:

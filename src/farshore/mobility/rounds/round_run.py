@@ -122,7 +122,7 @@ class RoundRun(abc.ABC):
         return self._rest() + self._lasted
 
     def lag(self) -> Dict[str, float]:
-        """A round has no stages; ``point_every`` tells how old things get."""
+        """Return a round has no stages; ``point_every`` tells how old things get."""
         return {}
 
     def progress(self) -> Optional[Progress]:

@@ -75,7 +75,7 @@ class _HashKeeper:
         self.hashes: Hashes = {disk.number: np.zeros((-(-disk.size // CHUNK), 32), np.uint8) for disk in disks}
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
-        """One Verdict for each hash."""
+        """Return one Verdict for each hash."""
         first = comparison.first_chunk
         self.hashes[comparison.disk][first : first + len(comparison.hashes)] = comparison.hashes
         return self._plane.compare(comparison)

@@ -27,7 +27,7 @@ class DirtyBlocks(Protocol):
     """The part of Capture that rounds use."""
 
     def collect(self, *, timeout: float = 30.0) -> Mapping[DiskNumber, Ranges]:
-        """The blocks written to since the last call, all of whose writes have landed. Raises TryLater."""
+        """Return the blocks written to since the last call, all of whose writes have landed. Raises TryLater."""
         ...
 
 
@@ -97,5 +97,5 @@ def _not_held() -> TryLater:
 
 
 def size_of(blocks: Mapping[DiskNumber, Ranges]) -> int:
-    """Bytes in all of the blocks."""
+    """Return the number of bytes in all of the blocks."""
     return sum(count_blocks(ranges) for ranges in blocks.values()) * BLOCK

@@ -56,8 +56,8 @@ class Handover:
 
     @classmethod
     def load(cls, path: Path) -> Optional[Handover]:
-        """The one that is there; without its capture where the machine has booted since. None where there is none, or
-        one that is not understood."""
+        """Return the one that is there; without its capture where the machine has booted since. None if there is none,
+        or one that is not understood."""
         try:
             fields = json.loads(read_private(path))
             if fields["format"] != _FORMAT:
@@ -77,7 +77,7 @@ class Handover:
 
 
 def boot() -> str:
-    """Which boot of the machine this is."""
+    """Return which boot of the machine this is."""
     return _BOOT.read_text(encoding="ascii").strip()
 
 

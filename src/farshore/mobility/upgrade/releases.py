@@ -37,14 +37,14 @@ class Releases:
 
     @classmethod
     def here(cls) -> Optional[Releases]:
-        """Where this program lies; None where it was not installed as a release."""
+        """Return where this program lies, or None if it was not installed as a release."""
         place = Path(farshore.__file__).resolve().parents
         if len(place) < 5 or place[1].name != "site" or place[3].name != "releases":
             return None
         return cls(place[4], place[2].name)
 
     def program(self, release: str) -> Path:
-        """What to run."""
+        """Return what to run."""
         return self.root / "releases" / release / "bin" / "farshore-mobility"
 
     def install(self, release: str, digest: str, archive: bytes) -> None:

@@ -26,7 +26,7 @@ def pin(path: Path, key: str) -> None:
 
 
 def check_release(path: Path, release: str, digest: str, signature: str) -> None:
-    """Raise Refused where no key is pinned, Damaged unless the key at ``path`` signed that release with that digest."""
+    """Raise Refused if no key is pinned, Damaged unless the key at ``path`` signed that release with that digest."""
     try:
         pinned = read_private(path).decode("ascii", "replace").strip()
     except NotFound as error:

@@ -49,7 +49,7 @@ class Upgrades(Protocol):
         ...
 
     def conclude(self, *, wanted: bool) -> Optional[Concluded]:
-        """After an answered heartbeat: the result, once there is one."""
+        """Return the result of an upgrade once there is one; called after an answered heartbeat."""
         ...
 
 
