@@ -17,7 +17,7 @@ _LARGEST_KEPT = 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Whether the allocator took both settings."""
+    """Return whether the allocator took both settings."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -247,8 +247,8 @@ def _open_vault(
 
 
 def _check_store(store: ThrottledStore) -> None:
-    """Raise TryLater where the store replaces what is only to be created: nothing may be written to it, until somebody
-    has repaired it. One that takes no writes just now (it is full) is no reason not to take batches into the spool."""
+    """Raise TryLater if the store replaces what is only to be created: nothing may be written to it, until somebody has
+    repaired it. One that takes no writes just now (it is full) is no reason not to take batches into the spool."""
     try:
         check_creates_only(store)
     except Unsupported as error:

@@ -100,7 +100,7 @@ class Reporter:
             self._thread.join()
 
     def stored(self, stream: Stream, role: Role, stored: Stored) -> None:
-        """A segment is in the vault; its end is a point where the epoch is consistent by then."""
+        """Note that a segment is in the vault. Its end is a point if the epoch is consistent by then."""
         if role is not Role.JOURNAL or not stream.base_complete:
             return
         found = [_point(point) for point in stored.points if point.position.sequence >= stream.consistent_from]

@@ -44,5 +44,5 @@ class Settings(BaseSettings):
 
 
 def load_settings(path: Path | None) -> Settings:
-    """Settings from ``path`` (TOML) and the environment. Raises Malformed with the setting named."""
+    """Return settings from ``path`` (TOML) and the environment. Raises Malformed with the setting named."""
     return read_settings(Settings, path)

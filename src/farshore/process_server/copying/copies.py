@@ -90,7 +90,7 @@ class Copy:
             return self._coverage.told
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
-        """One Verdict a chunk. Raises Malformed, Damaged and the vault's errors."""
+        """Return one Verdict a chunk. Raises Malformed, Damaged and the vault's errors."""
         self.last_used = time.monotonic()
         verdicts = self._compare(comparison)
         if self._note(comparison):
@@ -110,12 +110,12 @@ class Copy:
         return verdicts
 
     def missing(self, limit: int) -> list[tuple[DiskNumber, int, int]]:
-        """Runs of chunks that have to be compared still: (disk, first chunk, chunks)."""
+        """Return runs of chunks that have to be compared still: (disk, first chunk, chunks)."""
         with self._lock:
             return self._coverage.ranges_missing(limit)
 
     def put(self, chunks: Chunks) -> None:
-        """Take in chunks. Raises Damaged where one does not have its hash, Malformed and the vault's errors."""
+        """Take in chunks. Raises Damaged if one does not have its hash, Malformed and the vault's errors."""
         self.last_used = time.monotonic()
         self._base.put(chunks)
         with self._lock:
@@ -209,7 +209,8 @@ class Copies:
         self._lock = threading.Lock()
 
     def get(self, stream: Stream, grant: StreamGrant) -> Copy:
-        """The epoch's copy, begun if need be. Raises WrongState where it is complete, TryLater, the vault's errors."""
+        """Return the epoch's copy, begun if need be. Raises WrongState if it is complete, TryLater, the vault's
+        errors."""
         if stream.base_complete:
             raise WrongState("This epoch's base is complete.", remedy="Open a new epoch to copy again.")
         key = (stream.machine, stream.epoch)
@@ -230,7 +231,7 @@ class Copies:
         return found
 
     def told(self, stream: Stream) -> int:
-        """How many chunks a stream's copy has been told of."""
+        """Return how many chunks a stream's copy has been told of."""
         with self._lock:
             found = self._copies.get((stream.machine, stream.epoch))
         return 0 if found is None else found.told

@@ -45,21 +45,21 @@ class Coverage:
         return sum(disk.wanted for disk in self._disks.values())
 
     def add_run(self, disk: DiskNumber, first: int, told: Told) -> bool:
-        """Chunks ``first`` … as ``told`` says; whether any is new. Raises Malformed outside the disk."""
+        """Return chunks ``first`` … as ``told`` says; whether any is new. Raises Malformed outside the disk."""
         known = self._of(disk)
         if first + len(told) > known.chunks:
             raise _outside(disk, known)
         return known.add_run(first, told)
 
     def add(self, disk: DiskNumber, chunks: npt.NDArray[np.int64]) -> None:
-        """These chunks. Raises Malformed outside the disk."""
+        """Add these chunks. Raises Malformed outside the disk."""
         known = self._of(disk)
         if len(chunks) and (int(chunks.min()) < 0 or int(chunks.max()) >= known.chunks):
             raise _outside(disk, known)
         known.add(chunks)
 
     def missing(self) -> str:
-        """What has not been told, in words; empty when nothing is missing."""
+        """Return what has not been told, in words; empty when nothing is missing."""
         parts: list[str] = []
         for number, disk in sorted(self._disks.items()):
             if disk.lacking:
@@ -68,7 +68,7 @@ class Coverage:
         return "; ".join(parts)
 
     def ranges_missing(self, limit: int) -> list[tuple[DiskNumber, int, int]]:
-        """The first ``limit`` runs of chunks that were not told: (disk, first chunk, chunks)."""
+        """Return the first ``limit`` runs of chunks that were not told: (disk, first chunk, chunks)."""
         found: list[tuple[DiskNumber, int, int]] = []
         for number, disk in sorted(self._disks.items()):
             for first, end in disk.gaps():
@@ -131,7 +131,7 @@ class _Disk:
                 self._count(page, flags)
 
     def gaps(self) -> Iterator[tuple[int, int]]:
-        """Half-open runs of chunks that were not told, in order, without holes between them."""
+        """Yield half-open runs of chunks that were not told, in order, without holes between them."""
         begin = -1
         for first, end, missing in self._stretches():
             if missing and begin < 0:

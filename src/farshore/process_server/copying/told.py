@@ -54,7 +54,8 @@ class ToldLog:
         self._given_up = False
 
     def replay(self) -> Iterator[Comparison]:
-        """The comparisons from before a restart, oldest first; what is torn after them is cut off. Call before add."""
+        """Yield the comparisons from before a restart, oldest first; what is torn after them is cut off. Call before
+        add."""
         try:
             data = memoryview(self.path.read_bytes())
         except FileNotFoundError:

@@ -26,7 +26,7 @@ def read_batch(data: Buffer, grant: StreamGrant) -> Batch:
 
 
 def check_inside(grant: StreamGrant, disk: DiskNumber, chunk: int) -> None:
-    """Raise Malformed where the granted disks have no such chunk."""
+    """Raise Malformed if the granted disks have no such chunk."""
     size = {one.number: one.size for one in grant.description.disks if not one.excluded}.get(disk, 0)
     if chunk * CHUNK >= size:
         raise Malformed("A chunk lies beyond its disk.", remedy="Open a new epoch: the disk has changed.")

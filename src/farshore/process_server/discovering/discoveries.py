@@ -157,11 +157,11 @@ class ApiSink:
     unwanted: bool = False
 
     def connected(self, product: str) -> None:
-        """Logged in."""
+        """Note that the login has succeeded."""
         self._tell(DiscoveryReport(mark=self.order.mark, product=product))
 
     def keep(self, machines: Collection[VmwareMachine], places: Collection[VmwarePlace], gone: Collection[str]) -> None:
-        """Some changed; none: it still answers."""
+        """Keep changed machines; an empty list says that the server still answers."""
         waiting, rest, left = list(machines), list(places), list(gone)
         while True:
             some, waiting = waiting[:DISCOVERY_PORTION], waiting[DISCOVERY_PORTION:]
@@ -172,16 +172,16 @@ class ApiSink:
                 return
 
     def whole(self, known: Collection[str]) -> None:
-        """Everything was told of."""
+        """Note that all machines have been reported."""
         self._tell(DiscoveryReport(mark=self.order.mark, known=sorted(known), answered=True))
 
     def failed(self, error: FarshoreError) -> None:
-        """It does not work now."""
+        """Note that discovery fails now."""
         failure = CommandFailure(code=error.code, message=error.message, remedy=error.remedy)
         self._tell(DiscoveryReport(mark=self.order.mark, failure=failure))
 
     def failed_quietly(self, error: FarshoreError) -> None:
-        """The same; that it cannot be told is no trouble of its own."""
+        """Note a failure, and ignore it if that cannot be reported."""
         try:
             self.failed(error)
         except FarshoreError as second:

@@ -23,7 +23,7 @@ class BodyBuffers:
 
     @contextlib.contextmanager
     def lend(self, length: int) -> Iterator[memoryview]:
-        """``length`` bytes of undefined contents, until the context ends."""
+        """Yield ``length`` bytes of undefined contents, until the context ends."""
         buffer = self._take(length)
         try:
             yield buffer[:length]

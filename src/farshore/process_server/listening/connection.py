@@ -94,7 +94,7 @@ class Connection:
         """The part of the body that came with the head."""
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """Return the socket's descriptor."""
         return self._raw.fileno()
 
     def advance(self) -> Turn:
@@ -121,7 +121,7 @@ class Connection:
             return self._await_end() if refused else Turn.CLOSE
 
     def read_body(self, buffer: memoryview) -> None:
-        """Fill ``buffer``, which is as long as the body. Raises TryLater where the peer stops, ConnectionLost."""
+        """Fill ``buffer``, which is as long as the body. Raises TryLater if the peer stops, ConnectionLost."""
         if self.head is not None and self._parser.they_are_waiting_for_100_continue:
             self._send([b"HTTP/1.1 100 Continue\r\n\r\n"])
         early = len(self._early)
@@ -176,7 +176,7 @@ class Connection:
         self._left = 0
 
     def has_more(self) -> bool:
-        """Whether bytes of a next request wait inside TLS, where the watcher would not see them."""
+        """Return whether bytes of a next request wait inside TLS, where the watcher would not see them."""
         return self._tls.pending() > 0 or self._received.pending > 0 or bool(self._parser.trailing_data[0])
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class Connection:
         return Turn.CLOSE
 
     def _step(self) -> Turn:
-        """Handshake and head, from what has been received. Raises SSLWantReadError where that is not enough."""
+        """Handshake and head, from what has been received. Raises SSLWantReadError if that is not enough."""
         if not self._shaken:
             self._tls.do_handshake()
             self._flush()
@@ -336,7 +336,7 @@ def _reason(status: int) -> str:
 
 
 def too_large(length: int, limit: int) -> Malformed:
-    """The error for a body over a handler's limit."""
+    """Return the error for a body over a handler's limit."""
     return Malformed(
         f"The body has {length} bytes; the limit is {limit}.",
         remedy="Send smaller pieces; GET /v1/protocol returns the limit.",

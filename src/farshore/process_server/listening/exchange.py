@@ -11,8 +11,8 @@ from farshore.process_server.listening.peer import Peer
 
 @dataclass(frozen=True)
 class Request:
-    """``path`` is without query. ``body`` reads the whole body on its first call, into memory that is used again
-    after the answer: keep no view of it. It raises Malformed where the body is larger than the handler allows."""
+    """``path`` is without query. ``body`` reads the whole body on its first call, into memory that is used again after
+    the answer: keep no view of it. It raises Malformed if the body is larger than the handler allows."""
 
     method: str
     path: str

@@ -26,7 +26,7 @@ class Peer:
 
 
 def server_context(authority: str, certificate: str, key: str, ciphers: str = "") -> ssl.SSLContext:
-    """TLS 1.2 or newer, our certificate, and a peer that must show one of ``authority``'s. PEM texts.
+    """Return TLS 1.2 or newer, our certificate, and a peer that must show one of ``authority``'s. PEM texts.
 
     ``ciphers`` is an OpenSSL list for TLS 1.2, empty for AEAD.
     """
@@ -42,7 +42,7 @@ def server_context(authority: str, certificate: str, key: str, ciphers: str = ""
 
 
 def peer_of(certificate: Mapping[str, Any]) -> Peer:
-    """The identity in what SSLSocket.getpeercert() answers. Raises Unauthenticated."""
+    """Return the identity in what SSLSocket.getpeercert() answers. Raises Unauthenticated."""
     uris = [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     found = _URI.fullmatch(uris[0]) if len(uris) == 1 else None
     if found is None:

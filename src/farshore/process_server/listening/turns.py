@@ -27,7 +27,8 @@ class Turns:
         self._lock = threading.Lock()
 
     def enter(self, connection: Connection) -> bool:
-        """Whether its request may be worked on now. If not, some later `leave` gives it: do not touch it before."""
+        """Return whether its request may be worked on now. If not, some later `leave` gives it: do not touch it
+        before."""
         with self._lock:
             if not self._may(connection.peer):
                 self._waiting.append(connection)
@@ -36,7 +37,7 @@ class Turns:
             return True
 
     def leave(self, peer: Peer | None) -> Connection | None:
-        """A request was answered; the next whose turn it is. It has entered."""
+        """Return a request was answered; the next whose turn it is. It has entered."""
         with self._lock:
             self._active -= 1
             left = self._of.pop(peer) - 1

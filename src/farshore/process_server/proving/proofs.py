@@ -85,8 +85,8 @@ class Proofs:
         self._recalled: set[tuple[MachineId, Epoch]] = set()
 
     def prove(self, stream: Stream, proof: Proof) -> ProofAnswer:
-        """Compare. Raises Busy, TryLater until the position is in the vault, WrongState where it never will be,
-        Damaged where no chunk of the copy can be read there."""
+        """Compare. Raises Busy, TryLater until the position is in the vault, WrongState if it never will be, Damaged if
+        no chunk of the copy can be read there."""
         position = self._stored(stream, proof.sequence)
         self._recall(stream)
         try:
@@ -176,12 +176,12 @@ class Proofs:
             return self._kept[key] <= MOST_KEPT
 
     def reports(self) -> list[DifferenceReport]:
-        """What the configuration server was not told yet."""
+        """Return what the configuration server was not told yet."""
         with self._lock:
             return list(self._reports)
 
     def reported(self, told: list[DifferenceReport]) -> None:
-        """It was told of these."""
+        """Note that these were reported."""
         with self._lock:
             self._reports = [one for one in self._reports if one not in told]
 

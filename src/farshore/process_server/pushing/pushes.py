@@ -62,7 +62,7 @@ class Pushes:
         self._workers = ThreadPoolExecutor(AT_ONCE, "push")
 
     def offered(self, pushes: Sequence[str]) -> None:
-        """These are open; begin those that are not under way."""
+        """Begin the pushes among these that are not running yet."""
         with self._lock:
             if self._stopping.is_set():
                 return
@@ -121,7 +121,7 @@ class _Push:
         self._task: asyncio.Task[PushResult | None] | None = None
 
     def end(self) -> None:
-        """From any thread: break off."""
+        """Cancel the push. May be called from any thread."""
         self._ended.set()
         loop, task = self._loop, self._task
         if loop is not None and task is not None:
@@ -129,7 +129,7 @@ class _Push:
                 loop.call_soon_threadsafe(task.cancel)
 
     def carry_out(self) -> PushResult | None:
-        """Its result; None where it was broken off, or is not wanted. Raises what kept it from beginning."""
+        """Return the push's result, or None if it was cancelled. Raises the error that kept it from beginning."""
         opener = Opener(self.id)
         claim = PushClaim(run=self._run, key=opener.public.hex())
         target = opener.open(bytes.fromhex(self._source.begin_push(self.id, claim).sealed))

@@ -28,7 +28,7 @@ class Allowance:
         return self._held.total()
 
     def held_by(self, machine: MachineId) -> int:
-        """Bytes of one machine's frames."""
+        """Return the number of bytes of one machine's frames."""
         return self._held[machine]
 
     def take(self, machine: MachineId, length: int) -> None:

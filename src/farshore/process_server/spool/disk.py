@@ -29,11 +29,12 @@ class SpoolDisk:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self) -> list[str]:
-        """File names in the directory, sorted."""
+        """Return file names in the directory, sorted."""
         return sorted(entry.name for entry in self.directory.iterdir() if entry.is_file())
 
     def create(self, name: str, size: int) -> int:
-        """A new file of ``size`` preallocated bytes; its descriptor. Nothing is left behind where space is short."""
+        """Return a new file of ``size`` preallocated bytes; its descriptor. Nothing is left behind where space is
+        short."""
         path = self.directory / name
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -45,11 +46,11 @@ class SpoolDisk:
         return descriptor
 
     def open(self, name: str) -> int:
-        """A descriptor of an existing file."""
+        """Return a descriptor of an existing file."""
         return os.open(self.directory / name, os.O_RDWR | os.O_CLOEXEC)
 
     def map(self, descriptor: int) -> mmap.mmap:
-        """The whole file, read-only; it follows later writes."""
+        """Return the whole file, read-only; it follows later writes."""
         return mmap.mmap(descriptor, 0, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def populate(self, mapping: mmap.mmap, offset: int, length: int) -> None:

@@ -17,7 +17,7 @@ SPARE = "spare-"
 
 
 def file_name(number: int) -> str:
-    """The name of spool file ``number``; names sort as numbers do."""
+    """Return the name of spool file ``number``; names sort as numbers do."""
     return f"{PREFIX}{number:016x}"
 
 
@@ -39,7 +39,7 @@ class SpoolFile:
         self.view = memoryview(self._mapping)
 
     def read(self, offset: int, length: int) -> memoryview:
-        """A resident view of a range."""
+        """Return a resident view of a range."""
         self._disk.populate(self._mapping, offset, length)
         return self.view[offset : offset + length]
 
@@ -59,5 +59,5 @@ class FrameReference:
     body_length: int
 
     def body(self) -> memoryview:
-        """A view of the sealed batch; valid until the frame is released."""
+        """Return a view of the sealed batch; valid until the frame is released."""
         return self.file.read(self.offset + FRAME_HEADER.size, self.body_length)

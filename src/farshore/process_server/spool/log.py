@@ -101,12 +101,12 @@ class SpoolLog:
             return self._allowance.total
 
     def held_by(self, machine: MachineId) -> int:
-        """Bytes of one machine's waiting frames."""
+        """Return the number of bytes of one machine's waiting frames."""
         with self._changed:
             return self._allowance.held_by(machine)
 
     def recover(self) -> list[FrameReference]:
-        """Every frame that the directory holds, in the order they were appended. Call once, before ``start``."""
+        """Return every frame that the directory holds, in the order they were appended. Call once, before ``start``."""
         found: list[FrameReference] = []
         names = self._disk.names()
         for name in names:
@@ -147,22 +147,22 @@ class SpoolLog:
         return ticket
 
     def tail(self, lane: Lane) -> int | None:
-        """The sequence that the next frame of ``lane`` must begin with; None: any."""
+        """Return the sequence that the next frame of ``lane`` must begin with; None: any."""
         with self._changed:
             return self._tails.get(lane)
 
     def expect(self, lane: Lane, sequence: int) -> None:
-        """The next frame of ``lane`` must begin with ``sequence``."""
+        """Require that the next frame of ``lane`` begins with ``sequence``."""
         with self._changed:
             self._tails[lane] = sequence
 
     def forget_lane(self, lane: Lane) -> None:
-        """The next frame of ``lane`` may begin anywhere: its owner has closed."""
+        """Forget a lane whose owner has closed. Its next frame may begin anywhere."""
         with self._changed:
             self._tails.pop(lane, None)
 
     def release(self, frames: Sequence[FrameReference]) -> None:
-        """These frames are no longer needed. Raises OSError where an emptied file cannot be removed."""
+        """Release frames that are no longer needed. Raises OSError if an emptied file cannot be removed."""
         emptied: list[SpoolFile] = []
         with self._changed:
             for frame in frames:

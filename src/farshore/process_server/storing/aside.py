@@ -24,8 +24,8 @@ class Aside:
         self._folder, self._limit = folder, limit
 
     def keep(self, frames: Sequence[FrameReference], reason: str) -> Path:
-        """Copy neighbouring frames of one lane, durably; the folder that has them. Raises OSError where they do not
-        fit: then they must stay where they are."""
+        """Copy neighbouring frames of one lane, durably; the folder that has them. Raises OSError if they do not fit:
+        then they must stay where they are."""
         need = sum(frame.length for frame in frames)
         if self._held() + need > self._limit:
             raise OSError(f"{self._folder} would hold more than {self._limit >> 20} MiB; look into what it holds")

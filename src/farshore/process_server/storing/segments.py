@@ -75,19 +75,19 @@ def _store_segment(stream: Stream, builder: SegmentBuilder, group: _Group) -> St
 
 
 def silent_segment(machine: MachineVault, silence: Silence) -> SegmentObject:
-    """One segment with all marks of a stretch."""
+    """Return one segment with all marks of a stretch."""
     builder = machine.segment_builder(silence.epoch, Role.JOURNAL)
     builder.add(builder.seal(silence.batch()))
     return builder.build()
 
 
 def store_points(stream: Stream, frame: FrameReference) -> None:
-    """The points of a frame whose segment was stored before a crash, and perhaps nothing after it."""
+    """Store the points of a frame whose segment was stored before a crash, as its points may be missing."""
     _put_points(stream, frame, None)
 
 
 def unexpected(error: Exception) -> FarshoreError:
-    """An error of ours in the place of one that nobody foresaw: it stops one lane, and not the process."""
+    """Return an error of ours in the place of one that nobody foresaw: it stops one lane, and not the process."""
     return FarshoreError(
         f"Storing failed unexpectedly ({type(error).__name__}: {error}).",
         remedy="Report this with the process server's log.",

@@ -77,7 +77,7 @@ class ThrottledStore:
 
 
 def over_the_limit(behind: float) -> Busy:
-    """What a copy is told while so many seconds' worth of bytes are over the limit."""
+    """Return what a copy is told while so many seconds' worth of bytes are over the limit."""
     return Busy(
         "The process server's bandwidth limit is reached.",
         remedy="The copy continues by itself. To change the limit: farshore process-server limit",

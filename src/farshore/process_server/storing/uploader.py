@@ -115,7 +115,7 @@ class Uploader:
                 self._troubles.pop((stream.machine, stream.epoch, role), None)
 
     def wake(self, stream: Stream) -> None:
-        """Something of this stream may be due earlier than was thought. Call it without the stream's lock."""
+        """Schedule a stream anew, as it may be due earlier than planned. Call it without the stream's lock."""
         now = time.monotonic()
         with stream.changed:
             found = [(role, lane.due_in(now, self._seal_every)) for role, lane in stream.lanes.items()]
@@ -130,7 +130,7 @@ class Uploader:
             thread.start()
 
     def stop(self) -> None:
-        """Finish the uploads under way. What still waits stays in the spool."""
+        """Finish the running uploads. Waiting frames remain in the spool."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

@@ -57,7 +57,7 @@ class Grants:
         self._lock = threading.Lock()
 
     def get(self, machine: MachineId, epoch: Epoch) -> StreamGrant:
-        """The grant of a stream. Raises NotFound, Fenced, Moved, Displaced, and Unreachable where it was never
+        """Return the grant of a stream. Raises NotFound, Fenced, Moved, Displaced, and Unreachable if it was never
         asked before."""
         self._check_owner()
         with self._lock:
@@ -95,8 +95,8 @@ class Grants:
             raise TryLater("Streams of this machine were refused moments ago.", remedy="Repeat the request.", after=1)
 
     def check(self, grant: StreamGrant, machine: MachineId, epoch: Epoch, serial: str) -> StreamGrant:
-        """``grant``, or a newer one, where it names the certificate with this serial number. Raises Unauthenticated
-        where none does, TryLater where that cannot be asked now."""
+        """Return ``grant``, or a newer one, where it names the certificate with this serial number. Raises
+        Unauthenticated if none does, TryLater if that cannot be asked now."""
         if _names(grant, serial):
             return grant
         # Renewed since we asked, perhaps.
@@ -120,12 +120,12 @@ class Grants:
         return grant
 
     def certificates(self, good: Mapping[str, Sequence[str]]) -> None:
-        """By machine: the serial numbers that are good now."""
+        """Set the valid serial numbers of certificates, by machine."""
         for machine, serials in good.items():
             self._change(MachineId(machine), certificates=list(serials))
 
     def ask_rpo(self, asked: Mapping[str, float]) -> None:
-        """By machine: seconds that the newest stored state may be old."""
+        """Set the allowed age of the newest stored state in seconds, by machine."""
         for machine, seconds in asked.items():
             self._change(MachineId(machine), asked_rpo=seconds)
 

@@ -75,7 +75,8 @@ class Lane:
     """Of the last batches that were accepted, by their range."""
 
     def check_next(self, first: int, end: int) -> bool:
-        """Whether ``[first, end)`` is new; False: all of it was accepted before. Raises Gap for anything between."""
+        """Return whether ``[first, end)`` is new; False: all of it was accepted before. Raises Gap for anything
+        between."""
         if end <= self.accepted:
             return False
         if first != self.accepted:
@@ -87,7 +88,7 @@ class Lane:
         return True
 
     def is_queued(self, first: int, end: int, since: float, digest: bytes = b"") -> None:
-        """A frame was accepted; it may be durable by now."""
+        """Note that a frame was accepted. It may be durable already."""
         self.accepted = end
         self.digests[first, end] = digest
         while len(self.digests) > _DIGESTS:
@@ -96,7 +97,7 @@ class Lane:
             self.queued.append((end, since))
 
     def is_lost(self, tail: int) -> None:
-        """What was queued beyond ``tail`` did not become durable, and will not."""
+        """Note that frames beyond ``tail`` were lost before they became durable."""
         self.accepted = max(self.durable, tail)
         while self.queued and self.queued[-1][0] > self.accepted:
             self.queued.pop()
@@ -104,8 +105,8 @@ class Lane:
             self.digests.popitem()
 
     def placed(self, frame: FrameReference, now: float, captured: float | None = None, *, writes: bool = True) -> None:
-        """A frame is durable in the spool; its last record was captured at ``captured``. ``writes``: it holds more than
-        marks. Somebody waits for a point, so it is stored at once."""
+        """Note that a frame is durable in the spool; its last record was captured at ``captured``. ``writes``: it holds
+        more than marks. Somebody waits for a point, so it is stored at once."""
         if not self.waiting and not self.storing:
             self.waiting_since = now
         self.waiting.append(frame)
@@ -138,8 +139,8 @@ class Lane:
         return True
 
     def due_in(self, now: float, seal_every: float = 0.0) -> float | None:
-        """Seconds until something should be stored; 0: now; None: nothing to do until more arrives. ``seal_every``:
-        seconds that frames wait for more, whatever the machine's policy asks; 0: as it asks."""
+        """Return the seconds until something should be stored; 0: now; None: nothing to do until more arrives.
+        ``seal_every``: seconds that frames wait for more, whatever the machine's policy asks; 0: as it asks."""
         if not self.waiting or self.storing:
             return None
         pause = max(0.0, self.not_before - now)
@@ -158,7 +159,8 @@ class Lane:
         return self.arrived[0] + IDLE_SEAL  # no other mark may come
 
     def take(self, now: float) -> list[FrameReference]:
-        """The next frames to store together: at least one, at most a segment's worth. They stay counted as waiting."""
+        """Return the next frames to store together: at least one, at most a segment's worth. They stay counted as
+        waiting."""
         taken: list[FrameReference] = []
         size = 0
         for frame in self.waiting:
@@ -172,7 +174,7 @@ class Lane:
         return taken
 
     def is_stored(self, frames: Sequence[FrameReference], last_time: int, now: float) -> None:
-        """These frames, the first of those waiting, are in the vault."""
+        """Note that these frames, the first of those waiting, are in the vault."""
         for frame in frames:
             taken = self.waiting.popleft()
             assert taken is frame
@@ -189,12 +191,12 @@ class Lane:
         self.not_before = 0.0
 
     def was_captured(self, moment: float | None) -> None:
-        """What is stored now goes as far as what was captured then."""
+        """Note that what is stored now reaches as far as what was captured then."""
         if moment is not None:
             self.stored_captured = moment if self.stored_captured is None else max(self.stored_captured, moment)
 
     def is_set_aside(self, frames: Sequence[FrameReference]) -> None:
-        """These frames, the first of those waiting, are kept elsewhere: they can never be stored."""
+        """Note that these frames, the first of those waiting, can never be stored and are kept aside."""
         self.aside, self.trouble = True, ""
         for frame in frames:
             taken = self.waiting.popleft()
@@ -224,14 +226,14 @@ class Lane:
         return not self.waiting and not self.storing and self.accepted == settled
 
     def is_free(self) -> None:
-        """The upload that ``take`` began has ended."""
+        """Note that the upload which ``take`` began has ended."""
         self.storing = False
         if not self.waiting:
             self.hurry = False
 
     def lags(self, now: float, seal_every: float = 0.0) -> tuple[float, float, float]:
-        """Seconds that the oldest record waits at each stage now: for the spool's disk, to be sealed, for the store.
-        For disk and store at least what it took since the last call: most of that passes between two."""
+        """Return the seconds that the oldest record waits at each stage now: for the spool's disk, to be sealed, for
+        the store. For disk and store at least what it took since the last call: most of that passes between two."""
         spool = max(self.spool_seconds, now - self.queued[0][1] if self.queued else 0.0)
         # What is not needed yet is not late: marks wait because nothing is lost without them.
         first = next((at for at, writes in zip(self.arrived, self.writes, strict=True) if writes), now)

@@ -87,8 +87,8 @@ class Streams:
         return failed
 
     def stuck(self) -> dict[Key, str]:
-        """What is wrong with single streams, and why: what the spool holds of one cannot be opened or stored, for
-        another reason than that the store is away; or something of it was refused for good."""
+        """Return what is wrong with single streams, and why: what the spool holds of one cannot be opened or stored,
+        for another reason than that the store is away; or something of it was refused for good."""
         with self._lock:
             found = {
                 key: str(error)
@@ -100,8 +100,8 @@ class Streams:
         return found
 
     def granted(self, machine: MachineId, epoch: Epoch, serial: str) -> tuple[Stream, StreamGrant]:
-        """The stream, for a sender whose certificate has this serial number. Raises Unauthenticated, NotFound, Fenced,
-        Moved, Unreachable and the vault's errors."""
+        """Return the stream, for a sender whose certificate has this serial number. Raises Unauthenticated, NotFound,
+        Fenced, Moved, Unreachable and the vault's errors."""
         key = (machine, epoch)
         try:
             grant = self._grants.check(self._grants.get(machine, epoch), machine, epoch, serial)
@@ -118,11 +118,11 @@ class Streams:
         return stream, grant
 
     def find(self, machine: MachineId, epoch: Epoch) -> Stream:
-        """The stream, for this server's own use: as the vault and the spool know it."""
+        """Return the stream, for this server's own use: as the vault and the spool know it."""
         return self._get_or_open(machine, epoch)
 
     def all(self) -> list[Stream]:
-        """Every open stream."""
+        """Return every open stream."""
         with self._lock:
             return list(self._open.values())
 
@@ -133,29 +133,29 @@ class Streams:
                 self._close(stream)
 
     def close(self, keys: Iterable[Key]) -> None:
-        """These streams may not go on: take no more of them."""
+        """Fence these streams: accept no more of their batches."""
         for stream in self._found(keys):
             stream.fence()
 
     def certificates(self, good: Mapping[str, Sequence[str]]) -> None:
-        """By machine: the serial numbers of certificates that open its streams now."""
+        """Set the serial numbers of certificates that may open streams, by machine."""
         self._grants.certificates(good)
 
     def ask_rpo(self, asked: Mapping[str, float]) -> None:
-        """By machine: seconds that the newest stored state of its streams may be old."""
+        """Set the allowed age of the newest stored state in seconds, by machine."""
         self._grants.ask_rpo(asked)
         for stream in self.all():
             if stream.machine in asked:
                 stream.ask_rpo(asked[stream.machine])
 
     def release(self, keys: Collection[Key]) -> None:
-        """Another process server takes exactly these streams, or is about to: store them and let go of them."""
+        """Store and release exactly these streams, which another process server takes over."""
         with self._lock:
             self._released = set(keys)
         self._leave(keys)
 
     def released(self) -> list[Key]:
-        """Of the streams to be released, those of which nothing is left to be stored and nothing can come."""
+        """Return the streams to be released that are stored completely and can receive nothing more."""
         with self._lock:
             return sorted(key for key in self._released if key not in self._open and key not in self._recovered)
 

@@ -29,8 +29,8 @@ class _Piece(NamedTuple):
 
 
 def is_same(vault: MachineVault, batch: Batch, frames: Sequence[FrameReference]) -> bool | None:
-    """Whether the records of ``batch`` are those that ``frames`` (durable, not stored yet) or the vault hold under its
-    sequences. None where they are in neither any more. Raises the store's errors."""
+    """Return whether the records of ``batch`` are those that ``frames`` (durable, not stored yet) or the vault hold
+    under its sequences. None if they are in neither any more. Raises the store's errors."""
     at = int(batch.first_sequence)
     offsets = payload_offsets(batch.records)
     payload = memoryview(batch.payload).cast("B")

@@ -38,14 +38,14 @@ class Silence:
         return self.first + len(self.records)
 
     def batch(self) -> Batch:
-        """All of it, to be sealed."""
+        """Return all of it, to be sealed."""
         first = RecordSequence(self.first)
         return Batch(self.machine, self.epoch, Role.JOURNAL, first, self.base_time, self.records, b"")
 
 
 def extended(before: Silence | None, batches: Sequence[SealedBatch]) -> Silence | None:
-    """The stretch that these neighbouring batches, of one time base, belong to; None where they hold more than marks.
-    ``before``: the one that was stored last."""
+    """Return the stretch that these neighbouring batches, of one time base, belong to, or None if they hold more than
+    marks. ``before``: the one that was stored last."""
     header = batches[0].header
     if header.role is not Role.JOURNAL or any((one.records["kind"] != RecordKind.MARK).any() for one in batches):
         return None

@@ -87,7 +87,7 @@ class Stream:
         self._wake = wake
 
     def receive(self, batch: Batch, timing: Timing) -> None:
-        """Return once every record of ``batch`` is durable.
+        """Accept a batch, and return once every record of it is durable.
 
         Raises Gap, Fenced, Moved, WrongState, Busy, NoSpace, TryLater; then the batch, or what of it was not accepted
         before, is to be sent again. Raises WrongState for good where the same records came before with other contents.
@@ -107,17 +107,17 @@ class Stream:
             raise
 
     def next_sequence(self, role: Role) -> int:
-        """The sequence after the last durable one."""
+        """Return the sequence after the last durable one."""
         with self.changed:
             return self.lanes[role].durable
 
     def stored_sequence(self, role: Role) -> int:
-        """The sequence after the last one in the vault."""
+        """Return the sequence after the last one in the vault."""
         with self.changed:
             return self.lanes[role].stored
 
     def ask_rpo(self, seconds: float) -> None:
-        """Store as often as that takes."""
+        """Store as often as an RPO of ``seconds`` needs."""
         wanted = cadence(seconds)
         with self.changed:
             if wanted == self.lanes[Role.JOURNAL].cadence:
@@ -127,8 +127,8 @@ class Stream:
         self._wake(self)
 
     def fence(self) -> None:
-        """Take no more batches: another epoch, or a failover, has taken this one's place; store what there is without
-        waiting, for somebody may wait for that."""
+        """Accept no more batches, as another epoch or a failover has replaced this one. Store what was accepted at
+        once, as a caller may wait for it."""
         with self.changed:
             if self._fenced:
                 return
@@ -139,7 +139,7 @@ class Stream:
         self._wake(self)
 
     def leave(self) -> None:
-        """Take no more batches, for another process server does or will; store what there is without waiting."""
+        """Accept no more batches, as another process server takes over. Store what was accepted at once."""
         with self.changed:
             if self._left:
                 return
@@ -150,14 +150,15 @@ class Stream:
         self._wake(self)
 
     def use(self) -> None:
-        """Somebody asks for the stream. Raises as check_open."""
+        """Note a use of the stream. Raises as check_open does."""
         with self.changed:
             self.check_open()
             self.last_used = time.monotonic()
 
     def close_idle(self, seconds: float) -> bool:
-        """Take no more batches where nobody has sent any for so long and nothing waits; whether that is so. Decided
-        under the lock under which batches are accepted: one that comes just now is not taken in and forgotten."""
+        """Close the stream if no batch has arrived for ``seconds`` and nothing waits to be stored. Return whether it is
+        closed. Decided under the lock under which batches are accepted: one that comes just now is not taken in and
+        forgotten."""
         with self.changed:
             unused = time.monotonic() - self.last_used > seconds
             self._closed = self._closed or (unused and not self._sealing and self._is_idle())
@@ -176,7 +177,7 @@ class Stream:
             return self._is_idle()
 
     def note_trouble(self, text: str) -> None:
-        """Note what is wrong with this stream for good; it is reported until the stream is closed."""
+        """Note a permanent error of this stream. It is reported until the stream is closed."""
         with self.changed:
             if text in self._notes:
                 return
@@ -185,12 +186,12 @@ class Stream:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with this stream and with no other; empty while nothing is."""
+        """The errors of this stream alone; "" if there are none."""
         with self.changed:
             return " ".join([*self._notes, *(lane.trouble for lane in self.lanes.values() if lane.trouble)])
 
     def base_is_complete(self, consistent_from: int, time_ns: int, *, only_points: bool = False) -> None:
-        """The epoch's document is in the vault."""
+        """Note that the epoch's document is in the vault, so the base is complete."""
         with self.changed:
             self.base_complete = True
             self.consistent_from, self.consistent_time = consistent_from, time_ns
@@ -203,7 +204,7 @@ class Stream:
         return self._fenced
 
     def check_open(self) -> None:
-        """Raise Fenced, Moved or WrongState where the stream takes no more, TryLater where it is to be opened anew."""
+        """Raise Fenced, Moved or WrongState if the stream takes no more, TryLater if it is to be opened anew."""
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",

@@ -91,7 +91,7 @@ class TimeAxis:
 
 
 def captured_at(time_ns: int, clock: Clock | None = None) -> float:
-    """When a record with the time ``time_ns`` was captured, in seconds of our monotonic clock: after a restart its time
-    is all that is left of that. One of the future counts as captured now, and ages from now on."""
+    """Return when a record with the time ``time_ns`` was captured, in seconds of our monotonic clock: after a restart
+    its time is all that is left of that. One of the future counts as captured now, and ages from now on."""
     clock = clock or SystemClock()
     return clock.monotonic() - max(0, clock.now() - time_ns) / 1e9
