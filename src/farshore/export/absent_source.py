@@ -25,7 +25,7 @@ class AbsentSource:
         raise self._missing(offset, length)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, as nothing is open."""
 
     def _missing(self, offset: int, length: int) -> Damaged:
         return Damaged(

@@ -19,7 +19,7 @@ class Residency(Protocol):
     """An ability that a source may have: to tell what it can deliver without waiting."""
 
     def resident(self, offset: int, length: int) -> bool:
-        """True where ``read_into`` would neither go to a store nor decode at length."""
+        """Return whether ``read_into`` needs neither a store nor long decoding."""
         ...
 
 
@@ -41,7 +41,7 @@ class Device(Protocol):
         ...
 
     def quick(self, offset: int, length: int) -> bool:
-        """True where a read of the range needs no waiting."""
+        """Return whether a read of the range needs no waiting."""
         ...
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -91,7 +91,7 @@ class ReadOnlyDevice:
         raise _read_only(offset, length)
 
     def flush(self) -> None:
-        """Nothing is ever written, so nothing waits for a flush."""
+        """Do nothing, as nothing is ever written."""
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         return self._source.extents(offset, length)

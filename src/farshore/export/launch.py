@@ -47,7 +47,7 @@ class ExportLauncher:
         )
 
     def serving(self, folder: Path) -> bool:
-        """Whether an export process of ``folder`` lives."""
+        """Return whether an export process of ``folder`` lives."""
         return RunFolder(folder).holder() is not None
 
     def hydrate(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class ExportLauncher:
         RunFolder(folder).want_hydration()
 
     def state(self, folder: Path) -> ExportState | None:
-        """What the export of ``folder`` said last."""
+        """Return what the export of ``folder`` said last."""
         return RunFolder(folder).reported()
 
     def stop(self, folder: Path) -> None:

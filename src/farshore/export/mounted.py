@@ -26,7 +26,7 @@ _START_SECONDS = 20.0
 
 @contextlib.contextmanager
 def mounted(source: BlockSource, folder: Path, name: str) -> Iterator[Path]:
-    """``folder/name`` holds the disk, read-only, while the context lasts; ``folder`` must exist. The source is closed
+    """Mount the disk read-only as ``folder/name`` while the context lasts; ``folder`` must exist. The source is closed
     at its end. Raises Refused (nbdfuse is missing), TryLater (it did not start)."""
     with served(source) as socket, as_file(socket, folder, name, read_only=True) as file:
         yield file
@@ -34,8 +34,8 @@ def mounted(source: BlockSource, folder: Path, name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def served(source: BlockSource, overlay: Path | None = None) -> Iterator[Path]:
-    """The disk as export ``0`` of an NBD server on a Unix socket while the context lasts. The source is closed at its
-    end. The disk is read-only unless there is a folder for an overlay."""
+    """Yield the disk as export ``0`` of an NBD server on a Unix socket while the context lasts. The source is closed at
+    its end. The disk is read-only unless there is a folder for an overlay."""
     cache = ReadCache(source, _CACHE_BYTES)
     device: Device = ReadOnlyDevice(cache) if overlay is None else OverlayDevice(cache, overlay, "a point")
     with contextlib.closing(device), tempfile.TemporaryDirectory(prefix="farshore-mount-") as run:
@@ -51,7 +51,8 @@ def served(source: BlockSource, overlay: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def as_file(socket: Path, folder: Path, name: str, *, read_only: bool = False) -> Iterator[Path]:
-    """``folder/name`` holds what is served on the socket. Raises Refused, TryLater as ``mounted`` does."""
+    """Mount what is served on the socket as ``folder/name`` while the context lasts. Raises Refused, TryLater as
+    ``mounted`` does."""
     if shutil.which("nbdfuse") is None:
         raise Refused("nbdfuse is not installed.", remedy="Install the package nbdfuse.")
     option = ["-r"] if read_only else []

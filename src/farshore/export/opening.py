@@ -21,7 +21,7 @@ from farshore.vault.vault import Vault
 
 
 def open_devices(settings: ExportSettings) -> dict[str, Device]:
-    """Every disk of ``settings`` by export name, or none at all. Raises what sources and overlays raise."""
+    """Return every disk of ``settings`` by export name, or none at all. Raises what sources and overlays raise."""
     devices: dict[str, Device] = {}
     vault: Vault | None = None
     with ExitStack() as undo:
@@ -45,7 +45,7 @@ def open_devices(settings: ExportSettings) -> dict[str, Device]:
 
 
 def open_vault(settings: ExportSettings) -> Vault:
-    """The vault of ``settings``. Raises Malformed for a key that is none, and what opening a vault raises."""
+    """Return the vault of ``settings``. Raises Malformed for a key that is none, and what opening a vault raises."""
     try:
         key = bytes.fromhex(settings.vault_key.get_secret_value())
     except ValueError as error:

@@ -27,12 +27,12 @@ class OverlayDescription:
 
 
 def boot_id() -> str:
-    """Tells this life of the host from its earlier ones."""
+    """Return the id of the host's current boot."""
     return _BOOT_ID.read_text().strip()
 
 
 def read_description(folder: Path) -> OverlayDescription | None:
-    """The description in ``folder``; None where there is no overlay yet. Raises Malformed."""
+    """Return the description in ``folder``, or None if there is no overlay yet. Raises Malformed."""
     path = folder / _NAME
     try:
         found = json.loads(path.read_text())

@@ -77,7 +77,7 @@ class OverlayMap:
         return pages
 
     def runs(self, first: int, last: int) -> Iterator[Run]:
-        """The runs of blocks ``[first, last)``, in order."""
+        """Yield the runs of blocks ``[first, last)``, in order."""
         for start in range(first, last, _COPY):
             states = self.states[start : min(start + _COPY, last)]
             for match in _RUNS.finditer(states):
@@ -118,7 +118,7 @@ class OverlayMap:
 
 
 def blocks_of(size: int) -> int:
-    """How many blocks a disk of ``size`` bytes has; the last may be short."""
+    """Return how many blocks a disk of ``size`` bytes has; the last may be short."""
     return (size + BLOCK - 1) // BLOCK
 
 

@@ -44,14 +44,14 @@ class PatientSource:
         return self._source.size
 
     def resident(self, offset: int, length: int) -> bool:
-        """As the source says, where it can say."""
+        """Return what the source reports, if it can."""
         return self._residency is not None and self._residency.resident(offset, length)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         self._patiently(lambda: self._source.read_into(offset, buffer))
 
     def whole_chunk(self, number: int) -> Buffer | None:
-        """As the source has it, where it hands out chunks."""
+        """Return the source's chunk, if it serves whole chunks."""
         chunks = self._chunks
         return None if chunks is None else self._patiently(lambda: chunks.whole_chunk(number))
 

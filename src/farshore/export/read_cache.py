@@ -50,7 +50,7 @@ class ReadCache:
         return self._size
 
     def resident(self, offset: int, length: int) -> bool:
-        """Whether the range needs nothing from the source."""
+        """Return whether the range needs nothing from the source."""
         first, last = offset // CHUNK, (offset + length - 1) // CHUNK
         if first == last:
             return first in self._held or self._known_zero(first)
@@ -94,7 +94,7 @@ class ReadCache:
         return known is not None and known[place] == _ZERO
 
     def _fetch(self, chunk: int) -> memoryview | None:
-        """The chunk, from the source if need be; None where it is zero."""
+        """The chunk, from the source if need be, or None if it is zero."""
         region, place = divmod(chunk, _REGION_CHUNKS)
         known = self._zeroes.get(region)
         if known is None:

@@ -79,7 +79,8 @@ class RunFolder:
         self.pid.write_text(str(os.getpid()))
 
     def holder(self) -> int | None:
-        """The process that has claimed the folder, 0 if it has not said its number yet; None where there is none."""
+        """Return the process that has claimed the folder, 0 if it has not said its number yet, or None if there is
+        none."""
         try:
             file = os.open(self.pid, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -100,7 +101,7 @@ class RunFolder:
         new.rename(self._state)
 
     def reported(self) -> ExportState | None:
-        """What the export said last, if anything."""
+        """Return what the export said last, if anything."""
         try:
             return ExportState(**json.loads(self._state.read_text()))
         except (FileNotFoundError, ValueError, TypeError):

@@ -15,8 +15,8 @@ _LEAST_CACHE, _MOST_CACHE = 128 << 20, 1 << 30
 
 
 def cache_share() -> int:
-    """An eighth of the memory that is free when the export begins, from 128 MiB to 1 GiB: a recovered machine beside
-    it wants most of the rest. What a machine reads while it starts is then fetched and decoded once."""
+    """Return an eighth of the memory that is free when the export begins, from 128 MiB to 1 GiB: a recovered machine
+    beside it wants most of the rest. What a machine reads while it starts is then fetched and decoded once."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, StopIteration):
         # Linux tells better what is available: free memory and the page cache that it would give up.
@@ -95,7 +95,7 @@ class ExportSettings(BaseModel):
     hydrate_rate: int = 0
 
     def document(self) -> bytes:
-        """As the export process reads it, the key included."""
+        """Return the document that the export process reads, including the key."""
         fields = self.model_dump(mode="json")
         fields["vault_key"] = self.vault_key.get_secret_value()
         if self.tls is not None:

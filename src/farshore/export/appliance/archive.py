@@ -23,7 +23,7 @@ class Archive:
         self._known: set[PurePosixPath] = {PurePosixPath("/")}
 
     def add(self, path: str, source: Path) -> None:
-        """A file of this host with its permissions and its time, by which Python knows compiled files again."""
+        """Add a file of this host with its permissions and its time, which Python compares for compiled files."""
         status = source.stat()
         mode = stat.S_IFREG | (status.st_mode & 0o777)
         with source.open("rb") as content:
@@ -32,20 +32,20 @@ class Archive:
                 self._pad(status.st_size)
 
     def add_bytes(self, path: str, content: bytes, mode: int = 0o644) -> None:
-        """A file with this content."""
+        """Add a file with this content."""
         if self._begin(path, stat.S_IFREG | mode, len(content)):
             self._file.write(content)
             self._pad(len(content))
 
     def add_link(self, path: str, target: str) -> None:
-        """A symbolic link."""
+        """Add a symbolic link."""
         content = target.encode()
         if self._begin(path, stat.S_IFLNK | 0o777, len(content)):
             self._file.write(content)
             self._pad(len(content))
 
     def add_folder(self, path: str) -> None:
-        """An empty folder."""
+        """Add an empty folder."""
         self._begin(path, stat.S_IFDIR | 0o755, 0)
 
     def end(self) -> None:

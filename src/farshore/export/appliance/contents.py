@@ -53,7 +53,7 @@ class Contents:
     package: Path | None = None
 
     def pack(self, file: BinaryIO, kernel: Kernel) -> None:
-        """Write the initial file system. Raises Refused where busybox does not run by itself."""
+        """Write the initial file system. Raises Refused if busybox does not run by itself."""
         archive = Archive(file)
         for folder in ("/proc", "/sys", "/dev", "/run", "/tmp", *self.folders):  # noqa: S108 - the appliance's own
             archive.add_folder(folder)
@@ -76,7 +76,7 @@ class Contents:
 
 
 def which(program: str) -> Path | None:
-    """Where a program is, also if this user's PATH leaves out the administrator's."""
+    """Return where a program is, also if this user's PATH leaves out the administrator's."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     return Path(found) if found else None
 

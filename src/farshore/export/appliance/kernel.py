@@ -35,11 +35,12 @@ class Kernel:
         return self.modules.name
 
     def has(self, module: str) -> bool:
-        """Whether it is built in, or there is a file of it."""
+        """Return whether it is built in, or there is a file of it."""
         return _plain(module) in self._built_in or _plain(module) in self._files
 
     def files(self, modules: Iterable[str]) -> Iterator[Path]:
-        """The files of these modules and of those they depend on, relative to the folder; what it lacks is left out."""
+        """Yield the files of these modules and of those they depend on, relative to the folder; what it lacks is left
+        out."""
         waiting = [_plain(one) for one in modules]
         known: set[str] = set()
         while waiting:
@@ -52,7 +53,7 @@ class Kernel:
             waiting += [_name(one) for one in depends] + self._softly.get(name, [])
 
     def indexes(self) -> Iterator[Path]:
-        """The files that modprobe finds modules by."""
+        """Yield the files that modprobe finds modules by."""
         for name in (*_INDEXES, *_OPTIONAL_INDEXES):
             if (self.modules / name).exists():
                 yield Path(name)
@@ -87,7 +88,7 @@ class Kernel:
 
 
 def find_kernel(roots: Iterable[Path] = ROOTS) -> Kernel:
-    """The newest kernel of the first root that has one which can be read and runs in QEMU. Raises Refused."""
+    """Return the newest kernel of the first root that has one which can be read and runs in QEMU. Raises Refused."""
     unreadable = ""
     for root in roots:
         images = sorted((root / "boot").glob("vmlinuz-*"), key=lambda path: _version(path.name), reverse=True)

@@ -75,7 +75,7 @@ class Running:
         self._console = console
 
     def console(self) -> str:
-        """What the kernel and the program have said on the console, the last of it."""
+        """Return what the kernel and the program have said on the console, the last of it."""
         with contextlib.suppress(OSError), self._console.open("rb") as file:
             file.seek(max(0, self._console.stat().st_size - _CONSOLE_BYTES))
             return file.read().decode(errors="replace").replace("\r", "")
@@ -102,7 +102,7 @@ class Running:
 
 
 def missing() -> list[str]:
-    """The packages that the appliance needs and that are not installed here."""
+    """Return the packages that the appliance needs and that are not installed here."""
     packages = {QEMU: "qemu-system-x86", BUSYBOX: "busybox-static", "modprobe": "kmod", "ldd": "libc-bin"}
     found = [package for program, package in packages.items() if which(program) is None]
     try:

@@ -56,11 +56,11 @@ class InAppliance:
         self._accelerator = ""
 
     def lacks(self) -> str:
-        """Packages."""
+        """Return the packages that this reader needs."""
         return ", ".join(appliance.missing())
 
     def description(self) -> str:
-        """For people."""
+        """Describe this reader for people."""
         return (
             "the QEMU appliance (KVM)" if self._accelerator == "kvm" else "the QEMU appliance (emulated, without KVM)"
         )
@@ -82,7 +82,7 @@ class InAppliance:
         return answer
 
     def close(self) -> None:
-        """What was written to the disks is thrown away, so it may end as in a power cut."""
+        """End the appliance at once. Writes to the disks are discarded anyhow."""
         self._running = None
         self._open.close()
 
@@ -170,7 +170,7 @@ class _Archive:
         )
 
     def write(self, piece: bytearray) -> None:
-        """What tar takes no more of is passed over: why, it has said."""
+        """Pass data to tar; after tar has ended, drop it, as tar's own error says why."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(piece)

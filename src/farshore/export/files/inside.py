@@ -110,7 +110,7 @@ class Tree:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Links in the tree lead to places in the tree, as they do on the machine; never to the host's."""
+        """Resolve links within the tree during the context, as the machine does, and never on the host."""
         outside = os.open("/", os.O_RDONLY)
         os.chroot(self.root)
         os.chdir("/")
@@ -122,7 +122,7 @@ class Tree:
             os.close(outside)
 
     def find(self, path: str) -> Path:
-        """The path without links in it."""
+        """Return the path without links in it."""
         with self.entered():
             try:
                 found = Path(path).resolve(strict=True)
@@ -138,27 +138,27 @@ class Tree:
                 raise Declined("refused", f"{path} is on what belongs at {at}, which could not be mounted: {why}")
 
     def has(self, path: str) -> bool:
-        """Whether the path is a file."""
+        """Return whether the path is a file."""
         try:
             return self.at(self.find(path)).is_file()
         except Declined:
             return False
 
     def entries(self, path: str) -> list[dict[str, object]]:
-        """A folder's contents, or the file itself, sorted by name."""
+        """Return a folder's contents, or the file itself, sorted by name."""
         real = self.find(path)
         with self.entered():
             return [_entry(one) for one in (sorted(real.iterdir()) if real.is_dir() else [real])]
 
     def copied(self, path: str) -> Path:
-        """Where a file or a folder that is to be copied is from outside."""
+        """Return where a file or a folder that is to be copied is from outside."""
         source = self.at(self.find(path))
         if not source.is_file() and not source.is_dir():
             raise Declined("refused", f"{path} is neither a file nor a folder.")
         return source
 
     def at(self, real: Path) -> Path:
-        """Where a path of the tree is from outside."""
+        """Return where a path of the tree is from outside."""
         return self.root / real.relative_to("/")
 
 
@@ -173,7 +173,7 @@ class Host(Protocol):
     """The way between this program and the host."""
 
     def requests(self) -> Iterator[dict[str, object]]:
-        """What is asked for, one after the other."""
+        """Return what is asked for, one after the other."""
         ...
 
     def copy(self, source: Path, request: dict[str, object]) -> Complaints:
@@ -197,7 +197,8 @@ class Folder:
         yield json.loads((HERE / "request.json").read_text())
 
     def copy(self, source: Path, request: dict[str, object]) -> Complaints:
-        """By tar to tar. What hostfs cannot set of a file (fractions of a second, a link's owner) the host sets."""
+        """Return by tar to tar. What hostfs cannot set of a file (fractions of a second, a link's owner) the host
+        sets."""
         out = HERE / "out"
         _run(["mount", "-t", "hostfs", "-o", str(request["out"]), "none", str(out)], check=True)
         unpack = ["tar", "-x", "-p", *TAR, "--same-owner" if request["owners"] else "--no-same-owner", "-C", str(out)]
@@ -235,7 +236,7 @@ class Wire:
             yield json.loads(_read(length))
 
     def copy(self, source: Path, request: dict[str, object]) -> Complaints:  # noqa: ARG002 - the host keeps owners or not
-        """By tar over the wire to the host's."""
+        """Return by tar over the wire to the host's."""
         found = _packed(source, lambda piece: _send(DATA, piece))
         _send(END, b"")
         return found
@@ -276,7 +277,7 @@ def _packed(source: Path, write: Callable[[bytes], object]) -> Complaints:
 
 
 def complained(said: bytes, status: int) -> Complaints:
-    """What tar has said, as complaints about single members; one without a name is about the whole."""
+    """Return what tar has said, as complaints about single members; one without a name is about the whole."""
     found: Complaints = []
     for line in said.splitlines():
         match = _COMPLAINT.fullmatch(line)
@@ -386,8 +387,8 @@ def _parted(sectors: list[int], left_out: list[str]) -> dict[str, str]:
 
 
 def assembled(numbers: list[int], partitions: dict[str, str], left_out: list[str]) -> list[Volume]:
-    """The volumes with files on them, those on arrays and logical volumes too. ``partitions``: UUIDs that blkid does
-    not find, by device."""
+    """Return the volumes with files on them, those on arrays and logical volumes too. ``partitions``: UUIDs that blkid
+    does not find, by device."""
     found = every_volume(numbers, partitions)
     for kind, tool, package, command in _ASSEMBLERS:
         if not any(one.file_system == kind for one in found):
@@ -422,7 +423,7 @@ def _several_as_one(found: list[Volume]) -> list[Volume]:
 
 
 def every_volume(numbers: list[int], partitions: dict[str, str]) -> list[Volume]:
-    """Every block device that something was made on, whatever it is, by blkid."""
+    """Return every block device that something was made on, whatever it is, by blkid."""
     found = []
     for device in sorted(Path("/sys/class/block").iterdir()):
         size = int((device / "size").read_text()) * 512
@@ -493,7 +494,8 @@ def _only(found: list[T], of: list[Volume]) -> T:
 
 
 def root_volumes(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
-    """The volumes that a machine starts from, by their table of file systems, each with the options to mount it."""
+    """Return the volumes that a machine starts from, by their table of file systems, each with the options to mount
+    it."""
     found = []
     for one in volumes:
         try:
@@ -511,7 +513,7 @@ def root_volumes(volumes: list[Volume], tree: Tree) -> list[tuple[Volume, str]]:
 
 
 def table_rows(text: str) -> list[tuple[str, str, str]]:
-    """What a table of file systems mounts beside the root, those nearest the root first: fstab(5)."""
+    """Return what a table of file systems mounts beside the root, those nearest the root first: fstab(5)."""
     rows = []
     for fields in (line.split() for line in text.splitlines()):
         if len(fields) < 3 or fields[0].startswith("#"):

@@ -112,13 +112,14 @@ class FileReader:
         self._sectors = [sectors.get(number, 512) for number in disks]
 
     def volumes(self) -> tuple[list[Volume], list[str]]:
-        """The file systems on the disks, on partitions, logical volumes and arrays; what could not be looked into."""
+        """Return the file systems on the disks, on partitions, logical volumes and arrays; what could not be looked
+        into."""
         answer = self._ask({"act": "volumes"})
         names = [field.name for field in fields(Volume)]
         return [Volume(*(row[name] for name in names)) for row in answer["volumes"]], answer["left_out"]
 
     def entries(self, path: str, volume: str = "") -> tuple[list[Entry], list[str]]:
-        """What is at ``path``; and what of the machine could not be mounted, and why.
+        """Return what is at ``path``; and what of the machine could not be mounted, and why.
 
         Raises NotFound, Refused. Without ``volume`` the path is the machine's own.
         """
@@ -194,7 +195,7 @@ def file_reader(
     only: str = "",
     sectors: Mapping[DiskNumber, int] = MappingProxyType({}),
 ) -> Iterator[FileReader]:
-    """A reader over sources, which are closed at the end; ``only`` by the way of this name, else by what works.
+    """Yield a reader over sources, which are closed at the end; ``only`` by the way of this name, else by what works.
     ``names`` and ``sectors`` as in FileReader.
 
     Raises Refused where everything is missing that could read them, Unsupported for more than 16 disks.

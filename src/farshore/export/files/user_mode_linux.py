@@ -44,12 +44,12 @@ class UserModeLinux:
         self._files: list[Path] = []
 
     def lacks(self) -> str:
-        """Packages."""
+        """Return the packages that this reader needs."""
         path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         return ", ".join(package for tool, package in _TOOLS if shutil.which(tool, path=path) is None)
 
     def description(self) -> str:
-        """For people."""
+        """Describe this reader for people."""
         return "user-mode Linux"
 
     def ask(self, request: Request, out: Path | None) -> Answer:
@@ -91,7 +91,7 @@ class UserModeLinux:
 
 
 def reason(console: str) -> str:
-    """The few words of a console's output that say why a kernel ended; the rest is registers and addresses."""
+    """Return the few words of a console's output that say why a kernel ended; the rest is registers and addresses."""
     for pattern in _REASONS:
         if found := re.search(pattern, console):
             return "".join(one for one in found[1].strip() if one.isprintable())[:_REASON_LENGTH]

@@ -20,7 +20,7 @@ class Way(Protocol):
     """As ``--reader`` names it."""
 
     def lacks(self) -> str:
-        """What is not installed here, as the end of "Install"; empty if nothing is missing."""
+        """Return what is not installed here, as the end of "Install"; empty if nothing is missing."""
         ...
 
     def ask(self, request: Request, out: Path | None) -> Answer:
@@ -29,7 +29,7 @@ class Way(Protocol):
         ...
 
     def description(self) -> str:
-        """What it is, for people; after the first answer."""
+        """Return what it is, for people; after the first answer."""
         ...
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ _EXTENT = re.compile(rb'^(R[WD]\w* \d+ SPARSE )".*"$', re.MULTILINE)
 
 def rename_extent(image: Path, name: str) -> None:
     """Make the descriptor say that the data is in the file ``name``: it was written under another. Raises Unsupported
-    where the image is not laid out so, or has no room for the name."""
+    if the image is not laid out so, or has no room for the name."""
     with image.open("r+b") as file:
         header = file.read(_SECTOR)
         first, sectors = _PLACE.unpack_from(header, _PLACE_AT)

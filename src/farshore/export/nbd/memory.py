@@ -28,11 +28,11 @@ class Memory:
         """Pieces that nobody uses now: clearing a new MiB for each request costs as much as copying it does."""
 
     def share(self) -> Share:
-        """The part of one connection."""
+        """Return the part of one connection."""
         return Share(self, self._of_one)
 
     def take(self, size: int) -> bool:
-        """Whether ``size`` bytes were free; they are taken then."""
+        """Return whether ``size`` bytes were free; they are taken then."""
         with self._lock:
             if size > self.free:
                 return False
@@ -45,7 +45,7 @@ class Memory:
             self.free += size
 
     def piece(self) -> memoryview:
-        """A buffer of ``head`` and ``PIECE`` bytes, with any content."""
+        """Return a buffer of ``head`` and ``PIECE`` bytes, with any content."""
         with self._lock:
             if self._kept:
                 return self._kept.pop()
@@ -68,7 +68,7 @@ class Share:
         self._held = 0
 
     def take(self, size: int) -> bool:
-        """Whether the connection may hold ``size`` bytes more; give them back later."""
+        """Return whether the connection may hold ``size`` bytes more; give them back later."""
         with self._lock:
             if self._held + size > self._most or not self._memory.take(size):
                 return False
@@ -86,7 +86,7 @@ class Share:
         self.give(self._held)
 
     def borrow(self) -> memoryview | None:
-        """A piece, or None where there is no memory for it; give it to ``put_back``."""
+        """Return a piece, or None if there is no memory for it; give it to ``put_back``."""
         return self._memory.piece() if self.take(PIECE) else None
 
     def put_back(self, piece: memoryview) -> None:

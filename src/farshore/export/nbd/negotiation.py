@@ -72,7 +72,7 @@ class Negotiation:
 
     @staticmethod
     def greeting() -> bytes:
-        """What the server says first."""
+        """Return what the server says first."""
         return wire.GREETING.pack(wire.GREETING_MAGIC, wire.OPTION_MAGIC, _KNOWN_FLAGS)
 
     def receive(self, data: bytes) -> bytes:
@@ -80,7 +80,7 @@ class Negotiation:
         return self._step(data)
 
     def secured(self) -> None:
-        """The client has been heard to begin TLS: from here on all comes through it."""
+        """Note that the client has begun TLS, through which everything comes from now on."""
         self.starting_tls = self._tls_due = False
 
     def _client_flags(self, data: bytes) -> bytes:

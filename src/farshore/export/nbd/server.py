@@ -99,7 +99,7 @@ class NbdServer:
 
     def listen_tls(self, context: ssl.SSLContext, host: str, port: int = 0) -> int:
         """Add a TCP socket at an address of this host (0: any free port); the port. Whoever connects gets to nothing
-        before TLS, and then as far as ``context`` lets them. Raises Refused where it cannot be listened on."""
+        before TLS, and then as far as ``context`` lets them. Raises Refused if it cannot be listened on."""
         try:
             return self._listen_tcp(host, port, context)
         except OSError as error:

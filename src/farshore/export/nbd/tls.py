@@ -20,7 +20,7 @@ _PIECE = 256 << 10
 
 
 def server_context(authority: str, certificate: str, key: str) -> ssl.SSLContext:
-    """A context for serving with these PEM texts: TLS 1.2 or newer, to nobody but who shows a certificate that
+    """Return a context for serving with these PEM texts: TLS 1.2 or newer, to nobody but who shows a certificate that
     ``authority`` signed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -49,7 +49,7 @@ class TlsRelay:
         self._to_peer = self._to_inner = memoryview(b"")
 
     def start(self) -> None:
-        """Begin the handshake. Raises RuntimeError where there are no more threads: the caller closes ``peer`` then."""
+        """Begin the handshake. Raises RuntimeError if there are no more threads: the caller closes ``peer`` then."""
         for one in (self._peer, self._inner):
             one.setblocking(False)
         threading.Thread(target=self._run, name="nbd-tls", daemon=True).start()

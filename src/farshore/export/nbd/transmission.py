@@ -154,8 +154,8 @@ class Connection:
         return self._ended
 
     def idle_since(self) -> float | None:
-        """When the client was heard last, by the monotonic clock, if nothing is done for it now or it does not take
-        what is sent to it; else None."""
+        """Return when the client was heard last, by the monotonic clock, if nothing is done for it now or it does not
+        take what is sent to it; else None."""
         return self._heard if self._blocked or not self._working else None
 
     def cut(self) -> None:

@@ -27,7 +27,7 @@ Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 def give_addresses(edits: Edits, cards: tuple[CardWish, ...]) -> None:
-    """Those of the cards whose wish has any."""
+    """Set the addresses of the cards whose target has any."""
     for card in cards:
         if not card.configured or not understood(card):
             continue
@@ -51,7 +51,7 @@ def give_addresses(edits: Edits, cards: tuple[CardWish, ...]) -> None:
 
 
 def networkd(card: CardWish, interfaces: list[Interface], routes: list[str]) -> str:
-    """A .network file."""
+    """Return a .network file."""
     lines = ["[Match]", f"MACAddress={card.mac.lower()}", "", "[Network]", f"DHCP={'yes' if card.dhcp else 'no'}"]
     lines += [f"Address={one}" for one in interfaces] + [f"Gateway={one}" for one in routes]
     lines += [f"DNS={one}" for one in card.nameservers]
@@ -59,7 +59,7 @@ def networkd(card: CardWish, interfaces: list[Interface], routes: list[str]) -> 
 
 
 def network_manager(card: CardWish, interfaces: list[Interface], routes: list[str]) -> str:
-    """A connection in a keyfile."""
+    """Return a connection in a keyfile."""
     name = f"farshore-{card.name}"
     lines = ["[connection]", f"id={name}", f"uuid={uuid.uuid5(uuid.NAMESPACE_OID, f'{name}/{card.mac}')}"]
     lines += ["type=ethernet", "autoconnect=true", "autoconnect-priority=999", ""]
@@ -79,7 +79,7 @@ def network_manager(card: CardWish, interfaces: list[Interface], routes: list[st
 
 
 def stanzas(card: CardWish, interfaces: list[Interface], routes: list[str], kept: list[str]) -> list[str]:
-    """Of ifupdown; ``kept``: lines of the stanzas that they take the place of."""
+    """Format stanzas of ifupdown; ``kept``: lines of the stanzas that they replace."""
     if card.dhcp:
         return [f"iface {card.name} inet dhcp", *kept]
     lines: list[str] = []

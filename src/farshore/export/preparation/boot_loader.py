@@ -23,7 +23,7 @@ _DEFAULT_LINE = re.compile(r"""^(GRUB_CMDLINE_LINUX=)(["']?)(.*?)(["']?)[ \t]*$"
 
 
 def prepare_boot(edits: Edits, named: NamedBy) -> None:
-    """Every kernel that may be started."""
+    """Prepare the command line of every kernel that may be started."""
     found = False
     for folder, pattern in _FILES:
         # In an entry of the boot loader specification ``linux`` is the kernel alone.
@@ -43,5 +43,5 @@ def prepare_boot(edits: Edits, named: NamedBy) -> None:
 
 
 def with_serial_console(line: str) -> str:
-    """A command line that says everything on the serial console too."""
+    """Return a command line that says everything on the serial console too."""
     return line if "console=ttyS0" in line else line.rstrip() + _CONSOLES

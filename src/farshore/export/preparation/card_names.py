@@ -24,12 +24,12 @@ _NAMING_MAC = (*NETWORK_FILES, (_LINKS, "*.link"), ("/etc/udev/rules.d", "70-per
 
 
 def understood(card: CardWish) -> bool:
-    """Whether its name and its MAC address are such: both come from the source, and go into files."""
+    """Return whether its name and its MAC address are such: both come from the source, and go into files."""
     return bool(_NAME.fullmatch(card.name) and _MAC.fullmatch(card.mac.lower()))
 
 
 def name_cards(edits: Edits, cards: tuple[CardWish, ...]) -> None:
-    """Both, for each card; one that is not understood is named."""
+    """Keep the name of each card, and warn of files that are not understood."""
     for card in cards:
         if not understood(card):
             edits.warnings.append(f"Card {card.name or '?'} has no MAC address to know it by: it may get another name.")

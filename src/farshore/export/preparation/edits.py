@@ -58,21 +58,21 @@ class Edits:
         self._load()
 
     def has(self, path: str) -> bool:
-        """Whether there is a file, or a link to one, as things stand."""
+        """Return whether there is a file, or a link to one, as things stand."""
         return self._entry(path) is not None
 
     def read(self, path: str) -> str:
-        """The text of a file as things stand; "" if there is none."""
+        """Return the text of a file as things stand; "" if there is none."""
         entry = self._entry(path)
         return entry.content.decode(errors="surrogateescape") if entry is not None else ""
 
     def target(self, path: str) -> str:
-        """Where a link leads as things stand; "" if it is none."""
+        """Return where a link leads as things stand; "" if it is none."""
         entry = self._wanted[path] if path in self._wanted else self._on_disk(path)
         return entry.link if entry is not None else ""
 
     def names(self, folder: str, pattern: str) -> list[str]:
-        """The paths in a folder that match, sorted, as things stand."""
+        """Return the paths in a folder that match, sorted, as things stand."""
         base = self._at(folder)
         # Not by glob, which leaves out a link that leads nowhere.
         names = [one.name for one in base.iterdir()] if base.is_dir() else []

@@ -17,7 +17,7 @@ _REASON = "disks by UUID"
 
 
 def by_uuid(edits: Edits, named: NamedBy) -> None:
-    """The table's entries; what cannot be resolved stays and is named."""
+    """Name the table's entries by UUID. Entries that cannot be resolved are kept, with a warning."""
     lines = []
     for line in edits.read(TABLE).splitlines(keepends=True):
         spec = (line.split() or [""])[0]
@@ -35,7 +35,7 @@ def by_uuid(edits: Edits, named: NamedBy) -> None:
 
 
 def root_by_uuid(line: str, named: NamedBy) -> str:
-    """A kernel's command line that names its root, or where it resumes from, by what is written there."""
+    """Return a kernel's command line that names its root, or where it resumes from, by what is written there."""
 
     def renamed(found: re.Match[str]) -> str:
         return f"{found[1]}{named(found[2]) or found[2]}"

@@ -93,7 +93,7 @@ def _root(volumes: list[Volume], tree: Tree, wish: Wish) -> tuple[Volume, str]:
 
 @contextmanager
 def _mounted(root: tuple[Volume, str], tree: Tree, volumes: list[Volume], wish: Wish) -> Iterator[None]:
-    """The machine's file systems, to be written to, and what its programs expect. Raises Declined where one cannot be
+    """The machine's file systems, to be written to, and what its programs expect. Raises Declined if one cannot be
     released: what was written to it may not be whole then."""
     volume, options = root
     _mount(volume, tree.root, options)

@@ -67,12 +67,12 @@ def prepare(disks: Sequence[tuple[DiskNumber, appliance.Disk]], wish: Wish, watc
 
 
 def served_disk(place: int, socket: Path, export: str, sector_size: int = 512) -> appliance.Disk:
-    """A disk of an NBD server, as the work finds it: the ``place``-th of those handed over."""
+    """Return a disk of an NBD server, as the work finds it: the ``place``-th of those handed over."""
     return appliance.Disk(socket, f"{SERIAL}{place}", export, sector_size=sector_size)
 
 
 def written_disk(place: int, file: Path, sector_size: int = 512, image: str = "") -> appliance.Disk:
-    """The same of a file: a raw one, or an image of this format."""
+    """Return the same of a file: a raw one, or an image of this format."""
     return appliance.Disk(file, f"{SERIAL}{place}", raw=True, image=image, sector_size=sector_size)
 
 

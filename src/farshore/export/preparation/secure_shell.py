@@ -16,7 +16,7 @@ _INPUT = re.compile(r"type\s+filter\s+hook\s+input\s+priority[^;]*;(?:[ \t]*poli
 
 
 def allow_ssh(edits: Edits) -> None:
-    """Both. A guest without a server for SSH is named."""
+    """Enable SSH and open its port in the guest's firewall. Warns of a guest without an SSH server."""
     shipped = [(name, f"{folder}/{name}") for name in _SERVICES for folder in _SHIPPED if edits.has(f"{folder}/{name}")]
     if not shipped:
         edits.warnings.append("SSH was asked for, and the guest has no server for it.")

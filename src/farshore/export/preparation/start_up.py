@@ -24,7 +24,7 @@ _STORAGE = re.compile(
 
 
 def prepare_start_up(edits: Edits, drivers: tuple[str, ...], root: Path = Path("/")) -> None:
-    """Every kernel that has an image; those that lack a driver which the kernel has are made anew."""
+    """Check the image of every kernel, and rebuild those that lack a driver which the kernel has."""
     kernels = sorted(one.name for one in (root / "lib/modules").glob("*") if (one / "modules.dep").exists())
     if not kernels:
         edits.warnings.append("No kernel's modules were found: whether it has the drivers of its disks is not known.")
@@ -33,7 +33,7 @@ def prepare_start_up(edits: Edits, drivers: tuple[str, ...], root: Path = Path("
 
 
 def lacking(kernel: Path, listing: str, drivers: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Of ``drivers``, what an image lacks that the kernel has as a module; and what the kernel has not at all.
+    """Return which ``drivers`` an image lacks that its kernel has as modules, and which the kernel lacks too.
     ``kernel``: the folder of its modules; ``listing``: the paths in the image."""
     built_in = {plain(one) for one in _MODULE.findall(_text(kernel / "modules.builtin"))}
     modules = {plain(line.partition(":")[0].rpartition("/")[2].partition(".ko")[0]) for line in
@@ -47,7 +47,7 @@ def lacking(kernel: Path, listing: str, drivers: tuple[str, ...]) -> tuple[list[
 
 
 def plain(module: str) -> str:
-    """A module's name as the kernel has it."""
+    """Return a module's name as the kernel has it."""
     return module.replace("-", "_")
 
 

@@ -54,7 +54,7 @@ class Report:
 
 
 def read_wish(fields: Mapping[str, Any]) -> Wish:
-    """The wish back from JSON."""
+    """Return the wish back from JSON."""
     lists = ("addresses", "gateways", "nameservers")
     cards = [CardWish(**{**card, **{name: tuple(card[name]) for name in lists}}) for card in fields["cards"]]
     return Wish(**{**fields, "drivers": tuple(fields["drivers"]), "cards": tuple(cards)})
