@@ -53,7 +53,7 @@ def invite(tx: Transaction, row: MasterTargetRow) -> None:
 
 
 def register(tx: Transaction, master_target: str, version: str, now: int) -> MasterTargetRow:
-    """Return a master target has started. One that was not invited is the one that ``farshore up`` runs."""
+    """Note that a master target has started. One that was not invited is the one that ``farshore up`` runs."""
     row = tx.get(MasterTargetRow, master_target)
     if row is None:
         for former in tx.scalars(select(MasterTargetRow).where(MasterTargetRow.own)):

@@ -42,7 +42,7 @@ def invite(tx: Transaction, row: ProcessServerRow) -> None:
 
 
 def register(tx: Transaction, server: str, url: str, version: str, now: int) -> ProcessServerRow:
-    """Return a process server says where it is; it may move. It takes no machines until it has reported."""
+    """Note the address of a process server, which may change. It gets no machines until it has reported."""
     row = tx.get(ProcessServerRow, server)
     if row is None:
         row = ProcessServerRow(id=server, url=url, registered=now, name=_free_name(tx, url))

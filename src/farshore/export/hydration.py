@@ -47,7 +47,7 @@ class Hydration:
         """Bytes of ``total`` that need the source no more."""
 
     def start(self) -> None:
-        """Begin; once is enough."""
+        """Start the background thread. Further calls have no effect."""
         if self._thread.ident is None:
             self._thread.start()
 

@@ -44,7 +44,7 @@ class PatientSource:
         return self._source.size
 
     def resident(self, offset: int, length: int) -> bool:
-        """Return what the source reports, if it can."""
+        """Return whether the source says that a read needs no waiting; False if it cannot tell."""
         return self._residency is not None and self._residency.resident(offset, length)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

@@ -29,7 +29,7 @@ class RawFileSource:
         return self._size
 
     def resident(self, offset: int, length: int) -> bool:
-        """Return a local file: the page cache answers most reads and the disk the others soon enough."""
+        """Return True: the page cache answers most reads of a local file, and the disk the others soon enough."""
         return offset + length <= self._size
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

@@ -85,7 +85,7 @@ def protected_disks(
 
 
 def all_disks(numbers: DiskNumbers, given: Sequence[Path], spill: Optional[Path]) -> List[ProtectedDisk]:
-    """Return the same before any is left out by its number. Raises NotFound."""
+    """Return all disks, before any is excluded by its number. Raises NotFound."""
     disks = [disk for disk in map(present, given) if disk is not None] if given else find_disks()
     if not disks:
         raise NotFound("This machine has no disk that can be protected.", remedy="Name one with --disk.")

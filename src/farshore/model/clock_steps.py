@@ -36,7 +36,7 @@ class ClockSteps:
         """The newest step; None: there was none."""
 
     def look(self) -> int:
-        """Return by how many ns the clock was set since the last look; 0: it was not. Notes it in ``last``."""
+        """Return by how many ns the clock was set since the last look, 0 if it was not. Notes it in ``last``."""
         offset = wall_clock_offset(self._clock)
         step = offset - self._offset
         if abs(step) < LEAST_STEP:

@@ -42,7 +42,7 @@ class Forecast:
 
     @property
     def freed(self) -> int:
-        """Negative where merging writes more than it frees."""
+        """Bytes freed; negative if merging writes more than it frees."""
         return self.now - self.applied
 
 

@@ -94,8 +94,9 @@ def claim(store: Store, key: SealingKey, before: Owner | None, taken: Owner) -> 
 
 
 def epochs_after(newest: int) -> int:
-    """Return from where a generation numbers its epochs, if the newest that was seen is ``newest``: so far above that
-    the generations before never come there, however long they go on unaware. Raises Refused if there is no room."""
+    """Return the number after which a generation numbers its epochs, if the newest that was seen is ``newest``: so far
+    above that the generations before never come there, however long they go on unaware. Raises Refused if there is no
+    room."""
     found = -(-newest // EPOCHS_APART) * EPOCHS_APART + EPOCHS_APART
     if found + EPOCHS_APART > _MOST_EPOCHS:
         raise Refused(

@@ -50,7 +50,7 @@ def record_names(store: Store) -> dict[str, list[RecordName]]:
 
 
 def newest_record(store: Store, like: RecordName) -> RecordName | None:
-    """Return the one that counts of the same kind and part, or None if there is none. Raises the store's errors."""
+    """Return the newest record of the same kind and part, or None if there is none. Raises the store's errors."""
     names = [name for item in store.list(like.folder) if (name := RecordName.parse(item.name)) is not None]
     return names[-1] if names else None
 

@@ -160,7 +160,7 @@ def usage(vault: Vault, policy_of: PolicyOf | None = None, now: Callable[[], int
 
 
 def unused_chunks(vault: Vault, dead: Mapping[str, int]) -> int:
-    """Return stored bytes of the chunks that no base map names, in packs that are alive. Reads every base map."""
+    """Return the stored bytes of the chunks that no base map names, in packs that are alive. Reads every base map."""
     named = NamedChunks(PackNumbers())
     for machine_id in vault.machines():
         try:

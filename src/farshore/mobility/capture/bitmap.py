@@ -36,13 +36,13 @@ class Area:
 
 
 def words_for(sectors: int, shift: int) -> int:
-    """Return words of an area for a disk of so many sectors."""
+    """Return the number of words in the area of a disk with so many sectors."""
     return max(1, -(-sectors // (WORD_BITS << shift)))
 
 
 def slot_words_for(sizes: Iterable[int], most_words: int) -> int:
-    """Return words of a slot for disks of these sizes in sectors, with as much again for disks that come or grow
-    later."""
+    """Return the number of words in a slot for disks of these sizes in sectors, with as much again for disks that come
+    or grow later."""
     exact = sum(words_for(sectors, SMALLEST_SHIFT) for sectors in sizes)
     return min(max(2 * exact, 1 << 17), most_words)
 

@@ -285,8 +285,8 @@ class Program:
         return None
 
     def missed(self) -> int:
-        """Return runs that the kernel left out of the hooks that take writes down, as they would have interrupted
-        another."""
+        """Return the number of runs that the kernel left out of the hooks that record writes, as they would have
+        interrupted another."""
         return sum(int(self.info(name).recursion_misses) for name in self.taking_hooks)
 
     def info(self, name: str) -> ProgramInfo:

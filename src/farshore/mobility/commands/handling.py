@@ -127,7 +127,7 @@ class Handling:
                 self._removal.conclude()
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Stop beginning commands."""
         self._ending.set()
         self._one_by_one.shutdown(wait=False)
         self._proofs.shutdown(wait=False)

@@ -70,7 +70,7 @@ class Demand:
             self.again(disk, chunk)
 
     def again(self, disk: DiskNumber, chunk: int) -> None:
-        """Look at a chunk once more, at the end."""
+        """Compare a chunk again at the end."""
         if (disk, chunk, chunk + 1) not in self.left:
             self.left.append((disk, chunk, chunk + 1))
             self.total += 1

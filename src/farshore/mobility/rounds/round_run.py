@@ -122,7 +122,7 @@ class RoundRun(abc.ABC):
         return self._rest() + self._lasted
 
     def lag(self) -> Dict[str, float]:
-        """Return a round has no stages; ``point_every`` tells how old things get."""
+        """Return no lag by stage, as a round has no stages; ``point_every`` is the age that points reach."""
         return {}
 
     def progress(self) -> Optional[Progress]:

@@ -66,7 +66,8 @@ def wait_for(ended: Callable[[], bool], used: Callable[[], int], now: Callable[[
 
 
 def time_used(session: int) -> int:
-    """Return processor time, in clock ticks, of the processes of a session and of their children that have ended."""
+    """Return the processor time, in clock ticks, of the processes of a session and of their children that have
+    ended."""
     return sum(filter(None, (_time_used(entry, session) for entry in _PROC.iterdir() if entry.name.isdigit())))
 
 

@@ -45,7 +45,8 @@ class Coverage:
         return sum(disk.wanted for disk in self._disks.values())
 
     def add_run(self, disk: DiskNumber, first: int, told: Told) -> bool:
-        """Return chunks ``first`` … as ``told`` says; whether any is new. Raises Malformed outside the disk."""
+        """Add the chunks from ``first`` on as ``told`` says, and return whether any is new. Raises Malformed outside
+        the disk."""
         known = self._of(disk)
         if first + len(told) > known.chunks:
             raise _outside(disk, known)

@@ -37,7 +37,7 @@ class Turns:
             return True
 
     def leave(self, peer: Peer | None) -> Connection | None:
-        """Return a request was answered; the next whose turn it is. It has entered."""
+        """Note that a request was answered. Return the next whose turn it is; it has entered."""
         with self._lock:
             self._active -= 1
             left = self._of.pop(peer) - 1

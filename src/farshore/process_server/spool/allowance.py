@@ -55,7 +55,7 @@ class Allowance:
         self._held[machine] += length
 
     def give_back(self, machine: MachineId, length: int) -> None:
-        """Count a frame out."""
+        """Give back the allowance of a frame."""
         self._held[machine] -= length
         if not self._held[machine]:
             del self._held[machine]

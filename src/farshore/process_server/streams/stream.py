@@ -200,11 +200,12 @@ class Stream:
 
     @property
     def fenced(self) -> bool:
-        """Whether the stream takes no more."""
+        """Whether the stream is fenced."""
         return self._fenced
 
     def check_open(self) -> None:
-        """Raise Fenced, Moved or WrongState if the stream takes no more, TryLater if it is to be opened anew."""
+        """Raise Fenced, Moved or WrongState if the stream accepts no more batches, TryLater if it has to be opened
+        again."""
         if self._fenced:
             raise Fenced(
                 f"Epoch {self.epoch} of machine {self.machine} is closed.",

@@ -106,7 +106,7 @@ class Run:
         return f"a run of {self.count} chunks in {self.path or 'memory'}"
 
     def remove(self) -> None:
-        """Remove its file; who searches it now may go on."""
+        """Remove the run's file. Searches that are under way can finish."""
         if self.path is not None:
             with contextlib.suppress(OSError):  # what no manifest names goes when the folder is opened again
                 self.path.unlink(missing_ok=True)
