@@ -250,7 +250,7 @@ def test_bytes_that_change_on_the_way_are_sent_again(
 
 def test_what_is_not_the_disk_is_refused(blobs: Blobs) -> None:
     smaller = blobs.make(24 * MIB)
-    with pytest.raises(Refused, match="takes 25166336 bytes, and 26214912 are"):
+    with pytest.raises(Refused, match="has 25166336 bytes, but 26214912 are"):
         PageBlob(lambda: blobs.grant(smaller), SIZE, IDENTITY)
     with pytest.raises(NotFound):
         PageBlob(lambda: blobs.grant("gone"), SIZE, IDENTITY)

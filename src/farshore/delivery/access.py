@@ -92,7 +92,7 @@ def _server(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((_tls(folder) / "server.json").read_text()))
     except FileNotFoundError as error:
-        raise NotFound(f"The keys in {_tls(folder)} are gone.", remedy="Fail over again.") from error
+        raise NotFound(f"The TLS keys in {_tls(folder)} are missing.", remedy="Fail over again.") from error
 
 
 def _free_port(address: str) -> int:
@@ -104,7 +104,7 @@ def _free_port(address: str) -> int:
     except OSError as error:
         raise Refused(
             f"Disks cannot be served at {address} ({error.strerror}).",
-            remedy="It must be an address of this host (ip address): add a site with another disks_at.",
+            remedy="Use an address of this host (see ip address): add a site with another disks_at.",
         ) from error
 
 

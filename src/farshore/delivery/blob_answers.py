@@ -46,11 +46,15 @@ def _of_status(error: HttpResponseError, status: int, what: str) -> tuple[Answer
         )
         return Answer.DENIED, after, Forbidden(said, remedy=remedy)
     if status == 404:
-        return Answer.STANDS, after, NotFound(said, remedy="It was deleted at Azure: fail over again.")
+        return Answer.STANDS, after, NotFound(said, remedy="The disk was deleted at Azure: fail over again.")
     if status in _PASSING or code in _BROKEN_ON_THE_WAY:
         remedy = "Wait: it goes on by itself. A lease on the disk's blob, or a limit of the account, may be in its way."
         return Answer.PASSES, after, TryLater(said, remedy=remedy, after=after or None)
-    return Answer.STANDS, after, Refused(said, remedy="Report it, with the configuration server's log.")
+    return (
+        Answer.STANDS,
+        after,
+        Refused(said, remedy="Report this with the configuration server's log: farshore support-bundle"),
+    )
 
 
 def _code(error: HttpResponseError) -> str:

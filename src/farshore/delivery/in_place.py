@@ -108,8 +108,9 @@ class InPlaceDelivery:
         for one in _places(consignment.folder):
             if not Path(one.path).exists():
                 raise NotFound(
-                    f"The disk {one.path} of {consignment.name} is gone, with all that the machine had written.",
-                    remedy="Put it back where it was, or fail over again.",
+                    f"The disk {one.path} of {consignment.name} is missing, with everything that the "
+                    "machine had written.",
+                    remedy="Restore it at that path, or fail over again.",
                 )
 
     def settle(self, folder: Path) -> None:

@@ -123,7 +123,7 @@ def _check_version(path: Path, head: bytes) -> None:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found = json.loads(head)
         if found["format"] == _FORMAT and found["version"] != _VERSION:
-            raise Malformed(f"{path} is of a version that this release does not know.", remedy="Upgrade Farshore.")
+            raise Malformed(f"{path} has a version that this release does not know.", remedy="Upgrade Farshore.")
 
 
 def _hold(path: Path) -> int:
@@ -135,5 +135,5 @@ def _hold(path: Path) -> int:
         ours = False
     if not ours:
         os.close(file)
-        raise Busy(f"The disk beside {path} is being written by another job.", remedy="Wait until that has ended.")
+        raise Busy(f"The disk beside {path} is being written by another job.", remedy="Wait until that job has ended.")
     return file

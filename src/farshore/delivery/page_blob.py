@@ -67,7 +67,7 @@ class PageBlob:
         room = int(found.size or 0) - FOOTER_BYTES
         if str(found.blob_type) != "BlobType.PAGEBLOB" or room < self._size or room != rounded(room):
             raise Refused(
-                f"The disk at Azure takes {found.size} bytes, and {self._size + FOOTER_BYTES} are to be written.",
+                f"The disk at Azure has {found.size} bytes, but {self._size + FOOTER_BYTES} are needed.",
                 remedy="Delete it there, and fail over again.",
             )
         self._size = room  # larger where the provider makes no disk as small
@@ -184,6 +184,4 @@ def _client(address: str) -> BlobClient:
         return BlobClient.from_blob_url(address, **_CLIENT)
     except ValueError:
         # The error's own text may hold the address, which is a secret.
-        raise Refused(
-            "Azure gave no address of a blob.", remedy="See what the site says: farshore site check."
-        ) from None
+        raise Refused("Azure returned no address of a blob.", remedy="Check the site: farshore site check") from None

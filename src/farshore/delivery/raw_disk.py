@@ -79,8 +79,8 @@ class RawDisk:
         free = shutil.disk_usage(self._path.parent).free
         if free < needed + _RESERVE:
             raise NoSpace(
-                f"{needed >> 20} MiB are to be written to {self._path.parent}, and {max(0, free) >> 20} MiB are free.",
-                remedy="Free space there: the delivery goes on by itself. Or cancel its job.",
+                f"{self._path.parent} needs {needed >> 20} MiB of free space, but has {max(0, free) >> 20} MiB.",
+                remedy="Free space there, and the delivery continues by itself. Or cancel its job.",
             )
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -167,7 +167,7 @@ def _read(file: int, offset: int, buffer: memoryview, path: Path) -> None:
     while buffer:
         count = os.preadv(file, [buffer], offset)
         if count == 0:
-            raise Damaged(f"{path} has become shorter.", remedy="Let nobody else write to it.")
+            raise Damaged(f"{path} was shortened.", remedy="Keep other programs from writing to it.")
         offset, buffer = offset + count, buffer[count:]
 
 
@@ -179,7 +179,7 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise NoSpace(
                 f"There is no space left for {path}.",
-                remedy="Free space there: the delivery goes on by itself. Or cancel its job.",
+                remedy="Free space there, and the delivery continues by itself. Or cancel its job.",
             ) from error
         kind = Refused if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY) else TryLater
-        raise kind(f"{path} cannot be used: {error.strerror}.", remedy="Look at it, then repeat.") from error
+        raise kind(f"{path} cannot be used: {error.strerror}.", remedy="Check the path, then repeat.") from error

@@ -57,7 +57,10 @@ class UploadedDelivery:
             if received.accepted:
                 # It holds another point, and an upload that has ended cannot be begun again: it is made anew.
                 self._site.discard(failover)
-                raise TryLater(f"Disk {number} at the site held another point.", remedy="Repeat it: it is made anew.")
+                raise TryLater(
+                    f"Disk {number} at the site was of another point.",
+                    remedy="Repeat the failover, which makes a new disk.",
+                )
             blob = PageBlob(lambda: self._site.grant(failover, number), size, received.identity)
             held.callback(blob.close)
             if not ledger.complete:
@@ -93,8 +96,9 @@ class UploadedDelivery:
         for number, medium in self.media(consignment).items():
             if not self._site.has_disk(_failover(consignment.folder), number):
                 raise NotFound(
-                    f"The disk {medium.id} of {consignment.name} is gone, with all that the machine had written.",
-                    remedy="Restore it there, by that name, or fail over again.",
+                    f"The disk {medium.id} of {consignment.name} is missing, with everything that the "
+                    "machine had written.",
+                    remedy="Restore it at Azure by that name, or fail over again.",
                 )
 
     def settle(self, folder: Path) -> None:

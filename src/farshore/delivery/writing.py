@@ -73,7 +73,7 @@ def write_disk(
             log.warning("%d steps of %s were not kept and are written again.", len(lost), ledger.lading.destination)
             _strike(destination, ledger, lost)
         raise Damaged(
-            f"{ledger.lading.destination} does not keep what is written to it: step {lost[0]} reads back otherwise.",
+            f"{ledger.lading.destination} does not keep what is written to it: step {lost[0]} reads back differently.",
             remedy="Replace the disk that it is on, then fail over again.",
         )
 

@@ -90,8 +90,9 @@ class WrittenDelivery:
         for medium in self.media(consignment).values():
             if not medium.path.exists():
                 raise NotFound(
-                    f"The disk {medium.path} of {consignment.name} is gone, with all that the machine had written.",
-                    remedy="Put it back where it was, or fail over again.",
+                    f"The disk {medium.path} of {consignment.name} is missing, with everything that "
+                    "the machine had written.",
+                    remedy="Restore it at that path, or fail over again.",
                 )
 
     def settle(self, folder: Path) -> None:

@@ -70,7 +70,7 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path: Path, monk
     disk = RawDisk(tmp_path / "disk", SIZE)
     disk.check_room(SIZE)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=100 << 20))
-    with pytest.raises(NoSpace, match=f"200 MiB are to be written to {tmp_path}, and 100 MiB are free") as raised:
+    with pytest.raises(NoSpace, match=f"{tmp_path} needs 200 MiB of free space, but has 100 MiB") as raised:
         disk.check_room(200 << 20)
     assert "Free space there" in raised.value.remedy
     disk.close()
