@@ -104,13 +104,16 @@ def _check(request: FailoverRequest, direction: Direction) -> None:
     if request.migrate and (request.kind is FailoverKind.TEST or direction is Direction.HOME):
         raise Malformed("Only a failover can be a migration.", remedy="Run: farshore failover run --migrate")
     if request.disks and (request.kind is FailoverKind.TEST or direction is not Direction.HOME):
-        raise Malformed("Only a failback writes to disks that survived.", remedy="Run: farshore failback run --disk")
+        raise Malformed("Only a failback can write to surviving disks.", remedy="Run: farshore failback run --disk")
     if request.master_target and not request.disks:
         raise Malformed(
-            "A master target writes disks that survived.", remedy="Name them: farshore failback run --disk NUMBER=PATH"
+            "A master target is only needed for surviving disks.",
+            remedy="Name them: farshore failback run --disk NUMBER=PATH",
         )
     if request.network and request.kind is not FailoverKind.TEST:
-        raise Malformed("Only tests share a test network.", remedy="Choose networks: farshore machine target set")
+        raise Malformed(
+            "Only test failovers can use a test network.", remedy="Choose networks: farshore machine target set"
+        )
 
 
 def _target(tx: Transaction, row: MachineRow, direction: Direction) -> Target:
@@ -126,13 +129,14 @@ def _check_shutdown(tx: Transaction, request: FailoverRequest, machine: MachineR
     WrongState where no VMware server could."""
     if request.shutdown is Shutdown.NO:
         if request.shutdown_vmware:
-            raise Malformed("No shutdown was asked for.", remedy="Add --shutdown try, or --shutdown require.")
+            raise Malformed("--shutdown-vmware needs --shutdown.", remedy="Add --shutdown try, or --shutdown require.")
         return
     if request.kind is FailoverKind.TEST:
-        raise Malformed("A test runs beside its source.", remedy="Leave the shutdown out.")
+        raise Malformed("A test failover does not shut down its source.", remedy="Remove the option --shutdown.")
     if machine.site:
         raise Malformed(
-            f"{machine.name} runs at {machine.site}, which stops it by itself.", remedy="Leave the shutdown out."
+            f"{machine.name} runs at {machine.site}, and a failover stops it there by itself.",
+            remedy="Remove the option --shutdown.",
         )
     if request.shutdown_vmware:
         source_of(tx, machine)

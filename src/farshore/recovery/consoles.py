@@ -41,7 +41,9 @@ def newest(context: RecoveryContext, failover: str, site: RecoverySite, most: in
     if isinstance(site, HasConsole):
         places.insert(0, site.console(failover_id(failover)))
     elif not places[0].exists():
-        raise Unsupported(f"{site.name} keeps no console.", remedy="Look at the machine with the site's own tools.")
+        raise Unsupported(
+            f"The site {site.name} keeps no console output.", remedy="Inspect the machine with the site's own tools."
+        )
     for place in places:
         try:
             with place.open("rb") as file:

@@ -28,7 +28,7 @@ Prepare = Callable[[Sequence[tuple[DiskNumber, Disk]], Wish, Watch], Report]
 
 def no_upload(_: Ingesting) -> Delivery:
     """Refuse it."""
-    raise Unsupported("Nothing here uploads disks.", remedy="pip install 'farshore[azure]'")
+    raise Unsupported("Azure's libraries are not installed.", remedy="pip install 'farshore[azure]'")
 
 
 @dataclass(frozen=True)

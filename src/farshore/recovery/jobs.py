@@ -241,8 +241,8 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             row, machine = rows(tx, str(request["failover"]))
             if FailoverState(row.state) not in UNDER_WAY:
                 raise WrongState(
-                    f"{machine.name} has come up already.",
-                    remedy="See what may be done with it: farshore failover show",
+                    f"{machine.name} is already up.",
+                    remedy="See the possible actions: farshore failover show",
                 )
             row.cancelled = True
 
@@ -273,7 +273,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
 
 
 def _to_its_end(_request: Request) -> None:
-    raise WrongState("This job goes to its end once it has begun.", remedy="Wait for it: farshore job watch")
+    raise WrongState("This job cannot be cancelled once it has begun.", remedy="Wait for it: farshore job watch")
 
 
 def _is_working(job: str) -> bool:

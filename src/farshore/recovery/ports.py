@@ -32,7 +32,10 @@ def ports_for(
                 chosen[guest] = port
                 break
         else:
-            raise TryLater("No port of this host is free for a check.", remedy="Clean up tests: farshore failover list")
+            raise TryLater(
+                "No port of this host is free for a check.",
+                remedy="Clean up test failovers: see `farshore failover list`.",
+            )
     return chosen
 
 

@@ -59,14 +59,14 @@ class Requests:
             site = request.site or policies.target_home(tx, row.policy).get("site", "")
             if not site:
                 raise Malformed(
-                    "It is not said where the machine is at home.",
-                    remedy="Name a site there: --site; or choose one in its failback policy: farshore policy update "
+                    "The machine's home site is not known.",
+                    remedy="Give --site, or set one in its failback policy: farshore policy update "
                     "NAME-failback --target-site SITE",
                 )
             if not row.site or row.site == site:
                 raise WrongState(
                     f"{row.name} runs {f'at {row.site} already' if row.site else 'where it was enrolled'}.",
-                    remedy="There is nothing to bring home.",
+                    remedy="Nothing needs to be done: it is at home.",
                 )
             wanted = ask_for(
                 tx, machine, request, failover=new_id(), job=new_id(), now=self.clock.now(), actor=self.actor,
@@ -150,7 +150,8 @@ def _start(jobs: Jobs, row: FailoverRow) -> Job:
 def _check(wanted: SeveralFailovers) -> None:
     if wanted.point.id is not None or wanted.point.position is not None:
         raise Malformed(
-            "A point's id or position is of one machine.", remedy="Choose a time, a name, or the latest of each."
+            "A point's id or position belongs to a single machine.",
+            remedy="For several machines choose a time, a name, or the latest point.",
         )
     _refuse_twice("The host's port", [str(port) for member in wanted.members for port in member.forward or {}])
 
@@ -169,4 +170,4 @@ def _check_together(tx: Transaction, rows: list[MachineRow], requests: list[Fail
 def _refuse_twice(what: str, names: list[str]) -> None:
     twice = repeated(names)
     if twice is not None:
-        raise Malformed(f"{what} {twice} is there twice.", remedy="Name each once.")
+        raise Malformed(f"{what} {twice} occurs twice.", remedy="Name each once.")

@@ -28,8 +28,8 @@ def source_of(tx: Transaction, machine: MachineRow) -> DiscoveredSource:
     found = vmware.with_hardware(tx, machine.hardware_id)
     if found is None:
         raise NotFound(
-            f"No VMware server that is followed has {machine.name}.",
-            remedy="Add the one where it runs (farshore vmware add), or leave --shutdown-vmware out.",
+            f"No followed VMware server has {machine.name}.",
+            remedy="Add the server where it runs (farshore vmware add), or omit --shutdown-vmware.",
         )
     return found
 

@@ -138,7 +138,7 @@ def refuse_if_cancelled(context: RecoveryContext, failover: str) -> None:
 
 def cancelled() -> Cancelled:
     """For a failover that somebody asked to end."""
-    return Cancelled("The failover was cancelled.", remedy="Ask for it again when you want it.")
+    return Cancelled("The failover was cancelled.", remedy="Start it again when you need it.")
 
 
 def site_of(context: RecoveryContext, failover: str) -> RecoverySite:

@@ -33,8 +33,8 @@ def chosen(own: Mapping[str, Any], by_policy: Mapping[str, Any]) -> Target:
         fault = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise Malformed(
-            f"The machine's target is not understood: {where} {sentence(fault)}.",
-            remedy="Choose it anew: farshore machine target set MACHINE",
+            f"The machine's target is not valid: {where} {sentence(fault)}.",
+            remedy="Set it again: farshore machine target set MACHINE",
         ) from error
 
 
@@ -64,7 +64,7 @@ def change(own: Mapping[str, Any], wanted: TargetChange) -> dict[str, Any]:
     reset = {field.value for field in wanted.reset}
     both = sorted(reset & given.keys())
     if both:
-        raise Malformed(f"{both[0]} is given and taken back.", remedy="Do one of the two.")
+        raise Malformed(f"{both[0]} is both set and reset.", remedy="Use one of the two options.")
     for network in wanted.networks or []:
         check_network(_network(network))
     if wanted.network is not None:

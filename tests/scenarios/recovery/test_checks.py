@@ -86,7 +86,7 @@ def test_http(tmp_path: Path, tls: bool) -> None:
             passed, detail = attempt(Check.model_validate({"kind": kind, "port": GUEST, **more}), made)
             assert passed is passes, (more, detail)
     assert attempt(Check(kind=kind, port=GUEST), made)[0] is False, "nobody is there any more"
-    assert "No way leads" in attempt(Check(kind=kind, port=81), made)[1]
+    assert "is not reachable" in attempt(Check(kind=kind, port=81), made)[1]
 
 
 @contextmanager

@@ -63,9 +63,9 @@ def test_a_cancel_at_any_moment_of_any_job_ends_in_a_defined_state(tmp_path: Pat
             continue
         if one["trouble"]:
             assert one["refused"] == [
-                "web1 has come up already."
+                "web1 is already up."
                 if one["kind"] == "test-failover"
-                else "This job goes to its end once it has begun."
+                else "This job cannot be cancelled once it has begun."
             ], one
         assert (one["job"], one["after"]) == ("succeeded", AFTER[one["kind"]]), one
     assert "cancelled" in ends

@@ -133,7 +133,7 @@ def test_an_agent_that_is_silent_or_cannot_is_told_of_and_the_protection_has_end
     agent = agent_answers(unable, UNABLE)
     assert live(commit(unable)) == 0
     agent.join()
-    assert "did not take itself off: The disk is full." in job_of(unable)["error"]
+    assert "did not remove itself: The disk is full." in job_of(unable)["error"]
     unknown = Path(shutil.copytree(running, tmp_path / "unknown"))
     assert live(replace(commit(unknown), kind="commit", work=None)) == 0, "a commit without the mark"
     assert drill.place(unknown) == ("committed", "files", AWAY)

@@ -400,14 +400,14 @@ def test_the_newest_lag_is_shown_and_that_of_the_silent_is_not(office: Office, a
 @pytest.mark.parametrize(
     ("more", "code", "words"),
     [
-        ({"members": [{"machine": "db1"}, {"machine": MACHINE}]}, "malformed", "The machine db1 is there twice"),
+        ({"members": [{"machine": "db1"}, {"machine": MACHINE}]}, "malformed", "The machine db1 occurs twice"),
         ({"members": [{"machine": "db1"}, {"machine": "db9"}]}, "not-found", "db9"),
         ({"members": [{"machine": "db1"}], "site": "moon"}, "not-found", "moon"),
-        ({"members": [{"machine": "db1"}], "point": {"id": "p"}}, "malformed", "is of one machine"),
+        ({"members": [{"machine": "db1"}], "point": {"id": "p"}}, "malformed", "belongs to a single machine"),
         (
             {"members": [{"machine": "db1", "forward": {80: 80}}, {"machine": "web1", "forward": {80: 81}}]},
             "malformed",
-            "The host's port 80 is there twice",
+            "The host's port 80 occurs twice",
         ),
         ({"members": []}, "malformed", "members"),
         ({"members": [{"machine": "db1"}], "at_once": 17}, "malformed", "at_once"),

@@ -129,7 +129,7 @@ def test_what_may_have_to_run_again_is_not_cleaned_up(world: Starting) -> None:
     world.change(state="running", point_epoch=1, point_sequence=10)
     world.machine_becomes(MachineState.FAILED_OVER)
     replace(world)
-    with pytest.raises(WrongState, match=f"{OTHER} is to replace this one"):
+    with pytest.raises(WrongState, match=f"{OTHER} is replacing this one"):
         may_clean_up(world.context, FAILOVER, lambda _job: False)
     start_earlier(world.context, OTHER)
     assert world.runs(FAILOVER)

@@ -134,7 +134,9 @@ def test_a_cancel_takes_the_wish_back(world: World) -> None:
     assert state_of_command(world) == "withdrawn"
 
 
-@pytest.mark.parametrize(("kind", "site", "why"), [("test", "", "beside its source"), ("failover", "far", "runs at")])
+@pytest.mark.parametrize(
+    ("kind", "site", "why"), [("test", "", "does not shut down its source"), ("failover", "far", "runs at")]
+)
 def test_where_it_makes_no_sense_it_is_refused(tmp_path: Path, kind: str, site: str, why: str) -> None:
     catalog = fresh_catalog(tmp_path)
     with catalog.writing() as tx:

@@ -149,7 +149,7 @@ def test_check_takes_its_turn(world: World) -> None:
     check(world.context, FAILOVER)
     check(world.context, FAILOVER)
     assert world.state() == ("working", "protected")
-    with pytest.raises(WrongState, match="under way"):
+    with pytest.raises(WrongState, match="is running"):
         check(world.context, OTHER)
 
 
@@ -289,7 +289,7 @@ def test_waits_end_when_the_failover_is_cancelled(world: World) -> None:
 
 def test_what_may_be_cleaned_up(world: World) -> None:
     world.change(state="working", job="j")
-    with pytest.raises(WrongState, match="under way"):
+    with pytest.raises(WrongState, match="is running"):
         may_clean_up(world.context, FAILOVER, lambda job: job == "j")
     assert may_clean_up(world.context, FAILOVER, lambda _job: False)
     for state in ("running", "committed"):

@@ -257,9 +257,9 @@ def test_who_asks_for_it_has_a_vmware_server_that_has_the_machine(tmp_path: Path
     with catalog.writing() as tx:
         sites.add(tx, SiteRow(id="files", kind="qemu"))
         add_machine(tx, state=MachineState.PROTECTED.value, hardware_id=UUID)
-        with pytest.raises(Malformed, match="No shutdown was asked for"):
+        with pytest.raises(Malformed, match="needs --shutdown"):
             ask_for(tx, MACHINE, request("no"), **ids)
-        with pytest.raises(NotFound, match="No VMware server"):
+        with pytest.raises(NotFound, match="No followed VMware server"):
             ask_for(tx, MACHINE, request("try"), **ids)
         discovered(tx)
         discovered(tx, "esx1", "7")  # the vCenter's host, which shows it too

@@ -291,7 +291,7 @@ def test_a_test_network_is_for_tests(world: World) -> None:
             sites.add(tx, SiteRow(id="files", kind="qemu"))
             ask_for(tx, MACHINE, request, failover=OTHER, job="", now=NOW, actor="somebody")
 
-    with pytest.raises(Malformed, match="Only tests"):
+    with pytest.raises(Malformed, match="Only test failovers"):
         ask("failover")
     ask("test")
     assert target_of(world.context, OTHER, "1:1").bubble == "lab"

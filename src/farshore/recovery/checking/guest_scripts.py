@@ -26,7 +26,7 @@ def run_in_guest(script: bytes, key: str, user: str, address: tuple[str, int], s
         return asyncio.run(asyncio.wait_for(_run(script, key, user, address), min(seconds, _LONGEST)))
     except TimeoutError:
         raise Unreachable(
-            f"The script took longer than {min(seconds, _LONGEST):.0f} s.", remedy="Give it longer: within=SECONDS."
+            f"The script took longer than {min(seconds, _LONGEST):.0f} s.", remedy="Allow more time: within=SECONDS."
         ) from None
 
 

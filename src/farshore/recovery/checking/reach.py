@@ -30,7 +30,9 @@ class Reach:
             return self.address, self.forward[port]
         if self.own:
             return self.own, port
-        raise Refused(f"No way leads to the guest's port {port}.", remedy=f"Forward one: --forward HOST:{port}")
+        raise Refused(
+            f"The guest's port {port} is not reachable.", remedy=f"Forward a port to it: --forward HOST:{port}"
+        )
 
     def answers(self, port: int) -> bool:
         """Whether the guest itself accepts a connection."""

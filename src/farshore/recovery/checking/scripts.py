@@ -33,7 +33,7 @@ class ScriptFolder:
         script = self.path / name
         self._owned(script, "Put the script there, executable.")
         if not stat.S_ISREG(script.lstat().st_mode) or not os.access(script, os.X_OK):
-            raise Refused(f"{script} is no executable file.", remedy=f"chmod +x {script}")
+            raise Refused(f"{script} is not an executable file.", remedy=f"chmod +x {script}")
         return script
 
     def _owned(self, path: Path, remedy: str) -> None:
@@ -44,7 +44,7 @@ class ScriptFolder:
             except FileNotFoundError:
                 raise NotFound(f"There is no {path}.", remedy=remedy) from None
             if found.st_uid not in (0, os.geteuid()) or (not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o022):
-                raise Refused(f"{what} can be changed by others.", remedy=f"chown root {what}; chmod go-w {what}")
+                raise Refused(f"{what} can be changed by other users.", remedy=f"chown root {what}; chmod go-w {what}")
 
     def key(self, name: str) -> str:
         """A private key of SSH that lies there. Raises NotFound, Refused for one that others can read."""
@@ -52,7 +52,7 @@ class ScriptFolder:
         self._owned(path, "Put the private key there.")
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
-            raise Refused(f"{path} is no file that its owner alone can read.", remedy=f"chmod 600 {path}")
+            raise Refused(f"{path} is not a file that only its owner can read.", remedy=f"chmod 600 {path}")
         return path.read_text(encoding="ascii", errors="replace")
 
     def run(self, name: str, facts: Mapping[str, str], seconds: float) -> tuple[bool, str]:

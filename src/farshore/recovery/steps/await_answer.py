@@ -38,7 +38,8 @@ def await_answer(context: RecoveryContext, failover: str) -> Result:
         if found.condition in _DOWN:
             raise Refused(
                 f"The recovered machine has stopped ({found.detail or found.condition.value}).",
-                remedy=f"See why: farshore failover console {failover}; then fail over to another point perhaps.",
+                remedy=f"Find the cause in its console output (farshore failover console {failover}), or "
+                "fail over to another point.",
             )
         if found.condition is Condition.PAUSED and isinstance(site, Resumable):
             # Its disk did not answer in time: nothing is lost, and nobody else looks after it before it has come up.

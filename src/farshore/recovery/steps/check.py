@@ -44,7 +44,7 @@ def check(context: RecoveryContext, failover: str) -> bool:
             busy = [other.id for other in present if other.state == FailoverState.WORKING.value]
             if busy:
                 raise WrongState(
-                    f"Failover {busy[0]} of {machine.name} is under way.", remedy="Wait for its job, or cancel it."
+                    f"Failover {busy[0]} of {machine.name} is running.", remedy="Wait for its job, or cancel it."
                 )
             state = MachineState(machine.state)
             if state not in _SOURCES:
@@ -83,7 +83,9 @@ def _forward_for_checks(context: RecoveryContext, tx: Transaction, row: Failover
 def _check_direction(row: FailoverRow, machine: MachineRow, present: list[FailoverRow]) -> None:
     homeward = any(Direction(other.direction) is Direction.HOME for other in present)
     if Direction(row.direction) is Direction.HOME and not machine.site and not homeward:
-        raise WrongState(f"{machine.name} runs where it was enrolled.", remedy="There is nothing to bring home.")
+        raise WrongState(
+            f"{machine.name} runs where it was enrolled.", remedy="Nothing needs to be done: it is at home."
+        )
 
 
 def _sends_from_site(row: FailoverRow, machine: MachineRow) -> bool:

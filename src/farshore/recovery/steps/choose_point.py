@@ -56,7 +56,7 @@ def _choice(tx: Transaction, machine: str, point: PointChoice) -> Choice:
     wishes = [name for name in ("id", "name", "time", "position") if getattr(point, name) is not None]
     wishes += [name for name in ("latest_processed", "latest_app_consistent") if getattr(point, name)]
     if len(wishes) > 1:
-        raise Refused(f"The point is asked for by {' and by '.join(wishes)}.", remedy="Choose one of them.")
+        raise Refused(f"The point is given by {' and by '.join(wishes)}.", remedy="Choose one of them.")
     if point.latest_app_consistent:
         return Latest.APP_CONSISTENT
     if point.time is not None:

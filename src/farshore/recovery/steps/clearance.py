@@ -31,8 +31,8 @@ def check_action(tx: Transaction, failover: str, action: FailoverAction) -> Fail
         raise WrongState(f"This {kind} of {machine.name} is {row.state}.", remedy=_INSTEAD[action])
     if failovers.has_come_home(row):
         raise WrongState(
-            f"{machine.name} has come home: it is no recovered machine any more.",
-            remedy="Look after it with the tools of its own site.",
+            f"{machine.name} has come home and is no longer a recovered machine.",
+            remedy="Manage it with the tools of its own site.",
         )
     return row
 
@@ -48,7 +48,7 @@ def may_clean_up(context: RecoveryContext, failover: str, is_working: Callable[[
         _refuse_if_it_may_come_back(tx, row)
         half_done = FailoverState(row.state) in UNDER_WAY
         if half_done and is_working(row.job):
-            raise WrongState("This failover is under way.", remedy=f"Wait for it, or: farshore job cancel {row.job}")
+            raise WrongState("This failover is running.", remedy=f"Wait for it, or: farshore job cancel {row.job}")
         row.stopped = True
         # A job that has not begun yet does nothing then.
         row.cancelled = row.cancelled or half_done
@@ -60,7 +60,7 @@ def _refuse_if_it_may_come_back(tx: Transaction, row: FailoverRow) -> None:
     for other in others(tx, row):
         if FailoverState(other.state) in UNDER_WAY and row.id in replaced(other):
             raise WrongState(
-                f"Failover {other.id} is to replace this one, and has not come up: if it fails, this one runs again.",
+                f"Failover {other.id} is replacing this one and is not up yet. If it fails, this one runs again.",
                 remedy=f"Wait for it, or: farshore job cancel {other.job}",
             )
 
@@ -95,7 +95,8 @@ def commit(context: RecoveryContext, failover: str) -> list[str]:
     if not done and condition is not Condition.RUNNING:
         raise WrongState(
             f"The recovered machine of {name} does not run: it is {condition.value}.",
-            remedy=f"See why: farshore failover console {failover}; start it: farshore failover start {failover}",
+            remedy=f"Find the cause with `farshore failover console {failover}`, and start it with `farshore "
+            f"failover start {failover}`.",
         )
     with context.catalog.writing() as tx:
         row, machine = rows(tx, failover)

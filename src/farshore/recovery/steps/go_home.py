@@ -43,13 +43,13 @@ def look_at_home(context: RecoveryContext, failover: str) -> bool:
         whole = epochs.newest_consistent(tx, machine.id)
         if not machine.site or whole is None or whole.epoch <= machine.line_after:
             raise WrongState(
-                f"What {machine.name} has written at {machine.site or 'its site'} is not in the vault.",
+                f"The writes of {machine.name} at {machine.site or 'its site'} are not in the vault.",
                 remedy=f"Replicate it from there first: farshore failover reprotect {machine.name}",
             )
         name = row.site
     if site.delivery.way is not Way.WRITTEN:
         raise Refused(
-            f"The disks of {name} are served by this server: a machine at home must have its own.",
+            f"The disks of {name} are served by this server: a machine at home must have its own disks.",
             remedy="Use a site whose disks are written: farshore site add home --setting disks=written",
         )
     if isinstance(site, Examined):
@@ -89,7 +89,7 @@ def _brought(context: RecoveryContext, failover: str, site: RecoverySite) -> lis
 def _surviving(context: RecoveryContext, site: RecoverySite) -> Surviving:
     found = context.delivery(site)
     if not isinstance(found, Surviving):
-        raise Refused("This site cannot use disks that survived.", remedy="Run the failback without --disk.")
+        raise Refused("This site cannot use surviving disks.", remedy="Run the failback without --disk.")
     return found
 
 

@@ -32,9 +32,7 @@ def end_protection(context: RecoveryContext, failover: str) -> None:
         if machine.state == MachineState.UNPROTECTED.value:
             return
         if machine.site != row.site:
-            raise WrongState(
-                f"{machine.name} does not run at {row.site} any more.", remedy="See farshore failover list."
-            )
+            raise WrongState(f"{machine.name} no longer runs at {row.site}.", remedy="See `farshore failover list`.")
         now = context.clock.now()
         machines.set_state(machine, MachineState.UNPROTECTED)
         machine.protect = False
@@ -56,7 +54,8 @@ def await_agent_off(context: RecoveryContext, failover: str) -> Result:
             name, subject = machine.name, machine.id
             if not machine.owner:
                 raise Refused(
-                    f"{name} is migrated. Its agent stays: {row.site} cannot tell its hardware id.", remedy=_BY_HAND
+                    f"{name} is migrated. Its agent remains, as {row.site} does not report its hardware id.",
+                    remedy=_BY_HAND,
                 )
             found = _answered(tx, row, machine)
         if found is not None:
@@ -68,8 +67,8 @@ def await_agent_off(context: RecoveryContext, failover: str) -> Result:
         if waited > context.patience.stream:
             end_progress()
             raise Refused(
-                f"{name} is migrated. Its agent has not taken itself off within {waited:.0f} s; it does so whenever it "
-                "reaches this server.",
+                f"{name} is migrated. Its agent has not removed itself within {waited:.0f} s; it will do "
+                "so when it reaches this server.",
                 remedy=_BY_HAND,
             )
         report_progress(min(0.95, waited / context.patience.stream), "its agent is awaited")
@@ -94,6 +93,6 @@ def _answered(tx: Transaction, row: FailoverRow, machine: MachineRow) -> Result 
     if state is CommandState.SUCCEEDED:
         return {"removed": command.result.get("removed", []), "stays": command.result.get("stays", [])}
     raise Refused(
-        f"{machine.name} is migrated. Its agent did not take itself off: {command.failure.get('message', '')}",
+        f"{machine.name} is migrated. Its agent did not remove itself: {command.failure.get('message', '')}",
         remedy=_BY_HAND,
     )

@@ -49,7 +49,7 @@ def check_path(context: RecoveryContext, failover: str) -> None:
     _check_endpoints(context, server, found)
     _check_ports(ports, found)
     if found.troubles:
-        raise Refused(f"The way home of {name} is not open: {'; '.join(found.troubles)}.", remedy=found.remedy)
+        raise Refused(f"The failback path of {name} is blocked: {'; '.join(found.troubles)}.", remedy=found.remedy)
 
 
 def _runs_away(context: RecoveryContext, failover: str) -> bool:

@@ -33,7 +33,7 @@ def start_again(context: RecoveryContext, failover: str, position: str) -> None:
     if not start_if_wanted(context, site_of(context, failover), failover, position):
         raise WrongState(
             "The recovered machine was stopped, replaced or removed meanwhile.",
-            remedy="See what may be done with it: farshore failover show",
+            remedy="See the possible actions: farshore failover show",
         )
     note_condition(context, failover, Condition.RUNNING, "failover.started", "was started again")
 

@@ -33,7 +33,7 @@ def grant_stream(context: RecoveryContext, failover: str) -> int:
         row, machine = rows(tx, failover)
         if failovers.migrates(row):
             raise WrongState(
-                f"{machine.name} was migrated to {row.site}: its agent is taken off there.",
+                f"{machine.name} was migrated to {row.site}: its agent was removed there.",
                 remedy="To protect it there, add it as a new machine: farshore machine add",
             )
         _check_place(row, machine, owner)
@@ -64,13 +64,13 @@ def await_stream(context: RecoveryContext, failover: str, before: int) -> Result
             end_progress()
             return {"failover": failover, **found}
         if state not in _GRANTED:
-            raise WrongState(f"{name} is {state.value} now.", remedy="See what became of it: farshore machine show")
+            raise WrongState(f"{name} is {state.value} now.", remedy="Check it: farshore machine show")
         waited = context.clock.monotonic() - begun
         if waited > context.patience.stream:
             raise Refused(
                 f"The agent of {name} at {site} has not asked for its stream within {waited:.0f} s.",
-                remedy=f"See whether it reaches this server: farshore failover console {failover}. It is granted the "
-                "stream whenever it asks.",
+                remedy=f"Check whether it reaches this server: farshore failover console {failover}. It gets the "
+                "stream as soon as it asks.",
             )
         report_progress(min(0.95, waited / context.patience.stream), f"the agent at {site} is awaited")
         context.sleep(context.patience.poll)
@@ -81,11 +81,12 @@ def _check_place(row: FailoverRow, machine: MachineRow, owner: str) -> None:
         where = machine.site or "where it was enrolled"
         raise WrongState(
             f"{machine.name} runs {'at ' if machine.site else ''}{where}, not at {row.site}.",
-            remedy="See farshore failover list.",
+            remedy="See `farshore failover list`.",
         )
     if not owner:
         raise Refused(
-            f"The site {row.site} cannot tell the machine's hardware id, so no agent can be told from the old source.",
+            f"The site {row.site} does not report the machine's hardware id, so its agent cannot be "
+            "distinguished from the old source.",
             remedy="Protect the recovered machine as a new one: farshore machine add",
         )
 

@@ -165,7 +165,7 @@ def _concluded(context: RecoveryContext, failover: str, request: FailoverRequest
     if why and request.shutdown is Shutdown.REQUIRE:
         raise Refused(
             f"{name} was not switched off at VMware server {source.server}: {why}",
-            remedy=f"Mend that, or fail over without: farshore failover run {name}",
+            remedy=f"Fix that, or fail over without a shutdown: farshore failover run {name}",
         )
     return not why
 
