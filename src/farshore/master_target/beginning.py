@@ -128,8 +128,8 @@ def _check_belongs(vault: str, machine: MachineVault, position: Position, wanted
     expected = disk_ids(original)
     if found != expected or not found:
         raise Refused(
-            f"{wanted.path} is not known to be disk {wanted.number} of machine {machine.id}: it has "
+            f"{wanted.path} is not recognised as disk {wanted.number} of machine {machine.id}: it has "
             f"{', '.join(found) or 'no partition table or file system that is known'}, that disk has "
             f"{', '.join(expected) or 'none'}.",
-            remedy="Give the original disk. If what this one holds may go, set overwrite = true for it.",
+            remedy="Give the original disk. To overwrite the contents of this one, set overwrite = true for it.",
         )

@@ -72,7 +72,7 @@ class ErrandProcess:
 
 
 def _broken_off() -> TryLater:
-    return TryLater("The errand ended before it was done.", remedy="It goes on when it is tried again.")
+    return TryLater("The errand ended before it was done.", remedy="It continues with the next attempt.")
 
 
 def _leave(process: subprocess.Popen[bytes]) -> None:

@@ -117,9 +117,8 @@ class Following:
         opened = self._disks[disk.number]
         if opened.identity != disk.identity:
             raise Refused(
-                f"{disk.path} is another disk than the one that was begun with ({opened.identity}, not "
-                f"{disk.identity}).",
-                remedy="Put that one back, or forget the machine and begin again.",
+                f"{disk.path} is not the disk that this began with ({opened.identity}, not {disk.identity}).",
+                remedy="Attach the former disk again, or forget the machine and begin again.",
             )
         if disk.phase is Phase.RELEASED:
             return
@@ -132,8 +131,8 @@ class Following:
             self._save(self.record.with_disk(dataclasses.replace(disk, phase=Phase.RELEASED)))
         elif found is None or found.claim != disk.claim:
             raise Refused(
-                f"Somebody else has written to {disk.path}: it does not begin with our notice any more.",
-                remedy="Forget the machine and begin again: the disk is compared anew.",
+                f"Another program has written to {disk.path}: our notice at its beginning is gone.",
+                remedy="Forget the machine and begin again, which compares the whole disk.",
             )
 
     def _check_claimed(self, disk: DiskRecord) -> None:

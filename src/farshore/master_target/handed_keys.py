@@ -24,8 +24,8 @@ class HandedKeys:
         found = self._chunks.get(domain)
         if found is None:
             raise Forbidden(
-                f"The keys of the deduplication domain {domain:08x} were not given with those of the machine.",
-                remedy="Ask for them again: they are given with the machine's since its epoch in that domain began.",
+                f"The keys of the deduplication domain {domain:08x} were not handed over with those of the machine.",
+                remedy="Try again: they are handed over once the machine's epoch in that domain has begun.",
             )
         return found
 
@@ -33,6 +33,6 @@ class HandedKeys:
         """See KeySource."""
         if machine != self._machine:
             raise Forbidden(
-                f"The keys of machine {machine} were not given.", remedy="Each machine's errand has those of its own."
+                f"The keys of machine {machine} were not handed over.", remedy="Use the errand of that machine."
             )
         return self._key

@@ -37,12 +37,12 @@ def opened(path: Path, size: int, image: str) -> Iterator[TargetDisk]:
             yield disk
         return
     if image not in FORMATS:
-        raise Malformed(f"{image!r} is no format of an image.", remedy=f"Leave it out, or say {', '.join(FORMATS)}.")
+        raise Malformed(f"{image!r} is not an image format.", remedy=f"Omit it, or use {', '.join(FORMATS)}.")
     try:
         found = path.stat()
     except FileNotFoundError as error:
         raise NotFound(
-            f"There is no image {path}.", remedy=f"Make it: `qemu-img create -f {image} {path} {size}`."
+            f"There is no image {path}.", remedy=f"Create it: `qemu-img create -f {image} {path} {size}`."
         ) from error
     if image == "qcow2":
         _check_own_data(path)

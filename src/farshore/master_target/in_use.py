@@ -29,8 +29,8 @@ def keep_others_off(file: int, path: Path) -> None:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _QEMU_LOCKS)
     except BlockingIOError as error:
         raise Refused(
-            f"{path} is in use: a QEMU or another master target has locked it.",
-            remedy="Shut that machine down, or end the program that has it (lslocks), then repeat.",
+            f"{path} is in use: QEMU or another master target has locked it.",
+            remedy="Shut that machine down, or end the program that holds the lock (lslocks), then repeat.",
         ) from error
 
 
@@ -40,10 +40,10 @@ def check_unused(file: int, path: Path) -> None:
     for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
         if _is_same(loop.read_text().strip(), found):
             device = loop.parents[1].name
-            raise Refused(f"{path} is in use: /dev/{device} is made of it.", remedy=f"Run `losetup -d /dev/{device}`.")
+            raise Refused(f"{path} is in use: it backs /dev/{device}.", remedy=f"Run `losetup -d /dev/{device}`.")
     for line in _lines(Path("/proc/swaps"))[1:]:
         if _is_same(line.split()[0], found):
-            raise Refused(f"{path} is in use: the host swaps to it.", remedy=f"Run `swapoff {path}`.")
+            raise Refused(f"{path} is in use: the host uses it as swap.", remedy=f"Run `swapoff {path}`.")
     for process in _writers(found):
         raise Refused(
             f"{path} is in use: process {process} ({_name(process)}) has it open for writing.",

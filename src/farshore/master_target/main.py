@@ -104,7 +104,7 @@ def _run(settings: Settings, _options: argparse.Namespace) -> int:
 def _enroll(settings: Settings, options: argparse.Namespace) -> int:
     if settings.credentials.exists() and not options.again:
         raise WrongState(
-            f"{settings.credentials} exists: this master target is enrolled.", remedy="Add --again to enrol anew."
+            f"{settings.credentials} exists: this master target is enrolled.", remedy="Add --again to enrol again."
         )
     token = sys.stdin.readline().strip()
     if not token:

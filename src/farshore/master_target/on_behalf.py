@@ -40,14 +40,16 @@ def main() -> int:
     try:
         task = decode_task(sys.stdin.buffer.readline())
     except (ValueError, KeyError, TypeError):
-        return _fail(Malformed("The task is not understood.", remedy="Upgrade Farshore as a whole."))
+        return _fail(
+            Malformed("The task is in an unknown format.", remedy="Upgrade all parts of Farshore to the same release.")
+        )
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         done = perform(task, sys.stdout)
     except FarshoreError as error:
         return _fail(error)
     except OSError as error:
-        return _fail(TryLater(f"A disk cannot be used: {error}", remedy="Look what is wrong with it."))
+        return _fail(TryLater(f"A disk cannot be used: {error}", remedy="Check the disk."))
     sys.stdout.write(outcome_line(done.compared, done.written))
     sys.stdout.flush()
     return 0
@@ -88,7 +90,8 @@ def _look(vault: Vault, folder: RecordFolder, task: HomeTask) -> None:
     missing = next((one for one in wanted if not one.path.exists()), None)
     if missing is not None:
         raise NotFound(
-            f"There is no disk {missing.path}.", remedy="Give a disk that survived, or none: all are written anew then."
+            f"There is no disk {missing.path}.",
+            remedy="Give a surviving disk, or none: then all disks are written from scratch.",
         )
     if not _is_begun(folder, wanted):
         others = [one for one in records(folder.folder.parent) if one.machine != task.machine and not one.released]

@@ -99,7 +99,7 @@ class RecordFolder:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError as error:
-            raise Busy(f"Another master target is at work in {self.folder}.", remedy="Wait until it ends.") from error
+            raise Busy(f"Another master target is working in {self.folder}.", remedy="Wait until it ends.") from error
         finally:
             os.close(file)
 
@@ -114,7 +114,7 @@ class RecordFolder:
                 remedy="Begin: farshore-master-target begin.",
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Damaged(f"{path} is no record.", remedy="Forget the machine, then begin again.") from error
+            raise Damaged(f"{path} is not a record.", remedy="Forget the machine, then begin again.") from error
 
     def save(self, record: MachineRecord) -> None:
         """Replace the record. Durable once it returns."""
@@ -135,7 +135,9 @@ class RecordFolder:
         except FileNotFoundError:
             return False, None
         except (ValueError, KeyError, TypeError) as error:
-            raise Damaged(f"{self.folder}/finish.json is no request.", remedy="Ask once more to finish.") from error
+            raise Damaged(
+                f"{self.folder}/finish.json is not a request.", remedy="Run the finish command again."
+            ) from error
         return True, None if text is None else Position.parse(text)
 
     def forget(self) -> None:
@@ -181,7 +183,7 @@ class TouchedChunks:
         """The first ``count`` chunks, which are sorted, and their epochs. Raises Damaged where they are not there."""
         data = self._path.read_bytes()[: count * _ROW.itemsize] if count else b""
         if len(data) < count * _ROW.itemsize:
-            raise Damaged(f"{self._path} is cut short.", remedy="Forget the machine, then begin again.")
+            raise Damaged(f"{self._path} is truncated.", remedy="Forget the machine, then begin again.")
         rows = np.frombuffer(data, _ROW)
         return rows["chunk"].astype(np.int64), rows["epoch"].astype(np.int64)
 

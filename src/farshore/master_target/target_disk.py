@@ -106,7 +106,7 @@ class TargetDisk:
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or offset + length > self.size:
             raise Damaged(
-                f"The vault has writes behind the end of the disk for {self.path}.",
+                f"The vault has writes beyond the end of the disk for {self.path}.",
                 remedy="Run `farshore vault verify`.",
             )
 
@@ -114,7 +114,7 @@ class TargetDisk:
         while buffer:
             count = os.preadv(file, [buffer], offset)
             if count == 0:
-                raise Damaged(f"{self.path} has become shorter.", remedy="Let nobody else write to it.")
+                raise Damaged(f"{self.path} was shortened.", remedy="Keep other programs from writing to it.")
             offset, buffer = offset + count, buffer[count:]
 
 
@@ -150,7 +150,7 @@ def _open(path: Path, device: bool) -> int:
         if error.errno == errno.EBUSY:
             raise Refused(
                 f"{path} is in use: it or a part of it is mounted, or belongs to a volume, an array or swap.",
-                remedy="See what (lsblk), end that use, then repeat.",
+                remedy="Find the user with lsblk, end that use, then repeat.",
             ) from error
         if error.errno == errno.ENOENT:
             raise NotFound(

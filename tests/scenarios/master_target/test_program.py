@@ -155,7 +155,7 @@ def test_a_disk_of_a_machine_that_runs_is_refused_and_none_runs_from_one_that_is
     home.disk.write_bytes(home.old)
     drive = ["-drive", f"file={home.disk},format=raw,if=virtio"]
     with guest(drive):
-        home.refused("a QEMU or another master target has locked it")
+        home.refused("QEMU or another master target has locked it")
     assert difference(home.disk, home.old) is None
     home.ok("begin", "web1")
     with home.service():
@@ -176,7 +176,7 @@ def test_a_device_comes_home_and_one_that_is_mounted_is_refused(tmp_path: Path) 
         home.refused("is in use: it or a part of it is mounted")
         disk.unmount()
         try:
-            home.refused("is not known to be disk 0")
+            home.refused("is not recognised as disk 0")
             home.may_overwrite()
             home.ok("begin", "web1")
             home.ok("finish", home.machine.id)
@@ -193,7 +193,7 @@ def test_a_file_that_a_loop_device_is_made_of_is_refused(tmp_path: Path) -> None
         home = Home(tmp_path, disk.image, size=8 << 20)
         done = home.call("begin", "web1")
         assert done.returncode == 2
-        assert f"{disk.device} is made of it" in done.stderr
+        assert f"it backs {disk.device}" in done.stderr
         assert os.access(disk.image, os.W_OK)
 
 

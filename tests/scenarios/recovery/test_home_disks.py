@@ -104,7 +104,7 @@ def test_an_image_is_brought_up_to_date_too(away: Path, tmp_path: Path) -> None:
     ("harm", "said"),
     [
         ("truncated", "has 4096 bytes"),
-        ("another's", "is not known to be disk 0"),
+        ("another's", "is not recognised as disk 0"),
         ("gone", "There is no disk"),
         ("half written", "of machine another-machine"),
     ],

@@ -172,7 +172,7 @@ def test_a_disk_that_a_qemu_has_locked_is_refused_and_we_keep_one_off(place: Pla
     theirs = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 101, 1, 0)  # the right to write
     qemu = os.open(place.disk, os.O_RDWR)
     fcntl.fcntl(qemu, fcntl.F_OFD_SETLK, theirs)
-    place.refused(Refused, "a QEMU or another master target has locked it")
+    place.refused(Refused, "QEMU or another master target has locked it")
     fcntl.fcntl(qemu, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
     disk = TargetDisk(place.disk, SIZE)
     with pytest.raises(BlockingIOError):
@@ -210,7 +210,7 @@ def test_a_swap_file_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -
     lines = in_use._lines
     listed = ["Filename Type Size Used Priority", f"{place.disk} file 1 0 -2"]
     monkeypatch.setattr(in_use, "_lines", lambda path: listed if path == Path("/proc/swaps") else lines(path))
-    place.refused(Refused, "the host swaps to it")
+    place.refused(Refused, "the host uses it as swap")
 
 
 def test_behind_the_notice_nothing_of_the_beginning_is_written(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_behind_the_notice_nothing_of_the_beginning_is_written(tmp_path: Path) -
     behind.zero(0, HELD + 4096)
     behind.zero(0, 4096)
     behind.write(HELD - 512, b"x" * 512, b"y" * 512)
-    with pytest.raises(Damaged, match="behind the end"):
+    with pytest.raises(Damaged, match="beyond the end"):
         behind.write(2 * HELD - 512, b"x" * 1024)
     disk.flush()
     disk.close()

@@ -244,10 +244,10 @@ def test_another_disk_in_its_place_is_refused(story: Story, tmp_path: Path) -> N
     made.turn()
     one.media[0][:NOTICE_BYTES] = bytes(NOTICE_BYTES)
     again = {DiskNumber(number): CutTarget(medium, Power()) for number, medium in one.media.items()}
-    with pytest.raises(Refused, match="Somebody else has written to /dev/old"):
+    with pytest.raises(Refused, match="Another program has written to /dev/old"):
         Following(story.vault, one.folder, again)  # type: ignore[arg-type]
     again[DiskNumber(0)].identity = "device 8:32"
-    with pytest.raises(Refused, match="another disk than the one"):
+    with pytest.raises(Refused, match="is not the disk that this began with"):
         Following(story.vault, one.folder, again)  # type: ignore[arg-type]
 
 
