@@ -94,7 +94,9 @@ class Guest:
                 return
             # Most likely somebody else took a port since it was chosen.
             self.ports = Ports(*free_ports(2))
-        raise Refused(f"QEMU does not start: {complaint}", remedy="Read the message; is qemu-system-x86 installed?")
+        raise Refused(
+            f"QEMU did not start: {complaint}", remedy="Read the message, and check that qemu-system-x86 is installed."
+        )
 
     def wait_until_up(self, seconds: float = BOOT_SECONDS) -> float:
         """Wait for the first login; returns the seconds since this call. Raises Unreachable."""

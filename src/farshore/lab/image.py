@@ -125,7 +125,7 @@ def _build(recipe: GuestRecipe, scratch: Path) -> Path:
     except subprocess.CalledProcessError as error:
         raise Refused(
             f"The disk could not be written: {error.stderr.decode(errors='replace').strip()[-500:]}",
-            remedy="See that the cache folder has 4 GiB free and that gdisk and e2fsprogs are installed.",
+            remedy="Check that the cache folder has 4 GiB of free space, and that gdisk and e2fsprogs are installed.",
         ) from error
     (result / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
     return result
@@ -191,7 +191,7 @@ def bootstrap(
             output.seek(0)
             said = output.read().decode(errors="replace")
             raise TryLater(
-                f"mmdebstrap failed:\n{said[-2000:]}", remedy="See that the host's own apt works, and try again."
+                f"mmdebstrap failed:\n{said[-2000:]}", remedy="Check that apt works on this host, and try again."
             )
 
 

@@ -23,7 +23,9 @@ def qmp(path: Path, command: str, arguments: Mapping[str, Any] | None = None) ->
                 _exchange(stream, {"execute": "qmp_capabilities"})
                 return _exchange(stream, {"execute": command, "arguments": dict(arguments or {})})
     except OSError as error:
-        raise Unreachable(f"QEMU does not answer at {path}: {error}.", remedy="Is the guest still running?") from error
+        raise Unreachable(
+            f"QEMU does not answer at {path}: {error}.", remedy="Check that the guest is running."
+        ) from error
 
 
 def _exchange(stream: Any, request: Mapping[str, Any]) -> Any:

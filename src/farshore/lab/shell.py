@@ -72,7 +72,9 @@ class Shell:
             done = self._runner.run(self._execute(command, stdin, seconds))
         except _FAILURES as error:
             self._drop()
-            raise Unreachable(f"The guest did not run `{command}`: {error!r}.", remedy="Is it still up?") from error
+            raise Unreachable(
+                f"The guest did not run `{command}`: {error!r}.", remedy="Check that it is running."
+            ) from error
         if check and done.status != 0:
             raise Refused(
                 f"`{command}` ended with {done.status}: {(done.complaint or done.output).strip()[-800:]}",
@@ -86,7 +88,9 @@ class Shell:
             self._runner.run(self._send(source, target, source.is_dir()))
         except _FAILURES as error:
             self._drop()
-            raise Unreachable(f"{source.name} was not copied to the guest: {error!r}.", remedy="Is it up?") from error
+            raise Unreachable(
+                f"{source.name} was not copied to the guest: {error!r}.", remedy="Check that it is running."
+            ) from error
 
     def close(self) -> None:
         """Let go of the connection and the loop."""

@@ -24,7 +24,7 @@ def burn(home: Path) -> None:
     end = time.monotonic() + _SECONDS
     while left := [name for name, pid in pids.items() if _lives(pid)]:
         if time.monotonic() > end:
-            raise Unreachable(f"The {left[0]} outlived SIGKILL.", remedy="Does it wait for a disk? See dmesg.")
+            raise Unreachable(f"The {left[0]} outlived SIGKILL.", remedy="Check whether it waits for a disk: dmesg")
         time.sleep(0.01)
     shutil.rmtree(home)
 

@@ -231,7 +231,7 @@ class Story:
     def _disaster(self, guest: Guest) -> tuple[Acknowledged, ...]:
         counter = self._counter
         if counter is None:
-            raise Refused("The counter does not run.", remedy="Tell the story from its beginning.")
+            raise Refused("The counter is not running.", remedy="Run the demo from its beginning.")
         time.sleep(LOAD_SECONDS)
         with self._display.stage("Disaster: the site is lost under load") as stage:
             guest.kill()
@@ -368,7 +368,9 @@ def _wait_until_quiet(disk: Path) -> None:
         if now != last:
             quiet_since, last = time.monotonic(), now
         if time.monotonic() > end:
-            raise Unreachable("The frozen disk is still being written to.", remedy="Does something write beside '/'?")
+            raise Unreachable(
+                "The frozen disk is still being written to.", remedy="Find out what writes outside of '/'."
+            )
 
 
 def _extents(listed: str, start: int) -> list[Range]:
