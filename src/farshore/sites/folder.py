@@ -24,13 +24,15 @@ def explained(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(f"There is no space left in {folder}.", remedy="Free space there, then repeat.") from error
         kind = Refused if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else TryLater
-        raise kind(f"The machine's files cannot be used: {error}.", remedy=f"Look at {folder}, then repeat.") from error
+        raise kind(
+            f"The machine's files cannot be accessed: {error}.", remedy=f"Check {folder}, then repeat."
+        ) from error
 
 
 def home_of(folder: Path, failover: str) -> Path:
     """A machine's folder in its site's. Raises Refused for what is no id, and would lead elsewhere."""
     if not failover or Path(failover).name != failover or failover.startswith("."):
-        raise Refused(f"{failover!r} is no failover's id.", remedy="Use the id that the failover was given.")
+        raise Refused(f"{failover!r} is not the id of a failover.", remedy="Use the id of the failover.")
     return folder.absolute() / failover
 
 
@@ -70,7 +72,7 @@ def alone(home: Path, what: str, *, make: bool, seconds: float) -> Iterator[None
                 os.close(taken)
             return
         if time.monotonic() > give_up:
-            raise TryLater(f"Another call is at work on {what}.", remedy="Repeat when that has ended.")
+            raise TryLater(f"Another call is working on {what}.", remedy="Repeat once that has ended.")
         time.sleep(_POLL_SECONDS)
 
 

@@ -108,5 +108,5 @@ def open_site(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
 def _kind(kind: str) -> SiteKind:
     known = KINDS.get(kind)
     if known is None:
-        raise NotFound(f"There is no kind of site {kind!r}.", remedy=f"Use one of: {', '.join(sorted(KINDS))}.")
+        raise NotFound(f"{kind!r} is not a kind of site.", remedy=f"Use one of: {', '.join(sorted(KINDS))}.")
     return known

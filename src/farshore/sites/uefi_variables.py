@@ -45,7 +45,7 @@ def with_boot_entries(template: bytes, entries: Sequence[bytes]) -> bytes:
     if place + len(added) > end or store[place : place + len(added)].strip(bytes((_BLANK,))):
         raise NoSpace(
             "The firmware's template of variables has no room for the machine's boot entries.",
-            remedy="Install the package ovmf anew.",
+            remedy="Reinstall the package ovmf.",
         )
     store[place : place + len(added)] = added
     return bytes(store)
@@ -69,8 +69,8 @@ def _make_room(store: bytearray, names: set[bytes]) -> tuple[int, int]:
     except struct.error:
         pass  # it is too short
     raise Damaged(
-        "The firmware's template of variables is in a form that is not known here.",
-        remedy="Install the package ovmf anew.",
+        "The firmware's template of variables has an unknown format.",
+        remedy="Reinstall the package ovmf.",
     )
 
 

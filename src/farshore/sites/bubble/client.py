@@ -103,7 +103,7 @@ class BubbleAddress:
             answer = self._ask(message, [one.fileno() for one in (*ends, *listeners)])
         if answer.get("in_use"):
             raise Refused(
-                f"It cannot join the test network {self.name}: {answer['error']}.",
+                f"The machine cannot join the test network {self.name}: {answer['error']}.",
                 remedy="Clean that test up, or choose another name: farshore failover test --network NAME",
             )
         if "error" in answer:
@@ -176,8 +176,8 @@ class BubbleAddress:
                     lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["it did not say why"]
                     raise Refused(
                         f"A test network cannot be made on this host: {lines[-1]}",
-                        remedy="It takes root or user namespaces, the module tun, and the commands unshare, setpriv "
-                        "and ip. Or test each machine by itself, without --network.",
+                        remedy="It needs root or user namespaces, the module tun, and the commands unshare, "
+                        "setpriv and ip. Or test each machine alone, without --network.",
                     )
                 if time.monotonic() > give_up:
                     process.kill()
@@ -204,7 +204,7 @@ class BubbleAddress:
         try:
             return dict(json.loads(line))
         except ValueError as error:
-            raise TryLater(f"The test network {self.name} ended just now.", remedy="Repeat it.") from error
+            raise TryLater(f"The test network {self.name} has just ended.", remedy="Repeat it.") from error
 
 
 def _command(path: Path) -> list[str]:
@@ -234,7 +234,7 @@ def _listening(port: int) -> Iterator[socket.socket]:
             raise
         raise TryLater(
             f"Port {port} of this host cannot be forwarded to the machine: something else listens on it.",
-            remedy=f"Find out what (ss -ltnp sport = :{port}) and stop that, or fail over with another port.",
+            remedy=f"Find the program (ss -ltnp sport = :{port}) and stop it, or fail over with another port.",
         ) from error
     with listener:
         yield listener

@@ -56,17 +56,17 @@ def check_order(order: RecoveryOrder, around: Surroundings) -> None:
     machine = order.machine
     if machine.architecture not in ("x86_64", "amd64"):
         raise Refused(
-            f"{order.name} is a {machine.architecture} machine.", remedy="Choose a site that runs this architecture."
+            f"{order.name} is a {machine.architecture} machine.", remedy="Choose a site for this architecture."
         )
     if not order.disks:
         raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
     if machine.firmware is not Firmware.BIOS and around.firmware is None:
-        raise Refused(f"{order.name} starts by UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
+        raise Refused(f"{order.name} boots with UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
     own = [number for number in range(len(machine.nics)) if number not in order.networks]
     if len(own) > _MOST_CARDS:
         raise Refused(
-            f"{order.name} has {len(own)} isolated cards; {_MOST_CARDS} can be.",
-            remedy="Lead some to a network: farshore machine target set MACHINE --network SPEC",
+            f"{order.name} has {len(own)} isolated cards; the limit is {_MOST_CARDS}.",
+            remedy="Connect some to a network: farshore machine target set MACHINE --network SPEC",
         )
     if order.forward and (0 not in own):
         raise Refused(
@@ -82,7 +82,7 @@ def check_order(order: RecoveryOrder, around: Surroundings) -> None:
             )
         if order.disk_bus is DiskBus.SATA and disk.logical_block_size != 512:
             raise Refused(
-                f"Disk {disk.number} of {order.name} has sectors of more than 512 bytes, which SATA has not.",
+                f"Disk {disk.number} of {order.name} has sectors of more than 512 bytes, which SATA does not support.",
                 remedy="Choose another bus: farshore machine target set MACHINE --disk-bus virtio.",
             )
 

@@ -78,8 +78,8 @@ class LibvirtSite:
                 there = network.name in self._known_networks()
             if not there:
                 raise Refused(
-                    f"Card {number + 1} of {order.name} is to be on {network.kind.value} {network.name}, which is not "
-                    "there or not up.",
+                    f"Card {number + 1} of {order.name} is to be on {network.kind.value} {network.name}, "
+                    "which does not exist or is not up.",
                     remedy="Start it at the site, or choose another: farshore machine target set MACHINE --network",
                 )
 
@@ -207,7 +207,7 @@ class LibvirtSite:
                 said = self._virsh.ask("domstate", "--reason", failover)
             except Failed:
                 if self._is_defined(failover):
-                    raise TryLater("libvirt does not say how the machine is.", remedy="Repeat it.") from None
+                    raise TryLater("libvirt does not report the machine's state.", remedy="Repeat it.") from None
                 return Condition.ABSENT, ""
             state, _, reason = said.partition(" (")
             reason = reason.rstrip(")")
@@ -249,7 +249,8 @@ class LibvirtSite:
                     self._virsh.ask("destroy", failover)
                 if self._state(failover)[0] in live:
                     raise TryLater(
-                        f"libvirt does not end it: {error.said}", remedy="Look what holds it (its disks, perhaps)."
+                        f"libvirt did not end the machine: {error.said}",
+                        remedy="Find out what it waits for, such as its disks.",
                     ) from error
 
     def destroy(self, failover: FailoverId) -> None:
@@ -263,7 +264,7 @@ class LibvirtSite:
                     with contextlib.suppress(Failed):
                         self._virsh.ask("undefine", failover, "--keep-nvram")
                     if self._is_defined(failover):
-                        raise TryLater("libvirt does not forget the machine.", remedy="See: virsh undefine")
+                        raise TryLater("libvirt did not undefine the machine.", remedy="See: virsh undefine")
                     if bubble is not None:
                         bubble.leave(failover)
                         bubble.tidy()
@@ -312,7 +313,7 @@ class LibvirtSite:
     def screen(self, failover: FailoverId) -> bytes:
         """See HasScreen."""
         if self._state(failover)[0] not in (Condition.RUNNING, Condition.PAUSED):
-            raise NotFound("The machine does not run: it shows nothing.", remedy="Start it first.")
+            raise NotFound("The machine is not running, so it has no screen.", remedy="Start it first.")
         with tempfile.TemporaryDirectory(prefix="farshore-") as folder:
             path = Path(folder) / "screen"
             try:
@@ -322,7 +323,7 @@ class LibvirtSite:
             except (Failed, OSError, ValueError) as error:
                 said = error.said if isinstance(error, Failed) else str(error)
                 raise Unreachable(
-                    f"libvirt gives no picture of the screen: {said}.", remedy="Look at the machine's console instead."
+                    f"libvirt returned no picture of the screen: {said}.", remedy="Use the machine's console instead."
                 ) from error
 
     def trim_console(self, failover: FailoverId) -> None:

@@ -117,7 +117,7 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     machine = order.machine
     if machine.architecture not in ("x86_64", "amd64"):
         raise Refused(
-            f"{order.name} is a {machine.architecture} machine.", remedy="Choose a site that runs this architecture."
+            f"{order.name} is a {machine.architecture} machine.", remedy="Choose a site for this architecture."
         )
     if len(str(files.monitor)) > 107:
         raise Refused(f"{files.folder} is too long a path.", remedy="Give the site a folder with a shorter path.")
@@ -171,7 +171,7 @@ def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
     if not has_variables(order):
         return []
     if host.firmware is None:
-        raise Refused(f"{order.name} starts by UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
+        raise Refused(f"{order.name} boots with UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
     # Not by -drive: that opens the variables for reading at first, and there is one descriptor, for both.
     code = f"file.driver=file,file.filename={literal(host.firmware)}"
     return [
@@ -188,7 +188,7 @@ def _controllers(order: RecoveryOrder) -> list[str]:
         odd = [disk.number for disk in order.disks if disk.logical_block_size != _SECTOR]
         if odd:
             raise Refused(
-                f"Disk {odd[0]} of {order.name} has sectors of more than {_SECTOR} bytes, which SATA has not.",
+                f"Disk {odd[0]} of {order.name} has sectors of more than {_SECTOR} bytes, which SATA does not support.",
                 remedy="Choose another bus: farshore machine target set MACHINE --disk-bus virtio.",
             )
         more = range(1, -(-number // _SATA_PORTS))

@@ -113,7 +113,7 @@ class Lending:
             return self.lend(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError as error:
             raise NotFound(
-                f"The disk {path} of {machine} is gone.", remedy="Fail over again: what it held is not to be had."
+                f"The disk {path} of {machine} is gone.", remedy="Fail over again: its contents are lost."
             ) from error
 
     def socket(self, path: Path) -> str:

@@ -188,7 +188,7 @@ class QemuSite:
                 process.wait()
                 raise TryLater(
                     f"QEMU did not come up within {_START_SECONDS:.0f} s.",
-                    remedy="Look whether its disks' export answers.",
+                    remedy="Check that the export of its disks answers.",
                 ) from error
         # Whoever waits for it leaves no zombie; it outlives this process all the same.
         threading.Thread(target=process.wait, name=f"machine {failover}", daemon=True).start()
@@ -378,12 +378,12 @@ class QemuSite:
         """See HasScreen."""
         files = self._files(failover)
         if self.status(failover).condition not in _LIVE:
-            raise NotFound("The machine does not run: it shows nothing.", remedy="Start it first.")
+            raise NotFound("The machine is not running, so it has no screen.", remedy="Start it first.")
         try:
             return png_of(screen(files.monitor))
         except ValueError as error:
             raise Unreachable(
-                f"QEMU gives no picture of the screen: {error}.", remedy="Look at the machine's console instead."
+                f"QEMU returned no picture of the screen: {error}.", remedy="Use the machine's console instead."
             ) from error
 
     def trim_console(self, failover: FailoverId) -> None:
@@ -467,7 +467,7 @@ class QemuSite:
                 held.lend(taken)
                 return None
             if time.monotonic() > give_up:
-                raise TryLater(f"Another call is at work on {failover}.", remedy="Repeat when that has ended.")
+                raise TryLater(f"Another call is working on {failover}.", remedy="Repeat once that has ended.")
             time.sleep(_POLL_SECONDS)
 
     def _end(self, failover: FailoverId, grace: float, held: Lending) -> None:
@@ -496,7 +496,7 @@ class QemuSite:
                     return
             if time.monotonic() > give_up:
                 raise TryLater(
-                    f"The process of {failover} does not end.", remedy="Look what holds it (its disks, perhaps)."
+                    f"The process of {failover} does not stop.", remedy="Find out what it waits for, such as its disks."
                 )
             time.sleep(_POLL_SECONDS)
 
@@ -536,7 +536,7 @@ def _start_failure(files: RunFiles) -> TryLater:
     if taken is not None:
         return TryLater(
             f"Port {taken[1]} of this host cannot be forwarded to the machine: something else listens on it.",
-            remedy=f"Find out what (ss -ltnp sport = :{taken[1]}) and stop that, or fail over with another port.",
+            remedy=f"Find the program (ss -ltnp sport = :{taken[1]}) and stop it, or fail over with another port.",
         )
     return TryLater(f"QEMU did not start: {said[0]}", remedy="Remove the cause that QEMU names, then repeat.")
 
