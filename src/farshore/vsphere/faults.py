@@ -44,7 +44,7 @@ def translated(host: str) -> Iterator[None]:
     except (OSError, http.client.HTTPException, ExpatError) as error:
         raise Unreachable(
             f"{host} did not answer ({clean_line(str(error)) or type(error).__name__}).",
-            remedy="It is tried again. Check the network and that the server's services run.",
+            remedy="It is retried by itself. Check the network, and that the server's services run.",
         ) from error
     except _NOT_UNDERSTOOD as error:
         raise _not_understood(host, error) from error
@@ -57,7 +57,7 @@ def translated(host: str) -> Iterator[None]:
 def _not_understood(host: str, error: Exception) -> TryLater:
     return TryLater(
         f"{host} gave an answer that cannot be understood ({type(error).__name__}: {clean_line(str(error))}).",
-        remedy="It is tried again. If it recurs, report it with the server's version.",
+        remedy="It is retried by itself. If it recurs, report it with the server's version.",
     )
 
 
@@ -70,16 +70,16 @@ def of_server(host: str, error: Exception) -> FarshoreError:
             remedy="Check both, and that the account is not locked; then remove the VMware server and add it again.",
         )
     if isinstance(error, _LOST):
-        return SessionLost(f"{host} ended the session ({said}).", remedy="It is begun anew.")
+        return SessionLost(f"{host} ended the session ({said}).", remedy="A new session is begun by itself.")
     if isinstance(error, vim.fault.NoPermission):
         return Forbidden(
             f"The account at {host} lacks the privilege {clean_line(str(error.privilegeId))}.",
             remedy="Give the account's role this privilege, on the vCenter or host itself, with propagation.",
         )
     if isinstance(error, vim.fault.TaskInProgress):
-        return TryLater(f"{host} is at work on it: {said}", remedy="It is tried again.")
+        return TryLater(f"{host} is busy with this: {said}", remedy="It is retried by itself.")
     if isinstance(error, vmodl.fault.RequestCanceled):
-        return TryLater(f"{host} cancelled the request.", remedy="It is tried again.")
+        return TryLater(f"{host} cancelled the request.", remedy="It is retried by itself.")
     if isinstance(error, (vmodl.fault.HostCommunication, vim.fault.Timedout)):
-        return Unreachable(f"{host}: {said}", remedy="It is tried again. Check the host that it speaks of.")
+        return Unreachable(f"{host}: {said}", remedy="It is retried by itself. Check the host that the message names.")
     return Refused(f"{host}: {said}", remedy="See the server's events for the reason.")

@@ -88,16 +88,17 @@ class Guest:
             except vim.fault.InvalidGuestLogin as error:
                 raise Forbidden(
                     f"{self.name} does not accept the user {self.user} and the password.",
-                    remedy="Give those of a user of the guest: guest operations take no key.",
+                    remedy="Give the login of a user of the guest: guest operations cannot use a key.",
                 ) from error
             except (vim.fault.GuestPermissionDenied, vim.fault.FileFault) as error:
                 said = type(error).__name__.rsplit(".", 1)[-1]
                 raise Refused(
-                    f"{self.user} may not do that in {self.name} ({said}).", remedy="Name root, or give it the right."
+                    f"{self.user} may not do that in {self.name} ({said}).",
+                    remedy="Log in as root, or give the user this right.",
                 ) from error
             except vim.fault.OperationNotSupportedByGuest as error:
                 raise Unsupported(
-                    f"The tools in {self.name} know no guest operations.", remedy="Upgrade open-vm-tools there."
+                    f"The tools in {self.name} do not support guest operations.", remedy="Upgrade open-vm-tools there."
                 ) from error
             except (*_UNAVAILABLE, vmodl.fault.NotSupported) as error:
                 raise TryLater(
@@ -128,7 +129,7 @@ class Guest:
             with self._asked() as found:
                 listed = self._operations.processManager.ListProcessesInGuest(found, self._auth, [process])
             if not listed:
-                raise TryLater(f"{self.name} has forgotten how a program ended.", remedy="Repeat it.")
+                raise TryLater(f"{self.name} no longer knows how a program ended.", remedy="Repeat it.")
             if listed[0].endTime is not None:
                 return int(listed[0].exitCode or 0)
             if time.monotonic() > end:

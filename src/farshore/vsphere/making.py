@@ -66,7 +66,7 @@ def _await_ready(session: Session, lease: Any) -> None:
         if state == _STATE.ready:
             return
         if time.monotonic() > end:
-            raise TryLater(f"{session.host} does not prepare the import.", remedy="It is tried again.")
+            raise TryLater(f"{session.host} did not prepare the import.", remedy="It is retried by itself.")
         time.sleep(0.5)
 
 
@@ -147,7 +147,9 @@ def _send(session: Session, target: Any, image: Path, sent: Any) -> None:
     finally:
         connection.close()
     if answer.status not in (200, 201):
-        raise Unreachable(f"{host} refused a disk ({answer.status} {answer.reason}).", remedy="See its events.")
+        raise Unreachable(
+            f"{host} refused a disk ({answer.status} {answer.reason}).", remedy="Check the host's events."
+        )
 
 
 def _by_thumbprint() -> ssl.SSLContext:

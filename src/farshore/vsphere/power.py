@@ -35,8 +35,8 @@ def machine_there(session: Session, machine: str) -> Iterator[Any]:
             if str(getattr(error.obj, "_moId", "")) != machine:
                 raise
             raise NotFound(
-                f"The machine {machine} is not there any more at {session.host}.",
-                remedy="See farshore vmware machines.",
+                f"The machine {machine} no longer exists at {session.host}.",
+                remedy="See `farshore vmware machines`.",
             ) from error
 
 

@@ -35,7 +35,7 @@ def finished(session: Session, task: Any, seconds: float, sleep: Callable[[float
         if time.monotonic() > end:
             raise TryLater(
                 f"{session.host} has not ended a task after {seconds:.0f} s.",
-                remedy="Look at its recent tasks. It is tried again.",
+                remedy="It is retried by itself. Check the server's recent tasks.",
             )
         sleep(pause)
         pause = min(_LONGEST_PAUSE, 2 * pause)
