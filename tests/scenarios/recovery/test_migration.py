@@ -127,7 +127,7 @@ def test_an_agent_that_is_silent_or_cannot_is_told_of_and_the_protection_has_end
 ) -> None:
     silent = Path(shutil.copytree(running, tmp_path / "silent"))
     assert live(commit(silent, stream=0.0)) == 0
-    assert "it does so whenever it reaches this server" in job_of(silent)["error"]
+    assert "it will do so when it reaches this server" in job_of(silent)["error"]
     agent_answers(silent, GONE).join()  # the command is still open
     unable = Path(shutil.copytree(running, tmp_path / "unable"))
     agent = agent_answers(unable, UNABLE)
