@@ -210,7 +210,10 @@ def _decoded(fields: dict[str, Any]) -> MachineRecord:
     if fields["format"] != _FORMAT:
         raise ValueError("another format")
     if fields["version"] != _VERSION:
-        raise Unsupported(f"The record has version {fields['version']}.", remedy="Use that release of Farshore.")
+        raise Unsupported(
+            f"The record has version {fields['version']}.",
+            remedy="Use the release of Farshore that wrote it, or a newer one.",
+        )
 
     def position(text: str | None) -> Position | None:
         return None if text is None else Position.parse(text)

@@ -78,7 +78,7 @@ def answer(tx: Transaction, machine: str, command: str, result: CommandResult, n
             commands.fail(tx, row, now, _plain(result.failure))
         elif result.payload.kind != row.kind:
             raise Malformed(
-                f"Command {command} is a {row.kind}, its result one of a {result.payload.kind}.",
+                f"Command {command} is of kind {row.kind}, but its result is of kind {result.payload.kind}.",
                 remedy="Upgrade the agent: farshore machine upgrade",
             )
         else:

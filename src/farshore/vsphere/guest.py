@@ -129,7 +129,7 @@ class Guest:
             with self._asked() as found:
                 listed = self._operations.processManager.ListProcessesInGuest(found, self._auth, [process])
             if not listed:
-                raise TryLater(f"{self.name} no longer knows how a program ended.", remedy="Repeat it.")
+                raise TryLater(f"{self.name} no longer knows how a program ended.", remedy="Repeat the command.")
             if listed[0].endTime is not None:
                 return int(listed[0].exitCode or 0)
             if time.monotonic() > end:
@@ -171,7 +171,7 @@ class Guest:
         finally:
             connection.close()
         if answer.status not in (200, 201):
-            raise Unreachable(f"{host} refused a file for {self.name} ({answer.status}).", remedy="Repeat it.")
+            raise Unreachable(f"{host} refused a file for {self.name} ({answer.status}).", remedy="Repeat the command.")
         return said
 
     def _of_host(self) -> ssl.SSLContext:

@@ -136,7 +136,7 @@ class JobEngine:
         row = self._found(job)
         state = state_of(row)
         if state in ENDED:
-            raise WrongState(f"Job {job} has {state.value} already.", remedy="There is nothing to cancel.")
+            raise WrongState(f"Job {job} has already {state.value}.", remedy="There is nothing to cancel.")
         ask_to_end(self._definitions[row.name], job, request_of(row))
         return self.show(job)
 

@@ -32,7 +32,7 @@ class Services:
             schema = url.partition(":")[0].lower()
             if schema in _LOCAL or not self._notifier.add(url):
                 raise Malformed(
-                    f"URL {number} ({schema if schema.isalnum() else '?'}) is none that is supported here.",
+                    f"URL {number} ({schema if schema.isalnum() else '?'}) is not supported here.",
                     remedy="See the list of services in apprise's documentation.",
                 )
 

@@ -107,7 +107,7 @@ class BubbleAddress:
                 remedy="Clean that test up, or choose another name: farshore failover test --network NAME",
             )
         if "error" in answer:
-            raise TryLater(f"The test network {self.name} failed: {answer['error']}.", remedy="Repeat it.")
+            raise TryLater(f"The test network {self.name} failed: {answer['error']}.", remedy="Repeat the command.")
 
     def answers(self, failover: str, port: int) -> bool:
         """Whether the guest accepts a connection at its ``port``."""
@@ -156,7 +156,7 @@ class BubbleAddress:
                 finally:
                     os.close(held)
             if time.monotonic() > give_up:
-                raise TryLater(f"The test network {self.name} does not answer.", remedy="Repeat it.")
+                raise TryLater(f"The test network {self.name} does not answer.", remedy="Repeat the command.")
             time.sleep(_POLL_SECONDS)
 
     def _start(self, give_up: float) -> None:
@@ -182,7 +182,7 @@ class BubbleAddress:
                 if time.monotonic() > give_up:
                     process.kill()
                     process.wait()
-                    raise TryLater(f"The test network {self.name} did not come up.", remedy="Repeat it.")
+                    raise TryLater(f"The test network {self.name} did not come up.", remedy="Repeat the command.")
                 time.sleep(_POLL_SECONDS)
         threading.Thread(target=process.wait, name=f"bubble {self.name}", daemon=True).start()
 
@@ -204,7 +204,7 @@ class BubbleAddress:
         try:
             return dict(json.loads(line))
         except ValueError as error:
-            raise TryLater(f"The test network {self.name} has just ended.", remedy="Repeat it.") from error
+            raise TryLater(f"The test network {self.name} has just ended.", remedy="Repeat the command.") from error
 
 
 def _command(path: Path) -> list[str]:

@@ -170,7 +170,9 @@ class LibvirtSite:
         try:
             bubble.join_at(failover, cards, order.forward, sockets)
         except OSError as error:
-            raise TryLater(f"The test network {order.bubble} does not answer: {error}.", remedy="Repeat it.") from error
+            raise TryLater(
+                f"The test network {order.bubble} does not answer: {error}.", remedy="Repeat the command."
+            ) from error
         return bubble
 
     def _launch(self, failover: FailoverId) -> None:
@@ -207,7 +209,9 @@ class LibvirtSite:
                 said = self._virsh.ask("domstate", "--reason", failover)
             except Failed:
                 if self._is_defined(failover):
-                    raise TryLater("libvirt does not report the machine's state.", remedy="Repeat it.") from None
+                    raise TryLater(
+                        "libvirt does not report the machine's state.", remedy="Repeat the command."
+                    ) from None
                 return Condition.ABSENT, ""
             state, _, reason = said.partition(" (")
             reason = reason.rstrip(")")

@@ -247,7 +247,9 @@ class QemuSite:
         try:
             ends = bubble.join(order.failover, order.machine.nics, order.forward)
         except OSError as error:
-            raise TryLater(f"The test network {order.bubble} does not answer: {error}.", remedy="Repeat it.") from error
+            raise TryLater(
+                f"The test network {order.bubble} does not answer: {error}.", remedy="Repeat the command."
+            ) from error
         return {number: lending.lend(end) for number, end in enumerate(ends)}
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
