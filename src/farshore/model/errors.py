@@ -1,9 +1,8 @@
-"""What can go wrong, in three families that tell the caller what to do.
+"""Errors, in three families that say what the caller can do.
 
-``TryLater``: the same call may succeed later. ``Refused``: it will not, until somebody changes something.
-``Damaged``: data is not what it should be. Each class has a stable ``code``: the REST problem type, the CLI's
-exit status and the page in docs/errors.md follow from it. Every error carries a remedy, one sentence that says
-what to do next. Messages never hold secrets.
+``TryLater``: the same call may succeed later. ``Refused``: it will not succeed until something is changed. ``Damaged``:
+data failed its check. Each class has a stable ``code``, which gives the REST problem type, the exit status and the row
+in docs/errors.md. Every error carries a remedy that says what to do next. Messages never contain secrets.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Dict, Optional, Tuple, Type
 
 
 class FarshoreError(Exception):
-    """Base of every error of ours. ``exit_status`` is what a command ends with, ``http_status`` what REST answers."""
+    """Base of all errors of Farshore. ``exit_status`` is that of a command, ``http_status`` that of a REST answer."""
 
     code: ClassVar[str] = "internal"
     exit_status: ClassVar[int] = 1
@@ -31,7 +30,7 @@ class FarshoreError(Exception):
         return {"code": self.code, "message": self.message, "remedy": self.remedy}
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        """Durable workflows store errors pickled; the keyword arguments would be lost otherwise."""
+        """Pickle the keyword arguments too, as durable workflows store pickled errors."""
         return _rebuild, (type(self), dict(self.__dict__))
 
 
@@ -40,7 +39,7 @@ def _rebuild(kind: Type[FarshoreError], fields: Dict[str, Any]) -> FarshoreError
 
 
 class TryLater(FarshoreError):
-    """A passing condition; ``after`` is how many seconds to wait at least, where that is known."""
+    """A passing condition. ``after`` is the minimum wait in seconds, if it is known."""
 
     code = "try-later"
     exit_status = 75
@@ -52,7 +51,7 @@ class TryLater(FarshoreError):
 
 
 class Refused(FarshoreError):
-    """The request cannot be carried out as it stands."""
+    """The request cannot be carried out until something is changed."""
 
     code = "refused"
     exit_status = 2
@@ -74,14 +73,14 @@ class Unreachable(TryLater):
 
 
 class Busy(TryLater):
-    """Back-pressure: the receiver's spool or queue is full."""
+    """The receiver's spool or queue is full, or it gets too many requests."""
 
     code = "busy"
     http_status = 429
 
 
 class Moved(TryLater):
-    """Another process server takes this stream now, or will in a moment."""
+    """Another process server takes over this stream."""
 
     code = "moved"
     http_status = 421
@@ -95,21 +94,21 @@ class NoSpace(TryLater):
 
 
 class Malformed(Refused):
-    """Input that is not what its format says."""
+    """The input does not match its format."""
 
     code = "malformed"
     http_status = 400
 
 
 class NotFound(Refused):
-    """There is no such machine, point, job …"""
+    """The machine, point, job or other object does not exist."""
 
     code = "not-found"
     http_status = 404
 
 
 class Forbidden(Refused):
-    """The caller is known and may not do this."""
+    """The caller is known but lacks the permission."""
 
     code = "forbidden"
     exit_status = 77
@@ -117,13 +116,13 @@ class Forbidden(Refused):
 
 
 class Displaced(Forbidden):
-    """Another installation has taken the vault over; this one may read it and not write to it."""
+    """Another installation has taken over the vault; this one can only read it."""
 
     code = "displaced"
 
 
 class Unauthenticated(Refused):
-    """The caller showed no certificate or token that we accept."""
+    """The caller has shown no valid certificate or token."""
 
     code = "unauthenticated"
     exit_status = 77
@@ -131,19 +130,19 @@ class Unauthenticated(Refused):
 
 
 class WrongState(Refused):
-    """The thing exists, but its state does not allow this now."""
+    """The object's state does not allow this now."""
 
     code = "wrong-state"
 
 
 class Cancelled(Refused):
-    """Somebody asked for an end of this; what it had done was undone."""
+    """A user cancelled the job, and its changes were undone."""
 
     code = "cancelled"
 
 
 class Fenced(Refused):
-    """The epoch is closed: another run of the agent, or a failover, has taken its place."""
+    """The epoch was closed by another run of the agent or by a failover."""
 
     code = "fenced"
     http_status = 410
@@ -160,20 +159,20 @@ class Gap(Refused):
 
 
 class TooSmall(Refused):
-    """A disk or file is too small for what is to be written to it."""
+    """The target disk or file is too small."""
 
     code = "too-small"
 
 
 class WrongKey(Refused):
-    """The key given does not open this vault or object."""
+    """The given key does not open this vault or object."""
 
     code = "wrong-key"
     exit_status = 77
 
 
 class Unsupported(Refused):
-    """A version, kernel or feature that this release does not know."""
+    """A version, kernel or feature that this release does not support."""
 
     code = "unsupported"
     http_status = 501
@@ -192,8 +191,8 @@ def by_code() -> Dict[str, Type[FarshoreError]]:
 
 
 def as_error(code: str, message: str, remedy: str) -> FarshoreError:
-    """Return the error that another process ended with, by its code and words. What is not known, or has fields of its
-    own, is TryLater: its text says it all."""
+    """Rebuild the error of another process from its code and texts. An unknown code, or a class that needs more fields,
+    becomes TryLater."""
     kind = by_code().get(code, TryLater)
     try:
         return kind(message, remedy=remedy)

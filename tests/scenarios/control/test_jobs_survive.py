@@ -57,7 +57,7 @@ def test_a_point_is_cut_once_though_the_server_dies_twice(server: Server) -> Non
     assert "would not freeze" in ended.error
     assert ended.remedy
     assert states(ended) == ["succeeded", "failed", "cancelled"]
-    with pytest.raises(Refused, match="failed already"):
+    with pytest.raises(Refused, match="has already failed"):
         api.transport.post(f"/v1/jobs/{refused.id}/cancel", None, Job)
     for transport in (api, agent.calls, process_server):
         transport.close()
