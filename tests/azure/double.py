@@ -46,6 +46,10 @@ class Double:
         self.logins = 0
         self.actions = ["*"]
         """What the caller may do, by Azure's names."""
+        self.state = "Enabled"
+        """Of the subscription."""
+        self.accounts: dict[str, dict[str, Any]] = {}
+        """Storage accounts, by name: what is shown of each."""
 
     def app(self) -> Starlette:
         verbs = ("PUT", "GET", "DELETE")
@@ -57,7 +61,9 @@ class Double:
                 Route(f"/subscriptions/{{subscription}}/{_OPERATIONS}/results/{{number}}", self.result),
                 Route("/subscriptions/{subscription}/providers/Microsoft.Compute/locations/{l}/usages", self.usages),
                 Route("/subscriptions/{subscription}/providers/Microsoft.Compute/skus", self.skus),
+                Route("/subscriptions/{subscription}", self.subscription),
                 Route(_GROUP, self.group),
+                Route(_GROUP + "/providers/Microsoft.Storage/storageAccounts/{name}", self.account),
                 Route(_GROUP + "/providers/Microsoft.Authorization/permissions", self.permissions),
                 *(Route(_ONE, getattr(self, verb.lower()), methods=[verb]) for verb in verbs),
                 Route(_KIND, self.page),
@@ -286,6 +292,15 @@ class Double:
             raise Fault(404, "ResourceGroupNotFound", "The resource group could not be found.")
         return JSONResponse({"id": request.url.path, "name": GROUP, "location": REGION, "properties": {}})
 
+    async def subscription(self, request: Request) -> Response:
+        return JSONResponse({"subscriptionId": SUBSCRIPTION, "displayName": "Recovery", "state": self.state})
+
+    async def account(self, request: Request) -> Response:
+        found = self.accounts.get(request.path_params["name"])
+        if found is None:
+            raise Fault(404, "ResourceNotFound", "The storage account was not found.")
+        return JSONResponse(found)
+
     async def permissions(self, request: Request) -> Response:
         return JSONResponse({"value": [{"actions": self.actions, "notActions": []}]})
 
@@ -329,4 +344,4 @@ def _bitmap() -> bytes:
     )
 
 
-_DIAGNOSTICS = {"bmp": _bitmap(), "log": b"Linux version 6.1\r\ndb1 login: "}
+_DIAGNOSTICS = {"bmp": _bitmap(), "log": b"Linux version 6.1\r\nhv_vmbus: Vmbus version:5.2\r\ndb1 login: "}

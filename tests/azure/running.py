@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from tests.azure.double import CLIENT, GROUP, REGION, SECRET, SUBSCRIPTION, TENANT, Double
 from tests.contract.page_blobs import Blobs
@@ -88,6 +88,38 @@ def _production(double: Double) -> None:
     }
     made = {"id": NETWORK, "name": "production", "location": REGION, "properties": properties}
     double.known.held |= {NETWORK.lower(): made, subnet["id"].lower(): subnet}  # type: ignore[attr-defined]
+
+
+def signed_pair(folder: Path) -> tuple[Path, Path]:
+    """An authority's certificate, and one for this host with its key, both PEM: for clients that want two. Azure takes
+    RSA only."""
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
+    issuer, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")]), datetime.datetime.now(datetime.UTC)
+    host = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+
+    def made(subject: x509.Name, public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, *, ca: bool) -> bytes:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=2))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if not ca:
+            names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    authority, own = folder / "authority.pem", folder / "own.pem"
+    authority.write_bytes(made(issuer, ca_key.public_key(), ca=True))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    own.write_bytes(private + made(host, key.public_key(), ca=False))
+    return authority, own
 
 
 def _certificate(folder: Path) -> Path:

@@ -11,7 +11,9 @@ from farshore.api_types.targets import Obstacle, SiteCapacity, SiteDemand
 
 SiteId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", max_length=32)]
 """What people call it: lower-case letters, digits and hyphens."""
-Setting = Union[bool, Annotated[int, Field(ge=-LARGEST, le=LARGEST)], Label]
+Setting = Union[
+    bool, Annotated[int, Field(ge=-LARGEST, le=LARGEST)], Annotated[float, Field(ge=-LARGEST, le=LARGEST)], Label
+]
 
 
 class SiteRequest(Body):
@@ -34,6 +36,23 @@ class Site(Body):
     created: Moment = 0
     failovers: int = 0
     """How many are there now."""
+
+
+class SiteFinding(Body):
+    """One thing that a site needs of its provider. ``remedy``: what to do, if anything."""
+
+    subject: str
+    found: str
+    remedy: str = ""
+    missing: bool = False
+    """No machine comes up without it."""
+
+
+class SiteInspection(Body):
+    """All that a site needs, and a file that has its provider make it."""
+
+    findings: List[SiteFinding]
+    template: str = ""
 
 
 class SiteCheck(Body):

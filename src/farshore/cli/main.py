@@ -18,6 +18,7 @@ from farshore.cli import (
     alert,
     audit,
     authority,
+    azure,
     catalog,
     event,
     failback,
@@ -118,6 +119,7 @@ commands.add_typer(token.app, name="token")
 commands.add_typer(account.app, name="account")
 commands.add_typer(user.app, name="user")
 commands.add_typer(vmware.app, name="vmware")
+commands.add_typer(azure.app, name="azure")
 
 
 def _version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NewType, Protocol, runtime_checkable
@@ -269,6 +269,25 @@ class Ingesting(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a guest must have drivers of: ``disks``: the kernel's modules by which it reaches its disks. ``cards``: the
+    module of its network cards, whose MAC addresses the provider chooses and whose addresses it gives out by DHCP."""
+
+    disks: tuple[str, ...]
+    cards: str
+
+
+@runtime_checkable
+class OwnHardware(Protocol):
+    """A site whose machines have hardware of its provider, whatever bus a target names."""
+
+    @property
+    def hardware(self) -> Hardware:
+        """The same for each machine."""
+        ...
+
+
 @runtime_checkable
 class Resumable(Protocol):
     """A site that pauses a machine whose disk does not answer, instead of failing its reads."""
@@ -346,6 +365,30 @@ class Examined(Protocol):
     def examine(self) -> Mapping[str, str]:
         """What there is, by name, for people. Raises Refused with the remedy, or TryLater, where no machine could be
         brought up here. May take a minute."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen of one thing that a site needs. ``missing``: no machine comes up without it; ``remedy``: what to
+    do, a command where there is one, also where it is only worth a warning."""
+
+    subject: str
+    found: str
+    remedy: str = ""
+    missing: bool = False
+
+
+@runtime_checkable
+class Inspected(Protocol):
+    """A site that can look at each thing that it needs of its provider."""
+
+    def inspect(self) -> Sequence[Finding]:
+        """All of them. Raises nothing of what the provider says: that is a finding. May take a minute."""
+        ...
+
+    def template(self) -> str:
+        """A file that has the provider make what is needed, with the words how in its head."""
         ...
 
 

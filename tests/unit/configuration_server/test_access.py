@@ -62,7 +62,7 @@ DOORS = {
         PUT /v1/machines/{machine}/protection, DELETE /v1/machines/{machine}/protection,
         POST /v1/machines/{machine}/upgrade, POST /v1/machines/{machine}/resync, POST /v1/machines/{machine}/points,
         PUT /v1/machines/{machine}/points/{point}/pin, PATCH /v1/machines/{machine}/target,
-        POST /v1/machines/{machine}/proof, POST /v1/sites/{site}/check,
+        POST /v1/machines/{machine}/proof, POST /v1/sites/{site}/check, POST /v1/sites/{site}/inspection,
         POST /v1/machines/{machine}/failovers, POST /v1/failovers, POST /v1/failovers/{failover}/cleanup,
         POST /v1/failovers/{failover}/commit, POST /v1/failovers/{failover}/start,
         POST /v1/failovers/{failover}/reprotect, POST /v1/machines/{machine}/failbacks,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from farshore.api_types.sites import Site, SiteCheck, SiteRequest
+from farshore.api_types.sites import Site, SiteCheck, SiteFinding, SiteInspection, SiteRequest
 from farshore.catalog import events, sites
 from farshore.catalog.change_details import Details, gone, made
 from farshore.catalog.database import Transaction
@@ -16,6 +17,8 @@ from farshore.configuration_server.services import Services
 from farshore.configuration_server.sites import sealed_as
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
+from farshore.model.errors import Unsupported
+from farshore.sites.port import Inspected
 from farshore.sites.registry import check_settings
 
 router = GatedRouter(prefix="/v1/sites", tags=["sites"])
@@ -55,6 +58,16 @@ def check_site(site: Named, _user: Operator, installation: Installation, machine
     """Ask a site how it is, and whether all protected machines whose target it is could come up there at once; or
     ``machine`` (name or id) alone, whatever its target. Orders nothing."""
     return installation.readiness.check_site(site, machine)
+
+
+@router.post("/{site}/inspection")
+def inspect_site(site: Named, _user: Operator, installation: Installation) -> SiteInspection:
+    """Look at each thing that a site needs of its provider, and how to have what is missing. Changes nothing."""
+    found = installation.recovery.site(site)
+    if not isinstance(found, Inspected):
+        raise Unsupported(f"{site} needs nothing of a provider.", remedy=f"farshore site check {site}")
+    findings = [SiteFinding(**asdict(one)) for one in found.inspect()]
+    return SiteInspection(findings=findings, template=found.template())
 
 
 @router.delete("/{site}", status_code=204)

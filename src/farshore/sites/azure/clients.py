@@ -9,6 +9,7 @@ from typing import Any
 from azure.core.credentials import TokenCredential
 from azure.core.pipeline import PipelineRequest
 from azure.core.pipeline.policies import SansIOHTTPPolicy
+from azure.core.rest import HttpRequest
 from azure.identity import (
     AzureCliCredential,
     CertificateCredential,
@@ -20,6 +21,7 @@ from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 
 from farshore.model.errors import Malformed
+from farshore.sites.azure.answers import explained_by_azure
 from farshore.sites.azure.settings import AzureSettings
 
 VERSIONS = {
@@ -31,6 +33,8 @@ VERSIONS = {
     "microsoft.network/networksecuritygroups": "2024-05-01",
     "microsoft.network/publicipaddresses": "2024-05-01",
     "microsoft.network/virtualnetworks": "2024-05-01",
+    "microsoft.authorization/permissions": "2022-04-01",
+    "microsoft.storage/storageaccounts": "2023-05-01",
 }
 """By type: the SDKs' own defaults change with their releases, and private clouds are behind the public one."""
 _TYPE = re.compile(r"/providers/([\w.]+/\w+)", re.IGNORECASE)
@@ -57,6 +61,14 @@ class Clients:
         }
         self.compute = ComputeManagementClient(self.credential, settings.subscription, **common)
         self.network = NetworkManagementClient(self.credential, settings.subscription, **common)
+
+    def ask(self, path: str, version: str) -> dict[str, Any]:
+        """What a resource is like, for those few of which nothing else is wanted. Raises AzureError, NotFound."""
+        request = HttpRequest("GET", f"{path}?api-version={version}")
+        with explained_by_azure():
+            answer = self.compute.send_request(request)
+            answer.raise_for_status()
+            return dict(answer.json())
 
     def close(self) -> None:
         """Close their connections."""
@@ -85,6 +97,16 @@ class PinnedVersions(SansIOHTTPPolicy[Any, Any]):
             request.http_request.url = _VERSION.sub(f"api-version={version}", url)
 
 
+def _by_certificate(settings: AzureSettings, secret: bytes, common: dict[str, Any]) -> TokenCredential:
+    try:
+        return CertificateCredential(settings.tenant, settings.client, certificate_data=secret, **common)
+    except ValueError as error:
+        raise Malformed(
+            f"The site's secret is no certificate with its key: {error}.",
+            remedy="Add the site with a PEM file that has both; the key is an RSA key.",
+        ) from error
+
+
 def _credential(settings: AzureSettings, secret: bytes, verify: Any) -> TokenCredential:
     common: dict[str, Any] = {"authority": settings.login, "connection_verify": verify}
     if "login.microsoftonline" not in settings.login:
@@ -106,5 +128,5 @@ def _credential(settings: AzureSettings, secret: bytes, verify: Any) -> TokenCre
             remedy="Add the site with --secret-file.",
         )
     if settings.identity == "certificate":
-        return CertificateCredential(settings.tenant, settings.client, certificate_data=secret, **common)
+        return _by_certificate(settings, secret, common)
     return ClientSecretCredential(settings.tenant, settings.client, secret.decode().strip(), **common)

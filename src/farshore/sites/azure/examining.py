@@ -28,8 +28,8 @@ def examine(clients: Clients, settings: AzureSettings, sizes: int) -> Mapping[st
         "identity": settings.identity,
         "resource group": f"{settings.resource_group}, {disks} disks",
         "region": f"{settings.region}, {sizes} sizes",
-        "cores": _quota(clients, settings),
-        "virtual network": _network(clients, settings),
+        "cores": free_cores(clients, settings),
+        "virtual network": network_of(clients, settings),
     }
 
 
@@ -46,7 +46,8 @@ def _count_disks(clients: Clients, settings: AzureSettings) -> int:
         ) from error
 
 
-def _quota(clients: Clients, settings: AzureSettings) -> str:
+def free_cores(clients: Clients, settings: AzureSettings) -> str:
+    """How many of the region's quota are free. Raises Refused where none is."""
     for one in clients.compute.usage.list(settings.region):
         if one.name.value == _CORES:
             if one.current_value >= one.limit:
@@ -58,7 +59,8 @@ def _quota(clients: Clients, settings: AzureSettings) -> str:
     return "no limit is known"
 
 
-def _network(clients: Clients, settings: AzureSettings) -> str:
+def network_of(clients: Clients, settings: AzureSettings) -> str:
+    """The network of the settings, with its subnets. Raises Refused where it is not there."""
     if not settings.virtual_network:
         return "none: machines come up in networks of their own, or on NETWORK/SUBNET"
     try:

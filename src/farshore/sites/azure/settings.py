@@ -17,6 +17,7 @@ class AzureSettings(BaseModel):
     the ``secret`` or the ``certificate`` (PEM, with its key) of a service principal, which is the site's secret, by
     ``workload`` identity of Kubernetes, or as whoever has logged in by ``cli``.
 
+    ``storage_account``: that of the vault, in the resource group: it is looked at by checks only.
     ``virtual_network``: the network, in the resource group, whose subnets cards are on by name. ``size``: of every
     machine; empty: the smallest that fits each. ``sku``: of its disks. ``public_address``: machines get one, at which
     ``reached_from`` (prefixes, with commas) may connect to forwarded ports. ``resource_manager``, ``login`` and
@@ -31,6 +32,7 @@ class AzureSettings(BaseModel):
     tenant: Annotated[str, Field(pattern=rf"{_UUID}|^$")] = ""
     client: Annotated[str, Field(pattern=rf"{_UUID}|^$")] = ""
     virtual_network: OptionalName = ""
+    storage_account: Annotated[str, Field(pattern=r"^([a-z0-9]{3,24})?$")] = ""
     size: OptionalName = ""
     sku: Literal["Premium_LRS", "StandardSSD_LRS", "Standard_LRS", "Premium_ZRS", "StandardSSD_ZRS"] = "Premium_LRS"
     zone: Annotated[str, Field(pattern=r"^[1-9]?$")] = ""

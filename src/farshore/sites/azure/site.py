@@ -14,7 +14,7 @@ import functools
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from farshore.sites.azure.answers import explained_by_azure, is_absent, persiste
 from farshore.sites.azure.boot_diagnostics import Diagnostics
 from farshore.sites.azure.clients import clients
 from farshore.sites.azure.examining import examine
+from farshore.sites.azure.inspecting import inspect
 from farshore.sites.azure.long_operations import carried_out
+from farshore.sites.azure.mending import bicep
 from farshore.sites.azure.names import FAILOVER, ORDER, digest_of, disk_name, machine_name
 from farshore.sites.azure.parts import Parts
 from farshore.sites.azure.settings import AzureSettings
@@ -39,6 +41,8 @@ from farshore.sites.port import (
     Condition,
     DeliveryWish,
     FailoverId,
+    Finding,
+    Hardware,
     NewDisk,
     Reception,
     RecoveredMachine,
@@ -66,6 +70,7 @@ class AzureSite:
     """The site of ``settings``, which keeps its files below ``folder``. ``secret``: of its service principal."""
 
     delivery = DeliveryWish(Way.UPLOADED)
+    hardware = Hardware(disks=("hv_vmbus", "hv_storvsc", "sd_mod"), cards="hv_netvsc")
 
     def __init__(self, folder: Path, settings: AzureSettings, *, secret: bytes = b"", name: str = "azure") -> None:
         self.name = name
@@ -104,6 +109,14 @@ class AzureSite:
         """See Examined."""
         with explained_by_azure():
             return examine(self._clients, self._settings, len(self._sizes))
+
+    def inspect(self) -> Sequence[Finding]:
+        """See Inspected."""
+        return list(inspect(self._clients, self._settings, lambda: self._sizes))
+
+    def template(self) -> str:
+        """See Inspected: Bicep."""
+        return bicep(self._settings)
 
     def create(self, order: RecoveryOrder) -> None:
         failover = order.failover
