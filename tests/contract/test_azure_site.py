@@ -12,9 +12,13 @@ from azure.mgmt.compute import ComputeManagementClient
 from tests.azure.resources import Resource
 from tests.contract.azure_place import AzurePlace, azure_place
 from tests.contract.conftest import Double
+from tests.file_site import Fuse
+from tests.scenarios.recovery.doubles import FileExports
 from tests.unit.delivery.test_written import SIZES, World
 
+from farshore.delivery.served import ServedDelivery, export_settings
 from farshore.delivery.uploaded import UploadedDelivery
+from farshore.export.opening import open_devices
 from farshore.formats.vhd import rounded
 from farshore.model.errors import (
     Cancelled,
@@ -63,12 +67,19 @@ def kept(place: AzurePlace, kind: str, failover: str) -> list[Resource]:
 
 def upload_world(place: AzurePlace, folder: Path) -> tuple[World, FailoverId]:
     world = World(folder)
-    world.delivery = UploadedDelivery(place.site, step=MIB)  # type: ignore[assignment]
+    world.delivery = UploadedDelivery(place.site, ServedDelivery(FileExports(Fuse(0))), step=MIB)  # type: ignore
     failover = FailoverId("0f0c1f6e-0f3a-4c55-9d0a-0123456789ab")
     world.consignment = replace(
         world.consignment, folder=folder / "failovers" / failover, firmware=Firmware.UEFI, boot=DiskNumber(2)
     )
     return world, failover
+
+
+def send(world: World) -> None:
+    """Deliver, and send what was delivered."""
+    world.deliver()
+    assert isinstance(world.delivery, UploadedDelivery)
+    world.delivery.send(world.consignment, world.watch)
 
 
 def blob(place: AzurePlace, failover: str, number: int) -> bytes:
@@ -81,10 +92,10 @@ def test_a_point_arrives_on_managed_disks(place: AzurePlace, tmp_path: Path) -> 
     world, failover = upload_world(place, tmp_path)
     world.cancel_at = 0.3
     with pytest.raises(Cancelled):
-        world.deliver()
+        send(world)
     world.cancel_at = 2.0
     for _ in range(2):
-        world.deliver()
+        send(world)
         for number, size in SIZES.items():
             data = blob(place, failover, number)
             assert data[:size] == bytes(world.machine.disks[number])
@@ -99,6 +110,32 @@ def test_a_point_arrives_on_managed_disks(place: AzurePlace, tmp_path: Path) -> 
     assert not world.delivery.stands(world.consignment.folder)
     with pytest.raises(NotFound, match="is gone"):
         world.delivery.restore(world.consignment)
+
+
+def test_what_was_prepared_is_what_arrives(place: AzurePlace, tmp_path: Path) -> None:
+    """Over overlays, of which nothing is left; the point stays as it was."""
+    world, failover = upload_world(place, tmp_path)
+    world.deliver()
+    at_hand = world.delivery.at_hand(world.consignment)
+    assert sorted(at_hand) == sorted(SIZES)
+    folder = world.consignment.folder
+    devices = open_devices(export_settings(world.consignment))
+    for device in devices.values():
+        device.write(4096, memoryview(b"prepared" * 64))
+        device.close()
+    world.cancel_at = 0.3
+    with pytest.raises(Cancelled):
+        send(world)
+    assert (folder / "disk-0").exists()
+    world.cancel_at = 2.0
+    for _ in range(2):
+        send(world)
+        for number, size in SIZES.items():
+            expected = bytearray(world.machine.disks[number])
+            expected[4096 : 4096 + 512] = b"prepared" * 64
+            assert blob(place, failover, number)[:size] == expected
+        assert not list(folder.glob("disk-*"))
+        assert not (folder / "serving").exists()
 
 
 def test_a_test_machine_is_shut_in_and_production_is_not(place: AzurePlace) -> None:

@@ -48,7 +48,7 @@ from farshore.configuration_server.web.authenticators import ClientCertificate
 from farshore.configuration_server.web.limits import Limits
 from farshore.configuration_server.web.listening import Connections, DrainingServer, listening, most_connections
 from farshore.configuration_server.web.protocol import CertificateProtocol, Contexts, given, server_context
-from farshore.delivery.by_upload import upload_to
+from farshore.delivery.by_upload import upload_by
 from farshore.delivery.in_place import InPlaceDelivery
 from farshore.delivery.served import ServedDelivery
 from farshore.delivery.written import WrittenDelivery
@@ -130,6 +130,7 @@ def serve(settings: Settings) -> None:
         lambda: open_owned(settings, catalog, clock, known=bool(known_vault)),
         known_vault,
     )
+    served = ServedDelivery(ExportLauncher())
     recovery = RecoveryContext(
         catalog=catalog,
         clock=clock,
@@ -138,10 +139,10 @@ def serve(settings: Settings) -> None:
         vault_key=lambda: vault.vault_key,
         site=OpenSites(catalog, sealer, settings.home / "sites"),
         deliveries={
-            Way.SERVED: ServedDelivery(ExportLauncher()),
+            Way.SERVED: served,
             Way.WRITTEN: InPlaceDelivery(WrittenDelivery(), MasterTargets(catalog, clock)),
         },
-        upload=upload_to,
+        upload=upload_by(served),
         sleep=time.sleep,
         endpoints=lambda server: agents_servers(settings, catalog, server),
         source_servers=OpenSourceServers(catalog, sealer),

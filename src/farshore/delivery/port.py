@@ -86,6 +86,16 @@ class Delivery(Protocol):
 
 
 @runtime_checkable
+class Sending(Protocol):
+    """Of a way that has the disks at hand first, where the guest is prepared, and then sends them to the site."""
+
+    def send(self, consignment: Consignment, watch: Watch) -> None:
+        """Bring them to where ``media`` says. Goes on where a call that was cut off had come to. Never called once the
+        machine may have started. Raises Cancelled, NoSpace, what opening the point raises."""
+        ...
+
+
+@runtime_checkable
 class Surviving(Protocol):
     """Of a way that can bring disks up to date which are there already. ``position`` counts for nothing here."""
 

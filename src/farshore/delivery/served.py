@@ -105,7 +105,7 @@ def export_settings(consignment: Consignment) -> ExportSettings:
         ExportedDisk(
             name=str(number),
             source=VaultDisk(machine=consignment.machine, position=consignment.position, disk=number),
-            overlay=consignment.folder / f"disk-{number}",
+            overlay=overlay_of(consignment, number),
         )
         for number in sorted(consignment.sizes)
     )
@@ -117,6 +117,11 @@ def export_settings(consignment: Consignment) -> ExportSettings:
         shared=True,
         **(access.shown(consignment.folder, consignment.address) if consignment.address else {}),
     )
+
+
+def overlay_of(consignment: Consignment, number: DiskNumber) -> Path:
+    """The folder of the disk's overlay."""
+    return consignment.folder / f"disk-{number}"
 
 
 def _drop_overlays(folder: Path) -> None:

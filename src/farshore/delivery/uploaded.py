@@ -1,52 +1,71 @@
 """Uploaded: each disk goes to one that the site had its provider make, page by page, beside a ledger on this host.
 
-The machine starts when all is written and accepted, and depends on nothing of this host then. The disks are reached by
-the site alone: this host reads and writes none of them once they are accepted.
+The machine starts when all is written and accepted, and depends on nothing of this host then. Nothing but the site
+reaches the disks once they are accepted. So a guest is prepared before: over overlays on this host, served as those of
+a machine that runs here, which are uploaded with what is below them and dropped. Without that there are none, and the
+point itself is uploaded.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from farshore.delivery.folder import closed
 from farshore.delivery.ledger import Lading, Ledger
 from farshore.delivery.page_blob import PageBlob
 from farshore.delivery.port import Consignment, Watch
+from farshore.delivery.served import ServedDelivery, export_settings, overlay_of
 from farshore.delivery.writing import STEP, write_disk
 from farshore.delivery.written import STORE_PATIENCE, Progress
+from farshore.export.opening import open_devices
 from farshore.export.patience import PatientSource
 from farshore.export.settings import VaultDisk
 from farshore.model.errors import NotFound, TryLater
 from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.ports import BlockSource
 from farshore.model.position import Position
-from farshore.sites.port import FailoverId, Ingesting, NewDisk, ServedDisk, UploadedDisk, WrittenDisk
+from farshore.sites.port import FailoverId, Ingesting, NewDisk, Reception, ServedDisk, UploadedDisk, WrittenDisk
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 
 
 class UploadedDelivery:
-    """To the disks of one site. The consignment's folder is named for its failover."""
+    """To the disks of one site. The consignment's folder is named for its failover. ``staging``: serves them until they
+    are sent."""
 
-    def __init__(self, site: Ingesting, step: int = STEP) -> None:
-        self._site, self._step = site, step
+    def __init__(self, site: Ingesting, staging: ServedDelivery, step: int = STEP) -> None:
+        self._site, self._staging, self._step = site, staging, step
 
     def deliver(self, consignment: Consignment, watch: Watch) -> None:
-        """See Delivery."""
+        """See Delivery: the disks are made, so that what the provider refuses is known at once."""
         closed(consignment.folder)
+        watch(0.0, "the disks are made")
+        for number, size in sorted(consignment.sizes.items()):
+            self._receive(consignment, number, size)
+
+    def send(self, consignment: Consignment, watch: Watch) -> None:
+        """See Sending."""
+        closed(consignment.folder)
+        self._staging.rest(consignment.folder)  # whoever prepared the guest has ended; an overlay is open once
         whole, before = sum(consignment.sizes.values()), 0
         for place, (number, size) in enumerate(sorted(consignment.sizes.items()), 1):
             progress = Progress(watch, f"disk {place} of {len(consignment.sizes)}", before / whole, size / whole)
-            self._deliver(consignment, number, size, progress)
+            self._send(consignment, number, size, progress)
             before += size
+        self._staging.withdraw(consignment.folder)
 
-    def _deliver(self, consignment: Consignment, number: DiskNumber, size: int, progress: Progress) -> None:
+    def _receive(self, consignment: Consignment, number: DiskNumber, size: int) -> Reception:
+        boot = consignment.boot == number or (consignment.boot is None and number == min(consignment.sizes))
+        failover = _failover(consignment.folder)
+        return self._site.receive(NewDisk(failover, consignment.name, number, size, boot, consignment.firmware))
+
+    def _send(self, consignment: Consignment, number: DiskNumber, size: int, progress: Progress) -> None:
         failover = _failover(consignment.folder)
         source = VaultDisk(machine=consignment.machine, position=consignment.position, disk=number).identity
-        boot = consignment.boot == number or (consignment.boot is None and number == min(consignment.sizes))
-        wanted = NewDisk(failover, consignment.name, number, size, boot, consignment.firmware)
-        received = self._site.receive(wanted)
+        received = self._receive(consignment, number, size)
         path = _ledger(consignment.folder, number)
         with contextlib.ExitStack() as held:
             lading = Lading(source, f"page blob of disk {received.identity}", size, self._step)
@@ -64,12 +83,9 @@ class UploadedDelivery:
             blob = PageBlob(lambda: self._site.grant(failover, number), size, received.identity)
             held.callback(blob.close)
             if not ledger.complete:
-                vault = Vault.open_with_vault_key(
-                    open_store(consignment.vault_url), bytes.fromhex(consignment.vault_key)
-                )
-                point = vault.machine(MachineId(consignment.machine)).open(Position.parse(consignment.position), number)
-                held.callback(point.close)
-                write_disk(PatientSource(point, STORE_PATIENCE), blob, ledger, progress)
+                disk = _source(consignment, number)
+                held.callback(disk.close)
+                write_disk(disk, blob, ledger, progress)
             blob.finish()
             self._site.accept(failover, number)
 
@@ -78,13 +94,14 @@ class UploadedDelivery:
         failover = _failover(consignment.folder)
         return {number: self._site.uploaded(failover, number) for number in consignment.sizes}
 
-    def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:  # noqa: ARG002
-        """See Delivery: none is."""
-        return {}
+    def at_hand(self, consignment: Consignment) -> Mapping[DiskNumber, ServedDisk | WrittenDisk]:
+        """See Delivery: they are opened for whoever asks."""
+        self._staging.restore(_here(consignment))
+        return self._staging.at_hand(consignment)
 
-    def renew(self, consignment: Consignment) -> bool:  # noqa: ARG002 - a port's method
-        """See Delivery: that takes an upload."""
-        return False
+    def renew(self, consignment: Consignment) -> bool:
+        """See Delivery."""
+        return self._staging.renew(_here(consignment))
 
     def stands(self, folder: Path) -> bool:
         """See Delivery."""
@@ -105,13 +122,31 @@ class UploadedDelivery:
         """See Delivery. It depends on nothing of this host."""
 
     def rest(self, folder: Path) -> None:
-        """See Delivery. Nothing is held open."""
+        """See Delivery. Nothing is held open once they are sent."""
+        self._staging.rest(folder)
 
     def withdraw(self, folder: Path) -> None:
         """See Delivery."""
+        self._staging.withdraw(folder)
         self._site.discard(_failover(folder))
         for number in _numbers(folder):
             _ledger(folder, number).unlink()
+
+
+def _here(consignment: Consignment) -> Consignment:
+    """The same, served at a Unix socket of this host whatever the site asks for."""
+    return replace(consignment, address="")
+
+
+def _source(consignment: Consignment, number: DiskNumber) -> BlockSource:
+    """What is uploaded: the point, below what was written to its overlay, if there is one."""
+    if overlay_of(consignment, number).exists():
+        only = replace(_here(consignment), sizes={number: consignment.sizes[number]})
+        (device,) = open_devices(export_settings(only)).values()
+        return device
+    vault = Vault.open_with_vault_key(open_store(consignment.vault_url), bytes.fromhex(consignment.vault_key))
+    point = vault.machine(MachineId(consignment.machine)).open(Position.parse(consignment.position), number)
+    return PatientSource(point, STORE_PATIENCE)
 
 
 def _failover(folder: Path) -> FailoverId:

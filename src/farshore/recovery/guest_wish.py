@@ -6,6 +6,7 @@ from farshore.export.preparation.wish import CardWish, Wish
 from farshore.model.machine import MachineDescription
 from farshore.model.target import DiskBus, Preparation
 from farshore.recovery.orders import Target, cards_of
+from farshore.sites.port import Hardware
 
 _DRIVERS = {
     DiskBus.VIRTIO: ("virtio_pci", "virtio_blk"),
@@ -17,17 +18,19 @@ _OTHER_BUSES = ("sd", "xvd", "hd", "nvme")
 _VIRTIO = "vd"
 
 
-def wish_of(target: Target, machine: MachineDescription) -> Wish | None:
-    """As its target says; ``auto``: only if that is known to differ from what the source is."""
+def wish_of(target: Target, machine: MachineDescription, hardware: Hardware | None = None) -> Wish | None:
+    """As its target says; ``auto``: only if that is known to differ from what the source is. ``hardware``: the site's
+    own, which always differs."""
     prepare = target.wanted.prepare
-    if prepare is Preparation.NEVER or (prepare is Preparation.AUTO and not _differs(target, machine)):
+    differs = hardware is not None or _differs(target, machine)
+    if prepare is Preparation.NEVER or (prepare is Preparation.AUTO and not differs):
         return None
     boot = [disk.number for disk in machine.disks if disk.boot] or [disk.number for disk in machine.disks][:1]
     return Wish(
-        drivers=_DRIVERS[target.wanted.disk_bus],
+        drivers=_DRIVERS[target.wanted.disk_bus] if hardware is None else (*hardware.disks, hardware.cards),
         names={disk.name: disk.number for disk in machine.disks if disk.name},
         boot=boot[0] if boot else 0,
-        cards=_card_wishes(target, machine),
+        cards=_card_wishes(target, machine) if hardware is None else _provider_s(target, machine, hardware),
         ssh=target.wanted.ssh,
     )
 
@@ -64,3 +67,18 @@ def _card_wishes(target: Target, machine: MachineDescription) -> tuple[CardWish,
             )
         )
     return tuple(wishes)
+
+
+def _provider_s(target: Target, machine: MachineDescription, hardware: Hardware) -> tuple[CardWish, ...]:
+    """The source's cards where a provider gives each its MAC address, and tells the guest its address by DHCP."""
+    return tuple(
+        CardWish(
+            name=card.name,
+            mac=card.mac,
+            before=card.mac,
+            nameservers=target.wanted.card(number).nameservers,
+            dhcp=True,
+            driver=hardware.cards,
+        )
+        for number, card in enumerate(machine.nics)
+    )

@@ -40,6 +40,7 @@ from farshore.recovery.steps.migrate import await_agent_off, end_protection
 from farshore.recovery.steps.prepare import prepare
 from farshore.recovery.steps.remove import forget, note_failed, note_removed, remove
 from farshore.recovery.steps.reprotect import await_stream, grant_stream
+from farshore.recovery.steps.send import send
 from farshore.recovery.steps.shut_down import shut_down
 from farshore.recovery.steps.start import start_machine
 from farshore.recovery.steps.switch_off import switch_off
@@ -69,6 +70,7 @@ HOLD = "hold the machine still"
 STOP_EARLIER = "stop the earlier machine"
 DELIVER = "deliver the disks"
 PREPARE = "prepare the guest"
+SEND = "send the disks"
 START = "start the machine"
 AWAIT = "await its answer"
 CONCLUDE = "conclude"
@@ -89,7 +91,7 @@ TAKE_OFF = "take its agent off"
 
 _STARTS = Persistence(3, 2.0)
 """A site's error may pass or not: whoever waits for a machine is to hear of it soon."""
-_PERSISTENCE = {START: _STARTS, DELIVER: STUBBORN, FOLLOW: STUBBORN}
+_PERSISTENCE = {START: _STARTS, DELIVER: STUBBORN, FOLLOW: STUBBORN, SEND: STUBBORN}
 """A full disk, or a store's bad quarter of an hour, must not cost what was written for hours."""
 _WORKING = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 
@@ -122,6 +124,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             position = act(CHOOSE, choose_point, failover)
             act(DELIVER, deliver, failover, position)
             act(PREPARE, prepare, failover, position)
+            act(SEND, send, failover, position)
             if not stop_first and not home:
                 act(STOP_EARLIER, stop_earlier, failover)
             address, came_up = come_up(failover, position)
@@ -145,6 +148,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
             position = act(CHOOSE, choose_point, failover)
             act(DELIVER, deliver, failover, position)
             act(PREPARE, prepare, failover, position)
+            act(SEND, send, failover, position)
             address, came_up = come_up(failover, position)
         except (FarshoreError, OSError) as error:
             undo(failover, error)
@@ -256,9 +260,11 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         note_failed(context, failover, "The server was upgraded while it was under way.", FailoverState.FAILED)
 
     coming_up = (START, AWAIT, CONCLUDE, VERIFY)
-    before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, PREPARE, STOP_EARLIER)
+    before = (CHECK, FENCE, DRAIN, CHOOSE, DELIVER, PREPARE, SEND, STOP_EARLIER)
     real = JobDefinition(FAILOVER, fail_over, (*before, *coming_up, REMOVE_EARLIER), cancel, stopped)
-    test = JobDefinition(TEST_FAILOVER, test_failover, (CHECK, CHOOSE, DELIVER, PREPARE, *coming_up), cancel, stopped)
+    test = JobDefinition(
+        TEST_FAILOVER, test_failover, (CHECK, CHOOSE, DELIVER, PREPARE, SEND, *coming_up), cancel, stopped
+    )
     return (
         real,
         test,

@@ -27,6 +27,7 @@ from farshore.model.errors import Unreachable
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import DiskDescription, Firmware, MachineDescription, NicDescription
 from farshore.model.target import DiskBus
+from farshore.sites.azure.site import AzureSite
 from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder, ServedDisk, UnixAddress
 from farshore.sites.qemu.site import QemuSite
 
@@ -44,6 +45,7 @@ CLOUD = GuestRecipe()
 GENERIC = replace(CLOUD, packages=tuple(name.replace("linux-image-cloud-", "linux-image-") for name in CLOUD.packages))
 """Debian's cloud kernel has no driver of SATA."""
 DRIVERS = {DiskBus.PVSCSI: ("vmw_pvscsi", "sd_mod"), DiskBus.SATA: ("ahci", "sd_mod")}
+HYPER_V = AzureSite.hardware
 WITHOUT_SECONDS = 300.0
 
 
@@ -63,7 +65,7 @@ class Copy:
         return prepare([(DISK, served_disk(0, self.socket, "0"))], wish, lambda _: None)
 
     @contextmanager
-    def booted(self, bus: DiskBus) -> Iterator[Shell]:
+    def booted(self, bus: DiskBus, addresses: tuple[str, ...] = (ADDRESS,)) -> Iterator[Shell]:
         size, port = self.disk.stat().st_size, free_port()
         machine = MachineDescription(
             hostname="onprem",
@@ -74,7 +76,7 @@ class Copy:
             kernel="",
             architecture="x86_64",
             disks=(DiskDescription(DISK, "vda", size, boot=True),),
-            nics=(NicDescription("lan0", MAC, (ADDRESS,)),),
+            nics=(NicDescription("lan0", MAC, addresses),),
             boot_entries=self.boot_entries,
         )
         disk = AttachedDisk(0, size, ServedDisk(UnixAddress(self.socket), "0"), boot=True)
@@ -125,3 +127,23 @@ def test_without_it_the_system_does_not_answer_there() -> None:
         except Unreachable:
             return
         assert "lan0" not in shell.run("ip -br link").output
+
+
+def test_a_system_prepared_for_azure_has_hyper_v_s_drivers_and_starts() -> None:
+    """There is no Hyper-V here: its start-up image and files are looked at from inside, on a bus that there is."""
+    card = CardWish("lan0", MAC, MAC, dhcp=True, driver=HYPER_V.cards)
+    wish = Wish((*HYPER_V.disks, HYPER_V.cards), {"vda": 0}, 0, (card,))
+    with a_copy(CLOUD) as copy:
+        report = prepare([(DISK, served_disk(0, copy.socket, "0"))], wish, lambda _: None)
+        assert not [line for line in report.warnings if "driver" in line or "start-up" in line]
+        with copy.booted(DiskBus.VIRTIO, ()) as shell:
+            shell.wait(1200)
+            held = shell.run("lsinitramfs /boot/initrd.img-$(uname -r)").output
+            kernel = shell.run("cat /lib/modules/$(uname -r)/modules.builtin").output
+            for driver in wish.drivers:
+                assert f"/{driver}.ko" in held + kernel, driver
+            assert "console=ttyS0" in shell.run("cat /proc/cmdline").output
+            network = shell.run("cat /etc/systemd/network/05-farshore-lan0.network").output
+            assert "Driver=hv_netvsc" in network
+            assert "DHCP=yes" in network
+            assert "Name=lan0" in shell.run("cat /etc/systemd/network/05-farshore-lan0.link").output

@@ -16,7 +16,7 @@ from farshore.api_types.failovers import GuestPreparation
 from farshore.catalog import failovers
 from farshore.delivery.written import WrittenDelivery
 from farshore.export.appliance import Disk
-from farshore.export.preparation.wish import Report, Wish, read_wish
+from farshore.export.preparation.wish import CardWish, Report, Wish, read_wish
 from farshore.model.errors import Cancelled, Refused
 from farshore.model.identifiers import DiskNumber
 from farshore.model.machine import MachineDescription, NicDescription
@@ -26,9 +26,10 @@ from farshore.recovery.context import RecoveryContext
 from farshore.recovery.guest_wish import wish_of
 from farshore.recovery.orders import Target
 from farshore.recovery.steps.prepare import prepare
-from farshore.sites.port import FailoverId, Way
+from farshore.sites.port import FailoverId, Hardware, Way
 
 POSITION = "1:50"
+HYPER_V = Hardware(disks=("hv_vmbus", "hv_storvsc", "sd_mod"), cards="hv_netvsc")
 CARD = NicDescription("ens192", "00:50:56:aa:bb:01", ("198.51.100.7/24",))
 VIRTIO = replace(DESCRIBED, disks=(replace(DESCRIBED.disks[0], name="vda", boot=True),), nics=(CARD,))
 
@@ -185,6 +186,17 @@ def test_a_card_s_wish_is_its_target_s() -> None:
     assert (card.name, card.before) == ("ens192", CARD.mac)
     assert card.mac.startswith("52:54:00:")
     assert (card.addresses, card.gateways) == (("192.0.2.10/24",), ("192.0.2.1",))
+
+
+def test_a_provider_s_hardware_is_prepared_for() -> None:
+    """Whatever bus the target names, and although the disks' names say nothing of it."""
+    chosen = TargetNetwork(addresses=("192.0.2.10/24",), nameservers=("192.0.2.53",))
+    wish = wish_of(target(MachineTarget(networks=(chosen,))), VIRTIO, HYPER_V)
+    assert wish is not None
+    assert wish.drivers == ("hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc")
+    (card,) = wish.cards
+    assert card == CardWish("ens192", CARD.mac, CARD.mac, nameservers=("192.0.2.53",), dhcp=True, driver="hv_netvsc")
+    assert wish_of(target(MachineTarget(prepare=Preparation.NEVER)), VIRTIO, HYPER_V) is None
 
 
 def test_a_wish_comes_back_from_json() -> None:

@@ -52,7 +52,8 @@ def give_addresses(edits: Edits, cards: tuple[CardWish, ...]) -> None:
 
 def networkd(card: CardWish, interfaces: list[Interface], routes: list[str]) -> str:
     """Return a .network file."""
-    lines = ["[Match]", f"MACAddress={card.mac.lower()}", "", "[Network]", f"DHCP={'yes' if card.dhcp else 'no'}"]
+    known = [f"Driver={card.driver}", f"Name={card.name}"] if card.driver else [f"MACAddress={card.mac.lower()}"]
+    lines = ["[Match]", *known, "", "[Network]", f"DHCP={'yes' if card.dhcp else 'no'}"]
     lines += [f"Address={one}" for one in interfaces] + [f"Gateway={one}" for one in routes]
     lines += [f"DNS={one}" for one in card.nameservers]
     return "\n".join(lines) + "\n"
@@ -63,7 +64,11 @@ def network_manager(card: CardWish, interfaces: list[Interface], routes: list[st
     name = f"farshore-{card.name}"
     lines = ["[connection]", f"id={name}", f"uuid={uuid.uuid5(uuid.NAMESPACE_OID, f'{name}/{card.mac}')}"]
     lines += ["type=ethernet", "autoconnect=true", "autoconnect-priority=999", ""]
-    lines += ["[ethernet]", f"mac-address={card.mac.upper()}"]
+    lines += (
+        ["[match]", f"driver={card.driver};", f"interface-name={card.name};"]
+        if card.driver
+        else ["[ethernet]", f"mac-address={card.mac.upper()}"]
+    )
     for version in (4, 6):
         own = [one for one in interfaces if one.version == version]
         gateway = next((f",{one}" for one in routes if ipaddress.ip_address(one).version == version), "")

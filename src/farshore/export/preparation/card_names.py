@@ -1,5 +1,9 @@
 """Network cards keep their names by their MAC addresses, whatever bus they come on; and a new MAC address is put in
-the place of the old one wherever the network's files name it."""
+the place of the old one wherever the network's files name it.
+
+Cards whose provider gives them MAC addresses are known by their driver; several by the order in which the guest's
+kernel finds them, too: it calls the first one eth0.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +29,31 @@ _NAMING_MAC = (*NETWORK_FILES, (_LINKS, "*.link"), ("/etc/udev/rules.d", "70-per
 
 def understood(card: CardWish) -> bool:
     """Return whether its name and its MAC address are such: both come from the source, and go into files."""
-    return bool(_NAME.fullmatch(card.name) and _MAC.fullmatch(card.mac.lower()))
+    return bool(_NAME.fullmatch(card.name) and (card.driver or _MAC.fullmatch(card.mac.lower())))
 
 
 def name_cards(edits: Edits, cards: tuple[CardWish, ...]) -> None:
-    """Keep the name of each card, and warn of files that are not understood."""
-    for card in cards:
+    """Both, for each card; one that is not understood is named."""
+    if sum(bool(card.driver) for card in cards) > 1:
+        edits.warnings.append("Its cards are told apart by the order in which its kernel finds them.")
+    for number, card in enumerate(cards):
         if not understood(card):
             edits.warnings.append(f"Card {card.name or '?'} has no MAC address to know it by: it may get another name.")
+            continue
+        if card.driver:
+            _by_driver(edits, card, number if len(cards) > 1 else None)
             continue
         if card.before and card.before.lower() != card.mac.lower():
             _renew(edits, card)
         text = f"[Match]\nMACAddress={card.mac.lower()}\n\n[Link]\nName={card.name}\n"
         edits.write(f"{_LINKS}/05-farshore-{card.name}.link", text, f"the card {card.mac} is called {card.name}")
+
+
+def _by_driver(edits: Edits, card: CardWish, number: int | None) -> None:
+    found = [f"Driver={card.driver}", *([] if number is None else [f"OriginalName=eth{number}"])]
+    text = "\n".join(["[Match]", *found, "", "[Link]", f"Name={card.name}"]) + "\n"
+    which = "the card" if number is None else f"the card eth{number}"
+    edits.write(f"{_LINKS}/05-farshore-{card.name}.link", text, f"{which} of {card.driver} is called {card.name}")
 
 
 def _renew(edits: Edits, card: CardWish) -> None:

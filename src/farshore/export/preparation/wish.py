@@ -13,7 +13,8 @@ from typing import Any
 @dataclass(frozen=True)
 class CardWish:
     """One network card: what the guest calls it, and what it is to be. ``addresses`` in CIDR notation; with neither
-    them nor ``dhcp`` its configuration stays. ``before``: its MAC address at the source."""
+    them nor ``dhcp`` its configuration stays. ``before``: its MAC address at the source. ``driver``: it is known by the
+    driver of the guest's kernel, for the provider gives it a MAC address of its own."""
 
     name: str
     mac: str
@@ -22,6 +23,7 @@ class CardWish:
     gateways: tuple[str, ...] = ()
     nameservers: tuple[str, ...] = ()
     dhcp: bool = False
+    driver: str = ""
 
     @property
     def configured(self) -> bool:

@@ -28,7 +28,7 @@ from farshore.recovery.guest_wish import wish_of
 from farshore.recovery.orders import Target
 from farshore.recovery.standing import refuse_if_cancelled, rows, site_of, tell
 from farshore.recovery.steps.deliver import consignment_of, target_of
-from farshore.sites.port import UnixAddress, WrittenDisk
+from farshore.sites.port import OwnHardware, UnixAddress, WrittenDisk
 
 _MOST_EARLIER = 1000
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ def _wish(context: RecoveryContext, failover: str, target: Target, described: Ma
     with context.catalog.reading() as tx:
         row, machine = rows(tx, failover)
         if Direction(row.direction) is not Direction.HOME:
-            return wish_of(target, described)
+            site = site_of(context, failover)
+            return wish_of(target, described, site.hardware if isinstance(site, OwnHardware) else None)
         earlier = failovers.page(tx, machine.id, limit=_MOST_EARLIER)
         done = any((one.preparation or {}).get("outcome") == "prepared" for one in earlier)
         return Wish(undo=True) if done else None

@@ -153,6 +153,40 @@ def test_a_card_that_stays_as_it_is_has_its_name_alone(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in edits.commit()] == ["/etc/systemd/network/05-farshore-ens192.link"]
 
 
+AT_AZURE = CardWish("ens192", OLD, OLD, dhcp=True, driver="hv_netvsc")
+"""A card whose MAC address the provider chooses."""
+
+
+def test_a_card_of_a_provider_is_known_by_its_driver(tmp_path: Path) -> None:
+    edits = tree(tmp_path, {"etc/netplan/01.yaml": NETPLAN})
+    name_cards(edits, (AT_AZURE,))
+    give_addresses(edits, (AT_AZURE,))
+    link = edits.read("/etc/systemd/network/05-farshore-ens192.link")
+    assert link == "[Match]\nDriver=hv_netvsc\n\n[Link]\nName=ens192\n"
+    network = edits.read("/etc/systemd/network/05-farshore-ens192.network")
+    assert network == "[Match]\nDriver=hv_netvsc\nName=ens192\n\n[Network]\nDHCP=yes\n"
+    assert not edits.warnings
+
+    manager = tree(tmp_path / "other", wants("NetworkManager.service"))
+    give_addresses(manager, (AT_AZURE,))
+    connection = manager.read("/etc/NetworkManager/system-connections/farshore-ens192.nmconnection")
+    assert "[match]\ndriver=hv_netvsc;\ninterface-name=ens192;\n" in connection
+    assert "mac-address" not in connection
+
+    classic = tree(tmp_path / "third", {"etc/network/interfaces": INTERFACES})
+    give_addresses(classic, (AT_AZURE,))
+    assert "\niface ens192 inet dhcp\n" in classic.read("/etc/network/interfaces")
+
+
+def test_several_cards_of_a_provider_are_known_by_their_order(tmp_path: Path) -> None:
+    edits = tree(tmp_path, wants("systemd-networkd.service"))
+    second = CardWish("ens224", "", dhcp=True, driver="hv_netvsc")
+    name_cards(edits, (AT_AZURE, second))
+    assert "OriginalName=eth0\n" in edits.read("/etc/systemd/network/05-farshore-ens192.link")
+    assert "OriginalName=eth1\n" in edits.read("/etc/systemd/network/05-farshore-ens224.link")
+    assert "by the order" in edits.warnings[0]
+
+
 @pytest.mark.parametrize("card", [CardWish("ens192", ""), CardWish("x\n[Match]", OLD), CardWish("../a", OLD)])
 def test_a_card_of_which_files_cannot_be_made_is_named(tmp_path: Path, card: CardWish) -> None:
     edits = tree(tmp_path, {"etc/network/interfaces": INTERFACES})
