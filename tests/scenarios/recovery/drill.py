@@ -148,7 +148,7 @@ def request(home: Path, failover: str, job: str, kind: str, direction: Direction
     catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
     asked = FailoverRequest.model_validate({"kind": kind, "site": "files", **more})
     with catalog.writing() as tx:
-        row = FailoverRow(id=failover, machine=MACHINE, kind=kind, state="requested", site="files", job=job,
+        row = FailoverRow(id=failover, machine=MACHINE, kind=kind, state="requested", site=asked.site, job=job,
                           direction=direction.value, request=asked.model_dump(mode="json"),
                           requested=time.time_ns())  # fmt: skip
         failovers.add(tx, row)

@@ -14,7 +14,7 @@ from typing import Any
 from tests.scenarios.recovery import drill
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.scenarios.recovery.drill"])
+PROCESSES.set_forkserver_preload(["tests.scenarios.recovery.drill", "tests.scenarios.recovery.azure_drill"])
 
 
 def live(task: drill.Task) -> int | None:
