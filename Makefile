@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-tests demo check types agent-types lint test test-fast soak bench lock openapi docs appliance clean
+.PHONY: help setup setup-tests demo demo-azure check types agent-types lint test test-fast soak bench lock openapi docs appliance clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -17,6 +17,9 @@ setup-tests:  ## and what only tests and benchmarks need: an S3 server, a databa
 
 demo: setup  ## the main job: protect a real Debian guest, lose its whole site, bring it up
 	@$(PYTHON) -m farshore.lab.demo
+
+demo-azure: setup-tests  ## the same with a vault in Azurite and a double of Azure as the place to come up
+	@$(PYTHON) -m tests.azure.demo
 
 # What runs on the protected machine's own Python, 3.9 or later.
 AGENT := $(addprefix src/farshore/,__init__.py clock.py) $(addprefix src/farshore/,api_types client formats mobility model telemetry)

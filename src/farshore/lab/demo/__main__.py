@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,16 +20,17 @@ from farshore.model.errors import FarshoreError
 log = logging.getLogger(__name__)
 
 
-def main() -> int:
-    """Run the demo; 0 if everything that the table claims was seen to be so."""
-    parser = argparse.ArgumentParser(prog="make demo", description="Protect a real machine, lose it, bring it up.")
+def main(tell: Callable[[Path, Display], Story] = Story, name: str = "demo") -> int:
+    """Run the demo; 0 if everything that the table claims was seen to be so. ``tell`` makes its story, in a folder of
+    this ``name``."""
+    parser = argparse.ArgumentParser(prog=f"make {name}", description="Protect a real machine, lose it, bring it up.")
     parser.add_argument("--keep", action="store_true", help="leave servers, disks and logs as they are at the end")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     if os.geteuid() != 0:
         sys.stderr.write("The demo needs root: it builds a disk image and watches it being read. Run it by sudo.\n")
         return 77
-    folder = cache_folder() / "demo"
+    folder = cache_folder() / name
     display = Display()
     with folder.with_suffix(".lock").open("a") as lock:
         try:
@@ -38,7 +39,7 @@ def main() -> int:
             # One demo would end the other's machines, as it does those that an earlier one has left.
             sys.stderr.write(f"A demo is running in {folder} already. Wait for it, or set FARSHORE_CACHE.\n")
             return 75
-        return perform(Story(folder, display), display, folder, keep=options.keep)
+        return perform(tell(folder, display), display, folder, keep=options.keep)
 
 
 def perform(story: Story, display: Display, folder: Path, *, keep: bool) -> int:

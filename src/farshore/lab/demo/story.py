@@ -73,8 +73,8 @@ class Story:
         self._lost = time.monotonic()
         self._adopt()
         earlier = record[-1].time - int(EARLIER_SECONDS * 1e9)
-        self._fail_over(image, record)
-        self._rehearse(image, record, earlier)
+        self.fail_over(image, record)
+        self.rehearse(image, record, earlier)
 
     def clean_up(self) -> None:
         """Stop everything that this demo, or one before it in the same folder, started."""
@@ -249,7 +249,8 @@ class Story:
             (machine,) = self._operator.ask("machine", "list")
             stage.tell(f"https://127.0.0.1:{self._port} knows {machine['name']}, from the vault and its key alone")
 
-    def _fail_over(self, image: GuestImage, record: tuple[Acknowledged, ...]) -> None:
+    def fail_over(self, image: GuestImage, record: tuple[Acknowledged, ...]) -> None:
+        """Bring production up, and judge what it holds."""
         ssh, database = free_ports(2)
         machine = Recovered(image, ssh, database)
         with self._display.stage("farshore failover run: boot from the vault over NBD") as stage:
@@ -261,6 +262,11 @@ class Story:
             rto, since_loss = time.monotonic() - requested, time.monotonic() - self._lost
             job.join()
             stage.tell(f"PostgreSQL answered after {rto:.1f} s")
+        self.judge_rows(record, found, rto, since_loss)
+        self.judge_databases(machine)
+
+    def judge_rows(self, record: tuple[Acknowledged, ...], found: list[int], rto: float, since_loss: float) -> None:
+        """What of the acknowledged commits is there, and how long it took, in seconds."""
         verdict = judge(record, found)
         rpo = f"{verdict.rpo:.2f} s ({verdict.lost} rows)"
         self._display.find("RPO: last acknowledged commit lost", rpo, good=verdict.rpo <= RPO_SECONDS)
@@ -269,13 +275,17 @@ class Story:
         self._display.find(
             "The counter's rows", f"{verdict.recovered}, {len(verdict.holes)} missing", good=not verdict.holes
         )
+
+    def judge_databases(self, machine: Recovered) -> None:
+        """Have PostgreSQL's own check look through all of it."""
         with self._display.stage("pg_amcheck of every recovered database") as stage:
             checked = machine.check_databases()
             stage.tell(", ".join(checked.databases))
         clean = f"clean: {', '.join(checked.databases)}"
         self._display.find("pg_amcheck --all --heapallindexed", checked.complaint or clean, not checked.complaint)
 
-    def _rehearse(self, image: GuestImage, record: tuple[Acknowledged, ...], moment: int) -> None:
+    def rehearse(self, image: GuestImage, record: tuple[Acknowledged, ...], moment: int) -> None:
+        """Bring up what it was at ``moment`` (ns), apart from everything, and leave nothing of it."""
         ssh, database = free_ports(2)
         machine = Recovered(image, ssh, database)
         text = datetime.datetime.fromtimestamp(moment / 1e9, datetime.UTC).isoformat().replace("+00:00", "Z")
