@@ -33,9 +33,12 @@ _ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K
 
 
 @contextlib.contextmanager
-def azurite(*more: str, folder: Path | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+def azurite(
+    *more: str, folder: Path | None = None, tls: tuple[Path, Path] | None = None
+) -> Iterator[tuple[str, dict[str, str]]]:
     """The URL of a container in Azurite, and the environment that opens it; ``more``: options for it. What it holds is
-    kept in memory, or below ``folder``."""
+    kept in memory, or below ``folder``. ``tls``: the authority to trust, and Azurite's own certificate with its key:
+    then it takes tokens, too."""
     command = CACHE / "node_modules" / ".bin" / "azurite-blob"
     if not command.exists():
         if shutil.which("npm") is None:
@@ -43,10 +46,12 @@ def azurite(*more: str, folder: Path | None = None) -> Iterator[tuple[str, dict[
         _install(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(CACHE), "azurite"])
     port = free_port()
     kept = ["--inMemoryPersistence"] if folder is None else ["--location", str(folder)]
+    ca, own = (str(tls[0]), str(tls[1])) if tls is not None else ("", "")
+    more += ("--oauth", "basic", "--cert", own, "--key", own) if tls is not None else ()
     options = [*kept, "--skipApiVersionCheck", "--silent", "--blobPort", str(port), *more]
     with _running([str(command), *options], port):
-        endpoint = f"http://127.0.0.1:{port}/{_ACCOUNT}"
-        _make_container(endpoint)
+        endpoint = f"http{'s' if tls is not None else ''}://127.0.0.1:{port}/{_ACCOUNT}"
+        _make_container(endpoint, ca)
         environment = {
             "AZURE_STORAGE_ACCOUNT_NAME": _ACCOUNT,
             "AZURE_STORAGE_ACCOUNT_KEY": _ACCOUNT_KEY,
@@ -95,14 +100,14 @@ def _running(command: list[str], port: int) -> Iterator[None]:
         process.wait(20)
 
 
-def _make_container(endpoint: str) -> None:
+def _make_container(endpoint: str, ca: str) -> None:
     """obstore makes no containers: one request signed with the account's key."""
     date = email.utils.formatdate(usegmt=True)
     headers = f"x-ms-date:{date}\nx-ms-version:2021-12-02"
     resource = f"/{_ACCOUNT}/{_ACCOUNT}/{BUCKET}\nrestype:container"
     text = "PUT" + "\n" * 12 + f"{headers}\n{resource}"
     signature = base64.b64encode(hmac.digest(base64.b64decode(_ACCOUNT_KEY), text.encode(), hashlib.sha256)).decode()
-    answer = urllib3.request(
+    answer = urllib3.PoolManager(ca_certs=ca or None).request(
         "PUT",
         f"{endpoint}/{BUCKET}?restype=container",
         headers={

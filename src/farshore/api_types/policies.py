@@ -41,6 +41,8 @@ class Policy(Body):
     reverses: Label = ""
     """Of a failback policy: the policy that it is for the other direction of; not read where it is sent. What was not
     chosen for it follows that one."""
+    warnings: List[str] = []
+    """What is to be minded of what was just asked for; not read where it is sent."""
 
 
 class PolicyChange(Body):

@@ -307,5 +307,6 @@ def _print(policy: Policy, as_json: bool) -> None:
             ("Network", shown_network(policy.target.network) if policy.target.network else ""),
             ("Checks", "; ".join(shown_check(one) for one in policy.target.checks or [])),
             ("Then kept", f"{policy.keep_hourly} hourly, {policy.keep_daily} daily, {policy.keep_weekly} weekly"),
+            ("Mind", " ".join(policy.warnings)),
         ]
     )

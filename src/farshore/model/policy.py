@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Tuple
 
+from farshore.model.errors import Refused
+
+PREMIUM_HOURS, STANDARD_HOURS = 24, 72
+"""For how long points are usually kept in Azure's premium and standard storage."""
+_HOUR = 3600
+
 
 @dataclass(frozen=True)
 class ReplicationPolicy:
@@ -44,3 +50,26 @@ def deduplication_domain(deduplication: str, machine: str) -> str:
     if deduplication == "installation":
         return ""
     return f"machine:{machine}" if deduplication == "machine" else deduplication
+
+
+def check_retention(hot_window: int, keep_hourly: int, keep_daily: int, keep_weekly: int, *, premium: bool) -> str:
+    """What is to be minded of a policy whose vault is in a storage account of Azure; empty: nothing. Raises Refused for
+    any second of more than a day in premium storage."""
+    whole = hot_window + _HOUR * max(keep_hourly, 24 * keep_daily, 24 * 7 * keep_weekly)
+    hours = f"{hot_window / _HOUR:.4g}"
+    if premium and hot_window > PREMIUM_HOURS * _HOUR:
+        raise Refused(
+            f"The vault is in premium storage, where any second is kept for {PREMIUM_HOURS} hours at most; {hours} are "
+            "asked for.",
+            remedy=f"Choose --hot-window {PREMIUM_HOURS}h or less, or a vault in a standard storage account.",
+        )
+    if premium and whole > PREMIUM_HOURS * _HOUR:
+        kept = f"{whole / _HOUR:.4g}"
+        meant = (
+            f"The vault is in premium storage, which is meant for {PREMIUM_HOURS} hours; points are kept for {kept}."
+        )
+        return f"{meant} Each GiB costs several times what it does in standard storage."
+    if not premium and hot_window > STANDARD_HOURS * _HOUR:
+        usual = f"Any second is kept for {hours} hours; {STANDARD_HOURS} are usual in standard storage."
+        return f"{usual} All that is written in that time is kept whole."
+    return ""

@@ -157,6 +157,24 @@ def test_policies_live_and_die(office: Office, admin: dict[str, object]) -> None
     assert audit[1]["detail"] == {"keep_daily": {"old": 14, "new": 30}}
 
 
+@pytest.mark.parametrize(
+    ("premium", "warned", "refused"), [(None, False, False), (False, True, False), (True, True, True)]
+)
+def test_retention_is_held_against_the_storage_account(
+    office: Office, admin: dict[str, object], monkeypatch: pytest.MonkeyPatch,
+    premium: bool | None, warned: bool, refused: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("farshore.configuration_server.api.policies.is_premium", lambda _url: premium)
+    hours = 24 if premium else 96
+    made = office.call("POST", "/v1/policies", {"name": "gold", "hot_window": hours * 3600}, admin)
+    assert (made.status, bool(made.body["warnings"])) == (201, warned)
+    longer = office.call("PATCH", "/v1/policies/gold", {"hot_window": 97 * 3600}, admin)
+    assert (longer.status == 200, bool(longer.body.get("warnings"))) == (not refused, warned and not refused)
+    kept = office.call("GET", "/v1/policies/gold", certificate=admin).body
+    assert (kept["hot_window"], kept["warnings"]) == ((hours if refused else 97) * 3600, [])
+    assert office.call("PATCH", "/v1/policies/gold", {"rpo_threshold": 60}, admin).body["warnings"] == []
+
+
 def test_events_are_listed_by_a_cursor_and_the_newest_on_request(office: Office, admin: dict[str, object]) -> None:
     def burst(tx: Transaction) -> None:
         for number in range(2500):

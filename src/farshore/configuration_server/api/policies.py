@@ -14,8 +14,11 @@ from farshore.configuration_server.services import Services
 from farshore.configuration_server.web.callers import Contributor, Installation, Reader
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.bandwidth import check_schedule
-from farshore.model.policy import ReplicationPolicy
+from farshore.model.policy import ReplicationPolicy, check_retention
 from farshore.recovery.targets import policy_choice
+from farshore.vault.stores.tier import is_premium
+
+_RETENTION = frozenset({"hot_window", "keep_hourly", "keep_daily", "keep_weekly"})
 
 router = GatedRouter(prefix="/v1/policies", tags=["policies"])
 
@@ -38,11 +41,14 @@ def show_policy(name: Named, _user: Reader, installation: Installation) -> Polic
 def create_policy(request: Policy, user: Contributor, installation: Installation) -> Policy:
     """A new policy, and with it its failback policy."""
     check_schedule(request.bandwidth, request.time_zone)
-    values = {**request.model_dump(exclude={"target", "failback", "reverses"}), "target": policy_choice(request.target)}
+    asked = request.model_dump(exclude={"target", "failback", "reverses", "warnings"})
+    values = {**asked, "target": policy_choice(request.target)}
+    premium = is_premium(installation.vault.url)
     with installation.catalog.writing() as tx:
         row = policies.create(tx, ReplicationPolicy(**values))
+        warnings = _minded(row, premium)
         _tell(tx, installation, user, "policy.created", request.name, made(values))
-        return _view(tx, row)
+        return _view(tx, row).model_copy(update={"warnings": warnings})
 
 
 @router.patch("/{name}")
@@ -52,14 +58,16 @@ def change_policy(name: Named, request: PolicyChange, user: Contributor, install
     values = request.model_dump(exclude_none=True, exclude={"target"})
     if request.target is not None:
         values["target"] = policy_choice(request.target)
+    premium = is_premium(installation.vault.url) if _RETENTION & set(values) else None
     with installation.catalog.writing() as tx:
         before = policies.get(tx, name)
         check_schedule(values.get("bandwidth", before.bandwidth), values.get("time_zone", before.time_zone))
         old = fields_of(before, values)
         row = policies.change(tx, name, values)
+        warnings = _minded(row, premium)
         details = changed(old, fields_of(row, values))
         _tell(tx, installation, user, "policy.changed", name, details)
-        return _view(tx, row)
+        return _view(tx, row).model_copy(update={"warnings": warnings})
 
 
 @router.delete("/{name}", status_code=204)
@@ -70,6 +78,14 @@ def delete_policy(name: Named, user: Contributor, installation: Installation) ->
         values = views.policy(row).model_dump(mode="json", exclude={"name"})
         policies.delete(tx, name)
         _tell(tx, installation, user, "policy.deleted", name, gone(values))
+
+
+def _minded(row: PolicyRow, premium: bool | None) -> list[str]:
+    """What is to be minded of its retention. Raises Refused."""
+    if premium is None:
+        return []
+    said = check_retention(row.hot_window, row.keep_hourly, row.keep_daily, row.keep_weekly, premium=premium)
+    return [said] if said else []
 
 
 def _view(tx: Transaction, row: PolicyRow) -> Policy:

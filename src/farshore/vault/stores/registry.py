@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
 from farshore.model.errors import Malformed
+from farshore.vault.stores.azure_certificate import by_certificate
 from farshore.vault.stores.folder import FolderStore
 from farshore.vault.stores.port import Store
 from farshore.vault.stores.remote import RemoteStore
@@ -57,7 +58,12 @@ def open_store(url: str) -> Store:
         )
     if parts.scheme in ("az", "azure", "abfs"):
         azure = AzureStore(
-            parts.netloc, prefix=prefix, config=_azure_double(), client_options=_client("AZURE"), retry_config=_RETRY
+            parts.netloc,
+            prefix=prefix,
+            config=_azure_double(),
+            client_options=_client("AZURE"),
+            retry_config=_RETRY,
+            credential_provider=by_certificate(),
         )
         return RemoteStore(azure, url)
     if parts.scheme == "gs":

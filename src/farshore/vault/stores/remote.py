@@ -7,12 +7,13 @@ tens of MiB. obstore retries by itself within its retry configuration; what stil
 from __future__ import annotations
 
 import contextlib
+import datetime
 import re
 from typing import Iterator, Sequence
 
 import obstore
 from obstore import exceptions
-from obstore.store import ObjectStore
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from farshore.formats.batch import Buffer
 from farshore.model.errors import (
@@ -79,6 +80,16 @@ class RemoteStore:
     @property
     def url(self) -> str:
         return self._url
+
+    def signed(self, name: str, lasting: datetime.timedelta) -> str:
+        """An address at which anybody may read the object for so long: a secret. Raises ValueError where the store's
+        credentials sign nothing."""
+        if not isinstance(self._inner, (AzureStore, S3Store, GCSStore)):
+            raise ValueError("the store signs nothing")
+        try:
+            return obstore.sign(self._inner, "GET", name, lasting)
+        except exceptions.BaseError as error:
+            raise ValueError("the store's credentials sign nothing") from error
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
         with _translated(name):
