@@ -336,7 +336,9 @@ def test_a_backup_of_an_older_schema_is_brought_to_todays(first: Site, tmp_path:
     catalog.close()
     older = Catalog(f"sqlite:///{tmp_path}/older.sqlite")
     left = [
-        (table, columns, part) for table, columns, part in rows if not table.startswith(("push_", "vmware_", "master_", "guest_"))
+        (table, columns, part)
+        for table, columns, part in rows
+        if not table.startswith(("push_", "vmware_", "master_", "guest_"))
     ]
     dump.load(older.engine, "0021", iter(left))
     with older.reading() as tx:

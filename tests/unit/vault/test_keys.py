@@ -120,7 +120,7 @@ def test_a_lost_or_wrong_key_is_told_when_the_server_comes_up(tmp_path):
     made = ensure_vault(url, key)
     assert ensure_vault(url, key).vault_id == made.vault_id
     key.rename(tmp_path / "elsewhere")
-    with pytest.raises(NotFound, match="key file .* is missing"):
+    with pytest.raises(NotFound, match=r"key file .* is missing"):
         ensure_vault(url, key)
     assert not key.exists()  # no new key that would look like the lost one
     OwnerKey.generate_file(key)
