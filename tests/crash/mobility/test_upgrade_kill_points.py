@@ -109,7 +109,7 @@ def test_a_kill_before_any_effect_leaves_what_can_be_started_and_comes_to_an_end
             break
         die_at += 1
     assert die_at > len(dying_upgrade.EFFECTS), "each kind of effect was killed"
-    assert set(ends) == {"", "Release two ended before it was"[:30]}, "both ends were come to"
+    assert set(ends) == {"", "Release two ended before it worked"[:30]}, "both ends were come to"
 
 
 @pytest.mark.root
