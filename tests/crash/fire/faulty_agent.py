@@ -12,7 +12,8 @@ import sys
 import numpy as np
 
 from farshore.mobility import replication
-from farshore.mobility.capture import Capture, watched
+from farshore.mobility.capture import watched
+from farshore.mobility.capture.flights import Flights
 from farshore.mobility.main import main
 from farshore.mobility.recorded import RecordedSectors
 
@@ -23,7 +24,7 @@ def put_back(fault: str) -> None:
 
 
 def _landed() -> None:
-    Capture._not_ended = lambda self, before: None  # type: ignore[method-assign]
+    Flights.not_ended = lambda self, before: None  # type: ignore[method-assign]
 
 
 def _mended() -> None:

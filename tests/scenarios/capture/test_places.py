@@ -17,6 +17,7 @@ from tests.scenarios.capture.replica import Recorder, apply, differing_blocks
 from tests.waiting import until
 
 from farshore.mobility.capture import Capture
+from farshore.mobility.capture.flights import Flights
 from farshore.mobility.capture.layout import FLIGHT, MAX_PLACES, PLACE
 from farshore.mobility.capture.program import Program
 from farshore.model.errors import TryLater
@@ -138,7 +139,7 @@ def test_who_comes_with_the_address_of_one_whose_end_was_not_seen_takes_its_plac
 def test_a_write_without_room_that_comes_while_the_disks_are_asked_is_not_forgotten(disk, monkeypatch):
     with recording(disk) as (capture, program, _):
         capture.begin_data_mode()
-        asked = Capture._is_quiet
+        asked = Flights.is_quiet
 
         def and_one_comes(self, number, watched):
             quiet = asked(self, number, watched)
@@ -147,7 +148,7 @@ def test_a_write_without_room_that_comes_while_the_disks_are_asked_is_not_forgot
 
         program.control.untracked += 1
         with monkeypatch.context() as patched:
-            patched.setattr(Capture, "_is_quiet", and_one_comes)
+            patched.setattr(Flights, "is_quiet", and_one_comes)
             capture.settled(capture.enter_data_mode())
         assert program.control.untracked == 2
         assert capture.quiet_position(NUMBER, 0, 8) is None

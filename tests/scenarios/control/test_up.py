@@ -82,7 +82,7 @@ def test_from_nothing_to_ready_through_a_crash_to_nothing(shell: Shell) -> None:
     reader = shell.home / "reader.json"
     shell.run("user", "add", "eve", "--output", str(reader))
     refused = shell.run("policy", "create", "gold", status=77, FARSHORE_CREDENTIALS=str(reader))
-    assert "takes contributor" in refused
+    assert "needs the role contributor" in refused
     assert "Remedy:" in refused
     policies = shell.json("policy", "list", FARSHORE_CREDENTIALS=str(reader))
     assert [policy["name"] for policy in policies] == ["default", "default-failback"]

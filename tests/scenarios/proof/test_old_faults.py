@@ -18,6 +18,7 @@ from tests.waiting import until
 
 from farshore.mobility import pump
 from farshore.mobility.capture import Capture
+from farshore.mobility.capture.flights import Flights
 from farshore.mobility.proving import prover
 from farshore.mobility.records import convert, join
 from farshore.model.identifiers import CHUNK
@@ -37,7 +38,7 @@ def stale_attempt(disk: HeldDisk, patch: pytest.MonkeyPatch) -> Iterator[Epoch]:
 
 def taken_as_landed(disk: HeldDisk, patch: pytest.MonkeyPatch) -> Iterator[Epoch]:
     """A write that has been in flight for long is taken as landed: the base has the bytes from before it."""
-    patch.setattr(Capture, "_not_ended", lambda self, before: None)
+    patch.setattr(Flights, "not_ended", lambda self, before: None)
     enter, held = Capture.enter_data_mode, []
 
     def with_a_write_in_flight(self):
