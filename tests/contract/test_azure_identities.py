@@ -182,9 +182,20 @@ def test_a_vault_s_store_is_opened_by(identity: str, world: World, clean: pytest
     check_store(store)
     store.put("chunks/one", [b"data"])
     assert bytes(store.get("chunks/one")) == b"data"
-    assert is_premium(store.url) is (None if identity == "sas" else False), "a SAS signs nothing"
     assert Login.asked.items() >= asked.items()
     assert bool(Login.asked) == bool(asked)
+
+
+@pytest.mark.parametrize(("identity", "premium"), [("shared key", False), ("sas", None)])
+def test_the_account_says_of_what_performance_it_is(
+    identity: str, premium: bool | None, world: World, clean: pytest.MonkeyPatch
+) -> None:
+    """A SAS signs nothing. With a token the service gives a key to sign with, which Azurite does not."""
+    for name, value in IDENTITIES[identity][0](world).items():
+        clean.setenv(name, value)
+    store = open_store(f"az://{doubles.BUCKET}/of-{identity.replace(' ', '-')}")
+    store.put("vault.farshore", [b"x"])
+    assert is_premium(store.url) is premium
 
 
 def test_a_token_for_something_else_opens_nothing(world: World, clean: pytest.MonkeyPatch) -> None:
