@@ -35,7 +35,7 @@ NOT_TYPED = {
     "appliance": "tests/scenarios/appliance boots it and answers",
     "automated": "tests/scenarios/push/test_automated.py: a guest that boots",
     "walkthrough": "steps 1, 6 and 7: make demo-azure; 2 and 5: tests/scenarios/vsphere; 4: test_commands_of_pages.py",
-    "azure": "make demo-azure types its failover; tests/contract/test_azure_*.py: it needs a double of Azure",
+    "azure": "make demo-azure is to type its failover; tests/contract/test_azure_*.py: it needs a double of Azure",
 }
 ELSEWHERE = {
     "farshore up ": "the rig brings the servers up, on ports of its own",
