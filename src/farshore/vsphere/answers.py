@@ -1,8 +1,9 @@
 """Answers of a VMware server as the SDK reads them, with an end: a server that was taken over, or that something went
 wrong with, must not fill this host's memory.
 
-The SDK reads an answer to its end, whatever that is, and unpacks it without a limit. So it is given connections whose
-answers unpack themselves and fail beyond ``MOST_BYTES``.
+The SDK reads an answer to its end, whatever that is, unpacks it without a limit, and copies a text again with each
+piece of it that comes. So it is given connections whose answers unpack themselves, and fail beyond ``MOST_BYTES``, for
+a long text, and for what no SOAP message has: a document type, a section that is not markup.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from typing import Any
 
 MOST_BYTES = 64 << 20
 """Of one unpacked answer: sixty times what discovery asks for at once."""
+MOST_TEXT = 1 << 20
+"""Of one text in it."""
+_NEVER = (b"<!D", b"<![", b"\0")
+"""A document type (with entities), a CDATA section, another encoding than UTF-8: a ``<`` in them begins no tag."""
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class BoundedAnswer(http.client.HTTPResponse):
-    """What http.client reads, unpacked. Raises HTTPException beyond ``MOST_BYTES``, or for an encoding that was not
-    asked for."""
+    """What http.client reads, unpacked. Raises HTTPException beyond ``MOST_BYTES``, for what is no SOAP message, or
+    for an encoding that was not asked for."""
 
     def begin(self) -> None:
         """Read the head, as http.client calls it."""
         super().begin()
-        self._left = MOST_BYTES
+        self._left, self._text, self._tail = MOST_BYTES, 0, b""
         encoding = super().getheader("Content-Encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise http.client.HTTPException(f"an answer in the encoding {encoding[:20]!r}")
@@ -47,6 +52,12 @@ class BoundedAnswer(http.client.HTTPResponse):
         if self._left < 0:
             self.close()
             raise http.client.HTTPException(f"an answer of more than {MOST_BYTES >> 20} MiB")
+        window, tag = self._tail + data, data.rfind(b"<")
+        self._tail = window[-2:]
+        self._text = len(data) - tag if tag >= 0 else self._text + len(data)
+        if self._text > MOST_TEXT or any(one in window for one in _NEVER):
+            self.close()
+            raise http.client.HTTPException("an answer that is no SOAP message")
         return data
 
     def _unpack(self, amt: int) -> bytes:

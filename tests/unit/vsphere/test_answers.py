@@ -12,7 +12,7 @@ import pytest
 from farshore.vsphere import answers
 from farshore.vsphere.answers import BoundedAnswer
 
-TEXT = b"<Envelope>" + bytes(range(32, 127)) * 3000 + b"</Envelope>"
+TEXT = b"<Envelope>" + b"".join(b"<a>%d</a>" % number for number in range(20_000)) + b"</Envelope>"
 
 
 class Wire:
@@ -68,7 +68,7 @@ def test_one_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, *, pa
 
 def test_what_unpacks_to_much_is_unpacked_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "MOST_BYTES", 1 << 20)
-    read = answer(gzip.compress(bytes(64 << 20)), "Content-Encoding: gzip")
+    read = answer(gzip.compress(b"<a/>" * (16 << 20)), "Content-Encoding: gzip")
     assert all(len(read.read(4096)) == 4096 for _ in range(256))
     with pytest.raises(http.client.HTTPException, match="an answer of more than"):
         read.read(4096)
@@ -76,9 +76,35 @@ def test_what_unpacks_to_much_is_unpacked_piece_by_piece(monkeypatch: pytest.Mon
 
 def test_what_follows_a_packed_answer_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "MOST_BYTES", 1 << 20)
-    read = answer(gzip.compress(b"x") + bytes(2 << 20), "Content-Encoding: gzip")
+    read = answer(gzip.compress(b"x") + b"<a/>" * (1 << 19), "Content-Encoding: gzip")
     with pytest.raises(http.client.HTTPException, match="an answer of more than"):
         read.read()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<a>" + b" " * (answers.MOST_TEXT + 4096) + b"</a>",
+        b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
+        b"<a><![CDATA[<<<<]]></a>",
+        "<a/>".encode("utf-16"),
+    ],
+)
+@pytest.mark.parametrize("amount", [7, 2048])
+def test_what_no_soap_message_has_is_refused(body: bytes, amount: int) -> None:
+    """In small pieces, too: nothing is overlooked at a boundary."""
+    with pytest.raises(http.client.HTTPException, match="no SOAP message"):
+        _read_all(answer(body), amount)
+
+
+def _read_all(read: BoundedAnswer, amount: int) -> None:
+    while read.read(amount):
+        pass
+
+
+def test_texts_of_some_length_are_read() -> None:
+    texts = (b"<a>" + b"x" * (answers.MOST_TEXT - 4) + b"</a>") * 3
+    assert answer(texts).read() == texts
 
 
 def test_what_cannot_be_unpacked_is_an_error_of_the_connection() -> None:
