@@ -52,7 +52,7 @@ func fail(due *fault, name string, this types.ManagedObjectReference, inner http
 		w.WriteHeader(http.StatusInternalServerError)
 		fmt.Fprintf(w, envelope, fmt.Sprintf(`<%sResponse xmlns="urn:vim25"></%[1]sResponse>`, name))
 	case due.kind == "cookie":
-		w.Header().Set("Set-Cookie", "a[b]=c")
+		w.Header().Set("Set-Cookie", "a/b=c")
 		inner.ServeHTTP(w, r)
 	case due.kind == "terminal":
 		answerTerminal(inner, w, r)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import zlib
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 MOST_BYTES = 64 << 20
@@ -33,6 +34,10 @@ class BoundedAnswer(http.client.HTTPResponse):
         if encoding not in ("identity", "gzip"):
             raise http.client.HTTPException(f"an answer in the encoding {encoding[:20]!r}")
         self._unpacked = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
+        try:  # here: the SDK leaves the connection open when it stumbles over it
+            SimpleCookie(super().getheader("Set-Cookie", ""))
+        except CookieError as error:
+            raise http.client.HTTPException("an answer with a cookie that is none") from error
 
     def getheader(self, name: str, default: Any = None) -> Any:
         """A header; what ``read`` returns has no encoding."""

@@ -11,7 +11,6 @@ import http.client
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.cookies import CookieError
 from xml.parsers.expat import ExpatError
 
 from pyVmomi import vim, vmodl
@@ -25,7 +24,7 @@ class SessionLost(TryLater):
     """The server does not know our session, or what we made in it, any more: log in anew and begin anew."""
 
 
-_NOT_UNDERSTOOD = (AssertionError, AttributeError, CookieError, LookupError, TypeError, ValueError)
+_NOT_UNDERSTOOD = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What the SDK raises over an answer that has not the form that it knows."""
 _LOST = (vim.fault.NotAuthenticated, vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion)
 

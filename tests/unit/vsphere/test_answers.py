@@ -112,3 +112,5 @@ def test_what_cannot_be_unpacked_is_an_error_of_the_connection() -> None:
         answer(b"no gzip at all", "Content-Encoding: gzip").read()
     with pytest.raises(http.client.HTTPException, match="in the encoding 'br'"):
         answer(b"", "Content-Encoding: br")
+    with pytest.raises(http.client.HTTPException, match="a cookie that is none"):
+        answer(b"", "Set-Cookie: a/b=c")
