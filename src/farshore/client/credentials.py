@@ -36,8 +36,8 @@ class Credentials:
     key: str = field(repr=False)
 
     def context(self, role: Role = Role.CONFIGURATION_SERVER) -> ssl.SSLContext:
-        """A TLS context that trusts only ``authority``, talks to servers of ``role`` alone, and shows ``certificate``.
-        Raises Malformed."""
+        """Return a TLS context that trusts only ``authority``, talks to servers of ``role`` alone, and shows
+        ``certificate``. Raises Malformed."""
         return client_context(self.authority, self.certificate, self.key, role=role)
 
     def save(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class Credentials:
 
     @classmethod
     def load(cls, path: Path) -> Credentials:
-        """Read the file. Raises NotFound, Refused where others could read it, Malformed."""
+        """Read the file. Raises NotFound, Refused if others could read it, Malformed."""
         text = read_private(path)
         try:
             fields = json.loads(text)
@@ -58,8 +58,8 @@ class Credentials:
 def client_context(
     authority: str, certificate: str = "", key: str = "", *, role: Optional[Role] = None
 ) -> ssl.SSLContext:
-    """A context for connecting: TLS 1.2 or newer, the peer verified by name against ``authority`` alone, and by what
-    its certificate says that it is. ``role`` None, for tests: whatever it is."""
+    """Return a context for connecting: TLS 1.2 or newer, the peer verified by name against ``authority`` alone, and by
+    what its certificate says that it is. ``role`` None, for tests: whatever it is."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if role is not None:
         expect(context, role)
@@ -95,18 +95,18 @@ def load_key_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
 
 
 def fingerprint(certificate: str) -> str:
-    """SHA-256 of the first certificate in a PEM text, as 64 hex digits. Raises Malformed."""
+    """Return SHA-256 of the first certificate in a PEM text, as 64 hex digits. Raises Malformed."""
     return hashlib.sha256(_first_der(certificate)).hexdigest()
 
 
 def fingerprints(text: str) -> List[str]:
-    """SHA-256 of each certificate in a PEM text, in their order. Raises Malformed."""
+    """Return SHA-256 of each certificate in a PEM text, in their order. Raises Malformed."""
     return [hashlib.sha256(_der(one)).hexdigest() for one in _CERTIFICATE.finditer(text)]
 
 
 def first_certificate(text: str) -> str:
-    """The first certificate of a PEM text, written anew from the bytes that ``fingerprint`` hashes: OpenSSL reads PEM
-    by other rules than we do, and must not find another certificate in the same text. Raises Malformed."""
+    """Return the first certificate of a PEM text, written anew from the bytes that ``fingerprint`` hashes: OpenSSL
+    reads PEM by other rules than we do, and must not find another certificate in the same text. Raises Malformed."""
     return ssl.DER_cert_to_PEM_cert(_first_der(text))
 
 
@@ -129,7 +129,7 @@ def _no_certificate() -> Malformed:
 
 
 def same_fingerprint(one: str, other: str) -> bool:
-    """Whether two fingerprints are equal, however they are written (colons, upper case)."""
+    """Return whether two fingerprints are equal, however they are written (colons, upper case)."""
     return bool(one) and one.replace(":", "").lower() == other.replace(":", "").lower()
 
 

@@ -46,11 +46,12 @@ class DataPlane:
         self._agreed: Optional[Tuple[str, int]] = None
 
     def protocol(self) -> Protocol:
-        """The versions that the server understands."""
+        """Return the versions that the server understands."""
         return self._transport.get("/v1/protocol", Protocol)
 
     def agree(self) -> int:
-        """The stream protocol's version to speak with this server, asked once for each server and again after trouble.
+        """Return the stream protocol's version to speak with this server, asked once for each server and again after
+        trouble.
 
         Raises Unsupported where the two have none in common. Every call that carries data asks first.
         """
@@ -67,7 +68,7 @@ class DataPlane:
         return self._agreed[1]
 
     def status(self) -> StreamStatus:
-        """Where to go on: the next sequences that the server expects."""
+        """Return where to go on: the next sequences that the server expects."""
         return self._transport.get(self._root, StreamStatus)
 
     def send(self, batch: Batch) -> Acknowledgement:
@@ -75,14 +76,14 @@ class DataPlane:
         return self.send_encoded(encode_batch(batch))
 
     def send_encoded(self, buffers: Sequence[Buffer], now: int = 0) -> Acknowledgement:
-        """Send a batch that is encoded already. ``now`` is this machine's monotonic clock, ns: by it the server
-        finds out how old the batch is. 0 where its records may be of another boot; their age is unknown then."""
+        """Send a batch that is encoded already. ``now`` is this machine's monotonic clock, ns: by it the server finds
+        out how old the batch is. 0 if its records may be of another boot; their age is unknown then."""
         self.agree()  # first, so that ``now`` does not age by a request of its own
         data = self._carry("/batches", buffers, _STALE, {MONOTONIC: str(now)} if now else {})
         return Acknowledgement.model_validate_json(data)
 
     def compare(self, comparison: Comparison) -> npt.NDArray[np.uint8]:
-        """One formats.chunk_exchange.Verdict for each hash."""
+        """Return one formats.chunk_exchange.Verdict for each hash."""
         answer = self._carry("/chunks/compare", encode_comparison(comparison), AGAIN)
         verdicts = np.frombuffer(answer, np.uint8)
         if len(verdicts) != len(comparison.hashes):
@@ -101,7 +102,7 @@ class DataPlane:
         self._carry("/chunks", [*header, *parts], _STALE)
 
     def missing(self) -> MissingChunks:
-        """What the copy still has to be told; the server lists so many ranges at a time."""
+        """Return what the copy still has to be told; the server lists so many ranges at a time."""
         return self._transport.get(f"{self._root}/chunks/missing", MissingChunks)
 
     def complete_base(self, completion: BaseCompletion) -> StreamStatus:
@@ -110,7 +111,7 @@ class DataPlane:
 
     def prove(self, proof: Proof) -> ProofAnswer:
         """Compare chunks with the vault's, as of a position. Raises TryLater until that position is in the vault, and
-        Unsupported where the server cannot compare."""
+        Unsupported if the server cannot compare."""
         return ProofAnswer.model_validate_json(self._carry_if_known("/proofs", encode_proof(proof)))
 
     def differ(self, found: Difference) -> DifferenceAnswer:

@@ -21,7 +21,8 @@ _SECONDS = 10.0
 
 
 def pinned_authority(url: str, pin: str) -> str:
-    """The PEM text of the server's authority, if its fingerprint is ``pin``. Raises Unauthenticated, Unreachable."""
+    """Return the PEM text of the server's authority, if its fingerprint is ``pin``. Raises Unauthenticated,
+    Unreachable."""
     data = insecure_request(f"{url.rstrip('/')}/v1/authority", _SECONDS)
     try:
         certificate = Authority.model_validate_json(data).certificate
@@ -44,14 +45,14 @@ def enrol(url: str, pin: str, request: EnrolmentRequest) -> Enrolment:
 
 
 def enrol_process_server(url: str, pin: str, request: ServerEnrolmentRequest) -> ServerEnrolment:
-    """The same for a process server."""
+    """Return the same for a process server."""
     authority = pinned_authority(url, pin)
     with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/process-servers/enrolments", request, ServerEnrolment)
 
 
 def enrol_master_target(url: str, pin: str, request: MasterTargetEnrolmentRequest) -> MasterTargetEnrolment:
-    """The same for a master target."""
+    """Return the same for a master target."""
     authority = pinned_authority(url, pin)
     with Transport(url, client_context(authority, role=Role.CONFIGURATION_SERVER)) as transport:
         return transport.post("/v1/master-targets/enrolments", request, MasterTargetEnrolment)

@@ -28,7 +28,7 @@ class MachineSelf:
         self._transport = transport
 
     def open_epoch(self, request: EpochRequest) -> EpochGrant:
-        """Ask for leave to send a new epoch. Raises Fenced or WrongState where this machine must not send."""
+        """Ask for leave to send a new epoch. Raises Fenced or WrongState if this machine must not send."""
         return self._transport.post("/v1/machines/self/epochs", request, EpochGrant)
 
     def heartbeat(self, heartbeat: Heartbeat) -> Desired:
@@ -37,9 +37,9 @@ class MachineSelf:
 
     @contextlib.contextmanager
     def commands(self, run: str, epoch: int, hardware: str) -> Iterator[Iterator[List[Command]]]:
-        """The open commands now, and again at each change, until the server ends it or the connection breaks: then the
-        iterator ends, or raises Unreachable. Waiting costs no processor time. Raises Fenced for a run whose place
-        another one has taken."""
+        """Yield the open commands now, and again at each change, until the server ends it or the connection breaks:
+        then the iterator ends, or raises Unreachable. Waiting costs no processor time. Raises Fenced for a run whose
+        place another one has taken."""
         with self._transport.lines("/v1/machines/self/commands", run=run, epoch=epoch, hardware=hardware) as lines:
             yield (line.commands for line in parsed_lines(Commands, lines))
 
@@ -58,15 +58,15 @@ class MachineSelf:
         )
 
     def renew(self, request: RenewalRequest) -> Enrolment:
-        """A new certificate for the same machine."""
+        """Return a new certificate for the same machine."""
         return self._transport.post("/v1/machines/self/certificate", request, Enrolment)
 
     def bundle(self, release: str) -> bytes:
-        """A release of the agent, as it was announced with an upgrade. Raises NotFound."""
+        """Return a release of the agent, as it was announced with an upgrade. Raises NotFound."""
         return self._transport.request("GET", f"/v1/machines/self/bundles/{release}", retries=AGAIN)
 
     def signature(self, release: str) -> ReleaseSignature:
-        """What the release key says of a release. Raises NotFound."""
+        """Return what the release key says of a release. Raises NotFound."""
         return self._transport.get(f"/v1/machines/self/bundles/{release}/signature", ReleaseSignature)
 
     def use(self, credentials: Credentials) -> None:
@@ -79,8 +79,9 @@ class MachineSelf:
         return self._transport.authorities
 
     def authorities(self) -> str:
-        """The certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those that
-        came with the certificate; others come with a new one. Raises NotFound where the server is of an older release.
+        """Return the certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those
+        that came with the certificate; others come with a new one. Raises NotFound if the server is of an older
+        release.
         """
         return self._transport.get("/v1/authorities", Authority).certificate
 
@@ -101,7 +102,7 @@ class MachineSelf:
         return self._transport.servers.split()[:1] == [LEAVE]
 
     def move_to(self, url: str) -> None:
-        """Speak to another configuration server of the same authority from now on."""
+        """Switch to another configuration server of the same authority."""
         self._transport.servers = ""
         self._transport.move_to(url)
 

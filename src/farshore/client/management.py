@@ -26,7 +26,7 @@ class Management:
     def machines(
         self, state: Optional[str] = None, policy: Optional[str] = None, process_server: Optional[str] = None
     ) -> List[Machine]:
-        """Every machine by name, or those in that state, with that policy, that send to that process server."""
+        """Return every machine by name, or those in that state, with that policy, that send to that process server."""
         found: List[Machine] = []
         wanted = {"state": state, "policy": policy, "process_server": process_server}
         while True:
@@ -41,7 +41,7 @@ class Management:
     def machine_summaries(
         self, state: Optional[str] = None, policy: Optional[str] = None, process_server: Optional[str] = None
     ) -> List[MachineSummary]:
-        """As ``machines``, with one line for each."""
+        """Return the machines as ``machines`` does, with one line for each."""
         found: List[MachineSummary] = []
         wanted = {"state": state, "policy": policy, "process_server": process_server}
         while True:
@@ -52,7 +52,7 @@ class Management:
                 return found
 
     def machine(self, machine: str) -> Machine:
-        """One machine by id or name. Raises NotFound."""
+        """Return one machine by id or name. Raises NotFound."""
         return self.transport.get(f"/v1/machines/{segment(machine)}", Machine)
 
     def points(
@@ -63,7 +63,7 @@ class Management:
         kind: Optional[PointKind] = None,
         name: Optional[str] = None,
     ) -> List[Point]:
-        """A machine's recovery points, newest first; of one kind, with one name."""
+        """Return a machine's recovery points, newest first; of one kind, with one name."""
         path, wanted = f"/v1/machines/{segment(machine)}/points", kind.value if kind is not None else None
         return self.transport.get_list(path, Point, limit=limit, kind=wanted, name=name)
 
@@ -80,7 +80,7 @@ class Management:
         return self.transport.post(f"/v1/machines/{segment(machine)}/failbacks", request, Job)
 
     def failovers(self, machine: Optional[str] = None) -> List[Failover]:
-        """Failovers and tests, newest first; of one machine (id or name) or of all. Raises NotFound."""
+        """Return failovers and tests, newest first; of one machine (id or name) or of all. Raises NotFound."""
         found: List[Failover] = []
         while True:
             before = found[-1].id if found else None
@@ -94,11 +94,12 @@ class Management:
         return self.transport.post("/v1/failovers", request, Job)
 
     def jobs(self, limit: Optional[int] = None, parent: Optional[str] = None) -> List[Job]:
-        """Long operations that no other one started, newest first; or those that ``parent`` started, oldest first."""
+        """Return long operations that no other one started, newest first; or those that ``parent`` started, oldest
+        first."""
         return self.transport.get_list("/v1/jobs", Job, limit=limit, parent=parent)
 
     def job(self, job: str) -> Job:
-        """One long operation. Raises NotFound."""
+        """Return one long operation. Raises NotFound."""
         return self.transport.get(f"/v1/jobs/{segment(job)}", Job)
 
     def recover_jobs(self, request: JobRecovery) -> List[Job]:
@@ -106,7 +107,7 @@ class Management:
         return self.transport.post("/v1/jobs/recovery", request, RecoveredJobs).jobs
 
     def create_token(self, request: TokenRequest) -> Token:
-        """A one-time enrolment token."""
+        """Return a one-time enrolment token."""
         return self.transport.post("/v1/enrolment-tokens", request, Token)
 
     def close(self) -> None:

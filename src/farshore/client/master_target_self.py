@@ -37,11 +37,11 @@ class MasterTargetSelf:
         return self._transport.post(f"{_ROOT}/report", report, MasterTargetOrders)
 
     def keys(self, machine: str) -> MachineKeys:
-        """The keys of a machine that we have an errand for. Raises Forbidden, TryLater."""
+        """Return the keys of a machine that we have an errand for. Raises Forbidden, TryLater."""
         return self._transport.get(f"{_ROOT}/machines/{segment(machine)}/keys", MachineKeys)
 
     def begin_errand(self, errand: str, claim: ErrandClaim) -> HomeErrand:
-        """What is to be done. Raises NotFound, WrongState where it is not to be begun."""
+        """Return what is to be done. Raises NotFound, WrongState if it is not to be begun."""
         return self._transport.post(f"{_ERRANDS}/{segment(errand)}", claim, HomeErrand, repeatable=True)
 
     def note_errand(self, errand: str, progress: ErrandProgress) -> ErrandStanding:
@@ -53,7 +53,7 @@ class MasterTargetSelf:
         return self._transport.put(f"{_ERRANDS}/{segment(errand)}/result", result, ErrandStanding)
 
     def renew(self, request: RenewalRequest) -> Enrolment:
-        """A new certificate for the same master target."""
+        """Return a new certificate for the same master target."""
         return self._transport.post(f"{_ROOT}/certificate", request, Enrolment)
 
     def use(self, credentials: Credentials) -> None:
@@ -66,7 +66,7 @@ class MasterTargetSelf:
         return self._transport.authorities
 
     def authorities(self) -> str:
-        """The certificates of all authorities that are trusted now, as PEM texts."""
+        """Return the certificates of all authorities that are trusted now, as PEM texts."""
         return self._transport.get("/v1/authorities", Authority).certificate
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ _CODES = by_code()
 
 
 def error_from_answer(status: int, body: bytes, retry_after: Optional[str] = None) -> FarshoreError:
-    """The error that an answer with ``status`` >= 400 stands for."""
+    """Return the error that an answer with ``status`` >= 400 stands for."""
     try:
         problem = Problem.model_validate_json(body)
     except ValidationError:
@@ -54,7 +54,7 @@ def error_from_answer(status: int, body: bytes, retry_after: Optional[str] = Non
 
 
 def error_from_transport(error: HTTPError, url: str) -> FarshoreError:
-    """The error behind one of urllib3's. A TLS refusal is final; everything else may pass."""
+    """Return the error behind one of urllib3's. A TLS refusal is final; everything else may pass."""
     cause: BaseException = error
     while True:
         inner = cause.reason if isinstance(cause, MaxRetryError) else (cause.args[0] if cause.args else None)

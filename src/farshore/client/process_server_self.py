@@ -30,12 +30,12 @@ class ProcessServerSelf:
         return self._transport.post("/v1/process-servers/self", registration, ProcessServerSettings, repeatable=True)
 
     def stream(self, machine: str, epoch: int) -> StreamGrant:
-        """Whether this epoch is open. Raises NotFound or Fenced."""
+        """Return whether this epoch is open. Raises NotFound or Fenced."""
         return self._transport.get(f"/v1/process-servers/self/streams/{machine}/{epoch}", StreamGrant)
 
     def keys(self, machine: str) -> MachineKeys:
-        """The keys of a machine that we serve or served. Raises NotFound, Forbidden, TryLater: at once, for a machine
-        waits for it, which repeats its request."""
+        """Return the keys of a machine that we serve or served. Raises NotFound, Forbidden, TryLater: at once, for a
+        machine waits for it, which repeats its request."""
         path = f"/v1/process-servers/self/machines/{machine}/keys"
         return self._transport.call("GET", path, None, MachineKeys, repeatable=False)
 
@@ -44,7 +44,7 @@ class ProcessServerSelf:
         return self._transport.post("/v1/process-servers/self/report", report, ReportAnswer, repeatable=True)
 
     def begin_push(self, push: str, claim: PushClaim) -> SealedPush:
-        """What a push logs in with and installs. Raises NotFound, WrongState where it is not to be begun."""
+        """Return what a push logs in with and installs. Raises NotFound, WrongState if it is not to be begun."""
         return self._transport.post(f"{_PUSHES}/{push}", claim, SealedPush, repeatable=True)
 
     def note_push(self, push: str, progress: PushProgress) -> PushStanding:
@@ -56,15 +56,15 @@ class ProcessServerSelf:
         return self._transport.put(f"{_PUSHES}/{push}/result", result, PushStanding)
 
     def agent_release(self, python: str) -> AgentRelease:
-        """The release of the agent for machines with that Python ("3.11"). Raises Unsupported, TryLater."""
+        """Return the release of the agent for machines with that Python ("3.11"). Raises Unsupported, TryLater."""
         return self._transport.get(f"/v1/process-servers/self/agents/{python}", AgentRelease)
 
     def agent_bundle(self, release: str) -> bytes:
-        """A release of the agent, whole. Raises NotFound."""
+        """Return a release of the agent, whole. Raises NotFound."""
         return self._transport.request("GET", f"/v1/process-servers/self/bundles/{release}", retries=AGAIN)
 
     def begin_discovery(self, name: str, claim: DiscoveryClaim) -> SealedDiscovery:
-        """What a VMware server is logged in to with. Raises NotFound where it is not ours to follow."""
+        """Return what a VMware server is logged in to with. Raises NotFound if it is not ours to follow."""
         return self._transport.post(f"{_VMWARE}/{segment(name)}/login", claim, SealedDiscovery, repeatable=True)
 
     def note_discovery(self, name: str, report: DiscoveryReport) -> DiscoveryStanding:
@@ -72,7 +72,7 @@ class ProcessServerSelf:
         return self._transport.post(f"{_VMWARE}/{segment(name)}", report, DiscoveryStanding, repeatable=True)
 
     def renew(self, request: RenewalRequest) -> Enrolment:
-        """A new certificate for the same process server."""
+        """Return a new certificate for the same process server."""
         return self._transport.post("/v1/process-servers/self/certificate", request, Enrolment)
 
     def use(self, credentials: Credentials) -> None:
@@ -85,8 +85,9 @@ class ProcessServerSelf:
         return self._transport.authorities
 
     def authorities(self) -> str:
-        """The certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those that
-        came with the certificate; others come with a new one. Raises NotFound where the server is of an older release.
+        """Return the certificates of all authorities that are trusted now, as PEM texts. Only to be compared with those
+        that came with the certificate; others come with a new one. Raises NotFound if the server is of an older
+        release.
         """
         return self._transport.get("/v1/authorities", Authority).certificate
 

@@ -14,7 +14,7 @@ from farshore.model.errors import Malformed
 
 
 def proxy_for(url: str) -> Optional[str]:
-    """The proxy through which ``url`` is reached; None: none. Raises Malformed."""
+    """Return the proxy through which ``url`` is reached; None: none. Raises Malformed."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     found = urllib.request.getproxies()
@@ -45,7 +45,7 @@ def pool_manager(url: str, context: ssl.SSLContext, proxy: Optional[str] = None,
 
 
 def proxy_port(proxy: str) -> int:
-    """The proxy's port, as it is given or by its scheme."""
+    """Return the proxy's port, as it is given or by its scheme."""
     parts = urlsplit(proxy)
     return parts.port or (443 if parts.scheme == "https" else 80)
 

@@ -38,11 +38,11 @@ class RenewingServer(Protocol):
         ...
 
     def authorities(self) -> str:
-        """The certificates of all authorities that are trusted now. Raises NotFound where the server is older."""
+        """Return the certificates of all authorities that are trusted now. Raises NotFound if the server is older."""
         ...
 
     def renew(self, request: RenewalRequest) -> Enrolment:
-        """A new certificate for the same caller."""
+        """Return a new certificate for the same caller."""
         ...
 
 

@@ -63,7 +63,7 @@ class _Again(Retry):
         _pool: Any = None,
         _stacktrace: Optional[TracebackType] = None,
     ) -> _Again:
-        """Count an attempt. Raises MaxRetryError where it was the last."""
+        """Count an attempt. Raises MaxRetryError if it was the last."""
         if isinstance(error, HTTPError) and isinstance(error_from_transport(error, ""), Unauthenticated):
             raise MaxRetryError(_pool, url or "", error) from error
         return super().increment(method, url, response, error, _pool, _stacktrace)
@@ -186,7 +186,7 @@ class Transport:
         *,
         repeatable: Optional[bool] = None,
     ) -> Answer:
-        """Any method; JSON both ways. What is not said to be repeatable is, unless it is a POST."""
+        """Call with any method; JSON both ways. What is not said to be repeatable is, unless it is a POST."""
         repeat = method != "POST" if repeatable is None else repeatable
         buffers: List[Buffer] = [] if body is None else [body.model_dump_json().encode()]
         data = self.request(method, path, buffers, content_type="application/json", retries=AGAIN if repeat else ONCE)
@@ -202,7 +202,7 @@ class Transport:
         retries: Retry = ONCE,
         headers: Optional[Mapping[str, str]] = None,
     ) -> bytes:
-        """The raw call. ``buffers`` go out one after another as the body, without being joined or copied."""
+        """Return the raw call. ``buffers`` go out one after another as the body, without being joined or copied."""
         url = self.url + path
         sent: Dict[str, str] = {"Accept": "application/json", **(headers or {})}
         if buffers or method in ("POST", "PUT", "PATCH"):
@@ -221,8 +221,8 @@ class Transport:
 
     @contextlib.contextmanager
     def lines(self, path: str, **parameters: Parameter) -> Iterator[Iterator[bytes]]:
-        """GET a stream that the server keeps open; its lines as they come, but for empty ones. Tried once. A line must
-        follow the one before within the time for which this transport reads, an empty one at least."""
+        """GET a stream that the server keeps open; its lines as they come, but for empty ones. Tried once. A line
+        must follow the one before within the time for which this transport reads, an empty one at least."""
         url = self.url + path + _query(parameters)
         try:
             response = self._pool.request(
@@ -280,13 +280,13 @@ def _parsed(adapter: TypeAdapter[Parsed], data: bytes) -> Parsed:
 
 
 def parsed_lines(item: Type[Answer], lines: Iterator[bytes]) -> Iterator[Answer]:
-    """Each line as ``item``. Raises Unsupported."""
+    """Return each line as ``item``. Raises Unsupported."""
     adapter = TypeAdapter(item)
     return (_parsed(adapter, line) for line in lines)
 
 
 def segment(name: str) -> str:
-    """A name as one element of a path, whatever is in it: neither its slashes nor its dots lead elsewhere."""
+    """Return a name as one element of a path, whatever is in it: neither its slashes nor its dots lead elsewhere."""
     return quote(name, safe="").replace(".", "%2E") if set(name) == {"."} else quote(name, safe="")
 
 
