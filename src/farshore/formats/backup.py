@@ -31,7 +31,7 @@ class Head:
     slot: Mapping[str, Any]
 
     def encode(self) -> bytes:
-        """The bytes before the container."""
+        """Return the bytes before the container."""
         text = json.dumps({"slot": self.slot, "vault": self.vault}, sort_keys=True, separators=(",", ":")).encode()
         return _FIXED.pack(MAGIC, VERSION, 0, len(text)) + text
 
@@ -60,7 +60,7 @@ class Head:
 
 
 def container_name(head: Buffer) -> str:
-    """The name that the container behind these bytes is sealed as."""
+    """Return the name that the container behind these bytes is sealed as."""
     return f"backup/{blake3(head).hexdigest()}"
 
 

@@ -49,12 +49,12 @@ class BaseMapIndex:
 
 
 def chunk_count(size: int) -> int:
-    """Chunks of a disk of ``size`` bytes; the last may be short."""
+    """Return the number of chunks of a disk of ``size`` bytes; the last may be short."""
     return -(-size // CHUNK)
 
 
 def encode_index(index: BaseMapIndex) -> bytes:
-    """The plaintext of a base map's index."""
+    """Return the plaintext of a base map's index."""
     head = INDEX.pack(
         uuid.UUID(index.machine).bytes,
         index.epoch,
@@ -94,5 +94,5 @@ def decode_index(data: Buffer, name: str) -> BaseMapIndex:
 
 
 def page_range(page: int, page_chunks: int, size: int) -> Tuple[int, int]:
-    """First chunk of a page and the chunk after its last."""
+    """Return the first chunk of a page and the chunk after its last."""
     return page * page_chunks, min((page + 1) * page_chunks, chunk_count(size))

@@ -68,7 +68,7 @@ class Batch:
 
 
 def encode(batch: Batch) -> List[Buffer]:
-    """The buffers that make up the batch on the wire, in order, without copying the payload."""
+    """Return the buffers that make up the batch on the wire, in order, without copying the payload."""
     table = np.ascontiguousarray(batch.records).data.cast("B") if len(batch.records) else memoryview(b"")
     prefix = HEADER.pack(
         MAGIC,

@@ -41,7 +41,7 @@ class DirectoryIndex:
 
 
 def encode_index(index: DirectoryIndex) -> bytes:
-    """The plaintext of a directory's index."""
+    """Return the plaintext of a directory's index."""
     head = INDEX.pack(index.domain, len(index.covered), len(index.packs), 0)
     return head + index.covered.tobytes() + index.packs.tobytes()
 

@@ -60,7 +60,7 @@ class Chunks:
 
 
 def encode_comparison(comparison: Comparison) -> List[Buffer]:
-    """The body of a compare request."""
+    """Return the body of a compare request."""
     header = COMPARE_HEADER.pack(COMPARE_MAGIC, comparison.disk, 0, len(comparison.hashes), comparison.first_chunk)
     return [header, np.ascontiguousarray(comparison.hashes).data.cast("B")]
 
@@ -77,7 +77,7 @@ def decode_comparison(data: Buffer) -> Comparison:
 
 
 def encode_chunks(chunks: Chunks) -> List[Buffer]:
-    """The body of a chunk upload."""
+    """Return the body of a chunk upload."""
     header = CHUNKS_HEADER.pack(CHUNKS_MAGIC, chunks.disk, 0, len(chunks.rows))
     return [header, np.ascontiguousarray(chunks.rows).data.cast("B"), chunks.payload]
 

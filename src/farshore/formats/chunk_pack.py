@@ -28,7 +28,7 @@ Hashes = npt.NDArray[np.uint8]
 
 
 def encode_index(hashes: Hashes, packs: PackRows) -> bytes:
-    """The plaintext of a chunk pack's index."""
+    """Return the plaintext of a chunk pack's index."""
     return INDEX.pack(len(hashes), len(packs)) + hashes.tobytes() + packs.tobytes()
 
 

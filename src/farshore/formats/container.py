@@ -58,7 +58,7 @@ class Header:
     key_id: bytes
 
     def encode(self) -> bytes:
-        """The header's 64 bytes."""
+        """Return the header's 64 bytes."""
         return HEADER.pack(MAGIC, VERSION, self.kind, 0, self.salt, self.key_id)
 
     @classmethod
@@ -87,7 +87,7 @@ class Trailer:
     nonce: bytes
 
     def encode(self) -> bytes:
-        """The trailer's 128 bytes."""
+        """Return the trailer's 128 bytes."""
         return TRAILER.pack(
             self.header.encode(),
             self.index_offset,
@@ -99,7 +99,7 @@ class Trailer:
         )
 
     def context(self, name: str) -> bytes:
-        """What the index is bound to besides its key: header, lengths and the object's name."""
+        """Return what the index is bound to besides its key: header, lengths and the object's name."""
         lengths = struct.pack("<QIII", self.index_offset, self.index_stored, self.index_raw, self.packs)
         return self.header.encode() + lengths + name.encode()
 
@@ -116,7 +116,7 @@ class Trailer:
 
 
 def cut_short(name: str) -> Damaged:
-    """The error for an object whose end is missing."""
+    """Return the error for an object whose end is missing."""
     return Damaged(
         f"{name} is truncated, or its end was altered.",
         remedy="Run `farshore vault verify` to see which points are affected. A resync repairs what the "
@@ -125,7 +125,7 @@ def cut_short(name: str) -> Damaged:
 
 
 def pack_offsets(rows: PackRows) -> npt.NDArray[np.int64]:
-    """Byte offset in the object of each pack; one more entry than rows, the last being the end of the packs."""
+    """Return the byte offset in the object of each pack; one more entry than rows, the last is the end of the packs."""
     offsets = np.full(len(rows) + 1, HEADER_BYTES, np.int64)
     np.cumsum(rows["stored"], out=offsets[1:])
     offsets[1:] += HEADER_BYTES
@@ -133,7 +133,8 @@ def pack_offsets(rows: PackRows) -> npt.NDArray[np.int64]:
 
 
 def raw_offsets(rows: PackRows) -> npt.NDArray[np.int64]:
-    """Offset of each pack's first byte in the concatenation of all packs' plaintexts; the last entry is its length."""
+    """Return the offset of each pack's first byte in the concatenation of all packs' plaintexts; the last entry is its
+    length."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(rows["raw"], out=offsets[1:])
     return offsets

@@ -46,8 +46,8 @@ class DiskNotice:
 
 
 def decode_notice(head: Union[bytes, bytearray, memoryview]) -> Optional[DiskNotice]:
-    """Read the start of a disk; None if no notice is there. Raises Damaged for one that is not whole, Unsupported for
-    that of a later release."""
+    """Read the start of a disk, or None if no notice is there. Raises Damaged for one that is not whole, Unsupported
+    for that of a later release."""
     data = bytes(head[:NOTICE_BYTES])
     if not data.startswith(_BEGINNING):
         return None

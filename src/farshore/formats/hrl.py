@@ -57,14 +57,14 @@ class Frame:
 
 
 def encode_header(header: HrlHeader) -> bytes:
-    """One header slot, one sector."""
+    """Return one header slot, one sector."""
     fields = (MAGIC, VERSION, 0, header.epoch, uuid.UUID(header.machine).bytes, header.capacity, header.start)
     body = HEADER.pack(*fields, 0)[:-4]
     return (body + struct.pack("<I", zlib.crc32(body))).ljust(512, b"\0")
 
 
 def decode_headers(block: Buffer) -> HrlHeader:
-    """The newer of the two slots of a header block. Raises Malformed, Damaged, Unsupported."""
+    """Return the newer of the two slots of a header block. Raises Malformed, Damaged, Unsupported."""
     if len(block) < HEADER_BYTES or not any(bytes(block[slot : slot + 8]) == MAGIC for slot in SLOTS):
         raise Malformed("This is not a .hrl file.", remedy="Remove it; the machine will resync.")
     found = [header for header in (_decode_slot(bytes(block[slot : slot + 512])) for slot in SLOTS) if header]
@@ -74,13 +74,13 @@ def decode_headers(block: Buffer) -> HrlHeader:
 
 
 def encode_frame(offset: int, length: int, checksum: int) -> bytes:
-    """The frame header that goes before a batch."""
+    """Return the frame header that goes before a batch."""
     body = FRAME.pack(FRAME_MAGIC, length, offset, checksum, 0)[:-4]
     return body + struct.pack("<I", zlib.crc32(body))
 
 
 def decode_frame(data: Buffer, offset: int, capacity: int) -> Optional[Frame]:
-    """The frame at logical ``offset``, or None where there is none (the end of the log)."""
+    """Return the frame at logical ``offset``, or None if there is none (the end of the log)."""
     if len(data) < FRAME_BYTES:
         return None
     magic, length, found, checksum, own = FRAME.unpack_from(data)

@@ -56,7 +56,7 @@ class LayerIndex:
 
 
 def encode_index(index: LayerIndex) -> bytes:
-    """The plaintext of a layer's index."""
+    """Return the plaintext of a layer's index."""
     head = INDEX.pack(
         uuid.UUID(index.machine).bytes,
         index.epoch,
@@ -93,7 +93,7 @@ def decode_index(data: Buffer, name: str) -> LayerIndex:
 
 
 def encode_page(blocks: Blocks, entries: Table) -> bytes:
-    """A page's plaintext, column by column: blocks relative to the first, sources, offsets, masks."""
+    """Return a page's plaintext, column by column: blocks relative to the first, sources, offsets, masks."""
     return b"".join(
         (
             (blocks - blocks[0]).astype("<u4").tobytes(),
@@ -108,7 +108,7 @@ PAGE_ROW_BYTES = 13
 
 
 def decode_page(data: Buffer, first: int, count: int) -> tuple[Blocks, Table]:
-    """The blocks and entries of a page of ``count`` entries that begins at block ``first``."""
+    """Return the blocks and entries of a page of ``count`` entries that begins at block ``first``."""
     blocks = np.frombuffer(data, "<u4", count).astype(np.int64) + first
     entries = np.empty(count, ENTRY)
     entries["source"] = np.frombuffer(data, "<u4", count, 4 * count)

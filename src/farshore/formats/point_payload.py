@@ -38,7 +38,8 @@ class PointPayload:
 
 
 def encode_point(point: PointPayload) -> bytes:
-    """The payload, a multiple of 512 bytes. Raises Malformed for an id or a name that a receiver would refuse."""
+    """Return the payload, a multiple of 512 bytes. Raises Malformed for an id or a name that a receiver would
+    refuse."""
     _check(point.id, point.name)
     text = json.dumps({"id": point.id, "kind": point.kind.value, "name": point.name}).encode()
     return text + b" " * (-len(text) % SECTOR)

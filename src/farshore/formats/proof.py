@@ -47,7 +47,7 @@ class Proof:
 @dataclass(frozen=True)
 class Difference:
     """A chunk whose copy differs from the disk: ``data`` is what the disk held at ``sequence``. ``proven``: the last
-    position at which both were equal; None: there is none. ``cause``: the newest that could explain it."""
+    position at which both were equal, or None if there is none. ``cause``: the newest that could explain it."""
 
     disk: DiskNumber
     sequence: Sequence

@@ -57,14 +57,14 @@ Records = npt.NDArray[Any]
 
 
 def has_payload(records: Records) -> npt.NDArray[np.bool_]:
-    """Which records carry payload."""
+    """Return which records carry payload."""
     kind = records["kind"]
     mask: npt.NDArray[np.bool_] = (kind == _WRITE) | (kind == _POINT)
     return mask
 
 
 def payload_offsets(records: Records) -> npt.NDArray[np.int64]:
-    """Byte offset of each record's payload; one more entry than records, the last being the total."""
+    """Return the byte offset of each record's payload; one more entry than records, the last being the total."""
     offsets = np.zeros(len(records) + 1, np.int64)
     lengths = offsets[1:]
     np.multiply(records["sectors"], has_payload(records), out=lengths)

@@ -10,12 +10,13 @@ _HEX = re.compile("[0-9a-f]*")
 
 
 def statement(release: str, digest: str) -> bytes:
-    """The bytes that are signed: the release's name and the SHA-256, in hex, of its archive, contents and all."""
+    """Return the bytes that are signed: the release's name and the SHA-256, in hex, of its archive, contents and
+    all."""
     return f"farshore agent release 1\n{release}\n{digest}\n".encode()
 
 
 def from_hex(text: str, size: int) -> bytes:
-    """``size`` bytes from lower-case hex. Raises ValueError."""
+    """Return ``size`` bytes from lower-case hex. Raises ValueError."""
     if len(text) != 2 * size or not _HEX.fullmatch(text):
         raise ValueError(f"this is not {size} bytes in hex")
     return bytes.fromhex(text)

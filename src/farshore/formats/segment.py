@@ -49,7 +49,7 @@ class SegmentIndex:
 
 
 def encode_index(index: SegmentIndex) -> bytes:
-    """The plaintext of a segment's index."""
+    """Return the plaintext of a segment's index."""
     return b"".join(
         (
             INDEX.pack(
@@ -108,7 +108,7 @@ class SealedHeader:
     records_raw: int
 
     def encode(self) -> bytes:
-        """The header's bytes."""
+        """Return the header's bytes."""
         return SEALED.pack(
             SEALED_MAGIC,
             SEALED_VERSION,

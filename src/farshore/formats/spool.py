@@ -86,13 +86,13 @@ END = FrameHeader(
 
 
 def encode_file_header(number: int) -> bytes:
-    """The first bytes of spool file ``number``."""
+    """Return the first bytes of spool file ``number``."""
     start = FILE_HEADER.pack(FILE_MAGIC, FILE_VERSION, 0, 0, number, bytes(DIGEST_BYTES))[:-DIGEST_BYTES]
     return start + blake3(start).digest(DIGEST_BYTES)
 
 
 def decode_file_header(data: Buffer) -> int:
-    """The file's number. Raises Malformed, Unsupported, Damaged."""
+    """Return the file's number. Raises Malformed, Unsupported, Damaged."""
     view = memoryview(data)[: FILE_HEADER.size]
     if len(view) < FILE_HEADER.size or bytes(view[:8]) != FILE_MAGIC:
         raise Malformed("This is not a spool file.", remedy="Move it out of the spool directory.")
@@ -107,12 +107,12 @@ def decode_file_header(data: Buffer) -> int:
 
 
 def frame_bytes(body: int) -> int:
-    """Bytes that a frame with a body of ``body`` bytes takes in its file."""
+    """Return the number of bytes that a frame with a body of ``body`` bytes takes in its file."""
     return -(-(FRAME_HEADER.size + body) // ALIGNMENT) * ALIGNMENT
 
 
 def encode_frame(header: FrameHeader, body: Sequence[Buffer], file_number: int, ordinal: int) -> List[Buffer]:
-    """The buffers of frame ``ordinal`` (from 0) of its file, padding included, without copying the body."""
+    """Return the buffers of frame ``ordinal`` (from 0) of its file, padding included, without copying the body."""
     length = sum(len(part) for part in body)
     start = FRAME_HEADER.pack(
         FRAME_MAGIC,
@@ -137,7 +137,7 @@ def encode_frame(header: FrameHeader, body: Sequence[Buffer], file_number: int, 
 
 
 def read_frames(data: Buffer, file_number: int) -> Iterator[Frame]:
-    """The frames of a whole file, an END included, until the first bytes that are none.
+    """Yield the frames of a whole file, an END included, until the first bytes that are none.
 
     What comes after the last frame (zeroes, older frames, a torn frame) ends the walk without an error: in the
     newest file that is how a crash looks. The caller refuses an older file whose last frame is not an END.

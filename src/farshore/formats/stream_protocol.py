@@ -17,7 +17,8 @@ MONOTONIC = "Farshore-Monotonic"
 
 
 def choose(offered: Sequence[int], own: Sequence[int] = SUPPORTED) -> int:
-    """The newest version that both sides know; the server's part. Raises Unsupported, which says what to upgrade."""
+    """Return the newest version that both sides know; the server's part. Raises Unsupported, which says what to
+    upgrade."""
     common = set(offered) & set(own)
     if common:
         return max(common)

@@ -51,19 +51,20 @@ _ROLE = {letter: role for role, letter in _LETTER.items()}
 
 
 def machine_folder(machine: MachineId) -> str:
-    """The prefix of everything of one machine. Raises Malformed for an id that is not a UUID."""
+    """Return the prefix of everything of one machine. Raises Malformed for an id that is not a UUID."""
     if not _MACHINE.fullmatch(machine):
         raise Malformed(f"{machine!r} is not a machine id.", remedy="Use the id that `farshore vault ls` shows.")
     return f"{MACHINES}{machine}/"
 
 
 def descriptor(version: int) -> str:
-    """A later version of the vault's descriptor."""
+    """Return the name of a later version of the vault's descriptor."""
     return f"{DESCRIPTORS}{version:016x}"
 
 
 def owner(generation: int) -> str:
-    """Who owns the vault from this generation on. Never removed, so each is given once."""
+    """Return the name of the object that says who owns the vault from this generation on. Never removed, so each is
+    given once."""
     return f"{OWNERS}{generation:016x}"
 
 
@@ -107,145 +108,147 @@ class RecordName:
 
 
 def condemned(version: int) -> str:
-    """A version of the list of the condemned. Version 0 was written before there were versions."""
+    """Return the name of a version of the list of the condemned. Version 0 was written before there were versions."""
     return f"{COLLECTION}condemned-{version:016x}" if version else f"{COLLECTION}condemned"
 
 
 def condemned_version(name: str) -> int:
-    """The reverse."""
+    """Parse the version from a name of the list of condemned objects."""
     return int(name.rpartition("-")[2], 16) if "-" in name else 0
 
 
 def damage(digest: bytes) -> str:
-    """A note of one damaged place."""
+    """Return the name of the note of a damaged place."""
     return f"{DAMAGE}{digest.hex()}"
 
 
 def erased(machine: MachineId) -> str:
-    """The note that a machine was erased on purpose: without it, a machine without a key has lost it."""
+    """Return the note that a machine was erased on purpose: without it, a machine without a key has lost it."""
     return f"{ERASED}{machine_folder(machine).split('/')[1]}"
 
 
 def machine_key(machine: MachineId) -> str:
-    """The wrapped key of a machine; deleting it makes the machine's data unreadable for ever."""
+    """Return the wrapped key of a machine; deleting it makes the machine's data unreadable for ever."""
     return machine_folder(machine) + "key"
 
 
 def description(machine: MachineId, number: int) -> str:
-    """A version of the machine's description."""
+    """Return the name of a version of the machine's description."""
     return f"{machine_folder(machine)}descriptions/{number:016x}"
 
 
 def epoch(machine: MachineId, number: Epoch) -> str:
-    """The document that says that an epoch's base is complete."""
+    """Return the document that says that an epoch's base is complete."""
     return f"{machine_folder(machine)}epochs/{number:08x}"
 
 
 def is_epoch(name: str) -> bool:
-    """Whether it is the name of such a document."""
+    """Return whether it is the name of such a document."""
     return _EPOCH.fullmatch(name) is not None
 
 
 def rebased(machine: MachineId, number: Epoch) -> str:
-    """The document that says an epoch again, resting on no other."""
+    """Return the document that says an epoch again, resting on no other."""
     return f"{machine_folder(machine)}rebased/{number:08x}"
 
 
 def base_map(machine: MachineId, number: Epoch, disk: DiskNumber, unique: str = "") -> str:
-    """The base map of one disk in one epoch, by the writer with these 16 hexadecimal digits: of two who copy the same
-    epoch neither can replace the other's, and the epoch's document says which counts. Older releases gave none."""
+    """Return the base map of one disk in one epoch, by the writer with these 16 hexadecimal digits: of two who copy the
+    same epoch neither can replace the other's, and the epoch's document says which counts. Older releases gave none."""
     return f"{machine_folder(machine)}bases/{number:08x}-{disk:04x}{'-' * bool(unique)}{unique}"
 
 
 def point(machine: MachineId, position: Position, point_id: PointId) -> str:
-    """A named, requested or app-consistent point. Raises Malformed for an id with other characters."""
+    """Return the name of a named, requested or app-consistent point. Raises Malformed for an id with other characters
+    than its alphabet."""
     if not _POINT_ID.fullmatch(point_id):
         raise Malformed(f"{point_id!r} is not a point id.", remedy="Use letters, digits, - and _, at most 64.")
     return f"{points_folder(machine)}{position.epoch:08x}-{position.sequence:016x}-{point_id}"
 
 
 def points_folder(machine: MachineId) -> str:
-    """Where a machine's points are, sorted by position."""
+    """Return where a machine's points are, sorted by position."""
     return f"{machine_folder(machine)}points/"
 
 
 def points_before(machine: MachineId, epoch: Epoch) -> str:
-    """A name that every point of an epoch follows in a listing, and no older epoch's."""
+    """Return a name that every point of an epoch follows in a listing, and no older epoch's."""
     return f"{points_folder(machine)}{epoch:08x}-"
 
 
 def point_position(name: str) -> Optional[Position]:
-    """The position in a point's name; None for another name."""
+    """Return the position in a point's name; None for another name."""
     found = _POINT_NAME.fullmatch(name.rpartition("/")[2])
     return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
 
 
 def pin(machine: MachineId, position: Position) -> str:
-    """A state that retention keeps. The name alone says which: it holds whether or not its document opens."""
+    """Return the name of a pin. The name alone says which state retention keeps, whether or not its document opens."""
     return f"{pins_folder(machine)}{position.epoch:08x}-{position.sequence:016x}"
 
 
 def pins_folder(machine: MachineId) -> str:
-    """Where a machine's pins are, sorted by position."""
+    """Return where a machine's pins are, sorted by position."""
     return f"{machine_folder(machine)}pins/"
 
 
 def pinned_position(name: str) -> Optional[Position]:
-    """The position in a pin's name; None for another name."""
+    """Return the position in a pin's name; None for another name."""
     found = _PIN_NAME.fullmatch(name.rpartition("/")[2])
     return None if found is None else Position(Epoch(int(found[1], 16)), Sequence(int(found[2], 16)))
 
 
 def retention(machine: MachineId, version: int) -> str:
-    """A version of what the machine's policy says of retention."""
+    """Return the name of a version of what the machine's policy says of retention."""
     return f"{retention_folder(machine)}{version:016x}"
 
 
 def retention_folder(machine: MachineId) -> str:
-    """Where these versions are; the newest counts."""
+    """Return where these versions are; the newest counts."""
     return f"{machine_folder(machine)}retention/"
 
 
 def difference(machine: MachineId, position: Position, disk: DiskNumber, chunk: int) -> str:
-    """A chunk that was found to differ from the machine's disk."""
+    """Return a chunk that was found to differ from the machine's disk."""
     return f"{differences_folder(machine)}{position.epoch:08x}-{position.sequence:016x}-{disk:04x}-{chunk:016x}"
 
 
 def differences_folder(machine: MachineId) -> str:
-    """Where a machine's differences are, sorted by position."""
+    """Return where a machine's differences are, sorted by position."""
     return f"{machine_folder(machine)}differences/"
 
 
 def chunk_key(domain: int) -> str:
-    """The wrapped key of the chunks of a deduplication domain; 0 is the installation's."""
+    """Return the wrapped key of the chunks of a deduplication domain; 0 is the installation's."""
     return f"{DOMAIN_KEYS}{domain:08x}" if domain else CHUNK_KEY
 
 
 def domain_of_key(name: str) -> Optional[int]:
-    """The reverse, for another domain than the installation's; None for another name."""
+    """Parse the domain's number from the name of its key; None for another name or the installation's domain."""
     found = _DOMAIN_KEY.fullmatch(name)
     return int(found[1], 16) if found else None
 
 
 def chunk_packs(domain: int) -> str:
-    """The prefix of a domain's chunk packs. That of domain 0 is the prefix of all, and its own come first there."""
+    """Return the prefix of a domain's chunk packs. That of domain 0 is the prefix of all, and its own come first
+    there."""
     return f"{CHUNKS}{_DOMAIN_FOLDER}{domain:08x}/" if domain else CHUNKS
 
 
 def chunk_pack(salt: bytes, domain: int = 0) -> str:
-    """A chunk pack is named by its domain and its salt."""
+    """Return the name of a chunk pack: it is named by its domain and its salt."""
     text = salt.hex()
     return f"{chunk_packs(domain)}{text[:2]}/{text}"
 
 
 def chunk_domain(name: str) -> int:
-    """The domain of a chunk pack, by its name."""
+    """Return the domain of a chunk pack, by its name."""
     found = _CHUNK_PACK.match(name)
     return int(found[1], 16) if found else 0
 
 
 def chunk_salt(name: str, domain: int) -> Optional[bytes]:
-    """The salt that names a domain's chunk pack; None for any other name."""
+    """Return the salt that names a domain's chunk pack; None for any other name."""
     prefix = chunk_packs(domain)
     folder, _, digits = name[len(prefix) :].partition("/")
     if not name.startswith(prefix) or not _SALT.fullmatch(digits) or folder != digits[:2]:
@@ -254,48 +257,48 @@ def chunk_salt(name: str, domain: int) -> Optional[bytes]:
 
 
 def directories(domain: int) -> str:
-    """The prefix of a domain's chunk directories."""
+    """Return the prefix of a domain's chunk directories."""
     return f"{DIRECTORIES}{domain:08x}/"
 
 
 def directory(salt: bytes, domain: int) -> str:
-    """A chunk directory is named by its domain and its salt."""
+    """Return the name of a chunk directory: it is named by its domain and its salt."""
     return f"{directories(domain)}{salt.hex()}"
 
 
 def directory_domain(name: str) -> Optional[int]:
-    """The domain of a chunk directory, by its name; None for another name."""
+    """Return the domain of a chunk directory, by its name; None for another name."""
     found = _DIRECTORY.match(name)
     return int(found[1], 16) if found else None
 
 
 def layer_data(machine: MachineId, salt: bytes) -> str:
-    """Blocks that a layer holds itself; named by the object's salt."""
+    """Return the name of an object with blocks that a layer holds itself; named by the object's salt."""
     return f"{machine_folder(machine)}data/{salt.hex()}"
 
 
 def all_segments(machine: MachineId) -> str:
-    """The prefix of every segment of a machine, sorted by epoch."""
+    """Return the prefix of every segment of a machine, sorted by epoch."""
     return f"{machine_folder(machine)}segments/"
 
 
 def segments_folder(machine: MachineId, number: Epoch, role: Role) -> str:
-    """The prefix of an epoch's segments of one role."""
+    """Return the prefix of an epoch's segments of one role."""
     return f"{machine_folder(machine)}segments/{number:08x}/{_LETTER[role]}/"
 
 
 def segments_before(machine: MachineId, number: Epoch, role: Role, first: int) -> str:
-    """A name that sorts before every segment that can hold sequence ``first``, and not much further before."""
+    """Return a name that sorts before every segment that can hold sequence ``first``, and not much further before."""
     return f"{segments_folder(machine, number, role)}{max(0, (first >> _BUCKET_BITS) - 1):011x}"
 
 
 def segments_from(machine: MachineId, number: Epoch, role: Role, first: int) -> str:
-    """A name that sorts right before the segments that begin at ``first``."""
+    """Return a name that sorts right before the segments that begin at ``first``."""
     return f"{segments_folder(machine, number, role)}{first >> _BUCKET_BITS:011x}/{first:016x}"
 
 
 def lease(kind: str, number: str) -> str:
-    """Somebody reads or copies."""
+    """Return the name of a lease: somebody reads or copies."""
     return f"{LEASES}{kind}-{number}"
 
 
@@ -371,7 +374,7 @@ class LayerName:
 
 
 def layers_folder(machine: MachineId) -> str:
-    """The prefix of a machine's layers."""
+    """Return the prefix of a machine's layers."""
     return f"{machine_folder(machine)}layers/"
 
 
