@@ -31,7 +31,7 @@ class Sparing(logging.Filter):
         """By message: how many may pass at once, as of when, and how many were left out."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record may pass; one that comes after others were left out says how many."""
+        """Return whether the record may pass; one that comes after others were left out says how many."""
         if record.levelno >= logging.CRITICAL:
             return True
         key = (record.name, record.levelno, str(record.msg))

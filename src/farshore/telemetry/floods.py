@@ -26,7 +26,7 @@ class FewEnough(logging.Filter):
         self._passed = self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is to be told."""
+        """Return whether the record is to be told."""
         with self._lock:
             now = self._now()
             if now - self._began >= MINUTE:

@@ -64,7 +64,7 @@ class TextLines(logging.Formatter):
         self._program, self._journal = program, journal
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as one line (and its traceback, where there is one)."""
+        """Return one record as one line (and its traceback, where there is one)."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
         # A message may quote what somebody else sent: it stays one line, and drives no terminal.
         said = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", f"{record.getMessage()}{fields}".replace("\n", " | "))
@@ -83,7 +83,7 @@ class JsonLines(logging.Formatter):
         self._program = program
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as one line."""
+        """Return one record as one line."""
         entry: Dict[str, Any] = {
             "time": record.created,
             "level": record.levelname,
