@@ -19,7 +19,7 @@ SILENT_AFTER = 15 * SECOND
 
 
 def standing(server: ProcessServerRow, machines: int, now: int) -> ServerStanding:
-    """How it is; ``machines`` is how many send to it."""
+    """Return how it is; ``machines`` is how many send to it."""
     if not server.registered:
         return ServerStanding.INVITED
     if now - server.last_seen > SILENT_AFTER:
@@ -30,19 +30,20 @@ def standing(server: ProcessServerRow, machines: int, now: int) -> ServerStandin
 
 
 def is_healthy(server: ProcessServerRow, now: int) -> bool:
-    """Whether it reported lately, and its spool has room. One that has only registered has no spool yet."""
+    """Return whether it reported lately, and its spool has room. One that has only registered has no spool yet."""
     return now - server.last_seen <= SILENT_AFTER and server.spool_bytes < server.spool_limit
 
 
 def takes_machines(server: ProcessServerRow, now: int) -> bool:
-    """Whether machines may be sent there anew."""
+    """Return whether machines may be sent there anew."""
     return is_healthy(server, now) and not server.draining
 
 
 def preferred(
     machine: MachineRow | PlacedMachine, servers: Sequence[ProcessServerRow], machines: Mapping[str, int]
 ) -> ProcessServerRow | None:
-    """Of ``servers``: the one that the operator chose, else the one with the fewest machines; None where none is."""
+    """Return, of ``servers``, the one that the operator chose, else the one with the fewest machines, or None if the
+    list is empty."""
     for server in servers:
         if server.id == machine.chosen_server:
             return server
@@ -54,7 +55,7 @@ def preferred(
 def choose(
     machine: MachineRow, servers: Sequence[ProcessServerRow], machines: Mapping[str, int], now: int
 ) -> ProcessServerRow:
-    """Where the machine's next epoch goes; ``machines`` counts the machines of each server.
+    """Return where the machine's next epoch goes; ``machines`` counts the machines of each server.
 
     The server that it has, while that is well, even where it is being drained: what the next epoch rests on may be in
     that server's spool still, and the hand-over follows (see moving). Raises TryLater where none is well.

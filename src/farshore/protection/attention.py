@@ -49,7 +49,7 @@ class Attention:
         self._known = {}
 
     def choose(self, tx: Transaction, policies: Sequence[PolicyRow], now: int) -> set[str]:
-        """The ids of the machines that have to be judged; ``now`` in ns."""
+        """Return the ids of the machines that have to be judged; ``now`` in ns."""
         thresholds = {policy.name: policy.rpo_threshold * SECOND for policy in policies}
         before = self._known if thresholds == self._thresholds else {}
         moment = self._clock.monotonic()

@@ -15,7 +15,7 @@ ARCHITECTURES = frozenset({"x86_64", "amd64"})
 
 
 def check_machine(row: MachineRow, now: int) -> list[Finding]:
-    """One finding for each thing looked at."""
+    """Return one finding for each thing looked at."""
     description = Description.model_validate(row.description)
     seen = Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
     return [

@@ -62,7 +62,7 @@ class OwnClock:
         return True
 
     def conditions(self) -> Sequence[Condition]:
-        """What is worth an alert, for an hour."""
+        """Return what is worth an alert, for an hour."""
         last, now = self._steps.last, self._clock.monotonic()
         if last is not None and now - last.seen < CLOCK_SECONDS:
             text = f"This server's clock was set {set_by(last.nanoseconds)}."
@@ -75,7 +75,7 @@ class OwnClock:
 
 
 def note_machine(tx: Transaction, machine: MachineRow, standing: ClockStanding | None, run: str, now: int) -> None:
-    """An agent says how its clock has behaved; a step that is new becomes an event."""
+    """Note what an agent reports on its clock. A new step becomes an event."""
     if standing is None or not standing.steps:
         return
     before: dict[str, Any] = machine.heartbeat.get("clock") or {}
@@ -96,7 +96,7 @@ def note_machine(tx: Transaction, machine: MachineRow, standing: ClockStanding |
 
 
 def note_server(tx: Transaction, server: ProcessServerRow, standing: ClockStanding | None, now: int) -> None:
-    """The same of a process server. One that was started anew counts from 0."""
+    """Note what a process server reports on its clock. After a restart it counts from 0."""
     if standing is None:
         return
     known = server.clock.get("steps", 0)

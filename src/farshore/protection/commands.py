@@ -41,7 +41,7 @@ def ask(tx: Transaction, command: str, machine: str, arguments: Arguments, now: 
 def offered(
     tx: Transaction, machine: MachineRow | CommandedMachine, run: str, epoch: int, hardware: str = ""
 ) -> Commands:
-    """The machine's open commands for its agent's ``run``, which holds ``epoch`` (0: none yet) and runs on the
+    """Return the machine's open commands for its agent's ``run``, which holds ``epoch`` (0: none yet) and runs on the
     ``hardware`` with this id ("": it does not say). Raises Fenced for a run whose place another one has taken."""
     if epoch and run != machine.run:
         raise Fenced(
@@ -61,7 +61,7 @@ def offered(
 
 
 def may_obey(machine: MachineRow | CommandedMachine) -> bool:
-    """Whether the machine's agent is to do anything now."""
+    """Return whether the machine's agent is to do anything now."""
     state = MachineState(machine.state)
     return machine.protect and state not in ELSEWHERE and state is not MachineState.UNPROTECTED
 

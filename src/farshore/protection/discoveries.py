@@ -11,11 +11,11 @@ from farshore.catalog.tables import VmwareServerRow
 
 
 def orders_of(tx: Transaction, server: str) -> list[DiscoveryOrder]:
-    """Those of one process server, by its id."""
+    """Return those of one process server, by its id."""
     return [DiscoveryOrder(name=row.name, mark=mark_of(row)) for row in vmware.followed_through(tx, server)]
 
 
 def mark_of(row: VmwareServerRow) -> str:
-    """Another one for each choice of where and as whom to log in."""
+    """Return a mark that changes with the address and the login."""
     parts = (row.host, str(row.port), row.user, row.fingerprint, row.secret.hex())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -42,7 +42,7 @@ def issue(tx: Transaction, row: TokenRow, creator: str, now: int, valid_seconds:
 
 
 def create_token(tx: Transaction, request: TokenRequest, creator: str, now: int) -> NewToken:
-    """A one-time token. Raises NotFound for an unknown policy or machine, Refused for a failback policy."""
+    """Return a one-time token. Raises NotFound for an unknown policy or machine, Refused for a failback policy."""
     policies.for_machines(tx, request.policy)
     bound = machines.get(tx, request.machine).id if request.machine else ""
     row = TokenRow(name=request.name, policy=request.policy, protect=request.protect, machine=bound)
@@ -105,7 +105,7 @@ def enrol(tx: Transaction, token: str, description: Description, now: int) -> Ma
 
 
 def check_description(description: Description) -> None:
-    """Raise Malformed where a description cannot be true."""
+    """Raise Malformed if a description cannot be true."""
     numbers = [disk.number for disk in description.disks]
     if len(set(numbers)) != len(numbers) or any(not 0 <= number < 65535 for number in numbers):
         raise Malformed(

@@ -25,7 +25,7 @@ from farshore.protection.assignment import SILENT_AFTER
 
 
 def standing(row: MasterTargetRow, now: int) -> MasterTargetStanding:
-    """How it stands."""
+    """Return the standing of an errand."""
     if row.revoked:
         return MasterTargetStanding.REVOKED
     if not row.registered:
@@ -34,7 +34,7 @@ def standing(row: MasterTargetRow, now: int) -> MasterTargetStanding:
 
 
 def report(tx: Transaction, row: MasterTargetRow, said: MasterTargetReport, now: int) -> MasterTargetOrders:
-    """It is there; what it is to do, and which of its records nobody needs."""
+    """Note a master target's report; return its errands and which of its records are no longer needed."""
     row.last_seen, row.version, row.host = now, said.version, said.host
     return MasterTargetOrders(
         errands=master_targets.open_of(tx, row.id), forget=master_targets.not_needed(tx, said.holds)
@@ -60,8 +60,8 @@ def _wanted(row: ErrandRow) -> tuple[str, str, str, Sequence[object]]:
 
 
 def begin(tx: Transaction, row: MasterTargetRow, errand: str, run: str) -> ErrandRow:
-    """It begins an errand, or goes on. Raises NotFound where it has none like that, WrongState for one that has
-    ended."""
+    """Begin or continue an errand for a master target. Raises NotFound if it has none like that, WrongState for one
+    that has ended."""
     found = _of(tx, row, errand)
     if found is None:
         raise NotFound(f"There is no errand {errand} for this master target.", remedy="Nothing needs to be done.")
@@ -72,7 +72,7 @@ def begin(tx: Transaction, row: MasterTargetRow, errand: str, run: str) -> Erran
 
 
 def note(tx: Transaction, row: MasterTargetRow, errand: str, progress: ErrandProgress) -> bool:
-    """How far an errand is; whether it is still wanted."""
+    """Return how far an errand is; whether it is still wanted."""
     found = _of(tx, row, errand)
     if found is None or found.run != progress.run or found.state != ErrandState.BEGUN.value:
         return False
@@ -82,7 +82,7 @@ def note(tx: Transaction, row: MasterTargetRow, errand: str, progress: ErrandPro
 
 
 def end(tx: Transaction, row: MasterTargetRow, errand: str, result: ErrandResult) -> bool:
-    """What came of an errand; whether that was still wanted. The first word of the last start holds."""
+    """Return what came of an errand; whether that was still wanted. The first word of the last start holds."""
     found = _of(tx, row, errand)
     if found is None or found.run != result.run:
         return False
@@ -93,8 +93,8 @@ def end(tx: Transaction, row: MasterTargetRow, errand: str, result: ErrandResult
 
 
 def domains(tx: Transaction, row: MasterTargetRow, machine: str, now: int) -> list[int]:
-    """The deduplication domains whose keys go with a machine's own, for a master target that writes its disks. That it
-    was given them is noted. Raises NotFound, Forbidden where it has nothing to do for the machine."""
+    """Return the deduplication domains whose keys go with a machine's own, for a master target that writes its disks.
+    That it was given them is noted. Raises NotFound, Forbidden if it has nothing to do for the machine."""
     machines.get(tx, machine)
     if not master_targets.has_errand_for(tx, row.id, machine):
         raise Forbidden(

@@ -22,8 +22,8 @@ _TOO_OLD: dict[str, object] = {
 
 
 def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[FormerCommand]:
-    """The machine's open commands in the form of those agents. ``proves``: it knows that kind. That they
-    cannot shut their machine down is answered for them: somebody waits for it."""
+    """Return the machine's open commands in the form of those agents. ``proves``: it knows that kind. That they cannot
+    shut their machine down is answered for them: somebody waits for it."""
     waiting = commands.open_commands(tx, machine)
     for row in waiting:
         if row.kind == CommandKind.SHUT_DOWN.value:
@@ -34,7 +34,7 @@ def former_commands(tx: Transaction, machine: str, *, proves: bool) -> list[Form
 
 
 def former_answer(desired: Desired) -> dict[str, object]:
-    """The answer to the heartbeat of such an agent: it refuses one that has a field which it does not know."""
+    """Return the answer to the heartbeat of such an agent: it refuses one that has a field which it does not know."""
     fields = desired.model_dump(mode="json", exclude={"proof_pace", "asked_rpo"})
     for command in fields["commands"]:
         if command["kind"] != CommandKind.PROVE.value:

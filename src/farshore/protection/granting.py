@@ -48,7 +48,7 @@ class Basis:
 
 
 def domain_name(tx: Transaction, machine: MachineRow) -> str:
-    """The deduplication domain that a machine's next epoch is to be in, by its policy."""
+    """Return the deduplication domain that a machine's next epoch is to be in, by its policy."""
     return deduplication_domain(policies.get(tx, machine.policy).deduplication, machine.id)
 
 
@@ -109,7 +109,8 @@ def grant(
 
 
 def choose_basis(tx: Transaction, machine: MachineRow, request: EpochRequest, domain: Domain = INSTALLATION) -> Basis:
-    """What the new epoch may build on: never on one of another deduplication domain, whose chunks it would share.
+    """Return what the new epoch may build on: never on one of another deduplication domain, whose chunks it would
+    share.
 
     After a failover that is the position which was chosen for it, until an epoch of the new line is consistent.
     """
@@ -132,7 +133,7 @@ def _beginning_of_line(tx: Transaction, machine: MachineRow, request: EpochReque
 
 
 def fence(tx: Transaction, machine: MachineRow, now: int, reason: str) -> None:
-    """Nobody may send this machine's stream any more, until an epoch is granted again."""
+    """Fence a machine: nobody may send its stream until an epoch is granted again."""
     epochs.close_open(tx, MachineId(machine.id), now, reason)
     commands.abandon(tx, MachineId(machine.id), now, reason)
 
@@ -147,7 +148,7 @@ def check_open(row: EpochRow) -> None:
 
 
 def may_go_on(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardware: str) -> bool:
-    """Whether a process server may still take an epoch's stream: what `check_stream` says, without the reason.
+    """Return whether a process server may still take an epoch's stream: what `check_stream` says, without the reason.
     ``hardware``: the id of the epoch's sender."""
     try:
         _check_stream(tx, machine, epoch, hardware)
@@ -173,12 +174,12 @@ def _check_stream(tx: Transaction, machine: MachineRow, epoch: EpochRow, hardwar
 
 
 def policy_rpo(tx: Transaction, machine: MachineRow) -> float:
-    """Seconds that the newest stored state of a machine may be old, as its policy asks."""
+    """Return the seconds that the newest stored state of a machine may be old, as its policy asks."""
     return rpo_of(policies.get(tx, machine.policy))
 
 
 def rpo_of(policy: PolicyRow) -> float:
-    """The same for all machines of a policy."""
+    """Return the same for all machines of a policy."""
     return asked_rpo(policy.crash_consistent_every, policy.rpo_threshold)
 
 

@@ -63,7 +63,7 @@ def observe(tx: Transaction, machine: MachineRow, heartbeat: Heartbeat, now: int
 
 
 def desired(tx: Transaction, machine: MachineRow, now: int) -> Desired:
-    """What a machine's agent should be doing."""
+    """Return what a machine's agent should be doing."""
     state = MachineState(machine.state)
     if state in ELSEWHERE or (state is MachineState.UNPROTECTED and machine.site):  # the latter: it was migrated
         return Desired(protect=False, standby=True)
@@ -138,7 +138,7 @@ def _note_unjudged(tx: Transaction, machine: MachineRow, proof: ProofStanding, n
 
 
 def copy_differs(machine: MachineRow) -> bool:
-    """Whether the machine's last report told of chunks that differ and are not proven equal again."""
+    """Return whether the machine's last report told of chunks that differ and are not proven equal again."""
     return bool((machine.heartbeat.get("proof") or {}).get("differing"))
 
 

@@ -17,8 +17,8 @@ from farshore.protection.overstepping import note_foreign
 
 
 def domains(tx: Transaction, server: ProcessServerRow, machine: str, now: int) -> list[int] | None:
-    """The deduplication domains whose keys go with the machine's own. None, noted and raised as an alert, where the
-    server has nothing to do with the machine. Raises NotFound for one that was never heard of."""
+    """Return the deduplication domains whose keys go with the machine's own. None, noted and raised as an alert, where
+    the server has nothing to do with the machine. Raises NotFound for one that was never heard of."""
     served = _served(tx, server, machine)
     row = tx.get(MachineRow, machine)
     given = key_grants.find(tx, machine, server.id)
@@ -48,7 +48,7 @@ def _served(tx: Transaction, server: ProcessServerRow, machine: str) -> list[Epo
 
 
 def refusal(machine: str) -> Forbidden:
-    """What a process server hears that may not have a machine's keys."""
+    """Return what a process server hears that may not have a machine's keys."""
     return Forbidden(
         f"This process server does not serve machine {machine} and never did.",
         remedy="Find its process server with `farshore machine show`.",

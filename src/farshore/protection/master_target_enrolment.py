@@ -19,7 +19,7 @@ KIND = "master-target"
 
 
 def invite(tx: Transaction, request: MasterTargetAddition, creator: str, now: int) -> tuple[MasterTargetRow, NewToken]:
-    """A row for it and a token with which it may enrol. Raises WrongState where the name is taken."""
+    """Return a row for it and a token with which it may enrol. Raises WrongState if the name is taken."""
     row = MasterTargetRow(id=new_id(), name=request.name)
     master_targets.invite(tx, row)
     opens = TokenRow(name=row.name, policy=ReplicationPolicy().name, protect=False, master_target=row.id)
@@ -74,8 +74,8 @@ def remove(tx: Transaction, row: MasterTargetRow, actor: str, now: int) -> None:
 
 
 def leave_out(tx: Transaction, now: int) -> None:
-    """The one that ``farshore up`` ran is no more, or was that of another installation: nothing that it held opens
-    anything."""
+    """Remove the master target that ``farshore up`` ran here or in another installation, and revoke its
+    certificates."""
     for row in master_targets.every(tx):
         if row.own:
             users.revoke_certificates(tx, KIND, row.id, now)

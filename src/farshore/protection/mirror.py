@@ -84,7 +84,7 @@ class Mirror:
         self._lock = threading.Lock()
 
     def heard(self, subjects: frozenset[str]) -> None:
-        """A commit changed this, by subjects of the topic RECORDS; called from any thread."""
+        """Note what a commit changed, by subjects of the topic RECORDS. May be called from any thread."""
         with self._lock:
             self._heard |= subjects
 
@@ -229,7 +229,7 @@ class Mirror:
 
 
 def part_of(value: str) -> int:
-    """The part of its kind in which rows with this value are. All servers of an installation must agree."""
+    """Return the part of its kind in which rows with this value are. All servers of an installation must agree."""
     return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()[0] % PARTS
 
 

@@ -37,7 +37,7 @@ class Move:
 
 
 def may_move(tx: Transaction, servers: Sequence[ProcessServerRow], dead: Collection[str]) -> bool:
-    """Whether ``decide`` can find anything: no, at little cost, while machines are where they should be."""
+    """Return whether ``decide`` can find anything: no, at little cost, while machines are where they should be."""
     return machines.some_may_move(tx, sorted({one.id for one in servers if one.draining} | set(dead)))
 
 
@@ -48,7 +48,7 @@ def decide(
     dead: Collection[str],
     now: int,
 ) -> list[Move]:
-    """What is to be done now. ``streaming``: machines with an open epoch; ``dead``: servers given up."""
+    """Return what is to be done now. ``streaming``: machines with an open epoch; ``dead``: servers given up."""
     by_id = {server.id: server for server in servers}
     counts = dict.fromkeys(by_id, 0)
     for machine in all_machines:
@@ -108,7 +108,7 @@ def check_assigned(tx: Transaction, machine: str, server: str) -> None:
 
 
 def is_released(tx: Transaction, server: ProcessServerRow, stream: StreamName, now: int) -> None:
-    """The server takes no more of a stream and has stored all of it: the machine goes on where it was to go."""
+    """Let a machine continue at its new process server, as the old one has released and stored its stream."""
     found = tx.get(MachineRow, stream.machine)
     if found is None or found.process_server != server.id or not found.moving_to or found.epoch != stream.epoch:
         return
@@ -122,7 +122,7 @@ def to_release(
     named: Collection[tuple[str, int]],
     known: Mapping[str, MachineRow] = MappingProxyType({}),
 ) -> list[StreamName]:
-    """The streams that a server must take no more of: of those ``named``, what goes elsewhere, and what is to.
+    """Return the streams that a server must take no more of: of those ``named``, what goes elsewhere, and what is to.
     ``known``: rows that this transaction holds, by id."""
     found = {(row.id, row.epoch) for row in machines.moving_from(tx, server.id)}
     for machine, epoch in named:

@@ -10,7 +10,8 @@ from farshore.protection.watch import OVERSTEPPED_FOR
 
 
 def note_foreign(tx: Transaction, server: ProcessServerRow, foreign: set[str], now: int, did: str) -> None:
-    """It ``did`` something with the machines called ``foreign``, which it may not. Told once in a while."""
+    """Note that a process server ``did`` something to the machines ``foreign``, which it does not serve. Limited in
+    rate."""
     names = ", ".join(sorted(foreign)[:5]) + (" …" if len(foreign) > 5 else "")
     if names != server.overstepped_with or now - server.overstepped > OVERSTEPPED_FOR:
         events.record_some(

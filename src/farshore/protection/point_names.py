@@ -10,7 +10,7 @@ from farshore.model.errors import Refused
 
 
 def check_free(tx: Transaction, machine: MachineRow, name: str) -> None:
-    """Raise Refused where the machine has a point called ``name``, or is about to cut one."""
+    """Raise Refused if the machine has a point called ``name``, or is about to cut one."""
     if not name:
         return
     asked = any(

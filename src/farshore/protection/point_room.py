@@ -34,7 +34,8 @@ class PointRoom:
         self._known: dict[str, _Known] = {}
 
     def take(self, tx: Transaction, wanted: Mapping[str, int], limit: int, now: int) -> dict[str, int]:
-        """By machine: how many of the ``wanted`` new points there is room for below ``limit``; those count as added."""
+        """Return, by machine, how many of the ``wanted`` new points there is room for below ``limit``; those count as
+        added."""
         with self._lock:
             found = {machine: self._known.get(machine) for machine in wanted}
         unsure = [

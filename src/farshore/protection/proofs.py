@@ -9,8 +9,8 @@ from farshore.catalog.tables import DifferenceRow
 
 
 def sentence(heartbeat: dict[str, Any], doubts: Sequence[DifferenceRow]) -> str:
-    """By the machine's last report: how much of its disks was proven equal to the copy, and from which position on;
-    and what of this point may be wrong."""
+    """Return, by the machine's last report, how much of its disks was proven equal to the copy, and from which position
+    on; and what of this point may be wrong."""
     proof = heartbeat.get("proof")
     if not proof:
         return "Nothing is known: the machine's agent proves nothing."

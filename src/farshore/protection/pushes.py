@@ -45,7 +45,7 @@ def check_present(server: ProcessServerRow, now: int) -> None:
 
 
 def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: int) -> PushRow:
-    """The server begins a push: it will be given what it logs in with. Raises NotFound where it has no such push,
+    """Begin a push for a process server, which then receives the login. Raises NotFound if it has no such push,
     WrongState for one that has ended, or was begun too often."""
     row = _of(tx, server, push)
     if row is None:
@@ -76,7 +76,7 @@ def begin(tx: Transaction, server: ProcessServerRow, push: str, run: str, now: i
 
 
 def note(tx: Transaction, server: ProcessServerRow, push: str, progress: PushProgress) -> bool:
-    """How far a push is; whether it is still wanted."""
+    """Return how far a push is; whether it is still wanted."""
     row = _of(tx, server, push)
     if row is None or row.run != progress.run or row.state != PushState.BEGUN.value:
         return False
@@ -86,7 +86,7 @@ def note(tx: Transaction, server: ProcessServerRow, push: str, progress: PushPro
 
 
 def end(tx: Transaction, server: ProcessServerRow, push: str, result: PushResult) -> bool:
-    """What came of a push; whether that was still wanted. The first word of the last start holds."""
+    """Return what came of a push; whether that was still wanted. The first word of the last start holds."""
     row = _of(tx, server, push)
     if row is None or row.run != result.run:
         return False
@@ -99,9 +99,9 @@ def end(tx: Transaction, server: ProcessServerRow, push: str, result: PushResult
 def stand_in(
     servers: Sequence[ProcessServerRow], chosen: str | None, now: int
 ) -> tuple[ProcessServerRow | None, list[str]]:
-    """Who logs in to a machine that the configuration server does not reach: ``chosen``, the machine's own process
-    server, if it is well; for a machine that has none, the only one on a host of its own. Where that names nobody:
-    None, and the names to choose from."""
+    """Return who logs in to a machine that the configuration server does not reach: ``chosen``, the machine's own
+    process server, if it is well; for a machine that has none, the only one on a host of its own. Where that names
+    nobody: None, and the names to choose from."""
     apart = [server for server in servers if server.host_names and server.registered and is_healthy(server, now)]
     of_it = [server for server in apart if server.id == chosen]
     found = of_it if chosen else apart

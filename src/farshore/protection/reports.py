@@ -168,22 +168,22 @@ class _Books:
         return row, granted
 
     def hardware(self, epoch: EpochRow) -> str:
-        """The hardware id of the machine that the epoch was granted to."""
+        """Return the hardware id of the machine that the epoch was granted to."""
         return self._epochs[epoch.machine, epoch.epoch][1]
 
     def asked_rpo(self) -> dict[str, float]:
-        """By machine of this server: how old its newest stored state may be, in seconds."""
+        """Return, by machine of this server, how old its newest stored state may be, in seconds."""
         asked = {machine: self.machines[machine].policy for machine in self.own}
         by_policy = {row.name: rpo_of(row) for row in self._policies if row.name in asked.values()}
         return {machine: by_policy[policy] for machine, policy in asked.items()}
 
     def is_former(self, epoch: EpochRow) -> bool:
-        """Whether another process server takes this epoch now."""
+        """Return whether another process server takes this epoch now."""
         return epoch.process_server != self._server.id
 
     def most(self, epoch: EpochRow) -> int:
-        """The last record that this server may say anything about. For a former one: of those that it received itself
-        while nobody has spoken since, and later of those that the present one has stored."""
+        """Return the last record that this server may say anything about. For a former one: of those that it received
+        itself while nobody has spoken since, and later of those that the present one has stored."""
         if not self.is_former(epoch):
             return LARGEST
         return epoch.stored if epoch.reported else epoch.received
@@ -271,7 +271,7 @@ class _NewPoints:
         self._rows.setdefault(machine.id, []).append(row)
 
     def write(self) -> None:
-        """As many as there is room for: one machine must not fill the catalog."""
+        """Write as many points as there is room for, so that one machine cannot fill the catalog."""
         wanted_of = {machine: len(rows) for machine, rows in self._rows.items()}
         room_of = self._room.take(self._tx, wanted_of, MOST_POINTS, self._now)
         wanted: list[PointRow] = []

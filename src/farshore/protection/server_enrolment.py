@@ -32,7 +32,7 @@ _NAME = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)$){_LABEL}")
 def invite(
     tx: Transaction, request: ServerAddition, creator: str, now: int, own_names: Sequence[str]
 ) -> tuple[ProcessServerRow, NewToken]:
-    """A row for it and a token with which it may enrol. ``own_names``: of the configuration server.
+    """Return a row for it and a token with which it may enrol. ``own_names``: of the configuration server.
 
     Raises WrongState where the name is taken, Malformed, Refused for a name of the configuration server: the invited
     server's certificate would pass for it.
@@ -53,7 +53,7 @@ def invite(
 
 
 def check_url(row: ProcessServerRow | None, url: str, own_names: Sequence[str]) -> None:
-    """Raise Forbidden where a process server names an address that its certificate is not for."""
+    """Raise Forbidden if a process server names an address that its certificate is not for."""
     names = (row.host_names if row is not None else []) or own_names
     host = host_of(url)
     if host not in {normal(name) for name in names}:
@@ -67,8 +67,8 @@ _TOLD = ("name", "url", "draining", "bandwidth", "time_zone")
 
 
 def host_of(url: str) -> str:
-    """The host of a URL, in one spelling. Raises Malformed where that is no name or address that means one host alone,
-    or where the URL has more parts than a host and port."""
+    """Return the host of a URL, in one spelling. Raises Malformed if that is no name or address that means one host
+    alone, or where the URL has more parts than a host and port."""
     try:
         parts = urlsplit(url)
         host, _ = normal(parts.hostname or ""), parts.port
@@ -96,7 +96,7 @@ def _is_host(host: str) -> bool:
 
 
 def normal(name: str) -> str:
-    """A host name or address in one spelling, so that two that mean the same are equal."""
+    """Return a host name or address in one spelling, so that two that mean the same are equal."""
     try:
         return ipaddress.ip_address(name.strip("[]")).compressed
     except ValueError:

@@ -151,7 +151,7 @@ def _due(vault: Vault, turns: Turns) -> list[MachineId]:
 
 
 def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: ReplicationPolicy) -> None:
-    """Behind the hot window, have the catalog list the points that the plan keeps, and no others."""
+    """Make the catalog list exactly the points that the plan keeps behind the hot window."""
     timeline = machine.timeline()
     listed, pinned = machine.points(timeline=timeline), timeline.pinned
     if not listed:
@@ -176,8 +176,8 @@ def reindex_cold(catalog: Catalog, machine: MachineVault, plan: Plan, policy: Re
 def thinned(
     listed: Iterable[RecoveryPoint], every: int, pinned: Set[Position] = frozenset()
 ) -> Iterable[RecoveryPoint]:
-    """Of points in the order of time, nameless crash-consistent ones at least ``every`` ns apart, and all others; what
-    is ``pinned`` is among them."""
+    """Thin points in the order of time: keep unnamed crash-consistent ones at least ``every`` ns apart, and all others;
+    what is ``pinned`` is among them."""
     last: int | None = None
     for point in listed:
         plain = point.kind is PointKind.CRASH_CONSISTENT and not point.name and point.position not in pinned

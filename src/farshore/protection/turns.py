@@ -35,7 +35,7 @@ class Standing:
 
 
 def standings(catalog: Catalog) -> dict[MachineId, Standing]:
-    """Of all machines that the catalog knows."""
+    """Return the standing of all machines that the catalog knows."""
     with catalog.reading() as tx:
         seals = {
             row.name: cadence(asked_rpo(row.crash_consistent_every, row.rpo_threshold)).seal
@@ -74,8 +74,8 @@ class Turns:
         """When all machines in the vault were seen, also those that the catalog does not know."""
 
     def begin(self) -> bool:
-        """A round begins: see how the machines stand. What is written from here on counts for the next round. Whether
-        it is anybody's turn."""
+        """Begin a round with the machines' present standing. Later writes count for the next round. Whether it is
+        anybody's turn."""
         self._now = self._standing()
         moment = self._clock.monotonic()
         if self._all_seen is None or moment - self._all_seen >= DAY:
@@ -84,12 +84,12 @@ class Turns:
         return any(self.due(machine) for machine in self._all())
 
     def skip(self, there: Set[MachineId]) -> None:
-        """The vault has these machines, and nothing to look after of others."""
+        """Skip machines that the vault does not have."""
         for machine in self._all() - there:
             self.done(machine)
 
     def due(self, machine: MachineId) -> bool:
-        """Whether it is the machine's turn. One that the catalog does not know is looked at once a day."""
+        """Return whether it is the machine's turn. One that the catalog does not know is looked at once a day."""
         before = self._looked.get(machine)
         if before is None:
             return True
@@ -102,7 +102,7 @@ class Turns:
         return now.written != then.written and waited >= self._every(now)
 
     def done(self, machine: MachineId) -> None:
-        """It was looked after without trouble. One that was not is due in the next round again."""
+        """Note that a machine was looked after without an error. Others are due again in the next round."""
         with self._lock:
             self._looked[machine] = self._now.get(machine), self._clock.monotonic()
 
@@ -112,17 +112,17 @@ class Turns:
 
 
 def for_indexing(catalog: Catalog, clock: Clock) -> Turns:
-    """A machine that writes is due whenever a group of segments can be full; of one that does not, a segment an hour
-    counts, and two groups are waited for: the look costs a dozen lists."""
+    """Return what indexing depends on. A machine that writes is due whenever a group of segments can be full; of one
+    that does not, a segment an hour counts, and two groups are waited for: the look costs a dozen lists."""
     return Turns(lambda: standings(catalog), clock, lambda standing: standing.group, idle=2 * Tiers().segments * HOUR)
 
 
 def for_rebasing(catalog: Catalog, clock: Clock) -> Turns:
-    """Only another epoch makes a chain of epochs longer, and that is another shape."""
+    """Return what rebasing depends on. Only another epoch makes a chain of epochs longer, and that is another shape."""
     return Turns(lambda: standings(catalog), clock, lambda _standing: REBASED_ANYWAY, idle=REBASED_ANYWAY)
 
 
 def for_thinning(catalog: Catalog, clock: Clock) -> Turns:
-    """A machine that writes is due every hour; others are thinned while they are collected (see tending), which is
-    once a day and so comes first."""
+    """Return what retention depends on. A machine that writes is due every hour; others are thinned while they are
+    collected (see tending), which is once a day and so comes first."""
     return Turns(lambda: standings(catalog), clock, lambda _standing: 0.9 * HOUR, idle=1.5 * DAY)

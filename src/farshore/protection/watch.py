@@ -59,7 +59,7 @@ class Condition:
 
 
 def rpo_seconds(newest_point_time: int, now: int) -> float | None:
-    """Age of the newest durable state in seconds, both times by our clock; None while there is none.
+    """Return the age of the newest durable state in seconds, both times by our clock; None while there is none.
 
     Below 0 only between a step of our clock and the watch's next look (see clocks), and told as 0 then.
     """
@@ -229,7 +229,7 @@ def _of_clock(machine: MachineRow | WatchedMachine, subject: str, now: int) -> I
 
 
 def amount(seconds: float) -> str:
-    """A clock's error as people say it."""
+    """Return a clock's error as people say it."""
     whole = abs(seconds)
     if whole < 120:
         return f"{whole:.1f} s"
@@ -237,7 +237,7 @@ def amount(seconds: float) -> str:
 
 
 def set_by(step: int) -> str:
-    """``step`` in ns, as ahead or back by how much."""
+    """Return ``step`` in ns, as ahead or back by how much."""
     return f"{'ahead' if step > 0 else 'back'} by {amount(step / SECOND)}"
 
 
@@ -249,7 +249,7 @@ def _blind_disks(machine: MachineRow | WatchedMachine) -> list[str]:
 
 
 def disk_names(machine: MachineRow | WatchedMachine, numbers: Sequence[int]) -> list[str]:
-    """What the machine calls these disks."""
+    """Return what the machine calls these disks."""
     if not numbers:
         return []  # the description is read for those alone that need it
     names = {disk["number"]: disk["name"] for disk in (machine.description or {}).get("disks", [])}

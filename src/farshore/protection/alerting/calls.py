@@ -21,7 +21,7 @@ _MOST_ANSWER = 64 << 10
 
 
 def check_url(url: str) -> str:
-    """The URL. Raises Malformed unless it is https, or http at this host."""
+    """Return the URL. Raises Malformed unless it is https, or http at this host."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -37,7 +37,7 @@ def check_url(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """What may be shown of a URL."""
+    """Return what may be shown of a URL."""
     return urlsplit(url).hostname or ""
 
 

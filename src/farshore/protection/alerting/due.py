@@ -17,7 +17,7 @@ _ORDER = list(Severity)
 def due(
     channel: AlertChannelRow, alerts: Iterable[AlertRow], told: Mapping[int, AlertNoticeRow], now: int
 ) -> tuple[Notice, ...]:
-    """The notices that are due, oldest first; none while more may come that belong in the same message.
+    """Return the notices that are due, oldest first; none while more may come that belong in the same message.
 
     ``alerts``: the open ones, and those that are over and whose end this channel has not been told. ``told``: what this
     channel has been told, by alert. An alert that ended before it was told is not told.

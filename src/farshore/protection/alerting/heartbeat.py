@@ -30,12 +30,12 @@ class HeartbeatUrl:
         call("GET", self._url, None, {"User-Agent": "farshore"}, self._ca)
 
     def send(self, message: Message) -> str:  # noqa: ARG002 - the port's
-        """It takes no messages."""
+        """Refuse, as a heartbeat channel cannot send messages."""
         raise WrongState("A heartbeat channel cannot send messages.", remedy="It is called while every RPO holds.")
 
 
 def broken(machines: Iterable[WatchedMachine], policies: Sequence[PolicyRow], now: int) -> str:
-    """Why not every RPO holds; "" if all do. A machine whose first copy is under way has none yet."""
+    """Return why not every RPO holds; "" if all do. A machine whose first copy is under way has none yet."""
     thresholds = {policy.name: policy.rpo_threshold for policy in policies}
     watched = [one for one in machines if one.state in WATCHED]
     for one in watched:

@@ -44,7 +44,7 @@ class Message:
         return max(worst, key=list(Severity).index, default=Severity.INFORMATION)
 
     def title(self) -> str:
-        """One line."""
+        """Return one line."""
         if self.test:
             return "[Farshore] Test of an alert channel"
         if len(self.notices) == 1:
@@ -57,11 +57,11 @@ class Message:
         )
 
     def text(self) -> str:
-        """For people, the new ones first."""
+        """Format the message for people, new alerts first."""
         return "\n".join(self._lines()) + "\n"
 
     def document(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the message for programs."""
         return {
             "type": "farshore.alerts.test" if self.test else "farshore.alerts",
             "timestamp": utc_text(self.time),
@@ -88,7 +88,7 @@ class Message:
 
 
 def utc_text(time: int) -> str:
-    """Ns since 1970 UTC in RFC 3339."""
+    """Format ns since 1970 UTC as RFC 3339."""
     return datetime.datetime.fromtimestamp(time // 10**9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

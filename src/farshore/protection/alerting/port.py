@@ -32,7 +32,7 @@ class Wanted:
 
 
 def checked(settings: Mapping[str, Setting], wanted: Mapping[str, Wanted]) -> dict[str, Setting]:
-    """All settings of a kind, with their defaults. Raises Malformed."""
+    """Return all settings of a kind, with their defaults. Raises Malformed."""
     names = ", ".join(wanted) or "none"
     for name in settings:
         if name not in wanted:
@@ -49,7 +49,7 @@ def checked(settings: Mapping[str, Setting], wanted: Mapping[str, Wanted]) -> di
 
 
 def one_line(secret: str, what: str) -> str:
-    """The secret's only line. Raises Malformed."""
+    """Return the secret's only line. Raises Malformed."""
     lines = secret.split()
     if len(lines) != 1:
         raise Malformed(f"The secret must be {what}, on one line.", remedy="Give it with --secret-file.")

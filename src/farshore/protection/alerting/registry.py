@@ -24,16 +24,18 @@ OpenSecret = Callable[[str, bytes], bytes]
 
 
 def open_channel(kind: ChannelKind, settings: Mapping[str, Setting], secret: str) -> Channel:
-    """The channel. Raises Malformed for settings or a secret that are none, Unsupported where a library is missing."""
+    """Return the channel. Raises Malformed for settings or a secret that are none, Unsupported if a library is
+    missing."""
     return KINDS[kind](settings, secret)
 
 
 def sealed_as(channel: str) -> str:
-    """The name that a channel's secret is sealed under."""
+    """Return the name that a channel's secret is sealed under."""
     return f"alert-channel/{channel}"
 
 
 def opened(row: AlertChannelRow, unseal: OpenSecret) -> Channel:
-    """The channel of a row. Raises WrongKey for a secret that was sealed with another key, and as ``open_channel``."""
+    """Return the channel of a row. Raises WrongKey for a secret that was sealed with another key, and as
+    ``open_channel``."""
     secret = unseal(sealed_as(row.name), row.secret).decode() if row.secret else ""
     return open_channel(ChannelKind(row.kind), row.settings, secret)

@@ -48,7 +48,7 @@ class Services:
 
 
 def _library() -> Any:
-    """Raises Unsupported where it is not installed."""
+    """Raises Unsupported if it is not installed."""
     try:
         library = importlib.import_module("apprise")
     except ImportError as error:

@@ -86,7 +86,7 @@ class Telling:
         return channel.send(Message(self._server, self._clock.now(), test=True))
 
     def conditions(self) -> list[Condition]:
-        """For the watch: channels that do not work."""
+        """Return conditions for the watch: channels that do not work."""
         with self._catalog.reading() as tx:
             rows = alert_channels.every(tx)
         return [

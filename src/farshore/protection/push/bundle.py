@@ -71,19 +71,20 @@ class Bundle:
     path: Path
 
     def digest(self) -> str:
-        """SHA-256 of the file, in hex."""
+        """Return SHA-256 of the file, in hex."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def default_cache() -> Path:
-    """Where bundles are kept: FARSHORE_CACHE, or the user's cache folder."""
+    """Return where bundles are kept: FARSHORE_CACHE, or the user's cache folder."""
     given = os.environ.get("FARSHORE_CACHE")
     return Path(given) if given else Path.home() / ".cache" / "farshore"
 
 
 def build_bundle(python: PythonVersion, cache: Path) -> Bundle:
-    """The bundle for a guest's Python (3.9 … 3.14, x86-64). Raises Unsupported, TryLater where wheels cannot be had."""
+    """Return the bundle for a guest's Python (3.9 … 3.14, x86-64). Raises Unsupported, TryLater if wheels cannot be
+    had."""
     check_python(python)
     cache.mkdir(parents=True, exist_ok=True)
     wheels = _wheels(python, cache)
@@ -105,14 +106,14 @@ def check_python(python: PythonVersion) -> None:
 
 
 def place_of_bundle(release: str, cache: Path) -> Path:
-    """Where the bundle of a release is kept. Raises NotFound for what names none."""
+    """Return where the bundle of a release is kept. Raises NotFound for what names none."""
     if not _RELEASE.fullmatch(release):
         raise NotFound(f"{release[:100]!r} is not a release.", remedy="Request the upgrade again.")
     return cache / f"mobility-{release}.tar.gz"
 
 
 def bundle_path(release: str, cache: Path) -> Path:
-    """The bundle of a release that was built here. Raises NotFound."""
+    """Return the bundle of a release that was built here. Raises NotFound."""
     path = place_of_bundle(release, cache)
     if not path.is_file():
         raise NotFound(f"There is no bundle of release {release!r}.", remedy="Request the upgrade again.")
@@ -120,7 +121,7 @@ def bundle_path(release: str, cache: Path) -> Path:
 
 
 def known_release(python: str, cache: Path) -> str:
-    """The release that this server has for an agent on that Python ("3.11"); empty where it never made one."""
+    """Return the release that this server has for an agent on that Python ("3.11"); empty if it never made one."""
     try:
         version = parse_python(python)
         return _known(version, cache) if _wheels_folder(version, cache).exists() else ""
@@ -135,7 +136,7 @@ def _known(python: PythonVersion, cache: Path) -> str:
 
 
 def parse_python(text: str) -> PythonVersion:
-    """ "3.11" as a pair. Raises Unsupported."""
+    """Return "3.11" as a pair. Raises Unsupported."""
     found = _PYTHON.fullmatch(text)
     if found is None:
         raise Unsupported(

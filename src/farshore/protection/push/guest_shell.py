@@ -53,7 +53,7 @@ class GuestShell:
 
 
 def through_guests(login: Callable[[str], Login]) -> Connect:
-    """A way to machines at VMware servers, which ``login`` opens by their names."""
+    """Return a way to machines at VMware servers, which ``login`` opens by their names."""
 
     @asynccontextmanager
     async def connect(target: PushTarget) -> AsyncIterator[RemoteShell]:

@@ -70,7 +70,7 @@ class PushInstaller:
         return asyncio.run(self.install(target, report))
 
     async def install(self, target: PushTarget, report: Reporter) -> str:
-        """The same, in a task. Cancelled, it closes the connection."""
+        """Return the same, in a task. Cancelled, it closes the connection."""
         report(0.0, f"connecting to {target.host}")
         async with self._connect(target) as shell:
             report(0.1, "looking around")

@@ -46,7 +46,7 @@ class Opener:
         self.public = self._key.public_key().public_bytes_raw()
 
     def open(self, sealed: bytes) -> PushTarget:
-        """What was sealed for this push and this key. Raises Malformed."""
+        """Return what was sealed for this push and this key. Raises Malformed."""
         try:
             fields: dict[str, Any] = json.loads(self.open_text(sealed))
             hop = fields.pop("jump")
@@ -55,7 +55,7 @@ class Opener:
             raise _unusable() from None  # what is in it must not be in a traceback
 
     def open_text(self, sealed: bytes) -> bytes:
-        """The text that was sealed under this name for this key. Raises Malformed."""
+        """Return the text that was sealed under this name for this key. Raises Malformed."""
         sender = sealed[:_KEY_BYTES]
         cipher = _cipher(self._key, sender, sender + self.public, self._push)
         try:

@@ -12,11 +12,11 @@ from farshore.protection.installation import PushTarget
 
 class RemoteShell(Protocol):
     """Commands on the machine, as root: directly, or through sudo where the user is another one. They raise Refused
-    with what the machine said, TryLater where it did not answer."""
+    with what the machine said, TryLater if it did not answer."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the host's key; empty where there is none."""
+        """Of the host's key; empty if there is none."""
         ...
 
     async def run(self, script: str, doing: str, *, as_root: bool = True) -> str:

@@ -27,7 +27,7 @@ class ReleaseKey:
         self._private = private
 
     def ensure(self) -> None:
-        """Make the key where there is none. Raises NotFound where only the public half of one is left."""
+        """Make the key where there is none. Raises NotFound if only the public half of one is left."""
         public = self._folder / PUBLIC_FILE
         if public.exists():
             return  # the private half may be away on purpose
@@ -47,7 +47,7 @@ class ReleaseKey:
         return read_private(self._folder / PUBLIC_FILE).decode("ascii").strip()
 
     def sign(self, bundle: Bundle) -> str:
-        """The bundle's signature, in hex; made once, then kept.
+        """Return the bundle's signature, in hex; made once, then kept.
 
         Raises NotFound where the private half is needed and away, Damaged where the bundle is not the one that was
         signed under its name.

@@ -31,7 +31,7 @@ class _HostCheck(asyncssh.SSHClient):
         self.shown = ""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """asyncssh asks this for every key that is not in known_hosts, which is empty here."""
+        """Answer asyncssh, which asks this for every key that is not in known_hosts, which is empty here."""
         del host, addr, port  # the caller's promise is about the key alone
         self.shown = key.get_fingerprint()
         return not self.expected or self.shown == self.expected
@@ -61,8 +61,8 @@ class Shell:
         await self._finish(f"cat > {shlex.quote(remote)}", content, f"Copying {path.name}")
 
     async def outcome(self, command: str, given: bytes, most: int) -> tuple[int | None, bytes]:
-        """Its exit status (None: it was cut off) and the last ``most`` bytes of what it said, errors among them. It has
-        ``given`` on its standard input; whoever calls sets a limit of time. Raises Unreachable."""
+        """Return its exit status (None: it was cut off) and the last ``most`` bytes of what it said, errors among them.
+        It has ``given`` on its standard input; whoever calls sets a limit of time. Raises Unreachable."""
         said = b""
         try:
             async with self._connection.create_process(command, encoding=None, stderr=asyncssh.STDOUT) as process:

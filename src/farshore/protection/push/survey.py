@@ -64,7 +64,7 @@ async def survey(shell: RemoteShell, host: str, user: str) -> Survey:
 
 
 def read_survey(text: str, host: str) -> Survey:
-    """The survey's output as a value; raises as ``survey`` does."""
+    """Return the survey's output as a value; raises as ``survey`` does."""
     facts: dict[str, str] = {}
     pythons: list[PythonVersion] = []
     for line in text.splitlines():
@@ -109,7 +109,7 @@ class Troubles:
 
 
 def read_findings(text: str) -> Troubles:
-    """The output of ``farshore-mobility check``. Raises Refused where it is none."""
+    """Return the output of ``farshore-mobility check``. Raises Refused if it is none."""
     try:
         found = [Finding.model_validate(one) for one in json.loads(text)["findings"]]
     except (ValueError, KeyError, TypeError) as error:
