@@ -30,7 +30,8 @@ class AuditEntry(Body):
 
 
 def entry_digest(previous: str, fields: Mapping[str, Any]) -> str:
-    """SHA-256, in hex, of the previous digest, a line feed, and ``FIELDS`` as JSON: keys sorted, ASCII, no spaces."""
+    """Return SHA-256, in hex, of the previous digest, a line feed, and ``FIELDS`` as JSON: keys sorted, ASCII, no
+    spaces."""
     said = {name: fields[name] for name in FIELDS}
     text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(f"{previous}\n{text}".encode("ascii")).hexdigest()

@@ -32,7 +32,8 @@ _BREAKS = re.compile("[\t\r\n]")
 
 
 def clean(text: Any) -> Any:
-    """The text with a mark in place of what ``CONTROL`` finds, cut to ``PROSE_LENGTH``; what is no text as it is."""
+    """Return the text with a mark in place of what ``CONTROL`` finds, cut to ``PROSE_LENGTH``; what is no text as it
+    is."""
     if not isinstance(text, str):
         return text
     marked = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
@@ -40,7 +41,7 @@ def clean(text: Any) -> Any:
 
 
 def clean_line(text: Any) -> Any:
-    """The same on one line, cut to ``LABEL_LENGTH``."""
+    """Return the same on one line, cut to ``LABEL_LENGTH``."""
     return _BREAKS.sub(" ", clean(text))[:LABEL_LENGTH] if isinstance(text, str) else text
 
 

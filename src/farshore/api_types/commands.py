@@ -188,7 +188,8 @@ class Commands(BaseModel):
 
 
 def arguments_of(command: Command) -> Arguments:
-    """A command's arguments, typed. Raises Unsupported for a kind, or arguments, that this release does not know."""
+    """Return a command's arguments, typed. Raises Unsupported for a kind, or arguments, that this release does not
+    know."""
     try:
         return ARGUMENTS[CommandKind(command.kind)].model_validate(command.arguments)
     except (ValueError, ValidationError) as error:

@@ -105,7 +105,7 @@ class SeveralFailovers(Body):
     on_failure: OnFailure = OnFailure.GO_ON
 
     def request_of(self, member: FailoverMember) -> FailoverRequest:
-        """What is asked for one of them."""
+        """Return the request for one of the members."""
         return FailoverRequest(
             kind=self.kind,
             point=self.point,

@@ -45,7 +45,7 @@ class User(Body):
 
 
 class UserCredential(Body):
-    """The answer to a UserRequest: PEM texts. ``key`` is empty where the request came with one of its own."""
+    """The answer to a UserRequest: PEM texts. ``key`` is empty if the request came with one of its own."""
 
     name: str
     role: Role

@@ -39,9 +39,9 @@ _UNDER_WAY = "adopting"
 
 
 def adopt(settings: Settings, key_file: Path, clock: Clock) -> Report:
-    """Make an installation in the place of the one that owns the vault in ``settings``. Raises Refused where there is
-    an installation in the folder already, NotFound where the vault holds nothing, WrongKey, Damaged, the store's
-    errors; then the vault is as it was."""
+    """Make an installation in the place of the one that owns the vault in ``settings``. Raises Refused if there is an
+    installation in the folder already, NotFound if the vault holds nothing, WrongKey, Damaged, the store's errors; then
+    the vault is as it was."""
     os.umask(0o077)
     under_way = settings.home / _UNDER_WAY
     if (settings.home / FILE_NAME).exists() and not under_way.exists():
@@ -65,7 +65,7 @@ def adopt(settings: Settings, key_file: Path, clock: Clock) -> Report:
 
 
 def rebuild_catalog(settings: Settings, clock: Clock) -> Report:
-    """Make the catalog of this installation anew. The present one is put aside. Raises WrongState where the vault is
+    """Make the catalog of this installation anew. The present one is put aside. Raises WrongState if the vault is
     another installation's, or another database than a file has something in it; the vault's errors."""
     os.umask(0o077)
     opened = OpenVault.open(settings.vault, settings.owner_key_file)

@@ -75,7 +75,7 @@ certificate of an authority of the installation. Errors are problem documents (R
 
 
 def create_application(services: Services | None) -> FastAPI:
-    """The application; without services it can only describe itself."""
+    """Return the application; without services it can only describe itself."""
     app = DescribedApplication(
         title="Farshore",
         version=__version__,

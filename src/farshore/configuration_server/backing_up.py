@@ -43,8 +43,8 @@ class Written:
 
 
 def back_up(settings: Settings, path: Path, clock: Clock) -> Written:
-    """Write a backup to a new file. It is an entry of the audit log, and in it. Raises NotFound where there is no
-    catalog, WrongState for one of another release, Refused where the file exists, TryLater."""
+    """Write a backup to a new file. It is an entry of the audit log, and in it. Raises NotFound if there is no catalog,
+    WrongState for one of another release, Refused if the file exists, TryLater."""
     if not settings.catalog_url and not (settings.home / "catalog.sqlite").exists():
         raise _no_catalog(settings)
     catalog = Catalog(settings.catalog)

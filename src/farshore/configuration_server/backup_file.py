@@ -31,7 +31,7 @@ Line = dict[str, Any] | list[Any]
 @dataclass(frozen=True)
 class Contents:
     """What a backup holds. ``time`` in ns; ``epoch``: the highest that was granted; ``records``: of each kind the
-    newest record that the vault had then (its generation and version), None where the vault was away."""
+    newest record that the vault had then (its generation and version), None if the vault was away."""
 
     installation: str
     vault: str
@@ -53,7 +53,7 @@ class BackupWriter:
     """Writes a new file, mode 0600. It is there whole once ``finish`` returned, and else not at all."""
 
     def __init__(self, path: Path, owner: KeyWrapper, vault: str) -> None:
-        """Raises Refused where the file exists, or cannot be made; KeyWrapper's errors."""
+        """Raises Refused if the file exists, or cannot be made; KeyWrapper's errors."""
         secret = secrets.token_bytes(32)
         head = Head(vault, owner.wrap(secret, vault)).encode()
         self._sealer, self._name = Sealer(SealingKey(secret), Kind.DOCUMENT), container_name(head)
@@ -146,7 +146,7 @@ class Backup:
             pass
 
     def files(self) -> list[dict[str, str]]:
-        """The installation's files, as farshore.configuration_server.kept_files has them. Raises Damaged."""
+        """Return the installation's files, as farshore.configuration_server.kept_files has them. Raises Damaged."""
         found = []
         for line in self._lines():
             if not isinstance(line, dict) or "name" not in line:
@@ -155,7 +155,7 @@ class Backup:
         return found
 
     def tables(self) -> Iterator[Piece]:
-        """The catalog's rows, for farshore.catalog.dump.load. Raises Damaged."""
+        """Yield the catalog's rows, for farshore.catalog.dump.load. Raises Damaged."""
         table, columns, rows = "", [], []  # type: tuple[str, list[str], list[list[Any]]]
         for line in self._lines():
             if isinstance(line, list):

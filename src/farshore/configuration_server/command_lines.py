@@ -27,9 +27,9 @@ COMMAND_LINES: dict[int | str, dict[str, Any]] = {
 async def command_lines(
     waiting: Waiting, machine: str, heard: int, first: Commands, offers: Callable[[], Commands]
 ) -> AsyncIterator[bytes]:
-    """``first``, what was offered after ``heard`` was read from ``waiting``; then what ``offers`` answers, in a thread,
-    whenever that is another list. An error of ours ends the stream; the agent gets it when it
-    opens the next one."""
+    """Yield ``first``, what was offered after ``heard`` was read from ``waiting``; then what ``offers`` answers, in a
+    thread, whenever that is another list. An error of ours ends the stream; the agent gets it when it opens the next
+    one."""
     loop = asyncio.get_running_loop()
     # By chance: streams that began in one instant, after a restart, neither end nor show signs of life in one.
     end = loop.time() + LONGEST * random.uniform(0.5, 1.0)

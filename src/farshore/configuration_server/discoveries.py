@@ -42,13 +42,13 @@ PATIENCE = 3
 
 
 def sealed_as(name: str) -> str:
-    """The name that a server's password is sealed under."""
+    """Return the name that a server's password is sealed under."""
     return f"vmware/{name}"
 
 
 def login_of(row: VmwareServerRow, sealer: Sealer) -> Login:
-    """Where and as whom a server is spoken to. Raises Unsupported, and WrongKey for a password that was sealed with
-    another key; of one that a process server follows Unreachable where there is no way to it from here."""
+    """Return where and as whom a server is spoken to. Raises Unsupported, and WrongKey for a password that was sealed
+    with another key; of one that a process server follows Unreachable if there is no way to it from here."""
     with sdk():
         from farshore.vsphere.session import Login
     password = sealer.open(sealed_as(row.name), row.secret).decode()
@@ -71,7 +71,7 @@ class OpenSourceServers:
 
 
 def login_at(catalog: Catalog, sealer: Sealer, name: str) -> Login:
-    """Where and as whom the server of this name is spoken to. Raises NotFound, and as ``login_of``."""
+    """Return where and as whom the server of this name is spoken to. Raises NotFound, and as ``login_of``."""
     with catalog.reading() as tx:
         row = vmware.server(tx, name)
     return login_of(row, sealer)
@@ -86,24 +86,24 @@ class CatalogSink:
         self.error: FarshoreError | None = None
 
     def connected(self, product: str) -> None:
-        """Logged in."""
+        """Note that the login has succeeded."""
         self._note(VmwareState.CONNECTING, product=product)
 
     def keep(self, machines: Collection[VmwareMachine], places: Collection[VmwarePlace], gone: Collection[str]) -> None:
-        """Some changed."""
+        """Keep changed machines."""
         found = [vmware.Found(one.id, one.name, one.model_dump(mode="json"), uuid=one.uuid.lower()) for one in machines]
         where = [vmware.Found(one.id, one.name, one.model_dump(mode="json"), kind=one.kind.value) for one in places]
         now = self._clock.now()
         self._catalog.write(lambda tx: vmware.keep(tx, self._name, found, where, gone, now))
 
     def whole(self, known: Collection[str]) -> None:
-        """Everything was told of."""
+        """Note that all machines have been reported."""
         self._catalog.write(lambda tx: vmware.keep_only(tx, self._name, known))
         self._note(VmwareState.FOLLOWING, trouble="", remedy="")
         self.failures, self.error = 0, None
 
     def failed(self, error: FarshoreError) -> None:
-        """It does not work now."""
+        """Note that discovery fails now."""
         self.failures, self.error = self.failures + 1, error
         self._note(VmwareState.FAILING, trouble=error.message, remedy=error.remedy)
 
@@ -150,7 +150,7 @@ class Discoveries:
                 self._refused[name] = _made_of(row)
 
     def conditions(self) -> list[Condition]:
-        """For the watch: servers where discovery has failed for a while."""
+        """Return conditions for the watch: servers where discovery has failed for a while."""
         with self._catalog.reading() as tx:
             elsewhere = [(row.name, row.trouble, row.remedy) for row in vmware.servers(tx) if self._fails(row)]
         return [*self._own(), *(_failing(*one) for one in elsewhere)]
@@ -214,7 +214,7 @@ def _made_of(row: VmwareServerRow) -> tuple[Any, ...]:
 
 @contextmanager
 def sdk() -> Iterator[None]:
-    """Import what needs pyVmomi within. Raises Unsupported where it is not installed."""
+    """Import what needs pyVmomi within. Raises Unsupported if it is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -54,7 +54,7 @@ class Peer:
 
 
 def peer_from_certificate(certificate: Mapping[str, Any]) -> Peer:
-    """Read ``ssl.SSLObject.getpeercert()``. Raises Unauthenticated where the certificate names nobody, or several."""
+    """Read ``ssl.SSLObject.getpeercert()``. Raises Unauthenticated if the certificate names nobody, or several."""
     uris = [str(value) for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     named = [match for uri in uris if (match := URI.fullmatch(uri))]
     if len(named) != 1:

@@ -92,28 +92,28 @@ def set_up(settings: Settings, clock: Clock) -> None:
 
 
 def load_authorities(settings: Settings) -> Authorities:
-    """The authorities of an installation. Raises NotFound, Refused, Malformed."""
+    """Return the authorities of an installation. Raises NotFound, Refused, Malformed."""
     return replacement.load(settings.pki)
 
 
 def load_authority(settings: Settings) -> Authority:
-    """The one that signs. Raises NotFound, Refused, Malformed."""
+    """Return the one that signs. Raises NotFound, Refused, Malformed."""
     return load_authorities(settings).signer
 
 
 def load_server_credentials(settings: Settings) -> Credentials:
-    """The configuration server's own certificate and key."""
+    """Return the configuration server's own certificate and key."""
     return Credentials.load(settings.pki / SERVER_FILE)
 
 
 def load_sealing_key(settings: Settings) -> bytes:
-    """The key that secrets of running jobs are sealed with."""
+    """Return the key that secrets of running jobs are sealed with."""
     return read_private(settings.home / SEALING_FILE)
 
 
 def executor(settings: Settings) -> str:
-    """This server's own id among those that share a job database. Made where there is none; it stays for good, for the
-    jobs that were cut off with the server stand under it. Raises Malformed."""
+    """Return this server's own id among those that share a job database. Made where there is none; it stays for good,
+    for the jobs that were cut off with the server stand under it. Raises Malformed."""
     path = settings.home / EXECUTOR_FILE
     if not path.exists():
         write_private(path, f"{new_id()}\n".encode())
@@ -127,7 +127,7 @@ def executor(settings: Settings) -> str:
 
 
 def release_key(settings: Settings) -> ReleaseKey:
-    """The key that signs the agent's releases."""
+    """Return the key that signs the agent's releases."""
     return ReleaseKey(settings.releases, settings.release_key)
 
 
@@ -140,7 +140,7 @@ def _ensure_authority(settings: Settings, clock: Clock) -> None:
 
 
 def renew_authority(settings: Settings, authority: Authority, clock: Clock) -> Authority | None:
-    """The authority with a new certificate, kept, where the old one's end is near; else None."""
+    """Return the authority with a new certificate, kept, where the old one's end is near; else None."""
     if authority.ends - utc(clock) > RENEW_AUTHORITY_BEFORE:
         return None
     renewed = authority.renewed(utc(clock))
@@ -155,7 +155,7 @@ def _ensure_sealing_key(settings: Settings) -> None:
 
 
 def renew(settings: Settings, catalog: Catalog, issuer: Issuer, clock: Clock) -> Credentials | None:
-    """A new certificate for the configuration server that runs, where the old one's end is near; else None.
+    """Return a new certificate for the configuration server that runs, where the old one's end is near; else None.
 
     The administrator's is renewed as well; process servers renew their own.
     """
@@ -244,8 +244,8 @@ def _names_held(path: Path) -> set[str]:
 
 
 def _check_names(settings: Settings, catalog: Catalog) -> None:
-    """Raise Refused where this server would take a name that an invited process server has a certificate for. Names
-    that it has already stay: an installation may be older than this rule, and clients look at the role as well."""
+    """Raise Refused if this server would take a name that an invited process server has a certificate for. Names that
+    it has already stay: an installation may be older than this rule, and clients look at the role as well."""
     own = {normal(name) for name in settings.names} - _names_held(settings.pki / SERVER_FILE)
     with catalog.reading() as tx:
         for row in process_servers.every(tx):

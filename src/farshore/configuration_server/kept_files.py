@@ -29,8 +29,8 @@ _PKI = (replacement.SIGNER, replacement.NEXT, replacement.FORMER)
 
 
 def read(settings: Settings, *, whole: bool = False) -> list[Row]:
-    """Every such file that is there: ``name``, a path in the installation's folder, and ``content`` in hex. ``whole``:
-    also those that make it this very server, for a backup: its settings, its id and its own credentials."""
+    """Return every such file that is there: ``name``, a path in the installation's folder, and ``content`` in hex.
+    ``whole``: also those that make it this very server, for a backup: its settings, its id and its own credentials."""
     home = settings.home
     paths = [settings.pki / name for name in _PKI]
     paths += [home / "sealing.key", settings.releases / "release.pub"]

@@ -44,7 +44,8 @@ def _failure(said: CommandFailure) -> FarshoreError:
 
 
 def running_system() -> str:
-    """Which running system this is, as the kernel names it: two programs that see the same one share their disks."""
+    """Return which running system this is, as the kernel names it: two programs that see the same one share their
+    disks."""
     with contextlib.suppress(OSError):
         return _BOOT.read_text().strip()
     return ""
@@ -57,8 +58,8 @@ class MasterTargets:
         self._catalog, self._clock, self._sleep = catalog, clock, sleep
 
     def perform(self, order: HomeOrder, watch: Watch) -> None:
-        """Have it done. Raises what it failed of, WrongState where no master target answers, TryLater where that comes
-        to pass later."""
+        """Have it done. Raises what it failed of, WrongState if no master target answers, TryLater if that comes to
+        pass later."""
         asked = self._catalog.write(lambda tx: self._ask(tx, order))
         result = self._wait_for(asked, order, watch)
         self._catalog.write(lambda tx: master_targets.drop_errand(tx, order.failover))

@@ -38,7 +38,7 @@ def exposition(
     own: OwnRequests | None = None,
     targets: Sequence[MasterTarget] = (),
 ) -> bytes:
-    """The text for one scrape."""
+    """Return the text for one scrape."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(
         _Now(

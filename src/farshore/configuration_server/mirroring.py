@@ -51,7 +51,7 @@ def look_for_owner(vault: AwaitedVault) -> None:
 
 
 def conditions_of_owner(vault: AwaitedVault) -> list[Condition]:
-    """For the watch."""
+    """Return conditions on the vault's owner for the watch."""
     error = None if vault.ownership is None else vault.ownership.displaced
     if error is None:
         return []
@@ -59,7 +59,7 @@ def conditions_of_owner(vault: AwaitedVault) -> list[Condition]:
 
 
 def while_owned(vault: AwaitedVault, work: Callable[[], None]) -> Callable[[], None]:
-    """Upkeep, done only as long as nobody else has taken the vault over: then it is theirs."""
+    """Return upkeep that stops once another installation has taken over the vault."""
 
     def done() -> None:
         if vault.ownership is None or vault.ownership.displaced is None:

@@ -10,7 +10,7 @@ from farshore.configuration_server.application import create_application
 
 
 def document() -> str:
-    """The OpenAPI document as it is published."""
+    """Return the OpenAPI document as it is published."""
     return json.dumps(create_application(None).openapi(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -25,7 +25,7 @@ _ID = re.compile("[0-9a-f-]{36}")
 
 
 def installation_id(settings: Settings) -> str:
-    """The id in the installation's folder, made where there is none. Raises Malformed."""
+    """Return the id in the installation's folder, made where there is none. Raises Malformed."""
     path = settings.installation_id
     if not path.exists():
         write_private(path, f"{new_id()}\n".encode())
@@ -36,7 +36,7 @@ def installation_id(settings: Settings) -> str:
 
 
 def identity(settings: Settings, catalog: Catalog) -> InstallationRow:
-    """Which installation this is. Servers that share a catalog are one."""
+    """Return which installation this is. Servers that share a catalog are one."""
     mine = installation_id(settings)
     row = catalog.write(lambda tx: own_row.find(tx) or own_row.put(tx, InstallationRow(id=mine)))
     if row.id != mine:
@@ -46,7 +46,7 @@ def identity(settings: Settings, catalog: Catalog) -> InstallationRow:
 
 def ensure_owner(opened: OpenVault, settings: Settings, catalog: Catalog, clock: Clock, *, known: bool) -> None:
     """See that this installation owns the vault, or did: nothing is written once it does not any more. ``known``: it
-    used this vault before. Raises WrongState where the vault is another's, or holds what the catalog should know."""
+    used this vault before. Raises WrongState if the vault is another's, or holds what the catalog should know."""
     row = identity(settings, catalog)
     if row.generation and row.vault == opened.vault_id:
         opened.own(row.generation)
@@ -91,7 +91,7 @@ def note_owner(catalog: Catalog, installation: str, vault: str, owner: Owner) ->
 
 
 def open_owned(settings: Settings, catalog: Catalog, clock: Clock, *, known: bool) -> OpenVault:
-    """The vault, opened as the generation that this installation owns it as. Raises as OpenVault.open and
+    """Return the vault, opened as the generation that this installation owns it as. Raises as OpenVault.open and
     ensure_owner."""
     with catalog.reading() as tx:
         row = own_row.find(tx)

@@ -30,11 +30,11 @@ class Troubles:
         self._now: dict[str, Condition] = {}
 
     def conditions(self) -> list[Condition]:
-        """For the watch, which raises and clears alerts."""
+        """Return conditions for the watch, which raises and clears alerts."""
         return list(self._now.values())
 
     def failed(self, name: str, why: str) -> None:
-        """Work of that name failed."""
+        """Note that work of that name failed."""
         what = f"{name} fails on this server: {why}"
         remedy = "It is tried again. See the server's log; a defect should be reported."
         condition = Condition(FAILING, f"server/{name}", Severity.ERROR, what[:1000], remedy)
@@ -45,7 +45,7 @@ class Troubles:
             log.exception("The alert could not be raised: %s", what)
 
     def worked(self, name: str) -> None:
-        """Work of that name went well."""
+        """Note that work of that name succeeded."""
         self._now.pop(name, None)
 
 

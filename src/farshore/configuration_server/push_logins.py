@@ -79,7 +79,7 @@ class Logins:
         return KeptLogin(secrets.get(tx, secret), *known_keys(tx, asked))
 
     def target(self, secret: str, asked: Mapping[str, Any], kept: KeptLogin) -> SshTarget:
-        """The host as it is to be logged in to. Raises WrongKey, Malformed."""
+        """Return the host as it is to be logged in to. Raises WrongKey, Malformed."""
         private_key, password = from_secret(self.sealer.open(secret, kept.sealed))
         jump = None
         if hop := _jump_of(asked):
@@ -95,12 +95,12 @@ class Logins:
         )
 
     def remember(self, place: str, shown: str) -> None:
-        """Know a host by the key that it has shown from now on."""
+        """Pin the key that a host has shown."""
         self.catalog.write(lambda tx: secrets.remember_host_key(tx, place, shown, self.clock.now()))
 
 
 def known_keys(tx: Transaction, asked: Mapping[str, Any]) -> tuple[str, str]:
-    """The fingerprints that the host and the jump host must show; empty: whatever they show."""
+    """Return the fingerprints that the host and the jump host must show; empty: whatever they show."""
     jump = jump_place_of(asked)
     return (
         asked["host_key_fingerprint"] or secrets.host_key(tx, place_of(asked)),
@@ -109,12 +109,12 @@ def known_keys(tx: Transaction, asked: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def place_of(asked: Mapping[str, Any]) -> str:
-    """The name that the host's key is kept under."""
+    """Return the name that the host's key is kept under."""
     return _place(asked, asked["host"], asked["port"])
 
 
 def jump_place_of(asked: Mapping[str, Any]) -> str:
-    """The same of the host in between; empty where there is none."""
+    """Return the same of the host in between; empty if there is none."""
     hop = _jump_of(asked)
     return _place(asked, *hop[:2]) if hop else ""
 

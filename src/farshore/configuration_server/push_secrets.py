@@ -8,12 +8,12 @@ from farshore.model.errors import Malformed
 
 
 def sealed_as(account: str) -> str:
-    """The name that a push account's secret is sealed under."""
+    """Return the name that a push account's secret is sealed under."""
     return f"push-account/{account}"
 
 
 def as_secret(private_key: str, password: str) -> bytes:
-    """The bytes to seal. Raises Malformed unless there is exactly one of the two."""
+    """Return the bytes to seal. Raises Malformed unless there is exactly one of the two."""
     if bool(private_key) == bool(password):
         raise Malformed(
             "SSH needs either a private key or a password.", remedy="Give one of them, or the name of a push account."
@@ -22,13 +22,13 @@ def as_secret(private_key: str, password: str) -> bytes:
 
 
 def from_secret(secret: bytes) -> tuple[str, str]:
-    """The private key and the password; one of them is empty."""
+    """Return the private key and the password; one of them is empty."""
     text = secret.decode()
     return ("", str(json.loads(text)["password"])) if text.startswith("{") else (text, "")
 
 
 def parse_jump(text: str, user: str) -> tuple[str, int, str]:
-    """Host, port and user of ``[USER@]HOST[:PORT]``; ``[…]`` around an IPv6 address. Raises Malformed."""
+    """Return host, port and user of ``[USER@]HOST[:PORT]``; ``[…]`` around an IPv6 address. Raises Malformed."""
     name, at, place = text.rpartition("@")
     host, colon, port = place, "", ""
     if place.startswith("["):

@@ -14,7 +14,7 @@ _HTTPS = 443
 def agents_servers(
     settings: Settings, catalog: Catalog, process_server: str | None = None
 ) -> dict[tuple[str, int], tuple[str, int]]:
-    """By name and port as agents know them: this server and every process server, or the one with this id.
+    """Return, by name and port as agents know them, this server and every process server, or the one with this id.
 
     What bears one of this server's own names is on this host: agents may see it at an address that this host does not
     have."""

@@ -92,7 +92,7 @@ class Report:
 
 
 def highest_epoch(kept: Mapping[str, Record]) -> int:
-    """The highest number of an epoch that the records tell of."""
+    """Return the highest number of an epoch that the records tell of."""
     return max((int(row["epoch"]) for kind in ("machines", "epochs") for row in _rows(kept, kind)), default=0)
 
 

@@ -39,7 +39,8 @@ _UNDER_WAY = "restoring"
 
 
 def opened_backup(file: Path, key_file: Path) -> Backup:
-    """A backup of which every byte was read and found genuine. Raises NotFound, WrongKey, Damaged, Unsupported."""
+    """Return a backup of which every byte was read and found genuine. Raises NotFound, WrongKey, Damaged,
+    Unsupported."""
     backup = Backup(file, open_key_file(key_file))
     backup.check()
     return backup
@@ -47,8 +48,8 @@ def opened_backup(file: Path, key_file: Path) -> Backup:
 
 def restore(home: Path, file: Path, key_file: Path, given: Mapping[str, object], clock: Clock) -> Report:
     """Make the installation of a backup in ``home``; ``given``: settings that are to be other than its. Files of the
-    installation that are there stay; its catalog is put aside. Raises as opened_backup, Refused where the folder is
-    another installation's, WrongState where the vault is not the backup's or another installation has it, the store's
+    installation that are there stay; its catalog is put aside. Raises as opened_backup, Refused if the folder is
+    another installation's, WrongState if the vault is not the backup's or another installation has it, the store's
     errors; then nothing has changed."""
     os.umask(0o077)
     backup = opened_backup(file, key_file)

@@ -20,12 +20,12 @@ class Sealer:
         self._cipher = AESGCM(key)
 
     def seal(self, name: str, secret: bytes) -> bytes:
-        """nonce + ciphertext."""
+        """Return nonce + ciphertext."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, secret, name.encode())
 
     def open(self, name: str, sealed: bytes) -> bytes:
-        """The secret. Raises WrongKey."""
+        """Return the secret. Raises WrongKey."""
         try:
             return self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
         except InvalidTag as error:

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What the constructor is given, and nothing else: `from_environment` says what the variables set."""
+        """Return what the constructor is given, and nothing else: `from_environment` says what the variables set."""
         return (init_settings,)
 
     @property
@@ -175,7 +175,7 @@ class Settings(BaseSettings):
 
 
 def load(home: Path) -> Settings:
-    """Read the settings of an installation. Raises NotFound where there is none, Malformed with the field named.
+    """Read the settings of an installation. Raises NotFound if there is none, Malformed with the field named.
 
     FARSHORE_* variables win over the file; which installation it is, the caller has decided.
     """
@@ -190,7 +190,7 @@ def load(home: Path) -> Settings:
 
 
 def from_environment() -> dict[str, object]:
-    """What FARSHORE_* variables set, but for the installation's folder. Raises Malformed."""
+    """Return what FARSHORE_* variables set, but for the installation's folder. Raises Malformed."""
     try:
         found = EnvSettingsSource(Settings)()
     except SettingsError as error:
@@ -199,7 +199,7 @@ def from_environment() -> dict[str, object]:
 
 
 def checked(values: dict[str, object]) -> Settings:
-    """Settings from plain values. Raises Malformed with the field named."""
+    """Return settings from plain values. Raises Malformed with the field named."""
     try:
         return Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -209,7 +209,7 @@ def checked(values: dict[str, object]) -> Settings:
 
 
 def home_from_environment() -> Path:
-    """FARSHORE_HOME, else the default."""
+    """Return FARSHORE_HOME, else the default."""
     return Path(os.environ.get("FARSHORE_HOME") or DEFAULT_HOME)
 
 

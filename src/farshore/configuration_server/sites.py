@@ -30,5 +30,5 @@ class OpenSites:
 
 
 def sealed_as(row: SiteRow) -> str:
-    """The name that a site's secret is sealed under."""
+    """Return the name that a site's secret is sealed under."""
     return f"site/{row.id}"

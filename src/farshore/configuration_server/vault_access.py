@@ -58,16 +58,16 @@ class VaultAccess(Protocol):
         ...
 
     def machine_key(self, machine: str) -> str:
-        """A machine's key in hex, made if the vault holds nothing of it. Never logged. Raises NotFound if it was
+        """Return a machine's key in hex, made if the vault holds nothing of it. Never logged. Raises NotFound if it was
         erased, Damaged, the store's errors."""
         ...
 
     def chunk_keys(self, domain: int) -> ChunkKeys:
-        """The keys of a deduplication domain. Never logged. Raises Damaged, the store's errors."""
+        """Return the keys of a deduplication domain. Never logged. Raises Damaged, the store's errors."""
         ...
 
     def domain(self, name: str) -> int:
-        """The number of the deduplication domain called ``name``, made if it is new; 0 for the empty name."""
+        """Return the number of the deduplication domain called ``name``, made if it is new; 0 for the empty name."""
         ...
 
     def pin(self, machine: str, position: Position) -> RecoveryPoint:
@@ -85,11 +85,11 @@ class VaultAccess(Protocol):
         ...
 
     def requests(self) -> tuple[dict[str, int], float]:
-        """How many requests this server made to the store, by kind, and in how many seconds."""
+        """Return how many requests this server made to the store, by kind, and in how many seconds."""
         ...
 
     def check(self) -> str:
-        """What is wrong with the vault, empty when nothing is."""
+        """Return what is wrong with the vault, empty when nothing is."""
         ...
 
     @property
@@ -121,37 +121,37 @@ class FixedVaultAccess:
     successor: str = ""
 
     def machine_key(self, machine: str) -> str:
-        """Another one for each machine."""
+        """Return a random key, another one for each machine."""
         return sha256(machine.encode()).hexdigest()
 
     def chunk_keys(self, domain: int) -> ChunkKeys:
-        """Other ones for each domain."""
+        """Return random keys, other ones for each domain."""
         return ChunkKeys(domain=domain, seal=f"{domain:064x}", hash=f"{1000 + domain:064x}")
 
     def domain(self, name: str) -> int:
-        """They are counted."""
+        """Count them."""
         return self.domains.setdefault(name, len(self.domains))
 
     def pin(self, machine: str, position: Position) -> RecoveryPoint:
-        """As if every state were there."""
+        """Pretend to pin, as if every state were there."""
         kind = PointKind.CRASH_CONSISTENT
         return RecoveryPoint(PointId(str(position)), MachineId(machine), position, 0, kind)
 
     def unpin(self, machine: str, position: Position) -> bool:
-        """Nothing was pinned."""
+        """Do nothing, as nothing was pinned."""
         del machine, position
         return False
 
     def delete_point(self, machine: str, point: str) -> None:
-        """It holds no point."""
+        """Do nothing, as it holds no point."""
         raise _not_in_it(machine, point)
 
     def requests(self) -> tuple[dict[str, int], float]:
-        """None: it is never touched."""
+        """Return no requests, as the store is never touched."""
         return {}, 0.0
 
     def check(self) -> str:
-        """What it was told to say."""
+        """Return what it was set to say."""
         return self.trouble
 
     def check_owner(self) -> None:
@@ -341,8 +341,8 @@ def _opened_or_made(url: str, key_file: Path, before: str, generation: int) -> O
 
 
 def noted(record: Path | None, url: str) -> str:
-    """The id of the vault that was in this place; empty if none is known to have been. A vault within the home is in
-    the same place after the home has moved, or was named by another way to it."""
+    """Return the id of the vault that was in this place; empty if none is known to have been. A vault within the home
+    is in the same place after the home has moved, or was named by another way to it."""
     if record is None:
         return ""
     try:

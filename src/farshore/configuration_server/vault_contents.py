@@ -34,7 +34,7 @@ class Stretch:
 
 @dataclass
 class Contents:
-    """Of one machine. ``newest`` is its newest state, None where there is none."""
+    """Of one machine. ``newest`` is its newest state, None if there is none."""
 
     machine: MachineId
     description: MachineDescription | None = None
@@ -74,8 +74,8 @@ def _of(vault: Vault, machine: MachineId) -> Contents:
 
 
 def highest(vault: Vault, machine: MachineId) -> int:
-    """The highest number of an epoch of which there is anything, by names alone: complete or not. Raises the store's
-    errors."""
+    """Return the highest number of an epoch of which there is anything, by names alone: complete or not. Raises the
+    store's errors."""
     folder = vault_names.machine_folder(machine)
     numbers = [int(name, 16) for name in vault.store.folders(f"{folder}segments/")]
     for kind in ("epochs/", "bases/", "descriptions/", "layers/", "points/"):

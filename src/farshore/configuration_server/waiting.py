@@ -42,7 +42,7 @@ class Waiter:
         return True
 
     def wake(self, *, ended: bool = False) -> None:
-        """From any thread: there may be news, or it is to end."""
+        """Wake the stream, for news or to end it. May be called from any thread."""
         self.ended = self.ended or ended
         self._loop.call_soon_threadsafe(self._event.set)
 
@@ -69,7 +69,8 @@ class Waiting:
 
     @contextmanager
     def wait(self, machine: str, known: Sequence[str], heard: int) -> Iterator[Waiter]:
-        """Be woken. ``known``: what was read from the catalog after ``heard``. Ends an older stream of the machine."""
+        """Register to be woken. ``known``: what was read from the catalog after ``heard``. Ends an older stream of the
+        machine."""
         made = Waiter(machine, known)
         with self._lock:
             older = self._waiters.get(machine)
@@ -88,7 +89,7 @@ class Waiting:
                     del self._waiters[machine]
 
     def wake(self, machines: Iterable[str]) -> None:
-        """Something changed about these machines' commands, or about who may hear of them."""
+        """Wake the streams of these machines, as their commands or their permissions have changed."""
         with self._lock:
             self._heard += 1
             found = [self._waiters[machine] for machine in machines if machine in self._waiters]

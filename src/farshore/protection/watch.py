@@ -74,7 +74,7 @@ def conditions(
     newest: Newest = lambda _machine: None,
     targets: Iterable[MasterTargetRow] = (),
 ) -> list[Condition]:
-    """Everything that is wrong. ``newest``: of a machine, by its id, the chunk that was found to differ last;
+    """Return everything that is wrong. ``newest``: of a machine, by its id, the chunk that was found to differ last;
     ``targets``: the master targets."""
     by_name = {policy.name: policy for policy in policies}
     found: list[Condition] = []

@@ -61,7 +61,7 @@ def open_epoch(request: EpochRequest, machine: MachineCaller, installation: Inst
 
 @router.post("/heartbeat", response_model=Desired)
 async def heartbeat(seen: Heartbeat, machine: MachineCaller, installation: Installation) -> Desired | JSONResponse:
-    """What the agent sees, answered with what should be."""
+    """Return what the agent sees, answered with what should be."""
 
     def noted(tx: Transaction) -> Desired:
         row = machines.get(tx, machine)
@@ -83,8 +83,8 @@ async def commands(
     epoch: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
     hardware: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> StreamingResponse:
-    """What the machine's agent is to do: a line of JSON with all open commands, another one at each change, and empty
-    lines in between. It stays open for half an hour at most; a newer stream of the same machine ends it."""
+    """Return what the machine's agent is to do: a line of JSON with all open commands, another one at each change, and
+    empty lines in between. It stays open for half an hour at most; a newer stream of the same machine ends it."""
 
     def offers() -> Commands:
         with installation.catalog.reading() as tx:
@@ -105,7 +105,7 @@ async def commands(
 def note_result(
     command: Named, result: CommandResult, machine: MachineCaller, installation: Installation
 ) -> CommandStanding:
-    """What came of a command. It may be said again: what is noted stays."""
+    """Return what came of a command. It may be said again: what is noted stays."""
     now = installation.clock.now()
     return installation.catalog.write(lambda tx: answer_command(tx, machine, command, result, now))
 
@@ -132,12 +132,12 @@ def note_script_result(
 
 @router.get("/bundles/{release}/signature")
 def signature(release: Named, _machine: MachineCaller, installation: Installation) -> ReleaseSignature:
-    """What the release key says of a release: the agent installs nothing without it."""
+    """Return what the release key says of a release: the agent installs nothing without it."""
     bundle = Bundle(release, bundle_path(release, default_cache()))
     return ReleaseSignature(release=release, digest=bundle.digest(), signature=installation.release_key.sign(bundle))
 
 
 @router.get("/bundles/{release}", response_class=FileResponse)
 def bundle(release: Named, _machine: MachineCaller) -> FileResponse:
-    """A release of the agent, .tar.gz, as it was announced with an upgrade."""
+    """Return a release of the agent, .tar.gz, as it was announced with an upgrade."""
     return FileResponse(bundle_path(release, default_cache()), media_type="application/gzip")

@@ -25,14 +25,14 @@ router = GatedRouter(prefix="/v1", tags=["alerts"])
 
 @router.get("/alert-channels")
 def list_alert_channels(_user: Reader, installation: Installation) -> list[Channel]:
-    """All channels on which alerts reach people."""
+    """Return all channels on which alerts reach people."""
     with installation.catalog.reading() as tx:
         return [views.alert_channel(row) for row in alert_channels.every(tx)]
 
 
 @router.post("/alert-channels", status_code=201)
 def add_alert_channel(request: ChannelRequest, user: Contributor, installation: Installation) -> NewChannel:
-    """A new channel. Its secret is sealed, and never answered, but for a signing key that is made here."""
+    """Create a channel. Its secret is stored encrypted, and never returned, but for a signing key that is made here."""
     secret, signing_key = request.secret.get_secret_value(), ""
     if request.kind is ChannelKind.WEBHOOK and len(secret.split()) == 1:
         signing_key = new_key()
@@ -72,7 +72,7 @@ def try_alert_channel(name: Named, _user: Operator, installation: Installation) 
 
 @router.post("/alerts/acknowledgements")
 def acknowledge_alerts(request: Acknowledgement, user: Operator, installation: Installation) -> list[Alert]:
-    """Somebody has seen these alerts: they are not sent again. That they are over will be."""
+    """Acknowledge alerts: they are not sent again. A message is still sent when they are over."""
     now = installation.clock.now()
     with installation.catalog.writing() as tx:
         for row in alert_channels.acknowledge(tx, request.alerts, user.name, now):

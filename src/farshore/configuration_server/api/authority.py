@@ -23,14 +23,14 @@ _MOST_NAMED = 5
 
 @router.get("/authorities", openapi_extra=OPEN_TO_ALL)
 def authorities(installation: Installation) -> Authority:
-    """The certificates of all authorities that are trusted now. Open to all. Do not trust them for this answer alone:
-    whoever holds others renews, and gets them with that."""
+    """Return the certificates of all authorities that are trusted now. Open to all. Do not trust them for this answer
+    alone: whoever holds others renews, and gets them with that."""
     return Authority(certificate=installation.issuer.authorities.bundle)
 
 
 @router.get("/authority/replacement")
 def show_replacement(_user: Reader, installation: Installation) -> Replacement:
-    """Where the replacement of the authority stands, and who has not followed yet."""
+    """Return where the replacement of the authority stands, and who has not followed yet."""
     with installation.catalog.reading() as tx:
         return _shown(tx, installation)
 

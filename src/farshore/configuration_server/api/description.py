@@ -14,6 +14,6 @@ router = GatedRouter(prefix="/v1", include_in_schema=False)
 
 @router.get("/openapi.json")
 def openapi(_user: Reader, request: Request) -> dict[str, Any]:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     described: dict[str, Any] = request.app.openapi()
     return described

@@ -33,13 +33,14 @@ router = GatedRouter(prefix="/v1", tags=["enrolment"])
 
 @router.get("/status", openapi_extra=OPEN_TO_ALL)
 def status(installation: Installation) -> ServerStatus:
-    """What this server is. Open to all."""
+    """Return what this server is. Open to all."""
     return ServerStatus(version=__version__, authority_fingerprint=installation.issuer.authority.fingerprint)
 
 
 @router.get("/authority", openapi_extra=OPEN_TO_ALL)
 def authority(installation: Installation) -> Authority:
-    """The authority's certificate. Open to all; compare its SHA-256 fingerprint with the one that came with a token."""
+    """Return the authority's certificate. Open to all; compare its SHA-256 fingerprint with the one that came with a
+    token."""
     return Authority(certificate=installation.issuer.authority.certificate)
 
 
@@ -62,7 +63,7 @@ def enrolment(request: EnrolmentRequest, installation: Installation) -> Enrolmen
 
 @router.post("/machines/self/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_machine(request: RenewalRequest, machine: MachineCaller, installation: Installation) -> Enrolment:
-    """A new certificate for the calling machine."""
+    """Issue a new certificate to the calling machine."""
 
     def renewed(tx: Transaction) -> str:
         holder = Identity(Kind.MACHINE, machines.get(tx, machine).id)
@@ -74,7 +75,7 @@ def renew_machine(request: RenewalRequest, machine: MachineCaller, installation:
 
 @router.post("/enrolment-tokens", status_code=201)
 def make_token(request: TokenRequest, user: Operator, installation: Installation) -> Token:
-    """A one-time token. Its secret is answered here and never again."""
+    """Create a one-time token. Its secret is returned here and never again."""
     with installation.catalog.writing() as tx:
         made = create_token(tx, request, user.actor, installation.clock.now())
     return Token(
@@ -87,7 +88,7 @@ def make_token(request: TokenRequest, user: Operator, installation: Installation
 
 @router.get("/enrolment-tokens")
 def list_tokens(_user: Reader, installation: Installation) -> list[TokenView]:
-    """All tokens, used ones too, without their secrets."""
+    """Return all tokens, used ones too, without their secrets."""
     with installation.catalog.reading() as tx:
         return [views.token(row) for row in tokens.every(tx)]
 

@@ -55,7 +55,8 @@ def list_failovers(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     before: Wanted = None,
 ) -> list[Failover]:
-    """Failovers and tests, newest first; of one machine or of all. The next page: ``before`` the last one's id."""
+    """Return failovers and tests, newest first; of one machine or of all. The next page: ``before`` the last one's
+    id."""
     with installation.catalog.reading() as tx:
         of = machines.get(tx, machine).id if machine is not None else None
         return [views.failover(row) for row in failovers.page(tx, of, limit=limit, before=before or "")]
@@ -63,7 +64,7 @@ def list_failovers(
 
 @router.get("/failovers/{failover}")
 def show_failover(failover: Named, _user: Reader, installation: Installation) -> Failover:
-    """One failover."""
+    """Return one failover."""
     with installation.catalog.reading() as tx:
         return views.failover(failovers.get(tx, failover))
 
@@ -75,7 +76,7 @@ def show_console(
     installation: Installation,
     most: Annotated[int, Query(ge=1, le=MOST_CONSOLE)] = 65536,
 ) -> Console:
-    """The newest ``most`` bytes of what the machine said on its console; also after it is gone."""
+    """Return the newest ``most`` bytes of what the machine said on its console; also after it is gone."""
     recovery = installation.recovery
     with installation.catalog.reading() as tx:
         row = failovers.get(tx, failover)
@@ -85,7 +86,7 @@ def show_console(
 
 @router.get("/failovers/{failover}/report")
 def show_report(failover: Named, _user: Operator, installation: Installation) -> FailoverReport:
-    """All that is kept of a failover: its record, its checks, its events, its console's text and its screen."""
+    """Return all that is kept of a failover: its record, its checks, its events, its console's text and its screen."""
     recovery = installation.recovery
     with installation.catalog.reading() as tx:
         row = failovers.get(tx, failover)

@@ -23,14 +23,14 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     parent: Wanted = None,
 ) -> list[Job]:
-    """The newest jobs first, without their steps; not those that other jobs started. With ``parent``: the jobs that
-    this one started, in that order."""
+    """Return the newest jobs first, without their steps; not those that other jobs started. With ``parent``: the jobs
+    that this one started, in that order."""
     return installation.jobs.listed(limit, JobId(parent) if parent is not None else None)
 
 
 @router.get("/{job}")
 def show_job(job: Named, _user: Reader, installation: Installation) -> Job:
-    """One job with its steps, its children among them."""
+    """Return one job with its steps, its children among them."""
     return installation.jobs.show(JobId(job))
 
 

@@ -91,7 +91,7 @@ def list_machines(
     policy: Wanted = None,
     process_server: Wanted = None,
 ) -> Response:
-    """Machines by name, up to ``limit`` of them: for the rest, ask again with the last name as ``after``. With
+    """Return machines by name, up to ``limit`` of them: for the rest, ask again with the last name as ``after``. With
     ``state``, ``policy`` or ``process_server`` (name or id) only those."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
@@ -123,8 +123,8 @@ def list_summaries(
     process_server: Wanted = None,
     prefix: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> Response:
-    """The same list with one line for each machine, which is quick for thousands of them; with ``prefix`` those whose
-    names begin so."""
+    """Return the same list with one line for each machine, which is quick for thousands of them; with ``prefix`` those
+    whose names begin so."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         rows = machines.lines(tx, replace(_wanted(tx, after, state, policy, process_server), prefix=prefix), limit)
@@ -183,7 +183,7 @@ def _check_guest(tx: Transaction, request: MachineAddition, guest: VmwareGuest) 
 
 @router.get("/{machine}")
 def show_machine(machine: Named, _user: Reader, installation: Installation) -> Machine:
-    """One machine, by id or name."""
+    """Return one machine, by id or name."""
     with installation.catalog.reading() as tx:
         return _view(tx, machines.get(tx, machine), installation)
 
@@ -212,7 +212,7 @@ def uninstall(machine: Named, request: Uninstallation, user: Contributor, instal
 
 @router.post("/{machine}/revoke", status_code=204)
 def revoke_machine(machine: Named, user: Contributor, installation: Installation) -> None:
-    """Every certificate of a machine opens nothing from now on, and its stream is closed; its points stay.
+    """Revoke every certificate of a machine and close its stream. Its points are kept.
 
     To let it in again: farshore token create --machine NAME, and enrol it with that.
     """
@@ -226,7 +226,7 @@ def revoke_machine(machine: Named, user: Contributor, installation: Installation
 
 @router.get("/{machine}/check")
 def check(machine: Named, _user: Reader, installation: Installation) -> list[Finding]:
-    """What stands in the way of protecting this machine well, each with its remedy."""
+    """Return what stands in the way of protecting this machine well, each with its remedy."""
     with installation.catalog.reading() as tx:
         return check_machine(machines.get(tx, machine), installation.clock.now())
 

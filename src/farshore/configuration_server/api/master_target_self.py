@@ -47,15 +47,15 @@ def register_master_target(
 def report_master_target(
     said: MasterTargetReport, caller: MasterTargetCaller, installation: Installation
 ) -> MasterTargetOrders:
-    """That the caller is there; the answer says what it is to do, and what it need not remember."""
+    """Report that the caller is there; the answer says what it is to do, and what it need not remember."""
     now = installation.clock.now()
     return installation.catalog.write(lambda tx: errands.report(tx, master_targets.get(tx, caller), said, now))
 
 
 @router.get("/machines/{machine}/keys")
 def machine_keys(machine: Named, caller: MasterTargetCaller, installation: Installation) -> MachineKeys:
-    """The keys of a machine whose disks the caller writes, and of the deduplication domains of its epochs. They must
-    stay in memory. ``forbidden``: it has nothing to do for that machine."""
+    """Return the keys of a machine whose disks the caller writes, and of the deduplication domains of its epochs. They
+    must stay in memory. ``forbidden``: it has nothing to do for that machine."""
     now = installation.clock.now()
     found = installation.catalog.write(lambda tx: errands.domains(tx, master_targets.get(tx, caller), machine, now))
     # Outside the transaction: the vault's store may be slow.
@@ -90,7 +90,7 @@ def begin_errand(
 def note_errand(
     errand: Named, progress: ErrandProgress, caller: MasterTargetCaller, installation: Installation
 ) -> ErrandStanding:
-    """How far an errand is; the answer says whether it is still wanted."""
+    """Return how far an errand is; the answer says whether it is still wanted."""
     return ErrandStanding(
         wanted=installation.catalog.write(lambda tx: errands.note(tx, master_targets.get(tx, caller), errand, progress))
     )
@@ -100,7 +100,7 @@ def note_errand(
 def end_errand(
     errand: Named, result: ErrandResult, caller: MasterTargetCaller, installation: Installation
 ) -> ErrandStanding:
-    """What came of an errand. It may be said again: what is noted stays."""
+    """Return what came of an errand. It may be said again: what is noted stays."""
     return ErrandStanding(
         wanted=installation.catalog.write(lambda tx: errands.end(tx, master_targets.get(tx, caller), errand, result))
     )
@@ -108,7 +108,7 @@ def end_errand(
 
 @router.post("/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_master_target(request: RenewalRequest, caller: MasterTargetCaller, installation: Installation) -> Enrolment:
-    """A new certificate for the calling master target."""
+    """Issue a new certificate to the calling master target."""
 
     def renewed(tx: Transaction) -> str:
         return installation.issuer.renew(tx, Identity(Kind.MASTER_TARGET, caller), request.request)

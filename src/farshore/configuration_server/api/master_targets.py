@@ -24,7 +24,7 @@ router = GatedRouter(prefix="/v1/master-targets", tags=["master targets"])
 
 @router.get("")
 def list_master_targets(_user: Reader, installation: Installation) -> list[MasterTarget]:
-    """All master targets and how they are."""
+    """Return all master targets and how they are."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         counts = master_targets.counts(tx)
@@ -62,7 +62,7 @@ def enrol_master_target(request: MasterTargetEnrolmentRequest, installation: Ins
 
 @router.get("/{master_target}")
 def show_master_target(master_target: Named, _user: Reader, installation: Installation) -> MasterTarget:
-    """One master target, by name or id."""
+    """Return one master target, by name or id."""
     with installation.catalog.reading() as tx:
         row = master_targets.get(tx, master_target)
         shown = views.master_target(row, master_targets.counts(tx).get(row.id, 0), installation.clock.now())
@@ -71,7 +71,7 @@ def show_master_target(master_target: Named, _user: Reader, installation: Instal
 
 @router.post("/{master_target}/revoke", status_code=204)
 def revoke_master_target(master_target: Named, user: Contributor, installation: Installation) -> None:
-    """Every certificate of a master target opens nothing from now on."""
+    """Revoke every certificate of a master target."""
     with installation.catalog.writing() as tx:
         row = master_targets.get(tx, master_target)
         master_target_enrolment.revoke(tx, row, user.actor, installation.clock.now())

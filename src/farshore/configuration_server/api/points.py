@@ -45,7 +45,8 @@ def list_points(
     kind: PointKind | None = None,
     name: Wanted = None,
 ) -> list[Point]:
-    """Points, newest first, with ``after`` ≤ time < ``before`` (ns). The vault can open the moments between as well."""
+    """Return points, newest first, with ``after`` ≤ time < ``before`` (ns). The vault can open the moments between as
+    well."""
     with installation.catalog.reading() as tx:
         row = machines.get(tx, machine)
         found = points.listed(tx, row.id, limit=limit, before=before, after=after, kind=kind, name=name)

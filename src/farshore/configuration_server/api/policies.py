@@ -25,21 +25,21 @@ router = GatedRouter(prefix="/v1/policies", tags=["policies"])
 
 @router.get("")
 def list_policies(_user: Reader, installation: Installation) -> list[Policy]:
-    """All policies."""
+    """Return all policies."""
     with installation.catalog.reading() as tx:
         return [_view(tx, row) for row in policies.every(tx)]
 
 
 @router.get("/{name}")
 def show_policy(name: Named, _user: Reader, installation: Installation) -> Policy:
-    """One policy."""
+    """Return one policy."""
     with installation.catalog.reading() as tx:
         return _view(tx, policies.get(tx, name))
 
 
 @router.post("", status_code=201)
 def create_policy(request: Policy, user: Contributor, installation: Installation) -> Policy:
-    """A new policy, and with it its failback policy."""
+    """Create a policy and its failback policy."""
     check_schedule(request.bandwidth, request.time_zone)
     asked = request.model_dump(exclude={"target", "failback", "reverses", "warnings"})
     values = {**asked, "target": policy_choice(request.target)}

@@ -48,7 +48,7 @@ def begin_push(push: Named, claim: PushClaim, server: ProcessServerCaller, insta
 def note_push(
     push: Named, progress: PushProgress, server: ProcessServerCaller, installation: Installation
 ) -> PushStanding:
-    """How far a push is; the answer says whether it is still wanted."""
+    """Return how far a push is; the answer says whether it is still wanted."""
     return PushStanding(
         wanted=installation.catalog.write(lambda tx: pushes.note(tx, process_servers.get(tx, server), push, progress))
     )
@@ -56,7 +56,7 @@ def note_push(
 
 @router.put("/pushes/{push}/result")
 def end_push(push: Named, result: PushResult, server: ProcessServerCaller, installation: Installation) -> PushStanding:
-    """What came of a push. It may be said again: what is noted stays."""
+    """Return what came of a push. It may be said again: what is noted stays."""
     return PushStanding(
         wanted=installation.catalog.write(lambda tx: pushes.end(tx, process_servers.get(tx, server), push, result))
     )
@@ -64,12 +64,12 @@ def end_push(push: Named, result: PushResult, server: ProcessServerCaller, insta
 
 @router.get("/agents/{python}")
 def agent_release(python: Named, _server: ProcessServerCaller, installation: Installation) -> AgentRelease:
-    """The release of the agent for machines with that Python ("3.11"). A ``try-later`` problem with a time to wait says
-    that it is being made."""
+    """Return the release of the agent for machines with that Python ("3.11"). A ``try-later`` problem with a time to
+    wait says that it is being made."""
     return installation.agent_releases.offer(python)
 
 
 @router.get("/bundles/{release}", response_class=FileResponse)
 def agent_bundle(release: Named, _server: ProcessServerCaller) -> FileResponse:
-    """A release of the agent, .tar.gz."""
+    """Return a release of the agent, .tar.gz."""
     return FileResponse(bundle_path(release, default_cache()), media_type="application/gzip")

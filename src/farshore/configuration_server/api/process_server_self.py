@@ -47,7 +47,7 @@ def register(request: Registration, server: ProcessServerCaller, installation: I
 
 @router.post("/report", response_model_exclude_unset=True)
 def report(seen: ServerReport, server: ProcessServerCaller, installation: Installation) -> ReportAnswer:
-    """How streams stand, new points, consistent epochs. Repeating a report changes nothing."""
+    """Return how streams stand, new points, consistent epochs. Repeating a report changes nothing."""
     now = installation.clock.now()
 
     def noted(tx: Transaction) -> ReportAnswer:
@@ -66,8 +66,8 @@ def report(seen: ServerReport, server: ProcessServerCaller, installation: Instal
 
 @router.get("/streams/{machine}/{epoch}")
 def stream(machine: Named, epoch: Number, server: ProcessServerCaller, installation: Installation) -> StreamGrant:
-    """Whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and ``moved``
-    problems say that it is not."""
+    """Return whether an epoch is open and the caller's to take, and what it stands on. ``not-found``, ``fenced`` and
+    ``moved`` problems say that it is not."""
     installation.vault.check_owner()
     try:
         return _granted(machine, epoch, server, installation)
@@ -100,8 +100,8 @@ def _granted(machine: str, epoch: int, server: str, installation: Services) -> S
 
 @router.get("/machines/{machine}/keys")
 def keys(machine: Named, server: ProcessServerCaller, installation: Installation) -> MachineKeys:
-    """The keys of a machine that the caller serves or served, and of the deduplication domains of the epochs concerned.
-    They must stay in memory. ``forbidden``: it has nothing to do with that machine."""
+    """Return the keys of a machine that the caller serves or served, and of the deduplication domains of the epochs
+    concerned. They must stay in memory. ``forbidden``: it has nothing to do with that machine."""
     now = installation.clock.now()
     domains = installation.catalog.write(
         lambda tx: key_access.domains(tx, process_servers.get(tx, server), machine, now)
@@ -118,7 +118,7 @@ def keys(machine: Named, server: ProcessServerCaller, installation: Installation
 
 @router.post("/certificate", status_code=201, response_model_exclude_unset=True)
 def renew_process_server(request: RenewalRequest, server: ProcessServerCaller, installation: Installation) -> Enrolment:
-    """A new certificate for the calling process server, for the same host names."""
+    """Issue a new certificate to the calling process server, for the same host names."""
 
     def renewed(tx: Transaction) -> str:
         names = process_servers.get(tx, server).host_names or installation.settings.names

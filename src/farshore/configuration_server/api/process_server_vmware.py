@@ -23,8 +23,8 @@ router = GatedRouter(prefix="/v1/process-servers/self/vmware", tags=["process se
 def begin_discovery(
     name: Named, claim: DiscoveryClaim, server: ProcessServerCaller, installation: Installation
 ) -> SealedDiscovery:
-    """Where and as whom to log in to a VMware server that was named in the answer to a report, sealed to the caller's
-    key. ``not-found`` says that it is not the caller's to follow."""
+    """Return where and as whom to log in to a VMware server that was named in the answer to a report, sealed to the
+    caller's key. ``not-found`` says that it is not the caller's to follow."""
     with installation.catalog.reading() as tx:
         row = _of(tx, name, server)
         login = {"host": row.host, "port": row.port, "user": row.user, "fingerprint": row.fingerprint}
@@ -38,7 +38,7 @@ def begin_discovery(
 def note_discovery(
     name: Named, report: DiscoveryReport, server: ProcessServerCaller, installation: Installation
 ) -> DiscoveryStanding:
-    """What discovery found there, or what is wrong with it; the answer says whether it is still wanted."""
+    """Return what discovery found there, or what is wrong with it; the answer says whether it is still wanted."""
     with installation.catalog.reading() as tx:
         if mark_of(_of(tx, name, server)) != report.mark:
             return DiscoveryStanding(wanted=False)

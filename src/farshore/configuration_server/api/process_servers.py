@@ -27,7 +27,7 @@ router = GatedRouter(prefix="/v1/process-servers", tags=["process servers"])
 
 @router.get("")
 def list_servers(_user: Reader, installation: Installation) -> list[ProcessServer]:
-    """All process servers and how they are."""
+    """Return all process servers and how they are."""
     now = installation.clock.now()
     with installation.catalog.reading() as tx:
         counts = machines.count_by_server(tx)
@@ -67,7 +67,7 @@ def enrol_server(request: ServerEnrolmentRequest, installation: Installation) ->
 
 @router.get("/{server}")
 def show_server(server: Named, _user: Reader, installation: Installation) -> ProcessServer:
-    """One process server, by name or id."""
+    """Return one process server, by name or id."""
     with installation.catalog.reading() as tx:
         row = process_servers.get(tx, server)
         senders = machines.count_by_server(tx).get(row.id, 0)
@@ -101,7 +101,7 @@ def change_server(server: Named, request: ServerChange, user: Operator, installa
 
 @router.post("/{server}/revoke", status_code=204)
 def revoke_server(server: Named, user: Contributor, installation: Installation) -> None:
-    """Every certificate of a process server opens nothing from now on; its machines go to others at once."""
+    """Revoke every certificate of a process server. Its machines move to others at once."""
     with installation.catalog.writing() as tx:
         row = process_servers.get(tx, server)
         server_enrolment.revoke(tx, row, user.actor, installation.clock.now())

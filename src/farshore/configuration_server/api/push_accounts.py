@@ -20,14 +20,14 @@ _TOLD = ("user", "by", "jump")
 
 @router.get("")
 def list_push_accounts(_user: Reader, installation: Installation) -> list[PushAccount]:
-    """All push accounts, without their secrets."""
+    """Return all push accounts, without their secrets."""
     with installation.catalog.reading() as tx:
         return [_view(row) for row in push_accounts.every(tx)]
 
 
 @router.post("", status_code=201)
 def add_push_account(request: PushAccountRequest, user: Contributor, installation: Installation) -> PushAccount:
-    """A new push account. Its secret is sealed, and never answered."""
+    """Create a push account. Its secret is stored encrypted, and never returned."""
     secret = as_secret(request.private_key, request.password.get_secret_value())
     if request.jump:
         parse_jump(request.jump, request.user)

@@ -26,7 +26,7 @@ router = GatedRouter(prefix="/v1/sites", tags=["sites"])
 
 @router.get("")
 def list_sites(_user: Reader, installation: Installation) -> list[Site]:
-    """All recovery sites."""
+    """Return all recovery sites."""
     with installation.catalog.reading() as tx:
         present = sites.failovers_at(tx)
         return [views.site(row, present.get(row.id, 0)) for row in sites.every(tx)]
@@ -34,7 +34,7 @@ def list_sites(_user: Reader, installation: Installation) -> list[Site]:
 
 @router.post("", status_code=201)
 def add_site(request: SiteRequest, user: Contributor, installation: Installation) -> Site:
-    """A new recovery site. Its secret is sealed, and never answered."""
+    """Create a recovery site. Its secret is stored encrypted, and never returned."""
     secret = request.secret.get_secret_value().encode()
     settings = check_settings(request.kind, request.settings, with_secret=bool(secret))
     row = SiteRow(id=request.id, kind=request.kind, settings=settings, created=installation.clock.now())
@@ -47,7 +47,7 @@ def add_site(request: SiteRequest, user: Contributor, installation: Installation
 
 @router.get("/{site}")
 def show_site(site: Named, _user: Reader, installation: Installation) -> Site:
-    """One recovery site."""
+    """Return one recovery site."""
     with installation.catalog.reading() as tx:
         row = sites.get(tx, site)
         return views.site(row, sites.failovers_at(tx).get(row.id, 0))

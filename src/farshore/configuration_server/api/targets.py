@@ -18,7 +18,7 @@ router = GatedRouter(prefix="/v1/machines", tags=["machines"])
 
 @router.get("/{machine}/target")
 def show_target(machine: Named, _user: Reader, installation: Installation) -> MachineTargetView:
-    """What a failover of the machine would use, by whose choice, and whether it would work now."""
+    """Return what a failover of the machine would use, by whose choice, and whether it would work now."""
     with installation.catalog.reading() as tx:
         return _view(tx, machines.get(tx, machine), installation)
 

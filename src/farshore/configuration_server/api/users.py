@@ -20,14 +20,14 @@ router = GatedRouter(prefix="/v1/users", tags=["users"])
 
 @router.get("")
 def list_users(_user: Reader, installation: Installation) -> list[User]:
-    """All users."""
+    """Return all users."""
     with installation.catalog.reading() as tx:
         return [views.user(row, users.newest_expiry(tx, "user", row.name)) for row in users.every(tx)]
 
 
 @router.get("/self")
 def show_caller(user: Reader, installation: Installation) -> User:
-    """Whoever asks, so that a program can say what its user may do before it asks for more."""
+    """Return the caller, so that a program can say what its user may do before it asks for more."""
     with installation.catalog.reading() as tx:
         row = users.get(tx, user.name)
         return views.user(row, users.newest_expiry(tx, "user", row.name))
@@ -35,7 +35,7 @@ def show_caller(user: Reader, installation: Installation) -> User:
 
 @router.post("", status_code=201)
 def add_user(request: UserRequest, user: Contributor, installation: Installation) -> UserCredential:
-    """A new user with a certificate. A key made here is answered once and kept nowhere."""
+    """Create a user with a certificate. A key that is made here is returned once and kept nowhere."""
     with installation.catalog.writing() as tx:
         users.add(tx, UserRow(name=request.name, role=request.role.value, created=installation.clock.now()))
         credential = _certificate(tx, request.name, request.role, request.request, installation)
@@ -53,7 +53,7 @@ def add_user(request: UserRequest, user: Contributor, installation: Installation
 
 @router.post("/{name}/certificates", status_code=201)
 def renew_user(name: Named, request: UserRenewal, user: Contributor, installation: Installation) -> UserCredential:
-    """A new certificate for a user; those before stay good until they expire or are revoked."""
+    """Issue a new certificate to a user. Earlier ones stay valid until they expire or are revoked."""
     with installation.catalog.writing() as tx:
         row = users.get(tx, name)
         before = {"expires": users.newest_expiry(tx, "user", name)}
@@ -65,7 +65,7 @@ def renew_user(name: Named, request: UserRenewal, user: Contributor, installatio
 
 @router.post("/{name}/revoke", status_code=204)
 def revoke_user(name: Named, user: Contributor, installation: Installation) -> None:
-    """Every certificate of a user opens nothing from now on; the user stays, and may get a new one."""
+    """Revoke every certificate of a user. The user remains, and can get a new one."""
     with installation.catalog.writing() as tx:
         _check_not_last(tx, users.get(tx, name), installation)
         before = {"expires": users.newest_expiry(tx, "user", name)}

@@ -12,7 +12,7 @@ router = GatedRouter(prefix="/v1/vault", tags=["vault"])
 
 @router.get("")
 def show_vault(_user: Reader, installation: Installation) -> VaultStatus:
-    """Where the vault is, whether it answers, and how many points are indexed."""
+    """Return where the vault is, whether it answers, and how many points are indexed."""
     trouble = installation.vault.check()
     with installation.catalog.reading() as tx:
         counts = points.counts(tx)

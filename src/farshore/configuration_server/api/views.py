@@ -57,7 +57,7 @@ def machine(
     more: Sequence[str] = (),
     readiness: Readiness | None = None,
 ) -> Machine:
-    """A machine with what its agent and process server said last, and ``more`` warnings."""
+    """Return a machine with what its agent and process server said last, and ``more`` warnings."""
     by_id = {server.id: server for server in servers}
     sends_to = by_id.get(row.process_server or "")
     moves_to = by_id.get(row.moving_to)
@@ -98,7 +98,7 @@ def machine(
 
 
 def summary(row: ListedMachine, now: int, servers: Mapping[str, ProcessServerRow]) -> MachineSummary:
-    """A machine in a list; ``servers`` by id."""
+    """Return a machine in a list; ``servers`` by id."""
     server = servers.get(row.process_server or "")
     said: dict[str, Any] = row.heartbeat or {}
     known = {
@@ -121,7 +121,8 @@ def summary(row: ListedMachine, now: int, servers: Mapping[str, ProcessServerRow
 
 
 def heartbeat(row: MachineRow) -> Heartbeat | None:
-    """What the agent said last; None where it said nothing, or, to another release of this server, something else."""
+    """Return what the agent said last, or None if it said nothing, or, to another release of this server, something
+    else."""
     try:
         return Heartbeat.model_validate(row.heartbeat) if row.heartbeat else None
     except ValidationError as error:
@@ -130,7 +131,7 @@ def heartbeat(row: MachineRow) -> Heartbeat | None:
 
 
 def _upgrade(seen: Heartbeat) -> str:
-    """The release that would take the agent's place; empty where it is the same, or the agent cannot be replaced."""
+    """The release that would take the agent's place; empty if it is the same, or the agent cannot be replaced."""
     here = known_release(seen.python, default_cache()) if seen.release else ""
     return "" if here == seen.release else here
 
@@ -168,7 +169,7 @@ def _stuck(row: MachineRow) -> list[str]:
 
 
 def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
-    """A recovery point; ``found``: what of its machine's copy differed."""
+    """Return a recovery point; ``found``: what of its machine's copy differed."""
     doubts = affecting(found, row.epoch, row.sequence)
     places = dict.fromkeys(f"disk {one.disk}, bytes {one.start} to {one.start + one.length}" for one in doubts)
     return Point(
@@ -185,7 +186,7 @@ def point(row: PointRow, found: Sequence[DifferenceRow] = ()) -> Point:
 
 
 def policy(row: PolicyRow, failback: str = "") -> Policy:
-    """A replication policy, and the name of its failback policy."""
+    """Return a replication policy, and the name of its failback policy."""
     return Policy(
         name=row.name,
         rpo_threshold=row.rpo_threshold,
@@ -205,7 +206,7 @@ def policy(row: PolicyRow, failback: str = "") -> Policy:
 
 
 def failover(row: FailoverRow) -> Failover:
-    """A recovered machine."""
+    """Return a recovered machine."""
     evidence = Evidence.model_validate(row.evidence)
     return Failover(
         id=row.id,
@@ -239,12 +240,12 @@ def failover(row: FailoverRow) -> Failover:
 
 
 def incident(row: EventRow) -> Incident:
-    """An event as a report tells of it."""
+    """Return an event as a report tells of it."""
     return Incident(time=row.time, kind=row.kind, severity=row.severity, message=row.message)
 
 
 def site(row: SiteRow, failovers: int) -> Site:
-    """A recovery site, without its secret."""
+    """Return a recovery site, without its secret."""
     return Site(
         id=row.id,
         kind=row.kind,
@@ -256,7 +257,7 @@ def site(row: SiteRow, failovers: int) -> Site:
 
 
 def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessServer:
-    """A process server and how it is."""
+    """Return a process server and how it is."""
     return ProcessServer(
         id=row.id,
         name=row.name,
@@ -280,7 +281,7 @@ def process_server(row: ProcessServerRow, machines: int, now: int) -> ProcessSer
 
 
 def master_target(row: MasterTargetRow, errands: int, now: int) -> MasterTarget:
-    """A master target and how it is."""
+    """Return a master target and how it is."""
     return MasterTarget(
         id=row.id,
         name=row.name,
@@ -293,12 +294,12 @@ def master_target(row: MasterTargetRow, errands: int, now: int) -> MasterTarget:
 
 
 def a_day(requests: Mapping[str, int], seconds: float) -> dict[str, float]:
-    """Requests by kind, counted for so many seconds, as so many a day."""
+    """Return requests by kind, counted for so many seconds, as so many a day."""
     return {kind: round(number * 86400 / seconds, 1) for kind, number in requests.items()} if seconds else {}
 
 
 def token(row: TokenRow) -> TokenView:
-    """A token without its secret."""
+    """Return a token without its secret."""
     return TokenView(
         id=row.id,
         name=row.name,
@@ -311,12 +312,12 @@ def token(row: TokenRow) -> TokenView:
 
 
 def user(row: UserRow, expires: int) -> User:
-    """A user."""
+    """Return a user."""
     return User(name=row.name, role=Role(row.role), created=row.created, expires=expires)
 
 
 def event(row: EventRow) -> Event:
-    """A line of the log."""
+    """Return a line of the log."""
     return Event(
         id=row.id,
         time=row.time,
@@ -330,7 +331,7 @@ def event(row: EventRow) -> Event:
 
 
 def alert(row: AlertRow) -> Alert:
-    """An alert."""
+    """Return an alert."""
     return Alert(
         id=row.id,
         kind=row.kind,
@@ -346,7 +347,7 @@ def alert(row: AlertRow) -> Alert:
 
 
 def alert_channel(row: AlertChannelRow) -> Channel:
-    """A channel of alerts; its secret stays sealed."""
+    """Return a channel of alerts; its secret stays sealed."""
     return Channel(
         name=row.name,
         kind=ChannelKind(row.kind),

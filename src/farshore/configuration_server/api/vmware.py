@@ -45,7 +45,7 @@ _SECOND = 1_000_000_000
 
 @router.get("")
 def list_vmware_servers(_user: Reader, installation: Installation) -> list[VmwareServer]:
-    """All VMware servers and how discovery goes there, without their passwords."""
+    """Return all VMware servers and how discovery goes there, without their passwords."""
     with installation.catalog.reading() as tx:
         counts = vmware.machine_counts(tx)
         return [_view(tx, row, counts.get(row.name, 0)) for row in vmware.servers(tx)]
@@ -83,14 +83,14 @@ def add_vmware_server(request: VmwareServerRequest, user: Contributor, installat
 
 @router.get("/{name}")
 def show_vmware_server(name: Named, _user: Reader, installation: Installation) -> VmwareServer:
-    """One VMware server."""
+    """Return one VMware server."""
     with installation.catalog.reading() as tx:
         return _view(tx, vmware.server(tx, name), vmware.machine_counts(tx).get(name, 0))
 
 
 @router.get("/{name}/places")
 def list_vmware_places(name: Named, _user: Reader, installation: Installation) -> list[VmwarePlace]:
-    """The hosts, clusters, datastores, networks and folders of a VMware server."""
+    """Return the hosts, clusters, datastores, networks and folders of a VMware server."""
     with installation.catalog.reading() as tx:
         vmware.server(tx, name)
         return [VmwarePlace.model_validate(row.facts) for row in vmware.places(tx, name)]
@@ -107,7 +107,7 @@ def remove_vmware_server(name: Named, user: Contributor, installation: Installat
 
 @certificates.post("")
 def look_at_vmware_certificate(request: VmwareAddress, _user: Contributor) -> VmwareCertificate:
-    """The certificate that a VMware server shows, for somebody to compare before it is pinned."""
+    """Return the certificate that a VMware server shows, for somebody to compare before it is pinned."""
     shown = look(request.host, request.port)
     try:
         certificate = x509.load_pem_x509_certificate(shown.pem.encode())
@@ -130,8 +130,9 @@ def list_vmware_machines(
     server: Wanted = None,
     prefix: Annotated[str, Query(max_length=LABEL_LENGTH)] = "",
 ) -> Response:
-    """Machines that discovery found, by name, up to ``limit`` of them: for the rest, ask again with the last one's
-    name, server and id as ``after``, ``after_server`` and ``after_id``. With ``server`` those of one VMware server."""
+    """Return machines that discovery found, by name, up to ``limit`` of them: for the rest, ask again with the last
+    one's name, server and id as ``after``, ``after_server`` and ``after_id``. With ``server`` those of one VMware
+    server."""
     with installation.catalog.reading() as tx:
         if server is not None:
             vmware.server(tx, server)
@@ -145,8 +146,8 @@ def list_vmware_machines(
 def show_vmware_machine(
     machine: Named, _user: Reader, installation: Installation, server: Wanted = None
 ) -> DiscoveredMachine:
-    """A machine that discovery found (its name, its id there or its UUID), where it is, and what stands in the way of
-    protecting it."""
+    """Return a machine that discovery found (its name, its id there or its UUID), where it is, and what stands in the
+    way of protecting it."""
     with installation.catalog.reading() as tx:
         row = vmware.machine(tx, machine, server)
         facts = VmwareMachine.model_validate(row.facts)

@@ -45,8 +45,8 @@ class Answers:
         remedy: str,
         alive: Look = lambda _machine: False,
     ) -> dict[str, Any] | None:
-        """The payload of the result; None once ``patience`` seconds went by without one, and the command is withdrawn
-        then.
+        """Return the payload of the result; None once ``patience`` seconds went by without one, and the command is
+        withdrawn then.
 
         The patience begins anew each time that ``alive``, asked of the machine's row, says so. Seconds in which this
         server was down do not count. Raises Refused where the agent failed, or the command was withdrawn:

@@ -102,7 +102,7 @@ class JobEngine:
         return self.show(chosen)
 
     def show(self, job: JobId) -> Job:
-        """One job with its steps. Raises NotFound."""
+        """Return one job with its steps. Raises NotFound."""
         return self._showing.describe(self._found(job), steps=True)
 
     def _found(self, job: JobId) -> WorkflowStatus:
@@ -112,8 +112,8 @@ class JobEngine:
         return found[0]
 
     def listed(self, limit: int = 100, parent: JobId | None = None) -> list[Job]:
-        """Jobs without their steps: those that have no parent, the newest first, or the children of one, the oldest
-        first. Raises NotFound for an unknown parent."""
+        """Return jobs without their steps: those that have no parent, the newest first, or the children of one, the
+        oldest first. Raises NotFound for an unknown parent."""
         kinds = list(self._definitions)
         if parent is not None:
             self._found(parent)
@@ -131,7 +131,7 @@ class JobEngine:
         return DBOS.list_workflows(parent_workflow_id=parents, load_input=False, load_output=False)
 
     def cancel(self, job: JobId) -> Job:
-        """Ask a job to end, and with it its children. Raises NotFound, WrongState where it has ended, or goes to its
+        """Ask a job to end, and with it its children. Raises NotFound, WrongState if it has ended, or goes to its
         end."""
         row = self._found(job)
         state = state_of(row)
@@ -142,7 +142,7 @@ class JobEngine:
 
     def recover(self, executor: str) -> list[Job]:
         """Resume the unfinished jobs of a server that is gone for good; the jobs. One that still runs would do their
-        present steps a second time. Raises NotFound where there are none, WrongState for this server itself."""
+        present steps a second time. Raises NotFound if there are none, WrongState for this server itself."""
         if executor == self._executor:
             raise WrongState(
                 f"{executor} is this server, which resumes its own jobs when it starts.",

@@ -57,7 +57,7 @@ def start_asked(jobs: JobEngine, catalog: Catalog, clock: Clock) -> None:
 
 
 def request_for(machine: str, kind: PointKind, name: str) -> Request:
-    """The job's request."""
+    """Return the job's request."""
     return {"subject": machine, "kind": kind.value, "name": name}
 
 

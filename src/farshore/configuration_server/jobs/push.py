@@ -56,7 +56,7 @@ def push_job(parts: PushParts) -> JobDefinition:
     logins = Logins(catalog, clock, parts.sealer)
 
     def give_up(request: Request, token: str, error: Exception) -> None:
-        """Nobody may enrol with the token of a push that failed, and somebody should see that it did."""
+        """Revoke the token of a failed push, and record an event."""
         what = error.message if isinstance(error, FarshoreError) else type(error).__name__
 
         def write(tx: Transaction) -> None:

@@ -49,7 +49,7 @@ _OURS = (Cancelled, Displaced)
 
 
 def token_sealed_as(push: str) -> str:
-    """The name that the token of a push is sealed under."""
+    """Return the name that the token of a push is sealed under."""
     return f"push-token/{push}"
 
 
@@ -64,15 +64,15 @@ class PushesThrough:
     give_up: Callable[[Request, str, Exception], None]
 
     def known(self, job: str) -> str:
-        """The process server that a push was given to before this process began, empty for none."""
+        """Return the process server that a push was given to before this process began, empty for none."""
         with self.catalog.reading() as tx:
             row = pushes.find(tx, job)
             return "" if row is None else row.server
 
     def instead(self, asked: Mapping[str, Any], error: Unreachable) -> str:
-        """The process server that logs in where this server does not reach a host. Raises ``error``, with another
-        remedy where there are several to choose from, or where the host is known here by its key: at another site the
-        address may be another host's, and it would be trusted as on first contact."""
+        """Return the process server that logs in where this server does not reach a host. Raises ``error``, with
+        another remedy where there are several to choose from, or where the host is known here by its key: at another
+        site the address may be another host's, and it would be trusted as on first contact."""
         with self.catalog.reading() as tx:
             found, others = stand_in(process_servers.every(tx), _server_of(tx, asked["name"]), self.clock.now())
             places = place_of(asked), jump_place_of(asked)
@@ -93,8 +93,7 @@ class PushesThrough:
         raise Unreachable(error.message, remedy=remedy) from error
 
     def carry_out(self, job: str, request: Request, server: str, wanted: TokenRequest, report: Reporter) -> str:
-        """Have the server do it; the id of the token. Raises what it failed of, Cancelled, TryLater where it is
-        silent."""
+        """Have the server do it; the id of the token. Raises what it failed of, Cancelled, TryLater if it is silent."""
         asked = {**request["request"], "through": server}
 
         def begin(tx: Transaction) -> tuple[PushRow, ProcessServerRow]:
@@ -137,14 +136,14 @@ class PushesThrough:
         return row.token
 
     def _check_present(self, job: str, server: str) -> None:
-        """Raise NotFound, WrongState or TryLater where the server would not hear of a push that it was not given yet:
-        it may have gone since it was named."""
+        """Raise NotFound, WrongState or TryLater if the server would not hear of a push that it was not given yet: it
+        may have gone since it was named."""
         with self.catalog.reading() as tx:
             if pushes.find(tx, job) is None:
                 check_present(process_servers.get(tx, server), self.clock.now())
 
     def _wait_for(self, job: str, name: str, report: Reporter) -> PushResult | None:
-        """What the process server says in the end; None where somebody has dropped the push."""
+        """What the process server says in the end, or None if somebody has dropped the push."""
         heard, quiet = (-1, -1), 0
         while quiet < QUIET_LOOKS:
             with self.catalog.reading() as tx:

@@ -30,7 +30,7 @@ class Showing:
         self._definitions = definitions
 
     def describe(self, row: WorkflowStatus, *, steps: bool) -> Job:
-        """A job; ``steps``: with its steps, and the children that do them."""
+        """Return a job; ``steps``: with its steps, and the children that do them."""
         definition, job = self._definitions[row.name], row.workflow_id
         state = state_of(row)
         if state in ENDED:
@@ -108,7 +108,7 @@ class Showing:
 
 
 def request_of(row: WorkflowStatus) -> dict[str, Any]:
-    """What the job was started with."""
+    """Return what the job was started with."""
     arguments = row.input["args"] if row.input else ()
     return arguments[0] if arguments and isinstance(arguments[0], dict) else {}
 

@@ -21,7 +21,7 @@ class WriteAheadConnection(sqlite3.Connection):
 
 
 def engine_settings(database_url: str) -> dict[str, Any]:
-    """SQLAlchemy's settings for DBOS' engine; none for another database."""
+    """Return SQLAlchemy's settings for DBOS' engine; none for another database."""
     if not database_url.startswith("sqlite"):
         return {}
     # A file does not go away as a server's connection does: nothing to ask before each use.

@@ -60,7 +60,7 @@ def uninstall_job(parts: UninstallParts) -> JobDefinition:
         catalog.write(lambda tx: ask_agent(tx, command, request["subject"], UninstallArguments(), clock.now()))
 
     def wait(request: Request, command: str) -> dict[str, Any]:
-        """What the agent did, or under ``failure`` why it did not."""
+        """Return what the agent did, or under ``failure`` why it did not."""
         what = f"The agent of {request['name']} did not take itself off"
         try:
             found = answers.wait_for(

@@ -11,7 +11,7 @@ from farshore.model.ports import Clock
 
 
 def withdrawing(catalog: Catalog, clock: Clock) -> Callable[[str, Request], None]:
-    """For ``JobDefinition.stopped``: close the job's command, unless the agent has answered it."""
+    """Close the job's command unless the agent has answered it; for ``JobDefinition.stopped``."""
 
     def withdraw(job: str, _request: Request) -> None:
         catalog.write(lambda tx: commands.withdraw(tx, job, clock.now()))

@@ -49,13 +49,13 @@ class Authority:
 
     @classmethod
     def create(cls, name: str, now: datetime.datetime) -> Authority:
-        """A new self-signed authority."""
+        """Return a new self-signed authority."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         return cls._made(subject, ec.generate_private_key(ec.SECP256R1()), now)
 
     def renewed(self, now: datetime.datetime) -> Authority:
-        """This authority with a new certificate for the same key and name: what the old one signed stays good, for
-        those who hold the old certificate and for those who hold the new one."""
+        """Return this authority with a new certificate for the same key and name: what the old one signed stays good,
+        for those who hold the old certificate and for those who hold the new one."""
         return self._made(self._certificate.subject, self._key, now)
 
     @classmethod
@@ -141,7 +141,7 @@ class Authority:
         days: int = LEAF_DAYS,
         mark: str = "",
     ) -> tuple[Issued, str]:
-        """A certificate with a new key: (certificate, private key as PEM)."""
+        """Return a certificate with a new key: (certificate, private key as PEM)."""
         key = ec.generate_private_key(ec.SECP256R1())
         return self._sign(key.public_key(), holder, now, names, days, mark), private_pem(key)
 
@@ -183,7 +183,7 @@ class Authority:
 
 
 def general_name(name: str) -> x509.GeneralName:
-    """A DNS name or an address as certificates carry them. Raises Malformed."""
+    """Return a DNS name or an address as certificates carry them. Raises Malformed."""
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
@@ -195,7 +195,7 @@ def general_name(name: str) -> x509.GeneralName:
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    """A private key as unencrypted PKCS#8 PEM."""
+    """Return a private key as unencrypted PKCS#8 PEM."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()

@@ -57,13 +57,13 @@ class Issuer:
             held[peer.serial] = _Shown(peer.mark, first, self._number)
 
     def has_followed(self, holder: Identity, good: Collection[str]) -> bool:
-        """Whether ``holder`` has shown a certificate, of those with the serial numbers ``good``, that came with the
-        present bundle."""
+        """Return whether ``holder`` has shown a certificate, of those with the serial numbers ``good``, that came with
+        the present bundle."""
         return bool(self._present(holder, good))
 
     def uses_older(self, holder: Identity, good: Collection[str]) -> bool:
-        """Whether an older certificate was shown since ``holder`` began to use the newest one: a second credentials
-        file, or a copy of the one that was renewed, is in use elsewhere."""
+        """Return whether an older certificate was shown since ``holder`` began to use the newest one: a second
+        credentials file, or a copy of the one that was renewed, is in use elsewhere."""
         present = self._present(holder, good)
         with self._lock:
             older = [
@@ -78,7 +78,7 @@ class Issuer:
             return {serial: one for serial, one in held.items() if serial in good and one.mark == mark}
 
     def sign(self, tx: Transaction, holder: Identity, request: str, names: Sequence[str] = ()) -> str:
-        """A certificate (PEM) for the key of a PEM PKCS#10 request. Raises Malformed."""
+        """Return a certificate (PEM) for the key of a PEM PKCS#10 request. Raises Malformed."""
         return self._note(
             tx,
             holder,
@@ -99,7 +99,7 @@ class Issuer:
             )
 
     def issue(self, tx: Transaction, holder: Identity, names: Sequence[str] = ()) -> tuple[str, str]:
-        """A certificate with a new key, both PEM."""
+        """Return a certificate with a new key, both PEM."""
         issued, key = self.authority.issue(holder, utc(self._clock), names, mark=self.authorities.mark)
         return self._note(tx, holder, issued), key
 

@@ -60,7 +60,7 @@ class Authorities:
 
 
 def load(folder: Path) -> Authorities:
-    """The authorities in a folder. Raises NotFound, Refused, Malformed."""
+    """Return the authorities in a folder. Raises NotFound, Refused, Malformed."""
     signer = _load(folder / SIGNER)
     if (folder / NEXT).exists():
         return Authorities(signer, next=_load(folder / NEXT))

@@ -35,7 +35,8 @@ class Authenticator(Protocol):
         reads the catalog: one transaction for all that is asked of a request's sender."""
 
     def claimed(self, head: HTTPConnection) -> str | None:
-        """Whom the request claims to be from, unproven, for the log of refused requests; None as in ``caller``."""
+        """Return whom the request claims to be from, unproven, for the log of refused requests; None as in
+        ``caller``."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _check_registered(tx: Transaction, peer: Peer) -> None:
 
 
 def authenticate(authenticators: Sequence[Authenticator], head: HTTPConnection, tx: Transaction) -> Identity:
-    """The caller, by the first that answers. Raises Unauthenticated."""
+    """Return the caller, by the first that answers. Raises Unauthenticated."""
     for one in authenticators:
         found = one.caller(head, tx)
         if found is not None:
@@ -89,5 +90,5 @@ def authenticate(authenticators: Sequence[Authenticator], head: HTTPConnection, 
 
 
 def claimed(authenticators: Sequence[Authenticator], head: HTTPConnection) -> str:
-    """Whom a request claims to be from, as the log tells it."""
+    """Return whom a request claims to be from, as the log tells it."""
     return next((found for one in authenticators if (found := one.claimed(head)) is not None), NOBODY)

@@ -59,7 +59,7 @@ _ROLES = {Door.READER: Role.READER, Door.OPERATOR: Role.OPERATOR, Door.CONTRIBUT
 
 
 def services(request: Request) -> Services:
-    """The installation that this request came to."""
+    """Return the installation that this request came to."""
     found = request.app.state.services
     assert isinstance(found, Services)
     return found

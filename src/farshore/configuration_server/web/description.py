@@ -29,7 +29,7 @@ class DescribedApplication(FastAPI):
     """The application, with what its description has to add to FastAPI's."""
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, made once."""
+        """Return the OpenAPI document, made once."""
         if self.openapi_schema is None:
             described = super().openapi()
             components = described["components"]

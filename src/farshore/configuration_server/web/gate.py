@@ -65,7 +65,7 @@ class GatedRoute(APIRoute):
         return doors.pop()
 
     def get_route_handler(self) -> Handler:
-        """FastAPI's handler, behind the gate."""
+        """Return FastAPI's handler, behind the gate."""
         handle, door, takes_body = super().get_route_handler(), self.door, self.body_field is not None
 
         async def gated(request: Request) -> Response:

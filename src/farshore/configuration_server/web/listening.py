@@ -56,7 +56,7 @@ class Connections:
             return self._open.total()
 
     def enter(self, address: str) -> bool:
-        """Count one more; False where there is no room."""
+        """Count one more; False if there is no room."""
         with self._lock:
             if self._open.total() >= self.most or self._open[address] >= self.most_of_one:
                 self.refused += 1
@@ -104,7 +104,7 @@ class BoundedSocket(socket.socket):
 
 
 def listening(host: str, port: int, connections: Connections) -> BoundedSocket:
-    """A socket that listens. Raises Refused where the port is taken or may not be used."""
+    """Return a socket that listens. Raises Refused if the port is taken or may not be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     made = BoundedSocket(family, socket.SOCK_STREAM)
     made.connections = connections

@@ -30,7 +30,7 @@ def install(app: FastAPI) -> None:
 
 
 def problem_of(error: FarshoreError) -> Problem:
-    """The body that an error is answered with."""
+    """Return the body that an error is answered with."""
     return Problem(
         type=f"urn:farshore:{error.code}",
         title=error.code.replace("-", " ").capitalize(),
@@ -43,7 +43,7 @@ def problem_of(error: FarshoreError) -> Problem:
 
 
 def answer(error: FarshoreError) -> JSONResponse:
-    """The whole answer."""
+    """Return the whole answer."""
     headers = {}
     if isinstance(error, TryLater) and error.after:
         headers["Retry-After"] = str(max(1, round(error.after)))

@@ -22,14 +22,14 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class CertificateProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with the peer's certificate in every scope; None where none was shown."""
+    """uvicorn's HTTP/1.1 with the peer's certificate in every scope, or None if none was shown."""
 
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """One certificate holds for the whole connection."""
+        """Read the client's certificate, once for the whole connection."""
         super().connection_made(transport)
         self._await_head()
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
@@ -52,19 +52,19 @@ class CertificateProtocol(H11Protocol):
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No deadline outlives its connection."""
+        """Drop all deadlines with the connection."""
         self._forget_deadline()
         self.resume_writing()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not take its answer: it gets so long to go on."""
+        """Set a deadline for a client that does not read its answer."""
         super().pause_writing()
         if self._stalled is None:
             self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It goes on."""
+        """Drop that deadline."""
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
@@ -120,7 +120,7 @@ class TellingSslObject(ssl.SSLObject):
 
 
 def with_peer(application: Application, certificate: Any) -> Any:
-    """The application, told who is calling (``ssl.SSLObject.getpeercert()``)."""
+    """Return the application, told who is calling (``ssl.SSLObject.getpeercert()``)."""
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
         scope[PEER] = certificate or None
@@ -130,8 +130,8 @@ def with_peer(application: Application, certificate: Any) -> Any:
 
 
 def server_context(authority: str, certificate: str, key: str, ciphers: str) -> ssl.SSLContext:
-    """TLS 1.2 or newer; a certificate is optional, since enrolment has none yet, but one that is shown must come from
-    our authority. A renewed key pair may be loaded into it while it is used: new connections show that."""
+    """Return TLS 1.2 or newer; a certificate is optional, since enrolment has none yet, but one that is shown must come
+    from our authority. A renewed key pair may be loaded into it while it is used: new connections show that."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = TellingSslObject
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -151,7 +151,7 @@ class Contexts:
         first.sni_callback = self._choose
 
     def use(self, context: ssl.SSLContext) -> None:
-        """For new connections from now on."""
+        """Use this context for new connections."""
         self._now = context
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
@@ -160,5 +160,5 @@ class Contexts:
 
 
 def given(context: ssl.SSLContext) -> Callable[[Config, Any], ssl.SSLContext]:
-    """A uvicorn ``ssl_context_factory`` for a context that others hold too."""
+    """Return a uvicorn ``ssl_context_factory`` for a context that others hold too."""
     return lambda _config, _default: context

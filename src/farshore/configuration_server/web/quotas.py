@@ -31,7 +31,7 @@ class Quota:
             return wait
 
     def wait(self, key: Hashable) -> float:
-        """As ``take``, taking nothing."""
+        """Return the wait that ``take`` would return, without taking anything."""
         with self._lock:
             left = self._refilled(key)
             return 0.0 if left >= 1 else (1 - left) / self._per_second
