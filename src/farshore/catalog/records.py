@@ -157,7 +157,7 @@ def _records(tx: Transaction, kind: str, wanted: Select[Any]) -> list[Record]:
 
 
 def put(tx: Transaction, kind: str, records: Iterable[Record]) -> int:
-    """Make rows of records, in the place of those with the same keys; answer how many."""
+    """Make rows of records, in the place of those with the same keys; return how many."""
     table, columns = KINDS[kind].table, set(KINDS[kind].columns)
     binary = {column.key for column in inspect(table).columns if isinstance(column.type, LargeBinary)}
     found = list(records)

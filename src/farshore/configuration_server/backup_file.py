@@ -83,7 +83,7 @@ class BackupWriter:
             del self._waiting[:PACK_LIMIT]
 
     def finish(self, contents: Contents) -> int:
-        """Write the index and put the file in its place; answer its size."""
+        """Write the index and put the file in its place; return its size."""
         if self._waiting:
             self._seal(self._waiting)
         rows = np.array(self._rows, PACK_ROW)

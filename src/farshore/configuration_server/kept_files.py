@@ -73,7 +73,7 @@ def _content(path: Path) -> bytes:
 
 
 def write(settings: Settings, rows: Iterable[Row]) -> list[str]:
-    """Put files back where there are none; answer which. Raises Damaged for a name that leads elsewhere."""
+    """Put files back where there are none; return which. Raises Damaged for a name that leads elsewhere."""
     made = []
     for row in rows:
         try:

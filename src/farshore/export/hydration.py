@@ -74,7 +74,7 @@ class Hydration:
                 self._stop.wait(_DAMAGED_SECONDS)
 
     def _round(self, name: str, offsets: Iterator[int]) -> list[int]:
-        """Each piece once; answer those that are damaged. What is damaged may be put back, and is no reason to leave
+        """Each piece once; return those that are damaged. What is damaged may be put back, and is no reason to leave
         the rest where it can be lost too."""
         overlay, left = self._overlays[name], []
         pool, begun = ThreadPoolExecutor(_WORKERS, thread_name_prefix="hydrate"), deque[tuple[int, Future[int]]]()

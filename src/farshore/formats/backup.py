@@ -37,7 +37,7 @@ class Head:
 
     @classmethod
     def decode(cls, data: Buffer, name: str) -> tuple[Head, int]:
-        """Read a head; answer where the container begins. ``name`` goes into errors. Raises Damaged, Unsupported."""
+        """Read a head; return where the container begins. ``name`` goes into errors. Raises Damaged, Unsupported."""
         view = memoryview(data)
         if len(view) < _FIXED.size:
             raise _none(name)

@@ -142,7 +142,7 @@ class Backlog:
             return [] if self._closed else [waiting.batch for waiting in islice(self._waiting, 1, 1 + count)]
 
     def acknowledge(self, expected: Sequence) -> List[EncodedBatch]:
-        """Drop what the server has, all that ends at or before ``expected``, its next sequence; answer it in order."""
+        """Drop what the server has, all that ends at or before ``expected``, its next sequence; return it in order."""
         dropped: List[EncodedBatch] = []
         with self._changed:
             while self._waiting and self._waiting[0].batch.end <= expected:

@@ -30,7 +30,7 @@ class EncodedBatch:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return sum(len(buffer) for buffer in self.buffers)
 
 

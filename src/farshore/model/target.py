@@ -75,7 +75,7 @@ class MachineTarget:
     name: str = ""
     processors: int = 0
     memory: int = 0
-    """Bytes."""
+    """Size in bytes."""
     firmware: Optional[Firmware] = None
     disk_bus: DiskBus = DiskBus.VIRTIO
     networks: Tuple[TargetNetwork, ...] = ()

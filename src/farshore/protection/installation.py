@@ -61,7 +61,7 @@ class PushTarget(SshTarget):
 
 
 Installer = Callable[[PushTarget, Reporter], str]
-"""Install, enrol, start; answer the fingerprint of the host's key. Repeating it on the same host ends the same way;
+"""Install, enrol, start; return the fingerprint of the host's key. Repeating it on the same host ends the same way;
 a machine that is enrolled already keeps its identity and leaves the token unused."""
 
 

@@ -105,7 +105,7 @@ class BaseCopy:
         base.set_stored(rows["chunk"].astype(np.int64), hashes, locators)
 
     def finish(self) -> tuple[EpochDisk, ...]:
-        """Make chunks and maps durable; answer the disks for the epoch's document. May be repeated after an error."""
+        """Make chunks and maps durable; return the disks for the epoch's document. May be repeated after an error."""
         self._writer.flush()
         for number in sorted(self._touched):
             base = self._maps[number].finish()

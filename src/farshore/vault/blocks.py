@@ -117,7 +117,7 @@ class EntryFiller:
         need: Need,
         out: Bytes,
     ) -> Blocks:
-        """Copy whole blocks that one entry decides, pack by pack; answer the places of the other entries."""
+        """Copy whole blocks that one entry decides, pack by pack; return the places of the other entries."""
         simple = simple_entries(blocks, entries) & (need[blocks] == FULL)
         places = np.flatnonzero(simple)
         if not len(places):

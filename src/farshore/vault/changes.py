@@ -46,11 +46,11 @@ class Target(Protocol):
     """What is written to."""
 
     def write(self, offset: int, *pieces: Buffer) -> int:
-        """Write neighbouring pieces; answer their bytes."""
+        """Write neighbouring pieces; return their bytes."""
         ...
 
     def zero(self, start: int, end: int) -> int:
-        """Zero a range; answer the bytes that took."""
+        """Zero a range; return the bytes that took."""
         ...
 
 
@@ -111,7 +111,7 @@ def journal_of(view: DiskView, chunks: Blocks, epochs: Blocks) -> list[Writes]:
 
 
 def apply(writes: Sequence[Writes], size: int, target: Target) -> int:
-    """Write all of it to a disk of ``size`` bytes; answer the bytes written. Raises Damaged, NotFound, the store's
+    """Write all of it to a disk of ``size`` bytes; return the bytes written. Raises Damaged, NotFound, the store's
     errors and the target's."""
     done = 0
     for place in range(len(writes) - 1, -1, -1):

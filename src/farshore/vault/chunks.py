@@ -69,7 +69,7 @@ class ChunkStore:
         or shunned: nothing is answered from it before that."""
 
     def refresh(self) -> ChunkIndex:
-        """Learn of packs that others have stored, and forget those that are gone; answer the index. A pack whose index
+        """Learn of packs that others have stored, and forget those that are gone; return the index. A pack whose index
         is damaged is left out: its chunks count as missing. Raises the store's errors, WrongKey."""
         with self._refreshing:
             with self._changing:
@@ -174,7 +174,7 @@ class ChunkStore:
     def _load_directories(
         self, index: ChunkIndex, salts: Salts, sizes: npt.NDArray[np.uint64]
     ) -> npt.NDArray[np.bool_]:
-        """Learn of packs from directories; answer which of them are in none that can be read."""
+        """Learn of packs from directories; return which of them are in none that can be read."""
         wanted = SaltSet(salts)
         size_of = np.zeros(len(wanted), np.uint64)
         size_of[wanted.places(salts)] = sizes

@@ -38,7 +38,7 @@ class Tiers:
 
 
 def compact(machine: MachineVault, tiers: Tiers | None = None) -> list[LayerName]:
-    """Write the layers that are due; answer their names. Raises the store's errors, Damaged, WrongKey.
+    """Write the layers that are due; return their names. Raises the store's errors, Damaged, WrongKey.
 
     May be stopped and repeated at any time.
     """

@@ -59,7 +59,7 @@ def listed(store: Store, key: SealingKey) -> list[Finding]:
 
 
 def note(store: Store, key: SealingKey, findings: Iterable[Finding]) -> list[Finding]:
-    """Note what is not noted yet; answer that. Raises the store's errors."""
+    """Note what is not noted yet; return that. Raises the store's errors."""
     new = []
     known = {item.name for item in store.list(vault_names.DAMAGE)}
     for one in findings:

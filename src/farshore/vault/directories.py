@@ -103,7 +103,7 @@ def directories(store: Store, key: SealingKey, domain: int) -> Iterator[tuple[st
 
 
 def renew(store: Store, key: SealingKey, domain: int, salts: Salts, sizes: Sizes) -> int:
-    """Have the packs that are listed covered, but for a few; answer how many directories were written. Memory: 50
+    """Have the packs that are listed covered, but for a few; return how many directories were written. Memory: 50
     bytes a pack and some 40 MiB. May be stopped and repeated at any time, and run by several at once."""
     there = SaltSet(salts)
     covered, named = np.zeros(len(there), np.bool_), np.zeros(len(there), np.bool_)

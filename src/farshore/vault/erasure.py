@@ -125,7 +125,7 @@ class _Others:
 
 
 def _condemn(vault: Vault, packs: set[str]) -> dict[str, int]:
-    """Put packs on the list of the condemned; answer since when each is there."""
+    """Put packs on the list of the condemned; return since when each is there."""
     moment = time.time_ns()
     for _ in range(_TRIES if packs else 0):
         before = read_list(vault.store, vault.upkeep_key)
@@ -138,7 +138,7 @@ def _condemn(vault: Vault, packs: set[str]) -> dict[str, int]:
 
 
 def _doom(vault: Vault, since: Mapping[str, int], needed: Set[str]) -> set[str]:
-    """Doom those of the packs that nobody needs; answer them. A pack that a collector has pardoned meanwhile may be in
+    """Doom those of the packs that nobody needs; return them. A pack that a collector has pardoned meanwhile may be in
     the use of a copy that began then, and is left to collection; so are all where collectors leave no turn."""
     for _ in range(_TRIES if since else 0):
         before = read_list(vault.store, vault.upkeep_key)

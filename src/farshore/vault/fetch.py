@@ -83,7 +83,7 @@ class Fetcher:
             pass
 
     def _held(self, name: str, numbers: Sequence[int], found: dict[tuple[str, int], Bytes]) -> list[int]:
-        """Put what the cache holds into ``found``; answer the rest."""
+        """Put what the cache holds into ``found``; return the rest."""
         lacking = []
         for number in numbers:
             held = self.cache.get(name, number)

@@ -35,7 +35,7 @@ DATA_BYTES = 32 << 20
 
 
 def merge_range(machine: MachineVault, timeline: Timeline, epoch: Epoch, begin: int, end: int) -> LayerName:
-    """Write one layer for the journal records ``[begin, end)``; answer its name.
+    """Write one layer for the journal records ``[begin, end)``; return its name.
 
     Data objects come first, the layer that names them last: a crash leaves only data objects that nobody names.
     Raises Damaged where a piece is missing or altered, the store's errors.
@@ -161,7 +161,7 @@ class _DataWriter:
         self._begin()
 
     def add(self, piece: npt.NDArray[np.uint8]) -> tuple[int, int]:
-        """Take the bytes in; answer their source row and offset."""
+        """Take the bytes in; return their source row and offset."""
         if self._size + len(piece) > DATA_BYTES:
             self._put()
         place = (self._row, self._size)

@@ -41,7 +41,7 @@ class SealedObject:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return sum(len(buffer) for buffer in self.buffers)
 
 

@@ -35,7 +35,7 @@ class RawTarget:
         """Whether it is zero where nothing is written: a file is, a device holds what it held before."""
 
     def write(self, offset: int, *pieces: Buffer) -> int:
-        """Write neighbouring pieces; answer their bytes."""
+        """Write neighbouring pieces; return their bytes."""
         size = sum(len(piece) for piece in pieces)
         done = os.pwritev(self._handle, pieces, offset) if len(pieces) > 1 else 0
         start = 0
@@ -53,7 +53,7 @@ class RawTarget:
             os.posix_fadvise(self._handle, start, length, os.POSIX_FADV_DONTNEED)
 
     def zero(self, start: int, end: int) -> int:
-        """Zero ``[start, end)``, in a file by giving its space back; answer the bytes of zeroes that were
+        """Zero ``[start, end)``, in a file by giving its space back; return the bytes of zeroes that were
         written."""
         if end <= start or (self.sparse and punch(self._handle, start, end - start)):
             return 0

@@ -33,7 +33,7 @@ _STEP = 512
 
 
 def rebase(machine: MachineVault, longest: int = LONGEST_CHAIN) -> list[Epoch]:
-    """Rebase the epochs that rest on too many others; answer them, the oldest first.
+    """Rebase the epochs that rest on too many others; return them, the oldest first.
 
     May be stopped and repeated at any time, and run by several at once. Raises the store's errors, WrongKey, and
     Damaged where what must be read cannot be: that epoch then stays on its parent.

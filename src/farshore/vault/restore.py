@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 def restore_to_raw(source: BlockSource, path: Path, progress: Progress | None = None, *, replace: bool = False) -> int:
-    """Write ``source`` to ``path`` and sync it; answer the bytes of data written.
+    """Write ``source`` to ``path`` and sync it; return the bytes of data written.
 
     A file is sparse where the disk is known to be zero, and has its name only when it is whole. A block device is
     written as a whole, zeroes too. Raises TooSmall where a device is too small, Refused where a file exists and may not

@@ -129,7 +129,7 @@ def believed(points: list[RecoveryPoint], now: int) -> list[RecoveryPoint]:
 def apply_retention(
     machine: MachineVault, policy: ReplicationPolicy, pins: Iterable[Position] = ()
 ) -> tuple[Plan, list[str]]:
-    """Merge what may be merged; answer the plan and the layers written. What is no longer needed is left to the
+    """Merge what may be merged; return the plan and the layers written. What is no longer needed is left to the
     collector. May be stopped and repeated. Raises the store's errors, Damaged."""
     timeline = machine.timeline(with_condemned=True)
     plan = plan_retention(timeline, machine.points(timeline=timeline), policy, pins)

@@ -77,7 +77,7 @@ def maintain(vault: Vault, policy_of: PolicyOf, grace: int = GRACE) -> Upkeep:
 
 
 def renew_directories(vault: Vault, collection: Collection) -> int:
-    """Cover the packs that a collection left by directories; answer how many were written. A convenience: what
+    """Cover the packs that a collection left by directories; return how many were written. A convenience: what
     keeps it from it is logged, and ends nothing else. Those of a domain whose key is lost stay as they are."""
     written = 0
     try:
@@ -95,7 +95,7 @@ def renew_directories(vault: Vault, collection: Collection) -> int:
 
 
 def sweep(vault: Vault) -> int:
-    """Remove the temporary files of puts that crashes broke off, up to 32 MiB each; answer how many there were. Stores
+    """Remove the temporary files of puts that crashes broke off, up to 32 MiB each; return how many there were. Stores
     that keep no such files have none. Raises the store's errors."""
     store = vault.store
     return store.sweep(_LONGEST_PUT) if isinstance(store, Sweepable) else 0

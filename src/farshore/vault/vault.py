@@ -144,7 +144,7 @@ class Vault:
         self._change_slots(without)
 
     def begin_upgrade(self) -> bool:
-        """Have older releases refuse the vault from now on; answer whether an upgrade has to be completed. Raises the
+        """Have older releases refuse the vault from now on; return whether an upgrade has to be completed. Raises the
         store's errors, Forbidden."""
         self._root()
         descriptor = read_descriptor(self.store)

@@ -15,7 +15,7 @@ _NO_ROOM = ("Wrote only", "Cannot write", "Cannot close")
 
 
 def without_partial(out: Path, path: str, complaints: Complaints) -> list[str]:
-    """Remove from ``out/copy``, the copy of ``path``, each file of which only a part came, under all its names; answer
+    """Remove from ``out/copy``, the copy of ``path``, each file of which only a part came, under all its names; return
     what is missing, by its path on the machine and the reason.
 
     Raises NoSpace if there was no room, TryLater if the copy as a whole failed, Damaged if nothing is left."""
@@ -44,7 +44,7 @@ def without_partial(out: Path, path: str, complaints: Complaints) -> list[str]:
 
 
 def _removed(out: Path, name: str) -> Iterator[str]:
-    """Remove a file, and its other names; answer those."""
+    """Remove a file, and its other names; return those."""
     try:
         status = (out / name).lstat()
     except OSError:  # too long for a path, or it did not come at all

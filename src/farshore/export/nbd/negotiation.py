@@ -76,7 +76,7 @@ class Negotiation:
         return wire.GREETING.pack(wire.GREETING_MAGIC, wire.OPTION_MAGIC, _KNOWN_FLAGS)
 
     def receive(self, data: bytes) -> bytes:
-        """Take exactly ``needed`` bytes; answer what is to be sent. Raises ProtocolViolation."""
+        """Take exactly ``needed`` bytes; return what is to be sent. Raises ProtocolViolation."""
         return self._step(data)
 
     def secured(self) -> None:

@@ -158,7 +158,7 @@ class ChunkIndex:
             raise
 
     def _write_full(self) -> bool:
-        """Write the oldest full set of recent entries; answer whether there was one."""
+        """Write the oldest full set of recent entries; return whether there was one."""
         with self._changed:
             if not self._full:
                 return False
@@ -181,7 +181,7 @@ class ChunkIndex:
         return True
 
     def _merge_some(self) -> bool:
-        """Merge what is due; answer whether anything was."""
+        """Merge what is due; return whether anything was."""
         if self._closing or (self._folder is not None and not self._disk_works):
             return False  # merging in memory would make room for what is on disk there
         with self._changed:

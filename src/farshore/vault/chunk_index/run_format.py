@@ -110,7 +110,7 @@ class RunWriter:
         self._left = entries[whole:].copy()
 
     def finish(self, salts: Salts) -> tuple[Footer, Tail]:
-        """Write the rest and the tail; answer what a reader would find."""
+        """Write the rest and the tail; return what a reader would find."""
         self._put(self._left)
         fences = np.concatenate([np.zeros(0, np.uint64), *self._fences])
         parts = (fences.view(np.uint8), self._filter.view(np.uint8), np.ascontiguousarray(salts).reshape(-1))

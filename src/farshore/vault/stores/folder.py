@@ -111,7 +111,7 @@ class FolderStore:
                 self._check_there()
 
     def sweep(self, older_than: float = 3600) -> int:
-        """Remove temporary files that are older than that many seconds; answer how many there were."""
+        """Remove temporary files that are older than that many seconds; return how many there were."""
         removed = 0
         with self._translated("temporary files"):
             for folder, _, files in os.walk(self._root, onerror=_unless_gone):

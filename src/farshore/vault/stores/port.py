@@ -71,5 +71,5 @@ class Sweepable(Protocol):
     """What a store may be able to as well: to remove what puts left behind whose process died."""
 
     def sweep(self, older_than: float) -> int:
-        """Remove remains older than that many seconds, which must be longer than any put takes; answer how many."""
+        """Remove remains older than that many seconds, which must be longer than any put takes; return how many."""
         ...
