@@ -56,6 +56,6 @@ def test_a_site_is_looked_at_and_a_file_mends_it(served: Served, tmp_path: Path)
 
         other = run("azure", "check", "qemu")
         assert other.exit_code != 0
-        assert "needs nothing of a provider" in other.output
+        assert "needs nothing of a provider" in str(other.exception)
     finally:
         server.kill()

@@ -120,7 +120,7 @@ def test_the_push_installation_has_the_same_shell_as_by_ssh(server: Vcenter, ope
 
 
 def test_what_it_takes_is_named(server: Vcenter, opened: Session) -> None:
-    with pytest.raises(Malformed, match="no key"):
+    with pytest.raises(Malformed, match="not a key"):
         asked(server, target(opened, password=""))
     server.deny(GUEST[2])
     try:
