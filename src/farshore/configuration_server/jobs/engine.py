@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 APPLICATION = "farshore"
 ALONE = "configuration-server"
 """The executor's id of every server of the releases in which servers had none of their own."""
-GENERATION = "4"
+GENERATION = "5"
 """Raise it where a job's order of steps changes: what an older generation left unfinished is stopped then."""
 
 
