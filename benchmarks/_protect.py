@@ -13,9 +13,9 @@ from farshore.formats.batch import Batch, Role
 from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks, Comparison, Verdict
 from farshore.formats.record import RECORD, RecordKind
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, Sequence
-from farshore.vault.base_copy import BaseCopy
-from farshore.vault.epochs import EpochRecord
 from farshore.vault.machine import MachineVault
+from farshore.vault.objects.base_copy import BaseCopy
+from farshore.vault.objects.epochs import EpochRecord
 from farshore.vault.vault import Vault
 
 DISK = DiskNumber(0)

@@ -18,9 +18,9 @@ from farshore.formats.record import RECORD, RecordKind
 from farshore.formats.segment import SegmentIndex, encode_index
 from farshore.formats.vault_names import SegmentName
 from farshore.model.identifiers import BLOCK, DiskNumber, Epoch, MachineId, Sequence
-from farshore.vault.epochs import EpochDisk, EpochRecord
 from farshore.vault.machine import MachineVault
-from farshore.vault.sealing import Sealer, concatenated
+from farshore.vault.objects.epochs import EpochDisk, EpochRecord
+from farshore.vault.objects.sealing import Sealer, concatenated
 from farshore.vault.stores.folder import FolderStore
 
 START = 1_700_000_000_000_000_000

@@ -36,7 +36,7 @@ from benchmarks._table import result, show
 from farshore.mobility.capture import Capture
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.program import COMPLETION_HOOKS
-from farshore.mobility.pump import BATCH_RING_BYTES, POLL_SECONDS
+from farshore.mobility.stream.pump import BATCH_RING_BYTES, POLL_SECONDS
 from farshore.model.cadence import DEFAULT_RPO, cadence
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import DiskNumber
@@ -71,8 +71,8 @@ class Rounds:
 
 
 class Reader:
-    """Drains the ring when the mobility service does (mobility/pump.py), keeps nothing; goes back to data mode if the
-    ring overflowed. It looks more often, so that a load of gigabytes a second does not overflow the ring."""
+    """Drains the ring when the mobility service does (mobility/stream/pump.py), keeps nothing; goes back to data mode
+    if the ring overflowed. It looks more often, so that a load of gigabytes a second does not overflow the ring."""
 
     def __init__(self, capture: Capture, look_every: float = 0.005) -> None:
         self.overflows = 0

@@ -18,7 +18,7 @@ from benchmarks._protect import copy_base
 from benchmarks._synthetic import disk_use
 from benchmarks._table import result, show
 from farshore.model.identifiers import BLOCK, MachineId
-from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.keys.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 

@@ -37,8 +37,8 @@ from farshore.master_target.following import Following
 from farshore.master_target.record import RecordFolder
 from farshore.model.home_task import DiskPlace, DomainKeys, Errand, HeldKeys, HomeTask
 from farshore.model.identifiers import BLOCK
+from farshore.vault.keys.owner_keys import OwnerKey
 from farshore.vault.machine import MachineVault
-from farshore.vault.owner_keys import OwnerKey
 from farshore.vault.stores.port import Store
 from farshore.vault.stores.recent import RecentStore
 from farshore.vault.stores.registry import open_store

@@ -2,10 +2,10 @@
 
 Three hundred simulated agents, each with its own certificate and connection, make 50 KB/s of random 4 KiB writes and
 send them over mutual TLS to a process server in a process of its own with a local vault. When a batch is cut is decided
-by the agent's own code (mobility/cutting.py), when a segment by the process server's, both by the default policy. Then
-the same again beside one more machine that sends 4 MiB batches of random data as fast as they are acknowledged, two
-at a time. The lag of a write is that of its batch's oldest: from being made until the segment that holds it was written
-to the vault. All agents run in this benchmark's process, on the same processors.
+by the agent's own code (mobility/stream/cutting.py), when a segment by the process server's, both by the default
+policy. Then the same again beside one more machine that sends 4 MiB batches of random data as fast as they are
+acknowledged, two at a time. The lag of a write is that of its batch's oldest: from being made until the segment that
+holds it was written to the vault. All agents run in this benchmark's process, on the same processors.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from farshore.formats.batch import Batch, Role
 from farshore.formats.record import RECORD, RecordKind
 from farshore.formats.vault_names import SegmentName, segments_folder
 from farshore.lab.cache import cache_folder
-from farshore.mobility.cutting import Asked, Cutting
-from farshore.mobility.pump import BATCH_RING_BYTES
+from farshore.mobility.stream.cutting import Asked, Cutting
+from farshore.mobility.stream.pump import BATCH_RING_BYTES
 from farshore.model.cadence import LONGEST_CUT
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import BLOCK, SECTOR, Epoch, MachineId, Sequence, new_id

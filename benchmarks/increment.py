@@ -21,9 +21,9 @@ from benchmarks._protect import DISK, copy_base, write_blocks
 from benchmarks._synthetic import MACHINE, disk_use
 from benchmarks._table import result, show
 from farshore.model.identifiers import BLOCK
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.keys.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
+from farshore.vault.upkeep.compaction import Tiers, compact
 from farshore.vault.vault import Vault
 
 TARGET = 1.2

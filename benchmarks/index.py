@@ -34,7 +34,7 @@ from farshore.vault.chunk_index.index import SMALLEST
 from farshore.vault.chunk_index.merging import FAN, Merge
 from farshore.vault.chunk_index.run import FileSource, Run
 from farshore.vault.chunk_index.run_format import RunWriter
-from farshore.vault.salts import SALT_BYTES, as_salts
+from farshore.vault.upkeep.salts import SALT_BYTES, as_salts
 
 TARGET = 10.0
 PACK_CHUNKS = 128

@@ -20,10 +20,10 @@ from pathlib import Path
 from benchmarks._synthetic import MACHINE, QuickStore, block_of, disk_use, open_epoch, write_journal
 from benchmarks._table import result, show
 from farshore.model.identifiers import BLOCK, DiskNumber, Sequence
-from farshore.vault.compaction import compact
-from farshore.vault.owner_keys import OwnerKey
-from farshore.vault.points import Latest
+from farshore.vault.keys.owner_keys import OwnerKey
+from farshore.vault.reading.points import Latest
 from farshore.vault.stores.registry import open_store
+from farshore.vault.upkeep.compaction import compact
 from farshore.vault.vault import Vault
 
 TIB = 1 << 40

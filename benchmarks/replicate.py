@@ -27,10 +27,10 @@ from farshore.api_types.machines import EpochKind
 from farshore.api_types.streams import BaseCompletion
 from farshore.clock import SystemClock
 from farshore.lab.cache import cache_folder
-from farshore.mobility.base_copy import BaseCopy
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.progress import CopyProgress
-from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.copying.base_copy import BaseCopy
+from farshore.mobility.copying.disk_reader import CopiedDisk
+from farshore.mobility.copying.progress import CopyProgress
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.identifiers import DiskNumber, MachineId, new_id
 
 TARGET = 2.5

@@ -31,7 +31,7 @@ from farshore.formats.batch import Batch, Role
 from farshore.formats.record import RECORD, RecordKind
 from farshore.formats.spool import FrameHeader, FrameKind
 from farshore.lab.cache import cache_folder
-from farshore.mobility.pump import POLL_SECONDS
+from farshore.mobility.stream.pump import POLL_SECONDS
 from farshore.model.cadence import DEFAULT_RPO, cadence
 from farshore.model.identifiers import Epoch, MachineId, Sequence, new_id
 from farshore.process_server.spool.file import FrameReference
@@ -43,10 +43,10 @@ from farshore.protection.turns import for_indexing, for_rebasing, for_thinning
 from farshore.vault import OwnerKey, Vault, open_store
 from farshore.vault.machine import MachineVault
 from farshore.vault.ownership import How, Owner, Ownership, claim
-from farshore.vault.prices import read_prices
-from farshore.vault.scrub import scrub
 from farshore.vault.stores.counted import CountedStore, counted
 from farshore.vault.stores.owned import LOOK_SECONDS, owned
+from farshore.vault.upkeep.prices import read_prices
+from farshore.vault.upkeep.scrub import scrub
 
 TARGET = 370.0
 HOUR, SECOND = 3600.0, 1_000_000_000

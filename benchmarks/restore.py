@@ -27,10 +27,10 @@ from farshore.delivery.raw_disk import RawDisk
 from farshore.delivery.writing import STEP, write_disk
 from farshore.model.identifiers import BLOCK, Sequence
 from farshore.model.position import Position
-from farshore.vault.compaction import compact
-from farshore.vault.owner_keys import OwnerKey
-from farshore.vault.restore import restore_to_raw
+from farshore.vault.keys.owner_keys import OwnerKey
+from farshore.vault.reading.restore import restore_to_raw
 from farshore.vault.stores.registry import open_store
+from farshore.vault.upkeep.compaction import compact
 from farshore.vault.vault import Vault
 
 TARGET = 1.5

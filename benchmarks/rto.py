@@ -42,8 +42,8 @@ from farshore.sites.port import AttachedDisk, FailoverId, RecoveryOrder, ServedD
 from farshore.sites.qemu.accelerator import choose_accelerator
 from farshore.sites.qemu.command import RunFiles
 from farshore.sites.qemu.site import QemuSite
-from farshore.vault.owner_keys import OwnerKey
-from farshore.vault.restore import restore_to_raw
+from farshore.vault.keys.owner_keys import OwnerKey
+from farshore.vault.reading.restore import restore_to_raw
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 

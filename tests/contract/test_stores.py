@@ -14,9 +14,9 @@ from farshore.model.errors import Damaged, Forbidden, Malformed, NotFound, Unrea
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import OwnerKey, Vault
-from farshore.vault.compaction import Tiers, compact
 from farshore.vault.stores.folder import FolderStore
 from farshore.vault.stores.registry import open_store
+from farshore.vault.upkeep.compaction import Tiers, compact
 
 DOUBLES = ["azurite", "ceph", *(["gcs"] if os.environ.get("FARSHORE_TEST_GCS") else [])]
 

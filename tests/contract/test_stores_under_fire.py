@@ -19,9 +19,9 @@ from farshore.model.errors import Damaged, NotFound, TryLater
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import OwnerKey, Vault
-from farshore.vault.compaction import Tiers, compact
 from farshore.vault.stores.registry import open_store
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.verify import verify
 
 T = TypeVar("T")
 ENDPOINT = {"azurite": "AZURE_STORAGE_ENDPOINT", "ceph": "AWS_ENDPOINT"}

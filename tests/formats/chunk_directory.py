@@ -15,8 +15,8 @@ from obstore.store import MemoryStore
 
 from farshore.formats import vault_names
 from farshore.formats.container import PACK_ROW
-from farshore.vault.directories import Building, Contents
-from farshore.vault.sealing import SealingKey
+from farshore.vault.objects.directories import Building, Contents
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.stores.remote import RemoteStore
 
 KEY = SealingKey(bytes(range(32)))

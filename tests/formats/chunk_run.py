@@ -15,7 +15,7 @@ import numpy as np
 
 from farshore.vault.chunk_index.entries import ENTRY, Entries
 from farshore.vault.chunk_index.run_format import RunWriter
-from farshore.vault.salts import Salts, as_salts
+from farshore.vault.upkeep.salts import Salts, as_salts
 
 RUN, KEY_ID = bytes(range(16)), bytes(range(16, 32))
 

@@ -21,12 +21,12 @@ from farshore.api_types.commands import CommandResult, ResyncResult
 from farshore.delivery.ledger import ZERO, Lading, Ledger
 from farshore.export import overlay
 from farshore.formats import batch
-from farshore.mobility.batches import EncodedBatch
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.commands.record import Record
-from farshore.mobility.protected_disks import ProtectedDisk
-from farshore.mobility.spill import HrlFile
+from farshore.mobility.copying.protected_disks import ProtectedDisk
+from farshore.mobility.stream.batches import EncodedBatch
+from farshore.mobility.stream.spill import HrlFile
 from farshore.mobility.upgrade import handover
 from farshore.model.commands import CommandKind
 from farshore.model.identifiers import DiskNumber, Epoch, Sequence

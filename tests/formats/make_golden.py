@@ -24,13 +24,14 @@ from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Se
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import OwnerKey, Vault, damage, open_store
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.objects import seal_document
-from farshore.vault.retention import apply_retention
-from farshore.vault.scrub import DAY, scrub
-from farshore.vault.upkeep import one_policy
+from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault.objects import damage
+from farshore.vault.objects.opening import seal_document
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.scrub import DAY, scrub
+from farshore.vault.upkeep.turns import one_policy
 
 MACHINE = MachineId("5f0c1f6e-0f3a-4c55-9d0a-0123456789ab")
 OTHER = MachineId("5f0c1f6e-0f3a-4c55-9d0a-fedcba987654")

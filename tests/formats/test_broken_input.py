@@ -20,8 +20,10 @@ from tests.formats.test_golden import opened
 from farshore.formats import base_map, chunk_pack, layer, segment
 from farshore.formats.container import Kind, Trailer
 from farshore.model.errors import Damaged, Malformed, Unsupported, WrongKey
-from farshore.vault import EpochRecord, OwnerKey, Vault, machine_descriptions, open_store, points
-from farshore.vault.objects import open_object, read_document
+from farshore.vault import EpochRecord, OwnerKey, Vault, open_store
+from farshore.vault.objects import machine_descriptions
+from farshore.vault.objects.opening import open_object, read_document
+from farshore.vault.reading import points
 from farshore.vault.vault import read_descriptor
 
 OURS = (Damaged, Malformed, Unsupported, WrongKey)

@@ -11,8 +11,8 @@ from tests.formats.chunk_directory import DOMAIN, KEY, golden_contents
 from farshore.formats import vault_names
 from farshore.formats.chunk_directory import encode_index
 from farshore.formats.container import Kind
-from farshore.vault.directories import Directory
-from farshore.vault.objects import open_object
+from farshore.vault.objects.directories import Directory
+from farshore.vault.objects.opening import open_object
 from farshore.vault.stores.remote import RemoteStore
 
 GOLDEN = Path(__file__).parent / "golden" / "chunk-directory-1.bin"

@@ -29,14 +29,16 @@ from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import Latest, Named, OwnerKey, Vault, damage, open_store, pins, stored_retention
-from farshore.vault.condemned import read_list
-from farshore.vault.objects import read_document
-from farshore.vault.scrub import read_state
-from farshore.vault.sealing import SealingKey
-from farshore.vault.upkeep import maintain, one_policy
+from farshore.vault import Latest, Named, OwnerKey, Vault, open_store
+from farshore.vault.objects import damage
+from farshore.vault.objects.opening import read_document
+from farshore.vault.objects.sealing import SealingKey
+from farshore.vault.upkeep import pins, stored_retention
+from farshore.vault.upkeep.condemned import read_list
+from farshore.vault.upkeep.scrub import read_state
+from farshore.vault.upkeep.turns import maintain, one_policy
+from farshore.vault.upkeep.verify import verify
 from farshore.vault.vault import read_descriptor
-from farshore.vault.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -14,7 +14,7 @@ from farshore.formats.vault_names import RecordName
 from farshore.model.errors import Damaged, FarshoreError, WrongKey
 from farshore.protection.mirror import FILES
 from farshore.vault import OwnerKey, Vault, open_store
-from farshore.vault.objects import read_document
+from farshore.vault.objects.opening import read_document
 from farshore.vault.ownership import claim, newest_owner
 from farshore.vault.records import read_record, read_records
 

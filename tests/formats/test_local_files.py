@@ -29,7 +29,7 @@ from tests.formats.local_files import (
 from farshore.delivery.ledger import ZERO, Ledger
 from farshore.export import overlay
 from farshore.mobility.commands.record import Record
-from farshore.mobility.spill import HrlFile
+from farshore.mobility.stream.spill import HrlFile
 from farshore.mobility.upgrade import handover
 from farshore.process_server.copying.told import ToldLog
 

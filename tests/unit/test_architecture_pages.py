@@ -53,5 +53,7 @@ def test_the_control_a_package_that_is_left_out_is_found() -> None:
 
 
 def test_a_name_that_is_gone_is_found() -> None:
-    text = "See `mobility/gone.py`, `Gone.step`, `not_there`, [this](gone.md), and `mobility/pump.py`, `Pump.step`."
+    text = (
+        "See `mobility/gone.py`, `Gone.step`, `not_there`, [this](gone.md), and `mobility/stream/pump.py`, `Pump.step`."
+    )
     assert missing(text, PAGES[0]) == ["gone.md", "mobility/gone.py", "Gone.step", "not_there"]

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 from farshore.export.image.convert import ImageFormat
-from farshore.vault.whole_file import is_block_device
+from farshore.vault.reading.whole_file import is_block_device
 
 _BLKSSZGET = 0x1268
 _USUAL = 512

@@ -37,7 +37,8 @@ from farshore.cli.vault_opening import (
 from farshore.export.image.convert import ImageFormat, write_image
 from farshore.model.errors import Damaged, NotFound, WrongKey
 from farshore.model.identifiers import MachineId
-from farshore.vault import OwnerKey, Vault, backup_gpt, open_store, restore_to_raw
+from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
+from farshore.vault.reading import backup_gpt
 
 app = typer.Typer(no_args_is_help=True, help="Use a vault directly, with only its URL and key.")
 

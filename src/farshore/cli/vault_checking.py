@@ -18,11 +18,11 @@ from farshore.cli.vault_opening import AsJson, KeyFile, PassphraseFile, VaultUrl
 from farshore.model.errors import Damaged, NotFound, WrongKey
 from farshore.model.identifiers import CHUNK, MachineId
 from farshore.vault import Vault
-from farshore.vault.damage import Finding, note_if_allowed
-from farshore.vault.damage import listed as noted_damage
-from farshore.vault.differences import Differing
-from farshore.vault.scrub import read_state
-from farshore.vault.verify import verify as verify_vault
+from farshore.vault.objects.damage import Finding, note_if_allowed
+from farshore.vault.objects.damage import listed as noted_damage
+from farshore.vault.objects.differences import Differing
+from farshore.vault.upkeep.scrub import read_state
+from farshore.vault.upkeep.verify import verify as verify_vault
 
 app = typer.Typer()
 _MIB = 1 << 20

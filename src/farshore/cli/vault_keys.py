@@ -22,7 +22,7 @@ from farshore.cli.vault_opening import (
     print_json,
 )
 from farshore.vault import OwnerKey
-from farshore.vault.erasure import erase as erase_machine
+from farshore.vault.upkeep.erasure import erase as erase_machine
 
 app = typer.Typer()
 _MIB = 1 << 20

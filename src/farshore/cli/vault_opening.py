@@ -15,7 +15,7 @@ from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
 from farshore.vault import AtTime, Choice, KeyWrapper, Latest, MachineVault, Named, OwnerKey, Vault, open_store
-from farshore.vault.key_files import open_key_file
+from farshore.vault.keys.files import open_key_file
 from farshore.vault.promises import check_creates_only
 
 VaultUrl = Annotated[str, typer.Option("--vault", envvar="FARSHORE_VAULT", help="file:///…, s3://…, az://… or gs://…")]

@@ -21,8 +21,9 @@ from farshore.cli.vault_opening import (
     print_json,
     show_time,
 )
-from farshore.vault import Choice, Named, pins
-from farshore.vault.points import parse_position
+from farshore.vault import Choice, Named
+from farshore.vault.reading.points import parse_position
+from farshore.vault.upkeep import pins
 
 app = typer.Typer()
 PointOption = Annotated[str, typer.Option("--point", help="Point id, name or EPOCH:SEQUENCE.")]

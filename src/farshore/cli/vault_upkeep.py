@@ -29,13 +29,14 @@ from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import MachineId
 from farshore.model.point import RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault import Vault, stored_retention
-from farshore.vault.collection import PolicyOf
-from farshore.vault.prices import Prices, read_prices
-from farshore.vault.retention import leaving
-from farshore.vault.upkeep import Usage
-from farshore.vault.upkeep import maintain as maintain_vault
-from farshore.vault.upkeep import usage as vault_usage
+from farshore.vault import Vault
+from farshore.vault.upkeep import stored_retention
+from farshore.vault.upkeep.collection import PolicyOf
+from farshore.vault.upkeep.prices import Prices, read_prices
+from farshore.vault.upkeep.retention import leaving
+from farshore.vault.upkeep.turns import Usage
+from farshore.vault.upkeep.turns import maintain as maintain_vault
+from farshore.vault.upkeep.turns import usage as vault_usage
 
 app = typer.Typer()
 _DEFAULT = ReplicationPolicy()

@@ -29,7 +29,7 @@ from farshore.configuration_server.vault_contents import contents, highest
 from farshore.model.errors import NotFound, Refused, WrongState
 from farshore.model.ports import Clock
 from farshore.protection.mirror import FILES
-from farshore.vault.key_files import open_key_file
+from farshore.vault.keys.files import open_key_file
 from farshore.vault.ownership import How, Owner, claim, epochs_after, newest_owner, pardon
 from farshore.vault.records import Record, read_records
 

@@ -24,7 +24,7 @@ from farshore.configuration_server.owning import installation_id
 from farshore.configuration_server.settings import Settings
 from farshore.model.errors import FarshoreError, NotFound, WrongState
 from farshore.model.ports import Clock
-from farshore.vault.key_files import open_key_file
+from farshore.vault.keys.files import open_key_file
 from farshore.vault.records import record_names
 from farshore.vault.stores.registry import open_store
 

@@ -22,8 +22,8 @@ from farshore.catalog.dump import Piece
 from farshore.formats.backup import Head, container_name
 from farshore.formats.container import PACK_LIMIT, PACK_ROW, Kind, Trailer, pack_offsets
 from farshore.model.errors import Damaged, NotFound, Refused, WrongKey
-from farshore.vault.owner_keys import KeyWrapper
-from farshore.vault.sealing import PackOpener, Sealer, SealingKey, open_index
+from farshore.vault.keys.owner_keys import KeyWrapper
+from farshore.vault.objects.sealing import PackOpener, Sealer, SealingKey, open_index
 
 Line = dict[str, Any] | list[Any]
 

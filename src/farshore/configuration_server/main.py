@@ -72,7 +72,7 @@ from farshore.recovery.upkeep import Upkeep
 from farshore.sites.port import Way
 from farshore.telemetry import logs
 from farshore.telemetry.floods import FewEnough
-from farshore.vault.upkeep import sweep
+from farshore.vault.upkeep.turns import sweep
 from farshore.vault.vault import Vault
 
 if TYPE_CHECKING:

@@ -25,15 +25,16 @@ from farshore.model.errors import (
 from farshore.model.identifiers import MachineId, PointId
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
-from farshore.vault import Named, pins
-from farshore.vault.key_files import open_key_file
-from farshore.vault.owner_keys import OwnerKey
+from farshore.vault import Named
+from farshore.vault.keys.files import open_key_file
+from farshore.vault.keys.owner_keys import OwnerKey
 from farshore.vault.ownership import Ownership
 from farshore.vault.promises import check_creates_only
 from farshore.vault.stores.counted import CountedStore, counted
 from farshore.vault.stores.owned import OwnedStore, owned
 from farshore.vault.stores.registry import open_store
-from farshore.vault.upgrading import upgrade
+from farshore.vault.upkeep import pins
+from farshore.vault.upkeep.upgrading import upgrade
 from farshore.vault.vault import Vault, read_descriptor
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from farshore.model.identifiers import MachineId
 from farshore.model.machine import MachineDescription
 from farshore.model.point import RecoveryPoint
 from farshore.model.position import Position
-from farshore.vault.epochs import EpochRecord
+from farshore.vault.objects.epochs import EpochRecord
 from farshore.vault.vault import Vault
 
 _NOT_EPOCHS = 1 << 32

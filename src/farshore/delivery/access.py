@@ -27,7 +27,7 @@ from pydantic import SecretStr
 from farshore.export.settings import TlsPair
 from farshore.model.errors import NotFound, Refused
 from farshore.sites.port import TcpAddress, TlsAccess
-from farshore.vault.folder_sync import sync_folder
+from farshore.vault.stores.folder_sync import sync_folder
 
 _BEGINNING = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _END = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)

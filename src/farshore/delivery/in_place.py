@@ -21,7 +21,7 @@ from farshore.model.errors import NotFound
 from farshore.model.home_task import DiskPlace, Errand
 from farshore.model.identifiers import DiskNumber
 from farshore.sites.port import Medium, ServedDisk, WrittenDisk
-from farshore.vault.folder_sync import sync_folder
+from farshore.vault.stores.folder_sync import sync_folder
 
 _NOTE = "places.json"
 

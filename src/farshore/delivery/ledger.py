@@ -22,7 +22,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from farshore.model.errors import Busy, Malformed
-from farshore.vault.folder_sync import sync_folder
+from farshore.vault.stores.folder_sync import sync_folder
 
 DIGEST = 32
 ZERO = b"\xff" * DIGEST

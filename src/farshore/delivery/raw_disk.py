@@ -20,10 +20,10 @@ from farshore.export.raw_file import RawFileSource
 from farshore.model.errors import Damaged, NoSpace, Refused, TooSmall, TryLater
 from farshore.model.identifiers import BLOCK
 from farshore.model.ports import Extent
-from farshore.vault.folder_sync import sync_folder
-from farshore.vault.holes import punch
-from farshore.vault.raw_target import device_bytes
-from farshore.vault.whole_file import is_block_device
+from farshore.vault.reading.holes import punch
+from farshore.vault.reading.raw_target import device_bytes
+from farshore.vault.reading.whole_file import is_block_device
+from farshore.vault.stores.folder_sync import sync_folder
 
 _BLKZEROOUT = 0x127F
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

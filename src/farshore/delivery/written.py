@@ -23,7 +23,7 @@ from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Destination
 from farshore.model.position import Position
 from farshore.sites.port import WrittenDisk
-from farshore.vault.folder_sync import sync_folder
+from farshore.vault.stores.folder_sync import sync_folder
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 

@@ -26,7 +26,7 @@ from farshore.export.overlay_map import DATA, SOURCE, ZERO, OverlayMap, blocks_o
 from farshore.model.errors import Busy, Damaged, Refused
 from farshore.model.identifiers import BLOCK
 from farshore.model.ports import BlockSource, Extent
-from farshore.vault.holes import punch
+from farshore.vault.reading.holes import punch
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCKS = 64

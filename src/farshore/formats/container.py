@@ -3,7 +3,7 @@
 Byte table: docs/formats/container.md. A container is a header, packs (each compressed and encrypted by itself, so
 that one can be read without the others), a sealed index and a trailer. The trailer repeats the header, so the tail
 of an object is all that a reader needs to learn what lies where. This module knows the layout only; sealing and
-opening are done by farshore.vault.sealing.
+opening are done by farshore.vault.objects.sealing.
 """
 
 from __future__ import annotations

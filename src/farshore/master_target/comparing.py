@@ -1,6 +1,6 @@
 """The first pass over a surviving disk: each chunk is hashed and compared with the base that the vault has for it; only
-what differs is fetched. What overlays and journals lay over the bases follows (farshore.vault.changes), once each of
-these chunks holds its base.
+what differs is fetched. What overlays and journals lay over the bases follows (farshore.vault.reading.changes), once
+each of these chunks holds its base.
 
 The disk is read in its order, a few steps at once; memory is bounded by the steps under way.
 """
@@ -19,9 +19,9 @@ import numpy as np
 from farshore.master_target.record import Numbers
 from farshore.master_target.target_disk import TargetDisk
 from farshore.model.identifiers import CHUNK
-from farshore.vault.changes import Target
-from farshore.vault.parent_disk import chunk_hash
-from farshore.vault.view import Bases, DiskView
+from farshore.vault.reading.changes import Target
+from farshore.vault.reading.parent_disk import chunk_hash
+from farshore.vault.reading.view import Bases, DiskView
 
 STEP_CHUNKS = 64
 _WORKERS = 3

@@ -2,8 +2,8 @@
 
 Each turn goes on from what the record says, so a first run and one after a kill are the same. A disk that is not known
 to be at a position is compared (comparing.py), then gets its journals; one that is, gets what was written since
-(farshore.vault.changes). Its first bytes are a notice all the while (farshore.formats.disk_notice): a disk on which
-that stands is never started. The disks of a machine become whole only when all of them are at one position.
+(farshore.vault.reading.changes). Its first bytes are a notice all the while (farshore.formats.disk_notice): a disk on
+which that stands is never started. The disks of a machine become whole only when all of them are at one position.
 
 The order, at each step: bytes to the disk, flush, record. ``durable`` is called before and after each of them: there a
 test kills.
@@ -26,10 +26,10 @@ from farshore.master_target.target_disk import BehindNotice, TargetDisk
 from farshore.model.errors import Damaged, NotFound, Refused
 from farshore.model.identifiers import CHUNK, DiskNumber
 from farshore.model.position import Position
-from farshore.vault.changes import Changes, apply, changes, journal_of
 from farshore.vault.machine import MachineVault
-from farshore.vault.timeline import Timeline
-from farshore.vault.view import DiskView
+from farshore.vault.reading.changes import Changes, apply, changes, journal_of
+from farshore.vault.reading.timeline import Timeline
+from farshore.vault.reading.view import DiskView
 
 log = logging.getLogger(__name__)
 

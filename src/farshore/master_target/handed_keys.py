@@ -5,12 +5,12 @@ from __future__ import annotations
 from farshore.model.errors import Forbidden
 from farshore.model.home_task import HeldKeys
 from farshore.model.identifiers import MachineId
-from farshore.vault.keys import ChunkKeys
-from farshore.vault.sealing import SealingKey
+from farshore.vault.keys.port import ChunkKeys
+from farshore.vault.objects.sealing import SealingKey
 
 
 class HandedKeys:
-    """A KeySource (see farshore.vault.keys)."""
+    """A KeySource (see farshore.vault.keys.port)."""
 
     def __init__(self, machine: MachineId, held: HeldKeys) -> None:
         self._machine, self._key = machine, SealingKey(bytes.fromhex(held.machine))

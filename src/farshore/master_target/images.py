@@ -19,7 +19,7 @@ from farshore.export.mounted import as_file
 from farshore.master_target.target_disk import TargetDisk
 from farshore.model.errors import Malformed, NotFound, Refused, TooSmall, TryLater
 from farshore.sites.half_written import is_disk
-from farshore.vault.whole_file import explained
+from farshore.vault.reading.whole_file import explained
 
 _QCOW2_HEAD = 80
 _EXTERNAL_DATA = 1 << 2

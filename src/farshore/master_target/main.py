@@ -30,7 +30,7 @@ from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.position import Position
 from farshore.sites.half_written import check_whole
 from farshore.telemetry import logs
-from farshore.vault.key_files import open_key_file
+from farshore.vault.keys.files import open_key_file
 from farshore.vault.stores.recent import RecentStore
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from farshore.model.errors import Busy, Damaged, NotFound, Unsupported
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.position import Position
-from farshore.vault.folder_sync import sync_folder
+from farshore.vault.stores.folder_sync import sync_folder
 
 _FORMAT, _VERSION = "farshore-master-target", 1
 Numbers = npt.NDArray[np.int64]

@@ -20,8 +20,8 @@ from farshore.master_target.in_use import check_unused, keep_others_off
 from farshore.model.errors import Damaged, NotFound, Refused, TooSmall
 from farshore.model.identifiers import BLOCK
 from farshore.sites.half_written import is_disk
-from farshore.vault.raw_target import RawTarget, device_bytes
-from farshore.vault.whole_file import explained, is_block_device
+from farshore.vault.reading.raw_target import RawTarget, device_bytes
+from farshore.vault.reading.whole_file import explained, is_block_device
 
 _BLKZEROOUT = 0x127F
 
@@ -71,13 +71,13 @@ class TargetDisk:
             return os.pread(self._file, length, 0)
 
     def write(self, offset: int, *pieces: Buffer) -> int:
-        """See farshore.vault.changes.Target. Durable with the next flush."""
+        """See farshore.vault.reading.changes.Target. Durable with the next flush."""
         self._check(offset, sum(len(piece) for piece in pieces))
         with explained(self.path):
             return self._target.write(offset, *pieces)
 
     def zero(self, start: int, end: int) -> int:
-        """See farshore.vault.changes.Target."""
+        """See farshore.vault.reading.changes.Target."""
         self._check(start, end - start)
         with explained(self.path):
             if self._device and end > start:
@@ -125,7 +125,7 @@ class BehindNotice:
         self._disk = disk
 
     def write(self, offset: int, *pieces: Buffer) -> int:
-        """See farshore.vault.changes.Target."""
+        """See farshore.vault.reading.changes.Target."""
         written = 0
         if offset >= HELD:
             return self._disk.write(offset, *pieces)
@@ -137,7 +137,7 @@ class BehindNotice:
         return written
 
     def zero(self, start: int, end: int) -> int:
-        """See farshore.vault.changes.Target."""
+        """See farshore.vault.reading.changes.Target."""
         return self._disk.zero(max(start, HELD), end) if end > HELD else 0
 
 

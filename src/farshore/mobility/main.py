@@ -27,27 +27,27 @@ from farshore.mobility.checks.lookout import Lookout
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
-from farshore.mobility.description import describe, hardware_id
-from farshore.mobility.epoch_run import Limits
-from farshore.mobility.guest_scripts import guest_scripts
+from farshore.mobility.control.description import describe, hardware_id
+from farshore.mobility.control.guest_scripts import guest_scripts
+from farshore.mobility.control.identity import enrol_machine, machine_of
+from farshore.mobility.control.led_out import lead_out
+from farshore.mobility.control.removal import Removal
+from farshore.mobility.control.renewal import Renewal
+from farshore.mobility.control.reporting import Reporter
+from farshore.mobility.control.servers import Servers
+from farshore.mobility.control.session import Session
+from farshore.mobility.control.shutdown import Shutdown
+from farshore.mobility.copying.named_disks import accept_named
+from farshore.mobility.copying.protected_disks import DiskNumbers, protected_disks
 from farshore.mobility.heap import bound_heap
-from farshore.mobility.identity import enrol_machine, machine_of
-from farshore.mobility.led_out import lead_out
-from farshore.mobility.named_disks import accept_named
-from farshore.mobility.planes import Planes
-from farshore.mobility.protected_disks import DiskNumbers, protected_disks
-from farshore.mobility.removal import Removal
-from farshore.mobility.renewal import Renewal
-from farshore.mobility.replication import Replication
-from farshore.mobility.reporting import Reporter
+from farshore.mobility.points.services import Services
 from farshore.mobility.rounds.fallback import choose_fallback
 from farshore.mobility.rounds.replication import RoundReplication
-from farshore.mobility.servers import Servers
-from farshore.mobility.services import Services
-from farshore.mobility.session import Session
 from farshore.mobility.settings import STATE, Settings
-from farshore.mobility.shutdown import Shutdown
-from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.stream.epoch_run import Limits
+from farshore.mobility.stream.planes import Planes
+from farshore.mobility.stream.replication import Replication
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.mobility.upgrade.handover import Handover
 from farshore.mobility.upgrade.releases import Releases
 from farshore.mobility.upgrade.trust import pin as pin_release_key

@@ -13,8 +13,8 @@ from farshore.api_types import servers
 from farshore.formats import vault_names
 from farshore.model.errors import Damaged, Forbidden, NotFound, TryLater
 from farshore.model.identifiers import MachineId
-from farshore.vault.keys import ChunkKeys
-from farshore.vault.sealing import SealingKey
+from farshore.vault.keys.port import ChunkKeys
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
 _LATELY = 60.0
@@ -29,7 +29,7 @@ class KeyHolder(Protocol):
 
 
 class GrantedKeys:
-    """A KeySource (see farshore.vault.keys)."""
+    """A KeySource (see farshore.vault.keys.port)."""
 
     def __init__(self, holder: KeyHolder, upkeep: str, store: Store) -> None:
         """``upkeep``: that key, in hex. ``store``: the vault's."""

@@ -18,9 +18,9 @@ from farshore.formats.vault_names import CHUNKS, DIRECTORIES
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
 from farshore.protection.watch import DAMAGE, DAMAGE_OLDER, Condition
-from farshore.vault import damage
-from farshore.vault.damage import Finding
-from farshore.vault.scrub import affecting_newest, scrub
+from farshore.vault.objects import damage
+from farshore.vault.objects.damage import Finding
+from farshore.vault.upkeep.scrub import affecting_newest, scrub
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)

@@ -20,13 +20,13 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.protection.turns import Turns
-from farshore.vault import stored_retention
-from farshore.vault.collection import collect
-from farshore.vault.compaction import compact
 from farshore.vault.machine import MachineVault
-from farshore.vault.rebase import rebase
-from farshore.vault.retention import Plan, apply_retention, believed
-from farshore.vault.upkeep import renew_directories
+from farshore.vault.upkeep import stored_retention
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import compact
+from farshore.vault.upkeep.rebase import rebase
+from farshore.vault.upkeep.retention import Plan, apply_retention, believed
+from farshore.vault.upkeep.turns import renew_directories
 from farshore.vault.vault import Vault
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from farshore.model.cadence import cadence
 from farshore.model.identifiers import MachineId
 from farshore.model.policy import asked_rpo
 from farshore.model.ports import Clock
-from farshore.vault.compaction import Tiers
+from farshore.vault.upkeep.compaction import Tiers
 
 DAY = 86400.0
 HOUR = 3600.0

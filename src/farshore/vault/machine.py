@@ -30,29 +30,30 @@ from farshore.model.machine import MachineDescription
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.ports import BlockSource
 from farshore.model.position import Position
-from farshore.vault import damage, differences, machine_descriptions, points
-from farshore.vault.base_copy import BaseCopy
-from farshore.vault.base_maps import BaseMap
-from farshore.vault.blocks import Level
-from farshore.vault.cache import PackCache, SourceCache
-from farshore.vault.chunks import ChunkStore
-from farshore.vault.condemned import read_condemned
-from farshore.vault.differences import Differing
-from farshore.vault.epochs import EpochRecord
-from farshore.vault.fetch import Fetcher
-from farshore.vault.layers import Layer
-from farshore.vault.leases import CLOCKS, Lease, LeaseKind, live_leases, take_lease
-from farshore.vault.levels import EntryLevel, MapLevel, layer_level, segments_level
-from farshore.vault.objects import OpenedObject, open_object, read_document, seal_document
-from farshore.vault.parent_disk import ParentDisk
-from farshore.vault.points import AtTime, Choice, Latest, Named
-from farshore.vault.reader_threads import ReaderThreads
-from farshore.vault.sealing import SealingKey
-from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
+from farshore.vault.objects import damage, differences, machine_descriptions
+from farshore.vault.objects.base_copy import BaseCopy
+from farshore.vault.objects.base_maps import BaseMap
+from farshore.vault.objects.chunks import ChunkStore
+from farshore.vault.objects.differences import Differing
+from farshore.vault.objects.epochs import EpochRecord
+from farshore.vault.objects.layers import Layer
+from farshore.vault.objects.opening import OpenedObject, open_object, read_document, seal_document
+from farshore.vault.objects.sealing import SealingKey
+from farshore.vault.objects.segments import SealedBatch, SegmentBuilder, SegmentObject
+from farshore.vault.reading import points
+from farshore.vault.reading.blocks import Level
+from farshore.vault.reading.cache import PackCache, SourceCache
+from farshore.vault.reading.fetch import Fetcher
+from farshore.vault.reading.leases import CLOCKS, Lease, LeaseKind, live_leases, take_lease
+from farshore.vault.reading.levels import EntryLevel, MapLevel, layer_level, segments_level
+from farshore.vault.reading.parent_disk import ParentDisk
+from farshore.vault.reading.points import AtTime, Choice, Latest, Named
+from farshore.vault.reading.reader_threads import ReaderThreads
+from farshore.vault.reading.timeline import Piece, StoredLayer, StoredSegment, Timeline, load_timeline
+from farshore.vault.reading.view import DiskView
 from farshore.vault.stores.listed_once import ListedOnce
 from farshore.vault.stores.port import Listed, Store
-from farshore.vault.timeline import Piece, StoredLayer, StoredSegment, Timeline, load_timeline
-from farshore.vault.view import DiskView
+from farshore.vault.upkeep.condemned import read_condemned
 
 _READERS = 8
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 from farshore.formats import vault_names
 from farshore.model.errors import Damaged, Displaced, NotFound, Refused, TryLater, WrongState
-from farshore.vault.condemned import read_list, write_next
-from farshore.vault.objects import read_document, seal_document
-from farshore.vault.sealing import SealingKey
+from farshore.vault.objects.opening import read_document, seal_document
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.stores.port import Store
+from farshore.vault.upkeep.condemned import read_list, write_next
 
 EPOCHS_APART = 1 << 20
 """Epochs that a generation has to itself, at least."""

@@ -18,8 +18,8 @@ from typing import Any
 from farshore.formats import vault_names
 from farshore.formats.vault_names import RecordName
 from farshore.model.errors import Damaged, NotFound, Unreachable, Unsupported
-from farshore.vault.objects import read_document, seal_document
-from farshore.vault.sealing import SealingKey
+from farshore.vault.objects.opening import read_document, seal_document
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.stores.port import Store
 
 Row = dict[str, Any]

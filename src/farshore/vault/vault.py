@@ -19,14 +19,14 @@ from typing import Any
 from farshore.formats import vault_names
 from farshore.model.errors import Damaged, Forbidden, NotFound, Refused, TryLater, Unsupported, WrongKey
 from farshore.model.identifiers import MachineId, VaultId, new_id
-from farshore.vault.cache import PackCache
-from farshore.vault.chunks import ChunkStore
-from farshore.vault.keys import KeySource, StoredKeys
+from farshore.vault.keys.owner_keys import KeyWrapper, Slot, unwrap_any
+from farshore.vault.keys.port import KeySource, StoredKeys
 from farshore.vault.machine import MachineVault, Shared
-from farshore.vault.objects import seal_document
-from farshore.vault.owner_keys import KeyWrapper, Slot, unwrap_any
+from farshore.vault.objects.chunks import ChunkStore
+from farshore.vault.objects.opening import seal_document
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.promises import check_store, without_probe
-from farshore.vault.sealing import SealingKey
+from farshore.vault.reading.cache import PackCache
 from farshore.vault.stores.port import Store
 
 FORMAT = 2

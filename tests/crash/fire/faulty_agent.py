@@ -11,11 +11,11 @@ import sys
 
 import numpy as np
 
-from farshore.mobility import replication
 from farshore.mobility.capture import watched
 from farshore.mobility.capture.flights import Flights
 from farshore.mobility.main import main
-from farshore.mobility.recorded import RecordedSectors
+from farshore.mobility.stream import replication
+from farshore.mobility.stream.recorded import RecordedSectors
 
 
 def put_back(fault: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from farshore.formats.hrl import FRAME_BYTES, HEADER_BYTES
 from farshore.formats.spool import ALIGNMENT, FILE_HEADER, decode_file_header, read_frames
-from farshore.mobility.spill import HrlFile
+from farshore.mobility.stream.spill import HrlFile
 from farshore.model.errors import Damaged, Malformed
 from farshore.model.identifiers import MachineId
 

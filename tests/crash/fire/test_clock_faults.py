@@ -26,8 +26,8 @@ from tests.unit.vault.synthetic import Machine as VaultMachine
 from farshore.api_types.servers import StreamReport
 from farshore.catalog.tables import EpochRow, MachineRow
 from farshore.formats.batch import Batch, Role, decode
-from farshore.mobility.batches import EncodedBatch, Journal
-from farshore.mobility.records import Piece, mark_piece
+from farshore.mobility.stream.batches import EncodedBatch, Journal
+from farshore.mobility.stream.records import Piece, mark_piece
 from farshore.model.clock_steps import wall_clock_offset
 from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch

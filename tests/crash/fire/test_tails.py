@@ -14,8 +14,8 @@ from tests.unit.process_server.test_spool_log import FILE_BYTES, MACHINES, body,
 
 from farshore.formats.batch import Role
 from farshore.formats.hrl import HEADER_BYTES
-from farshore.mobility.batches import Journal
-from farshore.mobility.spill import HrlFile
+from farshore.mobility.stream.batches import Journal
+from farshore.mobility.stream.spill import HrlFile
 from farshore.model.identifiers import Epoch
 from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.spool.log import Lane, SpoolLog

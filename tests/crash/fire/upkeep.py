@@ -12,8 +12,8 @@ from pathlib import Path
 from farshore.model.errors import FarshoreError
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import OwnerKey, Vault, open_store
-from farshore.vault.rebase import rebase
-from farshore.vault.upkeep import maintain
+from farshore.vault.upkeep.rebase import rebase
+from farshore.vault.upkeep.turns import maintain
 
 POLICY = ReplicationPolicy(hot_window=60, keep_hourly=48)
 

@@ -16,7 +16,7 @@ from farshore.master_target import images
 from farshore.master_target.following import Following
 from farshore.master_target.record import RecordFolder
 from farshore.model.identifiers import MachineId
-from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.keys.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 

@@ -15,8 +15,8 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock
 from tests.unit.mobility.test_spill import content, piece, read_all
 
 from farshore.formats.hrl import HEADER_BYTES
-from farshore.mobility.batches import Journal
-from farshore.mobility.spill import HrlFile
+from farshore.mobility.stream.batches import Journal
+from farshore.mobility.stream.spill import HrlFile
 from farshore.model.identifiers import Epoch
 
 CAPACITY = 20_000

@@ -23,7 +23,7 @@ from tests.loopdisks import LoopDisk, loop_disk, require_data_mode
 from tests.waiting import until
 
 from farshore.api_types.events import Alert
-from farshore.mobility.spill import HrlFile
+from farshore.mobility.stream.spill import HrlFile
 from farshore.model.identifiers import DiskNumber
 from farshore.model.point import PointKind
 from farshore.model.states import CaptureMode

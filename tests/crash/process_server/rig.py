@@ -40,7 +40,7 @@ from farshore.model.machine import Firmware
 from farshore.process_server.listening.exchange import Answer, Request
 from farshore.process_server.listening.listener import Listener
 from farshore.process_server.listening.peer import server_context
-from farshore.vault.owner_keys import OwnerKey
+from farshore.vault.keys.owner_keys import OwnerKey
 from farshore.vault.stores.registry import open_store
 from farshore.vault.vault import Vault
 

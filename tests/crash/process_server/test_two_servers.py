@@ -28,9 +28,9 @@ from farshore.client.data_plane import DataPlane
 from farshore.client.transport import Transport
 from farshore.clock import SystemClock
 from farshore.formats.batch import encode
-from farshore.mobility.backlog import Backlog
-from farshore.mobility.batches import EncodedBatch
-from farshore.mobility.sender import Sender
+from farshore.mobility.stream.backlog import Backlog
+from farshore.mobility.stream.batches import EncodedBatch
+from farshore.mobility.stream.sender import Sender
 from farshore.model.bandwidth import Bandwidth
 from farshore.model.errors import FarshoreError
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence, new_id

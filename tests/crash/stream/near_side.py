@@ -13,12 +13,12 @@ from tests.unit.vault.synthetic import MACHINE, Machine
 from farshore.api_types.streams import StreamStatus
 from farshore.formats import batch as batches
 from farshore.formats.batch import Buffer
-from farshore.mobility.backlog import Backlog
-from farshore.mobility.batches import EncodedBatch
-from farshore.mobility.replay import replay
-from farshore.mobility.sender import Sender
-from farshore.mobility.spill import HrlFile
-from farshore.mobility.throttle import Bandwidth
+from farshore.mobility.stream.backlog import Backlog
+from farshore.mobility.stream.batches import EncodedBatch
+from farshore.mobility.stream.replay import replay
+from farshore.mobility.stream.sender import Sender
+from farshore.mobility.stream.spill import HrlFile
+from farshore.mobility.stream.throttle import Bandwidth
 from farshore.model.errors import FarshoreError, NoSpace
 from farshore.model.identifiers import Epoch, Sequence
 

@@ -22,11 +22,11 @@ from farshore.model.errors import Displaced, FarshoreError
 from farshore.model.identifiers import MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import OwnerKey, Vault, open_store
-from farshore.vault.collection import GRACE, collect
-from farshore.vault.compaction import Tiers, compact
 from farshore.vault.ownership import Ownership
-from farshore.vault.retention import apply_retention
 from farshore.vault.stores.owned import OwnedStore
+from farshore.vault.upkeep.collection import GRACE, collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
 
 KEEPS_LITTLE = ReplicationPolicy(hot_window=60, keep_hourly=0, keep_daily=0)
 SIZE = 192 << 10

@@ -15,9 +15,9 @@ from farshore.formats import vault_names
 from farshore.model.errors import NotFound, Refused, WrongKey
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import OwnerKey, Vault, open_store
-from farshore.vault.collection import collect
-from farshore.vault.erasure import erase
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.erasure import erase
+from farshore.vault.upkeep.verify import verify
 
 OLD, NEW = OwnerKey(bytes(32), "key-file"), OwnerKey(bytes(31) + b"\1", "key-file")
 

@@ -11,11 +11,11 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import Vault
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.rebase import rebase
-from farshore.vault.retention import apply_retention
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.rebase import rebase
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.verify import verify
 
 SOAK = bool(os.environ.get("FARSHORE_SOAK"))
 MINUTE = 60 * 1_000_000_000

@@ -15,12 +15,13 @@ from farshore.formats import vault_names
 from farshore.model.errors import Damaged, NotFound
 from farshore.model.identifiers import CHUNK, MachineId
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault import Vault, chunks, directories
+from farshore.vault import Vault
 from farshore.vault.chunk_index import ChunkIndex
-from farshore.vault.collection import collect
-from farshore.vault.retention import apply_retention
-from farshore.vault.upkeep import renew_directories
-from farshore.vault.verify import verify
+from farshore.vault.objects import chunks, directories
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.turns import renew_directories
+from farshore.vault.upkeep.verify import verify
 
 POLICY = ReplicationPolicy(hot_window=3600, keep_hourly=0, keep_daily=0)
 POOL = [random.Random(number).randbytes(CHUNK) for number in range(6)]

@@ -22,13 +22,13 @@ from farshore.model.errors import Displaced, FarshoreError
 from farshore.model.identifiers import DiskNumber, Epoch
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import Vault
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
 from farshore.vault.ownership import How, Owner, Ownership, claim, epochs_after, newest_owner, pardon
 from farshore.vault.records import read_records, write_record
-from farshore.vault.retention import apply_retention
 from farshore.vault.stores.owned import STREAMED, OwnedStore
 from farshore.vault.stores.port import Listed, Store
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
 
 HOUR = 3600 * 1_000_000_000
 GRACE = 24 * HOUR

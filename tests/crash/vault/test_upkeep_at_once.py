@@ -16,11 +16,11 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault import Named, Vault, open_store
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.rebase import rebase
-from farshore.vault.retention import apply_retention
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.rebase import rebase
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.verify import verify
 
 MINUTE = 60 * 1_000_000_000
 POLICY = ReplicationPolicy(hot_window=3600, keep_hourly=2, keep_daily=1)
@@ -125,7 +125,7 @@ def test_every_schedule_leaves_every_kept_point_whole(seed: int) -> None:
 
 
 def _work(folder: str, key: str, machine: str, rounds: int) -> None:
-    from farshore.vault.upkeep import maintain, one_policy
+    from farshore.vault.upkeep.turns import maintain, one_policy
 
     for _ in range(rounds):
         vault = Vault.open_with_vault_key(open_store(folder), bytes.fromhex(key))

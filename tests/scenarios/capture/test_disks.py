@@ -20,7 +20,7 @@ from farshore.mobility.capture.accounting import State
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.extents import file_ranges
 from farshore.mobility.capture.layout import Control
-from farshore.mobility.protected_disks import disks_seen
+from farshore.mobility.copying.protected_disks import disks_seen
 from farshore.model.errors import NotFound, Refused, WrongState
 from farshore.model.identifiers import DiskNumber
 

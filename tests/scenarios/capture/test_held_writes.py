@@ -34,7 +34,7 @@ from tests.waiting import until
 
 from farshore.mobility.capture import Capture, Cause
 from farshore.mobility.capture.flights import Flights
-from farshore.mobility.disk_reader import DiskReader
+from farshore.mobility.copying.disk_reader import DiskReader
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.states import CaptureMode
 
@@ -203,8 +203,8 @@ def test_any_schedule_of_held_writes_overflows_and_refusals_ends_equal(disk, see
         read(self, offset, view)
 
     monkeypatch.setattr(DiskReader, "read", slow)
-    monkeypatch.setattr("farshore.mobility.overlay_copy.SPAN_BLOCKS", 8)
-    monkeypatch.setattr("farshore.mobility.overlay_copy.GAP_BLOCKS", 0)
+    monkeypatch.setattr("farshore.mobility.copying.overlay_copy.SPAN_BLOCKS", 8)
+    monkeypatch.setattr("farshore.mobility.copying.overlay_copy.GAP_BLOCKS", 0)
     copying = Gate()
     server = ProcessServerDouble({0: SIZE}, lambda call: copying.wait() if call == "compare" else None)
     held: set[int] = set()

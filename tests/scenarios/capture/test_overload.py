@@ -80,7 +80,7 @@ def _writing(write: Callable[[int], None]) -> Iterator[None]:
 
 
 def test_a_load_that_outruns_the_copy_is_told_and_the_copy_ends_when_it_falls(disk, monkeypatch):
-    monkeypatch.setattr("farshore.mobility.epoch_run._LITTLE_BYTES", 64 << 10)
+    monkeypatch.setattr("farshore.mobility.stream.epoch_run._LITTLE_BYTES", 64 << 10)
     copying = Gate()
     server = ProcessServerDouble({0: SIZE}, lambda call: copying.wait() if call == "compare" else None)
     with epoch(disk, server) as made:

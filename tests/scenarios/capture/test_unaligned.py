@@ -30,7 +30,7 @@ from farshore.mobility.capture import Capture, capture
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.layout import RING_RECORD
 from farshore.mobility.capture.program import Program
-from farshore.mobility.records import convert
+from farshore.mobility.stream.records import convert
 from farshore.model.errors import Damaged
 from farshore.model.states import CaptureMode
 

@@ -21,11 +21,11 @@ from tests.waiting import PATIENCE, until
 from farshore.api_types.machines import EpochGrant, EpochKind
 from farshore.clock import SystemClock
 from farshore.mobility.capture import Capture
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.epoch_run import Ended, EpochRun, Limits
+from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.proving.proving import Demand, Proving
-from farshore.mobility.recorded import RecordedSectors
-from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.stream.epoch_run import Ended, EpochRun, Limits
+from farshore.mobility.stream.recorded import RecordedSectors
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
 

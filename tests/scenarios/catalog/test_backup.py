@@ -15,7 +15,7 @@ from farshore.configuration_server.backing_up import back_up
 from farshore.configuration_server.backup_file import Backup
 from farshore.configuration_server.restoring import restore
 from farshore.model.errors import WrongState
-from farshore.vault.key_files import open_key_file
+from farshore.vault.keys.files import open_key_file
 
 __all__ = ["backup", "first", "key"]
 pytestmark = pytest.mark.root

@@ -25,7 +25,7 @@ from farshore.clock import SystemClock
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import Authority
 from farshore.configuration_server.web.protocol import server_context
-from farshore.mobility.renewal import Renewal
+from farshore.mobility.control.renewal import Renewal
 from farshore.mobility.settings import Settings
 from farshore.model.errors import FarshoreError, TryLater, Unreachable, WrongState
 from farshore.process_server.identity import Renewal as ServerRenewal

@@ -20,10 +20,10 @@ from farshore.clock import SystemClock
 from farshore.mobility.commands.fetching import Fetching
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
-from farshore.mobility.removal import Removal
-from farshore.mobility.services import Services
+from farshore.mobility.control.removal import Removal
+from farshore.mobility.control.shutdown import Shutdown
+from farshore.mobility.points.services import Services
 from farshore.mobility.settings import Settings
-from farshore.mobility.shutdown import Shutdown
 from farshore.model.states import JobState
 
 

@@ -13,10 +13,10 @@ import pytest
 from tests.loopdisks import LoopDisk, loop_disk, require_root
 
 from farshore.formats.point_payload import PointPayload
-from farshore.mobility.freezing import Freeze
-from farshore.mobility.points import take_point
-from farshore.mobility.protected_disks import ProtectedDisk
-from farshore.mobility.pump import Milestone
+from farshore.mobility.copying.protected_disks import ProtectedDisk
+from farshore.mobility.points.freezing import Freeze
+from farshore.mobility.points.points import take_point
+from farshore.mobility.stream.pump import Milestone
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import DiskNumber, PointId
 from farshore.model.point import PointKind
@@ -24,7 +24,7 @@ from farshore.model.point import PointKind
 pytestmark = pytest.mark.root
 HOLD_FOR_EVER = """
 import sys, time
-from farshore.mobility.freezing import Freeze
+from farshore.mobility.points.freezing import Freeze
 with Freeze(sys.argv[1:], seconds=60):
     print("frozen", flush=True)
     time.sleep(600)

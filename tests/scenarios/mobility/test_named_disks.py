@@ -11,8 +11,8 @@ from tests.loopdisks import loop_disk, numbered_loop, plug_in, pull_out, require
 
 from farshore.api_types.machines import CheckSeverity
 from farshore.mobility.checks.disks import check_named
+from farshore.mobility.copying.named_disks import accept_named, present
 from farshore.mobility.main import main
-from farshore.mobility.named_disks import accept_named, present
 from farshore.model.errors import NotFound, Refused
 
 MIB = 1 << 20

@@ -18,9 +18,9 @@ from farshore.client.transport import Transport
 from farshore.clock import SystemClock
 from farshore.configuration_server.identity import Identity, Kind
 from farshore.configuration_server.pki.authority import LEAF_DAYS, Authority
-from farshore.mobility.planes import Planes
-from farshore.mobility.renewal import RENEW_BEFORE, Renewal
+from farshore.mobility.control.renewal import RENEW_BEFORE, Renewal
 from farshore.mobility.settings import Settings
+from farshore.mobility.stream.planes import Planes
 from farshore.model.errors import Unreachable
 from farshore.model.identifiers import MachineId
 from farshore.process_server.listening.exchange import Answer, Request

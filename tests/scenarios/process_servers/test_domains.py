@@ -31,7 +31,7 @@ from farshore.model.errors import Forbidden, NotFound
 from farshore.model.identifiers import CHUNK, DiskNumber, MachineId
 from farshore.model.machine import Firmware
 from farshore.vault import OwnerKey, Vault, open_store
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.verify import verify
 
 SIZE = 2 << 20
 CHUNKS = SIZE // CHUNK

@@ -16,11 +16,11 @@ from tests.scenarios.capture.whole_epochs import MIB, SIZE, Epoch, block, entere
 from tests.unit.mobility.doubles import ProcessServerDouble
 from tests.waiting import until
 
-from farshore.mobility import pump
 from farshore.mobility.capture import Capture
 from farshore.mobility.capture.flights import Flights
 from farshore.mobility.proving import prover
-from farshore.mobility.records import convert, join
+from farshore.mobility.stream import pump
+from farshore.mobility.stream.records import convert, join
 from farshore.model.identifiers import CHUNK
 
 pytestmark = pytest.mark.root

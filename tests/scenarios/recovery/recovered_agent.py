@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from farshore.mobility import description, led_out
+from farshore.mobility.control import description, led_out
 from farshore.mobility.main import main
 
 if __name__ == "__main__":

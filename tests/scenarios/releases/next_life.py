@@ -26,7 +26,7 @@ from farshore.model.states import FailoverAction
 from farshore.recovery.jobs import recovery_jobs
 from farshore.recovery.requests import Requests, start_requested
 from farshore.recovery.upkeep import Upkeep
-from farshore.vault.points import Latest
+from farshore.vault.reading.points import Latest
 
 
 def go_on(home: Path) -> None:

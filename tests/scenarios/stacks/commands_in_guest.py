@@ -29,7 +29,7 @@ from farshore.mobility.capture import Capture, capture
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.kernel import read_stat
 from farshore.mobility.capture.program import Program
-from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 
 MIB = 1 << 20
 BLOCK = 4096

@@ -24,8 +24,8 @@ from farshore.mobility.capture.disks import bottom_disks, disk_at, mounted_once
 from farshore.mobility.capture.extents import file_ranges, hidden_swaps, join, swap_ranges
 from farshore.mobility.capture.layout import RING_RECORD
 from farshore.mobility.checks import Surroundings, look_around
-from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
-from farshore.mobility.freezing import Freeze, order_of_freezing
+from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.points.freezing import Freeze, order_of_freezing
 from farshore.mobility.settings import Settings
 
 MIB = 1 << 20

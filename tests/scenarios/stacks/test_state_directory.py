@@ -7,7 +7,7 @@ from tests.loopdisks import loop_disk, require_root
 
 from farshore.api_types.machines import CheckSeverity
 from farshore.mobility.checks.room import check_state
-from farshore.mobility.protected_disks import spill_is_safe
+from farshore.mobility.copying.protected_disks import spill_is_safe
 from farshore.mobility.settings import Settings
 
 pytestmark = pytest.mark.root

@@ -22,7 +22,7 @@ from scattered import one_page
 from farshore.mobility.capture import Capture, capture
 from farshore.mobility.capture.disks import disk_at
 from farshore.mobility.capture.program import Program
-from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 
 MIB = 1 << 20
 PAGE = mmap.PAGESIZE

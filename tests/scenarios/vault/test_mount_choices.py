@@ -16,7 +16,7 @@ from tests.unit.vault.synthetic import START, STEP, Machine, new_vault
 
 from farshore.model.identifiers import PointId
 from farshore.model.point import PointKind, RecoveryPoint
-from farshore.vault.compaction import Tiers, compact
+from farshore.vault.upkeep.compaction import Tiers, compact
 
 pytestmark = pytest.mark.root
 

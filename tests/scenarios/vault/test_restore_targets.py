@@ -22,8 +22,9 @@ from tests.waiting import PATIENCE
 from farshore.export.image.convert import ImageFormat, write_image
 from farshore.model.errors import FarshoreError, NoSpace, NotFound, Refused, TryLater, Unsupported
 from farshore.model.ports import Extent
-from farshore.vault import backup_gpt, restore_to_raw
-from farshore.vault.whole_file import whole_file
+from farshore.vault import restore_to_raw
+from farshore.vault.reading import backup_gpt
+from farshore.vault.reading.whole_file import whole_file
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 CONTENT = os.urandom(1 << 20)

@@ -21,8 +21,9 @@ from farshore.model.errors import Malformed, NotFound, WrongKey
 from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import OwnerKey, Vault, open_store, stored_retention
-from farshore.vault.differences import Differing
+from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault.objects.differences import Differing
+from farshore.vault.upkeep import stored_retention
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 EXPECTED = json.loads((GOLDEN / "vault-1.json").read_text())["states"]

@@ -20,7 +20,7 @@ from farshore.configuration_server.vault_access import OpenVault
 from farshore.model.identifiers import Epoch, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
-from farshore.vault import pins
+from farshore.vault.upkeep import pins
 
 NAMED = "aaaaaaaa-0000-4000-8000-000000000001"
 PLAIN = "aaaaaaaa-0000-4000-8000-000000000002"

@@ -41,7 +41,7 @@ from farshore.model.errors import Damaged, Displaced, FarshoreError, NotFound, R
 from farshore.model.policy import ReplicationPolicy
 from farshore.protection.granting import grant
 from farshore.vault import OwnerKey
-from farshore.vault.key_files import open_key_file
+from farshore.vault.keys.files import open_key_file
 from farshore.vault.ownership import EPOCHS_APART, How, newest_owner
 
 __all__ = ["first"]

@@ -17,11 +17,11 @@ from farshore.formats.record import RecordKind
 from farshore.mobility.capture.accounting import State, Verdict
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, union
 from farshore.mobility.capture.capture import Dirty
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.epoch_run import EpochEnd, Limits
+from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.rounds import bitmap_run, round_run
 from farshore.mobility.rounds.bitmap_run import BitmapRun
-from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.stream.epoch_run import EpochEnd, Limits
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.errors import TryLater, WrongState
 from farshore.model.identifiers import BLOCK, DiskNumber, MachineId, PointId
 from farshore.model.point import PointKind

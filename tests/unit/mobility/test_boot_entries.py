@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.uefi import PARTITION, entry, hard_drive
 
-from farshore.mobility.boot_entries import boot_entries
+from farshore.mobility.control.boot_entries import boot_entries
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 END = b"\x7f\xff\x04\x00"

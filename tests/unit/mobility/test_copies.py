@@ -14,14 +14,14 @@ from tests.unit.mobility.doubles import KEY, MACHINE, FakeClock, ProcessServerDo
 
 from farshore.formats.batch import Role
 from farshore.formats.chunk_exchange import Comparison, Verdict
-from farshore.mobility.base_copy import BaseCopy
-from farshore.mobility.batches import Journal
 from farshore.mobility.capture.bitmap import union
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.overlay_copy import GAP_BLOCKS, SPAN_BLOCKS, OverlayCopy, spans
-from farshore.mobility.progress import CopyProgress
+from farshore.mobility.copying.base_copy import BaseCopy
+from farshore.mobility.copying.disk_reader import CopiedDisk
+from farshore.mobility.copying.overlay_copy import GAP_BLOCKS, SPAN_BLOCKS, OverlayCopy, spans
+from farshore.mobility.copying.progress import CopyProgress
 from farshore.mobility.retrying import Stopped
-from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.stream.batches import Journal
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.errors import Damaged, Unreachable
 from farshore.model.identifiers import BLOCK, CHUNK
 

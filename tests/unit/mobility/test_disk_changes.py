@@ -8,8 +8,8 @@ from typing import Dict, List, Tuple
 from farshore.mobility.capture.capture import Dirty
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
-from farshore.mobility.disk_changes import Plan, changes
-from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.copying.disk_changes import Plan, changes
+from farshore.mobility.copying.protected_disks import ProtectedDisk
 from farshore.model.identifiers import CHUNK, DiskNumber
 
 A, B = DiskNumber(0), DiskNumber(1)

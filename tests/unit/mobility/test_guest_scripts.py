@@ -23,9 +23,9 @@ from farshore.api_types.guest_scripts import (
     GuestScripts as Granted,
 )
 from farshore.client.machine_self import MachineSelf
-from farshore.mobility import guest_scripts, led_out
-from farshore.mobility.bounded_run import run_bounded
-from farshore.mobility.guest_scripts import GuestScripts
+from farshore.mobility.control import guest_scripts, led_out
+from farshore.mobility.control.bounded_run import run_bounded
+from farshore.mobility.control.guest_scripts import GuestScripts
 from farshore.mobility.settings import Settings
 from farshore.model.commands import CommandState
 from farshore.model.errors import NotFound, Unreachable

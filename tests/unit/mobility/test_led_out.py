@@ -16,8 +16,8 @@ from farshore.api_types.commands import UninstallArguments
 from farshore.catalog import commands, guest_scripts
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import FailoverRow, GuestScriptRow, MachineRow
-from farshore.mobility import led_out
-from farshore.mobility.led_out import WayOut
+from farshore.mobility.control import led_out
+from farshore.mobility.control.led_out import WayOut
 from farshore.model.led_out import read_wish, wish
 from farshore.protection.commands import ask
 from farshore.recovery.leading_out import LeadingOut

@@ -17,13 +17,13 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock, RingDouble
 
 from farshore.formats.batch import decode
 from farshore.formats.record import RecordKind
-from farshore.mobility.backlog import Backlog
-from farshore.mobility.batches import Journal
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.overlay_copy import dirty_pieces
-from farshore.mobility.pump import Pump, PumpState
-from farshore.mobility.recorded import RecordedSectors
-from farshore.mobility.records import Piece
+from farshore.mobility.copying.disk_reader import CopiedDisk
+from farshore.mobility.copying.overlay_copy import dirty_pieces
+from farshore.mobility.stream.backlog import Backlog
+from farshore.mobility.stream.batches import Journal
+from farshore.mobility.stream.pump import Pump, PumpState
+from farshore.mobility.stream.recorded import RecordedSectors
+from farshore.mobility.stream.records import Piece
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode
 
@@ -124,8 +124,8 @@ def overlap(one: Tuple[int, bytes], sector: int, count: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("farshore.mobility.overlay_copy.SPAN_BLOCKS", 8)
-    monkeypatch.setattr("farshore.mobility.overlay_copy.GAP_BLOCKS", 0)
+    monkeypatch.setattr("farshore.mobility.copying.overlay_copy.SPAN_BLOCKS", 8)
+    monkeypatch.setattr("farshore.mobility.copying.overlay_copy.GAP_BLOCKS", 0)
 
 
 def test_the_journal_ends_with_what_the_disk_holds(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock, RingDouble
 from farshore.formats.batch import decode
 from farshore.formats.point_payload import PointPayload, decode_point
 from farshore.formats.record import RecordKind
-from farshore.mobility.backlog import Backlog
-from farshore.mobility.batches import Journal
-from farshore.mobility.cutting import Asked
-from farshore.mobility.pump import BATCH_RING_BYTES, Pump, PumpState
-from farshore.mobility.recorded import RecordedSectors
-from farshore.mobility.records import Piece, mark_piece
+from farshore.mobility.stream.backlog import Backlog
+from farshore.mobility.stream.batches import Journal
+from farshore.mobility.stream.cutting import Asked
+from farshore.mobility.stream.pump import BATCH_RING_BYTES, Pump, PumpState
+from farshore.mobility.stream.recorded import RecordedSectors
+from farshore.mobility.stream.records import Piece, mark_piece
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import BLOCK, DiskNumber, Sequence
 from farshore.model.point import PointKind

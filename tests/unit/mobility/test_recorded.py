@@ -9,7 +9,7 @@ import numpy as np
 
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.layout import RING_RECORD
-from farshore.mobility.recorded import RecordedSectors
+from farshore.mobility.stream.recorded import RecordedSectors
 
 SECTORS = 4096
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from farshore.formats.batch import Batch, Role, decode, encode
 from farshore.formats.record import RecordKind, payload_offsets
 from farshore.mobility.capture.layout import RING_RECORD
-from farshore.mobility.records import MERGED_FRAGMENTS, Piece, convert, join, mark_piece, within
+from farshore.mobility.stream.records import MERGED_FRAGMENTS, Piece, convert, join, mark_piece, within
 from farshore.model.errors import Damaged
 from farshore.model.identifiers import BLOCK, SECTOR, DiskNumber
 

@@ -11,7 +11,7 @@ from tests.unit.mobility.test_commands import ReplicationDouble, ServerDouble, U
 from farshore.api_types.commands import Command
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
-from farshore.mobility.removal import Removal
+from farshore.mobility.control.removal import Removal
 from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade.releases import UNIT, Releases
 from farshore.model.errors import Forbidden, Unreachable

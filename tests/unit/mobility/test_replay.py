@@ -14,11 +14,11 @@ from farshore.api_types.streams import StreamStatus
 from farshore.formats.batch import Role
 from farshore.formats.hrl import HEADER_BYTES
 from farshore.formats.record import RECORD, RecordKind
-from farshore.mobility.batches import EncodedBatch, Journal
-from farshore.mobility.records import Piece
-from farshore.mobility.replay import replay
-from farshore.mobility.spill import HrlFile
-from farshore.mobility.throttle import Bandwidth
+from farshore.mobility.stream.batches import EncodedBatch, Journal
+from farshore.mobility.stream.records import Piece
+from farshore.mobility.stream.replay import replay
+from farshore.mobility.stream.spill import HrlFile
+from farshore.mobility.stream.throttle import Bandwidth
 from farshore.model.errors import Fenced, Unreachable
 from farshore.model.identifiers import BLOCK
 

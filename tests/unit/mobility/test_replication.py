@@ -11,14 +11,14 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock
 from tests.waiting import PATIENCE
 
 from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochRequest
-from farshore.mobility import replication as replicating
 from farshore.mobility.capture.disks import Disk
-from farshore.mobility.disk_changes import Plan
-from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
-from farshore.mobility.protected_disks import ProtectedDisk
-from farshore.mobility.replication import Replication
+from farshore.mobility.copying.disk_changes import Plan
+from farshore.mobility.copying.protected_disks import ProtectedDisk
 from farshore.mobility.settings import Settings
-from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.stream import replication as replicating
+from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.stream.replication import Replication
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.errors import NoSpace, Refused
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.position import Position

@@ -8,14 +8,14 @@ import pytest
 from tests.unit.mobility.doubles import FakeClock
 
 from farshore.clock import SystemClock
-from farshore.mobility import reporting
 from farshore.mobility.capture.accounting import Counters
 from farshore.mobility.capture.capture import Status
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.kernel import DiskStat
-from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.control import reporting
+from farshore.mobility.control.reporting import Reporter
+from farshore.mobility.copying.protected_disks import ProtectedDisk
 from farshore.mobility.proving.proving import Proving
-from farshore.mobility.reporting import Reporter
 from farshore.model.errors import NotFound, WrongState
 from farshore.model.identifiers import DiskNumber
 from farshore.model.states import CaptureMode

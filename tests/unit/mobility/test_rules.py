@@ -13,15 +13,15 @@ from farshore.api_types.machines import EpochKind
 from farshore.client.credentials import Credentials
 from farshore.mobility.capture.bitmap import NO_RANGES
 from farshore.mobility.capture.disks import Disk
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.epoch_run import Ended, EpochEnd, wholly_dirty
-from farshore.mobility.freezing import Freeze, order_of_freezing
-from farshore.mobility.hooks import Quiesced
-from farshore.mobility.identity import machine_of, new_key_and_request
-from farshore.mobility.progress import CopyProgress
-from farshore.mobility.protected_disks import DiskNumbers
-from farshore.mobility.replication import Next, after
-from farshore.mobility.throttle import Bandwidth, Courtesy, Use
+from farshore.mobility.control.identity import machine_of, new_key_and_request
+from farshore.mobility.copying.disk_reader import CopiedDisk
+from farshore.mobility.copying.progress import CopyProgress
+from farshore.mobility.copying.protected_disks import DiskNumbers
+from farshore.mobility.points.freezing import Freeze, order_of_freezing
+from farshore.mobility.points.hooks import Quiesced
+from farshore.mobility.stream.epoch_run import Ended, EpochEnd, wholly_dirty
+from farshore.mobility.stream.replication import Next, after
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy, Use
 from farshore.model.errors import Malformed, TryLater
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber
 from farshore.model.position import Position

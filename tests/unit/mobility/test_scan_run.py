@@ -14,12 +14,12 @@ from tests.unit.mobility.doubles import KEY, MACHINE, ProcessServerDouble
 from farshore.api_types.machines import EpochGrant, EpochKind
 from farshore.clock import SystemClock
 from farshore.formats.record import RecordKind
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.epoch_run import EpochEnd, Limits
+from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.rounds import scan_run
 from farshore.mobility.rounds.scan_run import ScanRun, _Counts
-from farshore.mobility.throttle import Bandwidth, Courtesy
+from farshore.mobility.stream.epoch_run import EpochEnd, Limits
+from farshore.mobility.stream.throttle import Bandwidth, Courtesy
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import CHUNK, DiskNumber, MachineId
 from farshore.model.point import PointKind

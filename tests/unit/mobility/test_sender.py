@@ -11,12 +11,12 @@ from tests.unit.mobility.test_spill import piece
 
 from farshore.api_types.streams import Acknowledgement
 from farshore.formats.batch import Buffer, Role
-from farshore.mobility.backlog import Backlog
-from farshore.mobility.batches import EncodedBatch, Journal
-from farshore.mobility.kept import Kept
 from farshore.mobility.retrying import Pauses, Stopped
-from farshore.mobility.sender import Sender
-from farshore.mobility.throttle import Bandwidth
+from farshore.mobility.stream.backlog import Backlog
+from farshore.mobility.stream.batches import EncodedBatch, Journal
+from farshore.mobility.stream.kept import Kept
+from farshore.mobility.stream.sender import Sender
+from farshore.mobility.stream.throttle import Bandwidth
 from farshore.model.errors import Busy, Damaged, FarshoreError, Fenced, Gap, Refused, Unreachable
 from farshore.model.identifiers import Sequence as SequenceNumber
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import List
 
 from farshore.client.credentials import Credentials
-from farshore.mobility.servers import SILENT_SECONDS, TURN_SECONDS, Servers
+from farshore.mobility.control.servers import SILENT_SECONDS, TURN_SECONDS, Servers
 from farshore.mobility.settings import Settings
 
 NEAR, FAR, THIRD = "https://near:443", "https://far:443", "https://third:443"

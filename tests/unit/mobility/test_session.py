@@ -13,7 +13,7 @@ from tests.unit.mobility.doubles import FakeClock
 
 from farshore.api_types.commands import CommandResult, UpgradeResult
 from farshore.api_types.machines import Desired, Heartbeat
-from farshore.mobility.session import Session
+from farshore.mobility.control.session import Session
 from farshore.mobility.settings import Settings
 from farshore.model.errors import Unreachable
 

@@ -14,10 +14,10 @@ from farshore.api_types.commands import Command, CommandResult, CommandStanding
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.commands.handling import Handling
 from farshore.mobility.commands.record import Record
-from farshore.mobility.removal import Removal
-from farshore.mobility.services import Services
+from farshore.mobility.control.removal import Removal
+from farshore.mobility.control.shutdown import Shutdown
+from farshore.mobility.points.services import Services
 from farshore.mobility.settings import Settings
-from farshore.mobility.shutdown import Shutdown
 from farshore.mobility.upgrade.releases import UNIT
 from farshore.model.commands import CommandState
 from farshore.model.errors import TryLater, Unreachable
@@ -170,10 +170,10 @@ def no_systemd(monkeypatch: pytest.MonkeyPatch) -> List[Sequence[str]]:
     def never() -> None:
         raise AssertionError
 
-    monkeypatch.setattr("farshore.mobility.shutdown.run_systemctl", ask)
-    monkeypatch.setattr("farshore.mobility.shutdown.power_off", never)
-    monkeypatch.setattr("farshore.mobility.shutdown._TELL_SECONDS", 0.0)
-    monkeypatch.setattr("farshore.mobility.shutdown._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("farshore.mobility.control.shutdown.run_systemctl", ask)
+    monkeypatch.setattr("farshore.mobility.control.shutdown.power_off", never)
+    monkeypatch.setattr("farshore.mobility.control.shutdown._TELL_SECONDS", 0.0)
+    monkeypatch.setattr("farshore.mobility.control.shutdown._LOOK_SECONDS", 0.0)
     return asked
 
 

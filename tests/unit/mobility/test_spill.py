@@ -19,10 +19,10 @@ from tests.unit.mobility.doubles import MACHINE, FakeClock
 
 from farshore.formats.hrl import FRAME_BYTES, HEADER_BYTES
 from farshore.formats.record import RECORD, RecordKind
-from farshore.mobility.backlog import Backlog
-from farshore.mobility.batches import EncodedBatch, Journal
-from farshore.mobility.records import Piece
-from farshore.mobility.spill import HrlFile
+from farshore.mobility.stream.backlog import Backlog
+from farshore.mobility.stream.batches import EncodedBatch, Journal
+from farshore.mobility.stream.records import Piece
+from farshore.mobility.stream.spill import HrlFile
 from farshore.model.errors import NoSpace
 
 CAPACITY = 40_000

@@ -11,7 +11,7 @@ from tests.unit.mobility.doubles import FakeClock
 
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.bitmap import NO_RANGES, Ranges, union
-from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.rounds import still
 from farshore.mobility.rounds.still import Still, StillReading, TooMuch
 from farshore.model.errors import TryLater

@@ -8,8 +8,8 @@ import pytest
 from tests.unit.mobility.doubles import MACHINE, FakeClock
 
 from farshore.formats.batch import Batch, decode
-from farshore.mobility.batches import EncodedBatch, Journal
-from farshore.mobility.records import mark_piece
+from farshore.mobility.stream.batches import EncodedBatch, Journal
+from farshore.mobility.stream.records import mark_piece
 from farshore.model.clock_steps import ClockSteps
 from farshore.model.identifiers import Epoch
 

@@ -18,7 +18,7 @@ from farshore.api_types.machines import ReleaseSignature
 from farshore.formats.release_statement import statement
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
-from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.copying.protected_disks import ProtectedDisk
 from farshore.mobility.settings import Settings
 from farshore.mobility.upgrade import handover as handovers
 from farshore.mobility.upgrade.handover import Handover

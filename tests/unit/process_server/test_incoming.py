@@ -19,8 +19,8 @@ from farshore.formats.record import RECORD, RecordKind, payload_offsets
 from farshore.model.errors import Damaged, Malformed
 from farshore.model.identifiers import SECTOR, Epoch, Sequence
 from farshore.process_server.data_plane.incoming import read_batch
-from farshore.vault.sealing import SealingKey
-from farshore.vault.segments import SealedBatch, SegmentBuilder
+from farshore.vault.objects.sealing import SealingKey
+from farshore.vault.objects.segments import SealedBatch, SegmentBuilder
 
 SIZE = 64 << 10
 END = SIZE // SECTOR

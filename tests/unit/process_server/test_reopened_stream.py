@@ -14,9 +14,9 @@ from farshore.process_server.spool.disk import SpoolDisk
 from farshore.process_server.spool.log import SpoolLog
 from farshore.process_server.streams.grants import Grants
 from farshore.process_server.streams.registry import Streams
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.retention import apply_retention
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
 
 HOUR = 3600 * 10**9
 POLICY = ReplicationPolicy(hot_window=3600, keep_hourly=2, keep_daily=0, keep_weekly=0)

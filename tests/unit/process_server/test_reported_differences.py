@@ -18,9 +18,10 @@ from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
 from farshore.process_server.proving import proofs as proofs_module
 from farshore.process_server.proving.proofs import MOST_REPORTS, SHARE_OF_ONE, Proofs, _report_of
-from farshore.vault import Vault, reader_threads
-from farshore.vault.differences import Differing, affecting
+from farshore.vault import Vault
 from farshore.vault.machine import MachineVault
+from farshore.vault.objects.differences import Differing, affecting
+from farshore.vault.reading import reader_threads
 
 ONE = DiskNumber(0)
 

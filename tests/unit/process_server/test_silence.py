@@ -13,9 +13,9 @@ from farshore.formats.vault_names import SegmentName
 from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.process_server.streams.silence import extended
 from farshore.vault import OwnerKey, Vault, open_store
-from farshore.vault.epochs import EpochDisk, EpochRecord
 from farshore.vault.machine import MachineVault
-from farshore.vault.segments import SealedBatch, SegmentBuilder
+from farshore.vault.objects.epochs import EpochDisk, EpochRecord
+from farshore.vault.objects.segments import SealedBatch, SegmentBuilder
 
 SECOND = 1_000_000_000
 BEGIN = 1_700_000_000 * SECOND

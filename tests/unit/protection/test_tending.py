@@ -19,8 +19,8 @@ from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.protection.tending import RetentionKept, collect_all, compact_all, rebase_all, thin_all, thinned
 from farshore.protection.turns import Turns
-from farshore.vault import pins, stored_retention
-from farshore.vault.rebase import LONGEST_CHAIN
+from farshore.vault.upkeep import pins, stored_retention
+from farshore.vault.upkeep.rebase import LONGEST_CHAIN
 
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND

@@ -18,8 +18,8 @@ from farshore.protection.granting import grant
 from farshore.protection.tending import collect_all, compact_all, rebase_all, thin_all
 from farshore.protection.turns import DAY, Standing, Turns, for_indexing, for_rebasing, for_thinning, standings
 from farshore.vault.stores.counted import CountedStore
+from farshore.vault.upkeep.verify import verify
 from farshore.vault.vault import Vault
-from farshore.vault.verify import verify
 
 A, B = MachineId("a"), MachineId("b")
 STANDING = Standing((1, True), 10, 96.0)

@@ -33,7 +33,7 @@ from farshore.recovery.steps.remove import forget
 from farshore.recovery.steps.start import start_anew
 from farshore.recovery.upkeep import DOWN, SHUT_DOWN, UNTENDED, Upkeep
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine, Way
-from farshore.vault.points import AtTime, Latest, Named
+from farshore.vault.reading.points import AtTime, Latest, Named
 
 FAILOVER = "33333333-3333-4333-8333-333333333333"
 OTHER = "44444444-4444-4444-8444-444444444444"

@@ -19,7 +19,8 @@ from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks
 from farshore.model.errors import Damaged, FarshoreError, NotFound, Refused, Unsupported, WrongKey
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.position import Position
-from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw, whole_file
+from farshore.vault import OwnerKey, Vault, open_store, restore_to_raw
+from farshore.vault.reading import whole_file
 
 SIZES = {0: 2 << 20}
 

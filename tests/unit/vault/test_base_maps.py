@@ -13,8 +13,8 @@ from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks
 from farshore.formats.chunk_pack import LOCATOR
 from farshore.model.errors import Malformed
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch
-from farshore.vault.base_maps import BaseMap, BaseMapWriter
-from farshore.vault.objects import Kind, open_object
+from farshore.vault.objects.base_maps import BaseMap, BaseMapWriter
+from farshore.vault.objects.opening import Kind, open_object
 from farshore.vault.vault import Vault
 
 DISK = DiskNumber(0)

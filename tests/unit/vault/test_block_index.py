@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from farshore.formats.record import RECORD, RecordKind, payload_offsets
 from farshore.model.identifiers import DiskNumber
-from farshore.vault.block_index import SECTORS, ZERO_SOURCE, Part, build_index
+from farshore.vault.reading.block_index import SECTORS, ZERO_SOURCE, Part, build_index
 
 DISK_SECTORS = 4096
 writes = st.tuples(

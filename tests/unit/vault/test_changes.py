@@ -10,17 +10,17 @@ from farshore.formats.record import RecordKind
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault.changes import Changes, apply, changes, journal_of
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.retention import apply_retention
+from farshore.vault.reading.changes import Changes, apply, changes, journal_of
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
 
 SIZES = {0: 3 << 20, 1: (1 << 20) + 3 * 512}
 """The second ends within a block."""
 
 
 class Disk:
-    """A farshore.vault.changes.Target."""
+    """A farshore.vault.reading.changes.Target."""
 
     def __init__(self, data: bytes) -> None:
         self.data = bytearray(data)

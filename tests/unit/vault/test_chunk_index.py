@@ -16,7 +16,7 @@ import pytest
 from farshore.formats.chunk_pack import LOCATOR
 from farshore.vault.chunk_index import ChunkIndex, merging
 from farshore.vault.chunk_index.entries import Entries
-from farshore.vault.salts import SaltSet
+from farshore.vault.upkeep.salts import SaltSet
 
 KEY = b"the key's own id"
 SMALL = 64

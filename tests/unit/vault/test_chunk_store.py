@@ -16,10 +16,10 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
-from farshore.vault import chunks as chunks_module
-from farshore.vault.chunks import ChunkStore
-from farshore.vault.keys import ChunkKeys
-from farshore.vault.sealing import SealingKey
+from farshore.vault.keys.port import ChunkKeys
+from farshore.vault.objects import chunks as chunks_module
+from farshore.vault.objects.chunks import ChunkStore
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.stores.port import Listed, Store
 from farshore.vault.stores.remote import RemoteStore
 from farshore.vault.vault import Vault

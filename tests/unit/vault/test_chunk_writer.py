@@ -16,9 +16,9 @@ from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
 from farshore.model.errors import Unreachable
 from farshore.model.identifiers import CHUNK
-from farshore.vault.chunks import PACK_TARGET, ChunkStore
-from farshore.vault.keys import ChunkKeys
-from farshore.vault.sealing import SealingKey
+from farshore.vault.keys.port import ChunkKeys
+from farshore.vault.objects.chunks import PACK_TARGET, ChunkStore
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.stores.remote import RemoteStore
 
 KEY = bytes(range(32))

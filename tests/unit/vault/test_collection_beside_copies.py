@@ -11,9 +11,10 @@ from tests.unit.vault.test_keys import two_machines
 
 from farshore.formats import vault_names
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault import BaseCopy, collection
-from farshore.vault.collection import collect
+from farshore.vault import BaseCopy
 from farshore.vault.stores.port import Listed, Store
+from farshore.vault.upkeep import collection
+from farshore.vault.upkeep.collection import collect
 
 MINUTE = 60 * 10**9
 

@@ -13,8 +13,8 @@ from farshore.model.errors import Damaged
 from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import AtTime
-from farshore.vault.compaction import Tiers, compact, stored_layers
-from farshore.vault.timeline import StoredLayer
+from farshore.vault.reading.timeline import StoredLayer
+from farshore.vault.upkeep.compaction import Tiers, compact, stored_layers
 
 SMALL = Tiers(segments=4, fan=3)
 

@@ -11,14 +11,15 @@ from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import Vault, damage
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.differences import Differing, affecting
-from farshore.vault.parent_disk import chunk_hash
-from farshore.vault.retention import apply_retention
-from farshore.vault.scrub import DAY, scrub
-from farshore.vault.upkeep import one_policy
+from farshore.vault import Vault
+from farshore.vault.objects import damage
+from farshore.vault.objects.differences import Differing, affecting
+from farshore.vault.reading.parent_disk import chunk_hash
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.scrub import DAY, scrub
+from farshore.vault.upkeep.turns import one_policy
 
 SIZE = (3 << 20) + 5000
 CHUNKS = np.arange(-(-SIZE // CHUNK))

@@ -15,16 +15,16 @@ from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
 from farshore.model.errors import Forbidden
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault import chunks as chunks_module
-from farshore.vault import directories as module
-from farshore.vault.checking import bad_packs
-from farshore.vault.chunks import ChunkStore
-from farshore.vault.directories import Directory, renew
-from farshore.vault.erasure import erase
+from farshore.vault.objects import chunks as chunks_module
+from farshore.vault.objects import directories as module
+from farshore.vault.objects.chunks import ChunkStore
+from farshore.vault.objects.directories import Directory, renew
 from farshore.vault.stores.port import Store
-from farshore.vault.upkeep import maintain
+from farshore.vault.upkeep.checking import bad_packs
+from farshore.vault.upkeep.erasure import erase
+from farshore.vault.upkeep.turns import maintain
+from farshore.vault.upkeep.verify import verify
 from farshore.vault.vault import Vault
-from farshore.vault.verify import verify
 
 
 @pytest.fixture(autouse=True)

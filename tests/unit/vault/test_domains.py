@@ -18,16 +18,16 @@ from farshore.model.errors import Damaged, Forbidden, NotFound
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import Vault
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.erasure import erase
-from farshore.vault.keys import ChunkKeys
-from farshore.vault.objects import seal_document
-from farshore.vault.rebase import rebase
-from farshore.vault.retention import apply_retention
-from farshore.vault.sealing import SealingKey
-from farshore.vault.upkeep import maintain, one_policy, usage
-from farshore.vault.verify import verify
+from farshore.vault.keys.port import ChunkKeys
+from farshore.vault.objects.opening import seal_document
+from farshore.vault.objects.sealing import SealingKey
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.erasure import erase
+from farshore.vault.upkeep.rebase import rebase
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.turns import maintain, one_policy, usage
+from farshore.vault.upkeep.verify import verify
 
 OTHER = MachineId(MACHINE.replace("7", "8"))
 SIZE = 2 << 20

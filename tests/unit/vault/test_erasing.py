@@ -17,10 +17,10 @@ from farshore.model.identifiers import DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault import BaseCopy, EpochRecord, Vault
-from farshore.vault.collection import GRACE, collect
-from farshore.vault.erasure import erase
 from farshore.vault.stores.port import Store
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.collection import GRACE, collect
+from farshore.vault.upkeep.erasure import erase
+from farshore.vault.upkeep.verify import verify
 
 START = Position(Epoch(1), Sequence(0))
 

@@ -7,9 +7,9 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.formats import vault_names
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault.compaction import compact
-from farshore.vault.forecast import forecast
-from farshore.vault.upkeep import maintain, one_policy, usage
+from farshore.vault.upkeep.compaction import compact
+from farshore.vault.upkeep.forecast import forecast
+from farshore.vault.upkeep.turns import maintain, one_policy, usage
 
 MINUTE = 60 * 1_000_000_000
 SHORT = ReplicationPolicy(hot_window=3600, keep_hourly=4, keep_daily=1)

@@ -26,14 +26,16 @@ from farshore.formats.chunk_exchange import CHUNK_ROW, Chunks, Comparison, Verdi
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch, MachineId, Sequence
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import BaseCopy, EpochRecord, Vault, chunks, collection, directories
+from farshore.vault import BaseCopy, EpochRecord, Vault
 from farshore.vault.chunk_index import ChunkIndex
-from farshore.vault.collection import Collection, collect
-from farshore.vault.condemned import read_condemned
-from farshore.vault.erasure import erase
-from farshore.vault.retention import apply_retention
-from farshore.vault.upkeep import renew_directories
-from farshore.vault.verify import verify
+from farshore.vault.objects import chunks, directories
+from farshore.vault.upkeep import collection
+from farshore.vault.upkeep.collection import Collection, collect
+from farshore.vault.upkeep.condemned import read_condemned
+from farshore.vault.upkeep.erasure import erase
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.turns import renew_directories
+from farshore.vault.upkeep.verify import verify
 
 POLICY = ReplicationPolicy(hot_window=3600, keep_hourly=0, keep_daily=0)
 SERVERS, MACHINES = 3, 3

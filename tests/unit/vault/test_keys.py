@@ -18,11 +18,11 @@ from farshore.model.errors import Damaged, Malformed, NotFound, Refused, Unreach
 from farshore.model.identifiers import MachineId
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import KeyWrapper, OwnerKey, Vault, open_store
-from farshore.vault.collection import collect
-from farshore.vault.erasure import erase
-from farshore.vault.key_files import open_key_file
-from farshore.vault.leases import LeaseKind, take_lease
-from farshore.vault.verify import verify
+from farshore.vault.keys.files import open_key_file
+from farshore.vault.reading.leases import LeaseKind, take_lease
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.erasure import erase
+from farshore.vault.upkeep.verify import verify
 
 # A key store as an HSM or a cloud's key service is one: an RSA key that does not leave it, here openssl's.
 STORE = """#!{python}

@@ -8,11 +8,11 @@ from farshore.formats import vault_names
 from farshore.formats.batch import Role
 from farshore.model.identifiers import Epoch
 from farshore.vault import open_store
-from farshore.vault.compaction import compact
 from farshore.vault.stores.counted import CountedStore
 from farshore.vault.stores.listed_once import ListedOnce
+from farshore.vault.upkeep.compaction import compact
+from farshore.vault.upkeep.verify import verify
 from farshore.vault.vault import Vault
-from farshore.vault.verify import verify
 
 
 def names(store: ListedOnce, prefix: str, after: str = "") -> list[tuple[str, int]]:

@@ -14,12 +14,12 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault import AtTime, Latest, Vault
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.objects import seal_document
-from farshore.vault.retention import apply_retention
-from farshore.vault.scrub import DAY, affecting_newest, scrub
-from farshore.vault.verify import verify
+from farshore.vault.objects.opening import seal_document
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.scrub import DAY, affecting_newest, scrub
+from farshore.vault.upkeep.verify import verify
 
 MINUTE = 60 * 10**9
 POLICY = ReplicationPolicy(hot_window=3600, keep_hourly=4, keep_daily=2)

@@ -13,7 +13,7 @@ from farshore.formats.record import RECORD, RecordKind
 from farshore.model.identifiers import BLOCK, DiskNumber, Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import restore_to_raw
-from farshore.vault.compaction import Tiers, compact
+from farshore.vault.upkeep.compaction import Tiers, compact
 
 
 @pytest.mark.parametrize("compacted", [False, True])

@@ -11,7 +11,6 @@ from farshore.formats import vault_names
 from farshore.formats.vault_names import RecordName
 from farshore.model.errors import Displaced, Refused, WrongState
 from farshore.vault import OwnerKey, Store, Vault, open_store
-from farshore.vault.condemned import read_list, write_next
 from farshore.vault.ownership import (
     EPOCHS_APART,
     How,
@@ -24,6 +23,7 @@ from farshore.vault.ownership import (
 )
 from farshore.vault.records import read_records, record_names, write_record
 from farshore.vault.stores.owned import OwnedStore
+from farshore.vault.upkeep.condemned import read_list, write_next
 
 FIRST = Owner("11111111-aaaa", 0, 1_000_000_000, How.MADE, "https://dr.example.com")
 SECOND = Owner("22222222-bbbb", 0, 2_000_000_000, How.ADOPTED, "https://far.example.com", EPOCHS_APART)

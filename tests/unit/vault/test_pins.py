@@ -13,14 +13,15 @@ from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, Se
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
-from farshore.vault import Named, pins, retention, stored_retention
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.leases import LeaseKind, live_leases, take_lease
-from farshore.vault.retention import apply_retention, leaving
-from farshore.vault.upkeep import maintain, one_policy
+from farshore.vault import Named
+from farshore.vault.reading.leases import LeaseKind, live_leases, take_lease
+from farshore.vault.upkeep import pins, retention, stored_retention
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention, leaving
+from farshore.vault.upkeep.turns import maintain, one_policy
+from farshore.vault.upkeep.verify import verify
 from farshore.vault.vault import Vault
-from farshore.vault.verify import verify
 
 MINUTE = 60 * 1_000_000_000
 NARROW = ReplicationPolicy(hot_window=3600, keep_hourly=1, keep_daily=0)

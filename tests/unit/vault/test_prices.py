@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from farshore.model.errors import Malformed, NotFound
-from farshore.vault.prices import read_prices
+from farshore.vault.upkeep.prices import read_prices
 
 
 @pytest.mark.parametrize(("url", "table"), [("s3://b/p", "s3"), ("az://c", "azure"), ("gs://b", "gcs")])

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from farshore.vault import reader_threads
-from farshore.vault.reader_threads import ReaderThreads, metered
+from farshore.vault.reading import reader_threads
+from farshore.vault.reading.reader_threads import ReaderThreads, metered
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import Vault
-from farshore.vault.collection import collect
-from farshore.vault.epochs import EpochRecord
-from farshore.vault.rebase import LONGEST_CHAIN, rebase
-from farshore.vault.retention import apply_retention
-from farshore.vault.verify import verify
+from farshore.vault.objects.epochs import EpochRecord
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.rebase import LONGEST_CHAIN, rebase
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.verify import verify
 
 MINUTE = 60 * 1_000_000_000
 NEWEST_ONLY = ReplicationPolicy(hot_window=0, keep_hourly=1, keep_daily=0, keep_weekly=0)

@@ -15,10 +15,10 @@ from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.policy import ReplicationPolicy
 from farshore.model.position import Position
 from farshore.vault import AtTime, EpochRecord, Named
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.retention import apply_retention, plan_retention
-from farshore.vault.upkeep import maintain, one_policy
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention, plan_retention
+from farshore.vault.upkeep.turns import maintain, one_policy
 
 MINUTE = 60 * 1_000_000_000
 POLICY = ReplicationPolicy(hot_window=2 * 3600, keep_hourly=4, keep_daily=2, keep_weekly=0)

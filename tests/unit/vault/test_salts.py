@@ -10,10 +10,10 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 from farshore.formats import vault_names
 from farshore.formats.base_map import INHERIT
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault.base_maps import BaseMap
-from farshore.vault.collection import collect
-from farshore.vault.named_chunks import NamedChunks, PackNumbers
-from farshore.vault.salts import SaltCollector, SaltSet, as_salts
+from farshore.vault.objects.base_maps import BaseMap
+from farshore.vault.objects.named_chunks import NamedChunks, PackNumbers
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.salts import SaltCollector, SaltSet, as_salts
 
 
 def test_a_set_of_salts_is_a_set() -> None:

@@ -9,10 +9,11 @@ from farshore.formats import vault_names
 from farshore.model.errors import Damaged, Unreachable
 from farshore.model.identifiers import CHUNK
 from farshore.model.policy import ReplicationPolicy
-from farshore.vault import Vault, damage
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.retention import apply_retention
-from farshore.vault.scrub import DAY, affecting_newest, read_state, scrub
+from farshore.vault import Vault
+from farshore.vault.objects import damage
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.scrub import DAY, affecting_newest, read_state, scrub
 
 PERIOD = 10 * DAY
 HOUR = DAY // 24

@@ -25,11 +25,11 @@ from farshore.model.policy import ReplicationPolicy
 from farshore.model.ports import BlockSource
 from farshore.model.position import Position
 from farshore.vault import Named, Vault
-from farshore.vault.collection import collect
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.rebase import rebase
-from farshore.vault.retention import apply_retention
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.collection import collect
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.rebase import rebase
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.verify import verify
 
 MINUTE = 60 * 1_000_000_000
 POLICY = ReplicationPolicy(hot_window=3600, keep_hourly=2, keep_daily=1)

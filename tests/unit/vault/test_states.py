@@ -15,7 +15,8 @@ from farshore.model.errors import Damaged, Forbidden, NoSpace, NotFound
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch, PointId, Sequence
 from farshore.model.point import PointKind, RecoveryPoint
 from farshore.model.position import Position
-from farshore.vault import AtTime, EpochRecord, Latest, Named, Vault, raw_target, restore_to_raw
+from farshore.vault import AtTime, EpochRecord, Latest, Named, Vault, restore_to_raw
+from farshore.vault.reading import raw_target
 from farshore.vault.stores.folder import FolderStore
 
 SIZES = {0: 3 << 20, 1: (1 << 20) + 3 * 512}

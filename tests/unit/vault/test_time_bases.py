@@ -13,7 +13,7 @@ from farshore.model.errors import NotFound
 from farshore.model.identifiers import Epoch, Sequence
 from farshore.model.position import Position
 from farshore.vault import AtTime
-from farshore.vault.compaction import Tiers, compact
+from farshore.vault.upkeep.compaction import Tiers, compact
 
 HOUR = 3600 * 1_000_000_000
 SIZES = {0: 1 << 20}

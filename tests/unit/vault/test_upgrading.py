@@ -14,15 +14,16 @@ from tests.unit.vault.faulty_store import KillableStore, Killed
 from farshore.configuration_server.vault_access import OpenVault
 from farshore.formats import vault_names
 from farshore.model.errors import Forbidden, NoSpace, WrongKey
-from farshore.vault import OwnerKey, Vault, chunks, damage, directories, open_store
-from farshore.vault.chunks import ChunkStore
-from farshore.vault.condemned import read_list
-from farshore.vault.keys import ChunkKeys
-from farshore.vault.leases import LeaseKind, live_leases, take_lease
-from farshore.vault.sealing import SealingKey
-from farshore.vault.upgrading import upgrade
+from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault.keys.port import ChunkKeys
+from farshore.vault.objects import chunks, damage, directories
+from farshore.vault.objects.chunks import ChunkStore
+from farshore.vault.objects.sealing import SealingKey
+from farshore.vault.reading.leases import LeaseKind, live_leases, take_lease
+from farshore.vault.upkeep.condemned import read_list
+from farshore.vault.upkeep.upgrading import upgrade
+from farshore.vault.upkeep.verify import verify
 from farshore.vault.vault import read_descriptor
-from farshore.vault.verify import verify
 
 GOLDEN = Path(__file__).parents[2] / "formats" / "golden"
 KEY = bytes.fromhex(json.loads((GOLDEN / "vault-2.json").read_text())["key"])

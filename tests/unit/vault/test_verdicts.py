@@ -7,7 +7,7 @@ from tests.unit.vault.synthetic import Machine, memory_vault
 
 from farshore.formats.chunk_exchange import Comparison, Verdict
 from farshore.model.identifiers import CHUNK, DiskNumber, Epoch
-from farshore.vault.parent_disk import chunk_hash
+from farshore.vault.reading.parent_disk import chunk_hash
 
 ONE = DiskNumber(0)
 

@@ -12,11 +12,11 @@ from farshore.formats import vault_names
 from farshore.model.errors import Refused, WrongKey
 from farshore.model.policy import ReplicationPolicy
 from farshore.vault import OwnerKey, Vault
-from farshore.vault.compaction import Tiers, compact
-from farshore.vault.retention import apply_retention
 from farshore.vault.stores.port import Listed
-from farshore.vault.upkeep import maintain, one_policy, usage
-from farshore.vault.verify import verify
+from farshore.vault.upkeep.compaction import Tiers, compact
+from farshore.vault.upkeep.retention import apply_retention
+from farshore.vault.upkeep.turns import maintain, one_policy, usage
+from farshore.vault.upkeep.verify import verify
 
 MINUTE = 60 * 1_000_000_000
 

@@ -7,7 +7,7 @@ from tests.unit.vault.interleaved_store import Schedule
 from tests.unit.vault.synthetic import memory_vault
 
 from farshore.vault import OwnerKey, Vault
-from farshore.vault.condemned import read_list, write_next
+from farshore.vault.upkeep.condemned import read_list, write_next
 
 
 @pytest.mark.parametrize("seed", range(40))

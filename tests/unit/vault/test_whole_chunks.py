@@ -11,8 +11,9 @@ from tests.unit.vault.synthetic import MACHINE, Machine
 from farshore.formats.container import Kind
 from farshore.model.errors import Damaged
 from farshore.model.identifiers import CHUNK, DiskNumber
-from farshore.vault import OwnerKey, Vault, open_store, sealing
-from farshore.vault.sealing import PackOpener, Sealer, SealingKey
+from farshore.vault import OwnerKey, Vault, open_store
+from farshore.vault.objects import sealing
+from farshore.vault.objects.sealing import PackOpener, Sealer, SealingKey
 
 SIZE = 20 * CHUNK + 5 * 4096
 

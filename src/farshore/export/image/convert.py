@@ -1,6 +1,6 @@
 """Writes a source to an image file: qemu-img reads it from our own NBD server and knows the formats.
 
-The image has its name when it is whole and durable (``farshore.vault.whole_file``).
+The image has its name when it is whole and durable (``farshore.vault.reading.whole_file``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from farshore.export.nbd.server import NbdServer
 from farshore.export.read_cache import ReadCache
 from farshore.model.errors import NoSpace, Refused, Unsupported
 from farshore.model.ports import BlockSource
-from farshore.vault.whole_file import whole_file
+from farshore.vault.reading.whole_file import whole_file
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _MOST_VHD = 2040 * _GIB

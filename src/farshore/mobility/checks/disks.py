@@ -8,7 +8,7 @@ from typing import Dict, Iterator, List, Sequence
 from farshore.api_types.machines import Finding
 from farshore.mobility.capture.disks import SYS_BLOCK, SYS_DEVICES, Disk
 from farshore.mobility.checks.findings import error, fine, warning
-from farshore.mobility.named_disks import present
+from farshore.mobility.copying.named_disks import present
 from farshore.model.errors import Refused
 from farshore.model.machine import refuse_too_many
 

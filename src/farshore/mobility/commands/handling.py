@@ -34,12 +34,12 @@ from farshore.api_types.commands import (
 from farshore.client.machine_self import MachineSelf
 from farshore.formats.point_payload import PointPayload
 from farshore.mobility.commands.record import Record
-from farshore.mobility.epoch_run import EpochRun
-from farshore.mobility.points import take_point
-from farshore.mobility.removal import Removal
-from farshore.mobility.replication import Replication
+from farshore.mobility.control.removal import Removal
+from farshore.mobility.control.shutdown import Heard, Shutdown
+from farshore.mobility.points.points import take_point
 from farshore.mobility.rounds.round_run import RoundRun
-from farshore.mobility.shutdown import Heard, Shutdown
+from farshore.mobility.stream.epoch_run import EpochRun
+from farshore.mobility.stream.replication import Replication
 from farshore.mobility.upgrade.upgrading import Upgrades
 from farshore.model.commands import CommandKind, CommandState
 from farshore.model.errors import Damaged, FarshoreError, Forbidden, NotFound, Refused, TryLater, Unauthenticated

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import List, Sequence, Set, Tuple
 
-from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.model.identifiers import BLOCK, CHUNK
 
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.proof import MOST_CHUNKS, URGENT, Difference, Proof
-from farshore.mobility.base_copy import chunk_hashes
-from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
-from farshore.mobility.overlay_copy import block_piece
+from farshore.mobility.copying.base_copy import chunk_hashes
+from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.copying.overlay_copy import block_piece
 from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.edges import copied_blocks, edge_chunks
@@ -29,10 +29,10 @@ from farshore.mobility.proving.proving import Demand, Proving
 from farshore.mobility.proving.sparing import STARVED, Sparing
 from farshore.mobility.proving.turns import Turns
 from farshore.mobility.proving.watch import Chunks, Watch
-from farshore.mobility.pump import Milestone, Pump
-from farshore.mobility.records import Piece
 from farshore.mobility.retrying import Stopped, until_done
-from farshore.mobility.throttle import Courtesy
+from farshore.mobility.stream.pump import Milestone, Pump
+from farshore.mobility.stream.records import Piece
+from farshore.mobility.stream.throttle import Courtesy
 from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber

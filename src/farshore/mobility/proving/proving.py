@@ -17,7 +17,7 @@ from typing import Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 from farshore.api_types.machines import ProofRun, ProofStanding
 from farshore.api_types.streams import DifferenceAnswer, ProofAnswer
 from farshore.mobility.capture.bitmap import Ranges
-from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.proving.coverage import Coverage, Proven
 from farshore.mobility.proving.edges import left_out_chunks
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber

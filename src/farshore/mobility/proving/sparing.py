@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from farshore.mobility.throttle import Use, measure, spare
+from farshore.mobility.stream.throttle import Use, measure, spare
 from farshore.model.ports import Clock
 
 STARVED = "The machine has no processor time to spare."

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from farshore.formats.record import RecordKind
 from farshore.mobility.proving.spans import Spans
-from farshore.mobility.records import Fragments
+from farshore.mobility.stream.records import Fragments
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber
 
 _SECTORS = CHUNK // SECTOR

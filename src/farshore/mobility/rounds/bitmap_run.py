@@ -19,16 +19,16 @@ from farshore.mobility.capture.accounting import State
 from farshore.mobility.capture.bitmap import Ranges
 from farshore.mobility.capture.capture import Capture, Dirty
 from farshore.mobility.capture.disks import mounted_once
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
-from farshore.mobility.freezing import Freeze, order_of_freezing, write_out
-from farshore.mobility.hooks import FOLDER
-from farshore.mobility.overlay_copy import dirty_pieces
+from farshore.mobility.copying.disk_reader import CopiedDisk
+from farshore.mobility.copying.overlay_copy import dirty_pieces
+from farshore.mobility.points.freezing import Freeze, order_of_freezing, write_out
+from farshore.mobility.points.hooks import FOLDER
 from farshore.mobility.proving.proving import Proving
-from farshore.mobility.pump import Milestone
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.rounds.round_run import RETRY_SECONDS, RoundRun
 from farshore.mobility.rounds.still import Still, StillReading, TooMuch, size_of
+from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.stream.pump import Milestone
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.point import PointKind

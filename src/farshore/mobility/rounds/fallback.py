@@ -9,7 +9,7 @@ from typing import Optional
 from farshore.mobility.capture.capture import Capture
 from farshore.mobility.capture.kernel import lists_page_layout
 from farshore.mobility.capture.probe import Ability, Obstacle, probe
-from farshore.mobility.protected_disks import DiskNumbers, protected_disks
+from farshore.mobility.copying.protected_disks import DiskNumbers, protected_disks
 from farshore.mobility.settings import Settings
 from farshore.model.errors import NotFound, TryLater
 from farshore.model.ports import Clock

@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.proof import MOST_CHUNKS, Difference, Proof
-from farshore.mobility.base_copy import chunk_hashes
 from farshore.mobility.capture.bitmap import Ranges
-from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.copying.base_copy import chunk_hashes
+from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
 from farshore.mobility.proving.comparer import Comparer
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.proving import SCANNED, Proving
 from farshore.mobility.proving.sparing import STARVED, Sparing
 from farshore.mobility.proving.watch import Chunks
 from farshore.mobility.retrying import Stopped
-from farshore.mobility.throttle import Courtesy
+from farshore.mobility.stream.throttle import Courtesy
 from farshore.model.errors import Damaged, FarshoreError, TryLater, Unsupported, WrongState
 from farshore.model.identifiers import BLOCK, CHUNK, DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber

@@ -12,14 +12,14 @@ from farshore.api_types.machines import Desired, EpochGrant, EpochKind, EpochReq
 from farshore.client.data_plane import DataPlane
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.capture.capture import Capture
-from farshore.mobility.description import describe
-from farshore.mobility.epoch_run import EpochEnd, Limits
-from farshore.mobility.replication import LONGEST_PAUSE, Replication
+from farshore.mobility.control.description import describe
 from farshore.mobility.rounds.bitmap_run import BitmapRun
 from farshore.mobility.rounds.fallback import Fallback
 from farshore.mobility.rounds.round_run import RoundRun
 from farshore.mobility.rounds.scan_run import ScanRun
 from farshore.mobility.settings import Settings
+from farshore.mobility.stream.epoch_run import EpochEnd, Limits
+from farshore.mobility.stream.replication import LONGEST_PAUSE, Replication
 from farshore.model.identifiers import MachineId
 from farshore.model.ports import Clock
 from farshore.model.states import CaptureMode

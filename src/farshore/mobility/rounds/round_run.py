@@ -18,17 +18,17 @@ from farshore.api_types.machines import EpochGrant, EpochKind, Progress
 from farshore.api_types.streams import BaseCompletion
 from farshore.client.data_plane import DataPlane
 from farshore.formats.point_payload import PointPayload
-from farshore.mobility.base_copy import BaseCopy, ChunkReceiver
 from farshore.mobility.capture.accounting import Verdict
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
-from farshore.mobility.hooks import FOLDER, Quiesced
-from farshore.mobility.progress import CopyProgress
+from farshore.mobility.copying.base_copy import BaseCopy, ChunkReceiver
+from farshore.mobility.copying.disk_reader import CopiedDisk
+from farshore.mobility.copying.progress import CopyProgress
+from farshore.mobility.points.hooks import FOLDER, Quiesced
 from farshore.mobility.proving.proving import Proving
-from farshore.mobility.pump import Milestone
 from farshore.mobility.retrying import Stopped, until_done
 from farshore.mobility.rounds.journal import RoundJournal
 from farshore.mobility.rounds.proof import RoundProof
+from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.stream.pump import Milestone
 from farshore.model.errors import Damaged, FarshoreError, Fenced, TryLater, WrongState
 from farshore.model.identifiers import DiskNumber, Epoch, MachineId, PointId, new_id
 from farshore.model.point import PointKind

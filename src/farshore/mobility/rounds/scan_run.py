@@ -26,20 +26,20 @@ from farshore.api_types.machines import EpochGrant
 from farshore.client.data_plane import DataPlane
 from farshore.formats.batch import Buffer
 from farshore.formats.chunk_exchange import Comparison
-from farshore.mobility.base_copy import WINDOW_BYTES, chunk_hashes
 from farshore.mobility.capture.disks import mounted_once
 from farshore.mobility.capture.kernel import keeps_stat, read_stat, writes_in_flight
-from farshore.mobility.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
-from farshore.mobility.epoch_run import Ended, EpochEnd, Limits
-from farshore.mobility.freezing import FREEZE_SECONDS, Freeze, order_of_freezing
-from farshore.mobility.hooks import FOLDER
-from farshore.mobility.overlay_copy import block_piece
+from farshore.mobility.copying.base_copy import WINDOW_BYTES, chunk_hashes
+from farshore.mobility.copying.disk_reader import AlignedBuffer, CopiedDisk, DiskReader
+from farshore.mobility.copying.overlay_copy import block_piece
+from farshore.mobility.points.freezing import FREEZE_SECONDS, Freeze, order_of_freezing
+from farshore.mobility.points.hooks import FOLDER
 from farshore.mobility.proving.proving import Proving
-from farshore.mobility.pump import Milestone
-from farshore.mobility.records import Piece
 from farshore.mobility.retrying import Stopped
 from farshore.mobility.rounds.round_run import RETRY_SECONDS, RoundRun
 from farshore.mobility.rounds.still import TooMuch
+from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
+from farshore.mobility.stream.pump import Milestone
+from farshore.mobility.stream.records import Piece
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import BLOCK, CHUNK, SECTOR, DiskNumber, MachineId
 from farshore.model.point import PointKind

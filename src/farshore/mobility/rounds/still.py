@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Callable, List, Mapping, Protocol, Sequence
 
 from farshore.mobility.capture.bitmap import Ranges, count_blocks
-from farshore.mobility.disk_reader import CopiedDisk
-from farshore.mobility.overlay_copy import dirty_pieces
-from farshore.mobility.records import Piece
+from farshore.mobility.copying.disk_reader import CopiedDisk
+from farshore.mobility.copying.overlay_copy import dirty_pieces
+from farshore.mobility.stream.records import Piece
 from farshore.model.errors import TryLater
 from farshore.model.identifiers import BLOCK, DiskNumber
 from farshore.model.ports import Clock

@@ -17,7 +17,7 @@ from farshore.client.credentials import read_private, write_private
 from farshore.mobility.capture.disks import Disk
 from farshore.mobility.capture.extents import SectorRange
 from farshore.mobility.capture.pinned import Document
-from farshore.mobility.protected_disks import ProtectedDisk
+from farshore.mobility.copying.protected_disks import ProtectedDisk
 from farshore.model.errors import NotFound, Refused
 from farshore.model.identifiers import DiskNumber, Epoch, Sequence
 from farshore.model.position import Position

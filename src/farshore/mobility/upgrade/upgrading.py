@@ -17,9 +17,9 @@ from typing import List, Optional, Protocol, Sequence, Tuple
 from farshore.api_types.commands import CommandResult, UpgradeArguments, UpgradeResult, failure
 from farshore.client.machine_self import MachineSelf
 from farshore.mobility.capture.pinned import Document, unpin
-from farshore.mobility.protected_disks import ProtectedDisk
-from farshore.mobility.replication import Replication
+from farshore.mobility.copying.protected_disks import ProtectedDisk
 from farshore.mobility.settings import Settings
+from farshore.mobility.stream.replication import Replication
 from farshore.mobility.upgrade.handover import Handover, forget
 from farshore.mobility.upgrade.releases import Releases
 from farshore.mobility.upgrade.trust import check_release

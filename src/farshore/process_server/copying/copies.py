@@ -33,8 +33,8 @@ from farshore.process_server.copying.coverage import Coverage
 from farshore.process_server.copying.told import LIMITS, Limits, ToldLog, sweep
 from farshore.process_server.streams.registry import Streams
 from farshore.process_server.streams.stream import Stream
-from farshore.vault.base_copy import BaseCopy
-from farshore.vault.epochs import EpochRecord
+from farshore.vault.objects.base_copy import BaseCopy
+from farshore.vault.objects.epochs import EpochRecord
 
 _log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from farshore.model.identifiers import BLOCK, CHUNK, Epoch, MachineId, Sequence
 from farshore.model.position import Position
 from farshore.model.text import printable
 from farshore.process_server.streams.stream import Stream
-from farshore.vault.differences import Differing
-from farshore.vault.reader_threads import metered
+from farshore.vault.objects.differences import Differing
+from farshore.vault.reading.reader_threads import metered
 from farshore.vault.stores.counted import CountedStore
 from farshore.vault.vault import Vault
 

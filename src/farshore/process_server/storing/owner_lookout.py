@@ -17,8 +17,8 @@ import threading
 from collections.abc import Callable
 
 from farshore.model.errors import Displaced, FarshoreError
+from farshore.vault.objects.sealing import SealingKey
 from farshore.vault.ownership import Ownership
-from farshore.vault.sealing import SealingKey
 from farshore.vault.stores.owned import LOOK_SECONDS
 from farshore.vault.stores.port import Store
 

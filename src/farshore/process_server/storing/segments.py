@@ -23,7 +23,7 @@ from farshore.process_server.spool.file import FrameReference
 from farshore.process_server.streams.silence import Silence, extended
 from farshore.process_server.streams.stream import Stream
 from farshore.vault.machine import MachineVault
-from farshore.vault.segments import SealedBatch, SegmentBuilder, SegmentObject
+from farshore.vault.objects.segments import SealedBatch, SegmentBuilder, SegmentObject
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from farshore.formats.batch import Batch, Role
 from farshore.formats.record import RecordKind, Records
 from farshore.model.identifiers import Epoch, MachineId
 from farshore.model.identifiers import Sequence as RecordSequence
-from farshore.vault.segments import SealedBatch
+from farshore.vault.objects.segments import SealedBatch
 
 LONGEST = 3600 * 1_000_000
 """Microseconds."""

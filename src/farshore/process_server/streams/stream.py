@@ -34,7 +34,7 @@ from farshore.process_server.streams.lane import Lane
 from farshore.process_server.streams.silence import Silence
 from farshore.process_server.streams.time_axis import TimeAxis, Timing
 from farshore.vault.machine import MachineVault
-from farshore.vault.segments import SegmentBuilder
+from farshore.vault.objects.segments import SegmentBuilder
 
 _log = logging.getLogger(__name__)
 

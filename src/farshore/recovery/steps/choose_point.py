@@ -14,7 +14,7 @@ from farshore.protection.proofs import sentence
 from farshore.recovery.context import RecoveryContext
 from farshore.recovery.evidence import add_evidence
 from farshore.recovery.standing import asked, is_test, rows, source_end
-from farshore.vault.points import AtTime, Choice, Latest, Named
+from farshore.vault.reading.points import AtTime, Choice, Latest, Named
 
 
 def choose_point(context: RecoveryContext, failover: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farshore.formats.chunk_pack import LOCATOR, Hashes, Locators
-from farshore.vault.salts import Salts, SaltSet, as_salts
+from farshore.vault.upkeep.salts import Salts, SaltSet, as_salts
 
 ENTRY: np.dtype[Any] = np.dtype(
     [("high", "<u8"), ("low", "<u8"), ("pack", "<u4"), ("ordinal", "<u4"), ("offset", "<u4"), ("stored", "<u4")]

@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from farshore.vault.chunk_index.run import Run
 from farshore.vault.chunk_index.run_format import RUN_BYTES, Untrusted
-from farshore.vault.folder_sync import sync_folder
+from farshore.vault.stores.folder_sync import sync_folder
 
 _log = logging.getLogger(__name__)
 _FORMAT = 1

@@ -31,7 +31,7 @@ from farshore.vault.chunk_index.folder import RunFolder, private
 from farshore.vault.chunk_index.merging import Merge, due
 from farshore.vault.chunk_index.run import FileSource, MemorySource, Run
 from farshore.vault.chunk_index.run_format import RUN_BYTES, RunWriter, Untrusted
-from farshore.vault.salts import SALT_BYTES, Salts, SaltSet
+from farshore.vault.upkeep.salts import SALT_BYTES, Salts, SaltSet
 
 _log = logging.getLogger(__name__)
 SMALLEST = 1 << 16

@@ -12,7 +12,7 @@ import numpy as np
 
 from farshore.vault.chunk_index.entries import ENTRY, Entries, Mask
 from farshore.vault.chunk_index.run import Run
-from farshore.vault.salts import Salts
+from farshore.vault.upkeep.salts import Salts
 
 FAN = 4
 _STEP = 1 << 16

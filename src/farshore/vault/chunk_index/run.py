@@ -23,7 +23,7 @@ from farshore.vault.chunk_index.run_format import (
     may_hold,
     off_heap,
 )
-from farshore.vault.salts import Salts, SaltSet
+from farshore.vault.upkeep.salts import Salts, SaltSet
 
 _BLOCKS = 256
 """Blocks looked at together: 1 MiB."""

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from farshore.formats.batch import Buffer
 from farshore.vault.chunk_index.entries import ENTRY, Entries, Mask, Words
-from farshore.vault.salts import SALT_BYTES, Salts
+from farshore.vault.upkeep.salts import SALT_BYTES, Salts
 
 MAGIC = b"FARCHRUN"
 VERSION = 1

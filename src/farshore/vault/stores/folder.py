@@ -25,8 +25,8 @@ from typing import Iterator, Sequence
 from farshore.formats import vault_names
 from farshore.formats.batch import Buffer
 from farshore.model.errors import Damaged, FarshoreError, Forbidden, NoSpace, NotFound, Unreachable, Unsupported
-from farshore.vault.folder_sync import sync_folder
 from farshore.vault.stores.direct import WORTH_IT, write_direct
+from farshore.vault.stores.folder_sync import sync_folder
 from farshore.vault.stores.port import Listed
 
 _TEMPORARY = ".part-"

@@ -15,12 +15,12 @@ from tests.unit.mobility.doubles import KEY, FakeClock, ProcessServerDouble
 from farshore.formats.batch import Role
 from farshore.formats.record import RecordKind
 from farshore.mobility.capture.layout import RING_RECORD
-from farshore.mobility.disk_reader import CopiedDisk
+from farshore.mobility.copying.disk_reader import CopiedDisk
 from farshore.mobility.proving.prover import Prover
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.proving.sparing import Sparing
 from farshore.mobility.proving.watch import Watch
-from farshore.mobility.pump import Milestone
+from farshore.mobility.stream.pump import Milestone
 from farshore.model.identifiers import CHUNK, SECTOR, DiskNumber, Epoch
 from farshore.model.identifiers import Sequence as SequenceNumber
 

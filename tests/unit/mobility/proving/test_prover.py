@@ -12,7 +12,7 @@ from tests.unit.mobility.proving.machine import ONE, Machine
 
 from farshore.api_types.streams import ProofAnswer
 from farshore.formats.proof import URGENT, Proof
-from farshore.mobility.disk_reader import DiskReader
+from farshore.mobility.copying.disk_reader import DiskReader
 from farshore.mobility.proving import grouping, prover
 from farshore.mobility.proving.coverage import Proven
 from farshore.mobility.proving.prover import HOLD_SECONDS, MOST_HOLDS, Prover

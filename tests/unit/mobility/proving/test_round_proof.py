@@ -11,8 +11,8 @@ import pytest
 from tests.unit.mobility.doubles import KEY
 from tests.unit.mobility.proving.machine import ONE, Machine
 
-from farshore.mobility.base_copy import chunk_hashes
-from farshore.mobility.disk_reader import DiskReader
+from farshore.mobility.copying.base_copy import chunk_hashes
+from farshore.mobility.copying.disk_reader import DiskReader
 from farshore.mobility.proving.sparing import STARVED
 from farshore.mobility.rounds.proof import RoundProof
 from farshore.model.errors import Busy, Damaged

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.unit.mobility.doubles import FakeClock
 
-from farshore.mobility import throttle
 from farshore.mobility.proving.sparing import LOOK_SECONDS, Sparing
+from farshore.mobility.stream import throttle
 
 
 def test_who_leaves_nothing_idle_starves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

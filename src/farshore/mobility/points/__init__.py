@@ -1,0 +1,1 @@
+"""Recovery points: how still the machine is held for each."""

@@ -1,0 +1,1 @@
+"""What keeps a vault small, cheap and true: retention, merging, collection, the scrub."""
