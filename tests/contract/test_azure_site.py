@@ -108,7 +108,7 @@ def test_a_point_arrives_on_managed_disks(place: AzurePlace, tmp_path: Path) -> 
     world.delivery.withdraw(world.consignment.folder)
     assert not kept(place, "disks", failover)
     assert not world.delivery.stands(world.consignment.folder)
-    with pytest.raises(NotFound, match="is gone"):
+    with pytest.raises(NotFound, match="is missing"):
         world.delivery.restore(world.consignment)
 
 

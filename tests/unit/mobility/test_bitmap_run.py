@@ -209,19 +209,25 @@ def test_writes_that_escaped_end_the_epoch(rig: Rig) -> None:
     assert "disk 0: 4096 bytes" in ended.cause
 
 
-def test_a_process_server_that_forgot_the_copy_is_told_it_again(rig: Rig) -> None:
-    complete = rig.server.complete_base
-    answers = [WrongState("The copy is not whole.", remedy=""), None]
+def test_a_process_server_that_forgot_the_copy_is_told_it_again_and_the_point_before_never_counts(rig: Rig) -> None:
+    """What is written between the point and the second copy is in the base, and in no journal below the point."""
+    complete, told = rig.server.complete_base, []
 
     def forgetful(completion: Any) -> Any:
-        problem = answers.pop(0)
-        if problem is not None:
+        told.append(completion.consistent_from)
+        if len(told) == 1:
+            rig.capture.write(9, 1, 9)
             rig.server.base[0][:] = 0
-            raise problem
+            raise WrongState("The copy is not whole.", remedy="")
         return complete(completion)
 
     rig.server.complete_base = forgetful  # type: ignore[method-assign]
     rig.capture.during = lambda number: rig.capture.write(3, 1, 7) if number == 1 else None
+    asked = rig.run.ask(PointPayload(PointId("0" * 32), PointKind.FILE_SYSTEM_CONSISTENT))
     rig.run.run(rig.stop)
-    assert rig.kinds == [PointKind.FILE_SYSTEM_CONSISTENT]
-    assert not answers
+    assert rig.kinds == [PointKind.FILE_SYSTEM_CONSISTENT], "one point, of the second round"
+    first, second = told
+    assert second > first
+    assert rig.server.completed is not None
+    assert rig.server.completed.consistent_from == second
+    assert not asked.reached

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from farshore.mobility.rounds import scan_run
 from farshore.mobility.rounds.scan_run import ScanRun, _Counts
 from farshore.mobility.stream.epoch_run import EpochEnd, Limits
 from farshore.mobility.stream.throttle import Bandwidth, Courtesy
-from farshore.model.errors import TryLater
+from farshore.model.errors import TryLater, WrongState
 from farshore.model.identifiers import CHUNK, DiskNumber, MachineId
 from farshore.model.point import PointKind
 
@@ -111,6 +111,34 @@ def test_what_differs_is_sent_in_the_next_round(tmp_path: Path, monkeypatch: pyt
     sent = sum(length for kind, _, _, length, _ in scanned.server.journal if kind == RecordKind.WRITE)
     assert sent == 2 * CHUNK + (SIZE - 40 * CHUNK), "two chunks, then the short last one; zeroes go without data"
     assert [length for kind, _, _, length, _ in scanned.server.journal if kind == RecordKind.ZERO] == [2 * CHUNK]
+
+
+def test_a_process_server_that_forgot_the_copy_makes_no_point_of_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second copy is younger than the point, and what was written in between lies in no journal below that."""
+    scanned = Scanned(tmp_path, monkeypatch, busy=True, most_hashes=scan_run.MOST_HASHES)
+    monkeypatch.setattr(scan_run, "RETRY_SECONDS", 0.01)
+    complete, told, stop = scanned.server.complete_base, [], threading.Event()
+
+    def forgetful(completion: Any) -> Any:
+        told.append(completion.consistent_from)
+        if len(told) == 1:
+            with scanned.path.open("r+b") as file:
+                file.seek(9 * CHUNK)
+                file.write(b"z" * CHUNK)
+            scanned.server.base[0][:] = 0
+            raise WrongState("The copy is not whole.", remedy="")
+        stop.set()
+        return complete(completion)
+
+    scanned.server.complete_base = forgetful  # type: ignore[method-assign]
+    assert scanned.run.run(stop).why is EpochEnd.STOPPED
+    first, second = told
+    assert second > first + 1, "the chunk, and a point of its own"
+    assert scanned.server.completed is not None
+    assert scanned.server.completed.consistent_from == second
+    assert scanned.same()
 
 
 def test_counts_that_stand_still_make_it_crash_consistent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

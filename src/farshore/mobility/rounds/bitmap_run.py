@@ -25,7 +25,7 @@ from farshore.mobility.points.freezing import Freeze, order_of_freezing, write_o
 from farshore.mobility.points.hooks import FOLDER
 from farshore.mobility.proving.proving import Proving
 from farshore.mobility.retrying import Stopped, until_done
-from farshore.mobility.rounds.round_run import RETRY_SECONDS, RoundRun
+from farshore.mobility.rounds.round_run import RETRY_SECONDS, CopiedAgain, RoundRun
 from farshore.mobility.rounds.still import Still, StillReading, TooMuch, size_of
 from farshore.mobility.stream.epoch_run import Ended, EpochEnd, Limits
 from farshore.mobility.stream.pump import Milestone
@@ -89,7 +89,7 @@ class BitmapRun(RoundRun):
                 self._no_point(requests, error)
                 # Soon, where it was only too much. Not where something had to be held still in vain.
                 soon = self._clock.monotonic() + RETRY_SECONDS
-                due = soon if isinstance(error, TooMuch) else max(soon, began + self._rest())
+                due = soon if isinstance(error, (TooMuch, CopiedAgain)) else max(soon, began + self._rest())
             while not self._wait(due, stop):
                 self._proof.read(_ACCOUNT_SECONDS, stop)
                 escaped = self._account()

@@ -39,9 +39,12 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 """After a round that brought no point."""
-_COPIES = 3
 _REST = 2.0
 """A round begins at the earliest when so many times the length of the one before it have passed since that began."""
+
+
+class CopiedAgain(TryLater):
+    """The base was copied after the round's point was put, so that the point is none."""
 
 
 class RoundRun(abc.ABC):
@@ -224,21 +227,24 @@ class RoundRun(abc.ABC):
         self.trouble = ""
 
     def _complete(self, stop: threading.Event) -> None:
+        """Tell the server that the newest point is the epoch's first state.
+
+        Raises CopiedAgain where it had forgotten a part of the base.
+        """
         completion = BaseCompletion(
             consistent_from=self._journal.acknowledged, time=self._journal.acknowledged_time, only_points=True
         )
-        for _ in range(_COPIES):
-            try:
-                until_done(lambda: self._plane.complete_base(completion), stop, "The end of the copy")
-                break
-            except WrongState:
-                # The server has restarted and forgot what it was told. The journal lies above whatever is copied now.
-                self._copy(self._plane, stop)
-        else:
-            raise TryLater(
-                "The process server has lost the copy several times.",
-                remedy="Read its log: journalctl -u farshore-process-server",
-            )
+        try:
+            until_done(lambda: self._plane.complete_base(completion), stop, "The end of the copy")
+        except WrongState as error:
+            # The server has restarted and forgot what it was told. What is copied now is younger than the point, and
+            # what was written since lies in no journal below it: the point must never count. The next one may, for the
+            # bitmap, or the next scan, tells of all that was written until then.
+            self._copy(self._plane, stop)
+            raise CopiedAgain(
+                "The process server had forgotten a part of the copy, which was sent again.",
+                remedy="The next round brings a point. If this recurs, see the process server's log.",
+            ) from error
         self.consistent = True
         fields = {"epoch": self.grant.epoch, "from": completion.consistent_from}
         log.info("Epoch is consistent; its points are its only states.", extra={"fields": fields})
