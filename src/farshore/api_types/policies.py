@@ -6,7 +6,7 @@ from typing import Annotated, List, Optional
 
 from pydantic import Field
 
-from farshore.api_types.body import Body, Label
+from farshore.api_types.body import Body, Label, Prose
 from farshore.api_types.targets import PolicyTarget
 
 DAY = 86400
@@ -41,7 +41,7 @@ class Policy(Body):
     reverses: Label = ""
     """Of a failback policy: the policy that it is for the other direction of; not read where it is sent. What was not
     chosen for it follows that one."""
-    warnings: List[str] = []
+    warnings: Annotated[List[Prose], Field(max_length=16)] = []
     """What is to be minded of what was just asked for; not read where it is sent."""
 
 
