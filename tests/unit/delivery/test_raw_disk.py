@@ -89,6 +89,6 @@ def test_what_is_no_disk_is_refused(tmp_path: Path) -> None:
 def test_a_disk_that_somebody_cut_short_is_damaged(tmp_path: Path) -> None:
     disk = RawDisk(tmp_path / "disk", SIZE)
     os.truncate(tmp_path / "disk", 4096)
-    with pytest.raises(Damaged, match="shorter"):
+    with pytest.raises(Damaged, match="shortened"):
         disk.read_into(1 << 20, aligned(bytes(4096)))
     disk.close()

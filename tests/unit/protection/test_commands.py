@@ -219,7 +219,7 @@ def test_results_of_another_machine_or_kind_are_refused(catalog: Catalog) -> Non
         answered(catalog, "c", CUT, machine="33333333-3333-4333-8333-333333333333")
     with pytest.raises(NotFound):
         answered(catalog, "unknown", CUT)
-    with pytest.raises(Malformed, match="is a point"):
+    with pytest.raises(Malformed, match="is of kind point"):
         answered(catalog, "c", CommandResult(payload=ResyncResult()))
     assert open_ids(catalog) == ["c"]
 

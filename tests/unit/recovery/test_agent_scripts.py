@@ -185,7 +185,7 @@ def test_a_script_that_is_too_large_or_not_there_is_refused(world: World) -> Non
         check(world.context, FAILOVER)
     script.write_bytes(BODY)
     script.chmod(0o777)
-    with pytest.raises(Refused, match="changed by others"):
+    with pytest.raises(Refused, match="changed by other users"):
         check(world.context, FAILOVER)
     script.unlink()
     with pytest.raises(NotFound):

@@ -37,7 +37,7 @@ def test_a_machine_s_choice_goes_over_its_policy_s() -> None:
 
 
 def test_a_choice_of_another_release_is_told_and_not_passed_over() -> None:
-    with pytest.raises(Malformed, match="target is not understood") as raised:
+    with pytest.raises(Malformed, match="target is not valid") as raised:
         targets.used({"disk_bus": "nvme"}, {})
     assert raised.value.remedy
 

@@ -141,7 +141,7 @@ def test_a_script_of_the_servers_folder(world: World) -> None:
     (folder / "orders.ok").touch()
     assert verify(world.context, FAILOVER)["verdict"] == "passed"
     script.chmod(0o777)
-    with pytest.raises(Refused, match="changed by others"):
+    with pytest.raises(Refused, match="changed by other users"):
         check_of(world)
 
 

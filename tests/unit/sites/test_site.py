@@ -175,8 +175,8 @@ def test_a_process_is_found_without_its_record_but_no_strangers_word_counts(
     [
         (errno.ENOSPC, NoSpace, "Free space"),
         (errno.EDQUOT, NoSpace, "Free space"),
-        (errno.EROFS, Refused, "Look at"),
-        (errno.EIO, TryLater, "Look at"),
+        (errno.EROFS, Refused, "Check "),
+        (errno.EIO, TryLater, "Check "),
     ],
 )
 def test_trouble_with_the_folder_says_what_to_do(

@@ -42,7 +42,7 @@ def run_bounded(
     try:
         with process.stdout as said:
             shown = _last_of(said, process, time.monotonic() + seconds, most_shown)
-        return process.poll(), shown
+            return process.poll(), shown  # before its pipe is closed, which would end what still writes
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
