@@ -1,4 +1,4 @@
-"""The OVF envelope of the appliance: what a vSphere import is told about the machine (DMTF DSP0243 1.1)."""
+"""The OVF envelope of the appliance, which describes the machine to a vSphere import (DMTF DSP0243 1.1)."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Catalog:
 
 
 def portions(items: Sequence[Item], columns: int = 2) -> Iterator[Sequence[Item]]:
-    """Yield pieces of ``items``, each for one statement that asks for up to so many columns of each."""
+    """Yield pieces of ``items`` that fit into one statement, if it binds up to ``columns`` values for each item."""
     together = _TOGETHER * 2 // max(2, columns)
     for first in range(0, len(items), together):
         yield items[first : first + together]

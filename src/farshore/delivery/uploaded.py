@@ -18,18 +18,13 @@ from farshore.delivery.ledger import Lading, Ledger
 from farshore.delivery.page_blob import PageBlob
 from farshore.delivery.port import Consignment, Watch
 from farshore.delivery.served import ServedDelivery, export_settings, overlay_of
+from farshore.delivery.whole_disks import Progress, each_disk, identity_of, open_point
 from farshore.delivery.writing import STEP, write_disk
-from farshore.delivery.written import STORE_PATIENCE, Progress
 from farshore.export.opening import open_devices
-from farshore.export.patience import PatientSource
-from farshore.export.settings import VaultDisk
 from farshore.model.errors import NotFound, TryLater
-from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import BlockSource
-from farshore.model.position import Position
 from farshore.sites.port import FailoverId, Ingesting, NewDisk, Reception, ServedDisk, UploadedDisk, WrittenDisk
-from farshore.vault.stores.registry import open_store
-from farshore.vault.vault import Vault
 
 
 class UploadedDelivery:
@@ -50,11 +45,8 @@ class UploadedDelivery:
         """See Sending."""
         closed(consignment.folder)
         self._staging.rest(consignment.folder)  # whoever prepared the guest has ended; an overlay is open once
-        whole, before = sum(consignment.sizes.values()), 0
-        for place, (number, size) in enumerate(sorted(consignment.sizes.items()), 1):
-            progress = Progress(watch, f"disk {place} of {len(consignment.sizes)}", before / whole, size / whole)
+        for number, size, progress in each_disk(consignment, watch):
             self._send(consignment, number, size, progress)
-            before += size
         self._staging.withdraw(consignment.folder)
 
     def _receive(self, consignment: Consignment, number: DiskNumber, size: int) -> Reception:
@@ -64,7 +56,7 @@ class UploadedDelivery:
 
     def _send(self, consignment: Consignment, number: DiskNumber, size: int, progress: Progress) -> None:
         failover = _failover(consignment.folder)
-        source = VaultDisk(machine=consignment.machine, position=consignment.position, disk=number).identity
+        source = identity_of(consignment, number)
         received = self._receive(consignment, number, size)
         path = _ledger(consignment.folder, number)
         with contextlib.ExitStack() as held:
@@ -144,9 +136,7 @@ def _source(consignment: Consignment, number: DiskNumber) -> BlockSource:
         only = replace(_here(consignment), sizes={number: consignment.sizes[number]})
         (device,) = open_devices(export_settings(only)).values()
         return device
-    vault = Vault.open_with_vault_key(open_store(consignment.vault_url), bytes.fromhex(consignment.vault_key))
-    point = vault.machine(MachineId(consignment.machine)).open(Position.parse(consignment.position), number)
-    return PatientSource(point, STORE_PATIENCE)
+    return open_point(consignment, number)
 
 
 def _failover(folder: Path) -> FailoverId:

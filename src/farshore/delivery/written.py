@@ -8,29 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from farshore.delivery.folder import closed
 from farshore.delivery.ledger import Lading, Ledger
 from farshore.delivery.port import Consignment, Watch
 from farshore.delivery.raw_disk import RawDisk
+from farshore.delivery.whole_disks import Progress, each_disk, identity_of, open_point
 from farshore.delivery.writing import STEP, write_disk
-from farshore.export.patience import PatientSource
-from farshore.export.settings import VaultDisk
 from farshore.model.errors import NotFound
-from farshore.model.identifiers import DiskNumber, MachineId
+from farshore.model.identifiers import DiskNumber
 from farshore.model.ports import Destination
-from farshore.model.position import Position
 from farshore.sites.port import WrittenDisk
 from farshore.vault.stores.folder_sync import sync_folder
-from farshore.vault.stores.registry import open_store
-from farshore.vault.vault import Vault
-
-STORE_PATIENCE = 30.0
-"""Seconds that a read waits out a store's bad moments; the step that delivers is tried again then."""
-_WRITING = 0.85
-"""The part of the work that is writing; the rest is reading back."""
 
 
 class WrittenDelivery:
@@ -42,11 +32,8 @@ class WrittenDelivery:
     def deliver(self, consignment: Consignment, watch: Watch) -> None:
         """See Delivery."""
         closed(consignment.folder)
-        whole, before = sum(consignment.sizes.values()), 0
-        for place, (number, size) in enumerate(sorted(consignment.sizes.items()), 1):
-            progress = Progress(watch, f"disk {place} of {len(consignment.sizes)}", before / whole, size / whole)
+        for number, size, progress in each_disk(consignment, watch):
             self._deliver(consignment, number, size, progress)
-            before += size
 
     def _deliver(self, consignment: Consignment, number: DiskNumber, size: int, progress: Progress) -> None:
         path = _disk(consignment.folder, number)
@@ -54,7 +41,7 @@ class WrittenDelivery:
             # In this order: the ledger of a disk that is gone must not vouch for the one that is made in its place.
             _ledger(path).unlink(missing_ok=True)
             sync_folder(path.parent)
-        source = VaultDisk(machine=consignment.machine, position=consignment.position, disk=number).identity
+        source = identity_of(consignment, number)
         with contextlib.ExitStack() as held:
             disk = self._open_disk(path, size)
             held.callback(disk.close)
@@ -62,11 +49,9 @@ class WrittenDelivery:
             held.callback(ledger.close)
             if ledger.complete:
                 return
-            vault = Vault.open_with_vault_key(open_store(consignment.vault_url), bytes.fromhex(consignment.vault_key))
-            machine = vault.machine(MachineId(consignment.machine))
-            point = machine.open(Position.parse(consignment.position), number)
+            point = open_point(consignment, number)
             held.callback(point.close)
-            write_disk(PatientSource(point, STORE_PATIENCE), disk, ledger, progress)
+            write_disk(point, disk, ledger, progress)
 
     def media(self, consignment: Consignment) -> Mapping[DiskNumber, WrittenDisk]:
         """See Delivery."""
@@ -110,30 +95,9 @@ class WrittenDelivery:
             disk.unlink()
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Tells of one disk, which takes the part from ``begin`` on, ``share`` long, of the whole."""
-
-    watch: Watch
-    disk: str
-    begin: float
-    share: float
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        part = done / total if total else 1.0
-        within = {"written": _WRITING * part, "read back": _WRITING + (1 - _WRITING) * part, "checked": part}.get(
-            what, 0.0
-        )
-        self.watch(self.begin + self.share * within, f"{self.disk}: {_gib(done)} of {_gib(total)} GiB {what}")
-
-
 def _disk(folder: Path, number: DiskNumber) -> Path:
     return folder / f"disk-{number}.raw"
 
 
 def _ledger(disk: Path) -> Path:
     return disk.with_name(f"{disk.name}.ledger")
-
-
-def _gib(count: int) -> str:
-    return f"{count / (1 << 30):.1f}"

@@ -19,15 +19,11 @@ def examine(clients: Clients, settings: AzureSettings, sizes: int) -> Mapping[st
     """What there is, by name, for people. ``sizes``: how many the region offers. Raises Refused with the remedy,
     AzureError."""
     disks = _count_disks(clients, settings)
-    if not sizes:
-        raise Refused(
-            f"The region {settings.region} offers the subscription no size.",
-            remedy=f"See: az vm list-skus --location {settings.region}. Ask for access to the region, or use another.",
-        )
+    region = region_of(settings, sizes)
     return {
         "identity": settings.identity,
         "resource group": f"{settings.resource_group}, {disks} disks",
-        "region": f"{settings.region}, {sizes} sizes",
+        "region": region,
         "cores": free_cores(clients, settings),
         "virtual network": network_of(clients, settings),
     }
@@ -44,6 +40,16 @@ def _count_disks(clients: Clients, settings: AzureSettings) -> int:
             f"There is no resource group {settings.resource_group} in the subscription {settings.subscription}.",
             remedy=f"az group create --name {settings.resource_group} --location {settings.region}",
         ) from error
+
+
+def region_of(settings: AzureSettings, sizes: int) -> str:
+    """The region, and how many sizes it offers. Raises Refused where that is none."""
+    if not sizes:
+        raise Refused(
+            f"The region {settings.region} offers the subscription no size.",
+            remedy=f"See: az vm list-skus --location {settings.region}. Ask for access to the region, or use another.",
+        )
+    return f"{settings.region}, {sizes} sizes"
 
 
 def free_cores(clients: Clients, settings: AzureSettings) -> str:

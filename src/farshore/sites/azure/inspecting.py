@@ -13,7 +13,7 @@ from farshore.model.errors import FarshoreError, NotFound, Refused
 from farshore.sites.azure import paths
 from farshore.sites.azure.answers import explain
 from farshore.sites.azure.clients import Clients
-from farshore.sites.azure.examining import free_cores, network_of
+from farshore.sites.azure.examining import free_cores, network_of, region_of
 from farshore.sites.azure.rights import lacking
 from farshore.sites.azure.settings import AzureSettings
 from farshore.sites.azure.sizes import Size
@@ -31,7 +31,7 @@ def inspect(
     yield _found("subscription", lambda: _subscription(clients, settings))
     yield _found("resource group", lambda: _group(clients, settings))
     yield _found("permissions", lambda: _permissions(clients, settings))
-    yield _found("region", lambda: _region(settings, sizes()))
+    yield _found("region", lambda: region_of(settings, len(sizes())))
     yield _found("sizes", lambda: _sizes(settings, sizes()))
     yield _found("cores", lambda: free_cores(clients, settings))
     yield _found("virtual network", lambda: network_of(clients, settings))
@@ -101,16 +101,6 @@ def _permissions(clients: Clients, settings: AzureSettings) -> str:
             + ", or the role of the Bicep file, which has no more than is needed",
         )
     return "all that is needed"
-
-
-def _region(settings: AzureSettings, sizes: Iterable[Size]) -> str:
-    number = sum(1 for _ in sizes)
-    if not number:
-        raise Refused(
-            f"The region {settings.region} offers the subscription no size.",
-            remedy=f"See: az vm list-skus --location {settings.region}. Ask for access to the region, or use another.",
-        )
-    return f"{settings.region}, {number} sizes"
 
 
 def _sizes(settings: AzureSettings, sizes: Iterable[Size]) -> str:
