@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -195,22 +196,30 @@ def start_in_background(installation: Installation) -> None:
 
 
 def stop(installation: Installation) -> bool:
-    """Stop the supervisor, or the servers that a killed one left behind. Return False if nothing ran."""
+    """Stop the supervisor, or the servers that a killed one left behind. Return False if nothing ran.
+
+    Returns once each of their processes has ended. Raises TryLater if one does not end.
+    """
     if not is_running(installation):
         return False
     state = installation.state()
-    ours = [pid for name, pid in state.items() if name != "started" and pid and _is_of(installation, pid)]
-    supervisor_pid = state.get("supervisor", 0)
-    targets = [supervisor_pid] if supervisor_pid in ours else ours
-    for signal_number, patience in ((signal.SIGTERM, STOP_SECONDS + 5), (signal.SIGKILL, 5.0)):
-        for pid in targets if signal_number is signal.SIGTERM else ours:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal_number)
-        give_up = time.monotonic() + patience
-        while time.monotonic() < give_up:
-            if not is_running(installation) and not any(_is_of(installation, pid) for pid in ours):
-                return True
-            time.sleep(POLL_SECONDS / 2)
+    with contextlib.ExitStack() as handles:
+        ours = {
+            pid: handle
+            for name, pid in state.items()
+            if name != "started" and pid and (handle := _handle(installation, pid, handles)) is not None
+        }
+        supervisor_pid = state.get("supervisor", 0)
+        first = [ours[supervisor_pid]] if supervisor_pid in ours else list(ours.values())
+        for signal_number, patience in ((signal.SIGTERM, STOP_SECONDS + 5), (signal.SIGKILL, 5.0)):
+            for handle in first if signal_number is signal.SIGTERM else ours.values():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, signal_number)
+            give_up = time.monotonic() + patience
+            while time.monotonic() < give_up:
+                if all(_has_ended(handle) for handle in ours.values()) and not is_running(installation):
+                    return True
+                time.sleep(POLL_SECONDS / 2)
     raise TryLater(f"The installation in {installation.home} does not stop.", remedy="Read its log: farshore logs")
 
 
@@ -302,6 +311,21 @@ def _is_of(installation: Installation, pid: int) -> bool:
                 if os.path.samestat(descriptor.stat(), lock):
                     return True
     return False
+
+
+def _handle(installation: Installation, pid: int, handles: contextlib.ExitStack) -> int | None:
+    """Return a pidfd of this process, closed with ``handles``, or None if it is no process of the installation."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    handles.callback(os.close, handle)
+    return handle if _is_of(installation, pid) else None  # asked after the opening, as the id may be reused
+
+
+def _has_ended(handle: int) -> bool:
+    """Return whether the process of a pidfd has ended. An ending one drops the lock some time before it is gone."""
+    return bool(select.select([handle], [], [], 0)[0])
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -66,8 +67,26 @@ def test_stop_ends_everything(supervised: Toys) -> None:
     pids = [pid for name, pid in supervised.state().items() if name != "started"]
     assert supervisor.is_running(supervised)
     assert supervisor.stop(supervised)
-    until(lambda: not any(lives(pid) for pid in pids))
+    assert not any(lives(pid) for pid in pids)
     assert not supervisor.stop(supervised)
+
+
+def test_stop_waits_for_one_that_let_go_of_the_lock_before_it_ended(tmp_path: Path) -> None:
+    """As any process does: the kernel closes its files some time before it is gone."""
+    slow = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: (os.closerange(3, 99), time.sleep(1),"
+        f" os._exit(0))); open({str(tmp_path / 'ready')!r}, 'w'); time.sleep(600)"
+    )
+    toys = Toys(tmp_path, programs=(slow,))
+    toys.run.mkdir()
+    with (toys.run / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        left = subprocess.Popen([sys.executable, "-c", slow], pass_fds=(lock.fileno(),))
+    until((tmp_path / "ready").exists)
+    (toys.run / "state.json").write_text(json.dumps({"supervisor": 0, "server 0": left.pid}))
+    assert supervisor.stop(toys)
+    assert not lives(left.pid)
+    left.wait()
 
 
 def test_what_a_killed_supervisor_left_is_ended_before_a_new_start(supervised: Toys) -> None:
