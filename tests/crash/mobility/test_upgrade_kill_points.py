@@ -61,7 +61,7 @@ class Agents:
         return ended != 0
 
     def close(self) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=300)
 
 
 @pytest.fixture

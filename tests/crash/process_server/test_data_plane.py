@@ -392,7 +392,7 @@ def test_silent_and_slow_connections_do_not_hold_others_up(rig: Rig, agent: Simu
 def test_an_unknown_address_and_a_chunked_body_get_an_answer_or_the_door(rig: Rig, machine: MachineId) -> None:
     certificate, key = rig.issue(machine)
     context = client_context(rig.authority.certificate, certificate, key)
-    connection = http.client.HTTPSConnection("127.0.0.1", rig.port, context=context, timeout=5)
+    connection = http.client.HTTPSConnection("127.0.0.1", rig.port, context=context, timeout=120)
     connection.request("GET", "/v2/else")
     answer = connection.getresponse()
     assert answer.status == 404

@@ -73,7 +73,7 @@ class Server:
         """A machine's connection."""
         issued, key = self.authority.issue(Identity(Kind.MACHINE, "m"), NOW)
         context = client_context(self.authority.certificate, issued.certificate, key)
-        raw = socket.create_connection(self.listener.address, timeout=10)
+        raw = socket.create_connection(self.listener.address, timeout=120)
         return context.wrap_socket(raw, server_hostname="127.0.0.1")
 
 

@@ -46,9 +46,9 @@ def greet(peer: socket.socket) -> None:
             peer.recv(1)
 
 
-def asked(host: str, port: str) -> str:
+def asked(host: str, port: str, seconds: str) -> str:
     try:
-        with socket.create_connection((host, int(port)), timeout=5) as peer:
+        with socket.create_connection((host, int(port)), timeout=float(seconds)) as peer:
             return peer.recv(100).decode()
     except OSError as error:
         return f"error {type(error).__name__}"

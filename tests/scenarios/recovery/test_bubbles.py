@@ -41,10 +41,10 @@ def _root() -> None:
 class Guest:
     process: subprocess.Popen[str]
 
-    def ask(self, host: str, port: int) -> str:
+    def ask(self, host: str, port: int, seconds: float = 90.0) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"get {host} {port}\n")
+        self.process.stdin.write(f"get {host} {port} {seconds}\n")
         self.process.stdin.flush()
         return self.process.stdout.readline().strip()
 
@@ -101,7 +101,7 @@ def test_members_reach_each_other_and_nothing_else() -> None:
             # The probe's own address is the last one: nothing of this host listens there, and no other is reached.
             own = socket.gethostbyname(socket.gethostname())
             for host in ("10.9.0.254", own, "127.0.0.1"):
-                assert a.ask(host, outside).startswith("error"), host
+                assert a.ask(host, outside, seconds=5).startswith("error"), host
             with pytest.raises(Refused, match="failover a has the address 10\\.9\\.0\\.5"):
                 bubble.join("c", [ONE], {})
             with pytest.raises(TryLater, match=f"Port {outside} "):
@@ -117,7 +117,7 @@ def test_another_network_is_another_one() -> None:
     with short_folder() as folder:
         one, two = BubbleAddress(folder / "n", "one"), BubbleAddress(folder / "n", "two")
         with guest(one, "a", ONE) as a, guest(two, "b", TWO), guest(two, "c", ONE):
-            assert a.ask("10.9.0.6", 80).startswith("error")
+            assert a.ask("10.9.0.6", 80, seconds=5).startswith("error")
         until(lambda: is_gone(one) and is_gone(two), "their ends")
 
 
@@ -158,7 +158,7 @@ def test_a_connection_to_a_member_that_died_before_it_answered_ends() -> None:
         bubble = BubbleAddress(folder / "n", "lab")
         with guest(bubble, "b", TWO), guest(bubble, "silent", ONE, port=port) as silent:
             os.kill(silent.process.pid, signal.SIGSTOP)
-            with socket.create_connection(("127.0.0.1", port), timeout=30) as peer:
+            with socket.create_connection(("127.0.0.1", port), timeout=90) as peer:
                 peer.settimeout(2)
                 with pytest.raises(TimeoutError):
                     peer.recv(100)

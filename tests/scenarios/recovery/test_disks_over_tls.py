@@ -126,7 +126,7 @@ def test_it_opens_to_its_own_certificate_alone(shore: Shore, tmp_path: Path) -> 
 
 
 def test_nothing_is_said_in_clear(shore: Shore) -> None:
-    with socket.create_connection((shore.address.host, shore.address.port), timeout=30) as peer:
+    with socket.create_connection((shore.address.host, shore.address.port), timeout=90) as peer:
         tls_is_due(peer)
         # What follows the last word in clear counts for nothing.
         peer.sendall(b"GET / HTTP/1.0\r\n\r\n")

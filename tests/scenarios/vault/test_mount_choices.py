@@ -79,4 +79,4 @@ def test_the_state_asked_for_is_shown(machine, tmp_path, choice, sequence):
         assert seen == hashlib.sha256(machine.states[position][0]).digest()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)

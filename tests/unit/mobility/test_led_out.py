@@ -94,7 +94,7 @@ def echo() -> Iterator[int]:
 
 
 def connect(way: WayOut, name: str) -> tuple[socket.socket, bytes]:
-    peer = socket.create_connection(("127.0.0.1", way.proxy_port), timeout=20)
+    peer = socket.create_connection(("127.0.0.1", way.proxy_port), timeout=120)
     peer.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
     return peer, peer.recv(4096)
 
