@@ -115,7 +115,7 @@ def gateway(folder: Path, bucket: str, free_port: int, mon_port: int) -> Iterato
     finally:
         for process in reversed(running):
             process.kill()
-            process.wait(20)
+            process.wait(120)
 
 
 def _wait(port: int, running: list[subprocess.Popen[bytes]]) -> None:

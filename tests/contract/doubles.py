@@ -97,7 +97,7 @@ def _running(command: list[str], port: int) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def _make_container(endpoint: str, ca: str) -> None:

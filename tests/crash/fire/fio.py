@@ -49,7 +49,7 @@ class Fio:
         """End it."""
         self.signal(signal.SIGKILL)
         for process in self._processes:
-            process.wait(30)
+            process.wait(120)
         self._processes.clear()
 
 

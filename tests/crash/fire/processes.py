@@ -97,7 +97,7 @@ class Program:
         self.look_after()
         if self._process is not None:
             self._process.kill()
-            self._process.wait(30)
+            self._process.wait(120)
             self._process = None
 
     def hold(self) -> None:

@@ -84,7 +84,7 @@ def stalled(stall: Stall) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the shell's sleep
         process.stdout.close()

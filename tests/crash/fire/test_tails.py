@@ -36,7 +36,7 @@ def spool(tmp_path: Path) -> Path:
     number = reused = 0
     while number < 200 and reused < 3:
         number += 1
-        waiting.append(log.append(header(lane, number, 1), [body(lane, number, 900)], lambda _: None).result(10))
+        waiting.append(log.append(header(lane, number, 1), [body(lane, number, 900)], lambda _: None).result(120))
         if len(waiting) > 6:
             log.release([waiting.pop(0)])
         newest = max(folder.glob("spool-*"))

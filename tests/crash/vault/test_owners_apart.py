@@ -126,7 +126,7 @@ class Former:
     def close(self) -> None:
         for process in self._processes:
             process.kill()
-            process.wait(30)
+            process.wait(120)
 
 
 class Successor:

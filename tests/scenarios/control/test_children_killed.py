@@ -26,7 +26,7 @@ LEAVES = [{"subject": "a"}, {"subject": "b", "fail": True}, {"subject": "c"}]
 def live(folder: Path, request: dict[str, Any], die_at: int, cancel: str = "") -> int | None:
     process = PROCESSES.Process(target=family.live, args=(folder, JOB, request, die_at, cancel))
     process.start()
-    process.join(120)
+    process.join(900)
     return process.exitcode
 
 

@@ -25,7 +25,7 @@ class NbdClient:
 
     def __init__(self, path: Path, name: str = "", *, structured: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(120)
         self.socket.connect(str(path))
         self.structured = structured
         self.take(18)

@@ -54,7 +54,7 @@ class Served:
 def served(tmp_path: Path) -> Iterator[Served]:
     made = Served(tmp_path)
     yield made
-    assert made.server.close()
+    assert made.server.close(SECONDS)
 
 
 def test_silent_clients_make_place_for_others(served: Served) -> None:
@@ -128,7 +128,7 @@ def test_without_descriptors_it_waits_and_does_not_spin(tmp_path: Path, monkeypa
     assert listener.looks <= pauses + 1
     assert waiting.recv(18), "it is greeted now"
     waiting.close()
-    assert made.close()
+    assert made.close(SECONDS)
 
 
 def test_idle_clients_make_place_for_others(served: Served) -> None:
@@ -195,7 +195,7 @@ def test_a_client_that_does_not_read_costs_little(tmp_path: Path, structured: bo
     assert for_deaf <= (256 << 20) + 5 * (16 << 20)
     for one in [*deaf, hearing]:
         one.close()
-    assert made.close()
+    assert made.close(SECONDS)
     assert made._memory.free == 256 << 20, "what ended connections held is free again"
 
 
@@ -219,5 +219,5 @@ def test_without_memory_large_requests_are_served_in_pieces(tmp_path: Path) -> N
         assert beyond[-1].error == NbdError.ENOSPC, "and the stream stays in step:"
         assert client.call(Command.WRITE, 0, len(content), data=content)[-1].error == 0
         client.close()
-    assert made.close()
+    assert made.close(SECONDS)
     disk.close()

@@ -90,7 +90,7 @@ def test_an_agent_killed_while_it_holds_leaves_nothing_frozen(disk: LoopDisk) ->
         writer = Writer(disk.folder)
         assert not writer.done.wait(0.3)
         holder.kill()
-        holder.wait(10)
+        holder.wait(60)
     assert writer.finish()
 
 

@@ -21,7 +21,7 @@ def live(task: drill.Task) -> int | None:
     """Have a server work on ``task``; the exit code of its process."""
     process = PROCESSES.Process(target=drill.live, args=(task,))
     process.start()
-    process.join(120)
+    process.join(900)
     return process.exitcode
 
 

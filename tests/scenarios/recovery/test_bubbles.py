@@ -185,7 +185,7 @@ def test_each_card_is_given_the_address_that_it_has_at_the_source() -> None:
         ends = bubble.join("a", [ONE, nameless], {})
         for end, nic, address in zip(ends, (ONE, nameless), ((10, 9, 0, 5), (10, 0, 2, 15)), strict=True):
             with socket.socket(fileno=end) as cable:
-                cable.settimeout(10)
+                cable.settimeout(90)
                 frame = discover(nic.mac)
                 cable.sendall(len(frame).to_bytes(4, "big") + frame)
                 offer = b""
@@ -207,7 +207,7 @@ def test_a_member_whose_process_others_start_is_one_as_any_other_or_leaves() -> 
             bubble.join_at("a", [ONE], {port: 80}, [cable])
             with socket.socket(socket.AF_UNIX) as end:
                 end.connect(str(cable))
-                end.settimeout(10)
+                end.settimeout(90)
                 frame = discover(ONE.mac)
                 end.sendall(len(frame).to_bytes(4, "big") + frame)
                 assert end.recv(4), "it is offered an address"

@@ -97,7 +97,7 @@ def test_a_machine_that_does_not_come_up_takes_none_with_it(home: Path, policy: 
 def test_cancelling_undoes_what_has_not_come_up(home: Path) -> None:
     process = PROCESSES.Process(target=drill.cancelled_in_its_second, args=(home, SEVERAL, JOB, work()))
     process.start()
-    process.join(120)
+    process.join(900)
     assert process.exitcode == 0
     job = outcome(home)["job"]
     assert job["state"] == "cancelled"

@@ -46,7 +46,7 @@ def supervised(tmp_path: Path) -> Iterator[Toys]:
     until(lambda: len([pid for pid in toys.state().values() if pid]) == 4)
     yield toys
     supervisor.stop(toys)
-    process.wait(30)
+    process.wait(120)
 
 
 def lives(pid: int) -> bool:
@@ -127,7 +127,7 @@ def test_a_server_that_never_stays_up_ends_the_rest(tmp_path: Path, monkeypatch:
     started = threading.Event()
     with pytest.raises(TryLater, match="status 7"):
         supervisor.run(toys, started.set)
-    assert started.wait(5)
+    assert started.wait(60)
     assert not lives(toys.state()["server 0"])
     assert not supervisor.is_running(toys)
 

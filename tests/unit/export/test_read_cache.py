@@ -100,7 +100,7 @@ def test_many_readers_of_one_chunk_fetch_it_once() -> None:
     plain = source.read_into
 
     def slow(offset: int, buffer: memoryview) -> None:
-        gate.wait(10)
+        gate.wait(60)
         plain(offset, buffer)
 
     source.read_into = slow  # type: ignore[method-assign]

@@ -160,7 +160,7 @@ def test_it_ends_when_told_to(rig: Rig) -> None:
         time.sleep(0.01)
     stop.set()
     rig.session.wake()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -15,7 +15,7 @@ from farshore.model.errors import Damaged, Fenced
 def ended(work: Callable[[threading.Event], object]) -> Worker:
     changed = threading.Event()
     worker = Worker("part", work, changed)
-    assert changed.wait(10)
+    assert changed.wait(60)
     return worker
 
 
@@ -34,7 +34,7 @@ def test_one_that_comes_to_its_end_has_finished() -> None:
 
 def test_one_that_was_stopped_has_not() -> None:
     changed = threading.Event()
-    worker = Worker("part", lambda stop: stop.wait(10), changed)
+    worker = Worker("part", lambda stop: stop.wait(60), changed)
     worker.join()
     assert not worker.finished
     assert not worker.alive
