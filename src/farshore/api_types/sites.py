@@ -36,6 +36,8 @@ class Site(Body):
     created: Moment = 0
     failovers: int = 0
     """How many are there now."""
+    lost: Moment = 0
+    """When it was declared lost; 0: it is not."""
 
 
 class SiteFinding(Body):

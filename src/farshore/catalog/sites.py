@@ -23,6 +23,17 @@ def get(tx: Transaction, site: str) -> SiteRow:
     return row
 
 
+def get_usable(tx: Transaction, site: str) -> SiteRow:
+    """Return one site. Raises NotFound, WrongState for one that was declared lost."""
+    row = get(tx, site)
+    if row.lost:
+        raise WrongState(
+            f"The recovery site {site} was declared lost.",
+            remedy=f"Use another site. When it is back: farshore site found {site}",
+        )
+    return row
+
+
 def add(tx: Transaction, row: SiteRow) -> None:
     """Add a site. Raises WrongState if the id is taken."""
     if tx.get(SiteRow, row.id) is not None:

@@ -348,6 +348,10 @@ class SiteRow(Base):
     settings: Mapped[JsonObject] = mapped_column(default=dict)
     secret: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
     created: Mapped[int] = mapped_column(default=0)
+    lost: Mapped[int] = mapped_column(default=0)
+    """When it was declared lost; 0: it is not."""
+    left: Mapped[list[Any]] = mapped_column(default=list)
+    """Failovers that were removed meanwhile, and of which something may still be there."""
 
 
 class FailoverRow(Base):

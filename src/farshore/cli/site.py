@@ -8,17 +8,19 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from farshore.api_types.jobs import Job
 from farshore.api_types.sites import Setting, Site, SiteCheck, SiteRequest
 from farshore.api_types.targets import TargetSeverity
 from farshore.api_types.users import Role
 from farshore.cli.asking import ask
 from farshore.cli.connection import AsJson, Yes, completion, management
+from farshore.cli.following import finish
 from farshore.cli.output import moment, out, print_done, print_fields, print_json, print_table, size
 from farshore.cli.secret_files import read_secret
 from farshore.client.transport import segment
 from farshore.model.errors import Malformed
 
-app = typer.Typer(no_args_is_help=True, help="Recovery sites: list, add, check, remove.")
+app = typer.Typer(no_args_is_help=True, help="Recovery sites: list, add, check, declare lost, remove.")
 
 SiteName = Annotated[
     str,
@@ -58,7 +60,7 @@ def list_sites(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [[one.id, one.kind, _settings(one), str(one.failovers), moment(one.created)] for one in found]
+    rows = [[one.id, _kind(one), _settings(one), str(one.failovers), moment(one.created)] for one in found]
     print_table(("Site", "Kind", "Settings", "Failovers", "Added"), rows, "There are no recovery sites.")
 
 
@@ -77,6 +79,7 @@ def show(site: SiteName, as_json: AsJson = False) -> None:
             ("Secret", "stored encrypted" if found.has_secret else ""),
             ("Failovers", str(found.failovers)),
             ("Added", moment(found.created) if found.created else "with the installation"),
+            ("Lost", moment(found.lost) if found.lost else ""),
         ]
     )
 
@@ -133,6 +136,27 @@ def _of(wanted: str, there: str | None) -> str:
 
 
 @app.command()
+def lost(site: SiteName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Declare that a recovery site is gone, so that its machines can be brought up elsewhere.
+
+    Only you can know it: a site that does not answer may still run its machines, and a machine must never run twice.
+    """
+    api = management()
+    question = f"Have you made sure that no machine runs at {site} and none will start there by itself?"
+    ask(api, Role.CONTRIBUTOR, question, yes=yes)
+    api.transport.post(f"/v1/sites/{segment(site)}/lost", None, Site)
+    print_done(f"Site {site} counts as lost. When it is back: farshore site found {site}", as_json, lost=site)
+
+
+@app.command()
+def found(site: SiteName, as_json: AsJson = False) -> None:
+    """Use a site again that was declared lost. What was given up there is removed first."""
+    api = management()
+    job = api.transport.post(f"/v1/sites/{segment(site)}/found", None, Job)
+    finish(api, job, as_json=as_json)
+
+
+@app.command()
 def remove(site: SiteName, yes: Yes = False, as_json: AsJson = False) -> None:
     """Delete a recovery site that has no failovers."""
     api = management()
@@ -151,6 +175,10 @@ def parse_settings(pairs: list[str]) -> dict[str, Setting]:
         whole = value.removeprefix("-").isdecimal()
         settings[name] = value == "true" if value in ("true", "false") else int(value) if whole else value
     return settings
+
+
+def _kind(site: Site) -> str:
+    return f"{site.kind} (lost)" if site.lost else site.kind
 
 
 def _settings(site: Site) -> str:

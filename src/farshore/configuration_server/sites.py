@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from farshore.catalog import sites
 from farshore.catalog.database import Catalog
 from farshore.catalog.tables import SiteRow
 from farshore.configuration_server.sealing import Sealer
+from farshore.recovery.lost_sites import opened
 from farshore.sites.port import RecoverySite
 from farshore.sites.registry import SiteConfiguration, open_site
 
@@ -22,9 +22,11 @@ class OpenSites:
     folder: Path
 
     def __call__(self, site: str) -> RecoverySite:
-        """The site with this id. Raises NotFound, and WrongKey for a secret that was sealed with another key."""
-        with self.catalog.reading() as tx:
-            row = sites.get(tx, site)
+        """The site with this id, or a LostSite in its place. Raises NotFound, and WrongKey for a secret that was sealed
+        with another key."""
+        return opened(self.catalog, site, self._open)
+
+    def _open(self, row: SiteRow) -> RecoverySite:
         secret = self.sealer.open(sealed_as(row), row.secret) if row.secret else b""
         return open_site(SiteConfiguration(row.id, row.kind, row.settings, secret), self.folder / row.id)
 

@@ -62,7 +62,7 @@ def ask_for(
     _check_shutdown(tx, request, row)
     target = _target(tx, row, direction)
     wanted_site, forward = resolved(request, targets.as_model(target))
-    sites.get(tx, wanted_site)
+    sites.get_usable(tx, wanted_site)
     kind = BRING_UP[request.kind.value]
     if request.checks is not None:
         target = target.model_copy(update={"checks": request.checks})

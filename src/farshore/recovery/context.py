@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from farshore.catalog.database import Catalog
+from farshore.delivery.lost import LostDelivery
 from farshore.delivery.port import Delivery
 from farshore.export.appliance import Disk
 from farshore.export.preparation.prepare import Watch, prepare
@@ -16,6 +17,7 @@ from farshore.model.identifiers import DiskNumber, MachineId
 from farshore.model.ports import Clock
 from farshore.recovery.ports import free_port
 from farshore.recovery.source_servers import SourceServers, no_servers
+from farshore.sites.lost import LostSite
 from farshore.sites.port import FailoverId, Ingesting, RecoverySite, Way
 from farshore.vault.machine import MachineVault
 from farshore.vault.stores.registry import open_store
@@ -56,7 +58,8 @@ class Patience:
 
 @dataclass(frozen=True)
 class RecoveryContext:
-    """``folder`` holds a folder for each failover; ``site`` opens a site by its id, or raises NotFound."""
+    """``folder`` holds a folder for each failover; ``site`` opens a site by its id, or raises NotFound; for one that
+    was declared lost it answers a LostSite."""
 
     catalog: Catalog
     clock: Clock
@@ -96,6 +99,8 @@ class RecoveryContext:
         """The way in which a site takes disks."""
         if isinstance(site, Ingesting):
             return self.upload(site)
+        if isinstance(site, LostSite) and site.delivery.way is Way.UPLOADED:
+            return LostDelivery(site)  # of the other ways all is on this host
         return self.deliveries[site.delivery.way]
 
     def files(self, failover: str) -> FailoverFiles:

@@ -23,6 +23,7 @@ from farshore.model.errors import Cancelled, FarshoreError, TryLater, WrongState
 from farshore.model.states import UNDER_WAY, FailoverAction, FailoverState
 from farshore.recovery.asking import FAILOVER, HOME, IN_PLACE, MIGRATE, SHUT_DOWN, SWITCH_OFF, TEST_FAILOVER
 from farshore.recovery.context import RecoveryContext
+from farshore.recovery.lost_sites import site_found_job
 from farshore.recovery.several import several_job
 from farshore.recovery.standing import refuse_if_cancelled, rows
 from farshore.recovery.steps import power
@@ -269,6 +270,7 @@ def recovery_jobs(context: RecoveryContext) -> tuple[JobDefinition, ...]:
         real,
         test,
         several_job(context, real, test),
+        site_found_job(context),
         JobDefinition(ACTIONS[FailoverAction.CLEAN_UP], clean_up, (CHECK, REMOVE, NOTE), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.COMMIT], commit_failover, (COMMIT, HYDRATE), _to_its_end),
         JobDefinition(ACTIONS[FailoverAction.REPROTECT], reprotect, (GRANT, AWAIT_STREAM), _to_its_end),

@@ -19,11 +19,13 @@ from farshore.protection.watch import Condition as Wrong
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.steps.power import note_condition
 from farshore.recovery.steps.start import position_of, restore_disks, start_if_wanted
+from farshore.sites.lost import LostSite
 from farshore.sites.port import Condition, HasConsole, RecoverySite, Resumable, keeps_disks
 
 log = logging.getLogger(__name__)
 
 DOWN, SHUT_DOWN, UNTENDED = "recovered-machine-down", "recovered-machine-shut-down", "recovered-machine-untended"
+LOST = "recovered-machine-lost"
 """Kinds of the conditions that are found here."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 _STEADY = 600.0
@@ -85,6 +87,8 @@ class Upkeep:
 
     def _keep(self, one: _Kept) -> list[Wrong]:
         site = self._context.site(one.site)
+        if isinstance(site, LostSite):
+            return [_lost(one)]
         # In this order: a job that removes a failover destroys the machine first, so where the disks have gone and the
         # machine is still there afterwards, nobody is removing it.
         standing = keeps_disks(site) or self._context.delivery(site).stands(self._context.files(one.failover).folder)
@@ -145,6 +149,16 @@ class Upkeep:
     def _note(self, one: _Kept, condition: Condition, kind: str, what: str, severity: Severity) -> None:
         if one.was != condition.value:
             note_condition(self._context, one.failover, condition, kind, what, severity)
+
+
+def _lost(one: _Kept) -> Wrong:
+    return Wrong(
+        LOST,
+        f"machine/{one.machine}",
+        Severity.ERROR,
+        f"The recovered machine of {one.name} was at {one.site}, which was declared lost.",
+        f"Bring it up elsewhere: farshore failback run {one.name}, or farshore failover run {one.name} --site SITE",
+    )
 
 
 def _ids(kept: Sequence[_Kept]) -> set[str]:

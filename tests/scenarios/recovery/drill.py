@@ -47,6 +47,7 @@ from farshore.model.states import Direction, JobState, MachineState
 from farshore.recovery import jobs as recovery
 from farshore.recovery.context import Patience, RecoveryContext
 from farshore.recovery.jobs import recovery_jobs
+from farshore.recovery.lost_sites import opened
 from farshore.sites.port import Condition, FailoverId, RecoveredMachine, RecoveryOrder, RecoverySite, Way
 from farshore.sites.qemu.site import QemuSite
 from farshore.sites.vsphere.settings import VsphereSettings
@@ -91,6 +92,8 @@ class Task:
     """A port of the loopback that agents need; 0: they need none."""
     lost: str = ""
     """A failover whose site does not answer any more."""
+    declared: bool = False
+    """Sites may have been declared lost."""
     vmware: Login | None = None
     """The VMware server of its source."""
     vsphere: dict[str, Any] | None = None
@@ -287,6 +290,9 @@ def live(task: Task) -> None:
         lost = LostSite(task.home / "site", fuse, refused, task.way)
         lost.lost = task.lost
         over = dataclasses.replace(over, site=lambda _kind: lost)
+    if task.declared:
+        answers = over.site
+        over = dataclasses.replace(over, site=lambda name: opened(over.catalog, name, lambda row: answers(row.id)))
     if task.vmware is not None:
         vmware = task.vmware
         over = dataclasses.replace(over, source_servers=lambda _name: sources_at(vmware))

@@ -19,9 +19,13 @@ from tests.scenarios.recovery.test_places import AWAY, HOME, job_of
 from tests.scenarios.recovery.test_places import failback as failback_anew
 from tests.unit.vault.synthetic import MACHINE
 
+from farshore.catalog import failovers, sites
+from farshore.catalog.database import Catalog
+from farshore.catalog.tables import SiteRow
 from farshore.formats.disk_notice import HELD, DiskNotice, decode_notice
+from farshore.recovery import lost_sites
 from farshore.sites.half_written import check_whole, notice_on
-from farshore.sites.port import Condition, FailoverId, WrittenDisk
+from farshore.sites.port import Condition, FailoverId, Way, WrittenDisk
 from farshore.vault import OwnerKey, Vault, open_store
 
 __all__ = ["away"]
@@ -174,6 +178,75 @@ def test_a_far_side_that_does_not_answer_is_told_and_nothing_changes_until_it_do
     again = copy(away, tmp_path / "again")
     assert live(failback(again)) == 0
     assert job_of(again)["state"] == "succeeded", job_of(again)["error"]
+
+
+def declare_lost(home: Path) -> None:
+    catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
+    with catalog.writing() as tx:
+        lost_sites.declare_lost(tx, "files", now=1, actor="user/eve")
+        sites.add(tx, SiteRow(id="at-home", kind="qemu"))
+        row = failovers.get(tx, HOME)
+        row.site, row.request = "at-home", {**row.request, "site": "at-home"}
+    catalog.close()
+
+
+def site_row(home: Path) -> SiteRow:
+    catalog = Catalog(f"sqlite:///{home / 'catalog.sqlite'}")
+    with catalog.reading() as tx:
+        row = sites.get(tx, "files")
+    catalog.close()
+    return row
+
+
+def found(home: Path, job: str) -> drill.Task:
+    work = {"subject": "site/files", "site": "files", "actor": "user/eve"}
+    return drill.Task(home, "site-found", AWAY, job, work=work, way=Way.WRITTEN, everywhere=True, declared=True)
+
+
+def test_a_silent_site_that_is_declared_lost_holds_nobody_up_and_is_cleared_when_it_is_back(
+    away: Path, tmp_path: Path
+) -> None:
+    """Its machine still runs, as it may: what was declared is an operator's word. It is taken back from it."""
+    home = copy(away, tmp_path / "home")
+    task = replace(failback(home, silent=0.0), declared=True, lost=AWAY)
+    declare_lost(home)
+    assert live(task) == 0
+    job = job_of(home)
+    assert job["state"] == "succeeded", job["error"]
+    assert is_up_to_date(home)
+    far = FileSite(home / "site", Fuse(0))
+    assert far.status(FailoverId(AWAY)).condition is Condition.RUNNING, "nobody could ask it"
+    assert drill.standing(home, AWAY)[0] == "cleaned-up"
+    assert site_row(home).left == [AWAY]
+
+    assert live(replace(found(home, "too-early"), lost=AWAY)) == 0
+    assert job_of(home)["state"] == "failed", "it does not answer"
+    assert site_row(home).lost
+    assert live(found(home, "back")) == 0
+    assert job_of(home)["result"] == {"site": "files", "removed": [AWAY]}
+    assert far.present() == (FailoverId(HOME),)
+    assert (site_row(home).lost, site_row(home).left) == (0, [])
+
+
+@SOAK
+@pytest.mark.parametrize("trouble", ["kill", "error", "refusal"])
+def test_a_declared_site_and_trouble_anywhere_end_with_what_it_was_or_one_at_home(
+    away: Path, tmp_path: Path, trouble: str
+) -> None:
+    refuse = trouble == "refusal"
+    for home, at in at_every_moment(away, tmp_path, least=7, stride=3):
+        task = failback(home, die_at=at, passing=trouble == "error", refuse=refuse, silent=0.0)
+        declare_lost(home)
+        live_to_the_end(replace(task, declared=True, lost=AWAY), dies=trouble != "error")
+        site = FileSite(home / "site", Fuse(0))
+        job = job_of(home)
+        assert job["state"] == ("failed" if refuse else "succeeded"), job["error"]
+        assert (site.status(FailoverId(HOME)).condition is Condition.RUNNING) == (not refuse)
+        assert live(found(home, "back")) == 0
+        assert job_of(home)["state"] == "succeeded", job_of(home)["error"]
+        left = AWAY if refuse else HOME
+        assert site.present() == (FailoverId(left),), "exactly one, wherever it is"
+        assert is_up_to_date(home), "it is whole, or says what it is"
 
 
 def test_the_harm_is_what_it_says(away: Path, tmp_path: Path) -> None:

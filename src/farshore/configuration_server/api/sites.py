@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from farshore.api_types.jobs import Job
 from farshore.api_types.sites import Site, SiteCheck, SiteFinding, SiteInspection, SiteRequest
 from farshore.catalog import events, sites
 from farshore.catalog.change_details import Details, gone, made
@@ -18,6 +19,8 @@ from farshore.configuration_server.sites import sealed_as
 from farshore.configuration_server.web.callers import Contributor, Installation, Operator, Reader
 from farshore.configuration_server.web.gate import GatedRouter
 from farshore.model.errors import Unsupported
+from farshore.recovery import lost_sites
+from farshore.recovery.lost_sites import SITE_FOUND
 from farshore.sites.port import Inspected
 from farshore.sites.registry import check_settings
 
@@ -68,6 +71,23 @@ def inspect_site(site: Named, _user: Operator, installation: Installation) -> Si
         raise Unsupported(f"{site} needs nothing of a provider.", remedy=f"farshore site check {site}")
     findings = [SiteFinding(**asdict(one)) for one in found.inspect()]
     return SiteInspection(findings=findings, template=found.template())
+
+
+@router.post("/{site}/lost")
+def declare_lost(site: Named, user: Contributor, installation: Installation) -> Site:
+    """Declare that a site is gone and none of its machines runs. It is not asked any more: its machines may be brought
+    up elsewhere."""
+    with installation.catalog.writing() as tx:
+        lost_sites.declare_lost(tx, site, now=installation.clock.now(), actor=user.actor)
+        return views.site(sites.get(tx, site), sites.failovers_at(tx).get(site, 0))
+
+
+@router.post("/{site}/found", status_code=202)
+def declare_found(site: Named, user: Contributor, installation: Installation) -> Job:
+    """Take a lost site back: what was given up there is removed first."""
+    with installation.catalog.reading() as tx:
+        lost_sites.check_lost(tx, site)
+    return installation.jobs.start(SITE_FOUND, {"subject": f"site/{site}", "site": site, "actor": user.actor})
 
 
 @router.delete("/{site}", status_code=204)

@@ -253,6 +253,7 @@ def site(row: SiteRow, failovers: int) -> Site:
         has_secret=bool(row.secret),
         created=row.created,
         failovers=failovers,
+        lost=row.lost,
     )
 
 

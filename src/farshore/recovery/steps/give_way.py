@@ -12,6 +12,7 @@ from farshore.model.states import UP, FailoverState
 from farshore.recovery.context import RecoveryContext, failover_id
 from farshore.recovery.standing import note_stopping, replaced, rows, site_of, tell
 from farshore.recovery.steps.start import position_of, start_if_wanted
+from farshore.sites.lost import LostSite
 
 _GRACE_SECONDS = 20.0
 
@@ -41,7 +42,10 @@ def start_earlier(context: RecoveryContext, failover: str) -> list[str]:
             position, site = position_of(row), context.site(row.site)
             if row.state == FailoverState.SUPERSEDED.value:
                 failovers.set_state(row, before)
-                tell(context, tx, row, "failover.running", f"{machine.name} runs from its earlier point again.")
+                if not isinstance(site, LostSite):
+                    tell(context, tx, row, "failover.running", f"{machine.name} runs from its earlier point again.")
+        if isinstance(site, LostSite):
+            continue
         start_if_wanted(context, site, one, position)
     return list(earlier)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farshore.api_types.commands import PointArguments
-from farshore.catalog import commands, epochs, points
+from farshore.catalog import commands, epochs, points, sites
 from farshore.delivery.port import Consignment, Surviving
 from farshore.durable.progress import end_progress, report_progress
 from farshore.model.commands import CommandState
@@ -42,9 +42,12 @@ def look_at_home(context: RecoveryContext, failover: str) -> bool:
         row, machine = rows(tx, failover)
         whole = epochs.newest_consistent(tx, machine.id)
         if not machine.site or whole is None or whole.epoch <= machine.line_after:
+            lost = bool(machine.site) and sites.get(tx, machine.site).lost
+            first = f"Replicate it from there first: farshore failover reprotect {machine.name}"
+            instead = f"Bring it up from a point of before: farshore failover run {machine.name} --site SITE"
             raise WrongState(
                 f"The writes of {machine.name} at {machine.site or 'its site'} are not in the vault.",
-                remedy=f"Replicate it from there first: farshore failover reprotect {machine.name}",
+                remedy=instead if lost else first,
             )
         name = row.site
     if site.delivery.way is not Way.WRITTEN:
@@ -107,7 +110,7 @@ def _machine(context: RecoveryContext, failover: str) -> str:
 def hold(context: RecoveryContext, failover: str) -> int:
     """Until when the machine's file systems stay frozen for sure (ns); 0: it cannot be held still. Raises Cancelled."""
     seconds = context.patience.hold
-    if not seconds:
+    if not seconds or _is_lost(context, failover):
         return 0
     arguments = PointArguments(kind=PointKind.APP_CONSISTENT, name=f"failback-{failover[:8]}", hold=seconds)
     with context.catalog.writing() as tx:
@@ -137,6 +140,13 @@ def hold(context: RecoveryContext, failover: str) -> int:
             return 0
         report_progress(min(0.95, 1 - (until - now) / _SECOND / seconds), "its last point is awaited")
         context.sleep(context.patience.poll)
+
+
+def _is_lost(context: RecoveryContext, failover: str) -> bool:
+    """Whether it ran at a site that was declared lost: its agent will not answer."""
+    with context.catalog.reading() as tx:
+        _, machine = rows(tx, failover)
+        return bool(machine.site) and bool(sites.get(tx, machine.site).lost)
 
 
 def stop_for_home(context: RecoveryContext, failover: str, held_until: int) -> bool:
