@@ -1,1 +1,1 @@
-"""Places where recovered machines run: one port, a registry, a folder for each kind of site."""
+"""Run recovered machines: one port, a registry, and a folder for each kind of site."""

@@ -1,4 +1,4 @@
-"""What a machine's folder needs whatever is done to it: a lock, files that are replaced whole, errors that explain."""
+"""Work on a machine's folder: a lock, files that are replaced as a whole, errors that explain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.2
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors into ours: NoSpace, Refused for want of rights, else TryLater."""
+    """Translate the operating system's errors: NoSpace, Refused for missing rights, otherwise TryLater."""
     try:
         yield
     except OSError as error:
@@ -30,15 +30,16 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def home_of(folder: Path, failover: str) -> Path:
-    """A machine's folder in its site's. Raises Refused for what is no id, and would lead elsewhere."""
+    """Return a machine's folder within its site's folder. Raises Refused for a text that is not an id and could lead
+    elsewhere."""
     if not failover or Path(failover).name != failover or failover.startswith("."):
         raise Refused(f"{failover!r} is not the id of a failover.", remedy="Use the id of the failover.")
     return folder.absolute() / failover
 
 
 def lock(path: Path, flags: int = 0) -> int | None:
-    """Return a descriptor that holds the lock ``path``, or None while another one does. ``flags`` are for open(2).
-    Raises OSError."""
+    """Return a descriptor that holds the lock ``path``, or None while another process holds it. ``flags`` are for
+    open(2). Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,8 +53,8 @@ def lock(path: Path, flags: int = 0) -> int | None:
 
 @contextlib.contextmanager
 def alone(home: Path, what: str, *, make: bool, seconds: float) -> Iterator[None]:
-    """Hold the lock of a machine's folder; wait so long for it. ``make``: the folder, if there is none; else nothing is
-    held where there is none. Raises TryLater, OSError."""
+    """Hold the lock of a machine's folder, waiting at most ``seconds`` for it. With ``make``, create a missing folder;
+    otherwise hold nothing if there is no folder. Raises TryLater, OSError."""
     give_up = time.monotonic() + seconds
     while True:
         if make:
@@ -72,13 +73,13 @@ def alone(home: Path, what: str, *, make: bool, seconds: float) -> Iterator[None
                 os.close(taken)
             return
         if time.monotonic() > give_up:
-            raise TryLater(f"Another call is working on {what}.", remedy="Repeat once that has ended.")
+            raise TryLater(f"Another call is working on {what}.", remedy="Repeat the command when it has ended.")
         time.sleep(_POLL_SECONDS)
 
 
 def replace(contents: dict[Path, bytes], *, remove: Path) -> None:
-    """Write files of one folder so that each has its old content or the new, and remove another one first. None is
-    touched before there is room for all. They outlive a crash of the host. Raises OSError."""
+    """Write files of one folder so that each has its old content or the new one; remove another file first. No file is
+    touched before there is room for all of them. They survive a crash of the host. Raises OSError."""
     staged: dict[Path, Path] = {}
     for path, content in contents.items():
         new = path.with_name(path.name + ".new")

@@ -1,5 +1,5 @@
-"""Whether a disk may be started: not while a master target's notice stands at its start. Asked by whatever starts a
-machine from a disk that somebody else wrote."""
+"""Check that a disk may be started: not while a master target's notice is at its start. Every program that starts a
+machine from a disk which another program wrote must call this."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from farshore.model.errors import Damaged, NotFound, WrongState
 
 
 def is_disk(mode: int) -> bool:
-    """Whether what has that mode can be a disk. Nothing else is opened: a pipe keeps its reader waiting for ever, and
-    some devices take an open for an order."""
+    """Return whether a file of this mode can be a disk. Nothing else is opened: a pipe keeps its reader waiting for
+    ever, and some devices treat an open as a command."""
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
 def notice_on(path: Path) -> DiskNotice | None:
-    """Read the notice at the start of a raw file or block device; None if there is none. Raises NotFound, Damaged and
-    Unsupported as decode_notice."""
+    """Read the notice at the start of a raw file or block device; None if there is none. Raises NotFound, and Damaged
+    and Unsupported as decode_notice."""
     try:
         if not is_disk(path.stat().st_mode):
-            raise NotFound(f"{path} is neither a file nor a block device.", remedy="Give the disk itself.")
+            raise NotFound(f"{path} is neither a file nor a block device.", remedy="Give the path of the disk itself.")
         with path.open("rb") as file:
             return decode_notice(file.read(NOTICE_BYTES))
     except OSError as error:
@@ -29,7 +29,7 @@ def notice_on(path: Path) -> DiskNotice | None:
 
 
 def check_whole(path: Path) -> None:
-    """Raise WrongState for a disk that is half written."""
+    """Raise WrongState if the disk is half written."""
     try:
         notice = notice_on(path)
     except Damaged as error:

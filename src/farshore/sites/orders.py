@@ -1,4 +1,4 @@
-"""Recovery orders as sites keep them: JSON, also as earlier releases wrote it."""
+"""Store recovery orders as JSON, and read those that earlier releases wrote."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from farshore.sites.port import FailoverId, RecoveryOrder
 
 
 def write_order(order: RecoveryOrder) -> bytes:
-    """The order as JSON."""
+    """Return the order as JSON."""
     return _ORDER.dump_json(order, indent=1)
 
 
 def read_order(text: bytes) -> RecoveryOrder:
-    """An order back from JSON. Raises pydantic.ValidationError."""
+    """Read an order from JSON. Raises pydantic.ValidationError."""
     return _ORDER.validate_json(text)
 
 
 def kept_order(path: Path, failover: FailoverId) -> RecoveryOrder:
-    """What was ordered of a machine, from its file. Raises NotFound, Damaged, OSError."""
+    """Read the order of a machine from its file. Raises NotFound, Damaged, OSError."""
     try:
         return read_order(path.read_bytes())
     except FileNotFoundError as error:
@@ -32,12 +32,13 @@ def kept_order(path: Path, failover: FailoverId) -> RecoveryOrder:
 
 
 def not_created(failover: FailoverId) -> NotFound:
-    """The error of a site that has no such machine."""
+    """Return the error of a site that has no such machine."""
     return NotFound(f"There is no recovered machine {failover} here.", remedy="Create it first.")
 
 
 def _with_media(fields: Any) -> Any:
-    """Up to the release that wrote disks too, each disk was an export at a Unix socket, and said so itself."""
+    """Convert an order of a release that could not write disks: each of its disks was an export at a Unix socket, in
+    the fields ``socket`` and ``export``."""
     disks = fields.get("disks") if isinstance(fields, dict) else None
     if not isinstance(disks, list):
         return fields

@@ -1,6 +1,6 @@
-"""A screen as a hypervisor gives it (a PPM image, P6, or PNG) made into a PNG image. Pure.
+"""Convert a hypervisor's picture of a screen (a PPM image, P6, or PNG) to a PNG image. Pure.
 
-What a guest's QEMU says is not passed on: it is read by its own rules, within bounds, and written anew.
+The data comes from a guest's QEMU, which is not trusted. It is parsed within limits and encoded anew, never passed on.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _MOST_PIXELS = 4096 * 2160
 MOST_BYTES = 3 * _MOST_PIXELS + 64
-"""Of the largest PPM image that is taken."""
+"""Limit for a PPM image."""
 
 
 def png_of(ppm: bytes) -> bytes:
-    """The image as PNG: eight bits a colour, no filter. Raises ValueError for what is no such image, or too large."""
+    """Return the image as PNG: no filter, eight bits a colour. Raises ValueError for anything else than such an image,
+    or one that is too large."""
     header = _HEADER.match(ppm)
     if header is None:
         raise ValueError("not a PPM image of 8 bits")
@@ -38,7 +39,7 @@ def png_of(ppm: bytes) -> bytes:
 
 
 def picture_of(image: bytes) -> bytes:
-    """The image as PNG, whichever of the two it comes as; of a PNG image only what it takes to show it. Raises
+    """Return a PPM or PNG image as PNG; of a PNG image, only the chunks that are needed to show it. Raises
     ValueError."""
     if not image.startswith(_SIGNATURE):
         return png_of(image)

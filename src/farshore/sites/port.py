@@ -1,10 +1,10 @@
-"""What a recovery site promises.
+"""The contract of a recovery site.
 
-A site says how it takes the disks of its machines (``delivery``); farshore.delivery brings them there, and recovery
-hands the site a ``RecoveryOrder`` that says where they are. The site knows nothing of vaults or points.
-Everything is keyed by the failover's id, and every method may be repeated after a crash at any moment with the same
-outcome: a site finds out what exists by looking at the far side (its hypervisor, its folders), never by remembering.
-Abilities that only some sites have are small protocols of their own, asked for with ``isinstance``.
+A site says how it takes the disks of its machines (``delivery``). farshore.delivery brings them there, and recovery
+passes the site a ``RecoveryOrder`` that says where they are. The site knows nothing of vaults or points. Everything is
+keyed by the failover's id. Every method may be repeated after a crash at any moment with the same result: a site finds
+out what exists by asking its hypervisor or its folders, never from memory. Abilities that only some sites have are
+separate small protocols, tested with ``isinstance``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Way(enum.Enum):
     SERVED = "served"
     """Over NBD: the machine starts at once, and reads what it needs from an export of this host."""
     WRITTEN = "written"
-    """Whole, before the machine starts: it depends on nothing but the site then."""
+    """Completely, before the machine starts: from then on it depends only on the site."""
     UPLOADED = "uploaded"
-    """Whole, before the machine starts, to disks that the site has its provider make (Ingesting)."""
+    """Completely, before the machine starts, to disks that the site's provider creates (Ingesting)."""
 
 
 class DiskFormat(enum.Enum):
-    """What a written disk is."""
+    """The format of a written disk."""
 
     RAW = "raw"
     """The disk's own bytes, in a sparse file or on a block device of this host."""
@@ -43,8 +43,8 @@ class DiskFormat(enum.Enum):
 
 @dataclass(frozen=True)
 class DeliveryWish:
-    """How a site takes disks; ``format``: of written ones. ``address``: the address of this host at which it reads
-    served ones, over TLS; empty: at a Unix socket."""
+    """How a site takes disks. ``format`` applies to written disks. ``address`` is the address of this host at which the
+    site reads served disks, over TLS; if empty, they are at a Unix socket."""
 
     way: Way = Way.SERVED
     format: DiskFormat = DiskFormat.RAW
@@ -60,8 +60,8 @@ class UnixAddress:
 
 @dataclass(frozen=True)
 class TlsAccess:
-    """What a client of an NBD server shows and asks for: ``folder`` holds ``ca-cert.pem``, whom to trust alone, with
-    ``client-cert.pem`` and ``client-key.pem``; the server's certificate is for ``name``, wherever it is reached."""
+    """The credentials of an NBD client: ``folder`` holds ``ca-cert.pem``, the only authority to trust, with
+    ``client-cert.pem`` and ``client-key.pem``. The server's certificate is for ``name``, whatever its address."""
 
     folder: Path
     name: str
@@ -69,7 +69,8 @@ class TlsAccess:
 
 @dataclass(frozen=True)
 class TcpAddress:
-    """An NBD server at ``host``: a name, an IPv4 or an IPv6 address. ``tls`` None: in the clear."""
+    """An NBD server at ``host``: a name, an IPv4 or an IPv6 address. Without ``tls``, the connection is not
+    encrypted."""
 
     host: str
     port: int
@@ -86,8 +87,8 @@ class ServedDisk:
 
 @dataclass(frozen=True)
 class WrittenDisk:
-    """A file or a block device of this host, which the machine writes to. It is not the site's to delete. ``image``:
-    it is not raw but a file of this format, as QEMU calls it."""
+    """A file or a block device of this host, which the machine writes to. The site must not delete it. ``image`` is the
+    file's format, as QEMU calls it; empty: raw."""
 
     path: Path
     image: str = ""
@@ -95,7 +96,7 @@ class WrittenDisk:
 
 @dataclass(frozen=True)
 class UploadedDisk:
-    """A disk of the site's provider, by its name there. It is not the site's to delete with the machine."""
+    """A disk of the site's provider, by its name there. The site must not delete it with the machine."""
 
     id: str
 
@@ -118,7 +119,7 @@ class AttachedDisk:
 
 @dataclass(frozen=True)
 class AttachedNetwork:
-    """What a network card leads to; ``name``: of the bridge or the network."""
+    """The network that a card is connected to; ``name`` is the name of the bridge or the network."""
 
     kind: NetworkKind
     name: str = ""
@@ -126,8 +127,8 @@ class AttachedNetwork:
 
 @dataclass(frozen=True)
 class RecoveryOrder:
-    """What to build. ``machine`` is what it is to be, which may differ from the source: its processors, memory,
-    firmware and cards are those of its target. ``forward`` maps ports of this host (loopback) to ports of the guest."""
+    """The machine to build. ``machine`` may differ from the source: its processors, memory, firmware and cards are
+    those of its target. ``forward`` maps ports of this host (loopback) to ports of the guest."""
 
     failover: FailoverId
     name: str
@@ -138,32 +139,35 @@ class RecoveryOrder:
     forward: Mapping[int, int] = field(default_factory=dict)
     disk_bus: DiskBus = DiskBus.VIRTIO
     networks: Mapping[int, AttachedNetwork] = field(default_factory=dict)
-    """By card of ``machine``, from 0; a card that is not named leads nowhere."""
+    """By card of ``machine``, from 0; a card that is not listed is isolated."""
     bubble: str = ""
-    """The isolated network of this name that the site makes for its tests, for all cards that ``networks`` does not
-    name; empty: they lead nowhere."""
+    """The isolated network that the site creates for its tests, by name. It connects all cards that ``networks`` does
+    not list. If empty, those are isolated."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """For people, and for the site's own tools where it can show them."""
+    """For people, and for the site's own tools where they can show it."""
     home: bool = False
-    """The machine belongs here: it keeps the identity of its hardware, and what is left of it here may be used."""
+    """The machine belongs to this site: it keeps the identity of its hardware, and what remains of it here may be
+    used."""
 
 
 class Condition(enum.Enum):
-    """How a recovered machine is, seen from outside."""
+    """State of a recovered machine, seen from outside."""
 
     ABSENT = "absent"
     STOPPED = "stopped"
-    """It does not run: it was not started, it was stopped, or it died (its process, its host)."""
+    """It does not run: it was never started, it was stopped, or it died (its process, its host)."""
     SHUT_DOWN = "shut-down"
-    """Its guest shut itself down, as somebody in it wanted. It stays so until it is started, stopped or destroyed."""
+    """Its guest shut itself down, because somebody in it wanted that. It remains so until it is started, stopped or
+    destroyed."""
     RUNNING = "running"
     PAUSED = "paused"
-    """Held, by a person or because a disk did not answer; nothing is lost."""
+    """Paused, by a person or because a disk did not answer; nothing is lost."""
 
 
 @dataclass(frozen=True)
 class RecoveredMachine:
-    """``address`` is where it is reached (forwarded ports are on it); ``detail`` says more where something is odd."""
+    """``address`` is the machine's address (forwarded ports are on it); ``detail`` describes a problem, if there is
+    one."""
 
     failover: FailoverId
     condition: Condition
@@ -172,51 +176,51 @@ class RecoveredMachine:
 
 
 class RecoverySite(Protocol):
-    """One place to recover to. Methods raise TryLater, Refused or Damaged; safe to call from several threads and
-    processes at a time. tests/contract/test_sites.py holds every site to what is said here."""
+    """One place to recover to. Methods raise TryLater, Refused or Damaged. They are safe to call from several threads
+    and processes at a time. tests/contract/test_sites.py tests every site against these promises."""
 
     @property
     def name(self) -> str:
-        """What failover requests call it."""
+        """The name in failover requests."""
         ...
 
     @property
     def delivery(self) -> DeliveryWish:
-        """How it takes the disks of its machines: the same as long as the site exists."""
+        """How the site takes the disks of its machines; constant while the site exists."""
         ...
 
     def check(self, order: RecoveryOrder) -> None:
-        """Raise Refused, with the remedy, where the order can be seen to be impossible. Changes nothing."""
+        """Raise Refused, with a remedy, if the order is clearly impossible. Changes nothing."""
         ...
 
     def create(self, order: RecoveryOrder) -> None:
         """Define the machine without starting it. Repeating it with the same order changes nothing. An order with the
-        same id and other content replaces one that does not run; Refused while that runs or is paused. NoSpace leaves
-        the earlier order as it was."""
+        same id and other content replaces one that does not run; Refused while that one runs or is paused. On NoSpace
+        the earlier order is unchanged."""
         ...
 
     def start(self, failover: FailoverId) -> RecoveredMachine:
-        """Start it. Does nothing if it runs or is paused, so there is never a second one; starts it anew if it was
-        shut down, stopped or died. Raises NotFound if it was not created."""
+        """Start the machine. Does nothing if it runs or is paused, so there is never a second one. Starts it again if
+        it was shut down, stopped or died. Raises NotFound if it was not created."""
         ...
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
-        """How it is. Condition.ABSENT rather than an error if there is none. A machine that died is STOPPED, one whose
-        guest shut itself down is SHUT_DOWN, and is it still when its process or its host has ended since."""
+        """Return the machine's state: Condition.ABSENT rather than an error if there is none. A machine that died is
+        STOPPED. One whose guest shut itself down is SHUT_DOWN, even after its process or its host has ended."""
         ...
 
     def stop(self, failover: FailoverId, *, grace: float) -> None:
-        """Stop it: ask the guest to shut down, cut it off after ``grace`` seconds (0: at once). It is STOPPED then,
-        also where it had shut itself down. Stopped or absent already is fine."""
+        """Stop the machine: ask the guest to shut down, and end it after ``grace`` seconds (0: at once). It is STOPPED
+        then, even if it had shut itself down. Does nothing if it is stopped or absent."""
         ...
 
     def destroy(self, failover: FailoverId) -> None:
-        """Leave nothing of it, running or not, whatever somebody deleted by hand; the disks are not the site's.
-        Absent already is fine."""
+        """Delete everything of the machine, running or not, even if somebody deleted parts by hand. The disks do not
+        belong to the site. Does nothing if it is absent."""
         ...
 
     def present(self) -> tuple[FailoverId, ...]:
-        """All that exist here, whoever remembers them: what a clean-up must look at."""
+        """Return all machines that exist here, even those that nobody remembers. A clean-up needs them."""
         ...
 
 
@@ -234,7 +238,8 @@ class NewDisk:
 
 @dataclass(frozen=True)
 class Reception:
-    """``identity``: of the very disk, another one made in its place has another. ``accepted``: the upload has ended."""
+    """State of a disk for an upload. ``identity`` changes if the disk is made again. ``accepted``: the upload has
+    ended."""
 
     identity: uuid.UUID
     accepted: bool
@@ -242,37 +247,39 @@ class Reception:
 
 @runtime_checkable
 class Ingesting(Protocol):
-    """A site whose machines' disks are uploaded (Way.UPLOADED). Every method may be repeated, as those of the site."""
+    """A site to which the machines' disks are uploaded (Way.UPLOADED). Every method may be repeated, as those of the
+    site."""
 
     def receive(self, disk: NewDisk) -> Reception:
-        """Have the disk, made if it is not there, ready to be uploaded to unless it was accepted."""
+        """Create the disk if it is missing, and prepare it for an upload unless it was accepted."""
         ...
 
     def grant(self, failover: FailoverId, number: int) -> str:
-        """An address at which the disk takes pages: a secret that comes to its end. Asked for again, another one."""
+        """Return an address to which the disk's pages are written. It is a secret that expires; each call returns a new
+        one."""
         ...
 
     def accept(self, failover: FailoverId, number: int) -> None:
-        """The upload has ended: let the disk be attached."""
+        """End the upload, so that the disk can be attached."""
         ...
 
     def uploaded(self, failover: FailoverId, number: int) -> UploadedDisk:
-        """Return its name. Changes nothing, and asks nobody."""
+        """Return the disk's name. Changes nothing, and sends no request."""
         ...
 
     def has_disk(self, failover: FailoverId, number: int) -> bool:
-        """Whether it is there and was accepted."""
+        """Return whether the disk exists and was accepted."""
         ...
 
     def discard(self, failover: FailoverId) -> None:
-        """Leave none of the failover's disks, accepted or not. Raises TryLater where a machine still has one."""
+        """Delete all of the failover's disks, accepted or not. Raises TryLater if a machine still uses one."""
         ...
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a guest must have drivers of: ``disks``: the kernel's modules by which it reaches its disks. ``cards``: the
-    module of its network cards, whose MAC addresses the provider chooses and whose addresses it gives out by DHCP."""
+    """Hardware for which a guest needs drivers. ``disks``: the kernel modules for its disks. ``cards``: the module for
+    its network cards, whose MAC addresses the provider chooses and whose addresses come by DHCP."""
 
     disks: tuple[str, ...]
     cards: str
@@ -280,11 +287,11 @@ class Hardware:
 
 @runtime_checkable
 class OwnHardware(Protocol):
-    """A site whose machines have hardware of its provider, whatever bus a target names."""
+    """A site whose machines have the provider's hardware, whatever bus a target names."""
 
     @property
     def hardware(self) -> Hardware:
-        """The same for each machine."""
+        """The same for every machine."""
         ...
 
 
@@ -293,85 +300,87 @@ class Resumable(Protocol):
     """A site that pauses a machine whose disk does not answer, instead of failing its reads."""
 
     def resume(self, failover: FailoverId) -> None:
-        """Let a paused machine go on."""
+        """Resume a paused machine."""
         ...
 
 
 @runtime_checkable
 class Answering(Protocol):
-    """A site that can tell whether a service in the machine accepts connections, where a plain connection cannot."""
+    """A site that can tell whether a service in the machine accepts connections, if a plain connection cannot show
+    it."""
 
     def answers(self, failover: FailoverId, port: int) -> bool:
-        """Whether the guest accepts a connection at host port ``port`` of the order's ``forward``."""
+        """Return whether the guest accepts a connection at host port ``port`` of the order's ``forward``."""
         ...
 
 
 @runtime_checkable
 class Attaching(Protocol):
-    """A site that can bring its machines' disks to this host, to be written in place, before it creates them."""
+    """A site that can attach its machines' disks to this host, to be written in place before it creates the
+    machines."""
 
     @property
     def attaches(self) -> bool:
-        """Whether it is set up for it."""
+        """Whether the site is configured for this."""
         ...
 
     def attach(self, order: RecoveryOrder) -> Mapping[int, Path]:
-        """Have a path on this host for each disk of the order, of its size or larger: of what is left of the machine
-        here where the order is ``home``, else of empty disks that are made. The order's media count for nothing.
-        Repeating it changes nothing. ``create`` with these paths takes the disks to their machine, ``destroy`` takes
-        them away. Raises Refused where what is left may not be used."""
+        """Return a path on this host for each disk of the order, of its size or larger. If the order is ``home``, these
+        are the machine's remaining disks here; otherwise empty disks are created. The order's media are ignored.
+        Repeating it changes nothing. ``create`` with these paths attaches the disks to their machine, ``destroy``
+        removes them. Raises Refused if the remaining disks may not be used."""
         ...
 
 
 @runtime_checkable
 class Keeping(Protocol):
-    """A site whose machines have disks of their own: once ``create`` has returned, what it was given may go."""
+    """A site whose machines have their own disks: once ``create`` has returned, the caller's disks may be deleted."""
 
     @property
     def keeps_disks(self) -> bool:
-        """Whether it is so here."""
+        """Whether this site does so."""
         ...
 
 
 def keeps_disks(site: RecoverySite) -> bool:
-    """Whether a machine of this site needs nothing of this host once it is created."""
+    """Return whether a machine of this site needs nothing of this host once it is created."""
     return isinstance(site, Keeping) and site.keeps_disks
 
 
 @runtime_checkable
 class Leading(Protocol):
-    """A site that can lead connections of this host into a machine whose network leads nowhere."""
+    """A site that can forward connections of this host into a machine whose network is isolated."""
 
     def lead_in(self, failover: FailoverId, port: int) -> int:
-        """The port of this host's loopback at which connections reach the guest's ``port``: opened by the first call,
-        and as long as the machine runs. 0 where the machine does not run, or its cards lead elsewhere. Raises
+        """Return the port of this host's loopback that leads to the guest's ``port``. The first call opens it; it
+        exists as long as the machine runs. Returns 0 if the machine does not run, or its cards are not isolated. Raises
         Unreachable."""
         ...
 
 
 @runtime_checkable
 class Identified(Protocol):
-    """A site that knows by which hardware id a machine of it will be told from others."""
+    """A site that knows the hardware id that distinguishes its machine from others."""
 
     def hardware_id(self, failover: FailoverId) -> str:
-        """What the machine's firmware shows as its id (SMBIOS's product UUID), in lower case."""
+        """Return the id that the machine's firmware shows (SMBIOS's product UUID), in lower case."""
         ...
 
 
 @runtime_checkable
 class Examined(Protocol):
-    """A site that can say how it is before anything is ordered of it."""
+    """A site that can report its state before anything is ordered."""
 
     def examine(self) -> Mapping[str, str]:
-        """What there is, by name, for people. Raises Refused with the remedy, or TryLater, where no machine could be
-        brought up here. May take a minute."""
+        """Return what the site has, by name, for people. Raises Refused with a remedy, or TryLater, if no machine could
+        run here. May take a minute."""
         ...
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen of one thing that a site needs. ``missing``: no machine comes up without it; ``remedy``: what to
-    do, a command where there is one, also where it is only worth a warning."""
+    """The state of one thing that a site needs. ``missing``: without it no machine can run; ``remedy``: what to do, as
+    a command where possible, also for a mere warning."""
 
     subject: str
     found: str
@@ -381,20 +390,20 @@ class Finding:
 
 @runtime_checkable
 class Inspected(Protocol):
-    """A site that can look at each thing that it needs of its provider."""
+    """A site that can examine each thing that it needs from its provider."""
 
     def inspect(self) -> Sequence[Finding]:
-        """All of them. Raises nothing of what the provider says: that is a finding. May take a minute."""
+        """Return all findings. An error of the provider is a finding, never raised. May take a minute."""
         ...
 
     def template(self) -> str:
-        """A file that has the provider make what is needed, with the words how in its head."""
+        """Return a file with which the provider creates what is needed, with instructions at its top."""
         ...
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a site has for machines, in bytes and numbers; None: it knows of no limit. ``free``: as of now."""
+    """What a site has for machines, in bytes and numbers; None: no known limit. ``free``: at this moment."""
 
     processors: int | None = None
     memory: int | None = None
@@ -405,30 +414,30 @@ class Capacity:
 
 @runtime_checkable
 class Measured(Protocol):
-    """A site that knows what it has."""
+    """A site that knows its capacity."""
 
     def capacity(self) -> Capacity:
-        """As of now, within seconds. Raises TryLater, Refused."""
+        """Return the present capacity, within seconds. Raises TryLater, Refused."""
         ...
 
 
 @runtime_checkable
 class HasConsole(Protocol):
-    """A site that keeps what the machine says on its serial console."""
+    """A site that keeps the output of a machine's serial console."""
 
     def console(self, failover: FailoverId) -> Path:
-        """A text file; it may not exist yet."""
+        """Return the console's text file; it may not exist yet."""
         ...
 
     def trim_console(self, failover: FailoverId) -> None:
-        """Drop the oldest of what it said, where that has become long. Called every few seconds."""
+        """Drop the oldest output if the console has become long. Called every few seconds."""
         ...
 
 
 @runtime_checkable
 class HasScreen(Protocol):
-    """A site that can show what a machine has on its screen."""
+    """A site that can take a picture of a machine's screen."""
 
     def screen(self, failover: FailoverId) -> bytes:
-        """A PNG image. Raises NotFound where it does not run, Unreachable where it cannot be had."""
+        """Return a PNG image. Raises NotFound if the machine does not run, Unreachable if there is no picture."""
         ...

@@ -1,4 +1,4 @@
-"""Which kinds of recovery site there are. A new kind is a folder beside this file and a line here."""
+"""The kinds of recovery site. A new kind is a folder beside this file and a line here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from farshore.sites.vsphere.settings import VsphereSettings
 
 @dataclass(frozen=True)
 class SiteConfiguration:
-    """One site as the catalog keeps it. ``secret``: what its provider asks for, empty where it asks for none."""
+    """One site as the catalog stores it. ``secret`` is the provider's secret, empty if it needs none."""
 
     id: str
     kind: str
@@ -32,7 +32,7 @@ class SiteConfiguration:
 
 @dataclass(frozen=True)
 class SiteKind:
-    """``open`` makes a site of its settings; it keeps its own files below the folder given."""
+    """``open`` makes a site from its settings; the site keeps its own files below the given folder."""
 
     settings: type[BaseModel]
     open: Callable[[SiteConfiguration, Path], RecoverySite]
@@ -85,10 +85,10 @@ KINDS: Mapping[str, SiteKind] = {
 
 
 def check_settings(kind: str, settings: Mapping[str, Any], *, with_secret: bool) -> dict[str, Any]:
-    """The settings, whole. Raises NotFound for a kind that this release does not know, Malformed."""
+    """Return the complete settings. Raises NotFound for a kind that this release does not know, Malformed."""
     known = _kind(kind)
     if with_secret and not known.takes_secret:
-        raise Malformed(f"A site of kind {kind} takes no secret.", remedy="Add it without one.")
+        raise Malformed(f"A site of kind {kind} takes no secret.", remedy="Add it without a secret.")
     try:
         return known.settings.model_validate(settings).model_dump(mode="json")
     except ValidationError as error:
@@ -101,7 +101,8 @@ def check_settings(kind: str, settings: Mapping[str, Any], *, with_secret: bool)
 
 
 def open_site(configuration: SiteConfiguration, folder: Path) -> RecoverySite:
-    """A site that keeps its files below ``folder``. Raises NotFound for a kind that this release does not know."""
+    """Return a site that keeps its files below ``folder``. Raises NotFound for a kind that this release does not
+    know."""
     return _kind(configuration.kind).open(configuration, folder)
 
 

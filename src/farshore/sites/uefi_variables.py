@@ -1,8 +1,8 @@
-"""Writes boot entries into the file of UEFI variables that a machine's firmware (OVMF, edk2) starts with. Pure.
+"""Write boot entries into the file of UEFI variables with which a machine's firmware (OVMF, edk2) starts. Pure.
 
 The file is a firmware volume with a store of authenticated variables (edk2, MdeModulePkg/Include/Guid/
-VariableFormat.h): a header, then variables one behind the other, each at a multiple of four bytes, then ones. What the
-template holds stays; the entries go behind it.
+VariableFormat.h): a header, then the variables, each at a multiple of four bytes, then bytes of 0xff. The content of
+the template is kept; the entries are appended.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from collections.abc import Sequence
 from farshore.model.errors import Damaged, NoSpace
 
 _VOLUME = struct.Struct("<16x16sQ4sIH")
-"""Zeroes, the file system's id, the volume's bytes, its signature, attributes, the header's bytes."""
+"""Zeroes, the file system's id, the volume's length, its signature, attributes, the header's length."""
 _STORE = struct.Struct("<16sIBB6x")
-"""The store's id, its bytes, format, state."""
+"""The store's id, its length, format, state."""
 _VARIABLE = struct.Struct("<HBxIQ16sIII16s")
-"""Start, state, attributes, counter, time, key, bytes of the name, bytes of the data, the vendor's id."""
+"""Start, state, attributes, counter, time, key, length of the name, length of the data, the vendor's id."""
 _SIGNATURE = b"_FVH"
 _STORE_ID = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792").bytes_le
 _GLOBAL = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c").bytes_le
 _FORMATTED, _HEALTHY = 0x5A, 0xFE
 _START, _ADDED, _DELETED = 0x55AA, 0x3F, 0xFD
-"""How a variable begins; its state; what its state is masked with when it is deleted."""
+"""Start of a variable; its state; the mask for the state of a deleted one."""
 _STATE = 2
-"""Where the state is in a variable."""
+"""Offset of the state in a variable."""
 _LASTING = 7
-"""Kept over a reset, and seen by the firmware and the guest."""
+"""Kept over a reset, and visible to the firmware and the guest."""
 _BLANK = 0xFF
 
 
 def with_boot_entries(template: bytes, entries: Sequence[bytes]) -> bytes:
-    """The variables of ``template`` and these entries, to be tried in this order. Raises Damaged for a file that is no
-    store of variables, NoSpace where they do not fit."""
+    """Return the variables of ``template`` and these entries, to be tried in this order. Raises Damaged for a file that
+    is not a store of variables, NoSpace if they do not fit."""
     if not entries:
         return template
     order = struct.pack(f"<{len(entries)}H", *range(len(entries)))
@@ -52,7 +52,8 @@ def with_boot_entries(template: bytes, entries: Sequence[bytes]) -> bytes:
 
 
 def _make_room(store: bytearray, names: set[bytes]) -> tuple[int, int]:
-    """Delete the variables of these names; where the store ends, and where it is free from. Raises Damaged."""
+    """Delete the variables of these names. Return where the store ends, and where its free space begins. Raises
+    Damaged."""
     try:
         _, _, signature, _, header = _VOLUME.unpack_from(store)
         store_id, size, formatted, healthy = _STORE.unpack_from(store, header)

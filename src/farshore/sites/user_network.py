@@ -1,7 +1,7 @@
-"""QEMU's user-mode network of a card that leads nowhere: arguments of its command line. Pure.
+"""Build QEMU's arguments for the user-mode network of an isolated card. Pure.
 
-Without ``restrict=on`` a guest reaches what listens on the host's loopback and in the host's own network; with it, it
-answers what comes in by a forwarded port, and no more.
+Without ``restrict=on`` a guest reaches services on the host's loopback and in the host's own network. With it, the
+guest only answers connections that come in by a forwarded port.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ _MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 
 
 def isolated_card(number: int, nic: NicDescription, forward: Mapping[int, int], more: str = "") -> list[str]:
-    """Arguments for card ``number``; the first one has the forwarded ports. ``more``: options of the device."""
+    """Return the arguments for card ``number``; the first card has the forwarded ports. ``more``: options of the
+    device."""
     backend = f"user,id=net{number},ipv6=off,restrict=on"
     address, settings = _network(nic)
     backend += settings
@@ -30,7 +31,7 @@ def isolated_card(number: int, nic: NicDescription, forward: Mapping[int, int], 
 
 
 def bubble_card(number: int, nic: NicDescription, cable: int) -> list[str]:
-    """Arguments for card ``number`` whose cable is the connected socket ``cable``."""
+    """Return the arguments for card ``number`` whose cable is the connected socket ``cable``."""
     card = f"virtio-net-pci,netdev=net{number},romfile="
     if _MAC.fullmatch(nic.mac):
         card += f",mac={nic.mac}"
@@ -38,7 +39,7 @@ def bubble_card(number: int, nic: NicDescription, cable: int) -> list[str]:
 
 
 def cabled_card(number: int, nic: NicDescription, socket: str, more: str = "") -> list[str]:
-    """The same where QEMU itself connects to the cable, at the Unix socket ``socket``."""
+    """Return the arguments for a card that QEMU itself connects to its cable, at the Unix socket ``socket``."""
     card = f"virtio-net-pci,netdev=net{number},romfile="
     if _MAC.fullmatch(nic.mac):
         card += f",mac={nic.mac}"
@@ -47,17 +48,18 @@ def cabled_card(number: int, nic: NicDescription, socket: str, more: str = "") -
 
 
 def guest_address(nic: NicDescription) -> str:
-    """Where the guest is in its virtual network; "": where QEMU's own DHCP puts it."""
+    """Return the guest's address in its virtual network, or "" if QEMU's own DHCP chooses it."""
     return _network(nic)[0]
 
 
 def literal(text: object) -> str:
-    """A value of an option: names come from the source machine, and a comma would begin another option."""
+    """Escape a value of an option: names come from the source machine, and a comma would begin another option."""
     return str(text).replace(",", ",,")
 
 
 def _network(nic: NicDescription) -> tuple[str, str]:
-    """The guest's address, and settings that let it keep it: the virtual network is the one it came from."""
+    """Return the guest's address, and settings with which the guest keeps it: the virtual network is the source's
+    network."""
     for text in nic.addresses:
         try:
             interface = ipaddress.ip_interface(text)
@@ -66,7 +68,7 @@ def _network(nic: NicDescription) -> tuple[str, str]:
         if interface.version != 4 or not 8 <= interface.network.prefixlen <= 28 or interface.ip.is_link_local:
             continue
         network = interface.network
-        # The virtual router and name server take the last addresses, clear of the guest's own.
+        # The virtual router and name server take the last addresses, away from the guest's own.
         last = [network.broadcast_address - step for step in range(1, 4)]
         router, names = [address for address in last if address != interface.ip][:2]
         settings = f",net={network},host={router},dns={names},dhcpstart={interface.ip}"

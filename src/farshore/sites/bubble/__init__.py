@@ -1,1 +1,1 @@
-"""A network that test failovers share: a switch of our own, which leads to its members and to nothing else."""
+"""An isolated network for test failovers: our own switch, which connects its members and nothing else."""

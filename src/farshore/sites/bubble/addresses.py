@@ -1,4 +1,4 @@
-"""Which addresses the cards of a bubble's members have, and which one we take in each of their networks. Pure."""
+"""Choose the addresses of a bubble's cards, and our own address in each of their networks. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST = 15
 
 
 def card_address(nic: NicDescription) -> str:
-    """The card's IPv4 address in CIDR notation; empty if the source had none that can be kept."""
+    """Return the card's IPv4 address in CIDR notation, or "" if the source had none that can be kept."""
     for text in nic.addresses:
         try:
             found = ipaddress.ip_interface(text)
@@ -26,13 +26,13 @@ def card_address(nic: NicDescription) -> str:
 
 
 def mac_bytes(text: str) -> bytes:
-    """A MAC address as it travels; empty for what is none."""
+    """Return a MAC address as its six bytes, or b"" if the text is not a MAC address."""
     return bytes.fromhex(text.replace(":", "")) if _MAC.fullmatch(text) else b""
 
 
 def given(text: str, taken: Collection[ipaddress.IPv4Address]) -> ipaddress.IPv4Interface:
-    """The address as it was asked for; one of 10.0.2.0/24 for a card that has none. Raises ValueError where there is
-    none left."""
+    """Return the requested address, or a free one of 10.0.2.0/24 for a card without one. Raises ValueError if none is
+    free."""
     if text:
         return ipaddress.IPv4Interface(text)
     for address in list(_OF_THE_UNKNOWING.hosts())[_FIRST - 1 : -3]:
@@ -42,7 +42,7 @@ def given(text: str, taken: Collection[ipaddress.IPv4Address]) -> ipaddress.IPv4
 
 
 def own_address(network: ipaddress.IPv4Network, taken: Collection[ipaddress.IPv4Address]) -> ipaddress.IPv4Address:
-    """The last one of the network that no member has. Raises ValueError where there is none."""
+    """Return the last address of the network that no member has. Raises ValueError if none is free."""
     for step in range(1, min(network.num_addresses - 1, 1024)):
         address = network.broadcast_address - step
         if address not in taken:

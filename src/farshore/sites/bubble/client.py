@@ -1,6 +1,6 @@
-"""Starts the process of a bubble where there is none, and talks to it.
+"""Start the process of a bubble if there is none, and send it requests.
 
-A bubble is known by its socket in the site's folder: whether it lives is asked there, never remembered.
+A bubble is found by its socket in the site's folder. Whether it runs is asked at that socket, never remembered.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _End = socket.socket
 
 @dataclass(frozen=True)
 class BubbleAddress:
-    """The bubble ``name`` of the site whose bubbles are below ``folder``."""
+    """The bubble ``name`` of the site that keeps its bubbles below ``folder``."""
 
     folder: Path
     name: str
@@ -46,11 +46,11 @@ class BubbleAddress:
         return self.folder / f"{self.name}.sock"
 
     def join(self, failover: str, cards: Sequence[NicDescription], forward: Mapping[int, int]) -> list[int]:
-        """Make a machine a member, in place of what it was before. Return the ends of its cards, which are the
-        caller's to close: a machine leaves when all copies of them are closed. ``forward``: ports of this host by
-        ports of the guest.
+        """Make a machine a member, in place of an earlier membership. Return the ends of its cards, which the caller
+        must close: a machine leaves when all copies of them are closed. ``forward`` maps ports of this host to ports of
+        the guest.
 
-        Raises Refused for an address that another member has, TryLater for a port that is taken."""
+        Raises Refused for an address that another member has, TryLater for a port that is in use."""
         with contextlib.ExitStack() as held:
             pairs = [socket.socketpair() for _ in cards]
             for near, far in pairs:
@@ -62,8 +62,8 @@ class BubbleAddress:
     def join_at(
         self, failover: str, cards: Sequence[NicDescription], forward: Mapping[int, int], sockets: Sequence[Path]
     ) -> None:
-        """The same for a machine whose process somebody else starts: each of its cards connects to one of ``sockets``,
-        within a minute, else it leaves."""
+        """Make a machine a member whose process another program starts. Each of its cards must connect to one of
+        ``sockets`` within a minute, otherwise the machine leaves."""
         with contextlib.ExitStack() as held:
             ends = []
             for path in sockets:
@@ -76,7 +76,7 @@ class BubbleAddress:
             self._enter(failover, cards, forward, ends, awaited=True)
 
     def leave(self, failover: str) -> None:
-        """End a membership that has come to nothing."""
+        """End the membership of a machine that did not start."""
         with contextlib.suppress(OSError, TryLater):
             self._ask({"do": "leave", "failover": failover})
 
@@ -104,27 +104,27 @@ class BubbleAddress:
         if answer.get("in_use"):
             raise Refused(
                 f"The machine cannot join the test network {self.name}: {answer['error']}.",
-                remedy="Clean that test up, or choose another name: farshore failover test --network NAME",
+                remedy="Clean up that test, or choose another name: farshore failover test --network NAME",
             )
         if "error" in answer:
             raise TryLater(f"The test network {self.name} failed: {answer['error']}.", remedy="Repeat the command.")
 
     def answers(self, failover: str, port: int) -> bool:
-        """Whether the guest accepts a connection at its ``port``."""
+        """Return whether the guest accepts a connection at its ``port``."""
         try:
             return bool(self._ask({"do": "answers", "failover": failover, "port": port}).get("answers"))
         except (OSError, TryLater):
             return False
 
     def members(self) -> Mapping[str, Sequence[str]]:
-        """The addresses of its members, by failover; empty where there is no such bubble."""
+        """Return the addresses of the members, by failover; empty if there is no such bubble."""
         try:
             return dict(self._ask({"do": "status"})["members"])
         except (OSError, TryLater, KeyError):
             return {}
 
     def tidy(self) -> None:
-        """Remove what a bubble left that was killed."""
+        """Remove what a killed bubble left behind."""
         held = lock(self._lock, os.O_CREAT) if self.folder.exists() else None
         if held is None:
             return
@@ -132,7 +132,7 @@ class BubbleAddress:
             if not self._lives():
                 self.socket.unlink(missing_ok=True)
                 self._lock.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # there are others
+                with contextlib.suppress(OSError):  # other bubbles exist
                     self.folder.rmdir()
         finally:
             os.close(held)
@@ -142,7 +142,8 @@ class BubbleAddress:
         return self.folder / f"{self.name}.lock"
 
     def _ensure(self) -> None:
-        """Let its process run. Raises Refused where this host cannot have such a network, TryLater."""
+        """Start the bubble's process if it does not run. Raises Refused if this host cannot have such a network,
+        TryLater."""
         give_up = time.monotonic() + _START_SECONDS
         while not self._lives():
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -173,16 +174,16 @@ class BubbleAddress:
             while not self._lives():
                 if process.poll() is not None:
                     said.seek(0)
-                    lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["it did not say why"]
+                    lines = said.read().decode("utf-8", "replace").strip().splitlines() or ["it gave no reason"]
                     raise Refused(
-                        f"A test network cannot be made on this host: {lines[-1]}",
+                        f"This host cannot create a test network: {lines[-1]}",
                         remedy="It needs root or user namespaces, the module tun, and the commands unshare, "
                         "setpriv and ip. Or test each machine alone, without --network.",
                     )
                 if time.monotonic() > give_up:
                     process.kill()
                     process.wait()
-                    raise TryLater(f"The test network {self.name} did not come up.", remedy="Repeat the command.")
+                    raise TryLater(f"The test network {self.name} did not start.", remedy="Repeat the command.")
                 time.sleep(_POLL_SECONDS)
         threading.Thread(target=process.wait, name=f"bubble {self.name}", daemon=True).start()
 
@@ -204,14 +205,16 @@ class BubbleAddress:
         try:
             return dict(json.loads(line))
         except ValueError as error:
-            raise TryLater(f"The test network {self.name} has just ended.", remedy="Repeat the command.") from error
+            raise TryLater(
+                f"The test network {self.name} ended during the request.", remedy="Repeat the command."
+            ) from error
 
 
 def _command(path: Path) -> list[str]:
     own = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--net", "--user", "--map-root-user"]
     bounds = [f"--bounding-set={_CAPABILITIES}", f"--inh-caps={_CAPABILITIES}", "--no-new-privs"]
     program = [sys.executable, "-m", "farshore.sites.bubble.program", f"--socket={path}"]
-    # Opened within the namespace that it is to be a card of.
+    # Opened within the namespace to which this card will belong.
     return [
         *own,
         "--",
@@ -233,7 +236,7 @@ def _listening(port: int) -> Iterator[socket.socket]:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise TryLater(
-            f"Port {port} of this host cannot be forwarded to the machine: something else listens on it.",
+            f"Port {port} of this host cannot be forwarded to the machine: another program uses it.",
             remedy=f"Find the program (ss -ltnp sport = :{port}) and stop it, or fail over with another port.",
         ) from error
     with listener:

@@ -1,7 +1,7 @@
-"""Ethernet frames of a bubble: where they go, and the answers of its DHCP server. Pure.
+"""Decide where the Ethernet frames of a bubble go, and answer DHCP requests. Pure.
 
-The server gives each card the address that its machine has at the source, without a router or a name server: there is
-none.
+The DHCP server gives each card the address that its machine has at the source. It offers no router and no name server,
+because a bubble has neither.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ _MOST_LEARNED = 4096
 _LEASE_SECONDS = 86400
 _MAGIC = b"\x63\x82\x53\x63"
 _ANSWERS = {1: 2, 3: 5, 8: 5}
-"""By the message that a client sends: DISCOVER gets OFFER, REQUEST and INFORM get ACK (RFC 2131)."""
+"""The answer to each message of a client: DISCOVER gets OFFER, REQUEST and INFORM get ACK (RFC 2131)."""
 Send = Callable[[bytes], None]
 
 
 @dataclass
 class Switch:
-    """Learns which port each address is behind. A frame for an unknown one goes to all ports but its own."""
+    """Learns which port each address is behind. A frame for an unknown address goes to all ports except its own."""
 
     ports: dict[int, Send] = field(default_factory=dict)
     _learned: dict[bytes, int] = field(default_factory=dict)
 
     def pass_on(self, source: int, frame: bytes) -> None:
-        """Send a frame that came in at a port where it belongs."""
+        """Send a frame that arrived at a port to its destination."""
         if len(frame) < 14:
             return
         to, by = frame[:6], frame[6:12]
@@ -43,7 +43,7 @@ class Switch:
                 send(frame)
 
     def forget(self, port: int) -> None:
-        """Take a port away, and what was learned of it."""
+        """Remove a port and the addresses that were learned for it."""
         self.ports.pop(port, None)
         self._learned = {address: number for address, number in self._learned.items() if number != port}
 
@@ -51,8 +51,8 @@ class Switch:
 def dhcp_answer(
     frame: bytes, leases: Mapping[bytes, ipaddress.IPv4Interface], server: bytes, servers: Mapping[str, str]
 ) -> bytes | None:
-    """The answer to a DHCP request of a card in ``leases``; None for any other frame. ``server``: our MAC address,
-    ``servers``: our address by network."""
+    """Return the answer to a DHCP request of a card in ``leases``, or None for any other frame. ``server`` is our MAC
+    address, ``servers`` our address by network."""
     if len(frame) < 14 + 20 + 8 + 240 or frame[12:14] != b"\x08\x00" or frame[23] != 17:
         return None
     begin = 14 + (frame[14] & 15) * 4
@@ -78,7 +78,7 @@ def dhcp_answer(
 
 
 def _option(options: bytes, wanted: int) -> int:
-    """The first byte of an option; 0 if it is not there."""
+    """Return the first byte of an option, or 0 if the option is missing."""
     at = 0
     while at + 1 < len(options) and options[at] != 255:
         if options[at] == 0:

@@ -1,11 +1,11 @@
-"""The process of one bubble: a switch between its members' cards, and a way in from this host's forwarded ports.
+"""The process of one bubble: a switch between its members' cards, and forwarded ports of this host that lead into it.
 
-It lives in a network namespace of its own, which has the switch and nothing else: nothing leads out of there, whatever
-a guest sends. Its own card there (a TAP device) lets the kernel's TCP reach the members for checks. What leads in are
-listening sockets of this host, which come over the control socket with a member, as its cards' ends do.
+It runs in its own network namespace, which contains only the switch: nothing leads out, whatever a guest sends. Its own
+card there (a TAP device) lets the kernel's TCP reach the members for checks. Connections come in through listening
+sockets of this host. They are passed with a member over the control socket, as are the ends of its cards.
 
-A member whose cards have hung up is gone, and its ports with it; a bubble without members ends. So nothing is left of
-a network whose machines died, and nothing of one whose process died: the namespace goes with it.
+When a member closes its cards, the member and its ports are removed. A bubble without members ends. So a network does
+not outlive its machines, and because the namespace ends with the process, nothing outlives the process either.
 
 Started by farshore.sites.bubble.client with the opened ``/dev/net/tun`` as descriptor 3.
 """
@@ -35,12 +35,12 @@ _TUN, _TUNSETIFF, _TAP_WITHOUT_HEADER = 3, 0x400454CA, 0x0002 | 0x1000
 _CARD, _OWN = "bubble", 0
 _LARGEST_FRAME = 65550
 _MOST_WAITING = 1 << 20
-"""Bytes that wait for a member; what is beyond is dropped, as a switch does."""
+"""Bytes that may wait for a member; more are dropped, as a switch does."""
 _MOST_MESSAGE, _MOST_DESCRIPTORS = 1 << 16, 250
 _FIRST_MEMBER_SECONDS, _CONNECT_SECONDS, _MESSAGE_SECONDS = 60.0, 3.0, 5.0
 _RELAY_SECONDS = 60.0
-"""A guest that refuses says so at once; one that says nothing may be starting, or starved. Who came in waits as long
-as TCP would let them."""
+"""A guest that refuses answers at once; a silent one may be starting, or have no processor time. A client waits as long
+as TCP would let it."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class _Member:
 
 
 class Bubble:
-    """One network. Everything happens on its event loop."""
+    """One network. All its work happens on its event loop."""
 
     def __init__(self, tap: int, mac: bytes) -> None:
         self._tap, self._mac = tap, mac
@@ -68,7 +68,7 @@ class Bubble:
         self.empty = asyncio.Event()
 
     async def carry_out(self, message: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str, Any]:
-        """One control message; ``error`` in the answer where it cannot be."""
+        """Carry out one control message. The answer has ``error`` if that fails."""
         failover = str(message.get("failover", ""))
         if message["do"] == "join":
             return await self._join(failover, message, descriptors)
@@ -80,7 +80,7 @@ class Bubble:
         return {"members": {name: [str(one) for one in member.addresses] for name, member in self._members.items()}}
 
     def from_own_card(self) -> None:
-        """The kernel has a frame for a member."""
+        """Forward a frame that the kernel sends to a member."""
         with contextlib.suppress(BlockingIOError):
             self._switch.pass_on(_OWN, os.read(self._tap, _LARGEST_FRAME))
 
@@ -120,7 +120,7 @@ class Bubble:
         return {"addresses": [str(one) for one in addresses]}
 
     def _take_own(self, taken: set[ipaddress.IPv4Address], addresses: list[ipaddress.IPv4Interface]) -> None:
-        """Have an address in each network that no member has. Raises ValueError."""
+        """Choose our own address in each network of the members. Raises ValueError."""
         for network in {one.network for one in addresses}:
             before = self._own.get(str(network), "")
             if before and ipaddress.IPv4Address(before) not in taken:
@@ -137,7 +137,7 @@ class Bubble:
         task.add_done_callback(self._tasks.discard)
 
     async def _await_card(self, failover: str, member: _Member, listener: socket.socket) -> None:
-        """Take the first connection as a card's cable; without one the member has come to nothing."""
+        """Take the first connection as a card's cable; without one, end the membership."""
         with listener:
             try:
                 accepting = asyncio.get_running_loop().sock_accept(listener)
@@ -170,7 +170,7 @@ class Bubble:
             while True:
                 length = int.from_bytes(await reader.readexactly(4), "big")
                 if length > _LARGEST_FRAME:
-                    break  # it does not speak as QEMU does
+                    break  # it does not follow QEMU's protocol
                 self._from_member(member, port, await reader.readexactly(length))
         member.ports.discard(port)
         self._switch.forget(port)
@@ -222,7 +222,7 @@ async def _relay(
     target: tuple[str, int],
     held: set[asyncio.StreamWriter],
 ) -> None:
-    """Join a connection of this host to one of the guest; cut it off where the guest takes none. Its ends are in
+    """Connect a connection of this host to one of the guest; close it if the guest accepts none. Its ends are in
     ``held`` while it lasts."""
     held.add(writer)
     ends = {writer}
@@ -250,7 +250,7 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def serve(listener: socket.socket, tap: int, mac: bytes) -> None:
-    """Serve until the last member has left, or none came."""
+    """Serve until the last member has left, or until none joined in time."""
     bubble = Bubble(tap, mac)
     loop = asyncio.get_running_loop()
     loop.add_reader(tap, bubble.from_own_card)
@@ -279,11 +279,11 @@ async def serve(listener: socket.socket, tap: int, mac: bytes) -> None:
 
 
 async def _converse(bubble: Bubble, peer: socket.socket) -> None:
-    """One message with its descriptors, one answer."""
+    """Receive one message with its descriptors and send one answer."""
     descriptors: list[int] = []
     try:
         peer.setblocking(True)
-        peer.settimeout(_MESSAGE_SECONDS)  # the server of this host says all of it at once
+        peer.settimeout(_MESSAGE_SECONDS)  # the server on this host sends the whole message at once
         text, descriptors, _, _ = socket.recv_fds(peer, _MOST_MESSAGE, _MOST_DESCRIPTORS)
         if text:
             answer = await bubble.carry_out(json.loads(text), descriptors)
@@ -304,13 +304,14 @@ def _ip(*words: str) -> None:
 
 
 def main() -> int:
-    """Make the network and serve it."""
+    """Create the network and serve it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", type=Path, required=True)
     path: Path = parser.parse_args().socket
     fcntl.ioctl(_TUN, _TUNSETIFF, struct.pack("16sH22x", _CARD.encode(), _TAP_WITHOUT_HEADER))
     os.set_blocking(_TUN, False)
-    with contextlib.suppress(OSError):  # read-only in some containers; nothing but this network is here anyway
+    # read-only in some containers; this namespace contains nothing but this network anyway
+    with contextlib.suppress(OSError):
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0\n")
     _ip("link", "set", "lo", "up")
     _ip("link", "set", _CARD, "up")
@@ -329,7 +330,7 @@ def main() -> int:
 
 
 def _mac_of_card() -> bytes:
-    """/sys shows the namespace that mounted it: ask the kernel."""
+    """Ask the kernel, because /sys shows the namespace that mounted it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         return fcntl.ioctl(asking, 0x8927, struct.pack("256s", _CARD.encode()))[18:24]
 

@@ -1,1 +1,1 @@
-"""Recovered machines as domains of a libvirtd on this host."""
+"""Run recovered machines as domains of a libvirtd on this host."""

@@ -1,8 +1,8 @@
-"""A recovered machine as libvirt's XML. Pure: order in, document out.
+"""Describe a recovered machine as libvirt's XML. Pure: order in, document out.
 
-As at the QEMU site: flushes travel to the disk, and a disk that does not answer pauses the guest. Cards that lead
-nowhere, or to a test network, are QEMU's own: libvirt has no word for them, so they go as arguments of QEMU's command
-line. libvirt has no word for NBD's reconnecting either: a guest that lost its disk is paused, and goes on when somebody
+As at the QEMU site, flushes reach the disk, and a disk that does not answer pauses the guest. Isolated cards, and cards
+on a test network, are QEMU's own: libvirt cannot describe them, so they are passed as arguments of QEMU's command line.
+libvirt cannot describe NBD's reconnecting either: a guest that lost its disk is paused, and continues when somebody
 resumes it.
 """
 
@@ -19,13 +19,13 @@ from farshore.sites.port import AttachedDisk, RecoveryOrder, ServedDisk, UnixAdd
 from farshore.sites.user_network import cabled_card, isolated_card
 
 MARK = "urn:farshore:libvirt:1"
-"""The namespace of what says in a domain's metadata which failover it is."""
+"""The XML namespace of our entry in a domain's metadata, which names the failover."""
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 _BUSES = {DiskBus.VIRTIO: "virtio", DiskBus.SATA: "sata", DiskBus.VIRTIO_SCSI: "scsi", DiskBus.PVSCSI: "scsi"}
 _PREFIXES = {"virtio": "vd", "sata": "sd", "scsi": "sd"}
 _CONTROLLERS = {DiskBus.VIRTIO_SCSI: "virtio-scsi", DiskBus.PVSCSI: "vmpvscsi"}
 _FIRST_SLOT, _MOST_CARDS = 0x10, 8
-"""Of the cards that are QEMU's own, above where libvirt puts things."""
+"""Of the cards that are QEMU's own, above the addresses that libvirt uses."""
 _MIB = 1 << 20
 
 ElementTree.register_namespace("farshore", MARK)
@@ -34,8 +34,7 @@ ElementTree.register_namespace("qemu", _QEMU)
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a machine is built with here. ``firmware``: the UEFI code image, None if there is none; ``memory`` in
-    bytes."""
+    """What this host offers to a machine. ``firmware`` is the UEFI code image, or None; ``memory`` is in bytes."""
 
     accelerator: str
     processors: int
@@ -47,12 +46,12 @@ class Surroundings:
     """The folder of the sockets that lead to a test network."""
 
     def cable(self, number: int) -> Path:
-        """The socket of a card, by its number."""
+        """Return the socket of a card, by its number."""
         return self.cables / f"cable-{number}"
 
 
 def check_order(order: RecoveryOrder, around: Surroundings) -> None:
-    """Raise Refused for what libvirt, or this site, cannot build."""
+    """Raise Refused for an order that libvirt, or this site, cannot build."""
     machine = order.machine
     if machine.architecture not in ("x86_64", "amd64"):
         raise Refused(
@@ -70,8 +69,8 @@ def check_order(order: RecoveryOrder, around: Surroundings) -> None:
         )
     if order.forward and (0 not in own):
         raise Refused(
-            f"Ports are to be forwarded to {order.name}, whose first card is on a network.",
-            remedy="Forward none: it is reached at its address there. Or isolate the card: farshore machine target set",
+            f"Ports are to be forwarded to {order.name}, but its first card is on a network.",
+            remedy="Use the machine's address on that network. Or isolate the card: farshore machine target set",
         )
     for disk in order.disks:
         medium = disk.medium
@@ -88,7 +87,7 @@ def check_order(order: RecoveryOrder, around: Surroundings) -> None:
 
 
 def document(order: RecoveryOrder, name: str, around: Surroundings) -> str:
-    """The domain, called ``name``."""
+    """Return the XML of the domain ``name``."""
     kvm = around.accelerator == "kvm"
     root = ElementTree.Element("domain", type="kvm" if kvm else "qemu")
     _add(root, "name", name)
@@ -178,7 +177,7 @@ def _own_cards(root: ElementTree.Element, order: RecoveryOrder, around: Surround
 
 
 def _letters(place: int) -> str:
-    """a … z, aa …, as the kernel counts disks."""
+    """Return a … z, aa …, as the kernel names disks."""
     letters = ""
     place += 1
     while place:

@@ -1,4 +1,4 @@
-"""What may be set about a libvirt site."""
+"""Settings of a libvirt site."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class LibvirtSettings(BaseModel):
-    """``uri``: of a libvirtd on this host whose guests run as root: they open the disks' sockets and files, which are
-    closed to others. ``accelerator``: auto finds out by booting whether KVM runs guests here. ``disks``: served over
-    NBD while the machine runs, or written to files of this host before it starts."""
+    """``uri`` names a libvirtd on this host whose guests run as root, because the disks' sockets and files are closed
+    to other users. ``accelerator``: auto finds out by booting whether KVM runs guests here. ``disks``: served over NBD
+    while the machine runs, or written to files of this host before it starts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,11 +1,12 @@
-"""Recovered machines as domains of a libvirtd on this host.
+"""Run recovered machines as domains of a libvirtd on this host.
 
-What exists is libvirtd's to say: a machine is the domain whose UUID is the failover's id and that bears our mark. The
-site's own folder for it holds what libvirt has no place for: the order, the console, UEFI variables, and ``run``, a
-record of how the last run ended. libvirtd knows that itself (a guest shut itself down, or it died), but forgets it when
-it is started anew, so each look notes it in place: the record has one length, and wants no room.
+libvirtd decides what exists: a machine is the domain whose UUID is the failover's id and that carries our mark. The
+site's own folder for the machine holds what libvirt cannot store: the order, the console, UEFI variables, and ``run``,
+a record of how the last run ended. libvirtd knows whether a guest shut itself down or died, but forgets this at the
+next start, so each status call notes it. The record has a fixed length and is written in place, so it needs no free
+space.
 
-One lock a machine serializes what changes it here; that no domain runs twice is libvirtd's promise.
+One lock for each machine serializes changes made here. libvirtd itself guarantees that no domain runs twice.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _LOCK_SECONDS = 180.0
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 2.0
 _RUNNING, _SHUT_DOWN, _STOPPED = b"running  \n", b"shut-down\n", b"stopped  \n"
-"""What ``run`` may hold: one length, so that it is written over in place."""
+"""Possible contents of ``run``: all have the same length, so one is written over the other in place."""
 CONSOLE_BYTES = 16 << 20
 _CONSOLE_STEP = 1 << 20
 _BUBBLES = ".networks"
@@ -146,7 +147,7 @@ class LibvirtSite:
             with self._alone(failover, make=True):
                 if self._state(failover)[0] not in (Condition.RUNNING, Condition.PAUSED):
                     self._see_to_its_disks(failover)
-                    # Before it starts: what ended the run before must not seem to have ended this one.
+                    # Noted before the start: the end of the earlier run must not be taken for the end of this one.
                     replace({self._run(failover): _RUNNING}, remove=self._home(failover) / "left-over")
                     bubble = self._plug_in(failover)
                     try:
@@ -158,7 +159,7 @@ class LibvirtSite:
         return self.status(failover)
 
     def _plug_in(self, failover: FailoverId) -> BubbleAddress | None:
-        """Make it a member of its test network, if it is to be on one. Raises Refused, TryLater."""
+        """Make the machine a member of its test network, if it has one. Raises Refused, TryLater."""
         bubble = self._bubble(failover)
         if bubble is None:
             return None
@@ -184,11 +185,12 @@ class LibvirtSite:
             taken = _PORT_RULE.search(error.said)
             if taken is not None:
                 raise TryLater(
-                    f"Port {taken[1]} of this host cannot be forwarded to the machine: something else listens on it.",
-                    remedy=f"Stop that (find it: ss -ltnp sport = :{taken[1]}), or fail over with another port.",
+                    f"Port {taken[1]} of this host cannot be forwarded to the machine: another program uses it.",
+                    remedy=f"Stop that program (ss -ltnp sport = :{taken[1]} shows it) or fail over with another port.",
                 ) from error
             raise TryLater(
-                f"libvirt did not start it: {error.said}", remedy="Remove the cause that it names, then repeat."
+                f"libvirt did not start the machine: {error.said}",
+                remedy="Remove the cause that the message names, then repeat.",
             ) from error
 
     def status(self, failover: FailoverId) -> RecoveredMachine:
@@ -198,11 +200,11 @@ class LibvirtSite:
         return RecoveredMachine(failover, condition, _ADDRESS if live else "", detail)
 
     def _state(self, failover: FailoverId) -> tuple[Condition, str]:
-        """How it is, as libvirtd and the record have it; a look notes what libvirtd may forget."""
+        """Return the machine's state from libvirtd and the record; note in the record what libvirtd may forget."""
         with contextlib.ExitStack() as held:
             record: int | None = None
             with contextlib.suppress(FileNotFoundError):
-                # Opened before libvirtd is asked: a start replaces the file, so a note never tells of the run after.
+                # Opened before libvirtd is asked: a start replaces the file, so a note never describes the next run.
                 record = os.open(self._run(failover), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 held.callback(os.close, record)
             try:
@@ -237,7 +239,7 @@ class LibvirtSite:
                 replace({self._run(failover): _STOPPED}, remove=self._home(failover) / "left-over")
 
     def _end(self, failover: FailoverId, grace: float) -> None:
-        """End its run, if it has one. Raises TryLater."""
+        """End the machine's run, if there is one. Raises TryLater."""
         give_up = time.monotonic() + grace
         live = (Condition.RUNNING, Condition.PAUSED)
         if grace > 0 and self._state(failover)[0] is Condition.RUNNING:
@@ -254,7 +256,7 @@ class LibvirtSite:
                 if self._state(failover)[0] in live:
                     raise TryLater(
                         f"libvirt did not end the machine: {error.said}",
-                        remedy="Find out what it waits for, such as its disks.",
+                        remedy="Check what the machine waits for, for example its disks.",
                     ) from error
 
     def destroy(self, failover: FailoverId) -> None:
@@ -262,7 +264,7 @@ class LibvirtSite:
         with explained(home):
             if home.exists() or self._is_defined(failover):
                 bubble = self._bubble(failover)
-                # Without its lock where there is no room for one: nothing else can be begun there either.
+                # Without its lock if there is no space for one: nothing else can begin there either.
                 with self._alone(failover, make=False):
                     self._end(failover, 0)
                     with contextlib.suppress(Failed):
@@ -273,7 +275,7 @@ class LibvirtSite:
                         bubble.leave(failover)
                         bubble.tidy()
                     while home.exists():
-                        with contextlib.suppress(FileNotFoundError):  # another call removes it, too
+                        with contextlib.suppress(FileNotFoundError):  # another call is removing it, too
                             shutil.rmtree(home)
 
     def present(self) -> tuple[FailoverId, ...]:
@@ -282,18 +284,18 @@ class LibvirtSite:
             there = [path.name for path in folder.iterdir() if path.is_dir()] if folder.exists() else []
         found = set(there) - {_BUBBLES}
         for domain in self._domains() - found:
-            with contextlib.suppress(Failed):  # somebody else's has no mark
+            with contextlib.suppress(Failed):  # a domain of somebody else has no mark
                 self._virsh.ask("metadata", domain, MARK)
                 found.add(domain)
         return tuple(FailoverId(name) for name in sorted(found))
 
     def resume(self, failover: FailoverId) -> None:
-        """Let a machine go on that a disk's silence had paused, wake one that suspended itself."""
+        """Resume a machine that was paused because a disk did not answer; wake one that suspended itself."""
         suspended = self._virsh.told("domstate", failover) == "pmsuspended"
         self._virsh.told("dompmwakeup" if suspended else "resume", failover)
 
     def answers(self, failover: FailoverId, port: int) -> bool:
-        """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
+        """Return whether the guest accepts connections. QEMU accepts every connection itself before it knows."""
         bubble = self._bubble(failover)
         if bubble is not None:
             return bubble.answers(failover, self.order(failover).forward.get(port, 0))
@@ -307,11 +309,11 @@ class LibvirtSite:
         return False
 
     def hardware_id(self, failover: FailoverId) -> str:
-        """The failover's id: it is the domain's UUID, which its firmware shows."""
+        """Return the failover's id: it is the domain's UUID, which its firmware shows."""
         return failover.lower()
 
     def console(self, failover: FailoverId) -> Path:
-        """What the machine said on its first serial port."""
+        """Return the file with the output of the first serial port."""
         return self._home(failover) / "console.log"
 
     def screen(self, failover: FailoverId) -> bytes:
@@ -331,8 +333,8 @@ class LibvirtSite:
                 ) from error
 
     def trim_console(self, failover: FailoverId) -> None:
-        """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
-        out a part. QEMU appends, so it goes on behind what is kept."""
+        """Keep the newest half if the console is longer than CONSOLE_BYTES. Everything is dropped if the file system
+        cannot remove a part. QEMU appends, so it continues after what is kept."""
         path = self.console(failover)
         with explained(path.parent):
             try:
@@ -346,11 +348,11 @@ class LibvirtSite:
                     os.truncate(path, 0)
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
-        """What was ordered. Raises NotFound, Damaged."""
+        """Return the machine's order. Raises NotFound, Damaged."""
         return kept_order(self._home(failover) / "order.json", failover)
 
     def _bubble(self, failover: FailoverId) -> BubbleAddress | None:
-        """The test network of a machine; None if it is on none."""
+        """Return the test network of a machine; None if it is on none."""
         try:
             name = self.order(failover).bubble
         except (NotFound, Damaged):
@@ -364,7 +366,7 @@ class LibvirtSite:
             return False
 
     def _name(self, order: RecoveryOrder) -> str:
-        """The order's name, unless another domain has it: then with a piece of the failover's id behind it."""
+        """Return the order's name. If another domain has that name, append a part of the failover's id."""
         plain = re.sub(r"[^A-Za-z0-9._-]", "-", order.name)[:63] or "machine"
         with contextlib.suppress(Failed):
             if self._virsh.ask("domuuid", plain) != order.failover:
@@ -372,11 +374,11 @@ class LibvirtSite:
         return plain
 
     def _see_to_its_disks(self, failover: FailoverId) -> None:
-        """Raise NotFound, TryLater where what it starts from is not there: libvirt's own words name no remedy."""
+        """Raise NotFound or TryLater if a disk of the machine is missing: libvirt's own message names no remedy."""
         try:
             order = self.order(failover)
         except NotFound:
-            return  # somebody deleted the folder; libvirtd has the machine all the same
+            return  # somebody deleted the folder; libvirtd still has the machine
         for disk in order.disks:
             medium = disk.medium
             if isinstance(medium, WrittenDisk) and not medium.path.exists():
@@ -397,7 +399,7 @@ class LibvirtSite:
         return failover in self._domains()
 
     def _known_networks(self) -> frozenset[str]:
-        """Names of those that are up. Asked once: a site is opened anew for each round."""
+        """Return the names of the networks that are up. Asked once: a site is opened anew for each round."""
         if self._networks is None:
             self._networks = frozenset(self._virsh.told("net-list", "--name").split())
         return self._networks
@@ -423,10 +425,10 @@ class LibvirtSite:
         return self._home(failover) / "run"
 
     def _alone(self, failover: FailoverId, *, make: bool) -> contextlib.AbstractContextManager[None]:
-        """Hold the machine's lock. ``make``: its folder, if there is none. Raises TryLater, OSError."""
+        """Hold the machine's lock. With ``make``, create a missing folder. Raises TryLater, OSError."""
         return alone(self._home(failover), failover, make=make, seconds=_LOCK_SECONDS)
 
 
 def _kibibytes(text: str) -> int:
-    """``16384 KiB`` in bytes."""
+    """Convert ``16384 KiB`` to bytes."""
     return int(text.split()[0]) << 10

@@ -1,6 +1,7 @@
-"""libvirt by its own command, virsh: no library to be built on the server, and one process a question.
+"""Use libvirt through its own command, virsh: no library has to be built on the server, and each question is one
+process.
 
-Its words are read in the C locale. Whether a domain exists is taken from the list of all, never from an error's text.
+Output is read in the C locale. Whether a domain exists is read from the list of all domains, never from an error text.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Virsh:
-    """Asks the libvirtd at ``uri``."""
+    """Runs virsh against the libvirtd at ``uri``."""
 
     uri: str
 
     def ask(self, *words: str, given: str = "") -> str:
-        """Run one command of virsh; what it printed. Raises Failed, Refused where virsh is not installed, TryLater for
-        a libvirtd that does not answer."""
+        """Run one command of virsh and return what it printed. Raises Failed, Refused if virsh is not installed,
+        TryLater for a libvirtd that does not answer."""
         try:
             done = subprocess.run(
                 ["virsh", "--quiet", "--connect", self.uri, *words],
@@ -56,14 +57,14 @@ class Virsh:
         raise Failed(said)
 
     def told(self, *words: str, given: str = "") -> str:
-        """The same, where an error is the hypervisor's refusal. Raises Refused, TryLater."""
+        """Run one command, and treat an error as the hypervisor's refusal. Raises Refused, TryLater."""
         try:
             return self.ask(*words, given=given)
         except Failed as error:
-            remedy = "Remove the cause that it names, then repeat."
+            remedy = "Remove the cause that the message names, then repeat."
             raise Refused(f"libvirt refuses: {error.said}", remedy=remedy) from error
 
     def table(self, *words: str) -> Mapping[str, str]:
-        """The same, for answers of the form ``name : value``."""
+        """Run one command whose output has the form ``name : value``."""
         rows = (line.partition(":") for line in self.told(*words).splitlines())
         return {name.strip(): value.strip() for name, _, value in rows}

@@ -1,1 +1,1 @@
-"""The embedded recovery site: QEMU on this host, with KVM where it works and TCG where it does not."""
+"""The embedded recovery site: QEMU on this host, with KVM if it works and TCG otherwise."""

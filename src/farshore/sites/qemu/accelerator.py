@@ -1,8 +1,9 @@
-"""Finds out by booting whether KVM runs guests here: that /dev/kvm exists says little (nested hosts, filtered CPUs).
+"""Find out by booting whether KVM runs guests here. The existence of /dev/kvm is not enough (nested hosts, filtered
+CPUs).
 
-Two guests are tried, each against the clock: UEFI firmware, which comes with QEMU's packages and goes through
-protected and long mode, paging, interrupts and devices before it reports; and, where the caller has one, a kernel,
-which must reach the point where it looks for its root. The verdict holds until the host starts anew.
+Two guests are tried, each with a time limit. The first is UEFI firmware, which comes with QEMU's packages and uses
+protected and long mode, paging, interrupts and devices before it reports. The second, if the caller has one, is a
+kernel, which must reach the point where it looks for its root. The result is valid until the host reboots.
 """
 
 from __future__ import annotations
@@ -33,11 +34,10 @@ _OUTPUT_LIMIT = 1 << 20
 
 
 def choose_accelerator(folder: Path, kernel: Path | None = None) -> str:
-    """``kvm`` or ``tcg``; the first call after a start of the host boots guests for up to 40 s.
+    """Return ``kvm`` or ``tcg``; the first call after a boot of the host runs guests for up to 40 s.
 
-    The verdict is kept in ``folder``; one that was found without a kernel is not taken for one with, and one that was
-    found as another user counts for nothing: /dev/kvm may be closed to this one.
-    """
+    The result is kept in ``folder``. A result without a kernel is not used for a call with one, and a result of another
+    user is ignored: /dev/kvm may be closed to this user."""
     record = folder / "accelerator.json"
     boot = _BOOT_ID.read_text().strip()
     proof = "kernel" if kernel is not None else "firmware"
@@ -56,7 +56,8 @@ def choose_accelerator(folder: Path, kernel: Path | None = None) -> str:
 
 
 def kvm_boots(kernel: Path | None = None) -> bool:
-    """Whether KVM carries a guest from power-on to the end of its firmware, and ``kernel`` to its search for a root."""
+    """Return whether KVM runs a guest from power-on to the end of its firmware, and ``kernel`` to its search for a
+    root."""
     if not os.access(_KVM, os.R_OK | os.W_OK):
         return False
     firmware = next((path for path in FIRMWARE if path.exists()), None)
@@ -74,7 +75,7 @@ def kvm_boots(kernel: Path | None = None) -> bool:
 
 
 def _says(guest: Sequence[str], sign: bytes, descriptors: Sequence[int] = ()) -> bool:
-    """Run a guest under KVM until its serial console says ``sign``."""
+    """Run a guest under KVM until its serial console prints ``sign``."""
     command = [QEMU, "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-m", "512", "-smp", "2"]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio", *guest]
     try:

@@ -1,14 +1,14 @@
-"""The QEMU command line of a recovered machine. Pure: order in, argument list out.
+"""Build the QEMU command line of a recovered machine. Pure: order in, argument list out.
 
-Choices that matter for the data: a guest's flush travels through virtio-blk and the NBD driver to the overlay's
-fdatasync, or to that of the written file; a disk that does not answer, or has no room, pauses the guest instead of
-failing its reads (``rerror``/``werror``), and QEMU reconnects to an export that was started anew.
+Choices that matter for the data: a guest's flush goes through virtio-blk and the NBD driver to the fdatasync of the
+overlay, or to that of the written file. A disk that does not answer, or has no space, pauses the guest instead of
+failing its reads (``rerror``/``werror``), and QEMU reconnects to an export that was restarted.
 
-And for this host: the machine's network leads nowhere (``sites/user_network.py``), and QEMU itself runs without rights
-(``confinement``), so it is given descriptors in place of files.
+Choices that protect this host: the machine's network is isolated (``sites/user_network.py``). QEMU itself runs without
+rights (``confinement``), so it gets descriptors instead of files.
 
-The machine's DMI UUID is the failover's id, not the source's: an agent that wakes up in the recovered machine is
-thereby told from the machine that it was copied from.
+The machine's DMI UUID is the failover's id, not the source's. An agent that starts in the recovered machine can
+therefore be distinguished from the agent of the source.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from farshore.sites.qemu.accelerator import QEMU
 from farshore.sites.user_network import bubble_card, isolated_card, literal
 
 RECONNECT_SECONDS = 300
-"""How long QEMU waits for an export to come back before it reports an error (which pauses the guest)."""
+"""Time that QEMU waits for an export to return before it reports an error (which pauses the guest)."""
 _MIB = 1 << 20
 _CONSOLE, _VARIABLES, _DISKS = 1, 2, 10
 """Numbers of descriptor sets; those of written disks begin at the last one."""
 _SECTOR = 512
 _SATA_PORTS = 6
-"""Of one AHCI controller; the machine has one of its own."""
+"""Ports of one AHCI controller; the machine always has one."""
 _SCSI_CONTROLLERS = {DiskBus.VIRTIO_SCSI: "virtio-scsi-pci", DiskBus.PVSCSI: "pvscsi"}
 _SCSI_DISKS = {DiskBus.VIRTIO_SCSI: 256, DiskBus.PVSCSI: 64}
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of one machine at this site. Paths of sockets must stay below 108 bytes."""
+    """The files of one machine at this site. Paths of sockets must be shorter than 108 bytes."""
 
     folder: Path
 
@@ -48,18 +48,18 @@ class RunFiles:
 
     @property
     def pid(self) -> Path:
-        """The record of the last run: written before QEMU begins, by its own process, its path is in the command line
+        """The record of the last run. Its own process writes it before QEMU begins; its path is in the command line
         (``add-fd``'s opaque)."""
         return self.folder / "qemu.pid"
 
     @property
     def lock(self) -> Path:
-        """Locked by the process as long as it lives, else by the call that changes the machine."""
+        """Locked by the process while it lives, otherwise by the call that changes the machine."""
         return self.folder / "qemu.lock"
 
     @property
     def log(self) -> Path:
-        """What QEMU itself complained of since its last start."""
+        """QEMU's own error output since its last start."""
         return self.folder / "qemu.log"
 
     @property
@@ -87,7 +87,7 @@ class Host:
 
 @dataclass(frozen=True)
 class LentDisk:
-    """The descriptor of a written disk; ``device``: it is a block device, not a file."""
+    """The descriptor of a written disk. ``device``: it is a block device, not a file."""
 
     descriptor: int
     device: bool = False
@@ -95,8 +95,8 @@ class LentDisk:
 
 @dataclass(frozen=True)
 class Lent:
-    """What QEMU inherits: the descriptors of the listening monitor, the console's file, that of the UEFI variables and
-    the written disks, and a path for the socket of each served one, or for the folder of what it takes to reach it."""
+    """What QEMU inherits: the descriptors of the listening monitor, the console's file, the UEFI variables and the
+    written disks. For each served disk, a path for its socket or for the folder with its credentials."""
 
     monitor: int
     console: int
@@ -105,15 +105,15 @@ class Lent:
     disks: Mapping[Path, LentDisk] = field(default_factory=dict)
     credentials: Mapping[Path, str] = field(default_factory=dict)
     cards: Mapping[int, int] = field(default_factory=dict)
-    """Of a machine on a test network, by card: the descriptor of its cable."""
+    """For a machine on a test network, by card: the descriptor of its cable."""
 
 
 NOTHING_LENT = Lent(-1, -1, -1, {})
-"""For looking whether a command can be made at all."""
+"""A placeholder, for checking whether a command can be built at all."""
 
 
 def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) -> list[str]:
-    """Arguments to start ``order`` with. Raises Refused for a machine that this host cannot run."""
+    """Return the arguments that start ``order``. Raises Refused for a machine that this host cannot run."""
     machine = order.machine
     if machine.architecture not in ("x86_64", "amd64"):
         raise Refused(
@@ -124,11 +124,12 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
     command = [QEMU, "-name", f"{literal(order.name)},debug-threads=on", "-uuid", order.failover]
     command += ["-smbios", f"type=1,manufacturer=Farshore,product=Recovered machine,serial=farshore-{order.failover}"]
     command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std"]
-    # A guest that shuts itself down leaves its QEMU, which tells so: one that is gone died. A reboot reboots.
+    # A guest that shuts itself down leaves its QEMU running, which reports that; a QEMU that is gone has died. A reboot
+    # reboots.
     command += ["-no-shutdown"]
     flash = ",pflash0=firmware,pflash1=variables" if has_variables(order) else ""
     command += ["-machine", f"q35,vmport=off{flash}", *_processor(machine.processors, host)]
-    # The machine reports its own memory, and a site is often smaller: give it at most what this host has.
+    # The order has the source's memory, and a site is often smaller: give it at most what this host has.
     command += ["-m", str(max(64, min(machine.memory, host.memory) // _MIB)), "-rtc", "base=utc"]
     command += _firmware(order, host, lent)
     command += ["-chardev", f"socket,id=monitor,server=on,wait=off,fd={lent.monitor}"]
@@ -156,14 +157,14 @@ def qemu_command(order: RecoveryOrder, files: RunFiles, host: Host, lent: Lent) 
 def _processor(wanted: int, host: Host) -> list[str]:
     if host.accelerator == "kvm":
         return ["-accel", "kvm", "-cpu", "host", "-smp", str(max(1, wanted))]
-    # Emulated processors beyond the real ones only wait for one another. Westmere has what today's distributions
-    # ask for (x86-64-v2) and AES; QEMU's "max" takes twice as long to boot, for instructions that are slow to emulate.
+    # More emulated processors than real ones only wait for each other. Westmere has what today's distributions require
+    # (x86-64-v2) and AES. QEMU's "max" takes twice as long to boot, because of instructions that are slow to emulate.
     count = max(1, min(wanted, host.processors))
     return ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Westmere", "-smp", str(count)]
 
 
 def has_variables(order: RecoveryOrder) -> bool:
-    """Whether the machine keeps UEFI variables."""
+    """Return whether the machine keeps UEFI variables."""
     return order.machine.firmware is not Firmware.BIOS
 
 
@@ -172,7 +173,7 @@ def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
         return []
     if host.firmware is None:
         raise Refused(f"{order.name} boots with UEFI.", remedy="Install the package ovmf (edk2-ovmf) on this host.")
-    # Not by -drive: that opens the variables for reading at first, and there is one descriptor, for both.
+    # Not by -drive: that first opens the variables for reading, and there is only one descriptor for both.
     code = f"file.driver=file,file.filename={literal(host.firmware)}"
     return [
         *("-blockdev", f"driver=raw,node-name=firmware,read-only=on,{code}"),
@@ -182,7 +183,8 @@ def _firmware(order: RecoveryOrder, host: Host, lent: Lent) -> list[str]:
 
 
 def _controllers(order: RecoveryOrder) -> list[str]:
-    """What the disks hang on, beside what the machine has anyway. Raises Refused for a bus that cannot take them."""
+    """Return the controllers that the disks need beside the machine's own. Raises Refused for a bus that cannot take
+    the disks."""
     bus, number = order.disk_bus, len(order.disks)
     if bus is DiskBus.SATA:
         odd = [disk.number for disk in order.disks if disk.logical_block_size != _SECTOR]
@@ -204,7 +206,7 @@ def _controllers(order: RecoveryOrder) -> list[str]:
 
 
 def _model(bus: DiskBus, place: int) -> str:
-    """The device of the disk at ``place`` of its machine, and what it hangs on."""
+    """Return the device of the disk at ``place`` of its machine, and the bus that it is attached to."""
     if bus is DiskBus.SATA:
         controller, port = divmod(place, _SATA_PORTS)
         return f"ide-hd,bus={f'ahci{controller}' if controller else 'ide'}.{port}"
@@ -226,7 +228,7 @@ def _disk(disk: AttachedDisk, place: int, bus: DiskBus, lent: Lent) -> list[str]
 
 
 def _medium(disk: AttachedDisk, name: str, lent: Lent) -> list[str]:
-    """The block node ``name``, and what it rests on."""
+    """Return the block node ``name``, and the node below it."""
     medium = disk.medium
     if isinstance(medium, ServedDisk):
         node = f"driver=nbd,node-name={name},export={literal(medium.export)}"

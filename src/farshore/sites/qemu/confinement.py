@@ -1,11 +1,11 @@
-"""Starts QEMU so that a guest which breaks out of it has no rights here and sees none of this host's files.
+"""Start QEMU so that a guest which breaks out of it has no rights here and sees none of this host's files.
 
-Started by root, the QEMU of each recovered machine runs under a user id of its own, which no account has, so that one
-machine's QEMU has no power over another's. Where this host maps no such ids, and for what is no recovered machine, it
-is ``farshore-guest`` (``nobody`` if there is no such user). QEMU keeps no capability but the one for ports below 1024,
-and that only where it forwards one. Its seccomp filter is always on. It owns no file and no folder: what it needs is
-opened here and inherited (``Lending``). It reaches NBD sockets, to which it connects again and again, through an
-inherited descriptor of their folder, so the folders above stay closed to everybody.
+If root starts it, the QEMU of each recovered machine runs under its own user id, which no account has, so one machine's
+QEMU has no power over another's. If this host maps no such ids, and for a QEMU that is not a recovered machine, the
+user is ``farshore-guest`` (``nobody`` if there is no such user). QEMU keeps no capability except the one for ports
+below 1024, and only if it forwards such a port. Its seccomp filter is always on. It owns no file and no folder: what it
+needs is opened here and inherited (``Lending``). It connects to NBD sockets repeatedly, through an inherited descriptor
+of their folder, so the folders above remain closed to other users.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from types import TracebackType
 from farshore.model.errors import NotFound
 
 USER = "farshore-guest"
-"""Made by scripts/setup and by deploy/servers/farshore.sysusers."""
+"""Created by scripts/setup and by deploy/servers/farshore.sysusers."""
 _FALLBACK = "nobody"
 SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 SOCKET_MODE = 0o666
-"""Of a socket that QEMU connects to: its folder lets in nobody who was not lent it."""
+"""Mode of a socket that QEMU connects to: only a process with the descriptor of its folder can reach it."""
 _FOLDER_MODE, _READABLE = 0o711, 0o644
 _KVM = Path("/dev/kvm")
 _FIRST_FREE_PORT = 1024
 _APART = range(0x7000_0000, 0x8000_0000)
-"""User and group ids that nobody gives out: https://systemd.io/UIDS-GIDS/."""
+"""User and group ids that nobody assigns: https://systemd.io/UIDS-GIDS/."""
 _MAPS = (Path("/proc/self/uid_map"), Path("/proc/self/gid_map"))
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whom QEMU runs as. ``groups``: that of /dev/kvm, where it takes one to open it."""
+    """The account that QEMU runs as. ``groups`` has the group of /dev/kvm, if that is needed to open it."""
 
     name: str
     user: int
@@ -48,8 +48,8 @@ class Account:
 
 
 def account(machine: str = "") -> Account | None:
-    """Whom QEMU runs as where root starts it; None for everybody else, who has nothing to give up. ``machine``: whose
-    id is its own, and the same each time."""
+    """Return the account for a QEMU that root starts; None for every other user, who has no rights to give up.
+    ``machine``: the machine's own id, the same each time."""
     if os.geteuid() != 0:
         return None
     if machine and all(map(_covers, _MAPS)):
@@ -63,14 +63,14 @@ def account(machine: str = "") -> Account | None:
 
 
 def account_name() -> str:
-    """The same for a record of what was found out as whom."""
+    """Return the account's name, for a record of which user a result applies to."""
     who = account()
     return who.name if who is not None else pwd.getpwuid(os.geteuid()).pw_name
 
 
 def confined(command: Sequence[str], *, machine: str = "", ports: Sequence[int] = ()) -> list[str]:
-    """``command`` (a QEMU), started without rights; ``ports`` are those of this host that it is to listen on.
-    ``machine``: see ``account``."""
+    """Return ``command`` (a QEMU) so that it starts without rights. ``ports`` are the ports of this host that it
+    listens on. ``machine``: see ``account``."""
     who = account(machine)
     if who is None:
         return [*command, *SANDBOX]
@@ -81,7 +81,7 @@ def confined(command: Sequence[str], *, machine: str = "", ports: Sequence[int] 
 
 
 class Lending:
-    """Descriptors that a QEMU inherits. They are closed here when the block ends: start it within."""
+    """Descriptors that a QEMU inherits. They are closed here when the block ends: start QEMU within it."""
 
     def __init__(self) -> None:
         self._open: list[int] = []
@@ -95,20 +95,21 @@ class Lending:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """For ``pass_fds``."""
+        """The descriptors for ``pass_fds``."""
         return tuple(self._open)
 
     def lend(self, descriptor: int) -> int:
-        """Take over a descriptor."""
+        """Take ownership of a descriptor."""
         self._open.append(descriptor)
         return descriptor
 
     def file(self, path: Path, flags: int) -> int:
-        """A file, made with mode 0600 where ``flags`` say so; never one that a link leads to."""
+        """Open a file, and create it with mode 0600 if ``flags`` say so; never follow a link."""
         return self.lend(os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
     def disk(self, path: Path, machine: str) -> int:
-        """A raw file or block device to read and write. A name may lead to a device. Raises NotFound."""
+        """Open a raw file or block device for reading and writing. A name may be a link to a device. Raises
+        NotFound."""
         try:
             return self.lend(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         except FileNotFoundError as error:
@@ -117,17 +118,17 @@ class Lending:
             ) from error
 
     def socket(self, path: Path) -> str:
-        """A path by which QEMU reaches the Unix socket ``path`` now, and another one in its place later."""
+        """Return a path by which QEMU reaches the Unix socket ``path`` now, and a later socket in its place."""
         folder = self.lend(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         if account() is not None:
             path.parent.chmod(_FOLDER_MODE)
-            with contextlib.suppress(FileNotFoundError):  # it is not served yet: QEMU will say so
+            with contextlib.suppress(FileNotFoundError):  # it is not served yet: QEMU will report that
                 path.chmod(SOCKET_MODE)
         return f"/proc/self/fd/{folder}/{path.name}"
 
     def folder(self, path: Path) -> str:
-        """A path by which QEMU reads the files in the folder ``path``, which nobody else gets to: the folder that it
-        lies in lets nobody in."""
+        """Return a path by which QEMU reads the files in the folder ``path``. Nobody else can reach them, because the
+        folder above is closed."""
         descriptor = self.lend(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         if account() is not None:
             path.chmod(_FOLDER_MODE)
@@ -136,7 +137,7 @@ class Lending:
         return f"/proc/self/fd/{descriptor}"
 
     def content(self, path: Path) -> str:
-        """A path by which QEMU reads what is in ``path``, whoever else may."""
+        """Return a path by which QEMU reads the content of ``path``, whatever the file's own mode."""
         descriptor = self.lend(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         if account() is not None and not os.fstat(descriptor).st_mode & stat.S_IROTH:
             copy = self.lend(os.memfd_create(path.name))
@@ -147,7 +148,8 @@ class Lending:
 
 
 def _covers(path: Path) -> bool:
-    """Whether a map of ids (user_namespaces(7): first inside, first outside, count) has all that are given out here."""
+    """Return whether a map of ids (user_namespaces(7): first inside, first outside, count) has all ids that are used
+    here."""
     try:
         lines = [tuple(map(int, line.split())) for line in path.read_text().splitlines()]
     except (OSError, ValueError):

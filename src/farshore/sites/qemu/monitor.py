@@ -1,6 +1,6 @@
-"""A conversation with a running QEMU over its QMP socket: one connection a question.
+"""Talk to a running QEMU over its QMP socket: one connection for each question.
 
-A QEMU may be in its guest's hands, and then says what it likes for as long as it likes: whatever comes, or does not,
+A QEMU may be controlled by its guest, and then it may send anything for any time. Whatever it sends or does not send,
 ``ask`` ends in time, with an answer or with Unreachable.
 """
 
@@ -22,26 +22,26 @@ _SECONDS = 10.0
 _POLL_SECONDS = 0.02
 _ANSWER_LIMIT = 4 << 20
 _FDSET = 9
-"""Free: those of the command line are 1, 2 and 10 or more."""
+"""An unused number: those of the command line are 1, 2 and 10 or more."""
 
 
 def ask(path: Path, command: str, arguments: dict[str, Any] | None = None, *, timeout: float = _SECONDS) -> Any:
-    """Run one QMP command; its ``return``. Raises Unreachable where nobody answers, or QEMU refuses the command."""
+    """Run one QMP command and return its ``return`` value. Raises Unreachable if nobody answers, or QEMU refuses the
+    command."""
     return _converse(path, [(command, arguments or {})], timeout)
 
 
 def screen(path: Path, *, timeout: float = _SECONDS) -> bytes:
-    """What the guest shows on its screen, as a PPM image of at most MOST_BYTES; cut off where QEMU writes more.
+    """Return the guest's screen as a PPM image of at most MOST_BYTES; truncated if QEMU writes more.
 
-    QEMU may write to no file here: it is lent a piece of memory. Raises Unreachable as ``ask`` does.
-    """
+    QEMU may not write to any file here, so it gets a memory file. Raises Unreachable as ``ask`` does."""
     memory = os.memfd_create("screen", os.MFD_CLOEXEC)
     try:
         commands: list[tuple[str, dict[str, Any]]] = [
             ("add-fd", {"fdset-id": _FDSET}),
             ("screendump", {"filename": f"/dev/fdset/{_FDSET}"}),
         ]
-        # QEMU takes a descriptor of a set only if it was opened for just what it is to be used for.
+        # QEMU takes a descriptor of a set only if it was opened for exactly its intended use.
         lent = os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             _converse(path, commands, timeout, lent)
@@ -55,7 +55,8 @@ def screen(path: Path, *, timeout: float = _SECONDS) -> bytes:
 
 
 def _converse(path: Path, commands: Sequence[tuple[str, dict[str, Any]]], timeout: float, lent: int = -1) -> Any:
-    """The last command's ``return``. ``lent``: a descriptor that goes with the first one."""
+    """Run the commands and return the last one's ``return`` value. ``lent`` is a descriptor that is sent with the first
+    command."""
     command = commands[0][0]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
@@ -77,7 +78,7 @@ def _converse(path: Path, commands: Sequence[tuple[str, dict[str, Any]]], timeou
 
 
 def _connect(peer: socket.socket, path: Path, timeout: float) -> None:
-    """QEMU hears one at a time and lets one or two wait: the others try again until ``timeout`` seconds are over."""
+    """Connect to QEMU, which serves one client at a time and queues one or two; retry for ``timeout`` seconds."""
     give_up = time.monotonic() + timeout
     while True:
         try:
@@ -89,7 +90,8 @@ def _connect(peer: socket.socket, path: Path, timeout: float) -> None:
 
 
 class _Talk:
-    """Raises ValueError for an error, for what is no message, and for too much; OSError, TimeoutError at ``end``."""
+    """One conversation. Raises ValueError for an error, an invalid message or too much data; OSError, and TimeoutError
+    at ``end``."""
 
     def __init__(self, peer: socket.socket, end: float) -> None:
         self._peer = peer
@@ -106,11 +108,11 @@ class _Talk:
         self._peer.sendall(text)
 
     def hear(self, wanted: str) -> Any:
-        """What the next message that is not an event has under ``wanted``."""
+        """Return the value of ``wanted`` in the next message that is not an event."""
         while True:
             message = json.loads(self._line())
             if not isinstance(message, dict):
-                raise ValueError("it said what is no message")
+                raise ValueError("it sent an invalid message")
             if "error" in message:
                 error = message["error"]
                 raise ValueError(str(error.get("desc", error) if isinstance(error, dict) else error)[:1000])
@@ -122,10 +124,10 @@ class _Talk:
             self._peer.settimeout(self._left())
             piece = self._peer.recv(65536)
             if not piece:
-                raise ValueError("the monitor hung up")
+                raise ValueError("the monitor closed the connection")
             self._in_all += len(piece)
             if self._in_all > _ANSWER_LIMIT:
-                raise ValueError("it says too much")
+                raise ValueError("it sent too much data")
             self._heard += piece
         line, _, rest = self._heard.partition(b"\n")
         self._heard = rest

@@ -1,7 +1,8 @@
-"""Which process runs a machine: a record in the machine's folder, and the process table where that record is lost.
+"""Find the process that runs a machine: by a record in the machine's folder, or by the process table if that record is
+lost.
 
-Each start makes a new record, so a slow reader that still holds the record of an earlier run can note nothing about a
-later one. A record has room for all that is ever written to it: a full disk cannot keep an end from being noted.
+Each start makes a new record, so a slow reader that still holds the record of an earlier run cannot write to a later
+one. A record has room for everything that is ever written to it, so a full disk cannot prevent noting an end.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _MARKED = re.compile(rb"fd=\d+,set=\d+,opaque=(/.*)", re.DOTALL)
 
 @contextlib.contextmanager
 def begin_record(path: Path) -> Iterator[int]:
-    """Put the record of a new run in the place of the earlier one. Yield a descriptor, at the beginning of the file:
-    the run's process writes its number there. Raises OSError."""
+    """Replace the record of the earlier run by a new one. Yield a descriptor, at the beginning of the file: the run's
+    process writes its process id there. Raises OSError."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     record = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -54,13 +55,13 @@ def opened_record(path: Path) -> Iterator[int | None]:
 
 
 def recorded_process(record: int | None) -> int | None:
-    """The number of the run's process, whether that still lives or not."""
+    """Return the process id of the run, whether the process still lives or not."""
     words = _words(record)
     return int(words[0]) if words and words[0].isdigit() else None
 
 
 def note_shut_down(record: int | None) -> bool:
-    """Note, for longer than the process lives, that the run's guest shut itself down. Return False if that failed."""
+    """Note permanently that the run's guest shut itself down. Return False if that failed."""
     if record is None:
         return False
     try:
@@ -72,7 +73,7 @@ def note_shut_down(record: int | None) -> bool:
 
 
 def is_noted(record: int | None) -> bool:
-    """Whether ``note_shut_down`` was called for this run."""
+    """Return whether ``note_shut_down`` was called for this run."""
     return _SHUT_DOWN in _words(record)
 
 
@@ -81,15 +82,15 @@ def _words(record: int | None) -> list[bytes]:
 
 
 def runs(process: int, record: Path) -> bool:
-    """Whether ``process`` lives and runs the machine that ``record`` belongs to."""
+    """Return whether ``process`` lives and runs the machine that ``record`` belongs to."""
     arguments = _arguments(process)
-    # Machines that releases before this one started name it by -pidfile.
+    # Machines that earlier releases started name it by -pidfile.
     mark = str(record).encode()
     return mark in arguments or any(one.endswith(b",opaque=" + literal(record).encode()) for one in arguments)
 
 
 def processes() -> Iterator[tuple[int, int, Path]]:
-    """Every process that runs a machine: its number, its user's id and the path of the machine's record."""
+    """Yield every process that runs a machine: its process id, its user's id and the path of the machine's record."""
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
@@ -101,7 +102,8 @@ def processes() -> Iterator[tuple[int, int, Path]]:
 
 
 def find_process(record: Path, users: Collection[int]) -> int | None:
-    """The process of one of ``users`` that runs the machine of ``record``; nobody else's word counts."""
+    """Return the process of one of ``users`` that runs the machine of ``record``. Processes of other users are not
+    trusted."""
     for process, user, path in processes():
         if path == record and user in users:
             return process
@@ -113,14 +115,14 @@ def send_signal(process: int, record: Path, what: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         held = os.pidfd_open(process)
         try:
-            if runs(process, record):  # asked while its number cannot pass to another one unnoticed
+            if runs(process, record):  # checked while the pidfd keeps the number from being reused unnoticed
                 signal.pidfd_send_signal(held, what)
         finally:
             os.close(held)
 
 
 def _arguments(process: int) -> list[bytes]:
-    """A process's command line. A zombie has none, as one that has gone."""
+    """Return a process's command line; empty for a zombie, as for a process that is gone."""
     try:
         return (_PROC / str(process) / "cmdline").read_bytes().split(b"\0")
     except OSError:

@@ -1,16 +1,17 @@
-"""Recovered machines as QEMU processes of this host, one folder each.
+"""Run recovered machines as QEMU processes of this host, with one folder each.
 
-A machine is a detached process: it outlives the server that started it, and all that is known of it lies in its
-folder (``RunFiles``) and in the process table, so any later server finds it again, even one whose folder somebody
-deleted. A process is only ever taken for a machine's if its command line names the machine's folder: process ids are
-used anew. QEMU may be in its guest's hands, so it is lent what it needs and can write to nothing in that folder but its
-log, the console and the UEFI variables.
+A machine is a detached process: it outlives the server that started it. Everything known about it is in its folder
+(``RunFiles``) and in the process table, so any later server finds it again, even if somebody deleted the folder. A
+process is identified as a machine's only if its command line names the machine's folder, because process ids are
+reused. QEMU may be controlled by its guest, so it inherits what it needs and can write only to its log, the console and
+the UEFI variables.
 
-One lock a machine (``RunFiles.lock``) serializes what changes it. QEMU inherits it, so whoever holds it knows that
-nobody starts the machine and no QEMU of it lives.
+One lock for each machine (``RunFiles.lock``) serializes changes to it. QEMU inherits the lock, so a caller that holds
+it knows that nobody starts the machine and that no QEMU of it lives.
 
-The QEMU of a guest that shut itself down stays, and says so when it is asked. Like a zombie it waits until somebody
-has looked: the look notes it in the record of the run, then lets QEMU go. A QEMU that is gone without such a note died.
+The QEMU of a guest that shut itself down keeps running and reports this when it is asked. Like a zombie it waits until
+its state is read: the reader notes it in the record of the run, then ends QEMU. A QEMU that is gone without such a note
+has died.
 """
 
 from __future__ import annotations
@@ -72,26 +73,27 @@ _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
 _ADDRESS = "127.0.0.1"
 CONSOLE_BYTES = 16 << 20
-"""What is kept, at least half of it: a guest may write without end."""
+"""At least half of this is kept: a guest may write without end."""
 LOG_BYTES = 1 << 20
-"""Of QEMU's own complaints: a guest can have it complain without end, of a ring that makes no sense for one."""
+"""Limit for QEMU's own error output: a guest can cause endless messages, for example by an invalid ring."""
 _CONSOLE_STEP = 1 << 20
 """A multiple of any file system's block."""
 _CONDITIONS = {
     **dict.fromkeys(("paused", "io-error", "prelaunch", "postmigrate", "suspended"), Condition.PAUSED),
-    **dict.fromkeys(("internal-error", "guest-panicked"), Condition.STOPPED),  # QEMU is there and cannot go on
+    **dict.fromkeys(("internal-error", "guest-panicked"), Condition.STOPPED),  # QEMU exists but cannot continue
     "shutdown": Condition.SHUT_DOWN,
 }
-"""By QEMU's run state; all others run."""
+"""By QEMU's run state; all others mean that it runs."""
 _LIVE = (Condition.RUNNING, Condition.PAUSED)
 _FORWARDED = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)\s")
-"""The host's port and the guest's, as ``info usernet`` tells of a forwarded one."""
+"""The host's port and the guest's, as ``info usernet`` prints a forwarded port."""
 _PORT_RULE = re.compile(r"host forwarding rule 'tcp:[\d.]*:(\d+)-")
 
 
 class QemuSite:
-    """The site below ``folder``; ``accelerator`` None: found out by booting, once after each start of the host.
-    ``way``: how it asks for disks, ``disks_at``: and at which address; it runs machines from any."""
+    """The site below ``folder``. If ``accelerator`` is None, it is found out by booting, once after each boot of the
+    host. ``way`` is how the site requests disks, ``disks_at`` the address; it can run machines whose disks came in any
+    way."""
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class QemuSite:
         }
 
     def capacity(self) -> Capacity:
-        """See Measured: this host's own."""
+        """See Measured: the capacity of this host."""
         page = os.sysconf("SC_PAGE_SIZE")
         with explained(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,7 @@ class QemuSite:
             if not same:
                 new[files.order] = write_order(order)
             if new:
-                replace(new, remove=files.pid)  # with the record goes how the earlier machine ended
+                replace(new, remove=files.pid)  # the record also says how the earlier machine ended
 
     def start(self, failover: FailoverId) -> RecoveredMachine:
         files = self._files(failover)
@@ -179,7 +181,7 @@ class QemuSite:
                     return found
                 process = self._launch(self.order(failover), files, lending)
             try:
-                # Somebody listens from the beginning; the answer comes once the machine is made.
+                # The socket listens from the beginning; the answer comes once the machine is built.
                 ask(files.monitor, "query-status", timeout=_START_SECONDS)
             except Unreachable as error:
                 if _has_ended(process):
@@ -187,10 +189,10 @@ class QemuSite:
                 process.kill()
                 process.wait()
                 raise TryLater(
-                    f"QEMU did not come up within {_START_SECONDS:.0f} s.",
-                    remedy="Check that the export of its disks answers.",
+                    f"QEMU did not start within {_START_SECONDS:.0f} s.",
+                    remedy="Check that the export of its disks runs.",
                 ) from error
-        # Whoever waits for it leaves no zombie; it outlives this process all the same.
+        # The waiting thread reaps the process; the machine outlives this process all the same.
         threading.Thread(target=process.wait, name=f"machine {failover}", daemon=True).start()
         return self.status(failover)
 
@@ -226,13 +228,13 @@ class QemuSite:
             command = confined(run, machine=order.failover, ports=() if order.bubble else sorted(order.forward))
             try:
                 return subprocess.Popen(
-                    # The number stands in the file before QEMU begins, whatever becomes of this process meanwhile.
+                    # The number is in the file before QEMU begins, whatever happens to this process.
                     ["/bin/sh", "-c", 'echo $$ && exec "$@" >&2', "sh", *command],
                     stdin=subprocess.DEVNULL,
                     stdout=pid,
                     stderr=log,
                     pass_fds=(monitor.fileno(), *lending.descriptors),
-                    # A signal to the server's process group is not meant for its machines.
+                    # A signal to the server's process group must not reach its machines.
                     start_new_session=True,
                     cwd="/",
                 )
@@ -240,7 +242,8 @@ class QemuSite:
                 raise Refused(f"QEMU cannot be started: {error}.", remedy="Install qemu-system-x86.") from error
 
     def _plug_in(self, order: RecoveryOrder, lending: Lending) -> dict[int, int]:
-        """Make it a member of its test network: the cables of its cards. Raises Refused, TryLater."""
+        """Make the machine a member of its test network, and return the cables of its cards. Raises Refused,
+        TryLater."""
         if not order.bubble or not order.machine.nics:
             return {}
         bubble = BubbleAddress(self._bubbles, order.bubble)
@@ -257,12 +260,12 @@ class QemuSite:
             return self._look(failover)[0]
 
     def _look(self, failover: FailoverId) -> tuple[RecoveredMachine, int | None]:
-        """How it is, and the process that runs it or is left of it."""
+        """Return the machine's state, and the process that runs it or remains of it."""
         files = self._files(failover)
         condition, detail = Condition.STOPPED, ""
         with opened_record(files.pid) as record:
             process = self._find(failover, record)
-            # The note is read after the process was looked for: it is written before the process is let go.
+            # The note is read after the process was looked for: it is written before the process is ended.
             noted = is_noted(record)
             if process is not None and not noted:
                 try:
@@ -270,11 +273,11 @@ class QemuSite:
                     detail = str(told.get("status", "") if isinstance(told, dict) else told)[:100]
                     condition = _CONDITIONS.get(detail, Condition.RUNNING)
                 except Unreachable as error:
-                    # It exists; a monitor that is busy (QEMU reconnects to a disk) is no reason to call it dead.
+                    # It exists; a busy monitor (QEMU reconnects to a disk) does not mean that it is dead.
                     condition, detail = Condition.RUNNING, error.message
                     if not runs(process, files.pid):
                         process, condition, detail = None, Condition.STOPPED, ""
-                    noted = is_noted(record)  # by another look, which lets it go just now
+                    noted = is_noted(record)  # another reader is ending it at this moment
                 if condition is Condition.SHUT_DOWN:
                     noted = note_shut_down(record)
             if noted:
@@ -284,9 +287,9 @@ class QemuSite:
         if not files.folder.exists():
             if process is None:
                 return RecoveredMachine(failover, Condition.ABSENT), None
-            detail = f"{files.folder} was deleted while it runs. Destroy it, then fail over again."
+            detail = f"{files.folder} was deleted while the machine runs. Destroy the machine, then fail over again."
         elif process is None and not files.order.exists():
-            detail = "Its order is missing. Create it again, or destroy it."
+            detail = "The machine's order is missing. Create the machine again, or destroy it."
         elif detail in ("running", "shutdown"):
             detail = ""
         return RecoveredMachine(failover, condition, _ADDRESS if condition in _LIVE else "", detail), process
@@ -305,7 +308,7 @@ class QemuSite:
             if bubble is not None:
                 bubble.tidy()
             while folder.exists():
-                with contextlib.suppress(FileNotFoundError):  # another call removes it, too
+                with contextlib.suppress(FileNotFoundError):  # another call is removing it, too
                     shutil.rmtree(folder)
 
     def present(self) -> tuple[FailoverId, ...]:
@@ -323,14 +326,15 @@ class QemuSite:
         return tuple(FailoverId(name) for name in sorted(found))
 
     def resume(self, failover: FailoverId) -> None:
-        """Let a machine go on that a disk's silence had paused, wake one that suspended itself. Raises Unreachable."""
+        """Resume a machine that was paused because a disk did not answer; wake one that suspended itself. Raises
+        Unreachable."""
         monitor = self._files(failover).monitor
         told = ask(monitor, "query-status")
         suspended = isinstance(told, dict) and told.get("status") == "suspended"
         ask(monitor, "system_wakeup" if suspended else "cont")
 
     def answers(self, failover: FailoverId, port: int) -> bool:
-        """Whether the guest accepts connections there: QEMU itself accepts every one, before it knows."""
+        """Return whether the guest accepts connections. QEMU accepts every connection itself before it knows."""
         files = self._files(failover)
         bubble = self._bubble(failover)
         if bubble is not None:
@@ -347,12 +351,12 @@ class QemuSite:
                     if _hung_up(peer):
                         return False
         except (OSError, Unreachable):
-            # No listener, or a monitor that is busy: it does not answer yet.
+            # No listener, or a busy monitor: it does not answer yet.
             return False
         return False
 
     def lead_in(self, failover: FailoverId, port: int) -> int:
-        """See Leading: QEMU is asked for one forwarded port more. It is known by QEMU alone."""
+        """See Leading: add a forwarded port to QEMU. Only QEMU knows this port."""
         if self.status(failover).condition is not Condition.RUNNING:
             return 0
         order, monitor = self.order(failover), self._files(failover).monitor
@@ -369,11 +373,11 @@ class QemuSite:
         return found
 
     def hardware_id(self, failover: FailoverId) -> str:
-        """The failover's id: it is passed to QEMU as the machine's UUID."""
+        """Return the failover's id: it is passed to QEMU as the machine's UUID."""
         return failover.lower()
 
     def console(self, failover: FailoverId) -> Path:
-        """What the machine said on its first serial port."""
+        """Return the file with the output of the first serial port."""
         return self._files(failover).console
 
     def screen(self, failover: FailoverId) -> bytes:
@@ -389,9 +393,9 @@ class QemuSite:
             ) from error
 
     def trim_console(self, failover: FailoverId) -> None:
-        """Keep the newest half, where it is longer than CONSOLE_BYTES; all is dropped where the file system cannot take
-        out a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it goes on behind what is kept. Of its log
-        the oldest half of LOG_BYTES stays: what went wrong first."""
+        """Keep the newest half if the console is longer than CONSOLE_BYTES. Everything is dropped if the file system
+        cannot remove a part (fallocate(2), FALLOC_FL_COLLAPSE_RANGE). QEMU appends, so it continues after what is kept.
+        Of QEMU's log the oldest half of LOG_BYTES is kept, which has the first error."""
         path = self._files(failover).console
         with explained(path.parent):
             log = self._files(failover).log
@@ -410,11 +414,11 @@ class QemuSite:
                 os.truncate(path, 0)
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
-        """What was ordered. Raises NotFound, Damaged."""
+        """Return the machine's order. Raises NotFound, Damaged."""
         return kept_order(self._files(failover).order, failover)
 
     def _is_ordered(self, order: RecoveryOrder) -> bool:
-        """Whether this very order is there. Its text may differ: an earlier release wrote fewer fields."""
+        """Return whether exactly this order is stored. Its text may differ: an earlier release wrote fewer fields."""
         try:
             return self.order(order.failover) == order
         except (NotFound, Damaged):
@@ -425,7 +429,7 @@ class QemuSite:
         return self._folder.absolute() / _BUBBLES
 
     def _bubble(self, failover: FailoverId) -> BubbleAddress | None:
-        """The test network of a machine; None if it is on none."""
+        """Return the test network of a machine; None if it is on none."""
         try:
             name = self.order(failover).bubble
         except (NotFound, Damaged):
@@ -443,7 +447,7 @@ class QemuSite:
         return Host(self._accelerator, os.cpu_count() or 1, firmware, memory)
 
     def _find(self, failover: FailoverId, record: int | None) -> int | None:
-        """The process that runs this machine, if one does: the recorded one, or one whose record somebody deleted."""
+        """Return the process that runs this machine, if any: the recorded one, or one whose record somebody deleted."""
         path = self._files(failover).pid
         process = recorded_process(record)
         if process is not None and runs(process, path):
@@ -451,9 +455,9 @@ class QemuSite:
         return find_process(path, _users(failover))
 
     def _take(self, failover: FailoverId, held: Lending, *, make: bool = False) -> RecoveredMachine | None:
-        """Wait for the machine's lock, which goes to ``held``. Return the machine, without the lock, where it runs.
+        """Wait for the machine's lock, which ``held`` then holds. If the machine runs, return it, without the lock.
 
-        What is left of a QEMU that cannot go on is ended. ``make``: its folder, if there is none. Raises TryLater."""
+        A QEMU that cannot continue is ended. With ``make``, create a missing folder. Raises TryLater."""
         files = self._files(failover)
         give_up = time.monotonic() + _START_SECONDS
         while True:
@@ -469,18 +473,20 @@ class QemuSite:
                 held.lend(taken)
                 return None
             if time.monotonic() > give_up:
-                raise TryLater(f"Another call is working on {failover}.", remedy="Repeat once that has ended.")
+                raise TryLater(
+                    f"Another call is working on {failover}.", remedy="Repeat the command when it has ended."
+                )
             time.sleep(_POLL_SECONDS)
 
     def _end(self, failover: FailoverId, grace: float, held: Lending) -> None:
-        """End its process and keep another from beginning: the machine's lock goes to ``held``. Raises TryLater."""
+        """End the machine's process and prevent a new one: ``held`` gets the machine's lock. Raises TryLater."""
         files = self._files(failover)
         process = self._process(failover)
         if process is not None and grace > 0:
             _shut_down(files, process, grace)
         if process is not None:
             with contextlib.suppress(Unreachable):
-                # It closes its disks in order; what the guest had not flushed is in the overlay already.
+                # It closes its disks in order; data that the guest had not flushed is already in the overlay.
                 ask(files.monitor, "quit")
                 _ends(files, process, _END_SECONDS / 2)
         give_up = time.monotonic() + _END_SECONDS
@@ -498,32 +504,33 @@ class QemuSite:
                     return
             if time.monotonic() > give_up:
                 raise TryLater(
-                    f"The process of {failover} does not stop.", remedy="Find out what it waits for, such as its disks."
+                    f"The process of {failover} does not stop.",
+                    remedy="Check what the machine waits for, for example its disks.",
                 )
             time.sleep(_POLL_SECONDS)
 
     def _process(self, failover: FailoverId) -> int | None:
-        """The process that runs this machine now."""
+        """Return the process that runs this machine now."""
         with opened_record(self._files(failover).pid) as record:
             return self._find(failover, record)
 
 
 def _sockets(order: RecoveryOrder) -> set[Path]:
-    """Of its disks that are served on this host."""
+    """Return the sockets of its disks that are served on this host."""
     media = [disk.medium for disk in order.disks]
     addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
     return {address.path for address in addresses if isinstance(address, UnixAddress)}
 
 
 def _credentials(order: RecoveryOrder) -> set[Path]:
-    """The folders with what it shows to those who serve its disks over TLS."""
+    """Return the folders with its credentials for disks that are served over TLS."""
     media = [disk.medium for disk in order.disks]
     addresses = [medium.address for medium in media if isinstance(medium, ServedDisk)]
     return {one.tls.folder for one in addresses if isinstance(one, TcpAddress) and one.tls is not None}
 
 
 def _written(order: RecoveryOrder) -> list[Path]:
-    """Its disks that are files or devices of this host."""
+    """Return its disks that are files or devices of this host."""
     return [disk.medium.path for disk in order.disks if isinstance(disk.medium, WrittenDisk)]
 
 
@@ -532,30 +539,30 @@ def _lent_disk(descriptor: int) -> LentDisk:
 
 
 def _start_failure(files: RunFiles) -> TryLater:
-    """Why QEMU ended, from its own words."""
-    said = files.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it did not say why"]
+    """Return the error for a QEMU that ended, with QEMU's own message."""
+    said = files.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it gave no reason"]
     taken = _PORT_RULE.search(said[0])
     if taken is not None:
         return TryLater(
-            f"Port {taken[1]} of this host cannot be forwarded to the machine: something else listens on it.",
+            f"Port {taken[1]} of this host cannot be forwarded to the machine: another program uses it.",
             remedy=f"Find the program (ss -ltnp sport = :{taken[1]}) and stop it, or fail over with another port.",
         )
     return TryLater(f"QEMU did not start: {said[0]}", remedy="Remove the cause that QEMU names, then repeat.")
 
 
 def _users(failover: FailoverId) -> set[int]:
-    """Whose processes are believed to be the machine's."""
+    """Return the users whose processes can be this machine's."""
     who = account(failover)
     return {os.geteuid(), *([who.user] if who is not None else [])}
 
 
 def _shut_down(files: RunFiles, process: int, grace: float) -> None:
-    """Ask the guest to shut down and wait until it has, ``grace`` seconds at most."""
+    """Ask the guest to shut down and wait until it has, for at most ``grace`` seconds."""
     give_up = time.monotonic() + grace
     try:
         ask(files.monitor, "system_powerdown")
     except Unreachable:
-        return  # waiting is in vain
+        return  # waiting is useless
     while runs(process, files.pid) and time.monotonic() < give_up:
         with contextlib.suppress(Unreachable):
             if ask(files.monitor, "query-status")["status"] == "shutdown":
@@ -570,7 +577,7 @@ def _ends(files: RunFiles, process: int, seconds: float) -> None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has, or does now that its monitor is closed."""
+    """Return whether it has ended, or ends now that its monitor is closed."""
     try:
         process.wait(_ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
@@ -579,7 +586,8 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _led_in(monitor: Path, port: int, *, known: Mapping[int, int]) -> int:
-    """The port of this host that QEMU forwards to the guest's ``port``, beside those that are ``known``; 0: none."""
+    """Return the port of this host that QEMU forwards to the guest's ``port``, other than those in ``known``; 0:
+    none."""
     told = ask(monitor, "human-monitor-command", {"command-line": "info usernet"})
     for host, guest in _FORWARDED.findall(str(told)):
         if int(guest) == port and int(host) not in known:
@@ -596,7 +604,7 @@ def _hung_up(peer: socket.socket) -> bool:
 
 
 def _available_memory() -> int | None:
-    """Bytes that programs can have without swapping; None where the kernel does not say."""
+    """Return the bytes that programs can have without swapping; None if the kernel does not report them."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return int(found[1]) << 10 if found else None
 

@@ -1,1 +1,1 @@
-"""Recovered machines at a vCenter or an ESXi host, above all those that come home."""
+"""Run recovered machines at a vCenter or an ESXi host, above all those that come home."""

@@ -1,4 +1,4 @@
-"""What of a recovery order a vSphere site can be seen not to be able to do, and what it takes to be one: pure."""
+"""Find orders that a vSphere site clearly cannot carry out, and list the privileges that it needs. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECTOR = 512
 
 
 def check_order(order: RecoveryOrder, *, attaches: bool) -> None:
-    """Raise Refused for what no server could do. ``attaches``: disks are written where they are."""
+    """Raise Refused for an order that no server could carry out. ``attaches``: disks are written in place."""
     if not order.disks:
         raise Refused(f"{order.name} has no disk to start from.", remedy="Choose a point with its disks.")
     if len(order.disks) > MOST_DISKS or len(order.machine.nics) > MOST_CARDS:
@@ -25,11 +25,13 @@ def check_order(order: RecoveryOrder, *, attaches: bool) -> None:
         )
     if order.forward:
         raise Refused(
-            f"No ports of this host are forwarded to a machine at vSphere, as they are to be to {order.name}.",
-            remedy="Leave --forward out, and reach it at its own address.",
+            f"vSphere forwards no ports of this host, but the order of {order.name} asks for some.",
+            remedy="Omit --forward and use the machine's own address.",
         )
     if order.bubble:
-        raise Refused(f"Tests at vSphere share no network {order.bubble}.", remedy="Run the test without --network.")
+        raise Refused(
+            f"Test networks such as {order.bubble} do not exist at vSphere.", remedy="Run the test without --network."
+        )
     if any(disk.logical_block_size != _SECTOR for disk in order.disks):
         raise Refused(
             f"A disk of {order.name} has sectors of 4096 bytes; those of vSphere have 512.",
@@ -40,30 +42,30 @@ def check_order(order: RecoveryOrder, *, attaches: bool) -> None:
 
 
 def check_import(order: RecoveryOrder) -> None:
-    """Raise Refused for disks that an import does not take."""
+    """Raise Refused for disks that an import does not accept."""
     if any(disk.size % GRAIN for disk in order.disks):
         raise Refused(
-            f"A disk of {order.name} is not a whole number of 64 KiB, which is what an import takes.",
-            remedy="Let it come home to disks hung on this machine: farshore site add … --setting proxy=UUID",
+            f"The size of a disk of {order.name} is not a multiple of 64 KiB, which an import needs.",
+            remedy="Attach the disks to this server's machine instead: farshore site add … --setting proxy=UUID",
         )
 
 
 def check_networks(order: RecoveryOrder, places: Places) -> None:
-    """Raise Refused for a network that is not there, and where the datastore is not."""
+    """Raise Refused for a network that does not exist, or if the datastore is not accessible."""
     for number, network in order.networks.items():
         if network.kind is not NetworkKind.NETWORK or network.name not in places.networks:
             wanted = f"{network.kind.value} {network.name}"
             raise Refused(
-                f"Card {number + 1} of {order.name} is to be on {wanted}, which is not there.",
+                f"Card {number + 1} of {order.name} is to be on {wanted}, which does not exist.",
                 remedy="Choose another: farshore machine target set MACHINE --network network:NAME; there are: "
                 f"{', '.join(sorted(places.networks))}",
             )
     if not places.accessible:
-        raise Refused(f"The datastore {places.datastore} is not accessible.", remedy="Bring it back first.")
+        raise Refused(f"The datastore {places.datastore} is not accessible.", remedy="Make it accessible first.")
 
 
 def needed(*, attaches: bool) -> list[str]:
-    """Privileges that the account needs, on the root folder with propagation."""
+    """Return the privileges that the account needs, on the root folder with propagation."""
     machine = "VirtualMachine."
     return [
         "Datastore.AllocateSpace",

@@ -1,4 +1,4 @@
-"""Virtual disks as devices of this host, once they hang on the machine that it runs in."""
+"""Find virtual disks as devices of this host, once they are attached to the machine that this host runs in."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ _POLL_SECONDS = 0.2
 
 
 def names_of(uuid: str) -> tuple[str, str]:
-    """What udev calls a disk with this UUID (32 hexadecimal digits)."""
+    """Return udev's names for a disk with this UUID (32 hexadecimal digits)."""
     return f"wwn-0x{uuid}", f"scsi-3{uuid}"
 
 
 def device_of(folder: Path, uuid: str) -> Path:
-    """Where a disk is, by its UUID (32 hexadecimal digits); waits until the kernel has found it. Raises Refused where
-    disks show no UUIDs here, TryLater."""
+    """Return the device of a disk with this UUID (32 hexadecimal digits); wait until the kernel has found it. Raises
+    Refused if disks show no UUIDs here, TryLater."""
     if not uuid:
         raise Refused(
-            "The VMware server tells no UUID of a disk.", remedy="See that its backing is an ordinary virtual disk."
+            "The VMware server reports no UUID for a disk.",
+            remedy="Check that the disk's backing is an ordinary virtual disk.",
         )
     end = time.monotonic() + _SECONDS
     while True:
@@ -31,7 +32,7 @@ def device_of(folder: Path, uuid: str) -> Path:
                 return path
         if time.monotonic() > end:
             raise TryLater(
-                f"The disk {uuid} was hung on this machine and does not show up in {folder}.",
-                remedy="Set disk.EnableUUID = TRUE on the machine that this server runs in, and restart that once.",
+                f"The disk {uuid} was attached to this machine but does not appear in {folder}.",
+                remedy="Set disk.EnableUUID = TRUE on the machine that this server runs in, and restart it once.",
             )
         time.sleep(_POLL_SECONDS)

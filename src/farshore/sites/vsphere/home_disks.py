@@ -1,7 +1,7 @@
-"""The disks of a site's machine, hung on the machine that this server runs in, and taken off it again.
+"""Attach the disks of a site's machine to the machine that this server runs in, and detach them again.
 
-What is added to a machine that was there before has the failover's id in the name of its file, so that a failover which
-fails leaves the machine with the disks that it had.
+A disk that is added to an existing machine has the failover's id in the name of its file. If the failover fails, the
+machine therefore keeps only the disks that it had.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ _LOCK_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class HomeDisks:
-    """In one session. ``folder`` is the site's: one call at a time changes the machine that this server runs in."""
+    """Works in one session. ``folder`` belongs to the site: one call at a time changes the machine that this server
+    runs in."""
 
     session: Session
     settings: VsphereSettings
     folder: Path
 
     def bring(self, seen: Seen, order: RecoveryOrder) -> dict[int, Path]:
-        """Hang the disks of the order on this machine; where each is."""
+        """Attach the disks of the order to this machine; return the path of each."""
         chosen = self._choose(seen, order)
         proxy = disks.find_proxy(self.session, self.settings.proxy)
         with self._alone():
@@ -43,26 +44,26 @@ class HomeDisks:
         return {number: device_of(devices, disk.uuid) for number, disk in chosen.items()}
 
     def are_here(self, seen: Seen, order: RecoveryOrder) -> bool:
-        """Whether the order's disks are the machine's own, as ``bring`` told where they are."""
+        """Return whether the order's paths are the machine's own disks, as ``bring`` returned them."""
         known = {name for disk in disks.disks_of(self.session, seen.id) for name in names_of(disk.uuid)}
         devices = Path(self.settings.devices)
         paths = [disk.medium.path for disk in order.disks if isinstance(disk.medium, WrittenDisk)]
         return len(paths) == len(order.disks) and all(path.parent == devices and path.name in known for path in paths)
 
     def hand_over(self, seen: Seen, order: RecoveryOrder) -> None:
-        """They are written: from here on they are the machine's alone. Raises WrongState for one that is half
-        written."""
+        """Give the written disks back to the machine: from now on only the machine uses them. Raises WrongState for a
+        disk that is half written."""
         for disk in order.disks:
             assert isinstance(disk.medium, WrittenDisk)
             if not disk.medium.path.exists():
-                continue  # an earlier call has taken it off
+                continue  # an earlier call has detached it
             check_whole(disk.medium.path)
             with disk.medium.path.open("rb") as file:
                 os.fsync(file.fileno())
         self.take_off(seen)
 
     def take_off(self, seen: Seen) -> None:
-        """None of the machine's disks hangs on this one any more."""
+        """Detach all of the machine's disks from this one."""
         if not self.settings.proxy:
             return
         files = {disk.file for disk in disks.disks_of(self.session, seen.id)}
@@ -71,14 +72,14 @@ class HomeDisks:
             disks.detach(self.session, proxy, files)
 
     def delete_added(self, seen: Seen) -> None:
-        """A machine that was there before has the disks that it had."""
+        """Delete the disks that were added to a machine that existed before."""
         there = {disk.file for disk in disks.disks_of(self.session, seen.id)}
         ours = _added(seen.failover)
         disks.delete(self.session, seen.id, {file for file in there if file.rpartition("/")[2].startswith(ours)})
 
     def _choose(self, seen: Seen, order: RecoveryOrder) -> dict[int, VirtualDisk]:
-        """Which disk of the machine is which of the order: the one that was added for it, else by the serial that
-        the guest saw, else the next one that has the size. One that has no counterpart is added."""
+        """Match the machine's disks with those of the order: first the disk that was added for it, then by the serial
+        that the guest saw, then the next one of the same size. A disk of the order without a match is added."""
         there = [disk for disk in disks.disks_of(self.session, seen.id) if disk.plain]
         added = {disk.file.rpartition("/")[2]: disk for disk in there}
         there = [disk for disk in there if not disk.file.rpartition("/")[2].startswith(_added(order.failover))]
@@ -102,5 +103,5 @@ class HomeDisks:
 
 
 def _added(failover: str) -> str:
-    """How the files of the disks begin that were added for a failover."""
+    """Return the start of the file names of disks that were added for a failover."""
     return f"farshore-{failover}-"

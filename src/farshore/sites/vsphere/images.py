@@ -1,4 +1,4 @@
-"""Raw disks of this host as stream-optimised VMDKs, which a vSphere server takes."""
+"""Convert raw disks of this host to stream-optimised VMDKs, which a vSphere server accepts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from farshore.model.errors import NoSpace, NotFound, Refused
 
 GRAIN = 64 << 10
-"""The capacity of a VMDK is a whole number of these."""
+"""The capacity of a VMDK is a multiple of this."""
 
 
 def stream_optimised(disk: Path, made: Path) -> Path:
-    """Write a raw disk to ``made``. Raises NotFound, NoSpace, Refused with what qemu-img says."""
+    """Write a raw disk to ``made``. Raises NotFound, NoSpace, or Refused with qemu-img's message."""
     if not disk.exists():
         raise NotFound(f"The disk {disk} is gone.", remedy="Fail over again.")
     options = ["-O", "vmdk", "-o", "subformat=streamOptimized,adapter_type=lsilogic"]
@@ -25,5 +25,5 @@ def stream_optimised(disk: Path, made: Path) -> Path:
         said = done.stderr.strip().splitlines()[-1:] or ["it gives no reason"]
         if "No space left" in done.stderr:
             raise NoSpace(f"There is no space left in {made.parent}.", remedy="Free space there, then repeat.")
-        raise Refused(f"qemu-img does not convert {disk}: {said[0]}", remedy="Fail over again.")
+        raise Refused(f"qemu-img could not convert {disk}: {said[0]}", remedy="Fail over again.")
     return made

@@ -1,4 +1,4 @@
-"""The machine of a recovery order as a VMware server is to make it: pure."""
+"""Describe the machine of a recovery order for a VMware server. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from farshore.vsphere.placing import Places
 
 
 def new_machine(order: RecoveryOrder, places: Places) -> NewMachine:
-    """One that comes home keeps the UUID of its hardware, which guests and licences know; another one has the
-    failover's. A piece of that is in its name, for names are taken by what was there before."""
+    """A machine that comes home keeps its hardware UUID, which guests and licences know; another one gets the
+    failover's id. A part of that id is in its name, because the name itself may be taken by the machine that was there
+    before."""
     machine = order.machine
     cards = []
     for number, nic in enumerate(machine.nics):
         led = order.networks.get(number)
         network = places.networks[led.name] if led is not None else places.network
-        # A card that leads nowhere hangs on a network all the same, with its cable out. At home it leads where it did.
+        # An isolated card is attached to a network all the same, but disconnected. At home it is connected as before.
         cards.append(NewCard(nic.mac, network, connected=led is not None or (order.home and not order.isolated)))
     return NewMachine(
         name=f"{order.name[:60]} ({order.failover[:8]})",

@@ -1,4 +1,4 @@
-"""What may be set about a vSphere site; its secret is the account's password."""
+"""Settings of a vSphere site; its secret is the account's password."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _Name = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
 class VsphereSettings(BaseModel):
-    """``fingerprint``: SHA-256 of the server's certificate, which is trusted and no other. ``datacenter`` to
-    ``network`` are names; empty: the only one there is; ``esx`` is a host, empty: the cluster's choice. ``network``: of
-    every card that its target names none for. ``proxy``: the machine at this vSphere that this server runs in, by its
-    UUID or name: disks are hung on it and written there; empty: they are sent by the server's import. ``devices``: the
-    folder where such disks show up."""
+    """``fingerprint``: SHA-256 of the server's certificate, the only one that is trusted. ``datacenter`` to ``network``
+    are names; empty: the only one that exists. ``esx`` is a host; empty: the cluster chooses. ``network`` is for every
+    card for which the target names none. ``proxy``: the machine at this vSphere that this server runs in, by its UUID
+    or name: disks are attached to it and written there; empty: they are sent by the server's import. ``devices``: the
+    folder in which such disks appear."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

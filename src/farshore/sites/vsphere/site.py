@@ -1,12 +1,13 @@
-"""Recovered machines at a vCenter or an ESXi host.
+"""Run recovered machines at a vCenter or an ESXi host.
 
-What exists is the server's to say: a machine is the one that bears the failover's id (farshore.vsphere.recovered). The
-site's own folder for it holds what the server has no place for: the order. One lock a machine serializes what changes
-it here; that none runs twice is the server's promise.
+The server decides what exists: a machine is the one that carries the failover's id (farshore.vsphere.recovered). The
+site's own folder for the machine holds what the server cannot store: the order. One lock for each machine serializes
+changes made here; the server itself guarantees that no machine runs twice.
 
-Disks come in one of two ways. Where this host is a machine there (the setting ``proxy``), they are hung on it and
-written in place (``attach``) before ``create`` hands them over; at home these are the disks that the machine left
-behind, where it did. Else ``create`` sends what was written to files of this host, by the server's own import.
+Disks come in one of two ways. If this host is a machine at that server (the setting ``proxy``), disks are attached to
+it and written in place (``attach``) before ``create`` gives them to the machine; at home these are the disks that the
+machine left behind, if it left any. Otherwise ``create`` sends the written files of this host by the server's own
+import.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class VsphereSite:
 
     @property
     def keeps_disks(self) -> bool:
-        """See Keeping: they are the server's."""
+        """See Keeping: the disks belong to the server."""
         return True
 
     def check(self, order: RecoveryOrder) -> None:
@@ -89,7 +90,7 @@ class VsphereSite:
                 "server": opened.product,
                 "datastore": f"{places.datastore}, {places.free >> 30} GiB free",
                 "networks": ", ".join(sorted(places.networks)),
-                "disks": "hung on this machine" if self.attaches else "sent by the server's import",
+                "disks": "attached to this machine" if self.attaches else "sent by the server's import",
             }
 
     def capacity(self) -> Capacity:
@@ -110,7 +111,7 @@ class VsphereSite:
             elif seen.power != "poweredOff":
                 raise Refused(
                     f"{seen.name} at {opened.host} is not off: its disks cannot be written.",
-                    remedy="Shut it down there: it is to be brought up from the vault.",
+                    remedy="Shut it down there: the failover brings it up from the vault.",
                 )
             return self._disks(opened).bring(seen, order)
 
@@ -127,7 +128,7 @@ class VsphereSite:
                 )
             if same:
                 return
-            # Written before anything is made: what there is no room for here is not begun there.
+            # Written before anything is created: without space for the order nothing is begun at the server.
             kept, new = self._home(failover) / "order.json", self._home(failover) / "order.next"
             replace({new: write_order(order)}, remove=self._home(failover) / "left-over")
             if seen is not None and self._disks(opened).are_here(seen, order):
@@ -145,7 +146,7 @@ class VsphereSite:
             if seen is None:
                 raise not_created(failover)
             if self._condition(opened, seen) not in _LIVE:
-                # Before it starts: what ended the run before must not seem to have ended this one.
+                # Noted before the start: the end of the earlier run must not be taken for the end of this one.
                 recovered.note(opened, seen.id, run=recovered.RUNNING)
                 if not seen.made:
                     power.mark(opened, seen.id, "")
@@ -182,12 +183,12 @@ class VsphereSite:
             seen = self._of(opened, failover)
             if seen is None and not home.exists():
                 return
-            # Without its lock where there is no room for one: nothing else can be begun there either.
+            # Without its lock if there is no space for one: nothing else can begin there either.
             with alone(home, failover, make=False, seconds=_LOCK_SECONDS):
                 if seen is not None:
                     self._remove(opened, seen)
                 while home.exists():
-                    with contextlib.suppress(FileNotFoundError):  # another call removes it, too
+                    with contextlib.suppress(FileNotFoundError):  # another call is removing it, too
                         shutil.rmtree(home)
 
     def present(self) -> tuple[FailoverId, ...]:
@@ -197,7 +198,7 @@ class VsphereSite:
             return tuple(FailoverId(one) for one in sorted(there | set(recovered.labels(opened).values())))
 
     def hardware_id(self, failover: FailoverId) -> str:
-        """What its firmware shows, as its guest read it before where it comes home."""
+        """Return what its firmware shows; for a machine that comes home, in the form that its guest read before."""
         with self._session() as opened:
             seen = self._of(opened, failover)
         if seen is None:
@@ -209,7 +210,7 @@ class VsphereSite:
         return seen.uuid
 
     def order(self, failover: FailoverId) -> RecoveryOrder:
-        """What was ordered. Raises NotFound, Damaged."""
+        """Return the machine's order. Raises NotFound, Damaged."""
         return kept_order(self._home(failover) / "order.json", failover)
 
     def _told(self, opened: Session, failover: FailoverId, seen: Seen) -> RecoveredMachine:
@@ -218,7 +219,7 @@ class VsphereSite:
         return RecoveredMachine(failover, condition, (seen.address or seen.name) if live else "")
 
     def _condition(self, opened: Session, seen: Seen) -> Condition:
-        """How it is; a look notes what the server's events may forget."""
+        """Return the machine's state; note in its configuration what the server's events may forget."""
         if seen.power == "poweredOn":
             return Condition.RUNNING
         if seen.power == "suspended":
@@ -231,7 +232,8 @@ class VsphereSite:
         return Condition.SHUT_DOWN
 
     def _left_at_home(self, opened: Session, order: RecoveryOrder) -> Seen | None:
-        """What is left of a machine that comes home, if its disks may be used; it is the failover's from here on."""
+        """Return what remains of a machine that comes home, if its disks may be used; from now on it belongs to the
+        failover."""
         seen = recovered.with_uuid(opened, order.machine.hardware_id) if order.home else None
         if seen is None:
             return None
@@ -245,8 +247,8 @@ class VsphereSite:
         return recovered.look_at(opened, seen.id)
 
     def _import(self, opened: Session, order: RecoveryOrder, before: Seen | None) -> None:
-        """Make the machine and send it its disks, in place of the one before. Raises NoSpace, NotFound, Refused,
-        Unreachable; nothing of it is left then."""
+        """Create the machine and send it its disks, in place of the one before. Raises NoSpace, NotFound, Refused,
+        Unreachable; then nothing of it remains."""
         home = self._home(order.failover)
         places = self._places(opened)
         check_import(order)
@@ -255,7 +257,7 @@ class VsphereSite:
             images = []
             for disk in order.disks:
                 if not isinstance(disk.medium, WrittenDisk) or disk.medium.image:
-                    raise Refused(f"Disk {disk.number} of {order.name} is no raw disk.", remedy="Fail over again.")
+                    raise Refused(f"Disk {disk.number} of {order.name} is not a raw disk.", remedy="Fail over again.")
                 images.append(stream_optimised(disk.medium.path, Path(made) / f"disk-{disk.number}.vmdk"))
             if before is not None:
                 self._remove(opened, before)
@@ -263,7 +265,7 @@ class VsphereSite:
                 making.make_with(opened, places, new_machine(order, places), images)
                 self._made(opened, order)
             except BaseException:
-                with contextlib.suppress(Exception), self._session() as another:  # whatever became of the first
+                with contextlib.suppress(Exception), self._session() as another:  # whatever happened to the first
                     left = self._of(another, order.failover, order)
                     if left is not None:
                         self._remove(another, left)
@@ -272,11 +274,12 @@ class VsphereSite:
     def _made(self, opened: Session, order: RecoveryOrder) -> Seen:
         seen = recovered.of_failover(opened, order.failover)
         if seen is None:
-            raise TryLater(f"{opened.host} has not made {order.name}.", remedy="It is tried again.")
+            raise TryLater(f"{opened.host} has not created {order.name}.", remedy="This is retried automatically.")
         return seen
 
     def _remove(self, opened: Session, seen: Seen) -> None:
-        """One that was made is destroyed; what was there before stays, off, without what was added to it."""
+        """Destroy a machine that was created here; one that existed before remains, off, without what was added to
+        it."""
         if not power.is_off(opened, seen.id):
             power.power_off(opened, seen.id)
         self._disks(opened).take_off(seen)
